@@ -1,0 +1,15 @@
+"""What parts promise: pure functions from a declaration and features to features. No torch here.
+
+Each file argues the correctness of one kind of parts; the law that a promise is what a forward pass gives is tested
+for all of them.
+"""
+
+from composer.contracts import decoders as decoders
+from composer.contracts import encoders as encoders
+from composer.contracts import heads as heads
+from composer.contracts import necks as necks
+from composer.contracts.dispatch import contract as contract
+from composer.contracts.rules import Kind as Kind
+from composer.contracts.rules import Outcome as Outcome
+from composer.contracts.rules import Promise as Promise
+from composer.contracts.rules import Refusal as Refusal

@@ -1,0 +1,45 @@
+"""What heads give. No torch here."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from attrs import evolve
+
+from composer.contracts.dispatch import contract
+from composer.contracts.rules import Outcome, Promise, Refusal, is_map, maps_only, only, scaled, whole
+from composer.feature import MAP, VECTOR, Feature, Features
+from composer.parts import ClassificationHead, RegressionHead, SegmentationHead
+
+
+@contract.register(SegmentationHead)
+def _(head: SegmentationHead, features: Features) -> Outcome:
+    return maps_only(features) or _one(features) or Promise(features=[evolve(features[0], channels=head.num_classes)])
+
+
+@contract.register(RegressionHead)
+def _(head: RegressionHead, features: Features) -> Outcome:
+    if refusal := maps_only(features) or _one(features):
+        return refusal
+    out = evolve(features[0], channels=head.num_outputs)
+    if not head.learned_upscale_layers:
+        return Promise(features=[out])
+    stride = scaled(out.stride, Fraction(1, 2**head.learned_upscale_layers))
+    return Promise(features=[evolve(out, stride=stride, rounding="exact")], sizes=whole(features[0]))
+
+
+@contract.register(ClassificationHead)
+def _(head: ClassificationHead, features: Features) -> Outcome:
+    return (
+        only(features, lambda f: is_map(f) or f.axes == VECTOR, f'a map "{MAP}" or a vector "{VECTOR}"')
+        or _one(features)
+        or Promise(features=[Feature(channels=head.num_classes, stride=None, axes=VECTOR)])
+    )
+
+
+def _one(features: Features) -> Refusal | None:
+    if len(features) == 1:
+        return None
+    return Refusal(
+        code="count", kind="impossible", expected="takes one feature", repair="put a decoder before it: IdentityDecoder"
+    )

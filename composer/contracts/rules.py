@@ -1,0 +1,154 @@
+"""What a contract answers, and the rules that several contracts share. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from math import ceil, lcm
+from typing import Literal
+
+from attrs import field, frozen
+
+from composer.feature import MAP, Feature, Features, counted, kind
+from composer.sizes import ANY, Sizes
+
+Kind = Literal["impossible", "lies", "policy"]
+KINDS: dict[Kind, str] = {
+    "impossible": "forced, the module raises",
+    "lies": "forced, the output differs from what was asked for",
+    "policy": "forced, it runs; refused for the reason stated",
+}
+
+
+@frozen(kw_only=True)
+class Promise:
+    """What a part gives, and which image sizes it demands for that, in reference pixels."""
+
+    features: Features = field(converter=tuple[Feature, ...])
+    sizes: Sizes = ANY
+
+
+@frozen(kw_only=True)
+class Refusal:
+    """Why a part cannot work with its inputs.
+
+    `expected` completes a sentence that begins with the part's name ("takes maps ..."). `got` says what came instead;
+    where it is None, the input at `input` is described. `about` names the field that is to blame, if one is.
+    """
+
+    code: str
+    kind: Kind
+    expected: str
+    got: str | None = None
+    repair: str | None = None
+    input: int = 0
+    about: str | None = None
+
+
+Outcome = Promise | Refusal
+
+
+def whole(*features: Feature) -> Sizes:
+    """The sizes at which every one of `features` has exactly `H / stride` cells, whatever its rounding."""
+    return Sizes(multiple=lcm(*(f.stride.numerator for f in features if f.stride is not None)))
+
+
+def at_least(feature: Feature, cells: int) -> Sizes:
+    """The sizes at which `feature`, rounding down, has at least `cells` cells per side."""
+    assert feature.stride is not None
+    return Sizes(least=ceil(feature.stride * cells))
+
+
+def both(one: Sizes, other: Sizes) -> Sizes:
+    """What two demands of multiple and least come to."""
+    return Sizes(multiple=lcm(one.multiple, other.multiple), least=max(one.least, other.least))
+
+
+def only(
+    features: Features, test: Callable[[Feature], bool], takes: str, kind_of_rule: Kind = "impossible"
+) -> Refusal | None:
+    """Refuse features of which some do not pass `test`, with the neck that would mend their layout."""
+    if features and all(map(test, features)):
+        return None
+    return Refusal(code="layout", kind=kind_of_rule, expected=f"takes {takes}", repair=towards_maps(features))
+
+
+def is_map(feature: Feature) -> bool:
+    """Whether a tensor can go through a 2-D convolution as it is."""
+    return feature.axes == MAP
+
+
+def maps_only(features: Features, kind_of_rule: Kind = "impossible") -> Refusal | None:
+    """Refuse whatever is not a map `"b c h w"`."""
+    return only(features, is_map, f'maps "{MAP}"', kind_of_rule)
+
+
+def index_in(features: Features, indices: tuple[int, ...], about: str) -> Refusal | None:
+    """Refuse positions that `features` does not have."""
+    count = len(features)
+    wrong = [position for position, index in enumerate(indices) if not -count <= index < count]
+    if not wrong:
+        return None
+    at = f"{about}[{wrong[0]}]" if len(indices) > 1 or about == "indices" else about
+    return Refusal(
+        code="index",
+        kind="impossible",
+        expected=f"takes feature {indices[wrong[0]]}",
+        got=counted(len(features), "feature"),
+        repair=f"use {about} from {-count} to {count - 1}" if count else None,
+        about=at,
+    )
+
+
+def finest_first(features: Features) -> Refusal | None:
+    """Refuse a pyramid upside down: it would run, and its skip connections would carry the coarse to the fine."""
+    strides = [f.stride for f in features if f.stride is not None]
+    if strides == sorted(strides):
+        return None
+    order = sorted(range(len(features)), key=lambda index: strides[index])
+    return Refusal(
+        code="order",
+        kind="policy",
+        expected="takes maps finest first, so strides must not decrease",
+        repair=f"necks: [SelectIndices: {{indices: {order}}}]",
+    )
+
+
+def doubling(features: Features) -> Refusal | None:
+    """Refuse strides that do not double; the last may equal the one before it, as `AddBottleneckLayer` leaves it."""
+    strides = [f.stride for f in features if f.stride is not None]
+    ratios = [later / earlier for earlier, later in zip(strides, strides[1:], strict=False)]
+    if all(ratio == 2 for ratio in ratios[:-1]) and all(ratio in (1, 2) for ratio in ratios[-1:]):
+        return None
+    return Refusal(
+        code="stride",
+        kind="policy",
+        expected="takes maps whose stride doubles from one to the next",
+        repair=towards_pyramid(features),
+    )
+
+
+def scaled(stride: Fraction | None, by: int | Fraction) -> Fraction:
+    """A stride after a map has shrunk by `by`; `Fraction(1, 2)` for a map that has doubled."""
+    assert stride is not None
+    return stride * by
+
+
+def towards_maps(features: Features) -> str | None:
+    """The necks that turn `features` into maps, as they are written in a file; None where there is no such neck."""
+    if features and all(kind(f) == "tokens" for f in features):
+        return "necks: [ReshapeTokensToImage]"
+    if features and all(sorted(f.axes) == sorted(MAP) for f in features):
+        axes = features[0].axes.split()
+        order = [axes.index(axis) for axis in MAP.split()]
+        return f"necks: [PermuteDims: {{new_order: {order}}}]"
+    return None
+
+
+def towards_pyramid(features: Features) -> str | None:
+    """The necks that turn maps of one stride into a pyramid."""
+    if len({f.stride for f in features}) > 1:
+        return None
+    if len(features) == 4:
+        return "necks: [LearnedInterpolateToPyramidal]"
+    return "necks: [InterpolateToPyramidal]"

@@ -1,0 +1,175 @@
+"""What flows along an edge: features, images, and how they are written in a sentence. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
+
+from attrs import Attribute, field, frozen
+
+Rounding = Literal["exact", "floor", "ceil"]
+ROUNDINGS: tuple[Rounding, ...] = ("exact", "floor", "ceil")
+
+MAP = "b c h w"
+CHANNELS_LAST = "b h w c"
+TOKENS = "b n c"
+VECTOR = "b c"
+FRAMES = "b c t h w"
+
+
+def fraction(value: int | str | Fraction) -> Fraction:
+    """Turn `16`, `"3/2"` or a Fraction into an exact, positive Fraction. Raises ValueError otherwise."""
+    text_is_ratio = isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?", value)
+    if not (text_is_ratio or isinstance(value, Fraction) or type(value) is int):
+        raise ValueError(f"a stride is a whole number or a ratio such as '3/2' (got {value!r})")
+    ratio = Fraction(value)
+    if ratio <= 0:
+        raise ValueError(f"a stride must be positive (got {value!r})")
+    return ratio
+
+
+def _stride(value: int | str | Fraction | None) -> Fraction | None:
+    return None if value is None else fraction(value)
+
+
+def _known_axes(_: object, __: Attribute[str], axes: str) -> None:
+    names = axes.split(" ")
+    spatial = {"h", "w"} & set(names)
+    lawful = (
+        len(set(names)) == len(names)
+        and {"b", "c"} <= set(names) <= set("bchwtn")
+        and len(spatial) in (0, 2)
+        and not ("n" in names and (spatial or "t" in names))
+        and not ("t" in names and not spatial)
+    )
+    if not lawful:
+        raise ValueError(f"axes must be a layout such as {MAP!r}, {TOKENS!r} or {VECTOR!r} (got {axes!r})")
+
+
+def _positive(instance: object, attribute: Attribute[int], value: int) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{attribute.name} must be a whole number of at least 1 (got {value!r})")
+
+
+@frozen(kw_only=True)
+class Feature:
+    """What one tensor promises: a layout, `channels`, and its grid as a function of the image.
+
+    `axes` is the layout as an einops pattern, in any order: a map `"b c h w"`, a channels-last map
+    `"b h w c"`, tokens `"b n c"`, a vector `"b c"`, a map per frame `"b t c h w"`. `stride` is image
+    pixels per cell, per side, so `h = H / stride` and `w = W / stride`; it is None exactly for a vector.
+    `rounding` says what a quotient that is not whole becomes; `exact` means the graph's sizes exclude it.
+    `prefix` counts the tokens before the grid (class token, registers), and `n = prefix + frames * h * w`.
+
+    Raises ValueError where the fields contradict each other.
+    """
+
+    channels: int = field(validator=_positive)
+    stride: Fraction | None = field(default=Fraction(1), converter=_stride)
+    axes: str = field(default=MAP, validator=_known_axes)
+    rounding: Rounding = "exact"
+    prefix: int = 0
+    frames: int = field(default=1, validator=_positive)
+
+    def __attrs_post_init__(self) -> None:
+        names = self.axes.split()
+        if (self.stride is None) != ("h" not in names and "n" not in names):
+            raise ValueError(f"a vector, and only a vector, has no stride (got {self.axes!r}, stride {self.stride})")
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"rounding is one of {', '.join(ROUNDINGS)} (got {self.rounding!r})")
+        if type(self.prefix) is not int or self.prefix < 0 or (self.prefix and "n" not in names):
+            raise ValueError(f"prefix counts tokens before a token grid (got {self.prefix!r} on {self.axes!r})")
+        if self.frames > 1 and not {"n", "t"} & set(names):
+            raise ValueError(f"frames needs an axis t or n (got {self.frames} on {self.axes!r})")
+
+    def cells(self, pixels: int) -> int:
+        """Cells along a side of `pixels` image pixels. Raises ValueError where an exact quotient is not whole."""
+        assert self.stride is not None
+        quotient = pixels / self.stride
+        if self.rounding == "exact" and quotient.denominator != 1:
+            raise ValueError(f"{pixels} pixels are no whole number of cells of stride {self.stride}")
+        return -((-quotient.numerator) // quotient.denominator) if self.rounding == "ceil" else int(quotient)
+
+    def shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+        """The tensor's shape for `batch` images of `height` x `width` reference pixels, in the order of `axes`."""
+        sizes = {"b": batch, "c": self.channels, "t": self.frames}
+        if self.stride is not None:
+            sizes["h"], sizes["w"] = self.cells(height), self.cells(width)
+            sizes["n"] = self.prefix + self.frames * sizes["h"] * sizes["w"]
+        return tuple(sizes[axis] for axis in self.axes.split())
+
+
+Features = tuple[Feature, ...]
+
+
+def _image_size(value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or any(type(side) is not int or side < 1 for side in value)
+    ):
+        raise ValueError(f"size must be two whole numbers, height and width (got {value!r})")
+    return value[0], value[1]
+
+
+def _frames(_: object, __: Attribute[int | None], value: int | None) -> None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"frames must be a whole number of at least 1 (got {value!r})")
+
+
+@frozen(kw_only=True)
+class Image:
+    """An input of a graph: a map of `channels`, `"b c h w"`, or `"b c t h w"` where `frames` is given.
+
+    `stride` is reference pixels per pixel of this image: 2 for an input at half the resolution. `size` fixes
+    the reference to (height, width) pixels. Raises ValueError for values that are no image.
+    """
+
+    channels: int = field(default=3, validator=_positive)
+    stride: Fraction = field(default=Fraction(1), converter=fraction)
+    frames: int | None = field(default=None, validator=_frames)
+    size: tuple[int, int] | None = field(default=None, converter=_image_size)
+
+    @property
+    def feature(self) -> Feature:
+        """The image as a feature, which is all that a part is told of it."""
+        axes = MAP if self.frames is None else FRAMES
+        return Feature(channels=self.channels, stride=self.stride, axes=axes, frames=self.frames or 1)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 prefix token`, `4 prefix tokens`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def kind(feature: Feature) -> str:
+    """What the field calls a tensor of this layout: map, tokens, vector."""
+    names = feature.axes.split()
+    return "tokens" if "n" in names else "vector" if "h" not in names else "map"
+
+
+def _common(values: Sequence[object]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))
+
+
+def sentence(features: Features) -> str:
+    """Features as a person reads them: `4 × tokens "b n c" (768 channels, stride 16, 1 prefix token)`."""
+    if not features:
+        return "nothing"
+    kinds = dict.fromkeys(f'{kind(f)} "{f.axes}"' for f in features)
+    many = f"{len(features)} × " if len(features) > 1 else ""
+    facts = [f"{_common([f.channels for f in features])} channels"]
+    strides = [f.stride for f in features if f.stride is not None]
+    if strides:
+        facts.append(f"stride {_common(strides)}")
+    if any(f.rounding != "exact" for f in features):
+        facts.append(f"rounding {_common([f.rounding for f in features])}")
+    if any(f.prefix for f in features):
+        facts.append(counted(max(f.prefix for f in features), "prefix token"))
+    if any(f.frames > 1 for f in features):
+        facts.append(counted(max(f.frames for f in features), "frame"))
+    return f"{many}{' and '.join(kinds)} ({', '.join(facts)})"

@@ -1,0 +1,214 @@
+"""A model as data: named nodes with named inputs, in any acyclic shape; and the chain as sugar over it. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from composer.feature import Image
+from composer.parts import Decoder, Encoder, Head, Neck, Part
+from composer.problem import Source
+from composer.sizes import Padding
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+"""A segment of a node's name."""
+
+PATH = re.compile(
+    rf"{NAME.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?(?:\.{NAME.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?)*"
+)
+"""A node's name: segments with dots, each perhaps with an index: `encoder`, `necks[0]`, `aux.early.decoder`."""
+
+RESERVED = frozenset(
+    [
+        "T_destination",
+        "add_module",
+        "append",
+        "apply",
+        "bfloat16",
+        "buffers",
+        "call_super_init",
+        "children",
+        "clear",
+        "compile",
+        "copy",
+        "cpu",
+        "cuda",
+        "double",
+        "dump_patches",
+        "eval",
+        "extend",
+        "extra_repr",
+        "float",
+        "forward",
+        "freeze",
+        "from_keys",
+        "fromkeys",
+        "get",
+        "get_buffer",
+        "get_extra_state",
+        "get_parameter",
+        "get_submodule",
+        "graph",
+        "half",
+        "has_key",
+        "insert",
+        "ipu",
+        "items",
+        "keys",
+        "load_state_dict",
+        "modules",
+        "mtia",
+        "named_buffers",
+        "named_children",
+        "named_modules",
+        "named_parameters",
+        "parameters",
+        "pop",
+        "popitem",
+        "register_backward_hook",
+        "register_buffer",
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+        "register_load_state_dict_post_hook",
+        "register_load_state_dict_pre_hook",
+        "register_module",
+        "register_parameter",
+        "register_state_dict_post_hook",
+        "register_state_dict_pre_hook",
+        "requires_grad_",
+        "set_extra_state",
+        "set_submodule",
+        "setdefault",
+        "share_memory",
+        "state_dict",
+        "to",
+        "to_empty",
+        "train",
+        "training",
+        "type",
+        "typed",
+        "update",
+        "values",
+        "xpu",
+        "zero_grad",
+    ]
+)
+"""Names that torch's modules and containers, or the built model, have themselves, so no node may bear them."""
+
+
+@frozen
+class Shared:
+    """In place of a part: run the module of `node` again, with the same weights."""
+
+    node: str
+
+
+Inputs = tuple[str, ...] | tuple[tuple[str, str], ...]
+
+
+def _inputs(value: str | list[str] | tuple[str, ...] | Mapping[str, str] | Inputs) -> Inputs:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)  # type: ignore[arg-type]
+
+
+@frozen
+class Node:
+    """A part at a place in the graph. `inputs` names what it takes: one name, several by position, or a mapping."""
+
+    name: str
+    part: Part | Shared
+    inputs: Inputs = field(converter=_inputs)
+
+    @property
+    def positional(self) -> tuple[str, ...]:
+        """The sources of the inputs that are given by position."""
+        return tuple(source for source in self.inputs if isinstance(source, str))
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """(name, source) of the inputs that are given by name."""
+        return tuple(pair for pair in self.inputs if not isinstance(pair, str))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All that the node takes from, in order."""
+        return (*self.positional, *(source for _, source in self.named))
+
+
+def _pairs(value: Mapping[str, Any] | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
+
+
+@frozen(kw_only=True)
+class Graph:
+    """A model, as data.
+
+    `inputs` maps names to images, `nodes` may stand in any order, `outputs` names the nodes whose features leave the
+    model, `auxiliary` maps names to nodes whose output is wanted beside them. With `rescale`, pixel-wise output is
+    brought to the image's size. `padding` says how an image is brought to a size that the graph takes. `source`
+    says where the graph was read, and counts for nothing when graphs are compared.
+    """
+
+    inputs: tuple[tuple[str, Image], ...] = field(converter=_pairs)
+    nodes: tuple[Node, ...] = field(converter=tuple[Node, ...])
+    outputs: tuple[str, ...] = field(converter=tuple[str, ...])
+    auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
+    rescale: bool = True
+    padding: Padding = Padding()
+    source: Source = field(factory=Source, eq=False, repr=False)
+
+
+def chain(
+    *parts: Part,
+    aux: Mapping[str, tuple[Part, ...]] | None = None,
+    input: Image | None = None,
+    rescale: bool = True,
+    padding: Padding | None = None,
+) -> Graph:
+    """An encoder, necks, a decoder and a head, one after the other, as a graph.
+
+    Each of `aux` is a decoder, or a decoder and a head, that takes what the decoder takes. Nodes are named as in a
+    file: `encoder`, `necks[0]`, `decoder`, `head`, `aux.NAME.decoder`, `aux.NAME.head`. Raises ValueError where
+    the parts do not follow each other in that order.
+    """
+    names = chain_names(parts)
+    nodes = [Node(name, part, source) for name, part, source in zip(names, parts, ("image", *names[:-1]), strict=True)]
+    trunk = next((name for name in reversed(names) if name not in ("decoder", "head")), "image")
+    ends: dict[str, str] = {}
+    for label, branch in (aux or {}).items():
+        source = trunk
+        for part in branch:
+            nodes.append(Node(f"aux.{label}.{'head' if isinstance(part, Head) else 'decoder'}", part, source))
+            source = nodes[-1].name
+        ends[label] = source
+    return Graph(
+        inputs={"image": input or Image()},
+        nodes=nodes,
+        outputs=(names[-1],),
+        auxiliary=ends,
+        rescale=rescale,
+        padding=padding or Padding(),
+    )
+
+
+def chain_names(parts: tuple[Part, ...]) -> list[str]:
+    """The node names of a chain. Raises ValueError where the parts are not in a chain's order."""
+    order = [_rank(part) for part in parts]
+    if not parts or order != sorted(order) or any(order.count(rank) > 1 for rank in (0, 2, 3)) or order[0] != 0:
+        given = ", ".join(type(part).__name__ for part in parts) or "nothing"
+        raise ValueError(f"a chain is an encoder, then necks, a decoder and a head (got {given})")
+    return [("encoder", f"necks[{index - 1}]", "decoder", "head")[rank] for index, rank in enumerate(order)]
+
+
+def _rank(part: Part) -> int:
+    kinds = (Encoder, Neck, Decoder, Head)
+    found = [rank for rank, kind in enumerate(kinds) if isinstance(part, kind)]
+    if not found:
+        raise ValueError(f"{type(part).__name__} is of no known kind: derive it from Encoder, Neck, Decoder or Head")
+    return found[0]

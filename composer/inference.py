@@ -1,0 +1,225 @@
+"""infer(): what flows on every edge of a graph, or all that is wrong with it. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from inspect import signature
+from math import ceil
+from typing import Any
+
+from attrs import define, field
+
+from composer.contracts import Outcome, Promise, Refusal, contract
+from composer.feature import MAP, VECTOR, Features, counted, sentence
+from composer.graph import Graph, Node, Shared
+from composer.parts import Facts, Head, Part, Probed, part_name
+from composer.problem import Problem, SpecError
+from composer.sizes import Conflict, Sizes, intersect
+from composer.structure import ordered, structural_problems
+from composer.typed import Typed
+
+Describe = Callable[[Probed, int], Facts | Refusal]
+"""What knows the world: the facts of an encoder that is fed an image of so many channels, or why there are none."""
+
+
+def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) -> Typed:
+    """The features on every edge of `graph`, and the image sizes that it takes.
+
+    `describe` is asked for facts about encoders: a function, or a mapping from encoders to facts. The default knows
+    timm's networks, from a cache on disk that a probe on the meta device fills. Pure but for that.
+
+    Raises SpecError with all the problems at once.
+    """
+    problems = list(structural_problems(graph))
+    if problems:
+        raise SpecError(problems)
+    walk = _Walk(graph, _asking(describe))
+    for node in ordered(graph):
+        walk.visit(node)
+    problems = [*walk.problems, *_unfit_outputs(graph, walk.features)]
+    sizes = intersect(_demands(graph, walk))
+    if isinstance(sizes, Conflict):
+        problems.append(_conflict(graph, sizes))
+    if problems:
+        raise SpecError(problems)
+    assert isinstance(sizes, Sizes)
+    return Typed(graph=graph, features=walk.features, sizes=sizes, facts=walk.facts, order=ordered(graph))
+
+
+def _asking(describe: Describe | Mapping[Any, Facts] | None) -> Describe:
+    if describe is None:
+        from composer.facts import describe as describe_by_probe
+
+        return describe_by_probe
+    if isinstance(describe, Mapping):
+        known = describe
+        return lambda part, _: (
+            known.get(part)
+            or Refusal(
+                code="facts", kind="policy", expected="is not among the facts that were handed in", got="no facts"
+            )
+        )
+    return describe
+
+
+@define
+class _Walk:
+    """One walk over a graph: what is known so far. A node that takes from a refused one is passed over."""
+
+    graph: Graph
+    describe: Describe
+    features: dict[str, Features] = field(factory=dict)
+    facts: dict[str, Facts] = field(factory=dict)
+    sizes: dict[str, Sizes] = field(factory=dict)
+    parts: dict[str, Part] = field(factory=dict)
+    problems: list[Problem] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.features.update({name: (image.feature,) for name, image in self.graph.inputs})
+
+    def visit(self, node: Node) -> None:
+        if any(source not in self.features for source in node.sources):
+            return
+        if isinstance(node.part, Shared):
+            outcome = self._shared(node, node.part)
+        else:
+            self.parts[node.name] = node.part
+            outcome = self._head_follows_head(node) or self._promise(node, node.part)
+        if isinstance(outcome, Refusal):
+            self.problems.append(_problem(self.graph, node, self.parts.get(node.name), outcome, self.features))
+            return
+        promise = outcome if isinstance(outcome, Promise) else Promise(features=outcome)
+        self.features[node.name] = promise.features
+        self.sizes[node.name] = promise.sizes
+
+    def _promise(self, node: Node, part: Part) -> Outcome | Features:
+        inputs = [self.features[source] for source in node.positional]
+        named = {name: self.features[source] for name, source in node.named}
+        if isinstance(part, Probed):
+            if len(inputs) != 1 or named or len(inputs[0]) != 1 or inputs[0][0].axes != MAP:
+                return Refusal(
+                    code="layout",
+                    kind="impossible",
+                    expected=f'takes one image "{MAP}"',
+                    got=None if len(node.sources) == 1 else counted(len(node.sources), "input"),
+                )
+            facts = self.describe(part, inputs[0][0].channels)
+            if isinstance(facts, Refusal):
+                return facts
+            self.facts[node.name] = facts
+            return contract(facts, *inputs)
+        if not _accepts(contract.dispatch(type(part)), len(inputs), tuple(named)):
+            return Refusal(
+                code="inputs",
+                kind="impossible",
+                expected="takes one input",
+                got=counted(len(node.sources), "input"),
+                repair="join them first, with ConcatFeatures or AddFeatures",
+            )
+        return contract(part, *inputs, **named)
+
+    def _shared(self, node: Node, shared: Shared) -> Outcome | Features:
+        owner = next(other for other in self.graph.nodes if other.name == shared.node)
+        if owner.name not in self.parts or any(source not in self.features for source in owner.sources):
+            return ()
+        self.parts[node.name] = self.parts[owner.name]
+        pairs = zip(owner.sources, node.sources, strict=False)
+        alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
+        unlike = [position for position, (one, other) in enumerate(pairs) if self.features[one] != self.features[other]]
+        if unlike or not alike or len(owner.sources) != len(node.sources):
+            position = unlike[0] if unlike else 0
+            return Refusal(
+                code="share",
+                kind="policy",
+                expected=f"shares the weights of {owner.name}, which was made for "
+                f"{sentence(self.features[owner.sources[position]])}",
+                repair="give both nodes inputs of the same features",
+                input=position,
+            )
+        return self._promise(node, self.parts[owner.name])
+
+    def _head_follows_head(self, node: Node) -> Refusal | None:
+        before = [self.parts.get(source) for source in node.sources]
+        if not isinstance(node.part, Head) or not any(part is not None and part.includes_head for part in before):
+            return None
+        return Refusal(
+            code="head",
+            kind="policy",
+            expected="takes features, and what it is given is a prediction already",
+            repair="leave this head out",
+        )
+
+
+@cache
+def _accepts(function: Callable[..., Any], positional: int, named: tuple[str, ...]) -> bool:
+    try:
+        signature(function).bind(None, *[None] * positional, **dict.fromkeys(named))
+    except TypeError:
+        return False
+    return True
+
+
+def _problem(
+    graph: Graph, node: Node, part: Part | None, refusal: Refusal, features: Mapping[str, Features]
+) -> Problem:
+    """The refusal of a contract, with what only the graph knows: the names of both sides, and the place."""
+    subject = part_name(part) if part is not None else node.name
+    got = refusal.got
+    if got is None and node.sources:
+        source = node.sources[refusal.input]
+        got = f"{source} gives {sentence(features[source])}"
+    path = f"{node.name}.{refusal.about}" if refusal.about else node.name
+    said = f"; {got}" if refusal.got is None else f" (got {got})"
+    return Problem(
+        code=refusal.code,
+        message=f"{subject} {refusal.expected}{said if got else ''}.",
+        place=graph.source.place(path),
+        expected=refusal.expected,
+        got=got,
+        repair=refusal.repair,
+    )
+
+
+def _demands(graph: Graph, walk: _Walk) -> Iterator[tuple[str, Sizes]]:
+    """Who demands which sizes: images, parts, and every feature that has to be whole or to have a cell at all."""
+    for name, image in graph.inputs:
+        if image.size is not None:
+            yield name, Sizes(height=image.size[0], width=image.size[1])
+    for name, features in walk.features.items():
+        yield name, walk.sizes.get(name, Sizes())
+        for feature in features:
+            if feature.stride is None:
+                continue
+            if feature.rounding == "exact":
+                yield name, Sizes(multiple=feature.stride.numerator)
+            elif feature.rounding == "floor":
+                yield name, Sizes(least=ceil(feature.stride))
+
+
+def _conflict(graph: Graph, conflict: Conflict) -> Problem:
+    return Problem(
+        code="sizes",
+        message=f"no image size suits both: {conflict.first} takes {conflict.first_sizes}; "
+        f"{conflict.second} takes {conflict.second_sizes}.",
+        place=graph.source.place(conflict.second),
+        expected=str(conflict.first_sizes),
+        got=str(conflict.second_sizes),
+        repair="change the input's size or the encoder's img_size to one that both take",
+    )
+
+
+def _unfit_outputs(graph: Graph, features: Mapping[str, Features]) -> Iterator[Problem]:
+    for name in dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))):
+        given = features.get(name)
+        if given is None or (len(given) == 1 and given[0].axes in (MAP, VECTOR)):
+            continue
+        repair = "add IdentityDecoder, which passes one feature on" if len(given) > 1 else None
+        yield Problem(
+            code="output",
+            message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {sentence(given)}.',
+            place=graph.source.place(name),
+            expected="one map or one vector",
+            got=sentence(given),
+            repair=repair or "bring it to that layout with ReshapeTokensToImage or PermuteDims",
+        )

@@ -1,0 +1,64 @@
+"""The declarations: frozen data that says what a part is, and nothing of how it works. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from composer.parts.decoders import FCNDecoder as FCNDecoder
+from composer.parts.decoders import IdentityDecoder as IdentityDecoder
+from composer.parts.decoders import LinearDecoder as LinearDecoder
+from composer.parts.decoders import MLPDecoder as MLPDecoder
+from composer.parts.decoders import UNetDecoder as UNetDecoder
+from composer.parts.decoders import UperNetDecoder as UperNetDecoder
+from composer.parts.encoders import Custom as Custom
+from composer.parts.encoders import Facts as Facts
+from composer.parts.encoders import Timm as Timm
+from composer.parts.heads import ClassificationHead as ClassificationHead
+from composer.parts.heads import RegressionHead as RegressionHead
+from composer.parts.heads import SegmentationHead as SegmentationHead
+from composer.parts.kinds import Decoder as Decoder
+from composer.parts.kinds import Encoder as Encoder
+from composer.parts.kinds import Head as Head
+from composer.parts.kinds import Neck as Neck
+from composer.parts.kinds import Part as Part
+from composer.parts.kinds import Probed as Probed
+from composer.parts.kinds import part_name as part_name
+from composer.parts.necks import AddBottleneckLayer as AddBottleneckLayer
+from composer.parts.necks import AddFeatures as AddFeatures
+from composer.parts.necks import ConcatFeatures as ConcatFeatures
+from composer.parts.necks import InterpolateToPyramidal as InterpolateToPyramidal
+from composer.parts.necks import LearnedInterpolateToPyramidal as LearnedInterpolateToPyramidal
+from composer.parts.necks import MaxpoolToPyramidal as MaxpoolToPyramidal
+from composer.parts.necks import PermuteDims as PermuteDims
+from composer.parts.necks import ReshapeTokensToImage as ReshapeTokensToImage
+from composer.parts.necks import SelectIndices as SelectIndices
+
+NECKS: tuple[type[Neck], ...] = (
+    SelectIndices,
+    PermuteDims,
+    InterpolateToPyramidal,
+    MaxpoolToPyramidal,
+    ReshapeTokensToImage,
+    AddBottleneckLayer,
+    LearnedInterpolateToPyramidal,
+    ConcatFeatures,
+    AddFeatures,
+)
+DECODERS: tuple[type[Decoder], ...] = (
+    IdentityDecoder,
+    FCNDecoder,
+    UNetDecoder,
+    UperNetDecoder,
+    LinearDecoder,
+    MLPDecoder,
+)
+HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead)
+
+PARTS: Mapping[str, type[Part]] = MappingProxyType(
+    {part.__name__: part for part in (*NECKS, *DECODERS, *HEADS)} | {"timm/": Timm}
+)
+"""The parts that a text may name. A name that ends in `/` is a source: `timm/resnet50` is `Timm("resnet50")`."""
+
+KINDS: Mapping[str, type[Part]] = MappingProxyType({"encoder": Encoder, "neck": Neck, "decoder": Decoder, "head": Head})
+"""What the field calls the four kinds, in the order in which they follow each other."""

@@ -1,0 +1,71 @@
+"""Decoders: from features to one map. Names, arguments and defaults are TerraTorch's. No torch here."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import field, frozen
+
+from composer.parts.fields import ACTIVATIONS, CHANNELS, INDEX, NOT_EMPTY, Choice, Whole, whole_numbers
+from composer.parts.kinds import Decoder
+
+NORMS = ("batchnorm", "instancenorm", "identity", True, False)
+
+
+@frozen(kw_only=True)
+class IdentityDecoder(Decoder):
+    """Passes one feature on as it is."""
+
+    out_index: int = field(default=-1, validator=INDEX)
+
+
+@frozen(kw_only=True)
+class FCNDecoder(Decoder):
+    """Takes one map and doubles it `num_convs` times, with a transposed and a 3 × 3 convolution each time."""
+
+    channels: int = field(default=256, validator=CHANNELS)
+    num_convs: int = field(default=4, validator=Whole(1, 8))
+    in_index: int = field(default=-1, validator=INDEX)
+
+
+@frozen(kw_only=True)
+class UNetDecoder(Decoder):
+    """U-Net over a pyramid, finest map first: `channels` has one entry for each map. Initialised as smp does."""
+
+    channels: tuple[int, ...] = field(converter=whole_numbers, validator=[NOT_EMPTY, CHANNELS])
+    use_batchnorm: bool | str = field(default="batchnorm", validator=Choice(NORMS))
+    attention_type: str | None = field(default=None, validator=Choice((None, "scse")))
+
+
+@frozen(kw_only=True)
+class UperNetDecoder(Decoder):
+    """UPerNet: pyramid pooling on the last map, then a feature pyramid, at the grid of the first map."""
+
+    pool_scales: tuple[int, ...] = field(default=(1, 2, 3, 6), converter=whole_numbers, validator=Whole(1, 64))
+    channels: int = field(default=256, validator=CHANNELS)
+    align_corners: bool = True
+
+
+@frozen(kw_only=True)
+class LinearDecoder(Decoder):
+    """One transposed convolution from a map to class scores, `upsampling_size` times as large. Needs no head."""
+
+    includes_head: ClassVar[bool] = True
+
+    num_classes: int = field(validator=CHANNELS)
+    upsampling_size: int = field(validator=Whole(1, 64))
+    in_index: int = field(default=-1, validator=INDEX)
+
+
+@frozen(kw_only=True)
+class MLPDecoder(Decoder):
+    """Concatenates maps (or vectors) of one size and mixes their channels per cell: to `channels`, then to `out_dim`.
+
+    `channels: null` is the width of input `out_index`, and `out_dim: null` leaves the last layer out. With both,
+    this is what TerraTorch's decoder computes whatever it is told.
+    """
+
+    channels: int | None = field(default=100, validator=CHANNELS)
+    out_dim: int | None = field(default=100, validator=CHANNELS)
+    activation: str = field(default="ReLU", validator=Choice(ACTIVATIONS))
+    out_index: int = field(default=-1, validator=INDEX)

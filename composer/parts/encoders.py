@@ -1,0 +1,95 @@
+"""Encoders: networks of timm, modules of one's own, and the facts that describe them. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from attrs import field, frozen
+
+from composer.feature import Feature, Features
+from composer.parts.fields import INDEX, NOT_EMPTY, Options, Whole, maybe_whole_numbers, options
+from composer.parts.kinds import Encoder, Probed
+from composer.sizes import ANY, Sizes
+
+_SIDE = Whole(1, 16_384)
+
+
+def _sides(value: Any) -> tuple[int, int] | None:
+    """timm's `img_size`: one number for a square, or height and width."""
+    if value is None:
+        return None
+    if type(value) is int:
+        return value, value
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"img_size must be a whole number or two, height and width (got {value!r})")
+    return value[0], value[1]
+
+
+def _features(value: Any) -> Features:
+    return (value,) if isinstance(value, Feature) else tuple(value)
+
+
+def _network_name(_: object, __: object, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"name must be the name of a network, such as 'resnet50' (got {value!r})")
+
+
+@frozen
+class Timm(Probed):
+    """A network of timm, as an encoder: `timm/NAME`.
+
+    The fields are timm's own arguments. `out_indices` picks levels (timm's default where it is absent: all levels
+    of a pyramid, the last three of a plain ViT). `pretrained` is true, false, or the path of a weights file.
+    `features_only` takes timm's own wrapper, with the layouts and parameter names that it has; otherwise the plain
+    network runs, gives `"b c h w"`, and keeps the names that published checkpoints use. `tokens` asks a ViT for
+    its tokens, prefix first. Whatever else the network takes goes under `options`.
+    """
+
+    source: ClassVar[str | None] = "timm"
+
+    name: str = field(validator=_network_name)
+    out_indices: tuple[int, ...] | None = field(
+        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, INDEX], kw_only=True
+    )
+    pretrained: bool | str = field(default=False, kw_only=True)
+    output_stride: int | None = field(default=None, validator=Whole(1, 64), kw_only=True)
+    img_size: tuple[int, int] | None = field(default=None, converter=_sides, validator=_SIDE, kw_only=True)
+    features_only: bool = field(default=False, kw_only=True)
+    tokens: bool = field(default=False, kw_only=True)
+    options: Options = field(default=(), converter=options, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.tokens and self.features_only:
+            raise ValueError("tokens and features_only exclude each other: timm's wrapper always gives maps")
+
+
+@frozen(kw_only=True)
+class Facts(Encoder):
+    """What is known of an encoder: its features, with strides relative to what it is fed, and the sizes it takes.
+
+    `sizes` counts pixels of the image that the encoder is fed. `channels` is how many it takes. `arguments` are
+    those that a foreign constructor needs besides the declared ones to keep the promise (the resolved levels,
+    switches for flexible sizes). `mean` and `std` are what its published weights expect, per RGB band in 0..1.
+    """
+
+    features: Features = field(converter=_features)
+    channels: int = 3
+    sizes: Sizes = ANY
+    arguments: Options = field(default=(), converter=options)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@frozen(eq=False)
+class Custom(Encoder):
+    """A module of one's own as an encoder, with its features declared: used as it is, and checked when built.
+
+    `module` is called with one tensor `(b, channels, h, w)` and returns a tensor or a list of them, as `features`
+    declares them, with strides relative to what it is fed. `sizes` is what it demands of the image. A graph that
+    holds one has no text and no digest. Equal only to itself, because a module is.
+    """
+
+    module: Any
+    features: Features = field(converter=_features, kw_only=True)
+    channels: int = field(default=3, validator=Whole(1, 65_536), kw_only=True)
+    sizes: Sizes = field(default=ANY, kw_only=True)

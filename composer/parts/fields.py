@@ -1,0 +1,105 @@
+"""What the fields of parts may hold: validators that read as sentences, converters for frozen values. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import Attribute, frozen
+
+ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity")
+"""Activations that a part may name, with torch's own names. A closed list: no name is ever looked up elsewhere."""
+
+FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax")
+
+MOST_CHANNELS = 65_536
+MOST_LEVELS = 64
+
+
+@frozen
+class Whole:
+    """A whole number from `least` to `most`, or a tuple of them, or None where the field's type allows it."""
+
+    least: int
+    most: int
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and (type(number) is not int or not self.least <= number <= self.most):
+                rule = f"must be a whole number from {self.least} to {self.most}"
+                raise ValueError(f"{attribute.name} {rule} (got {number!r})")
+
+
+@frozen
+class Share:
+    """A number from 0 up to, but not including, 1: a dropout rate."""
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ValueError(f"{attribute.name} must be a number from 0 up to, but not including, 1 (got {value!r})")
+
+
+@frozen
+class Choice:
+    """One of a closed list of values."""
+
+    known: tuple[Any, ...]
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        # Compared with their types, because in Python True == 1.
+        if not any(type(value) is type(known) and value == known for known in self.known):
+            names = ", ".join(
+                "null" if known is None else str(known).lower() if known in (True, False) else known
+                for known in self.known
+            )
+            raise ValueError(f"{attribute.name} must be one of {names} (got {value!r})")
+
+
+@frozen
+class NotEmpty:
+    """At least one entry."""
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        if isinstance(value, tuple) and not value:
+            raise ValueError(f"{attribute.name} must have at least one entry")
+
+
+CHANNELS = Whole(1, MOST_CHANNELS)
+INDEX = Whole(-MOST_LEVELS, MOST_LEVELS - 1)
+SHARE = Share()
+NOT_EMPTY = NotEmpty()
+
+
+def whole_numbers(values: Iterable[int]) -> tuple[int, ...]:
+    """A list from a file or a caller, as a tuple. Raises ValueError for what is no list."""
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"a list of whole numbers is needed (got {values!r})")
+    return tuple(values)
+
+
+def maybe_whole_numbers(values: Iterable[int] | None) -> tuple[int, ...] | None:
+    """As `whole_numbers`, and None stays None."""
+    return None if values is None else whole_numbers(values)
+
+
+Options = tuple[tuple[str, Any], ...]
+"""Arguments for a foreign constructor, frozen: (name, value) pairs, sorted by name."""
+
+
+def options(values: Mapping[str, Any] | Options) -> Options:
+    """A mapping of plain values as `Options`: lists and tuples become tuples, mappings sorted pairs.
+
+    Raises ValueError for values that are not plain: they would have no text.
+    """
+    pairs = values.items() if isinstance(values, Mapping) else values
+    if not all(isinstance(name, str) for name, _ in pairs):
+        raise ValueError("options are named by strings")
+    return tuple(sorted((name, _frozen(name, value)) for name, value in pairs))
+
+
+def _frozen(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(name, entry) for entry in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"option {name} must be a plain value or a list of them (got {value!r})")

@@ -1,0 +1,39 @@
+"""Heads: from one feature to a prediction. Names, arguments and defaults are TerraTorch's. No torch here."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from composer.parts.fields import CHANNELS, FINAL_ACTIVATIONS, SHARE, Choice, Whole, maybe_whole_numbers
+from composer.parts.kinds import Head
+
+
+@frozen(kw_only=True)
+class SegmentationHead(Head):
+    """Class scores for each cell: 3 × 3 convolutions to the widths of `channel_list`, dropout, a 1 × 1 convolution."""
+
+    num_classes: int = field(validator=CHANNELS)
+    channel_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=CHANNELS)
+    dropout: float = field(default=0.0, validator=SHARE)
+
+
+@frozen(kw_only=True)
+class RegressionHead(Head):
+    """Numbers for each cell: `learned_upscale_layers` doublings, 3 × 3 convolutions, dropout, a 1 × 1 convolution."""
+
+    num_outputs: int = field(default=1, validator=CHANNELS)
+    final_act: str | None = field(default=None, validator=Choice((None, *FINAL_ACTIVATIONS)))
+    learned_upscale_layers: int = field(default=0, validator=Whole(0, 6))
+    channel_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=CHANNELS)
+    batch_norm: bool = True
+    dropout: float = field(default=0.0, validator=SHARE)
+
+
+@frozen(kw_only=True)
+class ClassificationHead(Head):
+    """Class scores for the whole image: linear layers to the widths of `dim_list`, dropout, a linear layer, the mean."""
+
+    num_classes: int = field(validator=CHANNELS)
+    dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=CHANNELS)
+    dropout: float = field(default=0.0, validator=SHARE)
+    linear_after_pool: bool = False

@@ -1,0 +1,53 @@
+"""The four kinds of parts, as bare names to derive from. Nothing is inherited but the kind. No torch here."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Part:
+    """A declaration: a frozen attrs class whose fields are all that `contract` and `module` are told.
+
+    `source` is set by a part that names something in a foreign library: it is written `source/name`, and has a
+    field `name`. `includes_head` is set by a decoder whose output is a prediction already.
+    """
+
+    __slots__ = ()
+    source: ClassVar[str | None] = None
+    includes_head: ClassVar[bool] = False
+
+
+class Encoder(Part):
+    """From an image to features."""
+
+    __slots__ = ()
+
+
+class Probed(Encoder):
+    """An encoder whose features are a fact about the world: `describe` is asked for them."""
+
+    __slots__ = ()
+
+
+class Neck(Part):
+    """From features to features. A neck that joins branches takes several inputs."""
+
+    __slots__ = ()
+
+
+class Decoder(Part):
+    """From features to one feature."""
+
+    __slots__ = ()
+
+
+class Head(Part):
+    """From one feature to a prediction."""
+
+    __slots__ = ()
+    includes_head: ClassVar[bool] = True
+
+
+def part_name(part: Part) -> str:
+    """The name of a part as it is written in a file: `FCNDecoder`, `timm/resnet50`."""
+    return type(part).__name__ if part.source is None else f"{part.source}/{part.name}"  # type: ignore[attr-defined]

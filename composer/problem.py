@@ -1,0 +1,82 @@
+"""What is wrong with a spec, as an object that tools read and as a line that people read. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from attrs import field, frozen
+
+
+@frozen
+class Place:
+    """Where a problem is: a path in the spec (`necks[0].indices[1]`), and the file, line and column where known."""
+
+    path: str = ""
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        """`specs/vit-unet.yaml:4:10`, or nothing for a graph that has no text."""
+        if self.line is None:
+            return self.file or ""
+        return f"{self.file or '<text>'}:{self.line}:{self.column}"
+
+
+@frozen(kw_only=True)
+class Problem:
+    """One thing that is wrong: the rule it breaks, where, what was expected, what was got, and how to mend it."""
+
+    code: str
+    message: str
+    place: Place = Place()
+    expected: str | None = None
+    got: str | None = None
+    repair: str | None = None
+
+    def __str__(self) -> str:
+        """`file:line:column: error[code] path: message`, and the repair on a line of its own."""
+        place = f"{self.place}: " if str(self.place) else ""
+        path = f" {self.place.path}:" if self.place.path else ""
+        repair = f"\n  repair: {self.repair}" if self.repair else ""
+        return f"{place}error[{self.code}]{path} {self.message}{repair}"
+
+
+@frozen
+class Source:
+    """Where a graph was read: the file, and for each path of the spec its (line, column), counted from 1."""
+
+    file: str | None = None
+    marks: dict[str, tuple[int, int]] = field(factory=dict, repr=False)
+
+    def place(self, path: str) -> Place:
+        """The place of `path`; of what encloses it, where the text does not spell it out (a default, say)."""
+        enclosing = path
+        while enclosing and enclosing not in self.marks:
+            enclosing = enclosing[: max(enclosing.rfind("."), enclosing.rfind("["), 0)]
+        line, column = self.marks.get(enclosing, (None, None))
+        return Place(path, self.file, line, column)
+
+
+class SpecError(ValueError):
+    """All the problems of a spec at once; `problems` holds them as objects."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[type[SpecError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
+
+
+SpecError.__module__ = "composer"
+
+
+def nearest(name: str, known: Iterable[str], limit: int = 12) -> str:
+    """What to tell a person who wrote a name nobody knows: the names close to it, or the list if it is short."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(names[:limit])}{', …' if len(names) > limit else ''}"

@@ -1,0 +1,139 @@
+"""Which image sizes a graph takes, and how an image is padded into one. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import lcm
+
+from attrs import evolve, field, frozen
+
+
+@frozen(kw_only=True)
+class Sizes:
+    """A set of image sizes, in reference pixels: what a part demands, or what a whole graph takes.
+
+    Both sides are whole multiples of `multiple` and at least `least`; `height` and `width` are fixed where they
+    are given; `square` asks that they be equal. The default admits every size. Raises ValueError below 1.
+    """
+
+    multiple: int = 1
+    least: int = 1
+    height: int | None = None
+    width: int | None = None
+    square: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if min(self.multiple, self.least, self.height or 1, self.width or 1) < 1:
+            raise ValueError(f"sizes are at least 1 (got {self!r})")
+
+    def admits(self, height: int, width: int) -> bool:
+        """Whether an image of `height` x `width` pixels needs no padding."""
+        return self.nearest(height, width) == (height, width)
+
+    def nearest(self, height: int, width: int) -> tuple[int, int] | None:
+        """The smallest admitted size that `height` x `width` can be padded into; None where it is too large."""
+        if self.square:
+            height = width = max(height, width)
+        padded = (self._side(height, self.height), self._side(width, self.width))
+        return padded if padded[0] >= height and padded[1] >= width else None
+
+    def _side(self, pixels: int, fixed: int | None) -> int:
+        return fixed if fixed is not None else round_up(pixels, self.multiple, self.least)
+
+    def __str__(self) -> str:
+        """`multiple of 32, at least 32, any shape`."""
+        sides = ["any" if side is None else str(side) for side in (self.height, self.width)]
+        if self.height is not None and self.width is not None:
+            return f"exactly {self.height} × {self.width}"
+        shape = "square" if self.square else "any shape" if self.height is self.width else " × ".join(sides)
+        return f"multiple of {self.multiple}, at least {round_up(1, self.multiple, self.least)}, {shape}"
+
+
+ANY = Sizes()
+
+
+def round_up(pixels: int, multiple: int, least: int, largest: Callable[[int, int], int] = max) -> int:
+    """The smallest multiple of `multiple` that is neither under `pixels` nor under `least`.
+
+    `largest` is `max` for plain numbers; the built model hands in torch's for sizes that are symbols.
+    """
+    floor = -(-least // multiple) * multiple
+    return largest(-(-pixels // multiple) * multiple, floor)
+
+
+def _same(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one
+
+
+def _meet(one: Sizes, other: Sizes) -> Sizes | None:
+    """The sizes that both admit; None where there is none."""
+    for mine, theirs in ((one.height, other.height), (one.width, other.width)):
+        if mine is not None and theirs is not None and mine != theirs:
+            return None
+    both = Sizes(
+        multiple=lcm(one.multiple, other.multiple),
+        least=max(one.least, other.least),
+        height=_same(one.height, other.height),
+        width=_same(one.width, other.width),
+        square=one.square or other.square,
+    )
+    if both.square and both.height != both.width:
+        if both.height is not None and both.width is not None:
+            return None
+        both = evolve(both, height=_same(both.height, both.width), width=_same(both.width, both.height))
+    fixed = [side for side in (both.height, both.width) if side is not None]
+    lawful = all(side % both.multiple == 0 and side >= both.least for side in fixed)
+    return both if lawful else None
+
+
+@frozen
+class Conflict:
+    """Two demands that no image size meets: who makes them, and what they are."""
+
+    first: str
+    first_sizes: Sizes
+    second: str
+    second_sizes: Sizes
+
+
+def intersect(demands: Iterable[tuple[str, Sizes]]) -> Sizes | Conflict:
+    """The sizes that every demand admits, each given with the name of who makes it; or the first pair that conflicts.
+
+    Where no two demands conflict but three do, the pair names the last demand and what the others left.
+    """
+    met = ANY
+    seen: list[tuple[str, Sizes]] = []
+    for name, sizes in demands:
+        both = _meet(met, sizes)
+        if both is None:
+            rival = next(((n, s) for n, s in seen if _meet(s, sizes) is None), ("the nodes before it", met))
+            return Conflict(rival[0], rival[1], name, sizes)
+        met = both
+        seen.append((name, sizes))
+    return met
+
+
+@frozen(kw_only=True)
+class Padding:
+    """How an image is brought to a size that the graph takes, and its output back.
+
+    `mode`: `reflect` mirrors the image as far as it goes and repeats the edge beyond; `replicate` repeats the edge;
+    `zeros` fills with 0. `side`: `both` puts half of the padding before the image (the smaller half where it is odd),
+    `end` puts all of it after.
+    """
+
+    mode: str = field(default="reflect")
+    side: str = field(default="both")
+
+    def __attrs_post_init__(self) -> None:
+        for value, known in ((self.mode, PADDING_MODES), (self.side, PADDING_SIDES)):
+            if value not in known:
+                raise ValueError(f"padding is one of {', '.join(known)} (got {value!r})")
+
+    def before(self, total: int, unit: int) -> int:
+        """How much of `total` padding comes before the image: whole `unit`s, so that cells stay on the image's grid."""
+        return 0 if self.side == "end" else total // 2 // unit * unit
+
+
+PADDING_MODES = ("reflect", "replicate", "zeros")
+PADDING_SIDES = ("both", "end")

@@ -1,0 +1,143 @@
+"""Whether a graph is a graph: names, references, cycles. No torch here, and nothing about features."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+
+from composer.graph import PATH, RESERVED, Graph, Node, Shared
+from composer.problem import Problem, nearest
+
+
+def structural_problems(graph: Graph) -> Iterator[Problem]:
+    """All that is wrong with a graph before any feature is known: names, references, cycles, dead ends."""
+    yield from _bad_names(graph)
+    references = list(_bad_references(graph))
+    yield from references
+    cycle = _cycle(graph)
+    if cycle:
+        yield Problem(
+            code="cycle",
+            message=f"nodes take from each other in a circle: {' → '.join(cycle)}.",
+            place=graph.source.place(cycle[0]),
+            repair=f"break the circle where it should begin, with an input of the graph: "
+            f"{', '.join(name for name, _ in graph.inputs)}",
+        )
+    elif not references:
+        yield from _dead_ends(graph)
+
+
+def ordered(graph: Graph) -> tuple[Node, ...]:
+    """The nodes such that each comes after what it takes; otherwise in the order given. The graph has no cycle."""
+    nodes = {node.name: node for node in graph.nodes}
+    done = {name for name, _ in graph.inputs}
+    result: list[Node] = []
+    # Depth first with a stack of our own, because a graph may be longer than Python's.
+    for root in graph.nodes:
+        stack = [root.name]
+        while stack:
+            name = stack[-1]
+            missing = [] if name in done else [before for before in _needs(nodes[name]) if before not in done]
+            stack.extend(reversed(missing))
+            if not missing:
+                stack.pop()
+                if name not in done:
+                    done.add(name)
+                    result.append(nodes[name])
+    return tuple(result)
+
+
+def _needs(node: Node) -> tuple[str, ...]:
+    return (*node.sources, node.part.node) if isinstance(node.part, Shared) else node.sources
+
+
+def _bad_names(graph: Graph) -> Iterator[Problem]:
+    names = [name for name, _ in graph.inputs] + [node.name for node in graph.nodes]
+    for name, count in Counter(names).items():
+        if message := _fault_of(name, count, names):
+            yield Problem(code="name", message=message, place=graph.source.place(name), repair="choose another name")
+
+
+def _fault_of(name: str, count: int, names: list[str]) -> str | None:
+    if not PATH.fullmatch(name):
+        return f"{name!r} is no name: a name is letters, digits and _, and begins with a letter."
+    if count > 1:
+        return f"{name!r} names {count} things; inputs and nodes share one set of names."
+    segments = name.replace("[", ".").split(".")
+    if taken := RESERVED.intersection(segments):
+        return f"{name!r} cannot be a name, because a torch module has a {min(taken)!r} of its own."
+    inside = [other for other in names if other.startswith((f"{name}.", f"{name}["))]
+    return f"{name!r} cannot be a node and hold the node {inside[0]!r} too." if inside else None
+
+
+def _bad_references(graph: Graph) -> Iterator[Problem]:
+    inputs = [name for name, _ in graph.inputs]
+    nodes = [node.name for node in graph.nodes]
+    for node in graph.nodes:
+        for source in node.sources:
+            if source not in inputs and source not in nodes:
+                yield _unknown(graph, f"{node.name}.from", source, [*inputs, *nodes])
+        if not node.sources:
+            yield Problem(
+                code="reference",
+                message=f"{node.name} takes from nothing.",
+                place=graph.source.place(node.name),
+                repair=f"from: {inputs[0] if inputs else 'an input'}",
+            )
+        if isinstance(node.part, Shared):
+            owners = [other.name for other in graph.nodes if not isinstance(other.part, Shared)]
+            if node.part.node not in owners:
+                yield _unknown(graph, f"{node.name}.share", node.part.node, owners)
+    if not graph.outputs:
+        yield Problem(
+            code="reference",
+            message="the graph has no output.",
+            place=graph.source.place("outputs"),
+            repair=f"outputs: [{nodes[-1] if nodes else 'a node'}]",
+        )
+    for position, name in enumerate(graph.outputs):
+        if name not in nodes:
+            yield _unknown(graph, f"outputs[{position}]", name, nodes)
+    for label, name in graph.auxiliary:
+        if name not in nodes:
+            yield _unknown(graph, f"auxiliary.{label}", name, nodes)
+
+
+def _unknown(graph: Graph, path: str, name: str, known: list[str]) -> Problem:
+    return Problem(
+        code="reference",
+        message=f"there is no {name!r} to take from.",
+        place=graph.source.place(path),
+        got=name,
+        repair=nearest(name, known),
+    )
+
+
+def _cycle(graph: Graph) -> list[str] | None:
+    try:
+        TopologicalSorter({node.name: _needs(node) for node in graph.nodes}).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        return cycle
+    return None
+
+
+def _dead_ends(graph: Graph) -> Iterator[Problem]:
+    """Nodes and inputs that no output needs: their parameters would never get a gradient."""
+    nodes = {node.name: node for node in graph.nodes}
+    needed = [*graph.outputs, *(name for _, name in graph.auxiliary)]
+    reached = set(needed)
+    while needed:
+        name = needed.pop()
+        fresh = [before for before in (_needs(nodes[name]) if name in nodes else ()) if before not in reached]
+        reached.update(fresh)
+        needed += fresh
+    for name in [*(name for name, _ in graph.inputs), *nodes]:
+        if name not in reached:
+            yield Problem(
+                code="unused",
+                message=f"nothing that leaves the graph needs {name}.",
+                place=graph.source.place(name),
+                repair="take from it, name it in outputs, or leave it out",
+            )

@@ -1,0 +1,88 @@
+"""A graph of which everything is known but the weights. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from math import lcm
+
+from attrs import frozen
+
+from composer.feature import MAP, Feature, Features
+from composer.graph import Graph, Node
+from composer.parts import Facts
+from composer.sizes import Sizes
+
+
+@frozen(kw_only=True)
+class Typed:
+    """What `infer` says of a graph.
+
+    `features` holds what leaves each input and each node, `sizes` the image sizes the graph takes without padding,
+    `facts` what was asked of the world, by node, and `order` the nodes such that each comes after what it takes.
+    """
+
+    graph: Graph
+    features: Mapping[str, Features]
+    sizes: Sizes
+    facts: Mapping[str, Facts]
+    order: tuple[Node, ...]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The nodes whose features leave the model: the outputs, then the auxiliary ones."""
+        return (*self.graph.outputs, *(node for _, node in self.graph.auxiliary))
+
+    @property
+    def unit(self) -> int:
+        """Padding before the image comes in whole units of so many reference pixels, per side.
+
+        Only so do the pixels of inputs at different resolutions, and the cells of output that is not rescaled, stay
+        on the image's own grid.
+        """
+        strides = [image.stride for _, image in self.graph.inputs]
+        if not self.graph.rescale:
+            strides += [feature.stride for end in self.ends for feature in self.features[end] if feature.stride]
+        return lcm(*(stride.numerator for stride in strides))
+
+    def rescaled(self, feature: Feature) -> bool:
+        """Whether an output is brought to the image's size."""
+        return self.graph.rescale and feature.axes == MAP
+
+    def shape(self, output: str, height: int, width: int) -> tuple[str | int, ...]:
+        """The exact shape of an output for images of `height` x `width` reference pixels, the batch as "b".
+
+        `output` is a node of `outputs` or `auxiliary`. Raises ValueError for another name, and for an image that
+        is larger than the graph takes.
+        """
+        if output not in self.ends:
+            raise ValueError(f"{output!r} is no output of this graph; its outputs are {', '.join(self.ends)}")
+        padded = self.sizes.nearest(height, width)
+        if padded is None:
+            raise ValueError(too_large(self.sizes, height, width))
+        (feature,) = self.features[output]
+        if feature.stride is None:
+            return ("b", feature.channels)
+        if self.rescaled(feature):
+            return ("b", feature.channels, height, width)
+        sides = (self._kept(feature, *side) for side in zip((height, width), padded, strict=True))
+        return ("b", feature.channels, *sides)
+
+    def _kept(self, feature: Feature, pixels: int, padded: int) -> int:
+        start, count = kept_cells(feature, pixels, self.graph.padding.before(padded - pixels, self.unit))
+        return min(count, feature.cells(padded) - start)
+
+
+def kept_cells(feature: Feature, pixels: int, before: int) -> tuple[int, int]:
+    """The cells of a padded side that belong to the image: where they begin, and how many.
+
+    `before` is the padding before the image, in whole strides. A map that rounds down may have one cell less.
+    """
+    stride: Fraction = feature.stride or Fraction(1)
+    cells = -(-pixels * stride.denominator // stride.numerator)
+    return before * stride.denominator // stride.numerator, cells
+
+
+def too_large(sizes: Sizes, height: int, width: int) -> str:
+    """What to say of an image that cannot be padded into any size that the graph takes."""
+    return f"an image of {height} × {width} pixels is too large: the graph takes {sizes}. Crop or resize the image."
