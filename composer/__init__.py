@@ -1,0 +1,93 @@
+"""Vision models declared as data, checked before they exist, built into plain torch modules.
+
+The names below are loaded when they are first asked for, so that importing composer imports neither torch nor timm.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from composer.building import build as build
+    from composer.building import module as module
+    from composer.contracts import Promise as Promise
+    from composer.contracts import Refusal as Refusal
+    from composer.contracts import contract as contract
+    from composer.facts import describe as describe
+    from composer.feature import Feature as Feature
+    from composer.feature import Image as Image
+    from composer.graph import Graph as Graph
+    from composer.graph import Node as Node
+    from composer.graph import Shared as Shared
+    from composer.graph import chain as chain
+    from composer.inference import infer as infer
+    from composer.model import Model as Model
+    from composer.model import ModelOutput as ModelOutput
+    from composer.parts import AddBottleneckLayer as AddBottleneckLayer
+    from composer.parts import AddFeatures as AddFeatures
+    from composer.parts import ClassificationHead as ClassificationHead
+    from composer.parts import ConcatFeatures as ConcatFeatures
+    from composer.parts import Custom as Custom
+    from composer.parts import Decoder as Decoder
+    from composer.parts import Encoder as Encoder
+    from composer.parts import Facts as Facts
+    from composer.parts import FCNDecoder as FCNDecoder
+    from composer.parts import Head as Head
+    from composer.parts import IdentityDecoder as IdentityDecoder
+    from composer.parts import InterpolateToPyramidal as InterpolateToPyramidal
+    from composer.parts import LearnedInterpolateToPyramidal as LearnedInterpolateToPyramidal
+    from composer.parts import LinearDecoder as LinearDecoder
+    from composer.parts import MaxpoolToPyramidal as MaxpoolToPyramidal
+    from composer.parts import MLPDecoder as MLPDecoder
+    from composer.parts import Neck as Neck
+    from composer.parts import Part as Part
+    from composer.parts import PermuteDims as PermuteDims
+    from composer.parts import Probed as Probed
+    from composer.parts import RegressionHead as RegressionHead
+    from composer.parts import ReshapeTokensToImage as ReshapeTokensToImage
+    from composer.parts import SegmentationHead as SegmentationHead
+    from composer.parts import SelectIndices as SelectIndices
+    from composer.parts import Timm as Timm
+    from composer.parts import UNetDecoder as UNetDecoder
+    from composer.parts import UperNetDecoder as UperNetDecoder
+    from composer.problem import Place as Place
+    from composer.problem import Problem as Problem
+    from composer.problem import SpecError as SpecError
+    from composer.sizes import Padding as Padding
+    from composer.sizes import Sizes as Sizes
+    from composer.text import digest as digest
+    from composer.text import read as read
+    from composer.text import reads as reads
+    from composer.text import write as write
+    from composer.typed import Typed as Typed
+    from composer.weights import load as load
+    from composer.weights import save as save
+
+_NAMES_OF = {
+    "building": "build module",
+    "contracts": "Promise Refusal contract",
+    "facts": "describe",
+    "feature": "Feature Image",
+    "graph": "Graph Node Shared chain",
+    "inference": "infer",
+    "model": "Model ModelOutput",
+    "parts": "AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts FCNDecoder "
+    "Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder MaxpoolToPyramidal "
+    "MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage SegmentationHead SelectIndices "
+    "Timm UNetDecoder UperNetDecoder",
+    "problem": "Place Problem SpecError",
+    "sizes": "Padding Sizes",
+    "text": "digest read reads write",
+    "typed": "Typed",
+    "weights": "load save",
+}
+_HOME = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'composer' has no attribute {name!r}")
+    return getattr(import_module(f"composer.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)
