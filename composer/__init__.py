@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from composer.building import build as build
-    from composer.building import module as module
     from composer.contracts import Promise as Promise
     from composer.contracts import Refusal as Refusal
     from composer.contracts import contract as contract
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from composer.inference import infer as infer
     from composer.model import Model as Model
     from composer.model import ModelOutput as ModelOutput
+    from composer.modules import module as module
     from composer.parts import AddBottleneckLayer as AddBottleneckLayer
     from composer.parts import AddFeatures as AddFeatures
     from composer.parts import ClassificationHead as ClassificationHead
@@ -63,13 +63,14 @@ if TYPE_CHECKING:
     from composer.weights import save as save
 
 _NAMES_OF = {
-    "building": "build module",
+    "building": "build",
     "contracts": "Promise Refusal contract",
     "facts": "describe",
     "feature": "Feature Image",
     "graph": "Graph Node Shared chain",
     "inference": "infer",
     "model": "Model ModelOutput",
+    "modules": "module",
     "parts": "AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts FCNDecoder "
     "Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder MaxpoolToPyramidal "
     "MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage SegmentationHead SelectIndices "

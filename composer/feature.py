@@ -48,7 +48,7 @@ def _known_axes(_: object, __: Attribute[str], axes: str) -> None:
         raise ValueError(f"axes must be a layout such as {MAP!r}, {TOKENS!r} or {VECTOR!r} (got {axes!r})")
 
 
-def _positive(instance: object, attribute: Attribute[int], value: int) -> None:
+def _positive(_: object, attribute: Attribute[int], value: int) -> None:
     if type(value) is not int or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number of at least 1 (got {value!r})")
 

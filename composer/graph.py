@@ -1,4 +1,4 @@
-"""A model as data: named nodes with named inputs, in any acyclic shape; and the chain as sugar over it. No torch here."""
+"""A model as data: named nodes with named inputs, in any acyclic shape; and the chain as sugar. No torch here."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ Inputs = tuple[str, ...] | tuple[tuple[str, str], ...]
 def _inputs(value: str | list[str] | tuple[str, ...] | Mapping[str, str] | Inputs) -> Inputs:
     if isinstance(value, str):
         return (value,)
-    return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)  # type: ignore[arg-type]
+    pairs: Any = value.items() if isinstance(value, Mapping) else value
+    return tuple(pairs)
 
 
 @frozen
@@ -160,7 +161,7 @@ class Graph:
     outputs: tuple[str, ...] = field(converter=tuple[str, ...])
     auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
     rescale: bool = True
-    padding: Padding = Padding()
+    padding: Padding = field(factory=Padding)
     source: Source = field(factory=Source, eq=False, repr=False)
 
 

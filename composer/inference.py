@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from inspect import signature
-from math import ceil
 from typing import Any
 
 from attrs import define, field
 
 from composer.contracts import Outcome, Promise, Refusal, contract
+from composer.contracts.rules import needed
 from composer.feature import MAP, VECTOR, Features, counted, sentence
 from composer.graph import Graph, Node, Shared
 from composer.parts import Facts, Head, Part, Probed, part_name
@@ -87,7 +87,7 @@ class _Walk:
             self.parts[node.name] = node.part
             outcome = self._head_follows_head(node) or self._promise(node, node.part)
         if isinstance(outcome, Refusal):
-            self.problems.append(_problem(self.graph, node, self.parts.get(node.name), outcome, self.features))
+            self.problems.append(problem_of(self.graph, node, self.parts.get(node.name), outcome, self.features))
             return
         promise = outcome if isinstance(outcome, Promise) else Promise(features=outcome)
         self.features[node.name] = promise.features
@@ -160,7 +160,7 @@ def _accepts(function: Callable[..., Any], positional: int, named: tuple[str, ..
     return True
 
 
-def _problem(
+def problem_of(
     graph: Graph, node: Node, part: Part | None, refusal: Refusal, features: Mapping[str, Features]
 ) -> Problem:
     """The refusal of a contract, with what only the graph knows: the names of both sides, and the place."""
@@ -189,12 +189,7 @@ def _demands(graph: Graph, walk: _Walk) -> Iterator[tuple[str, Sizes]]:
     for name, features in walk.features.items():
         yield name, walk.sizes.get(name, Sizes())
         for feature in features:
-            if feature.stride is None:
-                continue
-            if feature.rounding == "exact":
-                yield name, Sizes(multiple=feature.stride.numerator)
-            elif feature.rounding == "floor":
-                yield name, Sizes(least=ceil(feature.stride))
+            yield name, needed(feature)
 
 
 def _conflict(graph: Graph, conflict: Conflict) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import lcm
+from typing import Any
 
 from attrs import evolve, field, frozen
 
@@ -52,13 +53,14 @@ class Sizes:
 ANY = Sizes()
 
 
-def round_up(pixels: int, multiple: int, least: int, largest: Callable[[int, int], int] = max) -> int:
+def round_up(pixels: int, multiple: int, least: int, largest: Callable[..., Any] = max) -> int:
     """The smallest multiple of `multiple` that is neither under `pixels` nor under `least`.
 
     `largest` is `max` for plain numbers; the built model hands in torch's for sizes that are symbols.
     """
     floor = -(-least // multiple) * multiple
-    return largest(-(-pixels // multiple) * multiple, floor)
+    padded: int = largest(-(-pixels // multiple) * multiple, floor)
+    return padded
 
 
 def _same(one: int | None, other: int | None) -> int | None:

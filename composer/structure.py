@@ -74,34 +74,23 @@ def _fault_of(name: str, count: int, names: list[str]) -> str | None:
 def _bad_references(graph: Graph) -> Iterator[Problem]:
     inputs = [name for name, _ in graph.inputs]
     nodes = [node.name for node in graph.nodes]
+    owners = [node.name for node in graph.nodes if not isinstance(node.part, Shared)]
+    named = [(f"{node.name}.from", source, [*inputs, *nodes]) for node in graph.nodes for source in node.sources]
+    named += [(f"{node.name}.share", node.part.node, owners) for node in graph.nodes if isinstance(node.part, Shared)]
+    named += [(f"outputs[{position}]", name, nodes) for position, name in enumerate(graph.outputs)]
+    named += [(f"auxiliary.{label}", name, nodes) for label, name in graph.auxiliary]
+    for path, name, known in named:
+        if name not in known:
+            yield _unknown(graph, path, name, known)
     for node in graph.nodes:
-        for source in node.sources:
-            if source not in inputs and source not in nodes:
-                yield _unknown(graph, f"{node.name}.from", source, [*inputs, *nodes])
         if not node.sources:
-            yield Problem(
-                code="reference",
-                message=f"{node.name} takes from nothing.",
-                place=graph.source.place(node.name),
-                repair=f"from: {inputs[0] if inputs else 'an input'}",
-            )
-        if isinstance(node.part, Shared):
-            owners = [other.name for other in graph.nodes if not isinstance(other.part, Shared)]
-            if node.part.node not in owners:
-                yield _unknown(graph, f"{node.name}.share", node.part.node, owners)
+            yield _lacking(graph, node.name, f"{node.name} takes from nothing.", f"from: {(inputs or nodes)[0]}")
     if not graph.outputs:
-        yield Problem(
-            code="reference",
-            message="the graph has no output.",
-            place=graph.source.place("outputs"),
-            repair=f"outputs: [{nodes[-1] if nodes else 'a node'}]",
-        )
-    for position, name in enumerate(graph.outputs):
-        if name not in nodes:
-            yield _unknown(graph, f"outputs[{position}]", name, nodes)
-    for label, name in graph.auxiliary:
-        if name not in nodes:
-            yield _unknown(graph, f"auxiliary.{label}", name, nodes)
+        yield _lacking(graph, "outputs", "the graph has no output.", f"outputs: [{nodes[-1] if nodes else 'a node'}]")
+
+
+def _lacking(graph: Graph, path: str, message: str, repair: str) -> Problem:
+    return Problem(code="reference", message=message, place=graph.source.place(path), repair=repair)
 
 
 def _unknown(graph: Graph, path: str, name: str, known: list[str]) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil, lcm
 from typing import Literal
 
@@ -57,6 +58,13 @@ def at_least(feature: Feature, cells: int) -> Sizes:
     """The sizes at which `feature`, rounding down, has at least `cells` cells per side."""
     assert feature.stride is not None
     return Sizes(least=ceil(feature.stride * cells))
+
+
+def needed(feature: Feature) -> Sizes:
+    """The sizes at which a feature is what it promises to be: whole where it is exact, and never without a cell."""
+    if feature.stride is None or feature.rounding == "ceil":
+        return ANY
+    return whole(feature) if feature.rounding == "exact" else at_least(feature, 1)
 
 
 def both(one: Sizes, other: Sizes) -> Sizes:
@@ -117,7 +125,7 @@ def finest_first(features: Features) -> Refusal | None:
 def doubling(features: Features) -> Refusal | None:
     """Refuse strides that do not double; the last may equal the one before it, as `AddBottleneckLayer` leaves it."""
     strides = [f.stride for f in features if f.stride is not None]
-    ratios = [later / earlier for earlier, later in zip(strides, strides[1:], strict=False)]
+    ratios = [later / earlier for earlier, later in pairwise(strides)]
     if all(ratio == 2 for ratio in ratios[:-1]) and all(ratio in (1, 2) for ratio in ratios[-1:]):
         return None
     return Refusal(
@@ -152,3 +160,11 @@ def towards_pyramid(features: Features) -> str | None:
     if len(features) == 4:
         return "necks: [LearnedInterpolateToPyramidal]"
     return "necks: [InterpolateToPyramidal]"
+
+
+class Refused(ValueError):
+    """Carries a `Refusal` out of code that cannot return one."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(refusal.expected)

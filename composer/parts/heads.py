@@ -31,7 +31,7 @@ class RegressionHead(Head):
 
 @frozen(kw_only=True)
 class ClassificationHead(Head):
-    """Class scores for the whole image: linear layers to the widths of `dim_list`, dropout, a linear layer, the mean."""
+    """Class scores for the whole image: linear layers as wide as `dim_list`, dropout, a linear layer, the mean."""
 
     num_classes: int = field(validator=CHANNELS)
     dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=CHANNELS)

@@ -1,0 +1,1 @@
+"""One file for each foreign library, imported when a spec that names it is probed or built."""

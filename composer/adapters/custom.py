@@ -1,0 +1,74 @@
+"""Modules of one's own as encoders: used as they are, once they are seen to give what they declare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from composer.contracts.rules import Refusal, Refused, needed
+from composer.feature import Features
+from composer.modules.dispatch import module
+from composer.parts import Custom
+from composer.sizes import Conflict, Sizes, intersect
+
+
+@module.register(Custom)
+def _(part: Custom, _: Features) -> nn.Module:
+    """The module itself, checked by one forward pass over one small image, in eval mode and without gradients.
+
+    Raises Refused where it gives something else than declared. The module is left as it was.
+    """
+    network = part.module
+    if not isinstance(network, nn.Module):
+        raise Refused(_refusal("must hold a torch.nn.Module", repr(network)))
+    height, width = _small(part)
+    promised = [f.shape(1, height, width) for f in part.features]
+    try:
+        given = _shapes(network, part.channels, height, width)
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise Refused(_refusal(f"must take an image of {height} × {width}, which its sizes admit", said)) from error
+    if given != promised:
+        raise Refused(_refusal(f"declares {promised} for an image of {height} × {width}", f"it gives {given}"))
+    return network
+
+
+def _small(part: Custom) -> tuple[int, int]:
+    """A small size that the declaration admits; where it may be so, not square, to tell rows from columns."""
+    sizes = intersect([("sizes", part.sizes), *(("features", needed(f)) for f in part.features)])
+    if isinstance(sizes, Conflict):
+        raise Refused(
+            _refusal(
+                f"declares features and sizes that exclude each other: {sizes.first_sizes}", str(sizes.second_sizes)
+            )
+        )
+    assert isinstance(sizes, Sizes)
+    least = sizes.nearest(1, 1)
+    assert least is not None
+    return sizes.nearest(least[0], 2 * least[1]) or least
+
+
+def _shapes(network: nn.Module, channels: int, height: int, width: int) -> list[tuple[int, ...]]:
+    parameter = next(network.parameters(), torch.empty(0))
+    image_BCHW = torch.zeros(1, channels, height, width, dtype=parameter.dtype, device=parameter.device)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _in_eval_mode(network):
+        out = network(image_BCHW)
+    return [tuple(x.shape) for x in ([out] if isinstance(out, Tensor) else out)]
+
+
+@contextmanager
+def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+    modes = [(child, child.training) for child in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+def _refusal(expected: str, got: str) -> Refusal:
+    return Refusal(code="declaration", kind="lies", expected=expected, got=got, repair="correct features= or sizes=")

@@ -1,0 +1,293 @@
+"""timm's networks as encoders: what they give, found on the meta device, and the networks themselves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+
+from composer.adapters.probing import Grids, strides_and_sizes
+from composer.contracts.rules import Refusal, Refused
+from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature, Features
+from composer.modules.dispatch import module
+from composer.parts import Facts, Timm
+from composer.problem import nearest
+
+FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+"""The switches by which timm's networks take other image sizes, in the order in which they are tried."""
+
+
+def names(pattern: str = "*") -> list[str]:
+    """timm's networks whose name matches a glob pattern, without `timm/`."""
+    return list(timm.list_models(pattern))
+
+
+def probe(part: Timm, channels: int) -> Facts | Refusal:
+    """The facts of a network that is fed `channels` channels, found without weights and without a download.
+
+    The network is built and run on the meta device; on the CPU where the meta device cannot run it (values that
+    steer the forward pass) or is far too slow (recurrent networks, which it runs step by step).
+    """
+    if not timm.is_model(part.name):
+        return Refusal(
+            code="network",
+            kind="impossible",
+            expected="is not a network of timm",
+            got=f"timm {timm.__version__}",
+            repair=nearest(part.name, _candidates(part.name)),
+        )
+    try:
+        return _probe_on("meta", part, channels)
+    except Refused as refused:
+        return refused.refusal
+    except _MetaDeviceUnfitError:
+        with torch.random.fork_rng(devices=[]):
+            try:
+                return _probe_on("cpu", part, channels)
+            except Refused as refused:
+                return refused.refusal
+
+
+def _candidates(name: str) -> list[str]:
+    every = timm.list_models()
+    tagged = timm.list_pretrained(f"{name.split('.')[0]}*")
+    return every + tagged
+
+
+class _MetaDeviceUnfitError(Exception):
+    """The meta device cannot tell what this network gives."""
+
+
+def _probe_on(device: str, part: Timm, channels: int) -> Facts:
+    network, arguments = _created(part, channels, device)
+    indices = _levels(part, network, channels, device)
+    if device == "meta" and any(isinstance(child, nn.RNNBase) for child in network.modules()):
+        raise _MetaDeviceUnfitError
+    encoder = network if part.features_only else TimmEncoder(network, indices)
+    encoder.eval()
+    widths, reductions = _told(part, network, indices)
+    axes = _layout(network) if part.features_only else MAP
+
+    def grids_at(height: int, width: int) -> Grids | None:
+        image_BCHW = torch.empty(1, channels, height, width, device=device)
+        try:
+            with torch.no_grad():
+                maps = encoder(image_BCHW)
+        except Exception:  # whatever a network raises at a size that it does not take
+            return None
+        # Some networks return garbage at a size they do not take, and its width gives them away.
+        fits = all(x.dim() == 4 and x.shape[axes.split().index("c")] == c for x, c in zip(maps, widths, strict=True))
+        return tuple(_grid(x, axes) for x in maps) if fits else None
+
+    found = strides_and_sizes(grids_at, _default_size(part, network), reductions)
+    if found is None:
+        if device == "meta":
+            raise _MetaDeviceUnfitError
+        raise Refused(_refusal(f"runs at no size tried with {channels} input channels", None))
+    strides, sizes = found
+    features = tuple(Feature(channels=c, stride=s, axes=axes) for c, s in zip(widths, strides, strict=True))
+    if part.tokens:
+        size = sizes.nearest(*_default_size(part, network)) or (sizes.least, sizes.least)
+        encoder.tokens = True
+        features = _as_tokens(encoder, features, torch.empty(1, channels, *size, device=device))
+    return Facts(
+        features=features,
+        channels=channels,
+        sizes=sizes,
+        arguments={**arguments, "out_indices": indices},
+        mean=network.pretrained_cfg["mean"],
+        std=network.pretrained_cfg["std"],
+    )
+
+
+def _as_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:
+    """The same levels as tokens, prefix first."""
+    try:
+        with torch.no_grad():
+            levels = encoder(image_BCHW)
+    except Exception as error:
+        refusal = _refusal("cannot give its tokens", error, "leave tokens out: maps are what it gives")
+        raise Refused(refusal) from error
+    height, width = image_BCHW.shape[-2:]
+    return tuple(
+        Feature(
+            channels=f.channels, stride=f.stride, axes=TOKENS, prefix=x_BNC.shape[1] - f.cells(height) * f.cells(width)
+        )
+        for f, x_BNC in zip(maps, levels, strict=True)
+    )
+
+
+def _told(part: Timm, network: Any, indices: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The channels and reductions that timm states for the levels."""
+    if part.features_only:
+        return tuple(network.feature_info.channels()), tuple(network.feature_info.reduction())
+    infos = [network.feature_info[index] for index in indices]
+    return tuple(info["num_chs"] for info in infos), tuple(info["reduction"] for info in infos)
+
+
+def _grid(x: Tensor, axes: str) -> tuple[int, int]:
+    names_of_axes = axes.split()
+    return x.shape[names_of_axes.index("h")], x.shape[names_of_axes.index("w")]
+
+
+def _layout(network: nn.Module) -> str:
+    # Absent on the networks that know no other layout than the usual one.
+    return CHANNELS_LAST if str(getattr(network, "output_fmt", "")).endswith("NHWC") else MAP
+
+
+def _default_size(part: Timm, network: Any) -> tuple[int, int]:
+    _, height, width = network.pretrained_cfg["input_size"]
+    return part.img_size or (height, width)
+
+
+def _declared(part: Timm) -> dict[str, Any]:
+    """The arguments that the declaration spells out, as timm names them."""
+    given = {"output_stride": part.output_stride, "img_size": part.img_size}
+    return {name: value for name, value in given.items() if value is not None} | dict(part.options)
+
+
+def _created(part: Timm, channels: int, device: str) -> tuple[Any, dict[str, bool]]:
+    """The network on `device`, without weights, and the switch that makes its image size flexible."""
+    declared = _declared(part)
+    switches = ({},) if declared.keys() & {"dynamic_img_size", "strict_img_size"} else FLEXIBLE
+    for switch in switches:
+        try:
+            return _create(part, channels, device, **declared, **switch), switch
+        except Exception as error:
+            # A switch that a network does not know is a TypeError, and the last try has none.
+            if switch is switches[-1]:
+                raise Refused(_refusal("refuses its arguments", error)) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _create(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
+    if part.features_only:
+        arguments |= {"features_only": True}
+        arguments |= {} if part.out_indices is None else {"out_indices": part.out_indices}
+    with torch.device(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # meta tensors warn that initialising them does nothing
+        return timm.create_model(part.name, **{"in_chans": channels, **arguments})
+
+
+def _levels(part: Timm, network: Any, channels: int, device: str) -> tuple[int, ...]:
+    """The levels asked for, counted from 0; timm's own choice where none are. Raises Refused for what it has not."""
+    if part.out_indices is None:
+        if part.features_only:
+            return tuple(network.feature_info.out_indices)
+        wrapper = _create(evolve(part, features_only=True, tokens=False), channels, device, **_declared(part))
+        return tuple(wrapper.feature_info.out_indices)
+    # timm's wrapper fails without a word on a level that it has not, so it is the plain network that is asked.
+    plain = _create(evolve(part, features_only=False), channels, device, **_declared(part))
+    count = len(plain.feature_info)
+    for position, index in enumerate(part.out_indices):
+        if not -count <= index < count:
+            raise Refused(
+                Refusal(
+                    code="index",
+                    kind="impossible",
+                    expected=f"has levels 0 to {count - 1}",
+                    got=f"level {index}",
+                    repair=f"use out_indices from {-count} to {count - 1}",
+                    about=f"out_indices[{position}]",
+                )
+            )
+    indices = tuple(index % count for index in part.out_indices)
+    if list(indices) != sorted(set(indices)):
+        raise Refused(
+            Refusal(
+                code="order",
+                kind="lies",
+                expected="gives its levels in its own order, each once",
+                got=f"out_indices {list(part.out_indices)}",
+                repair=f"out_indices: {sorted(set(indices))}, and SelectIndices for another order",
+                about="out_indices",
+            )
+        )
+    return indices
+
+
+def _refusal(expected: str, error: Exception | None, repair: str | None = None) -> Refusal:
+    said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}" if error else "no error"
+    return Refusal(code="network", kind="impossible", expected=expected, got=f"timm says {said}", repair=repair)
+
+
+class TimmEncoder(nn.Module):
+    """A plain network of timm that gives the levels `indices`, as maps or as tokens.
+
+    It has the network's own parameters, buffers and children, not a network inside it, so that its state dict bears
+    the names that published checkpoints use. What none of the levels needs is pruned away.
+    """
+
+    def __init__(self, network: Any, indices: Sequence[int], *, tokens: bool = False) -> None:
+        super().__init__()
+        self.indices = list(network.prune_intermediate_layers(list(indices), prune_norm=True, prune_head=True))
+        self.tokens = tokens
+        # A tuple, which torch does not search for modules.
+        self._network = (network,)
+        self._parameters = network._parameters
+        self._buffers = network._buffers
+        self._modules = network._modules
+        self._non_persistent_buffers_set = network._non_persistent_buffers_set
+
+    @property
+    def network(self) -> Any:
+        """timm's own module."""
+        return self._network[0]
+
+    def train(self, mode: bool = True) -> TimmEncoder:  # noqa: FBT001, FBT002, the signature is torch's
+        """Set the mode of the network itself too, which is no child of this module."""
+        super().train(mode)
+        self.network.training = mode
+        return self
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Each level as `(b, c, h, w)`, or with `tokens` as `(b, prefix + h * w, c)`."""
+        if not self.tokens:
+            return tuple(self.network.forward_intermediates(image_BCHW, indices=self.indices, intermediates_only=True))
+        levels = self.network.forward_intermediates(
+            image_BCHW,
+            indices=self.indices,
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        pairs = [level if isinstance(level, tuple | list) else (level, None) for level in levels]
+        return tuple(x if prefix is None else torch.cat([prefix, x], dim=1) for x, prefix in pairs)
+
+
+@module.register(Timm)
+def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> nn.Module:
+    """The network with random weights, or with the published ones where the part asks and `pretrained` allows."""
+    arguments = dict(facts.arguments)
+    indices = arguments.pop("out_indices")
+    weights: dict[str, Any] = {}
+    if pretrained and part.pretrained:
+        weights["pretrained"] = True
+        if isinstance(part.pretrained, str):
+            weights["pretrained_cfg_overlay"] = {"file": part.pretrained}
+    try:
+        network = _create(part, image[0].channels, "cpu", **_declared(part), **arguments, **weights)
+    except Exception as error:
+        if not weights:
+            raise
+        raise Refused(_no_weights(part, error)) from error
+    return network if part.features_only else TimmEncoder(network, indices, tokens=part.tokens)
+
+
+def _no_weights(part: Timm, error: Exception) -> Refusal:
+    file = part.pretrained if isinstance(part.pretrained, str) else None
+    return Refusal(
+        code="weights",
+        kind="impossible",
+        expected=f"cannot load the weights {file or 'that timm publishes for it'}",
+        got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}",
+        repair="give the path of a weights file that fits this network"
+        if file
+        else "check the connection, give the path of a weights file, or set pretrained: false",
+        about="pretrained",
+    )

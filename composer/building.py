@@ -1,0 +1,61 @@
+"""build(): from a typed graph to a torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from composer.contracts.rules import Refused
+from composer.graph import Graph, Node, Shared
+from composer.inference import Describe, infer, problem_of
+from composer.model import Model
+from composer.modules import module
+from composer.parts import Facts, Probed
+from composer.problem import SpecError
+from composer.typed import Typed
+
+
+def build(
+    graph: Graph | Typed,
+    *,
+    seed: int = 0,
+    pretrained: bool = True,
+    describe: Describe | Mapping[Any, Facts] | None = None,
+) -> Model:
+    """A graph as a torch module, on the CPU and in train mode, as torch makes them.
+
+    Equal graphs and equal seeds give bit-equal weights; torch's own random state is left as it was. `pretrained`
+    false leaves the weights random that a part would load. Raises SpecError where the graph cannot be, where
+    published weights cannot be had, and where a `Custom` module does not give what it declares.
+    """
+    typed = graph if isinstance(graph, Typed) else infer(graph, describe)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed, which would seed the other devices too.
+        torch.default_generator.manual_seed(seed)
+        modules = {
+            node.name: _module(typed, node, pretrained=pretrained)
+            for node in typed.order
+            if not isinstance(node.part, Shared)
+        }
+    return Model(typed, modules)
+
+
+def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
+    """The module of one node, made for the features that flow into it."""
+    part = node.part
+    assert not isinstance(part, Shared)
+    inputs = [typed.features[source] for source in node.positional]
+    named: dict[str, Any] = {name: typed.features[source] for name, source in node.named}
+    if isinstance(part, Probed):
+        named |= {"facts": typed.facts[node.name], "pretrained": pretrained}
+    try:
+        built: nn.Module = module(part, *inputs, **named)
+        return built
+    except Refused as refused:
+        raise SpecError([problem_of(typed.graph, node, part, refused.refusal, typed.features)]) from refused
+    except Exception as error:
+        error.add_note(f"while building {node.name}")
+        raise

@@ -1,0 +1,122 @@
+"""describe(): what is known of foreign encoders, remembered on disk so that it is found out once. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, evolve
+
+from composer.contracts import Refusal
+from composer.feature import Feature
+from composer.parts import Facts, Probed, Timm, part_name
+from composer.sizes import Sizes
+
+FORMAT = 1
+"""The format of a file of facts. A file of another format is found out anew."""
+
+
+def describe(part: Probed, channels: int) -> Facts | Refusal:
+    """The facts of an encoder that is fed an image of `channels` channels, or why there are none.
+
+    Facts are kept in the folder that the environment variable COMPOSER_CACHE names (`~/.cache/composer` by default),
+    a file for each question, under the version of the library that answered. Only what is not there is probed,
+    which imports torch and the library and takes seconds; no weights are made and nothing is downloaded. A folder
+    that cannot be written to is no error.
+    """
+    if not isinstance(part, Timm):
+        return Refusal(
+            code="facts",
+            kind="policy",
+            expected="is not known to describe()",
+            got=type(part).__name__,
+            repair="hand in a describe= that knows it",
+        )
+    # Where its weights come from says nothing of what an encoder gives.
+    return _remembered(evolve(part, pretrained=False), channels)
+
+
+@cache
+def _remembered(part: Timm, channels: int) -> Facts | Refusal:
+    try:
+        library = f"timm-{version('timm')}"
+    except PackageNotFoundError:
+        return Refusal(
+            code="install", kind="policy", expected="needs timm", got="timm is not installed", repair="pip install timm"
+        )
+    question = {"part": part_name(part), "channels": channels, **_fields(part)}
+    file = _folder() / "facts" / library / f"{_name_of(question)}.json"
+    known = _read(file, question)
+    if known is not None:
+        return known
+    facts = _probed(part, channels)
+    if isinstance(facts, Facts):
+        _keep(file, question, facts)
+    return facts
+
+
+def _probed(part: Timm, channels: int) -> Facts | Refusal:
+    try:
+        from composer.adapters import timm
+    except Exception as error:  # a broken install is the fault of the specs that need it, and of no other
+        return Refusal(
+            code="install",
+            kind="policy",
+            expected="needs timm, which cannot be imported",
+            got=f"{type(error).__name__}: {error}",
+            repair="pip install --force-reinstall timm torch torchvision",
+        )
+    return timm.probe(part, channels)
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("COMPOSER_CACHE") or Path.home() / ".cache" / "composer")
+
+
+def _fields(part: Timm) -> dict[str, Any]:
+    # Through JSON, so that what is read back is compared like with like.
+    fields: dict[str, Any] = json.loads(json.dumps(asdict(part)))
+    return fields
+
+
+def _name_of(question: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _read(file: Path, question: Mapping[str, Any]) -> Facts | None:
+    """What a file answers; None where it is absent, damaged, of another format, or answers another question."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT or content["question"] != question:
+            return None
+        return _facts(content["facts"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _facts(data: dict[str, Any]) -> Facts:
+    features = tuple(Feature(**feature) for feature in data.pop("features"))
+    return Facts(
+        features=features,
+        sizes=Sizes(**data.pop("sizes")),
+        mean=tuple(data.pop("mean")),
+        std=tuple(data.pop("std")),
+        **data,
+    )
+
+
+def _keep(file: Path, question: Mapping[str, Any], facts: Facts) -> None:
+    content = {"format": FORMAT, "question": question, "facts": asdict(facts)}
+    part_of_file = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part_of_file.write_text(json.dumps(content, default=str), encoding="utf-8")
+        part_of_file.replace(file)
+    except OSError:
+        part_of_file.unlink(missing_ok=True)

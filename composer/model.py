@@ -1,0 +1,267 @@
+"""Model: a typed graph as a torch module. It pads the image, runs the nodes, rescales and crops what leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from composer.feature import Feature
+from composer.graph import Graph, Node, Shared
+from composer.modules.padding import crop, pad_axis
+from composer.parts import Encoder
+from composer.sizes import round_up
+from composer.typed import Typed, kept_cells, too_large
+
+
+class ModelOutput(NamedTuple):
+    """What a model returns: `output`, a tensor, or a dict by node name where the graph has several outputs; and
+    `auxiliary_heads`, a dict by label. A pytree, so that torch.export takes it.
+    """
+
+    output: Any
+    auxiliary_heads: dict[str, Tensor]
+
+
+class _Input(NamedTuple):
+    """An image that the model takes: its layout's rank, and its stride as numerator and denominator."""
+
+    name: str
+    shape: str
+    dims: int
+    channels: int
+    numerator: int
+    denominator: int
+
+
+class _Step(NamedTuple):
+    """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called."""
+
+    name: str
+    path: tuple[str, ...]
+    inputs: tuple[str, ...]
+    named: tuple[tuple[str, str], ...]
+    takes_image: bool
+    takes_size: bool
+
+
+class _End(NamedTuple):
+    """A node whose feature leaves the model."""
+
+    node: str
+    feature: Feature
+    rescale: bool
+    interpolate: bool
+
+
+class Model(nn.Module):
+    """A built graph: a plain module, whose children are the nodes under their own names.
+
+    Takes one tensor for a graph of one input, `(b, c, h, w)` or with frames `(b, c, t, h, w)`, or a dict by input
+    name. Returns a `ModelOutput`. Images of any size are padded to one that the graph takes, and pixel-wise output
+    comes back at the image's size (with `rescale`), or as the cells that belong to the image (without).
+    """
+
+    def __init__(self, typed: Typed, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.typed = typed
+        _hang(self, modules)
+        self._frozen: frozenset[str] = frozenset()
+        self._inputs = tuple(_input(name, image.feature) for name, image in self.graph.inputs)
+        self._steps = tuple(_step(node, self.graph, modules) for node in typed.order)
+        self._ends = {end: _end(typed, end) for end in typed.ends}
+        self._unit = typed.unit
+
+    @property
+    def graph(self) -> Graph:
+        """What this model was built from."""
+        return self.typed.graph
+
+    def forward(self, image: Tensor | Mapping[str, Tensor]) -> ModelOutput:
+        """Run the graph. Raises ValueError for images that it does not take, naming what would do."""
+        images = self._images(image)
+        first = self._inputs[0]
+        sides = [images[first.name].shape[axis] * first.numerator // first.denominator for axis in (-2, -1)]
+        height, width = sides
+        self._check(images, height, width)
+        padded = self._padded(height, width)
+        top, left = (
+            self.graph.padding.before(target - side, self._unit) for target, side in zip(padded, sides, strict=True)
+        )
+        features: dict[str, Sequence[Tensor]] = {
+            one.name: (self._pad(one, images[one.name], (top, left), padded),) for one in self._inputs
+        }
+        for step in self._steps:
+            features[step.name] = self._run(step, features, padded)
+        ends = {
+            name: self._finish(end, features[name][0], (height, width), padded, (top, left))
+            for name, end in self._ends.items()
+        }
+        outputs = {name: ends[name] for name in self.graph.outputs}
+        return ModelOutput(
+            output=outputs if len(outputs) > 1 else ends[self.graph.outputs[0]],
+            auxiliary_heads={label: ends[name] for label, name in self.graph.auxiliary},
+        )
+
+    def freeze(self, node: str) -> None:
+        """Stop the gradients of a node and the drift of its statistics: it stays in eval mode from now on.
+
+        `node` is a node's name, or what several begin with: `necks`, `aux.early`. Raises ValueError for another.
+        """
+        paths = {step.path for step in self._steps if _is_within(step.name, node)}
+        if not paths:
+            names = ", ".join(step.name for step in self._steps)
+            raise ValueError(f"there is no node {node!r} to freeze; the nodes are {names}")
+        for path in paths:
+            self.get_submodule(".".join(path)).requires_grad_(False)  # noqa: FBT003, torch's signature
+        self._frozen |= {".".join(path) for path in paths}
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Model:  # noqa: FBT001, FBT002, the signature is torch's
+        """Set the mode of every node but the frozen ones, which stay in eval mode."""
+        super().train(mode)
+        for path in self._frozen:
+            self.get_submodule(path).eval()
+        return self
+
+    def _images(self, image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        names = [one.name for one in self._inputs]
+        if isinstance(image, Tensor) and len(names) == 1:
+            return {names[0]: image}
+        if not isinstance(image, Mapping) or sorted(image) != sorted(names):
+            given = f"a dict of {', '.join(map(repr, image))}" if isinstance(image, Mapping) else "one tensor"
+            raise ValueError(f"the model takes a dict of images named {', '.join(names)} (got {given})")
+        return image
+
+    def _check(self, images: Mapping[str, Tensor], height: int, width: int) -> None:
+        for one in self._inputs:
+            shape = images[one.name].shape
+            if len(shape) != one.dims or shape[1] != one.channels:
+                raise ValueError(f"{one.name} must be of shape {one.shape} (got {tuple(shape)})")
+            reference = [side * one.numerator for side in shape[-2:]]
+            if reference != [height * one.denominator, width * one.denominator]:
+                raise ValueError(
+                    f"{one.name} must have {height * one.denominator / one.numerator:g} × "
+                    f"{width * one.denominator / one.numerator:g} pixels, to cover what {self._inputs[0].name} "
+                    f"covers (got {shape[-2]} × {shape[-1]})"
+                )
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        sizes = self.typed.sizes
+        if type(height) is int and type(width) is int:
+            padded = sizes.nearest(height, width)
+            if padded is None:
+                raise ValueError(too_large(sizes, height, width))
+            return padded
+        # Symbols: no branch may be taken on them, so the larger of two is left to torch.
+        if sizes.square:
+            height = width = cast(int, torch.sym_max(height, width))
+        multiple, least = sizes.multiple, sizes.least
+        return (
+            sizes.height or round_up(height, multiple, least, torch.sym_max),
+            sizes.width or round_up(width, multiple, least, torch.sym_max),
+        )
+
+    def _pad(self, one: _Input, image: Tensor, before: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+        for axis, start, target in zip((-2, -1), before, padded, strict=True):
+            cells = [pixels * one.denominator // one.numerator for pixels in (start, target)]
+            image = pad_axis(image, axis, cells[0], cells[1], self.graph.padding.mode)
+        return image
+
+    def _run(self, step: _Step, features: Mapping[str, Sequence[Tensor]], padded: tuple[int, int]) -> Sequence[Tensor]:
+        child: Any = self
+        for name in step.path:
+            child = getattr(child, name)
+        extra = {"image_size": padded} if step.takes_size else {}
+        if step.takes_image:
+            out = child(features[step.inputs[0]][0], **extra)
+        else:
+            named = {name: features[source] for name, source in step.named}
+            out = child(*[features[source] for source in step.inputs], **named, **extra)
+        return (out,) if isinstance(out, Tensor) else tuple(out)
+
+    def _finish(
+        self, end: _End, x: Tensor, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
+    ) -> Tensor:
+        if end.feature.stride is None:
+            return x
+        if end.rescale:
+            if end.interpolate:
+                x = F.interpolate(x, size=padded, mode="bilinear")
+            return crop(x, *before, *size) if size != padded else x
+        rows, columns = (kept_cells(end.feature, pixels, start) for pixels, start in zip(size, before, strict=True))
+        return crop(x, rows[0], columns[0], rows[1], columns[1])
+
+
+def _input(name: str, feature: Feature) -> _Input:
+    assert feature.stride is not None
+    letters = [
+        str(feature.channels) if a == "c" else str(feature.frames) if a == "t" else a for a in feature.axes.split()
+    ]
+    return _Input(
+        name,
+        f"({', '.join(letters)})",
+        len(letters),
+        feature.channels,
+        feature.stride.numerator,
+        feature.stride.denominator,
+    )
+
+
+def _step(node: Node, graph: Graph, modules: Mapping[str, nn.Module]) -> _Step:
+    owner = node.part.node if isinstance(node.part, Shared) else node.name
+    part = next(other.part for other in graph.nodes if other.name == owner)
+    return _Step(
+        name=node.name,
+        path=segments(owner),
+        inputs=node.positional,
+        named=node.named,
+        takes_image=isinstance(part, Encoder),
+        takes_size=_has_image_size(modules[owner].forward),
+    )
+
+
+def _has_image_size(forward: Callable[..., Any]) -> bool:
+    return "image_size" in signature(forward).parameters
+
+
+def _end(typed: Typed, name: str) -> _End:
+    (feature,) = typed.features[name]
+    return _End(name, feature, rescale=typed.rescaled(feature), interpolate=feature.stride != 1)
+
+
+def segments(name: str) -> tuple[str, ...]:
+    """The attributes that lead to a node's module: `necks[0]` is `necks`, `0`."""
+    return tuple(name.replace("[", ".").replace("]", "").split("."))
+
+
+def _is_within(name: str, node: str) -> bool:
+    return name == node or name.startswith((f"{node}.", f"{node}["))
+
+
+def _hang(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """Give `root` the modules as children, at their names, with containers between."""
+    tree: dict[str, Any] = {}
+    for name, module in modules.items():
+        *above, last = segments(name)
+        branch = tree
+        for segment in above:
+            branch = branch.setdefault(segment, {})
+        branch[last] = module
+    for name, child in _containers(tree):
+        root.add_module(name, child)
+
+
+def _containers(tree: Mapping[str, Any]) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in tree.items():
+        yield name, child if isinstance(child, nn.Module) else _container(dict(_containers(child)))
+
+
+def _container(children: Mapping[str, nn.Module]) -> nn.Module:
+    if list(children) == [str(index) for index in range(len(children))]:
+        return nn.ModuleList(children.values())
+    return nn.ModuleDict(children)

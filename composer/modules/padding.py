@@ -1,0 +1,38 @@
+"""Padding an image to a size that a graph takes, and cropping back. B batch, C channels, H and W rows and columns.
+
+Sizes may be symbols (torch.SymInt, while exporting with dynamic sizes), so nothing here branches on one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tensor:
+    """Extend `x` along `axis` to `length`, with `before` entries in front.
+
+    `reflect` mirrors about the edge without repeating it, as far as the image goes, and repeats the last entry
+    beyond that; `replicate` repeats the edge; `zeros` fills with 0.
+    """
+    size = x.shape[axis]
+    if type(length) is int and type(size) is int and length == size:
+        return x
+    index = torch.arange(length, device=x.device) - before
+    inside = index.clamp(0, size - 1)
+    if mode == "reflect":
+        beyond = index - inside
+        # One past the edge mirrors to one inside it; clamped where the image is too short to mirror so far.
+        inside = (inside - beyond).clamp(0, size - 1)
+    padded = x.index_select(axis, inside)
+    if mode != "zeros":
+        return padded
+    outside = (index < 0) | (index >= size)
+    shape = [1] * x.dim()
+    shape[axis] = length
+    return padded.masked_fill(outside.view(shape), 0)
+
+
+def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """The rows from `top` and columns from `left` of a map, `height` by `width` of them."""
+    return x_BCHW[..., top : top + height, left : left + width]
