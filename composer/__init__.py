@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from composer.text import write as write
     from composer.typed import Typed as Typed
     from composer.weights import load as load
+    from composer.weights import restore as restore
     from composer.weights import save as save
 
 _NAMES_OF = {
@@ -79,7 +80,7 @@ _NAMES_OF = {
     "sizes": "Padding Sizes",
     "text": "digest read reads write",
     "typed": "Typed",
-    "weights": "load save",
+    "weights": "load restore save",
 }
 _HOME = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
     assert not isinstance(part, Shared)
     inputs = [typed.features[source] for source in node.positional]
     named: dict[str, Any] = {name: typed.features[source] for name, source in node.named}
+    if part.source is not None:
+        import_module(f"composer.adapters.{part.source}")
     if isinstance(part, Probed):
         named |= {"facts": typed.facts[node.name], "pretrained": pretrained}
     try:

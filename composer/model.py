@@ -159,11 +159,11 @@ class Model(nn.Module):
             return padded
         # Symbols: no branch may be taken on them, so the larger of two is left to torch.
         if sizes.square:
-            height = width = cast(int, torch.sym_max(height, width))
+            height = width = _larger(height, width)
         multiple, least = sizes.multiple, sizes.least
         return (
-            sizes.height or round_up(height, multiple, least, torch.sym_max),
-            sizes.width or round_up(width, multiple, least, torch.sym_max),
+            sizes.height or round_up(height, multiple, least, _larger),
+            sizes.width or round_up(width, multiple, least, _larger),
         )
 
     def _pad(self, one: _Input, image: Tensor, before: tuple[int, int], padded: tuple[int, int]) -> Tensor:
@@ -192,9 +192,16 @@ class Model(nn.Module):
         if end.rescale:
             if end.interpolate:
                 x = F.interpolate(x, size=padded, mode="bilinear")
-            return crop(x, *before, *size) if size != padded else x
+            return crop(x, *before, *size)
         rows, columns = (kept_cells(end.feature, pixels, start) for pixels, start in zip(size, before, strict=True))
         return crop(x, rows[0], columns[0], rows[1], columns[1])
+
+
+def _larger(one: int, other: int) -> int:
+    """The larger of two symbols, without asking which it is unless their bounds do not tell."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return one if statically_known_true(one >= other) else cast(int, torch.sym_max(one, other))
 
 
 def _input(name: str, feature: Feature) -> _Input:

@@ -58,9 +58,11 @@ def round_up(pixels: int, multiple: int, least: int, largest: Callable[..., Any]
 
     `largest` is `max` for plain numbers; the built model hands in torch's for sizes that are symbols.
     """
-    floor = -(-least // multiple) * multiple
-    padded: int = largest(-(-pixels // multiple) * multiple, floor)
-    return padded
+    cells = -(-pixels // multiple)
+    fewest = -(-least // multiple)
+    # Cells first and pixels last, so that of a symbol too it is known to be a whole multiple.
+    most: int = cells if fewest <= 1 else largest(cells, fewest)
+    return most * multiple
 
 
 def _same(one: int | None, other: int | None) -> int | None:

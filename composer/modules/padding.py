@@ -34,5 +34,11 @@ def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tenso
 
 
 def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """The rows from `top` and columns from `left` of a map, `height` by `width` of them."""
-    return x_BCHW[..., top : top + height, left : left + width]
+    """The rows from `top` and columns from `left` of a map: `height` by `width`, or as many as there are."""
+    for axis, start, length in ((-2, top, height), (-1, left, width)):
+        if type(start) is int and type(length) is int:
+            x_BCHW = x_BCHW.narrow(axis, start, min(length, x_BCHW.shape[axis] - start))
+        else:
+            # A slice would ask whether it lies inside, which is not to be known of a symbol.
+            x_BCHW = x_BCHW.index_select(axis, torch.arange(length, device=x_BCHW.device) + start)
+    return x_BCHW

@@ -1,0 +1,115 @@
+"""Weights in files: a model saved with its spec inside, and loaded from that alone. Tensors only, all or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from composer.building import build
+from composer.model import Model
+from composer.problem import Place, Problem, SpecError
+from composer.text import reads, write
+
+SPEC = "composer.spec"
+"""The key of a file's metadata under which the spec stands, as text."""
+
+
+def save(model: Model, file: str | os.PathLike[str]) -> None:
+    """Write the weights of `model` as safetensors, with its spec inside.
+
+    The file is written whole or not at all. Raises SpecError where the graph has no text (it holds a module of
+    one's own), and OSError where the file cannot be written.
+    """
+    target = Path(file)
+    spec = write(model.graph)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        save_file(_own_storage(model.state_dict()), unfinished, metadata={"format": "pt", SPEC: spec})
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load(file: str | os.PathLike[str]) -> Model:
+    """The model that `save` wrote, from its file alone: the spec is read, inferred and built, and every weight set.
+
+    Raises SpecError where the file is no such file, and where its tensors are not exactly those of the model.
+    """
+    with _opened(file) as tensors:
+        text = (tensors.metadata() or {}).get(SPEC)
+    if text is None:
+        raise _unfit(
+            file, "holds no spec, so it was not written by composer.save", "build the model, then composer.restore"
+        )
+    # What the weights were before they were trained is of no interest, and may be gone from where it came.
+    model = build(reads(text, name=f"{file}: spec"), pretrained=False)
+    restore(model, file)
+    return model
+
+
+def restore(model: nn.Module, file: str | os.PathLike[str]) -> None:
+    """Set every weight of `model` from a safetensors file: all of them, or none where anything does not fit.
+
+    Raises SpecError naming what is missing, unexpected, or of another shape or type.
+    """
+    with _opened(file) as tensors:
+        try:
+            given = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dict
+        except SafetensorError as error:
+            raise _unfit(file, f"is damaged ({error})", "save it again") from error
+    wanted = model.state_dict()
+    faults = [*_unmatched(wanted, given), *_unlike(wanted, given)]
+    if faults:
+        more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise _unfit(file, f"does not fit the model: {'; '.join(faults[:5])}{more}", "give the file of this very model")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(given[name])
+
+
+def _opened(file: str | os.PathLike[str]) -> safe_open:
+    if not Path(file).is_file():
+        raise _unfit(file, "is no file", "check the path")
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise _unfit(file, f"is no safetensors file ({error})", "give a file that composer.save wrote") from error
+
+
+def _unmatched(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
+    for said, names in (("missing", wanted.keys() - given.keys()), ("unexpected", given.keys() - wanted.keys())):
+        if names:
+            listed = ", ".join(sorted(names)[:3])
+            yield f"{len(names)} {said} ({listed}{', …' if len(names) > 3 else ''})"
+
+
+def _unlike(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
+    for name in sorted(wanted.keys() & given.keys()):
+        mine, theirs = ((tuple(tensors[name].shape), tensors[name].dtype) for tensors in (wanted, given))
+        if mine != theirs:
+            yield f"{name} is {_said(*theirs)} and must be {_said(*mine)}"
+
+
+def _said(shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+
+
+def _own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors wants them: contiguous, and none sharing memory with another."""
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in state.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.detach().clone() if pointer in seen else tensor.detach().contiguous()
+        seen.add(pointer)
+    return own
+
+
+def _unfit(file: str | os.PathLike[str], message: str, repair: str) -> SpecError:
+    return SpecError([Problem(code="weights", place=Place(file=str(file)), message=f"{message}.", repair=repair)])
