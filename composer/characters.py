@@ -1,0 +1,52 @@
+"""What a text may be before it is read at all: its size, its encoding, its characters. No torch here."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from composer.problem import Place, Problem, SpecError
+
+MOST_BYTES = 2**20
+"""The size of a text. Models are described in hundreds of bytes."""
+
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+# libyaml takes time that grows with the square of the number of these.
+_TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
+
+
+def decoded(data: bytes, file: str | None = None) -> str:
+    """The text of a file. Raises SpecError for one that is too large, and for bytes that are no UTF-8."""
+    if len(data) > MOST_BYTES:
+        _refuse_size(file)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        message = f"the text is not UTF-8 (got the byte 0x{data[error.start]:02x})."
+        place = _place_after(data[: error.start].decode(), file)
+        raise SpecError([Problem(code="yaml", message=message, place=place, repair="save it as UTF-8")]) from None
+
+
+def refuse_characters(text: str, file: str | None) -> None:
+    """Raise SpecError for a text that is too large, or holds what libyaml stumbles over."""
+    if len(text) > MOST_BYTES or len(text.encode(errors="surrogatepass")) > MOST_BYTES:
+        _refuse_size(file)
+    if match := _UNPRINTABLE.search(text):
+        message = f"the character {match[0]!r} cannot stand in a text."
+    elif match := _TAG_DIRECTIVE.search(text):
+        message = "tags mean nothing here (got the directive %TAG)."
+    else:
+        return
+    place = _place_after(text[: match.start()], file)
+    raise SpecError([Problem(code="yaml", message=message, place=place, repair="leave it out")])
+
+
+def _refuse_size(file: str | None) -> NoReturn:
+    message = f"a text has at most {MOST_BYTES:,} bytes."
+    raise SpecError([Problem(code="limit", message=message, place=Place("", file, 1, 1))])
+
+
+def _place_after(before: str, file: str | None) -> Place:
+    lines = _LINE_END.split(before)
+    return Place("", file, len(lines), len(lines[-1].removeprefix("\ufeff")) + 1)

@@ -1,0 +1,200 @@
+"""From text to a tree of values, each with its line and column. No torch here.
+
+The text is data and stays data: it is read from libyaml's events, one after the other, and neither tags nor merge
+keys mean anything. What makes readers of YAML slow or brings them down (depth, size, aliases that multiply) is
+bounded while the events pass by.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import yaml
+from attrs import define, field
+
+from composer.characters import refuse_characters
+from composer.problem import Place, Problem, SpecError
+from composer.scalars import Value, resolved
+from composer.tree import Mapping, Scalar, Sequence, Tree, described
+
+MOST_DEPTH = 32
+"""How deep lists and mappings nest, counted through aliases. A graph needs eight."""
+
+MOST_NODES = 20_000
+"""Values in a file, where each use of an alias counts all that it stands for."""
+
+# libyaml is fifteen times as fast; PyYAML can be built without it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+At = tuple[int, int]
+"""A line and a column."""
+
+
+@define
+class _Open:
+    """A list or mapping that is being read: `key` is the one whose value comes next, `height` how deep it nests."""
+
+    at: At
+    anchor: str | None
+    is_mapping: bool
+    nodes_before: int
+    items: list[Tree] = field(factory=list)
+    pairs: list[tuple[Scalar, Tree]] = field(factory=list)
+    key: Tree | None = None
+    lines: dict[str, int] = field(factory=dict)
+    height: int = 1
+
+
+@define
+class _Growing:
+    """A tree while its events pass by. What can be passed over is put down in `problems`; the rest is raised."""
+
+    file: str | None
+    problems: list[Problem] = field(factory=list)
+    stack: list[_Open] = field(factory=list)
+    anchors: dict[str, tuple[Tree, int, int] | None] = field(factory=dict)
+    nodes: int = 0
+    documents: int = 0
+    incomplete: bool = False
+    root: Tree | None = None
+
+    def take(self, event: yaml.Event) -> None:
+        if isinstance(event, yaml.ScalarEvent):
+            self._scalar(event, _after(event.start_mark))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._end()
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self._start(event, _after(event.start_mark))
+        elif isinstance(event, yaml.AliasEvent):
+            self._alias(event.anchor, _after(event.start_mark))
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self.documents += 1
+            if self.documents > 1:
+                self.give_up(
+                    "yaml", "a file holds one document, and here a second one begins.", _after(event.start_mark)
+                )
+
+    def _scalar(self, event: yaml.ScalarEvent, at: At) -> None:
+        self._count(1, at)
+        value: Value = event.value
+        if event.tag is not None:
+            self._tag(event.tag, at)
+        if not event.style:
+            try:
+                value = resolved(event.value)
+            except ValueError as error:
+                self._complain("limit", str(error), at)
+        scalar = Scalar(value, *at, bool(event.style))
+        if event.anchor:
+            self.anchors[event.anchor] = scalar, 1, 0
+        self._put(scalar, 0)
+
+    def _start(self, event: yaml.CollectionStartEvent, at: At) -> None:
+        self._count(1, at)
+        if event.tag is not None:
+            self._tag(event.tag, at)
+        if event.anchor:
+            self.anchors[event.anchor] = None
+        is_mapping = isinstance(event, yaml.MappingStartEvent)
+        self.stack.append(_Open(at, event.anchor, is_mapping, self.nodes - 1))
+        self._nest(0, at)
+
+    def _end(self) -> None:
+        done = self.stack.pop()
+        tree = Mapping(tuple(done.pairs), *done.at) if done.is_mapping else Sequence(tuple(done.items), *done.at)
+        if done.anchor:
+            self.anchors[done.anchor] = tree, self.nodes - done.nodes_before, done.height
+        self._put(tree, done.height)
+
+    def _alias(self, name: str | None, at: At) -> None:
+        if name not in self.anchors:
+            self.give_up("yaml", f"there is no anchor &{name} before this alias.", at)
+        anchored = self.anchors[name]
+        if anchored is None:
+            self.give_up("yaml", f"the alias *{name} stands inside of what it stands for.", at, "write it out")
+        tree, nodes, height = anchored
+        self._count(nodes, at)
+        self._nest(height, at)
+        self._put(tree, height)
+
+    def _put(self, tree: Tree, height: int) -> None:
+        if not self.stack:
+            self.root = tree
+            return
+        parent = self.stack[-1]
+        if height >= parent.height:
+            parent.height = height + 1
+        if not parent.is_mapping:
+            parent.items.append(tree)
+        elif parent.key is None:
+            parent.key = tree
+        else:
+            self._pair(parent, parent.key, tree)
+            parent.key = None
+
+    def _pair(self, parent: _Open, key: Tree, value: Tree) -> None:
+        at = (key.line, key.column)
+        if not isinstance(key, Scalar) or not isinstance(key.value, str):
+            self.incomplete = True
+            self._complain("yaml", f"a key is a string (got {described(key)}).", at)
+        elif key.value == "<<" and not key.quoted:
+            self.incomplete = True
+            self._complain("yaml", "merge keys (<<) mean nothing here.", at, "write the keys out")
+        elif key.value in parent.lines:
+            first = parent.lines[key.value]
+            message = f"the key {key.value!r} is here for the second time; the first is on line {first}."
+            self._complain("repeated", message, at, "leave one of them out")
+        else:
+            parent.lines[key.value] = key.line
+            parent.pairs.append((key, value))
+
+    def _count(self, nodes: int, at: At) -> None:
+        self.nodes += nodes
+        if self.nodes > MOST_NODES:
+            rule = f"a file has at most {MOST_NODES:,} values, counting what each alias stands for."
+            self.give_up("limit", rule, at)
+
+    def _nest(self, height: int, at: At) -> None:
+        if len(self.stack) + height > MOST_DEPTH:
+            self.give_up("limit", f"lists and mappings nest at most {MOST_DEPTH} deep.", at)
+
+    def _tag(self, tag: str, at: At) -> None:
+        written = tag.replace("tag:yaml.org,2002:", "!!")
+        self._complain("yaml", f"tags mean nothing here (got {written}).", at, "leave the tag out")
+
+    def _complain(self, code: str, message: str, at: At, repair: str | None = None) -> None:
+        place = Place("", self.file, *at)
+        self.problems.append(Problem(code=code, message=message, place=place, repair=repair))
+
+    def give_up(self, code: str, message: str, at: At, repair: str | None = None) -> NoReturn:
+        self._complain(code, message, at, repair)
+        raise SpecError(self.problems)
+
+
+def document(text: str, file: str | None = None) -> tuple[Tree, list[Problem]]:
+    """The tree of `text`, and the problems that can be passed over: a repeated key, a tag, a number that is too long.
+
+    Raises SpecError where there is no tree or something is left out of it: no YAML, an empty file, an exceeded limit,
+    a key that is no string, a merge key.
+    """
+    refuse_characters(text, file)
+    growing = _Growing(file)
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            growing.take(event)
+    except SpecError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
+        # ValueError: what the slower reader says of an escape that is no character.
+        said = getattr(error, "problem", None) or str(error)
+        growing.give_up("yaml", f"{said}.", _after(getattr(error, "problem_mark", None)))
+    if growing.root is None or (isinstance(growing.root, Scalar) and growing.root.value is None):
+        growing.give_up("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
+    if growing.incomplete:
+        raise SpecError(growing.problems)
+    return growing.root, growing.problems
+
+
+def _after(mark: Any) -> At:
+    """yaml's marks count from 0."""
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)

@@ -1,0 +1,100 @@
+"""Which part a name means, and whether it belongs where it stands. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from composer import tree as text
+from composer.declaring import declared
+from composer.findings import Findings, misspelled, named
+from composer.parts import KINDS, Part
+from composer.problem import nearest
+from composer.tree import Scalar, Tree, described
+
+Parts = Mapping[str, type[Part]]
+
+_SLOTS = {"encoder": "encoder", "neck": "necks", "decoder": "decoder", "head": "head"}
+
+
+def kind_of(cls: type[Part]) -> str | None:
+    """What the field calls a class of parts: encoder, neck, decoder, head."""
+    return next((kind for kind, base in KINDS.items() if issubclass(cls, base)), None)
+
+
+def part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Findings) -> Part | None:
+    """The part that `tree` describes: `Name` or `{Name: {field: value}}`. `kind` is what the place takes, if one only.
+
+    Otherwise None, and in `findings` all that is wrong with it.
+    """
+    findings.mark(path, tree)
+    spelled = _name_and_fields(tree, path, findings)
+    if spelled is None:
+        return None
+    name, fields = spelled
+    found = _found(name, parts)
+    if found is None:
+        message = f"there is no {kind or 'part'} {name!r}."
+        findings.add("part", message, path, tree, got=name, repair=_suggestion(name, kind, parts))
+        return None
+    cls, given = found
+    actual = kind_of(cls)
+    misplaced = kind is not None and actual != kind
+    if misplaced:
+        message = f"{path} takes {_a(kind)}, and {name} is {_a(actual)}."
+        repair = f"put it under {_SLOTS[actual]}" if actual else None
+        findings.add("kind", message, path, tree, expected=_a(kind), got=_a(actual), repair=repair)
+    made = declared(cls, name, fields, path, tree, findings, given)
+    return None if misplaced else made
+
+
+def _name_and_fields(tree: Tree, path: str, findings: Findings) -> tuple[str, text.Mapping | None] | None:
+    if isinstance(tree, Scalar) and isinstance(tree.value, str):
+        return tree.value, None
+    expected = "the name of a part, or {Name: {field: value}}"
+    repair = None
+    if isinstance(tree, text.Mapping) and len(tree.pairs) == 1:
+        key, fields = tree.pairs[0]
+        if isinstance(fields, text.Mapping):
+            return named(key), fields
+        if isinstance(fields, Scalar) and fields.value is None:
+            return named(key), None
+        tree, expected = fields, f"the fields of {named(key)} as a mapping"
+    elif isinstance(tree, Scalar) and tree.value is None:
+        repair = f"name the part, or leave {path} out"
+    elif isinstance(tree, text.Mapping) and tree.pairs:
+        first = named(tree.pairs[0][0])
+        repair = f"indent the fields under {first}: {{{first}: {{field: value}}}}"
+    got = _several(tree) or described(tree)
+    findings.add("type", f"expected {expected} (got {got}).", path, tree, expected=expected, got=got, repair=repair)
+    return None
+
+
+def _several(tree: Tree) -> str | None:
+    names = [named(key) for key, _ in tree.pairs] if isinstance(tree, text.Mapping) else []
+    return f"{len(names)} names: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}" if len(names) > 1 else None
+
+
+def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
+    source, slash, rest = name.partition("/")
+    if slash:
+        cls = parts.get(f"{source}/")
+        return (cls, {"name": rest}) if cls else None
+    cls = parts.get(name)
+    return (cls, {}) if cls else None
+
+
+def _suggestion(name: str, kind: str | None, parts: Parts) -> str:
+    fitting = {key: cls for key, cls in parts.items() if kind is None or kind_of(cls) == kind}
+    names = [key for key in fitting if not key.endswith("/")]
+    sources = [key for key in fitting if key.endswith("/")]
+    _, slash, rest = name.partition("/")
+    if slash:
+        return nearest(name, [f"{source}{rest}" for source in sources]) if sources else nearest(rest, names)
+    if not misspelled(name, names) and sources and (kind == "encoder" or name == name.lower()):
+        return f"did you mean {' or '.join(f'{source}{name}' for source in sources)}?"
+    return nearest(name, names)
+
+
+def _a(kind: str | None) -> str:
+    return "of no known kind" if kind is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -1,0 +1,64 @@
+"""Declarations as plain values: what a text and a digest say of their fields. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import attrs
+
+from composer.annotations import OPTIONS
+from composer.declaring import fields_of
+from composer.graph import Graph
+from composer.parts import Custom
+from composer.problem import Place, Problem, SpecError
+
+
+def plain_fields(declaration: Any, owner: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The fields that differ from their defaults, but for those `given` elsewhere.
+
+    Raises SpecError naming `owner` for a value that has no text.
+    """
+    found = {}
+    for name, field in fields_of(type(declaration)).items():
+        value = getattr(declaration, field.attribute.name)
+        if name not in (given or {}) and value != _default(field.attribute, declaration):
+            named = dict(value) if field.wanted is OPTIONS else value
+            found[name] = _plain(named, f"{owner}.{name}")
+    return found
+
+
+def refuse_modules(graph: Graph) -> None:
+    """Raise SpecError for the nodes that hold a live module."""
+    live = [node.name for node in graph.nodes if isinstance(node.part, Custom)]
+    if live:
+        raise SpecError(
+            Problem(
+                code="text",
+                message="Custom holds a live module, which has no text.",
+                place=Place(name),
+                repair="declare the encoder as a class of your own, and register its contract and module",
+            )
+            for name in live
+        )
+
+
+def _default(attribute: attrs.Attribute[Any], declaration: Any) -> Any:
+    default: Any = attribute.default
+    if not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return default
+    return default.factory(declaration) if default.takes_self else default.factory()
+
+
+def _plain(value: Any, path: str) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Fraction):
+        return value.numerator if value.denominator == 1 else str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(entry, path) for entry in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(entry, path) for name, entry in value.items()}
+    message = f"{type(value).__name__} is no plain value, so it has no text."
+    raise SpecError([Problem(code="text", message=message, place=Place(path))])

@@ -1,0 +1,56 @@
+"""YAML and graphs: read, reads, write, digest. No torch here."""
+
+from __future__ import annotations
+
+import os
+
+from composer.characters import MOST_BYTES, decoded
+from composer.digesting import digest_of
+from composer.graph import Graph
+from composer.naming import Parts
+from composer.parts import PARTS
+from composer.problem import Place, Problem, SpecError
+from composer.reading import graph_of
+from composer.writing import text_of
+
+
+def read(path: str | os.PathLike[str], *, parts: Parts = PARTS) -> Graph:
+    """The graph that a file describes. `parts` are those it may name.
+
+    Raises SpecError with all the problems of the file at once, also where there is no such file.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"the file cannot be read: {reason}."
+        raise SpecError([Problem(code="file", message=message, place=Place("", name))]) from None
+    return reads(decoded(data, name), name=name, parts=parts)
+
+
+def reads(text: str, *, name: str | None = None, parts: Parts = PARTS) -> Graph:
+    """The graph that a text describes. `name` is what its problems call the file, and `parts` are those it may name.
+
+    Raises SpecError with all the problems of the text at once.
+    """
+    return graph_of(text, name, parts)
+
+
+def write(graph: Graph, *, parts: Parts = PARTS) -> str:
+    """The text that is read as `graph`: `reads(write(graph)) == graph`. `parts` are those that a text may name.
+
+    Raises SpecError where there is no such text: a node holds a live module or a part that is not among `parts`,
+    or the graph is none, because a name is repeated or unknown.
+    """
+    return text_of(graph, parts)
+
+
+def digest(graph: Graph) -> str:
+    """64 hexadecimal digits that stand for a graph: equal for equal graphs, and different for different ones.
+
+    Equal is what `==` says, so the order of nodes counts, and the text a graph was read from does not. Raises
+    SpecError where a node holds a live module, or a value that has no text.
+    """
+    return digest_of(graph)

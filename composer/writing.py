@@ -1,0 +1,111 @@
+"""From a graph to its text. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve, frozen
+
+from composer.graph import Graph, Node, Shared, chain
+from composer.layout import laid_out
+from composer.naming import Parts
+from composer.parts import Decoder, Head, Part
+from composer.plain import plain_fields, refuse_modules
+from composer.problem import Place, Problem, SpecError
+from composer.reading import graph_of
+
+
+def text_of(graph: Graph, parts: Parts) -> str:
+    """The text that is read as `graph`. Raises SpecError where there is none, with what stands in the way."""
+    refuse_modules(graph)
+    text = laid_out(_Writer({cls: name for name, cls in parts.items()}).data(graph))
+    # A graph made in Python may hold what no text says: a name that is none, 1 for true, a list without an end.
+    try:
+        same = graph_of(text, None, parts) == graph
+    except SpecError as error:
+        raise SpecError(evolve(problem, place=Place(problem.place.path)) for problem in error.problems) from None
+    if not same:
+        raise SpecError([Problem(code="text", message="the graph holds something that no text says.")])
+    return text
+
+
+@frozen
+class _Writer:
+    """Turns a graph into scalars, lists and mappings. `names` are what a text calls the classes of parts."""
+
+    names: Mapping[type[Part], str]
+
+    def data(self, graph: Graph) -> dict[str, Any]:
+        """The sections of the text: as a chain where that says the same."""
+        branches = _branches(graph)
+        data = self._graph(graph) if branches is None else self._chain(graph, branches)
+        if not graph.rescale:
+            data["rescale"] = graph.rescale
+        padding = plain_fields(graph.padding, "padding")
+        return data | ({"padding": padding} if padding else {})
+
+    def _chain(self, graph: Graph, branches: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+        image = plain_fields(graph.inputs[0][1], "input")
+        data: dict[str, Any] = {"input": image} if image else {}
+        parts = {node.name: self._part(node) for node in graph.nodes}
+        data["encoder"] = parts["encoder"]
+        necks = [part for name, part in parts.items() if name.startswith("necks[")]
+        data |= {"necks": necks} if necks else {}
+        data |= {name: parts[name] for name in ("decoder", "head") if name in parts}
+        aux = {label: {name.rpartition(".")[2]: parts[name] for name in names} for label, names in branches.items()}
+        return data | ({"aux": aux} if aux else {})
+
+    def _graph(self, graph: Graph) -> dict[str, Any]:
+        data: dict[str, Any] = {
+            "inputs": {name: plain_fields(image, name) for name, image in graph.inputs},
+            "nodes": {node.name: self._node(node) for node in graph.nodes},
+            "outputs": list(graph.outputs),
+        }
+        return data | ({"auxiliary": dict(graph.auxiliary)} if graph.auxiliary else {})
+
+    def _node(self, node: Node) -> dict[str, Any]:
+        what = {"share": node.part.node} if isinstance(node.part, Shared) else {"part": self._part(node)}
+        if node.named:
+            return what | {"from": dict(node.named)}
+        return what | {"from": node.inputs[0] if len(node.inputs) == 1 else list(node.inputs)}
+
+    def _part(self, node: Node) -> Any:
+        part = node.part
+        assert isinstance(part, Part)
+        name = self.names.get(type(part))
+        if name is None:
+            cls = type(part).__name__
+            message = f"{cls} is not among the parts that a text may name."
+            repair = f"hand it in: parts={{**PARTS, {cls!r}: {cls}}}"
+            raise SpecError([Problem(code="text", message=message, place=Place(node.name), repair=repair)])
+        given = {}
+        if name.endswith("/"):
+            given = {"name": part.name}  # type: ignore[attr-defined]
+            name = f"{name}{given['name']}"
+        fields = plain_fields(part, node.name, given)
+        return {name: fields} if fields else name
+
+
+def _branches(graph: Graph) -> dict[str, tuple[str, ...]] | None:
+    """The nodes of each auxiliary branch, where the graph is exactly what the chain form reads into; None elsewhere."""
+    parts = {node.name: node.part for node in graph.nodes if isinstance(node.part, Part)}
+    if len(graph.inputs) != 1 or len(parts) < len(graph.nodes):
+        return None
+    branches = {
+        label: tuple(name for end in _ENDS if (name := f"aux.{label}.{end}") in parts) for label, _ in graph.auxiliary
+    }
+    ends = [name for names in branches.values() for name in names]
+    fitting = all(isinstance(parts[name], _ENDS[name.rpartition(".")[2]]) for name in ends)
+    if not fitting or not all(names[:1] == (f"aux.{label}.decoder",) for label, names in branches.items()):
+        return None
+    trunk = [part for name, part in parts.items() if name not in ends]
+    aux = {label: tuple(parts[name] for name in names) for label, names in branches.items()}
+    try:
+        like = chain(*trunk, aux=aux, input=graph.inputs[0][1], rescale=graph.rescale, padding=graph.padding)
+    except ValueError:
+        return None
+    return branches if like == graph else None
+
+
+_ENDS = {"decoder": Decoder, "head": Head}
