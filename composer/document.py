@@ -70,9 +70,7 @@ class _Growing:
         elif isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
-                self.give_up(
-                    "yaml", "a file holds one document, and here a second one begins.", _after(event.start_mark)
-                )
+                self.give_up("yaml", "a file holds one document; a second one begins here.", _after(event.start_mark))
 
     def _scalar(self, event: yaml.ScalarEvent, at: At) -> None:
         self._count(1, at)

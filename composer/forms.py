@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from composer.annotations import STRING
+from composer.annotations import NAME
 from composer.findings import misspelled, named
 from composer.graph import Graph, Inputs, Node, Shared, chain
 from composer.parts import Part
@@ -154,7 +154,7 @@ def _wrapped(tree: Tree, pattern: str) -> str | None:
 
 def _name(reader: Reader, tree: Tree, path: str, owner: str, unread: set[str]) -> str | None:
     """The name of a node or input. What `owner` refers to is not known where it cannot be read."""
-    name: str | None = take(STRING, tree, path, reader.findings)
+    name: str | None = take(NAME, tree, path, reader.findings)
     if name is None:
         unread.add(owner)
     return name

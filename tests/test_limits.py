@@ -1,0 +1,209 @@
+"""Texts and files that are out of bounds: each is answered by one problem, and none brings the process down."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from composer.problem import SpecError
+from composer.text import read, reads, write
+
+CHAIN = """\
+input: {channels: 6, size: [224, 224]}
+encoder: {timm/resnet50: {out_indices: [1, 2], options: {drop_rate: 0.1}}}
+necks:
+  - SelectIndices: {indices: [0, -1]}
+  - AddBottleneckLayer
+decoder: &fcn {FCNDecoder: {num_convs: 2}}
+head:
+  SegmentationHead:
+    num_classes: 10
+aux:
+  early: {decoder: *fcn, head: {SegmentationHead: {num_classes: 2}}}
+rescale: false
+padding: {side: end}
+"""
+GRAPH = """\
+inputs:
+  before: {}
+  after: {stride: 3/2}
+nodes:
+  old: {part: timm/resnet18, from: before}
+  new: {share: old, from: after}
+  both: {part: ConcatFeatures, from: [old, new]}
+  named: {part: AddFeatures, from: {S2: both, S1: both}}
+outputs: ["named"]
+auxiliary: {middle: both}
+"""
+DIGITS = "a whole number has at most 40 digits"
+DEPTH = "lists and mappings nest at most 32 deep."
+NODES = "a file has at most 20,000 values, counting what each alias stands for."
+CIRCLE = "the alias *a stands inside of what it stands for.\n  repair: write it out"
+SIZE = "a text has at most 1,048,576 bytes."
+LEFT_OUT = "\n  repair: leave it out"
+
+
+def fresh(code):
+    """What a fresh interpreter prints; it must live to the end."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+def test_read_names_the_file(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_bytes("\ufeffencoder: timm/résnet\nhead: 5\n".encode())
+    with pytest.raises(SpecError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}:2:7: error[type] head: ")
+
+
+def test_read_gives_what_reads_gives(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(CHAIN, encoding="utf-8")
+    assert read(str(path)) == reads(CHAIN)
+    assert read(path).source.file == str(path)
+
+
+UTF_8 = "the text is not UTF-8"
+BAD_FILES = {
+    "latin-1": (b"encoder: timm/x\nhead: r\xe9sum\xe9\n", f"2:8: error[yaml] {UTF_8} (got the byte 0xe9)."),
+    "utf-16": ("encoder: x".encode("utf-16"), f"1:1: error[yaml] {UTF_8} (got the byte 0xff)."),
+    "nul": (b"encoder: a\x00b", "1:11: error[yaml] the character '\\x00' cannot stand in a text."),
+    "large": (b"#" * (2**20 + 1), f"1:1: error[limit] {SIZE}"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_files_that_are_no_text(tmp_path, data, message):
+    path = tmp_path / "model.yaml"
+    path.write_bytes(data)
+    with pytest.raises(SpecError) as caught:
+        read(path)
+    assert str(caught.value).partition("\n")[0] == f"{path}:{message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("absent.yaml", "No such file or directory"), ("", "Is a directory"), ("\x00", "embedded null byte")],
+    ids=["absent", "directory", "nul"],
+)
+def test_files_that_cannot_be_read(tmp_path, name, reason):
+    path = f"{tmp_path}/{name}"
+    with pytest.raises(SpecError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path}: error[file] the file cannot be read: {reason}."
+
+
+def doubling(levels):
+    return "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(levels))
+
+
+def nesting(levels):
+    return "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(levels))
+
+
+def with_channels(number):
+    return f"input: {{channels: {number}}}\nencoder: timm/x"
+
+
+LIMITS = {
+    "aliases that multiply": (doubling(60), f"13:18: error[limit] {NODES}"),
+    "aliases that nest": (nesting(60), f"32:12: error[limit] {DEPTH}"),
+    "[": ("[" * 200_000, f"1:33: error[limit] {DEPTH}"),
+    "{": ("{" * 200_000, f"1:33: error[limit] {DEPTH}"),
+    "-": ("- " * 200_000, f"1:65: error[limit] {DEPTH}"),
+    "many values": (f"[{'1, ' * 30_000}]", f"1:59999: error[limit] {NODES}"),
+    "circle": ("encoder: &a [*a]", f"1:14: error[yaml] {CIRCLE}"),
+    "circle in a mapping": ("&a {x: {y: *a}}", f"1:12: error[yaml] {CIRCLE}"),
+    "large": ("é" * (2**19 + 1), f"1:1: error[limit] {SIZE}"),
+    "surrogate": ("a: \ud800", f"1:4: error[yaml] the character '\\ud800' cannot stand in a text.{LEFT_OUT}"),
+    "control": ("a: b\r\nc: \x07", f"2:4: error[yaml] the character '\\x07' cannot stand in a text.{LEFT_OUT}"),
+    "digits": (with_channels("9" * 5000), f"1:19: error[limit] {DIGITS} (got 5,000)."),
+    "hexadecimal": (with_channels("0x" + "f" * 5000), f"1:19: error[limit] {DIGITS} (got 5,002)."),
+    "many tag directives": (
+        "".join(f"%TAG !x{i}! y\n" for i in range(60_000)),
+        f"1:1: error[yaml] tags mean nothing here (got the directive %TAG).{LEFT_OUT}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), LIMITS.values(), ids=LIMITS)
+def test_limits_are_answered_by_one_problem(text, message):
+    with pytest.raises(SpecError) as caught:
+        reads(text)
+    assert str(caught.value) == f"<text>:{message}"
+
+
+def test_as_deep_and_as_many_as_the_limits_allow():
+    deep = f"{'[' * 28}1{']' * 28}"
+    many = ", ".join(["1"] * 19_900)
+    options = dict(reads(f"encoder: {{timm/x: {{options: {{deep: {deep}, many: [{many}]}}}}}}\n").nodes[0].part.options)
+    assert len(options["many"]) == 19_900
+
+
+def test_brackets_bring_no_process_down():
+    """libyaml's own loader ends it on such a text, which no exception tells of."""
+    code = "import composer\ntry: composer.reads('[' * 200_000)\nexcept composer.SpecError as e: print(e)"
+    assert fresh(code) == f"<text>:1:33: error[limit] {DEPTH}\n"
+
+
+def test_reading_imports_no_torch():
+    code = "import sys, composer; composer.reads('encoder: timm/x'); print({'torch', 'timm'} & set(sys.modules))"
+    assert fresh(code) == "set()\n"
+
+
+@pytest.mark.parametrize("text", [CHAIN, GRAPH], ids=["chain", "graph"])
+def test_without_libyaml_the_same_is_read(text, monkeypatch):
+    quick = reads(text)
+    monkeypatch.setattr("composer.document._LOADER", yaml.SafeLoader)
+    slow = reads(text)
+    assert (slow, slow.source) == (quick, quick.source)
+
+
+TOKENS = [
+    b": ",
+    b"{",
+    b"[]",
+    b"*fcn",
+    b"&a ",
+    b"null",
+    b"\n",
+    b"- ",
+    b"!!",
+    b"<<: ",
+    b"5",
+    b"? ",
+    b'"',
+    b"\xff",
+    b"\x00",
+]
+EDITS = st.lists(
+    st.tuples(st.integers(0, 500), st.integers(0, 6), st.binary(max_size=3) | st.sampled_from(TOKENS)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.sampled_from([CHAIN, GRAPH]), edits=EDITS)
+def test_whatever_a_text_says_it_is_a_graph_or_refused(tmp_path_factory, text, edits):
+    path = tmp_path_factory.getbasetemp() / "mutant.yaml"
+    path.write_bytes(edited(text.encode(), edits))
+    graph, problems = outcome(path)
+    assert reads(write(graph)) == graph if graph else problems
+
+
+def edited(data, edits):
+    for start, length, fresh_bytes in edits:
+        data = data[:start] + fresh_bytes + data[start + length :]
+    return data
+
+
+def outcome(path):
+    try:
+        return read(path), ()
+    except SpecError as error:
+        return None, error.problems

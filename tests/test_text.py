@@ -1,0 +1,471 @@
+"""The text stage: reading and writing are inverse, scalars are YAML 1.2's, every path has its place."""
+
+import math
+from pathlib import Path
+
+import pytest
+from attrs import evolve, field, frozen
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from composer.feature import Feature, Image
+from composer.graph import Graph, Node, Shared, chain
+from composer.parts import (
+    PARTS,
+    Custom,
+    FCNDecoder,
+    Neck,
+    RegressionHead,
+    SegmentationHead,
+    SelectIndices,
+    Timm,
+)
+from composer.problem import SpecError
+from composer.scalars import resolved, spelled
+from composer.sizes import Padding
+from composer.text import digest, read, reads, write
+from tests.graphs import AWKWARD, chains, graphs, parts
+
+SPECS = sorted(Path(__file__).parent.parent.joinpath("specs").glob("*.yaml"))
+SLOW_TO_DRAW = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+
+CHAIN = """\
+input: {channels: 6, size: [224, 224]}
+encoder: {timm/resnet50: {out_indices: [1, 2], options: {drop_rate: 0.1}}}
+necks:
+  - SelectIndices: {indices: [0, -1]}
+  - AddBottleneckLayer
+decoder: UperNetDecoder
+head:
+  SegmentationHead:
+    num_classes: 10
+aux:
+  early: {decoder: FCNDecoder, head: {SegmentationHead: {num_classes: 2}}}
+rescale: false
+padding: {side: end}
+"""
+GRAPH = """\
+inputs:
+  before: {}
+  after: {}
+nodes:
+  old: {part: timm/resnet18, from: before}
+  new: {share: old, from: after}
+  both: {part: ConcatFeatures, from: [old, new]}
+  named: {part: AddFeatures, from: {S2: both, S1: both}}
+  decoded: {part: {FCNDecoder: {num_convs: 2}}, from: named}
+outputs: [decoded]
+auxiliary: {middle: both}
+"""
+
+
+def problems(text, **arguments):
+    """All that is wrong with a text, as it is printed."""
+    with pytest.raises(SpecError) as caught:
+        reads(text, **arguments)
+    return str(caught.value)
+
+
+# --- reading and writing are inverse
+
+
+@SLOW_TO_DRAW
+@given(chains() | graphs())
+def test_reading_undoes_writing(graph):
+    assert reads(write(graph)) == graph
+
+
+@SLOW_TO_DRAW
+@given(chains())
+def test_chains_are_written_as_chains(graph):
+    assert write(graph).startswith(("input:", "encoder:"))
+
+
+@SLOW_TO_DRAW
+@given(chains() | graphs())
+def test_writing_what_was_read_changes_nothing(graph):
+    text = write(graph)
+    assert write(reads(text)) == text
+
+
+@SLOW_TO_DRAW
+@given(chains() | graphs(), chains() | graphs())
+def test_digests_are_equal_just_where_graphs_are(one, other):
+    assert digest(one) == digest(reads(write(one)))
+    assert (digest(one) == digest(other)) is (one == other)
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_specs_survive_being_written(path):
+    graph = read(path)
+    assert reads(write(graph)) == graph
+
+
+@pytest.mark.parametrize("text", [CHAIN, GRAPH], ids=["chain", "graph"])
+def test_texts_are_written_as_a_person_writes_them(text):
+    squeezed = text.replace(
+        "head:\n  SegmentationHead:\n    num_classes: 10", "head: {SegmentationHead: {num_classes: 10}}"
+    )
+    squeezed = squeezed.replace("inputs:\n  before: {}\n  after: {}", "inputs: {before: {}, after: {}}")
+    assert write(reads(text)) == squeezed
+
+
+def test_long_values_stand_below_each_other():
+    head = SegmentationHead(num_classes=3, channel_list=list(range(1000, 1030)), dropout=0.25)
+    graph = chain(Timm("resnet18", options={"a": "x" * 80, "b": [1, 2]}), FCNDecoder(), head)
+    assert write(graph) == "\n".join(
+        [
+            "encoder:",
+            "  timm/resnet18:",
+            "    options:",
+            f"      a: {'x' * 80}",
+            "      b: [1, 2]",
+            "decoder: FCNDecoder",
+            "head:",
+            "  SegmentationHead:",
+            "    num_classes: 3",
+            "    channel_list:",
+            *[f"      - {width}" for width in range(1000, 1030)],
+            "    dropout: 0.25\n",
+        ]
+    )
+
+
+def test_a_chain_and_the_same_nodes_are_equal():
+    nodes = """\
+inputs: {image: {}}
+nodes:
+  encoder: {part: timm/resnet18, from: image}
+  "necks[0]": {part: {SelectIndices: {indices: [-1]}}, from: encoder}
+  decoder: {part: FCNDecoder, from: "necks[0]"}
+  aux.early.decoder: {part: FCNDecoder, from: ["necks[0]"]}
+outputs: [decoder]
+auxiliary: {early: aux.early.decoder}
+"""
+    sugar = """\
+encoder: timm/resnet18
+necks: [{SelectIndices: {indices: [-1]}}]
+decoder: {FCNDecoder: null}
+aux: {early: {decoder: {FCNDecoder: {}}}}
+"""
+    made = chain(Timm("resnet18"), SelectIndices(indices=[-1]), FCNDecoder(), aux={"early": (FCNDecoder(),)})
+    assert reads(nodes) == reads(sugar) == made
+    assert digest(reads(nodes)) == digest(made)
+
+
+TWO_INPUTS = Graph(
+    inputs={"image": Image(), "other": Image(stride="3/2", frames=2)},
+    nodes=[
+        Node("encoder", Timm("resnet18"), "image"),
+        Node("twin", Shared("encoder"), "other"),
+        Node("join", PARTS["AddFeatures"](), {"no": "encoder", "true": "twin"}),
+    ],
+    outputs=["join"],
+    padding=Padding(mode="zeros"),
+)
+
+
+def test_what_is_no_chain_is_written_as_nodes():
+    assert write(TWO_INPUTS) == (
+        "inputs: {image: {}, other: {stride: 3/2, frames: 2}}\n"
+        "nodes:\n"
+        "  encoder: {part: timm/resnet18, from: image}\n"
+        "  twin: {share: encoder, from: other}\n"
+        '  join: {part: AddFeatures, from: {no: encoder, "true": twin}}\n'
+        "outputs: [join]\n"
+        "padding: {mode: zeros}\n"
+    )
+
+
+BASE = chain(Timm("resnet18"), FCNDecoder(), RegressionHead())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        evolve(BASE, rescale=False),
+        evolve(BASE, padding=Padding(side="end")),
+        evolve(BASE, outputs=("decoder",)),
+        evolve(BASE, auxiliary={"x": "decoder"}),
+        evolve(BASE, inputs={"image": Image(channels=4)}),
+        evolve(BASE, nodes=BASE.nodes[:-1]),
+        evolve(BASE, nodes=BASE.nodes[::-1]),
+        evolve(BASE, nodes=(*BASE.nodes[:2], Node("head", RegressionHead(), "encoder"))),
+        evolve(BASE, nodes=(*BASE.nodes[:2], Node("head", RegressionHead(), {"x": "decoder"}))),
+        evolve(BASE, nodes=(*BASE.nodes[:2], Node("head", Shared("decoder"), "decoder"))),
+        chain(Timm("resnet34"), FCNDecoder(), RegressionHead()),
+        chain(Timm("resnet18"), FCNDecoder(num_convs=1), RegressionHead()),
+        chain(Timm("resnet18", pretrained="True"), FCNDecoder(), RegressionHead()),
+        chain(Timm("resnet18", pretrained=True), FCNDecoder(), RegressionHead()),
+    ],
+    ids=str.split(
+        "rescale padding outputs auxiliary inputs fewer order sources named share network field string truth"
+    ),
+)
+def test_different_graphs_have_different_digests(other):
+    assert digest(other) != digest(BASE)
+    assert len(digest(other)) == 64
+
+
+def test_numbers_that_are_equal_have_one_digest():
+    one, same = (chain(Timm("resnet18", options={"a": value})) for value in (1, 1.0))
+    assert (one == same, digest(one) == digest(same)) == (True, True)
+
+
+def test_a_digest_does_not_depend_on_the_text():
+    assert digest(reads("encoder: timm/resnet18\n")) == digest(reads('{"encoder": {timm/resnet18: {tokens: false}}}'))
+
+
+# --- what has no text
+
+
+def custom(name):
+    return Node(name, Custom(object(), features=Feature(channels=3)), "image")
+
+
+@pytest.mark.parametrize("function", [write, digest], ids=["write", "digest"])
+def test_a_live_module_has_neither_text_nor_digest(function):
+    graph = Graph(inputs={"image": Image()}, nodes=[custom("a"), custom("b")], outputs=["a", "b"])
+    with pytest.raises(SpecError) as caught:
+        function(graph)
+    assert [problem.place.path for problem in caught.value.problems] == ["a", "b"]
+    assert str(caught.value).startswith("error[text] a: Custom holds a live module, which has no text.\n  repair: ")
+
+
+@frozen(kw_only=True)
+class Doubler(Neck):
+    """A part of somebody else's."""
+
+    times: int = field(default=2)
+
+
+def test_a_part_of_ones_own_is_read_and_written_where_it_is_handed_in():
+    mine = {**PARTS, "Doubler": Doubler}
+    graph = chain(Timm("resnet18"), Doubler(times=3))
+    text = "encoder: timm/resnet18\nnecks:\n  - Doubler: {times: 3}\n"
+    assert write(graph, parts=mine) == text
+    assert reads(text, parts=mine) == graph
+    assert problems(text) == (
+        "<text>:3:5: error[part] necks[0]: there is no neck 'Doubler'.\n"
+        "  repair: known: AddBottleneckLayer, AddFeatures, ConcatFeatures, InterpolateToPyramidal, "
+        "LearnedInterpolateToPyramidal, MaxpoolToPyramidal, PermuteDims, ReshapeTokensToImage, SelectIndices"
+    )
+
+
+UNWRITABLE = {
+    "part": (
+        chain(Timm("resnet18"), Doubler()),
+        """\
+error[text] necks[0]: Doubler is not among the parts that a text may name.
+  repair: hand it in: parts={**PARTS, 'Doubler': Doubler}""",
+    ),
+    "type": (
+        chain(Timm("resnet18", pretrained=1)),
+        "error[type] encoder.pretrained: expected true or false, or a string (got 1, a whole number).",
+    ),
+    "infinite": (
+        chain(Timm("resnet18", options={"x": math.inf})),
+        "error[value] encoder.options.x: a number is finite (got inf).",
+    ),
+    "unknown": (
+        evolve(BASE, outputs=("tail",)),
+        "error[reference] outputs[0]: there is no 'tail' to take from.\n  repair: known: decoder, encoder, head",
+    ),
+    "repeated": (
+        evolve(BASE, nodes=(*BASE.nodes, Node("head", RegressionHead(), "decoder"))),
+        "error[text] the graph holds something that no text says.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("graph", "message"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_what_no_text_says_is_refused(graph, message):
+    with pytest.raises(SpecError) as caught:
+        write(graph)
+    assert str(caught.value) == message
+
+
+# --- scalars
+
+
+SCALARS = {
+    "": None,
+    "~": None,
+    "null": None,
+    "NULL": None,
+    "nUll": "nUll",
+    "true": True,
+    "True": True,
+    "FALSE": False,
+    "tRue": "tRue",
+    "no": "no",
+    "on": "on",
+    "Yes": "Yes",
+    "0": 0,
+    "010": 10,
+    "-12": -12,
+    "+12": 12,
+    "0o17": 15,
+    "0x1F": 31,
+    "-0x1F": "-0x1F",
+    "0b1": "0b1",
+    "1_000": "1_000",
+    "1:30": "1:30",
+    "1e-1": 0.1,
+    "1E5": 1e5,
+    ".5": 0.5,
+    "5.": 5.0,
+    "-.5e+3": -500.0,
+    ".inf": math.inf,
+    "-.INF": -math.inf,
+    "inf": "inf",
+    "nan": "nan",
+    ".": ".",
+    "-": "-",
+    "e5": "e5",
+    "1.2.3": "1.2.3",
+    "2026-01-01": "2026-01-01",
+    "٣": "٣",
+    "<<": "<<",
+}
+
+
+@pytest.mark.parametrize(("word", "value"), SCALARS.items(), ids=[f"'{word}'" for word in SCALARS])
+def test_words_mean_what_the_core_schema_says(word, value):
+    assert (resolved(word), type(resolved(word))) == (value, type(value))
+
+
+def test_nan_is_a_number():
+    assert math.isnan(resolved(".NaN"))
+
+
+@pytest.mark.parametrize(
+    ("value", "spelling"),
+    [
+        ("no", "no"),
+        ("a b", "a b"),
+        ("décodeur", "décodeur"),
+        ("3/2", "3/2"),
+        ("./x.pt", "./x.pt"),
+        ("1e-1", '"1e-1"'),
+        ("true", '"true"'),
+        ("010", '"010"'),
+        ("null", '"null"'),
+        ("", '""'),
+        ("9" * 50, f'"{"9" * 50}"'),
+        ("<<", '"<<"'),
+        ("a  b", '"a  b"'),
+        ("a ", '"a "'),
+        ("a: b", '"a: b"'),
+        ("...", '"..."'),
+        ("a\x85b", '"a\\u0085b"'),
+        ('"\\\n', '"\\"\\\\\\n"'),
+        ("🙂", '"🙂"'),
+        (None, "null"),
+        (False, "false"),
+        (1e16, "1e+16"),
+        (-math.inf, "-.inf"),
+    ],
+    ids=repr,
+)
+def test_values_are_quoted_only_where_they_must_be(value, spelling):
+    assert spelled(value) == spelling
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(AWKWARD))
+def test_any_string_survives(value):
+    text = f"encoder: {{timm/x: {{pretrained: {spelled(value)}}}}}\n"
+    assert reads(text).nodes[0].part.pretrained == value
+
+
+@given(parts("encoder"))
+def test_encoders_are_spelled_with_their_source(part):
+    assert write(chain(part)).startswith(("encoder: timm/", "encoder: {", 'encoder: "timm/', "encoder:\n"))
+
+
+# --- where things stand
+
+
+def test_marks_of_a_chain():
+    assert reads(CHAIN, name="x.yaml").source.marks == {
+        "": (1, 1),
+        "image": (1, 8),
+        "input": (1, 8),
+        "input.channels": (1, 19),
+        "input.size": (1, 28),
+        "input.size[0]": (1, 29),
+        "input.size[1]": (1, 34),
+        "encoder": (2, 10),
+        "encoder.out_indices": (2, 40),
+        "encoder.out_indices[0]": (2, 41),
+        "encoder.out_indices[1]": (2, 44),
+        "encoder.options": (2, 57),
+        "encoder.options.drop_rate": (2, 69),
+        "necks": (4, 3),
+        "necks[0]": (4, 5),
+        "necks[0].indices": (4, 30),
+        "necks[0].indices[0]": (4, 31),
+        "necks[0].indices[1]": (4, 34),
+        "necks[1]": (5, 5),
+        "decoder": (6, 10),
+        "head": (8, 3),
+        "head.num_classes": (9, 18),
+        "aux": (11, 3),
+        "aux.early": (11, 10),
+        "aux.early.decoder": (11, 20),
+        "aux.early.head": (11, 38),
+        "aux.early.head.num_classes": (11, 71),
+        "rescale": (12, 10),
+        "padding": (13, 10),
+        "padding.side": (13, 17),
+    }
+
+
+def test_marks_of_a_graph():
+    assert reads(GRAPH).source.marks == {
+        "": (1, 1),
+        "inputs": (2, 3),
+        "before": (2, 11),
+        "after": (3, 10),
+        "nodes": (5, 3),
+        "old": (5, 15),
+        "old.from": (5, 36),
+        "new": (6, 16),
+        "new.share": (6, 16),
+        "new.from": (6, 27),
+        "both": (7, 16),
+        "both.from": (7, 38),
+        "both.from[0]": (7, 39),
+        "both.from[1]": (7, 44),
+        "named": (8, 17),
+        "named.from": (8, 36),
+        "named.from.S2": (8, 41),
+        "named.from.S1": (8, 51),
+        "decoded": (9, 19),
+        "decoded.num_convs": (9, 44),
+        "decoded.from": (9, 55),
+        "outputs": (10, 10),
+        "outputs[0]": (10, 11),
+        "auxiliary": (11, 12),
+        "auxiliary.middle": (11, 21),
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "encoder: timm/resnet18\r\nhead: 5\r\n",
+        "\ufeffencoder: timm/resnet18\nhead: 5",
+        "encoder: timm/resnet18\rhead: 5\r",
+    ],
+    ids=["windows", "bom", "old mac"],
+)
+def test_line_endings_and_a_bom_move_nothing(text):
+    assert problems(text).startswith("<text>:2:7: error[type] head: ")
+
+
+def test_an_alias_stands_where_its_value_stands():
+    text = "encoder: timm/x\ndecoder: &d {FCNDecoder: {num_convs: 2}}\naux: {a: {decoder: *d}}\n"
+    graph = reads(text)
+    assert graph.nodes[1].part == graph.nodes[2].part == FCNDecoder(num_convs=2)
+    assert graph.source.marks["aux.a.decoder"] == graph.source.marks["decoder"] == (2, 10)

@@ -1,0 +1,58 @@
+"""Every wrong spec is answered with all that is wrong with it, each with its place, the rule, both sides, a repair."""
+
+import pytest
+
+from composer.feature import Feature
+from composer.inference import infer
+from composer.parts import Facts, Timm
+from composer.problem import Place, Problem, SpecError
+from composer.sizes import Sizes
+from composer.text import reads
+from tests.wrong_specs import INFERRED, READ
+
+PYRAMID = tuple(
+    Feature(channels=channels, stride=stride)
+    for channels, stride in zip((64, 64, 128, 256, 512), (2, 4, 8, 16, 32), strict=True)
+)
+TOKENS = (Feature(channels=384, stride=16, axes="b n c", prefix=1),) * 4
+FACTS = {
+    Timm("resnet18"): Facts(features=PYRAMID),
+    Timm("resnet18", out_indices=(1, 2, 3, 4)): Facts(features=PYRAMID[1:]),
+    Timm("resnet18", img_size=224): Facts(features=PYRAMID, sizes=Sizes(height=224, width=224)),
+    Timm("vit_small_patch16_224", tokens=True): Facts(features=TOKENS),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), READ.values(), ids=READ)
+def test_refused_when_read(text, message):
+    with pytest.raises(SpecError) as caught:
+        reads(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("text", "message"), INFERRED.values(), ids=INFERRED)
+def test_refused_by_infer(text, message):
+    graph = reads(text)
+    with pytest.raises(SpecError) as caught:
+        infer(graph, FACTS)
+    assert str(caught.value) == message
+
+
+def test_the_facts_suit_what_is_right():
+    graph = reads("encoder: timm/resnet18\ndecoder: UperNetDecoder\nhead: {SegmentationHead: {num_classes: 2}}\n")
+    assert infer(graph, FACTS).shape("head", 64, 96) == ("b", 2, 64, 96)
+
+
+def test_a_problem_is_an_object():
+    with pytest.raises(SpecError) as caught:
+        reads("encoder: timm/x\nhead: {SegmentationHead: {num_classes: '64'}}\n", name="x.yaml")
+    assert caught.value.problems == (
+        Problem(
+            code="type",
+            message="expected a whole number (got '64', a string).",
+            place=Place("head.num_classes", "x.yaml", 2, 40),
+            expected="a whole number",
+            got="'64', a string",
+            repair="write 64 without quotes",
+        ),
+    )

@@ -1,0 +1,736 @@
+"""Specs that are wrong, each with the whole of what is said about it: `(text, message)` by name."""
+
+# ruff: noqa: E501  messages stand here as they are printed
+
+READ = {
+    "empty": (
+        """\
+# nothing yet
+""",
+        """\
+<text>:1:1: error[missing] the file is empty.
+  repair: describe a model: encoder: timm/resnet50""",
+    ),
+    "two documents": (
+        """\
+encoder: timm/resnet18
+---
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:2:1: error[yaml] a file holds one document; a second one begins here.""",
+    ),
+    "a tab": (
+        """\
+encoder:
+\ttimm/resnet18
+""",
+        """\
+<text>:2:1: error[yaml] found character that cannot start any token.""",
+    ),
+    "no YAML": (
+        """\
+encoder: timm/resnet18
+decoder: {FCNDecoder: {channels: 64
+""",
+        """\
+<text>:3:1: error[yaml] did not find expected ',' or '}'.""",
+    ),
+    "a list": (
+        """\
+- timm/resnet18
+""",
+        """\
+<text>:1:1: error[type] expected a mapping of keys (got a list of 1).
+  repair: describe a model: encoder: timm/resnet50""",
+    ),
+    "a tag": (
+        """\
+encoder: !!python/object/apply:os.system [rm -rf /]
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:1:10: error[yaml] tags mean nothing here (got !!python/object/apply:os.system).
+  repair: leave the tag out""",
+    ),
+    "a merge key": (
+        """\
+base: &base {channels: 3}
+input:
+  <<: *base
+""",
+        """\
+<text>:3:3: error[yaml] merge keys (<<) mean nothing here.
+  repair: write the keys out""",
+    ),
+    "a key that is no string": (
+        """\
+encoder: timm/resnet18
+1: FCNDecoder
+""",
+        """\
+<text>:2:1: error[yaml] a key is a string (got 1, a whole number).""",
+    ),
+    "an alias of nothing": (
+        """\
+encoder: *resnet
+""",
+        """\
+<text>:1:10: error[yaml] there is no anchor &resnet before this alias.""",
+    ),
+    "repeated keys": (
+        """\
+encoder: timm/resnet18
+decoder: {FCNDecoder: {channels: 8, channels: 9}}
+head: {SegmentationHead: {num_classes: 2}}
+encoder: timm/resnet18
+""",
+        """\
+<text>:2:37: error[repeated] the key 'channels' is here for the second time; the first is on line 2.
+  repair: leave one of them out
+<text>:4:1: error[repeated] the key 'encoder' is here for the second time; the first is on line 1.
+  repair: leave one of them out""",
+    ),
+    "unknown keys": (
+        """\
+encoder: timm/resnet18
+decodr: FCNDecoder
+activation: ReLU
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:2:1: error[key] decodr: a model has no key 'decodr'.
+  repair: did you mean decoder or encoder?
+<text>:3:1: error[key] activation: a model has no key 'activation'.
+  repair: known: aux, decoder, encoder, head, input, necks, padding, rescale""",
+    ),
+    "no encoder": (
+        """\
+decoder: FCNDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:1:1: error[missing] a chain needs an encoder.
+  repair: encoder: timm/resnet50""",
+    ),
+    "mixed forms": (
+        """\
+encoder: timm/resnet18
+nodes: {a: {part: FCNDecoder, from: encoder}}
+outputs: [a]
+""",
+        """\
+<text>:1:1: error[key] encoder: a file is a chain or a graph, and this one is a graph: encoder belongs to a chain.
+  repair: leave out what belongs to a chain""",
+    ),
+    "one key of the other form": (
+        """\
+inputs: {channels: 6}
+encoder: timm/resnet18
+decoder: FCNDecoder
+""",
+        """\
+<text>:1:1: error[key] inputs: a file is a chain or a graph, and this one is a chain: inputs belongs to a graph.
+  repair: did you mean input?""",
+    ),
+    "wrong types": (
+        """\
+encoder: timm/resnet18
+head: {SegmentationHead: {num_classes: '64', dropout: true, channel_list: 5}}
+""",
+        """\
+<text>:2:40: error[type] head.num_classes: expected a whole number (got '64', a string).
+  repair: write 64 without quotes
+<text>:2:55: error[type] head.dropout: expected a number (got true).
+<text>:2:75: error[type] head.channel_list: expected a list of whole numbers, or null (got 5, a whole number).
+  repair: write [5]""",
+    ),
+    "wrong types in lists": (
+        """\
+encoder: {timm/resnet18: {out_indices: [1, true, 2.0, '3']}}
+""",
+        """\
+<text>:1:44: error[type] encoder.out_indices[1]: expected a whole number (got true).
+<text>:1:50: error[type] encoder.out_indices[2]: expected a whole number (got 2.0, a number).
+  repair: write 2
+<text>:1:55: error[type] encoder.out_indices[3]: expected a whole number (got '3', a string).
+  repair: write 3 without quotes""",
+    ),
+    "YAML 1.1": (
+        """\
+encoder: {timm/resnet18: {features_only: yes, pretrained: 1}}
+""",
+        """\
+<text>:1:42: error[type] encoder.features_only: expected true or false (got 'yes', a string).
+  repair: write true
+<text>:1:59: error[type] encoder.pretrained: expected true or false, or a string (got 1, a whole number).""",
+    ),
+    "wrong shapes of values": (
+        """\
+encoder: 5
+necks: SelectIndices
+aux: {a: FCNDecoder}
+padding: reflect
+""",
+        """\
+<text>:1:10: error[type] encoder: expected the name of a part, or {Name: {field: value}} (got 5, a whole number).
+<text>:2:8: error[type] necks: expected a list of necks (got 'SelectIndices', a string).
+  repair: write [SelectIndices]
+<text>:3:10: error[type] aux.a: expected a branch such as {decoder: FCNDecoder, head: RegressionHead} (got 'FCNDecoder', a string).
+  repair: write {decoder: FCNDecoder}
+<text>:4:10: error[type] padding: expected a mapping of mode and side (got 'reflect', a string).""",
+    ),
+    "out of range": (
+        """\
+encoder: timm/resnet18
+decoder: {UNetDecoder: {channels: [0, 16, 70000]}}
+head: {SegmentationHead: {num_classes: 2, dropout: 1.0}}
+""",
+        """\
+<text>:2:36: error[value] decoder.channels[0]: channels must be a whole number from 1 to 65536 (got 0).
+<text>:2:43: error[value] decoder.channels[2]: channels must be a whole number from 1 to 65536 (got 70000).
+<text>:3:52: error[value] head.dropout: dropout must be a number from 0 up to, but not including, 1 (got 1.0).""",
+    ),
+    "no such choice": (
+        """\
+encoder: timm/resnet18
+necks:
+  - InterpolateToPyramidal: {mode: nearst}
+decoder: {MLPDecoder: {activation: swish}}
+""",
+        """\
+<text>:3:36: error[value] necks[0].mode: mode must be one of nearest, nearest-exact, bilinear, bicubic, area (got 'nearst').
+  repair: did you mean nearest or nearest-exact?
+<text>:4:36: error[value] decoder.activation: activation must be one of ReLU, GELU, SiLU, LeakyReLU, ELU, Tanh, Sigmoid, Softplus, Identity (got 'swish').""",
+    ),
+    "fields that exclude each other": (
+        """\
+encoder: {timm/resnet18: {tokens: true, features_only: true}}
+""",
+        """\
+<text>:1:10: error[value] encoder: tokens and features_only exclude each other: timm's wrapper always gives maps.""",
+    ),
+    "padding": (
+        """\
+encoder: timm/resnet18
+padding: {mode: reflekt, side: left}
+decoder: FCNDecoder
+""",
+        """\
+<text>:2:17: error[value] padding.mode: padding is one of reflect, replicate, zeros (got 'reflekt').
+<text>:2:32: error[value] padding.side: padding is one of both, end (got 'left').""",
+    ),
+    "an image that is none": (
+        """\
+input: {channels: 0, stride: 1.5, size: 224, frames: '3'}
+encoder: timm/resnet18
+""",
+        """\
+<text>:1:19: error[value] input.channels: channels must be a whole number of at least 1 (got 0).
+<text>:1:30: error[type] input.stride: expected a whole number or a ratio such as 3/2 (got 1.5, a number).
+<text>:1:41: error[value] input.size: size must be two whole numbers, height and width (got 224).
+<text>:1:54: error[type] input.frames: expected a whole number, or null (got '3', a string).
+  repair: write 3 without quotes""",
+    ),
+    "a missing field": (
+        """\
+encoder: timm/resnet18
+head: SegmentationHead
+""",
+        """\
+<text>:2:7: error[missing] head: SegmentationHead needs num_classes.
+  repair: add num_classes, a whole number""",
+    ),
+    "a misspelled field": (
+        """\
+encoder: timm/resnet18
+head: {SegmentationHead: {num_clases: 2}}
+""",
+        """\
+<text>:2:27: error[key] head.num_clases: SegmentationHead has no field 'num_clases'.
+  repair: did you mean num_classes?""",
+    ),
+    "fields of none": (
+        """\
+encoder: timm/resnet18
+necks:
+  - AddBottleneckLayer: {channels: 2}
+""",
+        """\
+<text>:3:26: error[key] necks[0].channels: AddBottleneckLayer has no field 'channels'.
+  repair: leave it out: AddBottleneckLayer has none""",
+    ),
+    "an unknown part": (
+        """\
+encoder: timm/resnet18
+decoder: UperNetDecodr
+""",
+        """\
+<text>:2:10: error[part] decoder: there is no decoder 'UperNetDecodr'.
+  repair: did you mean UperNetDecoder or UNetDecoder or LinearDecoder?""",
+    ),
+    "no source": (
+        """\
+encoder: resnet18
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'resnet18'.
+  repair: did you mean timm/resnet18?""",
+    ),
+    "an unknown source": (
+        """\
+encoder: tim/resnet18
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'tim/resnet18'.
+  repair: did you mean timm/resnet18?""",
+    ),
+    "wrong kinds": (
+        """\
+encoder: FCNDecoder
+necks: [RegressionHead]
+decoder: AddFeatures
+head: timm/resnet18
+""",
+        """\
+<text>:1:10: error[kind] encoder: encoder takes an encoder, and FCNDecoder is a decoder.
+  repair: put it under decoder
+<text>:2:9: error[kind] necks[0]: necks[0] takes a neck, and RegressionHead is a head.
+  repair: put it under head
+<text>:3:10: error[kind] decoder: decoder takes a decoder, and AddFeatures is a neck.
+  repair: put it under necks
+<text>:4:7: error[kind] head: head takes a head, and timm/resnet18 is an encoder.
+  repair: put it under encoder""",
+    ),
+    "fields beside the name": (
+        """\
+encoder: timm/resnet18
+decoder:
+  FCNDecoder:
+  channels: 64
+""",
+        """\
+<text>:3:3: error[type] decoder: expected the name of a part, or {Name: {field: value}} (got 2 names: FCNDecoder, channels).
+  repair: indent the fields under FCNDecoder: {FCNDecoder: {field: value}}""",
+    ),
+    "a name left out": (
+        """\
+encoder: timm/resnet18
+decoder:
+""",
+        """\
+<text>:2:9: error[type] decoder: expected the name of a part, or {Name: {field: value}} (got null).
+  repair: name the part, or leave decoder out""",
+    ),
+    "options that are not plain": (
+        """\
+encoder: {timm/resnet18: {options: {a: {b: 1}, c: [.nan]}}}
+""",
+        """\
+<text>:1:40: error[type] encoder.options.a: expected a plain value, or a list of them (got a mapping).
+<text>:1:52: error[value] encoder.options.c[0]: a number is finite (got nan).""",
+    ),
+    "a branch without a decoder": (
+        """\
+encoder: timm/resnet18
+decoder: FCNDecoder
+aux: {early: {head: RegressionHead}}
+""",
+        """\
+<text>:3:14: error[missing] aux.early: a branch needs a decoder.
+  repair: add decoder: FCNDecoder""",
+    ),
+    "reserved names": (
+        """\
+encoder: timm/resnet18
+decoder: FCNDecoder
+aux: {train: {decoder: FCNDecoder}, 2nd: {decoder: FCNDecoder}}
+""",
+        """\
+<text>:3:24: error[name] aux.train.decoder: 'aux.train.decoder' cannot be a name, because a torch module has a 'train' of its own.
+  repair: choose another name
+<text>:3:52: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is no name: a name is letters, digits and _, and begins with a letter.
+  repair: choose another name""",
+    ),
+    "unknown references": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: timm/resnet18, from: imag}
+  b: {part: FCNDecoder, from: [a, x]}
+  c: {share: bb, from: image}
+outputs: [d]
+auxiliary: {x: image}
+""",
+        """\
+<text>:3:34: error[reference] a.from: there is no 'imag' to take from.
+  repair: did you mean image?
+<text>:4:31: error[reference] b.from: there is no 'x' to take from.
+  repair: known: a, b, c, image
+<text>:5:14: error[reference] c.share: there is no 'bb' to take from.
+  repair: did you mean b?
+<text>:6:11: error[reference] outputs[0]: there is no 'd' to take from.
+  repair: known: a, b, c
+<text>:7:16: error[reference] auxiliary.x: there is no 'image' to take from.
+  repair: known: a, b, c""",
+    ),
+    "a part that cannot be read hides no reference": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: timm/resnet18, from: image}
+  b: {part: FCNDecodr, from: a}
+  c: {part: RegressionHead, from: bb}
+outputs: [c]
+""",
+        """\
+<text>:4:13: error[part] b: there is no part 'FCNDecodr'.
+  repair: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
+<text>:5:35: error[reference] c.from: there is no 'bb' to take from.
+  repair: did you mean b?""",
+    ),
+    "an unread reference makes no other wrong": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: timm/resnet18, from: image}
+  b: {part: FCNDecoder, from: 5}
+outputs: [b]
+""",
+        """\
+<text>:4:31: error[type] b.from: expected the name of a node or an input (got 5, a whole number).""",
+    ),
+    "nodes that are none": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: timm/resnet18
+  b: {from: a}
+  c: {part: FCNDecoder}
+  d: {part: FCNDecoder, share: c, from: a, as: x}
+outputs: [d]
+""",
+        """\
+<text>:3:6: error[type] a: expected a node such as {part: FCNDecoder, from: NAME} (got 'timm/resnet18', a string).
+  repair: write {part: timm/resnet18, from: image}
+<text>:4:6: error[missing] b: a node has a part, or shares the part of another: one of the two.
+  repair: add part: PART
+<text>:5:6: error[missing] c: a node needs from, which says what it takes.
+  repair: add from: image
+<text>:6:6: error[key] d: a node has a part, or shares the part of another: one of the two.
+  repair: leave one out
+<text>:6:44: error[key] d.as: a node has no key 'as'.
+  repair: known: from, part, share""",
+    ),
+    "no inputs, no nodes": (
+        """\
+outputs: [a]
+""",
+        """\
+<text>:1:1: error[missing] a graph needs inputs.
+  repair: add inputs: {image: {channels: 3}}
+<text>:1:1: error[missing] a graph needs nodes.
+  repair: add nodes: {NAME: {part: PART, from: NAME}}""",
+    ),
+    "no outputs": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: timm/resnet18, from: image}
+""",
+        """\
+<text>:1:1: error[reference] outputs: the graph has no output.
+  repair: outputs: [a]""",
+    ),
+    "a single output": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: timm/resnet18, from: image}
+outputs: a
+""",
+        """\
+<text>:4:10: error[type] outputs: expected a list of nodes (got 'a', a string).
+  repair: write [a]""",
+    ),
+    "a circle": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: FCNDecoder, from: b}
+  b: {part: FCNDecoder, from: a}
+outputs: [b]
+""",
+        """\
+<text>:3:13: error[cycle] a: nodes take from each other in a circle: a → b → a.
+  repair: break the circle where it should begin, with an input of the graph: image""",
+    ),
+    "a node shares itself": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {share: a, from: image}
+  b: {part: timm/resnet18, from: image}
+outputs: [a, b]
+""",
+        """\
+<text>:3:14: error[reference] a.share: there is no 'a' to take from.
+  repair: known: b
+<text>:3:14: error[cycle] a: nodes take from each other in a circle: a → a.
+  repair: break the circle where it should begin, with an input of the graph: image""",
+    ),
+    "unused": (
+        """\
+inputs: {image: {}, other: {}}
+nodes:
+  a: {part: timm/resnet18, from: image}
+  b: {part: FCNDecoder, from: a}
+  c: {part: FCNDecoder, from: a}
+outputs: [b]
+""",
+        """\
+<text>:1:28: error[unused] other: nothing that leaves the graph needs other.
+  repair: take from it, name it in outputs, or leave it out
+<text>:5:13: error[unused] c: nothing that leaves the graph needs c.
+  repair: take from it, name it in outputs, or leave it out""",
+    ),
+    "a node named as an input": (
+        """\
+inputs: {image: {}}
+nodes:
+  image: {part: timm/resnet18, from: image}
+outputs: [image]
+""",
+        """\
+<text>:3:17: error[name] image: 'image' names 2 things; inputs and nodes share one set of names.
+  repair: choose another name
+<text>:3:17: error[cycle] image: nodes take from each other in a circle: image → image.
+  repair: break the circle where it should begin, with an input of the graph: image""",
+    ),
+    "a node within a node": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: timm/resnet18, from: image}
+  a.b: {part: FCNDecoder, from: a}
+outputs: [a.b]
+""",
+        """\
+<text>:3:13: error[name] a: 'a' cannot be a node and hold the node 'a.b' too.
+  repair: choose another name""",
+    ),
+    "all stages at once": (
+        """\
+encoder: timm/resnet18
+decoder: {FCNDecoder: {channels: '8', channels: 9}}
+head: SegmentationHead
+aux: {2nd: {decoder: FCNDecodr}}
+rescale: !!str no
+""",
+        """\
+<text>:2:34: error[type] decoder.channels: expected a whole number (got '8', a string).
+  repair: write 8 without quotes
+<text>:2:39: error[repeated] the key 'channels' is here for the second time; the first is on line 2.
+  repair: leave one of them out
+<text>:3:7: error[missing] head: SegmentationHead needs num_classes.
+  repair: add num_classes, a whole number
+<text>:4:22: error[part] aux.2nd.decoder: there is no decoder 'FCNDecodr'.
+  repair: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
+<text>:4:22: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is no name: a name is letters, digits and _, and begins with a letter.
+  repair: choose another name
+<text>:5:10: error[yaml] tags mean nothing here (got !!str).
+  repair: leave the tag out""",
+    ),
+    "takes from nothing": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: timm/resnet18, from: []}
+outputs: [a]
+""",
+        """\
+<text>:3:13: error[reference] a: a takes from nothing.
+  repair: from: image""",
+    ),
+}
+"""Refused when read."""
+
+INFERRED = {
+    "widths for other maps": (
+        """\
+encoder: timm/resnet18
+decoder: {UNetDecoder: {channels: [64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:2:35: error[count] decoder.channels: UNetDecoder has 2 widths in channels, one for each map it takes (got 5 maps).
+  repair: channels: [512, 256, 128, 64, 32]""",
+    ),
+    "tokens where maps belong": (
+        """\
+encoder: {timm/vit_small_patch16_224: {tokens: true}}
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:2:10: error[layout] decoder: UperNetDecoder takes maps "b c h w"; encoder gives 4 × tokens "b n c" (384 channels, stride 16, 1 prefix token).
+  repair: necks: [ReshapeTokensToImage]""",
+    ),
+    "an index too far": (
+        """\
+encoder: timm/resnet18
+necks:
+  - SelectIndices: {indices: [0, 7]}
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:3:34: error[index] necks[0].indices[1]: SelectIndices takes feature 7 (got 5 features).
+  repair: use indices from -5 to 4""",
+    ),
+    "a pyramid upside down": (
+        """\
+encoder: timm/resnet18
+necks:
+  - SelectIndices: {indices: [3, 1]}
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:4:10: error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 2 × map "b c h w" (256, 64 channels, stride 16, 4).
+  repair: necks: [SelectIndices: {indices: [1, 0]}]""",
+    ),
+    "strides that do not double": (
+        """\
+encoder: {timm/vit_small_patch16_224: {tokens: true}}
+necks: [ReshapeTokensToImage]
+decoder: {UNetDecoder: {channels: [8, 8, 8, 8]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:3:10: error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] gives 4 × map "b c h w" (384 channels, stride 16).
+  repair: necks: [LearnedInterpolateToPyramidal]""",
+    ),
+    "many features for a head": (
+        """\
+encoder: timm/resnet18
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:2:7: error[count] head: SegmentationHead takes one feature; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
+  repair: put a decoder before it: IdentityDecoder""",
+    ),
+    "head after head": (
+        """\
+encoder: timm/resnet18
+decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 2}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:3:7: error[head] head: SegmentationHead takes features, and what it is given is a prediction already; decoder gives map "b c h w" (2 channels, stride 16).
+  repair: leave this head out""",
+    ),
+    "an output of many": (
+        """\
+encoder: timm/resnet18
+""",
+        """\
+<text>:1:10: error[output] encoder: an output is one map "b c h w" or one vector "b c"; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
+  repair: add IdentityDecoder, which passes one feature on""",
+    ),
+    "channels of the image": (
+        """\
+input: {channels: 6}
+encoder: timm/resnet18
+decoder: FCNDecoder
+""",
+        """\
+<text>:2:10: error[channels] encoder: timm/resnet18 takes an image of 3 channels; image gives map "b c h w" (6 channels, stride 1).""",
+    ),
+    "sizes that exclude each other": (
+        """\
+input: {size: [100, 100]}
+encoder: {timm/resnet18: {img_size: 224}}
+decoder: FCNDecoder
+""",
+        """\
+<text>:2:10: error[sizes] encoder: no image size suits both: image takes exactly 100 × 100; encoder takes exactly 224 × 224.
+  repair: change the input's size or the encoder's img_size to one that both take""",
+    ),
+    "a video for an encoder": (
+        """\
+input: {frames: 3}
+encoder: timm/resnet18
+decoder: FCNDecoder
+""",
+        """\
+<text>:2:10: error[layout] encoder: timm/resnet18 takes one image "b c h w"; image gives map "b c t h w" (3 channels, stride 1, 3 frames).""",
+    ),
+    "several at once": (
+        """\
+encoder: timm/resnet18
+decoder: {FCNDecoder: {in_index: 9}}
+aux:
+  a: {decoder: {UNetDecoder: {channels: [8]}}}
+""",
+        """\
+<text>:2:34: error[index] decoder.in_index: FCNDecoder takes feature 9 (got 5 features).
+  repair: use in_index from -5 to 4
+<text>:4:41: error[count] aux.a.decoder.channels: UNetDecoder has 1 width in channels, one for each map it takes (got 5 maps).
+  repair: channels: [512, 256, 128, 64, 32]""",
+    ),
+    "joins that do not fit": (
+        """\
+inputs: {a: {}, b: {}}
+nodes:
+  x: {part: timm/resnet18, from: a}
+  y: {part: {timm/resnet18: {out_indices: [1, 2, 3, 4]}}, from: b}
+  joined: {part: ConcatFeatures, from: [x, y]}
+  two: {part: FCNDecoder, from: [x, y]}
+  out: {part: FCNDecoder, from: joined}
+outputs: [out, two]
+""",
+        """\
+<text>:5:18: error[count] joined: ConcatFeatures joins branches level by level, and its first input has 5 levels (got 4 levels).
+  repair: choose the same number of levels with out_indices or SelectIndices
+<text>:6:15: error[inputs] two: FCNDecoder takes one input (got 2 inputs).
+  repair: join them first, with ConcatFeatures or AddFeatures""",
+    ),
+    "weights shared by what differs": (
+        """\
+inputs: {a: {}, b: {channels: 4}}
+nodes:
+  x: {part: timm/resnet18, from: a}
+  y: {share: x, from: b}
+  joined: {part: ConcatFeatures, from: [x, y]}
+  out: {part: FCNDecoder, from: joined}
+outputs: [out]
+""",
+        """\
+<text>:4:14: error[share] y: timm/resnet18 shares the weights of x, which was made for map "b c h w" (3 channels, stride 1); b gives map "b c h w" (4 channels, stride 1).
+  repair: give both nodes inputs of the same features""",
+    ),
+    "the batch moved away": (
+        """\
+encoder: timm/resnet18
+necks:
+  - PermuteDims: {new_order: [1, 0, 2, 3]}
+decoder: FCNDecoder
+""",
+        """\
+<text>:3:30: error[batch] necks[0].new_order: PermuteDims leaves the batch in front, because every other part takes it there (got new_order [1, 0, 2, 3]).
+  repair: begin new_order with 0""",
+    ),
+    "a prefix on a grid": (
+        """\
+encoder: {timm/vit_small_patch16_224: {tokens: true}}
+necks:
+  - ReshapeTokensToImage: {remove_cls_token: false}
+decoder: FCNDecoder
+""",
+        """\
+<text>:3:46: error[prefix] necks[0].remove_cls_token: ReshapeTokensToImage lays tokens out on a grid, where prefix tokens have no place; encoder gives 4 × tokens "b n c" (384 channels, stride 16, 1 prefix token).
+  repair: remove_cls_token: true""",
+    ),
+}
+"""Read, and refused by infer."""
