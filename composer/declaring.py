@@ -135,13 +135,12 @@ def _refused(attribute: attrs.Attribute[Any], value: Any, tree: Tree, path: str)
     if message is None:
         return
     entries = tree.entries if isinstance(tree, text.Sequence) and isinstance(value, tuple) else ()
-    alone = [_invalid(attribute, (entry,)) for entry in (value if entries else ())]
-    if next(filter(None, alone), None) != message:
+    # A rule about entries is broken by one alone as well, and says which; a rule about the list says nothing of it.
+    alone = [(index, _invalid(attribute, (entry,)) or "") for index, entry in enumerate(value if entries else ())]
+    wrong = [(index, said) for index, said in alone if said.endswith(f"(got {value[index]!r}).")]
+    yield from ((f"{path}[{index}]", entries[index], said) for index, said in wrong)
+    if not wrong:
         yield path, tree, message
-        return
-    for index, said in enumerate(alone):
-        if said:
-            yield f"{path}[{index}]", entries[index], said
 
 
 def _invalid(attribute: attrs.Attribute[Any], value: Any) -> str | None:

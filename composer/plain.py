@@ -45,10 +45,13 @@ def refuse_modules(graph: Graph) -> None:
 
 
 def _default(attribute: attrs.Attribute[Any], declaration: Any) -> Any:
+    """The value of a field that nobody gave; a factory's and a converter's, as attrs has it."""
     default: Any = attribute.default
-    if not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-        return default
-    return default.factory(declaration) if default.takes_self else default.factory()
+    converter: Any = attribute.converter
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        default = default.factory(declaration) if default.takes_self else default.factory()
+    plain = converter is not None and not isinstance(converter, getattr(attrs, "Converter", ()))
+    return converter(default) if plain and default is not attrs.NOTHING else default
 
 
 def _plain(value: Any, path: str) -> Any:
