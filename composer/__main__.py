@@ -1,0 +1,200 @@
+"""`python -m composer`: the arguments, the exit codes, and nothing else. No torch here.
+
+Exit codes: 0, all is well; 1, a spec has problems; 2, the arguments or the files are at fault; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from composer.problem import SpecError
+from composer.terminal import UsageError, graph_in, note, rendered, say
+
+INTERRUPTED, PIPE_CLOSED = 130, 141
+"""As a shell counts what a signal ended: 128 and the signal's number."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. What is the user's to mend is said in a line, without a traceback."""
+    try:
+        arguments = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except SystemExit as left:  # argparse has said what is wrong, or has printed the help that was asked for
+        return int(left.code or 0)
+    except SpecError as error:
+        note(str(error))
+        return 1
+    except UsageError as error:
+        note(str(error))
+        return 2
+    except KeyboardInterrupt:
+        note("interrupted")
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m composer",
+        description="Vision models declared as data: checked, shown, built and run.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add(commands, "check", _check, "say what is wrong with specs, or what they give", _check_arguments)
+    _add(commands, "show", _show, "show what flows from node to node", _one_spec)
+    _add(commands, "build", _build, "build the model, and say what it weighs", _build_arguments)
+    _add(commands, "run", _run, "predict on an image, and draw what comes out", _run_arguments)
+    _add(commands, "list", _list, "list the parts that a spec may name", _list_arguments)
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    about: str,
+    arguments: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
+    arguments(parser)
+    parser.set_defaults(command=command)
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def _one_spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a spec")
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random weights (0)")
+    parser.add_argument("--pretrained", action="store_true", help="load the published weights that the spec asks for")
+
+
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    _one_spec(parser)
+    _weights_arguments(parser)
+    parser.add_argument("--save", metavar="OUT", help="write the weights, with the spec inside, to OUT.safetensors")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _one_spec(parser)
+    parser.add_argument(
+        "--image",
+        action="append",
+        required=True,
+        metavar="[NAME=]IMAGE",
+        help="a picture, a .npy array or a TIFF; with several inputs, one for each",
+    )
+    parser.add_argument("-o", "--out", metavar="OUT", help="the picture to draw: .png or .jpg")
+    parser.add_argument("--weights", metavar="FILE", help="a file that composer.save wrote for this spec")
+    parser.add_argument(
+        "--bands", action="append", default=[], metavar="[NAME=]4,3,2", help="the bands to feed, counted from 1"
+    )
+    parser.add_argument(
+        "--show-bands",
+        action="append",
+        default=[],
+        metavar="[NAME=]4,3,2",
+        help="the bands to draw as red, green, blue",
+    )
+    _weights_arguments(parser)
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", choices=("encoders", "necks", "decoders", "heads"))
+    parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="with stars, in quotes: 'timm/*resnet*'")
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError(text)
+    return number
+
+
+_seed.__name__ = "whole number"  # as argparse names it: invalid whole number value: '-1'
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from composer.checking import check
+
+    return check(arguments.files, arguments.format)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from composer import infer
+    from composer.showing import show
+
+    say(rendered(*show(infer(graph_in(arguments.file)))))
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from composer.outfile import check_writable
+
+    out = None if arguments.save is None else check_writable(arguments.save, (".safetensors",))
+    graph = graph_in(arguments.file)
+    note("building the model …")
+    from composer import build
+    from composer.shapes import outputs_table
+    from composer.weighing import provenance, weigh, weights_table
+
+    model = build(graph, seed=arguments.seed, pretrained=arguments.pretrained)
+    say(rendered(weights_table(weigh(model)), "", outputs_table(model.typed), ""))
+    say(provenance(model.typed, arguments.seed, pretrained=arguments.pretrained))
+    if out is not None:
+        from composer import save
+
+        save(model, out)
+        say(f"wrote {arguments.save}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from composer.running import Request, run
+
+    run(
+        Request(
+            file=arguments.file,
+            images=arguments.image,
+            out=arguments.out,
+            weights=arguments.weights,
+            bands=arguments.bands,
+            show_bands=arguments.show_bands,
+            seed=arguments.seed,
+            pretrained=arguments.pretrained,
+        )
+    )
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from composer.listing import networks, parts_table
+
+    if arguments.kind == "encoders" and arguments.pattern is not None:
+        say("\n".join(networks(arguments.pattern)))
+        return 0
+    say(rendered(parts_table(arguments.kind, arguments.pattern)))
+    if arguments.kind == "encoders":
+        say("python -m composer list encoders 'timm/*resnet*' lists names.")
+    return 0
+
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that has no ← gets a ?
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has gone; Python would complain about it once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = PIPE_CLOSED
+    sys.exit(code)

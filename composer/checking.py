@@ -1,0 +1,94 @@
+"""`check FILES…`: what each file says of itself, or all that is wrong with it. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import asdict, frozen
+
+from composer.problem import Problem, SpecError
+from composer.shapes import shape_text, symbolic
+from composer.terminal import UsageError, graph_in, note, say
+from composer.typed import Typed
+
+
+@frozen
+class Report:
+    """What was found out about one file: a typed graph and its digest, or problems, or why it could not be read."""
+
+    file: str
+    typed: Typed | None = None
+    digest: str | None = None
+    problems: tuple[Problem, ...] = ()
+    unreadable: str | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code that this file asks for."""
+        return 2 if self.unreadable else 1 if self.problems else 0
+
+    def __str__(self) -> str:
+        """`specs/a.yaml: ok  head (b, 10, H, W); multiple of 32, at least 32, any shape`, or the problems."""
+        if self.typed is None:
+            return "\n".join(map(str, self.problems))
+        ends = ", ".join(f"{end} {shape_text(symbolic(self.typed, end))}" for end in dict.fromkeys(self.typed.ends))
+        return f"{self.file}: ok  {ends}; {self.typed.sizes}"
+
+    def as_data(self) -> dict[str, Any]:
+        """The same for programs."""
+        typed = self.typed
+        problems = [_problem_as_data(problem) for problem in self.problems]
+        if self.unreadable:
+            problems = [_problem_as_data(Problem(code="file", message=self.unreadable)) | {"file": self.file}]
+        return {
+            "file": self.file,
+            "ok": typed is not None,
+            "digest": self.digest,
+            "sizes": None if typed is None else asdict(typed.sizes),
+            "outputs": {} if typed is None else {end: symbolic(typed, end) for end in typed.graph.outputs},
+            "auxiliary": {} if typed is None else {name: symbolic(typed, end) for name, end in typed.graph.auxiliary},
+            "problems": problems,
+        }
+
+
+def check(files: Sequence[str], form: str) -> int:
+    """Report on every file, in `form` text or json. Returns the exit code: 2 where a file cannot be read."""
+    reports = []
+    for file in files:
+        report = reported(file)
+        reports.append(report)
+        if form == "text":
+            (note if report.unreadable else say)(report.unreadable or str(report))
+    if form == "json":
+        say(json.dumps([report.as_data() for report in reports], indent=2, ensure_ascii=False))
+    return max(report.code for report in reports)
+
+
+def reported(file: str) -> Report:
+    """What there is to say about one file."""
+    from composer import digest, infer
+
+    try:
+        graph = graph_in(file)
+        return Report(file, infer(graph), digest(graph))
+    except UsageError as error:
+        return Report(file, unreadable=str(error))
+    except SpecError as error:
+        return Report(file, problems=error.problems)
+
+
+def _problem_as_data(problem: Problem) -> dict[str, Any]:
+    place = problem.place
+    return {
+        "code": problem.code,
+        "path": place.path,
+        "file": place.file,
+        "line": place.line,
+        "column": place.column,
+        "message": problem.message,
+        "expected": problem.expected,
+        "got": problem.got,
+        "repair": problem.repair,
+    }

@@ -1,0 +1,195 @@
+"""Pictures and arrays in files, as bands of numbers. A file is read as it is; whoever asks picks bands afterwards."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from composer.terminal import UsageError, check_readable
+
+Array = NDArray[Any]
+
+NO_DATA = -9999
+"""What satellite products put where they have no data, whether or not the file says so."""
+
+_FOUR_BANDS = ("LA", "RGBA", "RGBX", "CMYK")
+_TIFF_BITS, _TIFF_SAMPLES = 258, 277
+
+
+@frozen(eq=False)
+class Raster:
+    """An image as its file holds it.
+
+    `values` is (band, height, width), or (band, frame, height, width), in the file's own type of numbers. `missing`
+    marks what is no measurement: no data, or not finite. `remarks` say what was done on the way.
+    """
+
+    file: str
+    values: Array
+    missing: NDArray[np.bool_]
+    remarks: tuple[str, ...] = ()
+
+
+def raster(file: str, channels: int, frames: int | None = None, *, picked: bool = False) -> Raster:
+    """The image in `file`, for a model that takes `channels` bands, and `frames` where it takes several.
+
+    What Pillow reads is read by Pillow: turned upright as its EXIF says, palettes resolved, and transparent pixels laid
+    over white unless the alpha band is one of the `channels`. A TIFF of more than a picture holds is read by tifffile,
+    and knows its bands. In a `.npy` array (height, width, bands) or (bands, height, width) the bands are the axis that
+    has `channels`; where `picked`, so that more are welcome, the shorter one. An array with frames is (frames, bands,
+    height, width). Raises UsageError for whatever is no image.
+    """
+    path = Path(file)
+    check_readable(file)
+    if not path.stat().st_size:
+        raise UsageError(f"{file}: the file is empty.")
+    suffix = path.suffix.lower()
+    if frames is not None and suffix != ".npy":
+        raise UsageError(
+            f"{file}: an image of {frames} frames is read from a .npy array (frames, bands, height, width)."
+        )
+    if suffix in (".npz", ".pt", ".pth", ".safetensors"):
+        raise UsageError(f"{file}: this is a collection of arrays; save the one that is the image as .npy.")
+    try:
+        with _quiet():
+            if suffix == ".npy":
+                return _from_array(file, channels, frames, picked=picked)
+            return _from_picture(file, channels, picked=picked)
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged file makes decoders raise almost anything
+        reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
+        raise UsageError(f"{file}: cannot be read as an image ({reason}).") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow and tifffile grumble about files that they read well enough; one line is all that a person wants."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _raster(file: str, values: Array, remarks: tuple[str, ...] = (), nodata: float | None = None) -> Raster:
+    if values.dtype.kind not in "buif" or values.size == 0:
+        raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {_shape(values.shape)}).")
+    missing = np.zeros(values.shape, bool) if values.dtype.kind != "f" else ~np.isfinite(values)
+    known = {nodata} if nodata is not None else set()
+    if values.dtype.kind in "if" and values.dtype.itemsize > 1:
+        known.add(NO_DATA)
+    for number in known:
+        missing |= values == number
+    return Raster(file, values, missing, remarks)
+
+
+def _from_picture(file: str, channels: int, *, picked: bool) -> Raster:
+    try:
+        image = Image.open(file)
+    except OSError:
+        if Path(file).suffix.lower() in (".tif", ".tiff"):
+            return _from_tiff(file)
+        raise UsageError(f"{file}: this is no image that Pillow can read; PNG, JPEG, TIFF and .npy will do.") from None
+    with image:
+        if image.format == "TIFF" and _is_more_than_a_picture(image):
+            return _from_tiff(file)
+        upright = ImageOps.exif_transpose(image)
+        remarks = ["turned upright, as its EXIF orientation says"] if image.getexif().get(0x0112, 1) != 1 else []
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            remarks.append(f"the first of its {getattr(image, 'n_frames', 1)} frames")
+        values = _pixels(upright, channels, remarks, picked=picked)
+    return _raster(file, _bands_first(values), tuple(remarks))
+
+
+def _pixels(image: Image.Image, channels: int, remarks: list[str], *, picked: bool) -> Array:
+    """The bands as they are where they are what is asked for; else the colours that a viewer shows."""
+    mode, count, transparent = image.mode, len(image.getbands()), image.has_transparency_data
+    plain = mode in ("L", "RGB", "I", "F") and not transparent
+    if plain or mode.startswith("I;16") or (mode in _FOUR_BANDS and (picked or count == channels)):
+        if transparent:
+            remarks.append(f"alpha counts as band {count}")
+        return np.asarray(image)
+    grey = mode in ("1", "L", "LA", "La")
+    if transparent:
+        colours = image.convert("RGBA")
+        if colours.getchannel("A").getextrema() != (255, 255):
+            remarks.append("transparent pixels laid over white")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours)
+    return np.asarray(image.convert("L" if grey else "RGB"))
+
+
+def _is_more_than_a_picture(image: Image.Image) -> bool:
+    """Whether Pillow would leave something of this TIFF out: pages, bands, bits."""
+    tags: Any = getattr(image, "tag_v2", {})
+    bits, samples = tags.get(_TIFF_BITS, (1,)), tags.get(_TIFF_SAMPLES, 1)
+    return getattr(image, "n_frames", 1) > 1 or max(bits) > 8 or samples > 4
+
+
+def _from_tiff(file: str) -> Raster:
+    try:
+        import tifffile
+    except ModuleNotFoundError:
+        raise UsageError(f"{file}: this TIFF needs tifffile: pip install 'composer-vision[geo]'") from None
+    with tifffile.TiffFile(file) as tiff:
+        series = tiff.series[0]
+        nodata = float(series.keyframe.nodata) if 42113 in series.keyframe.tags else None
+        try:
+            values = series.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            raise UsageError(
+                f"{file}: its compression needs imagecodecs: pip install 'composer-vision[geo]' imagecodecs"
+            ) from error
+        remarks = (f"the first of its {len(tiff.series)} images",) if len(tiff.series) > 1 else ()
+    others = [axis for axis, name in enumerate(series.axes) if name not in "YX"]
+    if len(others) > 1:
+        raise UsageError(f"{file}: an image has height, width and bands (this has axes {series.axes}).")
+    return _raster(file, np.moveaxis(values, others[0], 0) if others else values[None], remarks, nodata)
+
+
+def _bands_first(values: Array) -> Array:
+    return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+
+
+def _from_array(file: str, channels: int, frames: int | None, *, picked: bool) -> Raster:
+    values = np.load(file, mmap_mode=None, allow_pickle=False)
+    if frames is not None:
+        if values.ndim != 4 or values.shape[0] != frames:
+            raise UsageError(
+                f"{file}: the model takes {frames} frames, as an array ({frames}, bands, height, width) "
+                f"(this is {_shape(values.shape)})."
+            )
+        return _raster(file, np.moveaxis(values, 1, 0))
+    if values.ndim == 2:
+        return _raster(file, values[None])
+    if values.ndim != 3:
+        raise UsageError(f"{file}: an image is an array (bands, height, width) (this is {_shape(values.shape)}).")
+    first, _, last = values.shape
+    fits = (first < last, last < first) if picked else (first == channels, last == channels)
+    if fits == (True, True) or (picked and first == last):
+        raise UsageError(
+            f"{file}: both the first and the last axis of {_shape(values.shape)} could be the bands; "
+            f"crop or pad the image so that only one can."
+        )
+    # Where neither fits, the number of bands is wrong, and the shorter axis is the likelier one to say so of.
+    bands_last = fits[1] if any(fits) else last < first
+    return _raster(file, _bands_first(values) if bands_last else values)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "one number"

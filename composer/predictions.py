@@ -1,0 +1,117 @@
+"""What a model's numbers mean: classes per pixel, values per pixel, or scores for the whole image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from composer.parts import Part, RegressionHead
+
+Array = NDArray[Any]
+
+MOST_VALUES = 4
+"""Panels that the values of one output are drawn in; further ones are left out, and that is said."""
+
+TOP = 5
+"""Classes that are told of one image."""
+
+
+@frozen(eq=False)
+class Classes:
+    """A map of classes: `indices` (height, width), each the class whose score is the largest there."""
+
+    name: str
+    indices: Array
+    count: int
+
+    @property
+    def shares(self) -> list[tuple[int, float]]:
+        """(class, share of the pixels) of the classes present, the largest first."""
+        present, pixels = np.unique(self.indices, return_counts=True)
+        pairs = zip(present.tolist(), (pixels / self.indices.size).tolist(), strict=True)
+        return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+
+    def __str__(self) -> str:
+        """`head: 3 of 10 classes: class 2 61.0 %, class 0 30.2 %, class 7 8.8 %`."""
+        shares = self.shares
+        told = ", ".join(f"class {index} {percent(share)}" for index, share in shares[:TOP])
+        more = f", and {len(shares) - TOP} more" if len(shares) > TOP else ""
+        return f"{self.name}: {len(shares)} of {self.count} classes: {told}{more}"
+
+
+@frozen(eq=False)
+class Values:
+    """A map of numbers, (height, width). `name` says of which output, where a head has several."""
+
+    name: str
+    values: Array
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest finite number; zeros where there is none."""
+        finite = self.values[np.isfinite(self.values)]
+        return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+    def __str__(self) -> str:
+        """`height: -0.12 to 3.4, mean 0.81`."""
+        finite = self.values[np.isfinite(self.values)]
+        low, high = self.range
+        unfit = self.values.size - finite.size
+        mean = f", mean {finite.mean():.4g}" if finite.size else ""
+        return f"{self.name}: {low:.4g} to {high:.4g}{mean}" + (f", {unfit} pixels not finite" if unfit else "")
+
+
+@frozen(eq=False)
+class Scores:
+    """What one image is taken for: the probability of each class."""
+
+    name: str
+    probabilities: Array
+
+    @property
+    def best(self) -> list[tuple[int, float]]:
+        """(class, probability) of the likeliest classes, the largest first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:TOP]
+        return [(int(index), float(self.probabilities[index])) for index in order]
+
+    def __str__(self) -> str:
+        """`head: class 2, 61.0 %`."""
+        index, probability = self.best[0]
+        return f"{self.name}: class {index}, {percent(probability)}"
+
+
+Prediction = Classes | Values | Scores
+
+
+def predictions(name: str, part: Part, output: Array) -> list[Prediction]:
+    """What node `name` says in `output`, its tensor without the batch: (channels,) or (channels, height, width).
+
+    A vector is scores. The maps of a RegressionHead are values; so is the one map of a part that gives no classes.
+    Other maps are scores for classes; a single one is a score against class 0, and class 1 where it is above 0.
+    """
+    if output.ndim == 1:
+        return [Scores(name, _probabilities(output))]
+    if isinstance(part, RegressionHead) or (len(output) == 1 and not part.includes_head):
+        names = [name] if len(output) == 1 else [f"{name}[{index}]" for index in range(len(output))]
+        return [Values(*pair) for pair in zip(names, output, strict=True)]
+    if len(output) == 1:
+        return [Classes(name, (output[0] > 0).astype(np.int64), 2)]
+    return [Classes(name, output.argmax(axis=0), len(output))]
+
+
+def _probabilities(scores: Array) -> Array:
+    """Softmax; a single score is one against the rest."""
+    numbers = scores.astype(np.float64)
+    if len(numbers) == 1:
+        numbers = np.array([0.0, numbers[0]])
+    powers = np.exp(numbers - numbers.max())
+    shares: Array = powers / powers.sum()
+    return shares
+
+
+def percent(share: float) -> str:
+    """`61.0 %`; what would round to nothing or to all, and is not, is `<0.1 %` or `>99.9 %`."""
+    return "<0.1 %" if 0 < share < 0.0005 else ">99.9 %" if 0.9995 <= share < 1 else f"{share * 100:.1f} %"

@@ -1,0 +1,134 @@
+"""`run FILE`: a picture in, a picture out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from composer.feeding import Fed, feed
+from composer.graph import Shared
+from composer.outfile import check_writable, write_whole
+from composer.parts import Part
+from composer.pictures import drawn_size, input_panel, prediction_panel, sheet
+from composer.predictions import MOST_VALUES, Prediction, Scores, percent, predictions
+from composer.terminal import UsageError, graph_in, note, rendered, say
+from composer.typed import Typed
+from composer.weighing import provenance
+
+if TYPE_CHECKING:
+    from composer.model import Model
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+@frozen(kw_only=True)
+class Request:
+    """What is asked of `run`, as the command line has it."""
+
+    file: str
+    images: Sequence[str]
+    out: str | None = None
+    weights: str | None = None
+    bands: Sequence[str] = ()
+    show_bands: Sequence[str] = ()
+    seed: int = 0
+    pretrained: bool = False
+
+
+def run(request: Request) -> None:
+    """Predict on images, say what was done and found, and draw it. What can be refused is, before the model runs."""
+    import composer
+
+    out = None if request.out is None else check_writable(request.out, tuple(FORMATS))
+    typed = composer.infer(graph_in(request.file))
+    _check(request, typed, out)
+    inputs, size = feed(typed, request.images, request.bands, request.show_bands)
+    note("building the model …")
+    model, origin = _built(request, typed)
+    note("running it …")
+    found = _predicted(model, inputs)
+    for one in inputs:
+        say(f"{one.name}: {one.file}, {one.size}; {'; '.join(one.remarks)}")
+    say(origin)
+    for prediction in found:
+        say(_told(prediction))
+    if out is not None:
+        drawn = [input_panel(one.name, one.picture, one.size, drawn_size(*size)) for one in inputs]
+        drawn += [prediction_panel(prediction, drawn_size(*size)) for prediction in found]
+        picture = BytesIO()
+        sheet(drawn).save(picture, FORMATS[out.suffix.lower()], quality=95, subsampling=0)
+        write_whole(out, lambda partial: partial.write_bytes(picture.getvalue()))
+        say(f"wrote {request.out}")
+
+
+def _check(request: Request, typed: Typed, out: Path | None) -> None:
+    if request.weights is not None and not Path(request.weights).is_file():
+        raise UsageError(f"--weights: {request.weights} is no file; give one that composer.save wrote.")
+    maps = [end for end in typed.ends if typed.features[end][0].stride is not None]
+    if out is None and maps:
+        raise UsageError(f"-o: {maps[0]} is a map; say where to draw it, such as -o out.png.")
+    files = [text.partition("=")[2] or text for text in request.images] + list(request.images)
+    if out is not None and any(Path(file).exists() and Path(file).samefile(out) for file in files if out.exists()):
+        raise UsageError(f"-o: {request.out} is the image itself, which would be lost; choose another name.")
+
+
+def _built(request: Request, typed: Typed) -> tuple[Model, str]:
+    from composer.building import build
+    from composer.weights import restore
+
+    if request.weights is None:
+        model = build(typed, seed=request.seed, pretrained=request.pretrained)
+        return model, provenance(typed, request.seed, pretrained=request.pretrained)
+    model = build(typed, seed=request.seed, pretrained=False)
+    restore(model, request.weights)
+    return model, f"weights: from {request.weights}"
+
+
+def _predicted(model: Model, inputs: Sequence[Fed]) -> list[Prediction]:
+    """What each end of the graph says: the outputs, then the auxiliary ones."""
+    import torch
+
+    images = {one.name: torch.from_numpy(one.values)[None] for one in inputs}
+    try:
+        with torch.inference_mode():
+            out = model.eval()(images)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            raise UsageError("--image: there is not memory enough for an image of this size; crop it.") from error
+        raise
+    graph = model.graph
+    ends = {graph.outputs[0]: out.output} if len(graph.outputs) == 1 else dict(out.output)
+    ends |= {node: out.auxiliary_heads[label] for label, node in graph.auxiliary if node not in ends}
+    found: list[Prediction] = []
+    for name, tensor in ends.items():
+        told = predictions(name, _part(model.typed, name), tensor[0].float().numpy())
+        if len(told) > MOST_VALUES:
+            note(f"{name} has {len(told)} values; the first {MOST_VALUES} are shown.")
+        found += told[:MOST_VALUES]
+    return found
+
+
+def _part(typed: Typed, name: str) -> Part:
+    parts = {node.name: node.part for node in typed.order}
+    part = parts[name]
+    owner = parts[part.node] if isinstance(part, Shared) else part
+    assert isinstance(owner, Part)
+    return owner
+
+
+def _told(prediction: Prediction) -> str:
+    if not isinstance(prediction, Scores):
+        return str(prediction)
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column(prediction.name)
+    table.add_column("probability", justify="right")
+    for index, probability in prediction.best:
+        table.add_row(f"class {index}", percent(probability))
+    return rendered(table)

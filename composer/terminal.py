@@ -1,0 +1,59 @@
+"""What the commands share: how they speak, and how they say that they cannot go on. No torch here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from composer.graph import Graph
+
+
+class UsageError(Exception):
+    """What the caller has to change, in one line: the command ends with it, and with exit code 2."""
+
+
+def say(text: str) -> None:
+    """A line of the result, on stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def note(text: str) -> None:
+    """A line about what is going on, on stderr, where it is seen at once and stays out of a pipe."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def rendered(*parts: RenderableType) -> str:
+    """Tables and text as rich draws them: as wide as the terminal, and with colours only where stdout is one."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def graph_in(file: str) -> Graph:
+    """The graph that a file holds. Raises UsageError where there is no such file, SpecError for what is in it."""
+    from composer.text import read
+
+    check_readable(file)
+    return read(file)
+
+
+def check_readable(file: str) -> None:
+    """Raise UsageError where a file cannot be opened, with the next step."""
+    try:
+        with Path(file).open("rb"):
+            return
+    except FileNotFoundError:
+        raise UsageError(f"{file}: there is no such file; check the path.") from None
+    except IsADirectoryError:
+        raise UsageError(f"{file}: this is a folder; name a file in it.") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read ({getattr(error, 'strerror', error)}).") from error

@@ -1,0 +1,98 @@
+"""`build FILE`: a model made, and what it weighs, node by node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from composer.graph import Graph, Shared
+from composer.parts import part_name
+from composer.typed import Typed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from composer.model import Model
+
+
+@frozen
+class Weight:
+    """What the module of a node holds: parameters, how many of them are trained, and bytes with its buffers."""
+
+    node: str
+    part: str
+    parameters: int = 0
+    trainable: int = 0
+    bytes: int = 0
+
+
+def weigh(model: Model) -> list[Weight]:
+    """A `Weight` for each node, in order. A node that shares the module of another weighs nothing itself."""
+    from composer.model import segments
+
+    weights = []
+    for node in model.typed.order:
+        if isinstance(node.part, Shared):
+            weights.append(Weight(node.name, f"share: {node.part.node}"))
+            continue
+        module = model.get_submodule(".".join(segments(node.name)))
+        parameters = list(module.parameters())
+        tensors = [*parameters, *module.buffers()]
+        weights.append(
+            Weight(
+                node.name,
+                part_name(node.part),
+                sum(tensor.numel() for tensor in parameters),
+                sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
+                sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            )
+        )
+    return weights
+
+
+def weights_table(weights: list[Weight]) -> RenderableType:
+    """The weights of all nodes, and their sum."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        footer_style="bold",
+        show_footer=True,
+        padding=(0, 2, 0, 0),
+    )
+    counts = [sum(side) for side in zip(*((w.parameters, w.trainable, w.bytes) for w in weights), strict=True)]
+    table.add_column("node", "total", style="cyan", overflow="fold")
+    table.add_column("part", overflow="fold")
+    table.add_column("parameters", f"{counts[0]:,}", justify="right", no_wrap=True)
+    table.add_column("trainable", f"{counts[1]:,}", justify="right", no_wrap=True)
+    table.add_column("memory", megabytes(counts[2]), justify="right", no_wrap=True)
+    for weight in weights:
+        figures = (f"{weight.parameters:,}", f"{weight.trainable:,}", megabytes(weight.bytes))
+        table.add_row(weight.node, weight.part, *figures)
+    return table
+
+
+def megabytes(count: int) -> str:
+    """`94.4 MB`, of a million bytes each."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def wanting(graph: Graph) -> tuple[str, ...]:
+    """The nodes whose part asks for weights that were published, or that stand in a file."""
+    return tuple(node.name for node in graph.nodes if getattr(node.part, "pretrained", False))
+
+
+def provenance(typed: Typed, seed: int, *, pretrained: bool) -> str:
+    """Where a built model's weights come from, and how to have the others."""
+    wants = wanting(typed.graph)
+    if not wants:
+        return f"weights: random, seed {seed}"
+    nodes = ", ".join(wants)
+    if pretrained:
+        return f"weights: pretrained in {nodes}; random elsewhere, seed {seed}"
+    return f"weights: random, seed {seed} ({nodes} asks for pretrained ones, which --pretrained loads)"

@@ -1,0 +1,599 @@
+"""`python -m composer`, in this process through main() and in one of its own: what it prints, writes and returns."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import composer
+from composer.__main__ import main
+from composer.colours import painted_classes, painted_values
+from composer.feeding import by_input
+from composer.pictures import HEAD, MARGIN
+from composer.terminal import UsageError
+
+ROOT = Path(__file__).parents[1]
+
+SEGMENTATION = """
+encoder: {timm/resnet10t: {out_indices: [1, 2, 3, 4]}}
+decoder: {UNetDecoder: {channels: [32, 16, 16, 8]}}
+head: {SegmentationHead: {num_classes: 5}}
+"""
+SIX_BANDS = f"input: {{channels: 6}}{SEGMENTATION}"
+REGRESSION = SEGMENTATION.replace("SegmentationHead: {num_classes: 5}", "RegressionHead: {num_outputs: 2}")
+SCENE = """
+encoder: {timm/resnet10t: {out_indices: [4], pretrained: true}}
+decoder: IdentityDecoder
+head: {ClassificationHead: {num_classes: 7}}
+"""
+FIXED = f"input: {{size: [64, 96]}}{SEGMENTATION}"
+JOINED = """
+inputs: {s2: {channels: 4}, s1: {channels: 2, stride: 2}}
+nodes:
+  optical: {part: {timm/resnet10t: {out_indices: [1, 2]}}, from: s2}
+  radar: {part: {timm/resnet10t: {out_indices: [0, 1]}}, from: s1}
+  joined: {part: ConcatFeatures, from: [optical, radar]}
+  again: {share: optical, from: s2}
+  decoded: {part: {UNetDecoder: {channels: [16, 8]}}, from: joined}
+  cover: {part: {SegmentationHead: {num_classes: 3}}, from: decoded}
+  height: {part: RegressionHead, from: decoded}
+  deep: {part: {LinearDecoder: {num_classes: 3, upsampling_size: 2}}, from: again}
+outputs: [cover, height]
+auxiliary: {extra: deep}
+rescale: false
+"""
+BAD = "encoder: timm/resnet10t\nhead: {SegmentationHead: {num_classes: 'yes'}}\ndecoder: UNotDecoder\n"
+SPECS = {
+    "segmentation": SEGMENTATION,
+    "six": SIX_BANDS,
+    "regression": REGRESSION,
+    "scene": SCENE,
+    "fixed": FIXED,
+    "joined": JOINED,
+    "bad": BAD,
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the specs above and a few images, which is where the commands run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    random = np.random.default_rng(0)
+    for name, text in SPECS.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    Image.fromarray(random.integers(0, 256, (48, 80, 3), dtype=np.uint8)).save("photo.png")
+    np.save("four.npy", random.normal(size=(4, 64, 64)).astype(np.float32))
+    np.save("two.npy", random.normal(size=(32, 32, 2)).astype(np.float32))
+    np.save("ten.npy", random.normal(size=(10, 33, 47)) * 3000)
+    (tmp_path / "zero.png").touch()
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("a model was built for what can be refused without one")
+
+    monkeypatch.setattr("composer.building.build", fail)
+
+
+def panel(file, number=0, height=240, width=400):
+    """The picture inside a panel of the drawn sheet, for images of 48 × 80 pixels: drawn five times as large."""
+    left = MARGIN + number * (width + MARGIN)
+    pixels = np.asarray(Image.open(file).convert("RGB"))[MARGIN + HEAD :][:height, left : left + width]
+    return pixels[2::5, 2::5]
+
+
+class TestCheck:
+    def test_a_line_for_each_good_file(self, here, capsys):
+        assert main(["check", "segmentation.yaml", "scene.yaml", "joined.yaml", "fixed.yaml"]) == 0
+        out, err = capsys.readouterr()
+        assert out == (
+            "segmentation.yaml: ok  head (b, 5, H, W); multiple of 32, at least 32, any shape\n"
+            "scene.yaml: ok  head (b, 7); multiple of 32, at least 32, any shape\n"
+            "joined.yaml: ok  cover (b, 3, ceil(H/4), ceil(W/4)), height (b, 1, ceil(H/4), ceil(W/4)), "
+            "deep (b, 3, ceil(H/4), ceil(W/4)); multiple of 8, at least 8, any shape\n"
+            "fixed.yaml: ok  head (b, 5, H, W); exactly 64 × 96\n"
+        )
+        assert err == ""
+
+    def test_all_problems_of_a_bad_one(self, here, capsys):
+        assert main(["check", "bad.yaml", "scene.yaml"]) == 1
+        out, err = capsys.readouterr()
+        with pytest.raises(composer.SpecError) as problems:
+            composer.read("bad.yaml")
+        assert len(problems.value.problems) > 1
+        assert out == f"{problems.value}\nscene.yaml: ok  head (b, 7); multiple of 32, at least 32, any shape\n"
+        assert err == ""
+
+    def test_files_that_cannot_be_read_do_not_hide_the_others(self, here, capsys):
+        assert main(["check", "none.yaml", "folder", "bad.yaml", "scene.yaml"]) == 2
+        out, err = capsys.readouterr()
+        assert err == (
+            "none.yaml: there is no such file; check the path.\nfolder: this is a folder; name a file in it.\n"
+        )
+        assert out.startswith("bad.yaml:2:")
+        assert out.endswith("scene.yaml: ok  head (b, 7); multiple of 32, at least 32, any shape\n")
+
+    def test_json_says_the_same(self, here, capsys):
+        assert main(["check", "--format", "json", "joined.yaml", "bad.yaml", "none.yaml"]) == 2
+        good, bad, absent = json.loads(capsys.readouterr().out)
+        assert good == {
+            "file": "joined.yaml",
+            "ok": True,
+            "digest": composer.digest(composer.read("joined.yaml")),
+            "sizes": {"multiple": 8, "least": 8, "height": None, "width": None, "square": False},
+            "outputs": {
+                "cover": ["b", 3, "ceil(H/4)", "ceil(W/4)"],
+                "height": ["b", 1, "ceil(H/4)", "ceil(W/4)"],
+            },
+            "auxiliary": {"extra": ["b", 3, "ceil(H/4)", "ceil(W/4)"]},
+            "problems": [],
+        }
+        assert (bad["ok"], bad["digest"], bad["sizes"], bad["outputs"]) == (False, None, None, {})
+        assert bad["problems"][0] == {
+            "code": "type",
+            "path": "head.num_classes",
+            "file": "bad.yaml",
+            "line": 2,
+            "column": 40,
+            "message": "expected a whole number (got 'yes', a string).",
+            "expected": "a whole number",
+            "got": "'yes', a string",
+            "repair": None,
+        }
+        assert [absent["ok"], *(absent["problems"][0][key] for key in ("code", "file", "message"))] == [
+            False,
+            "file",
+            "none.yaml",
+            "none.yaml: there is no such file; check the path.",
+        ]
+
+    @pytest.mark.parametrize(
+        ("command", "imported"),
+        [
+            pytest.param("check segmentation.yaml", "[]", id="check"),
+            pytest.param("show segmentation.yaml", "['rich']", id="show"),
+            pytest.param("list necks", "['rich']", id="list"),
+            pytest.param(
+                "build segmentation.yaml", "['rich', 'timm', 'torch']", id="build, to see that this test can fail"
+            ),
+        ],
+    )
+    def test_nothing_heavy_is_imported_for_nothing(self, here, command, imported):
+        main(["check", "segmentation.yaml"])  # so that the facts are on disk
+        script = (
+            "import sys; from composer.__main__ import main; main(sys.argv[1:]);"
+            "print(sorted({'torch', 'timm', 'rich'} & set(sys.modules)))"
+        )
+        assert python("-c", script, *command.split()).stdout.splitlines()[-1] == imported
+
+
+class TestShow:
+    def test_the_graph_edge_by_edge(self, here, capsys):
+        assert main(["show", "segmentation.yaml"]) == 0
+        assert capsys.readouterr() == (
+            """\
+node         part                         gives
+────────────────────────────────────────────────────────────────────
+encoder      timm/resnet10t               4 × map b c h w
+← image      out_indices: [1, 2, 3, 4]    channels 64  128  256  512
+                                          stride    4    8   16   32
+                                          demands  multiple of 32
+
+decoder      UNetDecoder                  map b c h w
+← encoder    channels: [32, 16, 16, 8]    channels 8
+                                          stride   4
+
+head         SegmentationHead             map b c h w
+← decoder    num_classes: 5               channels 5
+                                          stride   4
+
+inputs   image: 3 channels
+sizes    multiple of 32, at least 32, any shape; what is smaller or between is
+         padded (reflect, on both sides)
+
+                              image of 225 × 300
+output   image of 224 × 224   padded to 256 × 320
+─────────────────────────────────────────────────
+head     (b, 5, 224, 224)     (b, 5, 225, 300)
+""",
+            "",
+        )
+
+    @pytest.mark.parametrize("width", [60, 80, 140])
+    @pytest.mark.parametrize("name", ["segmentation", "joined", "fixed", "scene"])
+    def test_every_line_fits_and_nothing_is_lost(self, here, capsys, monkeypatch, width, name):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(["show", f"{name}.yaml"]) == 0
+        out = capsys.readouterr().out
+        typed = composer.infer(composer.read(f"{name}.yaml"))
+        assert max(map(len, out.splitlines())) <= width
+        assert "\x1b" not in out
+        assert "…" not in out
+        assert [node.name for node in typed.order if node.name not in out] == []
+
+    def test_what_several_inputs_shared_nodes_and_auxiliary_outputs_look_like(self, here, capsys):
+        main(["show", "joined.yaml"])
+        words = " ".join(capsys.readouterr().out.split())
+        assert "again share: optical 2 × map b c h w ← s2 channels 64 128 stride 4 8" in words
+        assert "radar timm/resnet10t 2 × map b c h w ← s1 out_indices: [0, 1] channels 64 stride 4 8" in words
+        assert "inputs s2: 4 channels s1: 2 channels, stride 2 sizes multiple of 8" in words
+        assert "deep (extra, auxiliary) (b, 3, 56, 56) (b, 3, 57, 75)" in words
+
+    def test_a_fixed_size_is_the_only_example(self, here, capsys):
+        main(["show", "fixed.yaml"])
+        assert capsys.readouterr().out.splitlines()[-3:] == [
+            "output   image of 64 × 96",
+            "─────────────────────────",
+            "head     (b, 5, 64, 96)",
+        ]
+
+    def test_colours_only_for_a_terminal(self, here, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        assert "\x1b[1;36mencoder" in python("-m", "composer", "show", "segmentation.yaml").stdout
+
+    def test_problems_go_to_stderr(self, here, capsys):
+        assert main(["show", "bad.yaml"]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.startswith("bad.yaml:2:")) == ("", True)
+
+
+class TestBuild:
+    def test_what_every_node_weighs(self, here, capsys):
+        assert main(["build", "segmentation.yaml"]) == 0
+        out, err = capsys.readouterr()
+        model = composer.build(composer.read("segmentation.yaml"))
+        count = sum(parameter.numel() for parameter in model.parameters())
+        size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) / 1e6
+        assert re.search(rf"^total +{count:,} +{count:,} +{size:.1f} MB$", out, re.MULTILINE)
+        assert re.search(r"^head +SegmentationHead +45 +45 +0.0 MB$", out, re.MULTILINE)
+        assert out.endswith("\n\nweights: random, seed 0\n")
+        assert "(b, 5, 225, 300)" in out
+        assert err == "building the model …\n"
+
+    def test_a_shared_module_weighs_once(self, here, capsys):
+        main(["build", "joined.yaml"])
+        assert re.search(r"^again +share: optical +0 +0 +0.0 MB$", capsys.readouterr().out, re.MULTILINE)
+
+    def test_pretrained_weights_are_only_loaded_on_request(self, here, capsys):
+        assert main(["build", "scene.yaml", "--seed", "4"]) == 0
+        assert capsys.readouterr().out.endswith(
+            "weights: random, seed 4 (encoder asks for pretrained ones, which --pretrained loads)\n"
+        )
+
+    def test_saved_weights_are_those_of_the_seed(self, here, capsys):
+        assert main(["build", "segmentation.yaml", "--seed", "3", "--save", "model.safetensors"]) == 0
+        assert capsys.readouterr().out.endswith("wrote model.safetensors\n")
+        ours = composer.build(composer.read("segmentation.yaml"), seed=3).state_dict()
+        theirs = composer.load("model.safetensors").state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def test_a_file_that_cannot_be_written_is_refused_first(self, here, capsys, no_model):
+        assert main(["build", "segmentation.yaml", "--save", "model.pt"]) == 2
+        assert capsys.readouterr() == ("", "model.pt: the name must end in .safetensors.\n")
+
+
+class TestRun:
+    def test_a_picture_in_and_classes_out(self, here, capsys):
+        assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png", "--seed", "2"]) == 0
+        out, err = capsys.readouterr()
+        model = composer.build(composer.read("segmentation.yaml"), seed=2).eval()
+        facts = model.typed.facts["encoder"]
+        photo = torch.from_numpy(np.array(Image.open("photo.png"))).permute(2, 0, 1)[None] / 255
+        mean, std = (torch.tensor(side)[:, None, None] for side in (facts.mean, facts.std))
+        with torch.no_grad():
+            scores = model((photo - mean) / std).output[0]
+        indices = scores.argmax(dim=0).numpy()
+        # A pixel whose two best scores are all but equal may fall to either.
+        sure = (scores.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4).numpy()
+        assert sure.mean() > 0.95
+        assert np.array_equal(panel("out.png"), np.array(Image.open("photo.png")))
+        assert np.array_equal(panel("out.png", 1)[sure], painted_classes(indices)[sure])
+        lines = out.splitlines()
+        done = "values 0 to 255, normalised for encoder: mean 0.485, 0.456, 0.406, deviation 0.229, 0.224, 0.225"
+        assert lines[:2] == [
+            f"image: photo.png, 48 high, 80 wide; {done}",
+            "weights: random, seed 2",
+        ]
+        assert lines[2].startswith(f"head: {len(np.unique(indices))} of 5 classes: class ")
+        assert lines[3:] == ["wrote out.png"]
+        assert err == "building the model …\nrunning it …\n"
+
+    def test_values_are_drawn_one_panel_each(self, here, capsys):
+        assert main(["run", "regression.yaml", "--image", "photo.png", "-o", "out.png"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[0] for line in lines] == ["image", "weights", "head[0]", "head[1]", "wrote out.png"]
+        low, high = painted_values(np.array([0.0, 1.0]), 0, 1).tolist()
+        assert [(panel("out.png", number) == low).all(axis=-1).any() for number in (0, 1, 2)] == [False, True, True]
+        assert [(panel("out.png", number) == high).all(axis=-1).any() for number in (0, 1, 2)] == [False, True, True]
+
+    def test_a_scene_is_told_in_a_table(self, here, capsys):
+        assert main(["run", "scene.yaml", "--image", "photo.png"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == "weights: random, seed 0 (encoder asks for pretrained ones, which --pretrained loads)"
+        assert lines[2] == "head      probability"
+        assert [bool(re.fullmatch(r"class [0-6]        +\d\d?\.\d %", line)) for line in lines[4:]] == [True] * 5
+        assert sorted(path.suffix for path in here.iterdir()).count(".png") == 3
+
+    def test_and_drawn_where_that_is_asked_for(self, here, capsys):
+        assert main(["run", "scene.yaml", "--image", "photo.png", "-o", "out.jpg"]) == 0
+        assert capsys.readouterr().out.endswith("wrote out.jpg\n")
+        with Image.open("out.jpg") as drawn:
+            assert (drawn.format, drawn.width) == ("JPEG", 2 * 400 + 3 * MARGIN)
+
+    def test_several_inputs_and_outputs(self, here, capsys):
+        images = ["--image", "s2=four.npy", "--image", "s1=two.npy"]
+        assert main(["run", "joined.yaml", *images, "-o", "out.png", "--show-bands", "s2=4"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[0] for line in lines] == [
+            "s2",
+            "s1",
+            "weights",
+            "cover",
+            "height",
+            "deep",
+            "wrote out.png",
+        ]
+        scale = "each band to zero mean and unit deviation over this image"
+        assert lines[:2] == [
+            f"s2: four.npy, 64 high, 64 wide; {scale}",
+            f"s1: two.npy, 32 high, 32 wide; {scale}; band 1 shown as grey",
+        ]
+        side, above = 384 + MARGIN, MARGIN + HEAD
+        with Image.open("out.png") as drawn:
+            assert drawn.width == 3 * side + MARGIN
+            pixels = np.asarray(drawn)
+        assert [bool((pixels[above : above + 384, left : left + 384] == 255).all()) for left in (28, 28 + side)] == [
+            False,
+            False,
+        ]
+
+    def test_bands_are_picked(self, here, capsys):
+        assert main(["run", "six.yaml", "--image", "ten.npy", "--bands", "2,3,4,5,6,7", "-o", "out.png"]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == (
+            "image: ten.npy, 33 high, 47 wide; bands 2,3,4,5,6,7 of 10; "
+            "each band to zero mean and unit deviation over this image; "
+            "bands 4,3,2 shown as red, green and blue: a guess, --show-bands says otherwise"
+        )
+
+    def test_weights_come_from_a_file(self, here, capsys):
+        main(["build", "segmentation.yaml", "--seed", "9", "--save", "nine.safetensors"])
+        main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "seed.png", "--seed", "9"])
+        capsys.readouterr()
+        given = ["--weights", "nine.safetensors"]
+        assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "file.png", *given]) == 0
+        assert capsys.readouterr().out.splitlines()[1] == "weights: from nine.safetensors"
+        assert np.array_equal(panel("seed.png", 1), panel("file.png", 1))
+
+    def test_weights_of_another_model_are_a_problem(self, here, capsys):
+        main(["build", "scene.yaml", "--save", "scene.safetensors"])
+        capsys.readouterr()
+        given = ["--image", "photo.png", "-o", "out.png", "--weights", "scene.safetensors"]
+        assert main(["run", "segmentation.yaml", *given]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "scene.safetensors: error[weights] does not fit the model: " in err
+        assert not Path("out.png").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            pytest.param(
+                "segmentation.yaml --image none.png -o o.png", "none.png: there is no such file; check the path."
+            ),
+            pytest.param("segmentation.yaml --image folder -o o.png", "folder: this is a folder; name a file in it."),
+            pytest.param("segmentation.yaml --image zero.png -o o.png", "zero.png: the file is empty."),
+            pytest.param(
+                "segmentation.yaml --image text.png -o o.png",
+                "text.png: this is no image that Pillow can read; PNG, JPEG, TIFF and .npy will do.",
+            ),
+            pytest.param("none.yaml --image photo.png -o o.png", "none.yaml: there is no such file; check the path."),
+            pytest.param(
+                "six.yaml --image photo.png -o o.png",
+                "photo.png: the model's image takes 6 bands, and this image has 3; use another image.",
+            ),
+            pytest.param(
+                "six.yaml --image ten.npy -o o.png",
+                "ten.npy: the model's image takes 6 bands, and this image has 10; "
+                "pick them with --bands, counted from 1: --bands 1,2,3,4,5,6.",
+            ),
+            pytest.param(
+                "six.yaml --image ten.npy --bands 1-6 -o o.png",
+                "--bands: numbers with commas between, counted from 1, such as 4,3,2 (got 1-6).",
+            ),
+            pytest.param(
+                "fixed.yaml --image big.png -o o.png",
+                "big.png: an image of 65 × 96 pixels is too large: the graph takes exactly 64 × 96. "
+                "Crop or resize the image.",
+            ),
+            pytest.param(
+                "joined.yaml --image four.npy -o o.png",
+                "--image four.npy: the model has the inputs s2, s1; say which: --image s2=…",
+            ),
+            pytest.param(
+                "joined.yaml --image s2=four.npy -o o.png", "--image: there is none for s1; add --image s1=FILE."
+            ),
+            pytest.param(
+                "joined.yaml --image s2=four.npy --image s1=odd.npy -o o.png",
+                "odd.npy: s1 must have 32 × 32 pixels (height × width), to cover what s2 covers (this has 32 × 31).",
+            ),
+            pytest.param(
+                "segmentation.yaml --image photo.png", "-o: head is a map; say where to draw it, such as -o out.png."
+            ),
+            pytest.param(
+                "segmentation.yaml --image photo.png -o o.bmp", "o.bmp: the name must end in .png or .jpg or .jpeg."
+            ),
+            pytest.param(
+                "segmentation.yaml --image photo.png -o none/o.png",
+                "none/o.png: there is no folder {here}/none; make it first.",
+            ),
+            pytest.param(
+                "segmentation.yaml --image photo.png -o photo.png",
+                "-o: photo.png is the image itself, which would be lost; choose another name.",
+            ),
+            pytest.param(
+                "segmentation.yaml --image photo.png -o o.png --weights none.safetensors",
+                "--weights: none.safetensors is no file; give one that composer.save wrote.",
+            ),
+        ],
+    )
+    def test_what_cannot_be_is_refused_in_a_line_before_a_model_is_built(self, here, capsys, no_model, arguments, said):
+        Image.new("RGB", (96, 65)).save("big.png")
+        np.save("odd.npy", np.zeros((2, 32, 31)))
+        before = sorted(here.iterdir())
+        assert main(["run", *arguments.split()]) == 2
+        assert capsys.readouterr() == ("", said.format(here=here.resolve()) + "\n")
+        assert sorted(here.iterdir()) == before
+
+    def test_an_interruption_leaves_nothing_behind(self, here, capsys, monkeypatch):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("composer.running.sheet", interrupt)
+        before = sorted(here.iterdir())
+        assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 130
+        assert capsys.readouterr().err.endswith("interrupted\n")
+        assert sorted(here.iterdir()) == before
+
+    def test_an_image_larger_than_the_memory_is_said_to_be(self, here, capsys, monkeypatch):
+        def refuse(*_):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+        monkeypatch.setattr("composer.model.Model.forward", refuse)
+        assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            "--image: there is not memory enough for an image of this size; crop it."
+        )
+
+
+class TestByInput:
+    @pytest.mark.parametrize(
+        ("given", "inputs", "expected"),
+        [
+            (["a.png"], ["image"], {"image": "a.png"}),
+            (["image=a.png"], ["image"], {"image": "a.png"}),
+            (["x=a.png"], ["image"], {"image": "x=a.png"}),
+            (["s1=a=b.png", "s2=c.png"], ["s2", "s1"], {"s1": "a=b.png", "s2": "c.png"}),
+        ],
+    )
+    def test_values_by_name(self, given, inputs, expected):
+        assert by_input(given, inputs, "--image") == expected
+
+    def test_none_is_given_twice(self):
+        with pytest.raises(UsageError, match=r"^--image: image is given twice, a.png and b.png.$"):
+            by_input(["a.png", "b.png"], ["image"], "--image")
+
+
+class TestList:
+    def test_parts_with_their_arguments(self, here, capsys):
+        assert main(["list", "heads", "Cl*"]) == 0
+        out = capsys.readouterr().out
+        assert out.splitlines()[0] == "head and its arguments        what it does"
+        assert [line[:28].rstrip() for line in out.splitlines()[2:]] == [
+            "ClassificationHead",
+            "  num_classes (required)",
+            "  dim_list: null",
+            "  dropout: 0.0",
+            "  linear_after_pool: false",
+        ]
+
+    @pytest.mark.parametrize(
+        ("kind", "parts"),
+        [
+            ("encoders", ["timm/NAME"]),
+            ("necks", ["SelectIndices", "AddBottleneckLayer", "AddFeatures"]),
+            ("decoders", ["IdentityDecoder", "UperNetDecoder"]),
+            ("heads", ["SegmentationHead", "RegressionHead"]),
+        ],
+    )
+    def test_every_kind(self, here, capsys, kind, parts):
+        assert main(["list", kind]) == 0
+        names = re.findall(r"^\S+", capsys.readouterr().out, re.MULTILINE)
+        assert [part for part in parts if part not in names] == []
+
+    def test_networks_by_pattern_one_to_a_line(self, here, capsys):
+        assert main(["list", "encoders", "timm/resnet1?"]) == 0
+        assert capsys.readouterr().out == "timm/resnet18\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["heads", "X"], "no part of the heads is named 'X'; there are SegmentationHead, RegressionHead, "),
+            (["encoders", "resnet"], "no encoder is named 'resnet'; a pattern has stars, in quotes: 'timm/*resnet*'\n"),
+        ],
+    )
+    def test_what_matches_nothing(self, here, capsys, arguments, said):
+        assert main(["list", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err[: len(said)]) == ("", said)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "python -m composer: error: the following arguments are required: COMMAND"),
+            (["list", "tails"], "python -m composer list: error: argument kind: invalid choice: 'tails'"),
+            (["check"], "python -m composer check: error: the following arguments are required: FILE"),
+            (
+                ["build", "x.yaml", "--seed", "-1"],
+                "python -m composer build: error: argument --seed: invalid whole number",
+            ),
+            (["build", "x.yaml", "--pre"], "python -m composer: error: unrecognized arguments: --pre"),
+        ],
+    )
+    def test_what_is_wrong_with_them(self, capsys, arguments, said):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+
+    def test_help(self, capsys):
+        assert main(["--help"]) == 0
+        out = capsys.readouterr().out
+        assert [name for name in ("check", "show", "build", "run", "list") if f"\n    {name} " not in out] == []
+
+
+def python(*arguments, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False, **options
+    )
+
+
+class TestProcess:
+    def test_exit_codes_and_streams(self, here):
+        ran = python("-m", "composer", "check", "scene.yaml", "none.yaml")
+        assert (ran.returncode, ran.stdout, ran.stderr) == (
+            2,
+            "scene.yaml: ok  head (b, 7); multiple of 32, at least 32, any shape\n",
+            "none.yaml: there is no such file; check the path.\n",
+        )
+
+    def test_a_reader_that_leaves_is_no_error(self, here):
+        reader, writer = os.pipe()
+        os.close(reader)
+        ran = subprocess.run(
+            [sys.executable, "-m", "composer", "check", "scene.yaml"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        os.close(writer)
+        assert (ran.returncode, ran.stderr) == (141, b"")
+
+    def test_a_terminal_without_the_letters_gets_others(self, here, monkeypatch):
+        monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+        ran = python("-m", "composer", "show", "scene.yaml")
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "? image" in ran.stdout

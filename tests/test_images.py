@@ -1,0 +1,432 @@
+"""Images in files: whatever Pillow, numpy and tifffile read comes out as bands first, and the rest in one line."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from composer.bands import fed, numbers, shown
+from composer.images import Raster, raster
+from composer.normalising import Published, full_scale, normalised
+from composer.outfile import check_writable, write_whole
+from composer.preview import preview
+from composer.terminal import UsageError
+
+RED, GREEN, CLEAR = (200, 10, 20), (30, 180, 40), (0, 0, 255, 0)
+
+
+def picture(file: Path, mode: str = "RGB", **options) -> str:
+    """A picture of 2 × 3 pixels, the left one red and the others green, in any of Pillow's modes."""
+    image = Image.new("RGB", (3, 2), GREEN)
+    image.putpixel((0, 0), RED)
+    image.putpixel((0, 1), RED)
+    image.convert(mode, palette=Image.Palette.ADAPTIVE).save(file, **options)
+    return str(file)
+
+
+def made(values) -> Raster:
+    array = np.asarray(values)
+    return Raster("x.npy", array, ~np.isfinite(array))
+
+
+def pixel(values, row=0, column=0):
+    return values[:, row, column].tolist()
+
+
+class TestPictures:
+    @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "CMYK"])
+    def test_colours_come_out_of_every_mode(self, tmp_path, mode):
+        read = raster(picture(tmp_path / ("x.tif" if mode == "CMYK" else "x.png"), mode), 3)
+        assert read.values.shape == (3, 2, 3)
+        assert (pixel(read.values), pixel(read.values, 0, 2)) == (list(RED), list(GREEN))
+        assert read.values.dtype == np.uint8
+        assert not read.missing.any()
+
+    @pytest.mark.parametrize(("mode", "expected"), [("L", [[68, 119, 119]] * 2), ("1", [[0, 255, 255]] * 2)])
+    def test_grey_has_one_band(self, tmp_path, mode, expected):
+        file = tmp_path / "x.png"
+        image = Image.open(picture(tmp_path / "colour.png")).convert("L")
+        (image.point(lambda level: 255 * (level > 100)).convert("1") if mode == "1" else image).save(file)
+        assert raster(str(file), 3).values.tolist() == [expected]
+
+    def test_sixteen_bits_are_kept(self, tmp_path):
+        Image.fromarray(np.array([[0, 40000], [65535, 7]], np.uint16)).save(tmp_path / "x.png")
+        assert raster(str(tmp_path / "x.png"), 1).values.tolist() == [[[0, 40000], [65535, 7]]]
+
+    def test_a_photograph_is_turned_upright(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the camera was turned: rows are columns
+        read = raster(picture(tmp_path / "x.png", exif=exif), 3)
+        assert read.values.shape == (3, 3, 2)
+        assert [pixel(read.values, row) for row in range(3)] == [list(RED), list(GREEN), list(GREEN)]
+        assert read.remarks == ("turned upright, as its EXIF orientation says",)
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+    def test_what_is_transparent_is_white(self, tmp_path, mode):
+        image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+        image.putpixel((1, 0), CLEAR)
+        image.convert(mode).save(tmp_path / "x.png", **({"transparency": 0} if mode == "P" else {}))
+        read = raster(str(tmp_path / "x.png"), 3)
+        assert read.values[..., 0, 1 if mode != "P" else 0].tolist() == [255] * (1 if mode == "LA" else 3)
+        assert read.remarks == ("transparent pixels laid over white",)
+
+    def test_alpha_is_a_band_where_four_are_asked_for(self, tmp_path):
+        Image.new("RGBA", (2, 1), (1, 2, 3, 4)).save(tmp_path / "x.png")
+        read = raster(str(tmp_path / "x.png"), 4)
+        assert (pixel(read.values), read.remarks) == ([1, 2, 3, 4], ("alpha counts as band 4",))
+
+    def test_of_a_moving_picture_the_first_frame_is_taken_and_that_is_said(self, tmp_path):
+        first, second = Image.new("RGB", (2, 1), RED), Image.new("RGB", (2, 1), GREEN)
+        first.save(tmp_path / "x.png", save_all=True, append_images=[second])
+        read = raster(str(tmp_path / "x.png"), 3)
+        assert (pixel(read.values), read.remarks) == (list(RED), ("the first of its 2 frames",))
+
+
+class TestArrays:
+    @pytest.mark.parametrize(
+        ("shape", "channels", "picked", "expected"),
+        [
+            pytest.param((6, 4, 5), 6, False, (6, 4, 5), id="bands first"),
+            pytest.param((4, 5, 6), 6, False, (6, 4, 5), id="bands last"),
+            pytest.param((4, 5), 1, False, (1, 4, 5), id="no axis for one band"),
+            pytest.param((2, 40, 50), 3, False, (2, 40, 50), id="neither fits: the shorter"),
+            pytest.param((10, 40, 50), 50, True, (10, 40, 50), id="picked: the shorter, first"),
+            pytest.param((40, 50, 10), 40, True, (10, 40, 50), id="picked: the shorter, last"),
+        ],
+    )
+    def test_the_axis_of_the_bands(self, tmp_path, shape, channels, picked, expected):
+        values = np.arange(np.prod(shape)).reshape(shape)
+        np.save(tmp_path / "x.npy", values)
+        read = raster(str(tmp_path / "x.npy"), channels, picked=picked)
+        assert read.values.shape == expected
+        assert pixel(read.values)[0] == 0
+        assert read.values.ravel()[-1] == values.ravel()[-1]
+
+    def test_frames_go_behind_the_bands(self, tmp_path):
+        np.save(tmp_path / "x.npy", np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5))
+        read = raster(str(tmp_path / "x.npy"), 2, 3)
+        assert read.values.shape == (2, 3, 4, 5)
+        assert read.values[:, :, 0, 0].tolist() == [[0, 40, 80], [20, 60, 100]]
+
+    @pytest.mark.parametrize(
+        ("array", "frames", "message"),
+        [
+            pytest.param(
+                np.zeros((3, 9, 3)),
+                None,
+                "both the first and the last axis of 3 × 9 × 3 could be the bands; "
+                "crop or pad the image so that only one can.",
+                id="ambiguous",
+            ),
+            pytest.param(np.zeros(5), None, "an image is an array (bands, height, width) (this is 5).", id="one axis"),
+            pytest.param(
+                np.zeros((2, 3, 4, 4)),
+                4,
+                "the model takes 4 frames, as an array (4, bands, height, width) (this is 2 × 3 × 4 × 4).",
+                id="frames",
+            ),
+            pytest.param(
+                np.zeros((3, 4, 4), complex),
+                None,
+                "an image holds numbers (this holds complex128, shape 3 × 4 × 4).",
+                id="complex",
+            ),
+            pytest.param(
+                np.zeros((3, 0, 4)), None, "an image holds numbers (this holds float64, shape 3 × 0 × 4).", id="empty"
+            ),
+            pytest.param(
+                np.array([None, {}], object),
+                None,
+                "cannot be read as an image (Object arrays cannot be loaded when allow_pickle=False).",
+                id="pickles are not opened",
+            ),
+        ],
+    )
+    def test_what_is_no_image_is_refused(self, tmp_path, array, frames, message):
+        file = str(tmp_path / "x.npy")
+        np.save(file, array, allow_pickle=True)
+        with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {message}')}$"):
+            raster(file, 3, frames)
+
+
+class TestTiff:
+    @pytest.mark.parametrize("axes", ["YXS", "CYX"])
+    def test_bands_are_known_from_the_file(self, tmp_path, axes):
+        tifffile = pytest.importorskip("tifffile")
+        bands = np.arange(6 * 4 * 5, dtype=np.float32).reshape(6, 4, 5)
+        stored = bands if axes == "CYX" else bands.transpose(1, 2, 0)
+        tifffile.imwrite(tmp_path / "x.tif", stored, metadata={"axes": axes}, photometric="minisblack")
+        read = raster(str(tmp_path / "x.tif"), 3)
+        assert np.array_equal(read.values, bands)
+
+    def test_no_data_is_missing(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile")
+        values = np.array([[1, -9999, np.nan, -1]], np.float32)
+        tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", extratags=[(42113, "s", 0, "-1", True)])
+        read = raster(str(tmp_path / "x.tif"), 1)
+        assert read.missing.tolist() == [[[False, True, True, True]]]
+
+    def test_more_bits_than_a_picture_has_are_kept(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile")
+        values = np.full((4, 5, 3), 9000, np.uint16)
+        tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb")
+        assert raster(str(tmp_path / "x.tif"), 3).values.max() == 9000
+
+    def test_without_tifffile_a_line_says_what_to_install(self, tmp_path, monkeypatch):
+        tifffile = pytest.importorskip("tifffile")
+        file = str(tmp_path / "x.tif")
+        tifffile.imwrite(file, np.zeros((4, 5, 6), np.float32), photometric="minisblack")
+        monkeypatch.setitem(sys.modules, "tifffile", None)
+        said = f"{file}: this TIFF needs tifffile: pip install 'composer-vision[geo]'"
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            raster(file, 6)
+
+
+class TestUnreadable:
+    @pytest.mark.parametrize(
+        ("name", "content", "said"),
+        [
+            ("none.png", None, "there is no such file; check the path."),
+            ("zero.png", b"", "the file is empty."),
+            ("text.png", b"hello", "this is no image that Pillow can read; PNG, JPEG, TIFF and .npy will do."),
+            ("text.npy", b"hello", "cannot be read as an image (.*)."),
+            ("text.tif", b"hello", "cannot be read as an image (.*)."),
+            ("x.npz", b"PK", "this is a collection of arrays; save the one that is the image as .npy."),
+        ],
+    )
+    def test_one_line_says_why(self, tmp_path, name, content, said):
+        file = tmp_path / name
+        if content is not None:
+            file.write_bytes(content)
+        pattern = re.escape(f"{file}: {said}").replace(r"\.\*", ".*")
+        with pytest.raises(UsageError, match=f"^{pattern}$"):
+            raster(str(file), 3)
+
+    def test_a_folder(self, tmp_path):
+        with pytest.raises(UsageError, match=f"^{re.escape(str(tmp_path))}: this is a folder; name a file in it.$"):
+            raster(str(tmp_path), 3)
+
+    def test_half_a_photograph(self, tmp_path):
+        file = tmp_path / "x.jpg"
+        Image.effect_noise((64, 64), 50).save(file)
+        file.write_bytes(file.read_bytes()[:900])
+        with pytest.raises(UsageError, match=r"^.*x.jpg: cannot be read as an image \(image file is truncated.*\).$"):
+            raster(str(file), 3)
+
+    def test_a_picture_has_no_frames(self, tmp_path):
+        file = picture(tmp_path / "x.png")
+        said = f"{file}: an image of 3 frames is read from a .npy array (frames, bands, height, width)."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            raster(file, 3, 3)
+
+
+class TestBands:
+    ten = made(np.zeros((10, 4, 5)))
+
+    @pytest.mark.parametrize(
+        ("image", "channels", "asked", "expected"),
+        [
+            pytest.param(ten, 10, None, (tuple(range(1, 11)), None), id="all"),
+            pytest.param(ten, 3, (4, 3, 2), ((4, 3, 2), "bands 4,3,2 of 10"), id="picked"),
+            pytest.param(
+                made(np.zeros((1, 4, 5))),
+                3,
+                None,
+                ((1, 1, 1), "one grey band, given to the model three times"),
+                id="grey",
+            ),
+        ],
+    )
+    def test_fed(self, image, channels, asked, expected):
+        assert fed(image, "image", channels, asked) == expected
+
+    @pytest.mark.parametrize(
+        ("image", "channels", "asked", "said"),
+        [
+            pytest.param(
+                ten,
+                6,
+                None,
+                "x.npy: the model's image takes 6 bands, and this image has 10; "
+                "pick them with --bands, counted from 1: --bands 1,2,3,4,5,6.",
+                id="too many",
+            ),
+            pytest.param(
+                made(np.zeros((1, 4, 5))),
+                6,
+                None,
+                "x.npy: the model's image takes 6 bands, and this image has 1; use another image.",
+                id="too few",
+            ),
+            pytest.param(ten, 3, (4, 11, 12), "--bands: x.npy has 10 bands, counted from 1 (got 11,12).", id="beyond"),
+            pytest.param(ten, 3, (4, 3), "--bands: the model's image takes 3 bands (got 2: 4,3).", id="not as many"),
+        ],
+    )
+    def test_not_fed(self, image, channels, asked, said):
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            fed(image, "image", channels, asked)
+
+    @pytest.mark.parametrize(
+        ("bands", "asked", "expected"),
+        [
+            pytest.param((5, 6, 7), None, ((5, 6, 7), None), id="three are colours"),
+            pytest.param((4,), None, ((4,), None), id="one is grey"),
+            pytest.param((4, 5), None, ((4,), "band 4 shown as grey"), id="two"),
+            pytest.param(
+                (2, 3, 4, 5),
+                None,
+                ((4, 3, 2), "bands 4,3,2 shown as red, green and blue: a guess, --show-bands says otherwise"),
+                id="more are a guess",
+            ),
+            pytest.param((2, 3, 4, 5), (9, 8, 1), ((9, 8, 1), None), id="asked for"),
+        ],
+    )
+    def test_shown(self, bands, asked, expected):
+        assert shown(self.ten, bands, asked) == expected
+
+    def test_two_bands_are_no_colours(self):
+        said = "--show-bands: one band, or three as red, green and blue (got 1,2)."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            shown(self.ten, (1, 2, 3), (1, 2))
+
+    @pytest.mark.parametrize("text", ["", "1,", "0,1", "-1", "a", "1.5", "1;2"])
+    def test_bands_are_numbers_from_1(self, text):
+        with pytest.raises(ValueError, match=r"invalid literal|counted from 1"):
+            numbers(text)
+
+
+class TestNormalising:
+    imagenet = Published("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
+
+    @pytest.mark.parametrize("highest", [255, 1])
+    def test_as_published(self, highest):
+        values = np.array([[[0, 1]], [[0, 1]], [[0, 1]]]) * highest
+        values = values.astype(np.uint8 if highest == 255 else np.float32)
+        result, how = normalised(values, np.zeros(values.shape, bool), self.imagenet, "image")
+        assert result.tolist() == pytest.approx(np.array([[[-1, 1]], [[-2, 3]], [[-1, 3]]]))
+        assert result.dtype == np.float32
+        assert how == (f"values 0 to {highest}, normalised for encoder: mean 0.5, 0.4, 0.25, deviation 0.5, 0.2, 0.25")
+
+    @pytest.mark.parametrize(
+        ("count", "top", "published"),
+        [(4, 255, imagenet), (3, 9000, imagenet), (3, 255, None)],
+        ids=["four bands", "another scale", "nothing published"],
+    )
+    def test_otherwise_each_band_on_its_own_scale(self, count, top, published):
+        values = np.arange(count * 12).reshape(count, 3, 4) * (top // 50)
+        values[0, 0, 0] = top
+        result, how = normalised(values, np.zeros(values.shape, bool), published, "image")
+        assert result.mean(axis=(1, 2)).tolist() == pytest.approx([0] * count, abs=1e-6)
+        assert result.std(axis=(1, 2)).tolist() == pytest.approx([1] * count, abs=1e-6)
+        assert how == "each band to zero mean and unit deviation over this image"
+
+    def test_what_is_missing_is_the_mean_and_counts_for_nothing(self):
+        values = np.array([[[1.0, 3.0, -9999.0, np.nan]]])
+        result, _ = normalised(values, (values == -9999) | np.isnan(values), None, "image")
+        assert result.tolist() == [[[-1, 1, 0, 0]]]
+
+    def test_a_band_of_one_number_is_zero(self):
+        assert normalised(np.full((1, 2, 2), 7), np.zeros((1, 2, 2), bool), None, "image")[0].tolist() == [[[0, 0]] * 2]
+
+    def test_a_band_without_any_data_is_refused(self):
+        said = "x.npy: image: band 2 of those that the model is fed holds no data at all."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            normalised(np.zeros((2, 1, 1)), np.array([[[False]], [[True]]]), None, "x.npy: image")
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            (np.array([0, 1], np.uint8), 255),
+            (np.array([0.0, 1.0]), 1),
+            (np.array([0.0, 1.5]), 255),
+            (np.array([0, 256]), None),
+            (np.array([-1.0, 1.0]), None),
+        ],
+    )
+    def test_full_scale(self, values, expected):
+        assert full_scale(values, np.zeros(values.shape, bool)) == expected
+
+
+class TestPreview:
+    def test_a_picture_is_shown_as_it_is(self):
+        values = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+        assert np.array_equal(preview(made(values), (1, 2, 3)), values.transpose(1, 2, 0))
+
+    def test_other_bands_are_stretched_from_percentile_2_to_98(self):
+        bands = np.stack([np.linspace(0, 1000, 101), np.linspace(5, 6, 101), np.ones(101), np.zeros(101)])
+        drawn = preview(made(bands[:, None]), (1, 2, 3))[0]
+        assert drawn[[0, 2, 50, 98, 100]].tolist() == [
+            [0, 0, 128],
+            [0, 0, 128],
+            [128] * 3,
+            [255, 255, 128],
+            [255, 255, 128],
+        ]
+
+    def test_one_band_is_grey_and_gaps_are_light(self):
+        drawn = preview(made(np.array([[[0.0, 0.5, 1.0, np.nan]]])), (1,))[0]
+        assert drawn.tolist() == [[0] * 3, [128] * 3, [255] * 3, [205] * 3]
+
+    def test_of_frames_the_first(self):
+        values = np.stack([np.zeros((3, 2, 2)), np.ones((3, 2, 2))], axis=1)
+        assert preview(made(values), (1, 2, 3)).max() == 0
+
+
+class TestOutFile:
+    def test_a_file_appears_whole(self, tmp_path):
+        file = check_writable(str(tmp_path / "x.png"), (".png", ".jpg"))
+        assert list(tmp_path.iterdir()) == []
+        write_whole(file, lambda partial: partial.write_text("all"))
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "all")]
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+    def test_or_not_at_all(self, tmp_path, error):
+        (tmp_path / "x.png").write_text("before")
+
+        def fill(partial: Path):
+            partial.write_text("half")
+            raise error
+
+        with pytest.raises(error):
+            write_whole(tmp_path / "x.png", fill)
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "before")]
+
+    def test_a_full_disk_is_said(self, tmp_path):
+        def fill(_: Path):
+            raise OSError(28, "No space left on device")
+
+        said = f"{tmp_path}/x.png: cannot be written (No space left on device)."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            write_whole(tmp_path / "x.png", fill)
+
+    def test_a_link_stays_a_link(self, tmp_path):
+        (tmp_path / "real.png").write_text("before")
+        (tmp_path / "link.png").symlink_to("real.png")
+        write_whole(check_writable(str(tmp_path / "link.png"), (".png",)), lambda partial: partial.write_text("after"))
+        assert (tmp_path / "link.png").is_symlink()
+        assert (tmp_path / "real.png").read_text() == "after"
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("x.gif", "the name must end in .png or .jpg."),
+            ("folder.png", "this is no file that could be replaced; choose another name."),
+            ("none/x.png", "there is no folder {folder}/none; make it first."),
+        ],
+    )
+    def test_what_cannot_be_written_is_refused_at_once(self, tmp_path, name, said):
+        (tmp_path / "folder.png").mkdir()
+        with pytest.raises(UsageError, match=f"^{re.escape(f'{tmp_path}/{name}: {said.format(folder=tmp_path)}')}$"):
+            check_writable(f"{tmp_path}/{name}", (".png", ".jpg"))
+
+    def test_a_folder_that_cannot_be_written_to(self, tmp_path, monkeypatch):
+        def refuse(*_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "touch", refuse)
+        said = f"{tmp_path}/x.png: cannot be written (Permission denied); choose another folder."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            check_writable(f"{tmp_path}/x.png", (".png",))
