@@ -11,6 +11,7 @@ from composer.contracts.rules import (
     Outcome,
     Promise,
     Refusal,
+    at_least,
     doubling,
     finest_first,
     index_in,
@@ -22,6 +23,7 @@ from composer.contracts.rules import (
 )
 from composer.feature import MAP, VECTOR, Feature, Features, counted
 from composer.parts import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder, UperNetDecoder
+from composer.sizes import ANY, Sizes
 
 
 @contract.register(IdentityDecoder)
@@ -56,8 +58,13 @@ def _(decoder: UNetDecoder, features: Features) -> Outcome:
         or finest_first(features)
         or doubling(features)
         # Every map is brought to the grid of the next finer one, so nothing has to be whole.
-        or Promise(features=[evolve(features[0], channels=decoder.channels[-1])])
+        or Promise(features=[evolve(features[0], channels=decoder.channels[-1])], sizes=_normalisable(decoder, features))
     )
+
+
+def _normalisable(decoder: UNetDecoder, features: Features) -> Sizes:
+    """Instance normalisation of a single cell is an error in torch, also in eval mode."""
+    return at_least(features[-2:][0], 2) if decoder.use_batchnorm == "instancenorm" else ANY
 
 
 def _a_width_per_map(decoder: UNetDecoder, features: Features) -> Refusal | None:
@@ -86,21 +93,25 @@ def _(decoder: UperNetDecoder, features: Features) -> Outcome:
 def _(decoder: MLPDecoder, features: Features) -> Outcome:
     refusal = (
         only(features, lambda f: is_map(f) or f.axes == VECTOR, f'maps "{MAP}" or vectors "{VECTOR}"')
-        or index_in(features, (decoder.out_index,), "out_index")
+        # The index only says whose width channels: null is.
+        or (index_in(features, (decoder.out_index,), "out_index") if decoder.channels is None else None)
         or _one_grid(features)
     )
     if refusal:
         return refusal
     width = decoder.out_dim or decoder.channels or features[decoder.out_index].channels
-    return Promise(features=[evolve(features[0], channels=width)])
+    if len({f.rounding for f in features}) == 1:
+        return Promise(features=[evolve(features[0], channels=width)])
+    # Maps that round differently are of one size where all are whole.
+    return Promise(features=[evolve(features[0], channels=width, rounding="exact")], sizes=whole(*features))
 
 
 def _one_grid(features: Features) -> Refusal | None:
-    if len({(f.axes, f.stride, f.rounding) for f in features}) == 1:
+    if len({(f.axes, f.stride) for f in features}) == 1:
         return None
     return Refusal(
         code="stride",
         kind="impossible",
-        expected="concatenates its inputs, so they must be of one layout, stride and rounding",
+        expected="concatenates its inputs, so they must be of one layout and stride",
         repair="necks: [SelectIndices: {indices: [-1]}]",
     )

@@ -7,7 +7,7 @@ from fractions import Fraction
 from attrs import evolve
 
 from composer.contracts.dispatch import contract
-from composer.contracts.rules import Outcome, Promise, Refusal, is_map, maps_only, only, scaled, whole
+from composer.contracts.rules import Outcome, Promise, Refusal, maps_only, only, scaled, whole
 from composer.feature import MAP, VECTOR, Feature, Features
 from composer.parts import ClassificationHead, RegressionHead, SegmentationHead
 
@@ -31,7 +31,7 @@ def _(head: RegressionHead, features: Features) -> Outcome:
 @contract.register(ClassificationHead)
 def _(head: ClassificationHead, features: Features) -> Outcome:
     return (
-        only(features, lambda f: is_map(f) or f.axes == VECTOR, f'a map "{MAP}" or a vector "{VECTOR}"')
+        only(features, lambda f: f.axes.startswith(VECTOR), f'channels second: a map "{MAP}" or a vector "{VECTOR}"')
         or _one(features)
         or Promise(features=[Feature(channels=head.num_classes, stride=None, axes=VECTOR)])
     )

@@ -69,12 +69,17 @@ def _permuted(feature: Feature, order: tuple[int, ...]) -> Feature:
 
 @contract.register(InterpolateToPyramidal)
 def _(neck: InterpolateToPyramidal, features: Features) -> Outcome:
-    # A layout it does not know would be interpolated along whatever axes come last.
     factors = [neck.scale_factor**exponent for exponent in range(len(features), 0, -1)]
-    return maps_only(features, "lies") or Promise(
+    return _scalable(features, factors) or Promise(
         features=[_exact(f, Fraction(1, factor)) for f, factor in zip(features, factors, strict=True)],
         sizes=whole(*features),
     )
+
+
+def _scalable(features: Features, factors: list[int]) -> Refusal | None:
+    """Refuse what is no map: torch would scale whatever axes come last. Scaling by 1 would do no harm."""
+    harmful = any(not is_map(f) and factor > 1 for f, factor in zip(features, factors, strict=True))
+    return maps_only(features, "lies" if harmful else "policy")
 
 
 def _exact(feature: Feature, by: Fraction) -> Feature:
@@ -83,12 +88,13 @@ def _exact(feature: Feature, by: Fraction) -> Feature:
 
 @contract.register(MaxpoolToPyramidal)
 def _(neck: MaxpoolToPyramidal, features: Features) -> Outcome:
-    if refusal := maps_only(features, "lies"):
+    kernels = [neck.kernel_size**exponent for exponent in range(len(features))]
+    if refusal := _scalable(features, kernels):
         return refusal
     sizes = ANY
     pooled = []
-    for exponent, feature in enumerate(features):
-        out, demand = _pooled(feature, neck.kernel_size**exponent)
+    for feature, kernel in zip(features, kernels, strict=True):
+        out, demand = _pooled(feature, kernel)
         pooled.append(out)
         sizes = both(sizes, demand)
     return Promise(features=pooled, sizes=sizes)
@@ -194,7 +200,7 @@ def _(neck: AddBottleneckLayer, features: Features) -> Outcome:
 
 
 def _too_narrow(expected: str) -> Refusal:
-    return Refusal(code="channels", kind="policy", expected=expected)
+    return Refusal(code="channels", kind="impossible", expected=expected)
 
 
 @contract.register(LearnedInterpolateToPyramidal)
@@ -280,15 +286,16 @@ def _joinable(branches: tuple[Features, ...]) -> Refusal | None:
 
 
 def _equal_channels(branches: tuple[Features, ...]) -> Refusal | None:
-    for level, features in enumerate(zip(*branches, strict=True)):
-        widths = [f.channels for f in features]
-        if len(set(widths)) > 1:
-            return Refusal(
-                code="channels",
-                # torch spreads a single channel over all of the others.
-                kind="lies" if set(widths) == {1, max(widths)} else "impossible",
-                expected=f"adds level {level} up, so its channels must be equal",
-                got=f"{', '.join(map(str, widths))} channels",
-                repair="join with ConcatFeatures",
-            )
-    return None
+    widths = [{f.channels for f in features} for features in zip(*branches, strict=True)]
+    unequal = [level for level, found in enumerate(widths) if len(found) > 1]
+    if not unequal:
+        return None
+    # torch would spread a single channel over the others, which nobody has asked for.
+    spread = all(len(widths[level] - {1}) == 1 for level in unequal)
+    return Refusal(
+        code="channels",
+        kind="policy" if spread else "impossible",
+        expected=f"adds level {unequal[0]} up, so its channels must be equal",
+        got=f"{', '.join(str(branch[unequal[0]].channels) for branch in branches)} channels",
+        repair="join with ConcatFeatures",
+    )

@@ -1,0 +1,183 @@
+"""Features, parts and sizes at random, small enough to run: what the law is tested on."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from attrs import evolve
+from hypothesis import strategies as st
+
+import composer
+from composer.feature import Feature
+
+# Primes that no grid drawn here and no batch has, so that a channel is never taken for a row by accident.
+CHANNELS = (11, 13, 17, 19, 23, 29)
+LAYOUTS = ("b c h w", "b h w c", "b n c", "b c", "b t c h w", "b c t h w", "b c n", "b w c h")
+STRIDES = tuple(map(Fraction, (1, 2, 4, 8, 16)))
+
+
+@st.composite
+def features(draw, axes: str | None = None, stride: Fraction | None = None) -> Feature:
+    """One feature of any layout, or of the layout and stride that are given."""
+    axes = axes or draw(st.sampled_from(LAYOUTS))
+    names = axes.split()
+    if "n" not in names and "h" not in names:
+        return Feature(channels=draw(st.sampled_from(CHANNELS)), axes=axes, stride=None)
+    return Feature(
+        channels=draw(st.sampled_from(CHANNELS)),
+        axes=axes,
+        stride=stride or draw(st.sampled_from(STRIDES)),
+        rounding=draw(st.sampled_from(("exact", "exact", "floor", "ceil"))),
+        prefix=draw(st.sampled_from((0, 1, 5))) if "n" in names else 0,
+        frames=draw(st.sampled_from((1, 3))) if {"n", "t"} & set(names) else 1,
+    )
+
+
+@st.composite
+def levels(draw, favourite: str = "b c h w") -> tuple[Feature, ...]:
+    """What an encoder or a neck might give: a pyramid, a flat stack, a pyramid upside down, or a jumble."""
+    count = draw(st.sampled_from((1, 2, 3, 4, 4, 5)))
+    shape = draw(st.sampled_from(("pyramid", "pyramid", "flat", "flat", "bottleneck", "upside down", "jumble")))
+    if shape == "jumble":
+        return tuple(draw(features()) for _ in range(count))
+    axes = draw(st.sampled_from((*[favourite] * len(LAYOUTS), *LAYOUTS)))
+    first = draw(st.sampled_from((1, 2, 4) if count < 5 else (1,)))
+    strides = [Fraction(first * (1 if shape == "flat" else 2**level)) for level in range(count)]
+    if shape == "bottleneck" and count > 1:
+        strides[-1] = strides[-2]
+    if shape == "upside down":
+        strides.reverse()
+    return tuple(draw(features(axes=axes, stride=stride)) for stride in strides)
+
+
+widths = st.sampled_from((1, 2, 6, 16))
+maybe_widths = st.none() | st.lists(widths, max_size=2)
+rates = st.sampled_from((0.0, 0.3))
+activations = st.sampled_from(("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity"))
+
+
+@st.composite
+def permutations(draw) -> list[int]:
+    """An order of axes; now and then one that is none, or that moves the batch."""
+    rank = draw(st.sampled_from((2, 3, 4, 4, 4, 5)))
+    order = [0, *draw(st.permutations(range(1, rank)))]
+    return draw(st.sampled_from((order, order, order, order[1:] + order[:1], [0] * rank)))
+
+
+PARTS = {
+    composer.SelectIndices: st.builds(
+        composer.SelectIndices, indices=st.lists(st.integers(-4, 4), min_size=1, max_size=5)
+    ),
+    composer.PermuteDims: st.builds(composer.PermuteDims, new_order=permutations()),
+    composer.InterpolateToPyramidal: st.builds(
+        composer.InterpolateToPyramidal,
+        scale_factor=st.sampled_from((1, 2, 3)),
+        mode=st.sampled_from(("nearest", "nearest-exact", "bilinear", "bicubic", "area")),
+    ),
+    composer.MaxpoolToPyramidal: st.builds(composer.MaxpoolToPyramidal, kernel_size=st.sampled_from((1, 2, 3))),
+    composer.ReshapeTokensToImage: st.builds(
+        composer.ReshapeTokensToImage,
+        remove_cls_token=st.sampled_from((True, True, False)),
+        effective_time_dim=st.sampled_from((None, None, 1, 3)),
+        h=st.sampled_from((None, None, None, 4)),
+    ),
+    composer.AddBottleneckLayer: st.builds(composer.AddBottleneckLayer),
+    composer.LearnedInterpolateToPyramidal: st.builds(composer.LearnedInterpolateToPyramidal),
+    composer.ConcatFeatures: st.builds(composer.ConcatFeatures),
+    composer.AddFeatures: st.builds(composer.AddFeatures),
+    composer.IdentityDecoder: st.builds(composer.IdentityDecoder, out_index=st.integers(-4, 4)),
+    composer.FCNDecoder: st.builds(
+        composer.FCNDecoder, channels=widths, num_convs=st.sampled_from((1, 2, 3)), in_index=st.integers(-3, 3)
+    ),
+    composer.UNetDecoder: st.builds(
+        composer.UNetDecoder,
+        channels=st.lists(widths, min_size=1, max_size=5),
+        use_batchnorm=st.sampled_from(("batchnorm", "instancenorm", "identity", True, False)),
+        attention_type=st.sampled_from((None, "scse")),
+    ),
+    composer.UperNetDecoder: st.builds(
+        composer.UperNetDecoder,
+        channels=widths,
+        pool_scales=st.sampled_from(((1, 2, 3, 6), (1,), ())),
+        align_corners=st.booleans(),
+    ),
+    composer.LinearDecoder: st.builds(
+        composer.LinearDecoder,
+        num_classes=widths,
+        upsampling_size=st.sampled_from((1, 2, 3)),
+        in_index=st.integers(-3, 3),
+    ),
+    composer.MLPDecoder: st.builds(
+        composer.MLPDecoder,
+        channels=st.none() | widths,
+        out_dim=st.none() | widths,
+        activation=activations,
+        out_index=st.integers(-3, 3),
+    ),
+    composer.SegmentationHead: st.builds(
+        composer.SegmentationHead, num_classes=widths, channel_list=maybe_widths, dropout=rates
+    ),
+    composer.RegressionHead: st.builds(
+        composer.RegressionHead,
+        num_outputs=widths,
+        final_act=st.none() | activations | st.just("Softmax"),
+        learned_upscale_layers=st.sampled_from((0, 1, 2)),
+        channel_list=maybe_widths,
+        batch_norm=st.booleans(),
+        dropout=rates,
+    ),
+    composer.ClassificationHead: st.builds(
+        composer.ClassificationHead,
+        num_classes=widths,
+        dim_list=maybe_widths,
+        dropout=rates,
+        linear_after_pool=st.booleans(),
+    ),
+}
+
+HEADS = (composer.SegmentationHead, composer.RegressionHead, composer.ClassificationHead)
+JOINS = (composer.ConcatFeatures, composer.AddFeatures)
+
+
+@st.composite
+def branches(draw) -> tuple[tuple[Feature, ...], ...]:
+    """Inputs for a join: mostly alike but for their channels and rounding, now and then not."""
+    first = draw(levels())
+    count = draw(st.sampled_from((1, 2, 2, 2, 3)))
+    others = []
+    for _ in range(count - 1):
+        like = draw(st.sampled_from(("same", "same", "widths", "widths", "other")))
+        if like == "other":
+            others.append(draw(levels()))
+        elif like == "same":
+            others.append(first)
+        else:
+            others.append(tuple(rewidened(f, draw(st.sampled_from((1, *CHANNELS)))) for f in first))
+    return (first, *others)
+
+
+@st.composite
+def parts_for(draw, part_class: type, inputs: tuple[tuple[Feature, ...], ...]):
+    """A part of this class; a U-Net mostly with as many widths as it has maps, or its other rules were never met."""
+    part = draw(PARTS[part_class])
+    if part_class is composer.UNetDecoder and inputs[0] and draw(st.integers(0, 3)):
+        count = len(inputs[0])
+        return evolve(part, channels=draw(st.lists(widths, min_size=count, max_size=count)))
+    return part
+
+
+def rewidened(feature: Feature, channels: int) -> Feature:
+    """The same feature with other channels."""
+    return evolve(feature, channels=channels)
+
+
+@st.composite
+def inputs_for(draw, part_class: type) -> tuple[tuple[Feature, ...], ...]:
+    """Inputs that a part of this class may or may not take."""
+    if part_class in JOINS:
+        return draw(branches())
+    given = draw(levels("b n c" if part_class is composer.ReshapeTokensToImage else "b c h w"))
+    narrow = part_class in (composer.AddBottleneckLayer, composer.LearnedInterpolateToPyramidal)
+    if narrow and draw(st.integers(0, 5)) == 0:
+        given = tuple(rewidened(f, 1) for f in given)
+    return (given[:1],) if part_class in HEADS and draw(st.integers(0, 3)) else (given,)

@@ -1,0 +1,193 @@
+"""The law over whole graphs: what `infer` says of every edge and output is what a forward pass gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from attrs import evolve
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import composer
+from composer.contracts import Refusal
+from composer.graph import Node, Shared
+from tests.law.strategies import HEADS, JOINS, PARTS, levels, parts_for
+from tests.law.toys import Toy
+
+NECKS = tuple(part for part in PARTS if issubclass(part, composer.Neck) and part not in JOINS)
+DECODERS = tuple(part for part in PARTS if issubclass(part, composer.Decoder))
+
+SHAPES = {"one input", "two inputs", "half resolution", "shared", "joined", "aux", "two outputs", "not rescaled"}
+"""What graphs are made of besides parts. Each must have been drawn in a graph that was accepted."""
+
+RULES = {"layout", "count", "index", "reference", "cycle", "unused", "name", "output", "share", "join", "head"}
+"""Rules by which whole graphs are refused. Each must have been drawn; others may be."""
+
+
+@st.composite
+def graphs(draw):
+    """A graph of one or two branches, necks, a decoder, heads and auxiliary heads; now and then spoilt."""
+    builder = Builder(draw)
+    builder.branches()
+    for _ in range(draw(st.sampled_from((0, 1, 1, 2, 3)))):
+        builder.append(NECKS)
+    trunk = builder.last
+    builder.append(DECODERS)
+    builder.append(HEADS)
+    outputs = [builder.last]
+    if draw(st.integers(0, 4)) == 0:
+        builder.append(HEADS, after=builder.nodes[-1].sources[0])
+        outputs.append(builder.last)
+    auxiliary = {}
+    for label in ("early", "late")[: draw(st.sampled_from((0, 0, 1, 2)))]:
+        builder.append(DECODERS, after=trunk)
+        builder.append(HEADS)
+        auxiliary[label] = builder.last
+    graph = composer.Graph(
+        inputs=builder.inputs,
+        nodes=builder.nodes,
+        outputs=outputs,
+        auxiliary=auxiliary,
+        rescale=draw(st.sampled_from((True, True, False))),
+        padding=composer.Padding(
+            mode=draw(st.sampled_from(("reflect", "replicate", "zeros"))), side=draw(st.sampled_from(("both", "end")))
+        ),
+    )
+    return spoilt(draw, graph) if draw(st.integers(0, 5)) == 0 else graph
+
+
+class Builder:
+    """Appends nodes, mostly such that each takes what the one before it gives."""
+
+    def __init__(self, draw):
+        self.draw = draw
+        self.inputs = {"first": composer.Image(channels=3)}
+        self.nodes = []
+        self.given = {"first": (self.inputs["first"].feature,)}
+        self.last = "first"
+
+    def branches(self):
+        pyramid = self.draw(levels())
+        self.add("one", Toy(features=pyramid), ("first",))
+        if self.draw(st.integers(0, 2)):
+            return
+        stride = self.draw(st.sampled_from((1, 2)))
+        self.inputs["second"] = composer.Image(channels=3, stride=stride)
+        self.given["second"] = (self.inputs["second"].feature,)
+        alike = tuple(f if f.stride is None else evolve(f, stride=f.stride / stride) for f in pyramid)
+        part = self.draw(st.sampled_from((Shared("one"), Toy(features=alike), Toy(features=self.draw(levels())))))
+        self.add("two", part, ("second",))
+        self.append(JOINS, after="one", beside=("two",))
+
+    def append(self, part_classes, after=None, beside=()):
+        sources = (after or self.last, *beside)
+        inputs = tuple(self.given.get(source, ()) for source in sources)
+        part = self.draw(parts_for(self.draw(st.sampled_from(part_classes)), inputs))
+        for _ in range(6 if self.draw(st.integers(0, 9)) else 0):
+            if not isinstance(composer.contract(part, *inputs), Refusal):
+                break
+            part = self.draw(parts_for(self.draw(st.sampled_from(part_classes)), inputs))
+        self.add(f"node{len(self.nodes)}", part, sources)
+
+    def add(self, name, part, sources):
+        self.nodes.append(Node(name, part, sources))
+        owner = part if not isinstance(part, Shared) else self.nodes[0].part
+        outcome = composer.contract(owner, *(self.given.get(source, ()) for source in sources))
+        self.given[name] = () if isinstance(outcome, Refusal) else outcome.features
+        self.last = name
+
+
+def spoilt(draw, graph):
+    """A graph with one thing wrong that has nothing to do with features."""
+    first, *others = graph.nodes
+    fault = draw(st.sampled_from(("reference", "cycle", "unused", "name", "output", "head")))
+    match fault:
+        case "reference":
+            return evolve(graph, nodes=[evolve(first, inputs=["nowhere"]), *others])
+        case "cycle":
+            return evolve(graph, nodes=[evolve(first, inputs=[graph.outputs[0]]), *others])
+        case "unused":
+            return evolve(graph, inputs={**dict(graph.inputs), "idle": composer.Image()})
+        case "name":
+            return evolve(graph, nodes=[*graph.nodes, Node("train", composer.SelectIndices(indices=[0]), first.name)])
+        case "output":
+            return evolve(graph, outputs=[first.name, *graph.outputs])
+    again = Node("again", composer.SegmentationHead(num_classes=2), graph.outputs[0])
+    return evolve(graph, nodes=[*graph.nodes, again], outputs=[again.name])
+
+
+def test_a_graph_is_what_infer_says_or_is_refused_with_a_place():
+    drawn: Counter[str] = Counter()
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def holds(data):
+        graph = data.draw(graphs(), label="graph")
+        try:
+            typed = composer.infer(graph)
+        except composer.SpecError as error:
+            names = {node.name for node in graph.nodes} | dict(graph.inputs).keys()
+            assert all(problem.place.path.split(".")[0] in names for problem in error.problems)
+            drawn.update(problem.code for problem in error.problems)
+        else:
+            drawn["accepted"] += 1
+            drawn.update(type(node.part) for node in graph.nodes)
+            drawn.update(shapes_of(graph))
+            check(data, typed)
+
+    holds()
+
+    assert drawn.keys() >= {*PARTS, *SHAPES, *RULES}
+    assert drawn["accepted"] > 100
+
+
+def shapes_of(graph):
+    yield "one input" if len(graph.inputs) == 1 else "two inputs"
+    facts = {
+        "half resolution": any(image.stride == 2 for _, image in graph.inputs),
+        "shared": any(isinstance(node.part, Shared) for node in graph.nodes),
+        "joined": any(isinstance(node.part, JOINS) for node in graph.nodes),
+        "aux": bool(graph.auxiliary),
+        "two outputs": len(graph.outputs) > 1,
+        "not rescaled": not graph.rescale,
+    }
+    yield from (name for name, holds in facts.items() if holds)
+
+
+def check(data, typed):
+    """Every edge of a forward pass at any size, padded as need be, is what was inferred; so is every output."""
+    unit = typed.unit if len(typed.graph.inputs) > 1 else 1
+    height, width = (unit * data.draw(st.integers(1, 70 // unit), label="side") for _ in range(2))
+    padded = typed.sizes.nearest(height, width)
+    if padded is None:
+        return
+    model = composer.build(typed).eval().to("meta")
+    edges = recorded(model)
+    images = {
+        name: torch.empty(image.feature.shape(2, height, width), device="meta") for name, image in typed.graph.inputs
+    }
+
+    with torch.no_grad():
+        out = model(images)
+
+    expected = {node.name: [f.shape(2, *padded) for f in typed.features[node.name]] for node in typed.order}
+    assert {name: [tuple(x.shape) for x in xs] for name, xs in edges.items()} == expected
+    outputs = out.output if isinstance(out.output, dict) else {typed.graph.outputs[0]: out.output}
+    ends = {**outputs, **{dict(typed.graph.auxiliary)[label]: x for label, x in out.auxiliary_heads.items()}}
+    assert {name: ("b", *x.shape[1:]) for name, x in ends.items()} == {
+        name: typed.shape(name, height, width) for name in typed.ends
+    }
+
+
+def recorded(model):
+    """What each node of `model` gives, by name, filled in by the next forward pass."""
+    edges = {}
+    run = model._run
+
+    def recording(step, features, padded):
+        edges[step.name] = run(step, features, padded)
+        return edges[step.name]
+
+    model._run = recording
+    return edges

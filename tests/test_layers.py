@@ -1,0 +1,133 @@
+"""Who may import whom, read from the import statements; and that a check leaves torch alone, seen from outside."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "composer"
+
+STAGES = (
+    ("feature", "sizes", "problem"),
+    ("parts",),
+    ("graph", "structure"),
+    ("text", "contracts"),
+    ("typed", "facts", "inference"),
+    ("modules",),
+    ("model",),
+    ("building",),
+    ("weights", "adapters"),
+    ("commands", "__main__"),
+)
+"""The stages from left to right. A module imports from its own stage and from those before it."""
+
+TORCH_FREE = ("feature", "sizes", "problem", "parts", "graph", "structure", "text", "contracts", "typed", "facts",
+              "inference", "__init__", "__main__")  # fmt: skip
+"""What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
+
+HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors"}
+FOREIGN = {"timm": "timm"}
+"""Foreign libraries, each with the one adapter that imports it."""
+
+RANKS = {name: rank for rank, names in enumerate(STAGES) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def stage_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, loaded_only: bool) -> set[str]:
+    """The dotted names that a file imports; with `loaded_only`, those that loading the file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = (ast.FunctionDef, ast.AsyncFunctionDef) if loaded_only else ()
+    found: set[str] = set()
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, skipped) or (loaded_only and is_for_types(node)):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+        waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def own(names: set[str]) -> set[str]:
+    """The stages that composer's own modules among `names` belong to."""
+    return {name.split(".")[1] for name in names if name.startswith("composer.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_from_its_own_stage_or_an_earlier_one(path):
+    stage = stage_of(path)
+    if stage == "__init__":
+        pytest.skip("the public names come from every stage, when they are asked for")
+
+    later = {other for other in own(imports(path, loaded_only=True)) if RANKS[other] > RANKS[stage]}
+
+    assert later == set()
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if stage_of(p) in TORCH_FREE], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_the_stages_before_building_load_no_torch(path):
+    names = imports(path, loaded_only=True)
+
+    assert {name.split(".")[0] for name in names} & HEAVY == set()
+    assert own(names) <= set(TORCH_FREE) | {"commands"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_foreign_library_is_imported_by_its_own_adapter_alone(path):
+    roots = {name.split(".")[0] for name in imports(path, loaded_only=False)}
+
+    assert {library for library in roots & FOREIGN.keys() if path.stem != FOREIGN[library]} == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_bears_the_name_of_a_public_function(path):
+    import composer
+
+    assert path.stem in ("__init__",) or not hasattr(composer, path.stem) or path.parent != PACKAGE
+
+
+def test_every_file_has_a_stage():
+    assert {stage_of(path) for path in FILES} - {"__init__"} == set(RANKS)
+
+
+SPEC = PACKAGE.parent / "specs" / "resnet50-upernet.yaml"
+CHECK = f"from composer.__main__ import main; code = main(['check', {str(SPEC)!r}])"
+TELL = "import sys; print(code, 'torch' in sys.modules, 'timm' in sys.modules)"
+
+
+def fresh(program: str, cache: Path) -> str:
+    """The last line that a program prints in an interpreter of its own."""
+    environment = {**os.environ, "COMPOSER_CACHE": str(cache)}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    return run.stdout.splitlines()[-1]
+
+
+def test_a_check_with_known_facts_loads_neither_torch_nor_timm(tmp_path):
+    first = fresh(f"{CHECK}; {TELL}", tmp_path)
+    second = fresh(f"{CHECK}; {TELL}", tmp_path)
+
+    # The first check shows that the second could have failed: the facts were not known, so torch was loaded.
+    assert first == "0 True True"
+    assert second == "0 False False"
+
+
+def test_importing_composer_loads_no_torch(tmp_path):
+    assert fresh(f"import composer; code = 0; {TELL}", tmp_path) == "0 False False"
