@@ -1,0 +1,129 @@
+"""Heads. B batch, C channels, H and W cells, N positions.
+
+The last layer stands where published weights have it: `head.2`, or for regression after whatever precedes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from composer.feature import VECTOR, Features
+from composer.modules.activations import activation
+from composer.modules.dispatch import module
+from composer.parts import ClassificationHead, RegressionHead, SegmentationHead
+
+
+class Segmentation(nn.Module):
+    """3 × 3 convolutions, dropout, a 1 × 1 convolution."""
+
+    def __init__(self, head: SegmentationHead, channels: int) -> None:
+        super().__init__()
+        widths = (channels, *(head.channel_list or ()))
+        self.head = nn.Sequential(
+            nn.Sequential(*(_convolved(*pair) for pair in pairwise(widths))),
+            nn.Dropout(head.dropout) if head.dropout else nn.Identity(),
+            nn.Conv2d(widths[-1], head.num_classes, kernel_size=1),
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give class scores `(b, num_classes, h, w)` for one map `(b, c, h, w)`."""
+        (x_BCHW,) = features
+        return (self.head(x_BCHW),)
+
+
+class Regression(nn.Module):
+    """Learned doublings, 3 × 3 convolutions, dropout, a 1 × 1 convolution, the final activation."""
+
+    def __init__(self, head: RegressionHead, channels: int) -> None:
+        super().__init__()
+        widths = (channels, *(head.channel_list or ()))
+        stages: list[nn.Module] = []
+        if head.learned_upscale_layers:
+            doublings = (_Doubling(channels, batch_norm=head.batch_norm) for _ in range(head.learned_upscale_layers))
+            stages.append(nn.Sequential(*doublings))
+        if head.channel_list is not None:
+            block = _normalised if head.batch_norm else _convolved
+            stages.append(nn.Sequential(*(block(*pair) for pair in pairwise(widths))))
+        dropout = nn.Dropout2d(head.dropout) if head.dropout else nn.Identity()
+        self.head = nn.Sequential(*stages, dropout, nn.Conv2d(widths[-1], head.num_outputs, kernel_size=1))
+        self.final_act = nn.Identity() if head.final_act is None else activation(head.final_act)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give numbers `(b, num_outputs, h * 2**layers, w * 2**layers)` for one map `(b, c, h, w)`."""
+        (x_BCHW,) = features
+        return (self.final_act(self.head(x_BCHW)),)
+
+
+class Classification(nn.Module):
+    """Linear layers, dropout, a linear layer, and the mean over positions, which may also come first."""
+
+    def __init__(self, head: ClassificationHead, features: Features) -> None:
+        super().__init__()
+        (feature,) = features
+        widths = (feature.channels, *(head.dim_list or ()))
+        self.head = nn.Sequential(
+            nn.Sequential(*(nn.Sequential(nn.Linear(*pair), nn.ReLU(inplace=True)) for pair in pairwise(widths))),
+            nn.Dropout(head.dropout) if head.dropout else nn.Identity(),
+            nn.Linear(widths[-1], head.num_classes),
+        )
+        self.vector = feature.axes == VECTOR
+        # A single linear layer commutes with the mean, so there the cheap order gives what the other would.
+        self.mean_first = head.linear_after_pool or not (head.dim_list or head.dropout)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give class scores `(b, num_classes)` for one map `(b, c, h, w)` or one vector `(b, c)`."""
+        (x,) = features
+        if self.vector:
+            return (self.head(x),)
+        x_BCN = x.flatten(2)
+        if self.mean_first:
+            return (self.head(x_BCN.mean(2)),)
+        return (self.head(x_BCN.transpose(1, 2)).mean(1),)
+
+
+class _Doubling(nn.Module):
+    """From `(b, c, h, w)` to `(b, c, 2h, 2w)`: four values for each cell, then laid out as a square."""
+
+    def __init__(self, channels: int, *, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels * 4, kernel_size=3, padding=1)
+        self.upscale = nn.PixelShuffle(2)
+        self.bn = nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y_BCHW: Tensor = self.relu(self.bn(self.upscale(self.conv(x_BCHW))))
+        return y_BCHW
+
+
+def _convolved(incoming: int, outgoing: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1), nn.ReLU(inplace=True))
+
+
+def _normalised(incoming: int, outgoing: int) -> nn.Module:
+    # The norm subtracts what a bias would add.
+    convolution = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outgoing), nn.ReLU(inplace=True))
+
+
+def _channels_of_one(features: Features) -> int:
+    (feature,) = features
+    return feature.channels
+
+
+@module.register(SegmentationHead)
+def _(head: SegmentationHead, features: Features) -> nn.Module:
+    return Segmentation(head, _channels_of_one(features))
+
+
+@module.register(RegressionHead)
+def _(head: RegressionHead, features: Features) -> nn.Module:
+    return Regression(head, _channels_of_one(features))
+
+
+@module.register(ClassificationHead)
+def _(head: ClassificationHead, features: Features) -> nn.Module:
+    return Classification(head, features)

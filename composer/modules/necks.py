@@ -1,0 +1,160 @@
+"""Necks that pick, reorder, lay out and join. Pyramids have a file of their own.
+
+B batch, C channels, H and W cells, N tokens, T frames; x without a suffix is of any layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from composer.feature import MAP, TOKENS, Feature, Features
+from composer.modules.dispatch import module
+from composer.parts import (
+    AddBottleneckLayer,
+    AddFeatures,
+    ConcatFeatures,
+    PermuteDims,
+    ReshapeTokensToImage,
+    SelectIndices,
+)
+
+
+class Select(nn.Module):
+    """Tensors by position, as they are."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.indices = tuple(indices)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give the tensors at `indices`, of whatever shapes, in that order."""
+        return tuple(features[index] for index in self.indices)
+
+
+class Permute(nn.Module):
+    """Every tensor with its axes in another order, and contiguous in it."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__()
+        self.order = tuple(order)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give for each tensor one whose axis `i` is its axis `order[i]`."""
+        return tuple(x.permute(self.order).contiguous() for x in features)
+
+
+class TokensToMaps(nn.Module):
+    """Tokens `(b, prefix + t*h*w, c)` laid out as maps `(b, t*c, h, w)`, frame by frame; maps pass through.
+
+    The grid is counted in the image, never guessed from the number of tokens: where the two disagree, torch raises.
+    """
+
+    def __init__(self, neck: ReshapeTokensToImage, features: Features) -> None:
+        super().__init__()
+        # Tokens whose channels come second could pass for a grid of as many cells, and would be scrambled in silence.
+        if not all(f.axes in (MAP, TOKENS) for f in features):
+            raise ValueError(f'takes tokens "{TOKENS}" and maps "{MAP}" (got {[f.axes for f in features]})')
+        self.dropped = tuple(f.prefix if neck.remove_cls_token else 0 for f in features)
+        self.frames = tuple(neck.effective_time_dim or f.frames for f in features)
+        self.strides = tuple(_ratio(f) for f in features)
+
+    def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Give a map for each tensor; `image_size` is the reference's height and width in pixels."""
+        laid_out = []
+        for x, dropped, frames, stride in zip(features, self.dropped, self.frames, self.strides, strict=True):
+            laid_out.append(x if stride is None else _as_map(x[:, dropped:], frames, _grid(image_size, stride)))
+        return tuple(laid_out)
+
+
+def _ratio(feature: Feature) -> tuple[int, int] | None:
+    """The stride of tokens as two integers, which a symbolic size can be multiplied with; None for a map."""
+    if feature.axes == MAP:
+        return None
+    assert feature.stride is not None
+    return feature.stride.numerator, feature.stride.denominator
+
+
+def _grid(image_size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    height, width = image_size
+    pixels, cells = stride
+    return height * cells // pixels, width * cells // pixels
+
+
+def _as_map(x_BNC: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
+    batch, _, channels = x_BNC.shape
+    x_BTHWC = x_BNC.reshape(batch, frames, *grid, channels)
+    return x_BTHWC.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+class AppendBottleneck(nn.Module):
+    """All maps, and the last one once more with half its channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bottleneck = nn.Conv2d(channels, channels // 2, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give the maps `(b, c, h, w)` and one more `(b, c // 2, h, w)`."""
+        return (*features, self.bottleneck(features[-1]))
+
+
+class Concat(nn.Module):
+    """Branches joined level by level along the axis of the channels, wherever that is in a level's layout."""
+
+    def __init__(self, axes: Sequence[int]) -> None:
+        super().__init__()
+        self.axes = tuple(axes)
+
+    def forward(self, *branches: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give one tensor for each level: `c` is the sum over the branches, all else is equal in them."""
+        levels = zip(self.axes, *branches, strict=True)
+        return tuple(torch.cat(level, dim=axis) for axis, *level in levels)
+
+
+class Add(nn.Module):
+    """Branches added up level by level."""
+
+    def forward(self, *branches: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give one tensor for each level, of the shape that it has in every branch."""
+        return tuple(_total(level) for level in zip(*branches, strict=True))
+
+
+def _total(level: tuple[Tensor, ...]) -> Tensor:
+    # Not sum(level), which would begin with 0 and so run over the first tensor once more.
+    total, *others = level
+    for x in others:
+        total = total + x
+    return total
+
+
+@module.register(SelectIndices)
+def _(neck: SelectIndices, features: Features) -> nn.Module:
+    return Select(neck.indices)
+
+
+@module.register(PermuteDims)
+def _(neck: PermuteDims, features: Features) -> nn.Module:
+    return Permute(neck.new_order)
+
+
+@module.register(ReshapeTokensToImage)
+def _(neck: ReshapeTokensToImage, features: Features) -> nn.Module:
+    return TokensToMaps(neck, features)
+
+
+@module.register(AddBottleneckLayer)
+def _(neck: AddBottleneckLayer, features: Features) -> nn.Module:
+    return AppendBottleneck(features[-1].channels)
+
+
+@module.register(ConcatFeatures)
+def _(neck: ConcatFeatures, *branches: Features) -> nn.Module:
+    return Concat([f.axes.split().index("c") for f in branches[0]])
+
+
+@module.register(AddFeatures)
+def _(neck: AddFeatures, *branches: Features) -> nn.Module:
+    return Add()

@@ -1,0 +1,122 @@
+"""The U-Net decoder. B batch, C channels, H and W cells."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from composer.feature import Features
+from composer.modules.dispatch import module
+from composer.modules.grids import resized, same_grid
+from composer.parts import UNetDecoder
+
+SQUEEZE = 16
+"""How many channels become one where scse looks at the channels."""
+
+_NORMS: dict[bool | str, Callable[[int], nn.Module]] = {
+    True: nn.BatchNorm2d,
+    False: nn.Identity,
+    "batchnorm": nn.BatchNorm2d,
+    "instancenorm": nn.InstanceNorm2d,
+    "identity": nn.Identity,
+}
+
+
+class UNet(nn.Module):
+    """From the coarsest map up: enlarge, concatenate the next finer map, convolve twice; in the end without a map."""
+
+    def __init__(self, decoder: UNetDecoder, features: Features) -> None:
+        super().__init__()
+        # Published weights are called decoder.decoder.blocks, so the blocks live one level down.
+        self.decoder = _Blocks(decoder, features)
+        self.decoder.apply(_initialise)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give one map `(b, channels[-1], h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
+        return (self.decoder(features),)
+
+
+def _initialise(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_uniform_(layer.weight, mode="fan_in", nonlinearity="relu")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+class _Blocks(nn.Module):
+    def __init__(self, decoder: UNetDecoder, features: Features) -> None:
+        super().__init__()
+        coarse_to_fine = features[::-1]
+        skips = [f.channels for f in coarse_to_fine[1:]] + [0]
+        incoming = [coarse_to_fine[0].channels, *decoder.channels[:-1]]
+        self.blocks = nn.ModuleList(
+            _Block(decoder, *widths) for widths in zip(incoming, skips, decoder.channels, strict=True)
+        )
+        self.grows = tuple(not same_grid(*pair) for pair in pairwise(coarse_to_fine))
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        x_BCHW, *skips = reversed(features)
+        # All but the last block take a finer map; the last one works on what has reached the finest grid.
+        *joining, last = self.blocks
+        for block, skip_BCHW, grows in zip(joining, skips, self.grows, strict=True):
+            x_BCHW = resized(x_BCHW, skip_BCHW, "nearest") if grows else x_BCHW
+            x_BCHW = block(torch.cat([x_BCHW, skip_BCHW], dim=1))
+        y_BCHW: Tensor = last(x_BCHW)
+        return y_BCHW
+
+
+class _Block(nn.Module):
+    def __init__(self, decoder: UNetDecoder, incoming: int, skip: int, outgoing: int) -> None:
+        super().__init__()
+        norm = _NORMS[decoder.use_batchnorm]
+        self.conv1 = _convolution(incoming + skip, outgoing, norm)
+        # Attention before the convolutions chooses between the map from below and the skip: without one, no choice.
+        self.attention1 = _attention(decoder.attention_type if skip else None, incoming + skip)
+        self.conv2 = _convolution(outgoing, outgoing, norm)
+        self.attention2 = _attention(decoder.attention_type, outgoing)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y_BCHW: Tensor = self.attention2(self.conv2(self.conv1(self.attention1(x_BCHW))))
+        return y_BCHW
+
+
+def _convolution(incoming: int, outgoing: int, norm: Callable[[int], nn.Module]) -> nn.Module:
+    # A norm subtracts what a bias would add.
+    convolution = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=norm is nn.Identity)
+    return nn.Sequential(convolution, norm(outgoing), nn.ReLU(inplace=True))
+
+
+def _attention(kind: str | None, channels: int) -> nn.Module:
+    if kind is None:
+        return nn.Identity()
+    return nn.Sequential(OrderedDict(attention=_SCSE(channels)))
+
+
+class _SCSE(nn.Module):
+    """Each value times the sum of two gates in 0..1: one for its channel, one for its cell."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # At least one: a squeeze to no channels at all would leave a constant gate, and weights that never learn.
+        squeezed = max(channels // SQUEEZE, 1)
+        self.cSE = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, kernel_size=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(squeezed, channels, kernel_size=1),
+            nn.Sigmoid(),
+        )
+        self.sSE = nn.Sequential(nn.Conv2d(channels, 1, kernel_size=1), nn.Sigmoid())
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        gates_BCHW: Tensor = self.cSE(x_BCHW) + self.sSE(x_BCHW)
+        return x_BCHW * gates_BCHW
+
+
+@module.register(UNetDecoder)
+def _(decoder: UNetDecoder, features: Features) -> nn.Module:
+    return UNet(decoder, features)

@@ -1,0 +1,75 @@
+"""The UPerNet decoder. B batch, C channels, H and W cells."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from composer.feature import Features
+from composer.modules.dispatch import module
+from composer.modules.grids import resized, same_grid
+from composer.parts import UperNetDecoder
+
+
+class UperNet(nn.Module):
+    """Pyramid pooling on the coarsest map, a feature pyramid from there to the finest, and all levels fused."""
+
+    def __init__(self, decoder: UperNetDecoder, features: Features) -> None:
+        super().__init__()
+        width = decoder.channels
+        *finer, coarsest = (f.channels for f in features)
+        self.align_corners = decoder.align_corners
+        # Modules are made in this order because published seeds were.
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(cells), _convolution(coarsest, width, 1))
+            for cells in decoder.pool_scales
+        )
+        self.bottleneck = _convolution(coarsest + len(decoder.pool_scales) * width, width, 3)
+        self.lateral_convs = nn.ModuleList()
+        self.fpn_convs = nn.ModuleList()
+        for channels in finer:
+            self.lateral_convs.append(_convolution(channels, width, 1))
+            self.fpn_convs.append(_convolution(width, width, 3))
+        self.fpn_bottleneck = _convolution(len(features) * width, width, 3)
+        self.as_next_finer = tuple(same_grid(*pair) for pair in pairwise(features))
+        self.as_finest = tuple(same_grid(features[0], f) for f in features)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give one map `(b, channels, h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
+        *finer, coarsest = features
+        laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, finer, strict=True)]
+        laterals.append(self._pooled(coarsest))
+        for level in reversed(range(len(finer))):
+            above = self._on_grid_of(laterals[level], laterals[level + 1], same=self.as_next_finer[level])
+            laterals[level] = laterals[level] + above
+        levels = [fpn(x) for fpn, x in zip(self.fpn_convs, laterals[:-1], strict=True)] + laterals[-1:]
+        aligned = [self._on_grid_of(levels[0], x, same=same) for x, same in zip(levels, self.as_finest, strict=True)]
+        return (self.fpn_bottleneck(torch.cat(aligned, dim=1)),)
+
+    def _pooled(self, x_BCHW: Tensor) -> Tensor:
+        """The coarsest map beside its averages over grids of a few cells, fused."""
+        averages = [self._on_grid_of(x_BCHW, pooling(x_BCHW), same=False) for pooling in self.psp_modules]
+        fused: Tensor = self.bottleneck(torch.cat([x_BCHW, *averages], dim=1))
+        return fused
+
+    def _on_grid_of(self, like: Tensor, x_BCHW: Tensor, *, same: bool) -> Tensor:
+        return x_BCHW if same else resized(x_BCHW, like, "bilinear", align_corners=self.align_corners)
+
+
+def _convolution(incoming: int, outgoing: int, kernel: int) -> nn.Module:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(incoming, outgoing, kernel, padding=kernel // 2, bias=False),
+            norm=nn.BatchNorm2d(outgoing),
+            act=nn.ReLU(inplace=True),
+        )
+    )
+
+
+@module.register(UperNetDecoder)
+def _(decoder: UperNetDecoder, features: Features) -> nn.Module:
+    return UperNet(decoder, features)
