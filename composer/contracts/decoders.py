@@ -58,7 +58,9 @@ def _(decoder: UNetDecoder, features: Features) -> Outcome:
         or finest_first(features)
         or doubling(features)
         # Every map is brought to the grid of the next finer one, so nothing has to be whole.
-        or Promise(features=[evolve(features[0], channels=decoder.channels[-1])], sizes=_normalisable(decoder, features))
+        or Promise(
+            features=[evolve(features[0], channels=decoder.channels[-1])], sizes=_normalisable(decoder, features)
+        )
     )
 
 

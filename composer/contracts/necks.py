@@ -242,7 +242,20 @@ def _(neck: ConcatFeatures, *branches: Features) -> Outcome:
 
 @contract.register(AddFeatures)
 def _(neck: AddFeatures, *branches: Features) -> Outcome:
-    return _joinable(branches) or _equal_channels(branches) or _joined(branches, concatenated=False)
+    refusal = _joinable(branches) or _equal_channels(branches)
+    if refusal is None:
+        return _joined(branches, concatenated=False)
+    # torch spreads a single channel or frame over the others, which nobody has asked for.
+    spread = refusal.code in ("join", "channels") and all(map(_spreads, zip(*branches, strict=True)))
+    return evolve(refusal, kind="policy") if spread else refusal
+
+
+def _spreads(level: Features) -> bool:
+    """Whether torch would add features of different shapes up without an error."""
+    grids = {(f.axes, f.stride, f.prefix, 1 if "t" in f.axes else f.frames) for f in level}
+    return len(grids) == 1 and all(
+        len({*sizes} - {1}) <= 1 for sizes in ([f.channels for f in level], [f.frames for f in level])
+    )
 
 
 def _joined(branches: tuple[Features, ...], *, concatenated: bool) -> Promise:
@@ -290,11 +303,9 @@ def _equal_channels(branches: tuple[Features, ...]) -> Refusal | None:
     unequal = [level for level, found in enumerate(widths) if len(found) > 1]
     if not unequal:
         return None
-    # torch would spread a single channel over the others, which nobody has asked for.
-    spread = all(len(widths[level] - {1}) == 1 for level in unequal)
     return Refusal(
         code="channels",
-        kind="policy" if spread else "impossible",
+        kind="impossible",
         expected=f"adds level {unequal[0]} up, so its channels must be equal",
         got=f"{', '.join(str(branch[unequal[0]].channels) for branch in branches)} channels",
         repair="join with ConcatFeatures",

@@ -79,7 +79,7 @@ PARTS = {
         composer.ReshapeTokensToImage,
         remove_cls_token=st.sampled_from((True, True, False)),
         effective_time_dim=st.sampled_from((None, None, 1, 3)),
-        h=st.sampled_from((None, None, None, 4)),
+        h=st.sampled_from((None, None, 4)),
     ),
     composer.AddBottleneckLayer: st.builds(composer.AddBottleneckLayer),
     composer.LearnedInterpolateToPyramidal: st.builds(composer.LearnedInterpolateToPyramidal),
