@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from composer.commands.terminal import UsageError, graph_in, note, rendered, say
 from composer.problem import SpecError
-from composer.terminal import UsageError, graph_in, note, rendered, say
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """As a shell counts what a signal ended: 128 and the signal's number."""
@@ -123,28 +123,28 @@ _seed.__name__ = "whole number"  # as argparse names it: invalid whole number va
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from composer.checking import check
+    from composer.commands.checking import check
 
     return check(arguments.files, arguments.format)
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from composer import infer
-    from composer.showing import show
+    from composer.commands.showing import show
 
     say(rendered(*show(infer(graph_in(arguments.file)))))
     return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from composer.outfile import check_writable
+    from composer.commands.outfile import check_writable
 
     out = None if arguments.save is None else check_writable(arguments.save, (".safetensors",))
     graph = graph_in(arguments.file)
     note("building the model …")
     from composer import build
-    from composer.shapes import outputs_table
-    from composer.weighing import provenance, weigh, weights_table
+    from composer.commands.shapes import outputs_table
+    from composer.commands.weighing import provenance, weigh, weights_table
 
     model = build(graph, seed=arguments.seed, pretrained=arguments.pretrained)
     say(rendered(weights_table(weigh(model)), "", outputs_table(model.typed), ""))
@@ -158,7 +158,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from composer.running import Request, run
+    from composer.commands.running import Request, run
 
     run(
         Request(
@@ -176,7 +176,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from composer.listing import networks, parts_table
+    from composer.commands.listing import networks, parts_table
 
     if arguments.kind == "encoders" and arguments.pattern is not None:
         say("\n".join(networks(arguments.pattern)))

@@ -14,10 +14,10 @@ from PIL import Image
 
 import composer
 from composer.__main__ import main
-from composer.colours import painted_classes, painted_values
-from composer.feeding import by_input
-from composer.pictures import HEAD, MARGIN
-from composer.terminal import UsageError
+from composer.commands.colours import painted_classes, painted_values
+from composer.commands.feeding import by_input
+from composer.commands.pictures import HEAD, MARGIN
+from composer.commands.terminal import UsageError
 
 ROOT = Path(__file__).parents[1]
 
@@ -460,7 +460,7 @@ class TestRun:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("composer.running.sheet", interrupt)
+        monkeypatch.setattr("composer.commands.running.sheet", interrupt)
         before = sorted(here.iterdir())
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 130
         assert capsys.readouterr().err.endswith("interrupted\n")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composer.bands import fed, numbers, shown
-from composer.images import Raster, raster
-from composer.normalising import Published, full_scale, normalised
-from composer.outfile import check_writable, write_whole
-from composer.preview import preview
-from composer.terminal import UsageError
+from composer.commands.bands import fed, numbers, shown
+from composer.commands.images import Raster, raster
+from composer.commands.normalising import Published, full_scale, normalised
+from composer.commands.outfile import check_writable, write_whole
+from composer.commands.preview import preview
+from composer.commands.terminal import UsageError
 
 RED, GREEN, CLEAR = (200, 10, 20), (30, 180, 40), (0, 0, 255, 0)
 

@@ -5,9 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from composer.colours import NO_DATA, class_colour, painted_classes, painted_values
-from composer.parts import ClassificationHead, IdentityDecoder, LinearDecoder, RegressionHead, SegmentationHead
-from composer.pictures import (
+from composer.commands.colours import NO_DATA, class_colour, painted_classes, painted_values
+from composer.commands.pictures import (
     HEAD,
     MARGIN,
     MOST_ROWS,
@@ -21,7 +20,8 @@ from composer.pictures import (
     prediction_panel,
     sheet,
 )
-from composer.predictions import Classes, Scores, Values, percent, predictions
+from composer.commands.predictions import Classes, Scores, Values, percent, predictions
+from composer.parts import ClassificationHead, IdentityDecoder, LinearDecoder, RegressionHead, SegmentationHead
 
 SIZE = (400, 300)
 LOW, HIGH = (41, 18, 84), (251, 232, 88)

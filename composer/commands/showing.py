@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from composer.commands.shapes import outputs_table
 from composer.contracts import Promise, contract
 from composer.contracts.rules import needed
 from composer.feature import Features, counted, kind
@@ -14,7 +15,6 @@ from composer.graph import Node, Shared
 from composer.layout import laid_out
 from composer.parts import Part, part_name
 from composer.plain import plain_fields
-from composer.shapes import outputs_table
 from composer.sizes import ANY, Sizes, intersect
 from composer.typed import Typed
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from composer.images import Raster
-from composer.terminal import UsageError
+from composer.commands.images import Raster
+from composer.commands.terminal import UsageError
 
 Bands = tuple[int, ...]
 

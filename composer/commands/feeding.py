@@ -10,13 +10,13 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from composer.bands import Bands, fed, numbers, shown
+from composer.commands.bands import Bands, fed, numbers, shown
+from composer.commands.images import Raster, raster
+from composer.commands.normalising import Published, normalised
+from composer.commands.preview import preview
+from composer.commands.terminal import UsageError
 from composer.feature import Image
 from composer.graph import Shared
-from composer.images import Raster, raster
-from composer.normalising import Published, normalised
-from composer.preview import preview
-from composer.terminal import UsageError
 from composer.typed import Typed, too_large
 
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from composer.feeding import Fed, feed
+from composer.commands.feeding import Fed, feed
+from composer.commands.outfile import check_writable, write_whole
+from composer.commands.pictures import drawn_size, input_panel, prediction_panel, sheet
+from composer.commands.predictions import MOST_VALUES, Prediction, Scores, percent, predictions
+from composer.commands.terminal import UsageError, graph_in, note, rendered, say
+from composer.commands.weighing import provenance
 from composer.graph import Shared
-from composer.outfile import check_writable, write_whole
 from composer.parts import Part
-from composer.pictures import drawn_size, input_panel, prediction_panel, sheet
-from composer.predictions import MOST_VALUES, Prediction, Scores, percent, predictions
-from composer.terminal import UsageError, graph_in, note, rendered, say
 from composer.typed import Typed
-from composer.weighing import provenance
 
 if TYPE_CHECKING:
     from composer.model import Model

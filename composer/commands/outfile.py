@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from composer.terminal import UsageError
+from composer.commands.terminal import UsageError
 
 
 def check_writable(file: str, suffixes: Collection[str]) -> Path:

@@ -14,7 +14,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from composer.terminal import UsageError, check_readable
+from composer.commands.terminal import UsageError, check_readable
 
 Array = NDArray[Any]
 

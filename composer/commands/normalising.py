@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from composer.terminal import UsageError
+from composer.commands.terminal import UsageError
 
 Array = NDArray[Any]
 

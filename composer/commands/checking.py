@@ -8,9 +8,9 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from composer.commands.shapes import shape_text, symbolic
+from composer.commands.terminal import UsageError, graph_in, note, say
 from composer.problem import Problem, SpecError
-from composer.shapes import shape_text, symbolic
-from composer.terminal import UsageError, graph_in, note, say
 from composer.typed import Typed
 
 

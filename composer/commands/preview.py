@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.bands import Bands
-from composer.colours import NO_DATA
-from composer.images import Array, Raster
-from composer.normalising import full_scale
+from composer.commands.bands import Bands
+from composer.commands.colours import NO_DATA
+from composer.commands.images import Array, Raster
+from composer.commands.normalising import full_scale
 
 
 def preview(raster: Raster, bands: Bands) -> NDArray[np.uint8]:

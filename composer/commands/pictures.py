@@ -11,8 +11,8 @@ from attrs import frozen
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from composer.colours import Colour, class_colour, painted_classes, painted_values
-from composer.predictions import Classes, Prediction, Scores, Values, percent
+from composer.commands.colours import Colour, class_colour, painted_classes, painted_values
+from composer.commands.predictions import Classes, Prediction, Scores, Values, percent
 
 MARGIN = 28
 """Around the sheet, and between panels."""

@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from composer.annotations import OPTIONS
+from composer.commands.terminal import UsageError
 from composer.declaring import Field, fields_of
 from composer.layout import laid_out
 from composer.parts import KINDS, PARTS, Part
-from composer.terminal import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
