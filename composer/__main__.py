@@ -74,7 +74,12 @@ def _one_spec(parser: argparse.ArgumentParser) -> None:
 
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random weights (0)")
-    parser.add_argument("--pretrained", action="store_true", help="load the published weights that the spec asks for")
+    parser.add_argument(
+        "--no-pretrained",
+        dest="pretrained",
+        action="store_false",
+        help="random weights also where the spec asks for published ones",
+    )
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:

@@ -266,10 +266,10 @@ class TestBuild:
         main(["build", "joined.yaml"])
         assert re.search(r"^again +share: optical +0 +0 +0.0 MB$", capsys.readouterr().out, re.MULTILINE)
 
-    def test_pretrained_weights_are_only_loaded_on_request(self, here, capsys):
-        assert main(["build", "scene.yaml", "--seed", "4"]) == 0
+    def test_pretrained_weights_can_be_left_out(self, here, capsys):
+        assert main(["build", "scene.yaml", "--seed", "4", "--no-pretrained"]) == 0
         assert capsys.readouterr().out.endswith(
-            "weights: random, seed 4 (encoder asks for pretrained ones, which --pretrained loads)\n"
+            "weights: random, seed 4 (encoder asks for pretrained ones; --no-pretrained leaves them out)\n"
         )
 
     def test_saved_weights_are_those_of_the_seed(self, here, capsys):
@@ -319,15 +319,15 @@ class TestRun:
         assert [(panel("out.png", number) == high).all(axis=-1).any() for number in (0, 1, 2)] == [False, True, True]
 
     def test_a_scene_is_told_in_a_table(self, here, capsys):
-        assert main(["run", "scene.yaml", "--image", "photo.png"]) == 0
+        assert main(["run", "scene.yaml", "--no-pretrained", "--image", "photo.png"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[1] == "weights: random, seed 0 (encoder asks for pretrained ones, which --pretrained loads)"
+        assert lines[1] == "weights: random, seed 0 (encoder asks for pretrained ones; --no-pretrained leaves them out)"
         assert lines[2] == "head      probability"
         assert [bool(re.fullmatch(r"class [0-6]        +\d\d?\.\d %", line)) for line in lines[4:]] == [True] * 5
         assert sorted(path.suffix for path in here.iterdir()).count(".png") == 3
 
     def test_and_drawn_where_that_is_asked_for(self, here, capsys):
-        assert main(["run", "scene.yaml", "--image", "photo.png", "-o", "out.jpg"]) == 0
+        assert main(["run", "scene.yaml", "--no-pretrained", "--image", "photo.png", "-o", "out.jpg"]) == 0
         assert capsys.readouterr().out.endswith("wrote out.jpg\n")
         with Image.open("out.jpg") as drawn:
             assert (drawn.format, drawn.width) == ("JPEG", 2 * 400 + 3 * MARGIN)
@@ -377,7 +377,7 @@ class TestRun:
         assert np.array_equal(panel("seed.png", 1), panel("file.png", 1))
 
     def test_weights_of_another_model_are_a_problem(self, here, capsys):
-        main(["build", "scene.yaml", "--save", "scene.safetensors"])
+        main(["build", "scene.yaml", "--no-pretrained", "--save", "scene.safetensors"])
         capsys.readouterr()
         given = ["--image", "photo.png", "-o", "out.png", "--weights", "scene.safetensors"]
         assert main(["run", "segmentation.yaml", *given]) == 1

@@ -36,7 +36,7 @@ class Request:
     bands: Sequence[str] = ()
     show_bands: Sequence[str] = ()
     seed: int = 0
-    pretrained: bool = False
+    pretrained: bool = True
 
 
 def run(request: Request) -> None:

@@ -95,4 +95,4 @@ def provenance(typed: Typed, seed: int, *, pretrained: bool) -> str:
     nodes = ", ".join(wants)
     if pretrained:
         return f"weights: pretrained in {nodes}; random elsewhere, seed {seed}"
-    return f"weights: random, seed {seed} ({nodes} asks for pretrained ones, which --pretrained loads)"
+    return f"weights: random, seed {seed} ({nodes} asks for pretrained ones; --no-pretrained leaves them out)"
