@@ -122,6 +122,7 @@ LIMITS = {
     "surrogate": ("a: \ud800", f"1:4: error[yaml] the character '\\ud800' cannot stand in a text.{LEFT_OUT}"),
     "control": ("a: b\r\nc: \x07", f"2:4: error[yaml] the character '\\x07' cannot stand in a text.{LEFT_OUT}"),
     "digits": (with_channels("9" * 5000), f"1:19: error[limit] {DIGITS} (got 5,000)."),
+    "a digit too many": (with_channels("9" * 41), f"1:19: error[limit] {DIGITS} (got 41)."),
     "hexadecimal": (with_channels("0x" + "f" * 5000), f"1:19: error[limit] {DIGITS} (got 5,002)."),
     "many tag directives": (
         "".join(f"%TAG !x{i}! y\n" for i in range(60_000)),

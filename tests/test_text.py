@@ -207,6 +207,15 @@ def test_different_graphs_have_different_digests(other):
     assert len(digest(other)) == 64
 
 
+def test_what_is_shared_counts_for_the_digest():
+    nodes = [Node(name, Timm("resnet18"), "image") for name in ("a", "b")]
+    one, other = (
+        Graph(inputs={"image": Image()}, nodes=[*nodes, Node("c", Shared(owner), "image")], outputs=["a", "b", "c"])
+        for owner in ("a", "b")
+    )
+    assert digest(one) != digest(other)
+
+
 def test_numbers_that_are_equal_have_one_digest():
     one, same = (chain(Timm("resnet18", options={"a": value})) for value in (1, 1.0))
     assert (one == same, digest(one) == digest(same)) == (True, True)

@@ -400,6 +400,17 @@ outputs: [b]
         """\
 <text>:4:31: error[type] b.from: expected the name of a node or an input (got 5, a whole number).""",
     ),
+    "an unread output makes no node unused": (
+        """\
+inputs: {image: {}}
+nodes:
+  a: {part: timm/resnet18, from: image}
+  b: {part: FCNDecoder, from: a}
+outputs: [a, 5]
+""",
+        """\
+<text>:5:14: error[type] outputs[1]: expected the name of a node or an input (got 5, a whole number).""",
+    ),
     "nodes that are none": (
         """\
 inputs: {image: {}}
