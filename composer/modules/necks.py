@@ -86,7 +86,8 @@ def _grid(image_size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, in
 def _as_map(x_BNC: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
     batch, _, channels = x_BNC.shape
     x_BTHWC = x_BNC.reshape(batch, frames, *grid, channels)
-    return x_BTHWC.permute(0, 1, 4, 2, 3).flatten(1, 2)
+    # Contiguous, because convolutions copy it otherwise, and an export with symbolic sizes cannot tell whether it is.
+    return x_BTHWC.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
 
 
 class AppendBottleneck(nn.Module):
