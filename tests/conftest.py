@@ -1,0 +1,26 @@
+"""What holds for all tests: a cache of their own, one thread, and hypothesis without a clock."""
+
+import os
+import shutil
+import tempfile
+
+import torch
+from hypothesis import settings
+
+settings.register_profile("composer", deadline=None)
+settings.load_profile("composer")
+
+CACHE = "COMPOSER_CACHE"
+
+
+def pytest_configure(config):
+    """Facts about networks are kept in a folder of this run; the workers of xdist inherit it."""
+    # More threads than free cores wait for each other: small convolutions then take ten times as long.
+    torch.set_num_threads(1)
+    if not hasattr(config, "workerinput"):
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="composer-tests-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[CACHE], ignore_errors=True)

@@ -1,0 +1,187 @@
+"""What a model takes and what it returns: one image or several, one output or several, and what it says of others."""
+
+import pytest
+import torch
+from attrs import frozen
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import composer
+from composer import (
+    Custom,
+    Encoder,
+    Feature,
+    Graph,
+    IdentityDecoder,
+    Image,
+    Node,
+    Padding,
+    SegmentationHead,
+    SelectIndices,
+    Sizes,
+)
+
+
+def echo(channels=3, sizes=Sizes()):  # noqa: B008, frozen
+    """An encoder that gives what it is fed."""
+    return Custom(nn.Identity(), features=Feature(channels=channels), channels=channels, sizes=sizes)
+
+
+ONE = composer.chain(echo())
+TWO = Graph(
+    inputs={"s2": Image(channels=4), "s1": Image(channels=2, stride=2)},
+    nodes=[Node("optical", echo(4), "s2"), Node("radar", echo(2), "s1")],
+    outputs=["optical", "radar"],
+)
+
+
+@frozen
+class LastFrame(Encoder):
+    """An encoder of one's own that takes frames."""
+
+
+@composer.contract.register(LastFrame)
+def _(part, image):
+    return (Feature(channels=image[0].channels),)
+
+
+class TakesLastFrame(nn.Module):
+    def forward(self, x_BCTHW):
+        return x_BCTHW[:, :, -1]
+
+
+@composer.module.register(LastFrame)
+def _(part, image):
+    return TakesLastFrame()
+
+
+FRAMES = composer.chain(LastFrame(), input=Image(channels=3, frames=2))
+
+
+WRONG = [
+    pytest.param(ONE, torch.ones(1, 4, 8, 8), "image must be of shape (b, 3, h, w) (got (1, 4, 8, 8))", id="channels"),
+    pytest.param(ONE, torch.ones(3, 8, 8), "image must be of shape (b, 3, h, w) (got (3, 8, 8))", id="no-batch"),
+    pytest.param(
+        ONE, torch.ones(1, 3, 2, 8, 8), "image must be of shape (b, 3, h, w) (got (1, 3, 2, 8, 8))", id="frames"
+    ),
+    pytest.param(
+        FRAMES,
+        torch.ones(1, 3, 8, 8),
+        "image must be of shape (b, 3, 2, h, w) (got (1, 3, 8, 8))",
+        id="no-frames",
+    ),
+    pytest.param(
+        ONE,
+        {"picture": torch.ones(1, 3, 8, 8)},
+        "the model takes a dict of images named image (got a dict of 'picture')",
+        id="another-name",
+    ),
+    pytest.param(
+        TWO,
+        {"s2": torch.ones(1, 4, 8, 8)},
+        "the model takes a dict of images named s2, s1 (got a dict of 's2')",
+        id="one-missing",
+    ),
+    pytest.param(
+        TWO,
+        {"s2": torch.ones(1, 4, 8, 8), "s1": torch.ones(1, 2, 4, 4), "dem": torch.ones(1, 1, 8, 8)},
+        "the model takes a dict of images named s2, s1 (got a dict of 's2', 's1', 'dem')",
+        id="one-too-many",
+    ),
+    pytest.param(
+        TWO, torch.ones(1, 4, 8, 8), "the model takes a dict of images named s2, s1 (got one tensor)", id="one-tensor"
+    ),
+    pytest.param(
+        TWO,
+        {"s2": torch.ones(1, 4, 8, 12), "s1": torch.ones(1, 2, 8, 12)},
+        "s1 must have 4 × 6 pixels, to cover what s2 covers (got 8 × 12)",
+        id="not-half-the-size",
+    ),
+    pytest.param(
+        TWO,
+        {"s2": torch.ones(1, 4, 9, 8), "s1": torch.ones(1, 2, 4, 4)},
+        "s1 must have 4.5 × 4 pixels, to cover what s2 covers (got 4 × 4)",
+        id="no-half",
+    ),
+]
+
+
+@pytest.mark.parametrize(("graph", "given", "message"), WRONG)
+def test_says_what_it_takes(graph, given, message):
+    with pytest.raises(ValueError) as raised:
+        composer.build(graph)(given)
+    assert str(raised.value) == message
+
+
+def test_one_input_is_given_as_it_is_or_by_name():
+    model = composer.build(ONE)
+    x = torch.rand(1, 3, 5, 7)
+    assert torch.equal(model({"image": x}).output, model(x).output)
+
+
+def test_several_inputs_are_given_by_name_in_any_order():
+    s2, s1 = torch.rand(2, 4, 6, 8), torch.rand(2, 2, 3, 4)
+    out = composer.build(TWO)({"s1": s1, "s2": s2}).output
+    assert list(out) == ["optical", "radar"]
+    assert torch.equal(out["optical"], s2)
+    assert out["radar"].shape == (2, 2, 6, 8)
+
+
+def test_the_first_input_need_not_be_the_finest():
+    graph = Graph(
+        inputs={"s1": Image(channels=2, stride=2), "s2": Image(channels=4)},
+        nodes=[Node("optical", echo(4, Sizes(multiple=4)), "s2"), Node("radar", echo(2), "s1")],
+        outputs=["optical", "radar"],
+    )
+    s2 = torch.rand(1, 4, 6, 10)
+    out = composer.build(graph)({"s1": torch.rand(1, 2, 3, 5), "s2": s2}).output
+    assert torch.equal(out["optical"], s2)
+
+
+def test_frames_are_an_axis_of_the_image():
+    x = torch.rand(1, 3, 2, 5, 7)
+    assert torch.equal(composer.build(FRAMES)(x).output, x[:, :, 1])
+
+
+def test_frames_are_padded_like_any_image():
+    nodes = [Node("last", LastFrame(), "image"), Node("grid", echo(sizes=Sizes(multiple=4)), "flat")]
+    inputs = {"image": Image(channels=3, frames=2), "flat": Image(channels=3)}
+    model = composer.build(Graph(inputs=inputs, nodes=nodes, outputs=["last", "grid"], padding=Padding(mode="zeros")))
+    x = torch.rand(1, 3, 2, 5, 7)
+    assert torch.equal(model({"image": x, "flat": x[:, :, 0]}).output["last"], x[:, :, 1])
+
+
+def test_auxiliary_outputs_leave_by_their_label():
+    graph = composer.chain(
+        echo(),
+        SelectIndices(indices=[0, 0]),
+        IdentityDecoder(),
+        aux={"early": (IdentityDecoder(out_index=0),), "late": (IdentityDecoder(), SegmentationHead(num_classes=2))},
+    )
+    x = torch.rand(1, 3, 5, 7)
+    out = composer.build(graph)(x)
+    assert torch.equal(out.output, x)
+    assert torch.equal(out.auxiliary_heads["early"], x)
+    assert {label: tuple(y.shape) for label, y in out.auxiliary_heads.items()} == {
+        "early": (1, 3, 5, 7),
+        "late": (1, 2, 5, 7),
+    }
+
+
+def test_without_auxiliary_heads_there_is_an_empty_dict():
+    assert composer.build(ONE)(torch.rand(1, 3, 5, 7)).auxiliary_heads == {}
+
+
+def test_what_is_returned_is_a_pytree():
+    out = composer.build(TWO)({"s2": torch.rand(1, 4, 6, 8), "s1": torch.rand(1, 2, 3, 4)})
+    leaves, structure = pytree.tree_flatten(out)
+    again = pytree.tree_unflatten(leaves, structure)
+    assert type(again) is composer.ModelOutput
+    assert list(again.output) == ["optical", "radar"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_any_floating_type_goes_through(dtype):
+    graph = composer.chain(echo(sizes=Sizes(multiple=4)), IdentityDecoder(), SegmentationHead(num_classes=2))
+    out = composer.build(graph).to(dtype)(torch.rand(1, 3, 5, 7).to(dtype)).output
+    assert (out.dtype, tuple(out.shape)) == (dtype, (1, 2, 5, 7))

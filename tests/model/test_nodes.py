@@ -1,0 +1,201 @@
+"""The nodes of a model: their names, what is shared, and what is frozen."""
+
+import pytest
+import torch
+from torch import nn
+
+import composer
+from composer import (
+    ConcatFeatures,
+    FCNDecoder,
+    Graph,
+    IdentityDecoder,
+    Image,
+    Node,
+    SegmentationHead,
+    SelectIndices,
+    Shared,
+    Timm,
+)
+
+CHAIN = composer.chain(
+    Timm("test_resnet", out_indices=[1, 2]),
+    composer.AddBottleneckLayer(),
+    SelectIndices(indices=[-1]),
+    FCNDecoder(channels=8, num_convs=1),
+    SegmentationHead(num_classes=2, dropout=0.5),
+    aux={"early": (FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=2))},
+)
+
+
+@pytest.fixture
+def model():
+    return composer.build(CHAIN)
+
+
+def under(model, prefix):
+    return {name: x.clone() for name, x in model.state_dict().items() if name.startswith(prefix)}
+
+
+def changed(before, after):
+    return {name for name, x in before.items() if not torch.equal(x, after[name])}
+
+
+PREFIXES = ("encoder.", "necks.0.", "decoder.", "head.", "aux.early.decoder.", "aux.early.head.")
+
+
+def test_weights_are_named_by_their_nodes(model):
+    """Every name begins with that of a node, and each node that has weights has some."""
+    found = [next((prefix for prefix in PREFIXES if name.startswith(prefix)), name) for name in model.state_dict()]
+    assert sorted(set(found)) == sorted(PREFIXES)
+
+
+def test_nodes_are_children_under_their_own_names(model):
+    assert [name for name, _ in model.named_children()] == ["encoder", "necks", "decoder", "head", "aux"]
+    assert isinstance(model.necks, nn.ModuleList)
+    assert model.get_submodule("aux.early.decoder") is model.aux["early"]["decoder"]
+
+
+def test_names_of_a_graph_may_nest():
+    graph = Graph(
+        inputs={"image": Image()},
+        nodes=[
+            Node("trunk.net", Timm("test_resnet", out_indices=[1]), "image"),
+            Node("trunk.out[0]", IdentityDecoder(), "trunk.net"),
+            Node("trunk.out[1]", SegmentationHead(num_classes=2), "trunk.out[0]"),
+        ],
+        outputs=["trunk.out[1]"],
+    )
+    model = composer.build(graph)
+    prefixes = {".".join(name.split(".")[:3]) for name in model.state_dict() if ".out." in name}
+    assert prefixes == {"trunk.out.1"}
+    assert model(torch.rand(1, 3, 33, 40)).output.shape == (1, 2, 33, 40)
+
+
+def test_a_frozen_node_gets_no_gradient(model):
+    model.freeze("encoder")
+    model.train()(torch.rand(2, 3, 64, 64)).output.sum().backward()
+    assert [name for name, p in model.encoder.named_parameters() if p.requires_grad or p.grad is not None] == []
+    assert [name for name, p in model.decoder.named_parameters() if p.grad is None] == []
+
+
+def test_a_frozen_node_keeps_its_statistics_in_train_mode(model):
+    model.freeze("encoder")
+    before = under(model, "encoder.")
+    model.train()(torch.rand(2, 3, 64, 64))
+    assert changed(before, under(model, "encoder.")) == set()
+
+
+def test_statistics_of_other_nodes_drift_on(model):
+    """What the test above relies on: without freezing, the encoder's statistics do change."""
+    model.freeze("head")
+    before = under(model, "encoder.")
+    model.train()(torch.rand(2, 3, 64, 64))
+    assert any(name.endswith("running_mean") for name in changed(before, under(model, "encoder.")))
+
+
+def test_a_frozen_node_stays_in_eval_mode(model):
+    model.freeze("head")
+    model.train()
+    assert {name: child.training for name, child in model.named_children()} == {
+        "encoder": True,
+        "necks": True,
+        "decoder": True,
+        "head": False,
+        "aux": True,
+    }
+    assert [child.training for child in model.head.modules()] == [False] * len(list(model.head.modules()))
+
+
+def test_dropout_of_a_frozen_head_is_off(model):
+    model.freeze("head")
+    model.train()
+    features = (torch.rand(1, 8, 16, 16),)
+    assert torch.equal(model.head(features)[0], model.head(features)[0])
+
+
+def test_freezing_does_not_leave_eval_mode(model):
+    model.eval()
+    model.freeze("encoder")
+    assert not model.training
+    assert not model.decoder.training
+
+
+WITHIN = [
+    pytest.param("necks", {"necks.0"}, id="all-necks"),
+    pytest.param("necks[0]", {"necks.0"}, id="one-neck"),
+    pytest.param("aux.early", {"aux.early.decoder", "aux.early.head"}, id="a-branch"),
+    pytest.param("aux", {"aux.early.decoder", "aux.early.head"}, id="all-branches"),
+    pytest.param("aux.early.head", {"aux.early.head"}, id="a-node-of-a-branch"),
+    pytest.param("head", {"head"}, id="not-the-head-of-a-branch"),
+]
+HOLDERS = ("encoder", "necks.0", "decoder", "head", "aux.early.decoder", "aux.early.head")
+"""The nodes that have parameters."""
+
+
+@pytest.mark.parametrize(("name", "frozen"), WITHIN)
+def test_a_name_freezes_all_that_is_within_it(model, name, frozen):
+    model.freeze(name)
+    still = {holder for holder in HOLDERS if not any(p.requires_grad for p in model.get_submodule(holder).parameters())}
+    assert still == frozen
+
+
+@pytest.mark.parametrize("name", ["neck", "enc", "necks[2]", "aux.late", ""])
+def test_an_unknown_node_cannot_be_frozen(model, name):
+    with pytest.raises(ValueError) as raised:
+        model.freeze(name)
+    assert str(raised.value) == (
+        f"there is no node {name!r} to freeze; the nodes are encoder, necks[0], necks[1], decoder, head, "
+        "aux.early.decoder, aux.early.head"
+    )
+
+
+SIAMESE = Graph(
+    inputs={"before": Image(), "after": Image()},
+    nodes=[
+        Node("old", Timm("test_resnet", out_indices=[1]), "before"),
+        Node("new", Shared("old"), "after"),
+        Node("both", ConcatFeatures(), ["old", "new"]),
+        Node("change", IdentityDecoder(), "both"),
+    ],
+    outputs=["change"],
+)
+
+
+def test_a_shared_node_has_no_weights_of_its_own():
+    model = composer.build(SIAMESE)
+    alone = composer.build(composer.chain(Timm("test_resnet", out_indices=[1])))
+    assert [name.removeprefix("old.") for name in model.state_dict()] == list(alone.encoder.state_dict())
+    assert not hasattr(model, "new")
+
+
+def test_a_shared_node_runs_the_same_weights():
+    model = composer.build(SIAMESE).eval()
+    one, other = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        there = model({"before": one, "after": other}).output.chunk(2, dim=1)
+        back = model({"before": other, "after": one}).output.chunk(2, dim=1)
+    assert torch.equal(there[0], back[1])
+    assert torch.equal(there[1], back[0])
+    assert not torch.equal(there[0], there[1])
+
+
+def test_a_shared_node_is_frozen_with_the_one_it_shares():
+    model = composer.build(SIAMESE)
+    model.freeze("new")
+    assert [name for name, p in model.old.named_parameters() if p.requires_grad] == []
+
+
+def test_equal_parts_on_different_nodes_have_weights_of_their_own():
+    nodes = [
+        Node("old", Timm("test_resnet", out_indices=[1]), "before"),
+        Node("new", Timm("test_resnet", out_indices=[1]), "after"),
+    ]
+    graph = Graph(inputs={"before": Image(), "after": Image()}, nodes=nodes, outputs=["old", "new"])
+    model = composer.build(graph)
+    assert not torch.equal(model.old.state_dict()["conv1.0.weight"], model.new.state_dict()["conv1.0.weight"])
+
+
+def test_seeds_differ():
+    one, other = (under(composer.build(CHAIN, seed=seed), "encoder.conv1") for seed in (0, 1))
+    assert "encoder.conv1.0.weight" in changed(one, other)

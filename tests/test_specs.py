@@ -1,0 +1,136 @@
+"""Every file of specs/ is read, written, inferred, built and run, and is what it promises to be."""
+
+import copy
+import math
+import pickle
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+import composer
+
+FILES = sorted((Path(__file__).parent.parent / "specs").glob("*.yaml"))
+SIDES = {"aligned": (64, 96), "unaligned": (70, 98), "odd": (65, 97)}
+"""Sizes asked for; a spec is run at the nearest that its inputs can have."""
+
+
+def named(files):
+    return [pytest.param(file, id=file.stem) for file in files]
+
+
+@cache
+def graph_of(file):
+    return composer.read(file)
+
+
+@pytest.fixture(scope="module", params=named(FILES))
+def model(request):
+    """The model of one spec, built once for all the tests of that spec, in eval mode."""
+    return composer.build(graph_of(request.param)).eval()
+
+
+def images(typed, height, width, batch=2, seed=0):
+    """Random images for a graph that cover `height` by `width` reference pixels."""
+    noise = torch.Generator().manual_seed(seed)
+    by_name = {
+        name: torch.randn(batch, image.channels, int(height / image.stride), int(width / image.stride), generator=noise)
+        for name, image in typed.graph.inputs
+    }
+    return by_name if len(by_name) > 1 else next(iter(by_name.values()))
+
+
+def size_like(typed, kind):
+    """An image size of that kind; where an input has every other pixel only, a multiple of two."""
+    height, width = SIDES[kind]
+    if kind == "aligned":
+        return typed.sizes.nearest(height, width)
+    step = math.lcm(*(image.stride.numerator for _, image in typed.graph.inputs))
+    return height // step * step, width // step * step
+
+
+def outputs(out, graph):
+    """What a model gives, by node."""
+    main = out.output if isinstance(out.output, dict) else {graph.outputs[0]: out.output}
+    return {**main, **{node: out.auxiliary_heads[label] for label, node in graph.auxiliary}}
+
+
+def run(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+def test_there_are_at_least_fourteen_specs():
+    assert len(FILES) >= 14
+
+
+@pytest.mark.parametrize("file", named(FILES))
+def test_opens_with_two_lines_on_what_it_shows(file):
+    begins = [line[:2] for line in file.read_text(encoding="utf-8").splitlines()[:3]]
+    assert [begin == "# " for begin in begins] == [True, True, False]
+
+
+@pytest.mark.parametrize("file", named(FILES))
+def test_what_is_written_is_read_as_the_same_graph(file):
+    graph = graph_of(file)
+    assert composer.reads(composer.write(graph)) == graph
+
+
+@pytest.mark.parametrize("file", named(FILES))
+def test_digest_does_not_depend_on_how_a_graph_is_spelled(file):
+    graph = graph_of(file)
+    assert composer.digest(composer.reads(composer.write(graph))) == composer.digest(graph)
+
+
+def test_digests_differ_between_specs():
+    assert len({composer.digest(graph_of(file)) for file in FILES}) == len(FILES)
+
+
+@pytest.mark.parametrize("kind", SIDES)
+def test_outputs_are_as_inferred(model, kind):
+    """Exactly the shape that was inferred, and finite."""
+    typed = model.typed
+    height, width = size_like(typed, kind)
+    given = outputs(run(model, images(typed, height, width)), typed.graph)
+    promised = {end: (2, *typed.shape(end, height, width)[1:]) for end in typed.ends}
+    assert {end: tuple(x.shape) for end, x in given.items()} == promised
+    assert [end for end, x in given.items() if not x.isfinite().all()] == []
+
+
+def test_every_parameter_learns(model):
+    """A loss over all outputs reaches every parameter, with a finite gradient."""
+    learner = copy.deepcopy(model).train()
+    x = images(learner.typed, *learner.typed.sizes.nearest(64, 64))
+    loss = sum(out.square().mean() for out in pytree.tree_leaves(learner(x)))
+    loss.backward()
+    assert [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_one_seed_gives_one_model(model):
+    """Bit-equal weights from torch's generator in any state, which is left as it was."""
+    before = torch.random.get_rng_state()
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    again = composer.build(model.graph).state_dict()
+    after = torch.random.get_rng_state()
+    torch.random.set_rng_state(before)
+    assert torch.equal(state, after)
+    assert list(again) == list(model.state_dict())
+    assert [name for name, x in model.state_dict().items() if not torch.equal(x, again[name])] == []
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        pytest.param(copy.deepcopy, id="deepcopy"),
+        pytest.param(lambda model: pickle.loads(pickle.dumps(model)), id="pickle"),
+    ],
+)
+def test_a_copy_gives_the_same(model, copied):
+    x = images(model.typed, *size_like(model.typed, "unaligned"))
+    one, other = run(model, x), run(copied(model), x)
+    assert pytree.tree_structure(one) == pytree.tree_structure(other)
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    assert [torch.equal(*pair) for pair in pairs] == [True] * len(pytree.tree_leaves(one))
