@@ -131,6 +131,19 @@ def test_long_values_stand_below_each_other():
     )
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (23, f"  - SelectIndices: {{indices: [10{', 1' * 22}]}}\n"),
+        (24, f"  - SelectIndices:\n      indices: [10{', 1' * 23}]\n"),
+    ],
+    ids=["fits", "does not"],
+)
+def test_a_line_has_a_hundred_columns(count, text):
+    neck = SelectIndices(indices=[10] + [1] * (count - 1))
+    assert write(chain(Timm("resnet18"), neck)) == f"encoder: timm/resnet18\nnecks:\n{text}"
+
+
 def test_a_chain_and_the_same_nodes_are_equal():
     nodes = """\
 inputs: {image: {}}
