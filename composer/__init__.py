@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from composer.model import Model as Model
     from composer.model import ModelOutput as ModelOutput
     from composer.modules import module as module
+    from composer.parts import PARTS as PARTS
     from composer.parts import AddBottleneckLayer as AddBottleneckLayer
     from composer.parts import AddFeatures as AddFeatures
     from composer.parts import ClassificationHead as ClassificationHead
@@ -72,7 +73,7 @@ _NAMES_OF = {
     "inference": "infer",
     "model": "Model ModelOutput",
     "modules": "module",
-    "parts": "AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts FCNDecoder "
+    "parts": "PARTS AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts FCNDecoder "
     "Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder MaxpoolToPyramidal "
     "MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage SegmentationHead SelectIndices "
     "Timm UNetDecoder UperNetDecoder",

@@ -8,9 +8,9 @@ from itertools import pairwise
 from math import ceil, lcm
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from composer.feature import MAP, Feature, Features, counted, kind
+from composer.feature import MAP, TOKENS, Feature, Features, counted
 from composer.sizes import ANY, Sizes
 
 Kind = Literal["impossible", "lies", "policy"]
@@ -81,6 +81,13 @@ def only(
     return Refusal(code="layout", kind=kind_of_rule, expected=f"takes {takes}", repair=towards_maps(features))
 
 
+def pyramid_only(features: Features) -> Refusal | None:
+    """Refuse whatever is not a pyramid of maps, each of twice the stride of the one before, finest first."""
+    if refusal := only(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next'):
+        return evolve(refusal, repair=towards_pyramid(features))
+    return finest_first(features) or doubling(features)
+
+
 def is_map(feature: Feature) -> bool:
     """Whether a tensor can go through a 2-D convolution as it is."""
     return feature.axes == MAP
@@ -125,7 +132,7 @@ def finest_first(features: Features) -> Refusal | None:
 def doubling(features: Features) -> Refusal | None:
     """Refuse strides that do not double; the last may equal the one before it, as `AddBottleneckLayer` leaves it."""
     strides = [f.stride for f in features if f.stride is not None]
-    ratios = [later / earlier for earlier, later in pairwise(strides)]
+    ratios = _ratios(strides)
     if all(ratio == 2 for ratio in ratios[:-1]) and all(ratio in (1, 2) for ratio in ratios[-1:]):
         return None
     return Refusal(
@@ -144,22 +151,41 @@ def scaled(stride: Fraction | None, by: int | Fraction) -> Fraction:
 
 def towards_maps(features: Features) -> str | None:
     """The necks that turn `features` into maps, as they are written in a file; None where there is no such neck."""
-    if features and all(kind(f) == "tokens" for f in features):
-        return "necks: [ReshapeTokensToImage]"
-    if features and all(sorted(f.axes) == sorted(MAP) for f in features):
-        axes = features[0].axes.split()
-        order = [axes.index(axis) for axis in MAP.split()]
-        return f"necks: [PermuteDims: {{new_order: {order}}}]"
-    return None
+    return _written(_to_maps(features))
 
 
 def towards_pyramid(features: Features) -> str | None:
-    """The necks that turn maps of one stride into a pyramid."""
-    if len({f.stride for f in features}) > 1:
+    """The necks that turn features of one stride into a pyramid of maps; None where there are no such necks."""
+    first, second = _to_maps(features), _to_pyramid(features)
+    return None if first is None or second is None else _written(first + second)
+
+
+def _written(necks: list[str] | None) -> str | None:
+    return f"necks: [{', '.join(necks)}]" if necks else None
+
+
+def _to_maps(features: Features) -> list[str] | None:
+    if features and all(map(is_map, features)):
+        return []
+    if features and all(f.axes == TOKENS for f in features):
+        return ["ReshapeTokensToImage"]
+    if features and all(sorted(f.axes) == sorted(MAP) and f.axes == features[0].axes for f in features):
+        axes = features[0].axes.split()
+        return [f"PermuteDims: {{new_order: {[axes.index(axis) for axis in MAP.split()]}}}"]
+    return None
+
+
+def _to_pyramid(features: Features) -> list[str] | None:
+    strides = [f.stride for f in features if f.stride is not None]
+    if all(ratio == 2 for ratio in _ratios(strides)):
+        return []
+    if len(set(strides)) > 1:
         return None
-    if len(features) == 4:
-        return "necks: [LearnedInterpolateToPyramidal]"
-    return "necks: [InterpolateToPyramidal]"
+    return ["LearnedInterpolateToPyramidal"] if len(features) == 4 else ["InterpolateToPyramidal"]
+
+
+def _ratios(strides: list[Fraction]) -> list[Fraction]:
+    return [later / earlier for earlier, later in pairwise(strides)]
 
 
 class Refused(ValueError):

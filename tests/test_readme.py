@@ -1,0 +1,82 @@
+"""What the README shows is what happens: its commands, its specs, its errors and its Python."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import composer
+from composer.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+
+
+MODEL, GRAPH = blocks("yaml")
+COUNT, LAYOUT, _ = blocks("text")
+TOKENS = "{timm/vit_small_patch16_224: {out_indices: [2, 5, 8, 11], tokens: true}}"
+
+WRONG = {
+    "one wrong number": (MODEL.replace("[128, 64, 32, 16]", "[128, 64, 32]"), COUNT),
+    "tokens": (MODEL.replace("timm/convnext_atto", TOKENS), LAYOUT),
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of its own that has what the README's commands name."""
+    (tmp_path / "specs").symlink_to(ROOT / "specs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("spec", "error"), WRONG.values(), ids=WRONG)
+def test_the_errors_are_those_shown(spec, error, here, capsys):
+    (here / "model.yaml").write_text(spec, encoding="utf-8")
+
+    assert main(["check", "model.yaml"]) == 1
+    assert capsys.readouterr().out == error
+
+
+def test_the_first_spec_is_the_one_that_is_run():
+    assert composer.reads(MODEL) == composer.read(ROOT / "specs" / "convnext-unet.yaml")
+
+
+def test_the_graph_of_any_shape_has_two_outputs():
+    typed = composer.infer(composer.reads(GRAPH))
+
+    assert [typed.shape(end, 100, 100) for end in typed.ends] == [("b", 9, 100, 100), ("b", 1, 100, 100)]
+
+
+def test_the_first_command_draws_a_picture(here):
+    (command,) = re.findall(r"^python -m composer (.*)$", "\n".join(blocks("sh")), flags=re.MULTILINE)
+
+    assert main(command.split()) == 0
+    assert (here / "prediction.png").stat().st_size > 10_000
+
+
+def test_the_python_gives_what_is_shown(here):
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    parser = doctest.DocTestParser()
+
+    result = runner.run(parser.get_doctest("\n".join(blocks("pycon")), {}, "README", "README.md", 0))
+
+    assert (result.failed, result.attempted) == (0, 12)
+
+
+def test_the_part_of_ones_own_works():
+    (program,) = blocks("python")
+
+    exec(compile(program, "README.md", "exec"), {})
+
+
+def test_the_number_of_specs_is_the_one_stated():
+    assert "has eighteen models" in TEXT
+    assert len(list((ROOT / "specs").glob("*.yaml"))) == 18
