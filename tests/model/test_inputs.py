@@ -1,5 +1,7 @@
 """What a model takes and what it returns: one image or several, one output or several, and what it says of others."""
 
+import re
+
 import pytest
 import torch
 from attrs import frozen
@@ -108,9 +110,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("graph", "given", "message"), WRONG)
 def test_says_what_it_takes(graph, given, message):
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         composer.build(graph)(given)
-    assert str(raised.value) == message
 
 
 def test_one_input_is_given_as_it_is_or_by_name():
