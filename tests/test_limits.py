@@ -159,7 +159,7 @@ def test_reading_imports_no_torch():
 @pytest.mark.parametrize("text", [CHAIN, GRAPH], ids=["chain", "graph"])
 def test_without_libyaml_the_same_is_read(text, monkeypatch):
     quick = reads(text)
-    monkeypatch.setattr("composer.document._LOADER", yaml.SafeLoader)
+    monkeypatch.setattr("composer.text.document._LOADER", yaml.SafeLoader)
     slow = reads(text)
     assert (slow, slow.source) == (quick, quick.source)
 

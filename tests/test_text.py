@@ -21,9 +21,9 @@ from composer.parts import (
     Timm,
 )
 from composer.problem import SpecError
-from composer.scalars import resolved, spelled
 from composer.sizes import Padding
 from composer.text import digest, read, reads, write
+from composer.text.scalars import resolved, spelled
 from tests.graphs import AWKWARD, chains, graphs, parts
 
 SPECS = sorted(Path(__file__).parent.parent.joinpath("specs").glob("*.yaml"))

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from composer.annotations import OPTIONS
 from composer.commands.terminal import UsageError
-from composer.declaring import Field, fields_of
-from composer.layout import laid_out
 from composer.parts import KINDS, PARTS, Part
+from composer.text.annotations import OPTIONS
+from composer.text.declaring import Field, fields_of
+from composer.text.layout import laid_out
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -12,10 +12,10 @@ from composer.contracts import Promise, contract
 from composer.contracts.rules import needed
 from composer.feature import Features, counted, kind
 from composer.graph import Node, Shared
-from composer.layout import laid_out
 from composer.parts import Part, part_name
-from composer.plain import plain_fields
 from composer.sizes import ANY, Sizes, intersect
+from composer.text.layout import laid_out
+from composer.text.plain import plain_fields
 from composer.typed import Typed
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from composer import tree as text
-from composer.declaring import declared
-from composer.findings import Findings, misspelled, named
 from composer.parts import KINDS, Part
 from composer.problem import nearest
-from composer.tree import Scalar, Tree, described
+from composer.text import tree as text
+from composer.text.declaring import declared
+from composer.text.findings import Findings, misspelled, named
+from composer.text.tree import Scalar, Tree, described
 
 Parts = Mapping[str, type[Part]]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from composer.findings import Findings
 from composer.problem import nearest
-from composer.scalars import resolved, spelled
-from composer.tree import Scalar, Sequence, Tree, described
+from composer.text.findings import Findings
+from composer.text.scalars import resolved, spelled
+from composer.text.tree import Scalar, Sequence, Tree, described
 
 
 class Wanted(Protocol):

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from attrs import define, field
 
 from composer.problem import Place, Problem, Source, nearest
-from composer.tree import Tree
+from composer.text.tree import Tree
 
 
 @define

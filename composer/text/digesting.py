@@ -8,7 +8,7 @@ from typing import Any
 
 from composer.graph import Graph, Shared
 from composer.parts import Part
-from composer.plain import plain_fields, refuse_modules
+from composer.text.plain import plain_fields, refuse_modules
 
 
 def digest_of(graph: Graph) -> str:

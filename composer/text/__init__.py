@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from composer.characters import MOST_BYTES, decoded
-from composer.digesting import digest_of
 from composer.graph import Graph
-from composer.naming import Parts
 from composer.parts import PARTS
 from composer.problem import Place, Problem, SpecError
-from composer.reading import graph_of
-from composer.writing import text_of
+from composer.text.characters import MOST_BYTES, decoded
+from composer.text.digesting import digest_of
+from composer.text.naming import Parts
+from composer.text.reading import graph_of
+from composer.text.writing import text_of
 
 
 def read(path: str | os.PathLike[str], *, parts: Parts = PARTS) -> Graph:

@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 
-from composer.annotations import OPTIONS
-from composer.declaring import fields_of
 from composer.graph import Graph
 from composer.parts import Custom
 from composer.problem import Place, Problem, SpecError
+from composer.text.annotations import OPTIONS
+from composer.text.declaring import fields_of
 
 
 def plain_fields(declaration: Any, owner: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 from attrs import evolve, frozen
 
 from composer.graph import Graph, Node, Shared, chain
-from composer.layout import laid_out
-from composer.naming import Parts
 from composer.parts import Decoder, Head, Part
-from composer.plain import plain_fields, refuse_modules
 from composer.problem import Place, Problem, SpecError
-from composer.reading import graph_of
+from composer.text.layout import laid_out
+from composer.text.naming import Parts
+from composer.text.plain import plain_fields, refuse_modules
+from composer.text.reading import graph_of
 
 
 def text_of(graph: Graph, parts: Parts) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from composer.scalars import Value
+from composer.text.scalars import Value
 
 
 class Scalar(NamedTuple):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from composer.document import document
-from composer.findings import Findings, named
-from composer.forms import CHAIN, CHAIN_ONLY, GRAPH, GRAPH_ONLY, chain_form, graph_form
 from composer.graph import Graph
-from composer.naming import Parts
 from composer.problem import Problem, SpecError
-from composer.sections import Draft, Reader
 from composer.structure import structural_problems
-from composer.tree import Mapping, Scalar, Tree, described
+from composer.text.document import document
+from composer.text.findings import Findings, named
+from composer.text.forms import CHAIN, CHAIN_ONLY, GRAPH, GRAPH_ONLY, chain_form, graph_form
+from composer.text.naming import Parts
+from composer.text.sections import Draft, Reader
+from composer.text.tree import Mapping, Scalar, Tree, described
 
 
 def graph_of(text: str, file: str | None, parts: Parts) -> Graph:

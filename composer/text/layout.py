@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from composer.scalars import spelled
+from composer.text.scalars import spelled
 
 WIDTH = 100
 """The longest line, but for a single value that is longer."""

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import yaml
 from attrs import define, field
 
-from composer.characters import refuse_characters
 from composer.problem import Place, Problem, SpecError
-from composer.scalars import Value, resolved
-from composer.tree import Mapping, Scalar, Sequence, Tree, described
+from composer.text.characters import refuse_characters
+from composer.text.scalars import Value, resolved
+from composer.text.tree import Mapping, Scalar, Sequence, Tree, described
 
 MOST_DEPTH = 32
 """How deep lists and mappings nest, counted through aliases. A graph needs eight."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from composer.annotations import NAME
-from composer.findings import misspelled, named
 from composer.graph import Graph, Inputs, Node, Shared, chain
 from composer.parts import Part
-from composer.sections import Draft, Reader
-from composer.tree import Mapping, Sequence, Tree
-from composer.wanted import take
+from composer.text.annotations import NAME
+from composer.text.findings import misspelled, named
+from composer.text.sections import Draft, Reader
+from composer.text.tree import Mapping, Sequence, Tree
+from composer.text.wanted import take
 
 CHAIN_ONLY = ("input", "encoder", "necks", "decoder", "head", "aux")
 GRAPH_ONLY = ("inputs", "nodes", "outputs", "auxiliary")

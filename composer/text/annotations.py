@@ -12,10 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from attrs import frozen
 
 from composer.feature import fraction
-from composer.findings import Findings, joined, named
 from composer.parts.fields import Options
-from composer.tree import Mapping, Scalar, Sequence, Tree
-from composer.wanted import Wanted, take
+from composer.text.findings import Findings, joined, named
+from composer.text.tree import Mapping, Scalar, Sequence, Tree
+from composer.text.wanted import Wanted, take
 
 
 @frozen

@@ -7,17 +7,17 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from composer.annotations import TRUTH
-from composer.declaring import declared
 from composer.feature import Image
-from composer.findings import Findings, named
 from composer.graph import Graph
-from composer.naming import Parts, part
 from composer.parts import KINDS, Part
 from composer.problem import Problem
 from composer.sizes import Padding
-from composer.tree import Mapping, Sequence, Tree, described
-from composer.wanted import take
+from composer.text.annotations import TRUTH
+from composer.text.declaring import declared
+from composer.text.findings import Findings, named
+from composer.text.naming import Parts, part
+from composer.text.tree import Mapping, Sequence, Tree, described
+from composer.text.wanted import take
 
 
 @define

@@ -9,12 +9,12 @@ from typing import Any, TypeVar, get_type_hints
 import attrs
 from attrs import frozen
 
-from composer import tree as text
-from composer.annotations import wanted
-from composer.findings import Findings, joined, misspelled, named
 from composer.problem import nearest
-from composer.tree import Tree
-from composer.wanted import Wanted, take
+from composer.text import tree as text
+from composer.text.annotations import wanted
+from composer.text.findings import Findings, joined, misspelled, named
+from composer.text.tree import Tree
+from composer.text.wanted import Wanted, take
 
 T = TypeVar("T")
 
