@@ -73,8 +73,8 @@ _NAMES_OF = {
     "inference": "infer",
     "model": "Model ModelOutput",
     "modules": "module",
-    "parts": "PARTS AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts FCNDecoder "
-    "Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder MaxpoolToPyramidal "
+    "parts": "PARTS AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts "
+    "FCNDecoder Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder MaxpoolToPyramidal "
     "MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage SegmentationHead SelectIndices "
     "Timm UNetDecoder UperNetDecoder",
     "problem": "Place Problem SpecError",

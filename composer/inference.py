@@ -146,7 +146,8 @@ class _Walk:
         return Refusal(
             code="head",
             kind="policy",
-            expected="takes features, and what it is given is a prediction already",
+            expected="takes features",
+            got=f"{node.sources[0]} gives a prediction",
             repair="leave this head out",
         )
 

@@ -76,6 +76,8 @@ SpecError.__module__ = "composer"
 def nearest(name: str, known: Iterable[str], limit: int = 12) -> str:
     """What to tell a person who wrote a name nobody knows: the names close to it, or the list if it is short."""
     names = sorted(known)
+    if not names:
+        return "there is none to choose from"
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"

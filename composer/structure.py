@@ -12,10 +12,10 @@ from composer.problem import Problem, nearest
 
 def structural_problems(graph: Graph) -> Iterator[Problem]:
     """All that is wrong with a graph before any feature is known: names, references, cycles, dead ends."""
-    yield from _bad_names(graph)
-    references = list(_bad_references(graph))
-    yield from references
-    cycle = _cycle(graph)
+    faults = [*_bad_names(graph), *_bad_references(graph)]
+    yield from faults
+    # Where a name is wrong, what takes from it is not known, and would be called a circle or a dead end.
+    cycle = None if faults else _cycle(graph)
     if cycle:
         yield Problem(
             code="cycle",
@@ -24,7 +24,7 @@ def structural_problems(graph: Graph) -> Iterator[Problem]:
             repair=f"break the circle where it should begin, with an input of the graph: "
             f"{', '.join(name for name, _ in graph.inputs)}",
         )
-    elif not references:
+    elif not faults:
         yield from _dead_ends(graph)
 
 
@@ -75,13 +75,13 @@ def _bad_references(graph: Graph) -> Iterator[Problem]:
     inputs = [name for name, _ in graph.inputs]
     nodes = [node.name for node in graph.nodes]
     owners = [node.name for node in graph.nodes if not isinstance(node.part, Shared)]
-    named = [(f"{node.name}.from", source, [*inputs, *nodes]) for node in graph.nodes for source in node.sources]
+    named = [(path, source, [*inputs, *nodes]) for node in graph.nodes for path, source in _entries(node)]
     named += [(f"{node.name}.share", node.part.node, owners) for node in graph.nodes if isinstance(node.part, Shared)]
     named += [(f"outputs[{position}]", name, nodes) for position, name in enumerate(graph.outputs)]
     named += [(f"auxiliary.{label}", name, nodes) for label, name in graph.auxiliary]
     for path, name, known in named:
         if name not in known:
-            yield _unknown(graph, path, name, known)
+            yield _unknown(graph, path, name, known, inputs)
     for node in graph.nodes:
         if not node.sources:
             yield _lacking(graph, node.name, f"{node.name} takes from nothing.", f"from: {(inputs or nodes)[0]}")
@@ -93,10 +93,20 @@ def _lacking(graph: Graph, path: str, message: str, repair: str) -> Problem:
     return Problem(code="reference", message=message, place=graph.source.place(path), repair=repair)
 
 
-def _unknown(graph: Graph, path: str, name: str, known: list[str]) -> Problem:
+def _entries(node: Node) -> Iterator[tuple[str, str]]:
+    """The path and the source of each thing that a node takes."""
+    for position, source in enumerate(node.positional):
+        yield (f"{node.name}.from[{position}]" if len(node.sources) > 1 else f"{node.name}.from"), source
+    for name, source in node.named:
+        yield f"{node.name}.from.{name}", source
+
+
+def _unknown(graph: Graph, path: str, name: str, known: list[str], inputs: list[str]) -> Problem:
+    what = "input or node" if set(inputs) & set(known) else "node"
+    other = " that has a part of its own" if path.endswith(".share") else f", only an input {name!r}"
     return Problem(
         code="reference",
-        message=f"there is no {name!r} to take from.",
+        message=f"there is no {what} {name!r}{other if name in inputs or path.endswith('.share') else ''}.",
         place=graph.source.place(path),
         got=name,
         repair=nearest(name, known),

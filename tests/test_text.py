@@ -291,7 +291,7 @@ error[text] necks[0]: Doubler is not among the parts that a text may name.
     ),
     "unknown": (
         evolve(BASE, outputs=("tail",)),
-        "error[reference] outputs[0]: there is no 'tail' to take from.\n  repair: known: decoder, encoder, head",
+        "error[reference] outputs[0]: there is no node 'tail'.\n  repair: known: decoder, encoder, head",
     ),
     "repeated": (
         evolve(BASE, nodes=(*BASE.nodes, Node("head", RegressionHead(), "decoder"))),

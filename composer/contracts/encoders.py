@@ -19,7 +19,9 @@ def _(facts: Facts, image: Features) -> Outcome:
     if len(image) != 1 or not is_map(image[0]):
         return Refusal(code="layout", kind="impossible", expected=f'takes one image "{MAP}"')
     if image[0].channels != facts.channels:
-        return Refusal(code="channels", kind="impossible", expected=f"takes an image of {facts.channels} channels")
+        expected = f"takes an image of {facts.channels} channels"
+        repair = f"input: {{channels: {facts.channels}}}"
+        return Refusal(code="channels", kind="impossible", expected=expected, repair=repair)
     stride = image[0].stride
     assert stride is not None
     sizes = _in_reference_pixels(facts.sizes, stride)

@@ -87,7 +87,7 @@ Options = tuple[tuple[str, Any], ...]
 
 
 def options(values: Mapping[str, Any] | Options) -> Options:
-    """A mapping of plain values as `Options`: lists and tuples become tuples, mappings sorted pairs.
+    """A mapping of plain values as `Options`: sorted pairs, in which lists have become tuples.
 
     Raises ValueError for values that are not plain: they would have no text.
     """
