@@ -74,8 +74,8 @@ _NAMES_OF = {
     "model": "Model ModelOutput",
     "modules": "module",
     "parts": "PARTS AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts "
-    "FCNDecoder Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder MaxpoolToPyramidal "
-    "MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage SegmentationHead SelectIndices "
+    "FCNDecoder Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder "
+    "MaxpoolToPyramidal MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage SegmentationHead SelectIndices "
     "Timm UNetDecoder UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",

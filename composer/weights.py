@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from composer.building import build
+from composer.inference import Describe
 from composer.model import Model
+from composer.parts import PARTS, Facts, Part
 from composer.problem import Place, Problem, SpecError
 from composer.text import reads, write
 
@@ -20,14 +23,14 @@ SPEC = "composer.spec"
 """The key of a file's metadata under which the spec stands, as text."""
 
 
-def save(model: Model, file: str | os.PathLike[str]) -> None:
-    """Write the weights of `model` as safetensors, with its spec inside.
+def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = PARTS) -> None:
+    """Write the weights of `model` as safetensors, with its spec inside. `parts` are those that a spec may name.
 
     The file is written whole or not at all. Raises SpecError where the graph has no text (it holds a module of
     one's own), and OSError where the file cannot be written.
     """
     target = Path(file)
-    spec = write(model.graph)
+    spec = write(model.graph, parts=parts)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         save_file(_own_storage(model.state_dict()), unfinished, metadata={"format": "pt", SPEC: spec})
@@ -36,8 +39,15 @@ def save(model: Model, file: str | os.PathLike[str]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def load(file: str | os.PathLike[str]) -> Model:
+def load(
+    file: str | os.PathLike[str],
+    *,
+    parts: Mapping[str, type[Part]] = PARTS,
+    describe: Describe | Mapping[Any, Facts] | None = None,
+) -> Model:
     """The model that `save` wrote, from its file alone: the spec is read, inferred and built, and every weight set.
+
+    `parts` are those that the spec may name, and `describe` is what `infer` asks for facts.
 
     Raises SpecError where the file is no such file, and where its tensors are not exactly those of the model.
     """
@@ -48,7 +58,7 @@ def load(file: str | os.PathLike[str]) -> Model:
             file, "holds no spec, so it was not written by composer.save", "build the model, then composer.restore"
         )
     # What the weights were before they were trained is of no interest, and may be gone from where it came.
-    model = build(reads(text, name=f"{file}: spec"), pretrained=False)
+    model = build(reads(text, name=f"{file}: spec", parts=parts), pretrained=False, describe=describe)
     restore(model, file)
     return model
 
