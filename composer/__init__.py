@@ -75,8 +75,8 @@ _NAMES_OF = {
     "modules": "module",
     "parts": "PARTS AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts "
     "FCNDecoder Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder "
-    "MaxpoolToPyramidal MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage SegmentationHead SelectIndices "
-    "Timm UNetDecoder UperNetDecoder",
+    "MaxpoolToPyramidal MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage "
+    "SegmentationHead SelectIndices Timm UNetDecoder UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",
     "text": "digest read reads write",

@@ -35,6 +35,8 @@ def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type
     try:
         save_file(_own_storage(model.state_dict()), unfinished, metadata={"format": "pt", SPEC: spec})
         unfinished.replace(target)
+    except SafetensorError as error:
+        raise OSError(f"{target} cannot be written: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
