@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.exc import UserError
 from torch.export import Dim, export
 from torch.utils import _pytree as pytree
 
@@ -60,7 +59,6 @@ def test_is_compiled_without_a_break(model):
     assert max(differences(run(model, x), run(compiled, x))) == 0
 
 
-@pytest.mark.slow
 def test_is_compiled_to_machine_code():
     """Additions are reordered, so the numbers may differ in their last digits."""
     torch.compiler.reset()
@@ -73,7 +71,6 @@ def test_is_compiled_to_machine_code():
     assert max(differences(run(model, x), run(compiled, x))) < 1e-4
 
 
-WINDOWS = "Swin's own attention cuts its maps into windows, and asks of each size whether they are whole"
 DYNAMIC = [
     pytest.param("canopy-height", id="cnn"),
     pytest.param("vit-upernet", id="vit-maps"),
@@ -81,8 +78,10 @@ DYNAMIC = [
     pytest.param("dinov2-tokens-upernet", id="vit-tokens-pyramid"),
     pytest.param("coarse-cells", id="cells"),
     pytest.param("six-bands-fcn", id="zeros-at-the-end"),
-    pytest.param("swin-upernet", id="swin", marks=pytest.mark.xfail(reason=WINDOWS, raises=UserError)),
 ]
+"""Swin is not among them: it asks of each size whether it is made of whole windows, and after five minutes torch gives
+up on answering for all sizes.
+"""
 SIZES = [(97, 131), (224, 224), (64, 320), (65, 300)]
 
 

@@ -1,0 +1,109 @@
+"""What holds for all benchmarks: one thread, a cache of facts of their own, pairs, and a table of ratios in the end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+ROWS: list[tuple[str, str]] = []
+SPECS = Path(__file__).parent.parent / "specs"
+
+
+class Ratio(NamedTuple):
+    """How many times as long one thing takes as another: the median over pairs, and where 95 % of resamplings lie."""
+
+    median: float
+    low: float
+    high: float
+    one: float
+    other: float
+
+    def __str__(self) -> str:
+        times = f"{1e3 * self.one:.3f} ms against {1e3 * self.other:.3f} ms"
+        return f"{self.median:.3f}  ({self.low:.3f} to {self.high:.3f})   {times}"
+
+
+def compare(one: Callable[[], Any], other: Callable[[], Any], pairs: int) -> Ratio:
+    """Time two functions in pairs, one right after the other and in random order.
+
+    What is counted is the thread's own time on the processor, so that who else runs on the machine matters little.
+    """
+    one(), other(), one(), other()
+    order = random.Random(0)
+    times: list[tuple[float, float]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(pairs):
+            if order.random() < 0.5:
+                first = _timed(one)
+                times.append((first, _timed(other)))
+            else:
+                second = _timed(other)
+                times.append((_timed(one), second))
+    finally:
+        gc.enable()
+    ratios = [mine / theirs for mine, theirs in times]
+    medians = sorted(statistics.median(order.choices(ratios, k=pairs)) for _ in range(1000))
+    mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    return Ratio(statistics.median(ratios), medians[25], medians[974], mine, theirs)
+
+
+def _timed(function: Callable[[], Any]) -> float:
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
+
+
+@pytest.fixture
+def paired() -> Callable[..., Ratio]:
+    """Compare two functions, and put the ratio into the table."""
+
+    def measure(label: str, one: Callable[[], Any], other: Callable[[], Any], pairs: int) -> Ratio:
+        ratio = compare(one, other, pairs)
+        ROWS.append((label, str(ratio)))
+        return ratio
+
+    return measure
+
+
+@pytest.fixture
+def note() -> Callable[[str, str], None]:
+    """Put a line of its own into the table."""
+    return lambda label, said: ROWS.append((label, said))
+
+
+@pytest.fixture(scope="session")
+def specs() -> dict[str, str]:
+    """The text of every spec, by name."""
+    return {file.stem: file.read_text(encoding="utf-8") for file in sorted(SPECS.glob("*.yaml"))}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread, and a folder for what is found out about networks."""
+    torch.set_num_threads(1)
+    os.environ["COMPOSER_CACHE"] = tempfile.mkdtemp(prefix="composer-bench-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that folder."""
+    shutil.rmtree(os.environ["COMPOSER_CACHE"], ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table: medians of paired ratios with their intervals."""
+    terminalreporter.section("ratios, by time on the processor")
+    width = max((len(label) for label, _ in ROWS), default=0)
+    for label, said in ROWS:
+        terminalreporter.write_line(f"{label:<{width}}  {said}")
