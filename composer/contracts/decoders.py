@@ -12,12 +12,13 @@ from composer.contracts.rules import (
     Promise,
     Refusal,
     at_least,
+    doubling,
     finest_first,
     index_in,
     is_map,
     maps_only,
     only,
-    pyramid_only,
+    pyramid_maps_only,
     scaled,
     whole,
 )
@@ -53,8 +54,10 @@ def _upscaled(features: Features, index: int, channels: int, factor: int) -> Out
 @contract.register(UNetDecoder)
 def _(decoder: UNetDecoder, features: Features) -> Outcome:
     return (
-        pyramid_only(features)
+        pyramid_maps_only(features)
         or _a_width_per_map(decoder, features)
+        or finest_first(features)
+        or doubling(features)
         # Every map is brought to the grid of the next finer one, so nothing has to be whole.
         or Promise(
             features=[evolve(features[0], channels=decoder.channels[-1])], sizes=_normalisable(decoder, features)

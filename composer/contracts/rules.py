@@ -81,11 +81,10 @@ def only(
     return Refusal(code="layout", kind=kind_of_rule, expected=f"takes {takes}", repair=towards_maps(features))
 
 
-def pyramid_only(features: Features) -> Refusal | None:
-    """Refuse whatever is not a pyramid of maps, each of twice the stride of the one before, finest first."""
-    if refusal := only(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next'):
-        return evolve(refusal, repair=towards_pyramid(features))
-    return finest_first(features) or doubling(features)
+def pyramid_maps_only(features: Features) -> Refusal | None:
+    """Refuse whatever is not a map, with the necks that lead all the way to a pyramid of maps."""
+    refusal = only(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next')
+    return None if refusal is None else evolve(refusal, repair=towards_pyramid(features))
 
 
 def is_map(feature: Feature) -> bool:

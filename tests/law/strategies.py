@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import pytest
 from attrs import evolve
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.feature import Feature
+from composer.feature import MAP, Feature
 
 # Primes that no grid drawn here and no batch has, so that a channel is never taken for a row by accident.
 CHANNELS = (11, 13, 17, 19, 23, 29)
@@ -48,6 +50,16 @@ def levels(draw, favourite: str = "b c h w") -> tuple[Feature, ...]:
     if shape == "upside down":
         strides.reverse()
     return tuple(draw(features(axes=axes, stride=stride)) for stride in strides)
+
+
+def runs(examples: int) -> list:
+    """How a law is run: every time the same examples, so that what was drawn is drawn; and a soak of random ones."""
+    common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+    soak = settings(max_examples=20 * examples, **common)
+    return [
+        pytest.param(settings(max_examples=examples, derandomize=True, **common), id="short"),
+        pytest.param(soak, id="soak", marks=pytest.mark.slow),
+    ]
 
 
 widths = st.sampled_from((1, 2, 6, 16))
@@ -146,11 +158,13 @@ def branches(draw) -> tuple[tuple[Feature, ...], ...]:
     count = draw(st.sampled_from((1, 2, 2, 2, 3)))
     others = []
     for _ in range(count - 1):
-        like = draw(st.sampled_from(("same", "same", "widths", "widths", "other")))
+        like = draw(st.sampled_from(("same", "widths", "strides", "other")))
         if like == "other":
             others.append(draw(levels()))
         elif like == "same":
             others.append(first)
+        elif like == "strides":
+            others.append(tuple(f if f.stride is None else evolve(f, stride=f.stride * 2) for f in first))
         else:
             others.append(tuple(rewidened(f, draw(st.sampled_from((1, *CHANNELS)))) for f in first))
     return (first, *others)
@@ -158,11 +172,17 @@ def branches(draw) -> tuple[tuple[Feature, ...], ...]:
 
 @st.composite
 def parts_for(draw, part_class: type, inputs: tuple[tuple[Feature, ...], ...]):
-    """A part of this class; a U-Net mostly with as many widths as it has maps, or its other rules were never met."""
+    """A part of this class.
+
+    A U-Net has mostly as many widths as maps, and a permutation leads often to maps, or neither got any further.
+    """
     part = draw(PARTS[part_class])
     if part_class is composer.UNetDecoder and inputs[0] and draw(st.integers(0, 3)):
         count = len(inputs[0])
         return evolve(part, channels=draw(st.lists(widths, min_size=count, max_size=count)))
+    if part_class is composer.PermuteDims and inputs[0] and draw(st.booleans()):
+        axes = inputs[0][0].axes.split()
+        return evolve(part, new_order=[axes.index(axis) for axis in MAP.split() if axis in axes])
     return part
 
 

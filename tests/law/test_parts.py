@@ -7,14 +7,14 @@ from collections import Counter
 import pytest
 import torch
 from attrs import evolve
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import composer
 from composer.contracts import Promise, Refusal
-from composer.contracts.rules import needed
+from composer.contracts.rules import needed, whole
 from composer.sizes import Sizes, intersect
-from tests.law.strategies import PARTS, inputs_for, parts_for
+from tests.law.strategies import PARTS, inputs_for, parts_for, runs
 
 RULES = {
     composer.SelectIndices: {"index"},
@@ -41,10 +41,11 @@ RULES = {
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("part_class", PARTS, ids=lambda part_class: part_class.__name__)
-def test_a_part_keeps_its_promise_and_refuses_with_cause(part_class):
+@pytest.mark.parametrize("run", runs(300))
+def test_a_part_keeps_its_promise_and_refuses_with_cause(part_class, run):
     drawn: Counter[str] = Counter()
 
-    @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+    @run
     @given(st.data())
     def holds(data):
         inputs = data.draw(inputs_for(part_class), label="inputs")
@@ -77,12 +78,13 @@ def check_promise(data, part, inputs, promise):
 def check_refusal(data, part, inputs, refusal):
     """Forced through, a refusal of each kind shows that it was right."""
     edges = [feature for features in inputs for feature in features]
-    sizes = intersect([("edge", needed(f)) for f in edges])
+    sizes = intersect([("edge", whole(f)) for f in edges])
     height, width = draw_size(data, sizes, cells=2 * max([1, *(int(f.stride) for f in edges if f.stride)]))
     assume(len({*(f.channels for f in edges), BATCH} & {side for f in edges for side in grid(f, height, width)}) == 0)
     try:
-        # Not on the meta device, which lets a convolution have channels that are not its own.
-        out = [tuple(x.shape) for x in forced(part, inputs, height, width, device="cpu")]
+        # The meta device lets a convolution have channels that are not its own; interpolation needs no values.
+        device = "meta" if isinstance(part, composer.InterpolateToPyramidal) else "cpu"
+        out = [tuple(x.shape) for x in forced(part, inputs, height, width, device)]
     except Exception as error:
         # Anything but what torch and Python raise would be a guard of our own making.
         assert refusal.kind in ("impossible", "lies"), f"{refusal} is no {refusal.kind}: {error!r}"
