@@ -44,4 +44,3 @@ def test_forward_against_the_same_modules_by_hand(model, paired, batch, size):
         torch.testing.assert_close(model(image).output, hand(image))
         label = f"forward, resnet18 + FCN, batch {batch}, {size} {SIZES[size][0]} x {SIZES[size][1]}"
         paired(label, lambda: model(image), lambda: hand(image), pairs=200 // batch)
-
