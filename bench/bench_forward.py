@@ -13,6 +13,7 @@ MULTIPLE = 32
 
 @pytest.fixture(scope="module")
 def model():
+    """A ResNet-18 and an FCN on its last level."""
     graph = composer.chain(Timm("resnet18"), FCNDecoder(channels=64), SegmentationHead(num_classes=5))
     return composer.build(graph).eval()
 
@@ -38,6 +39,7 @@ def by_hand(model):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_forward_against_the_same_modules_by_hand(model, paired, batch, size):
+    """The target for batch 1 is 1.02 at most."""
     image = torch.rand(batch, 3, *SIZES[size])
     hand = by_hand(model)
     with torch.no_grad():

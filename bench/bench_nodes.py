@@ -33,6 +33,7 @@ def per_call(function, rounds=30, calls=50):
 
 @pytest.mark.parametrize("size", [(64, 64)], ids=["64x64"])
 def test_microseconds_per_node(note, size):
+    """The slope between a short chain and a long one, and the same modules called in a bare loop."""
     image = torch.rand(1, 3, *size)
     few, many = passing_on(FEW), passing_on(MANY)
     bare = list(many.necks)
