@@ -147,7 +147,7 @@ class _Walk:
             code="head",
             kind="policy",
             expected="takes features",
-            got=f"{node.sources[0]} gives a prediction",
+            got=f"a prediction, from {node.sources[0]}",
             repair="leave this head out",
         )
 

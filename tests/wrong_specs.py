@@ -634,7 +634,7 @@ decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 2}}
 head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
-<text>:3:7: error[head] head: SegmentationHead takes features (got decoder gives a prediction).
+<text>:3:7: error[head] head: SegmentationHead takes features (got a prediction, from decoder).
   repair: leave this head out""",
     ),
     "an output of many": (

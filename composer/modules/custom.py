@@ -32,7 +32,7 @@ def _(part: Custom, _: Features) -> nn.Module:
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise Refused(_refusal(f"must take an image of {height} × {width}, which its sizes admit", said)) from error
     if given != promised:
-        raise Refused(_refusal(f"declares {promised} for an image of {height} × {width}", f"it gives {given}"))
+        raise Refused(_refusal(f"declares {promised} for an image of {height} × {width}", str(given)))
     return network
 
 

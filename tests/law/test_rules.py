@@ -1,0 +1,140 @@
+"""Refusals that are no part's own: those of graphs, of timm's networks, and of declared modules, forced through."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from attrs import evolve
+from torch import nn
+
+import composer
+from composer.adapters.timm import TimmEncoder, probe
+from composer.contracts import Refusal
+from composer.graph import Node, Shared
+from tests.law.toys import Toy
+
+MAP8 = composer.Feature(channels=8, stride=4)
+IMAGE = torch.zeros(2, 3, 64, 64)
+
+
+def refusal_of(part, channels=3):
+    facts = probe(part, channels)
+    assert isinstance(facts, Refusal)
+    return facts
+
+
+def test_levels_out_of_order_would_come_in_order():
+    refusal = refusal_of(composer.Timm("test_resnet", out_indices=[3, 1]))
+    assert (refusal.code, refusal.kind) == ("order", "lies")
+
+    given = TimmEncoder(timm.create_model("test_resnet"), [3, 1])(IMAGE)
+
+    # Level 3 was asked for first, and is the coarser of the two.
+    assert given[0].shape[-1] > given[1].shape[-1]
+
+
+def test_a_level_that_is_not_there_is_impossible():
+    refusal = refusal_of(composer.Timm("test_resnet", out_indices=[1, 9]))
+    assert (refusal.code, refusal.kind, refusal.about) == ("index", "impossible", "out_indices[1]")
+
+    with pytest.raises(AssertionError, match="feature index 9 is out of range"):
+        TimmEncoder(timm.create_model("test_resnet"), [1, 9])
+
+
+def test_tokens_of_a_network_without_tokens_are_impossible():
+    refusal = refusal_of(composer.Timm("test_resnet", tokens=True))
+    assert (refusal.code, refusal.kind) == ("network", "impossible")
+
+    with pytest.raises(TypeError, match="return_prefix_tokens"):
+        TimmEncoder(timm.create_model("test_resnet"), [1], tokens=True)(IMAGE)
+
+
+UNKNOWN = {
+    "network": composer.Timm("resnet81"),
+    "option": composer.Timm("test_resnet", options={"depth": 3}),
+    "stride": composer.Timm("test_vit", output_stride=8),
+}
+
+
+@pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
+def test_what_timm_does_not_know_it_cannot_make(part):
+    refusal = refusal_of(part)
+    assert (refusal.code, refusal.kind) == ("network", "impossible")
+
+    with pytest.raises((RuntimeError, TypeError)):
+        timm.create_model(part.name, output_stride=part.output_stride, **dict(part.options))
+
+
+def toy_graph(*nodes, outputs, inputs=("image",)):
+    return composer.Graph(inputs={name: composer.Image() for name in inputs}, nodes=nodes, outputs=outputs)
+
+
+def codes(graph):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(graph)
+    return [problem.code for problem in caught.value.problems]
+
+
+ENCODER = Node("encoder", Toy(features=(MAP8,)), "image")
+
+
+def test_two_inputs_for_a_part_of_one_are_impossible():
+    twice = Node("twice", composer.SegmentationHead(num_classes=2), ["encoder", "encoder"])
+    assert codes(toy_graph(ENCODER, twice, outputs=["twice"])) == ["inputs"]
+
+    with pytest.raises(TypeError, match="positional argument"):
+        composer.module(twice.part, (MAP8,), (MAP8,))
+
+
+def test_weights_shared_with_features_of_other_channels_are_refused():
+    wide = Node("wide", Toy(features=(evolve(MAP8, channels=9),)), "image")
+    head = Node("head", composer.SegmentationHead(num_classes=2), "encoder")
+    again = Node("again", Shared("head"), "wide")
+    assert codes(toy_graph(ENCODER, wide, head, again, outputs=["head", "again"])) == ["share"]
+
+    with pytest.raises(RuntimeError, match="expected input"):
+        composer.module(head.part, (MAP8,))([torch.zeros(2, 9, 4, 4)])
+
+
+def test_a_circle_has_no_beginning():
+    loop = evolve(ENCODER, inputs=["encoder"])
+    assert codes(toy_graph(loop, outputs=["encoder"], inputs=())) == ["cycle"]
+
+
+def test_sizes_that_exclude_each_other_leave_none():
+    one = Node("one", composer.Custom(nn.Identity(), features=MAP8, sizes=composer.Sizes(height=64, width=64)), "image")
+    two = Node("two", composer.Custom(nn.Identity(), features=MAP8, sizes=composer.Sizes(multiple=24)), "image")
+    joined = Node("joined", composer.AddFeatures(), ["one", "two"])
+    assert codes(toy_graph(one, two, joined, outputs=["joined"])) == ["sizes"]
+
+
+@pytest.mark.parametrize("size", [(33, 64), (64, 70), (1, 1)], ids=str)
+def test_at_sizes_that_a_graph_does_not_take_its_strides_would_lie(size):
+    """Without the padding, the levels of a network are not what an exact stride says."""
+    typed = composer.infer(composer.chain(composer.Timm("test_resnet"), composer.UperNetDecoder(channels=4)))
+    assert not typed.sizes.admits(*size)
+
+    given = composer.build(typed).eval().encoder(torch.zeros(1, 3, *size))
+
+    exact = [(size[0] / f.stride, size[1] / f.stride) for f in typed.features["encoder"]]
+    assert [tuple(x.shape[-2:]) for x in given] != exact
+
+
+class Liar(nn.Module):
+    """Declares a stride of 4 and gives one of 2."""
+
+    def forward(self, x):
+        return nn.functional.avg_pool2d(x, 2)
+
+
+def test_a_declaration_that_lies_is_found_when_it_is_built():
+    graph = composer.chain(composer.Custom(Liar(), features=composer.Feature(channels=3, stride=4)))
+
+    with pytest.raises(composer.SpecError) as caught:
+        composer.build(graph)
+
+    assert str(caught.value) == (
+        "error[declaration] encoder: Custom declares [(1, 3, 1, 2)] for an image of 4 × 8 "
+        "(got [(1, 3, 2, 4)]).\n  repair: correct features= or sizes="
+    )
