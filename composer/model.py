@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from composer.feature import Feature
 from composer.graph import Graph, Node, Shared
+from composer.modules.containers import hang, segments
 from composer.modules.padding import crop, pad_axis
 from composer.parts import Encoder
 from composer.sizes import round_up
@@ -69,7 +70,7 @@ class Model(nn.Module):
     def __init__(self, typed: Typed, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.typed = typed
-        _hang(self, modules)
+        hang(self, modules)
         self._frozen: frozenset[str] = frozenset()
         self._inputs = tuple(_input(name, image.feature) for name, image in self.graph.inputs)
         self._steps = tuple(_step(node, self.graph, modules) for node in typed.order)
@@ -241,34 +242,5 @@ def _end(typed: Typed, name: str) -> _End:
     return _End(name, feature, rescale=typed.rescaled(feature), interpolate=feature.stride != 1)
 
 
-def segments(name: str) -> tuple[str, ...]:
-    """The attributes that lead to a node's module: `necks[0]` is `necks`, `0`."""
-    return tuple(name.replace("[", ".").replace("]", "").split("."))
-
-
 def _is_within(name: str, node: str) -> bool:
     return name == node or name.startswith((f"{node}.", f"{node}["))
-
-
-def _hang(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    """Give `root` the modules as children, at their names, with containers between."""
-    tree: dict[str, Any] = {}
-    for name, module in modules.items():
-        *above, last = segments(name)
-        branch = tree
-        for segment in above:
-            branch = branch.setdefault(segment, {})
-        branch[last] = module
-    for name, child in _containers(tree):
-        root.add_module(name, child)
-
-
-def _containers(tree: Mapping[str, Any]) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in tree.items():
-        yield name, child if isinstance(child, nn.Module) else _container(dict(_containers(child)))
-
-
-def _container(children: Mapping[str, nn.Module]) -> nn.Module:
-    if list(children) == [str(index) for index in range(len(children))]:
-        return nn.ModuleList(children.values())
-    return nn.ModuleDict(children)

@@ -153,7 +153,7 @@ def _from_tiff(file: str) -> Raster:
             if "imagecodecs" not in str(error):
                 raise
             raise UsageError(
-                f"{file}: its compression needs imagecodecs: pip install 'composer-vision[geo]' imagecodecs"
+                f"{file}: its compression needs imagecodecs: pip install 'composer-vision[geo]'"
             ) from error
         remarks = (f"the first of its {len(tiff.series)} images",) if len(tiff.series) > 1 else ()
     others = [axis for axis, name in enumerate(series.axes) if name not in "YX"]

@@ -29,7 +29,7 @@ class Weight:
 
 def weigh(model: Model) -> list[Weight]:
     """A `Weight` for each node, in order. A node that shares the module of another weighs nothing itself."""
-    from composer.model import segments
+    from composer.modules.containers import segments
 
     weights = []
     for node in model.typed.order:

@@ -7,7 +7,9 @@ for all of them.
 from composer.contracts import decoders as decoders
 from composer.contracts import encoders as encoders
 from composer.contracts import heads as heads
+from composer.contracts import joins as joins
 from composer.contracts import necks as necks
+from composer.contracts import pyramids as pyramids
 from composer.contracts.dispatch import contract as contract
 from composer.contracts.rules import Kind as Kind
 from composer.contracts.rules import Outcome as Outcome

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from attrs import evolve
 
 from composer.contracts.dispatch import contract
@@ -11,28 +9,22 @@ from composer.contracts.rules import (
     Outcome,
     Promise,
     Refusal,
-    at_least,
-    both,
     index_in,
     is_map,
     maps_only,
     scaled,
+    too_narrow,
     towards_maps,
     whole,
 )
-from composer.feature import MAP, TOKENS, Feature, Features, counted, sentence
+from composer.feature import MAP, TOKENS, Feature, Features, counted
 from composer.parts import (
     AddBottleneckLayer,
-    AddFeatures,
-    ConcatFeatures,
-    InterpolateToPyramidal,
-    LearnedInterpolateToPyramidal,
-    MaxpoolToPyramidal,
     PermuteDims,
     ReshapeTokensToImage,
     SelectIndices,
 )
-from composer.sizes import ANY, Sizes
+from composer.sizes import Sizes
 
 
 @contract.register(SelectIndices)
@@ -65,50 +57,6 @@ def _(neck: PermuteDims, features: Features) -> Outcome:
 def _permuted(feature: Feature, order: tuple[int, ...]) -> Feature:
     axes = feature.axes.split()
     return evolve(feature, axes=" ".join(axes[axis] for axis in order))
-
-
-@contract.register(InterpolateToPyramidal)
-def _(neck: InterpolateToPyramidal, features: Features) -> Outcome:
-    factors = [neck.scale_factor**exponent for exponent in range(len(features), 0, -1)]
-    return _scalable(features, factors) or Promise(
-        features=[_exact(f, Fraction(1, factor)) for f, factor in zip(features, factors, strict=True)],
-        sizes=whole(*features),
-    )
-
-
-def _scalable(features: Features, factors: list[int]) -> Refusal | None:
-    """Refuse what is no map: torch would scale whatever axes come last. Scaling by 1 would do no harm."""
-    harmful = any(not is_map(f) and factor > 1 for f, factor in zip(features, factors, strict=True))
-    return maps_only(features, "lies" if harmful else "policy")
-
-
-def _exact(feature: Feature, by: Fraction) -> Feature:
-    return evolve(feature, stride=scaled(feature.stride, by), rounding="exact")
-
-
-@contract.register(MaxpoolToPyramidal)
-def _(neck: MaxpoolToPyramidal, features: Features) -> Outcome:
-    kernels = [neck.kernel_size**exponent for exponent in range(len(features))]
-    if refusal := _scalable(features, kernels):
-        return refusal
-    sizes = ANY
-    pooled = []
-    for feature, kernel in zip(features, kernels, strict=True):
-        out, demand = _pooled(feature, kernel)
-        pooled.append(out)
-        sizes = both(sizes, demand)
-    return Promise(features=pooled, sizes=sizes)
-
-
-def _pooled(feature: Feature, kernel: int) -> tuple[Feature, Sizes]:
-    """A map after max-pooling by `kernel`, rounding down.
-
-    floor(floor(x) / k) = floor(x / k), so a map that rounds down goes on doing so; one that rounds up has to be whole.
-    """
-    if kernel == 1:
-        return feature, ANY
-    out = evolve(feature, stride=scaled(feature.stride, kernel), rounding="floor")
-    return out, both(whole(feature) if feature.rounding == "ceil" else ANY, at_least(out, 1))
 
 
 @contract.register(ReshapeTokensToImage)
@@ -195,118 +143,5 @@ def _(neck: AddBottleneckLayer, features: Features) -> Outcome:
         return refusal
     last = features[-1]
     if last.channels < 2:
-        return _too_narrow("halves the channels of the last map, so it needs at least 2")
+        return too_narrow("halves the channels of the last map, so it needs at least 2")
     return Promise(features=[*features, evolve(last, channels=last.channels // 2)])
-
-
-def _too_narrow(expected: str) -> Refusal:
-    return Refusal(code="channels", kind="impossible", expected=expected)
-
-
-@contract.register(LearnedInterpolateToPyramidal)
-def _(neck: LearnedInterpolateToPyramidal, features: Features) -> Outcome:
-    if refusal := maps_only(features):
-        return refusal
-    if len(features) != 4:
-        return Refusal(
-            code="count",
-            kind="impossible",
-            expected="takes exactly four maps",
-            repair=_four_levels(len(features)),
-        )
-    first, second, third, fourth = features
-    if first.channels < 4 or second.channels < 2:
-        return _too_narrow("quarters the channels of the first map and halves the second's, so they need 4 and 2")
-    pooled, least = _pooled(fourth, 2)
-    return Promise(
-        features=(
-            evolve(_exact(first, Fraction(1, 4)), channels=first.channels // 4),
-            evolve(_exact(second, Fraction(1, 2)), channels=second.channels // 2),
-            third,
-            pooled,
-        ),
-        sizes=both(whole(first, second), least),
-    )
-
-
-def _four_levels(count: int) -> str:
-    if count > 4:
-        return f"necks: [SelectIndices: {{indices: {[round(i * (count - 1) / 3) for i in range(4)]}}}]"
-    return "choose four levels with the encoder's out_indices"
-
-
-@contract.register(ConcatFeatures)
-def _(neck: ConcatFeatures, *branches: Features) -> Outcome:
-    return _joinable(branches) or _joined(branches, concatenated=True)
-
-
-@contract.register(AddFeatures)
-def _(neck: AddFeatures, *branches: Features) -> Outcome:
-    refusal = _joinable(branches) or _equal_channels(branches)
-    if refusal is None:
-        return _joined(branches, concatenated=False)
-    # torch spreads a single channel or frame over the others, which nobody has asked for.
-    spread = refusal.code in ("join", "channels") and all(map(_spreads, zip(*branches, strict=True)))
-    return evolve(refusal, kind="policy") if spread else refusal
-
-
-def _spreads(level: Features) -> bool:
-    """Whether torch would add features of different shapes up without an error."""
-    grids = {(f.axes, f.stride, f.prefix, 1 if "t" in f.axes else f.frames) for f in level}
-    return len(grids) == 1 and all(
-        len({*sizes} - {1}) <= 1 for sizes in ([f.channels for f in level], [f.frames for f in level])
-    )
-
-
-def _joined(branches: tuple[Features, ...], *, concatenated: bool) -> Promise:
-    joined = []
-    sizes = ANY
-    for level in zip(*branches, strict=True):
-        channels = sum(f.channels for f in level) if concatenated else level[0].channels
-        # Maps that round differently are of one size where all are whole.
-        alike = len({f.rounding for f in level}) == 1
-        joined.append(evolve(level[0], channels=channels, rounding=level[0].rounding if alike else "exact"))
-        sizes = sizes if alike else both(sizes, whole(*level))
-    return Promise(features=joined, sizes=sizes)
-
-
-def _joinable(branches: tuple[Features, ...]) -> Refusal | None:
-    if len(branches) < 2:
-        return Refusal(
-            code="inputs", kind="policy", expected="joins at least two inputs", got=counted(len(branches), "input")
-        )
-    for position, branch in enumerate(branches[1:], start=1):
-        if len(branch) != len(branches[0]):
-            return Refusal(
-                code="count",
-                kind="impossible",
-                expected=f"joins branches level by level, and its first input has {counted(len(branches[0]), 'level')}",
-                got=counted(len(branch), "level"),
-                repair="choose the same number of levels with out_indices or SelectIndices",
-                input=position,
-            )
-        for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
-            if (one.axes, one.stride, one.prefix, one.frames) != (other.axes, other.stride, other.prefix, other.frames):
-                return Refusal(
-                    code="join",
-                    kind="impossible",
-                    expected=f"joins level {level} with {sentence((one,))}",
-                    got=sentence((other,)),
-                    repair="give both branches the same layout and stride at each level",
-                    input=position,
-                )
-    return None
-
-
-def _equal_channels(branches: tuple[Features, ...]) -> Refusal | None:
-    widths = [{f.channels for f in features} for features in zip(*branches, strict=True)]
-    unequal = [level for level, found in enumerate(widths) if len(found) > 1]
-    if not unequal:
-        return None
-    return Refusal(
-        code="channels",
-        kind="impossible",
-        expected=f"adds level {unequal[0]} up, so its channels must be equal",
-        got=f"{', '.join(str(branch[unequal[0]].channels) for branch in branches)} channels",
-        repair="join with ConcatFeatures",
-    )

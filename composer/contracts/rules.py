@@ -97,6 +97,11 @@ def maps_only(features: Features, kind_of_rule: Kind = "impossible") -> Refusal 
     return only(features, is_map, f'maps "{MAP}"', kind_of_rule)
 
 
+def too_narrow(expected: str) -> Refusal:
+    """Refuse maps whose channels would come to none."""
+    return Refusal(code="channels", kind="impossible", expected=expected)
+
+
 def index_in(features: Features, indices: tuple[int, ...], about: str) -> Refusal | None:
     """Refuse positions that `features` does not have."""
     count = len(features)

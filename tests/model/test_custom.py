@@ -44,7 +44,7 @@ def test_its_weights_are_named_by_the_node():
 
 def test_it_is_left_as_it_was():
     stem = Stem()
-    stem.norm.eval()
+    stem.dropout.eval()
     state = {name: x.clone() for name, x in stem.state_dict().items()}
     modes = [child.training for child in stem.modules()]
     rng = torch.random.get_rng_state()
@@ -53,6 +53,21 @@ def test_it_is_left_as_it_was():
     assert [child.training for child in stem.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), rng)
     assert [name for name, p in stem.named_parameters() if p.grad is not None] == []
+
+
+class Noisy(nn.Module):
+    """Draws random numbers at every call, in eval mode too."""
+
+    def forward(self, x_BCHW):
+        return x_BCHW + torch.rand_like(x_BCHW)
+
+
+def test_what_it_draws_does_not_change_the_weights_of_others():
+    quiet, noisy = (
+        composer.build(chained(declared(module, channels=3, stride=1))).head.state_dict()
+        for module in (nn.Identity(), Noisy())
+    )
+    assert [name for name, x in quiet.items() if not torch.equal(x, noisy[name])] == []
 
 
 def test_it_runs_in_the_model():

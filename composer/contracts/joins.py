@@ -1,0 +1,88 @@
+"""What necks that join branches give. No torch here."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from composer.contracts.dispatch import contract
+from composer.contracts.rules import Outcome, Promise, Refusal, both, whole
+from composer.feature import Features, counted, sentence
+from composer.parts import AddFeatures, ConcatFeatures
+from composer.sizes import ANY
+
+
+@contract.register(ConcatFeatures)
+def _(neck: ConcatFeatures, *branches: Features) -> Outcome:
+    return _joinable(branches) or _joined(branches, concatenated=True)
+
+
+@contract.register(AddFeatures)
+def _(neck: AddFeatures, *branches: Features) -> Outcome:
+    refusal = _joinable(branches) or _equal_channels(branches)
+    if refusal is None:
+        return _joined(branches, concatenated=False)
+    # torch spreads a single channel or frame over the others, which nobody has asked for.
+    spread = refusal.code in ("join", "channels") and all(map(_spreads, zip(*branches, strict=True)))
+    return evolve(refusal, kind="policy") if spread else refusal
+
+
+def _spreads(level: Features) -> bool:
+    """Whether torch would add features of different shapes up without an error."""
+    grids = {(f.axes, f.stride, f.prefix, 1 if "t" in f.axes else f.frames) for f in level}
+    return len(grids) == 1 and all(
+        len({*sizes} - {1}) <= 1 for sizes in ([f.channels for f in level], [f.frames for f in level])
+    )
+
+
+def _joined(branches: tuple[Features, ...], *, concatenated: bool) -> Promise:
+    joined = []
+    sizes = ANY
+    for level in zip(*branches, strict=True):
+        channels = sum(f.channels for f in level) if concatenated else level[0].channels
+        # Maps that round differently are of one size where all are whole.
+        alike = len({f.rounding for f in level}) == 1
+        joined.append(evolve(level[0], channels=channels, rounding=level[0].rounding if alike else "exact"))
+        sizes = sizes if alike else both(sizes, whole(*level))
+    return Promise(features=joined, sizes=sizes)
+
+
+def _joinable(branches: tuple[Features, ...]) -> Refusal | None:
+    if len(branches) < 2:
+        return Refusal(
+            code="inputs", kind="policy", expected="joins at least two inputs", got=counted(len(branches), "input")
+        )
+    for position, branch in enumerate(branches[1:], start=1):
+        if len(branch) != len(branches[0]):
+            return Refusal(
+                code="count",
+                kind="impossible",
+                expected=f"joins branches level by level, and its first input has {counted(len(branches[0]), 'level')}",
+                got=counted(len(branch), "level"),
+                repair="choose the same number of levels with out_indices or SelectIndices",
+                input=position,
+            )
+        for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
+            if (one.axes, one.stride, one.prefix, one.frames) != (other.axes, other.stride, other.prefix, other.frames):
+                return Refusal(
+                    code="join",
+                    kind="impossible",
+                    expected=f"joins level {level} with {sentence((one,))}",
+                    got=sentence((other,)),
+                    repair="give both branches the same layout and stride at each level",
+                    input=position,
+                )
+    return None
+
+
+def _equal_channels(branches: tuple[Features, ...]) -> Refusal | None:
+    widths = [{f.channels for f in features} for features in zip(*branches, strict=True)]
+    unequal = [level for level, found in enumerate(widths) if len(found) > 1]
+    if not unequal:
+        return None
+    return Refusal(
+        code="channels",
+        kind="impossible",
+        expected=f"adds level {unequal[0]} up, so its channels must be equal",
+        got=f"{', '.join(str(branch[unequal[0]].channels) for branch in branches)} channels",
+        repair="join with ConcatFeatures",
+    )
