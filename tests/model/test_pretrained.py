@@ -144,7 +144,6 @@ def test_without_a_connection_there_is_one_problem(offline):
     assert problem.repair == "check the connection, give the path of a weights file, or set pretrained: false"
 
 
-
 def test_a_network_without_published_weights_is_one_problem():
     graph = composer.chain(Timm("seresnet18", pretrained=True), IdentityDecoder())
     with pytest.raises(SpecError) as raised:
