@@ -88,7 +88,7 @@ class Model(nn.Module):
         first = self._inputs[0]
         sides = [images[first.name].shape[axis] * first.numerator // first.denominator for axis in (-2, -1)]
         height, width = sides
-        self._check(images, height, width)
+        self._check_sizes(images, height, width)
         padded = self._padded(height, width)
         top, left = (
             self.graph.padding.before(target - side, self._unit) for target, side in zip(padded, sides, strict=True)
@@ -131,18 +131,20 @@ class Model(nn.Module):
 
     def _images(self, image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         names = [one.name for one in self._inputs]
-        if isinstance(image, Tensor) and len(names) == 1:
-            return {names[0]: image}
-        if not isinstance(image, Mapping) or sorted(image) != sorted(names):
-            given = f"a dict of {', '.join(map(repr, image))}" if isinstance(image, Mapping) else "one tensor"
-            raise ValueError(f"the model takes a dict of images named {', '.join(names)} (got {given})")
-        return image
+        images = {names[0]: image} if isinstance(image, Tensor) and len(names) == 1 else image
+        if not isinstance(images, Mapping) or sorted(images) != sorted(names):
+            wanted = "one tensor, or a dict with one named" if len(names) == 1 else "a dict of images named"
+            raise ValueError(f"the model takes {wanted} {', '.join(names)} (got {_given(image)})")
+        for one in self._inputs:
+            x = images[one.name]
+            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            if not isinstance(x, Tensor) or x.dim() != one.dims or x.shape[1] != one.channels or 0 in x.shape[-2:]:
+                raise ValueError(f"{one.name} must be of shape {one.shape} (got {shape})")
+        return images
 
-    def _check(self, images: Mapping[str, Tensor], height: int, width: int) -> None:
+    def _check_sizes(self, images: Mapping[str, Tensor], height: int, width: int) -> None:
         for one in self._inputs:
             shape = images[one.name].shape
-            if len(shape) != one.dims or shape[1] != one.channels:
-                raise ValueError(f"{one.name} must be of shape {one.shape} (got {tuple(shape)})")
             reference = [side * one.numerator for side in shape[-2:]]
             if reference != [height * one.denominator, width * one.denominator]:
                 raise ValueError(
@@ -196,6 +198,12 @@ class Model(nn.Module):
             return crop(x, *before, *size)
         rows, columns = (kept_cells(end.feature, pixels, start) for pixels, start in zip(size, before, strict=True))
         return crop(x, rows[0], columns[0], rows[1], columns[1])
+
+
+def _given(image: object) -> str:
+    if isinstance(image, Mapping):
+        return f"a dict of {', '.join(map(repr, image)) or 'nothing'}"
+    return "one tensor" if isinstance(image, Tensor) else type(image).__name__
 
 
 def _larger(one: int, other: int) -> int:

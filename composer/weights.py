@@ -55,12 +55,15 @@ def load(
     """
     with _opened(file) as tensors:
         text = (tensors.metadata() or {}).get(SPEC)
+        half = _one_precision(tensors)
     if text is None:
         raise _unfit(
             file, "holds no spec, so it was not written by composer.save", "build the model, then composer.restore"
         )
     # What the weights were before they were trained is of no interest, and may be gone from where it came.
     model = build(reads(text, name=f"{file}: spec", parts=parts), pretrained=False, describe=describe)
+    if half is not None:
+        model.to(half)
     restore(model, file)
     return model
 
@@ -83,6 +86,18 @@ def restore(model: nn.Module, file: str | os.PathLike[str]) -> None:
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])
+
+
+def _one_precision(tensors: safe_open) -> torch.dtype | None:
+    """The type of all the floating-point tensors of a file; None where there are none, or of several types."""
+    names = tensors.keys()  # type: ignore[no-untyped-call]
+    kinds = {_PRECISIONS.get(tensors.get_slice(name).get_dtype()) for name in names}  # type: ignore[no-untyped-call]
+    found = kinds - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+_PRECISIONS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+"""safetensors' names of types, as torch's."""
 
 
 def _opened(file: str | os.PathLike[str]) -> safe_open:

@@ -33,7 +33,7 @@ TORCH_FREE = ("feature", "sizes", "problem", "parts", "graph", "structure", "tex
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors"}
-FOREIGN = {"timm": "timm"}
+FOREIGN = {"timm": "timm", "huggingface_hub": "huggingface"}
 """Foreign libraries, each with the one adapter that imports it."""
 
 RANKS = {name: rank for rank, names in enumerate(STAGES) for name in names}

@@ -87,6 +87,16 @@ def test_a_model_of_half_precision_comes_back_into_one(tmp_path):
     assert unlike(state_of(other), state_of(model)) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_a_file_of_one_precision_loads_as_a_model_of_it(tmp_path, dtype):
+    model = trained().to(dtype)
+    composer.save(model, tmp_path / "model.safetensors")
+
+    loaded = composer.load(tmp_path / "model.safetensors")
+
+    assert unlike(state_of(loaded), state_of(model)) == []
+
+
 def test_loading_does_not_look_for_published_weights(tmp_path):
     """They were needed once, and may be gone from where they came."""
     encoder = Timm("test_resnet", out_indices=[1], pretrained=str(tmp_path / "gone.pth"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
+from composer.adapters.huggingface import check_reachable
 from composer.adapters.probing import Grids, strides_and_sizes
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature, Features
@@ -227,6 +229,8 @@ def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> 
         if isinstance(part.pretrained, str):
             weights["pretrained_cfg_overlay"] = {"file": part.pretrained}
     try:
+        if weights:
+            _check_weights(part)
         network = _create(part, image[0].channels, "cpu", **_declared(part), **arguments, **weights)
     except Exception as error:
         if not weights:
@@ -235,13 +239,25 @@ def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> 
     return network if part.features_only else TimmEncoder(network, indices, tokens=part.tokens)
 
 
+def _check_weights(part: Timm) -> None:
+    """Raise at once where the weights cannot be had, and not after timm and the hub have tried again and again."""
+    if isinstance(part.pretrained, str):
+        if not Path(part.pretrained).is_file():
+            raise FileNotFoundError("there is no such file")
+        return
+    published = timm.get_pretrained_cfg(part.name)
+    if published is not None and published.hf_hub_id:
+        check_reachable(published.hf_hub_id, published.hf_hub_filename)
+
+
 def _no_weights(part: Timm, error: Exception) -> Refusal:
     file = part.pretrained if isinstance(part.pretrained, str) else None
     return Refusal(
         code="weights",
         kind="impossible",
         expected=f"cannot load the weights {file or 'that timm publishes for it'}",
-        got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}",
+        # torch lists what does not fit from its second line on; the first few names tell which network it was.
+        got=f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}",
         repair="give the path of a weights file that fits this network"
         if file
         else "check the connection, give the path of a weights file, or set pretrained: false",

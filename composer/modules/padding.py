@@ -16,21 +16,31 @@ def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tenso
     beyond that; `replicate` repeats the edge; `zeros` fills with 0.
     """
     size = x.shape[axis]
-    if type(length) is int and type(size) is int and length == size:
+    if type(length) is not int or type(size) is not int:
+        return _entries(x, axis, torch.arange(length, device=x.device) - before, mode)
+    if length == size:
         return x
-    index = torch.arange(length, device=x.device) - before
+    # Only what is new is gathered: the image itself is copied in one piece, which is several times as fast.
+    front = _entries(x, axis, torch.arange(-before, 0, device=x.device), mode)
+    back = _entries(x, axis, torch.arange(size, length - before, device=x.device), mode)
+    return torch.cat([front, x, back], dim=axis)
+
+
+def _entries(x: Tensor, axis: int, index: Tensor, mode: str) -> Tensor:
+    """The entries of `x` along `axis` at positions that may lie outside of it."""
+    size = x.shape[axis]
     inside = index.clamp(0, size - 1)
     if mode == "reflect":
         beyond = index - inside
         # One past the edge mirrors to one inside it; clamped where the image is too short to mirror so far.
         inside = (inside - beyond).clamp(0, size - 1)
-    padded = x.index_select(axis, inside)
+    entries = x.index_select(axis, inside)
     if mode != "zeros":
-        return padded
+        return entries
     outside = (index < 0) | (index >= size)
     shape = [1] * x.dim()
-    shape[axis] = length
-    return padded.masked_fill(outside.view(shape), 0)
+    shape[axis] = -1
+    return entries.masked_fill(outside.view(shape), 0)
 
 
 def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor:

@@ -75,9 +75,13 @@ WRONG = [
     pytest.param(
         ONE,
         {"picture": torch.ones(1, 3, 8, 8)},
-        "the model takes a dict of images named image (got a dict of 'picture')",
+        "the model takes one tensor, or a dict with one named image (got a dict of 'picture')",
         id="another-name",
     ),
+    pytest.param(ONE, [1, 2], "the model takes one tensor, or a dict with one named image (got list)", id="no-tensor"),
+    pytest.param(ONE, {"image": None}, "image must be of shape (b, 3, h, w) (got NoneType)", id="nothing-named"),
+    pytest.param(ONE, torch.ones(3), "image must be of shape (b, 3, h, w) (got (3,))", id="one-axis"),
+    pytest.param(ONE, torch.ones(1, 3, 0, 8), "image must be of shape (b, 3, h, w) (got (1, 3, 0, 8))", id="no-rows"),
     pytest.param(
         TWO,
         {"s2": torch.ones(1, 4, 8, 8)},
