@@ -55,7 +55,7 @@ def levels(draw, favourite: str = "b c h w") -> tuple[Feature, ...]:
 def runs(examples: int) -> list:
     """How a law is run: every time the same examples, so that what was drawn is drawn; and a soak of random ones."""
     common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-    soak = settings(max_examples=20 * examples, **common)
+    soak = settings(max_examples=10 * examples, **common)
     return [
         pytest.param(settings(max_examples=examples, derandomize=True, **common), id="short"),
         pytest.param(soak, id="soak", marks=pytest.mark.slow),
