@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import nn
 
-from composer.contracts.rules import Refused
+from composer.contracts.rules import Refusal, Refused
 from composer.graph import Graph, Node, Shared
 from composer.inference import Describe, infer, problem_of
 from composer.model import Model
 from composer.modules import module
-from composer.parts import Facts, Probed
+from composer.parts import Facts, Part, Probed
 from composer.problem import SpecError
 from composer.typed import Typed
 
@@ -33,7 +35,7 @@ def build(
     published weights cannot be had, and where a `Custom` module does not give what it declares.
     """
     typed = graph if isinstance(graph, Typed) else infer(graph, describe)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with _GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not torch.manual_seed, which would seed the other devices too.
         torch.default_generator.manual_seed(seed)
         modules = {
@@ -44,6 +46,10 @@ def build(
     return Model(typed, modules)
 
 
+_GENERATOR = Lock()
+"""Held while torch's generator is seeded and drawn from: it is one for all threads."""
+
+
 def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
     """The module of one node, made for the features that flow into it."""
     part = node.part
@@ -52,6 +58,8 @@ def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
     named: dict[str, Any] = {name: typed.features[source] for name, source in node.named}
     if part.source is not None:
         import_module(f"composer.adapters.{part.source}")
+    if module.dispatch(type(part)) is module.dispatch(object):
+        raise SpecError([problem_of(typed.graph, node, part, _no_module(part), typed.features)])
     if isinstance(part, Probed):
         named |= {"facts": typed.facts[node.name], "pretrained": pretrained}
     try:
@@ -60,5 +68,30 @@ def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
     except Refused as refused:
         raise SpecError([problem_of(typed.graph, node, part, refused.refusal, typed.features)]) from refused
     except Exception as error:
+        if _is_about_memory(error):
+            raise SpecError([problem_of(typed.graph, node, part, _no_memory(error), typed.features)]) from error
         error.add_note(f"while building {node.name}")
         raise
+
+
+def _no_module(part: Part) -> Refusal:
+    repair = f"register one: @composer.module.register({type(part).__name__})"
+    return Refusal(
+        code="part", kind="impossible", expected="has no module", got="a class not registered", repair=repair
+    )
+
+
+def _is_about_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
+def _no_memory(error: Exception) -> Refusal:
+    found = re.search(r"tried to allocate (\d+) bytes", str(error))
+    got = f"{int(found[1]) / 1e9:.1f} GB at once" if found else "more than there is"
+    return Refusal(
+        code="memory",
+        kind="impossible",
+        expected="needs more memory than there is",
+        got=got,
+        repair="use fewer channels",
+    )

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from attrs import asdict, evolve
@@ -96,7 +98,7 @@ def _read(file: Path, question: Mapping[str, Any]) -> Facts | None:
         if content["format"] != FORMAT or content["question"] != question:
             return None
         return _facts(content["facts"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -113,10 +115,11 @@ def _facts(data: dict[str, Any]) -> Facts:
 
 def _keep(file: Path, question: Mapping[str, Any], facts: Facts) -> None:
     content = {"format": FORMAT, "question": question, "facts": asdict(facts)}
-    part_of_file = file.with_suffix(f".{os.getpid()}")
+    unfinished = file.with_suffix(f".{token_hex(8)}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part_of_file.write_text(json.dumps(content, default=str), encoding="utf-8")
-        part_of_file.replace(file)
+        unfinished.write_text(json.dumps(content, default=str), encoding="utf-8")
+        unfinished.replace(file)
     except OSError:
-        part_of_file.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()

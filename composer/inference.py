@@ -79,7 +79,8 @@ class _Walk:
         self.features.update({name: (image.feature,) for name, image in self.graph.inputs})
 
     def visit(self, node: Node) -> None:
-        if any(source not in self.features for source in node.sources):
+        needed_first = (*node.sources, node.part.node) if isinstance(node.part, Shared) else node.sources
+        if any(name not in self.features for name in needed_first):
             return
         if isinstance(node.part, Shared):
             outcome = self._shared(node, node.part)
@@ -89,7 +90,7 @@ class _Walk:
         if isinstance(outcome, Refusal):
             self.problems.append(problem_of(self.graph, node, self.parts.get(node.name), outcome, self.features))
             return
-        promise = outcome if isinstance(outcome, Promise) else Promise(features=outcome)
+        promise = outcome if isinstance(outcome, Promise) else _promise_of(node, outcome)
         self.features[node.name] = promise.features
         self.sizes[node.name] = promise.sizes
 
@@ -98,31 +99,18 @@ class _Walk:
         named = {name: self.features[source] for name, source in node.named}
         if isinstance(part, Probed):
             if len(inputs) != 1 or named or len(inputs[0]) != 1 or inputs[0][0].axes != MAP:
-                return Refusal(
-                    code="layout",
-                    kind="impossible",
-                    expected=f'takes one image "{MAP}"',
-                    got=None if len(node.sources) == 1 else counted(len(node.sources), "input"),
-                )
+                return _wrong_inputs(node) if len(node.sources) != 1 or named else _no_image()
             facts = self.describe(part, inputs[0][0].channels)
             if isinstance(facts, Refusal):
                 return facts
             self.facts[node.name] = facts
             return contract(facts, *inputs)
         if not _accepts(contract.dispatch(type(part)), len(inputs), tuple(named)):
-            return Refusal(
-                code="inputs",
-                kind="impossible",
-                expected="takes one input",
-                got=counted(len(node.sources), "input"),
-                repair="join them first, with ConcatFeatures or AddFeatures",
-            )
+            return _wrong_inputs(node)
         return contract(part, *inputs, **named)
 
     def _shared(self, node: Node, shared: Shared) -> Outcome | Features:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)
-        if owner.name not in self.parts or any(source not in self.features for source in owner.sources):
-            return ()
         self.parts[node.name] = self.parts[owner.name]
         pairs = zip(owner.sources, node.sources, strict=False)
         alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
@@ -150,6 +138,41 @@ class _Walk:
             got=f"a prediction, from {node.sources[0]}",
             repair="leave this head out",
         )
+
+
+def _promise_of(node: Node, outcome: Features) -> Promise:
+    try:
+        return Promise(features=outcome)
+    except TypeError as error:
+        error.add_note(f"the contract of {node.name} must return features, a Promise or a Refusal (got {outcome!r})")
+        raise
+
+
+def _wrong_inputs(node: Node) -> Refusal:
+    if node.named:
+        return Refusal(
+            code="inputs",
+            kind="impossible",
+            expected="does not take inputs by these names",
+            got=", ".join(name for name, _ in node.named),
+            repair=f"from: [{', '.join(node.sources)}]",
+        )
+    return Refusal(
+        code="inputs",
+        kind="impossible",
+        expected="takes one input",
+        got=counted(len(node.sources), "input"),
+        repair="join them first, with ConcatFeatures or AddFeatures",
+    )
+
+
+def _no_image() -> Refusal:
+    return Refusal(
+        code="layout",
+        kind="impossible",
+        expected=f'takes one image "{MAP}"',
+        repair="feed it an input of the graph, without frames",
+    )
 
 
 @cache

@@ -14,7 +14,7 @@ from composer.feature import Feature
 from composer.graph import Graph, Node, Shared
 from composer.modules.containers import hang, segments
 from composer.modules.padding import crop, pad_axis
-from composer.parts import Encoder
+from composer.parts import Custom, Encoder
 from composer.sizes import round_up
 from composer.typed import Typed, kept_cells, too_large
 
@@ -48,6 +48,7 @@ class _Step(NamedTuple):
     named: tuple[tuple[str, str], ...]
     takes_image: bool
     takes_size: bool
+    foreign: bool
 
 
 class _End(NamedTuple):
@@ -57,6 +58,12 @@ class _End(NamedTuple):
     feature: Feature
     rescale: bool
     interpolate: bool
+
+    def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
+        """What was promised for a padded image, but for the batch; None where the image's size is a symbol."""
+        if any(type(side) is not int for side in padded):
+            return None
+        return self.feature.shape(1, *padded)[1:]
 
 
 class Model(nn.Module):
@@ -109,7 +116,7 @@ class Model(nn.Module):
         )
 
     def freeze(self, node: str) -> None:
-        """Stop the gradients of a node and the drift of its statistics: it stays in eval mode from now on.
+        """Stop the gradients of a node and the drift of its statistics: `train()` of the model leaves it in eval mode.
 
         `node` is a node's name, or what several begin with: `necks`, `aux.early`. Raises ValueError for another.
         """
@@ -132,7 +139,7 @@ class Model(nn.Module):
     def _images(self, image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         names = [one.name for one in self._inputs]
         images = {names[0]: image} if isinstance(image, Tensor) and len(names) == 1 else image
-        if not isinstance(images, Mapping) or sorted(images) != sorted(names):
+        if not isinstance(images, Mapping) or set(images) != set(names):
             wanted = "one tensor, or a dict with one named" if len(names) == 1 else "a dict of images named"
             raise ValueError(f"the model takes {wanted} {', '.join(names)} (got {_given(image)})")
         for one in self._inputs:
@@ -145,6 +152,11 @@ class Model(nn.Module):
     def _check_sizes(self, images: Mapping[str, Tensor], height: int, width: int) -> None:
         for one in self._inputs:
             shape = images[one.name].shape
+            if one.numerator > 1 and one.denominator > 1 and any(side % one.denominator for side in shape[-2:]):
+                raise ValueError(
+                    f"{one.name} has stride {one.numerator}/{one.denominator}, so its sides must be multiples of "
+                    f"{one.denominator} (got {shape[-2]} × {shape[-1]})"
+                )
             reference = [side * one.numerator for side in shape[-2:]]
             if reference != [height * one.denominator, width * one.denominator]:
                 raise ValueError(
@@ -181,7 +193,9 @@ class Model(nn.Module):
             child = getattr(child, name)
         extra = {"image_size": padded} if step.takes_size else {}
         if step.takes_image:
-            out = child(features[step.inputs[0]][0], **extra)
+            image = features[step.inputs[0]][0]
+            # A module of one's own may begin in place, on what is perhaps the caller's own tensor.
+            out = child(image.clone() if step.foreign else image)
         else:
             named = {name: features[source] for name, source in step.named}
             out = child(*[features[source] for source in step.inputs], **named, **extra)
@@ -190,6 +204,12 @@ class Model(nn.Module):
     def _finish(
         self, end: _End, x: Tensor, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
     ) -> Tensor:
+        promised = end.shape(padded)
+        if promised is not None and tuple(x.shape[1:]) != promised:
+            raise RuntimeError(
+                f"{end.node} promised a feature of shape {('b', *promised)} and gave {tuple(x.shape)}: "
+                f"its contract and its module disagree"
+            )
         if end.feature.stride is None:
             return x
         if end.rescale:
@@ -237,7 +257,8 @@ def _step(node: Node, graph: Graph, modules: Mapping[str, nn.Module]) -> _Step:
         inputs=node.positional,
         named=node.named,
         takes_image=isinstance(part, Encoder),
-        takes_size=_has_image_size(modules[owner].forward),
+        takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner].forward),
+        foreign=isinstance(part, Custom),
     )
 
 

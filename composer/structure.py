@@ -82,6 +82,10 @@ def _bad_references(graph: Graph) -> Iterator[Problem]:
     for path, name, known in named:
         if name not in known:
             yield _unknown(graph, path, name, known, inputs)
+    for name, count in Counter(graph.outputs).items():
+        if count > 1:
+            place = f"outputs[{len(graph.outputs) - 1 - graph.outputs[::-1].index(name)}]"
+            yield _lacking(graph, place, f"{name} is named {count} times.", "name each output once")
     for node in graph.nodes:
         if not node.sources:
             yield _lacking(graph, node.name, f"{node.name} takes from nothing.", f"from: {(inputs or nodes)[0]}")

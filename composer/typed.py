@@ -57,6 +57,8 @@ class Typed:
         """
         if output not in self.ends:
             raise ValueError(f"{output!r} is no output of this graph; its outputs are {', '.join(self.ends)}")
+        if any(type(side) is not int or side < 1 for side in (height, width)):
+            raise ValueError(f"an image has whole numbers of pixels, at least 1 (got {height!r} × {width!r})")
         padded = self.sizes.nearest(height, width)
         if padded is None:
             raise ValueError(too_large(self.sizes, height, width))

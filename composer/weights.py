@@ -55,15 +55,14 @@ def load(
     """
     with _opened(file) as tensors:
         text = (tensors.metadata() or {}).get(SPEC)
-        half = _one_precision(tensors)
+        precisions = _precisions(tensors)
     if text is None:
         raise _unfit(
             file, "holds no spec, so it was not written by composer.save", "build the model, then composer.restore"
         )
     # What the weights were before they were trained is of no interest, and may be gone from where it came.
     model = build(reads(text, name=f"{file}: spec", parts=parts), pretrained=False, describe=describe)
-    if half is not None:
-        model.to(half)
+    _take_precision(model, precisions)
     restore(model, file)
     return model
 
@@ -88,12 +87,18 @@ def restore(model: nn.Module, file: str | os.PathLike[str]) -> None:
             tensor.copy_(given[name])
 
 
-def _one_precision(tensors: safe_open) -> torch.dtype | None:
-    """The type of all the floating-point tensors of a file; None where there are none, or of several types."""
+def _precisions(tensors: safe_open) -> dict[str, torch.dtype]:
+    """The type of each floating-point tensor of a file."""
     names = tensors.keys()  # type: ignore[no-untyped-call]
-    kinds = {_PRECISIONS.get(tensors.get_slice(name).get_dtype()) for name in names}  # type: ignore[no-untyped-call]
-    found = kinds - {None}
-    return found.pop() if len(found) == 1 else None
+    kinds = {name: tensors.get_slice(name).get_dtype() for name in names}  # type: ignore[no-untyped-call]
+    return {name: _PRECISIONS[kind] for name, kind in kinds.items() if kind in _PRECISIONS}
+
+
+def _take_precision(model: Model, precisions: Mapping[str, torch.dtype]) -> None:
+    """Give each weight the precision that it was saved with, for all of a model may be half, or only its head."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(precisions.get(name, tensor.dtype))
 
 
 _PRECISIONS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}

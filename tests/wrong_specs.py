@@ -672,7 +672,8 @@ encoder: timm/resnet18
 decoder: FCNDecoder
 """,
         """\
-<text>:2:10: error[layout] encoder: timm/resnet18 takes one image "b c h w"; image gives map "b c t h w" (3 channels, stride 1, 3 frames).""",
+<text>:2:10: error[layout] encoder: timm/resnet18 takes one image "b c h w"; image gives map "b c t h w" (3 channels, stride 1, 3 frames).
+  repair: feed it an input of the graph, without frames""",
     ),
     "several at once": (
         """\

@@ -8,13 +8,13 @@ from typing import Any
 
 import timm
 import torch
-from attrs import evolve
+from attrs import define, evolve
 from torch import Tensor, nn
 
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.probing import Grids, strides_and_sizes
 from composer.contracts.rules import Refusal, Refused
-from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature, Features
+from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature, Features, counted
 from composer.modules.dispatch import module
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
@@ -44,15 +44,15 @@ def probe(part: Timm, channels: int) -> Facts | Refusal:
             repair=nearest(part.name, _candidates(part.name)),
         )
     try:
-        return _probe_on("meta", part, channels)
+        try:
+            return _probe_on("meta", part, channels)
+        except _MetaDeviceUnfitError:
+            with torch.random.fork_rng(devices=[]):
+                return _probe_on("cpu", part, channels)
     except Refused as refused:
         return refused.refusal
-    except _MetaDeviceUnfitError:
-        with torch.random.fork_rng(devices=[]):
-            try:
-                return _probe_on("cpu", part, channels)
-            except Refused as refused:
-                return refused.refusal
+    except Exception as error:  # whatever a constructor raises for arguments that it does not take
+        return _refused_arguments(part, error)
 
 
 def _candidates(name: str) -> list[str]:
@@ -74,23 +74,12 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
     encoder.eval()
     widths, reductions = _told(part, network, indices)
     axes = _layout(network) if part.features_only else MAP
-
-    def grids_at(height: int, width: int) -> Grids | None:
-        image_BCHW = torch.empty(1, channels, height, width, device=device)
-        try:
-            with torch.no_grad():
-                maps = encoder(image_BCHW)
-        except Exception:  # whatever a network raises at a size that it does not take
-            return None
-        # Some networks return garbage at a size they do not take, and its width gives them away.
-        fits = all(x.dim() == 4 and x.shape[axes.split().index("c")] == c for x, c in zip(maps, widths, strict=True))
-        return tuple(_grid(x, axes) for x in maps) if fits else None
-
-    found = strides_and_sizes(grids_at, _default_size(part, network), reductions)
+    trial = _Trial(encoder, channels, device, axes, widths)
+    found = strides_and_sizes(trial.grids_at, _default_size(part, network), reductions)
     if found is None:
         if device == "meta":
             raise _MetaDeviceUnfitError
-        raise Refused(_refusal(f"runs at no size tried with {channels} input channels", None))
+        raise Refused(_no_size(part, channels, trial.error))
     strides, sizes = found
     features = tuple(Feature(channels=c, stride=s, axes=axes) for c, s in zip(widths, strides, strict=True))
     if part.tokens:
@@ -105,6 +94,30 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
         mean=network.pretrained_cfg["mean"],
         std=network.pretrained_cfg["std"],
     )
+
+
+@define
+class _Trial:
+    """Runs a network at image sizes that it may not take, and keeps what it raised last."""
+
+    encoder: nn.Module
+    channels: int
+    device: str
+    axes: str
+    widths: tuple[int, ...]
+    error: Exception | None = None
+
+    def grids_at(self, height: int, width: int) -> Grids | None:
+        try:
+            with torch.no_grad():
+                maps = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))
+        except Exception as error:  # whatever a network raises at a size that it does not take
+            self.error = error
+            return None
+        # Some networks return garbage at a size they do not take, and its width gives them away.
+        at = self.axes.split().index("c")
+        fits = all(x.dim() == 4 and x.shape[at] == c for x, c in zip(maps, self.widths, strict=True))
+        return tuple(_grid(x, self.axes) for x in maps) if fits else None
 
 
 def _as_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:
@@ -163,7 +176,7 @@ def _created(part: Timm, channels: int, device: str) -> tuple[Any, dict[str, boo
         except Exception as error:
             # A switch that a network does not know is a TypeError, and the last try has none.
             if switch is switches[-1]:
-                raise Refused(_refusal("refuses its arguments", error)) from error
+                raise Refused(_refused_arguments(part, error)) from error
     raise AssertionError("the last try returns or raises")
 
 
@@ -213,16 +226,32 @@ def _levels(part: Timm, network: Any, channels: int, device: str) -> tuple[int, 
     return indices
 
 
-def _refusal(expected: str, error: Exception | None, repair: str | None = None) -> Refusal:
-    said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}" if error else "no error"
-    return Refusal(code="network", kind="impossible", expected=expected, got=f"timm says {said}", repair=repair)
+def _refusal(expected: str, error: Exception, repair: str) -> Refusal:
+    said = f"timm says {type(error).__name__}{': ' if str(error) else ''}{' '.join(str(error).split())[:300]}"
+    return Refusal(code="network", kind="impossible", expected=expected, got=said, repair=repair)
+
+
+def _refused_arguments(part: Timm, error: Exception) -> Refusal:
+    given = ", ".join(_declared(part)) or "its arguments"
+    return _refusal("refuses its arguments", error, f"correct or leave out {given}")
+
+
+def _no_size(part: Timm, channels: int, error: Exception | None) -> Refusal:
+    expected = f"runs at no image size tried with {counted(channels, 'input channel')}"
+    given = ", ".join(_declared(part))
+    repair = f"correct or leave out {given}" if given else "choose another network"
+    if error is not None:
+        return _refusal(expected, error, repair)
+    got = "cells that are not square, or levels of other channels than it states"
+    return Refusal(code="network", kind="impossible", expected=expected, got=got, repair=repair)
 
 
 @module.register(Timm)
 def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> nn.Module:
     """The network with random weights, or with the published ones where the part asks and `pretrained` allows."""
     arguments = dict(facts.arguments)
-    indices = arguments.pop("out_indices")
+    # Facts that were handed in need not say which levels they are of.
+    indices = arguments.pop("out_indices", None) or _levels_of(part, image[0].channels)
     weights: dict[str, Any] = {}
     if pretrained and part.pretrained:
         weights["pretrained"] = True
@@ -237,6 +266,11 @@ def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> 
             raise
         raise Refused(_no_weights(part, error)) from error
     return network if part.features_only else TimmEncoder(network, indices, tokens=part.tokens)
+
+
+def _levels_of(part: Timm, channels: int) -> tuple[int, ...]:
+    network = _create(part, channels, "meta", **_declared(part))
+    return _levels(part, network, channels, "meta")
 
 
 def _check_weights(part: Timm) -> None:

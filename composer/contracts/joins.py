@@ -49,7 +49,11 @@ def _joined(branches: tuple[Features, ...], *, concatenated: bool) -> Promise:
 def _joinable(branches: tuple[Features, ...]) -> Refusal | None:
     if len(branches) < 2:
         return Refusal(
-            code="inputs", kind="policy", expected="joins at least two inputs", got=counted(len(branches), "input")
+            code="inputs",
+            kind="policy",
+            expected="joins at least two inputs",
+            got=counted(len(branches), "input"),
+            repair="write the model as nodes, and say what it joins: from: [one, other]",
         )
     for position, branch in enumerate(branches[1:], start=1):
         if len(branch) != len(branches[0]):

@@ -14,11 +14,9 @@ from composer.feature import MAP, TOKENS, Feature, Features, counted
 from composer.sizes import ANY, Sizes
 
 Kind = Literal["impossible", "lies", "policy"]
-KINDS: dict[Kind, str] = {
-    "impossible": "forced, the module raises",
-    "lies": "forced, the output differs from what was asked for",
-    "policy": "forced, it runs; refused for the reason stated",
-}
+"""Forced through, what is `impossible` raises; what `lies` gives something else than was asked for; what is refused by
+`policy` runs, and is refused for the reason that is stated.
+"""
 
 
 @frozen(kw_only=True)
