@@ -85,6 +85,8 @@ _NAMES_OF = {
 }
 _HOME = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
 
+__all__ = sorted(_HOME)
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:

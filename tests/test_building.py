@@ -1,0 +1,112 @@
+"""build(): what it refuses, and what it leaves alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from attrs import evolve, frozen
+from torch import nn
+
+import composer
+
+SMALL = composer.chain(
+    composer.Timm("test_resnet"), composer.FCNDecoder(channels=8, num_convs=1), composer.SegmentationHead(num_classes=2)
+)
+
+
+@frozen(kw_only=True)
+class Halved(composer.Neck):
+    """Promises maps of half the stride. Its module gives them as they are."""
+
+
+@composer.contract.register(Halved)
+def _(neck, features):
+    return [evolve(f, stride=f.stride / 2) for f in features]
+
+
+@composer.module.register(Halved)
+def _(neck, features):
+    return nn.Identity()
+
+
+@frozen(kw_only=True)
+class Unmade(composer.Neck):
+    """Has a contract and no module."""
+
+
+@composer.contract.register(Unmade)
+def _(neck, features):
+    return features
+
+
+def said(graph, **options):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.build(graph, **options)
+    return str(caught.value)
+
+
+def test_a_part_without_a_module_is_a_problem():
+    assert said(composer.chain(composer.Timm("test_resnet"), Unmade(), composer.IdentityDecoder())) == (
+        "error[part] necks[0]: Unmade has no module (got a class not registered).\n"
+        "  repair: register one: @composer.module.register(Unmade)"
+    )
+
+
+def test_memory_that_is_not_there_is_a_problem():
+    wide = composer.chain(composer.Timm("test_resnet"), composer.FCNDecoder(channels=65536))
+    assert said(wide) == (
+        "error[memory] decoder: FCNDecoder needs more memory than there is (got 154.6 GB at once).\n"
+        "  repair: use fewer channels"
+    )
+
+
+def test_a_module_that_breaks_its_promise_is_not_believed():
+    graph = composer.chain(composer.Timm("test_resnet"), Halved(), composer.IdentityDecoder(out_index=0))
+    model = composer.build(graph).eval()
+
+    with pytest.raises(RuntimeError, match="its contract and its module disagree"):
+        model(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_seed_gives_the_same_weights_in_every_thread():
+    typed = composer.infer(SMALL)
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(lambda _: composer.build(typed, seed=7), range(4)))
+
+    first, *others = [torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models]
+    assert [torch.equal(first, other) for other in others] == [True, True, True]
+
+
+def test_facts_that_are_handed_in_need_not_name_their_levels():
+    part = composer.Timm("test_resnet", out_indices=[2])
+    facts = composer.Facts(features=composer.Feature(channels=48, stride=8))
+
+    model = composer.build(composer.chain(part, composer.IdentityDecoder()), describe={part: facts})
+
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).output.shape == (1, 48, 64, 64)
+
+
+@pytest.mark.parametrize("size", [(0, 8), (-5, 7), (5.5, 7), (True, 7)], ids=str)
+def test_a_shape_is_asked_for_whole_pixels(size):
+    with pytest.raises(ValueError, match="an image has whole numbers of pixels, at least 1"):
+        composer.infer(SMALL).shape("head", *size)
+
+
+class InPlace(nn.Module):
+    """Begins in place, and would like to be told a size."""
+
+    def forward(self, x, image_size=None):
+        assert image_size is None
+        return x.mul_(0)
+
+
+def test_a_module_of_ones_own_is_called_with_a_copy_and_nothing_else():
+    custom = composer.Custom(InPlace(), features=composer.Feature(channels=3, stride=1))
+    image = torch.ones(1, 3, 8, 8)
+
+    out = composer.build(composer.chain(custom)).eval()(image)
+
+    assert out.output.abs().max() == 0
+    assert image.min() == 1

@@ -1,0 +1,118 @@
+"""infer(): whole messages of what only graphs can get wrong, and problems that do not breed others."""
+
+from __future__ import annotations
+
+import pytest
+
+import composer
+from composer import Facts, Feature, Timm
+
+FACTS = {
+    Timm("resnet18"): Facts(features=[Feature(channels=64, stride=4), Feature(channels=128, stride=8)]),
+}
+
+WRONG = {
+    "a join by name": (
+        """\
+inputs: {i: {}}
+nodes:
+  e: {part: timm/resnet18, from: i}
+  j: {part: ConcatFeatures, from: {x: e, y: e}}
+  h: {part: IdentityDecoder, from: j}
+outputs: [h]
+""",
+        (
+            "<text>:4:13: error[inputs] j: ConcatFeatures does not take inputs by these names (got x, y).\n"
+            "  repair: from: [e, e]"
+        ),
+    ),
+    "an encoder of two images": (
+        """\
+inputs: {i: {}, k: {}}
+nodes:
+  e: {part: timm/resnet18, from: [i, k]}
+  h: {part: IdentityDecoder, from: e}
+outputs: [h]
+""",
+        (
+            "<text>:3:13: error[inputs] e: timm/resnet18 takes one input (got 2 inputs).\n"
+            "  repair: join them first, with ConcatFeatures or AddFeatures"
+        ),
+    ),
+    "the share of a refused node": (
+        """\
+inputs: {i: {}, k: {}}
+nodes:
+  e: {part: timm/resnet34, from: i}
+  f: {share: e, from: k}
+  j: {part: ConcatFeatures, from: [e, f]}
+  h: {part: IdentityDecoder, from: j}
+outputs: [h]
+""",
+        "<text>:3:13: error[facts] e: timm/resnet34 is not among the facts that were handed in (got no facts).",
+    ),
+    "an output named twice": (
+        """\
+inputs: {i: {}}
+nodes:
+  e: {part: timm/resnet18, from: i}
+  h: {part: IdentityDecoder, from: e}
+outputs: [h, h]
+""",
+        "<text>:5:14: error[reference] outputs[1]: h is named 2 times.\n  repair: name each output once",
+    ),
+    "a join in a chain": (
+        "encoder: timm/resnet18\nnecks: [ConcatFeatures]\ndecoder: IdentityDecoder\n",
+        (
+            "<text>:2:9: error[inputs] necks[0]: ConcatFeatures joins at least two inputs (got 1 input).\n"
+            "  repair: write the model as nodes, and say what it joins: from: [one, other]"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
+def test_one_fault_is_one_problem(text, message):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.reads(text), FACTS)
+
+    assert str(caught.value) == message
+
+
+ARGUMENTS = {
+    "depth": (
+        Timm("vit_tiny_patch16_224", options={"depth": 0}),
+        "refuses its arguments (got timm says AssertionError: last-n (3) is out of range (1 to 0)).",
+        "correct or leave out depth",
+    ),
+    "size": (
+        Timm("test_vit", img_size=7),
+        (
+            "runs at no image size tried with 3 input channels (got timm says AssertionError: "
+            "Input height (7) should be divisible by patch size (16).)."
+        ),
+        "correct or leave out img_size",
+    ),
+    "stride": (
+        Timm("test_resnet", output_stride=5),
+        "refuses its arguments (got timm says AssertionError).",
+        "correct or leave out output_stride",
+    ),
+    "patch": (
+        Timm("vit_tiny_patch16_224", options={"patch_size": [8, 16]}),
+        (
+            "runs at no image size tried with 3 input channels "
+            "(got cells that are not square, or levels of other channels than it states)."
+        ),
+        "correct or leave out patch_size",
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "message", "repair"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_what_timm_refuses_is_said_in_its_own_words(part, message, repair):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.chain(part, composer.IdentityDecoder()))
+
+    (problem,) = caught.value.problems
+    assert (problem.message, problem.repair) == (f"timm/{part.name} {message}", repair)
