@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
+from attrs.validators import optional
 
 from composer.feature import Image
 from composer.parts import Decoder, Encoder, Head, Neck, Part
+from composer.parts.fields import FLAG
 from composer.problem import Source
 from composer.sizes import Padding
 
@@ -146,6 +148,12 @@ def _pairs(value: Mapping[str, Any] | tuple[tuple[str, Any], ...]) -> tuple[tupl
     return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
 
 
+def _names(value: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise ValueError(f"outputs must be a list of names (got {value!r})")
+    return tuple(value)
+
+
 @frozen(kw_only=True)
 class Graph:
     """A model, as data.
@@ -158,16 +166,17 @@ class Graph:
 
     inputs: tuple[tuple[str, Image], ...] = field(converter=_pairs)
     nodes: tuple[Node, ...] = field(converter=tuple[Node, ...])
-    outputs: tuple[str, ...] = field(converter=tuple[str, ...])
+    outputs: tuple[str, ...] = field(converter=_names)
     auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
-    rescale: bool = True
+    # None is what a text gives whose `rescale` cannot be read, which the reader has said.
+    rescale: bool = field(default=True, validator=optional(FLAG))  # type: ignore[arg-type]
     padding: Padding = field(factory=Padding)
     source: Source = field(factory=Source, eq=False, repr=False)
 
 
 def chain(
     *parts: Part,
-    aux: Mapping[str, tuple[Part, ...]] | None = None,
+    aux: Mapping[str, Sequence[Part]] | None = None,
     input: Image | None = None,
     rescale: bool = True,
     padding: Padding | None = None,
@@ -176,7 +185,7 @@ def chain(
 
     Each of `aux` is a decoder, or a decoder and a head, that takes what the decoder takes. Nodes are named as in a
     file: `encoder`, `necks[0]`, `decoder`, `head`, `aux.NAME.decoder`, `aux.NAME.head`. Raises ValueError where
-    the parts do not follow each other in that order.
+    the parts do not follow each other in that order, and where a branch is anything else.
     """
     names = chain_names(parts)
     nodes = [Node(name, part, source) for name, part, source in zip(names, parts, ("image", *names[:-1]), strict=True)]
@@ -184,7 +193,7 @@ def chain(
     ends: dict[str, str] = {}
     for label, branch in (aux or {}).items():
         source = trunk
-        for part in branch:
+        for part in _branch(label, branch):
             nodes.append(Node(f"aux.{label}.{'head' if isinstance(part, Head) else 'decoder'}", part, source))
             source = nodes[-1].name
         ends[label] = source
@@ -202,9 +211,29 @@ def chain_names(parts: tuple[Part, ...]) -> list[str]:
     """The node names of a chain. Raises ValueError where the parts are not in a chain's order."""
     order = [_rank(part) for part in parts]
     if not parts or order != sorted(order) or any(order.count(rank) > 1 for rank in (0, 2, 3)) or order[0] != 0:
-        given = ", ".join(type(part).__name__ for part in parts) or "nothing"
-        raise ValueError(f"a chain is an encoder, then necks, a decoder and a head (got {given})")
+        raise ValueError(f"a chain is an encoder, then necks, a decoder and a head (got {_listed(parts)})")
     return [("encoder", f"necks[{index - 1}]", "decoder", "head")[rank] for index, rank in enumerate(order)]
+
+
+# A head alone is what a text gives whose decoder is missing, which the reader has said.
+_BRANCHES = ((Decoder,), (Decoder, Head), (Head,))
+
+
+def _branch(label: str, parts: Sequence[Part]) -> Sequence[Part]:
+    """The parts of an auxiliary branch. Raises ValueError where they are none."""
+    listed = isinstance(parts, list | tuple)
+    if not listed or not any(_are(parts, kinds) for kinds in _BRANCHES):
+        given = _listed(parts) if listed else repr(parts)
+        raise ValueError(f"aux.{label} must be a tuple of a decoder, or of a decoder and a head (got {given})")
+    return parts
+
+
+def _are(parts: Sequence[Part], kinds: tuple[type[Part], ...]) -> bool:
+    return len(parts) == len(kinds) and all(map(isinstance, parts, kinds))
+
+
+def _listed(parts: Sequence[Part]) -> str:
+    return ", ".join(type(part).__name__ for part in parts) or "nothing"
 
 
 def _rank(part: Part) -> int:

@@ -6,7 +6,21 @@ from collections.abc import Callable, Iterable
 from math import lcm
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import Attribute, evolve, field, frozen
+from attrs.validators import optional
+
+PADDING_MODES = ("reflect", "replicate", "zeros")
+PADDING_SIDES = ("both", "end")
+
+
+def _positive(_: object, attribute: Attribute[int], value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{attribute.name} must be a whole number of at least 1 (got {value!r})")
+
+
+def _truth(_: object, attribute: Attribute[bool], value: Any) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
 
 
 @frozen(kw_only=True)
@@ -14,18 +28,15 @@ class Sizes:
     """A set of image sizes, in reference pixels: what a part demands, or what a whole graph takes.
 
     Both sides are whole multiples of `multiple` and at least `least`; `height` and `width` are fixed where they
-    are given; `square` asks that they be equal. The default admits every size. Raises ValueError below 1.
+    are given; `square` asks that they be equal. The default admits every size. Raises ValueError for
+    numbers that are not whole, or below 1.
     """
 
-    multiple: int = 1
-    least: int = 1
-    height: int | None = None
-    width: int | None = None
-    square: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        if min(self.multiple, self.least, self.height or 1, self.width or 1) < 1:
-            raise ValueError(f"sizes are at least 1 (got {self!r})")
+    multiple: int = field(default=1, validator=_positive)
+    least: int = field(default=1, validator=_positive)
+    height: int | None = field(default=None, validator=optional(_positive))
+    width: int | None = field(default=None, validator=optional(_positive))
+    square: bool = field(default=False, validator=_truth)
 
     def admits(self, height: int, width: int) -> bool:
         """Whether an image of `height` x `width` pixels needs no padding."""
@@ -117,6 +128,17 @@ def intersect(demands: Iterable[tuple[str, Sizes]]) -> Sizes | Conflict:
     return met
 
 
+@frozen
+class _OneOf:
+    """One of the ways of padding."""
+
+    ways: tuple[str, ...]
+
+    def __call__(self, _: object, __: Attribute[str], value: Any) -> None:
+        if value not in self.ways:
+            raise ValueError(f"padding is one of {', '.join(self.ways)} (got {value!r})")
+
+
 @frozen(kw_only=True)
 class Padding:
     """How an image is brought to a size that the graph takes, and its output back.
@@ -126,18 +148,9 @@ class Padding:
     `end` puts all of it after.
     """
 
-    mode: str = field(default="reflect")
-    side: str = field(default="both")
-
-    def __attrs_post_init__(self) -> None:
-        for value, known in ((self.mode, PADDING_MODES), (self.side, PADDING_SIDES)):
-            if value not in known:
-                raise ValueError(f"padding is one of {', '.join(known)} (got {value!r})")
+    mode: str = field(default="reflect", validator=_OneOf(PADDING_MODES))
+    side: str = field(default="both", validator=_OneOf(PADDING_SIDES))
 
     def before(self, total: int, unit: int) -> int:
         """How much of `total` padding comes before the image: whole `unit`s, so that cells stay on the image's grid."""
         return 0 if self.side == "end" else total // 2 // unit * unit
-
-
-PADDING_MODES = ("reflect", "replicate", "zeros")
-PADDING_SIDES = ("both", "end")

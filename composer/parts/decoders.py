@@ -6,7 +6,17 @@ from typing import ClassVar
 
 from attrs import field, frozen
 
-from composer.parts.fields import ACTIVATIONS, CHANNELS, INDEX, NOT_EMPTY, Choice, Whole, whole_numbers
+from composer.parts.fields import (
+    ACTIVATIONS,
+    CHANNELS,
+    FLAG,
+    INDEX,
+    MAYBE_CHANNELS,
+    NOT_EMPTY,
+    Choice,
+    Whole,
+    whole_numbers,
+)
 from composer.parts.kinds import Decoder
 
 NORMS = ("batchnorm", "instancenorm", "identity", True, False)
@@ -43,7 +53,7 @@ class UperNetDecoder(Decoder):
 
     pool_scales: tuple[int, ...] = field(default=(1, 2, 3, 6), converter=whole_numbers, validator=Whole(1, 64))
     channels: int = field(default=256, validator=CHANNELS)
-    align_corners: bool = True
+    align_corners: bool = field(default=True, validator=FLAG)
 
 
 @frozen(kw_only=True)
@@ -65,7 +75,7 @@ class MLPDecoder(Decoder):
     this is what TerraTorch's decoder computes whatever it is told.
     """
 
-    channels: int | None = field(default=100, validator=CHANNELS)
-    out_dim: int | None = field(default=100, validator=CHANNELS)
+    channels: int | None = field(default=100, validator=MAYBE_CHANNELS)
+    out_dim: int | None = field(default=100, validator=MAYBE_CHANNELS)
     activation: str = field(default="ReLU", validator=Choice(ACTIVATIONS))
     out_index: int = field(default=-1, validator=INDEX)

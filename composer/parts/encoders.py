@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from composer.feature import Feature, Features
-from composer.parts.fields import INDEX, NOT_EMPTY, Options, Whole, maybe_whole_numbers, options
+from composer.parts.fields import FLAG, MAYBE_INDEX, NOT_EMPTY, Options, Whole, Without, maybe_whole_numbers, options
 from composer.parts.kinds import Encoder, Probed
 from composer.sizes import ANY, Sizes
 
-_SIDE = Whole(1, 16_384)
+_FIELD = "it is a field of its own"
+_PLUMBING = "composer loads weights itself"
+_TAKEN = "composer makes the network itself"
+BARRED: Mapping[str, str] = MappingProxyType(
+    {
+        "pretrained": _FIELD,
+        "pretrained_cfg": _PLUMBING,
+        "pretrained_cfg_overlay": _PLUMBING,
+        "checkpoint_path": _PLUMBING,
+        "cache_dir": _PLUMBING,
+        "features_only": _FIELD,
+        "out_indices": _FIELD,
+        "in_chans": "it is the channels of the input",
+        "img_size": _FIELD,
+        "output_stride": _FIELD,
+        "feature_cls": _TAKEN,
+        "scriptable": _TAKEN,
+        "exportable": _TAKEN,
+        "no_jit": _TAKEN,
+        "model_name": "the network is named by name",
+        "name": _FIELD,
+        "device": "the built model is moved with to()",
+    }
+)
+"""Arguments of timm that `options` may not hold, each with the reason why."""
+
+_SIDE = Whole(1, 16_384, optional=True)
 
 
 def _sides(value: Any) -> tuple[int, int] | None:
@@ -26,7 +54,16 @@ def _sides(value: Any) -> tuple[int, int] | None:
 
 
 def _features(value: Any) -> Features:
-    return (value,) if isinstance(value, Feature) else tuple(value)
+    if isinstance(value, Feature):
+        return (value,)
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, Feature) for entry in value):
+        raise ValueError(f"features must be a Feature or a list of them (got {value!r})")
+    return tuple(value)
+
+
+def _sizes(_: object, attribute: Attribute[Sizes], value: Any) -> None:
+    if not isinstance(value, Sizes):
+        raise ValueError(f"{attribute.name} must be Sizes (got {value!r})")
 
 
 def _network_name(_: object, __: object, value: Any) -> None:
@@ -49,14 +86,14 @@ class Timm(Probed):
 
     name: str = field(validator=_network_name)
     out_indices: tuple[int, ...] | None = field(
-        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, INDEX], kw_only=True
+        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
     pretrained: bool | str = field(default=False, kw_only=True)
-    output_stride: int | None = field(default=None, validator=Whole(1, 64), kw_only=True)
+    output_stride: int | None = field(default=None, validator=Whole(1, 64, optional=True), kw_only=True)
     img_size: tuple[int, int] | None = field(default=None, converter=_sides, validator=_SIDE, kw_only=True)
-    features_only: bool = field(default=False, kw_only=True)
-    tokens: bool = field(default=False, kw_only=True)
-    options: Options = field(default=(), converter=options, kw_only=True)
+    features_only: bool = field(default=False, validator=FLAG, kw_only=True)
+    tokens: bool = field(default=False, validator=FLAG, kw_only=True)
+    options: Options = field(default=(), converter=options, validator=Without(BARRED), kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.tokens and self.features_only:
@@ -72,9 +109,9 @@ class Facts(Encoder):
     switches for flexible sizes). `mean` and `std` are what its published weights expect, per RGB band in 0..1.
     """
 
-    features: Features = field(converter=_features)
+    features: Features = field(converter=_features, validator=NOT_EMPTY)
     channels: int = 3
-    sizes: Sizes = ANY
+    sizes: Sizes = field(default=ANY, validator=_sizes)
     arguments: Options = field(default=(), converter=options)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -90,6 +127,6 @@ class Custom(Encoder):
     """
 
     module: Any
-    features: Features = field(converter=_features, kw_only=True)
+    features: Features = field(converter=_features, validator=NOT_EMPTY, kw_only=True)
     channels: int = field(default=3, validator=Whole(1, 65_536), kw_only=True)
-    sizes: Sizes = field(default=ANY, kw_only=True)
+    sizes: Sizes = field(default=ANY, validator=_sizes, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import Attribute, frozen
+from attrs import Attribute, field, frozen
 
 ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity")
 """Activations that a part may name, with torch's own names. A closed list: no name is ever looked up elsewhere."""
@@ -18,14 +18,17 @@ MOST_LEVELS = 64
 
 @frozen
 class Whole:
-    """A whole number from `least` to `most`, or a tuple of them, or None where the field's type allows it."""
+    """A whole number from `least` to `most`, or a tuple of them. Where it is `optional`, None will do instead."""
 
     least: int
     most: int
+    optional: bool = field(default=False, kw_only=True)
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        if self.optional and value is None:
+            return
         for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and (type(number) is not int or not self.least <= number <= self.most):
+            if type(number) is not int or not self.least <= number <= self.most:
                 rule = f"must be a whole number from {self.least} to {self.most}"
                 raise ValueError(f"{attribute.name} {rule} (got {number!r})")
 
@@ -64,10 +67,34 @@ class NotEmpty:
             raise ValueError(f"{attribute.name} must have at least one entry")
 
 
+@frozen
+class Flag:
+    """True or False, and nothing that merely counts as one of them."""
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        if type(value) is not bool:
+            raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
+
+
+@frozen
+class Without:
+    """Options that do not hold certain names: `barred` says why of each."""
+
+    barred: Mapping[str, str]
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        for name, _value in value:
+            if name in self.barred:
+                raise ValueError(f"{attribute.name} must not hold {name!r}: {self.barred[name]}")
+
+
 CHANNELS = Whole(1, MOST_CHANNELS)
+MAYBE_CHANNELS = Whole(1, MOST_CHANNELS, optional=True)
 INDEX = Whole(-MOST_LEVELS, MOST_LEVELS - 1)
+MAYBE_INDEX = Whole(-MOST_LEVELS, MOST_LEVELS - 1, optional=True)
 SHARE = Share()
 NOT_EMPTY = NotEmpty()
+FLAG = Flag()
 
 
 def whole_numbers(values: Iterable[int]) -> tuple[int, ...]:

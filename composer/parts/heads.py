@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from composer.parts.fields import CHANNELS, FINAL_ACTIVATIONS, SHARE, Choice, Whole, maybe_whole_numbers
+from composer.parts.fields import (
+    CHANNELS,
+    FINAL_ACTIVATIONS,
+    FLAG,
+    MAYBE_CHANNELS,
+    SHARE,
+    Choice,
+    Whole,
+    maybe_whole_numbers,
+)
 from composer.parts.kinds import Head
 
 
@@ -13,7 +22,7 @@ class SegmentationHead(Head):
     """Class scores for each cell: 3 × 3 convolutions to the widths of `channel_list`, dropout, a 1 × 1 convolution."""
 
     num_classes: int = field(validator=CHANNELS)
-    channel_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=CHANNELS)
+    channel_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
     dropout: float = field(default=0.0, validator=SHARE)
 
 
@@ -24,8 +33,8 @@ class RegressionHead(Head):
     num_outputs: int = field(default=1, validator=CHANNELS)
     final_act: str | None = field(default=None, validator=Choice((None, *FINAL_ACTIVATIONS)))
     learned_upscale_layers: int = field(default=0, validator=Whole(0, 6))
-    channel_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=CHANNELS)
-    batch_norm: bool = True
+    channel_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
+    batch_norm: bool = field(default=True, validator=FLAG)
     dropout: float = field(default=0.0, validator=SHARE)
 
 
@@ -34,6 +43,6 @@ class ClassificationHead(Head):
     """Class scores for the whole image: linear layers as wide as `dim_list`, dropout, a linear layer, the mean."""
 
     num_classes: int = field(validator=CHANNELS)
-    dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=CHANNELS)
+    dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
     dropout: float = field(default=0.0, validator=SHARE)
-    linear_after_pool: bool = False
+    linear_after_pool: bool = field(default=False, validator=FLAG)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from composer.parts.fields import INDEX, NOT_EMPTY, Choice, Whole, whole_numbers
+from composer.parts.fields import FLAG, INDEX, NOT_EMPTY, Choice, Whole, whole_numbers
 from composer.parts.kinds import Neck
 
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
@@ -47,9 +47,9 @@ class ReshapeTokensToImage(Neck):
     expected, and `h` the rows; both are known without being stated. Maps pass through untouched.
     """
 
-    remove_cls_token: bool = True
-    effective_time_dim: int | None = field(default=None, validator=Whole(1, 1024))
-    h: int | None = field(default=None, validator=Whole(1, 16_384))
+    remove_cls_token: bool = field(default=True, validator=FLAG)
+    effective_time_dim: int | None = field(default=None, validator=Whole(1, 1024, optional=True))
+    h: int | None = field(default=None, validator=Whole(1, 16_384, optional=True))
 
 
 @frozen(kw_only=True)

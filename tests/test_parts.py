@@ -1,0 +1,137 @@
+"""What is handed in from Python is checked as what is read from a text is: each field says what it must be."""
+
+import re
+
+import pytest
+
+from composer import Custom, Facts, Feature, Padding, Sizes
+from composer.parts import (
+    ClassificationHead,
+    FCNDecoder,
+    MLPDecoder,
+    PermuteDims,
+    RegressionHead,
+    ReshapeTokensToImage,
+    SegmentationHead,
+    SelectIndices,
+    Timm,
+    UNetDecoder,
+    UperNetDecoder,
+)
+
+FEATURE = Feature(channels=3)
+
+
+def timm(**fields):
+    return Timm("resnet18", **fields)
+
+
+def custom(features=FEATURE, **fields):
+    return Custom(object(), features=features, **fields)
+
+
+WHOLE = "must be a whole number from"
+INDEX = f"{WHOLE} -64 to 63 (got None)"
+CHANNELS = f"{WHOLE} 1 to 65536 (got None)"
+TRUTH = "must be true or false (got"
+POSITIVE = "must be a whole number of at least 1 (got"
+FEATURES = "features must be a Feature or a list of them (got"
+FIELD = "it is a field of its own"
+WEIGHTS = "composer loads weights itself"
+MAKES = "composer makes the network itself"
+
+
+def barred(name, reason):
+    return pytest.param(timm, {"options": {name: 1}}, f"options must not hold {name!r}: {reason}", id=f"options-{name}")
+
+
+REFUSED = [
+    pytest.param(SelectIndices, {"indices": [None]}, f"indices {INDEX}", id="indices-entry"),
+    pytest.param(PermuteDims, {"new_order": [0, None]}, f"new_order {WHOLE} 0 to 4 (got None)", id="order-entry"),
+    pytest.param(UNetDecoder, {"channels": [None]}, f"channels {CHANNELS}", id="unet-entry"),
+    pytest.param(FCNDecoder, {"channels": None}, f"channels {CHANNELS}", id="fcn-channels"),
+    pytest.param(FCNDecoder, {"in_index": None}, f"in_index {INDEX}", id="fcn-index"),
+    pytest.param(MLPDecoder, {"out_index": None}, f"out_index {INDEX}", id="mlp-index"),
+    pytest.param(SegmentationHead, {"num_classes": None}, f"num_classes {CHANNELS}", id="classes"),
+    pytest.param(
+        SegmentationHead,
+        {"num_classes": 2, "channel_list": [None]},
+        f"channel_list {CHANNELS}",
+        id="channel-list-entry",
+    ),
+    pytest.param(timm, {"out_indices": [1, None]}, f"out_indices {INDEX}", id="out-indices-entry"),
+    pytest.param(timm, {"img_size": (None, 64)}, f"img_size {WHOLE} 1 to 16384 (got None)", id="img-size-side"),
+    pytest.param(UperNetDecoder, {"align_corners": 1}, f"align_corners {TRUTH} 1)", id="align-corners"),
+    pytest.param(RegressionHead, {"batch_norm": None}, f"batch_norm {TRUTH} None)", id="batch-norm"),
+    pytest.param(ReshapeTokensToImage, {"remove_cls_token": "no"}, f"remove_cls_token {TRUTH} 'no')", id="cls-token"),
+    pytest.param(
+        ClassificationHead,
+        {"num_classes": 2, "linear_after_pool": 0},
+        f"linear_after_pool {TRUTH} 0)",
+        id="linear-after-pool",
+    ),
+    pytest.param(timm, {"features_only": "no"}, f"features_only {TRUTH} 'no')", id="features-only"),
+    pytest.param(timm, {"tokens": 1}, f"tokens {TRUTH} 1)", id="tokens"),
+    barred("pretrained", FIELD),
+    barred("features_only", FIELD),
+    barred("out_indices", FIELD),
+    barred("img_size", FIELD),
+    barred("output_stride", FIELD),
+    barred("name", FIELD),
+    barred("in_chans", "it is the channels of the input"),
+    barred("pretrained_cfg", WEIGHTS),
+    barred("pretrained_cfg_overlay", WEIGHTS),
+    barred("checkpoint_path", WEIGHTS),
+    barred("cache_dir", WEIGHTS),
+    barred("feature_cls", MAKES),
+    barred("scriptable", MAKES),
+    barred("exportable", MAKES),
+    barred("no_jit", MAKES),
+    barred("model_name", "the network is named by name"),
+    barred("device", "the built model is moved with to()"),
+    pytest.param(custom, {"features": 5}, f"{FEATURES} 5)", id="custom-no-features"),
+    pytest.param(custom, {"features": [FEATURE, 3]}, f"{FEATURES} [{FEATURE!r}, 3])", id="custom-an-entry"),
+    pytest.param(custom, {"features": ()}, "features must have at least one entry", id="custom-empty"),
+    pytest.param(custom, {"sizes": 32}, "sizes must be Sizes (got 32)", id="custom-sizes"),
+    pytest.param(Facts, {"features": "b c h w"}, f"{FEATURES} 'b c h w')", id="facts-no-features"),
+    pytest.param(Facts, {"features": []}, "features must have at least one entry", id="facts-empty"),
+    pytest.param(Facts, {"features": FEATURE, "sizes": None}, "sizes must be Sizes (got None)", id="facts-sizes"),
+    pytest.param(Sizes, {"multiple": 1.5}, f"multiple {POSITIVE} 1.5)", id="sizes-fraction"),
+    pytest.param(Sizes, {"multiple": True}, f"multiple {POSITIVE} True)", id="sizes-truth"),
+    pytest.param(Sizes, {"least": "32"}, f"least {POSITIVE} '32')", id="sizes-string"),
+    pytest.param(Sizes, {"least": None}, f"least {POSITIVE} None)", id="sizes-none"),
+    pytest.param(Sizes, {"height": 0}, f"height {POSITIVE} 0)", id="sizes-zero"),
+    pytest.param(Sizes, {"width": 2.0}, f"width {POSITIVE} 2.0)", id="sizes-float"),
+    pytest.param(Sizes, {"square": "no"}, f"square {TRUTH} 'no')", id="sizes-square"),
+    pytest.param(
+        Padding, {"mode": "edge"}, "padding is one of reflect, replicate, zeros (got 'edge')", id="padding-mode"
+    ),
+    pytest.param(Padding, {"side": None}, "padding is one of both, end (got None)", id="padding-side"),
+]
+
+
+@pytest.mark.parametrize(("make", "fields", "message"), REFUSED)
+def test_what_a_field_must_be(make, fields, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make(**fields)
+
+
+ABSENT = [
+    pytest.param(MLPDecoder, {"channels": None, "out_dim": None}, id="mlp"),
+    pytest.param(SegmentationHead, {"num_classes": 2, "channel_list": None}, id="segmentation"),
+    pytest.param(RegressionHead, {"channel_list": None, "final_act": None}, id="regression"),
+    pytest.param(ClassificationHead, {"num_classes": 2, "dim_list": None}, id="classification"),
+    pytest.param(ReshapeTokensToImage, {"effective_time_dim": None, "h": None}, id="reshape"),
+    pytest.param(timm, {"out_indices": None, "output_stride": None, "img_size": None}, id="timm"),
+    pytest.param(Sizes, {"height": None, "width": None}, id="sizes"),
+]
+
+
+@pytest.mark.parametrize(("make", "fields"), ABSENT)
+def test_what_may_be_absent(make, fields):
+    made = make(**fields)
+    assert {name: getattr(made, name) for name in fields} == fields
+
+
+def test_one_feature_is_a_list_of_one():
+    assert custom(FEATURE).features == custom([FEATURE]).features == Facts(features=FEATURE).features == (FEATURE,)
