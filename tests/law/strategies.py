@@ -62,6 +62,17 @@ def runs(examples: int) -> list:
     ]
 
 
+@st.composite
+def sizes(draw, stride: int = 1) -> composer.Sizes:
+    """What an encoder may ask of an image of this stride: often nothing, and mostly what a pyramid could meet."""
+    sides = st.none() | st.sampled_from((64 // stride, 64 // stride, 32 // stride, 30 // stride))
+    fixed = {"height": sides, "width": sides}
+    square = {"square": st.just(True)}
+    grid = {"multiple": st.sampled_from((1, 2, 3, 3, 16)), "least": st.sampled_from((1, 24))}
+    asked = draw(st.sampled_from(({}, {}, {}, fixed, square, square | grid, grid, fixed | square | grid)))
+    return composer.Sizes(**{name: draw(values) for name, values in asked.items()})
+
+
 widths = st.sampled_from((1, 2, 6, 16))
 maybe_widths = st.none() | st.lists(widths, max_size=2)
 rates = st.sampled_from((0.0, 0.3))
@@ -153,16 +164,20 @@ JOINS = (composer.ConcatFeatures, composer.AddFeatures)
 
 @st.composite
 def branches(draw) -> tuple[tuple[Feature, ...], ...]:
-    """Inputs for a join: mostly alike but for their channels and rounding, now and then not."""
-    first = draw(levels())
+    """Inputs for a join: mostly alike but for their channels and rounding, now and then not, or spread by torch."""
+    first = draw(levels(draw(st.sampled_from(("b c h w", "b c h w", "b t c h w")))))
     count = draw(st.sampled_from((1, 2, 2, 2, 3)))
     others = []
     for _ in range(count - 1):
-        like = draw(st.sampled_from(("same", "widths", "strides", "other")))
+        like = draw(st.sampled_from(("same", "widths", "single", "frame", "strides", "other")))
         if like == "other":
             others.append(draw(levels()))
         elif like == "same":
             others.append(first)
+        elif like == "single":
+            others.append(tuple(rewidened(f, 1) for f in first))
+        elif like == "frame":
+            others.append(tuple(evolve(f, frames=1) for f in first))
         elif like == "strides":
             others.append(tuple(f if f.stride is None else evolve(f, stride=f.stride * 2) for f in first))
         else:

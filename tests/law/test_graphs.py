@@ -13,20 +13,23 @@ from hypothesis import strategies as st
 import composer
 from composer.contracts import Refusal
 from composer.graph import Node, Shared
-from tests.law.strategies import HEADS, JOINS, PARTS, levels, parts_for, runs
+from tests.law.strategies import HEADS, JOINS, PARTS, levels, parts_for, runs, sizes
 from tests.law.toys import Toy
 
 NECKS = (
     *(part for part in PARTS if issubclass(part, composer.Neck) and part not in JOINS),
     # Takes four maps and nothing else, so it would hardly ever fit.
     *[composer.LearnedInterpolateToPyramidal] * 4,
+    # Tokens are one layout of many.
+    *[composer.ReshapeTokensToImage] * 2,
 )
 DECODERS = (*(part for part in PARTS if issubclass(part, composer.Decoder)), composer.MLPDecoder)
 
 SHAPES = {"one input", "two inputs", "half resolution", "shared", "joined", "aux", "two outputs", "not rescaled"}
-"""What graphs are made of besides parts. Each must have been drawn in a graph that was accepted."""
+SIZES = {"fixed height", "fixed width", "square", "least", "multiple of 3"}
+"""What graphs are made of besides parts, and what they ask of sizes. Each must have been drawn in an accepted graph."""
 
-RULES = {"layout", "count", "index", "reference", "cycle", "unused", "name", "output", "share", "join", "head"}
+RULES = {"layout", "count", "index", "reference", "cycle", "unused", "name", "output", "share", "join", "head", "sizes"}
 """Rules by which whole graphs are refused. Each must have been drawn; others may be."""
 
 
@@ -75,14 +78,15 @@ class Builder:
 
     def branches(self):
         pyramid = self.draw(levels())
-        self.add("one", Toy(features=pyramid), ("first",))
+        self.add("one", Toy(features=pyramid, sizes=self.draw(sizes())), ("first",))
         if self.draw(st.booleans()):
             return
         stride = self.draw(st.sampled_from((1, 2)))
         self.inputs["second"] = composer.Image(channels=3, stride=stride)
         self.given["second"] = (self.inputs["second"].feature,)
         alike = tuple(f if f.stride is None else evolve(f, stride=f.stride / stride) for f in pyramid)
-        part = self.draw(st.sampled_from((Shared("one"), Toy(features=alike), Toy(features=self.draw(levels())))))
+        given = self.draw(st.sampled_from((None, alike, self.draw(levels()))))
+        part = Shared("one") if given is None else Toy(features=given, sizes=self.draw(sizes(stride)))
         self.add("two", part, ("second",))
         self.append(JOINS, after="one", beside=("two",))
 
@@ -146,12 +150,13 @@ def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
             drawn["accepted"] += 1
             drawn.update(type(node.part) for node in graph.nodes)
             drawn.update(shapes_of(graph))
+            drawn.update(sizes_of(typed.sizes))
             check(data, typed)
 
     holds()
 
-    assert drawn.keys() >= {*PARTS, *SHAPES, *RULES}
-    assert drawn["accepted"] > 100
+    assert drawn.keys() >= {*PARTS, *SHAPES, *SIZES, *RULES}
+    assert drawn["accepted"] > 100, drawn
 
 
 def shapes_of(graph):
@@ -167,13 +172,24 @@ def shapes_of(graph):
     yield from (name for name, holds in facts.items() if holds)
 
 
+def sizes_of(taken):
+    facts = {
+        "fixed height": taken.height is not None,
+        "fixed width": taken.width is not None,
+        "square": taken.square and taken.height is None,
+        "least": taken.least > taken.multiple,
+        "multiple of 3": taken.multiple % 3 == 0,
+    }
+    yield from (name for name, holds in facts.items() if holds)
+
+
 def check(data, typed):
     """Every edge of a forward pass at any size, padded as need be, is what was inferred; so is every output."""
-    unit = typed.unit if len(typed.graph.inputs) > 1 else 1
-    height, width = (unit * data.draw(st.integers(1, 70 // unit), label="side") for _ in range(2))
+    unit = max(int(image.stride) for _, image in typed.graph.inputs)
+    largest = [min(70, fixed or 70) // unit for fixed in (typed.sizes.height, typed.sizes.width)]
+    height, width = (unit * data.draw(st.integers(1, cells), label="side") for cells in largest)
+    # Where a square has one fixed side the other is fixed too, so nothing drawn here is too large to be padded.
     padded = typed.sizes.nearest(height, width)
-    if padded is None:
-        return
     model = composer.build(typed).eval().to("meta")
     edges = recorded(model)
     images = {

@@ -9,19 +9,22 @@ from torch.nn import functional as F
 
 import composer
 from composer.feature import Feature
+from composer.sizes import ANY, Sizes
 
 
 @frozen(kw_only=True)
 class Toy(composer.Encoder):
-    """Gives `features` of an image of `channels`."""
+    """Gives `features` of an image of `channels`, at the sizes that it says."""
 
     features: tuple[Feature, ...]
     channels: int = 3
+    sizes: Sizes = ANY
 
 
 @composer.contract.register(Toy)
 def _(toy, image):
-    return composer.contract(composer.Facts(features=toy.features, channels=toy.channels), image)
+    facts = composer.Facts(features=toy.features, channels=toy.channels, sizes=toy.sizes)
+    return composer.contract(facts, image)
 
 
 @composer.module.register(Toy)
