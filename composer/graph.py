@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
-from attrs.validators import optional
 
 from composer.feature import Image
 from composer.parts import Decoder, Encoder, Head, Neck, Part
@@ -168,8 +167,7 @@ class Graph:
     nodes: tuple[Node, ...] = field(converter=tuple[Node, ...])
     outputs: tuple[str, ...] = field(converter=_names)
     auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
-    # None is what a text gives whose `rescale` cannot be read, which the reader has said.
-    rescale: bool = field(default=True, validator=optional(FLAG))  # type: ignore[arg-type]
+    rescale: bool = field(default=True, validator=FLAG)
     padding: Padding = field(factory=Padding)
     source: Source = field(factory=Source, eq=False, repr=False)
 
@@ -215,8 +213,7 @@ def chain_names(parts: tuple[Part, ...]) -> list[str]:
     return [("encoder", f"necks[{index - 1}]", "decoder", "head")[rank] for index, rank in enumerate(order)]
 
 
-# A head alone is what a text gives whose decoder is missing, which the reader has said.
-_BRANCHES = ((Decoder,), (Decoder, Head), (Head,))
+_BRANCHES = ((Decoder,), (Decoder, Head))
 
 
 def _branch(label: str, parts: Sequence[Part]) -> Sequence[Part]:

@@ -83,7 +83,7 @@ ENCODERS_OF = {
         _name=st.sampled_from(["resnet18", "vit_small_patch16_224.augreg_in21k", "hf-hub:timm/x"])
         | strings.filter(bool),
         out_indices=st.none() | st.lists(indices, min_size=1, max_size=5),
-        pretrained=truths | strings,
+        pretrained=truths | strings.filter(bool),
         output_stride=st.none() | st.integers(1, 64),
         img_size=sides,
         tokens=truths,

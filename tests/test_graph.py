@@ -20,6 +20,7 @@ REFUSED = [
     pytest.param({"outputs": "enc"}, "outputs must be a list of names (got 'enc')", id="outputs"),
     pytest.param({"rescale": "no"}, "rescale must be true or false (got 'no')", id="rescale-string"),
     pytest.param({"rescale": 1}, "rescale must be true or false (got 1)", id="rescale-number"),
+    pytest.param({"rescale": None}, "rescale must be true or false (got None)", id="rescale-none"),
 ]
 
 
@@ -40,6 +41,7 @@ WRONG = [
     pytest.param((), "nothing", id="empty"),
     pytest.param([AddBottleneckLayer()], "AddBottleneckLayer", id="neck"),
     pytest.param((AddBottleneckLayer(), DECODER), "AddBottleneckLayer, FCNDecoder", id="neck-first"),
+    pytest.param((HEAD,), "RegressionHead", id="head-alone"),
     pytest.param((HEAD, HEAD), "RegressionHead, RegressionHead", id="two-heads"),
     pytest.param((DECODER, HEAD, HEAD), "FCNDecoder, RegressionHead, RegressionHead", id="a-second-head"),
     pytest.param((DECODER, DECODER), "FCNDecoder, FCNDecoder", id="two-decoders"),

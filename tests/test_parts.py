@@ -72,6 +72,15 @@ REFUSED = [
     ),
     pytest.param(timm, {"features_only": "no"}, f"features_only {TRUTH} 'no')", id="features-only"),
     pytest.param(timm, {"tokens": 1}, f"tokens {TRUTH} 1)", id="tokens"),
+    pytest.param(
+        timm, {"pretrained": 1}, "pretrained must be true, false or the path of a weights file (got 1)", id="pretrained"
+    ),
+    pytest.param(
+        timm,
+        {"pretrained": ""},
+        "pretrained must be true, false or the path of a weights file (got '')",
+        id="pretrained-empty",
+    ),
     barred("pretrained", FIELD),
     barred("features_only", FIELD),
     barred("out_indices", FIELD),

@@ -71,6 +71,11 @@ def _network_name(_: object, __: object, value: Any) -> None:
         raise ValueError(f"name must be the name of a network, such as 'resnet50' (got {value!r})")
 
 
+def _weights(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool | str) or value == "":
+        raise ValueError(f"{attribute.name} must be true, false or the path of a weights file (got {value!r})")
+
+
 @frozen
 class Timm(Probed):
     """A network of timm, as an encoder: `timm/NAME`.
@@ -88,7 +93,7 @@ class Timm(Probed):
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
-    pretrained: bool | str = field(default=False, kw_only=True)
+    pretrained: bool | str = field(default=False, validator=_weights, kw_only=True)
     output_stride: int | None = field(default=None, validator=Whole(1, 64, optional=True), kw_only=True)
     img_size: tuple[int, int] | None = field(default=None, converter=_sides, validator=_SIDE, kw_only=True)
     features_only: bool = field(default=False, validator=FLAG, kw_only=True)

@@ -52,6 +52,8 @@ def _branch(reader: Reader, label: str, tree: Tree) -> Iterator[Part]:
     elif isinstance(tree, Mapping) and not misspelled("decoder", map(named, unknown)):
         reader.findings.add("missing", "a branch needs a decoder.", path, tree, repair="add decoder: FCNDecoder")
     if "head" in kinds:
+        if "decoder" not in kinds:
+            yield reader.part(None, f"{path}.decoder", "decoder")
         yield reader.part(kinds["head"], f"{path}.head", "head")
 
 

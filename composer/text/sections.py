@@ -102,7 +102,7 @@ class Reader:
         given: dict[str, Any] = {}
         rescale, padding = self.root.get("rescale"), self.root.get("padding")
         if rescale is not None:
-            given["rescale"] = take(TRUTH, rescale, "rescale", self.findings)
+            given["rescale"] = take(TRUTH, rescale, "rescale", self.findings) is not False
         if isinstance(padding, Mapping):
             self.findings.mark("padding", padding)
             made = declared(Padding, "padding", padding, "padding", padding, self.findings)
