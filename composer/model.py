@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.feature import Feature
-from composer.graph import Graph, Node, Shared
-from composer.modules.containers import hang, segments
+from composer.graph import Graph
+from composer.modules.containers import hang
 from composer.modules.padding import crop, pad_axis
-from composer.parts import Custom, Encoder
+from composer.plan import End, Input, Step, end_of, input_of, step_of
 from composer.sizes import round_up
 from composer.typed import Typed, kept_cells, too_large
 
@@ -26,44 +24,6 @@ class ModelOutput(NamedTuple):
 
     output: Any
     auxiliary_heads: dict[str, Tensor]
-
-
-class _Input(NamedTuple):
-    """An image that the model takes: its layout's rank, and its stride as numerator and denominator."""
-
-    name: str
-    shape: str
-    dims: int
-    channels: int
-    numerator: int
-    denominator: int
-
-
-class _Step(NamedTuple):
-    """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called."""
-
-    name: str
-    path: tuple[str, ...]
-    inputs: tuple[str, ...]
-    named: tuple[tuple[str, str], ...]
-    takes_image: bool
-    takes_size: bool
-    foreign: bool
-
-
-class _End(NamedTuple):
-    """A node whose feature leaves the model."""
-
-    node: str
-    feature: Feature
-    rescale: bool
-    interpolate: bool
-
-    def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
-        """What was promised for a padded image, but for the batch; None where the image's size is a symbol."""
-        if any(type(side) is not int for side in padded):
-            return None
-        return self.feature.shape(1, *padded)[1:]
 
 
 class Model(nn.Module):
@@ -79,9 +39,9 @@ class Model(nn.Module):
         self.typed = typed
         hang(self, modules)
         self._frozen: frozenset[str] = frozenset()
-        self._inputs = tuple(_input(name, image.feature) for name, image in self.graph.inputs)
-        self._steps = tuple(_step(node, self.graph, modules) for node in typed.order)
-        self._ends = {end: _end(typed, end) for end in typed.ends}
+        self._inputs = tuple(input_of(name, image.feature) for name, image in self.graph.inputs)
+        self._steps = tuple(step_of(node, self.graph, modules) for node in typed.order)
+        self._ends = {end: end_of(typed, end) for end in typed.ends}
         self._unit = typed.unit
 
     @property
@@ -181,13 +141,13 @@ class Model(nn.Module):
             sizes.width or round_up(width, multiple, least, _larger),
         )
 
-    def _pad(self, one: _Input, image: Tensor, before: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    def _pad(self, one: Input, image: Tensor, before: tuple[int, int], padded: tuple[int, int]) -> Tensor:
         for axis, start, target in zip((-2, -1), before, padded, strict=True):
             cells = [pixels * one.denominator // one.numerator for pixels in (start, target)]
             image = pad_axis(image, axis, cells[0], cells[1], self.graph.padding.mode)
         return image
 
-    def _run(self, step: _Step, features: Mapping[str, Sequence[Tensor]], padded: tuple[int, int]) -> Sequence[Tensor]:
+    def _run(self, step: Step, features: Mapping[str, Sequence[Tensor]], padded: tuple[int, int]) -> Sequence[Tensor]:
         child: Any = self
         for name in step.path:
             child = getattr(child, name)
@@ -202,7 +162,7 @@ class Model(nn.Module):
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
     def _finish(
-        self, end: _End, x: Tensor, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
+        self, end: End, x: Tensor, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
     ) -> Tensor:
         promised = end.shape(padded)
         if promised is not None and tuple(x.shape[1:]) != promised:
@@ -231,44 +191,6 @@ def _larger(one: int, other: int) -> int:
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return one if statically_known_true(one >= other) else cast(int, torch.sym_max(one, other))
-
-
-def _input(name: str, feature: Feature) -> _Input:
-    assert feature.stride is not None
-    letters = [
-        str(feature.channels) if a == "c" else str(feature.frames) if a == "t" else a for a in feature.axes.split()
-    ]
-    return _Input(
-        name,
-        f"({', '.join(letters)})",
-        len(letters),
-        feature.channels,
-        feature.stride.numerator,
-        feature.stride.denominator,
-    )
-
-
-def _step(node: Node, graph: Graph, modules: Mapping[str, nn.Module]) -> _Step:
-    owner = node.part.node if isinstance(node.part, Shared) else node.name
-    part = next(other.part for other in graph.nodes if other.name == owner)
-    return _Step(
-        name=node.name,
-        path=segments(owner),
-        inputs=node.positional,
-        named=node.named,
-        takes_image=isinstance(part, Encoder),
-        takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner].forward),
-        foreign=isinstance(part, Custom),
-    )
-
-
-def _has_image_size(forward: Callable[..., Any]) -> bool:
-    return "image_size" in signature(forward).parameters
-
-
-def _end(typed: Typed, name: str) -> _End:
-    (feature,) = typed.features[name]
-    return _End(name, feature, rescale=typed.rescaled(feature), interpolate=feature.stride != 1)
 
 
 def _is_within(name: str, node: str) -> bool:

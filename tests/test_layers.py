@@ -21,7 +21,7 @@ STAGES = (
     ("text", "contracts"),
     ("typed", "facts", "inference"),
     ("modules",),
-    ("model",),
+    ("plan", "model"),
     ("building",),
     ("weights", "adapters"),
     ("commands", "__main__"),

@@ -8,11 +8,12 @@ from typing import Any
 
 import timm
 import torch
-from attrs import define, evolve
+from attrs import evolve
 from torch import Tensor, nn
 
 from composer.adapters.huggingface import check_reachable
-from composer.adapters.probing import Grids, strides_and_sizes
+from composer.adapters.probing import strides_and_sizes
+from composer.adapters.trial import Trial
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature, Features, counted
 from composer.modules.dispatch import module
@@ -74,7 +75,7 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
     encoder.eval()
     widths, reductions = _told(part, network, indices)
     axes = _layout(network) if part.features_only else MAP
-    trial = _Trial(encoder, channels, device, axes, widths)
+    trial = Trial(encoder, channels, device, axes, widths)
     found = strides_and_sizes(trial.grids_at, _default_size(part, network), reductions)
     if found is None:
         if device == "meta":
@@ -94,30 +95,6 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
         mean=network.pretrained_cfg["mean"],
         std=network.pretrained_cfg["std"],
     )
-
-
-@define
-class _Trial:
-    """Runs a network at image sizes that it may not take, and keeps what it raised last."""
-
-    encoder: nn.Module
-    channels: int
-    device: str
-    axes: str
-    widths: tuple[int, ...]
-    error: Exception | None = None
-
-    def grids_at(self, height: int, width: int) -> Grids | None:
-        try:
-            with torch.no_grad():
-                maps = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))
-        except Exception as error:  # whatever a network raises at a size that it does not take
-            self.error = error
-            return None
-        # Some networks return garbage at a size they do not take, and its width gives them away.
-        at = self.axes.split().index("c")
-        fits = all(x.dim() == 4 and x.shape[at] == c for x, c in zip(maps, self.widths, strict=True))
-        return tuple(_grid(x, self.axes) for x in maps) if fits else None
 
 
 def _as_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:
@@ -143,11 +120,6 @@ def _told(part: Timm, network: Any, indices: tuple[int, ...]) -> tuple[tuple[int
         return tuple(network.feature_info.channels()), tuple(network.feature_info.reduction())
     infos = [network.feature_info[index] for index in indices]
     return tuple(info["num_chs"] for info in infos), tuple(info["reduction"] for info in infos)
-
-
-def _grid(x: Tensor, axes: str) -> tuple[int, int]:
-    names_of_axes = axes.split()
-    return x.shape[names_of_axes.index("h")], x.shape[names_of_axes.index("w")]
 
 
 def _layout(network: nn.Module) -> str:

@@ -1,0 +1,39 @@
+"""Running a network at image sizes that it may not take. B batch, C channels, H and W cells."""
+
+from __future__ import annotations
+
+import torch
+from attrs import define
+from torch import Tensor, nn
+
+from composer.adapters.probing import Grids
+
+
+@define
+class Trial:
+    """Runs a network at image sizes that it may not take, and keeps what it raised last."""
+
+    encoder: nn.Module
+    channels: int
+    device: str
+    axes: str
+    widths: tuple[int, ...]
+    error: Exception | None = None
+
+    def grids_at(self, height: int, width: int) -> Grids | None:
+        """The grids of all levels for an image of (height, width), or None where the network does not take it."""
+        try:
+            with torch.no_grad():
+                maps = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))
+        except Exception as error:  # whatever a network raises at a size that it does not take
+            self.error = error
+            return None
+        # Some networks return garbage at a size they do not take, and its width gives them away.
+        at = self.axes.split().index("c")
+        fits = all(x.dim() == 4 and x.shape[at] == c for x, c in zip(maps, self.widths, strict=True))
+        return tuple(_grid(x, self.axes) for x in maps) if fits else None
+
+
+def _grid(x: Tensor, axes: str) -> tuple[int, int]:
+    names_of_axes = axes.split()
+    return x.shape[names_of_axes.index("h")], x.shape[names_of_axes.index("w")]

@@ -1,0 +1,97 @@
+"""What a model needs to know when it runs, worked out once when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from composer.feature import Feature
+from composer.graph import Graph, Node, Shared
+from composer.modules.containers import segments
+from composer.parts import Custom, Encoder
+from composer.typed import Typed
+
+
+class Input(NamedTuple):
+    """An image that the model takes: its layout's rank, and its stride as numerator and denominator."""
+
+    name: str
+    shape: str
+    dims: int
+    channels: int
+    numerator: int
+    denominator: int
+
+
+class Step(NamedTuple):
+    """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called."""
+
+    name: str
+    path: tuple[str, ...]
+    inputs: tuple[str, ...]
+    named: tuple[tuple[str, str], ...]
+    takes_image: bool
+    takes_size: bool
+    foreign: bool
+
+
+class End(NamedTuple):
+    """A node whose feature leaves the model."""
+
+    node: str
+    feature: Feature
+    rescale: bool
+    interpolate: bool
+
+    def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
+        """What was promised for a padded image, but for the batch; None where the image's size is a symbol."""
+        if any(type(side) is not int for side in padded):
+            return None
+        return self.feature.shape(1, *padded)[1:]
+
+
+def input_of(name: str, feature: Feature) -> Input:
+    """The plan of an input, from what its image is as a feature."""
+    assert feature.stride is not None
+    letters = [
+        str(feature.channels) if a == "c" else str(feature.frames) if a == "t" else a for a in feature.axes.split()
+    ]
+    return Input(
+        name,
+        f"({', '.join(letters)})",
+        len(letters),
+        feature.channels,
+        feature.stride.numerator,
+        feature.stride.denominator,
+    )
+
+
+def step_of(node: Node, graph: Graph, modules: Mapping[str, nn.Module]) -> Step:
+    """The plan of a node, for the module that runs there: its own, or the one that it shares."""
+    owner = node.part.node if isinstance(node.part, Shared) else node.name
+    part = next(other.part for other in graph.nodes if other.name == owner)
+    return Step(
+        name=node.name,
+        path=segments(owner),
+        inputs=node.positional,
+        named=node.named,
+        takes_image=isinstance(part, Encoder),
+        takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner].forward),
+        foreign=isinstance(part, Custom),
+    )
+
+
+def _has_image_size(forward: Callable[..., Any]) -> bool:
+    try:
+        return "image_size" in signature(forward).parameters
+    except ValueError:  # what is compiled may have no signature
+        return False
+
+
+def end_of(typed: Typed, name: str) -> End:
+    """The plan of an output, or of an auxiliary one."""
+    (feature,) = typed.features[name]
+    return End(name, feature, rescale=typed.rescaled(feature), interpolate=feature.stride != 1)
