@@ -39,18 +39,25 @@ class Step(NamedTuple):
 
 
 class End(NamedTuple):
-    """A node whose feature leaves the model."""
+    """A node whose feature leaves the model: a map, or a vector, which has no grid."""
 
     node: str
     feature: Feature
     rescale: bool
     interpolate: bool
+    channels: int
+    grid: tuple[int, int] | None
 
     def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
         """What was promised for a padded image, but for the batch; None where the image's size is a symbol."""
         if any(type(side) is not int for side in padded):
             return None
-        return self.feature.shape(1, *padded)[1:]
+        if self.grid is None:
+            return (self.channels,)
+        # In whole numbers, because this runs with every image, and fractions take their time.
+        pixels, cells = self.grid
+        up = pixels - 1 if self.feature.rounding == "ceil" else 0
+        return (self.channels, *((side * cells + up) // pixels for side in padded))
 
 
 def input_of(name: str, feature: Feature) -> Input:
@@ -94,4 +101,12 @@ def _has_image_size(forward: Callable[..., Any]) -> bool:
 def end_of(typed: Typed, name: str) -> End:
     """The plan of an output, or of an auxiliary one."""
     (feature,) = typed.features[name]
-    return End(name, feature, rescale=typed.rescaled(feature), interpolate=feature.stride != 1)
+    stride = feature.stride
+    return End(
+        node=name,
+        feature=feature,
+        rescale=typed.rescaled(feature),
+        interpolate=stride != 1,
+        channels=feature.channels,
+        grid=None if stride is None else (stride.numerator, stride.denominator),
+    )
