@@ -8,6 +8,7 @@ from attrs import evolve
 
 from composer.contracts.dispatch import contract
 from composer.contracts.rules import (
+    Kind,
     Outcome,
     Promise,
     Refusal,
@@ -70,8 +71,6 @@ def _pooled(feature: Feature, kernel: int) -> tuple[Feature, Sizes]:
 
 @contract.register(LearnedInterpolateToPyramidal)
 def _(neck: LearnedInterpolateToPyramidal, features: Features) -> Outcome:
-    if refusal := maps_only(features):
-        return refusal
     if len(features) != 4:
         return Refusal(
             code="count",
@@ -80,6 +79,10 @@ def _(neck: LearnedInterpolateToPyramidal, features: Features) -> Outcome:
             repair=_four_levels(len(features)),
         )
     first, second, third, fourth = features
+    # The first two are convolved; the fourth would be pooled along whatever axes come last, the third passes through.
+    unpooled: Kind = "policy" if is_map(fourth) else "lies"
+    if refusal := maps_only(features, unpooled if is_map(first) and is_map(second) else "impossible"):
+        return refusal
     if first.channels < 4 or second.channels < 2:
         return too_narrow("quarters the channels of the first map and halves the second's, so they need 4 and 2")
     pooled, least = _pooled(fourth, 2)

@@ -83,10 +83,13 @@ def test_a_part_keeps_its_promise_and_refuses_with_cause(part_class, run):
     holds()
 
     refused = {outcome for outcome in drawn if outcome[0] != "accepted"}
-    assert {(code, kind) for code, kind, _ in refused} == RULES[part_class]
+    assert {(code, kind) for code, kind, _ in refused} - RARE.get(part_class, set()) == RULES[part_class]
     assert {(code, kind, SHOWN_BY[kind]) for code, kind in RULES[part_class]} <= refused
     assert drawn["accepted", "cpu"] > 0
 
+
+RARE = {composer.LearnedInterpolateToPyramidal: {("layout", "lies"), ("layout", "policy")}}
+"""Rules that need the third or the fourth feature alone to be no map, which only the soak draws often enough."""
 
 SHOWN_BY = {"impossible": "raised", "lies": "ran", "policy": "ran"}
 """What a refusal must have done when forced: always, but for one that lies, which may raise for some inputs."""
@@ -114,11 +117,13 @@ def check_refusal(data, part, inputs, refusal):
     """Forced through, a refusal of each kind shows that it was right. Gives what happened: it raised or it ran."""
     edges = [feature for features in inputs for feature in features]
     sizes = intersect([("edge", whole(f)) for f in edges])
-    height, width = draw_size(data, sizes, cells=2 * max([1, *(int(f.stride) for f in edges if f.stride)]))
+    height, width = draw_size(
+        data, sizes, cells=room(part, inputs) * max([1, *(int(f.stride) for f in edges if f.stride)])
+    )
     assume(len({*(f.channels for f in edges), BATCH} & {side for f in edges for side in grid(f, height, width)}) == 0)
     try:
         # The meta device lets a convolution have channels that are not its own; interpolation needs no values.
-        device = "meta" if isinstance(part, composer.InterpolateToPyramidal) else "cpu"
+        device = "meta" if isinstance(part, composer.InterpolateToPyramidal | composer.MaxpoolToPyramidal) else "cpu"
         out = [tuple(x.shape) for x in forced(part, inputs, height, width, device)]
     except Exception as error:
         assert refusal.kind in ("impossible", "lies"), f"{refusal} is no {refusal.kind}: {error!r}"
@@ -141,6 +146,11 @@ COMPOSER = Path(composer.__file__).parent
 BATCH = 3
 FEW = 100_000
 """How many numbers the CPU computes with at most."""
+
+
+def room(part, inputs):
+    """Cells per side that leave at least two after all pooling."""
+    return 2 * (part.kernel_size ** (len(inputs[0]) - 1) if isinstance(part, composer.MaxpoolToPyramidal) else 1)
 
 
 def draw_size(data, sizes, cells=1):
