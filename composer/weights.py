@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type
     """
     target = Path(file)
     spec = write(model.graph, parts=parts)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    unfinished = target.with_name(f".{target.name}.{token_hex(8)}")
     try:
         save_file(_own_storage(model.state_dict()), unfinished, metadata={"format": "pt", SPEC: spec})
         unfinished.replace(target)
