@@ -17,6 +17,7 @@ CHANNELS_LAST = "b h w c"
 TOKENS = "b n c"
 VECTOR = "b c"
 FRAMES = "b c t h w"
+"""The layout of an image with frames. What a network gives for each frame alone has its frames in front, `"b t …"`."""
 
 
 def fraction(value: int | str | Fraction) -> Fraction:
@@ -41,8 +42,7 @@ def _known_axes(_: object, __: Attribute[str], axes: str) -> None:
         len(set(names)) == len(names)
         and {"b", "c"} <= set(names) <= set("bchwtn")
         and len(spatial) in (0, 2)
-        and not ("n" in names and (spatial or "t" in names))
-        and not ("t" in names and not spatial)
+        and not ("n" in names and spatial)
     )
     if not lawful:
         raise ValueError(f"axes must be a layout such as {MAP!r}, {TOKENS!r} or {VECTOR!r} (got {axes!r})")
@@ -58,10 +58,11 @@ class Feature:
     """What one tensor promises: a layout, `channels`, and its grid as a function of the image.
 
     `axes` is the layout as an einops pattern, in any order: a map `"b c h w"`, a channels-last map
-    `"b h w c"`, tokens `"b n c"`, a vector `"b c"`, a map per frame `"b t c h w"`. `stride` is image
-    pixels per cell, per side, so `h = H / stride` and `w = W / stride`; it is None exactly for a vector.
-    `rounding` says what a quotient that is not whole becomes; `exact` means the graph's sizes exclude it.
-    `prefix` counts the tokens before the grid (class token, registers), and `n = prefix + frames * h * w`.
+    `"b h w c"`, tokens `"b n c"`, a vector `"b c"`; a map, tokens or a vector per frame `"b t c h w"`, `"b t n c"`,
+    `"b t c"`. `stride` is image pixels per cell, per side, so `h = H / stride` and `w = W / stride`; it is None
+    exactly for vectors. `rounding` says what a quotient that is not whole becomes; `exact` means the graph's sizes
+    exclude it. `prefix` counts the tokens before the grid (class token, registers): `n = prefix + h * w` where `t` is
+    an axis of its own, and `n = prefix + frames * h * w` where the frames are among the tokens.
 
     Raises ValueError where the fields contradict each other.
     """
@@ -97,7 +98,8 @@ class Feature:
         sizes = {"b": batch, "c": self.channels, "t": self.frames}
         if self.stride is not None:
             sizes["h"], sizes["w"] = self.cells(height), self.cells(width)
-            sizes["n"] = self.prefix + self.frames * sizes["h"] * sizes["w"]
+            frames = 1 if "t" in self.axes else self.frames
+            sizes["n"] = self.prefix + frames * sizes["h"] * sizes["w"]
         return tuple(sizes[axis] for axis in self.axes.split())
 
 

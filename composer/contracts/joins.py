@@ -21,9 +21,16 @@ def _(neck: AddFeatures, *branches: Features) -> Outcome:
     refusal = _joinable(branches) or _equal_channels(branches)
     if refusal is None:
         return _joined(branches, concatenated=False)
+    if refusal.code == "join" and any(map(_of_unlike_rank, zip(*branches, strict=False))):
+        # torch aligns axes from the last one on, so that the batch of one branch may meet the frames of another.
+        return evolve(refusal, kind="lies")
     # torch spreads a single channel or frame over the others, which nobody has asked for.
-    spread = refusal.code in ("join", "channels") and all(map(_spreads, zip(*branches, strict=True)))
+    spread = refusal.code in ("join", "channels") and all(map(_spreads, zip(*branches, strict=False)))
     return evolve(refusal, kind="policy") if spread else refusal
+
+
+def _of_unlike_rank(level: Features) -> bool:
+    return len({len(f.axes.split()) for f in level}) > 1
 
 
 def _spreads(level: Features) -> bool:

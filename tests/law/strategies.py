@@ -14,7 +14,7 @@ from composer.feature import MAP, Feature
 
 # Primes that no grid drawn here and no batch has, so that a channel is never taken for a row by accident.
 CHANNELS = (11, 13, 17, 19, 23, 29)
-LAYOUTS = ("b c h w", "b h w c", "b n c", "b c", "b t c h w", "b c t h w", "b c n", "b w c h")
+LAYOUTS = ("b c h w", "b h w c", "b n c", "b c", "b t c h w", "b c t h w", "b c n", "b w c h", "b t n c", "b t c")
 STRIDES = tuple(map(Fraction, (1, 2, 4, 8, 16)))
 
 
@@ -24,7 +24,8 @@ def features(draw, axes: str | None = None, stride: Fraction | None = None) -> F
     axes = axes or draw(st.sampled_from(LAYOUTS))
     names = axes.split()
     if "n" not in names and "h" not in names:
-        return Feature(channels=draw(st.sampled_from(CHANNELS)), axes=axes, stride=None)
+        frames = draw(st.sampled_from((1, 3))) if "t" in names else 1
+        return Feature(channels=draw(st.sampled_from(CHANNELS)), axes=axes, stride=None, frames=frames)
     return Feature(
         channels=draw(st.sampled_from(CHANNELS)),
         axes=axes,
@@ -169,7 +170,7 @@ def branches(draw) -> tuple[tuple[Feature, ...], ...]:
     count = draw(st.sampled_from((1, 2, 2, 2, 3)))
     others = []
     for _ in range(count - 1):
-        like = draw(st.sampled_from(("same", "widths", "single", "frame", "strides", "other")))
+        like = draw(st.sampled_from(("same", "widths", "single", "frame", "frameless", "strides", "other")))
         if like == "other":
             others.append(draw(levels()))
         elif like == "same":
@@ -178,6 +179,8 @@ def branches(draw) -> tuple[tuple[Feature, ...], ...]:
             others.append(tuple(rewidened(f, 1) for f in first))
         elif like == "frame":
             others.append(tuple(evolve(f, frames=1) for f in first))
+        elif like == "frameless":
+            others.append(tuple(evolve(f, frames=1, axes=f.axes.replace(" t", "")) for f in first))
         elif like == "strides":
             others.append(tuple(f if f.stride is None else evolve(f, stride=f.stride * 2) for f in first))
         else:

@@ -41,6 +41,7 @@ RULES = {
         ("inputs", "policy"),
         ("count", "impossible"),
         ("join", "impossible"),
+        ("join", "lies"),
         ("join", "policy"),
         ("channels", "impossible"),
         ("channels", "policy"),
@@ -120,7 +121,8 @@ def check_refusal(data, part, inputs, refusal):
     height, width = draw_size(
         data, sizes, cells=room(part, inputs) * max([1, *(int(f.stride) for f in edges if f.stride)])
     )
-    assume(len({*(f.channels for f in edges), BATCH} & {side for f in edges for side in grid(f, height, width)}) == 0)
+    lengths = {length for f in edges for length in grid(f, height, width)}
+    assume(not lengths & {*(f.channels for f in edges), BATCH})
     try:
         # The meta device lets a convolution have channels that are not its own; interpolation needs no values.
         device = "meta" if isinstance(part, composer.InterpolateToPyramidal | composer.MaxpoolToPyramidal) else "cpu"
@@ -161,7 +163,11 @@ def draw_size(data, sizes, cells=1):
 
 
 def grid(feature, height, width):
-    return () if feature.stride is None else (feature.cells(height), feature.cells(width))
+    """The lengths of the axes on which the grid lies: rows and columns, and the tokens where it is laid out as such."""
+    if feature.stride is None:
+        return ()
+    shape = dict(zip(feature.axes.split(), feature.shape(BATCH, height, width), strict=True))
+    return (feature.cells(height), feature.cells(width), *([shape["n"]] if "n" in shape else []))
 
 
 def forced(part, inputs, height, width, device="meta"):
@@ -194,7 +200,7 @@ def scaled(feature, height, width, change):
     """The shape of a feature whose grid has changed, in whatever layout it is."""
     if feature.stride is None:
         return feature.shape(BATCH, height, width)
-    rows, columns = (change(side) for side in grid(feature, height, width))
+    rows, columns = (change(feature.cells(side)) for side in (height, width))
     unit = evolve(feature, stride=1, rounding="exact")
     return unit.shape(BATCH, rows, columns)
 
