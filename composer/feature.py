@@ -106,7 +106,8 @@ class Feature:
 Features = tuple[Feature, ...]
 
 
-def _image_size(value: object) -> tuple[int, int] | None:
+def height_and_width(name: str, value: object) -> tuple[int, int] | None:
+    """Two sides in pixels, or None. Raises ValueError, which names the field, for anything else."""
     if value is None:
         return None
     if (
@@ -114,8 +115,12 @@ def _image_size(value: object) -> tuple[int, int] | None:
         or len(value) != 2
         or any(type(side) is not int or side < 1 for side in value)
     ):
-        raise ValueError(f"size must be two whole numbers, height and width (got {value!r})")
+        raise ValueError(f"{name} must be two whole numbers, height and width (got {value!r})")
     return value[0], value[1]
+
+
+def _image_size(value: object) -> tuple[int, int] | None:
+    return height_and_width("size", value)
 
 
 def _frames(_: object, __: Attribute[int | None], value: int | None) -> None:

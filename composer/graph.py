@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from composer.feature import Image
+from composer.feature import Image, height_and_width
 from composer.parts import Decoder, Encoder, Head, Neck, Part
 from composer.parts.fields import FLAG
 from composer.problem import Source
@@ -153,14 +153,19 @@ def _names(value: Iterable[str]) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _crop(value: object) -> tuple[int, int] | None:
+    return height_and_width("crop", value)
+
+
 @frozen(kw_only=True)
 class Graph:
     """A model, as data.
 
     `inputs` maps names to images, `nodes` may stand in any order, `outputs` names the nodes whose features leave the
     model, `auxiliary` maps names to nodes whose output is wanted beside them. With `rescale`, pixel-wise output is
-    brought to the image's size. `padding` says how an image is brought to a size that the graph takes. `source`
-    says where the graph was read, and counts for nothing when graphs are compared.
+    brought to the image's size, and `crop`, (height, width), keeps the centre of it: so many reference pixels.
+    `padding` says how an image is brought to a size that the graph takes. `source` says where the graph was read, and
+    counts for nothing when graphs are compared.
     """
 
     inputs: tuple[tuple[str, Image], ...] = field(converter=_pairs)
@@ -168,6 +173,7 @@ class Graph:
     outputs: tuple[str, ...] = field(converter=_names)
     auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
     rescale: bool = field(default=True, validator=FLAG)
+    crop: tuple[int, int] | None = field(default=None, converter=_crop)
     padding: Padding = field(factory=Padding)
     source: Source = field(factory=Source, eq=False, repr=False)
 
@@ -177,6 +183,7 @@ def chain(
     aux: Mapping[str, Sequence[Part]] | None = None,
     input: Image | None = None,
     rescale: bool = True,
+    crop: tuple[int, int] | None = None,
     padding: Padding | None = None,
 ) -> Graph:
     """An encoder, necks, a decoder and a head, one after the other, as a graph.
@@ -201,6 +208,7 @@ def chain(
         outputs=(names[-1],),
         auxiliary=ends,
         rescale=rescale,
+        crop=crop,
         padding=padding or Padding(),
     )
 

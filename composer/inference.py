@@ -37,7 +37,7 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) 
     walk = _Walk(graph, _asking(describe))
     for node in ordered(graph):
         walk.visit(node)
-    problems = [*walk.problems, *_unfit_outputs(graph, walk.features)]
+    problems = [*walk.problems, *_unfit_outputs(graph, walk.features), *_unfit_crop(graph, walk.features)]
     sizes = intersect(_demands(graph, walk))
     if isinstance(sizes, Conflict):
         problems.append(_conflict(graph, sizes))
@@ -210,6 +210,8 @@ def _demands(graph: Graph, walk: _Walk) -> Iterator[tuple[str, Sizes]]:
     for name, image in graph.inputs:
         if image.size is not None:
             yield name, Sizes(height=image.size[0], width=image.size[1])
+    if graph.padding.multiple > 1:
+        yield "padding", Sizes(multiple=graph.padding.multiple)
     for name, features in walk.features.items():
         yield name, walk.sizes.get(name, Sizes())
         for feature in features:
@@ -226,6 +228,19 @@ def _conflict(graph: Graph, conflict: Conflict) -> Problem:
         got=str(conflict.second_sizes),
         repair="change the input's size or the encoder's img_size to one that both take",
     )
+
+
+def _unfit_crop(graph: Graph, features: Mapping[str, Features]) -> Iterator[Problem]:
+    """A crop of outputs none of which is at the image's size."""
+    outputs = [features.get(name) for name in (*graph.outputs, *(node for _, node in graph.auxiliary))]
+    is_map = any(given is None or given[0].axes == MAP for given in outputs)
+    if graph.crop is not None and not (graph.rescale and is_map):
+        yield Problem(
+            code="crop",
+            message="crop keeps the centre of output at the image's size, and no output is at it.",
+            place=graph.source.place("crop"),
+            repair="leave crop out" if graph.rescale else "rescale: true",
+        )
 
 
 def _unfit_outputs(graph: Graph, features: Mapping[str, Features]) -> Iterator[Problem]:

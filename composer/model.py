@@ -14,7 +14,7 @@ from composer.modules.containers import hang
 from composer.modules.padding import crop, pad_axis
 from composer.plan import End, Input, Step, end_of, input_of, step_of
 from composer.sizes import round_up
-from composer.typed import Typed, kept_cells, too_large
+from composer.typed import Typed, kept_cells, too_large, too_small
 
 
 class ModelOutput(NamedTuple):
@@ -161,6 +161,18 @@ class Model(nn.Module):
             out = child(*[features[source] for source in step.inputs], **named, **extra)
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
+    def _kept(
+        self, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
+    ) -> tuple[int, int, int, int]:
+        """What of the padded output leaves the model: top, left, height and width."""
+        kept = self.graph.crop
+        if kept is None:
+            return *before, *size
+        if size[0] < kept[0] or size[1] < kept[1]:
+            raise ValueError(too_small(kept, *size))
+        top, left = map(_centred, size, padded, before, kept)
+        return top, left, *kept
+
     def _finish(
         self, end: End, x: Tensor, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
     ) -> Tensor:
@@ -175,9 +187,19 @@ class Model(nn.Module):
         if end.rescale:
             if end.interpolate:
                 x = F.interpolate(x, size=padded, mode="bilinear")
-            return crop(x, *before, *size)
+            return crop(x, *self._kept(size, padded, before))
         rows, columns = (kept_cells(end.feature, pixels, start) for pixels, start in zip(size, before, strict=True))
         return crop(x, rows[0], columns[0], rows[1], columns[1])
+
+
+def _centred(side: int, padded: int, before: int, kept: int) -> int:
+    """Where the middle `kept` pixels of a side begin, that lies from `before` on in the padded one.
+
+    Where the padding is as even as it can be, the middle of the padded side is the same to within half a pixel, and
+    is taken, because that is what cropping the padded output gives.
+    """
+    around = padded - side
+    return (side + (around if before == around // 2 else 2 * before) - kept) // 2
 
 
 def _given(image: object) -> str:

@@ -145,11 +145,12 @@ class Padding:
 
     `mode`: `reflect` mirrors the image as far as it goes and repeats the edge beyond; `replicate` repeats the edge;
     `zeros` fills with 0. `side`: `both` puts half of the padding before the image (the smaller half where it is odd),
-    `end` puts all of it after.
+    `end` puts all of it after. `multiple` asks for sides that are whole multiples of it, beside what the graph takes.
     """
 
     mode: str = field(default="reflect", validator=_OneOf(PADDING_MODES))
     side: str = field(default="both", validator=_OneOf(PADDING_SIDES))
+    multiple: int = field(default=1, validator=_positive)
 
     def before(self, total: int, unit: int) -> int:
         """How much of `total` padding comes before the image: whole `unit`s, so that cells stay on the image's grid."""

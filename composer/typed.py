@@ -53,7 +53,7 @@ class Typed:
         """The exact shape of an output for images of `height` x `width` reference pixels, the batch as "b".
 
         `output` is a node of `outputs` or `auxiliary`. Raises ValueError for another name, and for an image that
-        is larger than the graph takes.
+        is larger than the graph takes, or smaller than the crop of its output.
         """
         if output not in self.ends:
             raise ValueError(f"{output!r} is no output of this graph; its outputs are {', '.join(self.ends)}")
@@ -66,9 +66,15 @@ class Typed:
         if feature.stride is None:
             return ("b", feature.channels)
         if self.rescaled(feature):
-            return ("b", feature.channels, height, width)
+            return ("b", feature.channels, *self._cropped(height, width))
         sides = (self._kept(feature, *side) for side in zip((height, width), padded, strict=True))
         return ("b", feature.channels, *sides)
+
+    def _cropped(self, height: int, width: int) -> tuple[int, int]:
+        crop = self.graph.crop
+        if crop is not None and (height < crop[0] or width < crop[1]):
+            raise ValueError(too_small(crop, height, width))
+        return crop or (height, width)
 
     def _kept(self, feature: Feature, pixels: int, padded: int) -> int:
         start, count = kept_cells(feature, pixels, self.graph.padding.before(padded - pixels, self.unit))
@@ -88,3 +94,11 @@ def kept_cells(feature: Feature, pixels: int, before: int) -> tuple[int, int]:
 def too_large(sizes: Sizes, height: int, width: int) -> str:
     """What to say of an image that cannot be padded into any size that the graph takes."""
     return f"an image of {height} × {width} pixels is too large: the graph takes {sizes}. Crop or resize the image."
+
+
+def too_small(crop: tuple[int, int], height: int, width: int) -> str:
+    """What to say of an image that is smaller than the crop of its output."""
+    return (
+        f"an image of {height} × {width} pixels is smaller than the crop of its output, {crop[0]} × {crop[1]}. "
+        f"Resize the image or leave crop out."
+    )

@@ -161,7 +161,10 @@ images = _made(
     frames=st.none() | st.integers(1, 16),
     size=st.none() | st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
 )
-paddings = _made(Padding, mode=st.sampled_from(PADDING_MODES), side=st.sampled_from(PADDING_SIDES))
+paddings = _made(
+    Padding, mode=st.sampled_from(PADDING_MODES), side=st.sampled_from(PADDING_SIDES), multiple=st.sampled_from((1, 32))
+)
+crops = st.none() | st.tuples(st.integers(1, 4096), st.integers(1, 4096))
 
 
 def parts(kind=None):
@@ -176,7 +179,7 @@ def chains(draw):
     trunk += draw(st.lists(decoders, max_size=1)) + draw(st.lists(heads, max_size=1))
     branch = st.tuples(decoders) | st.tuples(decoders, heads)
     aux = draw(st.dictionaries(names, branch, max_size=2))
-    return chain(*trunk, aux=aux, input=draw(images), rescale=draw(truths), padding=draw(paddings))
+    return chain(*trunk, aux=aux, input=draw(images), rescale=draw(truths), crop=draw(crops), padding=draw(paddings))
 
 
 @st.composite
@@ -203,5 +206,6 @@ def graphs(draw):
         outputs=ends[:cut],
         auxiliary=dict(zip(draw(st.lists(strings, min_size=8, max_size=8, unique=True)), ends[cut:], strict=False)),
         rescale=draw(truths),
+        crop=draw(crops),
         padding=draw(paddings),
     )

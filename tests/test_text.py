@@ -198,6 +198,7 @@ BASE = chain(Timm("resnet18"), FCNDecoder(), RegressionHead())
     [
         evolve(BASE, rescale=False),
         evolve(BASE, padding=Padding(side="end")),
+        evolve(BASE, crop=(64, 64)),
         evolve(BASE, outputs=("decoder",)),
         evolve(BASE, auxiliary={"x": "decoder"}),
         evolve(BASE, inputs={"image": Image(channels=4)}),
@@ -212,7 +213,7 @@ BASE = chain(Timm("resnet18"), FCNDecoder(), RegressionHead())
         chain(Timm("resnet18", pretrained=True), FCNDecoder(), RegressionHead()),
     ],
     ids=str.split(
-        "rescale padding outputs auxiliary inputs fewer order sources named share network field string truth"
+        "rescale padding crop outputs auxiliary inputs fewer order sources named share network field string truth"
     ),
 )
 def test_different_graphs_have_different_digests(other):

@@ -102,7 +102,7 @@ head: {SegmentationHead: {num_classes: 2}}
 <text>:2:1: error[key] decodr: a model has no key 'decodr'.
   repair: did you mean decoder or encoder?
 <text>:3:1: error[key] activation: a model has no key 'activation'.
-  repair: known: aux, decoder, encoder, head, input, necks, padding, rescale""",
+  repair: known: aux, crop, decoder, encoder, head, input, necks, padding, rescale""",
     ),
     "no encoder": (
         """\
@@ -178,7 +178,7 @@ padding: reflect
   repair: write [SelectIndices]
 <text>:3:10: error[type] aux.a: expected a branch such as {decoder: FCNDecoder, head: RegressionHead} (got 'FCNDecoder', a string).
   repair: write {decoder: FCNDecoder}
-<text>:4:10: error[type] padding: expected a mapping of mode and side (got 'reflect', a string).""",
+<text>:4:10: error[type] padding: expected a mapping such as {mode: reflect} (got 'reflect', a string).""",
     ),
     "out of range": (
         """\

@@ -156,7 +156,8 @@ _SIMPLE: dict[Any, Wanted] = {
     Fraction: RATIO,
     Options: OPTIONS,
 }
-_SIDES = _Either((_ListOf((WHOLE, WHOLE), fixed=True), WHOLE))
+SIDES = _ListOf((WHOLE, WHOLE), fixed=True)
+_SIDES = _Either((SIDES, WHOLE))
 
 
 @cache

@@ -25,6 +25,7 @@ def digest_of(graph: Graph) -> str:
         graph.auxiliary,
         graph.rescale,
         plain_fields(graph.padding, "padding"),
+        *([graph.crop] if graph.crop else []),
     ]
     return sha256(json.dumps(_counted(everything)).encode()).hexdigest()
 

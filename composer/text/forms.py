@@ -14,8 +14,8 @@ from composer.text.wanted import take
 
 CHAIN_ONLY = ("input", "encoder", "necks", "decoder", "head", "aux")
 GRAPH_ONLY = ("inputs", "nodes", "outputs", "auxiliary")
-CHAIN = (*CHAIN_ONLY, "rescale", "padding")
-GRAPH = (*GRAPH_ONLY, "rescale", "padding")
+CHAIN = (*CHAIN_ONLY, "rescale", "crop", "padding")
+GRAPH = (*GRAPH_ONLY, "rescale", "crop", "padding")
 
 
 def chain_form(reader: Reader, written: list[str]) -> Draft:

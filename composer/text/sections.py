@@ -7,12 +7,12 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from composer.feature import Image
+from composer.feature import Image, height_and_width
 from composer.graph import Graph
 from composer.parts import KINDS, Part
 from composer.problem import Problem
 from composer.sizes import Padding
-from composer.text.annotations import TRUTH
+from composer.text.annotations import SIDES, TRUTH
 from composer.text.declaring import declared
 from composer.text.findings import Findings, named
 from composer.text.naming import Parts, part
@@ -98,15 +98,25 @@ class Reader:
         self.findings.add("type", message, path, tree, expected=expected, got=got, repair=repair)
 
     def common(self) -> dict[str, Any]:
-        """`rescale` and `padding`, as arguments for a graph."""
+        """`rescale`, `crop` and `padding`, as arguments for a graph."""
         given: dict[str, Any] = {}
-        rescale, padding = self.root.get("rescale"), self.root.get("padding")
+        rescale, crop, padding = (self.root.get(key) for key in ("rescale", "crop", "padding"))
         if rescale is not None:
             given["rescale"] = take(TRUTH, rescale, "rescale", self.findings) is not False
+        if crop is not None:
+            given["crop"] = self._crop(crop)
         if isinstance(padding, Mapping):
             self.findings.mark("padding", padding)
             made = declared(Padding, "padding", padding, "padding", padding, self.findings)
             given["padding"] = made or Padding()
         elif padding is not None:
-            self.mismatch(padding, "padding", "a mapping of mode and side")
+            self.mismatch(padding, "padding", "a mapping such as {mode: reflect}")
         return given
+
+    def _crop(self, tree: Tree) -> tuple[int, int] | None:
+        sides = take(SIDES, tree, "crop", self.findings)
+        try:
+            return None if sides is None or None in sides else height_and_width("crop", sides)
+        except ValueError as error:
+            self.findings.add("value", f"{error}.", "crop", tree)
+            return None

@@ -42,6 +42,8 @@ class _Writer:
         data = self._graph(graph) if branches is None else self._chain(graph, branches)
         if not graph.rescale:
             data["rescale"] = graph.rescale
+        if graph.crop is not None:
+            data["crop"] = list(graph.crop)
         padding = plain_fields(graph.padding, "padding")
         return data | ({"padding": padding} if padding else {})
 
@@ -102,7 +104,9 @@ def _branches(graph: Graph) -> dict[str, tuple[str, ...]] | None:
     trunk = [part for name, part in parts.items() if name not in ends]
     aux = {label: tuple(parts[name] for name in names) for label, names in branches.items()}
     try:
-        like = chain(*trunk, aux=aux, input=graph.inputs[0][1], rescale=graph.rescale, padding=graph.padding)
+        like = chain(
+            *trunk, aux=aux, input=graph.inputs[0][1], rescale=graph.rescale, crop=graph.crop, padding=graph.padding
+        )
     except ValueError:
         return None
     return branches if like == graph else None

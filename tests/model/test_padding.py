@@ -187,3 +187,76 @@ def test_the_image_is_not_written_to():
     before = x.clone()
     echoing()(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("kept", [(5, 9), (6, 8), (13, 21)], ids=["odd", "even", "all"])
+@pytest.mark.parametrize("size", [(13, 21), (14, 22), (16, 24)], ids=["odd-padding", "even-padding", "no-padding"])
+def test_a_crop_is_the_centre_of_the_padded_output(size, kept):
+    model = echoing(crop=kept)
+    x = counting(1, 3, *size)
+
+    out = model(x).output
+
+    padded = model.encoder.fed
+    top, left = ((of - side) // 2 for of, side in zip(padded.shape[-2:], kept, strict=True))
+    assert torch.equal(out, padded[..., top : top + kept[0], left : left + kept[1]])
+    assert model.typed.shape("encoder", *size) == ("b", 3, *kept)
+
+
+def test_a_crop_where_all_padding_comes_after_is_the_centre_of_the_image():
+    model = echoing(crop=(4, 6), padding=Padding(side="end"))
+    x = counting(1, 3, 9, 13)
+    assert torch.equal(model(x).output, x[..., 2:6, 3:9])
+
+
+TOO_SMALL = (
+    "an image of 8 × 30 pixels is smaller than the crop of its output, 16 × 16. Resize the image or leave crop out."
+)
+
+
+def test_an_image_smaller_than_the_crop_is_refused_by_the_model_and_by_the_typed_graph():
+    model = echoing(crop=(16, 16))
+    with pytest.raises(ValueError, match=f"^{re.escape(TOO_SMALL)}$"):
+        model(counting(1, 3, 8, 30))
+    with pytest.raises(ValueError, match=f"^{re.escape(TOO_SMALL)}$"):
+        model.typed.shape("encoder", 8, 30)
+
+
+NOT_RESCALED = (
+    "error[crop] crop: crop keeps the centre of output at the image's size, and no output is at it.\n  repair:"
+)
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "repair"),
+    [
+        pytest.param([composer.IdentityDecoder()], {"rescale": False}, "rescale: true", id="not-rescaled"),
+        pytest.param([composer.IdentityDecoder(), composer.ClassificationHead(num_classes=2)], {}, "leave crop out",
+                     id="vector"),
+    ],
+)  # fmt: skip
+def test_a_crop_of_output_that_is_not_at_the_images_size_is_refused(parts, options, repair):
+    encoder = Custom(Echo(), features=Feature(channels=3, stride=1))
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.chain(encoder, *parts, crop=(4, 4), **options))
+    assert str(caught.value) == f"{NOT_RESCALED} {repair}"
+
+
+def test_padding_to_a_multiple_beside_what_the_graph_takes():
+    model = echoing(sizes=Sizes(multiple=4), padding=Padding(multiple=6))
+    x = counting(1, 3, 10, 13)
+    out = model(x).output
+    assert model.typed.sizes == Sizes(multiple=12)
+    assert model.encoder.fed.shape == (1, 3, 12, 24)
+    assert torch.equal(out, x)
+
+
+def test_padding_to_a_multiple_that_a_fixed_size_is_none_of_is_refused():
+    encoder = Custom(Echo(), features=Feature(channels=3, stride=1), sizes=Sizes(height=30, width=30))
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.chain(encoder, padding=Padding(multiple=28)))
+    assert str(caught.value) == (
+        "error[sizes] encoder: no image size suits both: padding takes multiple of 28, at least 28, any shape; "
+        "encoder takes exactly 30 × 30.\n"
+        "  repair: change the input's size or the encoder's img_size to one that both take"
+    )
