@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from composer.parts import ReshapeTokensToImage as ReshapeTokensToImage
     from composer.parts import SegmentationHead as SegmentationHead
     from composer.parts import SelectIndices as SelectIndices
+    from composer.parts import TemporalPooling as TemporalPooling
     from composer.parts import Timm as Timm
     from composer.parts import UNetDecoder as UNetDecoder
     from composer.parts import UperNetDecoder as UperNetDecoder
@@ -76,7 +77,7 @@ _NAMES_OF = {
     "parts": "PARTS AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts "
     "FCNDecoder Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder "
     "MaxpoolToPyramidal MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage "
-    "SegmentationHead SelectIndices Timm UNetDecoder UperNetDecoder",
+    "SegmentationHead SelectIndices TemporalPooling Timm UNetDecoder UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",
     "text": "digest read reads write",

@@ -18,6 +18,8 @@ TOKENS = "b n c"
 VECTOR = "b c"
 FRAMES = "b c t h w"
 """The layout of an image with frames. What a network gives for each frame alone has its frames in front, `"b t …"`."""
+MAP_PER_FRAME = "b t c h w"
+TOKENS_PER_FRAME = "b t n c"
 
 
 def fraction(value: int | str | Fraction) -> Fraction:

@@ -26,6 +26,7 @@ from composer.parts import (
     ReshapeTokensToImage,
     SegmentationHead,
     SelectIndices,
+    TemporalPooling,
     Timm,
     UNetDecoder,
     UperNetDecoder,
@@ -33,6 +34,7 @@ from composer.parts import (
 from composer.parts.decoders import NORMS
 from composer.parts.fields import ACTIVATIONS, FINAL_ACTIVATIONS
 from composer.parts.necks import INTERPOLATIONS
+from composer.parts.temporal import POOLINGS
 from composer.sizes import PADDING_MODES, PADDING_SIDES, Padding
 
 AWKWARD = [
@@ -105,6 +107,11 @@ NECKS_OF = {
     ),
     AddBottleneckLayer: st.just(AddBottleneckLayer()),
     LearnedInterpolateToPyramidal: st.just(LearnedInterpolateToPyramidal()),
+    TemporalPooling: _made(
+        TemporalPooling,
+        pooling=st.sampled_from(POOLINGS),
+        subset_lengths=st.none() | st.lists(st.integers(1, 1024), min_size=1, max_size=5),
+    ),
     ConcatFeatures: st.just(ConcatFeatures()),
     AddFeatures: st.just(AddFeatures()),
 }

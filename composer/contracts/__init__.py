@@ -10,6 +10,7 @@ from composer.contracts import heads as heads
 from composer.contracts import joins as joins
 from composer.contracts import necks as necks
 from composer.contracts import pyramids as pyramids
+from composer.contracts import temporal as temporal
 from composer.contracts.dispatch import contract as contract
 from composer.contracts.rules import Kind as Kind
 from composer.contracts.rules import Outcome as Outcome

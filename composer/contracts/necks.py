@@ -10,14 +10,13 @@ from composer.contracts.rules import (
     Promise,
     Refusal,
     index_in,
-    is_map,
     maps_only,
     scaled,
     too_narrow,
     towards_maps,
     whole,
 )
-from composer.feature import MAP, TOKENS, Feature, Features, counted
+from composer.feature import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features, counted
 from composer.parts import (
     AddBottleneckLayer,
     PermuteDims,
@@ -64,7 +63,7 @@ def _(neck: ReshapeTokensToImage, features: Features) -> Outcome:
     wrong_layout = _tokens_or_maps(features)
     if wrong_layout:
         return wrong_layout
-    tokens = [feature for feature in features if not is_map(feature)]
+    tokens = [feature for feature in features if "n" in feature.axes]
     return (
         _prefix_removed(neck, tokens)
         or _frames_as_stated(neck, tokens)
@@ -74,7 +73,7 @@ def _(neck: ReshapeTokensToImage, features: Features) -> Outcome:
 
 
 def _tokens_or_maps(features: Features) -> Refusal | None:
-    if features and all(f.axes in (TOKENS, MAP) for f in features):
+    if features and all(f.axes in (TOKENS, MAP, TOKENS_PER_FRAME, MAP_PER_FRAME) for f in features):
         return None
     repair = towards_maps(features)
     return Refusal(
@@ -132,8 +131,10 @@ def _rows(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Sizes:
 
 
 def _gridded(feature: Feature) -> Feature:
-    if is_map(feature):
+    if "n" not in feature.axes:
         return feature
+    if feature.axes == TOKENS_PER_FRAME:
+        return evolve(feature, axes=MAP_PER_FRAME, prefix=0)
     return Feature(channels=feature.channels * feature.frames, stride=feature.stride, rounding=feature.rounding)
 
 

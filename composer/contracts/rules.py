@@ -76,7 +76,9 @@ def only(
     """Refuse features of which some do not pass `test`, with the neck that would mend their layout."""
     if features and all(map(test, features)):
         return None
-    return Refusal(code="layout", kind=kind_of_rule, expected=f"takes {takes}", repair=towards_maps(features))
+    pools = features and all("t" in f.axes and test(without_frames(f)) for f in features)
+    repair = _written([_POOLED]) if pools else towards_maps(features)
+    return Refusal(code="layout", kind=kind_of_rule, expected=f"takes {takes}", repair=repair)
 
 
 def pyramid_maps_only(features: Features) -> Refusal | None:
@@ -145,6 +147,11 @@ def doubling(features: Features) -> Refusal | None:
     )
 
 
+def without_frames(feature: Feature) -> Feature:
+    """A feature that has an axis of frames, without it: what is pooled over time, or given for each frame."""
+    return evolve(feature, axes=" ".join(axis for axis in feature.axes.split() if axis != "t"), frames=1)
+
+
 def scaled(stride: Fraction | None, by: int | Fraction) -> Fraction:
     """A stride after a map has shrunk by `by`; `Fraction(1, 2)` for a map that has doubled."""
     assert stride is not None
@@ -166,11 +173,17 @@ def _written(necks: list[str] | None) -> str | None:
     return f"necks: [{', '.join(necks)}]" if necks else None
 
 
+_POOLED = "TemporalPooling"
+
+
 def _to_maps(features: Features) -> list[str] | None:
     if features and all(map(is_map, features)):
         return []
     if features and all(f.axes == TOKENS for f in features):
         return ["ReshapeTokensToImage"]
+    if features and all("t" in f.axes for f in features):
+        further = _to_maps(tuple(map(without_frames, features)))
+        return None if further is None else [_POOLED, *further]
     if features and all(sorted(f.axes) == sorted(MAP) and f.axes == features[0].axes for f in features):
         axes = features[0].axes.split()
         return [f"PermuteDims: {{new_order: {[axes.index(axis) for axis in MAP.split()]}}}"]

@@ -9,6 +9,7 @@ from composer.modules import fcn as fcn
 from composer.modules import heads as heads
 from composer.modules import necks as necks
 from composer.modules import pyramids as pyramids
+from composer.modules import temporal as temporal
 from composer.modules import unet as unet
 from composer.modules import upernet as upernet
 from composer.modules.dispatch import module as module

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from composer.feature import MAP, TOKENS, Feature, Features
+from composer.feature import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
 from composer.modules.dispatch import module
 from composer.parts import (
     AddBottleneckLayer,
@@ -49,13 +49,14 @@ class Permute(nn.Module):
 class TokensToMaps(nn.Module):
     """Tokens `(b, prefix + t*h*w, c)` laid out as maps `(b, t*c, h, w)`, frame by frame; maps pass through.
 
+    Tokens per frame `(b, t, prefix + h*w, c)` become maps per frame `(b, t, c, h, w)`.
     The grid is counted in the image, never guessed from the number of tokens: where the two disagree, torch raises.
     """
 
     def __init__(self, neck: ReshapeTokensToImage, features: Features) -> None:
         super().__init__()
         # Tokens whose channels come second could pass for a grid of as many cells, and would be scrambled in silence.
-        if not all(f.axes in (MAP, TOKENS) for f in features):
+        if not all(f.axes in (MAP, TOKENS, MAP_PER_FRAME, TOKENS_PER_FRAME) for f in features):
             raise ValueError(f'takes tokens "{TOKENS}" and maps "{MAP}" (got {[f.axes for f in features]})')
         self.dropped = tuple(f.prefix if neck.remove_cls_token else 0 for f in features)
         self.frames = tuple(neck.effective_time_dim or f.frames for f in features)
@@ -65,13 +66,13 @@ class TokensToMaps(nn.Module):
         """Give a map for each tensor; `image_size` is the reference's height and width in pixels."""
         laid_out = []
         for x, dropped, frames, stride in zip(features, self.dropped, self.frames, self.strides, strict=True):
-            laid_out.append(x if stride is None else _as_map(x[:, dropped:], frames, _grid(image_size, stride)))
+            laid_out.append(x if stride is None else _as_map(x[..., dropped:, :], frames, _grid(image_size, stride)))
         return tuple(laid_out)
 
 
 def _ratio(feature: Feature) -> tuple[int, int] | None:
     """The stride of tokens as two integers, which a symbolic size can be multiplied with; None for a map."""
-    if feature.axes == MAP:
+    if "n" not in feature.axes:
         return None
     assert feature.stride is not None
     return feature.stride.numerator, feature.stride.denominator
@@ -83,11 +84,12 @@ def _grid(image_size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, in
     return height * cells // pixels, width * cells // pixels
 
 
-def _as_map(x_BNC: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-    batch, _, channels = x_BNC.shape
-    x_BTHWC = x_BNC.reshape(batch, frames, *grid, channels)
+def _as_map(x: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
+    """A map of `x_BNC`, whose frames go into the channels, or a map per frame of `x_BTNC`."""
+    x_BTHWC = x.reshape(x.shape[0], frames, *grid, x.shape[-1])
+    x_BTCHW = x_BTHWC.permute(0, 1, 4, 2, 3)
     # Contiguous, because convolutions copy it otherwise, and an export with symbolic sizes cannot tell whether it is.
-    return x_BTHWC.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
+    return (x_BTCHW if x.dim() == 4 else x_BTCHW.flatten(1, 2)).contiguous()
 
 
 class AppendBottleneck(nn.Module):

@@ -33,6 +33,7 @@ from composer.parts.necks import MaxpoolToPyramidal as MaxpoolToPyramidal
 from composer.parts.necks import PermuteDims as PermuteDims
 from composer.parts.necks import ReshapeTokensToImage as ReshapeTokensToImage
 from composer.parts.necks import SelectIndices as SelectIndices
+from composer.parts.temporal import TemporalPooling as TemporalPooling
 
 NECKS: tuple[type[Neck], ...] = (
     SelectIndices,
@@ -44,6 +45,7 @@ NECKS: tuple[type[Neck], ...] = (
     LearnedInterpolateToPyramidal,
     ConcatFeatures,
     AddFeatures,
+    TemporalPooling,
 )
 DECODERS: tuple[type[Decoder], ...] = (
     IdentityDecoder,

@@ -43,8 +43,9 @@ class MaxpoolToPyramidal(Neck):
 class ReshapeTokensToImage(Neck):
     """Lays tokens out on the grid they came from, `(H / stride, W / stride)`; frames are folded into the channels.
 
-    `remove_cls_token` drops the prefix, however many tokens it has. `effective_time_dim` states the frames that are
-    expected, and `h` the rows; both are known without being stated. Maps pass through untouched.
+    Tokens per frame, which have an axis of frames, become a map per frame. `remove_cls_token` drops the prefix, however
+    many tokens it has. `effective_time_dim` states the frames that are expected, and `h` the rows; both are known
+    without being stated. Maps, and maps per frame, pass through untouched.
     """
 
     remove_cls_token: bool = field(default=True, validator=FLAG)

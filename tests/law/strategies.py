@@ -107,6 +107,11 @@ PARTS = {
     ),
     composer.AddBottleneckLayer: st.builds(composer.AddBottleneckLayer),
     composer.LearnedInterpolateToPyramidal: st.builds(composer.LearnedInterpolateToPyramidal),
+    composer.TemporalPooling: st.builds(
+        composer.TemporalPooling,
+        pooling=st.sampled_from(("mean", "max", "diff", "concat", "keep")),
+        subset_lengths=st.sampled_from((None, None, [1, 2], [2, 1], [3], [1, 1, 1], [2, 2], [1])),
+    ),
     composer.ConcatFeatures: st.builds(composer.ConcatFeatures),
     composer.AddFeatures: st.builds(composer.AddFeatures),
     composer.IdentityDecoder: st.builds(composer.IdentityDecoder, out_index=st.integers(-4, 4)),
@@ -209,12 +214,19 @@ def rewidened(feature: Feature, channels: int) -> Feature:
     return evolve(feature, channels=channels)
 
 
+FAVOURITES = {
+    composer.ReshapeTokensToImage: ("b n c", "b n c", "b t n c"),
+    composer.TemporalPooling: ("b t c h w", "b t n c", "b c t h w"),
+}
+"""The layouts that a part is mostly given, where they are not maps."""
+
+
 @st.composite
 def inputs_for(draw, part_class: type) -> tuple[tuple[Feature, ...], ...]:
     """Inputs that a part of this class may or may not take."""
     if part_class in JOINS:
         return draw(branches())
-    given = draw(levels("b n c" if part_class is composer.ReshapeTokensToImage else "b c h w"))
+    given = draw(levels(draw(st.sampled_from(FAVOURITES.get(part_class, ("b c h w",))))))
     narrow = part_class in (composer.AddBottleneckLayer, composer.LearnedInterpolateToPyramidal)
     if narrow and draw(st.integers(0, 5)) == 0:
         given = tuple(rewidened(f, 1) for f in given)

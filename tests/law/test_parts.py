@@ -36,6 +36,7 @@ RULES = {
         ("count", "impossible"),
         ("channels", "impossible"),
     },
+    composer.TemporalPooling: {("layout", "impossible"), ("frames", "impossible"), ("count", "impossible")},
     composer.ConcatFeatures: {("inputs", "policy"), ("count", "impossible"), ("join", "impossible")},
     composer.AddFeatures: {
         ("inputs", "policy"),
