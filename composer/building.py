@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from composer.contracts.rules import Refusal, Refused
+from composer.contracts.rules import Refusal, Refused, without_frames
 from composer.graph import Graph, Node, Shared
 from composer.inference import Describe, infer, problem_of
 from composer.model import Model
@@ -55,6 +55,8 @@ def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
     part = node.part
     assert not isinstance(part, Shared)
     inputs = [typed.features[source] for source in node.positional]
+    if node.name in typed.per_frame:
+        inputs = [tuple(map(without_frames, image)) for image in inputs]
     named: dict[str, Any] = {name: typed.features[source] for name, source in node.named}
     if part.source is not None:
         import_module(f"composer.adapters.{part.source}")

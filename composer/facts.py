@@ -20,7 +20,7 @@ from composer.feature import Feature
 from composer.parts import Facts, Probed, Timm, part_name
 from composer.sizes import Sizes
 
-FORMAT = 1
+FORMAT = 2
 """The format of a file of facts. A file of another format is found out anew."""
 
 

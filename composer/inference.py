@@ -10,6 +10,7 @@ from typing import Any
 from attrs import define, field
 
 from composer.contracts import Outcome, Promise, Refusal, contract
+from composer.contracts.encoders import one_image
 from composer.contracts.rules import needed
 from composer.feature import MAP, VECTOR, Features, counted, sentence
 from composer.graph import Graph, Node, Shared
@@ -44,7 +45,14 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) 
     if problems:
         raise SpecError(problems)
     assert isinstance(sizes, Sizes)
-    return Typed(graph=graph, features=walk.features, sizes=sizes, facts=walk.facts, order=ordered(graph))
+    return Typed(
+        graph=graph,
+        features=walk.features,
+        sizes=sizes,
+        facts=walk.facts,
+        order=ordered(graph),
+        per_frame=frozenset(walk.per_frame),
+    )
 
 
 def _asking(describe: Describe | Mapping[Any, Facts] | None) -> Describe:
@@ -73,6 +81,7 @@ class _Walk:
     facts: dict[str, Facts] = field(factory=dict)
     sizes: dict[str, Sizes] = field(factory=dict)
     parts: dict[str, Part] = field(factory=dict)
+    per_frame: set[str] = field(factory=set)
     problems: list[Problem] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -93,13 +102,17 @@ class _Walk:
         promise = outcome if isinstance(outcome, Promise) else _promise_of(node, outcome)
         self.features[node.name] = promise.features
         self.sizes[node.name] = promise.sizes
+        if promise.per_frame:
+            self.per_frame.add(node.name)
 
     def _promise(self, node: Node, part: Part) -> Outcome | Features:
         inputs = [self.features[source] for source in node.positional]
         named = {name: self.features[source] for name, source in node.named}
         if isinstance(part, Probed):
-            if len(inputs) != 1 or named or len(inputs[0]) != 1 or inputs[0][0].axes != MAP:
-                return _wrong_inputs(node) if len(node.sources) != 1 or named else _no_image()
+            if len(inputs) != 1 or named:
+                return _wrong_inputs(node)
+            if refusal := one_image(inputs[0]):
+                return refusal
             facts = self.describe(part, inputs[0][0].channels)
             if isinstance(facts, Refusal):
                 return facts
@@ -163,15 +176,6 @@ def _wrong_inputs(node: Node) -> Refusal:
         expected="takes one input",
         got=counted(len(node.sources), "input"),
         repair="join them first, with ConcatFeatures or AddFeatures",
-    )
-
-
-def _no_image() -> Refusal:
-    return Refusal(
-        code="layout",
-        kind="impossible",
-        expected=f'takes one image "{MAP}"',
-        repair="feed it an input of the graph, without frames",
     )
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from composer.graph import Graph
 from composer.modules.containers import hang
+from composer.modules.frames import by_frame, stills
 from composer.modules.padding import crop, pad_axis
 from composer.plan import End, Input, Step, end_of, input_of, step_of
 from composer.sizes import round_up
@@ -40,7 +41,7 @@ class Model(nn.Module):
         hang(self, modules)
         self._frozen: frozenset[str] = frozenset()
         self._inputs = tuple(input_of(name, image.feature) for name, image in self.graph.inputs)
-        self._steps = tuple(step_of(node, self.graph, modules) for node in typed.order)
+        self._steps = tuple(step_of(node, typed, modules) for node in typed.order)
         self._ends = {end: end_of(typed, end) for end in typed.ends}
         self._unit = typed.unit
 
@@ -105,7 +106,7 @@ class Model(nn.Module):
         for one in self._inputs:
             x = images[one.name]
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            if not isinstance(x, Tensor) or x.dim() != one.dims or x.shape[1] != one.channels or 0 in x.shape[-2:]:
+            if not isinstance(x, Tensor) or x.dim() != one.dims or not _has_sizes(x, one) or 0 in x.shape[-2:]:
                 raise ValueError(f"{one.name} must be of shape {one.shape} (got {shape})")
         return images
 
@@ -154,12 +155,16 @@ class Model(nn.Module):
         extra = {"image_size": padded} if step.takes_size else {}
         if step.takes_image:
             image = features[step.inputs[0]][0]
+            image = image if step.frames is None else stills(image)
             # A module of one's own may begin in place, on what is perhaps the caller's own tensor.
             out = child(image.clone() if step.foreign else image)
         else:
             named = {name: features[source] for name, source in step.named}
             out = child(*[features[source] for source in step.inputs], **named, **extra)
-        return (out,) if isinstance(out, Tensor) else tuple(out)
+        given = (out,) if isinstance(out, Tensor) else tuple(out)
+        if step.frames is None:
+            return given
+        return tuple(by_frame(x, axis, step.frames) for x, axis in zip(given, step.batch, strict=True))
 
     def _kept(
         self, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
@@ -200,6 +205,10 @@ def _centred(side: int, padded: int, before: int, kept: int) -> int:
     """
     around = padded - side
     return (side + (around if before == around // 2 else 2 * before) - kept) // 2
+
+
+def _has_sizes(x: Tensor, one: Input) -> bool:
+    return all(x.shape[axis] == size for axis, size in one.fixed)
 
 
 def _given(image: object) -> str:

@@ -9,25 +9,29 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from composer.feature import Feature
-from composer.graph import Graph, Node, Shared
+from composer.graph import Node, Shared
 from composer.modules.containers import segments
 from composer.parts import Custom, Encoder
 from composer.typed import Typed
 
 
 class Input(NamedTuple):
-    """An image that the model takes: its layout's rank, and its stride as numerator and denominator."""
+    """An image that the model takes: its layout's rank, the sizes of its fixed axes, its stride as a ratio."""
 
     name: str
     shape: str
     dims: int
-    channels: int
+    fixed: tuple[tuple[int, int], ...]
     numerator: int
     denominator: int
 
 
 class Step(NamedTuple):
-    """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called."""
+    """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called.
+
+    `frames` is given for an encoder of stills that runs on so many frames, and `batch` then says where in each of its
+    features the batch is.
+    """
 
     name: str
     path: tuple[str, ...]
@@ -36,6 +40,8 @@ class Step(NamedTuple):
     takes_image: bool
     takes_size: bool
     foreign: bool
+    frames: int | None
+    batch: tuple[int, ...]
 
 
 class End(NamedTuple):
@@ -63,23 +69,23 @@ class End(NamedTuple):
 def input_of(name: str, feature: Feature) -> Input:
     """The plan of an input, from what its image is as a feature."""
     assert feature.stride is not None
-    letters = [
-        str(feature.channels) if a == "c" else str(feature.frames) if a == "t" else a for a in feature.axes.split()
-    ]
+    axes = feature.axes.split()
+    sizes = {"c": feature.channels, "t": feature.frames}
     return Input(
-        name,
-        f"({', '.join(letters)})",
-        len(letters),
-        feature.channels,
-        feature.stride.numerator,
-        feature.stride.denominator,
+        name=name,
+        shape=f"({', '.join(str(sizes.get(axis, axis)) for axis in axes)})",
+        dims=len(axes),
+        fixed=tuple((axes.index(axis), size) for axis, size in sizes.items() if axis in axes),
+        numerator=feature.stride.numerator,
+        denominator=feature.stride.denominator,
     )
 
 
-def step_of(node: Node, graph: Graph, modules: Mapping[str, nn.Module]) -> Step:
+def step_of(node: Node, typed: Typed, modules: Mapping[str, nn.Module]) -> Step:
     """The plan of a node, for the module that runs there: its own, or the one that it shares."""
     owner = node.part.node if isinstance(node.part, Shared) else node.name
-    part = next(other.part for other in graph.nodes if other.name == owner)
+    part = next(other.part for other in typed.graph.nodes if other.name == owner)
+    per_frame = node.name in typed.per_frame
     return Step(
         name=node.name,
         path=segments(owner),
@@ -88,6 +94,8 @@ def step_of(node: Node, graph: Graph, modules: Mapping[str, nn.Module]) -> Step:
         takes_image=isinstance(part, Encoder),
         takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner].forward),
         foreign=isinstance(part, Custom),
+        frames=typed.features[node.positional[0]][0].frames if per_frame else None,
+        batch=tuple(f.axes.split().index("b") for f in typed.features[node.name]) if per_frame else (),
     )
 
 

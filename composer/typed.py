@@ -20,6 +20,7 @@ class Typed:
 
     `features` holds what leaves each input and each node, `sizes` the image sizes the graph takes without padding,
     `facts` what was asked of the world, by node, and `order` the nodes such that each comes after what it takes.
+    `per_frame` names the encoders of stills that run on each frame of what they are fed.
     """
 
     graph: Graph
@@ -27,6 +28,7 @@ class Typed:
     sizes: Sizes
     facts: Mapping[str, Facts]
     order: tuple[Node, ...]
+    per_frame: frozenset[str] = frozenset()
 
     @property
     def ends(self) -> tuple[str, ...]:

@@ -7,33 +7,77 @@ from fractions import Fraction
 from attrs import evolve
 
 from composer.contracts.dispatch import contract
-from composer.contracts.rules import Outcome, Promise, Refusal, is_map
-from composer.feature import MAP, Feature, Features
+from composer.contracts.rules import Outcome, Promise, Refusal
+from composer.feature import FRAMES, MAP, Feature, Features, counted
 from composer.parts import Custom, Facts
 from composer.sizes import Sizes
 
 
 @contract.register(Facts)
 def _(facts: Facts, image: Features) -> Outcome:
-    """An encoder's strides and sizes count pixels of what it is fed; the graph's count reference pixels."""
-    if len(image) != 1 or not is_map(image[0]):
-        return Refusal(code="layout", kind="impossible", expected=f'takes one image "{MAP}"')
-    if image[0].channels != facts.channels:
-        expected = f"takes an image of {facts.channels} channels"
-        repair = f"input: {{channels: {facts.channels}}}"
-        return Refusal(code="channels", kind="impossible", expected=expected, repair=repair)
-    stride = image[0].stride
-    assert stride is not None
-    sizes = _in_reference_pixels(facts.sizes, stride)
+    """An encoder's strides and sizes count pixels of what it is fed; the graph's count reference pixels.
+
+    What an encoder of stills gives for each frame has the frames right behind the batch: that is how the frames are
+    folded into the batch, and unfolded again.
+    """
+    if refusal := one_image(image) or _unfit(facts, image[0]):
+        return refusal
+    (fed,) = image
+    assert fed.stride is not None
+    sizes = _in_reference_pixels(facts.sizes, fed.stride)
     if sizes is None:
         return Refusal(code="sizes", kind="impossible", expected=f"takes images of {facts.sizes} pixels")
-    return Promise(features=tuple(_seen_from(feature, stride) for feature in facts.features), sizes=sizes)
+    features = [_seen_from(feature, fed.stride) for feature in facts.features]
+    if facts.frames is not None or fed.axes == MAP:
+        return Promise(features=features, sizes=sizes)
+    return Promise(features=[_of_each(feature, fed.frames) for feature in features], sizes=sizes, per_frame=True)
 
 
 @contract.register(Custom)
 def _(encoder: Custom, image: Features) -> Outcome:
-    facts = Facts(features=encoder.features, channels=encoder.channels, sizes=encoder.sizes)
+    facts = Facts(features=encoder.features, channels=encoder.channels, frames=encoder.frames, sizes=encoder.sizes)
     return contract(facts, image)  # type: ignore[return-value]
+
+
+def one_image(image: Features) -> Refusal | None:
+    """Refuse what is no image, with or without frames: what no encoder takes."""
+    if len(image) == 1 and image[0].axes in (MAP, FRAMES):
+        return None
+    return Refusal(
+        code="layout",
+        kind="impossible",
+        expected=f'takes one image "{MAP}", or one with frames "{FRAMES}"',
+        repair="feed it an input of the graph",
+    )
+
+
+def _unfit(facts: Facts, fed: Feature) -> Refusal | None:
+    if fed.channels != facts.channels:
+        return Refusal(
+            code="channels",
+            kind="impossible",
+            expected=f"takes an image of {facts.channels} channels",
+            repair=f"input: {{channels: {facts.channels}}}",
+        )
+    if facts.frames is not None and (fed.axes, fed.frames) != (FRAMES, facts.frames):
+        return Refusal(
+            code="frames",
+            kind="impossible",
+            expected=f"takes an image of {counted(facts.frames, 'frame')} at once",
+            repair=f"input: {{frames: {facts.frames}}}",
+        )
+    if facts.frames is None and fed.axes == FRAMES and any("t" in f.axes or f.frames > 1 for f in facts.features):
+        return Refusal(
+            code="frames",
+            kind="policy",
+            expected="gives frames for a still, and would give frames of frames for each of an image's",
+            repair="feed it an image without frames, or declare how many frames it takes at once",
+        )
+    return None
+
+
+def _of_each(feature: Feature, frames: int) -> Feature:
+    return evolve(feature, axes=feature.axes.replace("b", "b t"), frames=frames)
 
 
 def _seen_from(feature: Feature, stride: Fraction) -> Feature:

@@ -21,10 +21,15 @@ Kind = Literal["impossible", "lies", "policy"]
 
 @frozen(kw_only=True)
 class Promise:
-    """What a part gives, and which image sizes it demands for that, in reference pixels."""
+    """What a part gives, and which image sizes it demands for that, in reference pixels.
+
+    `per_frame` is said by an encoder of stills that is fed an image with frames: the model runs its module on each
+    frame, and `features` are those of all frames, with an axis t.
+    """
 
     features: Features = field(converter=tuple[Feature, ...])
     sizes: Sizes = ANY
+    per_frame: bool = False
 
 
 @frozen(kw_only=True)

@@ -27,7 +27,7 @@ def _(part: Custom, _: Features) -> nn.Module:
     height, width = _small(part)
     promised = [f.shape(1, height, width) for f in part.features]
     try:
-        given = _shapes(network, part.channels, height, width)
+        given = _shapes(network, (part.channels, *([part.frames] if part.frames else []), height, width))
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise Refused(_refusal(f"must take an image of {height} × {width}, which its sizes admit", said)) from error
@@ -51,11 +51,11 @@ def _small(part: Custom) -> tuple[int, int]:
     return sizes.nearest(least[0], 2 * least[1]) or least
 
 
-def _shapes(network: nn.Module, channels: int, height: int, width: int) -> list[tuple[int, ...]]:
+def _shapes(network: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
     parameter = next(network.parameters(), torch.empty(0))
-    image_BCHW = torch.zeros(1, channels, height, width, dtype=parameter.dtype, device=parameter.device)
+    image = torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), _in_eval_mode(network):
-        out = network(image_BCHW)
+        out = network(image)
     return [tuple(x.shape) for x in ([out] if isinstance(out, Tensor) else out)]
 
 

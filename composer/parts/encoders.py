@@ -40,6 +40,7 @@ BARRED: Mapping[str, str] = MappingProxyType(
 """Arguments of timm that `options` may not hold, each with the reason why."""
 
 _SIDE = Whole(1, 16_384, optional=True)
+_FRAMES = Whole(1, 1024, optional=True)
 
 
 def _sides(value: Any) -> tuple[int, int] | None:
@@ -84,7 +85,9 @@ class Timm(Probed):
     of a pyramid, the last three of a plain ViT). `pretrained` is true, false, or the path of a weights file.
     `features_only` takes timm's own wrapper, with the layouts and parameter names that it has; otherwise the plain
     network runs, gives `"b c h w"`, and keeps the names that published checkpoints use. `tokens` asks a ViT for
-    its tokens, prefix first. Whatever else the network takes goes under `options`.
+    its tokens, prefix first. `any_size` feeds a convolutional network images as they are, or padded to no more than it
+    needs itself: its levels then round; otherwise images are padded until every level is whole. Whatever else the
+    network takes goes under `options`.
     """
 
     source: ClassVar[str | None] = "timm"
@@ -98,6 +101,7 @@ class Timm(Probed):
     img_size: tuple[int, int] | None = field(default=None, converter=_sides, validator=_SIDE, kw_only=True)
     features_only: bool = field(default=False, validator=FLAG, kw_only=True)
     tokens: bool = field(default=False, validator=FLAG, kw_only=True)
+    any_size: bool = field(default=False, validator=FLAG, kw_only=True)
     options: Options = field(default=(), converter=options, validator=Without(BARRED), kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -109,13 +113,15 @@ class Timm(Probed):
 class Facts(Encoder):
     """What is known of an encoder: its features, with strides relative to what it is fed, and the sizes it takes.
 
-    `sizes` counts pixels of the image that the encoder is fed. `channels` is how many it takes. `arguments` are
-    those that a foreign constructor needs besides the declared ones to keep the promise (the resolved levels,
-    switches for flexible sizes). `mean` and `std` are what its published weights expect, per RGB band in 0..1.
+    `sizes` counts pixels of the image that the encoder is fed. `channels` is how many it takes. `frames` is how many
+    it takes at once; where it is None, the encoder takes stills, and is run on each frame of an image that has frames.
+    `arguments` are those that a foreign constructor needs besides the declared ones to keep the promise (the resolved
+    levels, switches for flexible sizes). `mean` and `std` are what its published weights expect, per RGB band in 0..1.
     """
 
     features: Features = field(converter=_features, validator=NOT_EMPTY)
     channels: int = 3
+    frames: int | None = field(default=None, validator=_FRAMES)
     sizes: Sizes = field(default=ANY, validator=_sizes)
     arguments: Options = field(default=(), converter=options)
     mean: tuple[float, ...] = ()
@@ -126,12 +132,14 @@ class Facts(Encoder):
 class Custom(Encoder):
     """A module of one's own as an encoder, with its features declared: used as it is, and checked when built.
 
-    `module` is called with one tensor `(b, channels, h, w)` and returns a tensor or a list of them, as `features`
-    declares them, with strides relative to what it is fed. `sizes` is what it demands of the image. A graph that
-    holds one has no text and no digest. Equal only to itself, because a module is.
+    `module` is called with one tensor `(b, channels, h, w)`, or `(b, channels, frames, h, w)` where `frames` is given,
+    and returns a tensor or a list of them, as `features` declares them, with strides relative to what it is fed. One
+    without `frames` takes stills, and is run on each frame of an image that has frames. `sizes` is what it demands of
+    the image. A graph that holds one has no text and no digest. Equal only to itself, because a module is.
     """
 
     module: Any
     features: Features = field(converter=_features, validator=NOT_EMPTY, kw_only=True)
     channels: int = field(default=3, validator=Whole(1, 65_536), kw_only=True)
+    frames: int | None = field(default=None, validator=_FRAMES, kw_only=True)
     sizes: Sizes = field(default=ANY, validator=_sizes, kw_only=True)
