@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from composer.parts import PARTS as PARTS
     from composer.parts import AddBottleneckLayer as AddBottleneckLayer
     from composer.parts import AddFeatures as AddFeatures
+    from composer.parts import AggregateTokens as AggregateTokens
+    from composer.parts import ASPPRegressionHead as ASPPRegressionHead
+    from composer.parts import ASPPSegmentationHead as ASPPSegmentationHead
     from composer.parts import ClassificationHead as ClassificationHead
     from composer.parts import ConcatFeatures as ConcatFeatures
     from composer.parts import Custom as Custom
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from composer.parts import Encoder as Encoder
     from composer.parts import Facts as Facts
     from composer.parts import FCNDecoder as FCNDecoder
+    from composer.parts import FeaturePyramidNetworkNeck as FeaturePyramidNetworkNeck
     from composer.parts import Head as Head
     from composer.parts import IdentityDecoder as IdentityDecoder
     from composer.parts import InterpolateToPyramidal as InterpolateToPyramidal
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from composer.parts import Probed as Probed
     from composer.parts import RegressionHead as RegressionHead
     from composer.parts import ReshapeTokensToImage as ReshapeTokensToImage
+    from composer.parts import ScalarHead as ScalarHead
     from composer.parts import SegmentationHead as SegmentationHead
     from composer.parts import SelectIndices as SelectIndices
     from composer.parts import TemporalPooling as TemporalPooling
@@ -74,10 +79,11 @@ _NAMES_OF = {
     "inference": "infer",
     "model": "Model ModelOutput",
     "modules": "module",
-    "parts": "PARTS AddBottleneckLayer AddFeatures ClassificationHead ConcatFeatures Custom Decoder Encoder Facts "
-    "FCNDecoder Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder "
-    "MaxpoolToPyramidal MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage "
-    "SegmentationHead SelectIndices TemporalPooling Timm UNetDecoder UperNetDecoder",
+    "parts": "PARTS AddBottleneckLayer AddFeatures AggregateTokens ASPPRegressionHead ASPPSegmentationHead "
+    "ClassificationHead ConcatFeatures Custom Decoder Encoder Facts FCNDecoder FeaturePyramidNetworkNeck Head "
+    "IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder MaxpoolToPyramidal "
+    "MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage ScalarHead SegmentationHead "
+    "SelectIndices TemporalPooling Timm UNetDecoder UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",
     "text": "digest read reads write",

@@ -12,9 +12,13 @@ from composer.parts import (
     NECKS,
     AddBottleneckLayer,
     AddFeatures,
+    AggregateTokens,
+    ASPPRegressionHead,
+    ASPPSegmentationHead,
     ClassificationHead,
     ConcatFeatures,
     FCNDecoder,
+    FeaturePyramidNetworkNeck,
     IdentityDecoder,
     InterpolateToPyramidal,
     LearnedInterpolateToPyramidal,
@@ -24,6 +28,7 @@ from composer.parts import (
     PermuteDims,
     RegressionHead,
     ReshapeTokensToImage,
+    ScalarHead,
     SegmentationHead,
     SelectIndices,
     TemporalPooling,
@@ -35,6 +40,7 @@ from composer.parts.decoders import NORMS
 from composer.parts.fields import ACTIVATIONS, FINAL_ACTIVATIONS
 from composer.parts.necks import INTERPOLATIONS
 from composer.parts.temporal import POOLINGS
+from composer.parts.tokens import AGGREGATIONS
 from composer.sizes import PADDING_MODES, PADDING_SIDES, Padding
 
 AWKWARD = [
@@ -107,6 +113,13 @@ NECKS_OF = {
     ),
     AddBottleneckLayer: st.just(AddBottleneckLayer()),
     LearnedInterpolateToPyramidal: st.just(LearnedInterpolateToPyramidal()),
+    FeaturePyramidNetworkNeck: _made(FeaturePyramidNetworkNeck, out_channel=channels),
+    AggregateTokens: _made(
+        AggregateTokens,
+        pooling=st.sampled_from(AGGREGATIONS) | st.integers(0, 1023),
+        indices=st.none() | indices | st.lists(indices, min_size=1, max_size=5),
+    )
+    | _made(AggregateTokens, pooling=st.sampled_from(AGGREGATIONS[:3]), drop_cls=truths),
     TemporalPooling: _made(
         TemporalPooling,
         pooling=st.sampled_from(POOLINGS),
@@ -115,6 +128,16 @@ NECKS_OF = {
     ConcatFeatures: st.just(ConcatFeatures()),
     AddFeatures: st.just(AddFeatures()),
 }
+
+
+def _aspp(part, **fields):
+    """One of the ASPP heads, of one map or of several."""
+    fields |= {"_channels": channels, "dilations": st.lists(st.integers(1, 256), max_size=4)}
+    fields |= {"align_corners": truths, "head_dropout_ratio": rates, "includes_head": truths}
+    several = {"_in_index": st.lists(indices, min_size=1, max_size=5), "_input_transform": st.just("resize_concat")}
+    return _made(part, in_index=indices, **fields) | _made(part, **several, **fields)
+
+
 DECODERS_OF = {
     IdentityDecoder: _made(IdentityDecoder, out_index=indices),
     FCNDecoder: _made(FCNDecoder, channels=channels, num_convs=st.integers(1, 8), in_index=indices),
@@ -125,9 +148,21 @@ DECODERS_OF = {
         attention_type=st.sampled_from([None, "scse"]),
     ),
     UperNetDecoder: _made(
-        UperNetDecoder, pool_scales=st.lists(st.integers(1, 64), max_size=5), channels=channels, align_corners=truths
+        UperNetDecoder,
+        pool_scales=st.lists(st.integers(1, 64), max_size=5),
+        channels=channels,
+        align_corners=truths,
+        scale_modules=truths,
     ),
-    LinearDecoder: _made(LinearDecoder, _num_classes=channels, _upsampling_size=st.integers(1, 64), in_index=indices),
+    LinearDecoder: _made(
+        LinearDecoder,
+        _num_classes=channels,
+        _upsampling_size=st.integers(1, 64),
+        in_index=indices,
+        includes_head=truths,
+    ),
+    ASPPSegmentationHead: _aspp(ASPPSegmentationHead, num_classes=channels),
+    ASPPRegressionHead: _aspp(ASPPRegressionHead, out_channels=channels),
     MLPDecoder: _made(
         MLPDecoder,
         channels=st.none() | channels,
@@ -149,6 +184,9 @@ HEADS_OF = {
     ),
     ClassificationHead: _made(
         ClassificationHead, _num_classes=channels, dim_list=maybe_widths, dropout=rates, linear_after_pool=truths
+    ),
+    ScalarHead: _made(
+        ScalarHead, _num_outputs=channels, dim_list=maybe_widths, dropout=rates, linear_after_pool=truths
     ),
 }
 assert (set(NECKS_OF), set(DECODERS_OF), set(HEADS_OF)) == (set(NECKS), set(DECODERS), set(HEADS)), "a part is missing"

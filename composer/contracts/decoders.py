@@ -23,7 +23,15 @@ from composer.contracts.rules import (
     whole,
 )
 from composer.feature import MAP, VECTOR, Feature, Features, counted
-from composer.parts import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder, UperNetDecoder
+from composer.parts import (
+    FCNDecoder,
+    IdentityDecoder,
+    LearnedInterpolateToPyramidal,
+    LinearDecoder,
+    MLPDecoder,
+    UNetDecoder,
+    UperNetDecoder,
+)
 from composer.sizes import ANY, Sizes
 
 
@@ -85,11 +93,22 @@ def _a_width_per_map(decoder: UNetDecoder, features: Features) -> Refusal | None
 
 @contract.register(UperNetDecoder)
 def _(decoder: UperNetDecoder, features: Features) -> Outcome:
-    return (
-        maps_only(features)
-        or finest_first(features)
-        or Promise(features=[evolve(features[0], channels=decoder.channels)])
-    )
+    if refusal := maps_only(features):
+        return refusal
+    if decoder.scale_modules:
+        return _of_the_learned_pyramid(decoder, features)
+    return finest_first(features) or Promise(features=[evolve(features[0], channels=decoder.channels)])
+
+
+def _of_the_learned_pyramid(decoder: UperNetDecoder, features: Features) -> Outcome:
+    """What the neck promises and then the decoder, whose maps are those that the neck gives."""
+    pyramid = contract(LearnedInterpolateToPyramidal(), features)
+    if isinstance(pyramid, Refusal):
+        return evolve(pyramid, expected=f"{pyramid.expected} with scale_modules", about="scale_modules")
+    assert isinstance(pyramid, Promise)
+    # Maps that go in in order come out in order, so where they do not it is what goes in that is to be ordered.
+    unordered = finest_first(pyramid.features) and finest_first(features)
+    return unordered or evolve(pyramid, features=[evolve(pyramid.features[0], channels=decoder.channels)])
 
 
 @contract.register(MLPDecoder)

@@ -9,7 +9,7 @@ from attrs import evolve
 from composer.contracts.dispatch import contract
 from composer.contracts.rules import Outcome, Promise, Refusal, maps_only, only, scaled, whole
 from composer.feature import MAP, VECTOR, Feature, Features
-from composer.parts import ClassificationHead, RegressionHead, SegmentationHead
+from composer.parts import ClassificationHead, RegressionHead, ScalarHead, SegmentationHead
 
 
 @contract.register(SegmentationHead)
@@ -30,10 +30,19 @@ def _(head: RegressionHead, features: Features) -> Outcome:
 
 @contract.register(ClassificationHead)
 def _(head: ClassificationHead, features: Features) -> Outcome:
+    return _of_the_whole_image(features, head.num_classes)
+
+
+@contract.register(ScalarHead)
+def _(head: ScalarHead, features: Features) -> Outcome:
+    return _of_the_whole_image(features, head.num_outputs)
+
+
+def _of_the_whole_image(features: Features, channels: int) -> Outcome:
     return (
         only(features, lambda f: f.axes.startswith(VECTOR), f'channels second: a map "{MAP}" or a vector "{VECTOR}"')
         or _one(features)
-        or Promise(features=[Feature(channels=head.num_classes, stride=None, axes=VECTOR)])
+        or Promise(features=[Feature(channels=channels, stride=None, axes=VECTOR)])
     )
 
 

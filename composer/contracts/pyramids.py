@@ -14,6 +14,7 @@ from composer.contracts.rules import (
     Refusal,
     at_least,
     both,
+    finest_first,
     is_map,
     maps_only,
     scaled,
@@ -21,7 +22,12 @@ from composer.contracts.rules import (
     whole,
 )
 from composer.feature import Feature, Features
-from composer.parts import InterpolateToPyramidal, LearnedInterpolateToPyramidal, MaxpoolToPyramidal
+from composer.parts import (
+    FeaturePyramidNetworkNeck,
+    InterpolateToPyramidal,
+    LearnedInterpolateToPyramidal,
+    MaxpoolToPyramidal,
+)
 from composer.sizes import ANY, Sizes
 
 
@@ -101,3 +107,13 @@ def _four_levels(count: int) -> str:
     if count > 4:
         return f"necks: [SelectIndices: {{indices: {[round(i * (count - 1) / 3) for i in range(4)]}}}]"
     return "choose four levels with the encoder's out_indices"
+
+
+@contract.register(FeaturePyramidNetworkNeck)
+def _(neck: FeaturePyramidNetworkNeck, features: Features) -> Outcome:
+    return (
+        maps_only(features)
+        or finest_first(features)
+        # Each map is brought to the grid of the next finer one, so nothing has to be whole.
+        or Promise(features=[evolve(feature, channels=neck.out_channel) for feature in features])
+    )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from composer.feature import VECTOR, Features
 from composer.modules.activations import activation
 from composer.modules.dispatch import module
-from composer.parts import ClassificationHead, RegressionHead, SegmentationHead
+from composer.parts import ClassificationHead, RegressionHead, ScalarHead, SegmentationHead
 
 
 class Segmentation(nn.Module):
@@ -57,24 +57,24 @@ class Regression(nn.Module):
         return (self.final_act(self.head(x_BCHW)),)
 
 
-class Classification(nn.Module):
+class Scalars(nn.Module):
     """Linear layers, dropout, a linear layer, and the mean over positions, which may also come first."""
 
-    def __init__(self, head: ClassificationHead, features: Features) -> None:
+    def __init__(self, head: ClassificationHead | ScalarHead, outputs: int, features: Features) -> None:
         super().__init__()
         (feature,) = features
         widths = (feature.channels, *(head.dim_list or ()))
         self.head = nn.Sequential(
             nn.Sequential(*(nn.Sequential(nn.Linear(*pair), nn.ReLU(inplace=True)) for pair in pairwise(widths))),
             nn.Dropout(head.dropout) if head.dropout else nn.Identity(),
-            nn.Linear(widths[-1], head.num_classes),
+            nn.Linear(widths[-1], outputs),
         )
         self.vector = feature.axes == VECTOR
         # A single linear layer commutes with the mean, so there the cheap order gives what the other would.
         self.mean_first = head.linear_after_pool or not (head.dim_list or head.dropout)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give class scores `(b, num_classes)` for one map `(b, c, h, w)` or one vector `(b, c)`."""
+        """Give numbers `(b, outputs)` for one map `(b, c, h, w)` or one vector `(b, c)`."""
         (x,) = features
         if self.vector:
             return (self.head(x),)
@@ -126,4 +126,9 @@ def _(head: RegressionHead, features: Features) -> nn.Module:
 
 @module.register(ClassificationHead)
 def _(head: ClassificationHead, features: Features) -> nn.Module:
-    return Classification(head, features)
+    return Scalars(head, head.num_classes, features)
+
+
+@module.register(ScalarHead)
+def _(head: ScalarHead, features: Features) -> nn.Module:
+    return Scalars(head, head.num_outputs, features)

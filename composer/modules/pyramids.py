@@ -60,8 +60,13 @@ class LearnedPyramid(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give `(b, c0 // 4, 4h, 4w)`, `(b, c1 // 2, 2h, 2w)`, `(b, c2, h, w)` and `(b, c3, h // 2, w // 2)`."""
-        first, second, third, fourth = features
-        return self.fpn1(first), self.fpn2(second), third, _pooled(fourth, 2)
+        return scaled(self.fpn1, self.fpn2, features)
+
+
+def scaled(fpn1: nn.Module, fpn2: nn.Module, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Four maps at four scales, by the two learned steps of a `LearnedPyramid`."""
+    first, second, third, fourth = features
+    return fpn1(first), fpn2(second), third, _pooled(fourth, 2)
 
 
 @module.register(InterpolateToPyramidal)

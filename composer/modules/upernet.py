@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from composer.feature import Features
+from composer.modules.convolutions import normalised_convolution
 from composer.modules.dispatch import module
 from composer.modules.grids import resized, same_grid
+from composer.modules.pyramids import LearnedPyramid, scaled
 from composer.parts import UperNetDecoder
 
 
@@ -21,26 +22,34 @@ class UperNet(nn.Module):
     def __init__(self, decoder: UperNetDecoder, features: Features) -> None:
         super().__init__()
         width = decoder.channels
-        *finer, coarsest = (f.channels for f in features)
+        widths = [f.channels for f in features]
         self.align_corners = decoder.align_corners
+        self.scales = decoder.scale_modules
         # Modules are made in this order because published seeds were.
+        if self.scales:
+            learned = LearnedPyramid(features)
+            self.fpn1, self.fpn2 = learned.fpn1, learned.fpn2
+            widths = [widths[0] // 4, widths[1] // 2, *widths[2:]]
+        *finer, coarsest = widths
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(cells), _convolution(coarsest, width, 1))
+            nn.Sequential(nn.AdaptiveAvgPool2d(cells), normalised_convolution(coarsest, width, 1))
             for cells in decoder.pool_scales
         )
-        self.bottleneck = _convolution(coarsest + len(decoder.pool_scales) * width, width, 3)
+        self.bottleneck = normalised_convolution(coarsest + len(decoder.pool_scales) * width, width, 3)
         self.lateral_convs = nn.ModuleList()
         self.fpn_convs = nn.ModuleList()
         for channels in finer:
-            self.lateral_convs.append(_convolution(channels, width, 1))
-            self.fpn_convs.append(_convolution(width, width, 3))
-        self.fpn_bottleneck = _convolution(len(features) * width, width, 3)
-        self.as_next_finer = tuple(same_grid(*pair) for pair in pairwise(features))
-        self.as_finest = tuple(same_grid(features[0], f) for f in features)
+            self.lateral_convs.append(normalised_convolution(channels, width, 1))
+            self.fpn_convs.append(normalised_convolution(width, width, 3))
+        self.fpn_bottleneck = normalised_convolution(len(features) * width, width, 3)
+        # What is scaled is resized without asking whether it has to be; the first is on its own grid in any case.
+        self.as_next_finer = tuple(not self.scales and same_grid(*pair) for pair in pairwise(features))
+        others = (not self.scales and same_grid(features[0], f) for f in features[1:])
+        self.as_finest = (True, *others)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give one map `(b, channels, h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
-        *finer, coarsest = features
+        *finer, coarsest = scaled(self.fpn1, self.fpn2, features) if self.scales else features
         laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, finer, strict=True)]
         laterals.append(self._pooled(coarsest))
         for level in reversed(range(len(finer))):
@@ -58,16 +67,6 @@ class UperNet(nn.Module):
 
     def _on_grid_of(self, like: Tensor, x_BCHW: Tensor, *, same: bool) -> Tensor:
         return x_BCHW if same else resized(x_BCHW, like, "bilinear", align_corners=self.align_corners)
-
-
-def _convolution(incoming: int, outgoing: int, kernel: int) -> nn.Module:
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(incoming, outgoing, kernel, padding=kernel // 2, bias=False),
-            norm=nn.BatchNorm2d(outgoing),
-            act=nn.ReLU(inplace=True),
-        )
-    )
 
 
 @module.register(UperNetDecoder)

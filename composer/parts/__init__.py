@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from composer.parts.aspp import ASPPRegressionHead as ASPPRegressionHead
+from composer.parts.aspp import ASPPSegmentationHead as ASPPSegmentationHead
 from composer.parts.decoders import FCNDecoder as FCNDecoder
 from composer.parts.decoders import IdentityDecoder as IdentityDecoder
 from composer.parts.decoders import LinearDecoder as LinearDecoder
@@ -16,6 +18,7 @@ from composer.parts.encoders import Facts as Facts
 from composer.parts.encoders import Timm as Timm
 from composer.parts.heads import ClassificationHead as ClassificationHead
 from composer.parts.heads import RegressionHead as RegressionHead
+from composer.parts.heads import ScalarHead as ScalarHead
 from composer.parts.heads import SegmentationHead as SegmentationHead
 from composer.parts.kinds import Decoder as Decoder
 from composer.parts.kinds import Encoder as Encoder
@@ -27,6 +30,7 @@ from composer.parts.kinds import part_name as part_name
 from composer.parts.necks import AddBottleneckLayer as AddBottleneckLayer
 from composer.parts.necks import AddFeatures as AddFeatures
 from composer.parts.necks import ConcatFeatures as ConcatFeatures
+from composer.parts.necks import FeaturePyramidNetworkNeck as FeaturePyramidNetworkNeck
 from composer.parts.necks import InterpolateToPyramidal as InterpolateToPyramidal
 from composer.parts.necks import LearnedInterpolateToPyramidal as LearnedInterpolateToPyramidal
 from composer.parts.necks import MaxpoolToPyramidal as MaxpoolToPyramidal
@@ -34,6 +38,7 @@ from composer.parts.necks import PermuteDims as PermuteDims
 from composer.parts.necks import ReshapeTokensToImage as ReshapeTokensToImage
 from composer.parts.necks import SelectIndices as SelectIndices
 from composer.parts.temporal import TemporalPooling as TemporalPooling
+from composer.parts.tokens import AggregateTokens as AggregateTokens
 
 NECKS: tuple[type[Neck], ...] = (
     SelectIndices,
@@ -43,6 +48,8 @@ NECKS: tuple[type[Neck], ...] = (
     ReshapeTokensToImage,
     AddBottleneckLayer,
     LearnedInterpolateToPyramidal,
+    FeaturePyramidNetworkNeck,
+    AggregateTokens,
     ConcatFeatures,
     AddFeatures,
     TemporalPooling,
@@ -54,8 +61,10 @@ DECODERS: tuple[type[Decoder], ...] = (
     UperNetDecoder,
     LinearDecoder,
     MLPDecoder,
+    ASPPSegmentationHead,
+    ASPPRegressionHead,
 )
-HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead)
+HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead)
 
 PARTS: Mapping[str, type[Part]] = MappingProxyType(
     {part.__name__: part for part in (*NECKS, *DECODERS, *HEADS)} | {"timm/": Timm}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from attrs import field, frozen
 
 from composer.parts.fields import (
@@ -49,22 +47,28 @@ class UNetDecoder(Decoder):
 
 @frozen(kw_only=True)
 class UperNetDecoder(Decoder):
-    """UPerNet: pyramid pooling on the last map, then a feature pyramid, at the grid of the first map."""
+    """UPerNet: pyramid pooling on the last map, then a feature pyramid, at the grid of the first map.
+
+    `scale_modules` puts LearnedInterpolateToPyramidal in front, with its weights inside the decoder.
+    """
 
     pool_scales: tuple[int, ...] = field(default=(1, 2, 3, 6), converter=whole_numbers, validator=Whole(1, 64))
     channels: int = field(default=256, validator=CHANNELS)
     align_corners: bool = field(default=True, validator=FLAG)
+    scale_modules: bool = field(default=False, validator=FLAG)
 
 
 @frozen(kw_only=True)
 class LinearDecoder(Decoder):
-    """One transposed convolution from a map to class scores, `upsampling_size` times as large. Needs no head."""
+    """One transposed convolution from a map to class scores, `upsampling_size` times as large. Needs no head.
 
-    includes_head: ClassVar[bool] = True
+    `includes_head: false` says that a head follows all the same.
+    """
 
     num_classes: int = field(validator=CHANNELS)
     upsampling_size: int = field(validator=Whole(1, 64))
     in_index: int = field(default=-1, validator=INDEX)
+    includes_head: bool = field(default=True, validator=FLAG)
 
 
 @frozen(kw_only=True)

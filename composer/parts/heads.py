@@ -46,3 +46,13 @@ class ClassificationHead(Head):
     dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
     dropout: float = field(default=0.0, validator=SHARE)
     linear_after_pool: bool = field(default=False, validator=FLAG)
+
+
+@frozen(kw_only=True)
+class ScalarHead(Head):
+    """Numbers for the whole image: linear layers as wide as `dim_list`, dropout, a linear layer, the mean."""
+
+    num_outputs: int = field(validator=CHANNELS)
+    dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
+    dropout: float = field(default=0.0, validator=SHARE)
+    linear_after_pool: bool = field(default=False, validator=FLAG)

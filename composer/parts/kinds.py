@@ -9,12 +9,16 @@ class Part:
     """A declaration: a frozen attrs class whose fields are all that `contract` and `module` are told.
 
     `source` is set by a part that names something in a foreign library: it is written `source/name`, and has a
-    field `name`. `includes_head` is set by a decoder whose output is a prediction already.
+    field `name`. A part that predicts says so in `includes_head`, as a class or in a field.
     """
 
     __slots__ = ()
     source: ClassVar[str | None] = None
-    includes_head: ClassVar[bool] = False
+
+    @property
+    def includes_head(self) -> bool:
+        """Whether the output is a prediction, which takes no head."""
+        return False
 
 
 class Encoder(Part):
@@ -45,7 +49,11 @@ class Head(Part):
     """From one feature to a prediction."""
 
     __slots__ = ()
-    includes_head: ClassVar[bool] = True
+
+    @property
+    def includes_head(self) -> bool:
+        """Always true."""
+        return True
 
 
 def part_name(part: Part) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from composer.parts.fields import FLAG, INDEX, NOT_EMPTY, Choice, Whole, whole_numbers
+from composer.parts.fields import CHANNELS, FLAG, INDEX, NOT_EMPTY, Choice, Whole, whole_numbers
 from composer.parts.kinds import Neck
 
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
@@ -61,6 +61,13 @@ class AddBottleneckLayer(Neck):
 @frozen(kw_only=True)
 class LearnedInterpolateToPyramidal(Neck):
     """Makes a pyramid of exactly four maps: learned ×4 and ×2, unchanged, and max-pooled by 2."""
+
+
+@frozen(kw_only=True)
+class FeaturePyramidNetworkNeck(Neck):
+    """Mixes every map with what the coarser ones say, finest map first; all have `out_channel` channels after it."""
+
+    out_channel: int = field(default=256, validator=CHANNELS)
 
 
 @frozen(kw_only=True)
