@@ -11,7 +11,7 @@ from composer.adapters.probing import Grids
 
 @define
 class Trial:
-    """Runs a network at image sizes that it may not take, and keeps what it raised last."""
+    """Runs a network at image sizes that it may not take, and keeps what it raised, if it did, the last time."""
 
     encoder: nn.Module
     channels: int
@@ -22,6 +22,7 @@ class Trial:
 
     def grids_at(self, height: int, width: int) -> Grids | None:
         """The grids of all levels for an image of (height, width), or None where the network does not take it."""
+        self.error = None
         try:
             with torch.no_grad():
                 maps = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))

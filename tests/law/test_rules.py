@@ -9,9 +9,10 @@ from attrs import evolve
 from torch import nn
 
 import composer
-from composer.adapters.timm import TimmEncoder, probe
+from composer.adapters.timm import probe
 from composer.contracts import Refusal
 from composer.graph import Node, Shared
+from composer.modules.timm_encoder import TimmEncoder
 from tests.law.toys import Toy
 
 MAP8 = composer.Feature(channels=8, stride=4)

@@ -1,0 +1,68 @@
+"""timm's networks as timm makes them, and what they say of themselves."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import timm
+import torch
+
+from composer.feature import CHANNELS_LAST, MAP
+from composer.parts import Timm
+
+FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+"""The switches by which timm's networks take other image sizes, in the order in which they are tried."""
+
+
+def names(pattern: str = "*") -> list[str]:
+    """timm's networks whose name matches a glob pattern, without `timm/`."""
+    return list(timm.list_models(pattern))
+
+
+def names_near(name: str) -> list[str]:
+    """The names that `name` may have been meant to be: all networks, and the tagged ones that begin as it does."""
+    return names() + list(timm.list_pretrained(f"{name.split('.')[0]}*"))
+
+
+def declared(part: Timm) -> dict[str, Any]:
+    """The arguments that the declaration spells out, as timm names them."""
+    given = {"output_stride": part.output_stride, "img_size": part.img_size}
+    return {name: value for name, value in given.items() if value is not None} | dict(part.options)
+
+
+def create(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
+    """The network that a part declares, in timm's wrapper where it asks for that. `arguments` come on top.
+
+    Raises whatever timm raises for arguments that the network does not take.
+    """
+    if part.features_only:
+        arguments |= {"features_only": True}
+        arguments |= {} if part.out_indices is None else {"out_indices": part.out_indices}
+    with torch.device(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # meta tensors warn that initialising them does nothing
+        return timm.create_model(part.name, **{"in_chans": channels, **declared(part), **arguments})
+
+
+def create_flexible(part: Timm, channels: int, device: str) -> tuple[Any, dict[str, bool]]:
+    """The network without weights, and the switch that makes its image size flexible. Raises as `create` does."""
+    *switches, last = ({},) if declared(part).keys() & {"dynamic_img_size", "strict_img_size"} else FLEXIBLE
+    for switch in switches:
+        try:
+            return create(part, channels, device, **switch), switch
+        except Exception:  # noqa: S112, a switch that a network does not know is a TypeError, and the last try has none
+            continue
+    return create(part, channels, device, **last), last
+
+
+def default_size(part: Timm, network: Any) -> tuple[int, int]:
+    """The image size at which a network is sure to run."""
+    _, height, width = network.pretrained_cfg["input_size"]
+    return part.img_size or (height, width)
+
+
+def layout(part: Timm, network: Any) -> str:
+    """The layout of what a network gives: timm's wrapper gives its own, which the plain network is asked to turn."""
+    # Absent on the networks that know no other layout than the usual one.
+    told = str(getattr(network, "output_fmt", "")) if part.features_only else ""
+    return CHANNELS_LAST if told.endswith("NHWC") else MAP

@@ -1,0 +1,106 @@
+"""What timm's networks give, found on the meta device: without weights and without a download."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+
+from composer.adapters.probing import strides_and_sizes
+from composer.adapters.rounding import Misfit, rounded
+from composer.adapters.timm.levels import levels, stated
+from composer.adapters.timm.networks import create_flexible, default_size, layout
+from composer.adapters.timm.refusals import arguments_refused, no_size, no_tokens, not_any_size, one_size, unknown
+from composer.adapters.trial import Trial
+from composer.contracts.rules import Refusal, Refused
+from composer.feature import TOKENS, Feature, Features
+from composer.modules.timm_encoder import TimmEncoder
+from composer.parts import Facts, Timm
+from composer.sizes import Sizes
+
+
+def probe(part: Timm, channels: int) -> Facts | Refusal:
+    """The facts of a network that is fed `channels` channels, found without weights and without a download.
+
+    The network is built and run on the meta device; on the CPU where the meta device cannot run it (values that
+    steer the forward pass) or is far too slow (recurrent networks, which it runs step by step).
+    """
+    if not timm.is_model(part.name):
+        return unknown(part.name)
+    try:
+        try:
+            return _probe_on("meta", part, channels)
+        except _MetaDeviceUnfitError:
+            with torch.random.fork_rng(devices=[]):
+                return _probe_on("cpu", part, channels)
+    except Refused as refused:
+        return refused.refusal
+    except Exception as error:  # whatever a constructor raises for arguments that it does not take
+        return arguments_refused(part, error)
+
+
+class _MetaDeviceUnfitError(Exception):
+    """The meta device cannot tell what this network gives."""
+
+
+def _probe_on(device: str, part: Timm, channels: int) -> Facts:
+    network, switch = create_flexible(part, channels, device)
+    indices = levels(part, network, channels, device)
+    if device == "meta" and any(isinstance(child, nn.RNNBase) for child in network.modules()):
+        raise _MetaDeviceUnfitError
+    encoder = network if part.features_only else TimmEncoder(network, indices)
+    encoder.eval()
+    widths, reductions = stated(part, network, indices)
+    axes = layout(part, network)
+    trial = Trial(encoder, channels, device, axes, widths)
+    usual = default_size(part, network)
+    found = strides_and_sizes(trial.grids_at, usual, reductions)
+    if found is None:
+        if device == "meta":
+            raise _MetaDeviceUnfitError
+        raise Refused(no_size(part, channels, trial.error))
+    strides, sizes = found
+    features: Features = tuple(Feature(channels=c, stride=s, axes=axes) for c, s in zip(widths, strides, strict=True))
+    if part.any_size:
+        features, sizes = _at_any_size(trial, features, sizes, usual)
+    if part.tokens:
+        height, width = sizes.nearest(*usual) or (sizes.least, sizes.least)
+        encoder.tokens = True
+        features = _as_tokens(encoder, features, torch.empty(1, channels, height, width, device=device))
+    return Facts(
+        features=features,
+        channels=channels,
+        sizes=sizes,
+        arguments={**switch, "out_indices": indices},
+        mean=network.pretrained_cfg["mean"],
+        std=network.pretrained_cfg["std"],
+    )
+
+
+def _at_any_size(trial: Trial, maps: Features, sizes: Sizes, usual: tuple[int, int]) -> tuple[Features, Sizes]:
+    """The same levels as they round, and the sizes that need no padding. Raises Refused where those are no more."""
+    known = sizes.nearest(*usual)
+    if known is None or sizes.height is not None:
+        trial.grids_at(*(2 * side for side in usual))
+        raise Refused(one_size(sizes, trial.error))
+    found = rounded(trial.grids_at, maps, sizes, max(known))
+    if not isinstance(found, Misfit):
+        return found
+    trial.grids_at(found.height, found.width)  # once more, for what it raises there
+    stride = None if found.level is None else maps[found.level].stride
+    raise Refused(not_any_size(found, stride, trial.error, sizes.multiple))
+
+
+def _as_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:
+    """The same levels as tokens, prefix first."""
+    try:
+        with torch.no_grad():
+            tokens = encoder(image_BCHW)
+    except Exception as error:
+        raise Refused(no_tokens(error)) from error
+    height, width = image_BCHW.shape[-2:]
+    return tuple(
+        evolve(f, axes=TOKENS, prefix=x_BNC.shape[1] - f.cells(height) * f.cells(width))
+        for f, x_BNC in zip(maps, tokens, strict=True)
+    )

@@ -1,0 +1,102 @@
+"""What is said where a network of timm cannot be had, or not as it is asked for."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import timm
+
+from composer.adapters.rounding import Misfit
+from composer.adapters.timm.networks import declared, names_near
+from composer.contracts.rules import Refusal
+from composer.feature import counted
+from composer.parts import Timm
+from composer.problem import nearest
+from composer.sizes import Sizes
+
+
+def unknown(name: str) -> Refusal:
+    """A name that timm does not know."""
+    return Refusal(
+        code="network",
+        kind="impossible",
+        expected="is not a network of timm",
+        got=f"timm {timm.__version__}",
+        repair=nearest(name, names_near(name)),
+    )
+
+
+def arguments_refused(part: Timm, error: Exception) -> Refusal:
+    """A constructor that raised."""
+    given = ", ".join(declared(part)) or "its arguments"
+    return _network("refuses its arguments", _said(error), f"correct or leave out {given}")
+
+
+def no_size(part: Timm, channels: int, error: Exception | None) -> Refusal:
+    """A network that ran nowhere; `error` is what it raised, if it did."""
+    given = ", ".join(declared(part))
+    return _network(
+        f"runs at no image size tried with {counted(channels, 'input channel')}",
+        _said(error) if error else "cells that are not square, or levels of other channels than it states",
+        f"correct or leave out {given}" if given else "choose another network",
+    )
+
+
+def no_tokens(error: Exception) -> Refusal:
+    """A network that has no tokens to give."""
+    return _network("cannot give its tokens", _said(error), "leave tokens out: maps are what it gives")
+
+
+def one_size(sizes: Sizes, error: Exception | None) -> Refusal:
+    """A network that takes images of one size; `error` is what it raised at another, if it did."""
+    return Refusal(
+        code="sizes",
+        kind="impossible" if error else "lies",
+        expected="gives what it promises at one image size only",
+        got=str(sizes),
+        repair="leave any_size out",
+        about="any_size",
+    )
+
+
+def not_any_size(misfit: Misfit, stride: Fraction | None, error: Exception | None, multiple: int) -> Refusal:
+    """A network that takes multiples of its largest stride only; `stride` and `error` are those of the misfit."""
+    if misfit.grid is None:
+        rule = "does not run at every image size"
+        got = "levels of other channels than it states" if error is None else _said(error)
+    else:
+        rule = "has levels that round neither down nor up at every image size"
+        got = f"{misfit.grid[0]} × {misfit.grid[1]} cells of stride {stride}"
+    return Refusal(
+        code="sizes",
+        kind="impossible" if error else "lies",
+        expected=rule,
+        got=f"at {misfit.height} × {misfit.width}, {got}",
+        repair=f"leave any_size out: images are then padded to multiples of {multiple}",
+        about="any_size",
+    )
+
+
+def no_weights(part: Timm, error: Exception) -> Refusal:
+    """Weights that cannot be had, or do not fit."""
+    file = part.pretrained if isinstance(part.pretrained, str) else None
+    return Refusal(
+        code="weights",
+        kind="impossible",
+        expected=f"cannot load the weights {file or 'that timm publishes for it'}",
+        # torch lists what does not fit from its second line on; the first few names tell which network it was.
+        got=f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}",
+        repair="give the path of a weights file that fits this network"
+        if file
+        else "check the connection, give the path of a weights file, or set pretrained: false",
+        about="pretrained",
+    )
+
+
+def _said(error: Exception) -> str:
+    words = " ".join(str(error).split())[:300]
+    return f"timm says {type(error).__name__}{': ' if words else ''}{words}"
+
+
+def _network(expected: str, got: str, repair: str) -> Refusal:
+    return Refusal(code="network", kind="impossible", expected=expected, got=got, repair=repair)

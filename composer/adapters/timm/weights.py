@@ -1,0 +1,78 @@
+"""timm's networks with weights: random ones, published ones, or those of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import timm
+from attrs import evolve
+from torch import nn
+
+from composer.adapters.huggingface import check_reachable
+from composer.adapters.timm.levels import levels
+from composer.adapters.timm.networks import create
+from composer.adapters.timm.refusals import no_weights
+from composer.contracts.rules import Refused
+from composer.feature import Features
+from composer.modules.dispatch import module
+from composer.modules.timm_encoder import TimmEncoder
+from composer.parts import Facts, Timm
+
+
+@module.register(Timm)
+def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> nn.Module:
+    """The network with random weights, or with the published ones where the part asks and `pretrained` allows."""
+    channels = image[0].channels
+    arguments = dict(facts.arguments)
+    # Facts that were handed in need not say which levels they are of.
+    indices = arguments.pop("out_indices", None) or _levels_of(part, channels)
+    if not (pretrained and part.pretrained):
+        network = create(part, channels, "cpu", **arguments)
+    else:
+        try:
+            network = _with_weights(part, channels, arguments)
+        except Exception as error:
+            raise Refused(no_weights(part, error)) from error
+    return network if part.features_only else TimmEncoder(network, indices, tokens=part.tokens)
+
+
+def _levels_of(part: Timm, channels: int) -> tuple[int, ...]:
+    return levels(part, create(part, channels, "meta"), channels, "meta")
+
+
+def _with_weights(part: Timm, channels: int, arguments: dict[str, Any]) -> Any:
+    """The network with its weights. Raises where they cannot be had, or are not those of the whole network."""
+    _check_weights(part)
+    file = {"pretrained_cfg_overlay": {"file": part.pretrained}} if isinstance(part.pretrained, str) else {}
+    plain = create(evolve(part, features_only=False), channels, "cpu", **arguments, pretrained=True, **file)
+    if not part.features_only:
+        return plain
+    # timm's wrapper would take what it finds of its weights, and leave the rest random without a word.
+    wrapper = create(part, channels, "cpu", **arguments)
+    known = {_flat(name): x for name, x in plain.state_dict().items()}
+    wrapper.load_state_dict({name: known[_plain(name, known)] for name in wrapper.state_dict()})
+    return wrapper
+
+
+def _plain(name: str, known: Collection[str]) -> str:
+    """What a wrapper's weight is called in the plain network, flat: some wrappers put the network under a name."""
+    flat = _flat(name)
+    return flat if flat in known else flat.removeprefix("model_").removeprefix("body_")
+
+
+def _flat(name: str) -> str:
+    """Some wrappers make one name of two: `stages_0` of `stages.0`."""
+    return name.replace(".", "_")
+
+
+def _check_weights(part: Timm) -> None:
+    """Raise at once where the weights cannot be had, and not after timm and the hub have tried again and again."""
+    if isinstance(part.pretrained, str):
+        if not Path(part.pretrained).is_file():
+            raise FileNotFoundError("there is no such file")
+        return
+    published = timm.get_pretrained_cfg(part.name)
+    if published is not None and published.hf_hub_id:
+        check_reachable(published.hf_hub_id, published.hf_hub_filename)
