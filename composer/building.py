@@ -35,15 +35,19 @@ def build(
     published weights cannot be had, and where a `Custom` module does not give what it declares.
     """
     typed = graph if isinstance(graph, Typed) else infer(graph, describe)
+    return Model(typed, modules_of(typed, seed=seed, pretrained=pretrained))
+
+
+def modules_of(typed: Typed, *, seed: int = 0, pretrained: bool = True) -> dict[str, nn.Module]:
+    """The modules of a typed graph, by node: what `build` hangs into a `Model`, for a class of one's own to hold."""
     with _GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not torch.manual_seed, which would seed the other devices too.
         torch.default_generator.manual_seed(seed)
-        modules = {
+        return {
             node.name: _module(typed, node, pretrained=pretrained)
             for node in typed.order
             if not isinstance(node.part, Shared)
         }
-    return Model(typed, modules)
 
 
 _GENERATOR = Lock()
