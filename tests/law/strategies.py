@@ -88,6 +88,23 @@ def permutations(draw) -> list[int]:
     return draw(st.sampled_from((order, order, order, order[1:] + order[:1], [0] * rank)))
 
 
+def aspp(part_class: type, **fields):
+    """One of the ASPP heads, of one map or of several."""
+    fields |= {
+        "channels": widths,
+        "dilations": st.sampled_from(((1, 6, 12, 18), (1,), (2, 3), ())),
+        "align_corners": st.booleans(),
+        "head_dropout_ratio": rates,
+        "includes_head": st.booleans(),
+    }
+    positions = st.integers(-3, 3)
+    several = {
+        "in_index": st.lists(positions, min_size=1, max_size=3),
+        "input_transform": st.just("resize_concat"),
+    }
+    return st.builds(part_class, in_index=positions, **fields) | st.builds(part_class, **several, **fields)
+
+
 PARTS = {
     composer.SelectIndices: st.builds(
         composer.SelectIndices, indices=st.lists(st.integers(-4, 4), min_size=1, max_size=5)
@@ -112,6 +129,18 @@ PARTS = {
         pooling=st.sampled_from(("mean", "max", "diff", "concat", "keep")),
         subset_lengths=st.sampled_from((None, None, [1, 2], [2, 1], [3], [1, 1, 1], [2, 2], [1])),
     ),
+    composer.FeaturePyramidNetworkNeck: st.builds(composer.FeaturePyramidNetworkNeck, out_channel=widths),
+    composer.AggregateTokens: st.builds(
+        composer.AggregateTokens,
+        pooling=st.sampled_from(("mean", "max", "min", "cls", 0, 1, 4)),
+        indices=st.none() | st.integers(-3, 3) | st.lists(st.integers(-3, 3), min_size=1, max_size=4),
+    )
+    | st.builds(
+        composer.AggregateTokens,
+        pooling=st.sampled_from(("mean", "max", "min")),
+        indices=st.none() | st.integers(-3, 3),
+        drop_cls=st.just(True),
+    ),
     composer.ConcatFeatures: st.builds(composer.ConcatFeatures),
     composer.AddFeatures: st.builds(composer.AddFeatures),
     composer.IdentityDecoder: st.builds(composer.IdentityDecoder, out_index=st.integers(-4, 4)),
@@ -129,12 +158,16 @@ PARTS = {
         channels=widths,
         pool_scales=st.sampled_from(((1, 2, 3, 6), (1,), ())),
         align_corners=st.booleans(),
+        scale_modules=st.booleans(),
     ),
+    composer.ASPPSegmentationHead: aspp(composer.ASPPSegmentationHead, num_classes=widths),
+    composer.ASPPRegressionHead: aspp(composer.ASPPRegressionHead, out_channels=widths),
     composer.LinearDecoder: st.builds(
         composer.LinearDecoder,
         num_classes=widths,
         upsampling_size=st.sampled_from((1, 2, 3)),
         in_index=st.integers(-3, 3),
+        includes_head=st.booleans(),
     ),
     composer.MLPDecoder: st.builds(
         composer.MLPDecoder,
@@ -162,9 +195,16 @@ PARTS = {
         dropout=rates,
         linear_after_pool=st.booleans(),
     ),
+    composer.ScalarHead: st.builds(
+        composer.ScalarHead,
+        num_outputs=widths,
+        dim_list=maybe_widths,
+        dropout=rates,
+        linear_after_pool=st.booleans(),
+    ),
 }
 
-HEADS = (composer.SegmentationHead, composer.RegressionHead, composer.ClassificationHead)
+HEADS = (composer.SegmentationHead, composer.RegressionHead, composer.ClassificationHead, composer.ScalarHead)
 JOINS = (composer.ConcatFeatures, composer.AddFeatures)
 
 
@@ -217,8 +257,13 @@ def rewidened(feature: Feature, channels: int) -> Feature:
 FAVOURITES = {
     composer.ReshapeTokensToImage: ("b n c", "b n c", "b t n c"),
     composer.TemporalPooling: ("b t c h w", "b t n c", "b c t h w"),
+    composer.AggregateTokens: ("b n c", "b n c", "b t n c", "b c h w", "b t c h w"),
 }
 """The layouts that a part is mostly given, where they are not maps."""
+
+
+NARROWING = (composer.AddBottleneckLayer, composer.LearnedInterpolateToPyramidal, composer.UperNetDecoder)
+"""Parts that leave a fraction of the channels, of which there may be none."""
 
 
 @st.composite
@@ -227,7 +272,6 @@ def inputs_for(draw, part_class: type) -> tuple[tuple[Feature, ...], ...]:
     if part_class in JOINS:
         return draw(branches())
     given = draw(levels(draw(st.sampled_from(FAVOURITES.get(part_class, ("b c h w",))))))
-    narrow = part_class in (composer.AddBottleneckLayer, composer.LearnedInterpolateToPyramidal)
-    if narrow and draw(st.integers(0, 5)) == 0:
+    if part_class in NARROWING and draw(st.integers(0, 5)) == 0:
         given = tuple(rewidened(f, 1) for f in given)
     return (given[:1],) if part_class in HEADS and draw(st.integers(0, 3)) else (given,)

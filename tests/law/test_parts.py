@@ -37,6 +37,13 @@ RULES = {
         ("channels", "impossible"),
     },
     composer.TemporalPooling: {("layout", "impossible"), ("frames", "impossible"), ("count", "impossible")},
+    composer.FeaturePyramidNetworkNeck: {("layout", "impossible"), ("order", "policy")},
+    composer.AggregateTokens: {
+        ("index", "impossible"),
+        ("layout", "lies"),
+        ("prefix", "lies"),
+        ("prefix", "policy"),
+    },
     composer.ConcatFeatures: {("inputs", "policy"), ("count", "impossible"), ("join", "impossible")},
     composer.AddFeatures: {
         ("inputs", "policy"),
@@ -55,12 +62,20 @@ RULES = {
         ("order", "policy"),
         ("stride", "policy"),
     },
-    composer.UperNetDecoder: {("layout", "impossible"), ("order", "policy")},
+    composer.UperNetDecoder: {
+        ("layout", "impossible"),
+        ("order", "policy"),
+        ("count", "impossible"),
+        ("channels", "impossible"),
+    },
+    composer.ASPPSegmentationHead: {("index", "impossible"), ("layout", "impossible")},
+    composer.ASPPRegressionHead: {("index", "impossible"), ("layout", "impossible")},
     composer.LinearDecoder: {("index", "impossible"), ("layout", "impossible")},
     composer.MLPDecoder: {("layout", "impossible"), ("index", "impossible"), ("stride", "impossible")},
     composer.SegmentationHead: {("layout", "impossible"), ("count", "impossible")},
     composer.RegressionHead: {("layout", "impossible"), ("count", "impossible")},
     composer.ClassificationHead: {("layout", "impossible"), ("count", "impossible")},
+    composer.ScalarHead: {("layout", "impossible"), ("count", "impossible")},
 }
 """Every rule by which each part refuses, and its kind. One never drawn fails the test, and so does one not listed."""
 
@@ -133,7 +148,8 @@ def check_refusal(data, part, inputs, refusal):
         guarded = isinstance(part, composer.ReshapeTokensToImage) and refusal.code == "layout"
         assert guarded or not raised_by_us(error), f"{refusal} is impossible by a guard of our own making: {error!r}"
         return "raised"
-    asked = asked_for(part, inputs, height, width)
+    # A token of the grid has the shape of one of the prefix; that it is another is a matter of values.
+    asked = None if refusal.code == "prefix" else asked_for(part, inputs, height, width)
     assert refusal.kind != "impossible", f"{refusal} ran, and gave {out}"
     assert refusal.kind == "policy" or out != asked, f"{refusal} gave what was asked for, {out}"
     return "ran"
@@ -194,6 +210,9 @@ def asked_for(part, inputs, height, width):
             return [
                 scaled(f, height, width, lambda side, s=s: side // s) for f, s in zip(inputs[0], scales, strict=True)
             ]
+        case composer.AggregateTokens(indices=indices):
+            chosen = [inputs[0][index] for index in indices]
+            return [(BATCH, *([f.frames] if "t" in f.axes else []), f.channels) for f in chosen]
     return None
 
 
