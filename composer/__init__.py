@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from composer.parts import ConcatFeatures as ConcatFeatures
     from composer.parts import Custom as Custom
     from composer.parts import Decoder as Decoder
+    from composer.parts import EmbeddingHead as EmbeddingHead
     from composer.parts import Encoder as Encoder
     from composer.parts import Facts as Facts
     from composer.parts import FCNDecoder as FCNDecoder
@@ -80,10 +81,10 @@ _NAMES_OF = {
     "model": "Model ModelOutput",
     "modules": "module",
     "parts": "PARTS AddBottleneckLayer AddFeatures AggregateTokens ASPPRegressionHead ASPPSegmentationHead "
-    "ClassificationHead ConcatFeatures Custom Decoder Encoder Facts FCNDecoder FeaturePyramidNetworkNeck Head "
-    "IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal LinearDecoder MaxpoolToPyramidal "
-    "MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage ScalarHead SegmentationHead "
-    "SelectIndices TemporalPooling Timm UNetDecoder UperNetDecoder",
+    "ClassificationHead ConcatFeatures Custom Decoder EmbeddingHead Encoder Facts FCNDecoder "
+    "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
+    "LinearDecoder MaxpoolToPyramidal MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage "
+    "ScalarHead SegmentationHead SelectIndices TemporalPooling Timm UNetDecoder UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",
     "text": "digest read reads write",

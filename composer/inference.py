@@ -11,10 +11,10 @@ from attrs import define, field
 
 from composer.contracts import Outcome, Promise, Refusal, contract
 from composer.contracts.encoders import one_image
-from composer.contracts.rules import needed
+from composer.contracts.rules import needed, only
 from composer.feature import MAP, VECTOR, Features, counted, sentence
 from composer.graph import Graph, Node, Shared
-from composer.parts import Facts, Head, Part, Probed, part_name
+from composer.parts import EmbeddingHead, Facts, Head, Part, Probed, part_name
 from composer.problem import Problem, SpecError
 from composer.sizes import Conflict, Sizes, intersect
 from composer.structure import ordered, structural_problems
@@ -38,7 +38,7 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) 
     walk = _Walk(graph, _asking(describe))
     for node in ordered(graph):
         walk.visit(node)
-    problems = [*walk.problems, *_unfit_outputs(graph, walk.features), *_unfit_crop(graph, walk.features)]
+    problems = [*walk.problems, *_unfit_outputs(graph, walk), *_unfit_crop(graph, walk)]
     sizes = intersect(_demands(graph, walk))
     if isinstance(sizes, Conflict):
         problems.append(_conflict(graph, sizes))
@@ -52,6 +52,7 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) 
         facts=walk.facts,
         order=ordered(graph),
         per_frame=frozenset(walk.per_frame),
+        embeddings=frozenset(walk.embeddings),
     )
 
 
@@ -82,6 +83,7 @@ class _Walk:
     sizes: dict[str, Sizes] = field(factory=dict)
     parts: dict[str, Part] = field(factory=dict)
     per_frame: set[str] = field(factory=set)
+    embeddings: set[str] = field(factory=set)
     problems: list[Problem] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -104,6 +106,8 @@ class _Walk:
         self.sizes[node.name] = promise.sizes
         if promise.per_frame:
             self.per_frame.add(node.name)
+        if isinstance(self.parts[node.name], EmbeddingHead):
+            self.embeddings.add(node.name)
 
     def _promise(self, node: Node, part: Part) -> Outcome | Features:
         inputs = [self.features[source] for source in node.positional]
@@ -234,9 +238,9 @@ def _conflict(graph: Graph, conflict: Conflict) -> Problem:
     )
 
 
-def _unfit_crop(graph: Graph, features: Mapping[str, Features]) -> Iterator[Problem]:
+def _unfit_crop(graph: Graph, walk: _Walk) -> Iterator[Problem]:
     """A crop of outputs none of which is at the image's size."""
-    outputs = [features.get(name) for name in (*graph.outputs, *(node for _, node in graph.auxiliary))]
+    outputs = [walk.features.get(name) for name in _ends(graph) if name not in walk.embeddings]
     is_map = any(given is None or given[0].axes == MAP for given in outputs)
     if graph.crop is not None and not (graph.rescale and is_map):
         yield Problem(
@@ -247,17 +251,26 @@ def _unfit_crop(graph: Graph, features: Mapping[str, Features]) -> Iterator[Prob
         )
 
 
-def _unfit_outputs(graph: Graph, features: Mapping[str, Features]) -> Iterator[Problem]:
-    for name in dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))):
-        given = features.get(name)
-        if given is None or (len(given) == 1 and given[0].axes in (MAP, VECTOR)):
+def _ends(graph: Graph) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))))
+
+
+def _unfit_outputs(graph: Graph, walk: _Walk) -> Iterator[Problem]:
+    for name in _ends(graph):
+        given = walk.features.get(name)
+        if given is None or name in walk.embeddings:
             continue
-        repair = "add IdentityDecoder, which passes one feature on" if len(given) > 1 else None
+        unfit = only(given, lambda feature: feature.axes in (MAP, VECTOR), "one map or one vector")
+        if unfit is None and len(given) == 1:
+            continue
+        way = "add IdentityDecoder, which passes one feature on"
+        if unfit and len(given) == 1:
+            way = unfit.repair or "bring it to that layout with PermuteDims"
         yield Problem(
             code="output",
             message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {sentence(given)}.',
             place=graph.source.place(name),
             expected="one map or one vector",
             got=sentence(given),
-            repair=repair or "bring it to that layout with ReshapeTokensToImage or PermuteDims",
+            repair=f"{way}; or head: EmbeddingHead, which gives all as it is",
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from composer.feature import counted
 from composer.graph import Graph
 from composer.modules.containers import hang
 from composer.modules.frames import by_frame, stills
@@ -20,11 +21,11 @@ from composer.typed import Typed, kept_cells, too_large, too_small
 
 class ModelOutput(NamedTuple):
     """What a model returns: `output`, a tensor, or a dict by node name where the graph has several outputs; and
-    `auxiliary_heads`, a dict by label. A pytree, so that torch.export takes it.
+    `auxiliary_heads`, a dict by label. An embedding is a tuple of tensors. A pytree, so that torch.export takes it.
     """
 
     output: Any
-    auxiliary_heads: dict[str, Tensor]
+    auxiliary_heads: dict[str, Any]
 
 
 class Model(nn.Module):
@@ -32,7 +33,8 @@ class Model(nn.Module):
 
     Takes one tensor for a graph of one input, `(b, c, h, w)` or with frames `(b, c, t, h, w)`, or a dict by input
     name. Returns a `ModelOutput`. Images of any size are padded to one that the graph takes, and pixel-wise output
-    comes back at the image's size (with `rescale`), or as the cells that belong to the image (without).
+    comes back at the image's size (with `rescale`), or as the cells that belong to the image (without). Embeddings
+    cover the padded image.
     """
 
     def __init__(self, typed: Typed, modules: Mapping[str, nn.Module]) -> None:
@@ -42,7 +44,7 @@ class Model(nn.Module):
         self._frozen: frozenset[str] = frozenset()
         self._inputs = tuple(input_of(name, image.feature) for name, image in self.graph.inputs)
         self._steps = tuple(step_of(node, typed, modules) for node in typed.order)
-        self._ends = {end: end_of(typed, end) for end in typed.ends}
+        self._ends = {name: tuple(end_of(typed, name, f) for f in typed.features[name]) for name in typed.ends}
         self._unit = typed.unit
 
     @property
@@ -66,10 +68,7 @@ class Model(nn.Module):
         }
         for step in self._steps:
             features[step.name] = self._run(step, features, padded)
-        ends = {
-            name: self._finish(end, features[name][0], (height, width), padded, (top, left))
-            for name, end in self._ends.items()
-        }
+        ends = {name: self._leaving(name, features[name], (height, width), padded, (top, left)) for name in self._ends}
         outputs = {name: ends[name] for name in self.graph.outputs}
         return ModelOutput(
             output=outputs if len(outputs) > 1 else ends[self.graph.outputs[0]],
@@ -178,16 +177,36 @@ class Model(nn.Module):
         top, left = map(_centred, size, padded, before, kept)
         return top, left, *kept
 
+    def _leaving(
+        self,
+        name: str,
+        tensors: Sequence[Tensor],
+        size: tuple[int, int],
+        padded: tuple[int, int],
+        before: tuple[int, int],
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What leaves the model from a node: a tensor, or for an embedding a tuple of them."""
+        ends = self._ends[name]
+        if len(tensors) != len(ends):
+            raise RuntimeError(
+                f"{name} promised {counted(len(ends), 'feature')} and gave {len(tensors)}: "
+                f"its contract and its module disagree"
+            )
+        finished = tuple(self._finish(end, x, size, padded, before) for end, x in zip(ends, tensors, strict=True))
+        return finished if name in self.typed.embeddings else finished[0]
+
     def _finish(
         self, end: End, x: Tensor, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
     ) -> Tensor:
         promised = end.shape(padded)
-        if promised is not None and tuple(x.shape[1:]) != promised:
+        at = end.batch
+        if promised is not None and (*x.shape[:at], *x.shape[at + 1 :]) != promised:
+            shape = (*promised[:at], "b", *promised[at:])
             raise RuntimeError(
-                f"{end.node} promised a feature of shape {('b', *promised)} and gave {tuple(x.shape)}: "
+                f"{end.node} promised a feature of shape {shape} and gave {tuple(x.shape)}: "
                 f"its contract and its module disagree"
             )
-        if end.feature.stride is None:
+        if end.whole:
             return x
         if end.rescale:
             if end.interpolate:

@@ -45,25 +45,32 @@ class Step(NamedTuple):
 
 
 class End(NamedTuple):
-    """A node whose feature leaves the model: a map, or a vector, which has no grid."""
+    """A feature that leaves the model: where from, where its batch is, what its other axes are, and its stride as a
+    ratio, unless it is a vector, which has no grid. `whole` says that all of it leaves, as it is.
+    """
 
     node: str
     feature: Feature
     rescale: bool
     interpolate: bool
-    channels: int
+    whole: bool
+    batch: int
+    axes: tuple[str, ...]
     grid: tuple[int, int] | None
 
     def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
         """What was promised for a padded image, but for the batch; None where the image's size is a symbol."""
         if any(type(side) is not int for side in padded):
             return None
-        if self.grid is None:
-            return (self.channels,)
-        # In whole numbers, because this runs with every image, and fractions take their time.
-        pixels, cells = self.grid
-        up = pixels - 1 if self.feature.rounding == "ceil" else 0
-        return (self.channels, *((side * cells + up) // pixels for side in padded))
+        sizes = {"c": self.feature.channels, "t": self.feature.frames}
+        if self.grid is not None:
+            # In whole numbers, because this runs with every image, and fractions take their time.
+            pixels, cells = self.grid
+            up = pixels - 1 if self.feature.rounding == "ceil" else 0
+            sizes["h"], sizes["w"] = ((side * cells + up) // pixels for side in padded)
+            among = 1 if "t" in self.axes else self.feature.frames
+            sizes["n"] = self.feature.prefix + among * sizes["h"] * sizes["w"]
+        return tuple(sizes[axis] for axis in self.axes)
 
 
 def input_of(name: str, feature: Feature) -> Input:
@@ -106,15 +113,17 @@ def _has_image_size(forward: Callable[..., Any]) -> bool:
         return False
 
 
-def end_of(typed: Typed, name: str) -> End:
-    """The plan of an output, or of an auxiliary one."""
-    (feature,) = typed.features[name]
+def end_of(typed: Typed, name: str, feature: Feature) -> End:
+    """The plan of a feature of an output, or of an auxiliary one."""
     stride = feature.stride
+    axes = feature.axes.split()
     return End(
         node=name,
         feature=feature,
         rescale=typed.rescaled(feature),
         interpolate=stride != 1,
-        channels=feature.channels,
+        whole=stride is None or name in typed.embeddings,
+        batch=axes.index("b"),
+        axes=tuple(axis for axis in axes if axis != "b"),
         grid=None if stride is None else (stride.numerator, stride.denominator),
     )

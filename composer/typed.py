@@ -13,6 +13,9 @@ from composer.graph import Graph, Node
 from composer.parts import Facts
 from composer.sizes import Sizes
 
+Shape = tuple[str | int, ...]
+"""The shape of a tensor, with the batch as "b"."""
+
 
 @frozen(kw_only=True)
 class Typed:
@@ -20,7 +23,8 @@ class Typed:
 
     `features` holds what leaves each input and each node, `sizes` the image sizes the graph takes without padding,
     `facts` what was asked of the world, by node, and `order` the nodes such that each comes after what it takes.
-    `per_frame` names the encoders of stills that run on each frame of what they are fed.
+    `per_frame` names the encoders of stills that run on each frame of what they are fed, and `embeddings` the nodes
+    that give their features as they are.
     """
 
     graph: Graph
@@ -29,6 +33,7 @@ class Typed:
     facts: Mapping[str, Facts]
     order: tuple[Node, ...]
     per_frame: frozenset[str] = frozenset()
+    embeddings: frozenset[str] = frozenset()
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -51,11 +56,12 @@ class Typed:
         """Whether an output is brought to the image's size."""
         return self.graph.rescale and feature.axes == MAP
 
-    def shape(self, output: str, height: int, width: int) -> tuple[str | int, ...]:
+    def shape(self, output: str, height: int, width: int) -> Shape | tuple[Shape, ...]:
         """The exact shape of an output for images of `height` x `width` reference pixels, the batch as "b".
 
-        `output` is a node of `outputs` or `auxiliary`. Raises ValueError for another name, and for an image that
-        is larger than the graph takes, or smaller than the crop of its output.
+        For an embedding it is a tuple of shapes, one for each of its features. `output` is a node of `outputs` or
+        `auxiliary`. Raises ValueError for another name, and for an image that is larger than the graph takes, or
+        smaller than the crop of its output.
         """
         if output not in self.ends:
             raise ValueError(f"{output!r} is no output of this graph; its outputs are {', '.join(self.ends)}")
@@ -64,12 +70,17 @@ class Typed:
         padded = self.sizes.nearest(height, width)
         if padded is None:
             raise ValueError(too_large(self.sizes, height, width))
+        if output in self.embeddings:
+            return tuple(_uncropped(feature, padded) for feature in self.features[output])
         (feature,) = self.features[output]
+        return self._finished(feature, (height, width), padded)
+
+    def _finished(self, feature: Feature, size: tuple[int, int], padded: tuple[int, int]) -> Shape:
         if feature.stride is None:
             return ("b", feature.channels)
         if self.rescaled(feature):
-            return ("b", feature.channels, *self._cropped(height, width))
-        sides = (self._kept(feature, *side) for side in zip((height, width), padded, strict=True))
+            return ("b", feature.channels, *self._cropped(*size))
+        sides = (self._kept(feature, *side) for side in zip(size, padded, strict=True))
         return ("b", feature.channels, *sides)
 
     def _cropped(self, height: int, width: int) -> tuple[int, int]:
@@ -81,6 +92,12 @@ class Typed:
     def _kept(self, feature: Feature, pixels: int, padded: int) -> int:
         start, count = kept_cells(feature, pixels, self.graph.padding.before(padded - pixels, self.unit))
         return min(count, feature.cells(padded) - start)
+
+
+def _uncropped(feature: Feature, padded: tuple[int, int]) -> Shape:
+    shape: list[str | int] = [*feature.shape(1, *padded)]
+    shape[feature.axes.split().index("b")] = "b"
+    return tuple(shape)
 
 
 def kept_cells(feature: Feature, pixels: int, before: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from composer.parts import (
     ASPPSegmentationHead,
     ClassificationHead,
     ConcatFeatures,
+    EmbeddingHead,
     FCNDecoder,
     FeaturePyramidNetworkNeck,
     IdentityDecoder,
@@ -185,6 +186,7 @@ HEADS_OF = {
     ClassificationHead: _made(
         ClassificationHead, _num_classes=channels, dim_list=maybe_widths, dropout=rates, linear_after_pool=truths
     ),
+    EmbeddingHead: st.just(EmbeddingHead()),
     ScalarHead: _made(
         ScalarHead, _num_outputs=channels, dim_list=maybe_widths, dropout=rates, linear_after_pool=truths
     ),

@@ -9,7 +9,7 @@ from attrs import evolve
 from composer.contracts.dispatch import contract
 from composer.contracts.rules import Outcome, Promise, Refusal, maps_only, only, scaled, whole
 from composer.feature import MAP, VECTOR, Feature, Features
-from composer.parts import ClassificationHead, RegressionHead, ScalarHead, SegmentationHead
+from composer.parts import ClassificationHead, EmbeddingHead, RegressionHead, ScalarHead, SegmentationHead
 
 
 @contract.register(SegmentationHead)
@@ -36,6 +36,15 @@ def _(head: ClassificationHead, features: Features) -> Outcome:
 @contract.register(ScalarHead)
 def _(head: ScalarHead, features: Features) -> Outcome:
     return _of_the_whole_image(features, head.num_outputs)
+
+
+@contract.register(EmbeddingHead)
+def _(head: EmbeddingHead, features: Features) -> Outcome:
+    if features:
+        return Promise(features=features)
+    return Refusal(
+        code="count", kind="policy", expected="takes at least one feature, or there is nothing to give", got="none"
+    )
 
 
 def _of_the_whole_image(features: Features, channels: int) -> Outcome:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from composer.feature import VECTOR, Features
 from composer.modules.activations import activation
 from composer.modules.dispatch import module
-from composer.parts import ClassificationHead, RegressionHead, ScalarHead, SegmentationHead
+from composer.parts import ClassificationHead, EmbeddingHead, RegressionHead, ScalarHead, SegmentationHead
 
 
 class Segmentation(nn.Module):
@@ -84,6 +84,14 @@ class Scalars(nn.Module):
         return (self.head(x_BCN.transpose(1, 2)).mean(1),)
 
 
+class Embedding(nn.Module):
+    """What it is given, as it is."""
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give the tensors themselves, of whatever shapes."""
+        return tuple(features)
+
+
 class _Doubling(nn.Module):
     """From `(b, c, h, w)` to `(b, c, 2h, 2w)`: four values for each cell, then laid out as a square."""
 
@@ -132,3 +140,8 @@ def _(head: ClassificationHead, features: Features) -> nn.Module:
 @module.register(ScalarHead)
 def _(head: ScalarHead, features: Features) -> nn.Module:
     return Scalars(head, head.num_outputs, features)
+
+
+@module.register(EmbeddingHead)
+def _(head: EmbeddingHead, features: Features) -> nn.Module:
+    return Embedding()

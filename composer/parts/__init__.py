@@ -17,6 +17,7 @@ from composer.parts.encoders import Custom as Custom
 from composer.parts.encoders import Facts as Facts
 from composer.parts.encoders import Timm as Timm
 from composer.parts.heads import ClassificationHead as ClassificationHead
+from composer.parts.heads import EmbeddingHead as EmbeddingHead
 from composer.parts.heads import RegressionHead as RegressionHead
 from composer.parts.heads import ScalarHead as ScalarHead
 from composer.parts.heads import SegmentationHead as SegmentationHead
@@ -64,7 +65,7 @@ DECODERS: tuple[type[Decoder], ...] = (
     ASPPSegmentationHead,
     ASPPRegressionHead,
 )
-HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead)
+HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
 
 PARTS: Mapping[str, type[Part]] = MappingProxyType(
     {part.__name__: part for part in (*NECKS, *DECODERS, *HEADS)} | {"timm/": Timm}

@@ -1,4 +1,4 @@
-"""Heads: from one feature to a prediction. Names, arguments and defaults are TerraTorch's. No torch here."""
+"""Heads: from features to what leaves a model. Names, arguments and defaults are TerraTorch's. No torch here."""
 
 from __future__ import annotations
 
@@ -46,6 +46,16 @@ class ClassificationHead(Head):
     dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
     dropout: float = field(default=0.0, validator=SHARE)
     linear_after_pool: bool = field(default=False, validator=FLAG)
+
+
+@frozen(kw_only=True)
+class EmbeddingHead(Head):
+    """Gives features as they are, however many there are and of whatever layout: as an output, a tuple of tensors.
+
+    They are neither brought to the image's size nor cropped to it: they cover the padded image, whose sides
+    `Typed.sizes` tells. With `rescale: false` the padding in front of the image is of whole cells, so that the image
+    begins where a cell does.
+    """
 
 
 @frozen(kw_only=True)

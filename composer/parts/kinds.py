@@ -46,7 +46,7 @@ class Decoder(Part):
 
 
 class Head(Part):
-    """From one feature to a prediction."""
+    """From features, mostly from one, to what leaves the model: a prediction, or an embedding."""
 
     __slots__ = ()
 
