@@ -20,7 +20,7 @@ from composer.feature import Feature
 from composer.parts import Facts, Probed, Timm, part_name
 from composer.sizes import Sizes
 
-FORMAT = 2
+FORMAT = 3
 """The format of a file of facts. A file of another format is found out anew."""
 
 
@@ -109,8 +109,13 @@ def _facts(data: dict[str, Any]) -> Facts:
         sizes=Sizes(**data.pop("sizes")),
         mean=tuple(data.pop("mean")),
         std=tuple(data.pop("std")),
+        patch=_sides(data.pop("patch")),
         **data,
     )
+
+
+def _sides(patch: list[int] | None) -> tuple[int, int] | None:
+    return None if patch is None else (patch[0], patch[1])
 
 
 def _keep(file: Path, question: Mapping[str, Any], facts: Facts) -> None:

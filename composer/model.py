@@ -52,8 +52,13 @@ class Model(nn.Module):
         """What this model was built from."""
         return self.typed.graph
 
-    def forward(self, image: Tensor | Mapping[str, Tensor]) -> ModelOutput:
-        """Run the graph. Raises ValueError for images that it does not take, naming what would do."""
+    def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> ModelOutput:
+        """Run the graph. `extras` (times, places) go to the encoders of one's own that have such keyword arguments.
+
+        Raises ValueError for images that it does not take, naming what would do, and TypeError for an extra that no
+        encoder takes.
+        """
+        self._check_extras(extras)
         images = self._images(image)
         first = self._inputs[0]
         sides = [images[first.name].shape[axis] * first.numerator // first.denominator for axis in (-2, -1)]
@@ -67,7 +72,7 @@ class Model(nn.Module):
             one.name: (self._pad(one, images[one.name], (top, left), padded),) for one in self._inputs
         }
         for step in self._steps:
-            features[step.name] = self._run(step, features, padded)
+            features[step.name] = self._run(step, features, padded, extras)
         ends = {name: self._leaving(name, features[name], (height, width), padded, (top, left)) for name in self._ends}
         outputs = {name: ends[name] for name in self.graph.outputs}
         return ModelOutput(
@@ -147,7 +152,14 @@ class Model(nn.Module):
             image = pad_axis(image, axis, cells[0], cells[1], self.graph.padding.mode)
         return image
 
-    def _run(self, step: Step, features: Mapping[str, Sequence[Tensor]], padded: tuple[int, int]) -> Sequence[Tensor]:
+    def _check_extras(self, extras: Mapping[str, Any]) -> None:
+        for name in extras:
+            if not any(step.extras is None or name in step.extras for step in self._steps):
+                raise TypeError(f"no encoder of the model takes {name!r}")
+
+    def _run(
+        self, step: Step, features: Mapping[str, Sequence[Tensor]], padded: tuple[int, int], extras: Mapping[str, Any]
+    ) -> Sequence[Tensor]:
         child: Any = self
         for name in step.path:
             child = getattr(child, name)
@@ -156,7 +168,8 @@ class Model(nn.Module):
             image = features[step.inputs[0]][0]
             image = image if step.frames is None else stills(image)
             # A module of one's own may begin in place, on what is perhaps the caller's own tensor.
-            out = child(image.clone() if step.foreign else image)
+            taken = {name: value for name, value in extras.items() if step.extras is None or name in step.extras}
+            out = child(image.clone() if step.foreign else image, **taken)
         else:
             named = {name: features[source] for name, source in step.named}
             out = child(*[features[source] for source in step.inputs], **named, **extra)
@@ -174,7 +187,7 @@ class Model(nn.Module):
             return *before, *size
         if size[0] < kept[0] or size[1] < kept[1]:
             raise ValueError(too_small(kept, *size))
-        top, left = map(_centred, size, padded, before, kept)
+        top, left = map(centred, size, padded, before, kept)
         return top, left, *kept
 
     def _leaving(
@@ -216,7 +229,7 @@ class Model(nn.Module):
         return crop(x, rows[0], columns[0], rows[1], columns[1])
 
 
-def _centred(side: int, padded: int, before: int, kept: int) -> int:
+def centred(side: int, padded: int, before: int, kept: int) -> int:
     """Where the middle `kept` pixels of a side begin, that lies from `before` on in the padded one.
 
     Where the padding is as even as it can be, the middle of the padded side is the same to within half a pixel, and

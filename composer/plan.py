@@ -30,7 +30,7 @@ class Step(NamedTuple):
     """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called.
 
     `frames` is given for an encoder of stills that runs on so many frames, and `batch` then says where in each of its
-    features the batch is.
+    features the batch is. `extras` are the keyword arguments that an encoder takes beside the image; None is any.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Step(NamedTuple):
     foreign: bool
     frames: int | None
     batch: tuple[int, ...]
+    extras: frozenset[str] | None
 
 
 class End(NamedTuple):
@@ -103,7 +104,19 @@ def step_of(node: Node, typed: Typed, modules: Mapping[str, nn.Module]) -> Step:
         foreign=isinstance(part, Custom),
         frames=typed.features[node.positional[0]][0].frames if per_frame else None,
         batch=tuple(f.axes.split().index("b") for f in typed.features[node.name]) if per_frame else (),
+        extras=_extras(modules[owner].forward) if isinstance(part, Custom) and not per_frame else frozenset(),
     )
+
+
+def _extras(forward: Callable[..., Any]) -> frozenset[str] | None:
+    """The keyword parameters of an encoder of one's own beside its first, which is the image."""
+    try:
+        _, *parameters = signature(forward).parameters.values()
+    except ValueError:  # what is compiled may have no signature
+        return frozenset()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
 def _has_image_size(forward: Callable[..., Any]) -> bool:

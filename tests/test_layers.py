@@ -24,6 +24,7 @@ STAGES = (
     ("plan", "model"),
     ("building",),
     ("weights", "adapters"),
+    ("terratorch",),
     ("commands", "__main__"),
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
@@ -33,7 +34,7 @@ TORCH_FREE = ("feature", "sizes", "problem", "parts", "graph", "structure", "tex
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors"}
-FOREIGN = {"timm": "timm", "huggingface_hub": "huggingface"}
+FOREIGN = {"timm": "timm", "huggingface_hub": "huggingface", "peft": "peft"}
 """Foreign libraries, each with the one adapter that imports it: a file, or a folder."""
 
 RANKS = {name: rank for rank, names in enumerate(STAGES) for name in names}

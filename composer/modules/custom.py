@@ -54,13 +54,14 @@ def _small(part: Custom) -> tuple[int, int]:
 def _shapes(network: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
     parameter = next(network.parameters(), torch.empty(0))
     image = torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _in_eval_mode(network):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), in_eval_mode(network):
         out = network(image)
     return [tuple(x.shape) for x in ([out] if isinstance(out, Tensor) else out)]
 
 
 @contextmanager
-def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode for as long as it lasts; then every module has the mode that it had."""
     modes = [(child, child.training) for child in network.modules()]
     network.eval()
     try:

@@ -7,6 +7,7 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
+from composer.adapters.patches import patch_of
 from composer.adapters.probing import strides_and_sizes
 from composer.adapters.rounding import Misfit, rounded
 from composer.adapters.timm.levels import levels, stated
@@ -75,6 +76,7 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
         arguments={**switch, "out_indices": indices},
         mean=network.pretrained_cfg["mean"],
         std=network.pretrained_cfg["std"],
+        patch=patch_of(network),
     )
 
 

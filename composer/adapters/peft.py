@@ -1,0 +1,79 @@
+"""PEFT: adapters of few parameters inside a frozen encoder. Needs the extra `peft`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+
+from composer.problem import Place, Problem, SpecError, nearest
+
+KNOWN = ("method", "replace_qkv", "peft_config_kwargs")
+METHODS = peft.PEFT_TYPE_TO_CONFIG_MAPPING
+
+
+def adapt(encoder: nn.Module, config: Mapping[str, Any]) -> nn.Module:
+    """The encoder with adapters, by TerraTorch's configuration: `method` (`LORA`, or another of PEFT's), arguments of
+    its configuration as `peft_config_kwargs`, and `replace_qkv`, the name of linear layers to split into three first.
+
+    The encoder is changed, and returned inside PEFT's own wrapper. Raises SpecError for a configuration that PEFT
+    does not take.
+    """
+    unknown = [name for name in config if name not in KNOWN]
+    if unknown:
+        raise _wrong(unknown[0], f"peft_config has no {unknown[0]!r}.", nearest(unknown[0], KNOWN))
+    method = config.get("method")
+    if method not in METHODS:
+        raise _wrong("method", f"PEFT has no method {method!r}.", nearest(str(method), map(str, METHODS)))
+    if config.get("replace_qkv") is not None:
+        _split_all(encoder, config["replace_qkv"])
+    try:
+        settings = METHODS[method](**config.get("peft_config_kwargs") or {})
+        adapted: nn.Module = peft.get_peft_model(encoder, settings)
+    except (TypeError, ValueError) as error:
+        raise _wrong("peft_config_kwargs", f"PEFT says {error}") from error
+    return adapted
+
+
+def _wrong(path: str, message: str, repair: str | None = None) -> SpecError:
+    return SpecError([Problem(code="peft", message=message, place=Place(f"peft_config.{path}"), repair=repair)])
+
+
+def _split_all(encoder: nn.Module, suffix: str) -> None:
+    names = [name for name, _ in encoder.named_modules() if name.endswith(f".{suffix}")]
+    if not names:
+        raise _wrong("replace_qkv", f"the encoder has no layer {suffix!r}.", "name the layer that computes q, k and v")
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        layer = encoder.get_submodule(name)
+        if not isinstance(layer, nn.Linear) or layer.out_features != 3 * layer.in_features:
+            raise _wrong("replace_qkv", f"{name} is no linear layer that gives three times what it takes.")
+        setattr(encoder.get_submodule(parent), child, SplitQKV(layer))
+
+
+class SplitQKV(nn.Module):
+    """One linear layer that gives queries, keys and values, as three: so that an adapter may change some of them."""
+
+    def __init__(self, joint: nn.Linear) -> None:
+        super().__init__()
+        weights = joint.weight.detach().chunk(3)
+        biases: tuple[Tensor | None, ...] = (None,) * 3 if joint.bias is None else joint.bias.detach().chunk(3)
+        self.q_linear, self.k_linear, self.v_linear = (
+            _linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(…, c)` to `(…, 3 c)`: queries, keys and values, one after the other."""
+        return torch.cat([self.q_linear(x), self.k_linear(x), self.v_linear(x)], dim=-1)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    with torch.device("meta"):
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.weight = nn.Parameter(weight.clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.clone())
+    return layer

@@ -1,0 +1,35 @@
+"""TerraTorch's factory, configs and checkpoints, in terms of composer's graphs.
+
+The names below are loaded when they are first asked for, so that a config is translated without importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from composer.terratorch.checkpoints import Report as Report
+    from composer.terratorch.checkpoints import load as load
+    from composer.terratorch.factory import AuxiliaryHead as AuxiliaryHead
+    from composer.terratorch.factory import EncoderDecoderFactory as EncoderDecoderFactory
+    from composer.terratorch.factory import FactoryModel as FactoryModel
+    from composer.terratorch.factory import TerraTorchWarning as TerraTorchWarning
+    from composer.terratorch.translating import Translation as Translation
+    from composer.terratorch.translating import translate as translate
+
+_NAMES_OF = {
+    "checkpoints": "Report load",
+    "factory": "AuxiliaryHead EncoderDecoderFactory FactoryModel TerraTorchWarning",
+    "translating": "Translation translate",
+}
+_HOMES = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,151 @@
+"""The factory, and a model that stands where one of TerraTorch's stands."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from composer.building import modules_of
+from composer.facts import describe
+from composer.graph import Graph
+from composer.inference import infer
+from composer.model import Model, ModelOutput, centred
+from composer.parts import Encoder
+from composer.terratorch.heads import EMBEDDING
+from composer.terratorch.live import live_backbone
+from composer.terratorch.live_decoders import live_decoder
+from composer.terratorch.translating import Modules, translate
+from composer.typed import Typed
+
+
+class TerraTorchWarning(UserWarning):
+    """TerraTorch does otherwise than a call says, and so does the model; the message names the option that would."""
+
+
+@frozen
+class AuxiliaryHead:
+    """An auxiliary branch: its name, its decoder, and arguments of both that begin with `decoder_` and `head_`."""
+
+    name: str
+    decoder: str | nn.Module
+    decoder_args: Mapping[str, Any] | None = None
+
+
+class EncoderDecoderFactory:
+    """TerraTorch's factory of the same name: a call is translated into a graph, which is inferred and built."""
+
+    def build_model(
+        self,
+        task: str,
+        backbone: str | nn.Module | Encoder,
+        decoder: str | nn.Module | None = None,
+        backbone_kwargs: Mapping[str, Any] | None = None,
+        decoder_kwargs: Mapping[str, Any] | None = None,
+        head_kwargs: Mapping[str, Any] | None = None,
+        num_classes: int | None = None,
+        num_outputs: int | None = None,
+        necks: Sequence[Mapping[str, Any]] | None = None,
+        aux_decoders: Sequence[Any] | None = None,
+        rescale: bool = True,  # noqa: FBT001, FBT002, the signature is TerraTorch's
+        image_size_out: tuple[int, int] | None = None,
+        peft_config: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> FactoryModel:
+        """The model that TerraTorch 1.2.11 builds for these arguments: the same numbers from the same weights.
+
+        `task` is segmentation, regression, classification, scalar_regression or embedding_generation. `backbone` is a
+        network of timm (`timm_resnet50`, or `resnet50`), a module with `out_channels`, used as it is, or an encoder
+        of composer's. `decoder` is the name of one of TerraTorch's or smp's (`UperNetDecoder`, `smp_Unet`), or a module
+        with `out_channels`. Arguments of the components stand in their dicts, or begin with `backbone_`, `decoder_`,
+        `head_`. `aux_decoders` are `AuxiliaryHead`s, TerraTorch's or ours, or dicts of the same three names.
+
+        The weights are drawn from a seed that torch's generator gives, which is the one number taken from it: seeded
+        alike, the same model comes out.
+
+        Warns, with TerraTorchWarning, where TerraTorch does not do what an argument says. Raises SpecError, a
+        ValueError, with all that is wrong: unknown names, arguments that nothing uses, parts that do not fit.
+        """
+        given = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
+        translation = translate(given, describe, Modules(backbone=live_backbone, decoder=live_decoder))
+        for note in translation.notes:
+            warnings.warn(f"{note.place.path}: {note.message} ({note.repair})", TerraTorchWarning, stacklevel=2)
+        model = model_of(translation.graph, task.lower())
+        if peft_config is not None:
+            from composer.adapters.peft import adapt
+
+            model.encoder = adapt(model.get_submodule("encoder"), peft_config)
+        return model
+
+
+def model_of(graph: Graph, task: str) -> FactoryModel:
+    """A graph, built into a model with TerraTorch's manners for a task. Raises SpecError where it cannot be."""
+    typed = infer(graph)
+    seed = int(torch.randint(2**31, ()))
+    model = FactoryModel(typed, modules_of(typed, seed=seed), task)
+    if task == EMBEDDING:
+        model.freeze_encoder()
+    return model
+
+
+class FactoryModel(Model):
+    """A model that stands where one of TerraTorch's stands: in its tasks, and in code that was written for it.
+
+    Its output is TerraTorch's: for regression a map of one channel loses that axis, which TerraTorch's losses expect,
+    and an embedding is a list of tensors. A class channel is never dropped.
+    """
+
+    def __init__(self, typed: Typed, modules: Mapping[str, nn.Module], task: str) -> None:
+        super().__init__(typed, modules)
+        self.task = task
+
+    def forward(self, image: Tensor | Mapping[str, Tensor], **kwargs: Any) -> Any:
+        """A `ModelOutput`, or a list of tensors for an embedding.
+
+        `image_size` crops the output to so many pixels, where the graph does not say how many. Other keyword arguments
+        go to the encoder. Raises TypeError for one that it does not take.
+        """
+        size = kwargs.pop("image_size", None)
+        out = super().forward(image, **kwargs)
+        if self.task == EMBEDDING:
+            return list(out.output)
+        leaving = [self._as_there(x, size) for x in (out.output, *out.auxiliary_heads.values())]
+        return ModelOutput(leaving[0], dict(zip(out.auxiliary_heads, leaving[1:], strict=True)))
+
+    def _as_there(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        if size is not None and self.graph.crop is None and x.dim() == 4:
+            x = self._middle(x, *map(int, size))
+        return x.squeeze(1) if self.task == "regression" and x.shape[1] == 1 else x
+
+    def _middle(self, x_BCHW: Tensor, rows: int, columns: int) -> Tensor:
+        """The centre of the output, as it lies in the padded one."""
+        sides = x_BCHW.shape[-2:]
+        padded = self._padded(*sides)
+        before = [self.graph.padding.before(of - side, self._unit) for of, side in zip(padded, sides, strict=True)]
+        kept = (min(rows, sides[0]), min(columns, sides[1]))
+        top, left = (centred(*of) - of[2] for of in zip(sides, padded, before, kept, strict=True))
+        return x_BCHW[..., top : top + kept[0], left : left + kept[1]]
+
+    def freeze_encoder(self) -> None:
+        """Freeze the encoder: with its own `freeze` where it has one, which may leave prompts or adapters trainable.
+
+        Elsewhere its statistics stand still too, which in TerraTorch they do not.
+        """
+        own = getattr(self.get_submodule("encoder"), "freeze", None)
+        if callable(own):
+            own()
+        else:
+            self.freeze("encoder")
+
+    def freeze_decoder(self) -> None:
+        """Freeze the decoder, and the drift of its statistics."""
+        self.freeze("decoder")
+
+    def freeze_head(self) -> None:
+        """Freeze the head; a decoder that includes one has none to freeze."""
+        if "head" in self._modules:
+            self.freeze("head")

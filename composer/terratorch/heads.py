@@ -1,0 +1,93 @@
+"""TerraTorch's heads, by task, in terms of composer's. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer.parts import ClassificationHead, EmbeddingHead, Head, RegressionHead, ScalarHead, SegmentationHead
+from composer.parts.fields import FINAL_ACTIVATIONS
+from composer.terratorch.arguments import Arguments, Ledger, declared
+
+HEADS: dict[str, type[Head]] = {
+    "segmentation": SegmentationHead,
+    "regression": RegressionHead,
+    "classification": ClassificationHead,
+    "scalar_regression": ScalarHead,
+    "embedding_generation": EmbeddingHead,
+}
+"""The head of each task."""
+
+PIXEL_WISE = ("segmentation", "regression")
+EMBEDDING = "embedding_generation"
+
+
+def head_of(task: str, arguments: Arguments, ledger: Ledger) -> Head | None:
+    """The head that TerraTorch would really have used for these arguments; None where there is none."""
+    if task == "segmentation" or task == "classification":
+        arguments = _with_classes(task, arguments, ledger)
+    elif task == "scalar_regression" and "num_outputs" not in arguments:
+        arguments = arguments.renamed(num_classes="num_outputs")
+    if task == "regression":
+        arguments = _regression(arguments, ledger)
+    return declared(HEADS[task], arguments, ledger)
+
+
+def _with_classes(task: str, arguments: Arguments, ledger: Ledger) -> Arguments:
+    if "num_classes" not in arguments:
+        ledger.refuse("num_classes", f"{task} needs num_classes.", "give the number of classes", code="missing")
+        return arguments.with_(num_classes=1).without("num_outputs")
+    return arguments
+
+
+def _regression(arguments: Arguments, ledger: Ledger) -> Arguments:
+    if "num_classes" in arguments and "num_outputs" not in arguments:
+        ledger.refuse(
+            arguments.path("num_classes"),
+            "regression has no classes.",
+            f"num_outputs: {arguments.get('num_classes')}",
+            code="unused",
+        )
+        arguments = arguments.without("num_classes")
+    if arguments.get("batch_norm") is False:
+        ledger.note(
+            arguments.path("batch_norm"),
+            "TerraTorch never reads batch_norm, so the head is built with batch norm.",
+            "RegressionHead: {batch_norm: false} does what it says",
+        )
+        arguments = arguments.without("batch_norm")
+    if arguments.get("final_act") is None:
+        return arguments.without("final_act")
+    return arguments.with_(final_act=_activation(arguments, ledger))
+
+
+def _activation(arguments: Arguments, ledger: Ledger) -> str | None:
+    """The name of an activation that is given as a path, `torch.nn.Sigmoid`, or as a module. Nothing is imported."""
+    given: Any = arguments.get("final_act")
+    path = given if isinstance(given, str) else f"{type(given).__module__}.{type(given).__name__}"
+    home, _, name = path.rpartition(".")
+    ours = home == "torch.nn" or home.startswith("torch.nn.modules.")
+    # A module that was made with arguments of its own shows them.
+    plain = isinstance(given, str) or repr(given) in (
+        f"{name}()",
+        f"{name}(dim=None)",
+        f"{name}(dim=1)",
+        _SHOWN.get(name),
+    )
+    if ours and plain and name in FINAL_ACTIVATIONS:
+        return name
+    ledger.refuse(
+        arguments.path("final_act"),
+        f"final_act is one of {', '.join(f'torch.nn.{known}' for known in FINAL_ACTIVATIONS)} (got {given!r}); "
+        f"nothing is imported or called by its name.",
+        "choose one of these, or apply the function to the model's output",
+    )
+    return None
+
+
+_SHOWN = {
+    "GELU": "GELU(approximate='none')",
+    "LeakyReLU": "LeakyReLU(negative_slope=0.01)",
+    "ELU": "ELU(alpha=1.0)",
+    "Softplus": "Softplus(beta=1.0, threshold=20.0)",
+}
+"""How modules with arguments look that were made without any."""

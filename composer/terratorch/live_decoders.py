@@ -1,0 +1,93 @@
+"""Live decoders in a call of the factory: a part that holds a module, and what that gives, found by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from composer.contracts import Outcome, Promise, Refusal, contract
+from composer.contracts.rules import whole
+from composer.feature import MAP, VECTOR, Feature, Features
+from composer.modules import module
+from composer.modules.custom import in_eval_mode
+from composer.modules.sharing import StandIn
+from composer.parts import Decoder
+
+SHAPES = ((4, 4), (4, 6))
+"""The sizes at which a decoder is tried, in the coarsest grid's cells: a square, and one that is not."""
+
+
+@frozen(eq=False)
+class LiveDecoder(Decoder):
+    """A module as a decoder: called with a list of tensors, it returns one map or one vector. It has no text."""
+
+    module: nn.Module
+    includes_head: bool = field(default=False, kw_only=True)
+
+
+def live_decoder(decoder: nn.Module) -> LiveDecoder:
+    """The part for a module that is handed in; `includes_head` is the module's own word, as in TerraTorch."""
+    return LiveDecoder(decoder, includes_head=bool(getattr(decoder, "includes_head", False)))
+
+
+@contract.register(LiveDecoder)
+def _(decoder: LiveDecoder, features: Features) -> Outcome:
+    multiple = whole(*features).multiple
+    tried = []
+    for rows, columns in SHAPES:
+        size = (rows * multiple, columns * multiple)
+        try:
+            tried.append((size, _shape(decoder.module, features, *size)))
+        except Exception as error:  # whatever a module raises for features that it does not take
+            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            return _refused(f"takes these features, run over an image of {size[0]} × {size[1]}", said)
+    given = [_feature(size, shape) for size, shape in tried]
+    if given[0] is None or given[0] != given[1]:
+        return _refused("gives one map or one vector, of a stride that is the same at all sizes", str(tried))
+    return Promise(features=[given[0]], sizes=whole(*features))
+
+
+def _shape(network: nn.Module, features: Features, height: int, width: int) -> tuple[int, ...]:
+    parameter = next(network.parameters(), torch.empty(0))
+    zeros = [torch.zeros(f.shape(2, height, width), dtype=parameter.dtype, device=parameter.device) for f in features]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), in_eval_mode(network):
+        out = network(zeros)
+    return tuple(out.shape)
+
+
+def _feature(size: tuple[int, int], shape: tuple[int, ...]) -> Feature | None:
+    if len(shape) == 2:
+        return Feature(channels=shape[1], stride=None, axes=VECTOR)
+    if len(shape) != 4:
+        return None
+    strides = {Fraction(side, cells) for side, cells in zip(size, shape[2:], strict=True)}
+    return Feature(channels=shape[1], stride=strides.pop(), axes=MAP) if len(strides) == 1 else None
+
+
+def _refused(expected: str, got: str) -> Refusal:
+    return Refusal(
+        code="module",
+        kind="impossible",
+        expected=expected,
+        got=got,
+        repair="declare a decoder of your own, and register its contract and module",
+    )
+
+
+class Listed(StandIn):
+    """A module that is called with a list of tensors of its own, which it may change."""
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give the one tensor that the module gives."""
+        out: Any = self.original([x.clone() for x in features])
+        return (out,)
+
+
+@module.register(LiveDecoder)
+def _(decoder: LiveDecoder, _: Features) -> nn.Module:
+    return Listed(decoder.module)
