@@ -20,8 +20,17 @@ from composer.commands.pictures import (
     prediction_panel,
     sheet,
 )
-from composer.commands.predictions import Classes, Scores, Values, percent, predictions
-from composer.parts import ClassificationHead, IdentityDecoder, LinearDecoder, RegressionHead, SegmentationHead
+from composer.commands.predictions import Classes, Numbers, Scores, Values, percent, predictions
+from composer.parts import (
+    ASPPRegressionHead,
+    ASPPSegmentationHead,
+    ClassificationHead,
+    IdentityDecoder,
+    LinearDecoder,
+    RegressionHead,
+    ScalarHead,
+    SegmentationHead,
+)
 
 SIZE = (400, 300)
 LOW, HIGH = (41, 18, 84), (251, 232, 88)
@@ -111,6 +120,33 @@ class TestPredictions:
             ),
             pytest.param(
                 ClassificationHead(num_classes=1), np.log([3.0]), ["out: class 1, 75.0 %"], id="one score for an image"
+            ),
+            pytest.param(
+                ScalarHead(num_outputs=2), np.array([0.5, 1234.56]), ["out: 0.5, 1235"], id="numbers for an image"
+            ),
+            pytest.param(
+                IdentityDecoder(),
+                np.arange(10.0),
+                ["out: 0, 1, 2, 3, 4, 5, 6, 7, and 2 more"],
+                id="a vector without a head",
+            ),
+            pytest.param(
+                ASPPRegressionHead(channels=4, out_channels=3),
+                three,
+                ["out[0]: 0 to 1, mean 0.5", "out[1]: 0 to 3, mean 1.5", "out[2]: 2 to 9, mean 5.5"],
+                id="values of a decoder that needs no head",
+            ),
+            pytest.param(
+                ASPPSegmentationHead(channels=4, num_classes=1),
+                one,
+                ["out: 2 of 2 classes: class 0 50.0 %, class 1 50.0 %"],
+                id="one score of a decoder that needs no head",
+            ),
+            pytest.param(
+                ASPPSegmentationHead(channels=4, num_classes=1, includes_head=False),
+                one,
+                ["out: -1 to 2, mean 0.5"],
+                id="one map of a decoder that waits for a head",
             ),
         ],
     )
@@ -210,6 +246,14 @@ class TestPanels:
         full = filled[0] + left[0]
         assert filled == [round(full * 0.75), round(full * 0.25), 0]
         assert [sum(pair) for pair in zip(filled, left, strict=True)] == [full] * 3
+
+    def test_numbers_stand_in_a_line_each(self):
+        pixels = drawn(Numbers("biomass", np.array([0.5, 1234.5])))
+        lines = [HEAD, HEAD + ROW]
+        assert pixels.shape[0] == 2 * MARGIN + HEAD + 2 * ROW
+        assert [has_ink(pixels, 0, line, 40, ROW) for line in lines] == [True, True]
+        assert [has_ink(pixels, 370, line, 30, ROW) for line in lines] == [True, True]
+        assert not has_ink(pixels, 60, HEAD, 200, 2 * ROW)
 
     @pytest.mark.parametrize(
         ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2), (9, 3, 3)]

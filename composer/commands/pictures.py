@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from composer.commands.colours import Colour, class_colour, painted_classes, painted_values
-from composer.commands.predictions import Classes, Prediction, Scores, Values, percent
+from composer.commands.predictions import Classes, Numbers, Prediction, Scores, Values, percent
 
 MARGIN = 28
 """Around the sheet, and between panels."""
@@ -78,6 +78,8 @@ def prediction_panel(prediction: Prediction, size: tuple[int, int]) -> Panel:
             return Panel(prediction.name, "values", picture, _scale_bar(low, high, width))
         case Scores():
             return Panel(prediction.name, "probabilities", None, _score_table(prediction.best, width))
+        case Numbers():
+            return Panel(prediction.name, "numbers", None, _number_table(prediction.first, width))
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
@@ -170,6 +172,17 @@ def _score_table(best: Sequence[tuple[int, float]], width: int) -> Image.Image:
         if np.isfinite(probability) and round(full * probability):
             draw.rectangle((*box[:2], label + round(full * probability) - 1, box[3]), fill=class_colour(0))
         _write(draw, (width, middle), percent(probability), TEXT, anchor="rm")
+    return table
+
+
+def _number_table(first: Sequence[tuple[int, float]], width: int) -> Image.Image:
+    """A line for each number."""
+    table = Image.new("RGB", (width, ROW * len(first)), PAPER)
+    draw = ImageDraw.Draw(table)
+    for place, (index, number) in enumerate(first):
+        middle = place * ROW + ROW // 2
+        _write(draw, (0, middle), f"[{index}]", TEXT, FAINT)
+        _write(draw, (width, middle), f"{number:.4g}", TEXT, anchor="rm")
     return table
 
 

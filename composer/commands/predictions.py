@@ -1,4 +1,4 @@
-"""What a model's numbers mean: classes per pixel, values per pixel, or scores for the whole image."""
+"""What a model's numbers mean: classes or values per pixel, scores or numbers for the whole image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from composer.parts import Part, RegressionHead
+from composer.parts import ASPPRegressionHead, Part, RegressionHead, ScalarHead
 
 Array = NDArray[Any]
 
@@ -17,6 +17,9 @@ MOST_VALUES = 4
 
 TOP = 5
 """Classes that are told of one image."""
+
+MOST_NUMBERS = 8
+"""Numbers that are told of one image."""
 
 
 @frozen(eq=False)
@@ -83,18 +86,39 @@ class Scores:
         return f"{self.name}: class {index}, {percent(probability)}"
 
 
-Prediction = Classes | Values | Scores
+@frozen(eq=False)
+class Numbers:
+    """What is measured of one image, or a vector that nothing has been made of yet."""
+
+    name: str
+    numbers: Array
+
+    @property
+    def first(self) -> list[tuple[int, float]]:
+        """(index, number) of the first ones, in their order."""
+        return list(enumerate(self.numbers[:MOST_NUMBERS].tolist()))
+
+    def __str__(self) -> str:
+        """`head: 0.12, 3.4`."""
+        more = len(self.numbers) - MOST_NUMBERS
+        told = ", ".join(f"{number:.4g}" for _, number in self.first)
+        return f"{self.name}: {told}" + (f", and {more} more" if more > 0 else "")
+
+
+Prediction = Classes | Values | Scores | Numbers
 
 
 def predictions(name: str, part: Part, output: Array) -> list[Prediction]:
     """What node `name` says in `output`, its tensor without the batch: (channels,) or (channels, height, width).
 
-    A vector is scores. The maps of a RegressionHead are values; so is the one map of a part that gives no classes.
-    Other maps are scores for classes; a single one is a score against class 0, and class 1 where it is above 0.
+    A head's vector is scores, but for that of a ScalarHead, and a vector without a head, which are numbers. The maps
+    of a head for regression are values; so is the one map of a part that gives no classes. Other maps are scores for
+    classes; a single one is a score against class 0, and class 1 where it is above 0.
     """
     if output.ndim == 1:
-        return [Scores(name, _probabilities(output))]
-    if isinstance(part, RegressionHead) or (len(output) == 1 and not part.includes_head):
+        scores = part.includes_head and not isinstance(part, ScalarHead)
+        return [Scores(name, _probabilities(output)) if scores else Numbers(name, output)]
+    if isinstance(part, RegressionHead | ASPPRegressionHead) or (len(output) == 1 and not part.includes_head):
         names = [name] if len(output) == 1 else [f"{name}[{index}]" for index in range(len(output))]
         return [Values(*pair) for pair in zip(names, output, strict=True)]
     if len(output) == 1:
