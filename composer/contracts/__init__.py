@@ -11,6 +11,7 @@ from composer.contracts import heads as heads
 from composer.contracts import joins as joins
 from composer.contracts import necks as necks
 from composer.contracts import pyramids as pyramids
+from composer.contracts import smp as smp
 from composer.contracts import temporal as temporal
 from composer.contracts import tokens as tokens
 from composer.contracts.dispatch import contract as contract

@@ -38,6 +38,7 @@ from composer.parts.necks import MaxpoolToPyramidal as MaxpoolToPyramidal
 from composer.parts.necks import PermuteDims as PermuteDims
 from composer.parts.necks import ReshapeTokensToImage as ReshapeTokensToImage
 from composer.parts.necks import SelectIndices as SelectIndices
+from composer.parts.smp import Smp as Smp
 from composer.parts.temporal import TemporalPooling as TemporalPooling
 from composer.parts.tokens import AggregateTokens as AggregateTokens
 
@@ -68,7 +69,7 @@ DECODERS: tuple[type[Decoder], ...] = (
 HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
 
 PARTS: Mapping[str, type[Part]] = MappingProxyType(
-    {part.__name__: part for part in (*NECKS, *DECODERS, *HEADS)} | {"timm/": Timm}
+    {part.__name__: part for part in (*NECKS, *DECODERS, *HEADS)} | {"timm/": Timm, "smp/": Smp}
 )
 """The parts that a text may name. A name that ends in `/` is a source: `timm/resnet50` is `Timm("resnet50")`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -9,11 +10,13 @@ class Part:
     """A declaration: a frozen attrs class whose fields are all that `contract` and `module` are told.
 
     `source` is set by a part that names something in a foreign library: it is written `source/name`, and has a
-    field `name`. A part that predicts says so in `includes_head`, as a class or in a field.
+    field `name`; `names` holds the names where there are only so many, each with a line on what it does. A part that
+    predicts says so in `includes_head`, as a class or in a field.
     """
 
     __slots__ = ()
     source: ClassVar[str | None] = None
+    names: ClassVar[Mapping[str, str] | None] = None
 
     @property
     def includes_head(self) -> bool:

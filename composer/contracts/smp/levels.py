@@ -1,0 +1,93 @@
+"""Maps as smp counts them, level i at 1 / 2**i of the image, and rules that its decoders share. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from itertools import pairwise
+
+from attrs import evolve, frozen
+
+from composer.contracts.rules import Kind, Refusal, finest_first, is_map, maps_only, pyramid_maps_only, towards_pyramid
+from composer.feature import Features, counted
+from composer.parts import Smp
+
+
+@frozen
+class Levels:
+    """The features of a decoder as levels: the first of them is level `first`.
+
+    Levels before the first are not there. smp makes do without them: it never looks at the content of level 0, and
+    knows encoders without a level 1.
+    """
+
+    first: int
+    features: Features
+
+    @property
+    def depth(self) -> int:
+        """The number of the last level, which smp calls the depth of an encoder."""
+        return self.first + len(self.features) - 1
+
+    def since(self, level: int) -> Features:
+        """The features of `level` and of all coarser ones."""
+        return self.features[max(level - self.first, 0) :]
+
+
+def levels_of(decoder: Smp, features: Features) -> Levels:
+    """The features as levels: as the decoder is told, or by the stride of the first."""
+    if decoder.first_level is not None:
+        return Levels(decoder.first_level, features)
+    stride = features[0].stride if features else None
+    # As smp does with encoders that begin at stride 4, such as ConvNeXt and Swin.
+    return Levels(2 if stride is not None and stride > 2 else 1, features)
+
+
+def deep_enough(levels: Levels, least: int) -> Refusal | None:
+    """Refuse fewer levels than a decoder can be made for."""
+    if levels.depth >= least:
+        return None
+    needed = counted(least - levels.first + 1, "map")
+    return Refusal(
+        code="count",
+        kind="impossible",
+        expected=f"takes at least {needed} where the first is level {levels.first}",
+        repair="choose more levels with the encoder's out_indices",
+    )
+
+
+def maps_at(levels: Levels, used: Features, unused: Kind = "policy", *, pyramid: bool = False) -> Refusal | None:
+    """Refuse what is no map. What is not among `used` would do no harm, but for the kind that `unused` says."""
+    refusal = (pyramid_maps_only if pyramid else maps_only)(levels.features)
+    return evolve(refusal, kind=unused) if refusal and all(map(is_map, used)) else refusal
+
+
+def joining(levels: Levels, used: Features) -> Refusal | None:
+    """Refuse maps of which each is not exactly twice as large as the next: they are doubled, and met by the next."""
+    strides = [f.stride for f in used if f.stride is not None]
+    if doubles(strides):
+        return None
+    if strides != sorted(strides):
+        refusal = finest_first(levels.features)
+        assert refusal is not None
+        return evolve(refusal, kind="impossible")
+    return Refusal(
+        code="stride",
+        kind="impossible",
+        expected="takes maps whose stride doubles from one to the next",
+        repair=_once_each(levels) or towards_pyramid(levels.features),
+    )
+
+
+def doubles(strides: Iterable[Fraction]) -> bool:
+    """Whether each stride is exactly twice the one before it."""
+    return all(coarser == 2 * finer for finer, coarser in pairwise(strides))
+
+
+def _once_each(levels: Levels) -> str | None:
+    """The neck that leaves one map of each stride, where these double: without what `AddBottleneckLayer` appends."""
+    strides = [f.stride for f in levels.features]
+    once = sorted({strides.index(stride) for stride in strides})
+    kept = [stride for stride in (strides[index] for index in once) if stride is not None]
+    lost = len(strides) - len(once)
+    return f"necks: [SelectIndices: {{indices: {once}}}]" if lost and len(once) > 1 and doubles(kept) else None

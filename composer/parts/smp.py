@@ -1,0 +1,139 @@
+"""The decoders of segmentation_models_pytorch: `smp/NAME`. Names, arguments and defaults are smp's. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from attrs import Attribute, field, frozen
+from attrs.validators import optional
+
+from composer.parts.fields import FLAG, MAYBE_CHANNELS, NOT_EMPTY, SHARE, Choice, Whole
+from composer.parts.kinds import Decoder
+
+DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "Unet": "U-Net: enlarges the last map level by level, each time beside the next finer one.",
+        "UnetPlusPlus": "U-Net++: a U-Net in which every level is joined to all those below it.",
+        "MAnet": "MA-Net: a U-Net with attention over the last map's cells, and over channels at every level.",
+        "Linknet": "LinkNet: doubles the last map level by level, and adds the next finer one.",
+        "FPN": "A feature pyramid over the last four maps, at the grid of the finest of these.",
+        "PSPNet": "Pyramid pooling of the last map, at its own grid.",
+        "DeepLabV3": "Atrous spatial pyramid pooling of the last map, at its own grid.",
+        "DeepLabV3Plus": "Atrous spatial pyramid pooling of the last map, beside the map of level 2, at its grid.",
+        "PAN": "Pyramid attention on the last map, then gates up to level 2, at its grid.",
+        "UPerNet": "UPerNet over the maps from level 2 on: pyramid pooling, a feature pyramid, at level 2's grid.",
+        "Segformer": "SegFormer: all maps mixed per cell and brought to a quarter of the image's resolution.",
+        "DPT": "DPT: tokens or maps of a ViT made a pyramid and fused, at half the image's resolution.",
+    }
+)
+"""smp's decoders, each with a line on what it does. Level i is the one at 1 / 2**i of the image's resolution."""
+
+_NORM: Mapping[str, Any] = {"decoder_use_norm": "batchnorm"}
+_WIDTHS: Mapping[str, Any] = {"decoder_channels": (256, 128, 64, 32, 16)}
+_NEAREST: Mapping[str, Any] = {"decoder_interpolation": "nearest"}
+_ASPP: Mapping[str, Any] = {
+    "decoder_channels": 256,
+    "decoder_atrous_rates": (12, 24, 36),
+    "decoder_aspp_separable": False,
+    "decoder_aspp_dropout": 0.5,
+}
+_UNET: Mapping[str, Any] = {**_WIDTHS, **_NORM, "decoder_attention_type": None, **_NEAREST}
+
+ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "Unet": _UNET,
+        "UnetPlusPlus": _UNET,
+        "MAnet": {**_WIDTHS, **_NORM, "decoder_pab_channels": 64, **_NEAREST},
+        "Linknet": _NORM,
+        "FPN": {
+            "decoder_pyramid_channels": 256,
+            "decoder_segmentation_channels": 128,
+            "decoder_merge_policy": "add",
+            "decoder_dropout": 0.2,
+            **_NEAREST,
+        },
+        "PSPNet": {"psp_out_channels": 512, **_NORM, "psp_dropout": 0.2},
+        "DeepLabV3": _ASPP,
+        "DeepLabV3Plus": {**_ASPP, "decoder_aspp_separable": True},
+        "PAN": {"decoder_channels": 32, "decoder_interpolation": "bilinear"},
+        "UPerNet": {"decoder_channels": 256, **_NORM},
+        "Segformer": {"decoder_segmentation_channels": 256},
+        "DPT": {
+            "decoder_readout": "cat",
+            "decoder_intermediate_channels": (256, 512, 1024, 1024),
+            "decoder_fusion_channels": 256,
+        },
+    }
+)
+"""What smp 0.6's class of each name takes for its decoder, with its defaults."""
+
+NORMS = (None, "batchnorm", "identity", True, False)
+"""smp names three more that do not work by name alone: its initialisation fails on `instancenorm`, which has no weights
+then, `layernorm` takes the last axis for the channels, and `inplace` needs inplace_abn.
+"""
+
+INTERPOLATIONS = (None, "nearest", "nearest-exact", "bilinear", "bicubic", "area")
+
+
+def _widths(value: int | Iterable[int] | None) -> int | tuple[int, ...] | None:
+    return tuple(value) if isinstance(value, list | tuple) else value  # type: ignore[return-value]
+
+
+def _three(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and (type(value) is not tuple or len(value) != 3):
+        raise ValueError(f"{attribute.name} must be three dilations (got {value!r})")
+
+
+@frozen
+class Smp(Decoder):
+    """A decoder of segmentation_models_pytorch: `smp/NAME`, with smp's arguments. Initialised as smp does.
+
+    smp counts levels from the image's own resolution, level 0, and halves it from one to the next. `first_level` says
+    which level the first map is: 0, whose content smp drops (as TerraTorch has it drop an encoder's finest map); 1,
+    the first of most encoders; or 2, where an encoder has none at half resolution. Left out, it is 2 for a first map
+    whose stride is more than 2, and 1 elsewhere. An argument that is None has smp's default; one that a decoder
+    has not is refused.
+    """
+
+    source: ClassVar[str | None] = "smp"
+    names: ClassVar[Mapping[str, str] | None] = DESCRIPTIONS
+
+    name: str = field(validator=Choice(tuple(DESCRIPTIONS)))
+    first_level: int | None = field(default=None, validator=Whole(0, 2, optional=True), kw_only=True)
+    decoder_channels: int | tuple[int, ...] | None = field(
+        default=None, converter=_widths, validator=[NOT_EMPTY, MAYBE_CHANNELS], kw_only=True
+    )
+    decoder_use_norm: bool | str | None = field(default=None, validator=Choice(NORMS), kw_only=True)
+    decoder_attention_type: str | None = field(default=None, validator=Choice((None, "scse")), kw_only=True)
+    decoder_interpolation: str | None = field(default=None, validator=Choice(INTERPOLATIONS), kw_only=True)
+    decoder_pab_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
+    decoder_pyramid_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
+    decoder_segmentation_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
+    decoder_merge_policy: str | None = field(default=None, validator=Choice((None, "add", "cat")), kw_only=True)
+    decoder_dropout: float | None = field(default=None, validator=optional(SHARE), kw_only=True)
+    psp_out_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
+    psp_dropout: float | None = field(default=None, validator=optional(SHARE), kw_only=True)
+    decoder_atrous_rates: tuple[int, ...] | None = field(
+        default=None, converter=_widths, validator=[_three, Whole(1, 1024, optional=True)], kw_only=True
+    )
+    decoder_aspp_separable: bool | None = field(default=None, validator=optional(FLAG), kw_only=True)
+    decoder_aspp_dropout: float | None = field(default=None, validator=optional(SHARE), kw_only=True)
+    decoder_readout: str | None = field(default=None, validator=Choice((None, "cat", "add", "ignore")), kw_only=True)
+    decoder_intermediate_channels: tuple[int, ...] | None = field(
+        default=None, converter=_widths, validator=[NOT_EMPTY, MAYBE_CHANNELS], kw_only=True
+    )
+    decoder_fusion_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
+
+
+def given(decoder: Smp) -> dict[str, Any]:
+    """The arguments of smp that a declaration spells out, also those that its decoder has not."""
+    every = dict.fromkeys(name for arguments in ARGUMENTS.values() for name in arguments)
+    values = {name: getattr(decoder, name) for name in every}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def arguments(decoder: Smp) -> dict[str, Any]:
+    """The arguments that a decoder is made with: those that are given, and smp's defaults for the others."""
+    return {**ARGUMENTS[decoder.name], **given(decoder)}
