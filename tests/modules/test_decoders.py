@@ -10,7 +10,17 @@ from torch.nn import functional as F
 
 from composer.feature import VECTOR, Feature
 from composer.modules import module
-from composer.parts import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder, UperNetDecoder
+from composer.parts import (
+    ASPPRegressionHead,
+    ASPPSegmentationHead,
+    FCNDecoder,
+    IdentityDecoder,
+    LearnedInterpolateToPyramidal,
+    LinearDecoder,
+    MLPDecoder,
+    UNetDecoder,
+    UperNetDecoder,
+)
 
 HEIGHT, WIDTH = 64, 96
 
@@ -26,6 +36,7 @@ def vector(channels):
 PYRAMID = (level(4, 8), level(6, 16), level(8, 32))
 WITH_BOTTLENECK = (*PYRAMID, level(4, 32))
 ALIKE = (level(4), level(6), level(8))
+FOUR = (*ALIKE, level(10))
 ROUNDED = (level(4, 8, "ceil"), level(6, 16, "ceil"), level(8, 32, "ceil"))
 
 CASES = [
@@ -43,6 +54,11 @@ CASES = [
     pytest.param(UperNetDecoder(channels=5), PYRAMID, id="upernet"),
     pytest.param(UperNetDecoder(channels=5, align_corners=False), ALIKE, id="upernet-alike"),
     pytest.param(UperNetDecoder(channels=5, pool_scales=(2,)), PYRAMID[:1], id="upernet-of-one"),
+    pytest.param(UperNetDecoder(channels=5, scale_modules=True), FOUR, id="upernet-scaled"),
+    pytest.param(ASPPSegmentationHead(channels=5), PYRAMID, id="aspp"),
+    pytest.param(
+        ASPPRegressionHead(channels=5, in_index=[0, 2], input_transform="resize_concat"), PYRAMID, id="aspp-of-two"
+    ),
 ]
 
 
@@ -114,6 +130,9 @@ def test_gradient_reaches_every_parameter(part, features, monkeypatch):
     assert [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+EXPORTED = {"fcn", "unet-scse", "upernet", "upernet-scaled", "aspp", "aspp-of-two"}
+
+
 class _OfOneImage(nn.Module):
     """A decoder fed with maps that are all functions of one image, so that one image has one set of sizes."""
 
@@ -131,7 +150,7 @@ class _OfOneImage(nn.Module):
         return F.avg_pool2d(image_BCHW, int(feature.stride)).expand(-1, feature.channels, -1, -1)
 
 
-@pytest.mark.parametrize(("part", "features"), [case for case in CASES if case.id in {"fcn", "unet-scse", "upernet"}])
+@pytest.mark.parametrize(("part", "features"), [case for case in CASES if case.id in EXPORTED])
 def test_height_and_width_stay_free_in_an_export(part, features):
     model = _OfOneImage(part, features)
     sides = {axis: 32 * torch.export.Dim(name, min=2, max=64) for axis, name in ((2, "h"), (3, "w"))}
@@ -233,6 +252,18 @@ def upernet_convolutions(*places: str) -> set[str]:
                 "fpn_bottleneck",
             ),
             id="upernet",
+        ),
+        pytest.param(
+            UperNetDecoder(pool_scales=(1,), scale_modules=True),
+            FOUR,
+            union(
+                *(parameters(f"fpn1.{place}", "weight", "bias") for place in (0, 3)),
+                norm("fpn1.1"),
+                parameters("fpn2.0", "weight", "bias"),
+                upernet_convolutions("psp_modules.0.1", "bottleneck", "fpn_bottleneck"),
+                *(upernet_convolutions(f"lateral_convs.{level}", f"fpn_convs.{level}") for level in range(3)),
+            ),
+            id="upernet-scaled",
         ),
     ],
 )
@@ -518,6 +549,30 @@ def test_upernet_pools_to_the_mean_of_the_coarsest_map():
 
     torch.testing.assert_close(one_BCHW, reduce(x_BCHW, "b c h w -> b c 1 1", "mean"))
     torch.testing.assert_close(two_BCHW, reduce(x_BCHW, "b c (h i) (w j) -> b c h w", "mean", h=2, w=2))
+
+
+@pytest.mark.parametrize("align", [True, False], ids=["aligned", "half-pixel"])
+def test_upernet_that_scales_is_the_learned_pyramid_and_then_upernet(align):
+    decoder = made(UperNetDecoder(channels=5, pool_scales=(1, 3), align_corners=align, scale_modules=True), FOUR)
+    neck = module(LearnedInterpolateToPyramidal(), FOUR).eval()
+    neck.load_state_dict({name: x for name, x in decoder.state_dict().items() if name.startswith(("fpn1.", "fpn2."))})
+    given = fed(FOUR, 80, 112)
+
+    (y_BCHW,) = decoder(given)
+
+    pyramid = neck(given)
+    assert [x.shape[2] for x in pyramid] == [20, 10, 5, 2]
+    torch.testing.assert_close(y_BCHW, upernet(decoder, list(pyramid), (1, 3), align))
+
+
+def test_what_scales_is_made_first():
+    """Published seeds were drawn in this order."""
+    torch.manual_seed(0)
+    state = module(UperNetDecoder(scale_modules=True), FOUR).state_dict()
+    torch.manual_seed(0)
+    neck = module(LearnedInterpolateToPyramidal(), FOUR)
+
+    assert all(torch.equal(value, state[name]) for name, value in neck.named_parameters())
 
 
 def test_maps_of_one_grid_are_not_resized(monkeypatch):

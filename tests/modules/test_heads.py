@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from composer.feature import VECTOR, Feature
 from composer.modules import module
-from composer.parts import ClassificationHead, RegressionHead, SegmentationHead
+from composer.parts import ClassificationHead, RegressionHead, ScalarHead, SegmentationHead
 
 MAP = (Feature(channels=6, stride=4),)
 VEC = (Feature(channels=6, stride=None, axes=VECTOR),)
@@ -31,6 +31,8 @@ CASES = [
         ClassificationHead(num_classes=3, dim_list=(5,), linear_after_pool=True), MAP, id="classification-pool-first"
     ),
     pytest.param(ClassificationHead(num_classes=3, dim_list=(5,)), VEC, id="classification-of-a-vector"),
+    pytest.param(ScalarHead(num_outputs=3, dim_list=(5, 4), dropout=0.5), MAP, id="scalar-deep"),
+    pytest.param(ScalarHead(num_outputs=3), VEC, id="scalar-of-a-vector"),
 ]
 WITH_DROPOUT = [case for case in CASES if case.id.endswith("deep")]
 
@@ -138,8 +140,8 @@ def test_dropout_of_a_segmentation_drops_values_and_that_of_a_regression_channel
 
 @pytest.mark.parametrize(
     "part",
-    [SegmentationHead(num_classes=2), RegressionHead(), ClassificationHead(num_classes=2)],
-    ids=["segmentation", "regression", "classification"],
+    [SegmentationHead(num_classes=2), RegressionHead(), ClassificationHead(num_classes=2), ScalarHead(num_outputs=2)],
+    ids=["segmentation", "regression", "classification", "scalar"],
 )
 def test_a_head_takes_one_feature(part):
     with pytest.raises(ValueError, match="values to unpack"):
@@ -212,6 +214,11 @@ def norm(place: str) -> set[str]:
             ClassificationHead(num_classes=2, dim_list=(5, 4)),
             both("head.0.0.0", "head.0.1.0", "head.2"),
             id="classification-deep",
+        ),
+        pytest.param(
+            ScalarHead(num_outputs=2, dim_list=(5, 4), dropout=0.1),
+            both("head.0.0.0", "head.0.1.0", "head.2"),
+            id="scalar-deep",
         ),
     ],
 )
@@ -365,3 +372,16 @@ def test_dropout_is_drawn_for_each_cell_and_not_for_their_mean(dropout):
     (y_BC,) = head([x_BCHW])
 
     torch.testing.assert_close(y_BC, perceptron(torch.ones(1, 6), head), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("fields", [{}, {"dim_list": (5,)}, {"linear_after_pool": True}], ids=str)
+@pytest.mark.parametrize("features", [MAP, VEC], ids=["map", "vector"])
+def test_numbers_are_computed_as_scores_are(features, fields):
+    """One class in TerraTorch, and one module here."""
+    scores, numbers = (
+        made(part, features)
+        for part in (ClassificationHead(num_classes=3, **fields), ScalarHead(num_outputs=3, **fields))
+    )
+    x = fed(features)
+
+    assert torch.equal(numbers([x])[0], scores([x])[0])

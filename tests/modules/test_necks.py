@@ -14,7 +14,9 @@ from composer.modules import module
 from composer.parts import (
     AddBottleneckLayer,
     AddFeatures,
+    AggregateTokens,
     ConcatFeatures,
+    FeaturePyramidNetworkNeck,
     InterpolateToPyramidal,
     LearnedInterpolateToPyramidal,
     MaxpoolToPyramidal,
@@ -47,6 +49,10 @@ CASES = [
     pytest.param(ReshapeTokensToImage(), ((tokens(prefix=5, frames=3), level()),), id="reshape"),
     pytest.param(AddBottleneckLayer(), (PYRAMID,), id="bottleneck"),
     pytest.param(LearnedInterpolateToPyramidal(), (ALIKE,), id="learned"),
+    pytest.param(FeaturePyramidNetworkNeck(out_channel=5), (PYRAMID,), id="fpn"),
+    pytest.param(AggregateTokens(indices=[0, 1], drop_cls=True), ((tokens(prefix=5), tokens(prefix=1)),), id="mean"),
+    pytest.param(AggregateTokens(pooling="cls", indices=[0, 1]), ((tokens(prefix=5), tokens(prefix=1)),), id="cls"),
+    pytest.param(AggregateTokens(pooling="max", indices=[0, 1, 2]), (PYRAMID,), id="max-of-maps"),
     pytest.param(ConcatFeatures(), (PYRAMID, PYRAMID, PYRAMID), id="concat"),
     pytest.param(AddFeatures(), (PYRAMID, PYRAMID, PYRAMID), id="add"),
 ]
@@ -139,6 +145,9 @@ def test_weights_have_published_names(part, inputs, names):
     assert set(made(part, *inputs).state_dict()) == names
 
 
+EXPORTED = {"bilinear", "maxpool", "reshape", "fpn", "mean", "cls", "max-of-maps", "concat"}
+
+
 class _OfOneImage(nn.Module):
     """A neck fed with features that are all functions of one image, so that one image has one set of sizes."""
 
@@ -159,9 +168,7 @@ class _OfOneImage(nn.Module):
         return torch.cat([grid_BNC[:, : feature.prefix], grid_BNC], dim=1)
 
 
-@pytest.mark.parametrize(
-    ("part", "inputs"), [case for case in CASES if case.id in {"bilinear", "maxpool", "reshape", "concat"}]
-)
+@pytest.mark.parametrize(("part", "inputs"), [case for case in CASES if case.id in EXPORTED])
 def test_height_and_width_stay_free_in_an_export(part, inputs):
     model = _OfOneImage(part, inputs)
     sides = {axis: 64 * torch.export.Dim(name, min=2, max=64) for axis, name in ((2, "h"), (3, "w"))}

@@ -1,0 +1,97 @@
+"""The feature pyramid network beside torchvision's, bit for bit. B batch, C channels, H and W cells."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision.ops import FeaturePyramidNetwork
+
+from composer.feature import Feature
+from composer.modules import module
+from composer.parts import FeaturePyramidNetworkNeck
+
+
+def level(channels, stride, rounding="exact"):
+    return Feature(channels=channels, stride=stride, rounding=rounding)
+
+
+PYRAMIDS = {
+    "doubling": (level(4, 4), level(6, 8), level(8, 16)),
+    "rounded up": (level(4, 4, "ceil"), level(6, 8, "ceil"), level(8, 16, "ceil")),
+    "equal strides": (level(4, 8), level(6, 8), level(8, 16), level(8, 16)),
+    "steps of three and four": (level(4, 2), level(6, 6), level(8, 24)),
+    "one map": (level(6, 8),),
+}
+
+
+@pytest.fixture(autouse=True)
+def exact():
+    """Double precision, so that two ways to compute a thing agree."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def ours(features, width=5):
+    torch.manual_seed(0)
+    return module(FeaturePyramidNetworkNeck(out_channel=width), features)
+
+
+def theirs(features, width=5):
+    torch.manual_seed(0)
+    return FeaturePyramidNetwork([f.channels for f in features], width)
+
+
+@pytest.mark.parametrize("features", PYRAMIDS.values(), ids=PYRAMIDS)
+def test_equal_seeds_give_equal_weights(features):
+    state, reference = ours(features).fpn.state_dict(), theirs(features).state_dict()
+
+    assert list(state) == list(reference)
+    assert all(torch.equal(value, state[name]) for name, value in reference.items())
+
+
+def test_torchvision_draws_as_often():
+    """So that what is made after the neck has the weights of its seed too."""
+    ours(PYRAMIDS["doubling"])
+    state = torch.random.get_rng_state()
+    theirs(PYRAMIDS["doubling"])
+
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("features", PYRAMIDS.values(), ids=PYRAMIDS)
+def test_gives_what_torchvision_gives(features):
+    neck, reference = ours(features), theirs(features)
+    height, width = (75, 90) if features[0].rounding == "ceil" else (96, 144)
+    given = [torch.randn(f.shape(2, height, width)) for f in features]
+
+    out = neck(given)
+
+    expected = reference(OrderedDict((str(place), x) for place, x in enumerate(given)))
+    assert all(torch.equal(y, x) for y, x in zip(out, expected.values(), strict=True))
+
+
+def test_maps_of_one_grid_are_not_resized(monkeypatch):
+    alike = (level(4, 8), level(6, 8))
+    monkeypatch.setattr(F, "interpolate", None)
+
+    out = ours(alike)([torch.randn(f.shape(2, 64, 64)) for f in alike])
+
+    assert [tuple(y.shape) for y in out] == [(2, 5, 8, 8)] * 2
+
+
+def test_what_is_coarse_is_seen_in_all_finer_maps():
+    features = PYRAMIDS["doubling"]
+    neck = ours(features)
+    given = [torch.zeros(f.shape(1, 64, 64), requires_grad=True) for f in features]
+
+    out = neck(given)
+
+    reached = [torch.autograd.grad(y.sum(), given, retain_graph=True, allow_unused=True) for y in out]
+    assert [[gradient is not None for gradient in row] for row in reached] == [
+        [True, True, True],
+        [False, True, True],
+        [False, False, True],
+    ]
