@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from threading import Lock
 from typing import Any
 
@@ -40,6 +39,9 @@ def build(
 
 def modules_of(typed: Typed, *, seed: int = 0, pretrained: bool = True) -> dict[str, nn.Module]:
     """The modules of a typed graph, by node: what `build` hangs into a `Model`, for a class of one's own to hold."""
+    with _GENERATOR:
+        # First of all, so that what an import draws at random is not drawn from the seed.
+        _load_adapters(typed)
     with _GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not torch.manual_seed, which would seed the other devices too.
         torch.default_generator.manual_seed(seed)
@@ -48,6 +50,22 @@ def modules_of(typed: Typed, *, seed: int = 0, pretrained: bool = True) -> dict[
             for node in typed.order
             if not isinstance(node.part, Shared)
         }
+
+
+def _load_adapters(typed: Typed) -> None:
+    """Import what the foreign parts need. Raises SpecError for all that cannot be imported."""
+    from composer.adapters.loading import loaded
+
+    problems = []
+    for node in typed.order:
+        part = node.part
+        if isinstance(part, Shared) or part.source is None:
+            continue
+        refusal = loaded(part.source)
+        if refusal is not None:
+            problems.append(problem_of(typed.graph, node, part, refusal, typed.features))
+    if problems:
+        raise SpecError(problems)
 
 
 _GENERATOR = Lock()
@@ -62,8 +80,6 @@ def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
     if node.name in typed.per_frame:
         inputs = [tuple(map(without_frames, image)) for image in inputs]
     named: dict[str, Any] = {name: typed.features[source] for name, source in node.named}
-    if part.source is not None:
-        import_module(f"composer.adapters.{part.source}")
     if module.dispatch(type(part)) is module.dispatch(object):
         raise SpecError([problem_of(typed.graph, node, part, _no_module(part), typed.features)])
     if isinstance(part, Probed):
