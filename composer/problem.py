@@ -37,10 +37,14 @@ class Problem:
 
     def __str__(self) -> str:
         """`file:line:column: error[code] path: message`, and the repair on a line of its own."""
+        return self.said("error")
+
+    def said(self, severity: str) -> str:
+        """The same of another severity: what is found in passing is a `note`."""
         place = f"{self.place}: " if str(self.place) else ""
         path = f" {self.place.path}:" if self.place.path else ""
         repair = f"\n  repair: {self.repair}" if self.repair else ""
-        return f"{place}error[{self.code}]{path} {self.message}{repair}"
+        return f"{place}{severity}[{self.code}]{path} {self.message}{repair}"
 
 
 @frozen

@@ -6,8 +6,7 @@ import os
 
 from composer.graph import Graph
 from composer.parts import PARTS
-from composer.problem import Place, Problem, SpecError
-from composer.text.characters import MOST_BYTES, decoded
+from composer.text.characters import text_in
 from composer.text.digesting import digest_of
 from composer.text.naming import Parts
 from composer.text.reading import graph_of
@@ -19,15 +18,7 @@ def read(path: str | os.PathLike[str], *, parts: Parts = PARTS) -> Graph:
 
     Raises SpecError with all the problems of the file at once, also where there is no such file.
     """
-    name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        message = f"the file cannot be read: {reason}."
-        raise SpecError([Problem(code="file", message=message, place=Place("", name))]) from None
-    return reads(decoded(data, name), name=name, parts=parts)
+    return reads(text_in(path), name=os.fspath(path), parts=parts)
 
 
 def reads(text: str, *, name: str | None = None, parts: Parts = PARTS) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NoReturn
 
@@ -14,6 +15,19 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U000100
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 # libyaml takes time that grows with the square of the number of these.
 _TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
+
+
+def text_in(path: str | os.PathLike[str]) -> str:
+    """The text of the file at `path`. Raises SpecError where there is none, and where it is too large or no UTF-8."""
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"the file cannot be read: {reason}."
+        raise SpecError([Problem(code="file", message=message, place=Place("", name))]) from None
+    return decoded(data, name)
 
 
 def decoded(data: bytes, file: str | None = None) -> str:
