@@ -1,0 +1,392 @@
+"""Every part beside TerraTorch's own class: the same weights of a seed, the same numbers, the same gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from terratorch.models import decoders, heads, necks
+from terratorch.models.decoders.aspp_head import ASPPRegressionHead, ASPPSegmentationHead
+from torch import Tensor, nn
+
+import composer
+from composer.feature import TOKENS, TOKENS_PER_FRAME, VECTOR, Feature
+
+HEIGHT, WIDTH = 64, 64
+
+
+def level(channels, stride, rounding="exact"):
+    return Feature(channels=channels, stride=stride, rounding=rounding)
+
+
+def tokens(channels=6, prefix=1, frames=1, axes=TOKENS):
+    return Feature(channels=channels, stride=8, axes=axes, prefix=prefix, frames=frames)
+
+
+PYRAMID = (level(4, 4), level(6, 8), level(8, 16))
+ALIKE = (level(8, 8), level(8, 8), level(12, 8), level(16, 8))
+ONE = (level(6, 8),)
+FRAMES = tokens(prefix=1, frames=3, axes=TOKENS_PER_FRAME)
+
+
+def neck(name, **fields):
+    """TerraTorch's neck of that name."""
+    return lambda widths: getattr(necks, name)(widths, **fields)
+
+
+def decoder(name, **fields):
+    """TerraTorch's decoder of that name."""
+    return lambda widths: getattr(decoders, name)(widths, **fields)
+
+
+def head(name, **fields):
+    """TerraTorch's head of that name, which is told of one width and takes a tensor."""
+    return lambda widths: OfOne(getattr(heads, name)(widths[0], **fields))
+
+
+def aspp(part_class, position=-1, **fields):
+    """TerraTorch's ASPP head, which has to be told how many channels it is given."""
+    positions = [position] if isinstance(position, int) else position
+    return lambda widths: part_class(
+        channel_list=widths, in_channels=sum(widths[i] for i in positions), in_index=position, **fields
+    )
+
+
+class OfOne(nn.Module):
+    """A head as a part: it takes a list of one feature."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, features):
+        return self.inner(features[0])
+
+
+SMALL = {"channels": 5, "dilations": (1, 2, 6)}
+TWO_MAPS = {"in_index": [0, 2], "input_transform": "resize_concat"}
+MLP = {"dim_list": [5, 4], "dropout": 0.3}
+
+CASES = [
+    pytest.param(
+        composer.SelectIndices(indices=[2, 0]), PYRAMID, neck("SelectIndices", indices=[2, 0]), id="SelectIndices"
+    ),
+    pytest.param(
+        composer.PermuteDims(new_order=[0, 2, 3, 1]),
+        PYRAMID,
+        neck("PermuteDims", new_order=[0, 2, 3, 1]),
+        id="PermuteDims",
+    ),
+    pytest.param(composer.InterpolateToPyramidal(), ALIKE, neck("InterpolateToPyramidal"), id="InterpolateToPyramidal"),
+    pytest.param(
+        composer.InterpolateToPyramidal(mode="bilinear", scale_factor=3),
+        ALIKE[:2],
+        neck("InterpolateToPyramidal", mode="bilinear", scale_factor=3),
+        id="InterpolateToPyramidal-bilinear",
+    ),
+    pytest.param(composer.MaxpoolToPyramidal(), ALIKE[:3], neck("MaxpoolToPyramidal"), id="MaxpoolToPyramidal"),
+    pytest.param(
+        composer.ReshapeTokensToImage(), (tokens(), tokens()), neck("ReshapeTokensToImage"), id="ReshapeTokensToImage"
+    ),
+    pytest.param(
+        composer.ReshapeTokensToImage(),
+        (tokens(frames=3),),
+        neck("ReshapeTokensToImage", effective_time_dim=3),
+        id="ReshapeTokensToImage-frames",
+    ),
+    pytest.param(composer.AddBottleneckLayer(), PYRAMID, neck("AddBottleneckLayer"), id="AddBottleneckLayer"),
+    pytest.param(
+        composer.LearnedInterpolateToPyramidal(),
+        ALIKE,
+        neck("LearnedInterpolateToPyramidal"),
+        id="LearnedInterpolateToPyramidal",
+    ),
+    pytest.param(
+        composer.FeaturePyramidNetworkNeck(out_channel=5),
+        PYRAMID,
+        neck("FeaturePyramidNetworkNeck", out_channel=5, output_ordered_dict=False),
+        id="FeaturePyramidNetworkNeck",
+    ),
+    *(
+        pytest.param(
+            composer.AggregateTokens(pooling=pooling, indices=[1, 0]),
+            (tokens(), tokens(4)),
+            neck("AggregateTokens", pooling=pooling, indices=[1, 0]),
+            id=f"AggregateTokens-{pooling}",
+        )
+        for pooling in ("mean", "max", "min", "cls")
+    ),
+    *(
+        pytest.param(
+            composer.AggregateTokens(pooling=pooling, drop_cls=True),
+            (tokens(),),
+            neck("AggregateTokens", pooling=pooling, drop_cls=True),
+            id=f"AggregateTokens-{pooling}-drop",
+        )
+        for pooling in ("mean", "max", "min")
+    ),
+    *(
+        pytest.param(
+            composer.AggregateTokens(pooling=pooling),
+            PYRAMID,
+            neck("AggregateTokens", pooling=pooling),
+            id=f"AggregateTokens-{pooling}-of-a-map",
+        )
+        for pooling in ("mean", "max", "min")
+    ),
+    *(
+        pytest.param(
+            composer.AggregateTokens(pooling=pooling),
+            (FRAMES,),
+            neck("AggregateTokens", pooling=pooling, temporal_inputs=True),
+            id=f"AggregateTokens-{pooling}-per-frame",
+        )
+        for pooling in ("mean", "max", "cls")
+    ),
+    pytest.param(
+        composer.IdentityDecoder(out_index=1), PYRAMID, decoder("IdentityDecoder", out_index=1), id="IdentityDecoder"
+    ),
+    pytest.param(
+        composer.FCNDecoder(channels=5, num_convs=2, in_index=1),
+        PYRAMID,
+        decoder("FCNDecoder", channels=5, num_convs=2, in_index=1),
+        id="FCNDecoder",
+    ),
+    pytest.param(
+        composer.UNetDecoder(channels=[16, 8, 4]),
+        PYRAMID,
+        decoder("UNetDecoder", channels=[16, 8, 4]),
+        id="UNetDecoder",
+    ),
+    pytest.param(
+        composer.UperNetDecoder(channels=5), PYRAMID, decoder("UperNetDecoder", channels=5), id="UperNetDecoder"
+    ),
+    pytest.param(
+        composer.UperNetDecoder(channels=5, scale_modules=True, align_corners=False, pool_scales=(1, 2)),
+        ALIKE,
+        decoder("UperNetDecoder", channels=5, scale_modules=True, align_corners=False, pool_scales=(1, 2)),
+        id="UperNetDecoder-scale_modules",
+    ),
+    pytest.param(
+        composer.LinearDecoder(num_classes=3, upsampling_size=4),
+        PYRAMID,
+        decoder("LinearDecoder", num_classes=3, upsampling_size=4),
+        id="LinearDecoder",
+    ),
+    pytest.param(
+        composer.MLPDecoder(channels=None, out_dim=None, activation="GELU"),
+        ALIKE[:2],
+        decoder("MLPDecoder", activation="GELU"),
+        id="MLPDecoder",
+    ),
+    pytest.param(
+        composer.ASPPSegmentationHead(num_classes=3, in_index=1, **SMALL),
+        PYRAMID,
+        aspp(ASPPSegmentationHead, 1, num_classes=3, **SMALL),
+        id="ASPPSegmentationHead",
+    ),
+    pytest.param(
+        composer.ASPPSegmentationHead(align_corners=True, **SMALL, **TWO_MAPS),
+        PYRAMID,
+        aspp(ASPPSegmentationHead, [0, 2], align_corners=True, input_transform="resize_concat", **SMALL),
+        id="ASPPSegmentationHead-resize_concat",
+    ),
+    pytest.param(
+        composer.ASPPRegressionHead(out_channels=2, head_dropout_ratio=0.5, channels=5),
+        PYRAMID,
+        aspp(ASPPRegressionHead, out_channels=2, head_dropout_ratio=0.5, channels=5),
+        id="ASPPRegressionHead",
+    ),
+    pytest.param(
+        composer.SegmentationHead(num_classes=3, channel_list=[5, 4], dropout=0.3),
+        ONE,
+        head("SegmentationHead", num_classes=3, channel_list=[5, 4], dropout=0.3),
+        id="SegmentationHead",
+    ),
+    pytest.param(
+        composer.RegressionHead(num_outputs=2, learned_upscale_layers=1, channel_list=[5], dropout=0.3),
+        ONE,
+        head("RegressionHead", num_outputs=2, learned_upscale_layers=1, channel_list=[5], dropout=0.3),
+        id="RegressionHead",
+    ),
+    pytest.param(
+        composer.RegressionHead(final_act="Softplus"),
+        ONE,
+        head("RegressionHead", final_act="torch.nn.Softplus"),
+        id="RegressionHead-final_act",
+    ),
+    pytest.param(
+        composer.ClassificationHead(num_classes=3, **MLP),
+        ONE,
+        head("ScalarHead", num_classes=3, **MLP),
+        id="ClassificationHead",
+    ),
+    pytest.param(composer.ScalarHead(num_outputs=3), ONE, head("ScalarHead", num_outputs=3), id="ScalarHead"),
+    pytest.param(
+        composer.ScalarHead(num_outputs=3, linear_after_pool=True, **MLP),
+        ONE,
+        head("ScalarHead", num_outputs=3, linear_after_pool=True, **MLP),
+        id="ScalarHead-pool-first",
+    ),
+    pytest.param(
+        composer.ScalarHead(num_outputs=3, **MLP),
+        (Feature(channels=6, stride=None, axes=VECTOR),),
+        head("ScalarHead", num_outputs=3, **MLP),
+        id="ScalarHead-of-a-vector",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def exact():
+    """Double precision, so that two ways to compute a thing agree."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def ours(part, features) -> nn.Module:
+    torch.manual_seed(0)
+    return composer.module(part, features)
+
+
+def theirs(make, features) -> nn.Module:
+    torch.manual_seed(0)
+    return make([f.channels for f in features])
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module, a head's without what it is wrapped in here."""
+    return {name.removeprefix("inner."): value for name, value in module.state_dict().items()}
+
+
+def fed(features) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(f.shape(2, HEIGHT, WIDTH), requires_grad=True) for f in features]
+
+
+def run(module: nn.Module, given: list[Tensor], **named) -> list[Tensor]:
+    """What a module gives, with the same dropout each time."""
+    torch.manual_seed(2)
+    out = module(list(given), **named)
+    return [out] if isinstance(out, Tensor) else list(out)
+
+
+def gradients(module: nn.Module, given: list[Tensor], out: list[Tensor]) -> list[Tensor | None]:
+    """Of every weight and every input, for a loss in which each number has a weight of its own."""
+    torch.manual_seed(3)
+    loss = sum((x * torch.randn(x.shape)).sum() for x in out)
+    return list(torch.autograd.grad(loss, [*module.parameters(), *given], allow_unused=True))
+
+
+@pytest.mark.parametrize(("part", "features", "make"), CASES)
+def test_equal_seeds_give_equal_weights(part, features, make):
+    state, reference = weights(ours(part, features)), weights(theirs(make, features))
+
+    assert list(state) == list(reference)
+    assert [name for name, value in reference.items() if not torch.equal(value, state[name])] == []
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(("part", "features", "make"), CASES)
+def test_equal_weights_give_equal_numbers_and_gradients(part, features, make, training):
+    module, reference = ours(part, features).train(training), theirs(make, features).train(training)
+    for layer in reference.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -1, 1)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+            nn.init.uniform_(layer.weight, 0.5, 2)
+            nn.init.uniform_(layer.bias, -1, 1)
+    module.load_state_dict(weights(reference))
+    named = {"image_size": (HEIGHT, WIDTH)} if isinstance(part, composer.ReshapeTokensToImage) else {}
+    one, other = fed(features), fed(features)
+
+    out, expected = run(module, one, **named), run(reference, other, **named)
+
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(gradients(module, one, out), gradients(reference, other, expected))
+    torch.testing.assert_close(weights(module), weights(reference))
+
+
+# --- where TerraTorch is wrong
+
+
+def test_index_0_is_the_first_feature():
+    features = (tokens(4), tokens(6))
+    given = fed(features)
+
+    (right,) = run(ours(composer.AggregateTokens(indices=0), features), given)
+    (wrong,) = run(theirs(neck("AggregateTokens", indices=0), features), given)
+
+    assert torch.equal(right, given[0].mean(1))
+    assert torch.equal(wrong, given[1].mean(1))
+
+
+def test_a_map_has_no_class_token():
+    given = fed(ONE)
+
+    refusal = composer.contract(composer.AggregateTokens(pooling="cls"), ONE)
+    (wrong,) = run(theirs(neck("AggregateTokens", pooling="cls"), ONE), given)
+
+    assert (refusal.code, refusal.kind) == ("prefix", "lies")
+    assert torch.equal(wrong, given[0][:, :, 0, 0])
+
+
+def test_the_whole_prefix_is_dropped():
+    features = (tokens(prefix=5),)
+    given = fed(features)
+
+    (right,) = run(ours(composer.AggregateTokens(drop_cls=True), features), given)
+    (wrong,) = run(theirs(neck("AggregateTokens", drop_cls=True), features), given)
+
+    assert torch.equal(right, given[0][:, 5:].mean(1))
+    assert torch.equal(wrong, given[0][:, 1:].mean(1))
+
+
+def test_what_drops_a_prefix_that_is_not_there_is_refused():
+    features = (tokens(prefix=0),)
+    given = fed(features)
+
+    refusal = composer.contract(composer.AggregateTokens(drop_cls=True), features)
+    (wrong,) = run(theirs(neck("AggregateTokens", drop_cls=True), features), given)
+
+    assert (refusal.code, refusal.kind) == ("prefix", "policy")
+    assert torch.equal(wrong, given[0][:, 1:].mean(1))
+
+
+def test_a_number_is_a_token_of_the_prefix():
+    features = (tokens(prefix=5),)
+    given = fed(features)
+
+    (right,) = run(ours(composer.AggregateTokens(pooling=3), features), given)
+
+    assert torch.equal(right, given[0][:, 3])
+    with pytest.raises(AttributeError, match="'int' object has no attribute 'lower'"):
+        theirs(neck("AggregateTokens", pooling=3), features)
+
+
+def test_as_many_features_are_promised_as_are_given():
+    features = (tokens(4), tokens(6), tokens(8))
+
+    promise = composer.contract(composer.AggregateTokens(indices=[2]), features)
+    wrong = theirs(neck("AggregateTokens", indices=[2]), features)
+
+    assert [f.channels for f in promise.features] == [8]
+    assert wrong.process_channel_list([4, 6, 8]) == [4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("part", "make"),
+    [
+        pytest.param(composer.ASPPSegmentationHead, ASPPSegmentationHead, id="segmentation"),
+        pytest.param(composer.ASPPRegressionHead, ASPPRegressionHead, id="regression"),
+    ],
+)
+def test_aspp_runs_without_dropout(part, make):
+    given = fed(PYRAMID)
+
+    (right,) = run(ours(part(channels=5, head_dropout_ratio=0), PYRAMID), given)
+
+    assert right.shape[-2:] == (4, 4)
+    with pytest.raises(AttributeError, match="has no attribute 'dropout'"):
+        run(theirs(aspp(make, channels=5, head_dropout_ratio=0), PYRAMID), given)
