@@ -6,12 +6,18 @@ import pytest
 
 from composer import Custom, Facts, Feature, Padding, Sizes
 from composer.parts import (
+    AggregateTokens,
+    ASPPRegressionHead,
+    ASPPSegmentationHead,
     ClassificationHead,
     FCNDecoder,
+    FeaturePyramidNetworkNeck,
+    LinearDecoder,
     MLPDecoder,
     PermuteDims,
     RegressionHead,
     ReshapeTokensToImage,
+    ScalarHead,
     SegmentationHead,
     SelectIndices,
     Timm,
@@ -26,6 +32,10 @@ def timm(**fields):
     return Timm("resnet18", **fields)
 
 
+def aspp(**fields):
+    return ASPPSegmentationHead(channels=4, **fields)
+
+
 def custom(features=FEATURE, **fields):
     return Custom(object(), features=features, **fields)
 
@@ -36,6 +46,9 @@ CHANNELS = f"{WHOLE} 1 to 65536 (got None)"
 TRUTH = "must be true or false (got"
 POSITIVE = "must be a whole number of at least 1 (got"
 FEATURES = "features must be a Feature or a list of them (got"
+POOLING = "must be one of mean, max, min, cls, or a whole number from 0 to 1023"
+EXCLUDE, DROPPED = "drop_cls and pooling", "exclude each other: that token would be dropped"
+TRANSFORM = "in_index is a list where input_transform is resize_concat, and a whole number elsewhere"
 FIELD = "it is a field of its own"
 WEIGHTS = "composer loads weights itself"
 MAKES = "composer makes the network itself"
@@ -69,6 +82,50 @@ REFUSED = [
         {"num_classes": 2, "linear_after_pool": 0},
         f"linear_after_pool {TRUTH} 0)",
         id="linear-after-pool",
+    ),
+    pytest.param(AggregateTokens, {"pooling": "CLS"}, f"pooling {POOLING} (got 'CLS')", id="pooling"),
+    pytest.param(AggregateTokens, {"pooling": True}, f"pooling {POOLING} (got True)", id="pooling-truth"),
+    pytest.param(AggregateTokens, {"pooling": -1}, f"pooling {POOLING} (got -1)", id="pooling-from-the-end"),
+    pytest.param(AggregateTokens, {"pooling": None}, f"pooling {POOLING} (got None)", id="pooling-none"),
+    pytest.param(AggregateTokens, {"indices": []}, "indices must have at least one entry", id="aggregate-nothing"),
+    pytest.param(
+        AggregateTokens, {"indices": True}, "a list of whole numbers is needed (got True)", id="aggregate-truth"
+    ),
+    pytest.param(AggregateTokens, {"indices": [0, None]}, f"indices {INDEX}", id="aggregate-entry"),
+    pytest.param(AggregateTokens, {"drop_cls": 1}, f"drop_cls {TRUTH} 1)", id="drop-cls"),
+    pytest.param(AggregateTokens, {"drop_cls": True, "pooling": "cls"}, f"{EXCLUDE}: cls {DROPPED}", id="drop-cls-cls"),
+    pytest.param(AggregateTokens, {"drop_cls": True, "pooling": 2}, f"{EXCLUDE}: 2 {DROPPED}", id="drop-cls-2"),
+    pytest.param(FeaturePyramidNetworkNeck, {"out_channel": None}, f"out_channel {CHANNELS}", id="fpn"),
+    pytest.param(ScalarHead, {"num_outputs": None}, f"num_outputs {CHANNELS}", id="outputs"),
+    pytest.param(UperNetDecoder, {"scale_modules": 1}, f"scale_modules {TRUTH} 1)", id="scale-modules"),
+    pytest.param(
+        LinearDecoder,
+        {"num_classes": 2, "upsampling_size": 2, "includes_head": None},
+        f"includes_head {TRUTH} None)",
+        id="linear-includes-head",
+    ),
+    pytest.param(aspp, {"includes_head": 0}, f"includes_head {TRUTH} 0)", id="aspp-includes-head"),
+    pytest.param(aspp, {"dilations": [0]}, f"dilations {WHOLE} 1 to 256 (got 0)", id="dilation"),
+    pytest.param(aspp, {"in_index": None}, f"in_index {INDEX}", id="aspp-index"),
+    pytest.param(aspp, {"in_index": [0]}, TRANSFORM, id="aspp-a-list"),
+    pytest.param(aspp, {"input_transform": "resize_concat"}, TRANSFORM, id="aspp-no-list"),
+    pytest.param(
+        aspp,
+        {"in_index": [], "input_transform": "resize_concat"},
+        "in_index must have at least one entry",
+        id="aspp-no-maps",
+    ),
+    pytest.param(
+        aspp,
+        {"input_transform": "multiple_select"},
+        "input_transform must be one of null, resize_concat (got 'multiple_select')",
+        id="aspp-transform",
+    ),
+    pytest.param(
+        aspp,
+        {"head_dropout_ratio": 1},
+        "head_dropout_ratio must be a number from 0 up to, but not including, 1 (got 1)",
+        id="aspp-dropout",
     ),
     pytest.param(timm, {"features_only": "no"}, f"features_only {TRUTH} 'no')", id="features-only"),
     pytest.param(timm, {"tokens": 1}, f"tokens {TRUTH} 1)", id="tokens"),
@@ -144,3 +201,29 @@ def test_what_may_be_absent(make, fields):
 
 def test_one_feature_is_a_list_of_one():
     assert custom(FEATURE).features == custom([FEATURE]).features == Facts(features=FEATURE).features == (FEATURE,)
+
+
+@pytest.mark.parametrize(
+    ("indices", "positions"), [(None, (-1,)), (0, (0,)), ([2, 0], (2, 0))], ids=["none", "one", "several"]
+)
+def test_indices_of_tokens_however_given(indices, positions):
+    assert AggregateTokens(indices=indices) == AggregateTokens(indices=positions)
+    assert AggregateTokens(indices=indices).positions == positions
+
+
+DECODERS = [
+    pytest.param(LinearDecoder, {"num_classes": 2, "upsampling_size": 2}, id="linear"),
+    pytest.param(ASPPSegmentationHead, {"channels": 4}, id="aspp-segmentation"),
+    pytest.param(ASPPRegressionHead, {"channels": 4}, id="aspp-regression"),
+]
+
+
+@pytest.mark.parametrize(("part", "fields"), DECODERS)
+def test_a_decoder_predicts_unless_it_is_told_that_a_head_follows(part, fields):
+    assert part(**fields).includes_head
+    assert not part(**fields, includes_head=False).includes_head
+
+
+def test_heads_predict_and_other_parts_do_not():
+    assert [part.includes_head for part in (RegressionHead(), ScalarHead(num_outputs=2))] == [True, True]
+    assert [part.includes_head for part in (FCNDecoder(), AggregateTokens(), timm())] == [False] * 3

@@ -210,6 +210,34 @@ encoder: {timm/resnet18: {tokens: true, features_only: true}}
         """\
 <text>:1:10: error[value] encoder: tokens and features_only exclude each other: timm's wrapper always gives maps.""",
     ),
+    "a token that is asked for and dropped": (
+        """\
+encoder: {timm/vit_small_patch16_224: {tokens: true}}
+necks:
+  - AggregateTokens: {pooling: cls, drop_cls: true}
+  - AggregateTokens: {pooling: maen, indices: [0, 1.5]}
+""",
+        """\
+<text>:3:5: error[value] necks[0]: drop_cls and pooling: cls exclude each other: that token would be dropped.
+<text>:4:32: error[value] necks[1].pooling: pooling must be one of mean, max, min, cls, or a whole number from 0 to 1023 (got 'maen').
+  repair: did you mean mean?
+<text>:4:51: error[type] necks[1].indices[1]: expected a whole number (got 1.5, a number).""",
+    ),
+    "several maps without a way to join them": (
+        """\
+encoder: timm/resnet18
+decoder: {ASPPSegmentationHead: {channels: 64, in_index: [0, 1], includes_head: no}}
+aux:
+  one: {decoder: {ASPPRegressionHead: {channels: 64, in_index: [0, 1]}}}
+  two: {decoder: {ASPPRegressionHead: {channels: 64, input_transform: resize_concat}}}
+""",
+        """\
+<text>:2:58: error[value] decoder.in_index: in_index is a list where input_transform is resize_concat, and a whole number elsewhere.
+<text>:2:81: error[type] decoder.includes_head: expected true or false (got 'no', a string).
+  repair: write false
+<text>:4:64: error[value] aux.one.decoder.in_index: in_index is a list where input_transform is resize_concat, and a whole number elsewhere.
+<text>:5:71: error[value] aux.two.decoder.input_transform: in_index is a list where input_transform is resize_concat, and a whole number elsewhere.""",
+    ),
     "padding": (
         """\
 encoder: timm/resnet18
@@ -636,6 +664,103 @@ head: {SegmentationHead: {num_classes: 2}}
         """\
 <text>:3:7: error[head] head: SegmentationHead takes features (got a prediction, from decoder).
   repair: leave this head out""",
+    ),
+    "tokens that are not there": (
+        """\
+encoder: timm/resnet18
+necks:
+  - AggregateTokens: {pooling: cls, indices: 0}
+decoder: IdentityDecoder
+head: {ScalarHead: {num_outputs: 2}}
+""",
+        """\
+<text>:3:32: error[prefix] necks[0].pooling: AggregateTokens takes the class token, which not every feature at indices has; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
+  repair: pooling: mean""",
+    ),
+    "a token beyond the prefix": (
+        """\
+encoder: {timm/vit_small_patch16_224: {tokens: true}}
+necks:
+  - AggregateTokens: {pooling: 1}
+decoder: IdentityDecoder
+""",
+        """\
+<text>:3:32: error[prefix] necks[0].pooling: AggregateTokens takes token 1 of the prefix, which not every feature at indices has; encoder gives 4 × tokens "b n c" (384 channels, stride 16, 1 prefix token).
+  repair: pooling: cls""",
+    ),
+    "a prefix to drop that is not there": (
+        """\
+encoder: timm/resnet18
+necks:
+  - AggregateTokens: {drop_cls: true}
+decoder: IdentityDecoder
+""",
+        """\
+<text>:3:33: error[prefix] necks[0].drop_cls: AggregateTokens drops the prefix, which not every feature at indices has; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
+  repair: drop_cls: false""",
+    ),
+    "nothing to pool": (
+        """\
+encoder: timm/resnet18
+necks:
+  - AggregateTokens
+  - AggregateTokens
+decoder: IdentityDecoder
+""",
+        """\
+<text>:4:5: error[layout] necks[1]: AggregateTokens takes tokens "b n c", maps "b c h w", or either per frame; necks[0] gives vector "b c" (512 channels).
+  repair: leave this neck out: a vector has nothing to be pooled""",
+    ),
+    "channels last, to be pooled": (
+        """\
+encoder: timm/resnet18
+necks:
+  - PermuteDims: {new_order: [0, 2, 3, 1]}
+  - AggregateTokens
+decoder: IdentityDecoder
+""",
+        """\
+<text>:4:5: error[layout] necks[1]: AggregateTokens takes tokens "b n c", maps "b c h w", or either per frame; necks[0] gives 5 × map "b h w c" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
+  repair: necks: [PermuteDims: {new_order: [0, 3, 1, 2]}]""",
+    ),
+    "a prediction, and a head after it": (
+        """\
+encoder: timm/resnet18
+decoder: {ASPPRegressionHead: {channels: 64, in_index: [0, 1, 7], input_transform: resize_concat}}
+aux:
+  a: {decoder: {ASPPRegressionHead: {channels: 64}}, head: RegressionHead}
+  b: {decoder: {ASPPRegressionHead: {channels: 64, includes_head: false}}, head: RegressionHead}
+""",
+        """\
+<text>:2:63: error[index] decoder.in_index[2]: ASPPRegressionHead takes feature 7 (got 5 features).
+  repair: use in_index from -5 to 4
+<text>:4:60: error[head] aux.a.head: RegressionHead takes features (got a prediction, from aux.a.decoder).
+  repair: leave this head out""",
+    ),
+    "maps that no pyramid is made of": (
+        """\
+encoder: timm/resnet18
+decoder: {UperNetDecoder: {scale_modules: true}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+<text>:2:43: error[count] decoder.scale_modules: UperNetDecoder takes exactly four maps with scale_modules; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
+  repair: necks: [SelectIndices: {indices: [0, 1, 3, 4]}]""",
+    ),
+    "maps in no order": (
+        """\
+encoder: timm/resnet18
+necks:
+  - SelectIndices: {indices: [4, 0, 0, 1]}
+decoder: {UperNetDecoder: {scale_modules: true}}
+aux:
+  a: {decoder: UperNetDecoder}
+""",
+        """\
+<text>:4:10: error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
+  repair: necks: [SelectIndices: {indices: [1, 2, 3, 0]}]
+<text>:6:16: error[order] aux.a.decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
+  repair: necks: [SelectIndices: {indices: [1, 2, 3, 0]}]""",
     ),
     "an output of many": (
         """\

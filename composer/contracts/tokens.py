@@ -12,9 +12,9 @@ GRIDS = (TOKENS, MAP, TOKENS_PER_FRAME, MAP_PER_FRAME)
 
 @contract.register(AggregateTokens)
 def _(neck: AggregateTokens, features: Features) -> Outcome:
-    if refusal := index_in(features, neck.indices, "indices"):
+    if refusal := index_in(features, neck.positions, "indices"):
         return refusal
-    chosen = tuple(features[index] for index in neck.indices)
+    chosen = tuple(features[index] for index in neck.positions)
     return (
         _grids_only(chosen, features)
         or _token_of_the_prefix(neck, chosen)
@@ -54,11 +54,12 @@ def _token_of_the_prefix(neck: AggregateTokens, chosen: Features) -> Refusal | N
     prefix = min(feature.prefix for feature in chosen)
     if isinstance(token, str) or token < prefix:
         return None
+    asked = "the class token" if neck.pooling == "cls" else f"token {token} of the prefix"
     return Refusal(
         code="prefix",
         kind="lies",
-        expected=f"takes prefix token {token}, which not every feature at indices has",
-        repair=f"use a pooling from 0 to {prefix - 1}" if prefix else "pooling: mean",
+        expected=f"takes {asked}, which not every feature at indices has",
+        repair=f"use a pooling from 0 to {prefix - 1}" if prefix > 1 else "pooling: cls" if prefix else "pooling: mean",
         about="pooling",
     )
 

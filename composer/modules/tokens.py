@@ -12,18 +12,18 @@ from composer.parts import AggregateTokens
 
 
 class Aggregate(nn.Module):
-    """Pools the tokens, or the cells, of the tensors at `indices`; or picks one token of each."""
+    """Pools the tokens, or the cells, of the tensors at its positions; or picks one token of each."""
 
     def __init__(self, neck: AggregateTokens, features: Features) -> None:
         super().__init__()
         self.pooling = neck.pooling
-        self.indices = neck.indices
-        self.maps = tuple("h" in features[index].axes for index in neck.indices)
-        self.dropped = tuple(features[index].prefix if neck.drop_cls else 0 for index in neck.indices)
+        self.positions = neck.positions
+        self.maps = tuple("h" in features[index].axes for index in neck.positions)
+        self.dropped = tuple(features[index].prefix if neck.drop_cls else 0 for index in neck.positions)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give a vector `(b, c)` for each of the chosen, or `(b, t, c)` where it has frames."""
-        chosen = zip(self.indices, self.maps, self.dropped, strict=True)
+        chosen = zip(self.positions, self.maps, self.dropped, strict=True)
         return tuple(
             self._pooled(features[index].flatten(-2).mT if is_map else features[index][..., dropped:, :])
             for index, is_map, dropped in chosen

@@ -38,15 +38,21 @@ def _indices(value: int | Iterable[int] | None) -> tuple[int, ...]:
 class AggregateTokens(Neck):
     """Makes one vector of each feature at `indices`: the mean, maximum or minimum of its tokens, or one of its prefix.
 
-    `pooling: cls` is the first token of the prefix, and a whole number is that token of the prefix. The prefix is
-    pooled along with the grid unless `drop_cls` drops it, however many tokens it has. Of tokens or maps per frame
-    each frame is pooled alone.
+    `indices` is a list, or one position; null is the last. `pooling: cls` is the first token of the prefix, and a
+    whole number is that token of the prefix. The prefix is pooled along with the grid unless `drop_cls` drops it,
+    however many tokens it has. Of tokens or maps per frame each frame is pooled alone.
     """
 
     pooling: str | int = field(default="mean", validator=_Pooling())
-    indices: tuple[int, ...] = field(default=(-1,), converter=_indices, validator=[NOT_EMPTY, INDEX])
+    indices: tuple[int, ...] | int | None = field(default=None, converter=_indices, validator=[NOT_EMPTY, INDEX])
     drop_cls: bool = field(default=False, validator=FLAG)
 
     def __attrs_post_init__(self) -> None:
         if self.drop_cls and (self.pooling == "cls" or isinstance(self.pooling, int)):
             raise ValueError(f"drop_cls and pooling: {self.pooling} exclude each other: that token would be dropped")
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Which features are taken: `indices`, however it was given."""
+        assert isinstance(self.indices, tuple)
+        return self.indices
