@@ -23,6 +23,8 @@ from composer.text import reads, write
 SPEC = "composer.spec"
 """The key of a file's metadata under which the spec stands, as text."""
 
+_OURS = "give a file that composer.save wrote"
+
 
 def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = PARTS) -> None:
     """Write the weights of `model` as safetensors, with its spec inside. `parts` are those that a spec may name.
@@ -58,7 +60,7 @@ def load(
         text = (tensors.metadata() or {}).get(SPEC)
         precisions = _precisions(tensors)
     if text is None:
-        raise _unfit(
+        raise unfit(
             file, "holds no spec, so it was not written by composer.save", "build the model, then composer.restore"
         )
     # What the weights were before they were trained is of no interest, and may be gone from where it came.
@@ -73,16 +75,12 @@ def restore(model: nn.Module, file: str | os.PathLike[str]) -> None:
 
     Raises SpecError naming what is missing, unexpected, or of another shape or type.
     """
-    with _opened(file) as tensors:
-        try:
-            given = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dict
-        except SafetensorError as error:
-            raise _unfit(file, f"is damaged ({error})", "save it again") from error
+    given = tensors_of(file)
     wanted = model.state_dict()
     faults = [*_unmatched(wanted, given), *_unlike(wanted, given)]
     if faults:
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise _unfit(file, f"does not fit the model: {'; '.join(faults[:5])}{more}", "give the file of this very model")
+        raise unfit(file, f"does not fit the model: {'; '.join(faults[:5])}{more}", "give the file of this very model")
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(given[name])
@@ -106,13 +104,22 @@ _PRECISIONS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float3
 """safetensors' names of types, as torch's."""
 
 
-def _opened(file: str | os.PathLike[str]) -> safe_open:
+def tensors_of(file: str | os.PathLike[str], repair: str = _OURS) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises SpecError, with `repair`, where it is no such file."""
+    with _opened(file, repair) as tensors:
+        try:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dict
+        except SafetensorError as error:
+            raise unfit(file, f"is damaged ({error})", "save it again") from error
+
+
+def _opened(file: str | os.PathLike[str], repair: str = _OURS) -> safe_open:
     if not Path(file).is_file():
-        raise _unfit(file, "is no file", "check the path")
+        raise unfit(file, "is no file", "check the path")
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise _unfit(file, f"is no safetensors file ({error})", "give a file that composer.save wrote") from error
+        raise unfit(file, f"is no safetensors file ({error})", repair) from error
 
 
 def _unmatched(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
@@ -124,13 +131,13 @@ def _unmatched(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Ite
 
 def _unlike(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
     for name in sorted(wanted.keys() & given.keys()):
-        mine, theirs = ((tuple(tensors[name].shape), tensors[name].dtype) for tensors in (wanted, given))
-        if mine != theirs:
-            yield f"{name} is {_said(*theirs)} and must be {_said(*mine)}"
+        if kind_of(given[name]) != kind_of(wanted[name]):
+            yield f"{name} is {kind_of(given[name])} and must be {kind_of(wanted[name])}"
 
 
-def _said(shape: tuple[int, ...], dtype: torch.dtype) -> str:
-    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+def kind_of(tensor: Tensor) -> str:
+    """What a tensor is, in words: `float32 [64, 3, 7, 7]`."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -144,5 +151,6 @@ def _own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def _unfit(file: str | os.PathLike[str], message: str, repair: str) -> SpecError:
+def unfit(file: str | os.PathLike[str], message: str, repair: str) -> SpecError:
+    """The error that says what is wrong with a file of weights."""
     return SpecError([Problem(code="weights", place=Place(file=str(file)), message=f"{message}.", repair=repair)])
