@@ -116,3 +116,21 @@ def test_what_timm_refuses_is_said_in_its_own_words(part, message, repair):
 
     (problem,) = caught.value.problems
     assert (problem.message, problem.repair) == (f"timm/{part.name} {message}", repair)
+
+
+DECODERS = {
+    "linear": "LinearDecoder: {num_classes: 3, upsampling_size: 4",
+    "aspp segmentation": "ASPPSegmentationHead: {channels: 8, num_classes: 3",
+    "aspp regression": "ASPPRegressionHead: {channels: 8, out_channels: 3",
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
+def test_a_head_follows_a_decoder_that_is_told_so(decoder):
+    text = f"encoder: timm/resnet18\ndecoder: {{{decoder}}}}}\nhead: RegressionHead\n"
+
+    with pytest.raises(composer.SpecError, match=r"takes features \(got a prediction, from decoder\)"):
+        composer.infer(composer.reads(text), FACTS)
+
+    typed = composer.infer(composer.reads(text.replace("}}", ", includes_head: false}}")), FACTS)
+    assert [typed.features[node][0].channels for node in ("decoder", "head")] == [3, 1]
