@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from attrs import define
 from torch import Tensor, nn
 
 from composer.adapters.probing import Grids
+from composer.adapters.shapes import ShapesOnly
 
 
 @define
@@ -24,7 +27,7 @@ class Trial:
         """The grids of all levels for an image of (height, width), or None where the network does not take it."""
         self.error = None
         try:
-            with torch.no_grad():
+            with torch.no_grad(), ShapesOnly() if self.device == "meta" else nullcontext():
                 maps = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))
         except Exception as error:  # whatever a network raises at a size that it does not take
             self.error = error

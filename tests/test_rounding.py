@@ -1,0 +1,174 @@
+"""How a network rounds is found by trial; here of chains of convolutions whose cells are computed beside it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import accumulate
+from operator import mul
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from composer.adapters.probing import strides_and_sizes
+from composer.adapters.rounding import Misfit, rounded
+from composer.feature import Feature
+from composer.sizes import Sizes
+
+USUAL = 64
+FAR = 400
+
+
+class Chain:
+    """Convolutions one after the other, each a level: (kernel, stride, padding, dilation)."""
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def cells(self, pixels):
+        """The cells of each level along one side, by torch's own formula; None where the side is too short."""
+        found = []
+        for kernel, stride, padding, dilation in self.layers:
+            room = pixels + 2 * padding - dilation * (kernel - 1) - 1
+            if room < 0:
+                return None
+            pixels = room // stride + 1
+            found.append(pixels)
+        return found
+
+    def grids_at(self, height, width):
+        sides = self.cells(height), self.cells(width)
+        return None if None in sides else tuple(zip(*sides, strict=True))
+
+
+@st.composite
+def layers(draw):
+    """A convolution that is exact where its stride divides the side, as those in networks are."""
+    stride, kernel, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 7)), draw(st.integers(1, 2))
+    reach = dilation * (kernel - 1)
+    paddings = [padding for padding in range(reach // 2 + 1) if reach - 2 * padding < stride]
+    assume(paddings)
+    return kernel, stride, draw(st.sampled_from(paddings)), dilation
+
+
+chains = st.builds(Chain, st.lists(layers(), min_size=1, max_size=3))
+
+
+def probed(chain):
+    """The levels, the sizes where they are exact, and what is found of the other sizes."""
+    reductions = accumulate((stride for _, stride, _, _ in chain.layers), mul)
+    strides, whole = strides_and_sizes(chain.grids_at, (USUAL, USUAL), tuple(reductions))
+    exact = tuple(Feature(channels=1, stride=stride) for stride in strides)
+    return exact, whole, rounded(chain.grids_at, exact, whole, max(whole.nearest(USUAL, USUAL)))
+
+
+@given(chains)
+def test_what_is_found_holds_at_every_size_that_it_admits(chain):
+    _, _, found = probed(chain)
+    assume(not isinstance(found, Misfit))
+    features, sizes = found
+
+    sides = [n for n in range(1, FAR) if sizes.admits(n, n)]
+
+    assert {n: [f.cells(n) for f in features] for n in sides} == {n: chain.cells(n) for n in sides}
+
+
+@given(chains)
+def test_no_smaller_multiple_and_no_shorter_side_would_do(chain):
+    exact, whole, found = probed(chain)
+    multiple, least = (whole.multiple, 0) if isinstance(found, Misfit) else (found[1].multiple, found[1].least)
+
+    smaller = [m for m in range(1, multiple) if whole.multiple % m == 0]
+
+    assert [m for m in smaller if rounds_one_way(chain, exact, m)] == []
+    assert isinstance(found, Misfit) or least == multiple or not fits(chain, found[0], least - multiple)
+
+
+def fits(chain, features, side):
+    return chain.cells(side) == [f.cells(side) for f in features] and all(chain.cells(side))
+
+
+def rounds_one_way(chain, exact, multiple):
+    """Whether each level is rounded down at all multiples that are large enough, or up at all of them."""
+    sides = range(multiple * (FAR // multiple // 2), FAR, multiple)
+    cells = [chain.cells(n) or [None] * len(exact) for n in sides]
+    return all(
+        [level[i] for level in cells] in ([n // f.stride for n in sides], [-(-n // f.stride) for n in sides])
+        for i, f in enumerate(exact)
+    )
+
+
+EXACT = tuple(Feature(channels=1, stride=2**level) for level in range(1, 6))
+
+
+def ceil_of(side, stride):
+    return -(-side // int(stride))
+
+
+def liar(residue, wrong_side, by):
+    """Five levels that round up, but for the last one's where the remainder of one side is `residue`."""
+
+    def grids_at(height, width):
+        grids = [[ceil_of(height, f.stride), ceil_of(width, f.stride)] for f in EXACT]
+        if (height, width)[wrong_side] % 32 == residue:
+            grids[-1][wrong_side] += by
+        return tuple(map(tuple, grids))
+
+    return grids_at
+
+
+@pytest.mark.parametrize("by", [-1, 1], ids=["a cell less", "a cell more"])
+@pytest.mark.parametrize("side", [0, 1], ids=["height", "width"])
+@pytest.mark.parametrize("residue", range(1, 32))
+def test_a_rounding_that_is_wrong_at_one_size_in_32_is_caught(residue, side, by):
+    """What is promised, if anything, leaves out the sizes at which it would be wrong."""
+    found = rounded(liar(residue, side, by), EXACT, Sizes(multiple=32, least=32), 224)
+
+    highest_power_that_divides = residue & -residue
+    if residue == 16:
+        assert isinstance(found, Misfit)
+        assert (found.height, found.width)[side] % 32 == residue
+    else:
+        assert found[1] == Sizes(multiple=2 * highest_power_that_divides, least=2 * highest_power_that_divides)
+
+
+def test_without_the_lie_every_size_will_do():
+    """The control of the test above."""
+    features, sizes = rounded(liar(None, 0, 1), EXACT, Sizes(multiple=32, least=32), 224)
+    assert [f.rounding for f in features] == ["ceil"] * 5
+    assert sizes == Sizes()
+
+
+def test_a_patch_embedding_before_levels_that_round_up_takes_multiples_of_the_patch():
+    chain = Chain([(4, 4, 0, 1), (3, 2, 1, 1), (3, 2, 1, 1)])
+    _, whole, (features, sizes) = probed(chain)
+    assert (whole.multiple, sizes) == (16, Sizes(multiple=4, least=4))
+    assert [f.rounding for f in features] == ["exact", "ceil", "ceil"]
+
+
+def test_a_stride_of_one_leaves_nothing_to_round():
+    exact, whole, found = probed(Chain([(3, 1, 1, 1)]))
+    assert (found, exact[0].stride) == ((exact, whole), Fraction(1))
+
+
+def test_the_misfit_is_the_one_that_stands_in_the_way_of_every_size():
+    exact = (Feature(channels=1, stride=16),)
+    found = rounded(lambda h, w: None if h % 16 or w % 16 else ((h // 16, w // 16),), exact, Sizes(multiple=16), 224)
+    assert found == Misfit(225, 225)
+
+
+def test_chains_are_drawn_that_round_in_every_way():
+    """What the tests above are of: otherwise they would hold of nothing."""
+    drawn = set()
+
+    @given(chains)
+    def draws(chain):
+        _, _, found = probed(chain)
+        if isinstance(found, Misfit):
+            drawn.add("misfit")
+        else:
+            drawn.update(f.rounding for f in found[0])
+            drawn.add("any size" if found[1].multiple == 1 else "multiple")
+
+    draws()
+    assert drawn >= {"floor", "ceil", "exact", "any size", "multiple", "misfit"}
