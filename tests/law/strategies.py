@@ -195,6 +195,7 @@ PARTS = {
         dropout=rates,
         linear_after_pool=st.booleans(),
     ),
+    composer.EmbeddingHead: st.builds(composer.EmbeddingHead),
     composer.ScalarHead: st.builds(
         composer.ScalarHead,
         num_outputs=widths,
@@ -205,6 +206,7 @@ PARTS = {
 }
 
 HEADS = (composer.SegmentationHead, composer.RegressionHead, composer.ClassificationHead, composer.ScalarHead)
+"""The heads that take one feature."""
 JOINS = (composer.ConcatFeatures, composer.AddFeatures)
 
 
@@ -272,6 +274,8 @@ def inputs_for(draw, part_class: type) -> tuple[tuple[Feature, ...], ...]:
     if part_class in JOINS:
         return draw(branches())
     given = draw(levels(draw(st.sampled_from(FAVOURITES.get(part_class, ("b c h w",))))))
+    if part_class is composer.EmbeddingHead and draw(st.integers(0, 5)) == 0:
+        given = ()
     if part_class in NARROWING and draw(st.integers(0, 5)) == 0:
         given = tuple(rewidened(f, 1) for f in given)
     return (given[:1],) if part_class in HEADS and draw(st.integers(0, 3)) else (given,)

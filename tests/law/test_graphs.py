@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import composer
 from composer.contracts import Refusal
+from composer.contracts.rules import without_frames
 from composer.graph import Node, Shared
 from tests.law.strategies import HEADS, JOINS, PARTS, levels, parts_for, runs, sizes
 from tests.law.toys import Toy
@@ -20,12 +21,28 @@ NECKS = (
     *(part for part in PARTS if issubclass(part, composer.Neck) and part not in JOINS),
     # Takes four maps and nothing else, so it would hardly ever fit.
     *[composer.LearnedInterpolateToPyramidal] * 4,
-    # Tokens are one layout of many.
+    # Tokens are one layout of many, and few parts take vectors.
     *[composer.ReshapeTokensToImage] * 2,
+    *[composer.AggregateTokens] * 2,
 )
 DECODERS = (*(part for part in PARTS if issubclass(part, composer.Decoder)), composer.MLPDecoder)
 
-SHAPES = {"one input", "two inputs", "half resolution", "shared", "joined", "aux", "two outputs", "not rescaled"}
+SHAPES = {
+    "one input",
+    "two inputs",
+    "half resolution",
+    "shared",
+    "joined",
+    "aux",
+    "two outputs",
+    "not rescaled",
+    "frame by frame",
+    "frames at once",
+    "embedding",
+    "embedding of many",
+    "embedding of frames",
+    "auxiliary embedding",
+}
 SIZES = {"fixed height", "fixed width", "square", "least", "multiple of 3"}
 """What graphs are made of besides parts, and what they ask of sizes. Each must have been drawn in an accepted graph."""
 
@@ -41,13 +58,19 @@ def graphs(draw):
     for _ in range(draw(st.sampled_from((0, 1, 1, 2, 3)))):
         builder.append(NECKS)
     trunk = builder.last
-    builder.append(DECODERS)
-    decoded = builder.last
-    builder.head()
-    outputs = [builder.last]
-    if draw(st.integers(0, 4)) == 0:
-        builder.append(HEADS, after=decoded)
+    outputs = []
+    embedded = draw(st.sampled_from((*["not"] * 6, "alone", "beside")))
+    if embedded != "not":
+        builder.append((composer.EmbeddingHead,))
         outputs.append(builder.last)
+    if embedded != "alone":
+        builder.append(DECODERS, after=trunk)
+        decoded = builder.last
+        builder.head()
+        outputs.append(builder.last)
+        if draw(st.integers(0, 4)) == 0:
+            builder.append(HEADS, after=decoded)
+            outputs.append(builder.last)
     auxiliary = {}
     for label in ("early", "late")[: draw(st.sampled_from((0, 0, 1, 2)))]:
         builder.append(DECODERS, after=trunk)
@@ -71,35 +94,46 @@ class Builder:
 
     def __init__(self, draw):
         self.draw = draw
-        self.inputs = {"first": composer.Image(channels=3)}
+        self.frames = draw(st.sampled_from((None, None, None, None, 3, 1)))
+        self.inputs = {"first": composer.Image(channels=3, frames=self.frames)}
         self.nodes = []
         self.given = {"first": (self.inputs["first"].feature,)}
         self.last = "first"
 
     def branches(self):
+        # An encoder sees all frames at once, or it is one of stills; then what it gives is mostly pooled.
+        at_once = self.draw(st.sampled_from((None, None, self.frames)))
+        stills = self.frames is not None and at_once is None
         pyramid = self.draw(levels())
-        self.add("one", Toy(features=pyramid, sizes=self.draw(sizes())), ("first",))
+        pyramid = tuple(map(still, pyramid)) if stills else pyramid
+        self.add("one", Toy(features=pyramid, frames=at_once, sizes=self.draw(sizes())), ("first",))
         if self.draw(st.booleans()):
-            return
-        stride = self.draw(st.sampled_from((1, 2)))
-        self.inputs["second"] = composer.Image(channels=3, stride=stride)
+            self.beside(pyramid, at_once)
+        if stills and self.draw(st.integers(0, 3)):
+            self.append((composer.TemporalPooling,))
+
+    def beside(self, pyramid, at_once):
+        """A second branch, and the join of the two."""
+        stride = self.draw(st.sampled_from((1, 2, 2)))
+        self.inputs["second"] = composer.Image(channels=3, stride=stride, frames=self.frames)
         self.given["second"] = (self.inputs["second"].feature,)
         alike = tuple(f if f.stride is None else evolve(f, stride=f.stride / stride) for f in pyramid)
-        given = self.draw(st.sampled_from((None, alike, self.draw(levels()))))
-        part = Shared("one") if given is None else Toy(features=given, sizes=self.draw(sizes(stride)))
+        shared = [None] * 2 if stride == 1 else [None]
+        given = self.draw(st.sampled_from((*shared, alike, alike, alike, self.draw(levels()))))
+        part = Shared("one") if given is None else Toy(features=given, frames=at_once, sizes=self.draw(sizes(stride)))
         self.add("two", part, ("second",))
         self.append(JOINS, after="one", beside=("two",))
 
     def head(self):
         """A head, but after a decoder that has one."""
         if not self.nodes[-1].part.includes_head:
-            self.append(HEADS)
+            self.append((*HEADS, composer.EmbeddingHead))
 
     def append(self, part_classes, after=None, beside=()):
         sources = (after or self.last, *beside)
         inputs = tuple(self.given.get(source, ()) for source in sources)
         part = self.draw(parts_for(self.draw(st.sampled_from(part_classes)), inputs))
-        for _ in range(6 if self.draw(st.integers(0, 9)) else 0):
+        for _ in range(12 if self.draw(st.integers(0, 9)) else 0):
             if not isinstance(composer.contract(part, *inputs), Refusal):
                 break
             part = self.draw(parts_for(self.draw(st.sampled_from(part_classes)), inputs))
@@ -111,6 +145,11 @@ class Builder:
         outcome = composer.contract(owner, *(self.given.get(source, ()) for source in sources))
         self.given[name] = () if isinstance(outcome, Refusal) else outcome.features
         self.last = name
+
+
+def still(feature):
+    """The same feature without frames."""
+    return without_frames(feature) if "t" in feature.axes else evolve(feature, frames=1)
 
 
 def spoilt(draw, graph):
@@ -129,10 +168,10 @@ def spoilt(draw, graph):
         case "output":
             return evolve(graph, outputs=[first.name, *graph.outputs])
     again = Node("again", composer.SegmentationHead(num_classes=2), graph.outputs[0])
-    return evolve(graph, nodes=[*graph.nodes, again], outputs=[again.name])
+    return evolve(graph, nodes=[*graph.nodes, again], outputs=[again.name, *graph.outputs])
 
 
-@pytest.mark.parametrize("run", runs(500))
+@pytest.mark.parametrize("run", runs(700))
 def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
     drawn: Counter[str] = Counter()
 
@@ -149,7 +188,7 @@ def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
         else:
             drawn["accepted"] += 1
             drawn.update(type(node.part) for node in graph.nodes)
-            drawn.update(shapes_of(graph))
+            drawn.update(shapes_of(typed))
             drawn.update(sizes_of(typed.sizes))
             check(data, typed)
 
@@ -159,8 +198,10 @@ def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
     assert drawn["accepted"] > 100, drawn
 
 
-def shapes_of(graph):
+def shapes_of(typed):
+    graph = typed.graph
     yield "one input" if len(graph.inputs) == 1 else "two inputs"
+    embedded = [name for name in typed.ends if name in typed.embeddings]
     facts = {
         "half resolution": any(image.stride == 2 for _, image in graph.inputs),
         "shared": any(isinstance(node.part, Shared) for node in graph.nodes),
@@ -168,6 +209,12 @@ def shapes_of(graph):
         "aux": bool(graph.auxiliary),
         "two outputs": len(graph.outputs) > 1,
         "not rescaled": not graph.rescale,
+        "frame by frame": bool(typed.per_frame),
+        "frames at once": any(isinstance(node.part, Toy) and node.part.frames for node in graph.nodes),
+        "embedding": bool(embedded),
+        "embedding of many": any(len(typed.features[name]) > 1 for name in embedded),
+        "embedding of frames": any("t" in feature.axes for name in embedded for feature in typed.features[name]),
+        "auxiliary embedding": bool({*embedded} & {*dict(graph.auxiliary).values()}),
     }
     yield from (name for name, holds in facts.items() if holds)
 
@@ -203,9 +250,14 @@ def check(data, typed):
     assert {name: [tuple(x.shape) for x in xs] for name, xs in edges.items()} == expected
     outputs = out.output if isinstance(out.output, dict) else {typed.graph.outputs[0]: out.output}
     ends = {**outputs, **{dict(typed.graph.auxiliary)[label]: x for label, x in out.auxiliary_heads.items()}}
-    assert {name: ("b", *x.shape[1:]) for name, x in ends.items()} == {
+    assert {name: shapes_in(given) for name, given in ends.items()} == {
         name: typed.shape(name, height, width) for name in typed.ends
     }
+
+
+def shapes_in(given):
+    """The shape of an output, or of each tensor of an embedding."""
+    return tuple(map(shapes_in, given)) if isinstance(given, tuple) else ("b", *given.shape[1:])
 
 
 def recorded(model):
@@ -213,8 +265,8 @@ def recorded(model):
     edges = {}
     run = model._run
 
-    def recording(step, features, padded):
-        edges[step.name] = run(step, features, padded)
+    def recording(step, *given):
+        edges[step.name] = run(step, *given)
         return edges[step.name]
 
     model._run = recording

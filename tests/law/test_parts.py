@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from inspect import signature
 from math import prod
 from pathlib import Path
 
@@ -75,6 +76,7 @@ RULES = {
     composer.SegmentationHead: {("layout", "impossible"), ("count", "impossible")},
     composer.RegressionHead: {("layout", "impossible"), ("count", "impossible")},
     composer.ClassificationHead: {("layout", "impossible"), ("count", "impossible")},
+    composer.EmbeddingHead: {("count", "policy")},
     composer.ScalarHead: {("layout", "impossible"), ("count", "impossible")},
 }
 """Every rule by which each part refuses, and its kind. One never drawn fails the test, and so does one not listed."""
@@ -168,7 +170,9 @@ FEW = 100_000
 
 
 def room(part, inputs):
-    """Cells per side that leave at least two after all pooling."""
+    """Cells per side that leave at least two after all pooling, and one after the three times that smp's PAN pools."""
+    if isinstance(part, composer.Smp):
+        return 8
     return 2 * (part.kernel_size ** (len(inputs[0]) - 1) if isinstance(part, composer.MaxpoolToPyramidal) else 1)
 
 
@@ -192,7 +196,7 @@ def forced(part, inputs, height, width, device="meta"):
     with torch.device(device):
         module = composer.module(part, *inputs).eval()
         tensors = [[torch.zeros(f.shape(BATCH, height, width)) for f in features] for features in inputs]
-        needs_size = isinstance(part, composer.ReshapeTokensToImage)
+        needs_size = "image_size" in signature(module.forward).parameters
         with torch.no_grad():
             return module(*tensors, **({"image_size": (height, width)} if needs_size else {}))
 
@@ -210,8 +214,8 @@ def asked_for(part, inputs, height, width):
             return [
                 scaled(f, height, width, lambda side, s=s: side // s) for f, s in zip(inputs[0], scales, strict=True)
             ]
-        case composer.AggregateTokens(indices=indices):
-            chosen = [inputs[0][index] for index in indices]
+        case composer.AggregateTokens(positions=positions):
+            chosen = [inputs[0][index] for index in positions]
             return [(BATCH, *([f.frames] if "t" in f.axes else []), f.channels) for f in chosen]
     return None
 
