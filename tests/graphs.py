@@ -96,6 +96,7 @@ ENCODERS_OF = {
         output_stride=st.none() | st.integers(1, 64),
         img_size=sides,
         tokens=truths,
+        any_size=truths,
         options=options,
     )
 }

@@ -129,6 +129,7 @@ REFUSED = [
     ),
     pytest.param(timm, {"features_only": "no"}, f"features_only {TRUTH} 'no')", id="features-only"),
     pytest.param(timm, {"tokens": 1}, f"tokens {TRUTH} 1)", id="tokens"),
+    pytest.param(timm, {"any_size": None}, f"any_size {TRUTH} None)", id="any-size"),
     pytest.param(
         timm, {"pretrained": 1}, "pretrained must be true, false or the path of a weights file (got 1)", id="pretrained"
     ),
