@@ -145,14 +145,15 @@ class _Walk:
         return self._promise(node, self.parts[owner.name])
 
     def _head_follows_head(self, node: Node) -> Refusal | None:
-        before = [self.parts.get(source) for source in node.sources]
-        if not isinstance(node.part, Head) or not any(part is not None and part.includes_head for part in before):
+        heads = [source for source in node.sources if source in self.parts and self.parts[source].includes_head]
+        if not isinstance(node.part, Head) or not heads:
             return None
+        what = "an embedding" if heads[0] in self.embeddings else "a prediction"
         return Refusal(
             code="head",
             kind="policy",
             expected="takes features",
-            got=f"a prediction, from {node.sources[0]}",
+            got=f"{what}, from {heads[0]}",
             repair="leave this head out",
         )
 
@@ -272,5 +273,5 @@ def _unfit_outputs(graph: Graph, walk: _Walk) -> Iterator[Problem]:
             place=graph.source.place(name),
             expected="one map or one vector",
             got=sentence(given),
-            repair=f"{way}; or head: EmbeddingHead, which gives all as it is",
+            repair=f"{way}; or head: EmbeddingHead, which gives features as they are",
         )

@@ -18,6 +18,7 @@ TOKENS = (Feature(channels=384, stride=16, axes="b n c", prefix=1),) * 4
 FACTS = {
     Timm("resnet18"): Facts(features=PYRAMID),
     Timm("resnet18", out_indices=(1, 2, 3, 4)): Facts(features=PYRAMID[1:]),
+    Timm("resnet18", out_indices=(3,)): Facts(features=PYRAMID[3:4]),
     Timm("resnet18", img_size=224): Facts(features=PYRAMID, sizes=Sizes(height=224, width=224)),
     Timm("vit_small_patch16_224", tokens=True): Facts(features=TOKENS),
 }

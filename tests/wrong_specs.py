@@ -768,7 +768,7 @@ encoder: timm/resnet18
 """,
         """\
 <text>:1:10: error[output] encoder: an output is one map "b c h w" or one vector "b c"; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: add IdentityDecoder, which passes one feature on""",
+  repair: add IdentityDecoder, which passes one feature on; or head: EmbeddingHead, which gives features as they are""",
     ),
     "channels of the image": (
         """\
@@ -790,15 +790,117 @@ decoder: FCNDecoder
 <text>:2:10: error[sizes] encoder: no image size suits both: image takes exactly 100 × 100; encoder takes exactly 224 × 224.
   repair: change the input's size or the encoder's img_size to one that both take""",
     ),
-    "a video for an encoder": (
+    "maps of frames for a decoder": (
         """\
 input: {frames: 3}
 encoder: timm/resnet18
 decoder: FCNDecoder
 """,
         """\
-<text>:2:10: error[layout] encoder: timm/resnet18 takes one image "b c h w"; image gives map "b c t h w" (3 channels, stride 1, 3 frames).
-  repair: feed it an input of the graph, without frames""",
+<text>:3:10: error[layout] decoder: FCNDecoder takes maps "b c h w"; encoder gives 5 × map "b t c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32, 3 frames).
+  repair: necks: [TemporalPooling]""",
+    ),
+    "tokens of frames for a pyramid decoder": (
+        """\
+input: {frames: 3}
+encoder: {timm/vit_small_patch16_224: {tokens: true}}
+decoder: {UNetDecoder: {channels: [8, 8, 8, 8]}}
+""",
+        """\
+<text>:3:10: error[layout] decoder: UNetDecoder takes maps "b c h w" whose stride doubles from one to the next; encoder gives 4 × tokens "b t n c" (384 channels, stride 16, 1 prefix token, 3 frames).
+  repair: necks: [TemporalPooling, ReshapeTokensToImage, LearnedInterpolateToPyramidal]""",
+    ),
+    "a map of frames as an output": (
+        """\
+input: {frames: 3}
+encoder: {timm/resnet18: {out_indices: [3]}}
+""",
+        """\
+<text>:2:10: error[output] encoder: an output is one map "b c h w" or one vector "b c"; encoder gives map "b t c h w" (256 channels, stride 16, 3 frames).
+  repair: necks: [TemporalPooling]; or head: EmbeddingHead, which gives features as they are""",
+    ),
+    "frames to pool where there are none": (
+        """\
+encoder: timm/resnet18
+necks: [TemporalPooling]
+decoder: FCNDecoder
+""",
+        """\
+<text>:2:9: error[layout] necks[0]: TemporalPooling takes features with an axis of frames, such as maps "b t c h w"; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
+  repair: give the input frames, or leave this neck out""",
+    ),
+    "subsets of other frames": (
+        """\
+input: {frames: 5}
+encoder: timm/resnet18
+necks:
+  - TemporalPooling: {subset_lengths: [2, 2]}
+decoder: FCNDecoder
+""",
+        """\
+<text>:4:39: error[frames] necks[0].subset_lengths: TemporalPooling divides 4 frames into the subsets [2, 2] (got 5 frames).
+  repair: subset_lengths: [2, 3]""",
+    ),
+    "more subsets than frames": (
+        """\
+input: {frames: 2}
+encoder: timm/resnet18
+necks:
+  - TemporalPooling: {subset_lengths: [1, 1, 1]}
+decoder: FCNDecoder
+""",
+        """\
+<text>:4:39: error[frames] necks[0].subset_lengths: TemporalPooling divides 3 frames into the subsets [1, 1, 1] (got 2 frames).
+  repair: leave subset_lengths out""",
+    ),
+    "the difference of three": (
+        """\
+input: {frames: 3}
+encoder: timm/resnet18
+necks:
+  - TemporalPooling: {pooling: diff}
+decoder: FCNDecoder
+""",
+        """\
+<text>:4:32: error[count] necks[0].pooling: TemporalPooling takes the difference of exactly two frames or subsets (got 3 frames).
+  repair: subset_lengths: [1, 2]""",
+    ),
+    "the difference of one subset": (
+        """\
+input: {frames: 2}
+encoder: timm/resnet18
+necks:
+  - TemporalPooling: {pooling: diff, subset_lengths: [2]}
+decoder: FCNDecoder
+""",
+        """\
+<text>:4:32: error[count] necks[0].pooling: TemporalPooling takes the difference of exactly two frames or subsets (got 2 frames, in 1 subset).
+  repair: leave subset_lengths out""",
+    ),
+    "the difference of one frame": (
+        """\
+input: {frames: 1}
+encoder: timm/resnet18
+necks:
+  - TemporalPooling: {pooling: diff}
+decoder: FCNDecoder
+""",
+        """\
+<text>:4:32: error[count] necks[0].pooling: TemporalPooling takes the difference of exactly two frames or subsets (got 1 frame).
+  repair: pooling: mean""",
+    ),
+    "a head after an embedding": (
+        """\
+inputs: {i: {}}
+nodes:
+  e: {part: timm/resnet18, from: i}
+  all: {part: EmbeddingHead, from: e}
+  one: {part: {SegmentationHead: {num_classes: 2}}, from: all}
+outputs: [one]
+""",
+        """\
+<text>:5:15: error[head] one: SegmentationHead takes features (got an embedding, from all).
+  repair: leave this head out""",
     ),
     "several at once": (
         """\
