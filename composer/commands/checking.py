@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from composer.commands.shapes import shape_text, symbolic
+from composer.commands.shapes import each_shape, shape_text, symbolic
 from composer.commands.terminal import UsageError, graph_in, note, say
 from composer.problem import Problem, SpecError
 from composer.typed import Typed
@@ -33,7 +33,7 @@ class Report:
         """`specs/a.yaml: ok  head (b, 10, H, W); multiple of 32, at least 32, any shape`, or the problems."""
         if self.typed is None:
             return "\n".join(map(str, self.problems))
-        ends = ", ".join(f"{end} {shape_text(symbolic(self.typed, end))}" for end in dict.fromkeys(self.typed.ends))
+        ends = ", ".join(_end_text(self.typed, end) for end in dict.fromkeys(self.typed.ends))
         return f"{self.file}: ok  {ends}; {self.typed.sizes}"
 
     def as_data(self) -> dict[str, Any]:
@@ -51,6 +51,11 @@ class Report:
             "auxiliary": {} if typed is None else {name: symbolic(typed, end) for name, end in typed.graph.auxiliary},
             "problems": problems,
         }
+
+
+def _end_text(typed: Typed, end: str) -> str:
+    shapes = " ".join(map(shape_text, each_shape(typed, end, symbolic(typed, end))))
+    return f"{end} {shapes}{' of the padded image' if end in typed.embeddings else ''}"
 
 
 def check(files: Sequence[str], form: str) -> int:

@@ -68,6 +68,12 @@ def run(request: Request) -> None:
 def _check(request: Request, typed: Typed, out: Path | None) -> None:
     if request.weights is not None and not Path(request.weights).is_file():
         raise UsageError(f"--weights: {request.weights} is no file; give one that composer.save wrote.")
+    for end in typed.ends:
+        if end in typed.embeddings:
+            raise UsageError(
+                f"{request.file}: {end} is an embedding, which no picture shows; in Python, "
+                f"composer.build(composer.read({request.file!r}))(image) gives it."
+            )
     maps = [end for end in typed.ends if typed.features[end][0].stride is not None]
     if out is None and maps:
         raise UsageError(f"-o: {maps[0]} is a map; say where to draw it, such as -o out.png.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
-from composer.typed import Typed
+from composer.feature import Feature, Rounding
+from composer.typed import Shape, Typed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +35,8 @@ def outputs_table(typed: Typed) -> RenderableType:
     labels = {node: f" ({label}, auxiliary)" for label, node in typed.graph.auxiliary}
     for end in dict.fromkeys(typed.ends):
         note = labels.get(end, "") if end not in typed.graph.outputs else ""
-        table.add_row(f"{end}{note}", *(shape_text(typed.shape(end, *size)) for size in sizes))
+        shapes = (each_shape(typed, end, typed.shape(end, *size)) for size in sizes)
+        table.add_row(f"{end}{note}", *("\n".join(map(shape_text, each)) for each in shapes))
     return table
 
 
@@ -46,19 +49,47 @@ def examples(typed: Typed) -> Iterator[tuple[int, int]]:
         yield ODD
 
 
-def shape_text(shape: Sequence[object]) -> str:
+def each_shape(typed: Typed, end: str, shape: Any) -> tuple[Shape, ...]:
+    """The shapes of an embedding; a tuple of one, for another output."""
+    return shape if end in typed.embeddings else (shape,)
+
+
+def shape_text(shape: Shape) -> str:
     """`(b, 10, 288, 512)`."""
     return f"({', '.join(map(str, shape))})"
 
 
-def symbolic(typed: Typed, end: str) -> tuple[str | int, ...]:
-    """The shape of an output for an image of `H` by `W` pixels: `("b", 10, "H", "W")`, or `"ceil(H/4)"` for cells."""
-    (feature,) = typed.features[end]
+def symbolic(typed: Typed, end: str) -> Shape | tuple[Shape, ...]:
+    """The shape of an output for an image of `H` by `W` pixels: `("b", 10, "H", "W")`, or `"ceil(H/4)"` for cells.
+
+    For an embedding a tuple of shapes, `(("b", 64, "H/4", "W/4"), …)`, where `H` and `W` count the padded image.
+    """
+    if end in typed.embeddings:
+        return tuple(map(_uncropped, typed.features[end]))
+    return _finished(typed, *typed.features[end])
+
+
+def _uncropped(feature: Feature) -> Shape:
+    symbols: dict[str, str | int] = {"b": "b", "c": feature.channels, "t": feature.frames}
+    if feature.stride is not None:
+        symbols["h"], symbols["w"] = (_cells(feature.stride, side, feature.rounding) for side in "HW")
+        frames = [str(feature.frames)] if feature.frames > 1 and "t" not in feature.axes else []
+        grid = "*".join([*frames, str(symbols["h"]), str(symbols["w"])])
+        symbols["n"] = f"{feature.prefix}+{grid}" if feature.prefix else grid
+    return tuple(symbols[axis] for axis in feature.axes.split())
+
+
+def _finished(typed: Typed, feature: Feature) -> Shape:
     if feature.stride is None:
         return ("b", feature.channels)
     if typed.rescaled(feature) or feature.stride == 1:
         return ("b", feature.channels, "H", "W")
-    above, below = feature.stride.denominator, feature.stride.numerator
+    return ("b", feature.channels, *(_cells(feature.stride, side, "ceil") for side in "HW"))
+
+
+def _cells(stride: Fraction, side: str, rounding: Rounding) -> str:
+    above, below = stride.denominator, stride.numerator
     many = "" if above == 1 else str(above)
-    sides = (f"ceil({many}{side}/{below})" if below > 1 else f"{many}{side}" for side in "HW")
-    return ("b", feature.channels, *sides)
+    if below == 1:
+        return f"{many}{side}"
+    return f"{many}{side}/{below}" if rounding == "exact" else f"{rounding}({many}{side}/{below})"
