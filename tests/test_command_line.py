@@ -49,6 +49,13 @@ outputs: [cover, height]
 auxiliary: {extra: deep}
 rescale: false
 """
+EMBEDDING = """
+input: {frames: 2}
+encoder: {timm/test_vit: {out_indices: [0, 4], tokens: true}}
+head: EmbeddingHead
+aux:
+  pooled: {decoder: IdentityDecoder, head: EmbeddingHead}
+"""
 BAD = "encoder: timm/resnet10t\nhead: {SegmentationHead: {num_classes: 'yes'}}\ndecoder: UNotDecoder\n"
 SPECS = {
     "segmentation": SEGMENTATION,
@@ -57,6 +64,7 @@ SPECS = {
     "scene": SCENE,
     "fixed": FIXED,
     "joined": JOINED,
+    "embedding": EMBEDDING,
     "bad": BAD,
 }
 
@@ -106,6 +114,20 @@ class TestCheck:
             "fixed.yaml: ok  head (b, 5, H, W); exactly 64 × 96\n"
         )
         assert err == ""
+
+    def test_embeddings_have_a_shape_for_each_feature(self, here, capsys):
+        assert main(["check", "embedding.yaml"]) == 0
+        tokens = "(b, 2, 1+H/16*W/16, 64)"
+        assert capsys.readouterr().out == (
+            f"embedding.yaml: ok  head {tokens} {tokens} of the padded image, "
+            f"aux.pooled.head {tokens} of the padded image; multiple of 16, at least 16, any shape\n"
+        )
+
+    def test_embeddings_in_json_are_lists_of_shapes(self, here, capsys):
+        assert main(["check", "--format", "json", "embedding.yaml"]) == 0
+        (report,) = json.loads(capsys.readouterr().out)
+        tokens = ["b", 2, "1+H/16*W/16", 64]
+        assert (report["outputs"], report["auxiliary"]) == ({"head": [tokens, tokens]}, {"pooled": [tokens]})
 
     def test_all_problems_of_a_bad_one(self, here, capsys):
         assert main(["check", "bad.yaml", "scene.yaml"]) == 1
@@ -261,6 +283,12 @@ class TestBuild:
         assert out.endswith("\n\nweights: random, seed 0\n")
         assert "(b, 5, 225, 300)" in out
         assert err == "building the model …\n"
+
+    def test_an_embedding_weighs_nothing_and_has_many_shapes(self, here, capsys):
+        assert main(["build", "embedding.yaml"]) == 0
+        lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert "head EmbeddingHead 0 0 0.0 MB" in lines
+        assert lines[lines.index("head (b, 2, 197, 64) (b, 2, 286, 64)") + 1] == "(b, 2, 197, 64) (b, 2, 286, 64)"
 
     def test_a_shared_module_weighs_once(self, here, capsys):
         main(["build", "joined.yaml"])
@@ -427,6 +455,11 @@ class TestRun:
             pytest.param(
                 "joined.yaml --image s2=four.npy --image s1=odd.npy -o o.png",
                 "odd.npy: s1 must have 32 × 32 pixels (height × width), to cover what s2 covers (this has 32 × 31).",
+            ),
+            pytest.param(
+                "embedding.yaml --image photo.png -o o.png",
+                "embedding.yaml: head is an embedding, which no picture shows; in Python, "
+                "composer.build(composer.read('embedding.yaml'))(image) gives it.",
             ),
             pytest.param(
                 "segmentation.yaml --image photo.png", "-o: head is a map; say where to draw it, such as -o out.png."
