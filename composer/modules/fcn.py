@@ -22,7 +22,9 @@ class FCN(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give one map `(b, channels, h * 2**num_convs, w * 2**num_convs)` for the map `(b, c, h, w)` at `index`."""
-        return (self.convs(features[self.index]),)
+        y_BCHW: Tensor = self.convs(features[self.index])
+        # torch draws what a dropout drops in the order of memory, so that in train mode the order is the usual one.
+        return (y_BCHW.contiguous() if self.training else y_BCHW,)
 
 
 def _doubling(incoming: int, outgoing: int) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from composer.adapters.patches import patch_of
 from composer.adapters.probing import Grids, strides_and_sizes
+from composer.adapters.rounding import Misfit, rounded
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
 from composer.modules import module as module_of
 from composer.modules.custom import in_eval_mode
@@ -45,7 +46,7 @@ def look_at(network: nn.Module, frames: int | None) -> Look | str:
         if not isinstance(found, str):
             return Look(found, _hook(network, found, maps, size))
         reasons.append(found)
-    return reasons[-1]
+    return reasons[min(1, len(reasons) - 1)]
 
 
 def _images(network: nn.Module, frames: int | None) -> Iterator[tuple[int, int | None, tuple[int, int]]]:
@@ -126,7 +127,11 @@ def _described(run: _Run, levels: Sequence[Tensor], size: tuple[int, int]) -> Cu
     if found is None:
         return "its cells are not square"
     strides, sizes = found
-    features = [layout.feature(stride) for layout, stride in zip(kinds, strides, strict=True)]
+    features = tuple(layout.feature(stride) for layout, stride in zip(kinds, strides, strict=True))
+    if patch is None and sizes.height is None:
+        # TerraTorch pads for patches alone, so that the rest is fed images of any size.
+        found_out = rounded(grids_at, features, sizes, 2 * max(sizes.multiple, sizes.least))
+        features, sizes = (features, sizes) if isinstance(found_out, Misfit) else found_out
     return Custom(run.network, features=features, channels=run.channels, sizes=sizes, frames=run.frames)
 
 
