@@ -98,6 +98,24 @@ def test_weights_shared_with_features_of_other_channels_are_refused():
         composer.module(head.part, (MAP8,))([torch.zeros(2, 9, 4, 4)])
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 3, 8, 8), (2, 3, 8, 8)], ids=["fewer", "a-still"])
+def test_fewer_frames_than_an_encoder_takes_are_impossible(shape):
+    network = nn.Conv3d(3, 8, kernel_size=(4, 1, 1))
+    encoder = composer.Custom(network, features=composer.Feature(channels=8), frames=4)
+    image = composer.Image(frames=shape[2] if len(shape) == 5 else None)
+    refusal = composer.contract(encoder, (image.feature,))
+    assert (refusal.code, refusal.kind) == ("frames", "impossible")
+
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(shape))
+
+
+def test_frames_of_frames_would_run_and_have_no_name():
+    tokens = composer.Feature(channels=3, axes="b n c", stride=8, frames=2)
+    refusal = composer.contract(composer.Custom(nn.Identity(), features=tokens), (composer.Image(frames=3).feature,))
+    assert (refusal.code, refusal.kind) == ("frames", "policy")
+
+
 def test_a_circle_has_no_beginning():
     loop = evolve(ENCODER, inputs=["encoder"])
     assert codes(toy_graph(loop, outputs=["encoder"], inputs=())) == ["cycle"]

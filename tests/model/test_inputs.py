@@ -73,6 +73,12 @@ WRONG = [
         id="no-frames",
     ),
     pytest.param(
+        FRAMES,
+        torch.ones(1, 3, 3, 8, 8),
+        "image must be of shape (b, 3, 2, h, w) (got (1, 3, 3, 8, 8))",
+        id="too-many-frames",
+    ),
+    pytest.param(
         ONE,
         {"picture": torch.ones(1, 3, 8, 8)},
         "the model takes one tensor, or a dict with one named image (got a dict of 'picture')",
