@@ -1,0 +1,218 @@
+"""EmbeddingHead: what leaves a model as it is, in any number and layout, of the padded image, as promised."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from attrs import evolve, frozen
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import composer
+from composer import EmbeddingHead, Feature, IdentityDecoder, Image, Node, Padding, SegmentationHead, Timm
+from composer.commands.shapes import symbolic
+from composer.graph import Shared
+from tests.law.toys import Toy
+
+ENCODER = Timm("test_resnet", out_indices=[1, 3])
+
+
+def built(*parts, **rest):
+    return composer.build(composer.chain(*parts, **rest)).eval()
+
+
+def run(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+@pytest.fixture(scope="module")
+def levels():
+    return built(ENCODER, EmbeddingHead())
+
+
+def test_features_leave_as_they_are(levels):
+    x = torch.rand(2, 3, 64, 96)
+    out = run(levels, x).output
+    with torch.no_grad():
+        expected = levels.encoder(x)
+    assert type(out) is tuple
+    assert [torch.equal(y, z) for y, z in zip(out, expected, strict=True)] == [True, True]
+
+
+def test_a_lone_feature_leaves_in_a_tuple_too():
+    (out,) = run(built(ENCODER, IdentityDecoder(), EmbeddingHead()), torch.rand(2, 3, 64, 96)).output
+    assert out.shape == (2, 192, 4, 6)
+
+
+def test_they_cover_the_padded_image(levels):
+    assert levels.typed.sizes.nearest(70, 90) == (80, 96)
+    assert [tuple(y.shape) for y in run(levels, torch.rand(2, 3, 70, 90)).output] == [(2, 32, 20, 24), (2, 192, 5, 6)]
+    assert levels.typed.shape("head", 70, 90) == (("b", 32, 20, 24), ("b", 192, 5, 6))
+
+
+@pytest.mark.parametrize(("rescale", "first"), [(True, 2), (False, 0)], ids=["as-even-as-can-be", "in-whole-cells"])
+def test_where_the_image_lies_in_them(rescale, first):
+    """Padding in front is of whole cells only where nothing is rescaled."""
+    pixels = Toy(
+        features=(Feature(channels=3, stride=1), Feature(channels=3, stride=8)), sizes=composer.Sizes(multiple=8)
+    )
+    model = built(pixels, EmbeddingHead(), rescale=rescale, padding=Padding(mode="zeros"))
+    nn.init.dirac_(model.encoder.mixes[0].weight)
+    nn.init.zeros_(model.encoder.mixes[0].bias)
+    fine, _ = run(model, torch.ones(1, 3, 11, 13)).output
+    assert fine.shape == (1, 3, 16, 16)
+    assert [int(axis.min()) for axis in fine[0, 0].nonzero().T] == [first, 1 if rescale else 0]
+
+
+FEATURES = {
+    "map": (Feature(channels=5, stride=2), ("b", 5, 6, 8), ("b", 5, "H/2", "W/2")),
+    "finer": (Feature(channels=5, stride="1/2"), ("b", 5, 24, 32), ("b", 5, "2H", "2W")),
+    "ratio": (Feature(channels=5, stride="4/3"), ("b", 5, 9, 12), ("b", 5, "3H/4", "3W/4")),
+    "rounded-up": (
+        Feature(channels=5, stride=5, rounding="ceil", axes="b h w c"),
+        ("b", 3, 4, 5),
+        ("b", "ceil(H/5)", "ceil(W/5)", 5),
+    ),
+    "rounded-down": (
+        Feature(channels=5, stride=5, rounding="floor", axes="b w c h"),
+        ("b", 3, 5, 2),
+        ("b", "floor(W/5)", 5, "floor(H/5)"),
+    ),
+    "vector": (Feature(channels=5, stride=None, axes="b c"), ("b", 5), ("b", 5)),
+    "tokens": (Feature(channels=5, stride=4, axes="b n c"), ("b", 12, 5), ("b", "H/4*W/4", 5)),
+    "prefix": (Feature(channels=5, stride=4, axes="b c n", prefix=2), ("b", 5, 14), ("b", 5, "2+H/4*W/4")),
+    "frames-among-tokens": (
+        Feature(channels=5, stride=4, axes="b n c", prefix=1, frames=3),
+        ("b", 37, 5),
+        ("b", "1+3*H/4*W/4", 5),
+    ),
+    "tokens-per-frame": (
+        Feature(channels=5, stride=4, axes="b t n c", prefix=1, frames=3),
+        ("b", 3, 13, 5),
+        ("b", 3, "1+H/4*W/4", 5),
+    ),
+    "map-per-frame": (
+        Feature(channels=5, stride=4, axes="b t c h w", frames=3),
+        ("b", 3, 5, 3, 4),
+        ("b", 3, 5, "H/4", "W/4"),
+    ),
+    "batch-behind": (Feature(channels=5, stride=4, axes="c h b w"), (5, 3, "b", 4), (5, "H/4", "b", "W/4")),
+}
+
+
+@pytest.mark.parametrize(("feature", "shape", "symbols"), FEATURES.values(), ids=FEATURES)
+def test_any_layout_has_its_shape(feature, shape, symbols):
+    model = built(Toy(features=(feature,)), EmbeddingHead())
+    (out,) = run(model, torch.rand(2, 3, 12, 16)).output
+    assert model.typed.shape("head", 12, 16) == (shape,)
+    assert tuple(out.shape) == tuple(2 if size == "b" else size for size in shape)
+    assert symbolic(model.typed, "head") == (symbols,)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """A graph that gives a prediction, and embeddings at the end, in an auxiliary branch, and by a shared head."""
+    return composer.build(
+        composer.Graph(
+            inputs={"image": Image()},
+            nodes=[
+                Node("levels", ENCODER, "image"),
+                Node("last", IdentityDecoder(), "levels"),
+                Node("all", EmbeddingHead(), "levels"),
+                Node("again", Shared("all"), "levels"),
+                Node("cover", SegmentationHead(num_classes=4), "last"),
+            ],
+            outputs=["cover", "all"],
+            auxiliary={"early": "again"},
+            crop=(20, 30),
+        )
+    ).eval()
+
+
+def test_they_stand_beside_predictions_and_in_auxiliary_branches(mixed):
+    out = run(mixed, torch.rand(1, 3, 64, 64))
+    assert list(out.output) == ["cover", "all"]
+    assert out.output["cover"].shape == (1, 4, 20, 30)
+    assert [tuple(y.shape) for y in out.output["all"]] == [(1, 32, 16, 16), (1, 192, 4, 4)]
+    assert [y is z for y, z in zip(out.auxiliary_heads["early"], out.output["all"], strict=True)] == [True, True]
+    assert mixed.typed.shape("again", 64, 64) == (("b", 32, 16, 16), ("b", 192, 4, 4))
+
+
+def test_what_is_returned_is_a_pytree(mixed):
+    out = run(mixed, torch.rand(1, 3, 64, 64))
+    leaves, structure = pytree.tree_flatten(out)
+    assert len(leaves) == 5
+    again = pytree.tree_unflatten(leaves, structure)
+    assert (type(again), type(again.output["all"])) == (composer.ModelOutput, tuple)
+
+
+def test_they_have_no_weights_and_are_saved_with_the_model(levels, tmp_path):
+    assert [name for name in levels.state_dict() if not name.startswith("encoder.")] == []
+    composer.save(levels, tmp_path / "model.safetensors")
+    x = torch.rand(1, 3, 64, 64)
+    one, other = run(levels, x).output, run(composer.load(tmp_path / "model.safetensors").eval(), x).output
+    assert [torch.equal(y, z) for y, z in zip(one, other, strict=True)] == [True, True]
+
+
+def test_a_crop_of_nothing_but_embeddings_is_refused():
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.chain(ENCODER, IdentityDecoder(), EmbeddingHead(), crop=(20, 30)))
+    assert str(caught.value) == (
+        "error[crop] crop: crop keeps the centre of output at the image's size, and no output is at it.\n"
+        "  repair: leave crop out"
+    )
+
+
+@frozen
+class Liar(composer.Neck):
+    """Promises two maps, and gives `given` for each image instead."""
+
+    given: tuple[tuple[int, ...], ...]
+    axes: str = "b c h w"
+
+
+@composer.contract.register(Liar)
+def _(part, features):
+    return (evolve(features[0], axes=part.axes),) * 2
+
+
+@composer.module.register(Liar)
+def _(part, features):
+    return Lying(part.given)
+
+
+class Lying(nn.Module):
+    def __init__(self, given):
+        super().__init__()
+        self.given = given
+
+    def forward(self, features):
+        return tuple(torch.zeros(shape) for shape in self.given)
+
+
+LIES = {
+    "fewer": (Liar(given=((1, 5, 4, 4),)), "head promised 2 features and gave 1"),
+    "more": (Liar(given=((1, 5, 4, 4),) * 3), "head promised 2 features and gave 3"),
+    "second": (
+        Liar(given=((1, 5, 4, 4), (1, 5, 4, 5))),
+        "head promised a feature of shape ('b', 5, 4, 4) and gave (1, 5, 4, 5)",
+    ),
+    "rank": (
+        Liar(given=((1, 5, 4, 4), (1, 5, 4))),
+        "head promised a feature of shape ('b', 5, 4, 4) and gave (1, 5, 4)",
+    ),
+    "batch-behind": (
+        Liar(given=((5, 1, 4, 4), (6, 1, 4, 4)), axes="c b h w"),
+        "head promised a feature of shape (5, 'b', 4, 4) and gave (6, 1, 4, 4)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("liar", "message"), LIES.values(), ids=LIES)
+def test_a_promise_that_is_broken_is_told(liar, message):
+    model = built(Toy(features=(Feature(channels=5, stride=4),)), liar, EmbeddingHead())
+    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}: its contract and its module disagree$"):
+        run(model, torch.rand(1, 3, 16, 16))
