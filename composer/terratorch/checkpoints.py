@@ -117,11 +117,11 @@ def _check(report: Report, file: str | PathLike[str], ignore: Sequence[str]) -> 
     unexpected = [name for name in report.unexpected if not _named([name, cleaned(name)], ignore)]
     unlike = [m for m in report.mismatched if not _named([m.name, m.source, cleaned(m.source)], ignore)]
     found = (
-        ("lacks", "the model has", {name: name for name in missing}),
-        ("has", "the model has not", {cleaned(name): name for name in unexpected}),
-        ("has", "do not fit the model's", {m.name: str(m) for m in unlike}),
+        ("lacks {} that the model has", {name: name for name in missing}),
+        ("has {} that the model has not", {name: cleaned(name) for name in unexpected}),
+        ("has {} of another shape or type than the model's", {str(m): m.name for m in unlike}),
     )
-    problems = [_problem(file, verb, what, names) for verb, what, names in found if names]
+    problems = [_problem(file, what, names) for what, names in found if names]
     if problems:
         raise SpecError(problems)
 
@@ -130,18 +130,19 @@ def _named(names: Iterable[str], patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def _problem(file: str | PathLike[str], verb: str, what: str, names: Mapping[str, str]) -> Problem:
-    """The problem of so many tensors, by the place of each; `got` has them all. `names` puts each name into words."""
+def _problem(file: str | PathLike[str], what: str, names: Mapping[str, str]) -> Problem:
+    """The problem of so many tensors, by the place of each: `names` are words for each of them, and its plain name."""
     groups: dict[str, list[str]] = {}
-    for name, said in names.items():
+    for said, name in names.items():
         groups.setdefault(_place(name), []).append(said)
+    count = f"{len(names)} tensor{'s' * (len(names) != 1)}"
     listed = "; ".join(f"{len(group)} of {place} ({', '.join(_first(group))})" for place, group in groups.items())
-    patterns = ", ".join(f'"{place}.*"' for place in groups)
+    patterns = ", ".join(f'"{place}{".*" * (place not in names.values())}"' for place in groups)
     return Problem(
         code="weights",
         place=Place(file=str(file)),
-        message=f"{verb} {len(names)} tensor{'s' * (len(names) != 1)} that {what}: {listed}.",
-        got="; ".join(names.values()),
+        message=f"{what.format(count)}: {listed}.",
+        got="; ".join(names),
         repair=f"give a checkpoint of this very model, or allow it: ignore=[{patterns}]",
     )
 

@@ -49,18 +49,13 @@ def read_pickle(pickle: bytes) -> Any:
     machine = _Machine()
     try:
         for opcode, argument, _ in pickletools.genops(pickle):
-            if opcode.name == "STOP":
-                return machine.pop()
-            step = _STEPS.get(opcode.name)
-            if step is None:
-                raise UnreadableError(f"it has an instruction {opcode.name}")
-            step(machine, argument)
+            _step(opcode.name)(machine, argument)
+        return machine.pop()
     except UnreadableError:
         raise
     # pickletools raises whatever it stumbles over, and so does the machine: the stack of a damaged pickle runs dry.
     except Exception as error:
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
-    raise UnreadableError("it has no end")
 
 
 @define
@@ -130,7 +125,7 @@ def _tuple(size: int) -> _Step:
 
 
 def _nothing(_: _Machine, __: object) -> None:
-    """Protocols and frames say how the rest is laid out, which pickletools sees to."""
+    """How the rest is laid out, and where it ends, is what pickletools sees to."""
 
 
 def _constant(value: Any) -> _Step:
@@ -152,6 +147,7 @@ _STEPS: dict[str, _Step] = {
     **{name: _constant(value) for name, value in _CONSTANTS.items()},
     "PROTO": _nothing,
     "FRAME": _nothing,
+    "STOP": _nothing,
     "MEMOIZE": lambda machine, _: machine.remember(len(machine.memory)),
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "POP": lambda machine, _: machine.pop(),
@@ -179,3 +175,9 @@ _STEPS: dict[str, _Step] = {
     "BINPERSID": lambda machine, _: machine.push(Outside(machine.pop())),
 }
 """What each instruction does. The others name things by number, or are of pickles that torch never wrote."""
+
+
+def _step(instruction: str) -> _Step:
+    if instruction not in _STEPS:
+        raise UnreadableError(f"it has an instruction {instruction}")
+    return _STEPS[instruction]

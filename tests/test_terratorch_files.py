@@ -1,0 +1,334 @@
+"""Files of every form, and files that are none: tensors are all that is read, and nothing is run."""
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from attrs import frozen
+from torch import nn
+
+import composer
+from composer import SpecError
+from composer.terratorch import load
+from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "model.ckpt"
+
+
+@pytest.fixture
+def model():
+    return composer.build(GRAPH, seed=8)
+
+
+def plainly(state, file):
+    torch.save(state, file)
+
+
+def as_safetensors(state, file):
+    safetensors.torch.save_file(state, file)
+
+
+def under(name):
+    return lambda state, file: torch.save({"epoch": 1, name: state, "optimizer": [state]}, file)
+
+
+def of_lightning(state, file):
+    torch.save(lightning(state), file)
+
+
+def of_old(state, file):
+    """An older TerraTorch held timm's network in a child of its wrapper."""
+    torch.save({re.sub(r"^encoder\.", "encoder._timm_module.", name): x for name, x in state.items()}, file)
+
+
+def as_parameters(state, file):
+    torch.save({name: nn.Parameter(x) if x.is_floating_point() else x for name, x in state.items()}, file)
+
+
+def of_protocol_4(state, file):
+    torch.save(nn.Module.state_dict(composer.build(GRAPH)) | state, file, pickle_protocol=4)
+
+
+def sharing_memory(state, file):
+    """Views of one tensor: other strides, and an offset."""
+    views = {}
+    for name, x in state.items():
+        backwards = tuple(reversed(range(x.dim())))
+        memory = torch.zeros(2, *reversed(x.shape), dtype=x.dtype)
+        memory[1] = x.permute(backwards)
+        views[name] = memory[1].permute(backwards)
+    torch.save(views, file)
+
+
+FORMS = [
+    plainly,
+    as_safetensors,
+    under("state_dict"),
+    under("model"),
+    under("model_state_dict"),
+    of_lightning,
+    of_old,
+    as_parameters,
+    of_protocol_4,
+    sharing_memory,
+]
+
+
+@pytest.mark.parametrize(
+    "written",
+    FORMS,
+    ids=[
+        "plain",
+        "safetensors",
+        "state_dict",
+        "model",
+        "model_state_dict",
+        "lightning",
+        "old",
+        "parameters",
+        "protocol-4",
+        "views",
+    ],
+)
+def test_a_checkpoint_of_every_form_is_loaded(written, file, model):
+    state = state_of(trained())
+    written(state, file)
+
+    load(model, str(file))
+
+    assert unlike(state_of(model), state) == []
+
+
+class Remembered:
+    """A class of somebody's own, which a task remembers among its arguments."""
+
+    read = 0
+
+    def __init__(self):
+        self.weight = torch.ones(3)
+
+    def __setstate__(self, state):
+        Remembered.read += 1
+
+
+def test_what_else_a_checkpoint_holds_is_left_alone(file, model):
+    state = state_of(trained())
+    arguments = {"aux_heads": [Remembered()], "path": Path("x"), "module": nn.Linear(2, 2), "set": {1, 2}, (1, 2): len}
+    torch.save({**lightning(state), "hyper_parameters": arguments, "callbacks": {Remembered: [Remembered()]}}, file)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(file, weights_only=True)
+
+    load(model, file)
+
+    assert unlike(state_of(model), state) == []
+    assert Remembered.read == 0
+
+
+def rezipped(change, compression=zipfile.ZIP_STORED):
+    """The records of a file of torch, changed and written again."""
+
+    def spoil(file):
+        with zipfile.ZipFile(file) as archive:
+            records = {name: archive.read(name) for name in archive.namelist()}
+        change(records)
+        with zipfile.ZipFile(file, "w", compression) as archive:
+            for name, content in records.items():
+                archive.writestr(name, content)
+
+    return spoil
+
+
+def record(name, content):
+    return rezipped(lambda records: records.update({next(iter(records)).split("/")[0] + f"/{name}": content}))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def garbled(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+def folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+def saved(content, **options):
+    return lambda file: torch.save(content, file, **options)
+
+
+NO_STATE = "save the state dict: torch.save(model.state_dict(), file)"
+NEITHER = "give a file of safetensors, or one that torch.save wrote, of torch 1.6 or later"
+AGAIN = "save or copy it again"
+UNREADABLE = "is damaged, or no file that torch.save wrote ("
+ONE = torch.ones(2)
+DAMAGED = {
+    "nothing": (lambda file: file.unlink(), "is no file.", "give the path of a checkpoint"),
+    "folder": (folder, "is a folder.", "give the path of a checkpoint"),
+    "empty": (lambda file: file.write_bytes(b""), "is no safetensors file (", NEITHER),
+    "text": (lambda file: file.write_text("state_dict"), "is no safetensors file (", NEITHER),
+    "legacy": (saved({"a": ONE}, _use_new_zipfile_serialization=False), "is no safetensors file (", NEITHER),
+    "bare-pickle": (lambda file: file.write_bytes(pickle.dumps({"a": 1})), "is no safetensors file (", NEITHER),
+    "cut": (cut, UNREADABLE + "BadZipFile: File is not a zip file).", AGAIN),
+    "garbled": (garbled, UNREADABLE + "BadZipFile: Bad CRC-32 for file ", AGAIN),
+    "another-zip": (
+        rezipped(lambda records: (records.clear(), records.update({"word/a.xml": b"<a/>"}))),
+        UNREADABLE + "KeyError: \"There is no item named 'word/data.pkl' in the archive\").",
+        AGAIN,
+    ),
+    "compressed": (
+        rezipped(lambda records: None, zipfile.ZIP_DEFLATED),
+        UNREADABLE + "its records are compressed).",
+        AGAIN,
+    ),
+    "no-pickle": (
+        record("data.pkl", b"\x80"),
+        UNREADABLE + "ValueError: not enough data in stream to read uint1).",
+        AGAIN,
+    ),
+    "short-numbers": (
+        record("data/0", b"\0" * 8),
+        UNREADABLE + "data/0 has 8 bytes where 432 numbers of torch.float32 are said to be).",
+        AGAIN,
+    ),
+    "no-numbers": (
+        rezipped(lambda records: records.pop(next(iter(records)).split("/")[0] + "/data/5")),
+        UNREADABLE + "KeyError: \"There is no item named 'model/data/5' in the archive\").",
+        AGAIN,
+    ),
+    "other-order": (
+        record("byteorder", b"big"),
+        UNREADABLE + "its bytes are in the other order than this machine's).",
+        AGAIN,
+    ),
+    "number": (saved(3), "holds no tensors by name.", NO_STATE),
+    "list": (saved([ONE]), "holds no tensors by name.", NO_STATE),
+    "tensor": (saved(ONE), "holds no tensors by name.", NO_STATE),
+    "module": (saved(nn.Linear(2, 2)), "holds no tensors by name.", NO_STATE),
+    "none-of-them": (saved({"a": 1, "b": [ONE]}), "holds no tensors by name.", NO_STATE),
+    "empty-state": (saved({"epoch": 1, "state_dict": {}}), "holds no tensors by name.", NO_STATE),
+    "by-number": (saved({1: ONE}), "holds no tensors by name.", NO_STATE),
+    "also-others": (
+        saved({"a": ONE, "b": 1, "c": "x", "d": None, "e": Path("x")}),
+        "holds tensors by name beside 4 that are none (b, c, d, …).",
+        NO_STATE,
+    ),
+    "sparse": (
+        saved({"a": ONE, "b": torch.eye(2).to_sparse()}),
+        "holds tensors by name beside 1 that are none (b).",
+        NO_STATE,
+    ),
+    "complex": (
+        saved({"a": torch.ones(2, dtype=torch.complex64)}),
+        UNREADABLE + "KeyError: 'torch.ComplexFloatStorage').",
+        AGAIN,
+    ),
+}
+"""What ends with a parenthesis or a blank goes on in the words of who refused."""
+
+
+@pytest.mark.parametrize(("damage", "said", "repair"), DAMAGED.values(), ids=DAMAGED)
+def test_a_file_that_cannot_be_read_is_one_problem(file, model, damage, said, repair):
+    torch.save(state_of(trained()), file)
+    damage(file)
+    before = state_of(model)
+
+    with pytest.raises(SpecError) as raised:
+        load(model, file)
+
+    (problem,) = raised.value.problems
+    assert problem.message.startswith(said) if said[-1] in "( " else problem.message == said
+    assert (problem.code, problem.place.file, problem.repair) == ("weights", str(file), repair)
+    assert unlike(state_of(model), before) == []
+
+
+def test_a_file_that_may_not_be_read_is_one_problem(file, model, monkeypatch):
+    torch.save(state_of(trained()), file)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        with pytest.raises(SpecError) as raised:
+            load(model, file)
+    assert str(raised.value) == (
+        f"{file}: error[weights] cannot be read (Permission denied).\n  repair: check the file and its permissions"
+    )
+
+
+@frozen
+class Lying:
+    """It claims to be a tensor over memory that it does not have."""
+
+    arguments: tuple
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.arguments
+
+
+STORAGE = torch.ones(4)._typed_storage()
+LIES = {
+    "beyond": ((STORAGE, 0, (100,), (1,), False, {}), "RuntimeError: setStorage: "),
+    "before": ((STORAGE, -1, (2,), (1,), False, {}), "RuntimeError: "),
+    "negative": ((STORAGE, 0, (-2,), (1,), False, {}), "RuntimeError: "),
+    "backwards": ((STORAGE, 3, (2,), (-1,), False, {}), "RuntimeError: "),
+    "no-size": ((STORAGE, 0, "ab", (1,), False, {}), "TypeError: "),
+    "no-memory": ((None, 0, (2,), (1,), False, {}), "AttributeError: "),
+    "conjugate": (
+        (STORAGE, 0, (2,), (1,), False, {}, {"neg": True}),
+        "ValueError: too many values to unpack (expected 6)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), LIES.values(), ids=LIES)
+def test_a_tensor_over_other_memory_than_there_is_is_refused(file, model, arguments, said):
+    torch.save({"a": Lying(arguments)}, file)
+    with pytest.raises(SpecError) as raised:
+        load(model, file)
+    (problem,) = raised.value.problems
+    assert problem.message.startswith(UNREADABLE + said)
+
+
+class Acting:
+    """Pickled, it is a call that leaves a file behind."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return torch.save, (1, str(self.canary))
+
+
+@pytest.mark.parametrize("place", ["beside", "among"])
+def test_nothing_in_a_checkpoint_is_run(file, model, tmp_path, place):
+    canary = tmp_path / "canary"
+    state = state_of(trained())
+    content = {"state_dict": state, "hyper_parameters": {"a": [Acting(canary)]}}
+    torch.save(content if place == "beside" else {**state, "extra": Acting(canary)}, file)
+
+    if place == "beside":
+        load(model, file)
+        assert unlike(state_of(model), state) == []
+    else:
+        with pytest.raises(SpecError, match=r"holds tensors by name beside 1 that are none \(extra\)\."):
+            load(model, file)
+    assert not canary.exists()
+
+
+def test_python_itself_would_have_run_it(file, tmp_path):
+    torch.save([Acting(tmp_path / "canary")], file)
+    torch.load(file, weights_only=False)
+    assert (tmp_path / "canary").exists()
