@@ -20,6 +20,7 @@ from composer.parts import (
     ScalarHead,
     SegmentationHead,
     SelectIndices,
+    TemporalPooling,
     Timm,
     UNetDecoder,
     UperNetDecoder,
@@ -95,6 +96,25 @@ REFUSED = [
     pytest.param(AggregateTokens, {"drop_cls": 1}, f"drop_cls {TRUTH} 1)", id="drop-cls"),
     pytest.param(AggregateTokens, {"drop_cls": True, "pooling": "cls"}, f"{EXCLUDE}: cls {DROPPED}", id="drop-cls-cls"),
     pytest.param(AggregateTokens, {"drop_cls": True, "pooling": 2}, f"{EXCLUDE}: 2 {DROPPED}", id="drop-cls-2"),
+    pytest.param(
+        TemporalPooling,
+        {"pooling": "median"},
+        "pooling must be one of mean, max, diff, concat, keep (got 'median')",
+        id="temporal-pooling",
+    ),
+    pytest.param(
+        TemporalPooling, {"subset_lengths": []}, "subset_lengths must have at least one entry", id="no-subsets"
+    ),
+    pytest.param(
+        TemporalPooling, {"subset_lengths": [2, 0]}, f"subset_lengths {WHOLE} 1 to 1024 (got 0)", id="empty-subset"
+    ),
+    pytest.param(
+        TemporalPooling, {"subset_lengths": 2}, "a list of whole numbers is needed (got 2)", id="subsets-of-no-list"
+    ),
+    pytest.param(custom, {"frames": 0}, f"frames {WHOLE} 1 to 1024 (got 0)", id="custom-frames"),
+    pytest.param(
+        Facts, {"features": FEATURE, "frames": True}, f"frames {WHOLE} 1 to 1024 (got True)", id="facts-frames"
+    ),
     pytest.param(FeaturePyramidNetworkNeck, {"out_channel": None}, f"out_channel {CHANNELS}", id="fpn"),
     pytest.param(ScalarHead, {"num_outputs": None}, f"num_outputs {CHANNELS}", id="outputs"),
     pytest.param(UperNetDecoder, {"scale_modules": 1}, f"scale_modules {TRUTH} 1)", id="scale-modules"),
