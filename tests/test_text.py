@@ -270,8 +270,9 @@ def test_a_part_of_ones_own_is_read_and_written_where_it_is_handed_in():
     assert reads(text, parts=mine) == graph
     assert problems(text) == (
         "<text>:3:5: error[part] necks[0]: there is no neck 'Doubler'.\n"
-        "  repair: known: AddBottleneckLayer, AddFeatures, ConcatFeatures, InterpolateToPyramidal, "
-        "LearnedInterpolateToPyramidal, MaxpoolToPyramidal, PermuteDims, ReshapeTokensToImage, SelectIndices"
+        "  repair: known: AddBottleneckLayer, AddFeatures, AggregateTokens, ConcatFeatures, FeaturePyramidNetworkNeck, "
+        "InterpolateToPyramidal, LearnedInterpolateToPyramidal, MaxpoolToPyramidal, PermuteDims, "
+        "ReshapeTokensToImage, SelectIndices, TemporalPooling"
     )
 
 
