@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +44,13 @@ def _levels_of(part: Timm, channels: int) -> tuple[int, ...]:
 def _with_weights(part: Timm, channels: int, arguments: dict[str, Any]) -> Any:
     """The network with its weights. Raises where they cannot be had, or are not those of the whole network."""
     _check_weights(part)
-    file = {"pretrained_cfg_overlay": {"file": part.pretrained}} if isinstance(part.pretrained, str) else {}
-    plain = create(evolve(part, features_only=False), channels, "cpu", **arguments, pretrained=True, **file)
-    if not part.features_only:
-        return plain
-    # timm's wrapper would take what it finds of its weights, and leave the rest random without a word.
-    wrapper = create(part, channels, "cpu", **arguments)
-    known = {_flat(name): x for name, x in plain.state_dict().items()}
-    wrapper.load_state_dict({name: known[_plain(name, known)] for name in wrapper.state_dict()})
-    return wrapper
-
-
-def _plain(name: str, known: Collection[str]) -> str:
-    """What a wrapper's weight is called in the plain network, flat: some wrappers put the network under a name."""
-    flat = _flat(name)
-    return flat if flat in known else flat.removeprefix("model_").removeprefix("body_")
-
-
-def _flat(name: str) -> str:
-    """Some wrappers make one name of two: `stages_0` of `stages.0`."""
-    return name.replace(".", "_")
+    arguments = {**arguments, "pretrained": True}
+    if isinstance(part.pretrained, str):
+        arguments["pretrained_cfg_overlay"] = {"file": part.pretrained}
+    if part.features_only:
+        # timm's wrapper takes what there is, and leaves the rest random without a word; the plain network raises.
+        create(evolve(part, features_only=False), channels, "cpu", **arguments)
+    return create(part, channels, "cpu", **arguments)
 
 
 def _check_weights(part: Timm) -> None:
