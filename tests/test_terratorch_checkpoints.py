@@ -74,7 +74,7 @@ UNFIT = {
     ),
     "another-shape": (
         add(head__head__2__bias=torch.ones(3)),
-        OTHER + "head (head.head.2.bias is float32 [3] and must be float32 [2])." + REPAIR + '["head.*"]',
+        OTHER + "head (head.head.2.bias is [3] and must be [2])." + REPAIR + '["head.*"]',
         ["*.bias"],
     ),
     "another-kind": (
@@ -146,12 +146,12 @@ def test_a_report_says_all(file, model):
     assert str(report) == (
         "36 of 38 tensors were set\n"
         "  missing in the file, left as it was: decoder.convs.0.0.bias\n"
-        "  not fitting, left as it was: head.head.2.bias is float32 [3] and must be float32 [2]\n"
+        "  not fitting, left as it was: head.head.2.bias is [3] and must be [2]\n"
         "  unexpected, left in the file: model.extra\n"
         "  set aside: criterion.weight (the loss of a task has it, and a model has no loss)"
     )
     assert report.missing == ("decoder.convs.0.0.bias",)
-    assert report.mismatched == (Mismatch("head.head.2.bias", "model.head.head.2.bias", "float32 [3]", "float32 [2]"),)
+    assert report.mismatched == (Mismatch("head.head.2.bias", "model.head.head.2.bias", "[3]", "[2]"),)
     assert report.unexpected == ("model.extra",)
     assert report.matched[0] == ("encoder.conv1.0.weight", "model.encoder.conv1.0.weight")
 

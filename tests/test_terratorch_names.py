@@ -23,7 +23,7 @@ from composer import (
     UperNetDecoder,
 )
 from composer.terratorch import load
-from composer.terratorch.keys import LOSS, UNUSED, names_of
+from composer.terratorch.keys import LOSS, UNUSED, matched, names_of
 from tests.checkpoints import GRAPH, as_terratorch_says, lightning, state_of, trained, unlike
 
 
@@ -170,8 +170,14 @@ def test_a_network_that_timm_wraps_has_no_other_names():
     assert names_of(BRANCHED, "encoder.a.b") == ("encoder.a.b", "encoder.encoder.a.b")
 
 
-def test_no_name_serves_twice(file, model):
-    """`encoder.model.x` may be what the wrapper calls `x`, unless the network itself has a child of that name."""
+def test_no_name_serves_twice():
+    """What the wrapper calls `model.x` is the network's `x`, unless that has a child `model` of its own."""
+    keys = ["encoder.x", "encoder.model.x"]
+    assert matched(GRAPH, keys, ["encoder.model.x"]) == {"encoder.model.x": "encoder.model.x"}
+    assert matched(GRAPH, keys[:1], ["encoder.model.x"]) == {"encoder.x": "encoder.model.x"}
+
+
+def test_a_name_that_is_left_over_is_told(file, model):
     state = state_of(composer.build(GRAPH, seed=3))
     twice = {f"encoder.model.{name.removeprefix('encoder.')}": x for name, x in state.items() if "encoder" in name}
     torch.save(state | twice, file)

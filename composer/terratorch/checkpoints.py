@@ -74,7 +74,7 @@ def load(model: Model, file: str | PathLike[str], *, ignore: Iterable[str] = ())
     if isinstance(ignore, str):
         raise ValueError(f"ignore must be a list of names or patterns (got {ignore!r})")
     wanted, given = model.state_dict(), tensors_in(file)
-    report = _compared(model, wanted, given)
+    report = _compare(model, wanted, given)
     _check(report, file, tuple(ignore))
     with torch.no_grad():
         numbers = {name: given[source].to(wanted[name].dtype) for name, source in report.matched}
@@ -83,16 +83,16 @@ def load(model: Model, file: str | PathLike[str], *, ignore: Iterable[str] = ())
     return report
 
 
-def _compared(model: Model, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Report:
+def _compare(model: Model, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Report:
     # Two names that come out alike are of two tensors, and only one of them can be meant.
     sources: dict[str, str] = {}
     for name in given:
         sources.setdefault(cleaned(name), name)
     pairs = {name: sources[known_as] for name, known_as in matched(model.graph, wanted, sources).items()}
     unlike = [
-        Mismatch(name, source, kind_of(given[source]), kind_of(wanted[name]))
+        Mismatch(name, source, *said)
         for name, source in pairs.items()
-        if not _fits(given[source], wanted[name])
+        if len(set(said := _kinds(given[source], wanted[name]))) > 1
     ]
     left = {name: reason_to_leave(model.graph, cleaned(name)) for name in given.keys() - pairs.values()}
     return Report(
@@ -104,9 +104,11 @@ def _compared(model: Model, wanted: Mapping[str, Tensor], given: Mapping[str, Te
     )
 
 
-def _fits(given: Tensor, wanted: Tensor) -> bool:
-    alike = given.dtype == wanted.dtype or (given.is_floating_point() and wanted.is_floating_point())
-    return alike and given.shape == wanted.shape
+def _kinds(given: Tensor, wanted: Tensor) -> tuple[str, str]:
+    """What each is, as far as it matters: the precision of floating-point numbers does not."""
+    if given.is_floating_point() and wanted.is_floating_point():
+        return str(list(given.shape)), str(list(wanted.shape))
+    return kind_of(given), kind_of(wanted)
 
 
 def _check(report: Report, file: str | PathLike[str], ignore: Sequence[str]) -> None:

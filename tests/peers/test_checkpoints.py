@@ -1,0 +1,268 @@
+"""Checkpoints that TerraTorch wrote, in composer's models: over timm's own wrapper, and over the plain network."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from terratorch.models import EncoderDecoderFactory
+from terratorch.models.model import AuxiliaryHead
+from terratorch.tasks import PixelwiseRegressionTask, SemanticSegmentationTask
+from torch.utils.data import DataLoader, Dataset
+
+import composer
+from composer import (
+    ClassificationHead,
+    FCNDecoder,
+    IdentityDecoder,
+    Image,
+    LearnedInterpolateToPyramidal,
+    PermuteDims,
+    RegressionHead,
+    ReshapeTokensToImage,
+    SegmentationHead,
+    Smp,
+    SpecError,
+    TemporalPooling,
+    Timm,
+    UNetDecoder,
+    UperNetDecoder,
+)
+from composer.terratorch import load
+from composer.terratorch.keys import LOSS, UNUSED
+
+SIDE = 64
+
+
+def call(task, backbone, decoder, necks=None, backbone_kwargs=None, **arguments):
+    """A call of TerraTorch's factory."""
+    return {"task": task, "backbone": backbone, "decoder": decoder, "necks": necks, **arguments} | (
+        {"backbone_kwargs": backbone_kwargs} if backbone_kwargs else {}
+    )
+
+
+VIT = {"img_size": SIDE, "out_indices": [0, 1, 2, 3], "depth": 4}
+SWIN = {"img_size": SIDE, "window_size": 4, "embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 3, 3]}
+DINO = {"img_size": 56, "out_indices": [0, 1], "depth": 2, "embed_dim": 12, "num_heads": 2}
+LEARNED = [{"name": "ReshapeTokensToImage"}, {"name": "LearnedInterpolateToPyramidal"}]
+WIDTHS = [64, 32, 16, 16]
+
+
+def encoder(name, *, features_only, img_size=None, out_indices=None, **options):
+    return Timm(name, features_only=features_only, img_size=img_size, out_indices=out_indices, options=options)
+
+
+CASES = {
+    "resnet-fcn": (
+        call("segmentation", "timm_resnet18", "FCNDecoder", num_classes=3, decoder_channels=8),
+        lambda mode: (encoder("resnet18", **mode), FCNDecoder(channels=8), SegmentationHead(num_classes=3)),
+        0,
+    ),
+    "vit-learned-upernet": (
+        call("segmentation", "timm_vit_tiny_patch16_224", "UperNetDecoder", LEARNED, VIT, num_classes=3,
+             decoder_channels=8),
+        lambda mode: (
+            encoder("vit_tiny_patch16_224", **mode, **VIT),
+            ReshapeTokensToImage(),
+            LearnedInterpolateToPyramidal(),
+            UperNetDecoder(channels=8),
+            SegmentationHead(num_classes=3),
+        ),
+        0,
+    ),
+    "convnext-unet": (
+        call("regression", "timm_convnext_atto", "UNetDecoder", decoder_channels=WIDTHS, head_channel_list=[4]),
+        lambda mode: (
+            encoder("convnext_atto", **mode),
+            UNetDecoder(channels=WIDTHS),
+            RegressionHead(channel_list=[4]),
+        ),
+        0,
+    ),
+    "convnext-unet-scse": (
+        call("regression", "timm_convnext_atto", "UNetDecoder", decoder_channels=WIDTHS, decoder_attention_type="scse"),
+        lambda mode: (
+            encoder("convnext_atto", **mode),
+            UNetDecoder(channels=WIDTHS, attention_type="scse"),
+            RegressionHead(),
+        ),
+        6,
+    ),
+    "swin-upernet": (
+        call("segmentation", "timm_swin_tiny_patch4_window7_224", "UperNetDecoder",
+             [{"name": "PermuteDims", "new_order": [0, 3, 1, 2]}], SWIN, num_classes=3, decoder_channels=8),
+        lambda mode: (
+            encoder("swin_tiny_patch4_window7_224", **mode, **SWIN),
+            *([PermuteDims(new_order=[0, 3, 1, 2])] if mode["features_only"] else []),
+            UperNetDecoder(channels=8),
+            SegmentationHead(num_classes=3),
+        ),
+        0,
+    ),
+    "dinov2-identity": (
+        call("classification", "timm_vit_small_patch14_dinov2", "IdentityDecoder", None, DINO, num_classes=3,
+             head_dim_list=[5]),
+        lambda mode: (
+            encoder("vit_small_patch14_dinov2", **mode, **DINO),
+            IdentityDecoder(),
+            ClassificationHead(num_classes=3, dim_list=[5]),
+        ),
+        0,
+    ),
+    "efficientnet-smp-unet-scse": (
+        call("segmentation", "timm_efficientnet_b0", "smp_Unet", None, None, num_classes=3,
+             decoder_decoder_channels=WIDTHS, decoder_decoder_attention_type="scse"),
+        lambda mode: (
+            encoder("efficientnet_b0", **mode),
+            Smp("Unet", first_level=0, decoder_channels=WIDTHS, decoder_attention_type="scse"),
+            SegmentationHead(num_classes=3),
+        ),
+        0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("features_only", [False, True], ids=["plain", "wrapper"])
+@pytest.mark.parametrize(("arguments", "parts", "aside"), CASES.values(), ids=CASES)
+def test_what_terratorch_wrote_gives_what_terratorch_gives(arguments, parts, aside, features_only, tmp_path):
+    theirs = trained(EncoderDecoderFactory().build_model(**arguments), image := picture(arguments))
+    torch.save(theirs.state_dict(), tmp_path / "model.pth")
+    ours = composer.build(composer.chain(*parts({"features_only": features_only})), seed=8).double().eval()
+
+    report = load(ours, tmp_path / "model.pth")
+
+    assert apart(theirs, ours, image) < 1e-9
+    assert (report.missing, report.unexpected, report.mismatched) == ((), (), ())
+    assert len(report.matched) == len(ours.state_dict())
+    assert [reason for _, reason in report.set_aside] == [UNUSED] * aside
+
+
+def picture(arguments, frames=()):
+    side = arguments.get("backbone_kwargs", {}).get("img_size", SIDE)
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(2, 3, *frames, side, side, generator=generator, dtype=torch.float64)
+
+
+def trained(model, image):
+    """The model with statistics that are not those of the start."""
+    model.double().train()
+    model(image)
+    return model.eval()
+
+
+def apart(theirs, ours, image):
+    with torch.no_grad():
+        wanted, given = theirs(image), ours(image)
+    pairs = [(wanted.output, given.output), *((x, given.auxiliary_heads[n]) for n, x in wanted.auxiliary_heads.items())]
+    # TerraTorch drops the axis of a single channel.
+    return max(float((a - b.view_as(a)).abs().max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "concat"])
+@pytest.mark.parametrize("features_only", [False, True], ids=["plain", "wrapper"])
+def test_a_backbone_over_frames_has_its_names(pooling, features_only, tmp_path):
+    temporal = {"use_temporal": True, "temporal_pooling": pooling, "temporal_n_timestamps": 3}
+    arguments = call(
+        "segmentation", "timm_resnet18", "FCNDecoder", [{"name": "AddBottleneckLayer"}], temporal, num_classes=3
+    )
+    theirs = trained(EncoderDecoderFactory().build_model(**arguments), image := picture(arguments, (3,)))
+    torch.save(theirs.state_dict(), tmp_path / "model.pth")
+    graph = composer.chain(
+        Timm("resnet18", features_only=features_only),
+        TemporalPooling(pooling=pooling),
+        composer.AddBottleneckLayer(),
+        FCNDecoder(),
+        SegmentationHead(num_classes=3),
+        input=Image(frames=3),
+    )
+    ours = composer.build(graph, seed=8).double().eval()
+
+    load(ours, tmp_path / "model.pth")
+
+    assert apart(theirs, ours, image) < 1e-9
+
+
+class Tiles(Dataset):
+    """Noise, and noise to be told from it."""
+
+    def __init__(self, mask):
+        self.mask = mask
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        return {"image": torch.rand(3, SIDE, SIDE, generator=generator), "mask": self.mask(generator)}
+
+
+def fitted(task, mask, file):
+    """The task after a step of training, and what Lightning saves of it."""
+    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    trainer = Trainer(max_steps=1, accelerator="cpu", **quiet)
+    data = DataLoader(Tiles(mask), batch_size=2)
+    trainer.fit(task, data, data)
+    trainer.save_checkpoint(file)
+    return task
+
+
+def test_a_segmentation_task_that_was_trained(tmp_path):
+    file = tmp_path / "last.ckpt"
+    task = SemanticSegmentationTask(
+        model_factory="EncoderDecoderFactory",
+        model_args={"backbone": "timm_resnet18", "decoder": "FCNDecoder", "num_classes": 3, "decoder_channels": 8},
+        aux_heads=[AuxiliaryHead("early", "FCNDecoder", {"decoder_channels": 4, "decoder_num_convs": 1})],
+        aux_loss={"early": 0.4},
+        class_weights=[1.0, 2.0, 3.0],
+        ignore_index=-1,
+        plot_on_val=False,
+    )
+    fitted(task, lambda generator: torch.randint(0, 3, (SIDE, SIDE), generator=generator), file)
+    with pytest.raises(pickle.UnpicklingError, match="AuxiliaryHead"):
+        torch.load(file, weights_only=True)
+    aux = {"early": (FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=3))}
+    graph = composer.chain(Timm("resnet18"), FCNDecoder(channels=8), SegmentationHead(num_classes=3), aux=aux)
+    ours = composer.build(graph, seed=8)
+
+    report = load(ours, file)
+
+    assert report.set_aside == (("criterion.weight", LOSS),)
+    assert apart(task.model.double().eval(), ours.double().eval(), picture({})) < 1e-9
+
+
+def test_a_regression_task_that_was_trained(tmp_path):
+    file = tmp_path / "last.ckpt"
+    task = PixelwiseRegressionTask(
+        model_factory="EncoderDecoderFactory",
+        model_args={"backbone": "timm_convnext_atto", "decoder": "UperNetDecoder", "decoder_channels": 8},
+        plot_on_val=False,
+    )
+    fitted(task, lambda generator: torch.rand(SIDE, SIDE, generator=generator), file)
+    ours = composer.build(composer.chain(Timm("convnext_atto"), UperNetDecoder(channels=8), RegressionHead()), seed=8)
+
+    report = load(ours, file)
+
+    assert report.set_aside == ()
+    assert apart(task.model.double().eval(), ours.double().eval(), picture({})) < 1e-9
+
+
+def test_a_checkpoint_of_more_classes_is_loaded_but_for_the_head(tmp_path):
+    """What TerraTorch's strict loading refuses without a word on how to go on."""
+    arguments, parts, _ = CASES["resnet-fcn"]
+    theirs = trained(EncoderDecoderFactory().build_model(**arguments | {"num_classes": 5}), picture(arguments))
+    torch.save(theirs.state_dict(), tmp_path / "model.pth")
+    ours = composer.build(composer.chain(*parts({"features_only": False})), seed=8)
+    message = (
+        f"{tmp_path / 'model.pth'}: error[weights] has 2 tensors of another shape or type than the model's: 2 of head "
+        "(head.head.2.weight is [5, 8, 1, 1] and must be [3, 8, 1, 1], head.head.2.bias is [5] and must be [3]).\n"
+        '  repair: give a checkpoint of this very model, or allow it: ignore=["head.*"]'
+    )
+    with pytest.raises(SpecError) as raised:
+        load(ours, tmp_path / "model.pth")
+    assert str(raised.value) == message
+
+    report = load(ours, tmp_path / "model.pth", ignore=["head.*"])
+
+    assert [mismatch.name for mismatch in report.mismatched] == ["head.head.2.weight", "head.head.2.bias"]
