@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "build", _build, "build the model, and say what it weighs", _build_arguments)
     _add(commands, "run", _run, "predict on an image, and draw what comes out", _run_arguments)
     _add(commands, "list", _list, "list the parts that a spec may name", _list_arguments)
+    _add(commands, "import", _import, "write the config of another program as a spec", _import_arguments)
     return parser
 
 
@@ -115,6 +116,12 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("encoders", "necks", "decoders", "heads"))
     parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="with stars, in quotes: 'timm/*resnet*'")
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", choices=("terratorch",), help="whose config it is")
+    parser.add_argument("file", metavar="CONFIG", help="what terratorch fit --config takes")
+    parser.add_argument("-o", "--out", metavar="SPEC", help="the spec to write: .yaml; without it, to stdout")
 
 
 def _seed(text: str) -> int:
@@ -189,6 +196,13 @@ def _list(arguments: argparse.Namespace) -> int:
     say(rendered(parts_table(arguments.kind, arguments.pattern)))
     if arguments.kind == "encoders":
         say("python -m composer list encoders 'timm/*resnet*' lists names.")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from composer.commands.importing import import_terratorch
+
+    import_terratorch(arguments.file, arguments.out)
     return 0
 
 

@@ -1,0 +1,37 @@
+"""`import terratorch CONFIG`: another program's config as a spec, and all of it that a spec does not hold. No torch here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from composer.commands.outfile import check_writable, write_whole
+from composer.commands.terminal import UsageError, check_readable, note, say
+
+
+def import_terratorch(config: str, out: str | None) -> None:
+    """Write the spec of a TerraTorch config to `out` or to stdout, and to stderr what was set aside.
+
+    Raises SpecError for a config that has no spec, and UsageError for files that cannot be read or written.
+    """
+    from composer.terratorch.configs import read_config
+    from composer.text import write
+
+    check_readable(config)
+    path = None if out is None else _target(out, config)
+    translation = read_config(config)
+    for found in translation.notes:
+        note(found.said("note"))
+    spec = write(translation.graph)
+    if path is None:
+        sys.stdout.write(spec)
+        return
+    write_whole(path, lambda partial: partial.write_text(spec, encoding="utf-8"))
+    say(f"wrote {out}")
+
+
+def _target(out: str, config: str) -> Path:
+    path = check_writable(out, (".yaml", ".yml"))
+    if path == Path(config).resolve():
+        raise UsageError(f"{out}: this is the config itself; choose another name.")
+    return path

@@ -1,0 +1,64 @@
+"""What is kept while a config is read: what is wrong, what is set aside, where arguments stand. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import Factory, define
+
+from composer.problem import Place, Problem
+from composer.terratorch.places import Places
+from composer.text.findings import Findings, joined, named
+from composer.text.tree import Mapping, Scalar, Sequence, Tree
+
+_TRUTHS = {word: word in ("yes", "on") for word in ("yes", "on", "no", "off")}
+_WORDS = {spelling: truth for word, truth in _TRUTHS.items() for spelling in (word, word.capitalize(), word.upper())}
+"""Words that TerraTorch's reader takes for true and false: it keeps to YAML 1.1 in this, and composer's own to 1.2."""
+
+
+@define
+class Reading:
+    """Filled while a config is read; nothing is raised until all of it has been seen."""
+
+    findings: Findings
+    places: Places
+    notes: list[Problem] = Factory(list)
+
+    def refuse(self, code: str, message: str, path: str, at: Tree, repair: str | None = None) -> None:
+        """Put a problem down."""
+        self.findings.add(code, message, path, at, repair=repair)
+
+    def aside(self, key: Tree, path: str, message: str, repair: str | None = None) -> None:
+        """Put down that a key is left out of the spec, and why."""
+        place = Place(path, self.findings.file, key.line, key.column)
+        self.notes.append(Problem(code="aside", message=message, place=place, repair=repair))
+
+    def dotted(self, mapping: Mapping, path: str) -> bool:
+        """Whether keys are joined by dots, which TerraTorch's reader takes apart; each is put down as a problem."""
+        keys = [key for key, _ in mapping.pairs if "." in named(key)]
+        for key in keys:
+            first, _, rest = named(key).partition(".")
+            message = "keys that are joined by dots are not taken apart."
+            self.refuse("key", message, joined(path, named(key)), key, f"{first}: {{{rest}: …}}")
+        return bool(keys)
+
+
+def key_in(mapping: Mapping, name: str) -> Tree:
+    """The key of this name, to point at; the mapping itself where there is none."""
+    return next((key for key, _ in mapping.pairs if key.value == name), mapping)
+
+
+def plain(tree: Tree) -> Any:
+    """A value as Python has it: lists, dicts, and scalars as TerraTorch's reader takes them."""
+    if isinstance(tree, Mapping):
+        return {named(key): plain(value) for key, value in tree.pairs}
+    if isinstance(tree, Sequence):
+        return [plain(entry) for entry in tree.entries]
+    if isinstance(tree.value, str) and not tree.quoted:
+        return _WORDS.get(tree.value, tree.value)
+    return tree.value
+
+
+def is_null(tree: Tree | None) -> bool:
+    """Whether there is no value, or null."""
+    return tree is None or (isinstance(tree, Scalar) and tree.value is None)
