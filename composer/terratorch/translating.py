@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from composer.graph import Graph, chain
 from composer.parts import Decoder, Head, Neck, Part
-from composer.problem import Problem, nearest
+from composer.problem import Problem, SpecError, nearest
 from composer.terratorch.arguments import Arguments, Ledger, routed
 from composer.terratorch.backbones import Backbone, Describe, timm_backbone
 from composer.terratorch.decoders import Request, decoder_of
@@ -75,7 +75,12 @@ def translate(call: Mapping[str, Any], describe: Describe, modules: Modules = Mo
         ledger.refuse(name, f"{name} was passed but not used.", nearest(name, KNOWN), code="unused")
     ledger.close()
     assert backbone is not None
-    return Translation(_graph(task, given, backbone, necks, trunk, aux), ledger.notes)
+    try:
+        return Translation(_graph(task, given, backbone, necks, trunk, aux), ledger.notes)
+    except ValueError as error:
+        name = "image_size_out" if str(error).startswith("crop") else str(error).split(" ")[0]
+        ledger.refuse(name, f"{error}.", code="value")
+        raise SpecError(ledger.problems) from None
 
 
 def _split(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
