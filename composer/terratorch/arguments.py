@@ -19,7 +19,7 @@ class Ledger:
     problems: list[Problem] = field(factory=list)
     notes: list[Problem] = field(factory=list)
 
-    def refuse(self, path: str, message: str, repair: str | None = None, code: str = "terratorch") -> None:
+    def refuse(self, path: str, message: str, repair: str | None = None, code: str = "value") -> None:
         """Put down what is wrong at `path`."""
         self.problems.append(Problem(code=code, message=message, place=Place(path), repair=repair))
 
@@ -64,6 +64,10 @@ class Arguments:
     def with_(self, **values: Any) -> Arguments:
         """The same with other values for these names."""
         return attrs.evolve(self, values={**self.values, **values})
+
+    def placed(self, name: str, value: Any, path: str) -> Arguments:
+        """The same with a value that the caller wrote elsewhere, at `path`."""
+        return attrs.evolve(self, values={**self.values, name: value}, paths={**self.paths, name: path})
 
     def renamed(self, **names: str) -> Arguments:
         """The same with some names replaced: `renamed(old="new")`."""
@@ -119,7 +123,9 @@ def declared(cls: type[P], arguments: Arguments, ledger: Ledger, known_as: str |
     try:
         return cls(**arguments.values)
     except ValueError as error:
-        # The validators name the field first.
-        field_name = str(error).split(" ")[0].split("[")[0]
-        ledger.refuse(arguments.path(field_name), f"{name}: {error}.", code="value")
+        # Validators name the field first. Converters do not, but show the value.
+        shown = (given for given in arguments if repr(arguments.get(given)) in str(error))
+        first = str(error).split(" ")[0].split("[")[0]
+        path = arguments.path(first if first in fields else next(shown, ""))
+        ledger.refuse(path, f"{name}: {error}.")
         return None

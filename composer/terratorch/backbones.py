@@ -10,12 +10,17 @@ from attrs import evolve, field, frozen
 
 from composer.contracts import Refusal
 from composer.feature import Image
-from composer.parts import Encoder, Facts, Neck, Probed, TemporalPooling, Timm
+from composer.parts import Encoder, Facts, Neck, Probed, Timm, part_name
 from composer.parts.encoders import BARRED
 from composer.sizes import Padding
 from composer.terratorch.arguments import Arguments, Ledger, declared
+from composer.terratorch.frames import temporal
 
 Describe = Callable[[Probed, int], Facts | Refusal]
+
+_FAMILIES = "prithvi terramind clay dofa dinov3 satlas seco fmow ssl4eol ssl4eos12 heliofm"
+OWN = (*(f"{family}_" for family in _FAMILIES.split()), "IdentityBackbone", "UNet")
+"""How the names of TerraTorch's own backbones begin."""
 
 FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
 """The arguments of timm that are fields of an encoder, and not options."""
@@ -42,23 +47,54 @@ class Backbone:
     """The necks that stand where a call gives none."""
 
 
-def timm_backbone(name: str, path: str, arguments: Arguments, ledger: Ledger, describe: Describe) -> Backbone | None:
-    """A network of timm as TerraTorch builds it: with `features_only`, and without padding where it has no patches."""
+def named_backbone(given: str, arguments: Arguments, ledger: Ledger, describe: Describe) -> Backbone | None:
+    """The backbone of a name, which is looked for where TerraTorch looks: `timm_resnet50`, or `resnet50`.
+
+    It is a network of timm as TerraTorch builds it: with `features_only`, and without padding where it has no patches.
+    """
+    source, _, short = given.partition("_")
+    name = short if source in ("timm", "terratorch") else given
+    if source == "terratorch" or _is_own(name, describe):
+        ledger.refuse(
+            "backbone",
+            f"{name} is a backbone of TerraTorch's own, and composer knows timm's by name alone.",
+            f'build it and hand in the module: backbone=BACKBONE_REGISTRY.build("{name}", …)',
+            code="unknown",
+        )
+        return None
     frames, pooling, arguments = temporal(arguments, ledger)
     if arguments.get("features_only", True) is not True:
-        ledger.refuse(arguments.path("features_only"), "TerraTorch takes timm's networks with features_only alone.")
+        message = "TerraTorch takes timm's networks with features_only alone."
+        ledger.refuse(arguments.path("features_only"), message, "leave it out", code="unused")
     channels = arguments.get("in_chans", 3)
-    given = arguments.without("features_only", "in_chans", "padding")
+    handed_on = arguments.without("features_only", "in_chans", "padding")
     if "padding" in arguments:
-        ledger.refuse(arguments.path("padding"), "timm's networks take no padding, and TerraTorch hands it on to them.")
-    encoder = _encoder(name, given, ledger)
-    image = _image(channels, frames, arguments, ledger)
+        message = "timm's networks take no padding, and TerraTorch hands it on to them."
+        ledger.refuse(arguments.path("padding"), message, "padding: {mode: …} in a spec", code="unused")
+    encoder = _encoder(name, handed_on, ledger)
+    image = image_of(channels, frames, arguments, ledger)
     if encoder is None or image is None:
         return None
-    if name in SHADOWED:
-        ledger.note(path, f"TerraTorch takes {name} for a backbone of its own, which its factory cannot build.")
-    encoder, padding = _padded_as_there(encoder, image.channels, arguments, describe)
+    facts = describe(encoder, image.channels)
+    if isinstance(facts, Refusal):
+        _refused(encoder, facts, arguments, ledger)
+        return None
+    if given in SHADOWED:
+        ledger.note("backbone", f"TerraTorch takes {name} for a backbone of its own, which its factory cannot build.")
+    encoder, padding = _padded_as_there(encoder, facts, image.channels, arguments, describe)
     return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
+
+
+def _is_own(name: str, describe: Describe) -> bool:
+    # Some are registered with timm where TerraTorch is imported.
+    return name.startswith(OWN) and isinstance(describe(Timm(name, features_only=True), 3), Refusal)
+
+
+def _refused(encoder: Timm, refusal: Refusal, arguments: Arguments, ledger: Ledger) -> None:
+    """Say why there are no facts of a network: because it is none of timm's, or does not take its arguments."""
+    path = arguments.paths.get(refusal.about or "", "backbone")
+    got = f" (got {refusal.got})" if refusal.got else ""
+    ledger.refuse(path, f"{part_name(encoder)} {refusal.expected}{got}.", refusal.repair, refusal.code)
 
 
 def _encoder(network: str, arguments: Arguments, ledger: Ledger) -> Timm | None:
@@ -73,19 +109,19 @@ def _encoder(network: str, arguments: Arguments, ledger: Ledger) -> Timm | None:
     return declared(Timm, all_fields, ledger, f"timm/{network}")
 
 
-def _image(channels: Any, frames: int | None, arguments: Arguments, ledger: Ledger) -> Image | None:
+def image_of(channels: Any, frames: int | None, arguments: Arguments, ledger: Ledger) -> Image | None:
+    """The image that a backbone is fed; None, and a problem, where there is none of so many channels."""
     try:
         return Image(channels=channels, frames=frames)
     except ValueError as error:
-        ledger.refuse(arguments.path("in_chans"), f"in_chans: {error}.", code="value")
+        ledger.refuse(arguments.path("in_chans"), f"{error}.")
         return None
 
 
-def _padded_as_there(encoder: Timm, channels: int, arguments: Arguments, describe: Describe) -> tuple[Timm, Padding]:
+def _padded_as_there(
+    encoder: Timm, facts: Facts, channels: int, arguments: Arguments, describe: Describe
+) -> tuple[Timm, Padding]:
     """TerraTorch pads to twice the patch, which a fixed size need not be a multiple of; else it pads not at all."""
-    facts = describe(encoder, channels)
-    if isinstance(facts, Refusal):
-        return encoder, Padding()
     patch = arguments.get("patch_size") or facts.patch
     multiple = twice(patch)
     fixed = [side for side in (facts.sizes.height, facts.sizes.width) if side is not None]
@@ -104,41 +140,3 @@ def twice(patch: int | tuple[int, ...] | list[int] | None) -> int:
         return 1
     sides = (patch,) if isinstance(patch, int) else tuple(patch)[-2:]
     return 2 * lcm(*sides)
-
-
-_TEMPORAL = ("use_temporal", "temporal_pooling", "temporal_concat", "temporal_n_timestamps",
-             "temporal_features_permute_op", "temporal_subset_lengths")  # fmt: skip
-
-
-def temporal(arguments: Arguments, ledger: Ledger) -> tuple[int | None, tuple[Neck, ...], Arguments]:
-    """The frames of the image, the neck that pools them, and the arguments without what says so.
-
-    TerraTorch wraps the backbone; here an encoder of stills runs on each frame, and a neck pools what it gives.
-    """
-    rest = arguments.without(*_TEMPORAL)
-    if not arguments.get("use_temporal", False):
-        return None, (), rest
-    pooling = arguments.get("temporal_pooling", "mean")
-    lengths = arguments.get("temporal_subset_lengths")
-    if arguments.get("temporal_concat") is not None:
-        ledger.note(
-            arguments.path("temporal_concat"), "TerraTorch ignores temporal_concat.", "temporal_pooling: concat"
-        )
-    frames = arguments.get("temporal_n_timestamps") or (sum(lengths) if lengths else 2 if pooling == "diff" else None)
-    if frames is None:
-        ledger.refuse(
-            arguments.path("use_temporal"),
-            "the number of frames has to be known.",
-            f"say how many: {arguments.owner}_temporal_n_timestamps",
-            code="missing",
-        )
-        return None, (), rest
-    fields = Arguments(
-        arguments.owner,
-        {"pooling": pooling, "subset_lengths": lengths},
-        {"pooling": arguments.path("temporal_pooling"), "subset_lengths": arguments.path("temporal_subset_lengths")},
-    )
-    if pooling == "keep" and lengths is None:
-        return frames, (), rest
-    neck = declared(TemporalPooling, fields, ledger)
-    return frames, () if neck is None else (neck,), rest

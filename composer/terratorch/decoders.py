@@ -38,11 +38,16 @@ DECODERS: dict[str, type[Decoder]] = {
 """The decoders of TerraTorch 1.2.11 that its factory can build, and two whose head it overlooks."""
 
 UNUSABLE = {
-    "ASPPHead": "a base class, which the factory can not build",
-    "ASPPModule": "a layer, which the factory can not build",
+    "ASPPHead": "a base class, which the factory cannot build",
+    "ASPPModule": "a layer, which the factory cannot build",
     "SatMAEHead": "a head of masked autoencoders, which needs more than features",
+    "smp_DPT": "a decoder that smp makes for an encoder of its own alone; composer's smp/DPT takes any ViT",
+    "DPT": "a decoder that smp makes for an encoder of its own alone; composer's smp/DPT takes any ViT",
 }
-"""What TerraTorch registers beside them, each with the reason why it is no decoder of a model."""
+"""What TerraTorch registers beside them, and cannot build or run, each with the reason."""
+
+SKIPPING = ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer")
+"""The decoders of smp that look at other maps, the coarser ones, where the first map counts as level 0."""
 
 
 @frozen
@@ -63,7 +68,9 @@ def decoder_of(request: Request, ledger: Ledger) -> Decoder | None:
     """The decoder that TerraTorch would really have built; None, and a problem, where there is none."""
     source, _, short = request.name.partition("_")
     if source == "mmseg" and short:
-        ledger.refuse(request.path, "decoders of mmseg are not known here.", "use one of composer's or of smp/")
+        ledger.refuse(
+            request.path, "decoders of mmseg are not known here.", "decoder: UperNetDecoder, or another", "unknown"
+        )
         return None
     own = short if source == "terratorch" else request.name
     if own in UNUSABLE:
@@ -144,6 +151,12 @@ def _smp(name: str, request: Request, ledger: Ledger) -> Decoder | None:
             f"write decoder_{doubled}"
             if doubled in SMP_ARGUMENTS[name]
             else nearest(given, (f"decoder_{known}" for known in SMP_ARGUMENTS[name])),
+        )
+    if name in SKIPPING:
+        ledger.note(
+            request.path,
+            "smp takes the first map for the image itself and never looks at it, and in TerraTorch it is the finest.",
+            f"smp/{name} without first_level: 0 uses it",
         )
     prepared = arguments.without(*swallowed).with_(name=name, first_level=0)
     return declared(Smp, prepared, ledger, f"smp/{name}")

@@ -11,10 +11,13 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from composer.building import modules_of
+from composer.entering import frame_around
 from composer.facts import describe
 from composer.graph import Graph
 from composer.inference import infer
-from composer.model import Model, ModelOutput, centred
+from composer.leaving import centre_of
+from composer.model import Model, ModelOutput
+from composer.modules.padding import crop
 from composer.parts import Encoder
 from composer.terratorch.heads import EMBEDDING
 from composer.terratorch.live import live_backbone
@@ -73,7 +76,8 @@ class EncoderDecoderFactory:
         given = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
         translation = translate(given, describe, Modules(backbone=live_backbone, decoder=live_decoder))
         for note in translation.notes:
-            warnings.warn(f"{note.place.path}: {note.message} ({note.repair})", TerraTorchWarning, stacklevel=2)
+            repair = f" ({note.repair})" if note.repair else ""
+            warnings.warn(f"{note.place.path}: {note.message}{repair}", TerraTorchWarning, stacklevel=2)
         model = model_of(translation.graph, task.lower())
         if peft_config is not None:
             from composer.adapters.peft import adapt
@@ -123,12 +127,10 @@ class FactoryModel(Model):
 
     def _middle(self, x_BCHW: Tensor, rows: int, columns: int) -> Tensor:
         """The centre of the output, as it lies in the padded one."""
-        sides = x_BCHW.shape[-2:]
-        padded = self._padded(*sides)
-        before = [self.graph.padding.before(of - side, self._unit) for of, side in zip(padded, sides, strict=True)]
-        kept = (min(rows, sides[0]), min(columns, sides[1]))
-        top, left = (centred(*of) - of[2] for of in zip(sides, padded, before, kept, strict=True))
-        return x_BCHW[..., top : top + kept[0], left : left + kept[1]]
+        frame = frame_around((x_BCHW.shape[-2], x_BCHW.shape[-1]), self.typed, self._unit)
+        kept = (min(rows, frame.size[0]), min(columns, frame.size[1]))
+        top, left, height, width = centre_of(frame, kept)
+        return crop(x_BCHW, top - frame.before[0], left - frame.before[1], height, width)
 
     def freeze_encoder(self) -> None:
         """Freeze the encoder: with its own `freeze` where it has one, which may leave prompts or adapters trainable.

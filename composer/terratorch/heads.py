@@ -23,20 +23,26 @@ EMBEDDING = "embedding_generation"
 
 def head_of(task: str, arguments: Arguments, ledger: Ledger) -> Head | None:
     """The head that TerraTorch would really have used for these arguments; None where there is none."""
-    if task == "segmentation" or task == "classification":
-        arguments = _with_classes(task, arguments, ledger)
-    elif task == "scalar_regression" and "num_outputs" not in arguments:
+    if task == "scalar_regression" and "num_outputs" not in arguments:
         arguments = arguments.renamed(num_classes="num_outputs")
+    needed = {"segmentation": "num_classes", "classification": "num_classes", "scalar_regression": "num_outputs"}
+    if task in needed and needed[task] not in arguments:
+        _missing(task, needed[task], arguments, ledger)
+        return None
     if task == "regression":
         arguments = _regression(arguments, ledger)
     return declared(HEADS[task], arguments, ledger)
 
 
-def _with_classes(task: str, arguments: Arguments, ledger: Ledger) -> Arguments:
-    if "num_classes" not in arguments:
-        ledger.refuse("num_classes", f"{task} needs num_classes.", "give the number of classes", code="missing")
-        return arguments.with_(num_classes=1).without("num_outputs")
-    return arguments
+def _missing(task: str, name: str, arguments: Arguments, ledger: Ledger) -> None:
+    """Say that a head is not told how much it predicts, or is told so under the name that other tasks have for it."""
+    other = "num_outputs"
+    if other in arguments:
+        ledger.refuse(
+            arguments.path(other), f"{task} has no outputs but classes.", f"{name}: {arguments.get(other)}", "unused"
+        )
+    else:
+        ledger.refuse(name, f"{task} needs {name}.", "say how many are to be predicted", code="missing")
 
 
 def _regression(arguments: Arguments, ledger: Ledger) -> Arguments:
@@ -75,10 +81,10 @@ def _activation(arguments: Arguments, ledger: Ledger) -> str | None:
     )
     if ours and plain and name in FINAL_ACTIVATIONS:
         return name
+    message = f"final_act is torch.nn.X, with X one of {', '.join(FINAL_ACTIVATIONS)} (got {given!r}); "
     ledger.refuse(
         arguments.path("final_act"),
-        f"final_act is one of {', '.join(f'torch.nn.{known}' for known in FINAL_ACTIVATIONS)} (got {given!r}); "
-        f"nothing is imported or called by its name.",
+        f"{message}nothing is imported or called by its name.",
         "choose one of these, or apply the function to the model's output",
     )
     return None

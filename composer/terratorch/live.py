@@ -9,10 +9,11 @@ from torch import nn
 
 from composer.adapters.patches import patch_of
 from composer.feature import Image
-from composer.parts import Encoder
+from composer.parts import Encoder, Neck
 from composer.sizes import Padding
 from composer.terratorch.arguments import Arguments, Ledger
-from composer.terratorch.backbones import MODES, Backbone, temporal, twice
+from composer.terratorch.backbones import MODES, Backbone, image_of, twice
+from composer.terratorch.frames import temporal
 from composer.terratorch.looking import Look, look_at
 
 REPAIR = "declare what it gives: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
@@ -24,18 +25,20 @@ def live_backbone(module: Any, arguments: Arguments, ledger: Ledger) -> Backbone
     A module has `out_channels`, as TerraTorch asks. An encoder of composer's is taken at its word.
     """
     frames, pooling, rest = temporal(arguments, ledger)
-    for name in rest.without("padding", "patch_size"):
-        ledger.note(rest.path(name), f"TerraTorch ignores {name}: the backbone is made already.")
-    padding = _padding(module, rest, ledger)
     if isinstance(module, Encoder):
-        image = Image(channels=getattr(module, "channels", 3), frames=frames or getattr(module, "frames", None))
-        return Backbone(encoder=module, image=image, pooling=pooling, padding=padding)
-    if not isinstance(module, nn.Module) or not hasattr(module, "out_channels"):
-        ledger.refuse("backbone", "a backbone is the name of a network, or a module with out_channels.", REPAIR)
+        return _declared(module, frames, pooling, rest, ledger)
+    _ignored(rest, ledger)
+    stated = getattr(module, "out_channels", None)
+    if not isinstance(module, nn.Module) or not isinstance(stated, list | tuple):
+        got = f"{type(module).__name__} with out_channels {stated!r}" if isinstance(module, nn.Module) else repr(module)
+        message = f"a backbone is the name of a network, or a module whose out_channels are a list (got {got})."
+        ledger.refuse("backbone", message, REPAIR, code="type")
         return None
+    padding = _padding(patch_of(module), rest, ledger)
     look = look_at(module, frames)
     if not isinstance(look, Look):
-        ledger.refuse("backbone", f"{type(module).__name__} was run to see what it gives, and {look}.", REPAIR)
+        message = f"{type(module).__name__} was run to see what it gives, and {look}."
+        ledger.refuse("backbone", message, REPAIR, code="module")
         return None
     sides = (look.encoder.sizes.height, look.encoder.sizes.width)
     unfit = any(side is not None and side % padding.multiple for side in sides)
@@ -48,12 +51,35 @@ def live_backbone(module: Any, arguments: Arguments, ledger: Ledger) -> Backbone
     )
 
 
-def _padding(module: Any, arguments: Arguments, ledger: Ledger) -> Padding:
-    mode = arguments.get("padding", "reflect")
+def _declared(
+    encoder: Encoder, frames: int | None, pooling: tuple[Neck, ...], arguments: Arguments, ledger: Ledger
+) -> Backbone | None:
+    """An encoder of composer's. One that takes any number of channels is fed `in_chans`."""
+    taken = getattr(encoder, "channels", None)
+    _ignored(arguments if taken else arguments.without("in_chans"), ledger)
+    image = image_of(
+        taken or arguments.get("in_chans", 3), frames or getattr(encoder, "frames", None), arguments, ledger
+    )
+    padding = _padding(None, arguments, ledger)
+    return None if image is None else Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
+
+
+def _ignored(arguments: Arguments, ledger: Ledger) -> None:
+    for name in arguments.without("padding", "patch_size"):
+        ledger.note(arguments.path(name), f"TerraTorch ignores {name}: the backbone is made already.")
+
+
+def _padding(seen: tuple[int, int] | None, arguments: Arguments, ledger: Ledger) -> Padding:
+    """As TerraTorch pads: for the patches that a call states, or else for those that are seen in the backbone."""
+    mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or seen
+    sides = [patch] if isinstance(patch, int) else patch
+    if sides and (not isinstance(sides, list | tuple) or any(type(side) is not int or side < 1 for side in sides)):
+        path = arguments.path("patch_size")
+        ledger.refuse(path, f"patch_size is a whole number, or a list of them (got {patch!r}).")
+        return Padding()
+    if mode is None:
+        return Padding()
     if mode not in MODES:
-        ledger.refuse(arguments.path("padding"), f"padding is one of {', '.join(MODES)} (got {mode!r}).", code="value")
-        mode = "reflect"
-    patch = arguments.get("patch_size")
-    if patch is None and isinstance(module, nn.Module):
-        patch = patch_of(module)
+        ledger.refuse(arguments.path("padding"), f"padding is one of {', '.join(MODES)} (got {mode!r}).")
+        return Padding()
     return Padding(mode=MODES[mode], multiple=twice(patch))

@@ -17,6 +17,7 @@ from composer.modules import module
 from composer.modules.custom import in_eval_mode
 from composer.modules.sharing import StandIn
 from composer.parts import Decoder
+from composer.terratorch.arguments import Ledger
 
 SHAPES = ((4, 4), (4, 6))
 """The sizes at which a decoder is tried, in the coarsest grid's cells: a square, and one that is not."""
@@ -30,8 +31,15 @@ class LiveDecoder(Decoder):
     includes_head: bool = field(default=False, kw_only=True)
 
 
-def live_decoder(decoder: nn.Module) -> LiveDecoder:
-    """The part for a module that is handed in; `includes_head` is the module's own word, as in TerraTorch."""
+def live_decoder(decoder: Any, path: str, ledger: Ledger) -> LiveDecoder | None:
+    """The part for a module that is handed in. `includes_head` is the module's own word, which TerraTorch overlooks."""
+    if not isinstance(decoder, nn.Module):
+        ledger.refuse(path, f"a decoder is the name of one, or a module (got {decoder!r}).", code="type")
+        return None
+    if getattr(decoder, "includes_head", False):
+        ledger.note(
+            path, "TerraTorch puts a head of its own behind this decoder, although it says that it includes one."
+        )
     return LiveDecoder(decoder, includes_head=bool(getattr(decoder, "includes_head", False)))
 
 

@@ -6,16 +6,17 @@ a note names the place, and the option of composer's that does what it says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import field, frozen
 
 from composer.graph import Graph, chain
-from composer.parts import Decoder, Head, Neck, Part
+from composer.parts import Decoder, EmbeddingHead, Head, Neck, Part
 from composer.problem import Problem, SpecError, nearest
 from composer.terratorch.arguments import Arguments, Ledger, routed
-from composer.terratorch.backbones import Backbone, Describe, timm_backbone
+from composer.terratorch.auxiliary import auxiliary_heads
+from composer.terratorch.backbones import Backbone, Describe, named_backbone
 from composer.terratorch.decoders import Request, decoder_of
 from composer.terratorch.heads import EMBEDDING, HEADS, PIXEL_WISE, head_of
 from composer.terratorch.necks import necks_of
@@ -47,7 +48,7 @@ class Translation:
 
 
 LiveBackbone = Callable[[Any, Arguments, Ledger], Backbone | None]
-LiveDecoder = Callable[[Any], Decoder]
+LiveDecoder = Callable[[Any, str, Ledger], Decoder | None]
 
 
 @frozen(kw_only=True)
@@ -71,16 +72,31 @@ def translate(call: Mapping[str, Any], describe: Describe, modules: Modules = Mo
     backbone = _backbone(given.get("backbone"), arguments, ledger, describe, modules)
     necks = necks_of(given.get("necks"), ledger)
     trunk, aux, rest = _ends(task, given, rest, ledger, modules)
-    for name in rest:
-        ledger.refuse(name, f"{name} was passed but not used.", nearest(name, KNOWN), code="unused")
+    _all_used(rest, given, ledger)
+    _of_use(task, given, ledger)
     ledger.close()
     assert backbone is not None
     try:
         return Translation(_graph(task, given, backbone, necks, trunk, aux), ledger.notes)
     except ValueError as error:
-        name = "image_size_out" if str(error).startswith("crop") else str(error).split(" ")[0]
-        ledger.refuse(name, f"{error}.", code="value")
+        said = str(error).replace("crop", "image_size_out")
+        ledger.refuse(said.split(" ")[0], f"{said}.")
         raise SpecError(ledger.problems) from None
+
+
+def _all_used(rest: Mapping[str, Any], given: Mapping[str, Any], ledger: Ledger) -> None:
+    for name in rest:
+        beside = f"{name.partition('_')[0]}_kwargs"
+        repair = f"write it into {beside}" if given.get(beside) else nearest(name, KNOWN, limit=len(KNOWN))
+        ledger.refuse(name, f"{name} was passed but not used.", repair, code="unused")
+
+
+def _of_use(task: str, given: Mapping[str, Any], ledger: Ledger) -> None:
+    """Note what is said of the size of an output that has none."""
+    if task not in PIXEL_WISE:
+        for name in ("rescale", "image_size_out"):
+            if name in given and given[name] is not True:
+                ledger.note(name, f"the output of {task} has no size, and TerraTorch ignores {name}.")
 
 
 def _split(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,11 +116,11 @@ def _backbone(
     given: Any, arguments: Arguments, ledger: Ledger, describe: Describe, modules: Modules
 ) -> Backbone | None:
     if isinstance(given, str):
-        name = given.removeprefix("timm_")
-        return timm_backbone(name, "backbone", arguments, ledger, describe)
+        return named_backbone(given, arguments, ledger, describe)
     if given is not None and modules.backbone is not None:
         return modules.backbone(given, arguments, ledger)
-    ledger.refuse("backbone", f"a backbone is the name of a network (got {given!r}).", code="missing")
+    code = "missing" if given is None else "type"
+    ledger.refuse("backbone", f"a backbone is the name of a network (got {given!r}).", "backbone: timm_resnet50", code)
     return None
 
 
@@ -117,13 +133,19 @@ def _ends(task: str, given: Mapping[str, Any], rest: dict[str, Any], ledger: Led
     decoder_arguments, rest = routed("decoder_", given.get("decoder_kwargs"), rest)
     head_arguments, rest = routed("head_", given.get("head_kwargs"), rest)
     if task == EMBEDDING:
-        for path in ("decoder", "num_classes", "num_outputs", "aux_decoders"):
-            if path in given:
-                ledger.note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
-        head = head_of(task, Arguments("task"), ledger)
-        return [part for part in [head] if part is not None], {}, rest
-    if given.get("num_classes") is not None and given.get("num_outputs") is not None:
-        ledger.refuse("num_outputs", "one of num_outputs and num_classes is given, not both.", "leave one out")
+        unused = [name for name in ("decoder", "num_classes", "num_outputs", "aux_decoders") if name in given]
+        for path in [
+            *unused,
+            *map(decoder_arguments.path, decoder_arguments),
+            *map(head_arguments.path, head_arguments),
+        ]:
+            ledger.note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
+        return [EmbeddingHead()], {}, rest
+    if "num_classes" in given and "num_outputs" in given:
+        ledger.refuse(
+            "num_outputs", "one of num_outputs and num_classes is given, not both.", "leave one out", "unused"
+        )
+        given = {name: value for name, value in given.items() if name != _SUPERFLUOUS[task]}
     if decoder is None:
         ledger.refuse("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", code="missing")
         return [], {}, rest
@@ -131,30 +153,19 @@ def _ends(task: str, given: Mapping[str, Any], rest: dict[str, Any], ledger: Led
     head_arguments = branch.with_outputs(head_arguments)
     trunk = branch.parts(decoder, "decoder", decoder_arguments, head_arguments)
     aux = {
-        str(entry.get("name")): branch.auxiliary(entry, f"aux_decoders[{position}]", head_arguments)
-        for position, entry in enumerate(_entries(given.get("aux_decoders"), ledger))
+        str(entry["name"]): branch.auxiliary(entry, path, head_arguments)
+        for path, entry in auxiliary_heads(given.get("aux_decoders"), ledger)
     }
     return list(trunk), aux, rest
 
 
-def _entries(given: Sequence[Any] | None, ledger: Ledger) -> list[Mapping[str, Any]]:
-    """Auxiliary heads as mappings: TerraTorch's class has the same three names."""
-    found: list[Mapping[str, Any]] = []
-    for position, entry in enumerate(given or ()):
-        as_mapping = (
-            dict(entry)
-            if isinstance(entry, Mapping)
-            else {name: getattr(entry, name, None) for name in ("name", "decoder", "decoder_args")}
-        )
-        path = f"aux_decoders[{position}]"
-        for name in as_mapping:
-            if name not in ("name", "decoder", "decoder_args"):
-                ledger.refuse(f"{path}.{name}", f"an auxiliary head has no {name!r}.", "put it into decoder_args")
-        for name in ("name", "decoder"):
-            if as_mapping.get(name) is None:
-                ledger.refuse(path, f"an auxiliary head needs a {name}.", code="missing")
-        found.append(as_mapping)
-    return found
+_SUPERFLUOUS = {
+    "segmentation": "num_outputs",
+    "classification": "num_outputs",
+    "regression": "num_classes",
+    "scalar_regression": "num_classes",
+}
+"""Of two names for how much is predicted, the one that is not the task's own."""
 
 
 @frozen
@@ -169,12 +180,17 @@ class _Branch:
     @property
     def outputs(self) -> int | None:
         """How many values are to be predicted."""
-        return self.given.get("num_outputs") or self.given.get("num_classes")
+        outputs: int | None = self.given.get("num_outputs", self.given.get("num_classes"))
+        return outputs
 
     def with_outputs(self, head: Arguments) -> Arguments:
         """The arguments of a head, with the number of outputs under the name that the caller used."""
-        key = "num_outputs" if self.given.get("num_outputs") is not None else "num_classes"
-        return head if self.outputs is None else head.with_(**{key: self.outputs})
+        key = "num_outputs" if "num_outputs" in self.given else "num_classes"
+        if self.outputs is None:
+            return head
+        if head.get(key, self.outputs) != self.outputs:
+            self.ledger.note(head.path(key), f"TerraTorch takes {key}: {self.outputs}, which is given beside it.")
+        return head.placed(key, self.outputs, key)
 
     def parts(self, decoder: Any, path: str, arguments: Arguments, head: Arguments) -> tuple[Part, ...]:
         """A decoder and, unless it ends in a prediction, a head."""
@@ -186,37 +202,37 @@ class _Branch:
             return (made,) if after is None else (made, after)
         for name in head:
             if name not in ("num_classes", "num_outputs"):
+                named = decoder if isinstance(decoder, str) else type(decoder).__name__
                 self.ledger.refuse(
-                    head.path(name), f"{decoder} includes a head, so there is none for {name}.", "leave it out"
+                    head.path(name), f"{named} includes a head, so there is none for {name}.", "leave it out", "unused"
                 )
         return (made,)
 
     def auxiliary(self, entry: Mapping[str, Any], path: str, head: Arguments) -> tuple[Part, ...]:
         """A branch beside the trunk. Its head is made with the arguments of the main one, as in TerraTorch."""
         within = f"{path}.decoder_args"
-        arguments, rest = routed("decoder_", None, entry.get("decoder_args") or {}, within)
+        arguments, rest = routed("decoder_", None, entry["decoder_args"], within)
         own, rest = routed("head_", None, rest, within)
         for name in rest:
-            self.ledger.refuse(f"{within}.{name}", f"{name} was passed but not used.", code="unused")
+            message = f"{name} was passed but not used: an argument begins with decoder_ or head_."
+            self.ledger.refuse(f"{within}.{name}", message, f"write decoder_{name}", code="unused")
         for name in own:
             self.ledger.note(
                 own.path(name),
                 f"TerraTorch makes auxiliary heads with the arguments of the main head, and ignores head_{name}.",
                 f"aux: {{{entry.get('name')}: {{head: …}}}} has arguments of its own",
             )
-        return self.parts(entry.get("decoder"), f"{path}.decoder", arguments, head)
+        return self.parts(entry["decoder"], f"{path}.decoder", arguments, head)
 
     def _decoder(self, decoder: Any, path: str, arguments: Arguments) -> Decoder | None:
         if isinstance(decoder, str):
             return decoder_of(Request(decoder, path, arguments, self.outputs), self.ledger)
         if decoder is not None and self.modules.decoder is not None:
             for name in arguments:
-                self.ledger.refuse(
-                    arguments.path(name), f"{name} was passed but not used: the decoder is made already."
-                )
-            return self.modules.decoder(decoder)
-        if decoder is not None:
-            self.ledger.refuse(path, f"a decoder is the name of one (got {decoder!r}).")
+                message = f"{name} was passed but not used: the decoder is made already."
+                self.ledger.refuse(arguments.path(name), message, "leave it out", "unused")
+            return self.modules.decoder(decoder, path, self.ledger)
+        self.ledger.refuse(path, f"a decoder is the name of one (got {decoder!r}).", "decoder: FCNDecoder", "type")
         return None
 
 

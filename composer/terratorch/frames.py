@@ -1,0 +1,78 @@
+"""TerraTorch's wrapper for frames, in terms of an image that has them and a neck that pools them. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer.parts import Neck, TemporalPooling
+from composer.terratorch.arguments import Arguments, Ledger, declared
+
+NAMES = (
+    "use_temporal",
+    "temporal_pooling",
+    "temporal_concat",
+    "temporal_n_timestamps",
+    "temporal_features_permute_op",
+    "temporal_subset_lengths",
+)
+"""The arguments of a backbone that are the wrapper's."""
+
+
+def temporal(arguments: Arguments, ledger: Ledger) -> tuple[int | None, tuple[Neck, ...], Arguments]:
+    """The frames of the image, the neck that pools them, and the arguments without what says so.
+
+    TerraTorch wraps the backbone; here an encoder of stills runs on each frame, and a neck pools what it gives. That
+    knows which axis is which, so there is nothing for `temporal_features_permute_op` to say.
+    """
+    rest = arguments.without(*NAMES)
+    if not arguments.get("use_temporal", False):
+        for name in NAMES[1:]:
+            if name in arguments:
+                ledger.note(arguments.path(name), f"TerraTorch ignores {name} without use_temporal.")
+        return None, (), rest
+    if arguments.get("temporal_concat") is not None:
+        ledger.note(
+            arguments.path("temporal_concat"), "TerraTorch ignores temporal_concat.", "temporal_pooling: concat"
+        )
+    neck = _pooling(arguments, ledger)
+    frames = _frames(arguments, neck, ledger)
+    return frames, () if neck is None or neck == TemporalPooling(pooling="keep") else (neck,), rest
+
+
+def _pooling(arguments: Arguments, ledger: Ledger) -> TemporalPooling | None:
+    fields = Arguments(
+        arguments.owner,
+        {
+            "pooling": arguments.get("temporal_pooling", "mean"),
+            "subset_lengths": arguments.get("temporal_subset_lengths"),
+        },
+        {"pooling": arguments.path("temporal_pooling"), "subset_lengths": arguments.path("temporal_subset_lengths")},
+    )
+    return declared(TemporalPooling, fields, ledger)
+
+
+def _frames(arguments: Arguments, neck: TemporalPooling | None, ledger: Ledger) -> int | None:
+    """How many frames there are: as many as are stated, or as the pooling asks for."""
+    stated: Any = arguments.get("temporal_n_timestamps")
+    if stated is not None and (type(stated) is not int or stated < 1):
+        path = arguments.path("temporal_n_timestamps")
+        ledger.refuse(path, f"temporal_n_timestamps is a whole number of at least 1 (got {stated!r}).")
+        return None
+    if neck is None:
+        return None
+    divided = None if neck.subset_lengths is None else sum(neck.subset_lengths)
+    if stated is not None and divided not in (None, stated):
+        ledger.refuse(
+            arguments.path("temporal_subset_lengths"),
+            f"temporal_subset_lengths come to {divided} frames, and temporal_n_timestamps is {stated}.",
+            f"temporal_n_timestamps: {divided}",
+        )
+    found: int | None = stated or divided or (2 if neck.pooling == "diff" else None)
+    if found is None:
+        ledger.refuse(
+            arguments.path("use_temporal"),
+            "the number of frames has to be known.",
+            f"say how many: {'backbone_temporal' if arguments.owner == 'backbone' else 'temporal'}_n_timestamps",
+            code="missing",
+        )
+    return found
