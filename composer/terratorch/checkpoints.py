@@ -77,9 +77,8 @@ def load(model: Model, file: str | PathLike[str], *, ignore: Iterable[str] = ())
     report = _compare(model, wanted, given)
     _check(report, file, tuple(ignore))
     with torch.no_grad():
-        numbers = {name: given[source].to(wanted[name].dtype) for name, source in report.matched}
-        for name, tensor in numbers.items():
-            wanted[name].copy_(tensor)
+        for name, source in report.matched:
+            wanted[name].copy_(given[source])
     return report
 
 
