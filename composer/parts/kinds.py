@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -10,13 +11,15 @@ class Part:
     """A declaration: a frozen attrs class whose fields are all that `contract` and `module` are told.
 
     `source` is set by a part that names something in a foreign library: it is written `source/name`, and has a
-    field `name`; `names` holds the names where there are only so many, each with a line on what it does. A part that
-    predicts says so in `includes_head`, as a class or in a field.
+    field `name`; `names` holds the names where there are only so many, each with a line on what it does, and `absent`
+    the fields that some of them do not have, which stay None. A part that predicts says so in `includes_head`, as a
+    class or in a field.
     """
 
     __slots__ = ()
     source: ClassVar[str | None] = None
     names: ClassVar[Mapping[str, str] | None] = None
+    absent: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
     @property
     def includes_head(self) -> bool:

@@ -69,6 +69,16 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """What smp 0.6's class of each name takes for its decoder, with its defaults."""
 
+_EVERY = tuple(dict.fromkeys(name for arguments in ARGUMENTS.values() for name in arguments))
+
+_ABSENT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        # DPT makes a pyramid of what it takes, whatever level that is of.
+        decoder: (*(name for name in _EVERY if name not in known), *(["first_level"] if decoder == "DPT" else []))
+        for decoder, known in ARGUMENTS.items()
+    }
+)
+
 NORMS = (None, "batchnorm", "identity", True, False)
 """smp names three more that do not work by name alone: its initialisation fails on `instancenorm`, which has no weights
 then, `layernorm` takes the last axis for the channels, and `inplace` needs inplace_abn.
@@ -99,6 +109,7 @@ class Smp(Decoder):
 
     source: ClassVar[str | None] = "smp"
     names: ClassVar[Mapping[str, str] | None] = DESCRIPTIONS
+    absent: ClassVar[Mapping[str, tuple[str, ...]]] = _ABSENT
 
     name: str = field(validator=Choice(tuple(DESCRIPTIONS)))
     first_level: int | None = field(default=None, validator=Whole(0, 2, optional=True), kw_only=True)
@@ -129,8 +140,7 @@ class Smp(Decoder):
 
 def given(decoder: Smp) -> dict[str, Any]:
     """The arguments of smp that a declaration spells out, also those that its decoder has not."""
-    every = dict.fromkeys(name for arguments in ARGUMENTS.values() for name in arguments)
-    values = {name: getattr(decoder, name) for name in every}
+    values = {name: getattr(decoder, name) for name in _EVERY}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -79,7 +79,9 @@ def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
     source, slash, rest = name.partition("/")
     if slash:
         cls = parts.get(f"{source}/")
-        return (cls, {"name": rest}) if cls else None
+        if cls is None or (cls.names is not None and rest not in cls.names):
+            return None
+        return cls, {**dict.fromkeys(cls.absent.get(rest, ())), "name": rest}
     cls = parts.get(name)
     return (cls, {}) if cls else None
 
@@ -87,10 +89,16 @@ def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
 def _suggestion(name: str, kind: str | None, parts: Parts) -> str:
     fitting = {key: cls for key, cls in parts.items() if kind is None or kind_of(cls) == kind}
     names = [key for key in fitting if not key.endswith("/")]
-    sources = [key for key in fitting if key.endswith("/")]
+    # A source of few names is asked for one of them; any other may have whatever name was written.
+    sources = [key for key, cls in fitting.items() if key.endswith("/") and cls.names is None]
+    listed = [f"{key}{one}" for key, cls in fitting.items() for one in cls.names or ()]
     _, slash, rest = name.partition("/")
+    if slash and (sources or listed):
+        return nearest(name, [*(f"{source}{rest}" for source in sources), *listed])
+    if misspelled(name, listed):
+        return nearest(name, [*names, *listed])
     if slash:
-        return nearest(name, [f"{source}{rest}" for source in sources]) if sources else nearest(rest, names)
+        return nearest(rest, names)
     if not misspelled(name, names) and sources and (kind == "encoder" or name == name.lower()):
         return f"did you mean {' or '.join(f'{source}{name}' for source in sources)}?"
     return nearest(name, names)

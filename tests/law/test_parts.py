@@ -170,8 +170,8 @@ FEW = 100_000
 
 
 def room(part, inputs):
-    """Cells per side that leave at least two after all pooling, and one after the three times that smp's PAN pools."""
-    if isinstance(part, composer.Smp):
+    """Cells per side that leave at least two after all pooling, and one where smp halves a grid up to three times."""
+    if isinstance(part, composer.Smp) and part.name in ("PAN", "Segformer"):
         return 8
     return 2 * (part.kernel_size ** (len(inputs[0]) - 1) if isinstance(part, composer.MaxpoolToPyramidal) else 1)
 

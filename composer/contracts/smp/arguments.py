@@ -7,29 +7,27 @@ from typing import Any
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Smp
-from composer.parts.smp import ARGUMENTS, given
+from composer.parts.smp import ARGUMENTS
 from composer.problem import nearest
 
 GROUPS = 32
 """The groups in which FPN normalises."""
 
+SQUEEZE = 16
+"""How many channels become one where scse looks at the channels."""
+
 
 def known_arguments(decoder: Smp) -> Refusal | None:
     """Refuse an argument that smp's decoder of this name has not: one of the others has it."""
-    known = ARGUMENTS[decoder.name]
-    values = given(decoder)
-    if decoder.name == "DPT" and decoder.first_level is not None:
-        # What it takes is made a pyramid by DPT itself.
-        values["first_level"] = decoder.first_level
-    strange = [name for name in values if name not in known]
+    strange = [name for name in decoder.absent[decoder.name] if getattr(decoder, name) is not None]
     if not strange:
         return None
     return Refusal(
         code="argument",
         kind="impossible",
         expected=f"has no argument {strange[0]}",
-        got=_written(values[strange[0]]),
-        repair=nearest(strange[0], known),
+        got=_written(getattr(decoder, strange[0])),
+        repair=nearest(strange[0], ARGUMENTS[decoder.name]),
         about=strange[0],
     )
 
@@ -72,6 +70,21 @@ def groups(channels: int) -> Refusal | None:
         got=str(channels),
         repair=f"decoder_segmentation_channels: {-(-channels // GROUPS) * GROUPS}",
         about="decoder_segmentation_channels",
+    )
+
+
+def squeezable(attention: str | None, *channels: int) -> Refusal | None:
+    """Refuse attention in blocks so narrow that the squeeze leaves no channel. A block of no channels is left out."""
+    narrow = [width for width in channels if 0 < width < SQUEEZE]
+    if attention is None or not narrow:
+        return None
+    return Refusal(
+        code="channels",
+        kind="impossible",
+        expected=f"squeezes channels by {SQUEEZE} in each block with scse, so a block must have that many",
+        got=f"one of {min(narrow)}",
+        repair="decoder_attention_type: null",
+        about="decoder_attention_type",
     )
 
 

@@ -7,11 +7,14 @@ from fractions import Fraction
 from attrs import evolve
 
 from composer.contracts.rules import Outcome, Promise, Refusal, doubling, finest_first, scaled, too_narrow, whole
-from composer.contracts.smp.arguments import groups, widths
-from composer.contracts.smp.levels import Levels, deep_enough, joining, maps_at
+from composer.contracts.smp.arguments import groups, squeezable, widths
+from composer.contracts.smp.levels import Levels, deep_enough, joining, maps_at, maps_throughout
 from composer.feature import Feature, Features
 from composer.parts import Smp
 from composer.parts.smp import arguments
+
+LINKNET_CHANNELS = 32
+"""The width that LinkNet ends in, a constant of smp's model."""
 
 
 def unet(decoder: Smp, levels: Levels) -> Outcome:
@@ -19,11 +22,14 @@ def unet(decoder: Smp, levels: Levels) -> Outcome:
 
     A level that is not there has twice the cells of the first that is, so that one has to be.
     """
-    channels = arguments(decoder)["decoder_channels"]
+    told = arguments(decoder)
+    channels = told["decoder_channels"]
     return (
         deep_enough(levels, 1)
-        or maps_at(levels, levels.since(1), "lies", pyramid=True)
+        or maps_at(levels, levels.since(1), pyramid=True)
         or widths(channels, levels.depth)
+        or squeezable(told["decoder_attention_type"], *channels, *_first_join(levels))
+        or maps_throughout(levels, "lies", pyramid=True)
         or finest_first(levels.features)
         or doubling(levels.features)
         or _enlarged(levels, channels[-1])
@@ -43,29 +49,44 @@ def _missing(levels: Levels, channels: int) -> Feature:
     return Feature(channels=channels, stride=stride)
 
 
+def _first_join(levels: Levels) -> list[int]:
+    """The channels of the last map beside the next finer one: later blocks join what is as wide as the one before."""
+    return [levels.channels(levels.depth) + levels.channels(levels.depth - 1)] if levels.depth > 1 else []
+
+
 def unet_plus_plus(decoder: Smp, levels: Levels) -> Outcome:
     """Every map is doubled. The last block takes what the row before it gives, and one level makes no row."""
-    return deep_enough(levels, 2) or _doubled(levels, arguments(decoder)["decoder_channels"])
+    told = arguments(decoder)
+    channels = told["decoder_channels"]
+    # The blocks between the levels are as wide as the levels.
+    between = [levels.channels(level) for level in range(1, levels.depth - 1)]
+    return (
+        deep_enough(levels, 2)
+        or widths(channels, levels.depth)
+        or squeezable(told["decoder_attention_type"], *channels, *_first_join(levels), *between)
+        or _doubled(levels, channels[-1])
+    )
 
 
 def manet(decoder: Smp, levels: Levels) -> Outcome:
     """Every map is doubled."""
-    return deep_enough(levels, 1) or _doubled(levels, arguments(decoder)["decoder_channels"])
+    channels = arguments(decoder)["decoder_channels"]
+    return deep_enough(levels, 1) or widths(channels, levels.depth) or _doubled(levels, channels[-1])
 
 
 def linknet(decoder: Smp, levels: Levels) -> Outcome:
-    """Every map is doubled. The width in the end is a constant of smp's model."""
-    return deep_enough(levels, 1) or _doubled(levels, None)
+    """Every map is doubled."""
+    return deep_enough(levels, 1) or _quartered(levels.since(1)) or _doubled(levels, LINKNET_CHANNELS)
 
 
-def _doubled(levels: Levels, channels: tuple[int, ...] | None) -> Outcome:
-    """Every map is doubled and meets the next finer one as it is. Without widths to choose, the last is 32."""
+def _doubled(levels: Levels, channels: int) -> Outcome:
+    """Every map is doubled and meets the next finer one as it is."""
     used = levels.since(1)
     return (
         maps_at(levels, used, pyramid=True)
-        or (_quartered(used) if channels is None else widths(channels, levels.depth))
         or joining(levels, used)
-        or Promise(features=[_missing(levels, 32 if channels is None else channels[-1])], sizes=whole(*used))
+        or maps_throughout(levels, pyramid=True)
+        or Promise(features=[_missing(levels, channels)], sizes=whole(*used))
     )
 
 
@@ -87,10 +108,12 @@ def fpn(decoder: Smp, levels: Levels) -> Outcome:
     used = levels.features[-4:]
     told = arguments(decoder)
     channels = told["decoder_segmentation_channels"]
-    out = Feature(channels=channels * (4 if told["decoder_merge_policy"] == "cat" else 1), stride=used[0].stride)
+    # What is joined is one map for each of the four, or their sum.
+    joined = 4 if told["decoder_merge_policy"] == "cat" else 1
     return (
         maps_at(levels, used, pyramid=True)
         or groups(channels)
         or joining(levels, used)
-        or Promise(features=[out], sizes=whole(*used))
+        or maps_throughout(levels, pyramid=True)
+        or Promise(features=[Feature(channels=joined * channels, stride=used[0].stride)], sizes=whole(*used))
     )

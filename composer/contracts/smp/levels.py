@@ -29,6 +29,10 @@ class Levels:
         """The number of the last level, which smp calls the depth of an encoder."""
         return self.first + len(self.features) - 1
 
+    def channels(self, level: int) -> int:
+        """How many channels a level has: none where it is not there."""
+        return self.features[level - self.first].channels if level >= self.first else 0
+
     def since(self, level: int) -> Features:
         """The features of `level` and of all coarser ones."""
         return self.features[max(level - self.first, 0) :]
@@ -56,10 +60,19 @@ def deep_enough(levels: Levels, least: int) -> Refusal | None:
     )
 
 
-def maps_at(levels: Levels, used: Features, unused: Kind = "policy", *, pyramid: bool = False) -> Refusal | None:
-    """Refuse what is no map. What is not among `used` would do no harm, but for the kind that `unused` says."""
-    refusal = (pyramid_maps_only if pyramid else maps_only)(levels.features)
-    return evolve(refusal, kind=unused) if refusal and all(map(is_map, used)) else refusal
+def maps_at(levels: Levels, used: Features, *, pyramid: bool = False) -> Refusal | None:
+    """Refuse what is no map among the features that are `used`."""
+    return None if all(map(is_map, used)) else _maps_only(levels, pyramid=pyramid)
+
+
+def maps_throughout(levels: Levels, kind: Kind = "policy", *, pyramid: bool = False) -> Refusal | None:
+    """Refuse what is no map among the features that a decoder passes over, where nothing else is wrong."""
+    refusal = _maps_only(levels, pyramid=pyramid)
+    return None if refusal is None else evolve(refusal, kind=kind)
+
+
+def _maps_only(levels: Levels, *, pyramid: bool) -> Refusal | None:
+    return (pyramid_maps_only if pyramid else maps_only)(levels.features)
 
 
 def joining(levels: Levels, used: Features) -> Refusal | None:
@@ -68,15 +81,20 @@ def joining(levels: Levels, used: Features) -> Refusal | None:
     if doubles(strides):
         return None
     if strides != sorted(strides):
-        refusal = finest_first(levels.features)
-        assert refusal is not None
-        return evolve(refusal, kind="impossible")
+        return _upside_down(levels, used)
     return Refusal(
         code="stride",
         kind="impossible",
         expected="takes maps whose stride doubles from one to the next",
         repair=_once_each(levels) or towards_pyramid(levels.features),
     )
+
+
+def _upside_down(levels: Levels, used: Features) -> Refusal:
+    throughout = all(map(is_map, levels.features))
+    refusal = finest_first(levels.features if throughout else used)
+    assert refusal is not None
+    return evolve(refusal, kind="impossible", repair=refusal.repair if throughout else None)
 
 
 def doubles(strides: Iterable[Fraction]) -> bool:
@@ -89,5 +107,5 @@ def _once_each(levels: Levels) -> str | None:
     strides = [f.stride for f in levels.features]
     once = sorted({strides.index(stride) for stride in strides})
     kept = [stride for stride in (strides[index] for index in once) if stride is not None]
-    lost = len(strides) - len(once)
-    return f"necks: [SelectIndices: {{indices: {once}}}]" if lost and len(once) > 1 and doubles(kept) else None
+    fewer = 1 < len(once) < len(strides) and len(kept) == len(once)
+    return f"necks: [SelectIndices: {{indices: {once}}}]" if fewer and doubles(kept) else None

@@ -11,13 +11,14 @@ from composer.contracts.rules import (
     at_least,
     both,
     finest_first,
+    is_map,
     maps_only,
     scaled,
     too_narrow,
     whole,
 )
 from composer.contracts.smp.arguments import width
-from composer.contracts.smp.levels import Levels, deep_enough, maps_at
+from composer.contracts.smp.levels import Levels, deep_enough, maps_at, maps_throughout
 from composer.feature import Feature
 from composer.parts import Smp
 from composer.parts.smp import arguments
@@ -54,6 +55,7 @@ def deeplab_plus(decoder: Smp, levels: Levels) -> Outcome:
         maps_at(levels, (fine, last))
         or width(channels)
         or _meeting(levels)
+        or maps_throughout(levels)
         or Promise(features=[Feature(channels=channels, stride=fine.stride)], sizes=whole(fine, last))
     )
 
@@ -62,8 +64,8 @@ def _meeting(levels: Levels) -> Refusal | None:
     """The last map is enlarged by 4 or 2 and meets the map of level 2. smp has the encoder keep its stride for that."""
     if _meets(levels):
         return None
-    shorter = (Levels(levels.first, levels.features[:count]) for count in range(len(levels.features) - 1, 0, -1))
-    cut = next((len(fewer.features) for fewer in shorter if fewer.depth >= 3 and _meets(fewer)), None)
+    counts = range(len(levels.features) - 1, 3 - levels.first, -1) if all(map(is_map, levels.features)) else ()
+    cut = next((count for count in counts if _meets(Levels(levels.first, levels.features[:count]))), None)
     return Refusal(
         code="stride",
         kind="impossible",
@@ -84,9 +86,10 @@ def pan(decoder: Smp, levels: Levels) -> Outcome:
     used = levels.since(2)
     return (
         deep_enough(levels, 3)
-        or _not_too_deep(levels)
         or maps_at(levels, used)
         or width(channels)
+        or maps_throughout(levels)
+        or _not_too_deep(levels)
         or finest_first(levels.features)
         or Promise(features=[evolve(used[0], channels=channels)], sizes=at_least(used[-1], LEAST_CELLS))
     )
@@ -112,6 +115,7 @@ def upernet(decoder: Smp, levels: Levels) -> Outcome:
         deep_enough(levels, 3)
         or maps_at(levels, used)
         or width(channels)
+        or maps_throughout(levels)
         or finest_first(levels.features)
         or Promise(features=[evolve(used[0], channels=channels)])
     )
@@ -119,7 +123,12 @@ def upernet(decoder: Smp, levels: Levels) -> Outcome:
 
 def segformer(decoder: Smp, levels: Levels) -> Outcome:
     """Every map is brought to a quarter of level 0: floor(h / 4), and level 0 has 1, 2 or 4 times the first map's."""
-    if refusal := (deep_enough(levels, 3) or maps_at(levels, levels.since(1), "lies") or finest_first(levels.features)):
+    if refusal := (
+        deep_enough(levels, 3)
+        or maps_at(levels, levels.since(1))
+        or maps_throughout(levels, "lies")
+        or finest_first(levels.features)
+    ):
         return refusal
     first = evolve(levels.features[0], channels=arguments(decoder)["decoder_segmentation_channels"])
     if levels.first == 2:

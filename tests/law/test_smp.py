@@ -1,0 +1,195 @@
+"""The law for the decoders of smp, each by its name: what is promised is given, and what is refused fails or lies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+import composer
+from composer.contracts import Refusal
+from composer.contracts.rules import is_map
+from composer.contracts.smp.levels import levels_of
+from composer.parts.smp import ARGUMENTS, INTERPOLATIONS, NORMS
+from tests.law.strategies import features, levels, rates, rewidened, runs, widths
+from tests.law.test_graphs import check
+from tests.law.test_parts import SHOWN_BY, check_promise, check_refusal
+from tests.law.toys import Toy
+
+pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
+import composer.adapters.smp
+
+CLIMBERS = ("Unet", "UnetPlusPlus", "MAnet")
+"""The decoders that have a list of widths, one for each level."""
+
+VALUES = {
+    "decoder_channels": widths,
+    "decoder_use_norm": st.sampled_from(NORMS),
+    "decoder_attention_type": st.sampled_from((None, None, "scse")),
+    "decoder_interpolation": st.sampled_from(INTERPOLATIONS),
+    "decoder_pab_channels": widths,
+    "decoder_pyramid_channels": widths,
+    "decoder_segmentation_channels": st.sampled_from((32, 64, 64, 20)),
+    "decoder_merge_policy": st.sampled_from(("add", "cat")),
+    "decoder_dropout": rates,
+    "psp_out_channels": widths,
+    "psp_dropout": rates,
+    "decoder_atrous_rates": st.sampled_from(((12, 24, 36), (1, 2, 3))),
+    "decoder_aspp_separable": st.booleans(),
+    "decoder_aspp_dropout": rates,
+    "decoder_readout": st.sampled_from(("cat", "cat", "add", "ignore")),
+    "decoder_intermediate_channels": st.lists(widths, min_size=1, max_size=5),
+    "decoder_fusion_channels": widths,
+}
+"""How each argument is drawn where a decoder has it; lists of widths are drawn to fit."""
+
+LIST = "decoder_intermediate_channels"
+"""The argument that is always a list of widths."""
+
+
+@st.composite
+def decoders(draw, name: str, given):
+    """A decoder of smp, with all its arguments; lists of widths mostly fit, and now and then an argument is strange."""
+    told = {argument: draw(VALUES[argument]) for argument in ARGUMENTS[name]}
+    if name == "DPT":
+        fitting = st.lists(widths, min_size=len(given), max_size=len(given))
+        told["decoder_intermediate_channels"] = draw(fitting if draw(st.integers(0, 7)) else VALUES[LIST])
+    else:
+        # A finest feature that is no map does no harm as level 0, at most.
+        told["first_level"] = draw(st.sampled_from((None, 0, 1, 2) if is_map(given[0]) else (0, 0, 0, 1)))
+        depth = max(levels_of(composer.Smp(name, first_level=told["first_level"]), given).depth, 1)
+        wide = told.get("decoder_attention_type") and draw(st.integers(0, 3))
+        fitting = st.lists(st.sampled_from((16, 24)) if wide else widths, min_size=depth, max_size=depth)
+    if name in CLIMBERS:
+        told["decoder_channels"] = draw(fitting if draw(st.integers(0, 7)) else VALUES[LIST] | widths)
+    elif "decoder_channels" in told and draw(st.integers(0, 7)) == 0:
+        told["decoder_channels"] = draw(fitting)
+    if draw(st.integers(0, 9)) == 0:
+        strange = draw(st.sampled_from([argument for argument in VALUES if argument not in ARGUMENTS[name]]))
+        told[strange] = draw(VALUES[strange].filter(lambda value: value is not None))
+    return composer.Smp(name, **told)
+
+
+@st.composite
+def inputs(draw, name: str):
+    """What the decoder may or may not take: with as many channels as PSPNet can split and LinkNet can quarter."""
+    fitting = tokens() if name == "DPT" else pyramids(name)
+    given = draw(fitting if draw(st.integers(0, 3)) else levels())
+    if name == "PSPNet" and draw(st.integers(0, 2)):
+        given = tuple(rewidened(f, draw(st.sampled_from((20, 28)))) for f in given)
+    if name == "Linknet" and draw(st.integers(0, 5)) == 0:
+        given = tuple(rewidened(f, draw(st.sampled_from((3, 11)))) for f in given)
+    return given
+
+
+@st.composite
+def pyramids(draw, name: str):
+    """Maps whose stride doubles, or not always; or upside down, or with a finest one of another layout."""
+    shape = draw(st.sampled_from((*["plain"] * 4, "dilated", "flat", "upside down", *["other layout"] * 3)))
+    count = draw(st.sampled_from((3, 4, 4, 5, 5) if name == "FPN" else (1, 2, 3, 3, 4, 4, 5)))
+    first = draw(st.sampled_from((1, 2, 4) if count < 5 else (1, 2)))
+    strides = [Fraction(first * 2**level) for level in range(count)]
+    if shape == "flat":
+        strides = [strides[0]] * count
+    if shape == "dilated" and count > 2:
+        strides[-1] = strides[-2]
+    if shape == "upside down":
+        strides.reverse()
+    maps = [draw(features(axes="b c h w", stride=stride)) for stride in strides]
+    if shape == "other layout":
+        maps[0] = draw(features(axes=draw(st.sampled_from((None, "b h w c"))), stride=strides[0]))
+    return tuple(maps)
+
+
+@st.composite
+def tokens(draw):
+    """What the blocks of a ViT give: tokens of one stride, with a prefix or without."""
+    stride = draw(st.sampled_from((4, 8, 8, 12)))
+    like = evolve(draw(features(axes="b n c", stride=Fraction(stride))), frames=1)
+    count = draw(st.sampled_from((1, 2, 3, 4, 4)))
+    prefixes = st.sampled_from((like.prefix, like.prefix, like.prefix, 0, 1))
+    return (like, *(evolve(like, prefix=draw(prefixes)) for _ in range(count - 1)))
+
+
+PYRAMID = {("argument", "impossible"), ("count", "impossible"), ("layout", "impossible")}
+RULES = {
+    "Unet": PYRAMID | {("channels", "impossible"), ("layout", "lies"), ("order", "policy"), ("stride", "policy")},
+    "UnetPlusPlus": PYRAMID
+    | {("channels", "impossible"), ("layout", "policy"), ("order", "impossible"), ("stride", "impossible")},
+    "MAnet": PYRAMID | {("layout", "policy"), ("order", "impossible"), ("stride", "impossible")},
+    "Linknet": PYRAMID
+    | {("layout", "policy"), ("channels", "impossible"), ("order", "impossible"), ("stride", "impossible")},
+    "FPN": PYRAMID
+    | {("layout", "policy"), ("channels", "impossible"), ("order", "impossible"), ("stride", "impossible")},
+    "PSPNet": {("argument", "impossible"), ("layout", "impossible"), ("channels", "impossible")},
+    "DeepLabV3": {("argument", "impossible"), ("layout", "impossible"), ("count", "impossible")},
+    "DeepLabV3Plus": PYRAMID | {("layout", "policy"), ("stride", "impossible")},
+    "PAN": PYRAMID | {("layout", "policy"), ("count", "policy"), ("order", "policy")},
+    "UPerNet": PYRAMID | {("layout", "policy"), ("order", "policy")},
+    "Segformer": PYRAMID | {("layout", "lies"), ("order", "policy")},
+    "DPT": PYRAMID | {("prefix", "impossible"), ("stride", "impossible")},
+}
+"""Every rule by which each decoder refuses, and its kind. One never drawn fails the test, as does one not listed."""
+
+
+def test_every_decoder_is_held_to_the_law():
+    assert RULES.keys() == composer.Smp.names.keys()
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("run", runs(200))
+def test_a_decoder_of_smp_keeps_its_promise_and_refuses_with_cause(name, run):
+    drawn: Counter[tuple[str, ...]] = Counter()
+
+    @run
+    @given(st.data())
+    def holds(data):
+        given = data.draw(inputs(name), label="inputs")
+        part = data.draw(decoders(name, given), label="part")
+        outcome = composer.contract(part, given)
+        if isinstance(outcome, Refusal):
+            drawn[outcome.code, outcome.kind, check_refusal(data, part, (given,), outcome)] += 1
+        else:
+            drawn["accepted", check_promise(data, part, (given,), outcome)] += 1
+
+    holds()
+
+    refused = {outcome for outcome in drawn if outcome[0] != "accepted"}
+    assert {(code, kind) for code, kind, _ in refused} == RULES[name], drawn
+    assert {(code, kind, SHOWN_BY[kind]) for code, kind in RULES[name]} <= refused, drawn
+    assert drawn["accepted", "cpu"] > 0, drawn
+
+
+@st.composite
+def graphs(draw, name: str):
+    """An encoder that gives what a test draws, the decoder, and a head."""
+    given = draw(inputs(name))
+    part = draw(decoders(name, given))
+    head = composer.SegmentationHead(num_classes=7)
+    return composer.chain(Toy(features=given), part, head, rescale=draw(st.booleans()))
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("run", runs(40))
+def test_a_graph_with_a_decoder_of_smp_is_what_infer_says(name, run):
+    drawn: Counter[str] = Counter()
+
+    @run
+    @given(st.data())
+    def holds(data):
+        graph = data.draw(graphs(name), label="graph")
+        try:
+            typed = composer.infer(graph)
+        except composer.SpecError as error:
+            assert all(problem.place.path.split(".")[0] in ("decoder", "encoder") for problem in error.problems)
+        else:
+            drawn["accepted"] += 1
+            check(data, typed)
+
+    holds()
+
+    assert drawn["accepted"] > 5, drawn
