@@ -14,6 +14,7 @@ from torch import nn
 import composer
 from composer import SpecError
 from composer.terratorch import load
+from composer.terratorch.tensors import tensors_in
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
 
 
@@ -104,6 +105,14 @@ def test_a_checkpoint_of_every_form_is_loaded(written, file, model):
     load(model, str(file))
 
     assert unlike(state_of(model), state) == []
+
+
+def test_memory_that_tensors_share_is_read_once(file):
+    x = torch.arange(6.0)
+    torch.save({"whole": x, "part": x[2:4]}, file)
+    read = tensors_in(file)
+    assert read["part"].tolist() == [2, 3]
+    assert read["part"].untyped_storage().data_ptr() == read["whole"].untyped_storage().data_ptr()
 
 
 class Remembered:

@@ -30,6 +30,7 @@ from composer import (
     UNetDecoder,
     UperNetDecoder,
 )
+from composer.adapters.peft import adapt
 from composer.terratorch import load
 from composer.terratorch.keys import LOSS, UNUSED
 
@@ -181,6 +182,32 @@ def test_a_backbone_over_frames_has_its_names(pooling, features_only, tmp_path):
 
     load(ours, tmp_path / "model.pth")
 
+    assert apart(theirs, ours, image) < 1e-9
+
+
+LORA = {
+    "method": "LORA",
+    "replace_qkv": "qkv",
+    "peft_config_kwargs": {"target_modules": ["qkv.q_linear", "qkv.v_linear"], "r": 4},
+}
+
+
+@pytest.mark.parametrize("features_only", [False, True], ids=["plain", "wrapper"])
+def test_adapters_have_their_names(features_only, tmp_path):
+    arguments, parts, _ = CASES["vit-learned-upernet"]
+    theirs = trained(EncoderDecoderFactory().build_model(**arguments, peft_config=LORA), image := picture(arguments))
+    # Adapters begin as nothing, and would show nothing.
+    adapters = [p for name, p in theirs.named_parameters() if "lora_B" in name]
+    for parameter in adapters:
+        torch.nn.init.normal_(parameter)
+    torch.save(theirs.state_dict(), tmp_path / "model.pth")
+    ours = composer.build(composer.chain(*parts({"features_only": features_only})), seed=8)
+    ours.encoder = adapt(ours.encoder, LORA)
+    ours.double().eval()
+
+    load(ours, tmp_path / "model.pth")
+
+    assert len(adapters) == 8
     assert apart(theirs, ours, image) < 1e-9
 
 
