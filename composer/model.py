@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from composer.feature import counted
+from composer.entering import Frame, frame_of, framed, images_of
 from composer.graph import Graph
+from composer.leaving import leaving
 from composer.modules.containers import hang
 from composer.modules.frames import by_frame, stills
-from composer.modules.padding import crop, pad_axis
-from composer.plan import End, Input, Step, end_of, input_of, step_of
-from composer.sizes import round_up
-from composer.typed import Typed, kept_cells, too_large, too_small
+from composer.plan import Step, end_of, input_of, step_of
+from composer.typed import Typed
 
 
 class ModelOutput(NamedTuple):
@@ -59,21 +56,14 @@ class Model(nn.Module):
         encoder takes.
         """
         self._check_extras(extras)
-        images = self._images(image)
-        first = self._inputs[0]
-        sides = [images[first.name].shape[axis] * first.numerator // first.denominator for axis in (-2, -1)]
-        height, width = sides
-        self._check_sizes(images, height, width)
-        padded = self._padded(height, width)
-        top, left = (
-            self.graph.padding.before(target - side, self._unit) for target, side in zip(padded, sides, strict=True)
-        )
+        images = images_of(self._inputs, image)
+        frame = frame_of(self._inputs, images, self.typed, self._unit)
         features: dict[str, Sequence[Tensor]] = {
-            one.name: (self._pad(one, images[one.name], (top, left), padded),) for one in self._inputs
+            one.name: (framed(one, images[one.name], frame, self.graph.padding.mode),) for one in self._inputs
         }
         for step in self._steps:
-            features[step.name] = self._run(step, features, padded, extras)
-        ends = {name: self._leaving(name, features[name], (height, width), padded, (top, left)) for name in self._ends}
+            features[step.name] = self._run(step, features, frame.padded, extras)
+        ends = {name: self._leaving(name, features[name], frame) for name in self._ends}
         outputs = {name: ends[name] for name in self.graph.outputs}
         return ModelOutput(
             output=outputs if len(outputs) > 1 else ends[self.graph.outputs[0]],
@@ -101,57 +91,6 @@ class Model(nn.Module):
             self.get_submodule(path).eval()
         return self
 
-    def _images(self, image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        names = [one.name for one in self._inputs]
-        images = {names[0]: image} if isinstance(image, Tensor) and len(names) == 1 else image
-        if not isinstance(images, Mapping) or set(images) != set(names):
-            wanted = "one tensor, or a dict with one named" if len(names) == 1 else "a dict of images named"
-            raise ValueError(f"the model takes {wanted} {', '.join(names)} (got {_given(image)})")
-        for one in self._inputs:
-            x = images[one.name]
-            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            if not isinstance(x, Tensor) or x.dim() != one.dims or not _has_sizes(x, one) or 0 in x.shape[-2:]:
-                raise ValueError(f"{one.name} must be of shape {one.shape} (got {shape})")
-        return images
-
-    def _check_sizes(self, images: Mapping[str, Tensor], height: int, width: int) -> None:
-        for one in self._inputs:
-            shape = images[one.name].shape
-            if one.numerator > 1 and one.denominator > 1 and any(side % one.denominator for side in shape[-2:]):
-                raise ValueError(
-                    f"{one.name} has stride {one.numerator}/{one.denominator}, so its sides must be multiples of "
-                    f"{one.denominator} (got {shape[-2]} × {shape[-1]})"
-                )
-            reference = [side * one.numerator for side in shape[-2:]]
-            if reference != [height * one.denominator, width * one.denominator]:
-                raise ValueError(
-                    f"{one.name} must have {height * one.denominator / one.numerator:g} × "
-                    f"{width * one.denominator / one.numerator:g} pixels, to cover what {self._inputs[0].name} "
-                    f"covers (got {shape[-2]} × {shape[-1]})"
-                )
-
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        sizes = self.typed.sizes
-        if type(height) is int and type(width) is int:
-            padded = sizes.nearest(height, width)
-            if padded is None:
-                raise ValueError(too_large(sizes, height, width))
-            return padded
-        # Symbols: no branch may be taken on them, so the larger of two is left to torch.
-        if sizes.square:
-            height = width = _larger(height, width)
-        multiple, least = sizes.multiple, sizes.least
-        return (
-            sizes.height or round_up(height, multiple, least, _larger),
-            sizes.width or round_up(width, multiple, least, _larger),
-        )
-
-    def _pad(self, one: Input, image: Tensor, before: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-        for axis, start, target in zip((-2, -1), before, padded, strict=True):
-            cells = [pixels * one.denominator // one.numerator for pixels in (start, target)]
-            image = pad_axis(image, axis, cells[0], cells[1], self.graph.padding.mode)
-        return image
-
     def _check_extras(self, extras: Mapping[str, Any]) -> None:
         for name in extras:
             if not any(step.extras is None or name in step.extras for step in self._steps):
@@ -178,82 +117,10 @@ class Model(nn.Module):
             return given
         return tuple(by_frame(x, axis, step.frames) for x, axis in zip(given, step.batch, strict=True))
 
-    def _kept(
-        self, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
-    ) -> tuple[int, int, int, int]:
-        """What of the padded output leaves the model: top, left, height and width."""
-        kept = self.graph.crop
-        if kept is None:
-            return *before, *size
-        if size[0] < kept[0] or size[1] < kept[1]:
-            raise ValueError(too_small(kept, *size))
-        top, left = map(centred, size, padded, before, kept)
-        return top, left, *kept
-
-    def _leaving(
-        self,
-        name: str,
-        tensors: Sequence[Tensor],
-        size: tuple[int, int],
-        padded: tuple[int, int],
-        before: tuple[int, int],
-    ) -> Tensor | tuple[Tensor, ...]:
+    def _leaving(self, name: str, tensors: Sequence[Tensor], frame: Frame) -> Tensor | tuple[Tensor, ...]:
         """What leaves the model from a node: a tensor, or for an embedding a tuple of them."""
-        ends = self._ends[name]
-        if len(tensors) != len(ends):
-            raise RuntimeError(
-                f"{name} promised {counted(len(ends), 'feature')} and gave {len(tensors)}: "
-                f"its contract and its module disagree"
-            )
-        finished = tuple(self._finish(end, x, size, padded, before) for end, x in zip(ends, tensors, strict=True))
+        finished = leaving(self._ends[name], tensors, frame, self.graph.crop)
         return finished if name in self.typed.embeddings else finished[0]
-
-    def _finish(
-        self, end: End, x: Tensor, size: tuple[int, int], padded: tuple[int, int], before: tuple[int, int]
-    ) -> Tensor:
-        promised = end.shape(padded)
-        at = end.batch
-        if promised is not None and (*x.shape[:at], *x.shape[at + 1 :]) != promised:
-            shape = (*promised[:at], "b", *promised[at:])
-            raise RuntimeError(
-                f"{end.node} promised a feature of shape {shape} and gave {tuple(x.shape)}: "
-                f"its contract and its module disagree"
-            )
-        if end.whole:
-            return x
-        if end.rescale:
-            if end.interpolate:
-                x = F.interpolate(x, size=padded, mode="bilinear")
-            return crop(x, *self._kept(size, padded, before))
-        rows, columns = (kept_cells(end.feature, pixels, start) for pixels, start in zip(size, before, strict=True))
-        return crop(x, rows[0], columns[0], rows[1], columns[1])
-
-
-def centred(side: int, padded: int, before: int, kept: int) -> int:
-    """Where the middle `kept` pixels of a side begin, that lies from `before` on in the padded one.
-
-    Where the padding is as even as it can be, the middle of the padded side is the same to within half a pixel, and
-    is taken, because that is what cropping the padded output gives.
-    """
-    around = padded - side
-    return (side + (around if before == around // 2 else 2 * before) - kept) // 2
-
-
-def _has_sizes(x: Tensor, one: Input) -> bool:
-    return all(x.shape[axis] == size for axis, size in one.fixed)
-
-
-def _given(image: object) -> str:
-    if isinstance(image, Mapping):
-        return f"a dict of {', '.join(map(repr, image)) or 'nothing'}"
-    return "one tensor" if isinstance(image, Tensor) else type(image).__name__
-
-
-def _larger(one: int, other: int) -> int:
-    """The larger of two symbols, without asking which it is unless their bounds do not tell."""
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-    return one if statically_known_true(one >= other) else cast(int, torch.sym_max(one, other))
 
 
 def _is_within(name: str, node: str) -> bool:

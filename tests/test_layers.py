@@ -21,7 +21,7 @@ STAGES = (
     ("text", "contracts"),
     ("typed", "facts", "inference"),
     ("modules",),
-    ("plan", "model"),
+    ("plan", "entering", "leaving", "model"),
     ("building",),
     ("weights", "adapters"),
     ("terratorch",),
