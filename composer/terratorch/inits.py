@@ -18,23 +18,23 @@ _TWICE = {"task": "model.class_path", "aux_decoders": f"{INIT}.aux_heads"}
 """Arguments that the task hands to the factory itself, and where a config says them."""
 
 
-def call_of(task: str, init: Mapping, reading: Reading) -> dict[str, Any] | None:
-    """The call that a task makes of EncoderDecoderFactory; None where there is none."""
+def call_of(task: str, init: Mapping, at: Tree, reading: Reading) -> dict[str, Any] | None:
+    """The call that a task makes of EncoderDecoderFactory; None where there is none. `at` is the key of `init`."""
     reading.dotted(init, INIT)
     _set_aside(task, init, reading)
-    factory = FACTORY if task == EMBEDDING else _factory(init, reading)
+    factory = FACTORY if task == EMBEDDING else _factory(init, at, reading)
     arguments = init.get("model_args")
     heads = [] if task == EMBEDDING else _heads(init.get("aux_heads"), reading)
     if not isinstance(arguments, Mapping):
         said = f"{task} needs model_args" if arguments is None else "model_args is a mapping of arguments"
         got = "" if arguments is None else f" (got {described(arguments)})"
-        reading.refuse("missing" if arguments is None else "type", f"{said}{got}.", ARGS, arguments or init)
+        reading.refuse("missing" if arguments is None else "type", f"{said}{got}.", ARGS, arguments or at)
         return None
-    if factory is None or heads is None:
+    if factory is None:
         return None
-    call = _arguments(arguments, key_in(init, "model_args"), factory, reading)
+    call = _arguments(arguments, key_in(init, "model_args", at), factory, reading)
     if task == EMBEDDING and call is not None and not call.get("necks"):
-        call = _with_necks(call, init, reading)
+        call = _with_necks(call, init, at, reading)
     return None if call is None else {**call, "task": TASKS[task], **({"aux_decoders": heads} if heads else {})}
 
 
@@ -66,13 +66,11 @@ def _own_model(task: str, key: Tree, value: Tree, reading: Reading) -> None:
     reading.refuse("value", message, f"{INIT}.model", key, repair)
 
 
-def _factory(init: Mapping, reading: Reading) -> str | None:
+def _factory(init: Mapping, at: Tree, reading: Reading) -> str | None:
     given = init.get("model_factory")
     path = f"{INIT}.model_factory"
     if given is None or is_null(given):
-        reading.refuse(
-            "missing", "a task needs the name of a factory.", path, given or init, f"model_factory: {FACTORY}"
-        )
+        reading.refuse("missing", "a task needs the name of a factory.", path, given or at, f"model_factory: {FACTORY}")
         return None
     if not isinstance(given, Scalar) or not isinstance(given.value, str):
         reading.refuse("type", f"model_factory is the name of a factory (got {described(given)}).", path, given)
@@ -92,26 +90,26 @@ def _arguments(arguments: Mapping, key: Tree, factory: str, reading: Reading) ->
         reading.places.mark(named(argument), f"{ARGS}.{named(argument)}", argument, value)
     for name in _TWICE.keys() & call.keys():
         message = f"the task hands {name} to the factory itself."
-        reading.refuse("unused", message, f"{ARGS}.{name}", key_in(arguments, name), f"say it in {_TWICE[name]}")
+        reading.refuse("unused", message, f"{ARGS}.{name}", key_in(arguments, name, key), f"say it in {_TWICE[name]}")
         del call[name]
     for name in ("backbone_kwargs", "decoder_kwargs", "head_kwargs"):
         if not isinstance(call.get(name) or {}, dict):
             message = f"{name} is a mapping of arguments (got {described(arguments.get(name) or arguments)})."
-            reading.refuse("type", message, f"{ARGS}.{name}", key_in(arguments, name))
+            reading.refuse("type", message, f"{ARGS}.{name}", key_in(arguments, name, key))
             return None
     if call.get("peft_config") is not None:
         message = "adapters are put into a model that is built, and are no part of a spec: set aside."
         how = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
-        reading.aside(key_in(arguments, "peft_config"), f"{ARGS}.peft_config", message, how)
-    return call if factory == FACTORY else _of_prithvi(call, arguments, reading)
+        reading.aside(key_in(arguments, "peft_config", key), f"{ARGS}.peft_config", message, how)
+    return call if factory == FACTORY else _of_prithvi(call, arguments, key, reading)
 
 
-def _of_prithvi(given: dict[str, Any], arguments: Mapping, reading: Reading) -> dict[str, Any] | None:
+def _of_prithvi(given: dict[str, Any], arguments: Mapping, at: Tree, reading: Reading) -> dict[str, Any] | None:
     try:
         call = handed_on(given)
     except ValueError as error:
         name = str(error).split(" ")[0]
-        reading.refuse("value", f"{error}.", f"{ARGS}.{name}", key_in(arguments, name))
+        reading.refuse("value", f"{error}.", f"{ARGS}.{name}", key_in(arguments, name, at))
         return None
     marks = reading.places.marks
     for name, sources in PRITHVI_NAMES.items():
@@ -121,16 +119,16 @@ def _of_prithvi(given: dict[str, Any], arguments: Mapping, reading: Reading) -> 
     return call
 
 
-def _heads(given: Tree | None, reading: Reading) -> list[dict[str, Any]] | None:
-    """`aux_heads` as mappings, also where each is written as a class with init_args; None where they cannot be read."""
+def _heads(given: Tree | None, reading: Reading) -> list[dict[str, Any]]:
+    """`aux_heads` as mappings, also where each is written as a class with init_args; none where one is no head."""
     if given is None or is_null(given):
         return []
     path = f"{INIT}.aux_heads"
     if not isinstance(given, Sequence):
         reading.refuse("type", f"aux_heads is a list of heads (got {described(given)}).", path, given)
-        return None
+        return []
     heads = [_head(entry, f"{path}[{i}]", f"aux_decoders[{i}]", reading) for i, entry in enumerate(given.entries)]
-    return None if None in heads else [head for head in heads if head is not None]
+    return [] if None in heads else [head for head in heads if head is not None]
 
 
 def _head(entry: Tree, path: str, argument: str, reading: Reading) -> dict[str, Any] | None:
@@ -155,18 +153,18 @@ def _head(entry: Tree, path: str, argument: str, reading: Reading) -> dict[str, 
     return head
 
 
-def _with_necks(call: dict[str, Any], init: Mapping, reading: Reading) -> dict[str, Any] | None:
+def _with_necks(call: dict[str, Any], init: Mapping, at: Tree, reading: Reading) -> dict[str, Any] | None:
     """The call with the necks that EmbeddingGenerationTask adds, which are marked where their arguments stand."""
     given = {named(key): plain(value) for key, value in init.pairs}
     try:
         necks = embedding_necks(given)
     except ValueError as error:
         name = str(error).split(" ")[0]
-        reading.refuse("value", f"{error}.", f"{INIT}.{name}", key_in(init, name))
+        reading.refuse("value", f"{error}.", f"{INIT}.{name}", key_in(init, name, at))
         return None
     names = ", ".join(neck["name"] for neck in necks)
-    reading.aside(init, INIT, f"{EMBEDDING} adds necks: {names}.", "model_args: {necks: […]} replaces them")
-    reading.places.mark("necks", INIT, init)
+    reading.aside(at, INIT, f"{EMBEDDING} adds necks: {names}.", "model_args: {necks: […]} replaces them")
+    reading.places.mark("necks", INIT, at)
     for argument, source in (("indices", "layers"), ("pooling", "embedding_pooling")):
-        reading.places.mark(f"necks[0].{argument}", f"{INIT}.{source}", key_in(init, source))
+        reading.places.mark(f"necks[0].{argument}", f"{INIT}.{source}", key_in(init, source, at))
     return {**call, "necks": necks}

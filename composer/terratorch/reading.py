@@ -43,9 +43,9 @@ class Reading:
         return bool(keys)
 
 
-def key_in(mapping: Mapping, name: str) -> Tree:
-    """The key of this name, to point at; the mapping itself where there is none."""
-    return next((key for key, _ in mapping.pairs if key.value == name), mapping)
+def key_in(mapping: Mapping, name: str, otherwise: Tree) -> Tree:
+    """The key of this name, to point at; what is to be pointed at where there is none."""
+    return next((key for key, _ in mapping.pairs if key.value == name), otherwise)
 
 
 def plain(tree: Tree) -> Any:

@@ -59,7 +59,7 @@ def _config(root: Tree, reading: Reading) -> dict[str, Any] | None:
         message = f"a model is a class_path with init_args (got {described(model)}); no other file is read."
         reading.refuse("type", message, MODEL, model, "put what that file holds here")
         return None
-    return _model(model, reading)
+    return _model(model, key_in(root, MODEL, root), reading)
 
 
 def _instead(root: Mapping) -> str:
@@ -78,26 +78,25 @@ def _instead(root: Mapping) -> str:
     return f"did you mean {MODEL} where {close[0]} stands?" if close else EXAMPLE
 
 
-def _model(model: Mapping, reading: Reading) -> dict[str, Any] | None:
+def _model(model: Mapping, at: Tree, reading: Reading) -> dict[str, Any] | None:
     reading.dotted(model, MODEL)
     for key, _ in model.pairs:
         if key.value not in ("class_path", "init_args") and "." not in named(key):
             message = f"a model has no key {named(key)!r}."
-            reading.refuse(
-                "key", message, joined(MODEL, named(key)), key, nearest(named(key), ("class_path", "init_args"))
-            )
+            repair = nearest(named(key), ("class_path", "init_args"))
+            reading.refuse("key", message, joined(MODEL, named(key)), key, repair)
     path, init = model.get("class_path"), model.get("init_args")
     missing = [name for name, value in (("class_path", path), ("init_args", init)) if value is None]
     if missing:
-        reading.refuse("missing", f"a model has {' and '.join(missing)}.", MODEL, model, EXAMPLE)
+        reading.refuse("missing", f"a model has {' and '.join(missing)}.", MODEL, at, EXAMPLE)
     if path is None or init is None:
         return None
-    task = _task(path, key_in(model, "class_path"), reading)
+    task = _task(path, key_in(model, "class_path", model), reading)
     if not isinstance(init, Mapping):
         message = f"init_args is a mapping of arguments (got {described(init)})."
         reading.refuse("type", message, INIT, init)
         return None
-    return None if task is None else call_of(task, init, reading)
+    return None if task is None else call_of(task, init, key_in(model, "init_args", model), reading)
 
 
 def _task(path: Tree, key: Tree, reading: Reading) -> str | None:

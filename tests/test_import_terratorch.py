@@ -1,0 +1,579 @@
+"""`python -m composer import terratorch`: the forms of a config, what is said of each key, where each problem is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import composer
+from composer.__main__ import main
+from composer.terratorch.configs import reads_config
+from composer.terratorch.sections import config_of
+
+CONFIG = Path(__file__).parent / "terratorch_configs" / "timm_resnet18.yaml"
+
+INIT = "model.init_args"
+ARGS = f"{INIT}.model_args"
+MODEL = """\
+model:
+  class_path: {task}
+  init_args:
+    model_factory: {factory}
+    model_args:
+      backbone: resnet10t
+"""
+
+
+def model(*lines, beside=(), task="SemanticSegmentationTask", factory="EncoderDecoderFactory"):
+    """A config whose `model_args` go on with these lines, from line 7; those `beside` them follow."""
+    written = "".join(f"      {line}\n" for line in lines) + "".join(f"    {line}\n" for line in beside)
+    return MODEL.format(task=task, factory=factory) + written
+
+
+FCN = ("decoder: FCNDecoder", "num_classes: 2")
+
+
+def imported(text):
+    return reads_config(text, name="c.yaml")
+
+
+def spec(text):
+    return composer.write(imported(text).graph)
+
+
+def notes(text):
+    return [note.said("note") for note in imported(text).notes]
+
+
+def refusal(text):
+    with pytest.raises(composer.SpecError) as refused:
+        imported(text)
+    return str(refused.value)
+
+
+class TestForms:
+    @pytest.mark.parametrize(
+        "task",
+        [
+            "SemanticSegmentationTask",
+            "terratorch.tasks.SemanticSegmentationTask",
+            "terratorch.tasks.segmentation_tasks.SemanticSegmentationTask",
+        ],
+    )
+    def test_a_task_is_named_shortly_or_at_length(self, task):
+        assert spec(model(*FCN, task=task)) == spec(model(*FCN))
+
+    @pytest.mark.parametrize(
+        ("task", "args", "head"),
+        [
+            ("SemanticSegmentationTask", "num_classes: 3", "SegmentationHead: {num_classes: 3}"),
+            ("PixelwiseRegressionTask", "num_outputs: 3", "RegressionHead: {num_outputs: 3}"),
+            ("ClassificationTask", "num_classes: 3", "ClassificationHead: {num_classes: 3}"),
+            ("MultiLabelClassificationTask", "num_classes: 3", "ClassificationHead: {num_classes: 3}"),
+            ("ScalarRegressionTask", "num_outputs: 3", "ScalarHead: {num_outputs: 3}"),
+        ],
+    )
+    def test_the_task_chooses_the_head(self, task, args, head):
+        assert spec(model("decoder: IdentityDecoder", args, task=task)).endswith(f"head: {{{head}}}\n")
+
+    @pytest.mark.parametrize("word", ["no", "No", "NO", "off", "Off", "OFF", "false", "False"])
+    def test_words_are_true_or_false_as_terratorchs_reader_takes_them(self, word):
+        assert spec(model(*FCN, f"rescale: {word}")) == spec(model(*FCN, "rescale: false"))
+        assert "rescale: false" in spec(model(*FCN, f"rescale: {word}"))
+
+    def test_a_word_in_quotes_is_a_word(self):
+        assert refusal(model(*FCN, "rescale: 'no'")) == (
+            f"c.yaml:9:7: error[value] {ARGS}.rescale: rescale must be true or false (got 'no')."
+        )
+
+    def test_a_number_with_an_exponent_is_a_number(self):
+        assert "dropout: 0.1" in spec(model(*FCN, "head_dropout: 1e-1"))
+
+    def test_an_alias_stands_for_what_it_names(self):
+        widths = "decoder_channels: &widths [16, 8, 8, 8, 8]"
+        text = model("decoder: UNetDecoder", widths, "num_classes: 2", "head_channel_list: *widths")
+        assert spec(text).endswith(
+            "decoder: {UNetDecoder: {channels: [16, 8, 8, 8, 8]}}\n"
+            "head: {SegmentationHead: {num_classes: 2, channel_list: [16, 8, 8, 8, 8]}}\n"
+        )
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            "{name: a, decoder: FCNDecoder, decoder_args: {decoder_num_convs: 2}}",
+            """{class_path: AuxiliaryHead,
+              init_args: {name: a, decoder: FCNDecoder, decoder_args: {decoder_num_convs: 2}}}""",
+            """{class_path: terratorch.models.model.AuxiliaryHead,
+              init_args: {name: a, decoder: FCNDecoder, decoder_args: {decoder_num_convs: 2}}}""",
+        ],
+        ids=["mapping", "class", "class at length"],
+    )
+    def test_auxiliary_heads_are_mappings_or_classes(self, head):
+        (auxiliary,) = imported(model(*FCN, beside=[f"aux_heads: [{head}]"])).graph.auxiliary
+        assert auxiliary == ("a", "aux.a.head")
+        assert "decoder: {FCNDecoder: {num_convs: 2}}" in spec(model(*FCN, beside=[f"aux_heads: [{head}]"]))
+
+    @pytest.mark.parametrize(
+        ("form", "pooling", "necks"),
+        [
+            (
+                "tiff",
+                "null",
+                "  - SelectIndices: {indices: [1, -1]}\n  - ReshapeTokensToImage: {remove_cls_token: false}\n",
+            ),
+            ("TIFF", "null", "  - SelectIndices: {indices: [1, -1]}\n"),
+            (
+                "tiff",
+                "keep",
+                "  - SelectIndices: {indices: [1, -1]}\n  - ReshapeTokensToImage: {remove_cls_token: false}\n",
+            ),
+            ("parquet", "None", "  - SelectIndices: {indices: [1, -1]}\n"),
+            ("parquet", "mean", "  - AggregateTokens: {indices: [1, -1]}\n"),
+            ("tiff", "max", "  - AggregateTokens: {pooling: max, indices: [1, -1]}\n"),
+        ],
+    )
+    def test_a_task_of_embeddings_adds_necks(self, form, pooling, necks):
+        text = (
+            "model:\n  class_path: EmbeddingGenerationTask\n  init_args:\n    model_args: {backbone: resnet10t}\n"
+            f"    layers: [1, -1]\n    output_format: {form}\n    embedding_pooling: {pooling}\n"
+        )
+        assert f"necks:\n{necks}head: EmbeddingHead\n" in spec(text)
+
+    def test_necks_of_ones_own_are_not_added_to(self):
+        text = (
+            "model:\n  class_path: EmbeddingGenerationTask\n  init_args:\n    embedding_pooling: mean\n"
+            "    model_args: {backbone: resnet10t, necks: [{name: SelectIndices, indices: [0]}]}\n"
+        )
+        assert "necks:\n  - SelectIndices: {indices: [0]}\nhead: EmbeddingHead\n" in spec(text)
+        assert notes(text) == []
+
+
+class TestNotes:
+    def test_every_key_that_is_no_part_of_the_model_is_said(self):
+        text = "seed_everything: 0\n" + model(*FCN, beside=["loss: ce", "aux_loss: {a: 1.0}"]) + "trainer:\n  a: 1\n"
+        assert notes(text) == [
+            "c.yaml:1:1: note[aside] seed_everything: no part of a model: set aside.",
+            "c.yaml:10:5: note[aside] model.init_args.loss: no part of a model: set aside.",
+            "c.yaml:11:5: note[aside] model.init_args.aux_loss: no part of a model: set aside.",
+            "c.yaml:12:1: note[aside] trainer: no part of a model: set aside.",
+        ]
+
+    @pytest.mark.parametrize(
+        ("line", "node"), [("freeze_backbone", "encoder"), ("freeze_decoder", "decoder"), ("freeze_head", "head")]
+    )
+    def test_freezing_is_said_with_what_to_call(self, line, node):
+        assert notes(model(*FCN, beside=[f"{line}: true"])) == [
+            (
+                f"c.yaml:9:5: note[aside] model.init_args.{line}: what is frozen is no part of a spec: set aside.\n"
+                f'  repair: call model.freeze("{node}")'
+            )
+        ]
+        assert notes(model(*FCN, beside=[f"{line}: no"])) == []
+
+    def test_adapters_are_said_with_what_to_call(self):
+        assert notes(model(*FCN, "peft_config: {method: LORA}")) == [
+            (
+                f"c.yaml:9:7: note[aside] {ARGS}.peft_config: adapters are put into a model that is built, and are "
+                "no part of a spec: set aside.\n"
+                "  repair: composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
+            )
+        ]
+
+    def test_arguments_that_the_task_does_not_have_are_said(self):
+        assert notes(model(*FCN, beside=["metrics: {val: []}", "class_names: [a]"])) == [
+            (
+                "c.yaml:9:5: note[aside] model.init_args.metrics: SemanticSegmentationTask of TerraTorch 1.2.11 has no "
+                "argument 'metrics': set aside."
+            ),
+            "c.yaml:10:5: note[aside] model.init_args.class_names: no part of a model: set aside.",
+        ]
+
+    def test_necks_that_the_task_adds_are_said(self):
+        text = "model:\n  class_path: EmbeddingGenerationTask\n  init_args:\n    model_args: {backbone: resnet10t}\n"
+        assert notes(text) == [
+            (
+                "c.yaml:3:3: note[aside] model.init_args: EmbeddingGenerationTask adds necks: SelectIndices, "
+                "ReshapeTokensToImage.\n  repair: model_args: {necks: […]} replaces them"
+            )
+        ]
+
+    def test_what_terratorch_does_otherwise_is_said_where_it_is_asked_for(self):
+        head = "{name: a, decoder: FCNDecoder, decoder_args: {head_dropout: 0.5}}"
+        assert notes(model(*FCN, beside=[f"aux_heads: [{head}]"])) == [
+            (
+                f"c.yaml:9:63: note[terratorch] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch makes "
+                "auxiliary heads with the arguments of the main head, and ignores head_dropout.\n"
+                "  repair: aux: {a: {head: …}} has arguments of its own"
+            )
+        ]
+
+
+class TestPlaces:
+    """Each problem is at the line of what it comes from: of the call, and of the graph that the call is."""
+
+    @pytest.mark.parametrize(
+        ("lines", "begins"),
+        [
+            (
+                ["decoder: UNetDecoder", "decoder_channels: [8, 8]", "num_classes: 2"],
+                "8:7: error[count] X.decoder_channels",
+            ),
+            (
+                ["decoder: UNetDecoder", "num_classes: 2", "decoder_kwargs:", "  channels: [8, 8]"],
+                "10:9: error[count] X.decoder_kwargs.channels",
+            ),
+            (
+                ["necks:", "- name: SelectIndices", "  indices: [0, 9]", *FCN],
+                "9:22: error[index] X.necks[0].indices[1]",
+            ),
+            (
+                ["necks:", "- {name: SelectIndices, indices: [0, 1]}", "- {name: SelectIndices, indices: [4]}", *FCN],
+                "9:41: error[index] X.necks[1].indices[0]",
+            ),
+            (["necks:", "- {name: MaxpoolToPyramidl}", *FCN], "8:10: error[unknown] X.necks[0].name"),
+            (["necks:", "- {name: LearnedInterpolateToPyramidal}", *FCN], "8:9: error[count] X.necks[0]"),
+            (["decoder: FCNDecoder", "decoder_in_index: 9", "num_classes: 2"], "8:7: error[index] X.decoder_in_index"),
+            (["decoder: FCNDecoder", "decoder_in_indx: 1", "num_classes: 2"], "8:7: error[unused] X.decoder_in_indx"),
+            (["backbone_out_indices: [9]", *FCN], "6:7: error[network] X.backbone"),
+            (["backbone_out_indices: [x]", *FCN], "7:7: error[value] X.backbone_out_indices"),
+            (["backbone_kwargs: {out_indices: [x]}", *FCN], "7:25: error[value] X.backbone_kwargs.out_indices"),
+            (["backbone_in_chans: 0", *FCN], "7:7: error[value] X.backbone_in_chans"),
+            (["decoder: FCNDecoder"], "5:5: error[missing] X.num_classes"),
+            (["num_classes: 2"], "5:5: error[missing] X.decoder"),
+            ([*FCN, "head_droput: 0.1"], "9:7: error[unused] X.head_droput"),
+            ([*FCN, "image_size_out: [4, x]"], "9:7: error[value] X.image_size_out"),
+            ([*FCN, "rescale: false", "image_size_out: [4, 4]"], "10:7: error[crop] X.image_size_out"),
+            ([*FCN, "task: regression"], "9:7: error[unused] X.task"),
+            ([*FCN, "aux_decoders: []"], "9:7: error[unused] X.aux_decoders"),
+            ([*FCN, "decoder_kwargs: 3"], "9:7: error[type] X.decoder_kwargs"),
+        ],
+        ids=lambda value: value.partition("X.")[2] if isinstance(value, str) else "",
+    )
+    def test_of_the_model(self, lines, begins):
+        said = refusal(model(*lines))
+        begins = f"c.yaml:{begins.replace('X', ARGS)}: "
+        assert (said[: len(begins)], said.count("error[")) == (begins, 1)
+
+    @pytest.mark.parametrize(
+        ("head", "begins"),
+        [
+            (
+                "{name: a, decoder: FCNDecoder, decoder_args: {decoder_in_index: 9}}",
+                "9:63: error[index] X[0].decoder_args.decoder_in_index",
+            ),
+            (
+                "{name: a, decoder: UNetDecoder, decoder_args: {decoder_channels: [8]}}",
+                "9:64: error[count] X[0].decoder_args.decoder_channels",
+            ),
+            ("{name: a, decoder: FCNDecodr, decoder_args: {}}", "9:27: error[unknown] X[0].decoder"),
+            ("{name: a, decoder: FCNDecoder, decoder_args: 3}", "9:17: error[type] X[0].decoder_args"),
+            ("{name: a b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[name] X[0].name"),
+            ("{name: a, decoder: FCNDecoder, decodr: x}", "9:48: error[unused] X[0].decodr"),
+            ("3", "9:17: error[type] X[0]"),
+            ("{class_path: torch.nn.Linear, init_args: {}}", "9:30: error[unknown] X[0].class_path"),
+        ],
+        ids=lambda value: value.partition("X")[2] if "X" in value else "",
+    )
+    def test_of_an_auxiliary_head(self, head, begins):
+        said = refusal(model(*FCN, beside=[f"aux_heads: [{head}]"]))
+        begins = f"c.yaml:{begins.replace('X', 'model.init_args.aux_heads')}"
+        assert said[: len(begins)] == begins
+
+    def test_the_necks_of_a_call_come_after_what_pools_its_frames(self):
+        frames = "backbone_kwargs: {use_temporal: true, temporal_pooling: mean, temporal_n_timestamps: 2}"
+        said = refusal(model(frames, "necks:", "- {name: SelectIndices, indices: [7]}", *FCN))
+        assert said.startswith(f"c.yaml:9:41: error[index] {ARGS}.necks[0].indices[0]: SelectIndices takes feature 7 ")
+
+    def test_the_arguments_that_a_factory_renames_stand_where_they_are_written(self):
+        lines = [*FCN, "bands: [RED, NIR]", "num_frames: 3"]
+        found = config_of(model(*lines, factory="PrithviModelFactory").replace("resnet10t", "prithvi_vit"), "c.yaml")
+        assert (found.call["backbone_in_chans"], found.call["backbone_num_frames"]) == (2, 3)
+        assert found.places.place("backbone_in_chans") == composer.Place(f"{ARGS}.bands", "c.yaml", 9, 7)
+        assert found.places.place("backbone_num_frames") == composer.Place(f"{ARGS}.num_frames", "c.yaml", 10, 7)
+
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            (
+                ["bands: [BLUE]"],
+                (
+                    f"6:7: error[value] {ARGS}.backbone: backbone must begin with prithvi_ in PrithviModelFactory "
+                    "(got 'resnet10t')."
+                ),
+            ),
+            ([], f"5:5: error[value] {ARGS}.bands: bands is a list of bands in PrithviModelFactory (got None)."),
+        ],
+        ids=["backbone", "bands"],
+    )
+    def test_what_another_factory_does_not_take(self, lines, message):
+        said = refusal(model(*FCN, *lines, factory="PrithviModelFactory"))
+        assert said == f"c.yaml:{message}"
+
+    def test_of_all_problems_at_once_in_the_order_of_the_lines(self):
+        said = refusal(
+            model("decoder: FCNDecodr", "num_classes: 2", "channels: 3", beside=["model_arg: 1", "aux_heads: 4"])
+        )
+        assert [line for line in said.splitlines() if "error[" in line] == [
+            f"c.yaml:7:7: error[unknown] {ARGS}.decoder: TerraTorch has no decoder 'FCNDecodr'.",
+            f"c.yaml:9:7: error[unused] {ARGS}.channels: channels was passed but not used.",
+            "c.yaml:10:5: error[key] model.init_args.model_arg: SemanticSegmentationTask has no argument 'model_arg'.",
+            f"c.yaml:11:16: error[type] {INIT}.aux_heads: aux_heads is a list of heads (got 4, a whole number).",
+        ]
+
+
+class TestNoConfig:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("- 1\n", "c.yaml:1:1: error[type] a config is a mapping of keys (got a list of 1).\n  repair: EXAMPLE"),
+            ("trainer: {}\n", "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n  repair: EXAMPLE"),
+            (
+                "modle: {}\n",
+                (
+                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
+                    "  repair: did you mean model where modle stands?"
+                ),
+            ),
+            (
+                "fit: {model: {class_path: x}}\n",
+                (
+                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
+                    "  repair: put what stands under fit at the top"
+                ),
+            ),
+            (
+                "class_path: x\ninit_args: {}\n",
+                (
+                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
+                    "  repair: put class_path and init_args under model"
+                ),
+            ),
+            (
+                "backbone: resnet18\ndecoder: FCNDecoder\n",
+                (
+                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
+                    f"  repair: put all this under {ARGS}, and the class_path of a task beside it"
+                ),
+            ),
+            (
+                "model_args: {}\n",
+                (
+                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
+                    "  repair: put all this under model.init_args, and the class_path of a task beside it"
+                ),
+            ),
+            (
+                "encoder: timm/resnet18\n",
+                (
+                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
+                    "  repair: this looks like a spec of composer's own: python -m composer check FILE"
+                ),
+            ),
+            (
+                "model: other.yaml\n",
+                (
+                    "c.yaml:1:8: error[type] model: a model is a class_path with init_args "
+                    "(got 'other.yaml', a string); no other file is read.\n  repair: put what that file holds here"
+                ),
+            ),
+            (
+                "model.class_path: x\n",
+                (
+                    "c.yaml:1:1: error[key] model.class_path: keys that are joined by dots are not taken apart.\n"
+                    "  repair: model: {class_path: …}"
+                ),
+            ),
+            (
+                "model: {class_path: [], init_args: {}}\n",
+                "c.yaml:1:21: error[type] model.class_path: class_path is the name of a task (got a list of 0).",
+            ),
+            (
+                "model: {class_path: my.SemanticSegmentationTask, init_args: {}}\n",
+                (
+                    "c.yaml:1:21: error[unknown] model.class_path: my.SemanticSegmentationTask is no task of "
+                    "TerraTorch's.\n"
+                    "  repair: did you mean SemanticSegmentationTask?"
+                ),
+            ),
+            (
+                "model: {class_path: SemanticSegmentationTask, init_args: x.yaml}\n",
+                (
+                    "c.yaml:1:58: error[type] model.init_args: init_args is a mapping of arguments "
+                    "(got 'x.yaml', a string)."
+                ),
+            ),
+        ],
+        ids=[
+            "list",
+            "no model",
+            "misspelled",
+            "subcommand",
+            "task alone",
+            "arguments alone",
+            "init_args alone",
+            "spec",
+            "file",
+            "dots",
+            "no name",
+            "another's",
+            "no mapping",
+        ],
+    )
+    def test_what_is_none_is_refused_with_what_to_do(self, text, message):
+        example = "model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
+        assert refusal(text) == message.replace("EXAMPLE", example)
+
+    @pytest.mark.parametrize(
+        ("beside", "message"),
+        [
+            (
+                "model: {class_path: a.B}",
+                f"[value] {INIT}.model: a model of one's own is not imported (got a mapping).",
+            ),
+            (
+                "freeze_backbon: true",
+                (
+                    f"[key] {INIT}.freeze_backbon: SemanticSegmentationTask has no argument 'freeze_backbon'.\n"
+                    "  repair: did you mean freeze_backbone?"
+                ),
+            ),
+            (
+                "optimizer.lr: 1",
+                (
+                    f"[key] {INIT}.optimizer.lr: keys that are joined by dots are not taken apart.\n"
+                    "  repair: optimizer: {lr: …}"
+                ),
+            ),
+        ],
+        ids=["model", "misspelled", "dots"],
+    )
+    def test_arguments_beside_the_model_that_would_change_it(self, beside, message):
+        assert refusal(model(*FCN, beside=[beside])) == f"c.yaml:9:5: error{message}"
+
+
+class TestNothingIsRun:
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            (
+                "rescale: !!python/object/apply:os.system [exit]",
+                "9:16: error[yaml] tags mean nothing here (got !!python/object/apply:os.system).",
+            ),
+            ("<<: {rescale: false}", "9:7: error[yaml] merge keys (<<) mean nothing here."),
+            (
+                "num_classes: 3",
+                "9:7: error[repeated] the key 'num_classes' is here for the second time; the first is on line 8.",
+            ),
+        ],
+        ids=["tag", "merge key", "repeated key"],
+    )
+    def test_what_has_no_meaning_is_a_problem(self, line, message):
+        assert f"c.yaml:{message}" in refusal(model(*FCN, line)).splitlines()
+
+    def test_names_of_classes_and_modules_are_not_imported(self, tmp_path, monkeypatch):
+        (tmp_path / "spy.py").write_text("raise SystemExit('imported')")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        text = "custom_modules_path: ./spy.py\n" + model(*FCN, beside=["loss: {class_path: spy.Loss}"])
+
+        said = notes(text)
+        task = refusal(model(*FCN, task="spy.Task"))
+        activation = refusal(model("decoder: FCNDecoder", "head_final_act: spy.Act", task="PixelwiseRegressionTask"))
+
+        assert said[0] == "c.yaml:1:1: note[aside] custom_modules_path: nothing is imported from it: set aside."
+        assert task.startswith("c.yaml:2:15: error[unknown] model.class_path: spy.Task is no task of TerraTorch's.")
+        assert activation.startswith(f"c.yaml:8:7: error[value] {ARGS}.head_final_act: ")
+        assert "spy" not in sys.modules
+
+
+SPEC = """\
+input: {channels: 6}
+encoder: {timm/resnet18: {pretrained: true, features_only: true, any_size: true}}
+necks:
+  - SelectIndices: {indices: [0, 1, 2, 3]}
+decoder: {UNetDecoder: {channels: [512, 256, 128, 64]}}
+head: {SegmentationHead: {num_classes: 3, channel_list: [256], dropout: 0.1}}
+"""
+ASIDE = """\
+c.yaml:2:1: note[aside] seed_everything: no part of a model: set aside.
+c.yaml:3:1: note[aside] trainer: no part of a model: set aside.
+c.yaml:13:1: note[aside] data: no part of a model: set aside.
+c.yaml:47:5: note[aside] model.init_args.loss: no part of a model: set aside.
+c.yaml:48:5: note[aside] model.init_args.plot_on_val: no part of a model: set aside.
+c.yaml:49:5: note[aside] model.init_args.ignore_index: no part of a model: set aside.
+c.yaml:53:5: note[aside] model.init_args.tiled_inference_parameters: no part of a model: set aside.
+c.yaml:60:1: note[aside] optimizer: no part of a model: set aside.
+c.yaml:65:1: note[aside] lr_scheduler: no part of a model: set aside.
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a config, which is where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(CONFIG.read_text())
+    (tmp_path / "bad.yaml").write_text(model("decoder: FCNDecoder"))
+    (tmp_path / "folder.yaml").mkdir()
+    return tmp_path
+
+
+class TestCommand:
+    def test_the_spec_goes_to_stdout_and_the_rest_to_stderr(self, here, capsys):
+        assert main(["import", "terratorch", "c.yaml"]) == 0
+        assert capsys.readouterr() == (SPEC, ASIDE)
+
+    def test_a_spec_is_written_where_it_is_wanted(self, here, capsys):
+        (here / "spec.yaml").write_text("something else")
+        assert main(["import", "terratorch", "c.yaml", "-o", "spec.yaml"]) == 0
+        assert capsys.readouterr() == ("wrote spec.yaml\n", ASIDE)
+        assert (here / "spec.yaml").read_text() == SPEC
+        assert main(["check", "spec.yaml"]) == 0
+
+    def test_a_config_that_cannot_be_imported_writes_nothing(self, here, capsys):
+        (here / "spec.yaml").write_text("something else")
+        assert main(["import", "terratorch", "bad.yaml", "-o", "spec.yaml"]) == 1
+        assert capsys.readouterr() == (
+            "",
+            (
+                f"bad.yaml:5:5: error[missing] {ARGS}.num_classes: segmentation needs num_classes.\n"
+                "  repair: say how many are to be predicted\n"
+            ),
+        )
+        assert (here / "spec.yaml").read_text() == "something else"
+        assert sorted(path.name for path in here.iterdir()) == ["bad.yaml", "c.yaml", "folder.yaml", "spec.yaml"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["none.yaml"], "none.yaml: there is no such file; check the path."),
+            (["folder.yaml"], "folder.yaml: this is a folder; name a file in it."),
+            (
+                ["c.yaml", "-o", "folder.yaml"],
+                "folder.yaml: this is no file that could be replaced; choose another name.",
+            ),
+            (["c.yaml", "-o", "spec.txt"], "spec.txt: the name must end in .yaml or .yml."),
+            (["c.yaml", "-o", "./c.yaml"], "./c.yaml: this is the config itself; choose another name."),
+        ],
+        ids=["absent", "folder", "onto a folder", "suffix", "onto itself"],
+    )
+    def test_files_that_cannot_be_read_or_written(self, here, arguments, message, capsys):
+        assert main(["import", "terratorch", *arguments]) == 2
+        assert capsys.readouterr() == ("", f"{message}\n")
+        assert (here / "c.yaml").read_text() == CONFIG.read_text()
+
+    def test_with_known_facts_loads_neither_torch_nor_timm(self, tmp_path):
+        program = (
+            "import sys; from composer.__main__ import main; "
+            f"code = main(['import', 'terratorch', {str(CONFIG)!r}, '-o', {str(tmp_path / 'spec.yaml')!r}]); "
+            "print(code, 'torch' in sys.modules, 'timm' in sys.modules)"
+        )
+        environment = {**os.environ, "COMPOSER_CACHE": str(tmp_path), "PYTHONPATH": str(CONFIG.parents[2])}
+        runs = [
+            subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+            for _ in range(2)
+        ]
+
+        # The first shows that the second could have failed: the facts were not known, so torch was loaded.
+        assert [run.stdout.splitlines()[-1] for run in runs] == ["0 True True", "0 False False"]
