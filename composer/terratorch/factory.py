@@ -111,17 +111,23 @@ class FactoryModel(Model):
         """A `ModelOutput`, or a list of tensors for an embedding.
 
         `image_size` crops the output to so many pixels, where the graph does not say how many. Other keyword arguments
-        go to the encoder. Raises TypeError for one that it does not take.
+        go to the encoder. An image of one frame may have an axis for it, or none. Raises TypeError for an argument
+        that the encoder does not take.
         """
         size = kwargs.pop("image_size", None)
-        out = super().forward(image, **kwargs)
+        out = super().forward(self._still(image), **kwargs)
         if self.task == EMBEDDING:
             return list(out.output)
         leaving = [self._as_there(x, size) for x in (out.output, *out.auxiliary_heads.values())]
         return ModelOutput(leaving[0], dict(zip(out.auxiliary_heads, leaving[1:], strict=True)))
 
+    def _still(self, image: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
+        """An image of one frame is a still, to a network that takes stills."""
+        one_frame = isinstance(image, Tensor) and image.dim() == 5 and image.shape[2] == 1
+        return image.squeeze(2) if one_frame and self._inputs[0].dims == 4 else image  # type: ignore[union-attr]
+
     def _as_there(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
-        if size is not None and self.graph.crop is None and x.dim() == 4:
+        if size is not None and self.graph.rescale and self.graph.crop is None and x.dim() == 4:
             x = self._middle(x, *map(int, size))
         return x.squeeze(1) if self.task == "regression" and x.shape[1] == 1 else x
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class Pyramid(nn.Module):
         self.out_channels = list(widths[1:])
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(*pair, kernel_size=3, stride=2, padding=1), nn.BatchNorm2d(pair[1]), nn.ReLU())
-            for pair in zip(widths, widths[1:], strict=False)
+            for pair in pairwise(widths)
         )
 
     def forward(self, x_BCHW: torch.Tensor) -> list[torch.Tensor]:
@@ -35,12 +36,12 @@ class Pyramid(nn.Module):
         return maps
 
 
-def prithvi() -> nn.Module:
-    """Prithvi's encoder, small: two frames at once, tokens with a class token."""
+def prithvi(frames: int = 2) -> nn.Module:
+    """Prithvi's encoder, small: frames at once, tokens with a class token."""
     from terratorch.models.backbones.prithvi_vit import PrithviViT
 
     network = PrithviViT(
-        img_size=SIDE, patch_size=(1, 8, 8), num_frames=2, in_chans=CHANNELS, embed_dim=32, depth=4, num_heads=2
+        img_size=SIDE, patch_size=(1, 8, 8), num_frames=frames, in_chans=CHANNELS, embed_dim=32, depth=4, num_heads=2
     )
     # As TerraTorch's registry hands it out: it gives the features of every block, and reconstructs nothing.
     network.forward = network.forward_features
@@ -176,6 +177,8 @@ def goes_together(one: Combination) -> bool:
     flat, neck, decoder = one["encoder"] in FLAT, one.get("neck", "none"), one["decoder"]
     if one["task"] == "segmentation" and one.get("head") in ("final_act", "upscale"):
         return False
+    if neck == "interpolate" and one.get("output") == "raw":
+        return False  # cells smaller than pixels, of which TerraTorch keeps as many as the image has pixels
     fits = _neck_fits(one["encoder"], neck, flat=flat) and _decoder_fits(one["encoder"], decoder, neck, flat=flat)
     return fits and (one.get("size") != "odd" or _takes_odd_sizes(one))
 
@@ -225,7 +228,7 @@ def call_of(one: Combination) -> dict[str, Any]:
     outputs = {"num_classes": 3} if one["task"] in ("segmentation", "classification") else {"num_outputs": 2}
     call = {
         "task": one["task"],
-        "backbone": backbone if isinstance(backbone, str) else backbone(),
+        "backbone": backbone if isinstance(backbone, str) else backbone(*_frames(one)),
         "necks": necks,
         "decoder": decoder,
         **{f"backbone_{name}": value for name, value in arguments.items()},
@@ -239,6 +242,21 @@ def call_of(one: Combination) -> dict[str, Any]:
     if "time" in one:
         call |= {"backbone_use_temporal": True} | {f"backbone_{k}": v for k, v in TIMES[one["time"]].items()}
     return call
+
+
+def _frames(one: Combination) -> tuple[int, ...]:
+    """The frames that a backbone takes at once, where it takes any.
+
+    Its stated channels are those of all frames, which tokens that are aggregated over them have not.
+    """
+    if one["encoder"] != "prithvi":
+        return ()
+    return (1,) if one.get("neck", "none").startswith("aggregate") else (2,)
+
+
+def frames_of(one: Combination) -> tuple[int, ...]:
+    """The frames of the images for a combination."""
+    return (3,) if "time" in one else _frames(one)
 
 
 def _necks(one: Combination) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from tests.peers.combinations import (
     SIDE,
     TEMPORAL_COMBINATIONS,
     call_of,
+    frames_of,
 )
 
 TOLERANCE = 1e-5
@@ -69,7 +70,7 @@ def stir(model):
 
 
 def image_for(one):
-    frames = (3,) if "time" in one else (2,) if one["encoder"] == "prithvi" else ()
+    frames = frames_of(one)
     size = (50, 53) if one.get("size") == "odd" else (SIDE, SIDE)
     return torch.rand(2, CHANNELS, *frames, *size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
