@@ -121,17 +121,39 @@ def image_of(channels: Any, frames: int | None, arguments: Arguments, ledger: Le
 def _padded_as_there(
     encoder: Timm, facts: Facts, channels: int, arguments: Arguments, describe: Describe
 ) -> tuple[Timm, Padding]:
-    """TerraTorch pads to twice the patch, which a fixed size need not be a multiple of; else it pads not at all."""
+    """TerraTorch pads to twice the patch, which the size that a network takes need not be a multiple of.
+
+    Where it is none, nothing runs there; else, and where there are no patches, this is what TerraTorch feeds it.
+    """
     patch = arguments.get("patch_size") or facts.patch
     multiple = twice(patch)
     fixed = [side for side in (facts.sizes.height, facts.sizes.width) if side is not None]
     if fixed:
         return encoder, Padding(multiple=multiple if all(side % multiple == 0 for side in fixed) else 1)
+    if any(side % multiple for side in _native(encoder, facts, channels, describe)):
+        return encoder, Padding()
     if multiple % facts.sizes.multiple == 0:
         return encoder, Padding(multiple=multiple)
     unpadded = evolve(encoder, any_size=True)
     as_it_is = isinstance(describe(unpadded, channels), Refusal)
     return encoder if as_it_is else unpadded, Padding(multiple=multiple)
+
+
+_SWITCHES = {"dynamic_img_size": False, "strict_img_size": True}
+"""How timm makes networks that are not told to take other image sizes than their own."""
+
+
+def _native(encoder: Timm, facts: Facts, channels: int, describe: Describe) -> tuple[int, ...]:
+    """The one size that a network takes in TerraTorch, where composer has turned a switch of it for other sizes."""
+    turned = {name: _SWITCHES[name] for name, _ in facts.arguments if name in _SWITCHES}
+    if not turned or turned.keys() & dict(encoder.options).keys():
+        return ()
+    if encoder.img_size is not None:
+        return encoder.img_size
+    as_there = describe(evolve(encoder, options={**dict(encoder.options), **turned}), channels)
+    if isinstance(as_there, Refusal) or as_there.sizes.height is None or as_there.sizes.width is None:
+        return ()
+    return as_there.sizes.height, as_there.sizes.width
 
 
 def twice(patch: int | tuple[int, ...] | list[int] | None) -> int:

@@ -195,11 +195,9 @@ class _Branch:
     def parts(self, decoder: Any, path: str, arguments: Arguments, head: Arguments) -> tuple[Part, ...]:
         """A decoder and, unless it ends in a prediction, a head."""
         made = self._decoder(decoder, path, arguments)
-        if made is None:
-            return ()
-        if not made.includes_head:
+        if made is None or not made.includes_head:
             after: Head | None = head_of(self.task, head, self.ledger)
-            return (made,) if after is None else (made, after)
+            return () if made is None else (made,) if after is None else (made, after)
         for name in head:
             if name not in ("num_classes", "num_outputs"):
                 named = decoder if isinstance(decoder, str) else type(decoder).__name__
