@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from composer.terratorch.checkpoints import Report as Report
     from composer.terratorch.checkpoints import load as load
+    from composer.terratorch.configs import read_config as read_config
+    from composer.terratorch.configs import reads_config as reads_config
     from composer.terratorch.factory import AuxiliaryHead as AuxiliaryHead
     from composer.terratorch.factory import EncoderDecoderFactory as EncoderDecoderFactory
     from composer.terratorch.factory import FactoryModel as FactoryModel
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _NAMES_OF = {
     "checkpoints": "Report load",
+    "configs": "read_config reads_config",
     "factory": "AuxiliaryHead EncoderDecoderFactory FactoryModel TerraTorchWarning",
     "translating": "Translation translate",
 }
