@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -11,8 +11,8 @@ from attrs import define, field
 
 from composer.contracts import Outcome, Promise, Refusal, contract
 from composer.contracts.encoders import one_image
-from composer.contracts.rules import needed, only
-from composer.feature import MAP, VECTOR, Features, counted, sentence
+from composer.feature import Features, counted, sentence
+from composer.fitting import conflict_of, demands, unfit_to_leave
 from composer.graph import Graph, Node, Shared
 from composer.parts import EmbeddingHead, Facts, Head, Part, Probed, part_name
 from composer.problem import Problem, SpecError
@@ -38,10 +38,10 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) 
     walk = _Walk(graph, _asking(describe))
     for node in ordered(graph):
         walk.visit(node)
-    problems = [*walk.problems, *_unfit_outputs(graph, walk), *_unfit_crop(graph, walk)]
-    sizes = intersect(_demands(graph, walk))
+    problems = [*walk.problems, *unfit_to_leave(graph, walk.features, walk.embeddings)]
+    sizes = intersect(demands(graph, walk.features, walk.sizes))
     if isinstance(sizes, Conflict):
-        problems.append(_conflict(graph, sizes))
+        problems.append(conflict_of(graph, sizes))
     if problems:
         raise SpecError(problems)
     assert isinstance(sizes, Sizes)
@@ -212,66 +212,3 @@ def problem_of(
         got=got,
         repair=refusal.repair,
     )
-
-
-def _demands(graph: Graph, walk: _Walk) -> Iterator[tuple[str, Sizes]]:
-    """Who demands which sizes: images, parts, and every feature that has to be whole or to have a cell at all."""
-    for name, image in graph.inputs:
-        if image.size is not None:
-            yield name, Sizes(height=image.size[0], width=image.size[1])
-    if graph.padding.multiple > 1:
-        yield "padding", Sizes(multiple=graph.padding.multiple)
-    for name, features in walk.features.items():
-        yield name, walk.sizes.get(name, Sizes())
-        for feature in features:
-            yield name, needed(feature)
-
-
-def _conflict(graph: Graph, conflict: Conflict) -> Problem:
-    return Problem(
-        code="sizes",
-        message=f"no image size suits both: {conflict.first} takes {conflict.first_sizes}; "
-        f"{conflict.second} takes {conflict.second_sizes}.",
-        place=graph.source.place(conflict.second),
-        expected=str(conflict.first_sizes),
-        got=str(conflict.second_sizes),
-        repair="change the input's size or the encoder's img_size to one that both take",
-    )
-
-
-def _unfit_crop(graph: Graph, walk: _Walk) -> Iterator[Problem]:
-    """A crop of outputs none of which is at the image's size."""
-    outputs = [walk.features.get(name) for name in _ends(graph) if name not in walk.embeddings]
-    is_map = any(given is None or given[0].axes == MAP for given in outputs)
-    if graph.crop is not None and not (graph.rescale and is_map):
-        yield Problem(
-            code="crop",
-            message="crop keeps the centre of output at the image's size, and no output is at it.",
-            place=graph.source.place("crop"),
-            repair="leave crop out" if graph.rescale else "rescale: true",
-        )
-
-
-def _ends(graph: Graph) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))))
-
-
-def _unfit_outputs(graph: Graph, walk: _Walk) -> Iterator[Problem]:
-    for name in _ends(graph):
-        given = walk.features.get(name)
-        if given is None or name in walk.embeddings:
-            continue
-        unfit = only(given, lambda feature: feature.axes in (MAP, VECTOR), "one map or one vector")
-        if unfit is None and len(given) == 1:
-            continue
-        way = "add IdentityDecoder, which passes one feature on"
-        if unfit and len(given) == 1:
-            way = unfit.repair or "bring it to that layout with PermuteDims"
-        yield Problem(
-            code="output",
-            message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {sentence(given)}.',
-            place=graph.source.place(name),
-            expected="one map or one vector",
-            got=sentence(given),
-            repair=f"{way}; or head: EmbeddingHead, which gives features as they are",
-        )

@@ -19,7 +19,7 @@ STAGES = (
     ("parts",),
     ("graph", "structure"),
     ("text", "contracts"),
-    ("typed", "facts", "inference"),
+    ("typed", "facts", "fitting", "inference"),
     ("modules",),
     ("plan", "entering", "leaving", "model"),
     ("building",),
@@ -30,7 +30,7 @@ STAGES = (
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
 TORCH_FREE = ("feature", "sizes", "problem", "parts", "graph", "structure", "text", "contracts", "typed", "facts",
-              "inference", "__init__", "__main__")  # fmt: skip
+              "fitting", "inference", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch"}

@@ -1,0 +1,81 @@
+"""What only a whole graph can get wrong: sizes that no image has, and features that may not leave. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from composer.contracts.rules import needed, only
+from composer.feature import MAP, VECTOR, Features, sentence
+from composer.graph import Graph
+from composer.problem import Problem
+from composer.sizes import ANY, Conflict, Sizes
+
+
+def demands(graph: Graph, features: Mapping[str, Features], sizes: Mapping[str, Sizes]) -> Iterator[tuple[str, Sizes]]:
+    """Who demands which sizes: images, parts, and every feature that has to be whole or to have a cell at all."""
+    for name, image in graph.inputs:
+        if image.size is not None:
+            yield name, Sizes(height=image.size[0], width=image.size[1])
+    if graph.padding.multiple > 1:
+        yield "padding", Sizes(multiple=graph.padding.multiple)
+    for name, given in features.items():
+        yield name, sizes.get(name, ANY)
+        for feature in given:
+            yield name, needed(feature)
+
+
+def conflict_of(graph: Graph, conflict: Conflict) -> Problem:
+    """Two demands that no image size meets, as a problem of the second."""
+    return Problem(
+        code="sizes",
+        message=f"no image size suits both: {conflict.first} takes {conflict.first_sizes}; "
+        f"{conflict.second} takes {conflict.second_sizes}.",
+        place=graph.source.place(conflict.second),
+        expected=str(conflict.first_sizes),
+        got=str(conflict.second_sizes),
+        repair="change the input's size or the encoder's img_size to one that both take",
+    )
+
+
+def unfit_to_leave(graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]) -> Iterator[Problem]:
+    """What is wrong with the outputs, and with the crop of them; what is not known, because refused, is passed over."""
+    yield from _unfit_outputs(graph, features, embeddings)
+    yield from _unfit_crop(graph, features, embeddings)
+
+
+def _unfit_outputs(graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]) -> Iterator[Problem]:
+    for name in _ends(graph):
+        given = features.get(name)
+        if given is None or name in embeddings:
+            continue
+        unfit = only(given, lambda feature: feature.axes in (MAP, VECTOR), "one map or one vector")
+        if unfit is None and len(given) == 1:
+            continue
+        way = "add IdentityDecoder, which passes one feature on"
+        if unfit and len(given) == 1:
+            way = unfit.repair or "bring it to that layout with PermuteDims"
+        yield Problem(
+            code="output",
+            message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {sentence(given)}.',
+            place=graph.source.place(name),
+            expected="one map or one vector",
+            got=sentence(given),
+            repair=f"{way}; or head: EmbeddingHead, which gives features as they are",
+        )
+
+
+def _unfit_crop(graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]) -> Iterator[Problem]:
+    """A crop of outputs none of which is at the image's size."""
+    outputs = [features.get(name) for name in _ends(graph) if name not in embeddings]
+    is_map = any(not given or given[0].axes == MAP for given in outputs)
+    if graph.crop is not None and not (graph.rescale and is_map):
+        yield Problem(
+            code="crop",
+            message="crop keeps the centre of output at the image's size, and no output is at it.",
+            place=graph.source.place("crop"),
+            repair="leave crop out" if graph.rescale else "rescale: true",
+        )
+
+
+def _ends(graph: Graph) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))))
