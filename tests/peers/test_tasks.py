@@ -38,7 +38,7 @@ def cut(x_CHW):
 
 IMAGES, NDVI = patches()
 TARGETS = {
-    "segmentation": {"mask": (NDVI > NDVI.median()).long()},
+    "segmentation": {"mask": (NDVI.median() < NDVI).long()},
     "regression": {"mask": NDVI},
     "classification": {"label": (NDVI.mean((1, 2)) > NDVI.mean((1, 2)).median()).long()},
 }
@@ -125,14 +125,12 @@ class Losses(lightning.Callback):
     def __init__(self):
         self.values = []
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):  # noqa: ARG002, Lightning's signature
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.values.append(float(outputs["loss"]))
 
 
 def samples(task):
-    target = {
-        name: values.double() if values.is_floating_point() else values for name, values in TARGETS[task].items()
-    }
+    target = {name: values.double() if values.is_floating_point() else values for name, values in TARGETS[task].items()}
     return [
         {"image": IMAGES[index].double(), **{name: values[index] for name, values in target.items()}}
         for index in range(len(IMAGES))
