@@ -21,16 +21,22 @@ class Ledger:
 
     def refuse(self, path: str, message: str, repair: str | None = None, code: str = "value") -> None:
         """Put down what is wrong at `path`."""
-        self.problems.append(Problem(code=code, message=message, place=Place(path), repair=repair))
+        _put(Problem(code=code, message=message, place=Place(path), repair=repair), self.problems)
 
     def note(self, path: str, message: str, repair: str | None = None) -> None:
         """Put down that what stands at `path` has no effect in TerraTorch, or another one than it seems to have."""
-        self.notes.append(Problem(code="terratorch", message=message, place=Place(path), repair=repair))
+        _put(Problem(code="terratorch", message=message, place=Place(path), repair=repair), self.notes)
 
     def close(self) -> None:
         """Raise SpecError where anything is wrong."""
         if self.problems:
             raise SpecError(self.problems)
+
+
+def _put(problem: Problem, found: list[Problem]) -> None:
+    """Each once: what is wrong with the main head is wrong with every auxiliary one, which is made like it."""
+    if problem not in found:
+        found.append(problem)
 
 
 @frozen

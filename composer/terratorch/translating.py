@@ -12,13 +12,13 @@ from typing import Any
 from attrs import field, frozen
 
 from composer.graph import Graph, chain
-from composer.parts import Decoder, EmbeddingHead, Head, Neck, Part
+from composer.parts import EmbeddingHead, Neck, Part
 from composer.problem import Problem, SpecError, nearest
 from composer.terratorch.arguments import Arguments, Ledger, routed
 from composer.terratorch.auxiliary import auxiliary_heads
 from composer.terratorch.backbones import Backbone, Describe, named_backbone
-from composer.terratorch.decoders import Request, decoder_of
-from composer.terratorch.heads import EMBEDDING, HEADS, PIXEL_WISE, head_of
+from composer.terratorch.branches import Branches, LiveDecoder
+from composer.terratorch.heads import EMBEDDING, HEADS, PIXEL_WISE
 from composer.terratorch.necks import necks_of
 
 KNOWN = (
@@ -48,7 +48,6 @@ class Translation:
 
 
 LiveBackbone = Callable[[Any, Arguments, Ledger], Backbone | None]
-LiveDecoder = Callable[[Any, str, Ledger], Decoder | None]
 
 
 @frozen(kw_only=True)
@@ -134,11 +133,8 @@ def _ends(task: str, given: Mapping[str, Any], rest: dict[str, Any], ledger: Led
     head_arguments, rest = routed("head_", given.get("head_kwargs"), rest)
     if task == EMBEDDING:
         unused = [name for name in ("decoder", "num_classes", "num_outputs", "aux_decoders") if name in given]
-        for path in [
-            *unused,
-            *map(decoder_arguments.path, decoder_arguments),
-            *map(head_arguments.path, head_arguments),
-        ]:
+        unused += [arguments.path(name) for arguments in (decoder_arguments, head_arguments) for name in arguments]
+        for path in unused:
             ledger.note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
         return [EmbeddingHead()], {}, rest
     if "num_classes" in given and "num_outputs" in given:
@@ -149,13 +145,11 @@ def _ends(task: str, given: Mapping[str, Any], rest: dict[str, Any], ledger: Led
     if decoder is None:
         ledger.refuse("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", code="missing")
         return [], {}, rest
-    branch = _Branch(task, given, ledger, modules)
-    head_arguments = branch.with_outputs(head_arguments)
-    trunk = branch.parts(decoder, "decoder", decoder_arguments, head_arguments)
-    aux = {
-        str(entry["name"]): branch.auxiliary(entry, path, head_arguments)
-        for path, entry in auxiliary_heads(given.get("aux_decoders"), ledger)
-    }
+    outputs = next(((name, given[name]) for name in ("num_outputs", "num_classes") if name in given), None)
+    branches = Branches(task, outputs, head_arguments, ledger, modules.decoder)
+    trunk = branches.trunk(decoder, decoder_arguments)
+    heads = auxiliary_heads(given.get("aux_decoders"), ledger)
+    aux = {head["name"]: branches.auxiliary(head, path) for path, head in heads}
     return list(trunk), aux, rest
 
 
@@ -166,72 +160,6 @@ _SUPERFLUOUS = {
     "scalar_regression": "num_classes",
 }
 """Of two names for how much is predicted, the one that is not the task's own."""
-
-
-@frozen
-class _Branch:
-    """Makes decoders and heads for a task, for the trunk and beside it."""
-
-    task: str
-    given: Mapping[str, Any]
-    ledger: Ledger
-    modules: Modules
-
-    @property
-    def outputs(self) -> int | None:
-        """How many values are to be predicted."""
-        outputs: int | None = self.given.get("num_outputs", self.given.get("num_classes"))
-        return outputs
-
-    def with_outputs(self, head: Arguments) -> Arguments:
-        """The arguments of a head, with the number of outputs under the name that the caller used."""
-        key = "num_outputs" if "num_outputs" in self.given else "num_classes"
-        if self.outputs is None:
-            return head
-        if head.get(key, self.outputs) != self.outputs:
-            self.ledger.note(head.path(key), f"TerraTorch takes {key}: {self.outputs}, which is given beside it.")
-        return head.placed(key, self.outputs, key)
-
-    def parts(self, decoder: Any, path: str, arguments: Arguments, head: Arguments) -> tuple[Part, ...]:
-        """A decoder and, unless it ends in a prediction, a head."""
-        made = self._decoder(decoder, path, arguments)
-        if made is None or not made.includes_head:
-            after: Head | None = head_of(self.task, head, self.ledger)
-            return () if made is None else (made,) if after is None else (made, after)
-        for name in head:
-            if name not in ("num_classes", "num_outputs"):
-                named = decoder if isinstance(decoder, str) else type(decoder).__name__
-                self.ledger.refuse(
-                    head.path(name), f"{named} includes a head, so there is none for {name}.", "leave it out", "unused"
-                )
-        return (made,)
-
-    def auxiliary(self, entry: Mapping[str, Any], path: str, head: Arguments) -> tuple[Part, ...]:
-        """A branch beside the trunk. Its head is made with the arguments of the main one, as in TerraTorch."""
-        within = f"{path}.decoder_args"
-        arguments, rest = routed("decoder_", None, entry["decoder_args"], within)
-        own, rest = routed("head_", None, rest, within)
-        for name in rest:
-            message = f"{name} was passed but not used: an argument begins with decoder_ or head_."
-            self.ledger.refuse(f"{within}.{name}", message, f"write decoder_{name}", code="unused")
-        for name in own:
-            self.ledger.note(
-                own.path(name),
-                f"TerraTorch makes auxiliary heads with the arguments of the main head, and ignores head_{name}.",
-                f"aux: {{{entry.get('name')}: {{head: …}}}} has arguments of its own",
-            )
-        return self.parts(entry["decoder"], f"{path}.decoder", arguments, head)
-
-    def _decoder(self, decoder: Any, path: str, arguments: Arguments) -> Decoder | None:
-        if isinstance(decoder, str):
-            return decoder_of(Request(decoder, path, arguments, self.outputs), self.ledger)
-        if decoder is not None and self.modules.decoder is not None:
-            for name in arguments:
-                message = f"{name} was passed but not used: the decoder is made already."
-                self.ledger.refuse(arguments.path(name), message, "leave it out", "unused")
-            return self.modules.decoder(decoder, path, self.ledger)
-        self.ledger.refuse(path, f"a decoder is the name of one (got {decoder!r}).", "decoder: FCNDecoder", "type")
-        return None
 
 
 def _graph(

@@ -1,0 +1,83 @@
+"""Calls of TerraTorch's factory: the specs that they come to, what is refused, what is noted and warned of."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from textwrap import dedent
+
+import pytest
+from torch import nn
+
+import composer
+from composer.facts import describe
+from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning, translate
+from tests.factory_calls import NOTED, NUMBERS, REFUSED, SPECS, Maps, Scores, call_of, translated
+
+
+@pytest.mark.parametrize(("changes", "spec"), SPECS.values(), ids=SPECS)
+def test_a_call_comes_to_a_spec(changes, spec):
+    assert composer.write(translated(**changes).graph) == dedent(spec)
+
+
+@pytest.mark.parametrize(("changes", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_is_wrong_is_said_at_its_argument(changes, said):
+    with pytest.raises(composer.SpecError) as raised:
+        translated(**changes)
+
+    assert f"{raised.value}\n" == dedent(said).replace("{timm}", version("timm"))
+
+
+def test_a_config_holds_no_modules():
+    call = call_of(backbone=Maps(), decoder=Scores(includes_head=True))
+
+    with pytest.raises(composer.SpecError) as raised:
+        translate(call, describe)
+    assert [problem.message.split(" (got ")[0] for problem in raised.value.problems] == [
+        "a backbone is the name of a network",
+        "a decoder is the name of one",
+    ]
+
+
+@pytest.mark.parametrize(("changes", "notes"), NOTED.values(), ids=NOTED)
+def test_what_terratorch_does_otherwise_is_noted(changes, notes):
+    assert [f"{note.place.path}: {note.message}" for note in translated(**changes).notes] == notes
+
+
+class TestNothingIsRun:
+    @pytest.mark.parametrize("path", ["surprise.made", "surprise", "surprise.made.__call__", "torch.nn.surprise.made"])
+    def test_a_path_of_an_activation_is_not_imported(self, path, tmp_path, monkeypatch):
+        (tmp_path / "surprise.py").write_text("raise SystemExit('run')", encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+
+        with pytest.raises(composer.SpecError, match="nothing is imported or called"):
+            translated(**NUMBERS, head_final_act=path)
+        assert "surprise" not in sys.modules
+
+    def test_a_class_that_bears_the_name_of_torchs_is_none_of_torchs(self):
+        class Sigmoid(nn.Module):
+            pass
+
+        with pytest.raises(composer.SpecError, match="nothing is imported or called"):
+            translated(**NUMBERS, head_final_act=Sigmoid())
+
+
+class TestWarnings:
+    def test_a_note_is_a_warning_with_what_would_do(self):
+        with pytest.warns(TerraTorchWarning) as warned:
+            EncoderDecoderFactory().build_model(
+                **call_of(backbone=Maps(), necks=[{"name": "FeaturePyramidNetworkNeck"}], head_num_classes=3)
+            )
+
+        assert [str(warning.message) for warning in warned] == [
+            (
+                "necks[0]: TerraTorch gives an ordered dict here, which no decoder of its factory takes; "
+                "composer gives a tuple."
+            ),
+            "head_num_classes: TerraTorch takes num_classes: 2, which is given beside it.",
+        ]
+        assert {warning.filename for warning in warned} == {__file__}
+
+    def test_with_what_would_do(self):
+        with pytest.warns(TerraTorchWarning, match=r"^head_batch_norm: .* \(RegressionHead: {batch_norm: false} does"):
+            EncoderDecoderFactory().build_model(**call_of(backbone=Maps(), **NUMBERS, head_batch_norm=False))

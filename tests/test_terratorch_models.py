@@ -1,0 +1,232 @@
+"""Models that the factory builds: modules that are handed in, outputs, seeds, freezing, copies."""
+
+from __future__ import annotations
+
+import pickle
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+import composer
+from composer.terratorch import AuxiliaryHead
+from tests.factory_calls import NUMBERS, Maps, Scores, Tokens, built, translated
+
+
+class TestModules:
+    def test_a_backbone_is_used_as_it_is(self):
+        backbone = Maps()
+        model = built(backbone=backbone, decoder="IdentityDecoder")
+        image = torch.rand(1, 2, 9, 10)
+
+        assert model.encoder is backbone
+        assert model.graph.inputs[0][1] == composer.Image(channels=2)
+        assert [(f.channels, f.stride, f.rounding) for f in model.typed.features["encoder"]] == [
+            (4, 2, "floor"),
+            (6, 4, "floor"),
+        ]
+        assert model(image).output.shape == (1, 2, 9, 10)
+
+    def test_what_it_pads_for_may_be_stated(self):
+        graph = translated(backbone=Maps(), backbone_patch_size=[1, 2, 6], backbone_padding="constant").graph
+
+        assert graph.padding == composer.Padding(mode="zeros", multiple=12)
+
+    def test_it_may_ask_for_no_padding(self):
+        assert translated(backbone=Tokens()).graph.padding == composer.Padding(multiple=8)
+        assert translated(backbone=Tokens(), backbone_kwargs={"padding": None}).graph.padding == composer.Padding()
+
+    def test_its_own_hook_is_called_where_no_neck_is_given(self):
+        necks = [{"name": "ReshapeTokensToImage"}]
+        spelled = [node.part for node in translated(backbone=Tokens(), necks=necks).graph.nodes]
+        implied = [node.part for node in translated(backbone=Tokens()).graph.nodes]
+
+        assert implied[1:] == spelled[1:]
+        assert implied[1] == composer.ReshapeTokensToImage()
+
+    def test_an_encoder_of_composers_is_taken_at_its_word(self):
+        graph = translated(backbone=composer.Timm("resnet18", out_indices=[2]), backbone_in_chans=5).graph
+
+        assert graph.inputs[0][1] == composer.Image(channels=5)
+        assert graph.nodes[0].part == composer.Timm("resnet18", out_indices=[2])
+
+    @pytest.mark.parametrize(("includes_head", "classes"), [(True, 3), (False, 2)], ids=["head", "no head"])
+    def test_a_decoder_says_whether_it_includes_a_head(self, includes_head, classes):
+        decoder = Scores(includes_head)
+        model = built(backbone=Maps(), decoder=decoder)
+
+        assert model.decoder.original is decoder
+        assert hasattr(model, "head") is not includes_head
+        assert model(torch.rand(1, 2, 8, 12)).output.shape == (1, classes, 8, 12)
+
+    def test_a_decoder_that_does_not_fit_is_refused(self):
+        with pytest.raises(composer.SpecError) as raised:
+            built(backbone=Tokens(), necks=[{"name": "SelectIndices", "indices": [0]}], decoder=Scores(False))
+
+        assert raised.value.problems[0].code == "module"
+        assert raised.value.problems[0].message.startswith("LiveDecoder takes these features, run over an image of ")
+
+    def test_a_backbone_that_raises_is_refused_with_what_it_raised(self):
+        backbone = Maps()
+        backbone.stage = nn.Conv2d(5, 6, 1)
+
+        with pytest.raises(composer.SpecError) as raised:
+            built(backbone=backbone)
+        assert str(raised.value).startswith(
+            "error[module] backbone: Maps was run to see what it gives, and it raised RuntimeError: Given groups=1, "
+        )
+
+
+class TestSeeds:
+    def test_one_number_is_drawn(self):
+        backbone = Maps()
+        torch.manual_seed(0)
+        built(backbone=backbone)
+        after = torch.get_rng_state()
+        torch.manual_seed(0)
+        torch.randint(2**31, ())
+
+        assert after.equal(torch.get_rng_state())
+
+    def test_none_is_drawn_for_what_is_refused(self):
+        torch.manual_seed(0)
+        before = torch.get_rng_state()
+
+        with pytest.raises(composer.SpecError):
+            built(decoder="FCNdecoder")
+        assert before.equal(torch.get_rng_state())
+
+    def test_equal_seeds_give_equal_weights(self):
+        models = [seeded(seed).state_dict() for seed in (0, 0, 1)]
+
+        assert [name for name, x in models[0].items() if not x.equal(models[1][name])] == []
+        assert not models[0]["head.head.2.weight"].equal(models[2]["head.head.2.weight"])
+        assert not models[0]["encoder.conv1.weight"].equal(models[2]["encoder.conv1.weight"])
+
+
+def seeded(seed):
+    torch.manual_seed(seed)
+    return built()
+
+
+class TestOutput:
+    @pytest.mark.parametrize(
+        ("changes", "shape"),
+        [
+            pytest.param({"num_classes": 1}, (3, 1, 8, 12), id="one-class"),
+            pytest.param({**NUMBERS}, (3, 8, 12), id="one-number"),
+            pytest.param({**NUMBERS, "num_outputs": 2}, (3, 2, 8, 12), id="two-numbers"),
+            pytest.param({**NUMBERS, "rescale": False}, (3, 2, 3), id="one-number-per-cell"),
+            pytest.param({"task": "classification", "num_classes": 1}, (3, 1), id="one-class-of-an-image"),
+            pytest.param({"task": "scalar_regression", "num_classes": 1}, (3, 1), id="one-number-of-an-image"),
+            pytest.param({**NUMBERS, "image_size_out": (4, 5)}, (3, 4, 5), id="cropped"),
+        ],
+    )
+    def test_one_number_per_pixel_loses_its_channel_and_nothing_else_does(self, changes, shape):
+        aux = [AuxiliaryHead("early", "IdentityDecoder")]
+        model = built(backbone=Maps(), decoder="IdentityDecoder", aux_decoders=aux, **changes)
+        out = model(torch.rand(3, 2, 8, 12))
+
+        assert out.output.shape == shape
+        assert out.auxiliary_heads["early"].shape == shape
+
+    def test_an_embedding_is_a_list(self):
+        model = built(backbone=Maps(), task="embedding_generation", decoder=None, num_classes=None)
+        out = model(torch.rand(3, 2, 8, 12))
+
+        assert [x.shape for x in out] == [(3, 4, 4, 6), (3, 6, 2, 3)]
+        assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
+
+    def test_image_size_crops_the_centre(self):
+        model = built(backbone=Maps(), decoder="IdentityDecoder")
+        cropped = built(backbone=model.encoder, decoder="IdentityDecoder", image_size_out=(4, 6))
+        cropped.load_state_dict(model.state_dict())
+        image = torch.rand(3, 2, 8, 12)
+
+        torch.testing.assert_close(model(image, image_size=(4, 6)).output, cropped(image).output)
+        torch.testing.assert_close(model(image).output[..., 2:6, 3:9], cropped(image).output)
+        assert cropped(image, image_size=(2, 2)).output.shape == (3, 2, 4, 6)
+
+    def test_image_size_says_nothing_of_the_classes_of_an_image(self):
+        model = built(backbone=Maps(), decoder="IdentityDecoder", task="classification")
+
+        assert model(torch.rand(3, 2, 8, 12), image_size=(1, 1)).output.shape == (3, 2)
+
+    def test_an_argument_beside_the_image_reaches_the_backbone(self):
+        model = built(backbone=Maps(), decoder="IdentityDecoder")
+        image = torch.rand(3, 2, 8, 12)
+
+        torch.testing.assert_close(model(image, shift=1).output, model(image + 1).output)
+        with pytest.raises(TypeError, match=r"^no encoder of the model takes 'places'$"):
+            model(image, places=1)
+
+    def test_a_network_of_timm_takes_the_image_alone(self):
+        with pytest.raises(TypeError, match=r"^no encoder of the model takes 'shift'$"):
+            built()(torch.rand(1, 3, 64, 64), shift=1)
+
+
+class TestFreezing:
+    def test_a_frozen_encoder_stands_still(self):
+        model = built(backbone=Maps(), decoder="IdentityDecoder")
+        model.freeze_encoder()
+        model.train()
+        before = model.encoder.stem[1].running_mean.clone()
+        model(torch.rand(3, 2, 8, 12))
+
+        assert model.encoder.stem[1].running_mean.equal(before)
+        assert trained(model) == {"head"}
+
+    def test_an_encoder_may_freeze_itself(self):
+        class Prompted(Maps):
+            def freeze(self):
+                self.stem.requires_grad_(False)
+
+        model = built(backbone=Prompted(), decoder="IdentityDecoder")
+        model.freeze_encoder()
+
+        assert not any(x.requires_grad for x in model.encoder.stem.parameters())
+        assert all(x.requires_grad for x in model.encoder.stage.parameters())
+
+    def test_decoder_and_head_freeze_alone(self):
+        model = built(backbone=Maps())
+        model.freeze_decoder()
+        assert trained(model) == {"encoder", "head"}
+
+        model.freeze_head()
+        assert trained(model) == {"encoder"}
+
+    def test_where_there_is_no_head_there_is_none_to_freeze(self):
+        model = built(backbone=Maps(), decoder="LinearDecoder", decoder_upsampling_size=4)
+        model.freeze_head()
+
+        assert trained(model) == {"encoder", "decoder"}
+
+
+def trained(model):
+    return {name.split(".")[0] for name, x in model.named_parameters() if x.requires_grad}
+
+
+class TestCopies:
+    @pytest.mark.parametrize(
+        "copied",
+        [deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+        ids=["deepcopy", "pickle"],
+    )
+    @pytest.mark.parametrize(
+        "changes",
+        [{}, {"backbone": Maps()}, {**NUMBERS, "backbone": Maps(), "decoder": Scores(includes_head=True)}],
+        ids=["timm", "module", "decoder"],
+    )
+    def test_is_a_model_of_its_own(self, copied, changes):
+        model = built(**changes)
+        image = torch.rand(1, model.graph.inputs[0][1].channels, 64, 64)
+        before = model(image).output
+        copy = copied(model)
+
+        assert copy(image).output.equal(before)
+        copy.freeze_encoder()
+        nn.init.zeros_(next(copy.decoder.parameters()))
+        assert model(image).output.equal(before)
+        assert not copy(image).output.equal(before)
+        assert trained(model) >= {"encoder", "decoder"}
