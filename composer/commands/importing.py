@@ -1,4 +1,4 @@
-"""`import terratorch CONFIG`: another program's config as a spec, and all of it that a spec does not hold. No torch here."""
+"""`import terratorch CONFIG`: a config as a spec, and all of it that a spec does not hold. No torch here."""
 
 from __future__ import annotations
 
