@@ -24,7 +24,7 @@ from tests.peers.combinations import (
     frames_of,
 )
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-9
 STEPS = 5
 COMBINATIONS = [*PIXEL_WISE_COMBINATIONS, *SCALAR_COMBINATIONS, *TEMPORAL_COMBINATIONS]
 
