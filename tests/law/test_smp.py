@@ -33,7 +33,7 @@ VALUES = {
     "decoder_interpolation": st.sampled_from(INTERPOLATIONS),
     "decoder_pab_channels": widths,
     "decoder_pyramid_channels": widths,
-    "decoder_segmentation_channels": st.sampled_from((32, 64, 64, 20)),
+    "decoder_segmentation_channels": st.sampled_from((32, 32, 32, 64, 20)),
     "decoder_merge_policy": st.sampled_from(("add", "cat")),
     "decoder_dropout": rates,
     "psp_out_channels": widths,
@@ -77,25 +77,32 @@ def decoders(draw, name: str, given):
 @st.composite
 def inputs(draw, name: str):
     """What the decoder may or may not take: with as many channels as PSPNet can split and LinkNet can quarter."""
-    fitting = tokens() if name == "DPT" else pyramids(name)
-    given = draw(fitting if draw(st.integers(0, 3)) else levels())
+    if draw(st.integers(0, 7)) == 0:
+        return draw(levels())
+    given = draw(tokens() if name == "DPT" and draw(st.booleans()) else pyramids(name))
     if name == "PSPNet" and draw(st.integers(0, 2)):
         given = tuple(rewidened(f, draw(st.sampled_from((20, 28)))) for f in given)
-    if name == "Linknet" and draw(st.integers(0, 5)) == 0:
+    if name == "Linknet" and draw(st.integers(0, 7)) == 0:
         given = tuple(rewidened(f, draw(st.sampled_from((3, 11)))) for f in given)
     return given
+
+
+COUNTS = {"FPN": (3, 4, 4, 5, 5), "UnetPlusPlus": (2, 3, 3, 4, 4)}
+"""How many maps are drawn: such that some are too few, where there is such a number."""
+
+SHAPES = (*["plain"] * 6, "dilated", "flat", *["upside down"] * 2, *["other layout"] * 2)
 
 
 @st.composite
 def pyramids(draw, name: str):
     """Maps whose stride doubles, or not always; or upside down, or with a finest one of another layout."""
-    shape = draw(st.sampled_from((*["plain"] * 4, "dilated", "flat", "upside down", *["other layout"] * 3)))
-    count = draw(st.sampled_from((3, 4, 4, 5, 5) if name == "FPN" else (1, 2, 3, 3, 4, 4, 5)))
+    shape = draw(st.sampled_from(SHAPES))
+    count = draw(st.sampled_from(COUNTS.get(name, (1, 2, 3, 3, 4, 4, 5))))
     first = draw(st.sampled_from((1, 2, 4) if count < 5 else (1, 2)))
     strides = [Fraction(first * 2**level) for level in range(count)]
     if shape == "flat":
         strides = [strides[0]] * count
-    if shape == "dilated" and count > 2:
+    if shape == "dilated" and count > 1:
         strides[-1] = strides[-2]
     if shape == "upside down":
         strides.reverse()
@@ -141,7 +148,7 @@ def test_every_decoder_is_held_to_the_law():
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("run", runs(200))
+@pytest.mark.parametrize("run", runs(300))
 def test_a_decoder_of_smp_keeps_its_promise_and_refuses_with_cause(name, run):
     drawn: Counter[tuple[str, ...]] = Counter()
 
@@ -186,10 +193,11 @@ def test_a_graph_with_a_decoder_of_smp_is_what_infer_says(name, run):
             typed = composer.infer(graph)
         except composer.SpecError as error:
             assert all(problem.place.path.split(".")[0] in ("decoder", "encoder") for problem in error.problems)
+            drawn.update(problem.code for problem in error.problems)
         else:
             drawn["accepted"] += 1
             check(data, typed)
 
     holds()
 
-    assert drawn["accepted"] > 5, drawn
+    assert drawn["accepted"] > 3, drawn
