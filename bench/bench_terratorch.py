@@ -83,7 +83,7 @@ def models(tmp_path_factory):
 def test_build(name, paired):
     """Both warm: what is found out about networks is known."""
     factory, other = composer.terratorch.EncoderDecoderFactory(), Theirs()
-    paired(f"build, {name}", lambda: factory.build_model(**MODELS[name]), lambda: other.build_model(**MODELS[name]), 12)
+    paired(f"build, {name}", lambda: factory.build_model(**MODELS[name]), lambda: other.build_model(**MODELS[name]), 24)
 
 
 @names

@@ -15,6 +15,7 @@ from composer.graph import Graph, Node, Shared
 from composer.inference import Describe, infer, problem_of
 from composer.model import Model
 from composer.modules import module
+from composer.modules.devices import on
 from composer.parts import Facts, Part, Probed
 from composer.problem import SpecError
 from composer.typed import Typed
@@ -42,7 +43,7 @@ def modules_of(typed: Typed, *, seed: int = 0, pretrained: bool = True) -> dict[
     with _GENERATOR:
         # First of all, so that what an import draws at random is not drawn from the seed.
         _load_adapters(typed)
-    with _GENERATOR, torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with _GENERATOR, torch.random.fork_rng(devices=[]), on("cpu"):
         # Not torch.manual_seed, which would seed the other devices too.
         torch.default_generator.manual_seed(seed)
         return {

@@ -522,6 +522,19 @@ REFUSED = {
             "image_size_out, necks, num_classes, num_outputs, peft_config, rescale, task\n"
         ),
     ),
+    "all at once": (
+        {"task": "regression", "num_classes": 2, "backbone": "resnet19", "decoder_chanels": 8, "rescael": False},
+        """\
+        error[network] backbone: timm/resnet19 is not a network of timm (got timm {timm}).
+          repair: did you mean resnet18 or resnet61q or resnet51q?
+        error[unused] decoder_chanels: FCNDecoder has no argument 'chanels'.
+          repair: did you mean channels?
+        error[unused] num_classes: regression has no classes.
+          repair: num_outputs: 2
+        error[unused] rescael: rescael was passed but not used.
+          repair: did you mean rescale?
+        """,
+    ),
     "another's activation": (
         {**NUMBERS, "head_final_act": "torch.nn.functional.relu"},
         (

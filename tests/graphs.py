@@ -38,6 +38,7 @@ from composer.parts import (
     UperNetDecoder,
 )
 from composer.parts.decoders import NORMS
+from composer.parts.encoders import BARRED
 from composer.parts.fields import ACTIVATIONS, FINAL_ACTIVATIONS
 from composer.parts.necks import INTERPOLATIONS
 from composer.parts.temporal import POOLINGS
@@ -75,7 +76,9 @@ widths = st.lists(channels, max_size=5)
 maybe_widths = st.none() | widths
 sides = st.none() | st.integers(1, 16_384) | st.tuples(st.integers(1, 16_384), st.integers(1, 16_384))
 scalars = st.none() | truths | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | strings
-options = st.dictionaries(strings, scalars | st.lists(scalars, max_size=3), max_size=3)
+options = st.dictionaries(
+    strings.filter(lambda name: name not in BARRED), scalars | st.lists(scalars, max_size=3), max_size=3
+)
 
 
 def _made(part, **fields):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from composer.adapters.loading import LIBRARIES, installed
 from composer.commands.terminal import UsageError
 from composer.parts import KINDS, PARTS, Part
 from composer.text.annotations import OPTIONS
@@ -50,30 +51,45 @@ def parts_table(kinds: str, pattern: str | None) -> RenderableType:
     for number, (name, part) in enumerate(found):
         if number:
             table.add_row()
-        told = "".join(f"\n  {argument}" for argument in arguments(part))
-        table.add_row(Text.assemble((name, "bold cyan"), told), described(part))
+        told = "".join(f"\n  {argument}" for argument in arguments(part, name))
+        table.add_row(Text.assemble((name, "bold cyan"), told), described(part, name))
+    sources = dict.fromkeys(part.source for _, part in found if part.source is not None)
+    table.caption, table.caption_justify = "\n".join(map(_whether_installed, sources)) or None, "left"
     return table
 
 
 def _parts(kinds: str) -> Iterator[tuple[str, type[Part]]]:
     for name, part in PARTS.items():
         if issubclass(part, KINDS[PLURALS[kinds]]):
-            yield f"{name}NAME" if part.source else name, part
+            names = ["NAME"] if part.names is None else part.names
+            yield from ((f"{name}{one}", part) for one in (names if part.source else [""]))
 
 
-def arguments(part: type[Part]) -> list[str]:
-    """The fields with their defaults, as a spec writes them: `dropout: 0.0`. `NAME` stands in the part's own name."""
-    told = {name: field for name, field in fields_of(part).items() if not (part.source and name == "name")}
-    return [f"{name} (required)" if field.required else _default(name, field) for name, field in told.items()]
+def arguments(part: type[Part], name: str) -> list[str]:
+    """The fields with their defaults, as a spec writes them: `dropout: 0.0`. A name after a source is no field."""
+    known = part.defaults.get(name.partition("/")[2])
+    told = {field: one for field, one in fields_of(part).items() if not (part.source and field == "name")}
+    if known is not None:
+        return [_default(field, told[field], default) for field, default in known.items()]
+    return [
+        f"{field} (required)" if one.required else _default(field, one, one.attribute.default)
+        for field, one in told.items()
+    ]
 
 
-def _default(name: str, field: Field) -> str:
-    default: Any = field.attribute.default
+def _default(name: str, field: Field, default: Any) -> str:
     if isinstance(default, tuple):
         default = dict(default) if field.wanted is OPTIONS else list(default)
     return laid_out({name: default}).rstrip("\n")
 
 
-def described(part: type[Part]) -> str:
-    """The first line of a part's docstring."""
-    return (part.__doc__ or "").strip().split("\n")[0]
+def described(part: type[Part], name: str) -> str:
+    """The first line of a part's docstring; the line on this name where a source has one on each."""
+    _, _, one = name.partition("/")
+    return part.names[one] if part.names else (part.__doc__ or "").strip().split("\n")[0]
+
+
+def _whether_installed(source: str) -> str:
+    library = LIBRARIES[source]
+    here = "is installed" if installed(source) else f"is not installed: pip install {library.requirement}"
+    return f"{source}/… needs {library.package}, which {here}"

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Part:
     """A declaration: a frozen attrs class whose fields are all that `contract` and `module` are told.
 
     `source` is set by a part that names something in a foreign library: it is written `source/name`, and has a
-    field `name`; `names` holds the names where there are only so many, each with a line on what it does, and `absent`
-    the fields that some of them do not have, which stay None. A part that predicts says so in `includes_head`, as a
-    class or in a field.
+    field `name`; `names` holds the names where there are only so many, each with a line on what it does, and `defaults`
+    the fields that each of them has, with what None stands for there; its other fields stay None. A part that predicts
+    says so in `includes_head`, as a class or in a field.
     """
 
     __slots__ = ()
     source: ClassVar[str | None] = None
     names: ClassVar[Mapping[str, str] | None] = None
-    absent: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
     @property
     def includes_head(self) -> bool:

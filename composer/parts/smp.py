@@ -69,14 +69,9 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """What smp 0.6's class of each name takes for its decoder, with its defaults."""
 
-_EVERY = tuple(dict.fromkeys(name for arguments in ARGUMENTS.values() for name in arguments))
-
-_ABSENT: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        # DPT makes a pyramid of what it takes, whatever level that is of.
-        decoder: (*(name for name in _EVERY if name not in known), *(["first_level"] if decoder == "DPT" else []))
-        for decoder, known in ARGUMENTS.items()
-    }
+_LEVELLED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    # DPT makes a pyramid of what it takes, whatever level that is of.
+    {name: known if name == "DPT" else {"first_level": None, **known} for name, known in ARGUMENTS.items()}
 )
 
 NORMS = (None, "batchnorm", "identity", True, False)
@@ -109,7 +104,7 @@ class Smp(Decoder):
 
     source: ClassVar[str | None] = "smp"
     names: ClassVar[Mapping[str, str] | None] = DESCRIPTIONS
-    absent: ClassVar[Mapping[str, tuple[str, ...]]] = _ABSENT
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _LEVELLED
 
     name: str = field(validator=Choice(tuple(DESCRIPTIONS)))
     first_level: int | None = field(default=None, validator=Whole(0, 2, optional=True), kw_only=True)
@@ -138,12 +133,8 @@ class Smp(Decoder):
     decoder_fusion_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
 
 
-def given(decoder: Smp) -> dict[str, Any]:
-    """The arguments of smp that a declaration spells out, also those that its decoder has not."""
-    values = {name: getattr(decoder, name) for name in _EVERY}
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def arguments(decoder: Smp) -> dict[str, Any]:
-    """The arguments that a decoder is made with: those that are given, and smp's defaults for the others."""
-    return {**ARGUMENTS[decoder.name], **given(decoder)}
+    """What smp's decoder is made with: the arguments that are given, also those it has not, and smp's defaults."""
+    every = dict.fromkeys(name for known in ARGUMENTS.values() for name in known)
+    given = {name: getattr(decoder, name) for name in every}
+    return {**ARGUMENTS[decoder.name], **{name: value for name, value in given.items() if value is not None}}

@@ -146,10 +146,8 @@ _SWITCHES = {"dynamic_img_size": False, "strict_img_size": True}
 def _native(encoder: Timm, facts: Facts, channels: int, describe: Describe) -> tuple[int, ...]:
     """The one size that a network takes in TerraTorch, where composer has turned a switch of it for other sizes."""
     turned = {name: _SWITCHES[name] for name, _ in facts.arguments if name in _SWITCHES}
-    if not turned or turned.keys() & dict(encoder.options).keys():
+    if not turned:
         return ()
-    if encoder.img_size is not None:
-        return encoder.img_size
     as_there = describe(evolve(encoder, options={**dict(encoder.options), **turned}), channels)
     if isinstance(as_there, Refusal) or as_there.sizes.height is None or as_there.sizes.width is None:
         return ()

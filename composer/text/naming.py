@@ -8,7 +8,7 @@ from typing import Any
 from composer.parts import KINDS, Part
 from composer.problem import nearest
 from composer.text import tree as text
-from composer.text.declaring import declared
+from composer.text.declaring import declared, fields_of
 from composer.text.findings import Findings, misspelled, named
 from composer.text.tree import Scalar, Tree, described
 
@@ -81,7 +81,9 @@ def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
         cls = parts.get(f"{source}/")
         if cls is None or (cls.names is not None and rest not in cls.names):
             return None
-        return cls, {**dict.fromkeys(cls.absent.get(rest, ())), "name": rest}
+        # What others of this source have is no field of this one.
+        absent = [] if cls.names is None else [field for field in fields_of(cls) if field not in cls.defaults[rest]]
+        return cls, {**dict.fromkeys(absent), "name": rest}
     cls = parts.get(name)
     return (cls, {}) if cls else None
 

@@ -6,9 +6,9 @@ import warnings
 from typing import Any
 
 import timm
-import torch
 
 from composer.feature import CHANNELS_LAST, MAP
+from composer.modules.devices import on
 from composer.parts import Timm
 
 FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -39,7 +39,7 @@ def create(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
     if part.features_only:
         arguments |= {"features_only": True}
         arguments |= {} if part.out_indices is None else {"out_indices": part.out_indices}
-    with torch.device(device), warnings.catch_warnings():
+    with on(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # meta tensors warn that initialising them does nothing
         return timm.create_model(part.name, **{"in_chans": channels, **declared(part), **arguments})
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import asdict
+
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Smp
-from composer.parts.smp import ARGUMENTS
 from composer.problem import nearest
 
 GROUPS = 32
@@ -19,17 +20,18 @@ SQUEEZE = 16
 
 def known_arguments(decoder: Smp) -> Refusal | None:
     """Refuse an argument that smp's decoder of this name has not: one of the others has it."""
-    strange = [name for name in decoder.absent[decoder.name] if getattr(decoder, name) is not None]
-    if not strange:
-        return None
-    return Refusal(
-        code="argument",
-        kind="impossible",
-        expected=f"has no argument {strange[0]}",
-        got=_written(getattr(decoder, strange[0])),
-        repair=nearest(strange[0], ARGUMENTS[decoder.name]),
-        about=strange[0],
-    )
+    known = decoder.defaults[decoder.name]
+    for name, value in asdict(decoder, recurse=False).items():
+        if name != "name" and name not in known and value is not None:
+            return Refusal(
+                code="argument",
+                kind="impossible",
+                expected=f"has no argument {name}",
+                got=_written(value),
+                repair=nearest(name, known),
+                about=name,
+            )
+    return None
 
 
 def widths(channels: Any, depth: int) -> Refusal | None:
