@@ -61,8 +61,7 @@ def parts_table(kinds: str, pattern: str | None) -> RenderableType:
 def _parts(kinds: str) -> Iterator[tuple[str, type[Part]]]:
     for name, part in PARTS.items():
         if issubclass(part, KINDS[PLURALS[kinds]]):
-            names = ["NAME"] if part.names is None else part.names
-            yield from ((f"{name}{one}", part) for one in (names if part.source else [""]))
+            yield f"{name}NAME" if name.endswith("/") else name, part
 
 
 def arguments(part: type[Part], name: str) -> list[str]:

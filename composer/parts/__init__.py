@@ -68,10 +68,20 @@ DECODERS: tuple[type[Decoder], ...] = (
 )
 HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
 
+FOREIGN: tuple[type[Part], ...] = (Timm, Smp)
+
+
+def named(part: type[Part]) -> tuple[str, ...]:
+    """The names by which a text may name a part: its own, those of its source, or all of its source (`timm/`)."""
+    if part.source is None:
+        return (part.__name__,)
+    return (f"{part.source}/",) if part.names is None else tuple(f"{part.source}/{name}" for name in part.names)
+
+
 PARTS: Mapping[str, type[Part]] = MappingProxyType(
-    {part.__name__: part for part in (*NECKS, *DECODERS, *HEADS)} | {"timm/": Timm, "smp/": Smp}
+    {name: part for part in (*NECKS, *DECODERS, *HEADS, *FOREIGN) for name in named(part)}
 )
-"""The parts that a text may name. A name that ends in `/` is a source: `timm/resnet50` is `Timm("resnet50")`."""
+"""The parts that a text may name. A name that ends in `/` is any of a source: `timm/resnet50` is `Timm("resnet50")`."""
 
 KINDS: Mapping[str, type[Part]] = MappingProxyType({"encoder": Encoder, "neck": Neck, "decoder": Decoder, "head": Head})
 """What the field calls the four kinds, in the order in which they follow each other."""

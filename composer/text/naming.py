@@ -77,23 +77,20 @@ def _several(tree: Tree) -> str | None:
 
 def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
     source, slash, rest = name.partition("/")
-    if slash:
-        cls = parts.get(f"{source}/")
-        if cls is None or (cls.names is not None and rest not in cls.names):
-            return None
-        # What others of this source have is no field of this one.
-        absent = [] if cls.names is None else [field for field in fields_of(cls) if field not in cls.defaults[rest]]
-        return cls, {**dict.fromkeys(absent), "name": rest}
-    cls = parts.get(name)
-    return (cls, {}) if cls else None
+    cls = parts.get(name) or (parts.get(f"{source}/") if slash else None)
+    if cls is None or not slash:
+        return None if cls is None else (cls, {})
+    # What others of this source have is no field of this one.
+    absent = [] if cls.names is None else [field for field in fields_of(cls) if field not in cls.defaults[rest]]
+    return cls, {**dict.fromkeys(absent), "name": rest}
 
 
 def _suggestion(name: str, kind: str | None, parts: Parts) -> str:
-    fitting = {key: cls for key, cls in parts.items() if kind is None or kind_of(cls) == kind}
-    names = [key for key in fitting if not key.endswith("/")]
+    fitting = [key for key, cls in parts.items() if kind is None or kind_of(cls) == kind]
+    names = [key for key in fitting if "/" not in key]
     # A source of few names is asked for one of them; any other may have whatever name was written.
-    sources = [key for key, cls in fitting.items() if key.endswith("/") and cls.names is None]
-    listed = [f"{key}{one}" for key, cls in fitting.items() for one in cls.names or ()]
+    sources = [key for key in fitting if key.endswith("/")]
+    listed = [key for key in fitting if "/" in key and not key.endswith("/")]
     _, slash, rest = name.partition("/")
     if slash and (sources or listed):
         return nearest(name, [*(f"{source}{rest}" for source in sources), *listed])

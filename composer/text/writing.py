@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from composer.graph import Graph, Node, Shared, chain
-from composer.parts import Decoder, Head, Part
+from composer.parts import Decoder, Head, Part, part_name
 from composer.problem import Place, Problem, SpecError
 from composer.text.layout import laid_out
 from composer.text.naming import Parts
@@ -81,10 +81,11 @@ class _Writer:
             message = f"{cls} is not among the parts that a text may name."
             repair = f"hand it in: parts={{**PARTS, {cls!r}: {cls}}}"
             raise SpecError([Problem(code="text", message=message, place=Place(node.name), repair=repair)])
-        given = {}
+        given = {} if part.source is None else {"name": part.name}  # type: ignore[attr-defined]
         if name.endswith("/"):
-            given = {"name": part.name}  # type: ignore[attr-defined]
             name = f"{name}{given['name']}"
+        elif given:
+            name = part_name(part)
         fields = plain_fields(part, node.name, given)
         return {name: fields} if fields else name
 
