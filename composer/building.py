@@ -13,6 +13,7 @@ from torch import nn
 from composer.contracts.rules import Refusal, Refused, without_frames
 from composer.graph import Graph, Node, Shared
 from composer.inference import Describe, infer, problem_of
+from composer.libraries import loaded
 from composer.model import Model
 from composer.modules import module
 from composer.modules.devices import on
@@ -55,8 +56,6 @@ def modules_of(typed: Typed, *, seed: int = 0, pretrained: bool = True) -> dict[
 
 def _load_adapters(typed: Typed) -> None:
     """Import what the foreign parts need. Raises SpecError for all that cannot be imported."""
-    from composer.adapters.loading import loaded
-
     problems = []
     for node in typed.order:
         part = node.part

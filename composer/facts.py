@@ -8,16 +8,16 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from attrs import asdict, evolve
+from attrs import asdict
 
 from composer.contracts import Refusal
 from composer.feature import Feature
-from composer.parts import Facts, Probed, Timm, part_name
+from composer.libraries import LIBRARIES, adapter, loaded
+from composer.parts import Facts, Probed, part_name
 from composer.sizes import Sizes
 
 FORMAT = 3
@@ -32,7 +32,7 @@ def describe(part: Probed, channels: int) -> Facts | Refusal:
     which imports torch and the library and takes seconds; no weights are made and nothing is downloaded. A folder
     that cannot be written to is no error.
     """
-    if not isinstance(part, Timm):
+    if part.source not in LIBRARIES:
         return Refusal(
             code="facts",
             kind="policy",
@@ -40,20 +40,18 @@ def describe(part: Probed, channels: int) -> Facts | Refusal:
             got=type(part).__name__,
             repair="hand in a describe= that knows it",
         )
-    # Where its weights come from says nothing of what an encoder gives.
-    return _remembered(evolve(part, pretrained=False), channels)
+    return _remembered(part.unweighted(), channels)
 
 
 @cache
-def _remembered(part: Timm, channels: int) -> Facts | Refusal:
-    try:
-        library = f"timm-{version('timm')}"
-    except PackageNotFoundError:
-        return Refusal(
-            code="install", kind="policy", expected="needs timm", got="timm is not installed", repair="pip install timm"
-        )
+def _remembered(part: Probed, channels: int) -> Facts | Refusal:
+    assert part.source is not None
+    library = LIBRARIES[part.source]
+    versions = library.versions()
+    if versions is None:
+        return library.missing()
     question = {"part": part_name(part), "channels": channels, **_fields(part)}
-    file = _folder() / "facts" / library / f"{_name_of(question)}.json"
+    file = _folder() / "facts" / versions / f"{_name_of(question)}.json"
     known = _read(file, question)
     if known is not None:
         return known
@@ -63,27 +61,22 @@ def _remembered(part: Timm, channels: int) -> Facts | Refusal:
     return facts
 
 
-def _probed(part: Timm, channels: int) -> Facts | Refusal:
-    try:
-        from composer.adapters import timm
-    except Exception as error:  # a broken install is the fault of the specs that need it, and of no other
-        return Refusal(
-            code="install",
-            kind="policy",
-            expected="needs timm, which cannot be imported",
-            got=f"{type(error).__name__}: {error}",
-            repair="pip install --force-reinstall timm torch torchvision",
-        )
-    return timm.probe(part, channels)
+def _probed(part: Probed, channels: int) -> Facts | Refusal:
+    assert part.source is not None
+    refusal = loaded(part.source)
+    if refusal is not None:
+        return refusal
+    found: Facts | Refusal = adapter(part.source).probe(part, channels)
+    return found
 
 
 def _folder() -> Path:
     return Path(os.environ.get("COMPOSER_CACHE") or Path.home() / ".cache" / "composer")
 
 
-def _fields(part: Timm) -> dict[str, Any]:
+def _fields(part: Probed) -> dict[str, Any]:
     # Through JSON, so that what is read back is compared like with like.
-    fields: dict[str, Any] = json.loads(json.dumps(asdict(part)))
+    fields: dict[str, Any] = json.loads(json.dumps(asdict(part)))  # type: ignore[arg-type]
     return fields
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import timm
 import torch
 from attrs import evolve, frozen
 from torch import nn
@@ -77,6 +78,16 @@ def test_a_seed_gives_the_same_weights_in_every_thread():
 
     first, *others = [torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models]
     assert [torch.equal(first, other) for other in others] == [True, True, True]
+
+
+def test_an_encoder_is_drawn_without_the_classifier_that_it_does_not_have():
+    model = composer.build(SMALL, seed=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        drawn = timm.create_model("test_resnet", num_classes=0).state_dict()
+
+    ours = model.get_submodule("encoder").state_dict()
+    assert {name: torch.equal(drawn[name], x) for name, x in ours.items()} == dict.fromkeys(drawn, True)
 
 
 def test_facts_that_are_handed_in_need_not_name_their_levels():

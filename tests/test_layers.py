@@ -19,7 +19,7 @@ STAGES = (
     ("parts",),
     ("graph", "structure"),
     ("text", "contracts"),
-    ("typed", "facts", "fitting", "inference"),
+    ("typed", "libraries", "facts", "fitting", "inference"),
     ("modules",),
     ("plan", "entering", "leaving", "model"),
     ("building",),
@@ -29,8 +29,8 @@ STAGES = (
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
-TORCH_FREE = ("feature", "sizes", "problem", "parts", "graph", "structure", "text", "contracts", "typed", "facts",
-              "fitting", "inference", "__init__", "__main__")  # fmt: skip
+TORCH_FREE = ("feature", "sizes", "problem", "parts", "graph", "structure", "text", "contracts", "typed",
+              "libraries", "facts", "fitting", "inference", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch"}

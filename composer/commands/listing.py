@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from composer.adapters.loading import LIBRARIES, installed
 from composer.commands.terminal import UsageError
+from composer.libraries import LIBRARIES
 from composer.parts import KINDS, PARTS, Part
 from composer.text.annotations import OPTIONS
 from composer.text.declaring import Field, fields_of
@@ -90,5 +90,5 @@ def described(part: type[Part], name: str) -> str:
 
 def _whether_installed(source: str) -> str:
     library = LIBRARIES[source]
-    here = "is installed" if installed(source) else f"is not installed: pip install {library.requirement}"
+    here = "is installed" if library.installed() else f"is not installed: pip install {library.requirement}"
     return f"{source}/… needs {library.package}, which {here}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from attrs import evolve
 
 
 class Part:
@@ -37,6 +39,10 @@ class Probed(Encoder):
     """An encoder whose features are a fact about the world: `describe` is asked for them."""
 
     __slots__ = ()
+
+    def unweighted(self) -> Self:
+        """The same without weights: where they come from says nothing of what an encoder gives."""
+        return evolve(self, pretrained=False)  # type: ignore[misc]
 
 
 class Neck(Part):

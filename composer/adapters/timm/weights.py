@@ -28,13 +28,21 @@ def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> 
     # Facts that were handed in need not say which levels they are of.
     indices = arguments.pop("out_indices", None) or _levels_of(part, channels)
     if not (pretrained and part.pretrained):
-        network = create(part, channels, "cpu", **arguments)
+        network = create(part, channels, "cpu", **arguments, **_without_classifier(part))
     else:
         try:
             network = _with_weights(part, channels, arguments)
         except Exception as error:
             raise Refused(no_weights(part, error)) from error
     return network if part.features_only else TimmEncoder(network, indices, tokens=part.tokens)
+
+
+def _without_classifier(part: Timm) -> dict[str, int]:
+    """A classifier would be drawn at random and pruned again; published weights must be those of the whole network.
+
+    Without it all 1,371 networks of timm 1.0.31 have the same parameters and buffers left.
+    """
+    return {} if part.features_only or "num_classes" in dict(part.options) else {"num_classes": 0}
 
 
 def _levels_of(part: Timm, channels: int) -> tuple[int, ...]:

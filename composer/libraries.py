@@ -1,0 +1,119 @@
+"""Which library a source stands for, whether and in which version it is there, and importing its adapter. No torch."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any
+
+from attrs import frozen
+
+from composer.contracts.rules import Refusal
+
+
+@frozen
+class Library:
+    """A foreign library: the name it is imported by, what pip installs, and the distributions that decide its facts.
+
+    `together` is what is installed anew where the library is broken, if it breaks with others.
+    """
+
+    package: str
+    requirement: str
+    distributions: tuple[str, ...]
+    together: str | None = None
+
+    def installed(self) -> bool:
+        """Whether it is there. It is not imported, so it may yet be broken."""
+        return find_spec(self.package) is not None
+
+    def versions(self) -> str | None:
+        """The versions that what is known of the library holds for, as a file may be called: `timm-1.0.31`."""
+        try:
+            return "+".join(f"{name}-{version(name)}" for name in self.distributions)
+        except PackageNotFoundError:
+            return None
+
+    def missing(self) -> Refusal:
+        """Why a part of the library cannot be had where it is not installed."""
+        return Refusal(
+            code="install",
+            kind="policy",
+            expected=f"needs {self.package}",
+            got="no installation of it",
+            repair=f"pip install {self.requirement}",
+        )
+
+    def broken(self, error: Exception) -> Refusal:
+        """Why a part of the library cannot be had where importing it raises."""
+        return Refusal(
+            code="install",
+            kind="policy",
+            expected=f"needs {self.package}, which cannot be imported",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}",
+            repair=f"pip install --force-reinstall {self.together or self.requirement}",
+        )
+
+
+LIBRARIES: Mapping[str, Library] = MappingProxyType(
+    {
+        "timm": Library("timm", "timm", ("timm",), together="timm torch torchvision"),
+        "smp": Library(
+            "segmentation_models_pytorch",
+            "'segmentation-models-pytorch>=0.6'",
+            ("segmentation-models-pytorch", "timm"),
+        ),
+    }
+)
+"""The libraries that have an adapter, by the source that a spec writes."""
+
+
+def adapter(source: str) -> Any:
+    """The adapter of a source. Importing it, the first time, imports its library, and what that does besides is kept.
+
+    Raises whatever the import raises.
+    """
+    name = f"composer.adapters.{source}"
+    with nullcontext() if name in sys.modules else _contained():
+        return import_module(name)
+
+
+def loaded(source: str) -> Refusal | None:
+    """Import the adapter of a source; or why that cannot be.
+
+    A source that has no adapter here is somebody else's, who has registered what it needs.
+    """
+    if source not in LIBRARIES:
+        return None
+    library = LIBRARIES[source]
+    try:
+        adapter(source)
+    except Exception as error:  # a broken install is the fault of the specs that need it, and of no other
+        missing = isinstance(error, ModuleNotFoundError) and error.name == library.package
+        return library.missing() if missing else library.broken(error)
+    return None
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Keep what an import does besides to itself: warnings, log lines, what it prints, environment variables."""
+    environment, disabled = dict(os.environ), logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
