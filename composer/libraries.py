@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import os
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -18,6 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from composer.contracts.rules import Refusal
+from composer.quiet import contained
 
 
 @frozen
@@ -83,7 +80,7 @@ def adapter(source: str) -> Any:
     Raises whatever the import raises.
     """
     name = f"composer.adapters.{source}"
-    with nullcontext() if name in sys.modules else _contained():
+    with nullcontext() if name in sys.modules else contained():
         return import_module(name)
 
 
@@ -101,19 +98,3 @@ def loaded(source: str) -> Refusal | None:
         missing = isinstance(error, ModuleNotFoundError) and error.name == library.package
         return library.missing() if missing else library.broken(error)
     return None
-
-
-@contextmanager
-def _contained() -> Iterator[None]:
-    """Keep what an import does besides to itself: warnings, log lines, what it prints, environment variables."""
-    environment, disabled = dict(os.environ), logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)

@@ -15,7 +15,7 @@ import composer
 PACKAGE = Path(__file__).parents[1] / "composer"
 
 STAGES = (
-    ("feature", "sizes", "problem"),
+    ("feature", "sizes", "problem", "quiet"),
     ("parts",),
     ("graph", "structure"),
     ("text", "contracts"),
@@ -29,7 +29,7 @@ STAGES = (
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
-TORCH_FREE = ("feature", "sizes", "problem", "parts", "graph", "structure", "text", "contracts", "typed",
+TORCH_FREE = ("feature", "sizes", "problem", "quiet", "parts", "graph", "structure", "text", "contracts", "typed",
               "libraries", "facts", "fitting", "inference", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
