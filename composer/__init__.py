@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from composer.parts import SegmentationHead as SegmentationHead
     from composer.parts import SelectIndices as SelectIndices
     from composer.parts import Smp as Smp
+    from composer.parts import SmpEncoder as SmpEncoder
     from composer.parts import TemporalPooling as TemporalPooling
     from composer.parts import Timm as Timm
     from composer.parts import UNetDecoder as UNetDecoder
@@ -85,7 +86,8 @@ _NAMES_OF = {
     "ClassificationHead ConcatFeatures Custom Decoder EmbeddingHead Encoder Facts FCNDecoder "
     "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
     "LinearDecoder MaxpoolToPyramidal MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage "
-    "ScalarHead SegmentationHead SelectIndices Smp TemporalPooling Timm UNetDecoder UperNetDecoder",
+    "ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm UNetDecoder "
+    "UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",
     "text": "digest read reads write",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from composer.building import build
 from composer.inference import Describe
 from composer.model import Model
-from composer.parts import PARTS, Facts, Part
+from composer.parts import REGISTERED, Facts, Part
 from composer.problem import Place, Problem, SpecError
 from composer.text import reads, write
 
@@ -26,7 +26,7 @@ SPEC = "composer.spec"
 _OURS = "give a file that composer.save wrote"
 
 
-def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = PARTS) -> None:
+def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = REGISTERED) -> None:
     """Write the weights of `model` as safetensors, with its spec inside. `parts` are those that a spec may name.
 
     The file is written whole or not at all. Raises SpecError where the graph has no text (it holds a module of
@@ -47,7 +47,7 @@ def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type
 def load(
     file: str | os.PathLike[str],
     *,
-    parts: Mapping[str, type[Part]] = PARTS,
+    parts: Mapping[str, type[Part]] = REGISTERED,
     describe: Describe | Mapping[Any, Facts] | None = None,
 ) -> Model:
     """The model that `save` wrote, from its file alone: the spec is read, inferred and built, and every weight set.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,10 +74,38 @@ def test_the_python_gives_what_is_shown(here):
     assert (result.failed, result.attempted) == (0, 16)
 
 
-def test_the_part_of_ones_own_works():
-    (program,) = blocks("python")
+def test_the_part_of_ones_own_works(here, monkeypatch):
+    module, program = blocks("python")
+    (here / "my_necks.py").write_text(module, encoding="utf-8")
+    monkeypatch.syspath_prepend(here)
+    shown = {}
 
-    exec(compile(program, "README.md", "exec"), {})
+    exec(compile(program, "README.md", "exec"), shown)
+    del sys.modules["my_necks"]
+
+    assert "Doubler" in shown["text"]
+
+
+def test_the_part_of_ones_own_is_there_for_every_text_once_its_package_is_installed(here):
+    package = here / "package"
+    package.mkdir()
+    (package / "my_necks.py").write_text(blocks("python")[0], encoding="utf-8")
+    (package / "pyproject.toml").write_text(blocks("toml")[0], encoding="utf-8")
+    (here / "model.yaml").write_text(
+        "encoder: timm/test_resnet\nnecks: [Doubler]\ndecoder: {IdentityDecoder: {out_index: 0}}\n", encoding="utf-8"
+    )
+    install = "-m pip install --quiet --no-index --no-build-isolation --no-deps --target installed ./package"
+    subprocess.run([sys.executable, *install.split()], check=True, cwd=here)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here / "installed"), str(ROOT)])}
+    ran = subprocess.run(
+        [sys.executable, "-m", "composer", "check", "model.yaml"],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert ran.stdout == "model.yaml: ok  decoder (b, 32, H, W); multiple of 32, at least 32, any shape\n"
 
 
 def test_the_number_of_specs_is_the_one_stated():

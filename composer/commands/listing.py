@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from composer.commands.terminal import UsageError
 from composer.libraries import LIBRARIES
-from composer.parts import KINDS, PARTS, Part
+from composer.parts import KINDS, REGISTERED, Part, UnusableError
 from composer.text.annotations import OPTIONS
 from composer.text.declaring import Field, fields_of
 from composer.text.layout import laid_out
@@ -33,35 +32,46 @@ def networks(pattern: str) -> list[str]:
 
 
 def parts_table(kinds: str, pattern: str | None) -> RenderableType:
-    """Every built-in part of a kind that matches `pattern`: what it does, and its arguments with their defaults.
+    """Every part of a kind that matches `pattern`: what it does, and its arguments with their defaults.
 
-    Raises UsageError where there is none.
+    The parts of installed packages are among them. Raises UsageError where there is none.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    found = [(name, part) for name, part in _parts(kinds) if pattern is None or fnmatchcase(name, pattern)]
+    parts, unusable = _parts(kinds)
+    found = {name: part for name, part in parts.items() if pattern is None or fnmatchcase(name, pattern)}
     if not found:
-        known = ", ".join(name for name, _ in _parts(kinds))
+        known = ", ".join(parts)
         raise UsageError(f"no part of the {kinds} is named {pattern!r}; there are {known}")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     table.add_column(f"{PLURALS[kinds]} and its arguments", no_wrap=True)
     table.add_column("what it does")
-    for number, (name, part) in enumerate(found):
+    for number, (name, part) in enumerate(found.items()):
         if number:
             table.add_row()
         told = "".join(f"\n  {argument}" for argument in arguments(part, name))
         table.add_row(Text.assemble((name, "bold cyan"), told), described(part, name))
-    sources = dict.fromkeys(part.source for _, part in found if part.source is not None)
-    table.caption, table.caption_justify = "\n".join(map(_whether_installed, sources)) or None, "left"
+    sources = dict.fromkeys(part.source for part in found.values() if part.source in LIBRARIES)
+    table.caption = "\n".join([*map(_whether_installed, sources), *unusable]) or None
+    table.caption_justify = "left"
     return table
 
 
-def _parts(kinds: str) -> Iterator[tuple[str, type[Part]]]:
-    for name, part in PARTS.items():
+def _parts(kinds: str) -> tuple[dict[str, type[Part]], list[str]]:
+    """The parts of a kind by name, those of installed packages too, and why some of these cannot be had."""
+    found: dict[str, type[Part]] = {}
+    unusable = []
+    for name in REGISTERED:
+        try:
+            part = REGISTERED[name]
+        except UnusableError as error:
+            unusable.append(f"{error} {error.repair}")
+            continue
         if issubclass(part, KINDS[PLURALS[kinds]]):
-            yield f"{name}NAME" if name.endswith("/") else name, part
+            found[f"{name}NAME" if name.endswith("/") else name] = part
+    return found, unusable
 
 
 def arguments(part: type[Part], name: str) -> list[str]:
@@ -88,7 +98,8 @@ def described(part: type[Part], name: str) -> str:
     return part.names[one] if part.names else (part.__doc__ or "").strip().split("\n")[0]
 
 
-def _whether_installed(source: str) -> str:
+def _whether_installed(source: str | None) -> str:
+    assert source is not None
     library = LIBRARIES[source]
     here = "is installed" if library.installed() else f"is not installed: pip install {library.requirement}"
     return f"{source}/… needs {library.package}, which {here}"

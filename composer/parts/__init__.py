@@ -38,7 +38,10 @@ from composer.parts.necks import MaxpoolToPyramidal as MaxpoolToPyramidal
 from composer.parts.necks import PermuteDims as PermuteDims
 from composer.parts.necks import ReshapeTokensToImage as ReshapeTokensToImage
 from composer.parts.necks import SelectIndices as SelectIndices
+from composer.parts.registered import Registered as Registered
+from composer.parts.registered import UnusableError as UnusableError
 from composer.parts.smp import Smp as Smp
+from composer.parts.smp_encoders import SmpEncoder as SmpEncoder
 from composer.parts.temporal import TemporalPooling as TemporalPooling
 from composer.parts.tokens import AggregateTokens as AggregateTokens
 
@@ -68,7 +71,7 @@ DECODERS: tuple[type[Decoder], ...] = (
 )
 HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
 
-FOREIGN: tuple[type[Part], ...] = (Timm, Smp)
+FOREIGN: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder)
 
 
 def named(part: type[Part]) -> tuple[str, ...]:
@@ -82,6 +85,9 @@ PARTS: Mapping[str, type[Part]] = MappingProxyType(
     {name: part for part in (*NECKS, *DECODERS, *HEADS, *FOREIGN) for name in named(part)}
 )
 """The parts that a text may name. A name that ends in `/` is any of a source: `timm/resnet50` is `Timm("resnet50")`."""
+
+REGISTERED = Registered(PARTS)
+"""The built-in parts, and those of installed packages."""
 
 KINDS: Mapping[str, type[Part]] = MappingProxyType({"encoder": Encoder, "neck": Neck, "decoder": Decoder, "head": Head})
 """What the field calls the four kinds, in the order in which they follow each other."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from composer.graph import Graph
-from composer.parts import PARTS
+from composer.parts import REGISTERED
 from composer.text.characters import text_in
 from composer.text.digesting import digest_of
 from composer.text.naming import Parts
@@ -13,7 +13,7 @@ from composer.text.reading import graph_of
 from composer.text.writing import text_of
 
 
-def read(path: str | os.PathLike[str], *, parts: Parts = PARTS) -> Graph:
+def read(path: str | os.PathLike[str], *, parts: Parts = REGISTERED) -> Graph:
     """The graph that a file describes. `parts` are those it may name.
 
     Raises SpecError with all the problems of the file at once, also where there is no such file.
@@ -21,7 +21,7 @@ def read(path: str | os.PathLike[str], *, parts: Parts = PARTS) -> Graph:
     return reads(text_in(path), name=os.fspath(path), parts=parts)
 
 
-def reads(text: str, *, name: str | None = None, parts: Parts = PARTS) -> Graph:
+def reads(text: str, *, name: str | None = None, parts: Parts = REGISTERED) -> Graph:
     """The graph that a text describes. `name` is what its problems call the file, and `parts` are those it may name.
 
     Raises SpecError with all the problems of the text at once.
@@ -29,7 +29,7 @@ def reads(text: str, *, name: str | None = None, parts: Parts = PARTS) -> Graph:
     return graph_of(text, name, parts)
 
 
-def write(graph: Graph, *, parts: Parts = PARTS) -> str:
+def write(graph: Graph, *, parts: Parts = REGISTERED) -> str:
     """The text that is read as `graph`: `reads(write(graph)) == graph`. `parts` are those that a text may name.
 
     Raises SpecError where there is no such text: a node holds a live module or a part that is not among `parts`,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from composer.parts import KINDS, Part
+from composer.parts import KINDS, Part, UnusableError
 from composer.problem import nearest
 from composer.text import tree as text
 from composer.text.declaring import declared, fields_of
@@ -32,7 +33,11 @@ def part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Findin
     if spelled is None:
         return None
     name, fields = spelled
-    found = _found(name, parts)
+    try:
+        found = _found(name, parts)
+    except UnusableError as error:
+        findings.add("install", str(error), path, tree, repair=error.repair)
+        return None
     if found is None:
         message = f"there is no {kind or 'part'} {name!r}."
         findings.add("part", message, path, tree, got=name, repair=_suggestion(name, kind, parts))
@@ -77,7 +82,8 @@ def _several(tree: Tree) -> str | None:
 
 def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
     source, slash, rest = name.partition("/")
-    cls = parts.get(name) or (parts.get(f"{source}/") if slash else None)
+    # The source comes first: that one is built in is known at once, and that a network of it is not would be looked up.
+    cls = (parts.get(f"{source}/") if slash else None) or parts.get(name)
     if cls is None or not slash:
         return None if cls is None else (cls, {})
     # What others of this source have is no field of this one.
@@ -86,7 +92,7 @@ def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
 
 
 def _suggestion(name: str, kind: str | None, parts: Parts) -> str:
-    fitting = [key for key, cls in parts.items() if kind is None or kind_of(cls) == kind]
+    fitting = [key for key in parts if kind in (None, _kind_named(key, parts))]
     names = [key for key in fitting if "/" not in key]
     # A source of few names is asked for one of them; any other may have whatever name was written.
     sources = [key for key in fitting if key.endswith("/")]
@@ -101,6 +107,13 @@ def _suggestion(name: str, kind: str | None, parts: Parts) -> str:
     if not misspelled(name, names) and sources and (kind == "encoder" or name == name.lower()):
         return f"did you mean {' or '.join(f'{source}{name}' for source in sources)}?"
     return nearest(name, names)
+
+
+def _kind_named(name: str, parts: Parts) -> str | None:
+    """The kind of a part, if it can be had."""
+    with suppress(UnusableError):
+        return kind_of(parts[name])
+    return None
 
 
 def _a(kind: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from composer.graph import Graph, Node, Shared, chain
-from composer.parts import Decoder, Head, Part, part_name
+from composer.parts import Decoder, Head, Part, Registered, part_name
 from composer.problem import Place, Problem, SpecError
 from composer.text.layout import laid_out
 from composer.text.naming import Parts
@@ -19,7 +19,7 @@ from composer.text.reading import graph_of
 def text_of(graph: Graph, parts: Parts) -> str:
     """The text that is read as `graph`. Raises SpecError where there is none, with what stands in the way."""
     refuse_modules(graph)
-    text = laid_out(_Writer({cls: name for name, cls in parts.items()}).data(graph))
+    text = laid_out(_Writer(_names(graph, parts)).data(graph))
     # A graph made in Python may hold what no text says: a name that is none, 1 for true, a list without an end.
     try:
         same = graph_of(text, None, parts) == graph
@@ -28,6 +28,12 @@ def text_of(graph: Graph, parts: Parts) -> str:
     if not same:
         raise SpecError([Problem(code="text", message="the graph holds something that no text says.")])
     return text
+
+
+def _names(graph: Graph, parts: Parts) -> Mapping[type[Part], str]:
+    if isinstance(parts, Registered):
+        return parts.names_of(type(node.part) for node in graph.nodes if isinstance(node.part, Part))
+    return {cls: name for name, cls in parts.items()}
 
 
 @frozen

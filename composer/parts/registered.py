@@ -1,0 +1,87 @@
+"""Parts that other packages bring along, by the entry points of their distributions. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import EntryPoint, entry_points
+
+from composer.parts.kinds import Part
+from composer.quiet import contained
+
+GROUP = "composer.parts"
+"""The group of the entry points: `Name = "package.module:Class"`, or `source/ = …` for all names of a source."""
+
+
+class UnusableError(Exception):
+    """A registered part that cannot be had. `repair` is what would mend it."""
+
+    def __init__(self, message: str, repair: str) -> None:
+        super().__init__(message)
+        self.repair = repair
+
+
+class Registered(Mapping[str, type[Part]]):
+    """The built-in parts, and those that installed packages register, by the names that a text has for them.
+
+    A package is imported when one of its parts is asked for by name, and not before; a built-in part is never
+    replaced. Raises UnusableError for a part that is registered and cannot be had.
+    """
+
+    def __init__(self, builtin: Mapping[str, type[Part]]) -> None:
+        self._builtin = builtin
+
+    def __getitem__(self, name: str) -> type[Part]:
+        found = self._builtin.get(name)
+        if found is not None:
+            return found
+        entries = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+        if not entries:
+            raise KeyError(name)
+        return _class_of(entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._builtin or any(entry.name == name for entry in entry_points(group=GROUP))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._builtin, *(entry.name for entry in entry_points(group=GROUP))]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def names_of(self, classes: Iterable[type[Part]]) -> dict[type[Part], str]:
+        """What a text calls each of `classes`. Only packages that one of them may be of are imported."""
+        names = {part: name for name, part in self._builtin.items()}
+        packages = {part.__module__.partition(".")[0] for part in classes if part not in names}
+        for entry in entry_points(group=GROUP) if packages else ():
+            if entry.module.partition(".")[0] in packages:
+                with suppress(UnusableError):
+                    names.setdefault(self[entry.name], entry.name)
+        return names
+
+
+def _class_of(entries: list[EntryPoint]) -> type[Part]:
+    name, by = entries[0].name, sorted(_distribution(entry) for entry in entries)
+    if len({entry.value for entry in entries}) > 1:
+        raise UnusableError(
+            f"{name} is registered by {' and by '.join(by)}.", f"uninstall all but one of {', '.join(by)}"
+        )
+    try:
+        with contained():
+            found = entries[0].load()
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}"
+        raise UnusableError(
+            f"{name} is registered by {by[0]}, which cannot be imported (got {told}).",
+            f"pip install --force-reinstall {by[0]}",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Part)):
+        raise UnusableError(
+            f"{name} is registered by {by[0]} as {entries[0].value}, which is no part.",
+            "register a class that derives from composer.Encoder, Neck, Decoder or Head",
+        )
+    return found
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.module.partition(".")[0]
