@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from composer.feature import Features
 from composer.modules.dispatch import module
@@ -33,18 +34,10 @@ class UNet(nn.Module):
         super().__init__()
         # Published weights are called decoder.decoder.blocks, so the blocks live one level down.
         self.decoder = _Blocks(decoder, features)
-        self.decoder.apply(_initialise)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give one map `(b, channels[-1], h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
         return (self.decoder(features),)
-
-
-def _initialise(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
-        nn.init.kaiming_uniform_(layer.weight, mode="fan_in", nonlinearity="relu")
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
 
 
 class _Blocks(nn.Module):
@@ -86,8 +79,22 @@ class _Block(nn.Module):
 
 def _convolution(incoming: int, outgoing: int, norm: Callable[[int], nn.Module]) -> nn.Module:
     # A norm subtracts what a bias would add.
-    convolution = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=norm is nn.Identity)
+    convolution = _conv2d(incoming, outgoing, kernel=3, bias=norm is nn.Identity)
     return nn.Sequential(convolution, norm(outgoing), nn.ReLU(inplace=True))
+
+
+def _conv2d(incoming: int, outgoing: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
+    """A convolution that keeps the grid, with weights uniform in ±√(6 / fan-in) and no bias to begin with.
+
+    torch's own weights are not drawn first only to be replaced: drawing is most of what it takes to make a model.
+    """
+    layer: nn.Conv2d = skip_init(
+        nn.Conv2d, incoming, outgoing, kernel, padding=kernel // 2, bias=bias, device=torch.get_default_device()
+    )
+    nn.init.kaiming_uniform_(layer.weight, mode="fan_in", nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _attention(kind: str | None, channels: int) -> nn.Module:
@@ -105,12 +112,12 @@ class _SCSE(nn.Module):
         squeezed = max(channels // SQUEEZE, 1)
         self.cSE = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, squeezed, kernel_size=1),
+            _conv2d(channels, squeezed, kernel=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(squeezed, channels, kernel_size=1),
+            _conv2d(squeezed, channels, kernel=1),
             nn.Sigmoid(),
         )
-        self.sSE = nn.Sequential(nn.Conv2d(channels, 1, kernel_size=1), nn.Sigmoid())
+        self.sSE = nn.Sequential(_conv2d(channels, 1, kernel=1), nn.Sigmoid())
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         gates_BCHW: Tensor = self.cSE(x_BCHW) + self.sSE(x_BCHW)

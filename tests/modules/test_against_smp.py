@@ -70,12 +70,17 @@ def test_unet_of_any_depth_gives_what_smp_gives(count):
     torch.testing.assert_close(y_BCHW, reference([features[0], *features]))
 
 
+@pytest.mark.parametrize("attention", [None, "scse"], ids=["plain", "scse"])
 @pytest.mark.parametrize("norm", ["batchnorm", "identity"])
-def test_equal_seeds_give_equal_weights(norm):
-    reference = theirs(norm, None)
+def test_weights_are_drawn_once_and_as_smp_draws_them(norm, attention):
+    reference = theirs(norm, attention)
+    if attention:
+        reference.blocks[-1].attention1 = nn.Identity()
+    torch.manual_seed(0)
+    # smp draws anew what torch has drawn; what it draws is what counts.
     initialize_decoder(reference)
 
-    state = ours(norm, None).decoder.state_dict()
+    state = ours(norm, attention).decoder.state_dict()
 
     assert list(state) == list(reference.state_dict())
     assert all(torch.equal(value, state[name]) for name, value in reference.state_dict().items())
