@@ -303,7 +303,31 @@ encoder: resnet18
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'resnet18'.
+  repair: did you mean timm/resnet18 or smp/resnet18?""",
+    ),
+    "a network of timm by smp's name": (
+        """\
+encoder: smp/tu-resnet18
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'smp/tu-resnet18'.
   repair: did you mean timm/resnet18?""",
+    ),
+    "a network of timm by smp's old name": (
+        """\
+encoder: smp/timm-mobilenetv3_large_100
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'smp/timm-mobilenetv3_large_100'.
+  repair: did you mean timm/tf_mobilenetv3_large_100?""",
+    ),
+    "a field that an encoder of smp has not": (
+        """\
+encoder: {smp/vgg11: {output_stride: 8}}
+""",
+        """\
+<text>:1:23: error[key] encoder.output_stride: smp/vgg11 has no field 'output_stride'.
+  repair: known: depth, first_level, pretrained""",
     ),
     "an unknown source": (
         """\
@@ -311,7 +335,7 @@ encoder: tim/resnet18
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'tim/resnet18'.
-  repair: did you mean timm/resnet18?""",
+  repair: did you mean timm/resnet18 or smp/resnet18 or smp/resnet152?""",
     ),
     "wrong kinds": (
         """\

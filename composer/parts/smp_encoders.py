@@ -41,18 +41,28 @@ _FAMILIES: Mapping[str, str] = {
 ENCODERS: Mapping[str, str] = MappingProxyType(
     {name: line for names, line in _FAMILIES.items() for name in names.split()}
 )
-"""smp's own encoders, each with a line on what it is. Those that smp calls `tu-NAME` are timm's: `timm/NAME`."""
+"""smp's own encoders, each with a line on what it is."""
 
 UNDILATED = ("vgg", "densenet", "inception", "xception")
 """What the names of those begin with that smp makes no output stride for: they pool where they halve."""
+
+MOVED: Mapping[str, str] = MappingProxyType(
+    {
+        "tu-": "timm/",
+        "timm-mobilenetv3": "timm/tf_mobilenetv3",
+        **{f"timm-{family}": f"timm/{family}" for family in ("regnet", "res2", "resnest", "gernet")},
+    }
+)
+"""How the names begin by which smp takes a network of timm, and how the name that timm itself has for it begins."""
 
 _FIELDS: Mapping[str, Any] = {"depth": 5, "pretrained": False, "first_level": False}
 _DILATED: Mapping[str, Any] = {**_FIELDS, "output_stride": 32}
 
 
 def _known(_: object, __: object, value: Any) -> None:
-    if isinstance(value, str) and value.startswith("tu-"):
-        raise ValueError(f"smp/{value} is a network of timm: write timm/{value.removeprefix('tu-')}")
+    for smps, timms in MOVED.items():
+        if isinstance(value, str) and value.startswith(smps):
+            raise ValueError(f"smp/{value} is a network of timm: write {timms}{value.removeprefix(smps)}")
     if value not in ENCODERS:
         raise ValueError(f"smp has no encoder {value!r}: {nearest(str(value), ENCODERS)}")
 
@@ -84,6 +94,8 @@ class SmpEncoder(Probed):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: _FIELDS if name.startswith(UNDILATED) else _DILATED for name in ENCODERS}
     )
+
+    moved: ClassVar[Mapping[str, str]] = MappingProxyType({f"smp/{smps}": timms for smps, timms in MOVED.items()})
 
     name: str = field(validator=_known)
     depth: int = field(default=5, validator=Whole(3, 5), kw_only=True)

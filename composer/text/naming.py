@@ -92,6 +92,9 @@ def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
 
 
 def _suggestion(name: str, kind: str | None, parts: Parts) -> str:
+    moved = _moved(name, parts)
+    if moved is not None:
+        return f"did you mean {moved}?"
     fitting = [key for key in parts if kind in (None, _kind_named(key, parts))]
     names = [key for key in fitting if "/" not in key]
     # A source of few names is asked for one of them; any other may have whatever name was written.
@@ -100,13 +103,23 @@ def _suggestion(name: str, kind: str | None, parts: Parts) -> str:
     _, slash, rest = name.partition("/")
     if slash and (sources or listed):
         return nearest(name, [*(f"{source}{rest}" for source in sources), *listed])
+    # A name without its source: one that is listed, or the first source that has any name.
+    exact = [key for key in listed if key.partition("/")[2] == name]
+    if sources and not slash and not misspelled(name, names) and (exact or kind == "encoder" or name == name.lower()):
+        return f"did you mean {' or '.join([f'{sources[0]}{name}', *exact])}?"
     if misspelled(name, listed):
         return nearest(name, [*names, *listed])
-    if slash:
-        return nearest(rest, names)
-    if not misspelled(name, names) and sources and (kind == "encoder" or name == name.lower()):
-        return f"did you mean {' or '.join(f'{source}{name}' for source in sources)}?"
-    return nearest(name, names)
+    return nearest(rest if slash else name, names)
+
+
+def _moved(name: str, parts: Parts) -> str | None:
+    """The name that a part has here where a library's own name for it begins otherwise."""
+    for key in (key for key in parts if key.startswith(f"{name.partition('/')[0]}/")):
+        with suppress(UnusableError):
+            for known, here in parts[key].moved.items():
+                if name.startswith(known):
+                    return here + name.removeprefix(known)
+    return None
 
 
 def _kind_named(name: str, parts: Parts) -> str | None:
