@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from composer.parts import LinearDecoder as LinearDecoder
     from composer.parts import MaxpoolToPyramidal as MaxpoolToPyramidal
     from composer.parts import MLPDecoder as MLPDecoder
+    from composer.parts import Mmseg as Mmseg
     from composer.parts import Neck as Neck
     from composer.parts import Part as Part
     from composer.parts import PermuteDims as PermuteDims
@@ -85,8 +86,8 @@ _NAMES_OF = {
     "parts": "PARTS AddBottleneckLayer AddFeatures AggregateTokens ASPPRegressionHead ASPPSegmentationHead "
     "ClassificationHead ConcatFeatures Custom Decoder EmbeddingHead Encoder Facts FCNDecoder "
     "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
-    "LinearDecoder MaxpoolToPyramidal MLPDecoder Neck Part PermuteDims Probed RegressionHead ReshapeTokensToImage "
-    "ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm UNetDecoder "
+    "LinearDecoder MaxpoolToPyramidal MLPDecoder Mmseg Neck Part PermuteDims Probed RegressionHead "
+    "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm UNetDecoder "
     "UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",

@@ -69,6 +69,11 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             "'segmentation-models-pytorch>=0.6'",
             ("segmentation-models-pytorch", "timm"),
         ),
+        "mmseg": Library(
+            "mmseg",
+            "'onedl-mmsegmentation>=1.4.2,<2' 'mmcv-lite>=2.1,<2.2' 'mmengine>=0.10.7,<1'",
+            ("onedl-mmsegmentation", "mmcv-lite", "mmengine"),
+        ),
     }
 )
 """The libraries that have an adapter, by the source that a spec writes."""

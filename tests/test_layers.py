@@ -33,8 +33,16 @@ TORCH_FREE = ("feature", "sizes", "problem", "quiet", "parts", "graph", "structu
               "libraries", "facts", "fitting", "inference", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
-HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch"}
-FOREIGN = {"timm": "timm", "huggingface_hub": "huggingface", "peft": "peft", "segmentation_models_pytorch": "smp"}
+HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch", "mmseg"}
+FOREIGN = {
+    "timm": "timm",
+    "huggingface_hub": "huggingface",
+    "peft": "peft",
+    "segmentation_models_pytorch": "smp",
+    "mmseg": "mmseg",
+    "mmcv": "mmseg",
+    "mmengine": "mmseg",
+}
 """Foreign libraries, each with the one adapter that imports it: a file, or a folder."""
 
 RANKS = {name: rank for rank, names in enumerate(STAGES) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ def networks(pattern: str) -> list[str]:
 def parts_table(kinds: str, pattern: str | None) -> RenderableType:
     """Every part of a kind that matches `pattern`: what it does, and its arguments with their defaults.
 
-    The parts of installed packages are among them. Raises UsageError where there is none.
+    The parts of installed packages are among them, and names that are known and cannot be had stand last, each with
+    the reason. Raises UsageError where there is none.
     """
     from rich import box
     from rich.table import Table
@@ -42,7 +44,8 @@ def parts_table(kinds: str, pattern: str | None) -> RenderableType:
 
     parts, unusable = _parts(kinds)
     found = {name: part for name, part in parts.items() if pattern is None or fnmatchcase(name, pattern)}
-    if not found:
+    refused = {name: why for name, why in _refused(parts).items() if pattern is None or fnmatchcase(name, pattern)}
+    if not found and not refused:
         known = ", ".join(parts)
         raise UsageError(f"no part of the {kinds} is named {pattern!r}; there are {known}")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
@@ -53,6 +56,9 @@ def parts_table(kinds: str, pattern: str | None) -> RenderableType:
             table.add_row()
         told = "".join(f"\n  {argument}" for argument in arguments(part, name))
         table.add_row(Text.assemble((name, "bold cyan"), told), described(part, name))
+    for name, why in refused.items():
+        table.add_row()
+        table.add_row(Text(name, "dim"), why)
     sources = dict.fromkeys(part.source for part in found.values() if part.source in LIBRARIES)
     table.caption = "\n".join([*map(_whether_installed, sources), *unusable]) or None
     table.caption_justify = "left"
@@ -74,15 +80,24 @@ def _parts(kinds: str) -> tuple[dict[str, type[Part]], list[str]]:
     return found, unusable
 
 
+def _refused(parts: Mapping[str, type[Part]]) -> dict[str, str]:
+    """The names that their sources know and that cannot be had, each with the reason and the name of one that can."""
+    return {
+        f"{part.source}/{name}": f"Cannot be had: {reason}. Use {part.source}/{instead}."
+        for part in dict.fromkeys(parts.values())
+        for name, (reason, instead) in part.refused.items()
+    }
+
+
 def arguments(part: type[Part], name: str) -> list[str]:
     """The fields with their defaults, as a spec writes them: `dropout: 0.0`. A name after a source is no field."""
     known = part.defaults.get(name.partition("/")[2])
     told = {field: one for field, one in fields_of(part).items() if not (part.source and field == "name")}
-    if known is not None:
-        return [_default(field, told[field], default) for field, default in known.items()]
+    if known is None:
+        known = {field: one.attribute.default for field, one in told.items()}
     return [
-        f"{field} (required)" if one.required else _default(field, one, one.attribute.default)
-        for field, one in told.items()
+        f"{field} (required)" if told[field].required else _default(field, told[field], default)
+        for field, default in known.items()
     ]
 
 

@@ -9,6 +9,7 @@ from composer.contracts import decoders as decoders
 from composer.contracts import encoders as encoders
 from composer.contracts import heads as heads
 from composer.contracts import joins as joins
+from composer.contracts import mmseg as mmseg
 from composer.contracts import necks as necks
 from composer.contracts import pyramids as pyramids
 from composer.contracts import smp as smp

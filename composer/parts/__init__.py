@@ -28,6 +28,7 @@ from composer.parts.kinds import Neck as Neck
 from composer.parts.kinds import Part as Part
 from composer.parts.kinds import Probed as Probed
 from composer.parts.kinds import part_name as part_name
+from composer.parts.mmseg import Mmseg as Mmseg
 from composer.parts.necks import AddBottleneckLayer as AddBottleneckLayer
 from composer.parts.necks import AddFeatures as AddFeatures
 from composer.parts.necks import ConcatFeatures as ConcatFeatures
@@ -71,7 +72,7 @@ DECODERS: tuple[type[Decoder], ...] = (
 )
 HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
 
-FOREIGN: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder)
+FOREIGN: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder, Mmseg)
 
 
 def named(part: type[Part]) -> tuple[str, ...]:

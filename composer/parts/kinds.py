@@ -14,7 +14,8 @@ class Part:
 
     `source` is set by a part that names something in a foreign library: it is written `source/name`, and has a
     field `name`; `names` holds the names where there are only so many, each with a line on what it does, and `defaults`
-    the fields that each of them has, with what None stands for there; its other fields stay None. `moved` holds what
+    the fields that each of them has, with what None stands for there; its other fields stay None. `refused` holds names
+    of the source that are known and cannot be had, each with the reason and another name that will do; `moved` what
     names that the library knows begin with, and what the part's name begins with here. A part that predicts says so in
     `includes_head`, as a class or in a field.
     """
@@ -24,6 +25,7 @@ class Part:
     names: ClassVar[Mapping[str, str] | None] = None
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     moved: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    refused: ClassVar[Mapping[str, tuple[str, str]]] = MappingProxyType({})
 
     @property
     def includes_head(self) -> bool:

@@ -38,6 +38,10 @@ def part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Findin
     except UnusableError as error:
         findings.add("install", str(error), path, tree, repair=error.repair)
         return None
+    reason, instead = _refused(name, parts)
+    if reason:
+        findings.add("part", f"{name} cannot be had: {reason}.", path, tree, got=name, repair=f"use {instead}")
+        return None
     if found is None:
         message = f"there is no {kind or 'part'} {name!r}."
         findings.add("part", message, path, tree, got=name, repair=_suggestion(name, kind, parts))
@@ -89,6 +93,17 @@ def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
     # What others of this source have is no field of this one.
     absent = [] if cls.names is None else [field for field in fields_of(cls) if field not in cls.defaults[rest]]
     return cls, {**dict.fromkeys(absent), "name": rest}
+
+
+def _refused(name: str, parts: Parts) -> tuple[str, str]:
+    """Why a name that its source knows cannot be had, and which one can; nothing, of any other name."""
+    source, _, rest = name.partition("/")
+    for key in parts:
+        with suppress(UnusableError):
+            if key.startswith(f"{source}/") and rest in parts[key].refused:
+                reason, instead = parts[key].refused[rest]
+                return reason, f"{source}/{instead}"
+    return "", ""
 
 
 def _suggestion(name: str, kind: str | None, parts: Parts) -> str:

@@ -1,0 +1,153 @@
+"""What is wrong with the arguments of mmseg's heads, by themselves or for the widths of the maps. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+from attrs import asdict
+
+from composer.contracts.rules import Refusal
+from composer.feature import Features
+from composer.parts.mmseg import Mmseg
+from composer.problem import nearest
+
+GROUPS = 32
+"""The groups of GN in mmseg's published configs."""
+
+
+def known_arguments(head: Mmseg) -> Refusal | None:
+    """Refuse an argument that the head of this name has not: one of the others has it."""
+    known = head.defaults[head.name]
+    for name, value in asdict(head, recurse=False).items():
+        if name != "name" and name not in known and value is not None:
+            return Refusal(
+                code="argument",
+                kind="impossible",
+                expected=f"has no argument {name}",
+                got=_written(value),
+                repair=nearest(name, known),
+                about=name,
+            )
+    return None
+
+
+_NORMED = ("channels", "project_channels", "c1_channels", "ema_channels", "num_codes", "isa_channels", "ham_channels")
+"""The widths that a head normalises, where it has them."""
+
+
+def divisible(name: str, told: Mapping[str, Any], chosen: Features) -> Refusal | None:
+    """Refuse widths that do not fall into the groups of GN."""
+    if told.get("norm") != "GN":
+        return None
+    for field in _NORMED:
+        width = told.get(field, GROUPS)
+        if width % GROUPS:
+            return Refusal(
+                code="channels",
+                kind="impossible",
+                expected=f"normalises in {GROUPS} groups, so {field} must be a multiple of {GROUPS}",
+                got=str(width),
+                repair=f"{field}: {-(-width // GROUPS) * GROUPS}",
+                about=field,
+            )
+    if _width_of_the_maps(name, told, chosen) % GROUPS:
+        return Refusal(
+            code="channels",
+            kind="impossible",
+            expected=f"normalises the maps in {GROUPS} groups too, so their channels must be a multiple of {GROUPS}",
+            repair="norm: BN",
+            about="norm",
+        )
+    return None
+
+
+def _width_of_the_maps(name: str, told: Mapping[str, Any], chosen: Features) -> int:
+    """How many channels of the maps themselves are normalised, before any convolution changes them."""
+    if name == "ANNHead":
+        return chosen[-1].channels
+    depthwise = name == "DepthwiseSeparableFCNHead" or (
+        name == "DepthwiseSeparableASPPHead" and max(told["dilations"]) > 1
+    )
+    return sum(f.channels for f in chosen) if depthwise else 0
+
+
+def evenly_split(told: Mapping[str, Any], width: str, parts: str) -> Refusal | None:
+    """Refuse a number of parts that a width does not fall into."""
+    if told[width] % told[parts] == 0:
+        return None
+    fitting = next(count for count in range(told[parts], 0, -1) if told[width] % count == 0)
+    return Refusal(
+        code="channels",
+        kind="impossible",
+        expected=f"splits {width}, here {told[width]}, evenly into {parts}",
+        got=str(told[parts]),
+        repair=f"{parts}: {fitting}",
+        about=parts,
+    )
+
+
+def squeezed(told: Mapping[str, Any], by: float) -> Refusal | None:
+    """Refuse `channels` of which a squeeze leaves none."""
+    if int(told["channels"] * by) > 0:
+        return None
+    least = ceil(1 / by)
+    return Refusal(
+        code="channels",
+        kind="impossible",
+        expected=f"squeezes channels, so there must be at least {least}",
+        got=str(told["channels"]),
+        repair=f"channels: {least}",
+        about="channels",
+    )
+
+
+def no_convolutions(told: Mapping[str, Any], chosen: Features) -> Refusal | None:
+    """Refuse a head without convolutions whose width is not the map's."""
+    width = sum(f.channels for f in chosen)
+    if told["num_convs"] or width == told["channels"]:
+        return None
+    return Refusal(
+        code="channels",
+        kind="impossible",
+        expected="has no convolution to change the width of the map, so channels must be that",
+        got=f"{told['channels']} for {width}",
+        repair=f"channels: {width}",
+        about="channels",
+    )
+
+
+def one_convolution(told: Mapping[str, Any]) -> Refusal | None:
+    """Refuse no convolutions, where mmseg replaces the first."""
+    if told["num_convs"]:
+        return None
+    return Refusal(
+        code="count",
+        kind="impossible",
+        expected="has one convolution at least",
+        got="0",
+        repair="num_convs: 1",
+        about="num_convs",
+    )
+
+
+def two_classes(told: Mapping[str, Any]) -> Refusal | None:
+    """Refuse a single class where scores are normalised over classes: one alone would always be nought."""
+    if told["num_classes"] > 1:
+        return None
+    return Refusal(
+        code="classes",
+        kind="policy",
+        expected="normalises scores over the classes, so it takes two at least",
+        got="1",
+        repair="num_classes: 2",
+        about="num_classes",
+    )
+
+
+def _written(value: Any) -> str:
+    """A value as a file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value) if isinstance(value, tuple) else value)

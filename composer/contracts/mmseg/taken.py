@@ -1,0 +1,92 @@
+"""Which maps a head of mmseg takes, and in which order. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from composer.contracts.rules import Refusal
+from composer.feature import Feature, Features, counted
+from composer.parts.mmseg import TAKES_SEVERAL, Mmseg
+
+
+@frozen
+class Taken:
+    """The features that flow in, and the positions of those that a head takes."""
+
+    features: Features
+    positions: tuple[int, ...]
+
+    @property
+    def maps(self) -> Features:
+        """Those that are taken, in the order in which they are."""
+        return tuple(self.features[position] for position in self.positions)
+
+
+def indices(head: Mmseg, told: Mapping[str, Any]) -> Refusal | None:
+    """Refuse a list where one map is taken, and one index where several are."""
+    given = told["in_index"]
+    concatenates = told.get("input_transform") == "resize_concat"
+    if isinstance(given, tuple) and head.name not in TAKES_SEVERAL and not concatenates:
+        able = "input_transform" in head.defaults[head.name]
+        repair = "input_transform: resize_concat" if able else f"in_index: {given[-1]}"
+        return _wrong("takes one map, so in_index is a whole number", list(given), repair)
+    if isinstance(head.in_index, int) and (head.name in TAKES_SEVERAL or concatenates):
+        return _wrong("takes several maps, so in_index is a list", given, f"in_index: [{given}]")
+    return None
+
+
+def _wrong(expected: str, got: object, repair: str) -> Refusal:
+    return Refusal(code="type", kind="impossible", expected=expected, got=str(got), repair=repair, about="in_index")
+
+
+def positions(name: str, told: Mapping[str, Any], features: Features) -> tuple[int, ...]:
+    """The positions of what a head takes: of all, where it takes several and is not told which."""
+    given = told["in_index"]
+    if isinstance(given, tuple):
+        return given
+    several = name in TAKES_SEVERAL or told.get("input_transform") == "resize_concat"
+    return tuple(range(len(features))) if several else (given,)
+
+
+def two_maps(taken: Taken) -> Refusal | None:
+    """Refuse other than two maps, where one is compared with the other."""
+    if len(taken.positions) == 2:
+        return None
+    return Refusal(
+        code="count",
+        kind="impossible",
+        expected="takes two maps",
+        got=counted(len(taken.positions), "map"),
+        repair="in_index: [-2, -1]",
+        about="in_index",
+    )
+
+
+def finest_first(taken: Taken) -> Refusal | None:
+    """Refuse maps upside down: the scores are at the grid of the first of them."""
+    strides = [f.stride for f in taken.maps if f.stride is not None]
+    if strides == sorted(strides):
+        return None
+    order = sorted(range(len(strides)), key=strides.__getitem__)
+    return Refusal(
+        code="order",
+        kind="policy",
+        expected="gives scores at the grid of the first map, so strides must not decrease",
+        repair=f"in_index: {[taken.positions[place] for place in order]}",
+    )
+
+
+def refining(first: Feature, taken: Feature) -> Refusal | None:
+    """Refuse a first map that is coarser than the one it is to refine."""
+    if first.stride is None or taken.stride is None or first.stride <= taken.stride:
+        return None
+    return Refusal(
+        code="order",
+        kind="policy",
+        expected="refines a map with the first of all, so that one must not be coarser",
+        got=f"stride {first.stride} for {taken.stride}",
+        repair="give it the finest first, with the neck SelectIndices",
+    )

@@ -1,0 +1,156 @@
+"""The decode heads of mmsegmentation: `mmseg/NAME`. Names and arguments are mmseg's. No torch here, and no mmseg."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from attrs import Attribute, asdict, field, frozen
+from attrs.validators import optional
+
+from composer.parts.fields import CHANNELS, FLAG, MAYBE_CHANNELS, MAYBE_INDEX, NOT_EMPTY, SHARE, Choice, Whole
+from composer.parts.kinds import Decoder
+from composer.parts.mmseg_heads import ARGUMENTS, DESCRIPTIONS, REFUSED
+
+NORMS = (None, "BN", "GN", False)
+
+ACTIVATIONS = (None, "ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid")
+"""Activations that mmcv knows by the names that torch has for them."""
+
+_COUNT = Whole(1, 64, optional=True)
+_SIDES = Whole(1, 256, optional=True)
+
+
+def _listed(value: Any | Iterable[Any] | None) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _known(_: object, __: Attribute[str], name: Any) -> None:
+    if name in REFUSED:
+        reason, instead = REFUSED[name]
+        raise ValueError(f"{name} cannot be had: {reason}; {instead} can")
+    Choice(tuple(DESCRIPTIONS))(_, __, name)
+
+
+def _odd(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and value % 2 == 0:
+        raise ValueError(f"{attribute.name} must be odd, or the map would grow (got {value!r})")
+
+
+def _above_zero(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise ValueError(f"{attribute.name} must be a number above 0 (got {value!r})")
+
+
+def _two(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and (type(value) is not tuple or len(value) != 2):
+        raise ValueError(f"{attribute.name} must be two whole numbers, of rows and of columns (got {value!r})")
+
+
+@frozen
+class _Each:
+    """A list of which every entry is one of a closed list."""
+
+    known: tuple[str, ...]
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        for entry in value or ():
+            Choice(self.known)(_, attribute, entry)
+
+
+def _maybe(validator: Any) -> Any:
+    return field(default=None, validator=validator, kw_only=True)
+
+
+def _maybe_list(validator: Any) -> Any:
+    return field(default=None, converter=_listed, validator=validator, kw_only=True)
+
+
+@frozen
+class Mmseg(Decoder):
+    """A decode head of mmsegmentation: `mmseg/NAME`, with mmseg's arguments. Initialised as mmseg does. Needs no head.
+
+    The scores stay at the grid that they are made on. Channels, strides and, where `in_index` is None, the indices
+    are those of the maps that flow in. An argument that is None has its default, which is mmseg's own, or that of its
+    published configs; one that a head has not is refused. mmseg's configs are spelled plainly: `norm` is BN, GN (in 32
+    groups) or false, for a head without norms, which is mmseg's own default and none of its configs'; `act` is the
+    name of an activation. Losses are no part of a model here, nor are their arguments: EncHead is without its own
+    loss's branch, and of DAHead's three predictions there is the joint one, so that the layers of the two others
+    never learn. LightHamHead draws its bases once, when it is made, and keeps them in the state dict.
+
+    In train mode, batch norm over a single value is an error in torch: heads with a branch that pools to one cell
+    (APCHead, ASPPHead, DepthwiseSeparableASPPHead, PSPHead, UPerHead) are trained with two images or more, or with
+    `norm: GN`. EMAHead changes its bases in train mode, as norms change their statistics.
+    """
+
+    source: ClassVar[str | None] = "mmseg"
+    names: ClassVar[Mapping[str, str] | None] = DESCRIPTIONS
+    refused: ClassVar[Mapping[str, tuple[str, str]]] = REFUSED
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = ARGUMENTS
+
+    name: str = field(validator=_known)
+    num_classes: int = field(validator=CHANNELS, kw_only=True)
+    channels: int | None = _maybe(MAYBE_CHANNELS)
+    in_index: int | tuple[int, ...] | None = _maybe_list([NOT_EMPTY, MAYBE_INDEX])
+    input_transform: str | None = _maybe(Choice((None, "resize_concat")))
+    norm: bool | str | None = _maybe(Choice(NORMS))
+    act: str | None = _maybe(Choice(ACTIVATIONS))
+    dropout_ratio: float | None = _maybe(optional(SHARE))
+    align_corners: bool | None = _maybe(optional(FLAG))
+    num_convs: int | None = _maybe(Whole(0, 64, optional=True))
+    kernel_size: int | None = _maybe([_COUNT, _odd])
+    concat_input: bool | None = _maybe(optional(FLAG))
+    dilation: int | None = _maybe(_SIDES)
+    dilations: tuple[int, ...] | None = _maybe_list([NOT_EMPTY, _SIDES])
+    pool_scales: tuple[int, ...] | None = _maybe_list([NOT_EMPTY, _SIDES])
+    project_channels: int | None = _maybe(MAYBE_CHANNELS)
+    key_pool_scales: tuple[int, ...] | None = _maybe_list([NOT_EMPTY, _SIDES])
+    fusion: bool | None = _maybe(optional(FLAG))
+    filter_sizes: tuple[int, ...] | None = _maybe_list([NOT_EMPTY, _SIDES])
+    recurrence: int | None = _maybe(_COUNT)
+    pam_channels: int | None = _maybe(MAYBE_CHANNELS)
+    reduction: int | None = _maybe(MAYBE_CHANNELS)
+    use_scale: bool | None = _maybe(optional(FLAG))
+    mode: str | None = _maybe(Choice((None, "embedded_gaussian", "dot_product")))
+    temperature: float | None = _maybe(_above_zero)
+    c1_channels: int | None = _maybe(MAYBE_CHANNELS)
+    ema_channels: int | None = _maybe(MAYBE_CHANNELS)
+    num_bases: int | None = _maybe(MAYBE_CHANNELS)
+    num_stages: int | None = _maybe(_COUNT)
+    momentum: float | None = _maybe(optional(SHARE))
+    num_codes: int | None = _maybe(MAYBE_CHANNELS)
+    add_lateral: bool | None = _maybe(optional(FLAG))
+    ratio: float | None = _maybe(_above_zero)
+    pooling_type: str | None = _maybe(Choice((None, "att", "avg")))
+    fusion_types: tuple[str, ...] | None = _maybe_list([NOT_EMPTY, _Each(("channel_add", "channel_mul"))])
+    isa_channels: int | None = _maybe(MAYBE_CHANNELS)
+    down_factor: tuple[int, ...] | None = _maybe_list([_two, _SIDES])
+    ham_channels: int | None = _maybe(MAYBE_CHANNELS)
+    MD_S: int | None = _maybe(MAYBE_CHANNELS)
+    MD_R: int | None = _maybe(MAYBE_CHANNELS)
+    train_steps: int | None = _maybe(_COUNT)
+    eval_steps: int | None = _maybe(_COUNT)
+    up_scale: int | None = _maybe(_COUNT)
+    interpolate_mode: str | None = _maybe(Choice((None, "bilinear", "bicubic")))
+    num_layers: int | None = _maybe(_COUNT)
+    num_heads: int | None = _maybe(MAYBE_CHANNELS)
+    embed_dims: int | None = _maybe(MAYBE_CHANNELS)
+    mlp_ratio: int | None = _maybe(_COUNT)
+    drop_path_rate: float | None = _maybe(optional(SHARE))
+    drop_rate: float | None = _maybe(optional(SHARE))
+    attn_drop_rate: float | None = _maybe(optional(SHARE))
+
+    @property
+    def includes_head(self) -> bool:
+        """Always true: mmseg's heads end in a classifier."""
+        return True
+
+
+def arguments(head: Mmseg) -> dict[str, Any]:
+    """What a head is made with: the arguments that are given, also those it has not, and the defaults."""
+    given = {name: value for name, value in asdict(head, recurse=False).items() if value is not None}
+    return {**ARGUMENTS[head.name], **{name: value for name, value in given.items() if name != "name"}}
+
+
+TAKES_SEVERAL = tuple(name for name, known in ARGUMENTS.items() if known["in_index"] != -1)
+"""The heads that take several maps at once. The others take one, or several that are brought to one grid."""
