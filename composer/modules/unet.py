@@ -88,7 +88,7 @@ def _conv2d(incoming: int, outgoing: int, kernel: int, *, bias: bool = True) -> 
 
     torch's own weights are not drawn first only to be replaced: drawing is most of what it takes to make a model.
     """
-    layer: nn.Conv2d = skip_init(
+    layer: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d, incoming, outgoing, kernel, padding=kernel // 2, bias=bias, device=torch.get_default_device()
     )
     nn.init.kaiming_uniform_(layer.weight, mode="fan_in", nonlinearity="relu")
