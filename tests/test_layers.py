@@ -19,6 +19,7 @@ STAGES = (
     ("parts",),
     ("graph", "structure"),
     ("text", "contracts"),
+    ("catalogue",),
     ("typed", "libraries", "facts", "fitting", "inference"),
     ("modules",),
     ("plan", "entering", "leaving", "model"),
@@ -29,8 +30,8 @@ STAGES = (
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
-TORCH_FREE = ("feature", "sizes", "problem", "quiet", "parts", "graph", "structure", "text", "contracts", "typed",
-              "libraries", "facts", "fitting", "inference", "__init__", "__main__")  # fmt: skip
+TORCH_FREE = ("feature", "sizes", "problem", "quiet", "parts", "graph", "structure", "text", "contracts", "catalogue",
+              "typed", "libraries", "facts", "fitting", "inference", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch", "mmseg"}

@@ -7,6 +7,7 @@ from typing import Any
 from attrs import evolve
 
 from composer.adapters.timm.networks import create
+from composer.catalogue.picking import counted_from_0
 from composer.contracts.rules import Refusal, Refused
 from composer.parts import Timm
 
@@ -19,7 +20,10 @@ def levels(part: Timm, network: Any, channels: int, device: str) -> tuple[int, .
         return tuple(network.feature_info.out_indices)
     # timm's wrapper fails without a word on a level that it has not, so it is the plain network that is asked.
     plain = create(evolve(part, features_only=False), channels, device)
-    return _counted_from_0(part.out_indices, len(plain.feature_info))
+    indices = counted_from_0(part.out_indices, len(plain.feature_info))
+    if isinstance(indices, Refusal):
+        raise Refused(indices)
+    return indices
 
 
 def stated(part: Timm, network: Any, indices: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -28,35 +32,3 @@ def stated(part: Timm, network: Any, indices: tuple[int, ...]) -> tuple[tuple[in
         return tuple(network.feature_info.channels()), tuple(network.feature_info.reduction())
     infos = [network.feature_info[index] for index in indices]
     return tuple(info["num_chs"] for info in infos), tuple(info["reduction"] for info in infos)
-
-
-def _counted_from_0(out_indices: tuple[int, ...], count: int) -> tuple[int, ...]:
-    for position, index in enumerate(out_indices):
-        if not -count <= index < count:
-            raise Refused(_no_level(position, index, count))
-    indices = tuple(index % count for index in out_indices)
-    if list(indices) != sorted(set(indices)):
-        raise Refused(_out_of_order(out_indices, sorted(set(indices))))
-    return indices
-
-
-def _no_level(position: int, index: int, count: int) -> Refusal:
-    return Refusal(
-        code="index",
-        kind="impossible",
-        expected=f"has levels 0 to {count - 1}",
-        got=f"level {index}",
-        repair=f"use out_indices from {-count} to {count - 1}",
-        about=f"out_indices[{position}]",
-    )
-
-
-def _out_of_order(out_indices: tuple[int, ...], ordered: list[int]) -> Refusal:
-    return Refusal(
-        code="order",
-        kind="lies",
-        expected="gives its levels in its own order, each once",
-        got=f"out_indices {list(out_indices)}",
-        repair=f"out_indices: {ordered}, and SelectIndices for another order",
-        about="out_indices",
-    )

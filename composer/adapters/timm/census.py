@@ -1,0 +1,168 @@
+"""The census: measuring what the networks of timm give, one by one, for the catalogue."""
+
+from __future__ import annotations
+
+import warnings
+from fractions import Fraction
+from typing import Any
+
+import timm
+import torch
+from attrs import evolve
+from torch import nn
+
+from composer.adapters.patches import patch_of
+from composer.adapters.probing import strides_and_sizes
+from composer.adapters.timm.levels import levels, stated
+from composer.adapters.timm.networks import create, create_flexible, default_size
+from composer.adapters.timm.probes import probe
+from composer.adapters.trial import Trial
+from composer.catalogue import Entry, Level, Weights, answer, plain
+from composer.contracts.rules import Refusal
+from composer.feature import MAP
+from composer.modules.timm_encoder import TimmEncoder
+from composer.parts import Facts, Timm
+from composer.sizes import Sizes
+
+BANDS = 6
+"""A number of bands that no network is made for: one that takes it takes any."""
+
+
+def told(name: str) -> tuple[str, dict[str, Any]]:
+    """A network's name with its `entry` as plain data, or with `why` there is none. For a process of its own."""
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return name, {"entry": plain(measured(name))}
+    except Exception as error:  # whatever a network raises
+        return name, {"why": " ".join(str(error).split())[:500] or type(error).__name__}
+
+
+def measured(name: str) -> Entry:
+    """The entry of a network, on one thread and without weights.
+
+    Raises ValueError for a network that the catalogue cannot tell truly, because it runs nowhere, or because what it
+    gives for some levels does not follow from what it gives for each; and whatever timm raises.
+    """
+    entry = _measured(name)
+    for indices in (entry.default, (0, len(entry.levels) - 1)):
+        part = Timm(name, out_indices=sorted(set(indices)))
+        told, found = answer(entry, part, 3), probe(part, 3)
+        if told != found:
+            raise ValueError(f"levels {list(indices)} are {told} by the catalogue, and measured are {found}")
+    return entry
+
+
+def _measured(name: str) -> Entry:
+    part = Timm(name)
+    device = "cpu" if _unfit_for_meta(name) else "meta"
+    network, switch = create_flexible(part, 3, device)
+    usual = _usual(name, default_size(part, network))
+    default, patch = levels(part, network, 3, device), patch_of(network)
+    parameters = sum(p.numel() for p in network.parameters())
+    found = _levels(network, device, usual.size)
+    fixed = found[-1].multiple is None
+    facts = probe(part, 3)
+    if isinstance(facts, Refusal):
+        raise ValueError(f"{name} {facts.expected} ({facts.got})")
+    return Entry(
+        levels=found,
+        default=default,
+        sizes=next(iter(switch), "any") if not fixed else "img_size" if _rebuilt(part, usual.size) else "fixed",
+        prefix=_prefix(part),
+        any_channels=_like(probe(part, BANDS), evolve(facts, channels=BANDS)),
+        wrapper=_wrapper(part, facts),
+        patch=patch,
+        parameters=parameters,
+        usual=usual,
+        weights={
+            tag: _usual(f"{name}.{tag}", usual.size)
+            for tag in (one.partition(".")[2] for one in timm.list_pretrained(f"{name}.*"))
+        },
+    )
+
+
+def _unfit_for_meta(name: str) -> bool:
+    """Values steer the forward pass of gemma4; the meta device runs recurrent networks step by step."""
+    network = create(Timm(name), 3, "meta")
+    return name.startswith("gemma4") or any(isinstance(child, nn.RNNBase) for child in network.modules())
+
+
+def _usual(name: str, size: tuple[int, int]) -> Weights:
+    published = timm.get_pretrained_cfg(name)
+    if published is None:
+        return Weights(size, (), ())
+    _, height, width = published.input_size
+    return Weights((height, width), tuple(published.mean), tuple(published.std))
+
+
+def _levels(network: Any, device: str, usual: tuple[int, int]) -> tuple[Level, ...]:
+    """All levels, from the deepest up: the network is cut off behind each in turn.
+
+    What a network needs for a level it needs for those behind it, so that where two need the same, so do those between.
+    """
+    count = len(network.feature_info)
+    widths, reductions = stated(Timm("any"), network, tuple(range(count)))
+    exact = _strides_at(network, device, usual, widths)
+    found: dict[int, Level] = {}
+
+    def at(index: int) -> Level:
+        return _level(network, device, usual, index, widths[index], reductions[index], exact[index])
+
+    found[count - 1] = at(count - 1)
+    for index in range(count - 2, -1, -1):
+        found[index] = at(index)
+    return tuple(found[index] for index in range(count))
+
+
+def _strides_at(network: Any, device: str, size: tuple[int, int], widths: tuple[int, ...]) -> tuple[Fraction, ...]:
+    encoder = TimmEncoder(network, range(len(widths))).eval()
+    grids = Trial(encoder, 3, device, MAP, widths).grids_at(*size)
+    if grids is None:
+        raise ValueError("it does not run at its own size")
+    return tuple(Fraction(size[0], rows) for rows, _ in grids)
+
+
+def _level(
+    network: Any, device: str, usual: tuple[int, int], index: int, width: int, reduction: int, exact: Fraction
+) -> Level:
+    encoder = TimmEncoder(network, [index]).eval()
+    found = strides_and_sizes(Trial(encoder, 3, device, MAP, (width,)).grids_at, usual, (reduction,))
+    if found is None:
+        raise ValueError(f"level {index} has different strides along the two sides")
+    (stride,), sizes = found
+    fixed = sizes.height is not None
+    return Level(
+        channels=width,
+        stride=exact if fixed else stride,
+        multiple=None if fixed else sizes.multiple,
+        least=None if fixed else sizes.least,
+    )
+
+
+def _rebuilt(part: Timm, usual: tuple[int, int]) -> bool:
+    """Whether a network of one size may be built for another."""
+    other = tuple(2 * side for side in usual)
+    facts = probe(evolve(part, img_size=other), 3)
+    return isinstance(facts, Facts) and facts.sizes == Sizes(height=other[0], width=other[1])
+
+
+def _prefix(part: Timm) -> int | None:
+    facts = probe(evolve(part, tokens=True), 3)
+    prefixes = {f.prefix for f in facts.features} if isinstance(facts, Facts) else set()
+    return prefixes.pop() if len(prefixes) == 1 else None
+
+
+def _wrapper(part: Timm, facts: Facts) -> str | None:
+    """The layout of timm's wrapper, where it gives the same levels as the network itself."""
+    wrapped = probe(evolve(part, features_only=True), 3)
+    if isinstance(wrapped, Refusal) or not wrapped.features:
+        return None
+    axes = wrapped.features[0].axes
+    same = evolve(facts, features=[evolve(f, axes=axes) for f in facts.features])
+    return axes if wrapped == same else None
+
+
+def _like(found: Facts | Refusal, expected: Facts) -> bool:
+    return found == expected

@@ -1,0 +1,84 @@
+"""What the catalogue answers of an encoder. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import lcm
+from types import MappingProxyType
+
+from attrs import evolve
+
+from composer.catalogue.entries import Entry, Level, Weights, entry
+from composer.catalogue.picking import counted_from_0
+from composer.contracts.rules import Refusal
+from composer.feature import MAP, TOKENS, Feature
+from composer.parts import Facts, Timm
+from composer.sizes import Sizes
+
+SWITCHES: Mapping[str, Mapping[str, bool]] = MappingProxyType(
+    {"dynamic_img_size": {"dynamic_img_size": True}, "strict_img_size": {"strict_img_size": False}}
+)
+"""timm's switches for images of other sizes, as they are turned."""
+
+
+def known_facts(part: Timm, channels: int) -> Facts | Refusal | None:
+    """The facts of a network of the catalogue's timm, or why there are none; None where the network must be asked.
+
+    What arguments do to it is arithmetic for `out_indices`, `tokens`, `features_only` and the number of bands. Any
+    other may change what the network is.
+    """
+    one = entry(part.name.partition(".")[0])
+    return None if one is None else answer(one, part, channels)
+
+
+def answer(one: Entry, part: Timm, channels: int) -> Facts | Refusal | None:
+    """The same of an entry that is at hand."""
+    if part != evolve(part, output_stride=None, img_size=None, any_size=False, options=()):
+        return None
+    tag = part.name.partition(".")[2]
+    weights = one.weights.get(tag) if tag else one.usual
+    if weights is None or not _answers(one, part, channels, weights):
+        return None
+    indices = one.default if part.out_indices is None else counted_from_0(part.out_indices, len(one.levels))
+    return indices if isinstance(indices, Refusal) else _facts(one, part, channels, weights, indices)
+
+
+def _answers(one: Entry, part: Timm, channels: int, weights: Weights) -> bool:
+    """Whether what the entry says holds for this declaration too."""
+    if channels != 3 and not one.any_channels:
+        return False
+    if (part.tokens and one.prefix is None) or (part.features_only and one.wrapper is None):
+        return False
+    # timm makes a network of one size for that of its weights.
+    return weights.size == one.usual.size or all(level.multiple is not None for level in one.levels)
+
+
+def _facts(one: Entry, part: Timm, channels: int, weights: Weights, indices: tuple[int, ...]) -> Facts:
+    picked = [one.levels[index] for index in indices]
+    axes = one.wrapper if part.features_only else None
+    features = [Feature(channels=level.channels, stride=level.stride, axes=axes or MAP) for level in picked]
+    if part.tokens:
+        assert one.prefix is not None
+        features = [evolve(f, axes=TOKENS, prefix=one.prefix) for f in features]
+    return Facts(
+        features=features,
+        channels=channels,
+        sizes=sizes_of(picked, one.usual.size),
+        arguments={**SWITCHES.get(one.sizes, {}), "out_indices": indices},
+        mean=weights.mean,
+        std=weights.std,
+        patch=one.patch,
+    )
+
+
+def sizes_of(picked: list[Level], usual: tuple[int, int]) -> Sizes:
+    """The sizes at which a network gives these levels exactly: at multiples of all their strides, as often as it needs.
+
+    A network is cut off behind the deepest level asked for, so that one decides on the sizes at which it runs.
+    """
+    needs = [level.multiple for level in picked]
+    if any(multiple is None for multiple in needs):
+        return Sizes(height=usual[0], width=usual[1])
+    multiple = lcm(*(need for need in needs if need is not None))
+    least = max(level.least or 1 for level in picked)
+    return Sizes(multiple=multiple, least=multiple * -(-least // multiple))

@@ -1,0 +1,146 @@
+"""The entries of the catalogue, and the file they are in. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+CATALOGUE = Path(__file__).with_name("timm.json")
+"""The file that the census writes: one line for each network."""
+
+
+@frozen
+class Weights:
+    """What weights were trained for: the size of images, and the mean and standard deviation of the bands in 0..1."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@frozen(kw_only=True)
+class Level:
+    """A level of a network, and what the network needs so as to give it and all levels before it.
+
+    `stride` is exact for images whose sides are multiples of `multiple` and at least `least`. Where these are None, the
+    network takes one size, and at that one it is exact.
+    """
+
+    channels: int
+    stride: Fraction
+    multiple: int | None
+    least: int | None
+
+
+@frozen(kw_only=True)
+class Entry:
+    """What is known of a network as timm makes it by default.
+
+    `default` are the levels that timm gives by itself. `sizes` is how the network takes images of other sizes: `any`,
+    by the switch `dynamic_img_size` or `strict_img_size`, `img_size` (built for each), or `fixed` (not at all).
+    `prefix` is how many tokens stand before those of the image, None where it cannot give its tokens. `any_channels`
+    says that its stem is made for any number of bands. `wrapper` is the layout of timm's own wrapper,
+    `features_only`; None where that gives something else than the network does. `usual` is what it was made
+    for, and `weights` what each of the published ones was, by tag.
+    """
+
+    levels: tuple[Level, ...]
+    default: tuple[int, ...]
+    sizes: str
+    prefix: int | None
+    any_channels: bool
+    wrapper: str | None
+    patch: tuple[int, int] | None
+    parameters: int
+    usual: Weights
+    weights: Mapping[str, Weights]
+
+
+@cache
+def _content() -> Mapping[str, Any]:
+    """The file as it is, empty where there is none: the catalogue can be made anew without it."""
+    try:
+        content: dict[str, Any] = json.loads(CATALOGUE.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"timm": None, "networks": {}}
+    return content
+
+
+def stamp() -> str | None:
+    """The version of timm that the catalogue is of."""
+    version: str | None = _content()["timm"]
+    return version
+
+
+def names() -> tuple[str, ...]:
+    """The networks in the catalogue, in timm's own order."""
+    return tuple(_content()["networks"])
+
+
+@cache
+def entry(name: str) -> Entry | None:
+    """What is known of a network, by its name without a tag; None where it is not in the catalogue."""
+    data = _content()["networks"].get(name)
+    return None if data is None else from_plain(data)
+
+
+def plain(one: Entry) -> dict[str, Any]:
+    """An entry as lists and numbers, the levels as columns."""
+    return {
+        "channels": [level.channels for level in one.levels],
+        "strides": [_number(level.stride) for level in one.levels],
+        "multiples": [level.multiple for level in one.levels],
+        "least": [level.least for level in one.levels],
+        "default": one.default,
+        "sizes": one.sizes,
+        "prefix": one.prefix,
+        "any_channels": one.any_channels,
+        "wrapper": one.wrapper,
+        "patch": one.patch,
+        "parameters": one.parameters,
+        "usual": _plain_weights(one.usual),
+        "weights": {tag: _plain_weights(weights) for tag, weights in one.weights.items()},
+    }
+
+
+def from_plain(data: Mapping[str, Any]) -> Entry:
+    """The entry that `plain` wrote."""
+    columns = (data["channels"], map(Fraction, data["strides"]), data["multiples"], data["least"])
+    return Entry(
+        levels=tuple(
+            Level(channels=channels, stride=stride, multiple=multiple, least=least)
+            for channels, stride, multiple, least in zip(*columns, strict=True)
+        ),
+        default=tuple(data["default"]),
+        sizes=data["sizes"],
+        prefix=data["prefix"],
+        any_channels=data["any_channels"],
+        wrapper=data["wrapper"],
+        patch=_pair(data["patch"]),
+        parameters=data["parameters"],
+        usual=_weights(data["usual"]),
+        weights={tag: _weights(weights) for tag, weights in data["weights"].items()},
+    )
+
+
+def _number(stride: Fraction) -> int | str:
+    return stride.numerator if stride.denominator == 1 else str(stride)
+
+
+def _plain_weights(weights: Weights) -> list[Any]:
+    return [list(weights.size), list(weights.mean), list(weights.std)]
+
+
+def _weights(data: list[Any]) -> Weights:
+    size, mean, std = data
+    return Weights((size[0], size[1]), tuple(mean), tuple(std))
+
+
+def _pair(sides: list[int] | None) -> tuple[int, int] | None:
+    return None if sides is None else (sides[0], sides[1])
