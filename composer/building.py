@@ -12,7 +12,7 @@ from torch import nn
 
 from composer.contracts.rules import Refusal, Refused, without_frames
 from composer.graph import Graph, Node, Shared
-from composer.inference import Describe, infer, problem_of
+from composer.inference import infer
 from composer.libraries import loaded
 from composer.model import Model
 from composer.modules import module
@@ -20,6 +20,7 @@ from composer.modules.devices import on
 from composer.parts import Facts, Part, Probed
 from composer.problem import SpecError
 from composer.typed import Typed
+from composer.walking import Describe, problem_of
 
 
 def build(

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cache
-from inspect import signature
+from collections.abc import Mapping
 from typing import Any
 
-from attrs import define, field
-
-from composer.contracts import Outcome, Promise, Refusal, contract
-from composer.contracts.encoders import one_image
-from composer.feature import Features, counted, sentence
-from composer.fitting import conflict_of, demands, unfit_to_leave
-from composer.graph import Graph, Node, Shared
-from composer.parts import EmbeddingHead, Facts, Head, Part, Probed, part_name
-from composer.problem import Problem, SpecError
-from composer.sizes import Conflict, Sizes, intersect
-from composer.structure import ordered, structural_problems
+from composer.contracts import Refusal
+from composer.graph import Graph
+from composer.parts import Facts
 from composer.typed import Typed
-
-Describe = Callable[[Probed, int], Facts | Refusal]
-"""What knows the world: the facts of an encoder that is fed an image of so many channels, or why there are none."""
+from composer.walking import Describe, walked
 
 
 def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) -> Typed:
@@ -32,31 +20,11 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) 
 
     Raises SpecError with all the problems at once.
     """
-    problems = list(structural_problems(graph))
-    if problems:
-        raise SpecError(problems)
-    walk = _Walk(graph, _asking(describe))
-    for node in ordered(graph):
-        walk.visit(node)
-    problems = [*walk.problems, *unfit_to_leave(graph, walk.features, walk.embeddings)]
-    sizes = intersect(demands(graph, walk.features, walk.sizes))
-    if isinstance(sizes, Conflict):
-        problems.append(conflict_of(graph, sizes))
-    if problems:
-        raise SpecError(problems)
-    assert isinstance(sizes, Sizes)
-    return Typed(
-        graph=graph,
-        features=walk.features,
-        sizes=sizes,
-        facts=walk.facts,
-        order=ordered(graph),
-        per_frame=frozenset(walk.per_frame),
-        embeddings=frozenset(walk.embeddings),
-    )
+    return walked(graph, asking(describe)).typed()
 
 
-def _asking(describe: Describe | Mapping[Any, Facts] | None) -> Describe:
+def asking(describe: Describe | Mapping[Any, Facts] | None) -> Describe:
+    """What knows facts about encoders, as a function: the default, a function, or a mapping."""
     if describe is None:
         from composer.facts import describe as describe_by_probe
 
@@ -70,145 +38,3 @@ def _asking(describe: Describe | Mapping[Any, Facts] | None) -> Describe:
             )
         )
     return describe
-
-
-@define
-class _Walk:
-    """One walk over a graph: what is known so far. A node that takes from a refused one is passed over."""
-
-    graph: Graph
-    describe: Describe
-    features: dict[str, Features] = field(factory=dict)
-    facts: dict[str, Facts] = field(factory=dict)
-    sizes: dict[str, Sizes] = field(factory=dict)
-    parts: dict[str, Part] = field(factory=dict)
-    per_frame: set[str] = field(factory=set)
-    embeddings: set[str] = field(factory=set)
-    problems: list[Problem] = field(factory=list)
-
-    def __attrs_post_init__(self) -> None:
-        self.features.update({name: (image.feature,) for name, image in self.graph.inputs})
-
-    def visit(self, node: Node) -> None:
-        needed_first = (*node.sources, node.part.node) if isinstance(node.part, Shared) else node.sources
-        if any(name not in self.features for name in needed_first):
-            return
-        if isinstance(node.part, Shared):
-            outcome = self._shared(node, node.part)
-        else:
-            self.parts[node.name] = node.part
-            outcome = self._head_follows_head(node) or self._promise(node, node.part)
-        if isinstance(outcome, Refusal):
-            self.problems.append(problem_of(self.graph, node, self.parts.get(node.name), outcome, self.features))
-            return
-        promise = outcome if isinstance(outcome, Promise) else _promise_of(node, outcome)
-        self.features[node.name] = promise.features
-        self.sizes[node.name] = promise.sizes
-        if promise.per_frame:
-            self.per_frame.add(node.name)
-        if isinstance(self.parts[node.name], EmbeddingHead):
-            self.embeddings.add(node.name)
-
-    def _promise(self, node: Node, part: Part) -> Outcome | Features:
-        inputs = [self.features[source] for source in node.positional]
-        named = {name: self.features[source] for name, source in node.named}
-        if isinstance(part, Probed):
-            if len(inputs) != 1 or named:
-                return _wrong_inputs(node)
-            if refusal := one_image(inputs[0]):
-                return refusal
-            facts = self.describe(part, inputs[0][0].channels)
-            if isinstance(facts, Refusal):
-                return facts
-            self.facts[node.name] = facts
-            return contract(facts, *inputs)
-        if not _accepts(contract.dispatch(type(part)), len(inputs), tuple(named)):
-            return _wrong_inputs(node)
-        return contract(part, *inputs, **named)
-
-    def _shared(self, node: Node, shared: Shared) -> Outcome | Features:
-        owner = next(other for other in self.graph.nodes if other.name == shared.node)
-        self.parts[node.name] = self.parts[owner.name]
-        pairs = zip(owner.sources, node.sources, strict=False)
-        alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
-        unlike = [position for position, (one, other) in enumerate(pairs) if self.features[one] != self.features[other]]
-        if unlike or not alike or len(owner.sources) != len(node.sources):
-            position = unlike[0] if unlike else 0
-            return Refusal(
-                code="share",
-                kind="policy",
-                expected=f"shares the weights of {owner.name}, which was made for "
-                f"{sentence(self.features[owner.sources[position]])}",
-                repair="give both nodes inputs of the same features",
-                input=position,
-            )
-        return self._promise(node, self.parts[owner.name])
-
-    def _head_follows_head(self, node: Node) -> Refusal | None:
-        heads = [source for source in node.sources if source in self.parts and self.parts[source].includes_head]
-        if not isinstance(node.part, Head) or not heads:
-            return None
-        what = "an embedding" if heads[0] in self.embeddings else "a prediction"
-        return Refusal(
-            code="head",
-            kind="policy",
-            expected="takes features",
-            got=f"{what}, from {heads[0]}",
-            repair="leave this head out",
-        )
-
-
-def _promise_of(node: Node, outcome: Features) -> Promise:
-    try:
-        return Promise(features=outcome)
-    except TypeError as error:
-        error.add_note(f"the contract of {node.name} must return features, a Promise or a Refusal (got {outcome!r})")
-        raise
-
-
-def _wrong_inputs(node: Node) -> Refusal:
-    if node.named:
-        return Refusal(
-            code="inputs",
-            kind="impossible",
-            expected="does not take inputs by these names",
-            got=", ".join(name for name, _ in node.named),
-            repair=f"from: [{', '.join(node.sources)}]",
-        )
-    return Refusal(
-        code="inputs",
-        kind="impossible",
-        expected="takes one input",
-        got=counted(len(node.sources), "input"),
-        repair="join them first, with ConcatFeatures or AddFeatures",
-    )
-
-
-@cache
-def _accepts(function: Callable[..., Any], positional: int, named: tuple[str, ...]) -> bool:
-    try:
-        signature(function).bind(None, *[None] * positional, **dict.fromkeys(named))
-    except TypeError:
-        return False
-    return True
-
-
-def problem_of(
-    graph: Graph, node: Node, part: Part | None, refusal: Refusal, features: Mapping[str, Features]
-) -> Problem:
-    """The refusal of a contract, with what only the graph knows: the names of both sides, and the place."""
-    subject = part_name(part) if part is not None else node.name
-    got = refusal.got
-    if got is None and node.sources:
-        source = node.sources[refusal.input]
-        got = f"{source} gives {sentence(features[source])}"
-    path = f"{node.name}.{refusal.about}" if refusal.about else node.name
-    said = f"; {got}" if refusal.got is None else f" (got {got})"
-    return Problem(
-        code=refusal.code,
-        message=f"{subject} {refusal.expected}{said if got else ''}.",
-        place=graph.source.place(path),
-        expected=refusal.expected,
-        got=got,
-        repair=refusal.repair,
-    )

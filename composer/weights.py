@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from composer.building import build
-from composer.inference import Describe
 from composer.model import Model
 from composer.parts import REGISTERED, Facts, Part
 from composer.problem import Place, Problem, SpecError
 from composer.text import reads, write
+from composer.walking import Describe
 
 SPEC = "composer.spec"
 """The key of a file's metadata under which the spec stands, as text."""

@@ -20,7 +20,7 @@ STAGES = (
     ("graph", "structure"),
     ("text", "contracts"),
     ("catalogue",),
-    ("typed", "libraries", "facts", "fitting", "inference"),
+    ("typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting", "inserting", "mending"),
     ("modules",),
     ("plan", "entering", "leaving", "model"),
     ("building",),
@@ -31,7 +31,8 @@ STAGES = (
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
 TORCH_FREE = ("feature", "sizes", "problem", "quiet", "parts", "graph", "structure", "text", "contracts", "catalogue",
-              "typed", "libraries", "facts", "fitting", "inference", "__init__", "__main__")  # fmt: skip
+              "typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting",
+              "mending", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch", "mmseg"}
@@ -40,6 +41,7 @@ FOREIGN = {
     "huggingface_hub": "huggingface",
     "peft": "peft",
     "segmentation_models_pytorch": "smp",
+    "transformers": "transformers",
     "mmseg": "mmseg",
     "mmcv": "mmseg",
     "mmengine": "mmseg",

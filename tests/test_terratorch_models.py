@@ -45,6 +45,54 @@ class TestModules:
         assert implied[1:] == spelled[1:]
         assert implied[1] == composer.ReshapeTokensToImage()
 
+    def test_a_hook_that_brings_the_channels_to_the_front_is_a_permutation(self):
+        backbone = LastChannels()
+        implied = translated(backbone=backbone).graph.nodes
+
+        assert implied[1].part == composer.PermuteDims(new_order=[0, 3, 1, 2])
+
+    def test_a_hook_that_hands_on_the_last_feature_alone_is_told_of(self):
+        (note,) = translated(backbone=LastTokens()).notes
+
+        assert str(note) == (
+            "error[terratorch] backbone: the backbone's own hook hands on its last feature alone, and TerraTorch "
+            "builds a decoder for all.\n  repair: necks: [{name: ReshapeTokensToImage}] hands on all of them"
+        )
+
+    def test_a_backbone_that_is_not_as_it_says_is_told_of(self):
+        backbone = Maps()
+        backbone.out_channels = [4, 6, 8]
+        (note,) = translated(backbone=backbone).notes
+
+        assert note.message == (
+            "Maps says in out_channels that it gives features of [4, 6, 8] channels, and gives [4, 6]. TerraTorch "
+            "builds for the former, composer for the latter."
+        )
+
+    def test_channels_are_seen_in_a_linear_layer_over_patches(self):
+        assert translated(backbone=Patches(7)).graph.inputs[0][1] == composer.Image(channels=7)
+
+    def test_channels_that_nothing_tells_may_be_stated(self):
+        backbone = Patches(7, hidden=True)
+
+        with pytest.raises(composer.SpecError) as raised:
+            translated(backbone=backbone)
+        assert raised.value.problems[0].repair == (
+            "say how many channels it takes: backbone_in_chans=…, or declare what it gives: "
+            "backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
+        )
+        assert translated(backbone=backbone, backbone_in_chans=7).graph.inputs[0][1] == composer.Image(channels=7)
+
+    def test_a_decoder_that_leaves_the_grid_as_it_is_asks_for_no_padding(self):
+        decoder = Scores(includes_head=True)
+        model = built(backbone="timm_test_resnet", backbone_in_chans=2, decoder=Wide(decoder)).eval()
+        image = torch.rand(1, 2, 41, 27)
+
+        with torch.no_grad():
+            bare = decoder([model.encoder(image)[-1][:, :6]])
+            expected = nn.functional.interpolate(bare, size=(41, 27), mode="bilinear")
+            torch.testing.assert_close(model(image).output, expected, atol=0, rtol=0)
+
     def test_an_encoder_of_composers_is_taken_at_its_word(self):
         graph = translated(backbone=composer.Timm("resnet18", out_indices=[2]), backbone_in_chans=5).graph
 
@@ -76,6 +124,63 @@ class TestModules:
         assert str(raised.value).startswith(
             "error[module] backbone: Maps was run to see what it gives, and it raised RuntimeError: Given groups=1, "
         )
+
+
+class LastChannels(nn.Module):
+    """Maps with the channels last, and a hook that brings them to the front."""
+
+    in_chans = 2
+    out_channels = (5,)
+
+    def forward(self, image_BCHW):
+        return [image_BCHW.sum(1)[:, ::4, ::4, None].expand(-1, -1, -1, 5)]
+
+    def prepare_features_for_image_model(self, features):
+        return [x.permute(0, 3, 1, 2) for x in features]
+
+
+class LastTokens(Tokens):
+    """Tokens of two levels, and a hook that hands on the map of the last alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.out_channels = [6, 6]
+
+    def forward(self, x_BCHW):
+        (tokens,) = super().forward(x_BCHW)
+        return [tokens, 2 * tokens]
+
+    def prepare_features_for_image_model(self, features):
+        return super().prepare_features_for_image_model(features[-1:])
+
+
+class Patches(nn.Module):
+    """Tokens by one linear layer over all the pixels of a patch, which may be hidden in a function."""
+
+    out_channels = (6,)
+    patch_size = 4
+
+    def __init__(self, channels, *, hidden=False):
+        super().__init__()
+        layer = nn.Linear(channels * 16, 6)
+        self.layer = layer.forward if hidden else layer
+
+    def forward(self, image_BCHW):
+        return [self.layer(nn.functional.unfold(image_BCHW, 4, stride=4).transpose(1, 2))]
+
+
+class Wide(nn.Module):
+    """Hands the first six channels of the last map on to a decoder."""
+
+    out_channels = 3
+    includes_head = True
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features):
+        return self.decoder([features[-1][:, :6]])
 
 
 class TestSeeds:

@@ -769,7 +769,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:2:43: error[count] decoder.scale_modules: UperNetDecoder takes exactly four maps with scale_modules; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: necks: [SelectIndices: {indices: [0, 1, 3, 4]}]""",
+  repair: necks: [SelectIndices: {indices: [1, 2, 3, 4]}]""",
     ),
     "maps in no order": (
         """\

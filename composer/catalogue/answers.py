@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from attrs import evolve
 
-from composer.catalogue.entries import Entry, Level, Weights, entry
-from composer.catalogue.picking import counted_from_0
+from composer.catalogue.entries import Entry, Level, Weights, entry, names, stamp
+from composer.catalogue.picking import counted_from_0, unknown
 from composer.contracts.rules import Refusal
 from composer.feature import MAP, TOKENS, Feature
 from composer.parts import Facts, Timm
@@ -27,8 +27,18 @@ def known_facts(part: Timm, channels: int) -> Facts | Refusal | None:
     What arguments do to it is arithmetic for `out_indices`, `tokens`, `features_only` and the number of bands. Any
     other may change what the network is.
     """
-    one = entry(part.name.partition(".")[0])
+    name = part.name.partition(".")[0]
+    if stamp() is not None and name not in names():
+        return unknown(part.name, f"timm {stamp()}", [*names(), *_tagged(name)])
+    one = entry(name)
     return None if one is None else answer(one, part, channels)
+
+
+def _tagged(start: str) -> list[str]:
+    """The published weights of networks whose names begin so."""
+    return [
+        f"{name}.{tag}" for name in names() if name.startswith(start) and (one := entry(name)) for tag in one.weights
+    ]
 
 
 def answer(one: Entry, part: Timm, channels: int) -> Facts | Refusal | None:
@@ -68,6 +78,7 @@ def _facts(one: Entry, part: Timm, channels: int, weights: Weights, indices: tup
         mean=weights.mean,
         std=weights.std,
         patch=one.patch,
+        levels=len(one.levels),
     )
 
 

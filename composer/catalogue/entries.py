@@ -79,13 +79,13 @@ def stamp() -> str | None:
 
 
 def names() -> tuple[str, ...]:
-    """The networks in the catalogue, in timm's own order."""
+    """All networks of that version, in timm's own order. A few have no entry."""
     return tuple(_content()["networks"])
 
 
 @cache
 def entry(name: str) -> Entry | None:
-    """What is known of a network, by its name without a tag; None where it is not in the catalogue."""
+    """What is known of a network, by its name without a tag; None where it must be asked itself."""
     data = _content()["networks"].get(name)
     return None if data is None else from_plain(data)
 

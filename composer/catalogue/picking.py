@@ -1,8 +1,22 @@
-"""Which levels of a network are asked for. No torch here."""
+"""Which network is asked for, and which of its levels. No torch here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from composer.contracts.rules import Refusal
+from composer.problem import nearest
+
+
+def unknown(name: str, version: str, names: Sequence[str]) -> Refusal:
+    """A name that `version` of timm does not know; `names` are those that may have been meant."""
+    return Refusal(
+        code="network",
+        kind="impossible",
+        expected="is not a network of timm",
+        got=version,
+        repair=nearest(name, names),
+    )
 
 
 def counted_from_0(out_indices: tuple[int, ...], count: int) -> tuple[int, ...] | Refusal:

@@ -117,7 +117,8 @@ class Facts(Encoder):
     it takes at once; where it is None, the encoder takes stills, and is run on each frame of an image that has frames.
     `arguments` are those that a foreign constructor needs besides the declared ones to keep the promise (the resolved
     levels, switches for flexible sizes). `mean` and `std` are what its published weights expect, per RGB band in 0..1.
-    `patch` is the height and width of the patches that it cuts an image into, where it does.
+    `patch` is the height and width of the patches that it cuts an image into, where it does. `levels` is how many
+    it has in all, where that is known and more of them may be asked for.
     """
 
     features: Features = field(converter=_features, validator=NOT_EMPTY)
@@ -128,6 +129,7 @@ class Facts(Encoder):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     patch: tuple[int, int] | None = None
+    levels: int | None = None
 
 
 @frozen(eq=False)

@@ -16,6 +16,7 @@ from composer.terratorch.backbones import MODES, Backbone, image_of, twice
 from composer.terratorch.frames import temporal
 from composer.terratorch.looking import Look, look_at
 
+STATE = "say how many channels it takes: backbone_in_chans=…"
 REPAIR = "declare what it gives: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
 
 
@@ -27,7 +28,8 @@ def live_backbone(module: Any, arguments: Arguments, ledger: Ledger) -> Backbone
     frames, pooling, rest = temporal(arguments, ledger)
     if isinstance(module, Encoder):
         return _declared(module, frames, pooling, rest, ledger)
-    _ignored(rest, ledger)
+    told = rest.get("in_chans")
+    _ignored(rest.without("in_chans"), ledger)
     stated = getattr(module, "out_channels", None)
     if not isinstance(module, nn.Module) or not isinstance(stated, list | tuple):
         got = f"{type(module).__name__} with out_channels {stated!r}" if isinstance(module, nn.Module) else repr(module)
@@ -35,11 +37,12 @@ def live_backbone(module: Any, arguments: Arguments, ledger: Ledger) -> Backbone
         ledger.refuse("backbone", message, REPAIR, code="type")
         return None
     padding = _padding(patch_of(module), rest, ledger)
-    look = look_at(module, frames)
+    look = look_at(module, frames, told if type(told) is int else None)
     if not isinstance(look, Look):
         message = f"{type(module).__name__} was run to see what it gives, and {look}."
-        ledger.refuse("backbone", message, REPAIR, code="module")
+        ledger.refuse("backbone", message, REPAIR if "in_chans" in rest else f"{STATE}, or {REPAIR}", code="module")
         return None
+    _as_stated(module, list(stated), look, ledger)
     sides = (look.encoder.sizes.height, look.encoder.sizes.width)
     unfit = any(side is not None and side % padding.multiple for side in sides)
     return Backbone(
@@ -49,6 +52,17 @@ def live_backbone(module: Any, arguments: Arguments, ledger: Ledger) -> Backbone
         padding=evolve(padding, multiple=1) if unfit else padding,
         fallback=look.fallback,
     )
+
+
+def _as_stated(module: Any, stated: list[Any], look: Look, ledger: Ledger) -> None:
+    """Note that a backbone is not as it says, which is what TerraTorch builds the rest of the model for."""
+    given = [feature.channels for feature in look.encoder.features]
+    if given != stated:
+        message = (
+            f"{type(module).__name__} says in out_channels that it gives features of {stated} channels, and gives "
+            f"{given}. TerraTorch builds for the former, composer for the latter."
+        )
+        ledger.note("backbone", message, f"set its out_channels to {given}")
 
 
 def _declared(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from composer.contracts import Outcome, Promise, Refusal, contract
@@ -57,7 +58,27 @@ def _(decoder: LiveDecoder, features: Features) -> Outcome:
     given = [_feature(size, shape) for size, shape in tried]
     if given[0] is None or given[0] != given[1]:
         return _refused("gives one map or one vector, of a stride that is the same at all sizes", str(tried))
-    return Promise(features=[given[0]], sizes=whole(*features))
+    on_a_grid = _on_a_grid(decoder.module, features, given[0], multiple)
+    return Promise(features=[on_a_grid]) if on_a_grid else Promise(features=[given[0]], sizes=whole(*features))
+
+
+def _on_a_grid(network: nn.Module, features: Features, given: Feature, multiple: int) -> Feature | None:
+    """What a decoder gives where it leaves its map on the grid of one that it takes, however that rounds; else None.
+
+    TerraTorch does not pad for a network without patches, so that at most sizes its grids round.
+    """
+    grids = [f for f in features if f.axes == MAP and f.stride == given.stride and f.rounding != "exact"]
+    if given.axes == VECTOR and any(f.rounding != "exact" for f in features):
+        grids = [given]
+    for grid in grids:
+        found = evolve(grid, channels=given.channels)
+        with suppress(Exception):  # whatever a module raises for grids that do not divide each other
+            sizes = [
+                (side, side + 2 * multiple + 1) for side in range(3 * multiple, 4 * multiple, max(multiple // 7, 1))
+            ]
+            if all(_shape(network, features, *size) == found.shape(2, *size) for size in sizes):
+                return found
+    return None
 
 
 def _shape(network: nn.Module, features: Features, height: int, width: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from composer.adapters.rounding import Misfit, rounded
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
 from composer.modules import module as module_of
 from composer.modules.custom import in_eval_mode
-from composer.parts import Custom, Neck, ReshapeTokensToImage, SelectIndices
+from composer.parts import Custom, Neck, PermuteDims, ReshapeTokensToImage, SelectIndices
 
 USUAL_SIDE = 224
 """Where a module says nothing of the images that it takes, this is tried."""
@@ -29,15 +29,16 @@ class Look:
     fallback: tuple[Neck, ...] = ()
 
 
-def look_at(network: nn.Module, frames: int | None) -> Look | str:
+def look_at(network: nn.Module, frames: int | None, channels: int | None = None) -> Look | str:
     """What a network gives, or why that cannot be told. `frames` is given where it is to run on each frame alone.
 
-    It is run in eval mode, without gradients, over zeros of the channels and the size that it seems to take; its
-    weights, its mode and torch's random state are left as they were.
+    `channels` is how many it takes, where that is stated; else what its layers seem to take is tried. It is run in
+    eval mode, without gradients, over zeros of the size that it seems to take; its weights, its mode and torch's
+    random state are left as they were.
     """
     reasons = ["it says neither how many channels nor what size it takes"]
-    for channels, together, size in _images(network, frames):
-        run = _Run(network, channels, together)
+    for count, together, size in _images(network, frames, channels):
+        run = _Run(network, count, together)
         maps = run.features(*size)
         if maps is None:
             reasons.append(f"it raised {run.error}")
@@ -49,11 +50,13 @@ def look_at(network: nn.Module, frames: int | None) -> Look | str:
     return reasons[min(1, len(reasons) - 1)]
 
 
-def _images(network: nn.Module, frames: int | None) -> Iterator[tuple[int, int | None, tuple[int, int]]]:
+def _images(
+    network: nn.Module, frames: int | None, told: int | None
+) -> Iterator[tuple[int, int | None, tuple[int, int]]]:
     """Channels, frames and size that a network might take, the likeliest first."""
     size = _size_of(network)
     stated = next((n for child in network.modules() if (n := getattr(child, "num_frames", None))), None)
-    channels = dict.fromkeys([*_channels_of(network), 3])
+    channels = dict.fromkeys([told] if told else [*_channels_of(network), *_channels_of_stem(network), 3])
     for count in channels:
         yield count, None, size
         if frames is None and isinstance(stated, int):
@@ -64,6 +67,20 @@ def _channels_of(network: nn.Module) -> Iterator[int]:
     for child in network.modules():
         for name in ("in_chans", "in_channels"):
             if type(count := getattr(child, name, None)) is int:
+                yield count
+                return
+
+
+def _channels_of_stem(network: nn.Module) -> Iterator[int]:
+    """What the first layers take: a convolution, or a linear layer over all the pixels of a patch."""
+    patch = patch_of(network)
+    for child in network.modules():
+        if isinstance(child, nn.Conv2d | nn.Conv3d):
+            yield child.in_channels
+            return
+        if isinstance(child, nn.Linear) and patch is not None:
+            count, rest = divmod(child.in_features, patch[0] * patch[1])
+            if count and not rest:
                 yield count
                 return
 
@@ -175,16 +192,23 @@ def _layout(x: Tensor, stated: int | None, patch: tuple[int, int] | None, size: 
 def _hook(network: Any, encoder: Custom, levels: Sequence[Tensor], size: tuple[int, int]) -> tuple[Neck, ...]:
     """The necks that do what `prepare_features_for_image_model` does, which TerraTorch calls where none are given.
 
-    It lays tokens out as maps, some of all levels and some of the last one alone; both guess a square grid.
+    It lays tokens out as maps, some of all levels and some of the last one alone, and guesses a square grid; or it
+    brings the channels of maps to the front.
     """
     prepare = getattr(network, "prepare_features_for_image_model", None)
-    if prepare is None or not any(f.axes == TOKENS for f in encoder.features):
+    if prepare is None:
         return ()
+    try:
+        theirs = list(prepare(list(levels)))
+    except Exception:  # its guess of the grid need not fit its own tokens
+        theirs = []
+    if not any(f.axes == TOKENS for f in encoder.features):
+        in_front = [x.permute(0, 3, 1, 2) for x in levels if x.dim() == 4]
+        return (PermuteDims(new_order=[0, 3, 1, 2]),) if _alike(theirs, in_front) else ()
     reshape = ReshapeTokensToImage()
     ours = module_of(reshape, encoder.features)(levels, image_size=size)
-    try:
-        theirs = prepare(list(levels))
-    except Exception:  # its guess of the grid need not fit its own tokens
-        return (reshape,)
-    chosen = len(theirs) == 1 < len(ours) and theirs[0].equal(ours[-1])
-    return (SelectIndices(indices=[-1]), reshape) if chosen else (reshape,)
+    return (SelectIndices(indices=[-1]), reshape) if len(ours) > 1 and _alike(theirs, ours[-1:]) else (reshape,)
+
+
+def _alike(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) > 0 and all(map(torch.equal, some, others))

@@ -7,9 +7,10 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from composer.graph import Graph, Node, Shared, chain
-from composer.parts import Decoder, Head, Part, Registered, part_name
+from composer.graph import Graph, Node, Shared
+from composer.parts import Part, Registered, part_name
 from composer.problem import Place, Problem, SpecError
+from composer.text.chains import branches_of
 from composer.text.layout import laid_out
 from composer.text.naming import Parts
 from composer.text.plain import plain_fields, refuse_modules
@@ -44,7 +45,7 @@ class _Writer:
 
     def data(self, graph: Graph) -> dict[str, Any]:
         """The sections of the text: as a chain where that says the same."""
-        branches = _branches(graph)
+        branches = branches_of(graph)
         data = self._graph(graph) if branches is None else self._chain(graph, branches)
         if not graph.rescale:
             data["rescale"] = graph.rescale
@@ -94,29 +95,3 @@ class _Writer:
             name = part_name(part)
         fields = plain_fields(part, node.name, given)
         return {name: fields} if fields else name
-
-
-def _branches(graph: Graph) -> dict[str, tuple[str, ...]] | None:
-    """The nodes of each auxiliary branch, where the graph is exactly what the chain form reads into; None elsewhere."""
-    parts = {node.name: node.part for node in graph.nodes if isinstance(node.part, Part)}
-    if len(graph.inputs) != 1 or len(parts) < len(graph.nodes):
-        return None
-    branches = {
-        label: tuple(name for end in _ENDS if (name := f"aux.{label}.{end}") in parts) for label, _ in graph.auxiliary
-    }
-    ends = [name for names in branches.values() for name in names]
-    fitting = all(isinstance(parts[name], _ENDS[name.rpartition(".")[2]]) for name in ends)
-    if not fitting or not all(names[:1] == (f"aux.{label}.decoder",) for label, names in branches.items()):
-        return None
-    trunk = [part for name, part in parts.items() if name not in ends]
-    aux = {label: tuple(parts[name] for name in names) for label, names in branches.items()}
-    try:
-        like = chain(
-            *trunk, aux=aux, input=graph.inputs[0][1], rescale=graph.rescale, crop=graph.crop, padding=graph.padding
-        )
-    except ValueError:
-        return None
-    return branches if like == graph else None
-
-
-_ENDS = {"decoder": Decoder, "head": Head}

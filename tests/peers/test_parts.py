@@ -279,8 +279,11 @@ def gradients(module: nn.Module, given: list[Tensor], out: list[Tensor]) -> list
     return list(torch.autograd.grad(loss, [*module.parameters(), *given], allow_unused=True))
 
 
-@pytest.mark.parametrize(("part", "features", "make"), CASES)
+@pytest.mark.parametrize(
+    ("part", "features", "make"), [case for case in CASES if not isinstance(case.values[0], composer.UNetDecoder)]
+)
 def test_equal_seeds_give_equal_weights(part, features, make):
+    """But for the U-Net's, which are drawn once here and twice there: tests/modules/test_against_smp.py."""
     state, reference = weights(ours(part, features)), weights(theirs(make, features))
 
     assert list(state) == list(reference)

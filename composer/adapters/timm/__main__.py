@@ -39,15 +39,15 @@ def _census(output: Path, jobs: int, names: list[str]) -> int:
             found[name] = result
             file.write(json.dumps({"timm": timm.__version__, "name": name, **result}) + "\n")
             file.flush()
-    untold = {name: found[name]["why"] for name in names if "why" in found[name]}
-    rows = [f" {json.dumps(name)}: {json.dumps(found[name]['entry'])}" for name in names if name not in untold]
+    rows = [f" {json.dumps(name)}: {json.dumps(found[name].get('entry'))}" for name in names]
     text = "".join([f'{{"timm": {json.dumps(timm.__version__)}, "networks": {{\n', ",\n".join(rows), "\n}}\n"])
     whole = output.with_suffix(".whole")
     whole.write_text(text, encoding="utf-8")
     whole.replace(output)
     unfinished.unlink()
-    lines = [f"{output}: {len(rows)} networks of timm {timm.__version__}\n"]
-    sys.stdout.writelines(lines + [f"  {name} is not among them: {why}\n" for name, why in untold.items()])
+    untold = {name: found[name]["why"] for name in names if "why" in found[name]}
+    sys.stdout.write(f"{output}: {len(rows) - len(untold)} of {len(rows)} networks of timm {timm.__version__}\n")
+    sys.stdout.writelines(f"  {name} must be asked itself: {why}\n" for name, why in untold.items())
     return 0
 
 

@@ -20,10 +20,15 @@ def levels(part: Timm, network: Any, channels: int, device: str) -> tuple[int, .
         return tuple(network.feature_info.out_indices)
     # timm's wrapper fails without a word on a level that it has not, so it is the plain network that is asked.
     plain = create(evolve(part, features_only=False), channels, device)
-    indices = counted_from_0(part.out_indices, len(plain.feature_info))
+    indices = counted_from_0(part.out_indices, count_of(plain))
     if isinstance(indices, Refusal):
         raise Refused(indices)
     return indices
+
+
+def count_of(network: Any) -> int:
+    """How many levels a network has in all; timm's wrapper keeps the list of them to itself."""
+    return len(getattr(network.feature_info, "info", network.feature_info))
 
 
 def stated(part: Timm, network: Any, indices: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

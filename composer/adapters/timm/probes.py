@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from composer.adapters.patches import patch_of
 from composer.adapters.probing import strides_and_sizes
 from composer.adapters.rounding import Misfit, rounded
-from composer.adapters.timm.levels import levels, stated
-from composer.adapters.timm.networks import create_flexible, default_size, layout
-from composer.adapters.timm.refusals import arguments_refused, no_size, no_tokens, not_any_size, one_size, unknown
+from composer.adapters.timm.levels import count_of, levels, stated
+from composer.adapters.timm.networks import create_flexible, default_size, layout, names_near
+from composer.adapters.timm.refusals import arguments_refused, no_size, no_tokens, not_any_size, one_size
 from composer.adapters.trial import Trial
+from composer.catalogue.picking import unknown
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import TOKENS, Feature, Features
 from composer.modules.timm_encoder import TimmEncoder
@@ -28,7 +29,7 @@ def probe(part: Timm, channels: int) -> Facts | Refusal:
     steer the forward pass) or is far too slow (recurrent networks, which it runs step by step).
     """
     if not timm.is_model(part.name):
-        return unknown(part.name)
+        return unknown(part.name, f"timm {timm.__version__}", names_near(part.name))
     try:
         try:
             return _probe_on("meta", part, channels)
@@ -77,6 +78,7 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
         mean=network.pretrained_cfg["mean"],
         std=network.pretrained_cfg["std"],
         patch=patch_of(network),
+        levels=count_of(network),
     )
 
 

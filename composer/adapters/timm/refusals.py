@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import timm
-
 from composer.adapters.rounding import Misfit
-from composer.adapters.timm.networks import declared, names_near
+from composer.adapters.timm.networks import declared
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Timm
-from composer.problem import nearest
 from composer.sizes import Sizes
-
-
-def unknown(name: str) -> Refusal:
-    """A name that timm does not know."""
-    return Refusal(
-        code="network",
-        kind="impossible",
-        expected="is not a network of timm",
-        got=f"timm {timm.__version__}",
-        repair=nearest(name, names_near(name)),
-    )
 
 
 def arguments_refused(part: Timm, error: Exception) -> Refusal:

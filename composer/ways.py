@@ -1,0 +1,145 @@
+"""Ways from features to a part that does not take them as they are: chains of necks, the best first. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappop, heappush
+from itertools import count
+
+from attrs import frozen
+
+from composer.contracts import Promise, Refusal, contract
+from composer.feature import FRAMES, MAP, MAP_PER_FRAME, TOKENS_PER_FRAME, Features
+from composer.parts import (
+    AddBottleneckLayer,
+    FeaturePyramidNetworkNeck,
+    InterpolateToPyramidal,
+    LearnedInterpolateToPyramidal,
+    MaxpoolToPyramidal,
+    Neck,
+    Part,
+    PermuteDims,
+    ReshapeTokensToImage,
+    SelectIndices,
+    TemporalPooling,
+)
+from composer.text.plain import plain_fields
+
+LONGEST = 4
+"""How many necks a way has at most: tokens per frame, made maps, pooled, picked and made a pyramid."""
+
+Accepts = Callable[[Features], bool]
+
+
+@frozen(order=True)
+class Way:
+    """Necks one after the other. Shorter is better, and of two as short the one that costs less.
+
+    `cost` weighs what is lost (levels, frames) and what is computed. `features` are what comes out.
+    """
+
+    length: int
+    cost: float
+    necks: tuple[Neck, ...]
+    features: Features
+
+
+def ways(features: Features, accepts: Accepts, longest: int = LONGEST) -> Iterator[Way]:
+    """Every way to features that `accepts` takes, the best first; the empty one too, where it takes them as they are.
+
+    Dijkstra's search with contracts for edges. Two ways to the same features are one, the better of the two.
+    """
+    order = count()
+    waiting = [(0, 0.0, next(order), Way(0, 0.0, (), features))]
+    seen: set[Features] = set()
+    while waiting:
+        *_, way = heappop(waiting)
+        if way.features in seen:
+            continue
+        seen.add(way.features)
+        if accepts(way.features):
+            yield way
+        if way.length < longest:
+            for neck, cost in moves(way.features):
+                further = given(neck, way.features)
+                if further is not None and further not in seen:
+                    onward = Way(way.length + 1, way.cost + cost, (*way.necks, neck), further)
+                    heappush(waiting, (onward.length, onward.cost, next(order), onward))
+
+
+def given(neck: Neck, features: Features) -> Features | None:
+    """What a neck gives, None where it refuses."""
+    outcome = contract(neck, features)
+    if isinstance(outcome, Refusal):
+        return None
+    return outcome.features if isinstance(outcome, Promise) else tuple(outcome)
+
+
+def moves(features: Features) -> Iterator[tuple[Neck, float]]:
+    """The necks worth a try on these features, each with what it costs.
+
+    Changing the layout costs next to nothing. Pooling frames loses what was in them, and every level that is not
+    picked is lost. A pyramid that is learned is preferred to one that is interpolated, which is to be had for any
+    number of maps, and that to one that only shrinks.
+    """
+    axes = {feature.axes for feature in features}
+    if len(axes) == 1:
+        yield from _permuted(features[0].axes)
+    if any("n" in one.split() for one in axes):
+        # Frames are rather pooled first: there is less left to be laid out.
+        yield ReshapeTokensToImage(), 0.02 if any("t" in one.split() for one in axes) else 0.01
+    if all("t" in one.split() for one in axes):
+        yield TemporalPooling(), 0.5
+    yield from _picked(features)
+    if axes == {MAP}:
+        yield LearnedInterpolateToPyramidal(), 0.2
+        yield InterpolateToPyramidal(), 0.4
+        yield MaxpoolToPyramidal(), 0.6
+        yield AddBottleneckLayer(), 0.7
+        yield FeaturePyramidNetworkNeck(), 0.8
+
+
+_LAYOUTS = (MAP, MAP_PER_FRAME, FRAMES, TOKENS_PER_FRAME)
+
+
+def _permuted(axes: str) -> Iterator[tuple[Neck, float]]:
+    given = axes.split()
+    for layout in _LAYOUTS:
+        if axes != layout and sorted(given) == sorted(layout.split()):
+            yield PermuteDims(new_order=[given.index(axis) for axis in layout.split()]), 0.01
+
+
+def _picked(features: Features) -> Iterator[tuple[Neck, float]]:
+    """Fewer levels, spread evenly or in a row, rather the coarse ones; or all of them, finest first."""
+    levels = len(features)
+    strides = [feature.stride or 0 for feature in features]
+    if strides != sorted(strides):
+        yield SelectIndices(indices=sorted(range(levels), key=strides.__getitem__)), 0.01
+    flat = len(set(strides)) == 1
+    for fewer in range(levels - 1, 0, -1):
+        lost = 0.1 * (levels - fewer) / levels
+        # Networks of one stride say more in levels far apart than in neighbours; those of a pyramid stand in a row.
+        rows = [levels - fewer, 0] if flat else range(levels - fewer, -1, -1)
+        picks = {evenly(levels, fewer): lost if flat else lost + 0.05}
+        for place, first in enumerate(rows):
+            picks.setdefault(tuple(range(first, first + fewer)), lost + 0.02 * flat + 0.001 * place)
+        for indices, cost in picks.items():
+            yield SelectIndices(indices=indices), cost
+
+
+def evenly(levels: int, fewer: int) -> tuple[int, ...]:
+    """`fewer` of so many levels, spread evenly, the last of all among them: of 12, the four 2, 5, 8 and 11."""
+    return tuple(round((position + 1) * levels / fewer) - 1 for position in range(fewer))
+
+
+def spelled(necks: Sequence[Part]) -> str:
+    """Necks as a spec writes them, in one line: `necks: [SelectIndices: {indices: [1, 2]}]`."""
+    return f"necks: [{', '.join(map(_spelled, necks))}]"
+
+
+def _spelled(neck: Part) -> str:
+    name = type(neck).__name__
+    fields = plain_fields(neck, name)
+    told = ", ".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
+    return f"{name}: {{{told}}}" if told else name
