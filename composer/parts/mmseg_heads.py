@@ -120,6 +120,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "SegmenterMaskTransformerHead": {
             "num_classes": None,
             "in_index": -1,
+            "act": "GELU",
             "num_layers": 2,
             "num_heads": None,
             "embed_dims": None,

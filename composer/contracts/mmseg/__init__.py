@@ -80,7 +80,7 @@ def _light_ham(told: Told, taken: Taken) -> Outcome:
 def _deeplab_plus(told: Told, taken: Taken) -> Outcome:
     """The map is joined with the first of all, at that one's grid."""
     first = taken.features[0]
-    return maps_only((first,)) or refining(first, taken.maps[0]) or _scores(first, told)
+    return maps_only((first,)) or refining(taken) or _scores(first, told)
 
 
 def _fcn(told: Told, taken: Taken) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
+from types import MappingProxyType
 from typing import Any
 
 from attrs import asdict
@@ -17,14 +18,23 @@ GROUPS = 32
 """The groups of GN in mmseg's published configs."""
 
 
+OVERLOOKED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "DepthwiseSeparableFCNHead": ("act", "dilation"),
+        "SegmenterMaskTransformerHead": ("channels", "dropout_ratio", "align_corners"),
+    }
+)
+"""What heads take for the class they derive from, and make nothing of."""
+
+
 def known_arguments(head: Mmseg) -> Refusal | None:
-    """Refuse an argument that the head of this name has not: one of the others has it."""
+    """Refuse an argument that the head of this name has not, or overlooks: one of the others has it."""
     known = head.defaults[head.name]
     for name, value in asdict(head, recurse=False).items():
         if name != "name" and name not in known and value is not None:
             return Refusal(
                 code="argument",
-                kind="impossible",
+                kind="lies" if name in OVERLOOKED.get(head.name, ()) else "impossible",
                 expected=f"has no argument {name}",
                 got=_written(value),
                 repair=nearest(name, known),

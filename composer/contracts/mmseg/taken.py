@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from composer.contracts.rules import Refusal
-from composer.feature import Feature, Features, counted
+from composer.feature import Features, counted
 from composer.parts.mmseg import TAKES_SEVERAL, Mmseg
 
 
@@ -79,14 +79,16 @@ def finest_first(taken: Taken) -> Refusal | None:
     )
 
 
-def refining(first: Feature, taken: Feature) -> Refusal | None:
+def refining(taken: Taken) -> Refusal | None:
     """Refuse a first map that is coarser than the one it is to refine."""
-    if first.stride is None or taken.stride is None or first.stride <= taken.stride:
+    first, refined = taken.features[0].stride, taken.maps[0].stride
+    if first is None or refined is None or first <= refined:
         return None
+    order = sorted(range(len(taken.features)), key=lambda place: taken.features[place].stride or 0)
     return Refusal(
         code="order",
         kind="policy",
         expected="refines a map with the first of all, so that one must not be coarser",
-        got=f"stride {first.stride} for {taken.stride}",
-        repair="give it the finest first, with the neck SelectIndices",
+        got=f"stride {first} for {refined}",
+        repair=f"necks: [SelectIndices: {{indices: {order}}}]",
     )

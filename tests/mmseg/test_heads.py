@@ -1,0 +1,249 @@
+"""mmseg's heads as composer makes them, beside those that mmseg makes itself, at equal weights."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+
+import composer
+from composer.feature import Feature
+from composer.libraries import loaded
+from composer.parts.mmseg import ARGUMENTS, TAKES_SEVERAL
+from tests.law.toys import Toy
+
+assert loaded("mmseg") is None
+decode_heads = import_module("mmseg.models.decode_heads")
+
+PYRAMID = tuple(Feature(channels=c, stride=s) for c, s in ((32, 4), (64, 8), (96, 16), (128, 32)))
+WIDTHS = [f.channels for f in PYRAMID]
+ONE = {"in_channels": 128, "in_index": -1, "channels": 512}
+ALL = {"in_channels": WIDTHS, "in_index": [0, 1, 2, 3], "channels": 512}
+THEIRS = {
+    "ANNHead": {"in_channels": [96, 128], "in_index": [2, 3], "channels": 512, "project_channels": 256},
+    "APCHead": ONE,
+    "ASPPHead": ONE,
+    "CCHead": ONE,
+    "DAHead": {**ONE, "pam_channels": 64},
+    "DMHead": ONE,
+    "DNLHead": ONE,
+    "DepthwiseSeparableASPPHead": {**ONE, "c1_in_channels": 32, "c1_channels": 48},
+    "DepthwiseSeparableFCNHead": {**ONE, "channels": 128},
+    "EMAHead": {**ONE, "channels": 256, "ema_channels": 512, "num_bases": 64, "num_stages": 3, "momentum": 0.1},
+    "EncHead": {**ALL, "num_codes": 32, "use_se_loss": False, "add_lateral": False},
+    "FCNHead": ONE,
+    "FPNHead": {**ALL, "channels": 128, "feature_strides": [4, 8, 16, 32]},
+    "GCHead": {**ONE, "ratio": 1 / 4.0, "pooling_type": "att", "fusion_types": ("channel_add",)},
+    "ISAHead": {**ONE, "isa_channels": 256, "down_factor": (8, 8)},
+    "LightHamHead": {
+        **ALL,
+        "norm_cfg": {"type": "GN", "num_groups": 32},
+        "ham_channels": 512,
+        "ham_kwargs": {"MD_S": 1, "MD_R": 64, "train_steps": 6, "eval_steps": 7, "rand_init": False},
+    },
+    "NLHead": {**ONE, "dropout_ratio": 0.1, "reduction": 2, "use_scale": True, "mode": "embedded_gaussian"},
+    "PSPHead": {**ONE, "pool_scales": (1, 2, 3, 6)},
+    "SETRUPHead": {**ONE, "channels": 256},
+    "STDCHead": {**ONE, "channels": 64, "num_convs": 1},
+    "SegformerHead": {**ALL, "channels": 256},
+    "SegmenterMaskTransformerHead": {
+        "in_channels": 128,
+        "channels": 128,
+        "num_layers": 2,
+        "num_heads": 2,
+        "embed_dims": 128,
+    },
+    "UPerHead": {**ALL, "pool_scales": (1, 2, 3, 6)},
+}
+"""What mmseg is told of each head, as its published configs have it, for maps of these widths."""
+
+NAMES = tuple(ARGUMENTS)
+NORMED = tuple(name for name in NAMES if "norm" in ARGUMENTS[name])
+WITH_BASES = "hamburger.ham.bases"
+
+
+def theirs(name, **told):
+    """mmseg's own head, in eval mode, with weights and statistics that are not those of a new one."""
+    norm = {"norm_cfg": {"type": "BN"}} if name in NORMED else {}
+    torch.manual_seed(0)
+    head = getattr(decode_heads, name)(num_classes=5, **{**norm, **THEIRS[name], **told}).eval()
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter) / 50)
+    return head
+
+
+def maps(features=PYRAMID, size=(64, 96), batch=2):
+    torch.manual_seed(1)
+    return [torch.randn(f.shape(batch, *size)) for f in features]
+
+
+def ours(name, **told):
+    return composer.module(composer.Mmseg(name, num_classes=5, **told), PYRAMID)
+
+
+@pytest.mark.filterwarnings("ignore:threshold is not defined", "ignore:For binary")
+@pytest.mark.parametrize("size", [(64, 64), (64, 96)], ids=["square", "wide"])
+@pytest.mark.parametrize("name", NAMES)
+def test_gives_what_mmseg_gives(name, size):
+    reference, x = theirs(name), maps(size=size)
+    head = ours(name).eval()
+    if name == "LightHamHead":
+        # mmseg draws them at the first forward.
+        reference(x)
+    head.load_state_dict(reference.state_dict())
+    before = [level.clone() for level in x]
+    with torch.no_grad():
+        (y_BCHW,) = head(x)
+        expected = reference(x)
+    assert torch.equal(y_BCHW, expected[0] if name == "DAHead" else expected)
+    (promised,) = composer.contract(composer.Mmseg(name, num_classes=5), PYRAMID).features
+    assert tuple(y_BCHW.shape) == promised.shape(2, *size)
+    assert all(map(torch.equal, x, before))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_mmsegs_own_head_under_mmsegs_own_names(name):
+    graph = composer.chain(Toy(features=PYRAMID), composer.Mmseg(name, num_classes=5))
+    model = composer.build(graph)
+    own = [f"decoder.{key}" for key in theirs(name).state_dict()]
+    bases = [f"decoder.{WITH_BASES}"] if name == "LightHamHead" else []
+    assert sorted(key for key in model.state_dict() if key.startswith("decoder.")) == sorted(own + bases)
+    assert type(model.decoder) is getattr(decode_heads, name)
+
+
+NEVER_LEARNS = {
+    "DAHead": ["pam_conv_seg.weight", "pam_conv_seg.bias", "cam_conv_seg.weight", "cam_conv_seg.bias"],
+    "EMAHead": ["ema_mid_conv.conv.weight", "ema_mid_conv.conv.bias"],
+    "STDCHead": ["fusion_kernel"],
+}
+"""What mmseg freezes, or learns by losses that are no part of a model."""
+
+
+@pytest.mark.parametrize("norm", ["BN", "GN", False], ids=["BN", "GN", "none"])
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_in_train_mode(name, norm):
+    told = {"norm": norm} if name in NORMED else {}
+    told |= {"c1_channels": 64} if norm == "GN" and "c1_channels" in ARGUMENTS[name] else {}
+    head = ours(name, **told).train()
+    x = [level.requires_grad_() for level in maps()]
+
+    (y_BCHW,) = head(x)
+    y_BCHW.square().mean().backward()
+
+    without = [key for key, parameter in head.named_parameters() if parameter.grad is None]
+    assert without == NEVER_LEARNS.get(name, [])
+    assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
+    takes = (3,) if name == "EncHead" else (2, 3) if name == "ANNHead" else range(4) if name in TAKES_SEVERAL else (3,)
+    takes = (0, 3) if name == "DepthwiseSeparableASPPHead" else takes
+    assert [place for place, level in enumerate(x) if level.grad is not None] == list(takes)
+
+
+ACTIVATIONS = ("LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid")
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("name", [name for name in NAMES if "act" in ARGUMENTS[name]])
+def test_every_activation_can_be_learned_through(name, act):
+    head = ours(name, act=act).train()
+    (y_BCHW,) = head(maps())
+    y_BCHW.square().mean().backward()
+    assert type(nn.ReLU()) not in {type(module) for module in head.modules()} or name in (
+        "EncHead",
+        "GCHead",
+        "SegformerHead",
+    )
+    assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_may_lie_in_memory_in_any_order(name):
+    """As a neck that permutes leaves them."""
+    head, x = ours(name).eval(), maps()
+    permuted = [level.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for level in x]
+    with torch.no_grad():
+        assert torch.equal(head(permuted)[0], head(x)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_gives_the_same_each_time(name):
+    head, x = ours(name).eval(), maps()
+    before = {key: value.clone() for key, value in head.state_dict().items()}
+    with torch.no_grad():
+        (y_BCHW,) = head(x)
+        assert torch.equal(head(x)[0], y_BCHW)
+        assert torch.equal(copy.deepcopy(head)(x)[0], y_BCHW)
+        assert torch.equal(pickle.loads(pickle.dumps(head))(x)[0], y_BCHW)
+    assert list(before) == list(head.state_dict())
+    assert [key for key, value in head.state_dict().items() if not torch.equal(value, before[key])] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_seed_makes_one_head_and_says_nothing(name):
+    graph = composer.chain(Toy(features=PYRAMID), composer.Mmseg(name, num_classes=2))
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        one, other = composer.build(graph).state_dict(), composer.build(graph).state_dict()
+    assert said.getvalue() == ""
+    assert [key for key, value in one.items() if not torch.equal(value, other[key])] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "SegmenterMaskTransformerHead"])
+def test_the_classifier_begins_as_in_mmseg(name):
+    """Which initialises it with a deviation of 0.01, and torch with one by its width."""
+    head = ours(name, **{"channels": 512} if name != "STDCHead" else {})
+    assert float(head.conv_seg.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
+    assert not head.conv_seg.bias.any()
+
+
+POOLED = ("APCHead", "ASPPHead", "DepthwiseSeparableASPPHead", "PSPHead", "UPerHead")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_norm_of_one_image_fails_where_a_branch_pools_to_one_cell(name):
+    head, x = ours(name, **{"norm": "BN"} if name in NORMED else {}).train(), maps(batch=1)
+    if name in POOLED:
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+            head(x)
+    else:
+        assert head(x)[0].shape[0] == 1
+    assert head.eval()(x)[0].shape[0] == 1
+
+
+def test_ann_without_dropout():
+    """mmseg's own fails: it calls the dropout that it has not made."""
+    x = maps()
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        theirs("ANNHead", dropout_ratio=0)(x)
+    head = ours("ANNHead", dropout_ratio=0).train()
+    assert head(x)[0].shape == (2, 5, 2, 3)
+
+
+def test_maps_are_concatenated_at_the_grid_of_the_first():
+    told = {"in_channels": [64, 96, 128], "in_index": [1, 2, 3], "channels": 64, "input_transform": "resize_concat"}
+    reference, x = theirs("FCNHead", **told), maps()
+    head = ours("FCNHead", channels=64, input_transform="resize_concat", in_index=[1, 2, 3]).eval()
+    head.load_state_dict(reference.state_dict())
+    with torch.no_grad():
+        assert torch.equal(head(x)[0], reference(x))
+    assert head(x)[0].shape == (2, 5, 8, 12)
+
+
+def test_a_spec_is_built_and_saved_and_loaded(tmp_path):
+    spec = "encoder: {timm/resnet10t: {out_indices: [1, 2, 3, 4]}}\ndecoder: {mmseg/LightHamHead: {num_classes: 3}}\n"
+    model, x = composer.build(composer.reads(spec)).eval(), torch.randn(1, 3, 70, 98)
+    composer.save(model, tmp_path / "model.safetensors")
+    again = composer.load(tmp_path / "model.safetensors").eval()
+    with torch.no_grad():
+        assert torch.equal(again(x).output, model(x).output)
+    assert tuple(again(x).output.shape) == (1, 3, 70, 98)
