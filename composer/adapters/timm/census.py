@@ -11,14 +11,13 @@ import torch
 from attrs import evolve
 from torch import nn
 
-from composer.adapters.patches import patch_of
 from composer.adapters.probing import strides_and_sizes
-from composer.adapters.timm.levels import levels, stated
+from composer.adapters.timm.levels import count_of, stated
 from composer.adapters.timm.networks import create, create_flexible, default_size
-from composer.adapters.timm.probes import probe
+from composer.adapters.timm.probes import as_tokens, probe
 from composer.adapters.trial import Trial
 from composer.catalogue import Entry, Level, Weights, answer, plain
-from composer.contracts.rules import Refusal
+from composer.contracts.rules import Refusal, Refused
 from composer.feature import MAP
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
@@ -45,40 +44,38 @@ def measured(name: str) -> Entry:
     Raises ValueError for a network that the catalogue cannot tell truly, because it runs nowhere, or because what it
     gives for some levels does not follow from what it gives for each; and whatever timm raises.
     """
-    entry = _measured(name)
-    for indices in (entry.default, (0, len(entry.levels) - 1)):
-        part = Timm(name, out_indices=sorted(set(indices)))
-        told, found = answer(entry, part, 3), probe(part, 3)
-        if told != found:
-            raise ValueError(f"levels {list(indices)} are {told} by the catalogue, and measured are {found}")
-    return entry
-
-
-def _measured(name: str) -> Entry:
     part = Timm(name)
-    device = "cpu" if _unfit_for_meta(name) else "meta"
-    network, switch = create_flexible(part, 3, device)
-    usual = _usual(name, default_size(part, network))
-    default, patch = levels(part, network, 3, device), patch_of(network)
-    parameters = sum(p.numel() for p in network.parameters())
-    found = _levels(network, device, usual.size)
-    fixed = found[-1].multiple is None
     facts = probe(part, 3)
     if isinstance(facts, Refusal):
         raise ValueError(f"{name} {facts.expected} ({facts.got})")
+    entry = _entry(part, facts)
+    ends = evolve(part, out_indices=sorted({0, len(entry.levels) - 1}))
+    for asked, found in ((part, facts), (ends, probe(ends, 3))):
+        told = answer(entry, asked, 3)
+        if told != found:
+            raise ValueError(f"{asked} is {told} by the catalogue, and measured is {found}")
+    return entry
+
+
+def _entry(part: Timm, facts: Facts) -> Entry:
+    device = "cpu" if _unfit_for_meta(part.name) else "meta"
+    network, switch = create_flexible(part, 3, device)
+    usual = _usual(part.name, default_size(part, network))
+    found = _levels(part, device, usual.size)
+    fixed = found[-1].multiple is None
     return Entry(
         levels=found,
-        default=default,
+        default=dict(facts.arguments)["out_indices"],
         sizes=next(iter(switch), "any") if not fixed else "img_size" if _rebuilt(part, usual.size) else "fixed",
-        prefix=_prefix(part),
-        any_channels=_like(probe(part, BANDS), evolve(facts, channels=BANDS)),
+        prefix=_prefix(part, facts, device, usual.size),
+        any_channels=_takes(part, facts, device, usual.size),
         wrapper=_wrapper(part, facts),
-        patch=patch,
-        parameters=parameters,
+        patch=facts.patch,
+        parameters=sum(p.numel() for p in network.parameters()),
         usual=usual,
         weights={
-            tag: _usual(f"{name}.{tag}", usual.size)
-            for tag in (one.partition(".")[2] for one in timm.list_pretrained(f"{name}.*"))
+            tag: _usual(f"{part.name}.{tag}", usual.size)
+            for tag in (one.partition(".")[2] for one in timm.list_pretrained(f"{part.name}.*"))
         },
     )
 
@@ -97,22 +94,27 @@ def _usual(name: str, size: tuple[int, int]) -> Weights:
     return Weights((height, width), tuple(published.mean), tuple(published.std))
 
 
-def _levels(network: Any, device: str, usual: tuple[int, int]) -> tuple[Level, ...]:
+def _levels(part: Timm, device: str, usual: tuple[int, int]) -> tuple[Level, ...]:
     """All levels, from the deepest up: the network is cut off behind each in turn.
 
-    What a network needs for a level it needs for those behind it, so that where two need the same, so do those between.
+    What a network needs for a level it needs for those behind it too, so that where the first needs what the last does,
+    so do all between.
     """
-    count = len(network.feature_info)
-    widths, reductions = stated(Timm("any"), network, tuple(range(count)))
+    network, _ = create_flexible(part, 3, device)
+    count = count_of(network)
+    widths, reductions = stated(part, network, tuple(range(count)))
     exact = _strides_at(network, device, usual, widths)
-    found: dict[int, Level] = {}
 
-    def at(index: int) -> Level:
+    def at(network: Any, index: int) -> Level:
         return _level(network, device, usual, index, widths[index], reductions[index], exact[index])
 
-    found[count - 1] = at(count - 1)
+    found = {count - 1: at(network, count - 1)}
+    if len(set(exact)) == 1 and count > 2:
+        found[0] = at(create_flexible(part, 3, device)[0], 0)
+        if evolve(found[0], channels=0) == evolve(found[count - 1], channels=0):
+            return tuple(evolve(found[0], channels=width) for width in widths)
     for index in range(count - 2, -1, -1):
-        found[index] = at(index)
+        found[index] = at(network, index)
     return tuple(found[index] for index in range(count))
 
 
@@ -148,10 +150,28 @@ def _rebuilt(part: Timm, usual: tuple[int, int]) -> bool:
     return isinstance(facts, Facts) and facts.sizes == Sizes(height=other[0], width=other[1])
 
 
-def _prefix(part: Timm) -> int | None:
-    facts = probe(evolve(part, tokens=True), 3)
-    prefixes = {f.prefix for f in facts.features} if isinstance(facts, Facts) else set()
+def _prefix(part: Timm, facts: Facts, device: str, usual: tuple[int, int]) -> int | None:
+    """How many tokens there are before those of the image; None where there are no tokens to be had."""
+    network, _ = create_flexible(part, 3, device)
+    encoder = TimmEncoder(network, dict(facts.arguments)["out_indices"], tokens=True).eval()
+    try:
+        features = as_tokens(encoder, facts.features, torch.empty(1, 3, *usual, device=device))
+    except Refused:
+        return None
+    prefixes = {feature.prefix for feature in features}
     return prefixes.pop() if len(prefixes) == 1 else None
+
+
+def _takes(part: Timm, facts: Facts, device: str, usual: tuple[int, int]) -> bool:
+    """Whether a network is made for other bands than three, and gives the same."""
+    try:
+        network, _ = create_flexible(part, BANDS, device)
+    except Exception:  # whatever its constructor raises
+        return False
+    encoder = TimmEncoder(network, dict(facts.arguments)["out_indices"]).eval()
+    widths = tuple(feature.channels for feature in facts.features)
+    grids = tuple((f.cells(usual[0]), f.cells(usual[1])) for f in facts.features)
+    return Trial(encoder, BANDS, device, MAP, widths).grids_at(*usual) == grids
 
 
 def _wrapper(part: Timm, facts: Facts) -> str | None:
@@ -162,7 +182,3 @@ def _wrapper(part: Timm, facts: Facts) -> str | None:
     axes = wrapped.features[0].axes
     same = evolve(facts, features=[evolve(f, axes=axes) for f in facts.features])
     return axes if wrapped == same else None
-
-
-def _like(found: Facts | Refusal, expected: Facts) -> bool:
-    return found == expected

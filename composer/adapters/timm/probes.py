@@ -69,7 +69,7 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
     if part.tokens:
         height, width = sizes.nearest(*usual) or (sizes.least, sizes.least)
         encoder.tokens = True
-        features = _as_tokens(encoder, features, torch.empty(1, channels, height, width, device=device))
+        features = as_tokens(encoder, features, torch.empty(1, channels, height, width, device=device))
     return Facts(
         features=features,
         channels=channels,
@@ -96,8 +96,8 @@ def _at_any_size(trial: Trial, maps: Features, sizes: Sizes, usual: tuple[int, i
     raise Refused(not_any_size(found, stride, trial.error, sizes.multiple))
 
 
-def _as_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:
-    """The same levels as tokens, prefix first."""
+def as_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:
+    """The same levels as tokens, prefix first, as the encoder gives them. Raises Refused where it cannot."""
     try:
         with torch.no_grad():
             tokens = encoder(image_BCHW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from composer.adapters.rounding import Misfit
@@ -11,10 +12,14 @@ from composer.feature import counted
 from composer.parts import Timm
 from composer.sizes import Sizes
 
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+
 
 def arguments_refused(part: Timm, error: Exception) -> Refusal:
-    """A constructor that raised."""
-    given = ", ".join(declared(part)) or "its arguments"
+    """A constructor that raised; Python names an argument that it has not."""
+    unexpected = _UNEXPECTED.search(str(error))
+    named = [unexpected[1]] if unexpected and unexpected[1] in declared(part) else declared(part)
+    given = ", ".join(named) or "its arguments"
     return _network("refuses its arguments", _said(error), f"correct or leave out {given}")
 
 
