@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "show", _show, "show what flows from node to node", _one_spec)
     _add(commands, "build", _build, "build the model, and say what it weighs", _build_arguments)
     _add(commands, "run", _run, "predict on an image, and draw what comes out", _run_arguments)
+    _add(commands, "fit", _fit, "put in the necks that make a spec lawful", _fit_arguments)
     _add(commands, "list", _list, "list the parts that a spec may name", _list_arguments)
     _add(commands, "import", _import, "write the config of another program as a spec", _import_arguments)
     return parser
@@ -113,6 +114,11 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _weights_arguments(parser)
 
 
+def _fit_arguments(parser: argparse.ArgumentParser) -> None:
+    _one_spec(parser)
+    parser.add_argument("--write", action="store_true", help="write it into FILE; without this, to stdout")
+
+
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("encoders", "necks", "decoders", "heads"))
     parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="with stars, in quotes: 'timm/*resnet*'")
@@ -145,6 +151,13 @@ def _show(arguments: argparse.Namespace) -> int:
     from composer.commands.showing import show
 
     say(rendered(*show(infer(graph_in(arguments.file)))))
+    return 0
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from composer.commands.mending import fit_spec
+
+    fit_spec(arguments.file, in_place=arguments.write)
     return 0
 
 

@@ -1,0 +1,38 @@
+"""`fit FILE`: a spec with the fewest changes that make it lawful. No torch here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from composer.commands.outfile import check_writable, write_whole
+from composer.commands.terminal import UsageError, graph_in, note
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def fit_spec(file: str, *, in_place: bool) -> None:
+    """Write the mended spec to stdout, or in place of the file, and to stderr what was put in.
+
+    Raises SpecError where nothing mends it, and UsageError for a file that cannot be read or written, or whose
+    comments would be lost.
+    """
+    from composer.mending import fit
+    from composer.text import write
+
+    graph = graph_in(file)
+    path = check_writable(file, SUFFIXES) if in_place else None
+    mended = fit(graph)
+    if mended == graph:
+        note(f"{file}: ok, there is nothing to mend")
+        if path is None:
+            sys.stdout.write(Path(file).read_text(encoding="utf-8"))
+        return
+    text = write(mended)
+    if path is None:
+        sys.stdout.write(text)
+        return
+    if "#" in path.read_text(encoding="utf-8"):
+        raise UsageError(f"{file}: what is written has no comments, and this file may have some; leave --write out.")
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    note(f"wrote {file}")
