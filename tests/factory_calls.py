@@ -185,6 +185,19 @@ SPECS = {
         head: {SegmentationHead: {num_classes: 2}}
         """,
     ),
+    "axes counted from the end": (
+        {"necks": [{"name": "PermuteDims", "new_order": [0, -3, 2, -1]}]},
+        RESNET + "necks:\n  - PermuteDims: {new_order: [0, 1, 2, 3]}\n" + FCN + TWO,
+    ),
+    "names that no node has": (
+        {"aux_decoders": [AuxiliaryHead("fcn-aux 1", "FCNDecoder"), AuxiliaryHead("_2", "FCNDecoder")]},
+        RESNET
+        + FCN
+        + TWO
+        + "aux:\n"
+        + "  fcn_aux_1: {decoder: FCNDecoder, head: {SegmentationHead: {num_classes: 2}}}\n"
+        + "  aux_2: {decoder: FCNDecoder, head: {SegmentationHead: {num_classes: 2}}}\n",
+    ),
     "numbers": (
         {
             "task": "regression",
@@ -367,6 +380,22 @@ REFUSED = {
             "error[network] backbone: timm/resnet18 refuses its arguments (got timm says TypeError: "
             "ResNet.__init__() got an unexpected keyword argument 'drop_rat').\n"
             "  repair: correct or leave out drop_rat\n"
+        ),
+    ),
+    "one argument of several that the network has not": (
+        {"backbone_drop_rat": 0.1, "backbone_drop_path_rate": 0.1},
+        (
+            "error[network] backbone: timm/resnet18 refuses its arguments (got timm says TypeError: "
+            "ResNet.__init__() got an unexpected keyword argument 'drop_rat').\n"
+            "  repair: correct or leave out drop_rat\n"
+        ),
+    ),
+    "levels in another order": (
+        {"backbone_out_indices": [4, 3]},
+        (
+            "error[order] backbone_out_indices: timm/resnet18 gives its levels in its own order, each once (got "
+            "out_indices [4, 3]).\n"
+            "  repair: backbone_out_indices: [3, 4], and SelectIndices for another order\n"
         ),
     ),
     "no decoder": (
@@ -565,8 +594,6 @@ REFUSED = {
     "a head behind a decoder of one's own": (
         {"decoder": Scores(includes_head=True), "decoder_channels": 8, "head_dropout": 0.1},
         """\
-        error[unused] decoder_channels: channels was passed but not used: the decoder is made already.
-          repair: leave it out
         error[unused] head_dropout: Scores includes a head, so there is none for dropout.
           repair: leave it out
         """,
@@ -593,7 +620,7 @@ REFUSED = {
           repair: {name: NAME, decoder: FCNDecoder, decoder_args: {…}}
         error[unused] aux_decoders[1].args: an auxiliary head has no 'args'.
           repair: known: decoder, decoder_args, name
-        error[name] aux_decoders[1].name: a name is letters, digits and _, and begins with a letter (got 'a.b').
+        error[name] aux_decoders[1].name: a name has from 1 to 60 characters, and no dot (got 'a.b').
           repair: choose another name
         error[missing] aux_decoders[2]: an auxiliary head needs a name.
         error[missing] aux_decoders[2]: an auxiliary head needs a decoder.
@@ -602,6 +629,48 @@ REFUSED = {
         error[name] aux_decoders[4].name: there is an auxiliary head 'one' already.
           repair: choose another name
         """,
+    ),
+    "auxiliary heads that a graph would call the same": (
+        {"aux_decoders": [AuxiliaryHead("fcn-aux", "FCNDecoder"), AuxiliaryHead("fcn_aux", "FCNDecoder")]},
+        (
+            "error[name] aux_decoders[1].name: there is an auxiliary head 'fcn-aux' already, which a graph would call "
+            "fcn_aux too.\n"
+            "  repair: choose another name\n"
+        ),
+    ),
+    "weights in a file": (
+        {"backbone_pretrained_cfg_overlay": {"file": "a.bin"}},
+        (
+            "error[unused] backbone_pretrained_cfg_overlay: pretrained_cfg_overlay cannot be handed to timm: composer "
+            "loads weights itself.\n"
+            "  repair: backbone_pretrained: PATH\n"
+        ),
+    ),
+    "weights in a file, in a dict": (
+        {"backbone_kwargs": {"checkpoint_path": "a.ckpt"}},
+        (
+            "error[unused] backbone_kwargs.checkpoint_path: checkpoint_path cannot be handed to timm: composer loads "
+            "weights itself.\n"
+            "  repair: backbone_kwargs: {pretrained: PATH}\n"
+        ),
+    ),
+    "axes that there are not": (
+        {"necks": [{"name": "PermuteDims", "new_order": [0, -5, 1, 2]}]},
+        """\
+        error[value] necks[0].new_order: PermuteDims: new_order must be a whole number from 0 to 4 (got -5).
+        """,
+    ),
+    "frames side by side in rows": (
+        {
+            **FRAMES,
+            "backbone_temporal_pooling": "concat",
+            "backbone_temporal_features_permute_op": [0, 3, 1, 2],
+        },
+        (
+            "error[value] backbone_temporal_features_permute_op: the frames would lie side by side along axis 3 of "
+            "each map, and its channels are axis 1.\n"
+            "  repair: backbone_temporal_features_permute_op: null\n"
+        ),
     ),
     "what is wrong with auxiliary heads": (
         {
@@ -781,6 +850,23 @@ NOTED = {
         {**FRAMES, "backbone_temporal_concat": False},
         ["backbone_temporal_concat: TerraTorch ignores temporal_concat."],
     ),
+    "axes of frames": (
+        {**FRAMES, "backbone_temporal_features_permute_op": [0, 3, 1, 2]},
+        [
+            (
+                "backbone_temporal_features_permute_op: TerraTorch undoes temporal_features_permute_op once frames are "
+                "pooled, which goes by cells: it has no effect."
+            )
+        ],
+    ),
+    "axes of frames that are laid side by side": (
+        {
+            **FRAMES,
+            "backbone_temporal_pooling": "concat",
+            "backbone_temporal_features_permute_op": [0, 1, 3, 2],
+        },
+        [],
+    ),
     "no frames": (
         {"backbone_temporal_n_timestamps": 3},
         ["backbone_temporal_n_timestamps: TerraTorch ignores temporal_n_timestamps without use_temporal."],
@@ -808,5 +894,9 @@ NOTED = {
     "a decoder of one's own": (
         {"decoder": Scores(includes_head=True)},
         ["decoder: TerraTorch puts a head of its own behind this decoder, although it says that it includes one."],
+    ),
+    "arguments of a decoder of one's own": (
+        {"decoder": Scores(includes_head=False), "decoder_channels": 8, "head_dropout": 0.1},
+        ["decoder_channels: TerraTorch ignores channels: the decoder is made already."],
     ),
 }

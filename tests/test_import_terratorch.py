@@ -33,6 +33,7 @@ def model(*lines, beside=(), task="SemanticSegmentationTask", factory="EncoderDe
 
 
 FCN = ("decoder: FCNDecoder", "num_classes: 2")
+LAST = ("decoder: IdentityDecoder", "num_classes: 2")
 
 
 def imported(text):
@@ -100,6 +101,23 @@ class TestForms:
         )
 
     @pytest.mark.parametrize(
+        ("merged", "widths"),
+        [
+            ("<<: *a", 8),
+            ("<<: [*a, *b]", 8),
+            ("<<: [*b, *a]", 16),
+            ("{<<: *a, decoder_channels: 4}", 4),
+            ("{decoder_channels: 4, <<: *a}", 4),
+        ],
+    )
+    def test_a_merge_key_gives_what_is_lacking(self, merged, widths):
+        head = merged.strip("{}")
+        named = f"{{{head}, decoder_num_convs: 2}}"
+        defaults = "x: [&a {decoder_channels: 8}, &b {decoder_channels: 16}]\n"
+        aux = f"aux_heads: [{{name: c, decoder: FCNDecoder, decoder_args: {named}}}]"
+        assert f"FCNDecoder: {{channels: {widths}, num_convs: 2}}" in spec(defaults + model(*FCN, beside=[aux]))
+
+    @pytest.mark.parametrize(
         "head",
         [
             "{name: a, decoder: FCNDecoder, decoder_args: {decoder_num_convs: 2}}",
@@ -152,7 +170,7 @@ class TestForms:
 
 class TestNotes:
     def test_every_key_that_is_no_part_of_the_model_is_said(self):
-        text = "seed_everything: 0\n" + model(*FCN, beside=["loss: ce", "aux_loss: {a: 1.0}"]) + "trainer:\n  a: 1\n"
+        text = "seed_everything: 0\n" + model(*LAST, beside=["loss: ce", "aux_loss: {a: 1.0}"]) + "trainer:\n  a: 1\n"
         assert notes(text) == [
             "c.yaml:1:1: note[aside] seed_everything: no part of a model: set aside.",
             "c.yaml:10:5: note[aside] model.init_args.loss: no part of a model: set aside.",
@@ -164,16 +182,16 @@ class TestNotes:
         ("line", "node"), [("freeze_backbone", "encoder"), ("freeze_decoder", "decoder"), ("freeze_head", "head")]
     )
     def test_freezing_is_said_with_what_to_call(self, line, node):
-        assert notes(model(*FCN, beside=[f"{line}: true"])) == [
+        assert notes(model(*LAST, beside=[f"{line}: true"])) == [
             (
                 f"c.yaml:9:5: note[aside] model.init_args.{line}: what is frozen is no part of a spec: set aside.\n"
                 f'  repair: call model.freeze("{node}")'
             )
         ]
-        assert notes(model(*FCN, beside=[f"{line}: no"])) == []
+        assert notes(model(*LAST, beside=[f"{line}: no"])) == []
 
     def test_adapters_are_said_with_what_to_call(self):
-        assert notes(model(*FCN, "peft_config: {method: LORA}")) == [
+        assert notes(model(*LAST, "peft_config: {method: LORA}")) == [
             (
                 f"c.yaml:9:7: note[aside] {ARGS}.peft_config: adapters are put into a model that is built, and are "
                 "no part of a spec: set aside.\n"
@@ -182,7 +200,7 @@ class TestNotes:
         ]
 
     def test_arguments_that_the_task_does_not_have_are_said(self):
-        assert notes(model(*FCN, beside=["metrics: {val: []}", "class_names: [a]"])) == [
+        assert notes(model(*LAST, beside=["metrics: {val: []}", "class_names: [a]"])) == [
             (
                 "c.yaml:9:5: note[aside] model.init_args.metrics: SemanticSegmentationTask of TerraTorch 1.2.11 has no "
                 "argument 'metrics': set aside."
@@ -199,11 +217,28 @@ class TestNotes:
             )
         ]
 
-    def test_what_terratorch_does_otherwise_is_said_where_it_is_asked_for(self):
-        head = "{name: a, decoder: FCNDecoder, decoder_args: {head_dropout: 0.5}}"
-        assert notes(model(*FCN, beside=[f"aux_heads: [{head}]"])) == [
+    def test_a_name_that_a_spec_cannot_hold_is_said(self):
+        head = "{name: fcn-aux, decoder: IdentityDecoder}"
+        assert notes(model(*LAST, beside=[f"aux_heads: [{head}]"])) == [
             (
-                f"c.yaml:9:63: note[terratorch] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch makes "
+                f"c.yaml:9:18: note[aside] {INIT}.aux_heads[0].name: names in a spec are letters, digits and _: "
+                "fcn-aux is fcn_aux there."
+            )
+        ]
+
+    def test_images_that_terratorch_would_not_pad_are_said(self):
+        assert notes(model(*FCN)) == [
+            (
+                f"c.yaml:7:7: note[terratorch] {ARGS}.decoder: FCNDecoder needs sides that are multiples of 32: others "
+                "are padded, and cropped. TerraTorch feeds them as they are, and gives other numbers or fails."
+            )
+        ]
+
+    def test_what_terratorch_does_otherwise_is_said_where_it_is_asked_for(self):
+        head = "{name: a, decoder: UNetDecoder, decoder_args: {decoder_channels: [8, 8, 8, 8, 8], head_dropout: 0.5}}"
+        assert notes(model(*LAST, beside=[f"aux_heads: [{head}]"])) == [
+            (
+                f"c.yaml:9:99: note[terratorch] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch makes "
                 "auxiliary heads with the arguments of the main head, and ignores head_dropout.\n"
                 "  repair: aux: {a: {head: …}} has arguments of its own"
             )
@@ -269,7 +304,7 @@ class TestPlaces:
             ),
             ("{name: a, decoder: FCNDecodr, decoder_args: {}}", "9:27: error[unknown] X[0].decoder"),
             ("{name: a, decoder: FCNDecoder, decoder_args: 3}", "9:17: error[type] X[0].decoder_args"),
-            ("{name: a b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[name] X[0].name"),
+            ("{name: a.b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[name] X[0].name"),
             ("{name: a, decoder: FCNDecoder, decodr: x}", "9:48: error[unused] X[0].decodr"),
             ("3", "9:17: error[type] X[0]"),
             ("3, {name: a, decoder: FCNDecodr}", "9:17: error[type] X[0]"),
@@ -387,6 +422,14 @@ class TestNoConfig:
                 ),
             ),
             (
+                "model.model_args.backbone: x\n",
+                (
+                    "c.yaml:1:1: error[key] model.model_args.backbone: keys that are joined by dots are not taken "
+                    "apart.\n"
+                    "  repair: model: {init_args: {model_args: {backbone: …}}}"
+                ),
+            ),
+            (
                 "model: {class_path: [], init_args: {}}\n",
                 "c.yaml:1:21: error[type] model.class_path: class_path is the name of a task (got a list of 0).",
             ),
@@ -417,6 +460,7 @@ class TestNoConfig:
             "spec",
             "file",
             "dots",
+            "more dots",
             "no name",
             "another's",
             "no mapping",
@@ -462,7 +506,10 @@ class TestNothingIsRun:
                 "rescale: !!python/object/apply:os.system [exit]",
                 "9:16: error[yaml] tags mean nothing here (got !!python/object/apply:os.system).",
             ),
-            ("<<: {rescale: false}", "9:7: error[yaml] merge keys (<<) mean nothing here."),
+            (
+                "<<: [{rescale: false}, 3]",
+                "9:7: error[yaml] a merge key (<<) takes a mapping, or a list of them (got a list of 2).",
+            ),
             (
                 "num_classes: 3",
                 "9:7: error[repeated] the key 'num_classes' is here for the second time; the first is on line 8.",

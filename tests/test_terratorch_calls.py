@@ -66,7 +66,12 @@ class TestWarnings:
     def test_a_note_is_a_warning_with_what_would_do(self):
         with pytest.warns(TerraTorchWarning) as warned:
             EncoderDecoderFactory().build_model(
-                **call_of(backbone=Maps(), necks=[{"name": "FeaturePyramidNetworkNeck"}], head_num_classes=3)
+                **call_of(
+                    backbone=Maps(),
+                    necks=[{"name": "FeaturePyramidNetworkNeck"}],
+                    decoder="IdentityDecoder",
+                    head_num_classes=3,
+                )
             )
 
         assert [str(warning.message) for warning in warned] == [
@@ -80,4 +85,6 @@ class TestWarnings:
 
     def test_with_what_would_do(self):
         with pytest.warns(TerraTorchWarning, match=r"^head_batch_norm: .* \(RegressionHead: {batch_norm: false} does"):
-            EncoderDecoderFactory().build_model(**call_of(backbone=Maps(), **NUMBERS, head_batch_norm=False))
+            EncoderDecoderFactory().build_model(
+                **call_of(backbone=Maps(), decoder="IdentityDecoder", **NUMBERS, head_batch_norm=False)
+            )

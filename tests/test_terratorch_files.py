@@ -49,6 +49,19 @@ def of_old(state, file):
     torch.save({re.sub(r"^encoder\.", "encoder._timm_module.", name): x for name, x in state.items()}, file)
 
 
+def of_data_parallel(state, file):
+    torch.save({f"module.{name}": x for name, x in state.items()}, file)
+
+
+def of_compiled(state, file):
+    """torch.compile around a data parallel model, in a task of Lightning's."""
+    torch.save({"state_dict": {f"model._orig_mod.module.{name}": x for name, x in state.items()}}, file)
+
+
+def of_compiled_encoder(state, file):
+    torch.save({re.sub(r"^encoder\.", "encoder._orig_mod.", name): x for name, x in state.items()}, file)
+
+
 def as_parameters(state, file):
     torch.save({name: nn.Parameter(x) if x.is_floating_point() else x for name, x in state.items()}, file)
 
@@ -76,6 +89,9 @@ FORMS = [
     under("model_state_dict"),
     of_lightning,
     of_old,
+    of_data_parallel,
+    of_compiled,
+    of_compiled_encoder,
     as_parameters,
     of_protocol_4,
     sharing_memory,
@@ -93,6 +109,9 @@ FORMS = [
         "model_state_dict",
         "lightning",
         "old",
+        "data-parallel",
+        "compiled",
+        "compiled-encoder",
         "parameters",
         "protocol-4",
         "views",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from composer.graph import NAME
 from composer.problem import nearest
 from composer.terratorch.arguments import Ledger
 
@@ -13,27 +13,40 @@ FIELDS = ("name", "decoder", "decoder_args")
 """What an auxiliary head has, in TerraTorch's class and in a dict."""
 
 
+def lawful(name: str) -> str:
+    """What a graph calls the branch of this name: `fcn-aux_1` is `fcn_aux_1` there, and `_x` is `aux_x`.
+
+    TerraTorch takes any name without a dot; that of a node is letters, digits and _, and begins with a letter.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+    return plain if plain[:1].isalpha() else f"aux{'' if plain.startswith('_') else '_'}{plain}"
+
+
 def auxiliary_heads(given: Any, ledger: Ledger) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The path of each auxiliary head that has all it needs, and the head as a mapping of its three fields."""
+    """The path of each auxiliary head that has all it needs, and the head as a mapping of its three fields.
+
+    No two of them come to one name in the graph.
+    """
     if given is None:
         return
     if not isinstance(given, list | tuple):
         ledger.refuse("aux_decoders", f"aux_decoders is a list of auxiliary heads (got {given!r}).", code="type")
         return
-    names: set[str] = set()
+    names: dict[str, str] = {}
     for position, entry in enumerate(given):
         path = f"aux_decoders[{position}]"
         fields = _fields(entry, path, ledger)
         if fields is None:
             continue
         name = fields["name"]
-        if name in names:
-            # TerraTorch keeps the last of them, and builds the others for nothing.
-            ledger.refuse(
-                f"{path}.name", f"there is an auxiliary head {name!r} already.", "choose another name", "name"
-            )
+        if lawful(name) in names:
+            # TerraTorch keeps the last of those that bear one name, and builds the others for nothing.
+            other = names[lawful(name)]
+            alike = "" if other == name else f", which a graph would call {lawful(name)} too"
+            message = f"there is an auxiliary head {other!r} already{alike}."
+            ledger.refuse(f"{path}.name", message, "choose another name", "name")
             continue
-        names.add(name)
+        names[lawful(name)] = name
         yield path, fields
 
 
@@ -52,13 +65,17 @@ def _fields(entry: Any, path: str, ledger: Ledger) -> dict[str, Any] | None:
         if fields.get(field) is None:
             ledger.refuse(path, f"an auxiliary head needs a {field}.", code="missing")
     name, arguments = fields.get("name"), fields.get("decoder_args") or {}
-    if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
-        message = f"a name is letters, digits and _, and begins with a letter (got {name!r})."
+    if name is not None and not (isinstance(name, str) and _is_name(name)):
+        message = f"a name has from 1 to 60 characters, and no dot (got {name!r})."
         ledger.refuse(f"{path}.name", message, "choose another name", "name")
     if not isinstance(arguments, Mapping):
         message = f"decoder_args is a dict of arguments (got {arguments!r})."
         ledger.refuse(f"{path}.decoder_args", message, "{decoder_channels: 256}", "type")
     return {**fields, "decoder_args": arguments} if len(ledger.problems) == before else None
+
+
+def _is_name(name: str) -> bool:
+    return 1 <= len(name) <= 60 and "." not in name
 
 
 def _attributes(entry: Any) -> dict[str, Any] | None:

@@ -25,6 +25,9 @@ OWN = (*(f"{family}_" for family in _FAMILIES.split()), "IdentityBackbone", "UNe
 FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
 """The arguments of timm that are fields of an encoder, and not options."""
 
+WEIGHTS = ("pretrained_cfg_overlay", "checkpoint_path")
+"""The arguments of timm that name a file of weights."""
+
 SHADOWED = (
     "convnext_pico",
     *(f"convnextv2_{size}" for size in ("atto", "femto", "nano", "tiny", "base", "large", "huge")),
@@ -94,13 +97,19 @@ def _refused(encoder: Timm, refusal: Refusal, arguments: Arguments, ledger: Ledg
     """Say why there are no facts of a network: because it is none of timm's, or does not take its arguments."""
     path = arguments.paths.get(refusal.about or "", "backbone")
     got = f" (got {refusal.got})" if refusal.got else ""
-    ledger.refuse(path, f"{part_name(encoder)} {refusal.expected}{got}.", refusal.repair, refusal.code)
+    repair = refusal.repair
+    if repair and refusal.about and path.startswith("backbone_"):
+        repair = repair.replace(f"{refusal.about}: ", f"{path}: ")
+    ledger.refuse(path, f"{part_name(encoder)} {refusal.expected}{got}.", repair, refusal.code)
 
 
 def _encoder(network: str, arguments: Arguments, ledger: Ledger) -> Timm | None:
     barred = [name for name in arguments if name in BARRED and name not in FIELDS]
     for name in barred:
-        ledger.refuse(arguments.path(name), f"{name} cannot be handed to timm: {BARRED[name]}.", code="unused")
+        repair = "backbone_pretrained: PATH" if name in WEIGHTS else None
+        if repair and arguments.owner == "backbone_kwargs":
+            repair = "backbone_kwargs: {pretrained: PATH}"
+        ledger.refuse(arguments.path(name), f"{name} cannot be handed to timm: {BARRED[name]}.", repair, "unused")
     fields = {name: arguments.get(name) for name in FIELDS if name in arguments}
     options = {name: arguments.get(name) for name in arguments if name not in FIELDS and name not in barred}
     all_fields = Arguments(

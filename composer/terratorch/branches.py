@@ -74,6 +74,5 @@ class Branches:
             self.ledger.refuse(path, f"a decoder is the name of one (got {decoder!r}).", "decoder: FCNDecoder", "type")
             return None
         for name in arguments:
-            message = f"{name} was passed but not used: the decoder is made already."
-            self.ledger.refuse(arguments.path(name), message, "leave it out", "unused")
+            self.ledger.note(arguments.path(name), f"TerraTorch ignores {name}: the decoder is made already.")
         return self.live(decoder, path, self.ledger)

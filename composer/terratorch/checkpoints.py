@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer.model import Model
 from composer.problem import Place, Problem, SpecError
-from composer.terratorch.keys import cleaned, matched, reason_to_leave
+from composer.terratorch.keys import cleaned, matched, plain_branch, reason_to_leave
 from composer.terratorch.tensors import tensors_in
 from composer.weights import kind_of, unfit
 
@@ -86,14 +86,14 @@ def _compare(model: Model, wanted: Mapping[str, Tensor], given: Mapping[str, Ten
     # Two names that come out alike are of two tensors, and only one of them can be meant.
     sources: dict[str, str] = {}
     for name in given:
-        sources.setdefault(cleaned(name), name)
+        sources.setdefault(plain_branch(cleaned(name)), name)
     pairs = {name: sources[known_as] for name, known_as in matched(model.graph, wanted, sources).items()}
     unlike = [
         Mismatch(name, source, *said)
         for name, source in pairs.items()
         if len(set(said := _kinds(given[source], wanted[name]))) > 1
     ]
-    left = {name: reason_to_leave(model.graph, cleaned(name)) for name in given.keys() - pairs.values()}
+    left = {name: reason_to_leave(model.graph, plain_branch(cleaned(name))) for name in given.keys() - pairs.values()}
     return Report(
         matched=tuple(pair for pair in pairs.items() if pair[0] not in {mismatch.name for mismatch in unlike}),
         missing=tuple(name for name in wanted if name not in pairs),

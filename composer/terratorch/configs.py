@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
+
+from attrs import evolve
 
 from composer.facts import describe as describe_by_probe
-from composer.graph import Graph
 from composer.inference import infer
-from composer.problem import Problem, SpecError
+from composer.problem import Place, Problem, SpecError
 from composer.terratorch.backbones import Describe
+from composer.terratorch.odd_sizes import padded_here
+from composer.terratorch.retelling import Call
 from composer.terratorch.sections import Config, config_of
 from composer.terratorch.translating import Translation, translate
 from composer.text import write
@@ -31,13 +34,18 @@ def reads_config(text: str, *, name: str | None = None, describe: Describe = des
     """The same for a text. `name` is what its problems call the file."""
     config = config_of(text, name)
     translation = _translated(config, describe)
+    assert config.call is not None
+    call = Call(config.call, translation.graph)
     try:
-        infer(translation.graph, describe)
+        typed = infer(translation.graph, describe)
         write(translation.graph)
     except SpecError as error:
-        raise SpecError(_placed(error.problems, config, translation.graph)) from None
-    notes = [config.places.of_argument(note) for note in translation.notes]
-    return Translation(translation.graph, sorted([*config.notes, *notes], key=_position))
+        placed = (config.places.of_argument(call.retold(problem)) for problem in error.problems)
+        raise SpecError(sorted(placed, key=_position)) from None
+    padded = padded_here(typed)
+    found = (*translation.notes, *_renamed(translation), *([] if padded is None else [call.retold(padded)]))
+    notes = [config.places.of_argument(note) for note in found]
+    return evolve(translation, notes=sorted([*config.notes, *notes], key=_position))
 
 
 def _translated(config: Config, describe: Describe) -> Translation:
@@ -55,15 +63,13 @@ def _translated(config: Config, describe: Describe) -> Translation:
     return translation
 
 
-def _placed(problems: Iterable[Problem], config: Config, graph: Graph) -> list[Problem]:
-    """Problems of the graph, at the lines of the config that the nodes come from."""
-    assert config.call is not None
-    necks = sum(node.name.startswith("necks[") for node in graph.nodes)
-    pooled = max(necks - len(config.call.get("necks") or ()), 0)
-    heads = config.call.get("aux_decoders") or ()
-    auxiliary = {str(entry["name"]): position for position, entry in enumerate(heads)}
-    placed = (config.places.of_node(problem, pooled, auxiliary) for problem in problems)
-    return sorted(placed, key=_position)
+def _renamed(translation: Translation) -> Iterator[Problem]:
+    """What a spec calls the auxiliary heads whose names it cannot hold."""
+    labels = [label for label, _ in translation.graph.auxiliary]
+    for label, name in translation.branches.items():
+        message = f"names in a spec are letters, digits and _: {name} is {label} there."
+        place = Place(f"aux_decoders[{labels.index(label)}].name")
+        yield Problem(code="aside", message=message, place=place)
 
 
 def _position(problem: Problem) -> tuple[int, int]:

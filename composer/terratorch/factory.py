@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from composer.building import modules_of
 from composer.entering import frame_around
 from composer.facts import describe
-from composer.graph import Graph
 from composer.inference import infer
 from composer.leaving import centre_of
 from composer.model import Model, ModelOutput
 from composer.modules.padding import crop
 from composer.parts import Encoder
+from composer.problem import SpecError
 from composer.terratorch.heads import EMBEDDING
 from composer.terratorch.live import live_backbone
 from composer.terratorch.live_decoders import live_decoder
-from composer.terratorch.translating import Modules, translate
-from composer.typed import Typed
+from composer.terratorch.odd_sizes import padded_here
+from composer.terratorch.retelling import Call
+from composer.terratorch.translating import Modules, Translation, translate
+from composer.typed import Typed, too_small
 
 
 class TerraTorchWarning(UserWarning):
@@ -78,7 +80,15 @@ class EncoderDecoderFactory:
         for note in translation.notes:
             repair = f" ({note.repair})" if note.repair else ""
             warnings.warn(f"{note.place.path}: {note.message}{repair}", TerraTorchWarning, stacklevel=2)
-        model = model_of(translation.graph, task.lower())
+        call = Call(given, translation.graph)
+        try:
+            model = model_of(translation, task.lower())
+        except SpecError as error:
+            raise SpecError(map(call.retold, error.problems)) from None
+        padded = padded_here(model.typed)
+        if padded is not None:
+            note = call.retold(padded)
+            warnings.warn(f"{note.place.path}: {note.message}", TerraTorchWarning, stacklevel=2)
         if peft_config is not None:
             from composer.adapters.peft import adapt
 
@@ -86,11 +96,11 @@ class EncoderDecoderFactory:
         return model
 
 
-def model_of(graph: Graph, task: str) -> FactoryModel:
+def model_of(translation: Translation, task: str) -> FactoryModel:
     """A graph, built into a model with TerraTorch's manners for a task. Raises SpecError where it cannot be."""
-    typed = infer(graph)
+    typed = infer(translation.graph)
     seed = int(torch.randint(2**31, ()))
-    model = FactoryModel(typed, modules_of(typed, seed=seed), task)
+    model = FactoryModel(typed, modules_of(typed, seed=seed), task, translation.branches)
     if task == EMBEDDING:
         model.freeze_encoder()
     return model
@@ -100,12 +110,16 @@ class FactoryModel(Model):
     """A model that stands where one of TerraTorch's stands: in its tasks, and in code that was written for it.
 
     Its output is TerraTorch's: for regression a map of one channel loses that axis, which TerraTorch's losses expect,
-    and an embedding is a list of tensors. A class channel is never dropped.
+    and an embedding is a list of tensors. A class channel is never dropped. Auxiliary heads have the names that the
+    caller gave them; `branches` has those that a graph cannot call so.
     """
 
-    def __init__(self, typed: Typed, modules: Mapping[str, nn.Module], task: str) -> None:
+    def __init__(
+        self, typed: Typed, modules: Mapping[str, nn.Module], task: str, branches: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(typed, modules)
         self.task = task
+        self.branches = dict(branches or {})
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **kwargs: Any) -> Any:
         """A `ModelOutput`, or a list of tensors for an embedding.
@@ -115,11 +129,22 @@ class FactoryModel(Model):
         that the encoder does not take.
         """
         size = kwargs.pop("image_size", None)
+        self._check_crop(image)
         out = super().forward(self._still(image), **kwargs)
         if self.task == EMBEDDING:
             return list(out.output)
         leaving = [self._as_there(x, size) for x in (out.output, *out.auxiliary_heads.values())]
-        return ModelOutput(leaving[0], dict(zip(out.auxiliary_heads, leaving[1:], strict=True)))
+        names = [self.branches.get(name, name) for name in out.auxiliary_heads]
+        return ModelOutput(leaving[0], dict(zip(names, leaving[1:], strict=True)))
+
+    def _check_crop(self, image: Tensor | Mapping[str, Tensor]) -> None:
+        """Refuse an image that is smaller than `image_size_out`, by the name that the call has for it."""
+        crop = self.graph.crop
+        if crop is None or not isinstance(image, Tensor):
+            return
+        height, width = image.shape[-2:]
+        if height < crop[0] or width < crop[1]:
+            raise ValueError(too_small(crop, height, width).replace("leave crop out", "leave image_size_out out"))
 
     def _still(self, image: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
         """An image of one frame is a still, to a network that takes stills."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from composer.feature import Features
 from composer.parts import Neck, TemporalPooling
 from composer.terratorch.arguments import Arguments, Ledger, declared
 
@@ -22,7 +23,7 @@ def temporal(arguments: Arguments, ledger: Ledger) -> tuple[int | None, tuple[Ne
     """The frames of the image, the neck that pools them, and the arguments without what says so.
 
     TerraTorch wraps the backbone; here an encoder of stills runs on each frame, and a neck pools what it gives. That
-    knows which axis is which, so there is nothing for `temporal_features_permute_op` to say.
+    knows which axis is which, so that `temporal_features_permute_op` has to say no more than it does.
     """
     rest = arguments.without(*NAMES)
     if not arguments.get("use_temporal", False):
@@ -35,8 +36,32 @@ def temporal(arguments: Arguments, ledger: Ledger) -> tuple[int | None, tuple[Ne
             arguments.path("temporal_concat"), "TerraTorch ignores temporal_concat.", "temporal_pooling: concat"
         )
     neck = _pooling(arguments, ledger)
+    if arguments.get("temporal_features_permute_op") is not None and neck is not None and neck.pooling != "concat":
+        path = arguments.path("temporal_features_permute_op")
+        message = "TerraTorch undoes temporal_features_permute_op once frames are pooled, which goes by cells"
+        ledger.note(path, f"{message}: it has no effect.")
     frames = _frames(arguments, neck, ledger)
     return frames, () if neck is None or neck == TemporalPooling(pooling="keep") else (neck,), rest
+
+
+def check_permutation(arguments: Arguments, features: Features, ledger: Ledger) -> None:
+    """Refuse a `temporal_features_permute_op` that lays frames side by side along another axis than the channels.
+
+    TerraTorch lays them along the axis that the permutation brings to the second place, of whatever layout.
+    """
+    order = arguments.get("temporal_features_permute_op")
+    if order is None or not arguments.get("use_temporal", False) or arguments.get("temporal_pooling") != "concat":
+        return
+    places = sorted({feature.axes.split().index("c") for feature in features if "n" not in feature.axes.split()})
+    second = order[1] if isinstance(order, list | tuple) and len(order) > 1 else order
+    if places in ([], [second]):
+        return
+    ledger.refuse(
+        arguments.path("temporal_features_permute_op"),
+        f"the frames would lie side by side along axis {second!r} of each map, and its channels are axis {places[0]}.",
+        f"{'backbone_' if arguments.owner == 'backbone' else ''}temporal_features_permute_op: "
+        f"{'[0, 3, 1, 2]' if places == [3] else 'null'}",
+    )
 
 
 def _pooling(arguments: Arguments, ledger: Ledger) -> TemporalPooling | None:

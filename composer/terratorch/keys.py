@@ -7,19 +7,34 @@ from collections.abc import Iterable, Iterator, Mapping
 from composer.graph import Graph, Node
 from composer.modules.containers import segments
 from composer.parts import Part, TemporalPooling, Timm, UNetDecoder
+from composer.terratorch.auxiliary import lawful
 
 LOSS = "the loss of a task has it, and a model has no loss"
 UNUSED = "TerraTorch's U-Net has an attention here that it never runs"
 
 _PEFT = "base_model.model."
+_WRAPPERS = ("model", "module")
+"""No part of a model is called so."""
 
 
 def cleaned(name: str) -> str:
-    """A name without what a Lightning task puts in front of it, nor what old versions of TerraTorch put inside."""
-    parts = name.removeprefix("model.").split(".")
+    """A name without what wrappers put in front of it, nor what old versions of TerraTorch put inside.
+
+    The wrappers are a Lightning task, torch's data parallel ones and torch.compile, one around the other.
+    """
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while len(parts) > 1 and parts[0] in _WRAPPERS:
+        del parts[0]
     if "_timm_module" in parts:
         parts.remove("_timm_module")
     return ".".join(parts)
+
+
+def plain_branch(name: str) -> str:
+    """A name in which an auxiliary head is called as a graph calls its branch."""
+    place, _, rest = name.partition(".")
+    branch, dot, within = rest.partition(".")
+    return f"{place}.{lawful(branch)}{dot}{within}" if place == "aux_heads" and branch else name
 
 
 def names_of(graph: Graph, key: str) -> tuple[str, ...]:

@@ -81,6 +81,14 @@ def _reshape(arguments: Arguments, _: Ledger) -> Arguments:
     return arguments.without("temporal_inputs")
 
 
+def _permute(arguments: Arguments, _: Ledger) -> Arguments:
+    """torch counts axes from the end too; here each is written as it counts from the front."""
+    order = arguments.get("new_order")
+    if not isinstance(order, list | tuple) or not all(type(axis) is int for axis in order):
+        return arguments
+    return arguments.with_(new_order=[axis + len(order) if -len(order) <= axis < 0 else axis for axis in order])
+
+
 def _pyramid(arguments: Arguments, ledger: Ledger) -> Arguments:
     if arguments.get("output_ordered_dict", True):
         ledger.note(
@@ -90,4 +98,9 @@ def _pyramid(arguments: Arguments, ledger: Ledger) -> Arguments:
     return arguments.without("output_ordered_dict")
 
 
-_PREPARED = {"AggregateTokens": _aggregate, "ReshapeTokensToImage": _reshape, "FeaturePyramidNetworkNeck": _pyramid}
+_PREPARED = {
+    "AggregateTokens": _aggregate,
+    "PermuteDims": _permute,
+    "ReshapeTokensToImage": _reshape,
+    "FeaturePyramidNetworkNeck": _pyramid,
+}

@@ -37,10 +37,18 @@ class Reading:
         """Whether keys are joined by dots, which TerraTorch's reader takes apart; each is put down as a problem."""
         keys = [key for key, _ in mapping.pairs if "." in named(key)]
         for key in keys:
-            first, _, rest = named(key).partition(".")
             message = "keys that are joined by dots are not taken apart."
-            self.refuse("key", message, joined(path, named(key)), key, f"{first}: {{{rest}: …}}")
+            self.refuse("key", message, joined(path, named(key)), key, _apart(named(key), path))
         return bool(keys)
+
+
+def _apart(key: str, path: str) -> str:
+    """A key that is joined by dots, as mappings. TerraTorch's reader overlooks that `init_args` is left out."""
+    names = key.split(".")
+    above = [*path.split("."), *names] if path else names
+    if above[0] == "model" and above[1] not in ("class_path", "init_args"):
+        names.insert(len(names) - len(above) + 1, "init_args")
+    return ": {".join(names) + ": …" + "}" * (len(names) - 1)
 
 
 def key_in(mapping: Mapping, name: str, otherwise: Tree) -> Tree:

@@ -34,7 +34,7 @@ class Config:
 
 def config_of(text: str, file: str | None) -> Config:
     """Read a config. Raises SpecError where there is no tree of keys and values in it."""
-    tree, problems = document(text, file)
+    tree, problems = document(text, file, merging=True)
     reading = Reading(Findings(file), Places(file))
     call = _config(tree, reading)
     return Config(call, reading.places, (*problems, *reading.findings.problems), tuple(reading.notes))

@@ -11,13 +11,15 @@ from typing import Any
 
 from attrs import field, frozen
 
+from composer.feature import Features
 from composer.graph import Graph, chain
-from composer.parts import EmbeddingHead, Neck, Part
+from composer.parts import EmbeddingHead, Neck, Part, Probed
 from composer.problem import Problem, SpecError, nearest
 from composer.terratorch.arguments import Arguments, Ledger, routed
-from composer.terratorch.auxiliary import auxiliary_heads
+from composer.terratorch.auxiliary import auxiliary_heads, lawful
 from composer.terratorch.backbones import Backbone, Describe, named_backbone
 from composer.terratorch.branches import Branches, LiveDecoder
+from composer.terratorch.frames import check_permutation
 from composer.terratorch.heads import EMBEDDING, HEADS, PIXEL_WISE
 from composer.terratorch.necks import necks_of
 
@@ -45,6 +47,8 @@ class Translation:
 
     graph: Graph
     notes: tuple[Problem, ...] = field(converter=tuple[Problem, ...])
+    branches: Mapping[str, str] = field(factory=dict)
+    """What the call calls the branches that a graph cannot call so: `{"fcn_aux_1": "fcn-aux_1"}`."""
 
 
 LiveBackbone = Callable[[Any, Arguments, Ledger], Backbone | None]
@@ -69,18 +73,21 @@ def translate(call: Mapping[str, Any], describe: Describe, modules: Modules = Mo
     task = _task(given.get("task"), ledger)
     arguments, rest = routed("backbone_", given.get("backbone_kwargs"), rest)
     backbone = _backbone(given.get("backbone"), arguments, ledger, describe, modules)
+    if backbone is not None:
+        check_permutation(arguments, _features(backbone, describe), ledger)
     necks = necks_of(given.get("necks"), ledger)
-    trunk, aux, rest = _ends(task, given, rest, ledger, modules)
+    trunk, branches, rest = _ends(task, given, rest, ledger, modules)
     _all_used(rest, given, ledger)
     _of_use(task, given, ledger)
     ledger.close()
     assert backbone is not None
     try:
-        return Translation(_graph(task, given, backbone, necks, trunk, aux), ledger.notes)
+        graph = _graph(task, given, backbone, necks, trunk, {lawful(name): parts for name, parts in branches.items()})
     except ValueError as error:
         said = str(error).replace("crop", "image_size_out")
         ledger.refuse(said.split(" ")[0], f"{said}.")
         raise SpecError(ledger.problems) from None
+    return Translation(graph, ledger.notes, {lawful(name): name for name in branches if lawful(name) != name})
 
 
 def _all_used(rest: Mapping[str, Any], given: Mapping[str, Any], ledger: Ledger) -> None:
@@ -121,6 +128,13 @@ def _backbone(
     code = "missing" if given is None else "type"
     ledger.refuse("backbone", f"a backbone is the name of a network (got {given!r}).", "backbone: timm_resnet50", code)
     return None
+
+
+def _features(backbone: Backbone, describe: Describe) -> Features:
+    """What a backbone gives of a still."""
+    encoder = backbone.encoder
+    facts = describe(encoder, backbone.image.channels) if isinstance(encoder, Probed) else encoder
+    return getattr(facts, "features", ())
 
 
 Ends = tuple[list[Part], dict[str, tuple[Part, ...]], dict[str, Any]]

@@ -1,8 +1,8 @@
 """From text to a tree of values, each with its line and column. No torch here.
 
-The text is data and stays data: it is read from libyaml's events, one after the other, and neither tags nor merge
-keys mean anything. What makes readers of YAML slow or brings them down (depth, size, aliases that multiply) is
-bounded while the events pass by.
+The text is data and stays data: it is read from libyaml's events, one after the other, and tags mean nothing. Merge
+keys do where the caller says so. What makes readers of YAML slow or brings them down (depth, size, aliases that
+multiply) is bounded while the events pass by.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class _Open:
     pairs: list[tuple[Scalar, Tree]] = field(factory=list)
     key: Tree | None = None
     lines: dict[str, int] = field(factory=dict)
+    merged: tuple[Mapping, ...] = ()
     height: int = 1
 
 
@@ -50,6 +51,7 @@ class _Growing:
     """A tree while its events pass by. What can be passed over is put down in `problems`; the rest is raised."""
 
     file: str | None
+    merging: bool = False
     problems: list[Problem] = field(factory=list)
     stack: list[_Open] = field(factory=list)
     anchors: dict[str, tuple[Tree, int, int] | None] = field(factory=dict)
@@ -99,7 +101,7 @@ class _Growing:
 
     def _end(self) -> None:
         done = self.stack.pop()
-        tree = Mapping(tuple(done.pairs), *done.at) if done.is_mapping else Sequence(tuple(done.items), *done.at)
+        tree = Mapping(_merged(done), *done.at) if done.is_mapping else Sequence(tuple(done.items), *done.at)
         if done.anchor:
             self.anchors[done.anchor] = tree, self.nodes - done.nodes_before, done.height
         self._put(tree, done.height)
@@ -135,9 +137,8 @@ class _Growing:
         if not isinstance(key, Scalar) or not isinstance(key.value, str):
             self.incomplete = True
             self._complain("yaml", f"a key is a string (got {described(key)}).", at)
-        elif key.value == "<<" and not key.quoted:
-            self.incomplete = True
-            self._complain("yaml", "merge keys (<<) mean nothing here.", at, "write the keys out")
+        elif key.value == "<<" and not key.quoted and not parent.merged:
+            self._merge(parent, key, value)
         elif key.value in parent.lines:
             first = parent.lines[key.value]
             message = f"the key {key.value!r} is here for the second time; the first is on line {first}."
@@ -145,6 +146,17 @@ class _Growing:
         else:
             parent.lines[key.value] = key.line
             parent.pairs.append((key, value))
+
+    def _merge(self, parent: _Open, key: Scalar, value: Tree) -> None:
+        sources = value.entries if isinstance(value, Sequence) else (value,)
+        mappings = tuple(one for one in sources if isinstance(one, Mapping))
+        if self.merging and mappings and len(mappings) == len(sources):
+            parent.merged = mappings
+            return
+        self.incomplete = True
+        said = f"a merge key (<<) takes a mapping, or a list of them (got {described(value)})."
+        refused = said if self.merging else "merge keys (<<) mean nothing here."
+        self._complain("yaml", refused, (key.line, key.column), "write the keys out")
 
     def _count(self, nodes: int, at: At) -> None:
         self.nodes += nodes
@@ -169,14 +181,15 @@ class _Growing:
         raise SpecError(self.problems)
 
 
-def document(text: str, file: str | None = None) -> tuple[Tree, list[Problem]]:
+def document(text: str, file: str | None = None, *, merging: bool = False) -> tuple[Tree, list[Problem]]:
     """The tree of `text`, and the problems that can be passed over: a repeated key, a tag, a number that is too long.
 
-    Raises SpecError where there is no tree or something is left out of it: no YAML, an empty file, an exceeded limit,
-    a key that is no string, a merge key.
+    With `merging`, a mapping takes what it lacks from those of its merge key (`<<: *defaults`), the first ones before
+    the rest, as YAML 1.1 has it. Raises SpecError where there is no tree or something is left out of it: no YAML, an
+    empty file, an exceeded limit, a key that is no string, without `merging` a merge key.
     """
     refuse_characters(text, file)
-    growing = _Growing(file)
+    growing = _Growing(file, merging)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             growing.take(event)
@@ -191,6 +204,16 @@ def document(text: str, file: str | None = None) -> tuple[Tree, list[Problem]]:
     if growing.incomplete:
         raise SpecError(growing.problems)
     return growing.root, growing.problems
+
+
+def _merged(done: _Open) -> tuple[tuple[Scalar, Tree], ...]:
+    """The pairs of a mapping, behind those that it lacks and takes from others."""
+    taken: dict[str, tuple[Scalar, Tree]] = {}
+    for mapping in done.merged:
+        for key, value in mapping.pairs:
+            if str(key.value) not in done.lines:
+                taken.setdefault(str(key.value), (key, value))
+    return (*taken.values(), *done.pairs)
 
 
 def _after(mark: Any) -> At:
