@@ -1,0 +1,231 @@
+"""smp's encoders inside a model: levels, names and weights are smp's own, and what cannot be had is one clear error."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import safetensors.torch
+import torch
+
+import composer
+from composer import SmpEncoder, SpecError
+
+pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
+import segmentation_models_pytorch as smp
+from segmentation_models_pytorch.encoders import get_encoder
+
+NAME = "mobileone_s0"
+
+
+def built(encoder, channels=3, **options):
+    graph = composer.chain(encoder, composer.EmbeddingHead(), input=composer.Image(channels=channels))
+    return composer.build(graph, **options)
+
+
+def levels(encoder):
+    found = composer.describe(encoder, 3)
+    return [(f.channels, int(f.stride)) for f in found.features]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "expected"),
+    [
+        pytest.param(SmpEncoder("mit_b0"), [(32, 4), (64, 8), (160, 16), (256, 32)], id="no level 1"),
+        pytest.param(SmpEncoder("mit_b0", depth=3, first_level=True), [(3, 1), (32, 4), (64, 8)], id="the image, no 1"),
+        pytest.param(SmpEncoder("vgg11", depth=3, first_level=True), [(64, 1), (128, 2), (256, 4), (512, 8)], id="vgg"),
+        pytest.param(SmpEncoder("resnet18", depth=4, output_stride=8), [(64, 2), (64, 4), (128, 8), (256, 8)], id="8"),
+    ],
+)
+def test_the_levels_are_smps(encoder, expected):
+    assert levels(encoder) == expected
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mit_b0"])
+def test_an_encoder_and_a_decoder_are_smps_own_model(name):
+    """At equal weights, under smp's own names but for the place of the decoder."""
+    graph = composer.chain(SmpEncoder(name), composer.Smp("Unet"), composer.EmbeddingHead())
+    model = composer.build(graph).eval()
+    peer = smp.Unet(name, encoder_weights=None).eval()
+    model.encoder.load_state_dict(peer.encoder.state_dict())
+    model.decoder._smp_decoder.load_state_dict(peer.decoder.state_dict())
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(model(image).output[0], peer.decoder(peer.encoder(image)))
+
+
+def test_names_of_weights_are_smps_own():
+    assert list(built(SmpEncoder(NAME)).encoder.state_dict()) == list(get_encoder(NAME).state_dict())
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_the_mode_reaches_the_network_itself(mode):
+    encoder = built(SmpEncoder("efficientnet-b0")).train(mode).encoder
+    assert {module.training for module in (encoder, *encoder.network.modules())} == {mode}
+
+
+@pytest.fixture(scope="module")
+def published():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return get_encoder(NAME).state_dict()
+
+
+def write_pth(state, folder):
+    torch.save(state, folder / "weights.pth")
+    return str(folder / "weights.pth")
+
+
+def write_safetensors(state, folder):
+    safetensors.torch.save_file(state, folder / "weights.safetensors")
+    return str(folder / "weights.safetensors")
+
+
+def unlike(state, other):
+    return [name for name, x in state.items() if x.shape != other[name].shape or not torch.equal(x, other[name])]
+
+
+@pytest.mark.parametrize(
+    "written", [pytest.param(write_pth, id="pth"), pytest.param(write_safetensors, id="safetensors")]
+)
+def test_weights_of_a_file_are_loaded_bit_by_bit(published, written, tmp_path):
+    state = built(SmpEncoder(NAME, pretrained=written(published, tmp_path))).encoder.state_dict()
+    assert len(state) > 50
+    assert unlike(state, published) == []
+
+
+def test_weights_of_three_channels_are_adapted_as_smp_adapts_them(published, tmp_path):
+    state = built(SmpEncoder(NAME, pretrained=write_pth(published, tmp_path)), channels=5).encoder.state_dict()
+    own = get_encoder(NAME)
+    own.load_state_dict(dict(published))
+    own.set_in_channels(5, pretrained=True)
+    assert state["stage0.rbr_scale.conv.weight"].shape[1] == 5
+    assert unlike(state, own.state_dict()) == []
+
+
+def test_weights_of_as_many_channels_are_taken_as_they_are(tmp_path):
+    own = get_encoder(NAME, in_channels=5).state_dict()
+    state = built(SmpEncoder(NAME, pretrained=write_pth(own, tmp_path)), channels=5).encoder.state_dict()
+    assert unlike(state, own) == []
+
+
+def test_weights_are_not_loaded_where_the_caller_forbids_it(tmp_path):
+    assert built(SmpEncoder(NAME, pretrained=str(tmp_path / "nothing")), pretrained=False).encoder.network is not None
+
+
+class Calls:
+    """Unpickled, this would write a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (self.target, "w")
+
+
+def refused(encoder):
+    with pytest.raises(SpecError) as raised:
+        built(encoder)
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.place.path) == ("weights", "encoder.pretrained")
+    return problem
+
+
+SPOILED = {
+    "a layer missing": lambda state, folder: write_pth({k: x for k, x in state.items() if "stage2" not in k}, folder),
+    "another encoder": lambda state, folder: write_pth(get_encoder("mobilenet_v2").state_dict(), folder),
+    "no tensors": lambda state, folder: write_pth({"weights": dict(state)}, folder),
+    "code": lambda state, folder: write_pth({"weight": Calls(str(folder / "written"))}, folder),
+    "no file": lambda state, folder: str(folder / "missing.pth"),
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILED.values(), ids=SPOILED)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # what torch says of a pickle is for its caller, not for ours
+def test_a_file_that_does_not_fit_is_one_problem(spoiled, published, tmp_path):
+    file = spoiled(published, tmp_path)
+    problem = refused(SmpEncoder(NAME, pretrained=file))
+    assert problem.message.startswith(f"smp/{NAME} cannot load the weights {file} (got ")
+    assert problem.repair == "give the path of a weights file that fits this encoder, or one of imagenet"
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No address can be looked up, and nothing has been downloaded before."""
+
+    def unreachable(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "named"),
+    [
+        pytest.param(True, "that smp publishes for it", id="default"),
+        pytest.param("imagenet", "imagenet", id="set"),
+    ],
+)
+def test_without_a_connection_there_is_one_problem(offline, pretrained, named):
+    problem = refused(SmpEncoder(NAME, pretrained=pretrained))
+    assert problem.message.startswith(f"smp/{NAME} cannot load the weights {named} (got ")
+    assert problem.repair == "check the connection, give the path of a weights file, or set pretrained: false"
+    assert offline == []
+
+
+def test_a_set_that_is_not_published_is_one_problem():
+    problem = refused(SmpEncoder("resnet18", pretrained="imagnet"))
+    assert problem.message == (
+        "smp/resnet18 cannot load the weights imagnet (got FileNotFoundError: "
+        "there is no such file, and no set of weights of this name)."
+    )
+    assert problem.repair == ("give the path of a weights file that fits this encoder, or one of imagenet, ssl, swsl")
+
+
+def test_an_encoder_that_pools_cannot_be_dilated():
+    with pytest.raises(SpecError) as raised:
+        composer.infer(composer.chain(SmpEncoder("xception", output_stride=16), composer.EmbeddingHead()))
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.place.path) == ("argument", "encoder.output_stride")
+    assert problem.message == (
+        "smp/xception cannot be dilated (got smp says Xception encoder does not support dilated mode "
+        "due to pooling operation for downsampling!)."
+    )
+    assert problem.repair == "leave output_stride out"
+
+
+def test_an_encoder_takes_an_image():
+    nodes = [
+        composer.Node("one", SmpEncoder("mobilenet_v2"), "image"),
+        composer.Node("two", SmpEncoder("resnet18"), "one"),
+        composer.Node("out", composer.EmbeddingHead(), "two"),
+    ]
+    with pytest.raises(SpecError) as raised:
+        composer.infer(composer.Graph(inputs={"image": composer.Image()}, nodes=nodes, outputs=["out"]))
+    assert raised.value.problems[0].message == (
+        'smp/resnet18 takes one image "b c h w", or one with frames "b c t h w"; one gives 5 × map "b c h w" '
+        "(16, 24, 32, 96, 1280 channels, stride 2, 4, 8, 16, 32)."
+    )
+    assert raised.value.problems[0].repair == "feed it an input of the graph"
+
+
+FIELDS = {
+    "depth must be a whole number from 3 to 5 (got 2)": {"depth": 2},
+    "output_stride must be 8, 16 or 32 (got 4)": {"output_stride": 4},
+    "first_level must be true or false (got 1)": {"first_level": 1},
+    "pretrained must be true, false, the name of a set of weights or the path of a file (got '')": {"pretrained": ""},
+    "smp/tu-resnet18 is a network of timm: write timm/resnet18": {"name": "tu-resnet18"},
+    "smp has no encoder 'resnt18': did you mean resnet18 or resnet152 or resnet101?": {"name": "resnt18"},
+}
+
+
+@pytest.mark.parametrize(("message", "fields"), FIELDS.items(), ids=[next(iter(fields)) for fields in FIELDS.values()])
+def test_a_field_that_cannot_be_is_refused(message, fields):
+    with pytest.raises(ValueError) as raised:  # noqa: PT011, the message is compared whole
+        SmpEncoder(**{"name": "resnet18", **fields})
+    assert str(raised.value) == message
