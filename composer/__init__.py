@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from composer.parts import SmpEncoder as SmpEncoder
     from composer.parts import TemporalPooling as TemporalPooling
     from composer.parts import Timm as Timm
+    from composer.parts import Transformers as Transformers
     from composer.parts import UNetDecoder as UNetDecoder
     from composer.parts import UperNetDecoder as UperNetDecoder
     from composer.problem import Place as Place
@@ -89,8 +90,8 @@ _NAMES_OF = {
     "ClassificationHead ConcatFeatures Custom Decoder EmbeddingHead Encoder Facts FCNDecoder "
     "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
     "LinearDecoder MaxpoolToPyramidal MLPDecoder Mmseg Neck Part PermuteDims Probed RegressionHead "
-    "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm UNetDecoder "
-    "UperNetDecoder",
+    "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm "
+    "Transformers UNetDecoder UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",
     "text": "digest read reads write",

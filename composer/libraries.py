@@ -74,6 +74,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             "'onedl-mmsegmentation>=1.4.2,<2' 'mmcv-lite>=2.1,<2.2' 'mmengine>=0.10.7,<1'",
             ("onedl-mmsegmentation", "mmcv-lite", "mmengine"),
         ),
+        "transformers": Library("transformers", "'transformers>=5.23'", ("transformers",)),
     }
 )
 """The libraries that have an adapter, by the source that a spec writes."""

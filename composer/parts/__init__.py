@@ -45,6 +45,7 @@ from composer.parts.smp import Smp as Smp
 from composer.parts.smp_encoders import SmpEncoder as SmpEncoder
 from composer.parts.temporal import TemporalPooling as TemporalPooling
 from composer.parts.tokens import AggregateTokens as AggregateTokens
+from composer.parts.transformers import Transformers as Transformers
 
 NECKS: tuple[type[Neck], ...] = (
     SelectIndices,
@@ -72,7 +73,7 @@ DECODERS: tuple[type[Decoder], ...] = (
 )
 HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
 
-FOREIGN: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder, Mmseg)
+FOREIGN: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder, Mmseg, Transformers)
 
 
 def named(part: type[Part]) -> tuple[str, ...]:

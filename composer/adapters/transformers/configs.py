@@ -1,0 +1,94 @@
+"""The config of a backbone: the defaults of an architecture, or that of a checkpoint, with what a part changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+from composer.adapters.huggingface import check_reachable
+from composer.adapters.transformers.refusals import (
+    foreign_config,
+    no_config,
+    no_stage,
+    of_timm,
+    out_of_order,
+    unknown,
+    unknown_option,
+)
+from composer.contracts.rules import Refused
+from composer.parts import Transformers
+
+ARCHITECTURES: tuple[str, ...] = tuple(MODEL_FOR_BACKBONE_MAPPING_NAMES)
+"""The model types that AutoBackbone makes networks of."""
+
+
+def config_of(part: Transformers, channels: int) -> Any:
+    """The config of a part that is fed `channels` channels. Raises Refused where there is none such."""
+    given = _given(part)
+    kind = given.pop("model_type", None)
+    if kind == "timm_backbone":
+        raise Refused(of_timm(given.get("backbone")))
+    if kind not in ARCHITECTURES:
+        raise Refused(foreign_config(kind))
+    known = CONFIG_MAPPING[kind]()
+    for name, _ in part.options:
+        if not hasattr(known, name):
+            raise Refused(unknown_option(name, [one for one in known.to_dict() if not one.startswith("_")]))
+    asked = {name: _listed(value) for name, value in part.options}
+    if hasattr(known, "num_channels"):
+        asked["num_channels"] = channels
+    config = CONFIG_MAPPING[kind](**{**_as_file(known), **given, **asked})
+    if part.out_indices is not None:
+        config.out_indices = _stages(part.out_indices, len(config.stage_names))
+    return config
+
+
+def source_of(part: Transformers) -> tuple[str, str | None]:
+    """Where the checkpoint of a part is, folder or repository, and in which revision."""
+    if part.folder is not None:
+        return str(part.folder), None
+    name, _, revision = part.name.partition("@")
+    return name, revision or None
+
+
+def _given(part: Transformers) -> dict[str, Any]:
+    """What the config says that a part names: all of a checkpoint's, the model type alone of an architecture's."""
+    if part.folder is None and "/" not in part.name:
+        if part.name not in ARCHITECTURES:
+            raise Refused(unknown(part.name, ARCHITECTURES))
+        return {"model_type": part.name}
+    name, revision = source_of(part)
+    try:
+        if part.folder is not None:
+            found = json.loads((part.folder / "config.json").read_text(encoding="utf-8"))
+        else:
+            check_reachable(part.name, "config.json")
+            found, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    except Exception as error:
+        raise Refused(no_config(part, error)) from error
+    # What picks the code to be run is not asked.
+    return {key: value for key, value in dict(found).items() if key not in ("auto_map", "architectures")}
+
+
+def _as_file(config: Any) -> dict[str, Any]:
+    """The fields of a config as a file has them: some networks take the lists of a file, and fail on its own tuples."""
+    fields: dict[str, Any] = config.to_dict()
+    del fields["model_type"]
+    return {name: _listed(value) for name, value in fields.items()}
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _stages(indices: tuple[int, ...], count: int) -> list[int]:
+    for position, index in enumerate(indices):
+        if not -count <= index < count:
+            raise Refused(no_stage(position, index, count))
+    positive = [index % count for index in indices]
+    if positive != sorted(set(positive)):
+        raise Refused(out_of_order(indices, sorted(set(positive))))
+    return positive

@@ -1,0 +1,66 @@
+"""The backbones of transformers as modules, with random weights or those of a checkpoint. B batch, C channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import MODEL_FOR_BACKBONE_MAPPING
+
+from composer.adapters.huggingface import PUBLISHED, check_reachable
+from composer.adapters.transformers.configs import config_of, source_of
+from composer.adapters.transformers.refusals import no_weights
+from composer.contracts.rules import Refused
+from composer.feature import Features
+from composer.modules.dispatch import module
+from composer.modules.own_names import OwnNames
+from composer.parts import Facts, Transformers
+from composer.quiet import contained
+
+ADDED = "hidden_states_norms."
+"""The norms behind each stage, which a classifier has not: its checkpoints lack them, and they begin as they are."""
+
+
+class TransformersBackbone(OwnNames):
+    """A backbone of transformers. Its weights have transformers' own names."""
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Each stage that was asked for, as a map `(b, c, h, w)` or as tokens `(b, prefix + h * w, c)`."""
+        return tuple(self.network(image_BCHW).feature_maps)
+
+
+def created(config: Any) -> Any:
+    """The network of a config, with random weights. Raises what transformers raises where it cannot be made."""
+    with contained():
+        return MODEL_FOR_BACKBONE_MAPPING[type(config)]._from_config(config)
+
+
+@module.register(Transformers)
+def _(part: Transformers, image: Features, *, facts: Facts, pretrained: bool = True) -> nn.Module:  # noqa: ARG001
+    """The network with random weights, or with a checkpoint's where the part asks and `pretrained` allows."""
+    config = config_of(part, image[0].channels)
+    if not (pretrained and part.pretrained):
+        return TransformersBackbone(created(config))
+    try:
+        return TransformersBackbone(_with_weights(part, config).train())
+    except Exception as error:
+        raise Refused(no_weights(part, error)) from error
+
+
+def _with_weights(part: Transformers, config: Any) -> Any:
+    """The network with its weights. Raises where they cannot be had, or are not those of the whole network."""
+    name, revision = source_of(part)
+    if part.folder is None:
+        if "/" not in name:
+            raise FileNotFoundError("an architecture has no weights")
+        check_reachable(part.name)
+    elif not any(part.folder.glob(f"{stem}*") for stem in PUBLISHED):
+        raise FileNotFoundError(f"there is neither {' nor '.join(PUBLISHED)} in {part.folder}")
+    with contained():
+        network, told = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
+            name, config=config, revision=revision or "main", output_loading_info=True
+        )
+    missing = sorted(key for key in told["missing_keys"] if not key.startswith(ADDED))
+    if missing:
+        raise ValueError(f"the checkpoint lacks {len(missing)} weights, the first {missing[0]}")
+    return network
