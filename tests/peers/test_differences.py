@@ -100,7 +100,12 @@ def told(**call):
 
 
 def lines_of(warned):
-    return "\n".join(str(warning.message) for warning in warned if warning.category is TerraTorchWarning)
+    """The warnings, but for that of images which are padded."""
+    said = [str(warning.message) for warning in warned if warning.category is TerraTorchWarning]
+    return "\n".join(line for line in said if PADDED not in line)
+
+
+PADDED = "TerraTorch feeds them as they are, and gives other numbers or fails."
 
 
 def refused(**call):
@@ -279,6 +284,14 @@ class TestIgnored:
         assert theirs.decoder(maps).equal(theirs.decoder(blank))
         assert ours.decoder(maps)[0].equal(ours.decoder(blank)[0])
         assert not looking(maps)[0].equal(looking(blank)[0])
+
+    def test_arguments_beside_a_decoder_that_is_a_module(self):
+        decoder = Predicting()
+        decoder.includes_head = False
+        call = {"task": "segmentation", "num_classes": 2, "backbone": Pyramid(), "decoder": decoder, "decoder_width": 8}
+
+        assert theirs_of(**call).decoder is decoder
+        assert told(**call) == "decoder_width: TerraTorch ignores width: the decoder is made already."
 
     def test_frames_without_use_temporal(self):
         call = {**CLASSES, "backbone": Pyramid(), "backbone_temporal_pooling": "concat"}
@@ -466,8 +479,8 @@ class TestSizes:
 
         assert run(theirs_of(backbone=Tokens(), **call), image(64, 64)).shape == (2, 2, 3, 3)
         assert refused(backbone=Tokens(), **call) == (
-            "error[crop] crop: crop keeps the centre of output at the image's size, and no output is at it.\n"
-            "  repair: rescale: true"
+            "error[crop] image_size_out: image_size_out keeps the centre of output at the image's size, and no output "
+            "is at it.\n  repair: rescale: true"
         )
 
     def test_image_size_is_not_handed_to_the_backbone(self, both):
@@ -493,7 +506,69 @@ class TestSizes:
 # --- frames
 
 
+WHOLE = {
+    "FCNDecoder": {"decoder": "FCNDecoder", "decoder_channels": 4},
+    "LinearDecoder": {"decoder": "LinearDecoder", "decoder_upsampling_size": 32, "decoder_num_classes": 2},
+    "scale_modules": {
+        "necks": [{"name": "SelectIndices", "indices": [1, 2, 3, 4]}],
+        "decoder": "UperNetDecoder",
+        "decoder_channels": 8,
+        "decoder_scale_modules": True,
+    },
+    "InterpolateToPyramidal": {
+        "necks": [{"name": "SelectIndices", "indices": [1, 2, 3, 4]}, {"name": "InterpolateToPyramidal"}],
+        **LAST,
+    },
+    "LearnedInterpolateToPyramidal": {
+        "necks": [{"name": "SelectIndices", "indices": [1, 2, 3, 4]}, {"name": "LearnedInterpolateToPyramidal"}],
+        "decoder": "UperNetDecoder",
+        "decoder_channels": 8,
+    },
+    "smp_Segformer": {"decoder": "smp_Segformer"},
+    "learned_upscale_layers": {"task": "regression", "num_classes": None, "head_learned_upscale_layers": 1, **LAST},
+    "DenseNet": {"backbone": "densenet121", "decoder": "UperNetDecoder", "decoder_channels": 8},
+    "PoolFormer": {"backbone": "poolformer_s12", **LAST},
+}
+"""Parts of calls to which maps of whole cells go, which odd sizes do not give."""
+
+
+class TestWholeCells:
+    @pytest.mark.parametrize("call", WHOLE.values(), ids=WHOLE)
+    def test_images_of_odd_sizes_are_padded_and_told_of(self, both, call):
+        call = {**CLASSES, "backbone": "timm_resnet18", **call}
+        with pytest.warns(TerraTorchWarning, match=PADDED):
+            theirs, ours = both(**call)
+        even, odd = image(64, 64, channels=3), image(70, 55, channels=3)
+
+        torch.testing.assert_close(run(ours, even), run(theirs, even))
+        assert run(ours, odd).shape == run(theirs, odd).shape
+        assert not torch.allclose(run(ours, odd), run(theirs, odd), rtol=1e-3, atol=1e-4)
+
+
 class TestFrames:
+    @pytest.mark.parametrize(("order", "same"), [([0, 2, 3, 1], False), ([0, 1, 3, 2], True)], ids=["rows", "channels"])
+    def test_frames_lie_side_by_side_along_the_channels(self, both, order, same):
+        permuted = {"backbone_temporal_pooling": "concat", "backbone_temporal_features_permute_op": order}
+        call = {**NUMBERS, **FRAMES, **permuted}
+        x = image(64, 64, frames=3)
+        if same:
+            theirs, ours = both(Pyramid, **call)
+            torch.testing.assert_close(run(ours, x), run(theirs, x))
+            return
+        assert theirs_of(backbone=Pyramid(), **call).encoder(x)[-1].shape == (2, 12, 12, 4)
+        assert refused(backbone=Pyramid(), **call) == (
+            "error[value] backbone_temporal_features_permute_op: the frames would lie side by side along axis 2 of "
+            "each map, and its channels are axis 1.\n  repair: backbone_temporal_features_permute_op: null"
+        )
+
+    def test_axes_of_frames_that_are_pooled_say_nothing(self, both):
+        call = {**NUMBERS, **FRAMES, "backbone_temporal_features_permute_op": [0, 3, 1, 2]}
+        with pytest.warns(TerraTorchWarning, match="undoes temporal_features_permute_op once frames are pooled"):
+            theirs, ours = both(Pyramid, **call)
+        x = image(64, 64, frames=3)
+
+        torch.testing.assert_close(run(ours, x), run(theirs, x))
+
     def test_subsets_are_put_one_after_the_other(self, both):
         call = {"backbone_temporal_pooling": "concat", "backbone_temporal_subset_lengths": [2, 1], **FRAMES, **CLASSES}
         theirs = theirs_of(backbone=Pyramid(), **call)
@@ -587,6 +662,23 @@ class TestPromises:
         with pytest.raises(AttributeError, match="'dict' object has no attribute 'decoder_args'"):
             theirs_of(**call)
         assert list(ours_of(**call).aux) == ["early"]
+
+    def test_an_auxiliary_head_may_have_any_name_without_a_dot(self, both):
+        aux = [AuxiliaryHead("fcn-aux_1", "IdentityDecoder", {})]
+        theirs, ours = both(Pyramid, aux_decoders=aux, **CLASSES)
+        x = image(64, 64)
+
+        assert list(theirs(x).auxiliary_heads) == list(ours(x).auxiliary_heads) == ["fcn-aux_1"]
+        torch.testing.assert_close(*(model(x).auxiliary_heads["fcn-aux_1"] for model in (ours, theirs)))
+
+    def test_axes_may_be_counted_from_the_end(self, both):
+        necks = [
+            {"name": "PermuteDims", "new_order": [0, -1, 1, 2]},
+            {"name": "PermuteDims", "new_order": [0, 2, -1, 1]},
+        ]
+        theirs, ours = both(Pyramid, necks=necks, **CLASSES)
+
+        torch.testing.assert_close(run(ours, image(64, 64)), run(theirs, image(64, 64)))
 
     def test_a_backbone_may_give_a_tuple(self, both):
         class Frozen(Pyramid):
@@ -784,7 +876,7 @@ class TestByChoice:
                 {"decoder": "UperNetDecoder", "decoder_channels": 8},
                 "error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] "
                 'gives 4 × map "b c h w" (12, 10, 8, 6 channels, stride 16, 8, 4, 2, rounding ceil).\n'
-                "  repair: necks: [SelectIndices: {indices: [3, 2, 1, 0]}]",
+                "  repair: necks: [{name: SelectIndices, indices: [3, 2, 1, 0]}]",
                 id="upside-down",
             ),
             pytest.param(
@@ -792,14 +884,15 @@ class TestByChoice:
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8, 8]},
                 "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
                 'gives 3 × map "b c h w" (12 channels, stride 16, rounding ceil).\n'
-                "  repair: necks: [InterpolateToPyramidal]",
+                "  repair: necks: [{name: InterpolateToPyramidal}]",
                 id="equal",
             ),
             pytest.param(
                 [0, 2],
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8]},
                 "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
-                'gives 2 × map "b c h w" (6, 10 channels, stride 2, 8, rounding ceil).',
+                'gives 2 × map "b c h w" (6, 10 channels, stride 2, 8, rounding ceil).\n'
+                "  repair: necks: [{name: SelectIndices, indices: [0]}, {name: AddBottleneckLayer}]",
                 id="not-doubling",
             ),
         ],
