@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from composer.feature import Features
 from composer.graph import Graph, chain
-from composer.parts import EmbeddingHead, Neck, Part, Probed
+from composer.parts import EmbeddingHead, Neck, Part, Probed, SelectIndices
 from composer.problem import Problem, SpecError, nearest
 from composer.terratorch.arguments import Arguments, Ledger, routed
 from composer.terratorch.auxiliary import auxiliary_heads, lawful
@@ -75,7 +75,7 @@ def translate(call: Mapping[str, Any], describe: Describe, modules: Modules = Mo
     backbone = _backbone(given.get("backbone"), arguments, ledger, describe, modules)
     if backbone is not None:
         check_permutation(arguments, _features(backbone, describe), ledger)
-    necks = necks_of(given.get("necks"), ledger)
+    necks = necks_of(given.get("necks"), ledger) or _hooked(task, backbone, ledger)
     trunk, branches, rest = _ends(task, given, rest, ledger, modules)
     _all_used(rest, given, ledger)
     _of_use(task, given, ledger)
@@ -128,6 +128,16 @@ def _backbone(
     code = "missing" if given is None else "type"
     ledger.refuse("backbone", f"a backbone is the name of a network (got {given!r}).", "backbone: timm_resnet50", code)
     return None
+
+
+def _hooked(task: str, backbone: Backbone | None, ledger: Ledger) -> list[Neck]:
+    """The necks for the hook of a backbone, which TerraTorch calls where no neck is given, but for embeddings."""
+    if backbone is None or task == EMBEDDING:
+        return []
+    if any(isinstance(neck, SelectIndices) for neck in backbone.fallback):
+        message = "the backbone's own hook hands on its last feature alone, and TerraTorch builds a decoder for all."
+        ledger.note("backbone", message, "necks: [{name: ReshapeTokensToImage}] hands on all of them")
+    return list(backbone.fallback)
 
 
 def _features(backbone: Backbone, describe: Describe) -> Features:
@@ -185,8 +195,6 @@ def _graph(
     aux: Mapping[str, tuple[Part, ...]],
 ) -> Graph:
     pixel_wise = task in PIXEL_WISE
-    # TerraTorch calls the hook of a backbone where no neck is given, but for embeddings.
-    necks = necks or list(() if task == EMBEDDING else backbone.fallback)
     return chain(
         backbone.encoder,
         *backbone.pooling,
