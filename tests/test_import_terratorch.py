@@ -117,6 +117,10 @@ class TestForms:
         aux = f"aux_heads: [{{name: c, decoder: FCNDecoder, decoder_args: {named}}}]"
         assert f"FCNDecoder: {{channels: {widths}, num_convs: 2}}" in spec(defaults + model(*FCN, beside=[aux]))
 
+    def test_what_a_mapping_has_itself_is_not_taken_from_another(self):
+        text = model(*FCN).replace("    model_factory", "    <<: {model_factory: SMPModelFactory}\n    model_factory")
+        assert spec(text) == spec(model(*FCN))
+
     @pytest.mark.parametrize(
         "head",
         [
