@@ -13,6 +13,7 @@ from composer.adapters.transformers.refusals import (
     foreign_config,
     no_config,
     no_stage,
+    not_made,
     of_timm,
     out_of_order,
     unknown,
@@ -40,7 +41,10 @@ def config_of(part: Transformers, channels: int) -> Any:
     asked = {name: _listed(value) for name, value in part.options}
     if hasattr(known, "num_channels"):
         asked["num_channels"] = channels
-    config = CONFIG_MAPPING[kind](**{**_as_file(known), **given, **asked})
+    try:
+        config = CONFIG_MAPPING[kind](**{**_lists_of(known), **given, **asked})
+    except Exception as error:  # whatever a config raises for values that it does not take
+        raise Refused(not_made(part, error)) from error
     if part.out_indices is not None:
         config.out_indices = _stages(part.out_indices, len(config.stage_names))
     return config
@@ -73,11 +77,10 @@ def _given(part: Transformers) -> dict[str, Any]:
     return {key: value for key, value in dict(found).items() if key not in ("auto_map", "architectures")}
 
 
-def _as_file(config: Any) -> dict[str, Any]:
-    """The fields of a config as a file has them: some networks take the lists of a file, and fail on its own tuples."""
-    fields: dict[str, Any] = config.to_dict()
-    del fields["model_type"]
-    return {name: _listed(value) for name, value in fields.items()}
+def _lists_of(config: Any) -> dict[str, list[Any]]:
+    """The tuples of a config as the lists that a file has: some networks take those, and fail on their own defaults."""
+    fields = {name: getattr(config, name, None) for name in config.to_dict()}
+    return {name: _listed(value) for name, value in fields.items() if isinstance(value, tuple)}
 
 
 def _listed(value: Any) -> Any:

@@ -54,7 +54,7 @@ def _with_weights(part: Transformers, config: Any) -> Any:
         if "/" not in name:
             raise FileNotFoundError("an architecture has no weights")
         check_reachable(part.name)
-    elif not any(part.folder.glob(f"{stem}*") for stem in PUBLISHED):
+    elif not any(file for stem in PUBLISHED for file in part.folder.glob(f"{stem}*")):
         raise FileNotFoundError(f"there is neither {' nor '.join(PUBLISHED)} in {part.folder}")
     with contained():
         network, told = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(

@@ -1,0 +1,177 @@
+"""Checkpoints and configs of transformers: weights by their own names, and what is said where they cannot be had."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+import torch
+from transformers import ResNetBackbone, ResNetConfig, ResNetForImageClassification, __version__
+
+import composer
+from composer import SpecError, Transformers
+
+SMALL = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+
+
+def built(part, channels=3, **options):
+    graph = composer.chain(part, composer.EmbeddingHead(), input=composer.Image(channels=channels))
+    return composer.build(graph, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint of a classifier, as they are published."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        ResNetForImageClassification(ResNetConfig(**SMALL)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewritten(folder, **fields):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def test_a_checkpoint_is_what_transformers_makes_of_it(folder):
+    model = built(Transformers(f"{folder}", out_indices=[1, 4], pretrained=True)).eval()
+    peer = ResNetBackbone.from_pretrained(folder, out_indices=[1, 4]).eval()
+    image = torch.rand(1, 3, 64, 96)
+
+    assert list(model.encoder.state_dict()) == list(peer.state_dict())
+    with torch.no_grad():
+        pairs = list(zip(model(image).output, peer(image).feature_maps, strict=True))
+    assert [torch.equal(one, other) for one, other in pairs] == [True, True]
+
+
+def test_a_changed_config_is_found_out_anew(folder):
+    part = Transformers(f"{folder}")
+    first = composer.describe(part, 3)
+    rewritten(folder, hidden_sizes=[8, 16, 24, 48])
+    assert [facts.features[0].channels for facts in (first, composer.describe(part, 3))] == [32, 48]
+
+
+def test_weights_are_not_loaded_where_the_caller_forbids_it(folder):
+    (folder / "model.safetensors").unlink()
+    assert built(Transformers(f"{folder}", pretrained=True), pretrained=False).encoder.network is not None
+
+
+def test_code_of_a_checkpoint_is_not_run(folder):
+    (folder / "own.py").write_text(f"open({str(folder / 'written')!r}, 'w')\n")
+    rewritten(folder, auto_map={"AutoConfig": "own.Config", "AutoBackbone": "own.Net"})
+    built(Transformers(f"{folder}", pretrained=True))
+    assert not (folder / "written").exists()
+
+
+def refused(part, channels=3):
+    with pytest.raises(SpecError) as raised:
+        built(part, channels)
+    (problem,) = raised.value.problems
+    return problem
+
+
+def test_weights_that_are_not_there_are_one_problem(folder):
+    (folder / "model.safetensors").unlink()
+    problem = refused(Transformers(f"{folder}", pretrained=True))
+    assert problem.message == (
+        f"transformers/{folder} cannot load the weights of this checkpoint (got FileNotFoundError: there is neither "
+        f"model.safetensors nor pytorch_model.bin in {folder})."
+    )
+    assert problem.repair == (
+        "check the connection, give the path of a folder that holds the checkpoint, or set pretrained: false"
+    )
+    assert problem.place.path == "encoder.pretrained"
+
+
+def test_weights_of_other_layers_are_one_problem(folder):
+    rewritten(folder, depths=[2, 1, 1, 1])
+    problem = refused(Transformers(f"{folder}", pretrained=True))
+    assert problem.message.startswith(f"transformers/{folder} cannot load the weights of this checkpoint (got ")
+
+
+def test_weights_of_other_channels_are_one_problem(folder):
+    problem = refused(Transformers(f"{folder}", pretrained=True), channels=5)
+    assert (problem.code, problem.place.path) == ("weights", "encoder.pretrained")
+
+
+def test_an_architecture_has_no_weights():
+    problem = refused(Transformers("resnet", pretrained=True, options=SMALL))
+    assert problem.message == "transformers/resnet is an architecture, and has no weights (got pretrained: true)."
+    assert problem.repair == "name a checkpoint, transformers/OWNER/resnet-…, or set pretrained: false"
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No address can be looked up, and nothing has been downloaded before."""
+
+    def unreachable(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept
+
+
+def test_without_a_connection_there_is_one_problem(offline):
+    problem = refused(Transformers("microsoft/resnet-18"))
+    assert problem.message.startswith(
+        "transformers/microsoft/resnet-18 cannot read the config of this checkpoint (got "
+    )
+    assert problem.repair == (
+        "check the name and the connection, or give the path of a folder that holds the checkpoint"
+    )
+    assert offline == []
+
+
+NO_FILE = "FileNotFoundError: [Errno 2] No such file or directory: 'nowhere/config.json'"
+CASES = {
+    "no architecture": (
+        Transformers("resnt"),
+        "transformers/resnt is not an architecture that AutoBackbone makes (got transformers VERSION).",
+        "did you mean resnet?",
+    ),
+    "no folder": (
+        Transformers("./nowhere"),
+        f"transformers/./nowhere cannot read the config of this checkpoint (got {NO_FILE}).",
+        "give the path of a folder that holds a config.json",
+    ),
+    "no stage": (
+        Transformers("resnet", out_indices=[1, 5]),
+        "transformers/resnet has stages 0 to 4 (got stage 5).",
+        "use out_indices from -5 to 4",
+    ),
+    "another order": (
+        Transformers("resnet", out_indices=[3, 1]),
+        "transformers/resnet gives its stages in its own order, each once (got out_indices [3, 1]).",
+        "out_indices: [1, 3], and SelectIndices for another order",
+    ),
+    "no field": (
+        Transformers("resnet", options={"depth": [1, 1]}),
+        "transformers/resnet has no field 'depth' in its config (got transformers VERSION).",
+        "did you mean depths?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "message", "repair"), CASES.values(), ids=CASES)
+def test_what_cannot_be_is_refused(part, message, repair):
+    with pytest.raises(SpecError) as raised:
+        composer.infer(composer.chain(part, composer.EmbeddingHead()))
+    (problem,) = raised.value.problems
+    assert (problem.message, problem.repair) == (message.replace("VERSION", __version__), repair)
+
+
+def test_a_wrapper_of_timm_is_answered_with_the_network(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "timm_backbone", "backbone": "resnet18"}))
+    assert refused(Transformers(f"{folder}")).repair == "use timm/resnet18"
+
+
+def test_a_checkpoint_of_something_else_is_refused(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    problem = refused(Transformers(f"{folder}"))
+    assert problem.message == (
+        f"transformers/{folder} is no checkpoint of an architecture that AutoBackbone makes (got model_type 'bert')."
+    )
