@@ -121,9 +121,11 @@ def _picked(features: Features) -> Iterator[tuple[Neck, float]]:
         lost = 0.1 * (levels - fewer) / levels
         # Networks of one stride say more in levels far apart than in neighbours; those of a pyramid stand in a row.
         rows = [levels - fewer, 0] if flat else range(levels - fewer, -1, -1)
-        picks = {evenly(levels, fewer): lost if flat else lost + 0.05}
-        for place, first in enumerate(rows):
-            picks.setdefault(tuple(range(first, first + fewer)), lost + 0.02 * flat + 0.001 * place)
+        spread = {evenly(levels, fewer): lost if flat else lost + 0.05}
+        in_a_row = {
+            tuple(range(first, first + fewer)): lost + 0.02 * flat + 0.001 * place for place, first in enumerate(rows)
+        }
+        picks = in_a_row | spread if flat else spread | in_a_row
         for indices, cost in picks.items():
             yield SelectIndices(indices=indices), cost
 

@@ -242,6 +242,12 @@ def test_the_best_way_is_written_as_a_spec_writes_it():
     )
 
 
+def test_of_a_pyramid_the_coarsest_level_is_picked():
+    takes = lambda features: len(features) == 1  # noqa: E731
+
+    assert next(ways(tuple(pyramid(4, 8, 16, 32)), takes)).necks == (composer.SelectIndices(indices=[3]),)
+
+
 @pytest.mark.parametrize(
     ("levels", "fewer", "picked"),
     [(12, 4, (2, 5, 8, 11)), (24, 4, (5, 11, 17, 23)), (12, 1, (11,)), (5, 5, (0, 1, 2, 3, 4)), (5, 2, (1, 4))],
