@@ -49,7 +49,8 @@ _NORMED = ("channels", "project_channels", "c1_channels", "ema_channels", "num_c
 
 def divisible(name: str, told: Mapping[str, Any], chosen: Features) -> Refusal | None:
     """Refuse widths that do not fall into the groups of GN."""
-    if told.get("norm") != "GN":
+    # SETR alone makes no norm where it has no convolution.
+    if told.get("norm") != "GN" or (name == "SETRUPHead" and not told["num_convs"]):
         return None
     for field in _NORMED:
         width = told.get(field, GROUPS)
