@@ -306,6 +306,24 @@ SPECS = {
         {"necks": [{"name": "ReshapeTokensToImage", "remove_cls_token": False, "temporal_inputs": False}]},
         RESNET + "necks:\n  - ReshapeTokensToImage: {remove_cls_token: false}\n" + FCN + TWO,
     ),
+    "a head of mmseg": (
+        {"decoder": "mmseg_UPerHead", "decoder_channels": 64, "decoder_in_index": [0, 1, 2, 3]},
+        RESNET + "decoder: {mmseg/UPerHead: {num_classes: 2, channels: 64, in_index: [0, 1, 2, 3], norm: false}}\n",
+    ),
+    "a head of mmseg by its name alone, with configs": (
+        {
+            "decoder": "FCNHead",
+            "decoder_channels": 64,
+            "decoder_norm_cfg": {"type": "SyncBN", "requires_grad": True},
+            "decoder_act_cfg": {"type": "GELU"},
+            "decoder_loss_decode": {"type": "DiceLoss"},
+        },
+        RESNET + "decoder: {mmseg/FCNHead: {num_classes: 2, channels: 64, norm: BN, act: GELU}}\n",
+    ),
+    "a regression with a head of mmseg": (
+        {**NUMBERS, "decoder": "mmseg_STDCHead", "decoder_channels": 8, "decoder_num_classes": 1},
+        RESNET + "decoder: {mmseg/STDCHead: {num_classes: 1, channels: 8, norm: false, num_convs: 2}}\n",
+    ),
 }
 
 
@@ -412,11 +430,25 @@ REFUSED = {
           repair: did you mean smp_Unet or smp_MAnet or smp_UPerNet?
         """,
     ),
-    "a decoder of mmseg": (
+    "a head of mmseg without its width": (
         {"decoder": "mmseg_FCNHead"},
         """\
-        error[unknown] decoder: decoders of mmseg are not known here.
-          repair: decoder: UperNetDecoder, or another
+        error[missing] decoder: mmseg's FCNHead needs channels.
+          repair: decoder_channels: 512
+        """,
+    ),
+    "a head of mmseg that cannot be had": (
+        {"decoder": "mmseg_OCRHead", "decoder_channels": 64},
+        """\
+        error[unknown] decoder: mmseg's OCRHead cannot be had: it takes the prediction of another head beside the maps.
+          repair: decoder: mmseg_ISAHead
+        """,
+    ),
+    "a norm of mmseg in other groups": (
+        {"decoder": "FCNHead", "decoder_channels": 64, "decoder_norm_cfg": {"type": "GN", "num_groups": 8}},
+        """\
+        error[value] decoder_norm_cfg: a norm is BN, SyncBN, or GN in 32 groups (got {'type': 'GN', 'num_groups': 8}).
+          repair: decoder_norm_cfg: {type: BN}
         """,
     ),
     "no decoder of a model": (
@@ -898,5 +930,11 @@ NOTED = {
     "arguments of a decoder of one's own": (
         {"decoder": Scores(includes_head=False), "decoder_channels": 8, "head_dropout": 0.1},
         ["decoder_channels: TerraTorch ignores channels: the decoder is made already."],
+    ),
+    "a head of mmseg with several outputs": (
+        {"decoder": "mmseg_DAHead", "decoder_channels": 64, "decoder_pam_channels": 8},
+        [
+            "decoder: TerraTorch fails on DAHead, which gives several outputs; here it gives the first of them.",
+        ],
     ),
 }

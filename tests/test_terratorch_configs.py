@@ -91,6 +91,7 @@ OWN = {
     "sen1floods11_local_ckpt": "prithvi_eo_v2_300",
     "sen1floods11_tl": "prithvi_eo_v2_300_tl",
     "sen1floods11_vit": "prithvi_vit_100",
+    "sen1floods11_vit_mmseg": "prithvi_vit_100",
     "sen1floods11_vit_smp": "prithvi_vit_100",
     "terramind_base": "terramind_v1_base",
     "terramind_regression": "terramind_v1_base",
@@ -102,12 +103,14 @@ ARGS = "model.init_args.model_args"
 FACTORY = "error[unknown] model.init_args.model_factory: models of"
 REFUSED = {
     "agb_mmseg": [
-        f"6:7: error[unknown] {ARGS}.decoder: TerraTorch has no decoder 'UPerHead'.",
         f"7:7: error[unused] {ARGS}.pretrained: pretrained was passed but not used.",
         f"8:7: error[unknown] {ARGS}.backbone",
         f"12:7: error[unused] {ARGS}.in_channels: in_channels was passed but not used.",
         f"13:7: error[unused] {ARGS}.bands: bands was passed but not used.",
         f"20:7: error[unused] {ARGS}.num_frames: num_frames was passed but not used.",
+        f"21:7: error[unused] {ARGS}.head_dropout: UPerHead includes a head, so there is none for dropout.",
+        f"22:7: error[unused] {ARGS}.head_final_act",
+        f"23:7: error[unused] {ARGS}.head_learned_upscale_layers",
     ],
     "aspphead": [
         (
@@ -131,10 +134,6 @@ REFUSED = {
     "forestnet_timm": [f"5:20: {FACTORY} TimmModelFactory are not imported: it builds whole classifiers of timm."],
     "segmenter_decoder": [
         f"6:7: error[unknown] {ARGS}.decoder: TerraTorch has no decoder 'SegmenterDecoder'.",
-        f"8:7: error[unknown] {ARGS}.backbone",
-    ],
-    "sen1floods11_vit_mmseg": [
-        f"6:7: error[unknown] {ARGS}.decoder: TerraTorch has no decoder 'FCNHead'.",
         f"8:7: error[unknown] {ARGS}.backbone",
     ],
     "sen4map": [

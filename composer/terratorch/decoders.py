@@ -1,4 +1,4 @@
-"""TerraTorch's decoders in terms of composer's, looked up in its order: its own, then smp's. No torch here."""
+"""TerraTorch's decoders in terms of composer's, looked up in its order: its own, then smp's and mmseg's. No torch."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from composer.parts.smp import ARGUMENTS as SMP_ARGUMENTS
 from composer.parts.smp import Smp
 from composer.problem import nearest
 from composer.terratorch.arguments import Arguments, Ledger, declared
+from composer.terratorch.mmseg import ARGUMENTS as MMSEG_ARGUMENTS
+from composer.terratorch.mmseg import REFUSED as MMSEG_REFUSED
+from composer.terratorch.mmseg import mmseg_head
 
 DECODERS: dict[str, type[Decoder]] = {
     decoder.__name__: decoder
@@ -50,6 +53,10 @@ SKIPPING = ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "DeepLabV3Plus", "PAN", 
 """The decoders of smp that look at other maps, the coarser ones, where the first map counts as level 0."""
 
 
+MMSEG_HEADS = (*MMSEG_ARGUMENTS, *MMSEG_REFUSED)
+"""The heads of mmseg, with those that cannot be had."""
+
+
 @frozen
 class Request:
     """What a call says of one decoder: its arguments, and what it is to predict where it has a head of its own."""
@@ -67,11 +74,8 @@ class Request:
 def decoder_of(request: Request, ledger: Ledger) -> Decoder | None:
     """The decoder that TerraTorch would really have built; None, and a problem, where there is none."""
     source, _, short = request.name.partition("_")
-    if source == "mmseg" and short:
-        ledger.refuse(
-            request.path, "decoders of mmseg are not known here.", "decoder: UperNetDecoder, or another", "unknown"
-        )
-        return None
+    if source == "mmseg" and short in MMSEG_HEADS:
+        return mmseg_head(short, request.path, request.with_classes("num_classes"), ledger)
     own = short if source == "terratorch" else request.name
     if own in UNUSABLE:
         ledger.refuse(request.path, f"{own} is {UNUSABLE[own]}.", "decoder: FCNDecoder", code="unknown")
@@ -82,7 +86,9 @@ def decoder_of(request: Request, ledger: Ledger) -> Decoder | None:
     named = short if source == "smp" else request.name
     if source != "terratorch" and named in SMP_ARGUMENTS:
         return _smp(named, request, ledger)
-    known = [*DECODERS, *(f"smp_{name}" for name in SMP_ARGUMENTS)]
+    if source not in ("terratorch", "smp") and request.name in MMSEG_HEADS:
+        return mmseg_head(request.name, request.path, request.with_classes("num_classes"), ledger)
+    known = [*DECODERS, *(f"smp_{name}" for name in SMP_ARGUMENTS), *(f"mmseg_{name}" for name in MMSEG_ARGUMENTS)]
     ledger.refuse(request.path, f"TerraTorch has no decoder {request.name!r}.", nearest(request.name, known), "unknown")
     return None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from composer.graph import Graph, Node
 from composer.modules.containers import segments
-from composer.parts import Part, TemporalPooling, Timm, UNetDecoder
+from composer.parts import Mmseg, Part, TemporalPooling, Timm, UNetDecoder
 from composer.terratorch.auxiliary import lawful
 
 LOSS = "the loss of a task has it, and a model has no loss"
@@ -47,6 +47,9 @@ def names_of(graph: Graph, key: str) -> tuple[str, ...]:
         return (key,)
     place = _place(graph, node.name)
     within = key.removeprefix(f"{_path(node.name)}.")
+    if isinstance(node.part, Mmseg):
+        # In TerraTorch's wrapper.
+        return (f"{place}.decoder.{within}", f"{place}.{within}")
     if node.name != "encoder":
         return (f"{place}.{within}",)
     return tuple(f"{place}.{name}" for name in _of_encoder(node.part, within))
