@@ -118,7 +118,7 @@ def _picked(features: Features) -> Iterator[tuple[Neck, float]]:
         yield SelectIndices(indices=sorted(range(levels), key=strides.__getitem__)), 0.01
     flat = len(set(strides)) == 1
     for fewer in range(levels - 1, 0, -1):
-        lost = 0.1 * (levels - fewer) / levels
+        lost = 0.02 * (levels - fewer)
         # Networks of one stride say more in levels far apart than in neighbours; those of a pyramid stand in a row.
         rows = [levels - fewer, 0] if flat else range(levels - fewer, -1, -1)
         spread = {evenly(levels, fewer): lost if flat else lost + 0.05}
