@@ -63,12 +63,13 @@ def _entry(part: Timm, facts: Facts) -> Entry:
     usual = _usual(part.name, default_size(part, network))
     found = _levels(part, device, usual.size)
     fixed = found[-1].multiple is None
+    size = facts.sizes.nearest(*usual.size) or (facts.sizes.least, facts.sizes.least)
     return Entry(
         levels=found,
         default=dict(facts.arguments)["out_indices"],
         sizes=next(iter(switch), "any") if not fixed else "img_size" if _rebuilt(part, usual.size) else "fixed",
-        prefix=_prefix(part, facts, device, usual.size),
-        any_channels=_takes(part, facts, device, usual.size),
+        prefix=_prefix(part, facts, device, size),
+        any_channels=_takes(part, facts, device, size),
         wrapper=_wrapper(part, facts),
         patch=facts.patch,
         parameters=sum(p.numel() for p in network.parameters()),
@@ -95,7 +96,7 @@ def _usual(name: str, size: tuple[int, int]) -> Weights:
 
 
 def _levels(part: Timm, device: str, usual: tuple[int, int]) -> tuple[Level, ...]:
-    """All levels, from the deepest up: the network is cut off behind each in turn.
+    """All levels, each of a network that is cut off behind it.
 
     What a network needs for a level it needs for those behind it too, so that where the first needs what the last does,
     so do all between.
@@ -105,17 +106,15 @@ def _levels(part: Timm, device: str, usual: tuple[int, int]) -> tuple[Level, ...
     widths, reductions = stated(part, network, tuple(range(count)))
     exact = _strides_at(network, device, usual, widths)
 
-    def at(network: Any, index: int) -> Level:
+    def at(index: int) -> Level:
+        # A new one each time: the levels of several branches (crossvit) are not in the order of their depth.
+        network, _ = create_flexible(part, 3, device)
         return _level(network, device, usual, index, widths[index], reductions[index], exact[index])
 
-    found = {count - 1: at(network, count - 1)}
-    if len(set(exact)) == 1 and count > 2:
-        found[0] = at(create_flexible(part, 3, device)[0], 0)
-        if evolve(found[0], channels=0) == evolve(found[count - 1], channels=0):
-            return tuple(evolve(found[0], channels=width) for width in widths)
-    for index in range(count - 2, -1, -1):
-        found[index] = at(network, index)
-    return tuple(found[index] for index in range(count))
+    first, last = at(0), at(count - 1)
+    if len(set(exact)) == 1 and evolve(first, channels=0) == evolve(last, channels=0):
+        return tuple(evolve(first, channels=width) for width in widths)
+    return (first, *(at(index) for index in range(1, count - 1)), last)
 
 
 def _strides_at(network: Any, device: str, size: tuple[int, int], widths: tuple[int, ...]) -> tuple[Fraction, ...]:
@@ -150,19 +149,19 @@ def _rebuilt(part: Timm, usual: tuple[int, int]) -> bool:
     return isinstance(facts, Facts) and facts.sizes == Sizes(height=other[0], width=other[1])
 
 
-def _prefix(part: Timm, facts: Facts, device: str, usual: tuple[int, int]) -> int | None:
+def _prefix(part: Timm, facts: Facts, device: str, size: tuple[int, int]) -> int | None:
     """How many tokens there are before those of the image; None where there are no tokens to be had."""
     network, _ = create_flexible(part, 3, device)
     encoder = TimmEncoder(network, dict(facts.arguments)["out_indices"], tokens=True).eval()
     try:
-        features = as_tokens(encoder, facts.features, torch.empty(1, 3, *usual, device=device))
+        features = as_tokens(encoder, facts.features, torch.empty(1, 3, *size, device=device))
     except Refused:
         return None
     prefixes = {feature.prefix for feature in features}
     return prefixes.pop() if len(prefixes) == 1 else None
 
 
-def _takes(part: Timm, facts: Facts, device: str, usual: tuple[int, int]) -> bool:
+def _takes(part: Timm, facts: Facts, device: str, size: tuple[int, int]) -> bool:
     """Whether a network is made for other bands than three, and gives the same."""
     try:
         network, _ = create_flexible(part, BANDS, device)
@@ -170,8 +169,8 @@ def _takes(part: Timm, facts: Facts, device: str, usual: tuple[int, int]) -> boo
         return False
     encoder = TimmEncoder(network, dict(facts.arguments)["out_indices"]).eval()
     widths = tuple(feature.channels for feature in facts.features)
-    grids = tuple((f.cells(usual[0]), f.cells(usual[1])) for f in facts.features)
-    return Trial(encoder, BANDS, device, MAP, widths).grids_at(*usual) == grids
+    grids = tuple((f.cells(size[0]), f.cells(size[1])) for f in facts.features)
+    return Trial(encoder, BANDS, device, MAP, widths).grids_at(*size) == grids
 
 
 def _wrapper(part: Timm, facts: Facts) -> str | None:
