@@ -9,11 +9,10 @@ from typing import Any
 import timm
 import torch
 from attrs import evolve
-from torch import nn
 
 from composer.adapters.probing import strides_and_sizes
 from composer.adapters.timm.levels import count_of, stated
-from composer.adapters.timm.networks import create, create_flexible, default_size
+from composer.adapters.timm.networks import create_flexible, default_size
 from composer.adapters.timm.probes import as_tokens, probe
 from composer.adapters.trial import Trial
 from composer.catalogue import Entry, Level, Weights, answer, plain
@@ -22,6 +21,9 @@ from composer.feature import MAP
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
 from composer.sizes import Sizes
+
+ON_THE_CPU = ("gemma4", "sequencer")
+"""How networks are called that the meta device is unfit for: values steer them, or it runs them step by step."""
 
 BANDS = 6
 """A number of bands that no network is made for: one that takes it takes any."""
@@ -58,7 +60,7 @@ def measured(name: str) -> Entry:
 
 
 def _entry(part: Timm, facts: Facts) -> Entry:
-    device = "cpu" if _unfit_for_meta(part.name) else "meta"
+    device = "cpu" if part.name.startswith(ON_THE_CPU) else "meta"
     network, switch = create_flexible(part, 3, device)
     usual = _usual(part.name, default_size(part, network))
     found = _levels(part, device, usual.size)
@@ -79,12 +81,6 @@ def _entry(part: Timm, facts: Facts) -> Entry:
             for tag in (one.partition(".")[2] for one in timm.list_pretrained(f"{part.name}.*"))
         },
     )
-
-
-def _unfit_for_meta(name: str) -> bool:
-    """Values steer the forward pass of gemma4; the meta device runs recurrent networks step by step."""
-    network = create(Timm(name), 3, "meta")
-    return name.startswith("gemma4") or any(isinstance(child, nn.RNNBase) for child in network.modules())
 
 
 def _usual(name: str, size: tuple[int, int]) -> Weights:
