@@ -90,12 +90,15 @@ def inputs(draw, name: str):
 COUNTS = {"FPN": (3, 4, 4, 5, 5), "UnetPlusPlus": (2, 3, 3, 4, 4)}
 """How many maps are drawn: such that some are too few, where there is such a number."""
 
-SHAPES = (*["plain"] * 6, "dilated", "flat", *["upside down"] * 2, *["other layout"] * 2)
+SHAPES = (*["plain"] * 6, "dilated", "flat", "no level 1", *["upside down"] * 2, *["other layout"] * 2)
 
 
 @st.composite
 def pyramids(draw, name: str):
-    """Maps whose stride doubles, or not always; or upside down, or with a finest one of another layout."""
+    """Maps whose stride doubles, or not always; or upside down, or with a finest one of another layout.
+
+    Without a level 1 they are the image itself, and what follows from a quarter of its resolution.
+    """
     shape = draw(st.sampled_from(SHAPES))
     count = draw(st.sampled_from(COUNTS.get(name, (1, 2, 3, 3, 4, 4, 5))))
     first = draw(st.sampled_from((1, 2, 4) if count < 5 else (1, 2)))
@@ -104,6 +107,8 @@ def pyramids(draw, name: str):
         strides = [strides[0]] * count
     if shape == "dilated" and count > 1:
         strides[-1] = strides[-2]
+    if shape == "no level 1":
+        strides = [Fraction(1), *(Fraction(4 * 2**level) for level in range(count - 1))]
     if shape == "upside down":
         strides.reverse()
     maps = [draw(features(axes="b c h w", stride=stride)) for stride in strides]

@@ -41,17 +41,39 @@ def test_the_levels_are_smps(encoder, expected):
     assert levels(encoder) == expected
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mit_b0"])
-def test_an_encoder_and_a_decoder_are_smps_own_model(name):
+def check_beside_smp(name, encoder, decoder):
     """At equal weights, under smp's own names but for the place of the decoder."""
-    graph = composer.chain(SmpEncoder(name), composer.Smp("Unet"), composer.EmbeddingHead())
-    model = composer.build(graph).eval()
-    peer = smp.Unet(name, encoder_weights=None).eval()
+    model = composer.build(composer.chain(encoder, decoder, composer.EmbeddingHead())).eval()
+    peer = getattr(smp, decoder.name)(name, encoder_weights=None).eval()
     model.encoder.load_state_dict(peer.encoder.state_dict())
     model.decoder._smp_decoder.load_state_dict(peer.decoder.state_dict())
-    image = torch.rand(1, 3, 64, 96)
+    image = torch.rand(1, 3, *model.typed.sizes.nearest(64, 96))
     with torch.no_grad():
         assert torch.equal(model(image).output[0], peer.decoder(peer.encoder(image)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mit_b0"])
+def test_an_encoder_and_a_decoder_are_smps_own_model(name):
+    check_beside_smp(name, SmpEncoder(name), composer.Smp("Unet"))
+
+
+@pytest.mark.parametrize("decoder", ["Unet", "MAnet", "FPN", "UPerNet", "Segformer"])
+@pytest.mark.parametrize("name", ["resnet18", "mit_b0"])
+def test_level_0_is_passed_over_as_in_smps_own_model(name, decoder):
+    """Also where the encoder has no level 1."""
+    check_beside_smp(name, SmpEncoder(name, first_level=True), composer.Smp(decoder, first_level=0))
+
+
+def test_a_first_level_that_is_not_told_is_what_the_repair_says():
+    """The image, taken for level 1, asks for a width more."""
+    encoder, head = SmpEncoder("resnet18", first_level=True), composer.EmbeddingHead()
+    with pytest.raises(SpecError) as raised:
+        composer.infer(composer.chain(encoder, composer.Smp("Unet"), head))
+    assert str(raised.value) == (
+        "error[count] decoder.decoder_channels: smp/Unet has 5 widths in decoder_channels, one for each level it "
+        "climbs (got 6 levels from the last map, level 6, to level 0).\n  repair: first_level: 0"
+    )
+    composer.infer(composer.chain(encoder, composer.Smp("Unet", first_level=0), head))
 
 
 def test_names_of_weights_are_smps_own():

@@ -38,22 +38,27 @@ UNINITIALISED = ("DeepLabV3", "DeepLabV3Plus")
 
 
 class SmpDecoder(nn.Module):
-    """A decoder of smp over maps, finest first. `missing` levels before the first are stood in for."""
+    """A decoder of smp over maps, finest first; the first `passed` are passed over.
 
-    def __init__(self, decoder: nn.Module, missing: int, *, sized: bool) -> None:
+    `missing` levels before the first of the others are stood in for.
+    """
+
+    def __init__(self, decoder: nn.Module, missing: int, *, passed: int, sized: bool) -> None:
         super().__init__()
         # Published weights are called decoder._smp_decoder.
         self._smp_decoder = decoder
         self.missing = missing
+        self.passed = passed
         self.sized = sized
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give one map for maps `(b, c_i, h_i, w_i)`."""
-        first = features[0]
+        used = features[self.passed :]
+        first = used[0]
         # As smp's encoders do: a level that is not there has no channels, and twice the cells of the next.
         factors = [2**steps for steps in range(self.missing, 0, -1)]
         absent = [_without_channels(first, factor) if self.sized else first for factor in factors]
-        return (self._smp_decoder([*absent, *features]),)
+        return (self._smp_decoder([*absent, *used]),)
 
 
 def _without_channels(x_BCHW: Tensor, factor: int) -> Tensor:
@@ -169,7 +174,8 @@ def _(part: Smp, features: Features) -> nn.Module:
         levels = Levels(0, features) if part.name in TAILS else levels_of(part, features)
         make, made = _MAKERS[part.name]
         decoder = _initialised(part, make(made, levels, **_own_arguments(part)))
-        return SmpDecoder(decoder, levels.first, sized=part.name in SIZED)
+        passed = len(features) - len(levels.features)
+        return SmpDecoder(decoder, levels.first, passed=passed, sized=part.name in SIZED)
 
 
 def _dpt(part: Smp, features: Features) -> nn.Module:

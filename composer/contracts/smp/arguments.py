@@ -7,6 +7,7 @@ from typing import Any
 from attrs import asdict
 
 from composer.contracts.rules import Refusal
+from composer.contracts.smp.levels import Levels
 from composer.feature import counted
 from composer.parts import Smp
 from composer.problem import nearest
@@ -34,14 +35,18 @@ def known_arguments(decoder: Smp) -> Refusal | None:
     return None
 
 
-def widths(channels: Any, depth: int) -> Refusal | None:
+def widths(channels: Any, levels: Levels) -> Refusal | None:
     """Refuse `decoder_channels` that are no list of one width for each level below the last."""
+    depth = levels.depth
     repair = f"decoder_channels: {[max(256 // 2**level, 16) for level in range(depth)]}"
     if not isinstance(channels, tuple):
         expected, got = "takes a list of widths", _written(channels)
     elif len(channels) != depth:
         expected = f"has {counted(len(channels), 'width')} in decoder_channels, one for each level it climbs"
         got = f"{counted(depth, 'level')} from the last map, level {depth}, to level 0"
+        if len(channels) == depth - 1 and levels.first == 1 and levels.features[0].stride == 1:
+            # The first map is at the image's resolution, so more likely level 0 than level 1.
+            repair = "first_level: 0"
     else:
         return None
     return Refusal(code="count", kind="impossible", expected=expected, got=got, repair=repair, about="decoder_channels")

@@ -27,7 +27,7 @@ def unet(decoder: Smp, levels: Levels) -> Outcome:
     return (
         deep_enough(levels, 1)
         or maps_at(levels, levels.since(1), pyramid=True)
-        or widths(channels, levels.depth)
+        or widths(channels, levels)
         or squeezable(told["decoder_attention_type"], *channels, *_first_join(levels))
         or maps_throughout(levels, "lies", pyramid=True)
         or finest_first(levels.features)
@@ -62,7 +62,7 @@ def unet_plus_plus(decoder: Smp, levels: Levels) -> Outcome:
     between = [levels.channels(level) for level in range(1, levels.depth - 1)]
     return (
         deep_enough(levels, 2)
-        or widths(channels, levels.depth)
+        or widths(channels, levels)
         or squeezable(told["decoder_attention_type"], *channels, *_first_join(levels), *between)
         or _doubled(levels, channels[-1])
     )
@@ -71,7 +71,7 @@ def unet_plus_plus(decoder: Smp, levels: Levels) -> Outcome:
 def manet(decoder: Smp, levels: Levels) -> Outcome:
     """Every map is doubled."""
     channels = arguments(decoder)["decoder_channels"]
-    return deep_enough(levels, 1) or widths(channels, levels.depth) or _doubled(levels, channels[-1])
+    return deep_enough(levels, 1) or widths(channels, levels) or _doubled(levels, channels[-1])
 
 
 def linknet(decoder: Smp, levels: Levels) -> Outcome:

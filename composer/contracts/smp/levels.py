@@ -39,12 +39,23 @@ class Levels:
 
 
 def levels_of(decoder: Smp, features: Features) -> Levels:
-    """The features as levels: as the decoder is told, or by the stride of the first."""
+    """The features as levels: as the decoder is told, or by the stride of the first.
+
+    An encoder may give the image itself and no level 1, as the Mix Transformers do. The image is then passed over,
+    since no decoder looks at its content.
+    """
+    if decoder.first_level == 0 and _no_level_1(features):
+        return Levels(2, features[1:])
     if decoder.first_level is not None:
         return Levels(decoder.first_level, features)
     stride = features[0].stride if features else None
     # As smp does with encoders that begin at stride 4, such as ConvNeXt and Swin.
     return Levels(2 if stride is not None and stride > 2 else 1, features)
+
+
+def _no_level_1(features: Features) -> bool:
+    """Whether the first is at the image's own resolution, and the next at a quarter of it."""
+    return len(features) > 1 and all(map(is_map, features[:2])) and [f.stride for f in features[:2]] == [1, 4]
 
 
 def deep_enough(levels: Levels, least: int) -> Refusal | None:
