@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from composer.parts import Smp as Smp
     from composer.parts import SmpEncoder as SmpEncoder
     from composer.parts import TemporalPooling as TemporalPooling
+    from composer.parts import TerraTorch as TerraTorch
     from composer.parts import Timm as Timm
     from composer.parts import Transformers as Transformers
     from composer.parts import UNetDecoder as UNetDecoder
@@ -91,7 +92,7 @@ _NAMES_OF = {
     "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
     "LinearDecoder MaxpoolToPyramidal MLPDecoder Mmseg Neck Part PermuteDims Probed RegressionHead "
     "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm "
-    "Transformers UNetDecoder UperNetDecoder",
+    "TerraTorch Transformers UNetDecoder UperNetDecoder",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",
     "text": "digest read reads write",

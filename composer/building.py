@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from composer.contracts.rules import Refusal, Refused, without_frames
+from composer.feature import Features
 from composer.graph import Graph, Node, Shared
 from composer.inference import infer
 from composer.libraries import loaded
@@ -77,10 +78,8 @@ def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
     """The module of one node, made for the features that flow into it."""
     part = node.part
     assert not isinstance(part, Shared)
-    inputs = [typed.features[source] for source in node.positional]
-    if node.name in typed.per_frame:
-        inputs = [tuple(map(without_frames, image)) for image in inputs]
-    named: dict[str, Any] = {name: typed.features[source] for name, source in node.named}
+    inputs = [_seen(typed, node, source) for source in node.positional]
+    named: dict[str, Any] = {name: _seen(typed, node, source) for name, source in node.named}
     if module.dispatch(type(part)) is module.dispatch(object):
         raise SpecError([problem_of(typed.graph, node, part, _no_module(part), typed.features)])
     if isinstance(part, Probed):
@@ -95,6 +94,12 @@ def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
             raise SpecError([problem_of(typed.graph, node, part, _no_memory(error), typed.features)]) from error
         error.add_note(f"while building {node.name}")
         raise
+
+
+def _seen(typed: Typed, node: Node, source: str) -> Features:
+    """What a node's module is fed from a source: one frame at a time, where it runs on each."""
+    features = typed.features[source]
+    return tuple(map(without_frames, features)) if node.name in typed.per_frame else features
 
 
 def _no_module(part: Part) -> Refusal:

@@ -18,15 +18,17 @@ from composer.catalogue import known_facts, stamp
 from composer.contracts import Refusal
 from composer.feature import Feature
 from composer.libraries import LIBRARIES, adapter, loaded
-from composer.parts import Facts, Probed, Timm, part_name
+from composer.parts import Channels, Facts, Probed, Timm, part_name
 from composer.sizes import Sizes
 
-FORMAT = 4
+FORMAT = 5
 """The format of a file of facts. A file of another format is found out anew."""
 
 
-def describe(part: Probed, channels: int) -> Facts | Refusal:
+def describe(part: Probed, channels: Channels) -> Facts | Refusal:
     """The facts of an encoder that is fed an image of `channels` channels, or why there are none.
+
+    Of several images, `channels` are those of each by name: pairs, in the order in which the encoder is fed them.
 
     The catalogue knows every network of one version of timm, which is the one it answers for, and where none is
     installed. What it cannot tell is probed, which imports torch and the library and takes seconds; no weights are
@@ -46,16 +48,20 @@ def describe(part: Probed, channels: int) -> Facts | Refusal:
 
 
 @cache
-def _remembered(part: Probed, channels: int) -> Facts | Refusal:
+def _remembered(part: Probed, channels: Channels) -> Facts | Refusal:
     assert part.source is not None
     library = LIBRARIES[part.source]
     versions = library.versions()
-    told = known_facts(part, channels) if isinstance(part, Timm) and versions in (None, f"timm-{stamp()}") else None
+    told = (
+        known_facts(part, channels)
+        if isinstance(part, Timm) and isinstance(channels, int) and versions in (None, f"timm-{stamp()}")
+        else None
+    )
     if told is not None:
         return told
     if versions is None:
         return library.missing()
-    question = {"part": part_name(part), "channels": channels, **_fields(part)}
+    question = {"part": part_name(part), "channels": _plain(channels), **_fields(part)}
     file = _folder() / "facts" / versions / f"{_name_of(question)}.json"
     known = _read(file, question)
     if known is not None:
@@ -66,7 +72,7 @@ def _remembered(part: Probed, channels: int) -> Facts | Refusal:
     return facts
 
 
-def _probed(part: Probed, channels: int) -> Facts | Refusal:
+def _probed(part: Probed, channels: Channels) -> Facts | Refusal:
     assert part.source is not None
     refusal = loaded(part.source)
     if refusal is not None:
@@ -80,9 +86,13 @@ def _folder() -> Path:
 
 
 def _fields(part: Probed) -> dict[str, Any]:
-    # Through JSON, so that what is read back is compared like with like.
-    fields: dict[str, Any] = json.loads(json.dumps(asdict(part)))  # type: ignore[arg-type]
+    fields: dict[str, Any] = _plain(asdict(part))  # type: ignore[arg-type]
     return fields
+
+
+def _plain(value: Any) -> Any:
+    """A value through JSON, so that what is read back is compared like with like."""
+    return json.loads(json.dumps(value))
 
 
 def _name_of(question: Mapping[str, Any]) -> str:

@@ -75,6 +75,7 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
             ("onedl-mmsegmentation", "mmcv-lite", "mmengine"),
         ),
         "transformers": Library("transformers", "'transformers>=5.23'", ("transformers",)),
+        "terratorch": Library("terratorch", "'terratorch>=1.2.11,<2'", ("terratorch", "torchgeo", "timm")),
     }
 )
 """The libraries that have an adapter, by the source that a spec writes."""

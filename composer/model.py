@@ -50,7 +50,7 @@ class Model(nn.Module):
         return self.typed.graph
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> ModelOutput:
-        """Run the graph. `extras` (times, places) go to the encoders of one's own that have such keyword arguments.
+        """Run the graph. `extras` (times, places) go to the encoders that have such keyword arguments.
 
         Raises ValueError for images that it does not take, naming what would do, and TypeError for an extra that no
         encoder takes.
@@ -104,11 +104,8 @@ class Model(nn.Module):
             child = getattr(child, name)
         extra = {"image_size": padded} if step.takes_size else {}
         if step.takes_image:
-            image = features[step.inputs[0]][0]
-            image = image if step.frames is None else stills(image)
-            # A module of one's own may begin in place, on what is perhaps the caller's own tensor.
             taken = {name: value for name, value in extras.items() if step.extras is None or name in step.extras}
-            out = child(image.clone() if step.foreign else image, **taken)
+            out = child(_images(step, features), **taken)
         else:
             named = {name: features[source] for name, source in step.named}
             out = child(*[features[source] for source in step.inputs], **named, **extra)
@@ -121,6 +118,19 @@ class Model(nn.Module):
         """What leaves the model from a node: a tensor, or for an embedding a tuple of them."""
         finished = leaving(self._ends[name], tensors, frame, self.graph.crop)
         return finished if name in self.typed.embeddings else finished[0]
+
+
+def _images(step: Step, features: Mapping[str, Sequence[Tensor]]) -> Tensor | dict[str, Tensor]:
+    """What an encoder is called with: its image, or several in a dict by the names that it knows them by."""
+    if step.named:
+        return {name: _image(step, features[source][0]) for name, source in step.named}
+    return _image(step, features[step.inputs[0]][0])
+
+
+def _image(step: Step, image: Tensor) -> Tensor:
+    image = image if step.frames is None else stills(image)
+    # A module of one's own may begin in place, on what is perhaps the caller's own tensor.
+    return image.clone() if step.foreign else image
 
 
 def _is_within(name: str, node: str) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from composer.feature import Feature
 from composer.graph import Node, Shared
 from composer.modules.containers import segments
-from composer.parts import Custom, Encoder
+from composer.parts import Custom, Encoder, Part, Probed
 from composer.typed import Typed
 
 
@@ -102,14 +102,24 @@ def step_of(node: Node, typed: Typed, modules: Mapping[str, nn.Module]) -> Step:
         takes_image=isinstance(part, Encoder),
         takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner].forward),
         foreign=isinstance(part, Custom),
-        frames=typed.features[node.positional[0]][0].frames if per_frame else None,
+        frames=typed.features[node.sources[0]][0].frames if per_frame else None,
         batch=tuple(f.axes.split().index("b") for f in typed.features[node.name]) if per_frame else (),
-        extras=_extras(modules[owner].forward) if isinstance(part, Custom) and not per_frame else frozenset(),
+        extras=frozenset() if per_frame else _extras(modules[owner], part),
     )
 
 
-def _extras(forward: Callable[..., Any]) -> frozenset[str] | None:
-    """The keyword parameters of an encoder of one's own beside its first, which is the image."""
+def _extras(module: nn.Module, part: Part | Shared | None) -> frozenset[str] | None:
+    """The keyword arguments that an encoder takes beside its images: those of a module of one's own, or those that an
+    adapter's module says in `extras`.
+    """
+    if isinstance(part, Custom):
+        return _parameters(module.forward)
+    told = getattr(module, "extras", None) if isinstance(part, Probed) else None
+    return told if isinstance(told, frozenset) else frozenset()
+
+
+def _parameters(forward: Callable[..., Any]) -> frozenset[str] | None:
+    """The keyword parameters of an encoder of one's own beside its first, which is the image; None is any."""
     try:
         _, *parameters = signature(forward).parameters.values()
     except ValueError:  # what is compiled may have no signature

@@ -7,7 +7,7 @@ from functools import cache
 from inspect import signature
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from composer.contracts import Outcome, Promise, Refusal, contract
 from composer.contracts.encoders import one_image
@@ -21,8 +21,8 @@ from composer.structure import ordered, structural_problems
 from composer.typed import Typed
 from composer.ways import spelled, ways
 
-Describe = Callable[[Probed, int], Facts | Refusal]
-"""What knows the world: the facts of an encoder that is fed an image of so many channels, or why there are none."""
+Describe = Callable[[Probed, Any], Facts | Refusal]
+"""What knows the world: the facts of an encoder that is fed `Channels`, or why there are none."""
 
 
 def walked(graph: Graph, describe: Describe) -> Walk:
@@ -102,18 +102,26 @@ class Walk:
         inputs = [self.features[source] for source in node.positional]
         named = {name: self.features[source] for name, source in node.named}
         if isinstance(part, Probed):
-            if len(inputs) != 1 or named:
-                return _wrong_inputs(node)
-            if refusal := one_image(inputs[0]):
-                return refusal
-            facts = self.describe(part, inputs[0][0].channels)
-            if isinstance(facts, Refusal):
-                return facts
-            self.facts[node.name] = facts
-            return contract(facts, *inputs)
+            return self._probed(node, part, inputs, named)
         if not _accepts(contract.dispatch(type(part)), len(inputs), tuple(named)):
             return _wrong_inputs(node)
         return contract(part, *inputs, **named)
+
+    def _probed(
+        self, node: Node, part: Probed, inputs: list[Features], named: Mapping[str, Features]
+    ) -> Outcome | Features:
+        """What an encoder gives whose facts are to be asked for: with its images told, and theirs alone."""
+        if len(inputs) != (0 if named else 1) or (named and not part.takes_names):
+            return _wrong_inputs(node)
+        for position, image in enumerate((*inputs, *named.values())):
+            if refusal := one_image(image):
+                return evolve(refusal, input=position)
+        told = part.fed(*(image[0] for image in inputs), **{name: image[0] for name, image in named.items()})
+        facts = self.describe(told, tuple((name, i[0].channels) for name, i in named.items()) or inputs[0][0].channels)
+        if isinstance(facts, Refusal):
+            return facts
+        self.facts[node.name] = facts
+        return contract(facts, *inputs, **named)
 
     def _shared(self, node: Node, shared: Shared) -> Outcome | Features:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)

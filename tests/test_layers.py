@@ -45,6 +45,8 @@ FOREIGN = {
     "mmseg": "mmseg",
     "mmcv": "mmseg",
     "mmengine": "mmseg",
+    "terratorch": "terratorch",
+    "torchgeo": "terratorch",
 }
 """Foreign libraries, each with the one adapter that imports it: a file, or a folder."""
 

@@ -83,7 +83,8 @@ def _parts(kinds: str) -> tuple[dict[str, type[Part]], list[str]]:
 def _refused(parts: Mapping[str, type[Part]]) -> dict[str, str]:
     """The names that their sources know and that cannot be had, each with the reason and the name of one that can."""
     return {
-        f"{part.source}/{name}": f"Cannot be had: {reason}. Use {part.source}/{instead}."
+        f"{part.source}/{name}": f"Cannot be had: {reason}. "
+        f"Use {instead if '/' in instead else f'{part.source}/{instead}'}."
         for part in dict.fromkeys(parts.values())
         for name, (reason, instead) in part.refused.items()
     }

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from attrs import evolve
 
 from composer.contracts.dispatch import contract
 from composer.contracts.rules import Outcome, Promise, Refusal
-from composer.feature import FRAMES, MAP, Feature, Features, counted
+from composer.feature import FRAMES, MAP, Feature, Features, counted, sentence
 from composer.parts import Custom, Facts
 from composer.sizes import Sizes
 
 
 @contract.register(Facts)
-def _(facts: Facts, image: Features) -> Outcome:
+def _(facts: Facts, image: Features = (), /, **named: Features) -> Outcome:
     """An encoder's strides and sizes count pixels of what it is fed; the graph's count reference pixels.
 
     What an encoder of stills gives for each frame has the frames right behind the batch: that is how the frames are
-    folded into the batch, and unfolded again.
+    folded into the batch, and unfolded again. Of several images, each is of one modality and all are of one grid.
     """
-    if refusal := one_image(image) or _unfit(facts, image[0]):
+    refusal = _unfit_by_name(facts, named) if facts.inputs or named else one_image(image) or _unfit(facts, image[0])
+    if refusal:
         return refusal
-    (fed,) = image
+    (fed,) = next(iter(named.values()), image)
     assert fed.stride is not None
     sizes = _in_reference_pixels(facts.sizes, fed.stride)
     if sizes is None:
@@ -74,6 +76,39 @@ def _unfit(facts: Facts, fed: Feature) -> Refusal | None:
             repair="feed it an image without frames, or declare how many frames it takes at once",
         )
     return None
+
+
+def _unfit_by_name(facts: Facts, named: Mapping[str, Features]) -> Refusal | None:
+    """Refuse images that are not those that an encoder of several takes, each by its name."""
+    taken = dict(facts.inputs)
+    if taken.keys() != named.keys():
+        return Refusal(
+            code="inputs",
+            kind="impossible",
+            expected=f"takes {_listed(taken)}" if taken else "takes one image, without a name",
+            got=_listed(named) if named else "an image without a name",
+            repair=f"from: {{{', '.join(f'{name}: IMAGE' for name in taken)}}}" if taken else "from: IMAGE",
+        )
+    first, *others = (named[name][0] for name in named)
+    for position, (name, image) in enumerate(named.items()):
+        refusal = one_image(image) or _unfit(evolve(facts, channels=taken[name]), image[0])
+        if refusal:
+            return evolve(refusal, expected=f"{refusal.expected} as {name}", input=position)
+    for position, (name, other) in enumerate(zip([*named][1:], others, strict=True), start=1):
+        if (other.stride, other.axes, other.frames) != (first.stride, first.axes, first.frames):
+            return Refusal(
+                code="stride",
+                kind="impossible",
+                expected=f"takes images of one resolution and as many frames, and {next(iter(named))} is "
+                f"{sentence((first,))}; {name} is not",
+                repair="bring the images to one resolution before they enter the model",
+                input=position,
+            )
+    return None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return f"images named {', '.join(names)}"
 
 
 def _of_each(feature: Feature, frames: int) -> Feature:

@@ -21,6 +21,7 @@ from composer.parts.heads import EmbeddingHead as EmbeddingHead
 from composer.parts.heads import RegressionHead as RegressionHead
 from composer.parts.heads import ScalarHead as ScalarHead
 from composer.parts.heads import SegmentationHead as SegmentationHead
+from composer.parts.kinds import Channels as Channels
 from composer.parts.kinds import Decoder as Decoder
 from composer.parts.kinds import Encoder as Encoder
 from composer.parts.kinds import Head as Head
@@ -44,6 +45,7 @@ from composer.parts.registered import UnusableError as UnusableError
 from composer.parts.smp import Smp as Smp
 from composer.parts.smp_encoders import SmpEncoder as SmpEncoder
 from composer.parts.temporal import TemporalPooling as TemporalPooling
+from composer.parts.terratorch import TerraTorch as TerraTorch
 from composer.parts.tokens import AggregateTokens as AggregateTokens
 from composer.parts.transformers import Transformers as Transformers
 
@@ -73,7 +75,7 @@ DECODERS: tuple[type[Decoder], ...] = (
 )
 HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
 
-FOREIGN: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder, Mmseg, Transformers)
+FOREIGN: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder, Mmseg, Transformers, TerraTorch)
 
 
 def named(part: type[Part]) -> tuple[str, ...]:

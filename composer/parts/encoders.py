@@ -9,7 +9,17 @@ from typing import Any, ClassVar
 from attrs import Attribute, field, frozen
 
 from composer.feature import Feature, Features
-from composer.parts.fields import FLAG, MAYBE_INDEX, NOT_EMPTY, Options, Whole, Without, maybe_whole_numbers, options
+from composer.parts.fields import (
+    FLAG,
+    FRAME_COUNT,
+    MAYBE_INDEX,
+    NOT_EMPTY,
+    Options,
+    Whole,
+    Without,
+    maybe_whole_numbers,
+    options,
+)
 from composer.parts.kinds import Encoder, Probed
 from composer.sizes import ANY, Sizes
 
@@ -40,7 +50,6 @@ BARRED: Mapping[str, str] = MappingProxyType(
 """Arguments of timm that `options` may not hold, each with the reason why."""
 
 _SIDE = Whole(1, 16_384, optional=True)
-_FRAMES = Whole(1, 1024, optional=True)
 
 
 def _sides(value: Any) -> tuple[int, int] | None:
@@ -115,6 +124,7 @@ class Facts(Encoder):
 
     `sizes` counts pixels of the image that the encoder is fed. `channels` is how many it takes. `frames` is how many
     it takes at once; where it is None, the encoder takes stills, and is run on each frame of an image that has frames.
+    `inputs` are the channels of each image by name, where it takes several.
     `arguments` are those that a foreign constructor needs besides the declared ones to keep the promise (the resolved
     levels, switches for flexible sizes). `mean` and `std` are what its published weights expect, per RGB band in 0..1.
     `patch` is the height and width of the patches that it cuts an image into, where it does. `levels` is how many
@@ -123,7 +133,8 @@ class Facts(Encoder):
 
     features: Features = field(converter=_features, validator=NOT_EMPTY)
     channels: int = 3
-    frames: int | None = field(default=None, validator=_FRAMES)
+    frames: int | None = field(default=None, validator=FRAME_COUNT)
+    inputs: Options = field(default=(), converter=options)
     sizes: Sizes = field(default=ANY, validator=_sizes)
     arguments: Options = field(default=(), converter=options)
     mean: tuple[float, ...] = ()
@@ -145,5 +156,5 @@ class Custom(Encoder):
     module: Any
     features: Features = field(converter=_features, validator=NOT_EMPTY, kw_only=True)
     channels: int = field(default=3, validator=Whole(1, 65_536), kw_only=True)
-    frames: int | None = field(default=None, validator=_FRAMES, kw_only=True)
+    frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
     sizes: Sizes = field(default=ANY, validator=_sizes, kw_only=True)

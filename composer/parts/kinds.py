@@ -8,6 +8,11 @@ from typing import Any, ClassVar, Self
 
 from attrs import evolve
 
+from composer.feature import Feature
+
+Channels = int | tuple[tuple[str, int], ...]
+"""The channels of an encoder's image; of several, those of each by name."""
+
 
 class Part:
     """A declaration: a frozen attrs class whose fields are all that `contract` and `module` are told.
@@ -47,6 +52,15 @@ class Probed(Encoder):
     def unweighted(self) -> Self:
         """The same without weights: where they come from says nothing of what an encoder gives."""
         return evolve(self, pretrained=False)  # type: ignore[misc]
+
+    @property
+    def takes_names(self) -> bool:
+        """Whether it takes several images, each by a name."""
+        return False
+
+    def fed(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
+        """The same, as told by the images that it is fed: what depends on them, and the part leaves open."""
+        return self
 
 
 class Neck(Part):

@@ -102,7 +102,7 @@ def _refused(name: str, parts: Parts) -> tuple[str, str]:
         with suppress(UnusableError):
             if key.startswith(f"{source}/") and rest in parts[key].refused:
                 reason, instead = parts[key].refused[rest]
-                return reason, f"{source}/{instead}"
+                return reason, instead if "/" in instead else f"{source}/{instead}"
     return "", ""
 
 

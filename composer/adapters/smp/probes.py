@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import torch
-from torch.overrides import TorchFunctionMode
-
 from composer.adapters.probing import strides_and_sizes
+from composer.adapters.rates import RatesOnCPU
 from composer.adapters.smp.encoders import SmpLevels, adapted, created, levels
 from composer.adapters.trial import Trial
 from composer.contracts.rules import Refusal
@@ -25,7 +20,7 @@ def probe(part: SmpEncoder, channels: int) -> Facts | Refusal:
 
     What its weights expect of the channels is not among them: smp downloads that with the weights.
     """
-    with on("meta"), _RatesOnCPU():
+    with on("meta"), RatesOnCPU():
         network = created(part)
     try:
         # smp makes the new first layer on the CPU, whatever the device.
@@ -42,20 +37,6 @@ def probe(part: SmpEncoder, channels: int) -> Facts | Refusal:
     strides, sizes = found
     features = [Feature(channels=c, stride=s) for c, s in zip(widths, strides, strict=True)]
     return Facts(features=features, channels=channels, sizes=sizes, arguments={"levels": indices})
-
-
-class _RatesOnCPU(TorchFunctionMode):
-    """A context in which numbers at even distances have values: the Mix Transformers read their drop rates off them."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """`func` of its arguments, on the CPU where it is `torch.linspace`."""
-        return func(*args, **{**(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {})})
 
 
 def _undilated(error: Exception) -> Refusal:

@@ -1,0 +1,157 @@
+"""Published weights as the state of a network that may see other bands, or have other modalities. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from terratorch.datasets import HLSBands
+from terratorch.models.backbones.dofa_vit import DOFAEncoderWrapper, resize_pos_embed
+from terratorch.models.backbones.prithvi_mae import PrithviViT
+from terratorch.models.backbones.prithvi_vit import (
+    PRETRAINED_BANDS,
+    checkpoint_filter_fn_vit,
+    checkpoint_filter_fn_vit_adapter,
+)
+from terratorch.models.backbones.prithvi_vit_adapter import PrithviViTAdapter
+from terratorch.models.backbones.terramind.model.terramind_vit import TerraMindViT
+from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
+from terratorch.models.backbones.torchgeo_vit import look_up_table
+from torch import Tensor
+
+from composer.adapters.terratorch.networks import IMAGE_CHANNELS
+from composer.parts import TerraTorch
+from composer.problem import nearest
+from composer.quiet import contained
+
+State = dict[str, Tensor]
+
+_STEMS = {"resnet_model": "conv1", "swin_model": "features.0.0", "vit_model": "patch_embed.proj"}
+"""The first layer of torchgeo's networks, by the name that TerraTorch's wrapper has for the network."""
+
+_CLASSIFIERS = ("fc.", "head.", "fc_norm.")
+
+
+def fitted(state: Mapping[str, Tensor], network: Any, part: TerraTorch, published: Any) -> State:
+    """The state of `network` that `state` makes: every weight that it has, but for what it cannot have.
+
+    That is a classifier's, which no feature is of, and those of bands and modalities that the weights are not of:
+    these stay as they are. Raises ValueError where bands cannot be told apart; what is then missing, unexpected or of
+    another shape is for torch to refuse.
+    """
+    if isinstance(network, PrithviViT):
+        return _of_prithvi(state, network, part)
+    if isinstance(network, TerraMindViT):
+        return _of_terramind(state, network)
+    if isinstance(network, VQ):
+        return {name: value for name, value in state.items() if not name.startswith("decoder.")}
+    if isinstance(network, DOFAEncoderWrapper):
+        return _of_dofa(state, network, part)
+    inner = next((name for name in _STEMS if hasattr(network, name)), None)
+    return dict(state) if inner is None else _of_torchgeo(state, network, inner, part, published)
+
+
+def _of_prithvi(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
+    own = network.state_dict()["patch_embed.proj.weight"]
+    given = next((value for name, value in state.items() if name.endswith("patch_embed.proj.weight")), None)
+    if given is None:
+        raise ValueError("there is no first layer patch_embed.proj in it")
+    _check_alike(given, own)
+    names = [band.value for band in PRETRAINED_BANDS]
+    bands = [HLSBands.try_convert_to_hls_bands_enum(name) for name in _bands_of(part, names, own, _all_bands())]
+    select = checkpoint_filter_fn_vit_adapter if isinstance(network, PrithviViTAdapter) else checkpoint_filter_fn_vit
+    with contained():
+        found: State = select(dict(state), network, PRETRAINED_BANDS, bands)
+    return found
+
+
+def _of_terramind(state: Mapping[str, Tensor], network: Any) -> State:
+    fresh = [
+        f"encoder_embeddings.{key}." for name, key in network.mod_name_mapping.items() if name not in IMAGE_CHANNELS
+    ]
+
+    def its_own(name: str, value: Tensor) -> bool:
+        # Positions are worked out for the size that the network is made for.
+        resized = name.endswith(".pos_emb") and name in state and state[name].shape != value.shape
+        return resized or name.startswith((*fresh, "missing_mod_token"))
+
+    return _completed(state, network.state_dict(), its_own)
+
+
+def _of_dofa(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
+    inner = network.dofa_model
+    positions, own = state.get("pos_embed"), inner.pos_embed
+    if positions is not None and positions.shape != own.shape and positions.shape[-1] == own.shape[-1]:
+        before, after = (int((count - 1) ** 0.5) for count in (positions.shape[1], own.shape[1]))
+        mode = dict(part.options).get("pos_interpolation_mode", "bilinear")
+        state = {**state, "pos_embed": resize_pos_embed(positions, (after, after), (before, before), mode)}
+    return _within("dofa_model", state, network)
+
+
+def _of_torchgeo(state: Mapping[str, Tensor], network: Any, inner: str, part: TerraTorch, published: Any) -> State:
+    stem = f"{_STEMS[inner]}.weight"
+    own = network.state_dict()[f"{inner}.{stem}"]
+    if stem not in state:
+        raise ValueError(f"there is no first layer {_STEMS[inner]} in it")
+    _check_alike(state[stem], own)
+    names = list(published.meta.get("bands") or ())
+    if part.bands is None and (not names or len(names) == own.shape[1]):
+        return _within(inner, state, network)
+    if part.bands is not None and not names:
+        raise ValueError("these weights do not tell their bands: leave bands out")
+    # TerraTorch reads Landsat's numbers as Sentinel-2's, so that its blue would be taken for green.
+    known = names if "landsat" in part.name else [look_up_table.get(name, name) for name in names]
+    spelled = dict(zip(names, known, strict=True))
+    asked = None if part.bands is None else [spelled.get(name, name) for name in part.bands]
+    bands = _bands_of(part, known, own, {*known, *_all_bands()} if "landsat" not in part.name else known, asked)
+    mixed = own.clone()
+    for position, band in enumerate(bands):
+        if band in known:
+            mixed[:, position] = state[stem][:, known.index(band)]
+    return _within(inner, {**state, stem: mixed}, network)
+
+
+def _bands_of(
+    part: TerraTorch,
+    known: Sequence[str],
+    own: Tensor,
+    named: Sequence[str] | set[str],
+    asked: Sequence[str] | None = None,
+) -> Sequence[str]:
+    """The bands of the channels; the weights' own where none are named and there are as many."""
+    bands = part.bands if asked is None else asked
+    if bands is None:
+        if own.shape[1] != len(known):
+            listed = ", ".join(known)
+            raise ValueError(f"the weights are of {len(known)} bands, {listed}: name those of the image as bands")
+        return known
+    for band in bands:
+        if band not in named:
+            raise ValueError(f"there is no band {band!r}: {nearest(band, named)}")
+    if not set(bands) & set(known):
+        raise ValueError(f"the weights are of none of these bands, but of {', '.join(known)}")
+    return bands
+
+
+def _within(inner: str, state: Mapping[str, Tensor], network: Any) -> State:
+    """A state of a wrapper's inner network, with its classifier as it is."""
+    kept = {f"{inner}.{name}": value for name, value in state.items() if not name.startswith(_CLASSIFIERS)}
+    heads = tuple(f"{inner}.{name}" for name in _CLASSIFIERS)
+    own = network.state_dict()
+    return {**{name: value for name, value in own.items() if name.startswith(heads)}, **kept}
+
+
+def _completed(state: Mapping[str, Tensor], own: State, its_own: Callable[[str, Tensor], bool]) -> State:
+    """The weights of `own` that `state` has, and those that are the network's own."""
+    kept = {name: value for name, value in own.items() if its_own(name, value)}
+    return {**{name: value for name, value in state.items() if name in own}, **kept}
+
+
+def _check_alike(given: Tensor, own: Tensor) -> None:
+    """Raise where a first layer is another one, channels aside: TerraTorch then goes on with a random one."""
+    if [*given.shape[:1], *given.shape[2:]] != [*own.shape[:1], *own.shape[2:]]:
+        raise ValueError(f"its first layer is of shape {list(given.shape)}, and the network's of {list(own.shape)}")
+
+
+def _all_bands() -> set[str]:
+    return {band.value for band in HLSBands} | set(look_up_table.values())

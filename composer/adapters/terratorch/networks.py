@@ -1,0 +1,167 @@
+"""The backbones of TerraTorch as TerraTorch makes them, and as modules. B batch, C channels, T frames."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from terratorch.models.backbones.dofa_vit import DOFAEncoderWrapper, waves_list
+from terratorch.models.backbones.prithvi_mae import PrithviViT
+from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
+from terratorch.models.backbones.torchgeo_resnet import ResNetEncoderWrapper
+from terratorch.models.backbones.torchgeo_swin_satlas import SwinEncoderWrapper
+from terratorch.models.backbones.torchgeo_vit import ViTEncoderWrapper
+from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
+from torch import Tensor, nn
+
+from composer.adapters.terratorch.refusals import (
+    bands_unlike,
+    modality_unlike,
+    no_bands,
+    other_modalities,
+    positions_not_square,
+    unknown_band,
+    unknown_modality,
+    unknown_option,
+    which_modality,
+)
+from composer.contracts.rules import Refused
+from composer.modules.own_names import OwnNames
+from composer.parts import Channels, TerraTorch
+from composer.parts.fields import MOST_LEVELS
+from composer.quiet import contained
+
+PYRAMIDS = (DOFAEncoderWrapper, ResNetEncoderWrapper, SwinEncoderWrapper, ViTEncoderWrapper)
+"""TerraTorch's wrappers of torchgeo's networks. They keep where their weights are from, and the levels asked for."""
+
+IMAGE_CHANNELS: Mapping[str, int] = {"S2L2A": 12, "S2L1C": 13, "S1GRD": 2, "S1RTC": 2, "RGB": 3, "DEM": 1}
+"""The channels of the modalities that TerraMind has weights for: those of its `MODALITY_INFO`."""
+
+
+class TerraTorchBackbone(OwnNames):
+    """A backbone of TerraTorch. Its weights have TerraTorch's own names.
+
+    `extras` are the keyword arguments that it takes beside its images: the times and places of a Prithvi that has
+    learned from those. Of all its levels, it gives the `indices`.
+    """
+
+    def __init__(self, network: Any, indices: Sequence[int] | None, modality: str | None = None) -> None:
+        super().__init__(network)
+        self.indices = None if indices is None else tuple(indices)
+        self.modality = modality
+        self.extras = _extras(network)
+
+    def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> tuple[Tensor, ...]:
+        """The levels for an image `(b, c, h, w)`, or `(b, c, t, h, w)`, or for several images by modality."""
+        if isinstance(self.network, PrithviViT):
+            # The network's own forward is that of the masked autoencoder.
+            given = self.network.forward_features(image, **extras)
+        else:
+            given = self.network(image if self.modality is None else {self.modality: image})
+        levels = (given,) if isinstance(given, Tensor) else tuple(given)
+        return levels if self.indices is None else tuple(levels[index] for index in self.indices)
+
+
+def created(part: TerraTorch, channels: Channels, **more: Any) -> Any:
+    """The network with random weights; with all the levels it has, where the part picks among them.
+
+    Raises Refused for arguments that TerraTorch would ignore or misread, and what it raises itself for others.
+    """
+    _check_options(part)
+    with contained():
+        network = TERRATORCH_BACKBONE_REGISTRY.build(part.name, **_told(part, channels), **dict(part.options), **more)
+    # Prithvi's is a closure over the very network, which a copy would go on to run.
+    network.__dict__.pop("forward", None)
+    if isinstance(network, PYRAMIDS):
+        # It cannot be pickled, and nothing asks for it again.
+        network.weights = None
+        if part.out_indices is not None:
+            network.out_indices = list(range(MOST_LEVELS))
+    if isinstance(getattr(network, "missing_mod_token", None), nn.Parameter):
+        # TerraTorch leaves what was in memory; it stands for an image that is absent, and here all are there.
+        network.missing_mod_token.data.zero_()
+    return network
+
+
+def module_of(part: TerraTorch, network: Any, channels: Channels) -> TerraTorchBackbone:
+    """A network as a module that gives the levels the part asks for."""
+    single = part.modalities[0] if part.modalities and isinstance(channels, int) else None
+    return TerraTorchBackbone(network, part.out_indices, single)
+
+
+def _told(part: TerraTorch, channels: Channels) -> dict[str, Any]:
+    """What a constructor is told of the images, by the names that it has for that."""
+    if part.family.several:
+        return {"modalities": _modalities(part, channels)}
+    assert isinstance(channels, int)
+    if part.family.frames:
+        return {"num_frames": part.frames or 1, "bands": _bands(part, channels)}
+    if part.name.startswith("dofa_"):
+        return {"model_bands": _wavelengths(part, channels)}
+    if part.name == "UNet":
+        return {"in_channels": channels}
+    if not part.family.bands:
+        return {}
+    # timm then resamples the positions of a ViT; at the size that it was made for, nothing changes.
+    flexible = "_vit_" in part.name and "dynamic_img_size" not in dict(part.options)
+    return {"model_bands": _bands(part, channels)} | ({"dynamic_img_size": True} if flexible else {})
+
+
+def _bands(part: TerraTorch, count: int) -> list[Any]:
+    """The names of the channels; numbers, which no weights know, where the part does not say."""
+    if part.bands is None:
+        return list(range(count))
+    if len(part.bands) != count:
+        raise Refused(bands_unlike(part.bands, count))
+    return list(part.bands)
+
+
+def _wavelengths(part: TerraTorch, count: int) -> list[Any]:
+    """The names of the channels as DOFA knows their wavelengths."""
+    if part.bands is None:
+        raise Refused(no_bands(count))
+    for position, name in enumerate(part.bands):
+        if name not in waves_list:
+            raise Refused(unknown_band(position, name, waves_list))
+    return _bands(part, count)
+
+
+def _modalities(part: TerraTorch, channels: Channels) -> list[Any]:
+    """TerraMind's own modalities by their names, and new ones with their channels."""
+    declared = part.modalities
+    if isinstance(channels, int):
+        if declared is None or len(declared) != 1:
+            raise Refused(which_modality(declared))
+        channels = ((declared[0], channels),)
+    names = [name for name, _ in channels]
+    if declared is not None and set(declared) != set(names):
+        raise Refused(other_modalities(declared, names))
+    for name, count in channels:
+        if name not in IMAGE_CHANNELS and declared is None:
+            raise Refused(unknown_modality(name, names, IMAGE_CHANNELS))
+        if IMAGE_CHANNELS.get(name, count) != count:
+            raise Refused(modality_unlike(name, IMAGE_CHANNELS[name], count))
+    return [name if name in IMAGE_CHANNELS else {name: count} for name, count in channels]
+
+
+def _check_options(part: TerraTorch) -> None:
+    """Refuse what is swallowed without a word, and images for positions that TerraMind takes for a square's."""
+    given = dict(part.options)
+    size = given.get("img_size")
+    if part.family.several and isinstance(size, tuple) and len(set(size)) > 1:
+        raise Refused(positions_not_square(size))
+    known = {"vit_adapter", *inspect.signature(PrithviViT.__init__).parameters} if part.family.frames else None
+    if "_tokenizer_" in part.name:
+        known = {"return_type", *inspect.signature(VQ.__init__).parameters}
+    for name in given:
+        if known is not None and name not in known:
+            raise Refused(unknown_option(name, known - {"self", "kwargs"}))
+
+
+def _extras(network: Any) -> frozenset[str]:
+    """The times and places, where a Prithvi has layers for them: another takes them and does nothing."""
+    if not isinstance(network, PrithviViT):
+        return frozenset()
+    has = {"temporal_coords": network.temporal_encoding, "location_coords": network.location_encoding}
+    return frozenset(name for name, taken in has.items() if taken)

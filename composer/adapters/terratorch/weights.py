@@ -1,0 +1,116 @@
+"""The backbones of TerraTorch with weights: random ones, those that TerraTorch names, or those of a file."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+from terratorch.models.backbones.prithvi_vit import pretrained_weights as of_prithvi
+from terratorch.models.backbones.terramind.model.terramind_register import pretrained_weights as of_terramind
+from terratorch.models.backbones.terramind.tokenizer.tokenizer_backbones_register import (
+    pretrained_weights as of_tokenizers,
+)
+from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
+from torch import Tensor, nn
+
+from composer.adapters.huggingface import check_reachable
+from composer.adapters.terratorch.fitting_weights import fitted
+from composer.adapters.terratorch.networks import created, module_of
+from composer.adapters.terratorch.refusals import no_weights, not_made
+from composer.contracts.rules import Refused
+from composer.feature import Features
+from composer.modules.dispatch import module
+from composer.parts import Channels, Facts, TerraTorch
+
+_ON_HUB = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_FILES: Mapping[str, Mapping[str, str]] = {**of_prithvi, **of_terramind, **of_tokenizers}
+
+
+@module.register(TerraTorch)
+def _(
+    part: TerraTorch,
+    image: Features = (),
+    /,
+    *,
+    facts: Facts,  # noqa: ARG001
+    pretrained: bool = True,
+    **named: Features,
+) -> nn.Module:
+    """The backbone with random weights, or with others where the part asks and `pretrained` allows."""
+    told = part.fed(*image)
+    channels: Channels = tuple((name, one[0].channels) for name, one in named.items()) or image[0].channels
+    weighted = pretrained and part.pretrained
+    if weighted and part.name.endswith("_tim"):
+        return module_of(told, _with_tokenizers(told, channels), channels).train()
+    try:
+        network = created(told, channels)
+    except Refused:
+        raise
+    except Exception as error:  # whatever TerraTorch raises for its arguments
+        raise Refused(not_made(told, error)) from error
+    if weighted:
+        try:
+            network.load_state_dict(fitted(_state_of(part), network, part, _published(part)))
+        except Exception as error:
+            raise Refused(no_weights(part, error)) from error
+    return module_of(told, network, channels).train()
+
+
+def _with_tokenizers(part: TerraTorch, channels: Channels) -> Any:
+    """TerraMind that thinks in modalities, with weights: TerraTorch makes it whole or not at all, tokenizers too."""
+    try:
+        if part.pretrained is not True:
+            raise ValueError("its weights are of several files, which TerraTorch downloads by itself")
+        _check_hub(part)
+        return created(part, channels, pretrained=True)
+    except Refused:
+        raise
+    except Exception as error:
+        raise Refused(no_weights(part, error)) from error
+
+
+def _state_of(part: TerraTorch) -> dict[str, Tensor]:
+    """The tensors of a part's weights. Raises where they cannot be had; nothing but tensors is ever unpickled."""
+    if isinstance(part.pretrained, str):
+        return _read(Path(part.pretrained))
+    if part.name in _FILES:
+        _check_hub(part)
+        at = _FILES[part.name]
+        return _read(Path(hf_hub_download(at["hf_hub_id"], at["hf_hub_filename"])))
+    published = _published(part)
+    if published is None:
+        raise FileNotFoundError("TerraTorch names none for this backbone")
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
+    found = _ON_HUB.fullmatch(published.url)
+    if found and not kept.is_file():
+        check_reachable(f"{found[1]}@{found[2]}", found[3])
+    return dict(published.get_state_dict(progress=False, weights_only=True))
+
+
+def _published(part: TerraTorch) -> Any:
+    """torchgeo's weights for a name, as the default of its constructor says; None of any other."""
+    parameters = inspect.signature(TERRATORCH_BACKBONE_REGISTRY[part.name]).parameters
+    return parameters["weights"].default if "weights" in parameters else None
+
+
+def _check_hub(part: TerraTorch) -> None:
+    at = _FILES[part.name.removesuffix("_tim")]
+    check_reachable(at["hf_hub_id"], at["hf_hub_filename"])
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    for wrapped in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapped), dict):
+            found = found[wrapped]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError("the file holds something else than a state dict: names, and a tensor for each")
+    return dict(found)

@@ -1,0 +1,141 @@
+"""The backbones of TerraTorch: `terratorch/NAME`, and which of its arguments each has. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+from attrs import evolve, field, frozen
+
+from composer.feature import FRAMES, Feature
+from composer.parts.fields import FRAME_COUNT, MAYBE_INDEX, NOT_EMPTY, Options, Without, maybe_whole_numbers, options
+from composer.parts.kinds import Probed
+from composer.parts.terratorch_names import FAMILIES, REFUSED, Family
+from composer.problem import nearest
+
+_FIELD = "it is a field of its own"
+_CHANNELS = "it is the channels of the input"
+_FRAMES = "it is the frames of the input"
+_WEIGHTS = "composer loads weights itself: give the path of a file as pretrained"
+_BANDS = "give the names of the channels as bands"
+BARRED: Mapping[str, str] = MappingProxyType(
+    {
+        "name": _FIELD,
+        "out_indices": _FIELD,
+        "pretrained": _FIELD,
+        "modalities": _FIELD,
+        "bands": _FIELD,
+        "model_bands": _BANDS,
+        "pretrained_bands": "the weights tell their bands",
+        "in_chans": _CHANNELS,
+        "in_channels": _CHANNELS,
+        "n_channels": _CHANNELS,
+        "num_frames": _FRAMES,
+        "frames": _FIELD,
+        "ckpt_path": _WEIGHTS,
+        "ckpt_data": _WEIGHTS,
+        "weights": _WEIGHTS,
+        "init_cfg": _WEIGHTS,
+        "norm_eval": "model.freeze stops the drift of statistics",
+        "encoder_only": "an encoder has no decoder",
+        "features_only": "composer makes the network itself",
+    }
+)
+"""Arguments of TerraTorch that `options` may not hold, each with the reason why."""
+
+MODALITIES = ("S2L2A", "S2L1C", "S1GRD", "S1RTC", "RGB", "DEM")
+"""The images that TerraMind has weights for, by the names that TerraTorch has for them."""
+
+
+def _known(_: object, __: object, value: Any) -> None:
+    if value in REFUSED:
+        raise ValueError(f"terratorch/{value} cannot be had: {REFUSED[value][0]}; use {REFUSED[value][1]}")
+    if value not in FAMILIES:
+        raise ValueError(f"TerraTorch has no backbone {value!r}: {nearest(str(value), FAMILIES)}")
+
+
+def _weights(_: object, __: object, value: Any) -> None:
+    if not isinstance(value, bool | str) or value == "":
+        raise ValueError(f"pretrained must be true, false or the path of a weights file (got {value!r})")
+
+
+def _strings(values: Any) -> tuple[str, ...] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) and value for value in values):
+        raise ValueError(f"a list of names is needed (got {values!r})")
+    if len(set(values)) < len(values):
+        raise ValueError(f"each name is given once (got {list(values)!r})")
+    return tuple(values)
+
+
+_FIELDS: Mapping[str, Any] = {"out_indices": None, "pretrained": False, "options": ()}
+
+
+def _fields_of(family: Family) -> Mapping[str, Any]:
+    """The fields that a backbone has, beside those that all have."""
+    own = [("bands", family.bands), ("frames", family.frames), ("modalities", family.several)]
+    return {**_FIELDS, **{name: None for name, has in own if has}}
+
+
+def _modalities(_: object, __: object, value: tuple[str, ...] | None) -> None:
+    for name in value or ():
+        if name in ("facts", "pretrained"):
+            raise ValueError(f"{name!r} cannot be the name of a modality")
+
+
+@frozen
+class TerraTorch(Probed):
+    """A backbone of TerraTorch's own registry: `terratorch/NAME`.
+
+    `out_indices` picks levels among all that the backbone has, in any order (TerraTorch's default where it is absent:
+    every block of a transformer, the last level of a pyramid). `pretrained` is true for the weights that TerraTorch
+    publishes for this name, false, or the path of a file with such weights. `bands` names the channels of the image,
+    as TerraTorch does (`BLUE`, `NIR_NARROW`) or as the weights do (`B2`): the first layer takes those channels of the
+    weights, and a band that they do not have begins at random; DOFA is told their wavelengths. `frames` is how many
+    Prithvi sees at once: as many as its input has. `modalities` says of what modality an image is that TerraMind is fed
+    by itself; several are fed by their names, `from: {S2L2A: optical, S1GRD: radar}`. A name that TerraMind has no
+    weights for is a new modality where this field lists it. `options` are other arguments of the constructor.
+    """
+
+    source: ClassVar[str | None] = "terratorch"
+    names: ClassVar[Mapping[str, str] | None] = MappingProxyType({n: family.line for n, family in FAMILIES.items()})
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {name: _fields_of(family) for name, family in FAMILIES.items()}
+    )
+    refused: ClassVar[Mapping[str, tuple[str, str]]] = REFUSED
+
+    name: str = field(validator=_known)
+    out_indices: tuple[int, ...] | None = field(
+        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
+    )
+    pretrained: bool | str = field(default=False, validator=_weights, kw_only=True)
+    bands: tuple[str, ...] | None = field(default=None, converter=_strings, validator=NOT_EMPTY, kw_only=True)
+    frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
+    modalities: tuple[str, ...] | None = field(
+        default=None, converter=_strings, validator=[NOT_EMPTY, _modalities], kw_only=True
+    )
+    options: Options = field(default=(), converter=options, validator=Without(BARRED), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        known = self.defaults[self.name]
+        for name in ("bands", "frames", "modalities"):
+            if name not in known and getattr(self, name) is not None:
+                raise ValueError(f"terratorch/{self.name} has no field {name!r}")
+
+    @property
+    def family(self) -> Family:
+        """What is known of backbones of this kind without TerraTorch."""
+        return FAMILIES[self.name]
+
+    @property
+    def takes_names(self) -> bool:
+        """Whether it takes several images, each by the name of its modality."""
+        return self.family.several
+
+    def fed(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
+        """With the frames of its image, where it sees several at once and does not say how many."""
+        if self.family.frames and self.frames is None and images and images[0].axes == FRAMES:
+            return evolve(self, frames=images[0].frames)
+        return self
