@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "run", _run, "predict on an image, and draw what comes out", _run_arguments)
     _add(commands, "fit", _fit, "put in the necks that make a spec lawful", _fit_arguments)
     _add(commands, "list", _list, "list the parts that a spec may name", _list_arguments)
+    _add(commands, "matrix", _matrix, "say which encoders go with which decoders", _matrix_arguments)
     _add(commands, "import", _import, "write the config of another program as a spec", _import_arguments)
     return parser
 
@@ -124,6 +125,16 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="with stars, in quotes: 'timm/*resnet*'")
 
 
+def _matrix_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encoders", default="timm/*", metavar="PATTERN", help="with stars, in quotes ('timm/*')")
+    parser.add_argument("--decoders", default="*", metavar="PATTERN", help="'*', 'smp/*', UNetDecoder ('*')")
+    parser.add_argument("--format", choices=("table", "csv", "json", "png"), default="table")
+    parser.add_argument("-o", "--out", metavar="OUT", help="the file to write; without it, to stdout")
+    parser.add_argument(
+        "-j", "--jobs", type=_jobs, default=os.cpu_count() or 1, metavar="N", help="processes (one for each core)"
+    )
+
+
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("program", choices=("terratorch",), help="whose config it is")
     parser.add_argument("file", metavar="CONFIG", help="what terratorch fit --config takes")
@@ -137,6 +148,14 @@ def _seed(text: str) -> int:
     return number
 
 
+def _jobs(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1024:
+        raise ValueError(text)
+    return number
+
+
+_jobs.__name__ = "number of processes"
 _seed.__name__ = "whole number"  # as argparse names it: invalid whole number value: '-1'
 
 
@@ -209,6 +228,13 @@ def _list(arguments: argparse.Namespace) -> int:
     say(rendered(parts_table(arguments.kind, arguments.pattern)))
     if arguments.kind == "encoders":
         say("python -m composer list encoders 'timm/*resnet*' lists names.")
+    return 0
+
+
+def _matrix(arguments: argparse.Namespace) -> int:
+    from composer.commands.pairing import pair
+
+    pair(arguments.encoders, arguments.decoders, arguments.format, arguments.out, arguments.jobs)
     return 0
 
 

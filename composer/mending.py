@@ -145,12 +145,16 @@ def _other_levels(walk: Walk, source: str) -> Iterator[tuple[int, float, Graph]]
     node = nodes.get(source)
     while node is not None and not isinstance(node.part, Timm):
         node = nodes.get(node.positional[0]) if len(node.sources) == 1 and node.positional else None
-    if node is None or not isinstance(node.part, Timm) or node.part.out_indices is not None:
+    if node is None or not isinstance(node.part, Timm):
         return
-    facts = walk.facts[node.name]
-    if facts.levels is None or facts.levels <= len(facts.features):
-        return
-    picks = [evenly(facts.levels, fewer) for fewer in LEVELS if fewer <= facts.levels]
-    for indices in dict.fromkeys([*picks, tuple(range(facts.levels))]):
+    for indices in other_levels(node.part, walk.facts[node.name]):
         asked = evolve(node, part=evolve(node.part, out_indices=indices))
         yield 1, ASIDE, evolve(walk.graph, nodes=[asked if one is node else one for one in walk.graph.nodes])
+
+
+def other_levels(encoder: Timm, facts: Facts) -> tuple[tuple[int, ...], ...]:
+    """What to ask an encoder for that has more levels than it gives, where it is left to choose: evenly spaced ones."""
+    if encoder.out_indices is not None or facts.levels is None or facts.levels <= len(facts.features):
+        return ()
+    picks = [evenly(facts.levels, fewer) for fewer in LEVELS if fewer <= facts.levels]
+    return tuple(dict.fromkeys([*picks, tuple(range(facts.levels))]))

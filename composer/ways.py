@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 from attrs import frozen
@@ -36,35 +36,42 @@ Accepts = Callable[[Features], bool]
 class Way:
     """Necks one after the other. Shorter is better, and of two as short the one that costs less.
 
-    `cost` weighs what is lost (levels, frames) and what is computed. `features` are what comes out.
+    `cost` weighs what is lost (levels, frames) and what is computed. `features` are what comes out. `levels` are those
+    that the encoder is asked for, where they are not its own choice.
     """
 
     length: int
     cost: float
     necks: tuple[Neck, ...]
     features: Features
+    levels: tuple[int, ...] | None = None
 
 
 def ways(features: Features, accepts: Accepts, longest: int = LONGEST) -> Iterator[Way]:
-    """Every way to features that `accepts` takes, the best first; the empty one too, where it takes them as they are.
+    """Every way to features that `accepts` takes, the best first; the empty one too, where it takes them as given."""
+    return (way for way in reached([Way(0, 0.0, (), features)], longest) if accepts(way.features))
+
+
+def reached(starts: Iterable[Way], longest: int = LONGEST) -> Iterator[Way]:
+    """Every way on from one of `starts`, the best first, themselves among them, with `longest` necks at most.
 
     Dijkstra's search with contracts for edges. Two ways to the same features are one, the better of the two.
     """
     order = count()
-    waiting = [(0, 0.0, next(order), Way(0, 0.0, (), features))]
+    waiting = [(start.length, start.cost, next(order), start) for start in starts]
+    heapify(waiting)
     seen: set[Features] = set()
     while waiting:
         *_, way = heappop(waiting)
         if way.features in seen:
             continue
         seen.add(way.features)
-        if accepts(way.features):
-            yield way
-        if way.length < longest:
+        yield way
+        if len(way.necks) < longest:
             for neck, cost in moves(way.features):
                 further = given(neck, way.features)
                 if further is not None and further not in seen:
-                    onward = Way(way.length + 1, way.cost + cost, (*way.necks, neck), further)
+                    onward = Way(way.length + 1, way.cost + cost, (*way.necks, neck), further, way.levels)
                     heappush(waiting, (onward.length, onward.cost, next(order), onward))
 
 

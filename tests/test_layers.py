@@ -20,7 +20,7 @@ STAGES = (
     ("graph", "structure"),
     ("text", "contracts"),
     ("catalogue",),
-    ("typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting", "inserting", "mending"),
+    ("typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting", "mending", "pairing"),
     ("modules",),
     ("plan", "entering", "leaving", "model"),
     ("building",),
@@ -32,7 +32,7 @@ STAGES = (
 
 TORCH_FREE = ("feature", "sizes", "problem", "quiet", "parts", "graph", "structure", "text", "contracts", "catalogue",
               "typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting",
-              "mending", "__init__", "__main__")  # fmt: skip
+              "mending", "pairing", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch", "mmseg"}

@@ -42,14 +42,15 @@ class Level:
 class Entry:
     """What is known of a network as timm makes it by default.
 
-    `default` are the levels that timm gives by itself. `sizes` is how the network takes images of other sizes: `any`,
-    by the switch `dynamic_img_size` or `strict_img_size`, `img_size` (built for each), or `fixed` (not at all).
-    `prefix` is how many tokens stand before those of the image, None where it cannot give its tokens. `any_channels`
-    says that its stem is made for any number of bands. `wrapper` is the layout of timm's own wrapper,
-    `features_only`; None where that gives something else than the network does. `usual` is what it was made
-    for, and `weights` what each of the published ones was, by tag.
+    `family` is the module of timm that it is of, `default` are the levels that timm gives by itself. `sizes` is how the
+    network takes images of other sizes: `any`, by the switch `dynamic_img_size` or `strict_img_size`, `img_size` (built
+    for each), or `fixed` (not at all). `prefix` is how many tokens stand before those of the image, None where it
+    cannot give its tokens. `any_channels` says that its stem is made for any number of bands. `wrapper` is the layout
+    of timm's own wrapper, `features_only`; None where that gives something else than the network does. `usual` is what
+    it was made for, and `weights` what each of the published ones was, by tag.
     """
 
+    family: str
     levels: tuple[Level, ...]
     default: tuple[int, ...]
     sizes: str
@@ -93,6 +94,7 @@ def entry(name: str) -> Entry | None:
 def plain(one: Entry) -> dict[str, Any]:
     """An entry as lists and numbers, the levels as columns."""
     return {
+        "family": one.family,
         "channels": [level.channels for level in one.levels],
         "strides": [_number(level.stride) for level in one.levels],
         "multiples": [level.multiple for level in one.levels],
@@ -113,6 +115,7 @@ def from_plain(data: Mapping[str, Any]) -> Entry:
     """The entry that `plain` wrote."""
     columns = (data["channels"], map(Fraction, data["strides"]), data["multiples"], data["least"])
     return Entry(
+        family=data["family"],
         levels=tuple(
             Level(channels=channels, stride=stride, multiple=multiple, least=least)
             for channels, stride, multiple, least in zip(*columns, strict=True)

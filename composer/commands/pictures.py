@@ -112,7 +112,7 @@ def _block(panel: Panel) -> Image.Image:
     block = Image.new("RGB", (width, HEAD + sum(part.height for part in parts)), PAPER)
     draw = ImageDraw.Draw(block)
     taken = _write(draw, (0, HEAD // 2 - 4), panel.title, TITLE, width=width)
-    if taken + 16 + _font(TEXT).getlength(panel.subtitle) <= width:
+    if taken + 16 + font(TEXT).getlength(panel.subtitle) <= width:
         _write(draw, (width, HEAD // 2 - 3), panel.subtitle, TEXT, FAINT, anchor="rm", width=width)
     top = HEAD
     for part in parts:
@@ -124,7 +124,7 @@ def _block(panel: Panel) -> Image.Image:
 def _class_legend(shares: Sequence[tuple[int, float]], width: int) -> Image.Image:
     """Swatch, class and share, down the columns; what does not fit in the rows is summed up in the last line."""
     labels = [(f"class {index}", percent(share)) for index, share in shares]
-    cell = SWATCH + 36 + max(int(_font(TEXT).getlength(label + share)) for label, share in labels)
+    cell = SWATCH + 36 + max(int(font(TEXT).getlength(label + share)) for label, share in labels)
     columns = max((width + 24) // (cell + 24), 1)
     fits = len(shares) <= columns * MOST_ROWS
     told = len(shares) if fits else columns * (MOST_ROWS - 1)
@@ -162,8 +162,8 @@ def _score_table(best: Sequence[tuple[int, float]], width: int) -> Image.Image:
     """A line for each class, with a bar as long as its probability."""
     table = Image.new("RGB", (width, ROW * 3 // 2 * len(best)), PAPER)
     draw = ImageDraw.Draw(table)
-    label = 16 + max(int(_font(TEXT).getlength(f"class {index}")) for index, _ in best)
-    full = width - label - 16 - int(_font(TEXT).getlength("100.0 %"))
+    label = 16 + max(int(font(TEXT).getlength(f"class {index}")) for index, _ in best)
+    full = width - label - 16 - int(font(TEXT).getlength("100.0 %"))
     for place, (index, probability) in enumerate(best):
         middle = place * (ROW * 3 // 2) + ROW * 3 // 4
         _write(draw, (0, middle), f"class {index}", TEXT)
@@ -187,10 +187,11 @@ def _number_table(first: Sequence[tuple[int, float]], width: int) -> Image.Image
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, in a size."""
+    found = ImageFont.load_default(size)
+    assert isinstance(found, ImageFont.FreeTypeFont)
+    return found
 
 
 def _write(
@@ -204,10 +205,10 @@ def _write(
     width: int | None = None,
 ) -> int:
     """Write one line, cut short where it is longer than `width`. Returns the width that it takes."""
-    font = _font(size)
-    if width is not None and font.getlength(text) > width:
-        while text and font.getlength(f"{text}…") > width:
+    letters = font(size)
+    if width is not None and letters.getlength(text) > width:
+        while text and letters.getlength(f"{text}…") > width:
             text = text[:-1]
         text = f"{text}…"
-    draw.text(place, text, ink, font, anchor=anchor)
-    return ceil(font.getlength(text))
+    draw.text(place, text, ink, letters, anchor=anchor)
+    return ceil(letters.getlength(text))

@@ -67,6 +67,7 @@ def _entry(part: Timm, facts: Facts) -> Entry:
     fixed = found[-1].multiple is None
     size = facts.sizes.nearest(*usual.size) or (facts.sizes.least, facts.sizes.least)
     return Entry(
+        family=_family(part.name),
         levels=found,
         default=dict(facts.arguments)["out_indices"],
         sizes=next(iter(switch), "any") if not fixed else "img_size" if _rebuilt(part, usual.size) else "fixed",
@@ -81,6 +82,10 @@ def _entry(part: Timm, facts: Facts) -> Entry:
             for tag in (one.partition(".")[2] for one in timm.list_pretrained(f"{part.name}.*"))
         },
     )
+
+
+def _family(name: str) -> str:
+    return next(module for module in timm.list_modules() if timm.list_models(name, module=module))
 
 
 def _usual(name: str, size: tuple[int, int]) -> Weights:

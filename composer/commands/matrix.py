@@ -1,0 +1,104 @@
+"""`matrix`: every encoder beside every decoder, worked out by as many processes as there are. No torch here."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from attrs import frozen
+
+from composer.catalogue import names as catalogued
+from composer.commands.terminal import UsageError
+from composer.facts import describe
+from composer.pairing import VERDICTS, Cell, Verdict, alike, columns, of, row
+from composer.parts import PARTS, REGISTERED, Probed, part_name
+
+WORTH_PROCESSES = 8
+"""So many kinds of encoders and more are shared out among processes, which take a moment to begin."""
+
+
+@frozen
+class Matrix:
+    """The pairs of some encoders and some decoders, by their names, encoder by encoder."""
+
+    encoders: tuple[str, ...]
+    decoders: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    def rows(self) -> Iterator[tuple[str, tuple[Cell, ...]]]:
+        """Each encoder with its cells, one for each decoder."""
+        wide = len(self.decoders)
+        for place, name in enumerate(self.encoders):
+            yield name, self.cells[place * wide : (place + 1) * wide]
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many pairs there are of each verdict."""
+        counted = Counter(cell.verdict for cell in self.cells)
+        return {verdict: counted[verdict] for verdict in VERDICTS}
+
+
+def matrix(encoders: str, decoders: str, jobs: int) -> Matrix:
+    """All pairs of what matches two patterns, worked out by so many processes. Progress is shown on stderr.
+
+    Raises UsageError where nothing matches.
+    """
+    parts = [_encoder(name) for name in _names(encoders)]
+    every = columns(REGISTERED)
+    chosen = tuple(name for name in every if fnmatchcase(name, decoders))
+    if not parts:
+        raise UsageError(f"no encoder is named {encoders!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
+    if not chosen:
+        raise UsageError(f"no decoder is named {decoders!r}; there are {', '.join(every)}")
+    return Matrix(tuple(map(part_name, parts)), chosen, tuple(_cells(parts, chosen, jobs)))
+
+
+def _names(pattern: str) -> list[str]:
+    """The encoders that are known by name and match; or the very one, of a source whose names are not known here."""
+    named = [name for name, part in PARTS.items() if issubclass(part, Probed) and not name.endswith("/")]
+    known = [*(f"timm/{name}" for name in catalogued()), *named]
+    found = [name for name in known if fnmatchcase(name, pattern)]
+    source = f"{pattern.partition('/')[0]}/"
+    is_one = not set(pattern) & set("*?[") and source in REGISTERED and issubclass(REGISTERED[source], Probed)
+    return found or ([pattern] if is_one else [])
+
+
+def _encoder(name: str) -> Probed:
+    source, _, rest = name.partition("/")
+    part = REGISTERED[name] if name in REGISTERED else REGISTERED[f"{source}/"]
+    found = part(rest)  # type: ignore[call-arg]
+    assert isinstance(found, Probed)
+    return found
+
+
+def _cells(encoders: Sequence[Probed], decoders: tuple[str, ...], jobs: int) -> Iterator[Cell]:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    rows: dict[Probed, tuple[Cell, ...]] = {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        groups = alike(shown.track(encoders, description="encoders described"), describe)
+        work = [(group[0], decoders) for group in groups]
+        for group, cells in shown.track(
+            zip(groups, _worked_out(work, jobs), strict=True), total=len(groups), description="kinds of encoders paired"
+        ):
+            rows |= {encoder: tuple(of(encoder, cell) for cell in cells) for encoder in group}
+    for encoder in encoders:
+        yield from rows[encoder]
+
+
+def _worked_out(work: Sequence[tuple[Probed, tuple[str, ...]]], jobs: int) -> Iterator[tuple[Cell, ...]]:
+    if jobs == 1 or len(work) < WORTH_PROCESSES:
+        yield from map(_row, work)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(work))) as pool:
+        yield from pool.imap(_row, work, chunksize=8)
+
+
+def _row(work: tuple[Probed, tuple[str, ...]]) -> tuple[Cell, ...]:
+    encoder, decoders = work
+    return row(encoder, {name: REGISTERED[name] for name in decoders}, describe)
