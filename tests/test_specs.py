@@ -17,8 +17,24 @@ SIDES = {"aligned": (64, 96), "unaligned": (70, 98), "odd": (65, 97)}
 """Sizes asked for; a spec is run at the nearest that its inputs can have."""
 
 
+OPTIONAL = ("terratorch", "transformers", "mmseg")
+"""Sources whose libraries are not of the extra `test`: what builds a spec of theirs has the marker of that name."""
+
+
 def named(files):
     return [pytest.param(file, id=file.stem) for file in files]
+
+
+def marked(files):
+    """The same, where the libraries have to be there that a spec names."""
+    return [
+        pytest.param(file, id=file.stem, marks=[getattr(pytest.mark, one) for one in sources(file)]) for file in files
+    ]
+
+
+def sources(file):
+    text = file.read_text(encoding="utf-8")
+    return [source for source in OPTIONAL if f"{source}/" in text]
 
 
 @cache
@@ -26,7 +42,7 @@ def graph_of(file):
     return composer.read(file)
 
 
-@pytest.fixture(scope="module", params=named(FILES))
+@pytest.fixture(scope="module", params=marked(FILES))
 def model(request):
     """The model of one spec, built once for all the tests of that spec, in eval mode."""
     return composer.build(graph_of(request.param)).eval()
