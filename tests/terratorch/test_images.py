@@ -1,0 +1,195 @@
+"""Frames, images by name, keyword extras, and what is said of arguments that cannot be."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
+
+import composer
+from composer import TerraTorch
+
+TIMES, PLACE = torch.tensor([[[2020.0, 12.0], [2020.0, 200.0]]]), torch.tensor([[45.0, 7.0]])
+
+
+def built(part, **image):
+    graph = composer.chain(part, composer.EmbeddingHead(), input=composer.Image(**image))
+    return composer.build(graph).eval()
+
+
+def run(model, *images, **extras):
+    with torch.no_grad():
+        return model(*images, **extras).output
+
+
+def test_prithvi_sees_all_frames_at_once():
+    model = built(TerraTorch("prithvi_eo_tiny", out_indices=[1, -1]), channels=6, frames=3)
+    peer = TERRATORCH_BACKBONE_REGISTRY.build("prithvi_eo_tiny", num_frames=3, out_indices=[1, 3])
+    peer.load_state_dict(model.encoder.state_dict())
+    film = torch.rand(2, 6, 3, 32, 48)
+
+    assert [(f.axes, f.frames, f.prefix) for f in model.typed.features["encoder"]] == [("b n c", 3, 1)] * 2
+    pairs = list(zip(run(model, film), peer.eval()(film), strict=True))
+    assert [torch.equal(one, other) for one, other in pairs] == [True, True]
+
+
+def test_a_backbone_of_stills_runs_on_each_frame():
+    model = built(TerraTorch("seco_resnet18_sentinel2_rgb_seco"), channels=3, frames=2)
+    film = torch.rand(1, 3, 2, 64, 64)
+    (out,) = run(model, film)
+    with torch.no_grad():
+        (alone,) = model.encoder(film[:, :, 1])
+    assert out.shape == (1, 2, 512, 2, 2)
+    assert torch.allclose(out[:, 1], alone, atol=1e-5)
+
+
+def test_levels_come_in_the_order_asked_for():
+    model = built(TerraTorch("satlas_resnet50_sentinel2_mi_ms_satlas", out_indices=[4, 0]), channels=4)
+    assert [(f.channels, f.stride) for f in model.typed.features["encoder"]] == [(2048, 32), (64, 2)]
+    assert [x.shape[1] for x in run(model, torch.rand(1, 4, 64, 64))] == [2048, 64]
+
+
+def test_times_and_places_reach_prithvi():
+    model = built(TerraTorch("prithvi_eo_v2_tiny_tl", out_indices=[11]), channels=6, frames=2)
+    peer = TERRATORCH_BACKBONE_REGISTRY.build("prithvi_eo_v2_tiny_tl", num_frames=2)
+    peer.load_state_dict(model.encoder.state_dict())
+    film = torch.rand(1, 6, 2, 32, 32)
+
+    (told,) = run(model, film, temporal_coords=TIMES, location_coords=PLACE)
+    assert torch.equal(told, peer.eval()(film, temporal_coords=TIMES, location_coords=PLACE)[-1])
+    assert not torch.equal(told, run(model, film)[0])
+
+
+def test_a_prithvi_that_has_not_learned_from_times_takes_none():
+    model = built(TerraTorch("prithvi_eo_tiny"), channels=6)
+    with pytest.raises(TypeError, match="no encoder of the model takes 'temporal_coords'"):
+        run(model, torch.rand(1, 6, 32, 32), temporal_coords=TIMES)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deep", "pickle"]
+)
+def test_a_copy_has_weights_of_its_own(copied):
+    model = built(TerraTorch("prithvi_eo_tiny", out_indices=[3]), channels=6)
+    other = copied(model)
+    image = torch.rand(1, 6, 32, 32)
+    before = run(model, image)[0]
+    with torch.no_grad():
+        other.encoder.get_parameter("cls_token").add_(1)
+    assert torch.equal(before, run(model, image)[0])
+    assert not torch.equal(before, run(other, image)[0])
+
+
+SEVERAL = """
+inputs: {{optical: {{channels: 12}}, other: {{channels: {channels}}}}}
+nodes:
+  encoder: {{part: {{terratorch/terramind_v1_tiny: {fields}}}, from: {{S2L2A: optical, {name}: other}}}}
+  out: {{part: EmbeddingHead, from: encoder}}
+outputs: [out]
+"""
+
+
+def several(fields="{}", name="S1GRD", channels=2):
+    return composer.reads(SEVERAL.format(fields=fields, name=name, channels=channels))
+
+
+@pytest.mark.parametrize("merged", ["mean", "concat"])
+def test_terramind_takes_images_by_name(merged):
+    model = composer.build(several(f"{{options: {{merge_method: {merged}}}}}")).eval()
+    peer = TERRATORCH_BACKBONE_REGISTRY.build("terramind_v1_tiny", modalities=["S2L2A", "S1GRD"], merge_method=merged)
+    peer.load_state_dict(model.encoder.state_dict())
+    optical, radar = torch.rand(2, 12, 32, 48), torch.rand(2, 2, 32, 48)
+
+    ours = run(model, {"optical": optical, "other": radar})
+    theirs = peer.eval()({"S2L2A": optical, "S1GRD": radar})
+    assert {x.shape for x in ours} == {(2, 6, 192 if merged == "mean" else 384)}
+    assert [torch.equal(one, other) for one, other in zip(ours, theirs, strict=True)] == [True] * 12
+
+
+def test_a_modality_of_ones_own_is_declared():
+    model = composer.build(several("{modalities: [S2L2A, thermal]}", "thermal", 5)).eval()
+    assert run(model, {"optical": torch.rand(1, 12, 32, 32), "other": torch.rand(1, 5, 32, 32)})[0].shape == (1, 4, 192)
+
+
+def still(part, channels):
+    return composer.chain(part, composer.EmbeddingHead(), input=composer.Image(channels=channels))
+
+
+REFUSED = {
+    "a new modality": (
+        several("{}", "S2L2", 4),
+        "terratorch/terramind_v1_tiny has no weights for a modality 'S2L2' (got images named S2L2A, S2L2).",
+    ),
+    "channels of another modality": (
+        several(channels=3),
+        "terratorch/terramind_v1_tiny takes an image of 2 channels as S1GRD (got 3 channels).",
+    ),
+    "no modality": (
+        still(TerraTorch("terramind_v1_tiny"), 12),
+        "terratorch/terramind_v1_tiny takes images by their modality (got an image without a name).",
+    ),
+    "other modalities": (
+        several("{modalities: [S2L2A, DEM]}"),
+        "terratorch/terramind_v1_tiny is declared to take S2L2A, DEM (got images named S2L2A, S1GRD).",
+    ),
+    "tokens side by side": (
+        several("{options: {merge_method: null}}"),
+        (
+            "terratorch/terramind_v1_tiny runs at no image size tried with these images (got no maps, and no tokens that "
+            "follow the size of the image)."
+        ),
+    ),
+    "an argument that is swallowed": (
+        still(TerraTorch("prithvi_eo_tiny", options={"img_sise": 96}), 6),
+        "terratorch/prithvi_eo_tiny has no argument 'img_sise' (got terratorch 1.2.11).",
+    ),
+    "a level that is not there": (
+        still(TerraTorch("prithvi_eo_tiny", out_indices=[0, 4]), 6),
+        "terratorch/prithvi_eo_tiny has levels 0 to 3 (got level 4).",
+    ),
+    "bands and channels": (
+        still(TerraTorch("prithvi_eo_tiny", bands=["RED", "BLUE"]), 6),
+        "terratorch/prithvi_eo_tiny has 2 bands, one for each channel of its image (got 6 channels).",
+    ),
+    "DOFA without bands": (
+        still(TerraTorch("dofa_small_patch16_224"), 3),
+        (
+            "terratorch/dofa_small_patch16_224 makes its first layer for the wavelengths of its bands (got 3 channels "
+            "without names)."
+        ),
+    ),
+    "positions that are no square": (
+        still(TerraTorch("terramind_v1_tiny", modalities=["DEM"], options={"img_size": [112, 448]}), 1),
+        "terratorch/terramind_v1_tiny takes its positions for those of a square (got img_size: [112, 448]).",
+    ),
+}
+
+
+@pytest.mark.parametrize(("graph", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused(graph, message):
+    with pytest.raises(composer.SpecError) as raised:
+        composer.infer(graph)
+    (problem,) = raised.value.problems
+    assert problem.message == message
+    assert problem.repair
+
+
+def test_dofa_takes_the_size_it_is_made_for():
+    """Positions of another shape with as many cells would be taken without a word."""
+    facts = composer.describe(TerraTorch("dofa_small_patch16_224", bands=["RED"]), 1)
+    assert (facts.sizes.height, facts.sizes.width) == (224, 224)
+
+
+def test_a_check_with_known_facts_imports_no_terratorch(tmp_path):
+    spec = tmp_path / "model.yaml"
+    spec.write_text("input: {channels: 6}\nencoder: terratorch/prithvi_eo_tiny\nhead: EmbeddingHead\n")
+    composer.infer(composer.read(spec))
+    tell = f"from composer.__main__ import main; code = main(['check', {str(spec)!r}]); import sys"
+    program = f"{tell}; print(code, 'torch' in sys.modules, 'terratorch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "0 False False"

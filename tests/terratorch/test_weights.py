@@ -1,0 +1,143 @@
+"""Weights of files: those of the network, band by band, or a problem; never half of them."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
+
+import composer
+from composer import TerraTorch
+
+SIX = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]
+RESNET = "satlas_resnet50_sentinel2_si_rgb_satlas"
+
+
+def built(part, channels):
+    graph = composer.chain(part, composer.EmbeddingHead(), input=composer.Image(channels=channels))
+    return composer.build(graph, seed=1).encoder
+
+
+def problem_of(part, channels):
+    with pytest.raises(composer.SpecError) as raised:
+        built(part, channels)
+    (problem,) = raised.value.problems
+    assert problem.place.path == "encoder.pretrained"
+    return problem
+
+
+def saved(state, file):
+    torch.save(state, file)
+    return str(file)
+
+
+@pytest.fixture
+def prithvi(tmp_path):
+    return saved(TERRATORCH_BACKBONE_REGISTRY.build("prithvi_eo_tiny").state_dict(), tmp_path / "prithvi.pt")
+
+
+@pytest.fixture
+def resnet(tmp_path):
+    network = TERRATORCH_BACKBONE_REGISTRY.build(RESNET, model_bands=["B04", "B03", "B02"])
+    return saved(network.resnet_model.state_dict(), tmp_path / "resnet.pth")
+
+
+def test_prithvi_of_a_file(prithvi):
+    state = torch.load(prithvi)
+    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=prithvi), 6)
+    assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+
+
+def test_prithvi_takes_the_bands_that_it_is_told(prithvi):
+    state = torch.load(prithvi)["patch_embed.proj.weight"]
+    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=prithvi, bands=["RED", "BLUE"]), 2)
+    stem = encoder.get_parameter("patch_embed.proj.weight")
+    assert torch.equal(stem, state[:, [SIX.index("RED"), SIX.index("BLUE")]])
+
+
+def test_a_resnet_takes_the_bands_that_it_is_told(resnet):
+    state = torch.load(resnet)
+    encoder = built(TerraTorch(RESNET, pretrained=resnet, bands=["BLUE", "B04"]), 2)
+    assert torch.equal(encoder.get_parameter("resnet_model.conv1.weight"), state["conv1.weight"][:, [2, 0]])
+    assert torch.equal(encoder.get_parameter("resnet_model.layer4.2.conv3.weight"), state["layer4.2.conv3.weight"])
+
+
+def test_terramind_of_a_file_and_a_modality_of_ones_own(tmp_path):
+    network = TERRATORCH_BACKBONE_REGISTRY.build("terramind_v1_tiny", modalities=["S2L2A", "S1GRD"])
+    file = saved({**network.state_dict(), "decoder.unused": torch.zeros(1)}, tmp_path / "t.pt")
+    encoder = built(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["S1GRD"]), 2)
+    own = built(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["thermal"]), 4)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in encoder.state_dict().items())
+    assert torch.equal(own.state_dict()["encoder.3.attn.qkv.weight"], network.state_dict()["encoder.3.attn.qkv.weight"])
+
+
+def without(file, name):
+    state = torch.load(file)
+    state.pop(name)
+    torch.save(state, file)
+
+
+def test_a_weight_that_is_missing_is_one_problem(prithvi):
+    without(prithvi, "blocks.2.attn.qkv.weight")
+    problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=prithvi), 6)
+    assert problem.message == (
+        "terratorch/prithvi_eo_tiny cannot load the weights of this file (got RuntimeError: Error(s) in loading "
+        'state_dict for PrithviViT: Missing key(s) in state_dict: "blocks.2.attn.qkv.weight".).'
+    )
+    assert problem.repair == "give the path of a weights file that fits this backbone, or set pretrained: false"
+
+
+def test_a_band_that_is_misspelled_is_one_problem(prithvi):
+    problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=prithvi, bands=["RED", "GREN"]), 2)
+    assert "there is no band 'GREN': did you mean GREEN?" in problem.message
+
+
+def test_other_channels_without_bands_are_one_problem(resnet):
+    problem = problem_of(TerraTorch(RESNET, pretrained=resnet), 5)
+    assert "the weights are of 3 bands, RED, GREEN, BLUE: name those of the image as bands" in problem.message
+
+
+def test_a_first_layer_of_other_patches_is_one_problem(prithvi):
+    part = TerraTorch("prithvi_eo_tiny", pretrained=prithvi, options={"patch_size": [1, 8, 8]})
+    assert "its first layer is of shape [256, 6, 1, 16, 16]" in problem_of(part, 6).message
+
+
+def test_a_file_of_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "written"), "w")
+
+    torch.save(Evil(), tmp_path / "evil.pt")
+    problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=str(tmp_path / "evil.pt")), 6)
+    assert "UnpicklingError" in problem.message
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_backbone_without_published_weights_says_so():
+    problem = problem_of(TerraTorch("UNet", pretrained=True), 3)
+    assert problem.message == (
+        "terratorch/UNet cannot load the weights that TerraTorch names for it (got FileNotFoundError: TerraTorch "
+        "names none for this backbone)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "fields"),
+    [("prithvi_eo_v2_tiny_tl", 6, {}), (RESNET, 3, {}), ("terramind_v1_tiny", 1, {"modalities": ["DEM"]})],
+    ids=["prithvi", "torchgeo", "terramind"],
+)
+def test_without_a_connection_there_is_one_problem_at_once(monkeypatch, tmp_path, name, channels, fields):
+    def unreachable(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    problem = problem_of(TerraTorch(name, pretrained=True, **fields), channels)
+    assert problem.message.startswith(f"terratorch/{name} cannot load the weights that TerraTorch names for it (got ")
+    assert problem.repair == "check the connection, give the path of a weights file, or set pretrained: false"
+    assert slept == []
