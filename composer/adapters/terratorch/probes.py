@@ -79,8 +79,10 @@ def _strides_and_sizes(trial: _Trial, usual: tuple[int, int]) -> tuple[tuple[Fra
     reductions = tuple(max(1, round(usual[0] / rows)) for rows, _ in grids)
     found = strides_and_sizes(trial.grids_at, usual, reductions)
     if found is None or found[1].height is None:
-        return found
+        return None if trial.unsteady else found
     squares = strides_and_sizes(_square(trial), usual, reductions)
+    if trial.unsteady:
+        return None
     if squares is None or squares[1].height is not None:
         return found
     return squares[0], evolve(squares[1], square=True)
@@ -121,6 +123,7 @@ class _Trial:
     patch: tuple[int, int] | None
     error: Exception | None = None
     layouts: tuple[Layout, ...] | None = None
+    unsteady: bool = False
 
     def grids_at(self, height: int, width: int) -> Grids | None:
         """The grids of all levels for an image of (height, width), or None where the network does not take it."""
@@ -136,6 +139,8 @@ class _Trial:
         if any(prefix < 0 for _, _, prefix, _ in layouts):
             return None
         self.layouts = self.layouts or layouts
+        # More tokens than cells, and the more the larger the image: those are no prefix, but cells of something else.
+        self.unsteady = self.unsteady or layouts != self.layouts
         return tuple(grid for _, grid in found) if layouts == self.layouts else None
 
     def _images(self, height: int, width: int) -> Tensor | Mapping[str, Tensor]:
