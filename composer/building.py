@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,7 +21,10 @@ from composer.modules.devices import on
 from composer.parts import Facts, Part, Probed
 from composer.problem import SpecError
 from composer.typed import Typed
+from composer.verifying import hold_to_facts
 from composer.walking import Describe, problem_of
+
+Device = Literal["cpu", "meta"]
 
 
 def build(
@@ -29,24 +32,31 @@ def build(
     *,
     seed: int = 0,
     pretrained: bool = True,
+    verify: bool = False,
+    device: Device = "cpu",
     describe: Describe | Mapping[Any, Facts] | None = None,
 ) -> Model:
     """A graph as a torch module, on the CPU and in train mode, as torch makes them.
 
     Equal graphs and equal seeds give bit-equal weights; torch's own random state is left as it was. `pretrained`
-    false leaves the weights random that a part would load. Raises SpecError where the graph cannot be, where
-    published weights cannot be had, and where a `Custom` module does not give what it declares.
+    false leaves the weights random that a part would load. `verify` runs each encoder of another library once over one
+    small image, and holds it to its facts. `device="meta"` makes a model without weights, which takes no memory and
+    gives shapes alone. Raises SpecError where the graph cannot be, where published weights cannot be had, and where a
+    `Custom` module does not give what it declares, or with `verify` a network what its facts say.
     """
     typed = graph if isinstance(graph, Typed) else infer(graph, describe)
-    return Model(typed, modules_of(typed, seed=seed, pretrained=pretrained))
+    modules = modules_of(typed, seed=seed, pretrained=pretrained and device == "cpu", device=device)
+    if verify:
+        hold_to_facts(typed, modules)
+    return Model(typed, modules)
 
 
-def modules_of(typed: Typed, *, seed: int = 0, pretrained: bool = True) -> dict[str, nn.Module]:
+def modules_of(typed: Typed, *, seed: int = 0, pretrained: bool = True, device: Device = "cpu") -> dict[str, nn.Module]:
     """The modules of a typed graph, by node: what `build` hangs into a `Model`, for a class of one's own to hold."""
     with _GENERATOR:
         # First of all, so that what an import draws at random is not drawn from the seed.
         _load_adapters(typed)
-    with _GENERATOR, torch.random.fork_rng(devices=[]), on("cpu"):
+    with _GENERATOR, torch.random.fork_rng(devices=[]), on(device):
         # Not torch.manual_seed, which would seed the other devices too.
         torch.default_generator.manual_seed(seed)
         return {

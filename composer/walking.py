@@ -117,11 +117,25 @@ class Walk:
             if refusal := one_image(image):
                 return evolve(refusal, input=position)
         told = part.fed(*(image[0] for image in inputs), **{name: image[0] for name, image in named.items()})
-        facts = self.describe(told, tuple((name, i[0].channels) for name, i in named.items()) or inputs[0][0].channels)
+        channels = tuple((name, i[0].channels) for name, i in named.items()) or inputs[0][0].channels
+        facts = self.describe(told, channels)
         if isinstance(facts, Refusal):
             return facts
+        facts = self._made_for(node, told, facts, channels)
         self.facts[node.name] = facts
         return contract(facts, *inputs, **named)
+
+    def _made_for(self, node: Node, part: Probed, facts: Facts, channels: Any) -> Facts:
+        """The facts of a network of one size, made for the size of the graph's input where that is another."""
+        image = dict(self.graph.inputs).get(node.sources[0])
+        if image is None or image.size is None or facts.sizes.height is None or facts.sizes.width is None:
+            return facts
+        fed = [side / image.stride for side in image.size]
+        if any(side.denominator != 1 for side in fed) or fed == [facts.sizes.height, facts.sizes.width]:
+            return facts
+        other = part.made_for(*map(int, fed))
+        resized = None if other is None else self.describe(other, channels)
+        return resized if isinstance(resized, Facts) else facts
 
     def _shared(self, node: Node, shared: Shared) -> Outcome | Features:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)

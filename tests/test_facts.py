@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from attrs import evolve
 
 import composer
 from composer import facts
 
-PART = composer.Timm("test_resnet", out_indices=[1, 2])
+PART = composer.Timm("test_resnet", out_indices=[1, 2], options={"drop_rate": 0.1})
+"""An encoder that the catalogue says nothing of, because of its options."""
+
 KNOWN = ((32, 4), (48, 8))
 
 
@@ -50,7 +53,7 @@ def test_where_weights_come_from_is_no_question_of_its_own(cache, no_probe):
     composer.describe(PART, 3)
     no_probe()
 
-    assert levels(composer.describe(composer.Timm("test_resnet", out_indices=[1, 2], pretrained=True), 3)) == KNOWN
+    assert levels(composer.describe(evolve(PART, pretrained=True), 3)) == KNOWN
 
 
 DAMAGED = {
@@ -83,7 +86,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(cache):
 
 
 def test_a_refusal_is_not_kept_on_disk(cache):
-    assert isinstance(composer.describe(composer.Timm("test_resnet", out_indices=[9]), 3), composer.Refusal)
+    assert isinstance(composer.describe(evolve(PART, out_indices=[9]), 3), composer.Refusal)
     assert list(cache.rglob("*.json")) == []
 
 

@@ -23,7 +23,7 @@ STAGES = (
     ("typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting", "mending", "pairing"),
     ("modules",),
     ("plan", "entering", "leaving", "model"),
-    ("building",),
+    ("building", "verifying"),
     ("weights", "adapters"),
     ("terratorch",),
     ("commands", "__main__"),

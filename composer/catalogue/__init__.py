@@ -11,3 +11,4 @@ from composer.catalogue.entries import from_plain as from_plain
 from composer.catalogue.entries import names as names
 from composer.catalogue.entries import plain as plain
 from composer.catalogue.entries import stamp as stamp
+from composer.catalogue.entries import written as written

@@ -43,7 +43,7 @@ def _tagged(start: str) -> list[str]:
 
 def answer(one: Entry, part: Timm, channels: int) -> Facts | Refusal | None:
     """The same of an entry that is at hand."""
-    if part != evolve(part, output_stride=None, img_size=None, any_size=False, options=()):
+    if part != evolve(part, output_stride=None, img_size=None, norm=False, any_size=False, options=()):
         return None
     tag = part.name.partition(".")[2]
     weights = one.weights.get(tag) if tag else one.usual
@@ -66,14 +66,19 @@ def _answers(one: Entry, part: Timm, channels: int, weights: Weights) -> bool:
 def _facts(one: Entry, part: Timm, channels: int, weights: Weights, indices: tuple[int, ...]) -> Facts:
     picked = [one.levels[index] for index in indices]
     axes = one.wrapper if part.features_only else None
-    features = [Feature(channels=level.channels, stride=level.stride, axes=axes or MAP) for level in picked]
+    sizes = sizes_of(picked, one.usual.size)
+    strides = [level.stride if sizes.height is None else level.at_usual or level.stride for level in picked]
+    features = [
+        Feature(channels=level.channels, stride=stride, axes=axes or MAP)
+        for level, stride in zip(picked, strides, strict=True)
+    ]
     if part.tokens:
         assert one.prefix is not None
         features = [evolve(f, axes=TOKENS, prefix=one.prefix) for f in features]
     return Facts(
         features=features,
         channels=channels,
-        sizes=sizes_of(picked, one.usual.size),
+        sizes=sizes,
         arguments={**SWITCHES.get(one.sizes, {}), "out_indices": indices},
         mean=weights.mean,
         std=weights.std,

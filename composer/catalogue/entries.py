@@ -11,8 +11,8 @@ from typing import Any
 
 from attrs import frozen
 
-CATALOGUE = Path(__file__).with_name("timm.json")
-"""The file that the census writes: one line for each network."""
+CATALOGUE = Path(__file__).with_name("timm.jsonl")
+"""The file that the census writes: the version of timm, then a line for each network, of its name and its entry."""
 
 
 @frozen
@@ -29,13 +29,15 @@ class Level:
     """A level of a network, and what the network needs so as to give it and all levels before it.
 
     `stride` is exact for images whose sides are multiples of `multiple` and at least `least`. Where these are None, the
-    network takes one size, and at that one it is exact.
+    network takes one size for this level, and at that one it is exact. `at_usual` is the stride at the usual size where
+    that is another: it counts where a level of one size is asked for too.
     """
 
     channels: int
     stride: Fraction
     multiple: int | None
     least: int | None
+    at_usual: Fraction | None = None
 
 
 @frozen(kw_only=True)
@@ -64,31 +66,43 @@ class Entry:
 
 
 @cache
-def _content() -> Mapping[str, Any]:
-    """The file as it is, empty where there is none: the catalogue can be made anew without it."""
+def _lines() -> Mapping[str, str]:
+    """The file by what its lines begin with; empty where there is none, so that the catalogue can be made anew.
+
+    A line is parsed when it is asked for: all of them take a tenth of the time that a check may take.
+    """
     try:
-        content: dict[str, Any] = json.loads(CATALOGUE.read_text(encoding="utf-8"))
+        lines = CATALOGUE.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        return {"timm": None, "networks": {}}
-    return content
+        return {}
+    return {line.split('"', 2)[1]: line for line in lines}
 
 
 def stamp() -> str | None:
     """The version of timm that the catalogue is of."""
-    version: str | None = _content()["timm"]
+    first = next(iter(_lines().values()), None)
+    version: str | None = None if first is None else json.loads(first)[1]
     return version
 
 
+@cache
 def names() -> tuple[str, ...]:
     """All networks of that version, in timm's own order. A few have no entry."""
-    return tuple(_content()["networks"])
+    return tuple(_lines())[1:]
 
 
 @cache
 def entry(name: str) -> Entry | None:
     """What is known of a network, by its name without a tag; None where it must be asked itself."""
-    data = _content()["networks"].get(name)
+    line = _lines().get(name) if name in names() else None
+    data = None if line is None else json.loads(line)[1]
     return None if data is None else from_plain(data)
+
+
+def written(version: str, entries: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """The catalogue as a text: what `plain` made of each network, and null for one that must be asked itself."""
+    lines = [["timm", version], *([name, data] for name, data in entries.items())]
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
 def plain(one: Entry) -> dict[str, Any]:
@@ -99,6 +113,7 @@ def plain(one: Entry) -> dict[str, Any]:
         "strides": [_number(level.stride) for level in one.levels],
         "multiples": [level.multiple for level in one.levels],
         "least": [level.least for level in one.levels],
+        **({"at_usual": strides} if any(strides := [_number(level.at_usual) for level in one.levels]) else {}),
         "default": one.default,
         "sizes": one.sizes,
         "prefix": one.prefix,
@@ -113,12 +128,14 @@ def plain(one: Entry) -> dict[str, Any]:
 
 def from_plain(data: Mapping[str, Any]) -> Entry:
     """The entry that `plain` wrote."""
-    columns = (data["channels"], map(Fraction, data["strides"]), data["multiples"], data["least"])
+    strides = map(Fraction, data["strides"])
+    at_usual = [one and Fraction(one) for one in data.get("at_usual") or [None] * len(data["channels"])]
+    columns = (data["channels"], strides, data["multiples"], data["least"], at_usual)
     return Entry(
         family=data["family"],
         levels=tuple(
-            Level(channels=channels, stride=stride, multiple=multiple, least=least)
-            for channels, stride, multiple, least in zip(*columns, strict=True)
+            Level(channels=channels, stride=stride, multiple=multiple, least=least, at_usual=usual)
+            for channels, stride, multiple, least, usual in zip(*columns, strict=True)
         ),
         default=tuple(data["default"]),
         sizes=data["sizes"],
@@ -132,8 +149,8 @@ def from_plain(data: Mapping[str, Any]) -> Entry:
     )
 
 
-def _number(stride: Fraction) -> int | str:
-    return stride.numerator if stride.denominator == 1 else str(stride)
+def _number(stride: Fraction | None) -> int | str | None:
+    return None if stride is None else stride.numerator if stride.denominator == 1 else str(stride)
 
 
 def _plain_weights(weights: Weights) -> list[Any]:

@@ -87,7 +87,7 @@ def _title(matrix: Matrix) -> str:
     named = [f"timm {stamp()}" if source == "timm" else source for source in sources]
     pairs = len(matrix.cells)
     return (
-        f"{len(matrix.encoders):,} encoders of {' and '.join(named)} × {len(matrix.decoders)} decoders: {pairs:,} pairs"
+        f"{len(matrix.encoders):,} encoders of {' and '.join(named)}, {len(matrix.decoders)} decoders: {pairs:,} pairs"
     )
 
 

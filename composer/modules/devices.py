@@ -8,6 +8,11 @@ from typing import Any
 import torch
 
 
+def current() -> str:
+    """The device that new tensors are made on now."""
+    return str(torch.get_default_device())
+
+
 def on(device: str) -> AbstractContextManager[Any]:
     """Within it, what names no device is made on `device`.
 

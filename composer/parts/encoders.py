@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, evolve, field, frozen
 
 from composer.feature import Feature, Features
 from composer.parts.fields import (
@@ -94,9 +94,9 @@ class Timm(Probed):
     of a pyramid, the last three of a plain ViT). `pretrained` is true, false, or the path of a weights file.
     `features_only` takes timm's own wrapper, with the layouts and parameter names that it has; otherwise the plain
     network runs, gives `"b c h w"`, and keeps the names that published checkpoints use. `tokens` asks a ViT for
-    its tokens, prefix first. `any_size` feeds a convolutional network images as they are, or padded to no more than it
-    needs itself: its levels then round; otherwise images are padded until every level is whole. Whatever else the
-    network takes goes under `options`.
+    its tokens, prefix first, and `norm` for its levels behind its final norm. `any_size` feeds a convolutional network
+    images as they are, or padded to no more than it needs itself: its levels then round; otherwise images are padded
+    until every level is whole. Whatever else the network takes goes under `options`.
     """
 
     source: ClassVar[str | None] = "timm"
@@ -110,12 +110,19 @@ class Timm(Probed):
     img_size: tuple[int, int] | None = field(default=None, converter=_sides, validator=_SIDE, kw_only=True)
     features_only: bool = field(default=False, validator=FLAG, kw_only=True)
     tokens: bool = field(default=False, validator=FLAG, kw_only=True)
+    norm: bool = field(default=False, validator=FLAG, kw_only=True)
     any_size: bool = field(default=False, validator=FLAG, kw_only=True)
     options: Options = field(default=(), converter=options, validator=Without(BARRED), kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.tokens and self.features_only:
             raise ValueError("tokens and features_only exclude each other: timm's wrapper always gives maps")
+        if self.norm and self.features_only:
+            raise ValueError("norm and features_only exclude each other: timm's wrapper gives levels without a norm")
+
+    def made_for(self, height: int, width: int) -> Self | None:
+        """The same with `img_size`, unless one is written."""
+        return evolve(self, img_size=(height, width)) if self.img_size is None else None
 
 
 @frozen(kw_only=True)

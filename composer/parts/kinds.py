@@ -62,6 +62,10 @@ class Probed(Encoder):
         """The same, as told by the images that it is fed: what depends on them, and the part leaves open."""
         return self
 
+    def made_for(self, height: int, width: int) -> Self | None:  # noqa: ARG002
+        """The same, made for images of another size than its usual one; None where that cannot be, or is written."""
+        return None
+
 
 class Neck(Part):
     """From features to features. A neck that joins branches takes several inputs."""

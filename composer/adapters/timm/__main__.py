@@ -15,7 +15,7 @@ import timm
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from composer.adapters.timm.census import ON_THE_CPU, told
-from composer.catalogue import CATALOGUE
+from composer.catalogue import CATALOGUE, written
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,14 +40,12 @@ def _census(output: Path, jobs: int, names: list[str]) -> int:
             found[name] = result
             file.write(json.dumps({"timm": timm.__version__, "name": name, **result}) + "\n")
             file.flush()
-    rows = [f" {json.dumps(name)}: {json.dumps(found[name].get('entry'))}" for name in names]
-    text = "".join([f'{{"timm": {json.dumps(timm.__version__)}, "networks": {{\n', ",\n".join(rows), "\n}}\n"])
     whole = output.with_suffix(".whole")
-    whole.write_text(text, encoding="utf-8")
+    whole.write_text(written(timm.__version__, {name: found[name].get("entry") for name in names}), encoding="utf-8")
     whole.replace(output)
     unfinished.unlink()
     untold = {name: found[name]["why"] for name in names if "why" in found[name]}
-    sys.stdout.write(f"{output}: {len(rows) - len(untold)} of {len(rows)} networks of timm {timm.__version__}\n")
+    sys.stdout.write(f"{output}: {len(names) - len(untold)} of {len(names)} networks of timm {timm.__version__}\n")
     sys.stdout.writelines(f"  {name} must be asked itself: {why}\n" for name, why in untold.items())
     return 0
 

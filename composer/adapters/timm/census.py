@@ -63,9 +63,9 @@ def _entry(part: Timm, facts: Facts) -> Entry:
     device = "cpu" if part.name.startswith(ON_THE_CPU) else "meta"
     network, switch = create_flexible(part, 3, device)
     usual = _usual(part.name, default_size(part, network))
-    found = _levels(part, device, usual.size)
-    fixed = found[-1].multiple is None
     size = facts.sizes.nearest(*usual.size) or (facts.sizes.least, facts.sizes.least)
+    found = _levels(part, device, usual.size, size)
+    fixed = found[-1].multiple is None
     return Entry(
         family=_family(part.name),
         levels=found,
@@ -96,8 +96,8 @@ def _usual(name: str, size: tuple[int, int]) -> Weights:
     return Weights((height, width), tuple(published.mean), tuple(published.std))
 
 
-def _levels(part: Timm, device: str, usual: tuple[int, int]) -> tuple[Level, ...]:
-    """All levels, each of a network that is cut off behind it.
+def _levels(part: Timm, device: str, usual: tuple[int, int], size: tuple[int, int]) -> tuple[Level, ...]:
+    """All levels, each of a network that is cut off behind it; `size` is one that the whole network takes.
 
     What a network needs for a level it needs for those behind it too, so that where the first needs what the last does,
     so do all between.
@@ -105,7 +105,7 @@ def _levels(part: Timm, device: str, usual: tuple[int, int]) -> tuple[Level, ...
     network, _ = create_flexible(part, 3, device)
     count = count_of(network)
     widths, reductions = stated(part, network, tuple(range(count)))
-    exact = _strides_at(network, device, usual, widths)
+    exact = _strides_at(network, device, size, widths)
 
     def at(index: int) -> Level:
         # A new one each time: the levels of several branches (crossvit) are not in the order of their depth.
@@ -122,7 +122,7 @@ def _strides_at(network: Any, device: str, size: tuple[int, int], widths: tuple[
     encoder = TimmEncoder(network, range(len(widths))).eval()
     grids = Trial(encoder, 3, device, MAP, widths).grids_at(*size)
     if grids is None:
-        raise ValueError("it does not run at its own size")
+        raise ValueError(f"it does not run at {size[0]} × {size[1]}")
     return tuple(Fraction(size[0], rows) for rows, _ in grids)
 
 
@@ -134,13 +134,10 @@ def _level(
     if found is None:
         raise ValueError(f"level {index} has different strides along the two sides")
     (stride,), sizes = found
-    fixed = sizes.height is not None
-    return Level(
-        channels=width,
-        stride=exact if fixed else stride,
-        multiple=None if fixed else sizes.multiple,
-        least=None if fixed else sizes.least,
-    )
+    if sizes.height is not None:
+        return Level(channels=width, stride=exact, multiple=None, least=None)
+    at_usual = None if exact == stride else exact
+    return Level(channels=width, stride=stride, multiple=sizes.multiple, least=sizes.least, at_usual=at_usual)
 
 
 def _rebuilt(part: Timm, usual: tuple[int, int]) -> bool:

@@ -16,7 +16,7 @@ def levels(part: Timm, network: Any, channels: int, device: str) -> tuple[int, .
     """The levels asked for, counted from 0; timm's own choice where none are. Raises Refused for what it has not."""
     if part.out_indices is None:
         if not part.features_only:
-            network = create(evolve(part, features_only=True, tokens=False), channels, device)
+            network = create(evolve(part, features_only=True, tokens=False, norm=False), channels, device)
         return tuple(network.feature_info.out_indices)
     # timm's wrapper fails without a word on a level that it has not, so it is the plain network that is asked.
     plain = create(evolve(part, features_only=False), channels, device)
@@ -36,4 +36,6 @@ def stated(part: Timm, network: Any, indices: tuple[int, ...]) -> tuple[tuple[in
     if part.features_only:
         return tuple(network.feature_info.channels()), tuple(network.feature_info.reduction())
     infos = [network.feature_info[index] for index in indices]
-    return tuple(info["num_chs"] for info in infos), tuple(info["reduction"] for info in infos)
+    # SAM's final norm stands behind a neck that narrows.
+    width = "num_chs_norm" if part.norm and all("num_chs_norm" in info for info in infos) else "num_chs"
+    return tuple(info[width] for info in infos), tuple(info["reduction"] for info in infos)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from attrs import evolve
@@ -12,7 +14,7 @@ from composer.adapters.probing import strides_and_sizes
 from composer.adapters.rounding import Misfit, rounded
 from composer.adapters.timm.levels import count_of, levels, stated
 from composer.adapters.timm.networks import create_flexible, default_size, layout, names_near
-from composer.adapters.timm.refusals import arguments_refused, no_size, no_tokens, not_any_size, one_size
+from composer.adapters.timm.refusals import arguments_refused, no_norm, no_size, no_tokens, not_any_size, one_size
 from composer.adapters.trial import Trial
 from composer.catalogue.picking import unknown
 from composer.contracts.rules import Refusal, Refused
@@ -51,7 +53,7 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
     indices = levels(part, network, channels, device)
     if device == "meta" and any(isinstance(child, nn.RNNBase) for child in network.modules()):
         raise _MetaDeviceUnfitError
-    encoder = network if part.features_only else TimmEncoder(network, indices)
+    encoder = network if part.features_only else _encoder(part, network, indices, channels, device)
     encoder.eval()
     widths, reductions = stated(part, network, indices)
     axes = layout(part, network)
@@ -74,12 +76,28 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
         features=features,
         channels=channels,
         sizes=sizes,
-        arguments={**switch, "out_indices": indices},
+        arguments={**switch, **({} if part.img_size is None else {"img_size": part.img_size}), "out_indices": indices},
         mean=network.pretrained_cfg["mean"],
         std=network.pretrained_cfg["std"],
         patch=patch_of(network),
         levels=count_of(network),
     )
+
+
+def _encoder(part: Timm, network: Any, indices: tuple[int, ...], channels: int, device: str) -> TimmEncoder:
+    """The network as an encoder. Raises Refused where it is to apply a final norm, and has none for these levels."""
+    encoder = TimmEncoder(network, indices, norm=part.norm)
+    if part.norm:
+        bare = TimmEncoder(create_flexible(part, channels, device)[0], indices)
+        if len(list(bare.parameters())) == len(list(encoder.parameters())):
+            raise Refused(no_norm(None))
+        height, width = default_size(part, network)
+        try:
+            with torch.no_grad():
+                encoder.eval()(torch.empty(1, channels, height, width, device=device))
+        except Exception as error:
+            raise Refused(no_norm(error)) from error
+    return encoder
 
 
 def _at_any_size(trial: Trial, maps: Features, sizes: Sizes, usual: tuple[int, int]) -> tuple[Features, Sizes]:

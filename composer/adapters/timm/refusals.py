@@ -38,6 +38,20 @@ def no_tokens(error: Exception) -> Refusal:
     return _network("cannot give its tokens", _said(error), "leave tokens out: maps are what it gives")
 
 
+def no_norm(error: Exception | None) -> Refusal:
+    """A network that has no final norm for its levels, or does not take the wish for it."""
+    if error is not None:
+        return _network("cannot apply its final norm to its levels", _said(error), "leave norm out")
+    return Refusal(
+        code="network",
+        kind="lies",
+        expected="has no final norm that norm could apply",
+        got="levels as they are",
+        repair="leave norm out",
+        about="norm",
+    )
+
+
 def one_size(sizes: Sizes, error: Exception | None) -> Refusal:
     """A network that takes images of one size; `error` is what it raised at another, if it did."""
     return Refusal(

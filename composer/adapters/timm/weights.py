@@ -15,6 +15,7 @@ from composer.adapters.timm.networks import create
 from composer.adapters.timm.refusals import no_weights
 from composer.contracts.rules import Refused
 from composer.feature import Features
+from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
@@ -28,13 +29,13 @@ def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> 
     # Facts that were handed in need not say which levels they are of.
     indices = arguments.pop("out_indices", None) or _levels_of(part, channels)
     if not (pretrained and part.pretrained):
-        network = create(part, channels, "cpu", **arguments, **_without_classifier(part))
+        network = create(part, channels, current(), **arguments, **_without_classifier(part))
     else:
         try:
             network = _with_weights(part, channels, arguments)
         except Exception as error:
             raise Refused(no_weights(part, error)) from error
-    return network if part.features_only else TimmEncoder(network, indices, tokens=part.tokens)
+    return network if part.features_only else TimmEncoder(network, indices, tokens=part.tokens, norm=part.norm)
 
 
 def _without_classifier(part: Timm) -> dict[str, int]:
@@ -57,8 +58,8 @@ def _with_weights(part: Timm, channels: int, arguments: dict[str, Any]) -> Any:
         arguments["pretrained_cfg_overlay"] = {"file": part.pretrained}
     if part.features_only:
         # timm's wrapper takes what there is, and leaves the rest random without a word; the plain network raises.
-        create(evolve(part, features_only=False), channels, "cpu", **arguments)
-    return create(part, channels, "cpu", **arguments)
+        create(evolve(part, features_only=False), channels, current(), **arguments)
+    return create(part, channels, current(), **arguments)
 
 
 def _check_weights(part: Timm) -> None:
