@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from pathlib import Path
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 PUBLISHED = ("model.safetensors", "pytorch_model.bin")
@@ -23,3 +25,9 @@ def check_reachable(repository: str, file: str | None = None, timeout: float = 1
         get_hf_file_metadata(hf_hub_url(name, files[0], revision=revision or None), timeout=timeout)
     except HfHubHTTPError:
         return
+
+
+def fetched(repository: str, file: str) -> Path:
+    """A file of a repository: from the cache, or downloaded. Raises the client's error where it cannot be had."""
+    check_reachable(repository, file)
+    return Path(hf_hub_download(repository, file))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from terratorch.models.backbones.prithvi_vit import pretrained_weights as of_prithvi
 from terratorch.models.backbones.terramind.model.terramind_register import pretrained_weights as of_terramind
@@ -19,7 +18,7 @@ from terratorch.models.backbones.terramind.tokenizer.tokenizer_backbones_registe
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from composer.adapters.huggingface import check_reachable
+from composer.adapters.huggingface import check_reachable, fetched
 from composer.adapters.terratorch.fitting_weights import fitted
 from composer.adapters.terratorch.networks import created, module_of
 from composer.adapters.terratorch.refusals import no_weights, not_made
@@ -67,7 +66,7 @@ def _with_tokenizers(part: TerraTorch, channels: Channels) -> Any:
     try:
         if part.pretrained is not True:
             raise ValueError("its weights are of several files, which TerraTorch downloads by itself")
-        _check_hub(part)
+        check_reachable(*_on_hub(part))
         return created(part, channels, pretrained=True)
     except Refused:
         raise
@@ -80,9 +79,7 @@ def _state_of(part: TerraTorch) -> dict[str, Tensor]:
     if isinstance(part.pretrained, str):
         return _read(Path(part.pretrained))
     if part.name in _FILES:
-        _check_hub(part)
-        at = _FILES[part.name]
-        return _read(Path(hf_hub_download(at["hf_hub_id"], at["hf_hub_filename"])))
+        return _read(fetched(*_on_hub(part)))
     published = _published(part)
     if published is None:
         raise FileNotFoundError("TerraTorch names none for this backbone")
@@ -99,9 +96,10 @@ def _published(part: TerraTorch) -> Any:
     return parameters["weights"].default if "weights" in parameters else None
 
 
-def _check_hub(part: TerraTorch) -> None:
+def _on_hub(part: TerraTorch) -> tuple[str, str]:
+    """The repository and the file of weights that TerraTorch names itself."""
     at = _FILES[part.name.removesuffix("_tim")]
-    check_reachable(at["hf_hub_id"], at["hf_hub_filename"])
+    return at["hf_hub_id"], at["hf_hub_filename"]
 
 
 def _read(path: Path) -> dict[str, Tensor]:
