@@ -27,6 +27,7 @@ from composer.parts import (
     ClassificationHead,
     IdentityDecoder,
     LinearDecoder,
+    Mmseg,
     RegressionHead,
     ScalarHead,
     SegmentationHead,
@@ -141,6 +142,15 @@ class TestPredictions:
                 one,
                 ["out: 2 of 2 classes: class 0 50.0 %, class 1 50.0 %"],
                 id="one score of a decoder that needs no head",
+            ),
+            pytest.param(
+                Mmseg("FCNHead", num_classes=1), one, ["out: -1 to 2, mean 0.5"], id="values of a head of mmseg's"
+            ),
+            pytest.param(
+                Mmseg("FCNHead", num_classes=3),
+                three,
+                ["out: 2 of 3 classes: class 1 50.0 %, class 2 50.0 %"],
+                id="classes of a head of mmseg's",
             ),
             pytest.param(
                 ASPPSegmentationHead(channels=4, num_classes=1, includes_head=False),

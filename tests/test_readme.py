@@ -109,5 +109,5 @@ def test_the_part_of_ones_own_is_there_for_every_text_once_its_package_is_instal
 
 
 def test_the_number_of_specs_is_the_one_stated():
-    assert "has twenty-two models" in TEXT
-    assert len(list((ROOT / "specs").glob("*.yaml"))) == 22
+    assert "has more than thirty models" in TEXT
+    assert len(list((ROOT / "specs").glob("*.yaml"))) > 30

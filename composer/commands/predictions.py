@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from composer.parts import ASPPRegressionHead, Part, RegressionHead, ScalarHead
+from composer.parts import ASPPRegressionHead, Mmseg, Part, RegressionHead, ScalarHead
 
 Array = NDArray[Any]
 
@@ -112,18 +112,23 @@ def predictions(name: str, part: Part, output: Array) -> list[Prediction]:
     """What node `name` says in `output`, its tensor without the batch: (channels,) or (channels, height, width).
 
     A head's vector is scores, but for that of a ScalarHead, and a vector without a head, which are numbers. The maps
-    of a head for regression are values; so is the one map of a part that gives no classes. Other maps are scores for
-    classes; a single one is a score against class 0, and class 1 where it is above 0.
+    of a head for regression are values; so is the one map of a part that gives no classes, and of a head of mmseg's
+    with one class, which is how those do regression. Other maps are scores for classes; a single one is a score
+    against class 0, and class 1 where it is above 0.
     """
     if output.ndim == 1:
         scores = part.includes_head and not isinstance(part, ScalarHead)
         return [Scores(name, _probabilities(output)) if scores else Numbers(name, output)]
-    if isinstance(part, RegressionHead | ASPPRegressionHead) or (len(output) == 1 and not part.includes_head):
+    if isinstance(part, RegressionHead | ASPPRegressionHead) or (len(output) == 1 and _one_value(part)):
         names = [name] if len(output) == 1 else [f"{name}[{index}]" for index in range(len(output))]
         return [Values(*pair) for pair in zip(names, output, strict=True)]
     if len(output) == 1:
         return [Classes(name, (output[0] > 0).astype(np.int64), 2)]
     return [Classes(name, output.argmax(axis=0), len(output))]
+
+
+def _one_value(part: Part) -> bool:
+    return not part.includes_head or isinstance(part, Mmseg)
 
 
 def _probabilities(scores: Array) -> Array:
