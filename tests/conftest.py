@@ -1,6 +1,7 @@
 """What holds for all tests: a cache of their own, one thread, and hypothesis without a clock."""
 
 import os
+import secrets
 import shutil
 import tempfile
 
@@ -11,6 +12,8 @@ settings.register_profile("composer", deadline=None)
 settings.load_profile("composer")
 
 CACHE = "COMPOSER_CACHE"
+SAMPLE = "COMPOSER_SAMPLE"
+"""The seed by which networks and pairs are drawn, another one for every run; given in the environment, it is kept."""
 
 
 def pytest_configure(config):
@@ -19,6 +22,12 @@ def pytest_configure(config):
     torch.set_num_threads(1)
     if not hasattr(config, "workerinput"):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="composer-tests-")
+        os.environ.setdefault(SAMPLE, secrets.token_hex(4))
+
+
+def pytest_report_header():
+    """What draws the same sample again."""
+    return f"sample: {SAMPLE}={os.environ[SAMPLE]}"
 
 
 def pytest_unconfigure(config):

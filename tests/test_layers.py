@@ -127,9 +127,13 @@ def test_every_file_has_a_stage():
     assert {stage_of(path) for path in FILES} - {"__init__"} == set(RANKS)
 
 
-SPEC = PACKAGE.parent / "specs" / "resnet50-upernet.yaml"
-CHECK = f"from composer.__main__ import main; code = main(['check', {str(SPEC)!r}])"
+SPECS = PACKAGE.parent / "specs"
 TELL = "import sys; print(code, 'torch' in sys.modules, 'timm' in sys.modules)"
+
+
+def check(spec: Path) -> str:
+    """A program that checks a spec."""
+    return f"from composer.__main__ import main; code = main(['check', {str(spec)!r}])"
 
 
 def fresh(program: str, cache: Path) -> str:
@@ -139,13 +143,27 @@ def fresh(program: str, cache: Path) -> str:
     return run.stdout.splitlines()[-1]
 
 
-def test_a_check_with_known_facts_loads_neither_torch_nor_timm(tmp_path):
-    first = fresh(f"{CHECK}; {TELL}", tmp_path)
-    second = fresh(f"{CHECK}; {TELL}", tmp_path)
+def of_timm() -> list[Path]:
+    """The specs whose encoders are all timm's."""
+    sources = ("encoder: smp/", "transformers/", "terratorch/")
+    return [path for path in sorted(SPECS.glob("*.yaml")) if not any(s in path.read_text("utf-8") for s in sources)]
+
+
+@pytest.mark.parametrize("spec", of_timm(), ids=lambda path: path.stem)
+def test_a_check_with_the_catalogue_loads_neither_torch_nor_timm(spec, tmp_path):
+    assert fresh(f"{check(spec)}; {TELL}", tmp_path) == "0 False False"
+
+
+def test_a_check_with_facts_on_disk_loads_neither_torch_nor_timm(tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("encoder: {timm/test_resnet: {options: {drop_rate: 0.1}}}\n", encoding="utf-8")
+
+    first = fresh(f"{check(spec)}; {TELL}", tmp_path)
+    second = fresh(f"{check(spec)}; {TELL}", tmp_path)
 
     # The first check shows that the second could have failed: the facts were not known, so torch was loaded.
-    assert first == "0 True True"
-    assert second == "0 False False"
+    assert first == "1 True True"
+    assert second == "1 False False"
 
 
 def test_importing_composer_loads_no_torch(tmp_path):

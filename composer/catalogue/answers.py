@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from math import lcm
 from types import MappingProxyType
 
@@ -24,8 +25,8 @@ SWITCHES: Mapping[str, Mapping[str, bool]] = MappingProxyType(
 def known_facts(part: Timm, channels: int) -> Facts | Refusal | None:
     """The facts of a network of the catalogue's timm, or why there are none; None where the network must be asked.
 
-    What arguments do to it is arithmetic for `out_indices`, `tokens`, `features_only` and the number of bands. Any
-    other may change what the network is.
+    What arguments do to it is arithmetic for `out_indices`, `tokens`, `features_only` and the number of bands, and for
+    `output_stride` and `img_size` where the census has seen it so. Any other may change what the network is.
     """
     name = part.name.partition(".")[0]
     if stamp() is not None and name not in names():
@@ -43,7 +44,7 @@ def _tagged(start: str) -> list[str]:
 
 def answer(one: Entry, part: Timm, channels: int) -> Facts | Refusal | None:
     """The same of an entry that is at hand."""
-    if part != evolve(part, output_stride=None, img_size=None, norm=False, any_size=False, options=()):
+    if part != evolve(part, norm=False, any_size=False, options=()):
         return None
     tag = part.name.partition(".")[2]
     weights = one.weights.get(tag) if tag else one.usual
@@ -59,14 +60,18 @@ def _answers(one: Entry, part: Timm, channels: int, weights: Weights) -> bool:
         return False
     if (part.tokens and one.prefix is None) or (part.features_only and one.wrapper is None):
         return False
+    if part.output_stride is not None and part.output_stride not in one.dilated:
+        return False
+    if part.img_size is not None:
+        return one.rebuilt is not None and all(side % one.rebuilt == 0 for side in part.img_size)
     # timm makes a network of one size for that of its weights.
     return weights.size == one.usual.size or all(level.multiple is not None for level in one.levels)
 
 
 def _facts(one: Entry, part: Timm, channels: int, weights: Weights, indices: tuple[int, ...]) -> Facts:
-    picked = [one.levels[index] for index in indices]
+    picked = [_dilated(one.levels[index], part.output_stride) for index in indices]
     axes = one.wrapper if part.features_only else None
-    sizes = sizes_of(picked, one.usual.size)
+    sizes = sizes_of(picked, part.img_size or one.usual.size)
     strides = [level.stride if sizes.height is None else level.at_usual or level.stride for level in picked]
     features = [
         Feature(channels=level.channels, stride=stride, axes=axes or MAP)
@@ -79,12 +84,24 @@ def _facts(one: Entry, part: Timm, channels: int, weights: Weights, indices: tup
         features=features,
         channels=channels,
         sizes=sizes,
-        arguments={**SWITCHES.get(one.sizes, {}), "out_indices": indices},
+        arguments={
+            **SWITCHES.get(one.sizes, {}),
+            **({} if part.img_size is None else {"img_size": part.img_size}),
+            "out_indices": indices,
+        },
         mean=weights.mean,
         std=weights.std,
         patch=one.patch,
         levels=len(one.levels),
     )
+
+
+def _dilated(level: Level, stride: int | None) -> Level:
+    """A level of a network whose strides go no further than `output_stride`."""
+    if stride is None or level.stride <= stride:
+        return level
+    sides = [None if side is None else min(side, stride) for side in (level.multiple, level.least)]
+    return evolve(level, stride=Fraction(stride), multiple=sides[0], least=sides[1])
 
 
 def sizes_of(picked: list[Level], usual: tuple[int, int]) -> Sizes:

@@ -44,12 +44,15 @@ class Level:
 class Entry:
     """What is known of a network as timm makes it by default.
 
-    `family` is the module of timm that it is of, `default` are the levels that timm gives by itself. `sizes` is how the
-    network takes images of other sizes: `any`, by the switch `dynamic_img_size` or `strict_img_size`, `img_size` (built
-    for each), or `fixed` (not at all). `prefix` is how many tokens stand before those of the image, None where it
-    cannot give its tokens. `any_channels` says that its stem is made for any number of bands. `wrapper` is the layout
-    of timm's own wrapper, `features_only`; None where that gives something else than the network does. `usual` is what
-    it was made for, and `weights` what each of the published ones was, by tag.
+    `family` is the module of timm that it is of, `default` are the levels that timm gives by itself. `sizes` is how
+    the network takes images of other sizes: `any`, by the switch `dynamic_img_size` or `strict_img_size`,
+    `img_size` (built for each), or `fixed` (not at all). `prefix` is how many tokens stand before those of the
+    image, None where it cannot give its tokens. `any_channels` says that its stem is made for any number of bands.
+    `wrapper` is the layout of timm's own wrapper, `features_only`; None where that gives something else than the
+    network does. `usual` is what it was made for, and `weights` what each of the published ones was, by tag.
+    `dilated` are the values of `output_stride` that keep each stride below them and bring each above them down to
+    them, and nothing else. `rebuilt` is the multiple of which the sides of `img_size` may be, where the strides
+    then stay what they are.
     """
 
     family: str
@@ -63,6 +66,8 @@ class Entry:
     parameters: int
     usual: Weights
     weights: Mapping[str, Weights]
+    dilated: tuple[int, ...] = ()
+    rebuilt: int | None = None
 
 
 @cache
@@ -123,6 +128,8 @@ def plain(one: Entry) -> dict[str, Any]:
         "parameters": one.parameters,
         "usual": _plain_weights(one.usual),
         "weights": {tag: _plain_weights(weights) for tag, weights in one.weights.items()},
+        "dilated": one.dilated,
+        "rebuilt": one.rebuilt,
     }
 
 
@@ -146,6 +153,8 @@ def from_plain(data: Mapping[str, Any]) -> Entry:
         parameters=data["parameters"],
         usual=_weights(data["usual"]),
         weights={tag: _weights(weights) for tag, weights in data["weights"].items()},
+        dilated=tuple(data.get("dilated") or ()),
+        rebuilt=data.get("rebuilt"),
     )
 
 

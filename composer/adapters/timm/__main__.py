@@ -1,4 +1,6 @@
-"""`python -m composer.adapters.timm census`: measure the networks of the installed timm, and write the catalogue."""
+"""`python -m composer.adapters.timm`: `census` measures the networks of the installed timm and writes the catalogue,
+`verify` holds it to them.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +9,61 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from composer.adapters.timm.census import ON_THE_CPU, told
+from composer.adapters.timm.holding import held
 from composer.catalogue import CATALOGUE, written
+
+T = TypeVar("T")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure what is not measured yet, then write the catalogue whole. Stopped, it goes on where it was."""
+    """Measure what is not measured yet, then write the catalogue whole; stopped, it goes on where it was. Or hold it to
+    the networks, and tell which are not as it says.
+    """
     parser = argparse.ArgumentParser(prog="python -m composer.adapters.timm", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     census = commands.add_parser("census", help="measure every network, and write the catalogue")
     census.add_argument("-o", "--output", type=Path, default=CATALOGUE, help="the file of the catalogue")
-    census.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="how many processes measure")
-    census.add_argument("--only", default="*", metavar="PATTERN", help="the networks to measure, for a trial")
+    verify = commands.add_parser("verify", help="run every network, and hold it to what the catalogue says")
+    for command in (census, verify):
+        command.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="how many processes")
+        command.add_argument("--only", default="*", metavar="PATTERN", help="the networks, for a trial")
     given = parser.parse_args(arguments)
-    return _census(given.output, given.jobs, timm.list_models(given.only))
+    names = timm.list_models(given.only)
+    return _census(given.output, given.jobs, names) if given.command == "census" else _verify(given.jobs, names)
+
+
+def _quick_first(names: Iterable[str]) -> list[str]:
+    """What runs on the CPU takes minutes: last, so that all else is safe by then."""
+    return sorted(names, key=lambda name: name.startswith(ON_THE_CPU))
+
+
+def _verify(jobs: int, names: list[str]) -> int:
+    found = list(_all(held, _quick_first(names), jobs, len(names)))
+    wrong = {one.name: one.wrong for one in found if one.wrong}
+    alone = {one.name: one.alone for one in found if one.alone and not one.wrong}
+    sizes = sum(len(one.sizes) for one in found)
+    sys.stdout.write(
+        f"timm {timm.__version__}: {len(found) - len(wrong)} of {len(found)} networks give what is said of them, "
+        f"at {sizes} sizes in all; {len(alone)} cannot be made for every other size, {len(wrong)} are not as said\n"
+    )
+    sys.stdout.writelines(f"  {name}: {why}\n" for name, why in (alone | wrong).items())
+    return 1 if wrong else 0
 
 
 def _census(output: Path, jobs: int, names: list[str]) -> int:
     unfinished = output.with_suffix(".partial")
     found = _so_far(unfinished)
-    # What runs on the CPU takes minutes: last, so that all else is safe by then.
-    left = sorted((name for name in names if name not in found), key=lambda name: name.startswith(ON_THE_CPU))
+    left = _quick_first(name for name in names if name not in found)
     with unfinished.open("a", encoding="utf-8") as file:
-        for name, result in _all(left, jobs, len(names)):
+        for name, result in _all(told, left, jobs, len(names)):
             found[name] = result
             file.write(json.dumps({"timm": timm.__version__, "name": name, **result}) + "\n")
             file.flush()
@@ -58,13 +85,13 @@ def _so_far(unfinished: Path) -> dict[str, Any]:
     return {line["name"]: line for line in lines if line["timm"] == timm.__version__}
 
 
-def _all(names: list[str], jobs: int, total: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _all(asked: Callable[[str], T], names: list[str], jobs: int, total: int) -> Iterator[T]:
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with multiprocessing.get_context("spawn").Pool(jobs) as pool, Progress(*columns) as progress:
         task = progress.add_task("networks", total=total, completed=total - len(names))
-        for name, result in pool.imap_unordered(told, names):
+        for result in pool.imap_unordered(asked, names):
             progress.advance(task)
-            yield name, result
+            yield result
 
 
 if __name__ == "__main__":

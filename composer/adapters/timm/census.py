@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from fractions import Fraction
+from math import lcm
 from typing import Any
 
 import timm
@@ -24,6 +25,9 @@ from composer.sizes import Sizes
 
 ON_THE_CPU = ("gemma4", "sequencer")
 """How networks are called that the meta device is unfit for: values steer them, or it runs them step by step."""
+
+DILATED = (8, 16)
+"""The values of `output_stride` that networks of timm know beside 32."""
 
 BANDS = 6
 """A number of bands that no network is made for: one that takes it takes any."""
@@ -50,13 +54,46 @@ def measured(name: str) -> Entry:
     facts = probe(part, 3)
     if isinstance(facts, Refusal):
         raise ValueError(f"{name} {facts.expected} ({facts.got})")
-    entry = _entry(part, facts)
+    entry = with_changes(name, _entry(part, facts))
     ends = evolve(part, out_indices=sorted({0, len(entry.levels) - 1}))
     for asked, found in ((part, facts), (ends, probe(ends, 3))):
         told = answer(entry, asked, 3)
         if told != found:
             raise ValueError(f"{asked} is {told} by the catalogue, and measured is {found}")
     return entry
+
+
+def with_changes(name: str, entry: Entry) -> Entry:
+    """The entry with what `output_stride` and `img_size` make of the network, where that is plain arithmetic."""
+    part, count = Timm(name), len(entry.levels)
+    dilated = tuple(
+        stride
+        for stride in DILATED
+        if all(level.multiple is not None for level in entry.levels)
+        and max(level.stride for level in entry.levels) > stride
+        and all(
+            _follows(evolve(entry, dilated=(stride,)), evolve(part, output_stride=stride, out_indices=indices))
+            for indices in (None, sorted({0, count - 1}))
+        )
+    )
+    return evolve(entry, dilated=dilated, rebuilt=_multiple_of_rebuilt(part, entry))
+
+
+def _multiple_of_rebuilt(part: Timm, entry: Entry) -> int | None:
+    """Of what the sides of `img_size` may be multiples: of all strides, where three such sizes are made as they say."""
+    if entry.sizes != "img_size" or any(level.stride.denominator != 1 for level in entry.levels):
+        return None
+    step, (height, width) = lcm(*(int(level.stride) for level in entry.levels)), entry.usual.size
+    if height % step or width % step:
+        return None
+    sizes = ((height + step, width), (2 * height, width + 3 * step), (max(height // step // 2, 1) * step, step * 5))
+    told = evolve(entry, rebuilt=step)
+    return step if all(_follows(told, evolve(part, img_size=size)) for size in sizes) else None
+
+
+def _follows(entry: Entry, part: Timm) -> bool:
+    """Whether what the entry says of a changed network is what the network gives."""
+    return answer(entry, part, 3) == probe(part, 3)
 
 
 def _entry(part: Timm, facts: Facts) -> Entry:
