@@ -20,6 +20,9 @@ SIDES = {"aligned": (64, 96), "unaligned": (70, 98), "odd": (65, 97)}
 OPTIONAL = ("terratorch", "transformers", "mmseg")
 """Sources whose libraries are not of the extra `test`: what builds a spec of theirs has the marker of that name."""
 
+IDLE = {"encoder.embeddings.mask_token", "encoder.swin.layernorm.weight", "encoder.swin.layernorm.bias"}
+"""Parameters that networks of transformers have, and their backbones make no use of."""
+
 
 def named(files):
     return [pytest.param(file, id=file.stem) for file in files]
@@ -121,12 +124,13 @@ def test_outputs_are_as_inferred(model, kind):
 
 
 def test_every_parameter_learns(model):
-    """A loss over all outputs reaches every parameter, with a finite gradient."""
+    """A loss over all outputs reaches every parameter that is used, with a finite gradient."""
     learner = copy.deepcopy(model).train()
     x = images(learner.typed, *learner.typed.sizes.nearest(64, 64))
     loss = sum(out.square().mean() for out in pytree.tree_leaves(learner(x)))
     loss.backward()
-    assert [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    untaught = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert set(untaught) <= IDLE
 
 
 def test_one_seed_gives_one_model(model):

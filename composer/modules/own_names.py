@@ -13,14 +13,11 @@ class OwnNames(nn.Module):
     So its state dict bears the names that published checkpoints use.
     """
 
+    _network: tuple[Any]
+
     def __init__(self, network: Any) -> None:
         super().__init__()
-        # A tuple, which torch does not search for modules.
-        self._network = (network,)
-        self._parameters = network._parameters
-        self._buffers = network._buffers
-        self._modules = network._modules
-        self._non_persistent_buffers_set = network._non_persistent_buffers_set
+        vars(self).update(held(network))
 
     @property
     def network(self) -> Any:
@@ -32,3 +29,15 @@ class OwnNames(nn.Module):
         super().train(mode)
         self.network.training = mode
         return self
+
+
+def held(network: Any) -> dict[str, Any]:
+    """What an `OwnNames` of `network` holds of it."""
+    return {
+        # A tuple, which torch does not search for modules.
+        "_network": (network,),
+        "_parameters": network._parameters,
+        "_buffers": network._buffers,
+        "_modules": network._modules,
+        "_non_persistent_buffers_set": network._non_persistent_buffers_set,
+    }

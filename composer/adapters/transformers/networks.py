@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,12 +14,15 @@ from composer.adapters.transformers.refusals import no_weights
 from composer.contracts.rules import Refused
 from composer.feature import Features
 from composer.modules.dispatch import module
-from composer.modules.own_names import OwnNames
+from composer.modules.own_names import OwnNames, held
 from composer.parts import Facts, Transformers
 from composer.quiet import contained
 
 ADDED = "hidden_states_norms."
 """The norms behind each stage, which a classifier has not: its checkpoints lack them, and they begin as they are."""
+
+HOOKS = "transformers.utils.output_capturing"
+"""Whose hooks collect the hidden states. A network without them gets them when it next runs."""
 
 
 class TransformersBackbone(OwnNames):
@@ -27,6 +31,17 @@ class TransformersBackbone(OwnNames):
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Each stage that was asked for, as a map `(b, c, h, w)` or as tokens `(b, prefix + h * w, c)`."""
         return tuple(self.network(image_BCHW).feature_maps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: without the hooks that a network gets when it first runs, which no pickle takes."""
+        weights = {id(x): x for x in (*self.network.parameters(), *self.network.buffers())}
+        network = deepcopy(self.network, weights)
+        for part in network.modules():
+            for number, hook in tuple(part._forward_hooks.items()):
+                if getattr(hook, "__module__", None) == HOOKS:
+                    del part._forward_hooks[number]
+            vars(part).pop("_output_capturing_hooks_installed", None)
+        return {**vars(self), **held(network)}
 
 
 def created(config: Any) -> Any:
