@@ -159,4 +159,5 @@ def _refused(encoder: Probed, decoder: Decoder, describe: Describe) -> Cell:
 
 def _without_facts(encoder: Probed, name: str, part: type[Part], refusal: Refusal) -> Cell:
     because = f"{part_name(encoder)} {refusal.expected} (got {refusal.got})."
-    return Cell(encoder=encoder, decoder=declared(name, part, ()), because=because)
+    # Of what is not known, as if it were the image itself.
+    return Cell(encoder=encoder, decoder=declared(name, part, (Image().feature,)), because=because)

@@ -1,0 +1,279 @@
+"""The matrix: what becomes of a pair, which encoders are alike, and the forms in which it is told."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from functools import cache
+
+import pytest
+from attrs import evolve
+from PIL import Image
+
+import composer
+from composer import Facts, Feature, Timm
+from composer.__main__ import main
+from composer.commands.matrix import Matrix
+from composer.commands.matrix_picture import COLOURS, GAP, SQUARE, drawn
+from composer.contracts import Refusal
+from composer.pairing import Cell, alike, columns, declared, of, row
+from composer.parts import PARTS
+
+DECODERS = {name: PARTS[name] for name in columns(PARTS)}
+
+
+@cache
+def cells(network, describe=composer.describe):
+    return dict(zip(DECODERS, row(Timm(network), DECODERS, describe), strict=True))
+
+
+def told(cell):
+    return cell.verdict, cell.levels, [type(neck).__name__ for neck in cell.necks]
+
+
+PAIRS = {
+    "a pyramid and a U-Net": ("resnet18", "UNetDecoder", ("fits", None, [])),
+    "as many widths as there are levels": ("convnext_atto", "smp/Unet", ("fits", None, [])),
+    "a deep network and a U-Net": (
+        "vit_tiny_patch16_224",
+        "UNetDecoder",
+        ("necks", (2, 5, 8, 11), ["LearnedInterpolateToPyramidal"]),
+    ),
+    "a deep network and UNet++": (
+        "vit_small_patch14_dinov2",
+        "smp/UnetPlusPlus",
+        ("necks", (2, 5, 8, 11), ["LearnedInterpolateToPyramidal"]),
+    ),
+    "a pyramid that ends too coarse": ("resnet18", "smp/DeepLabV3Plus", ("necks", None, ["SelectIndices"])),
+    "strides that are no whole numbers": ("inception_v4", "UNetDecoder", ("refused", None, [])),
+    "a U-Net of one level is none": ("inception_v3", "smp/Unet", ("refused", None, [])),
+    "maps of several sizes, to be concatenated": ("resnet18", "MLPDecoder", ("refused", None, [])),
+    "maps of one size, to be concatenated": ("vit_tiny_patch16_224", "MLPDecoder", ("fits", None, [])),
+    "three levels where four are needed": ("efficientvit_m0", "smp/FPN", ("refused", None, [])),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_what_becomes_of_a_pair(case):
+    network, decoder, expected = PAIRS[case]
+    assert told(cells(network)[decoder]) == expected
+
+
+def test_a_refused_pair_says_what_its_decoder_says():
+    assert cells("resnet18")["MLPDecoder"].because == (
+        "MLPDecoder concatenates its inputs, so they must be of one layout and stride; encoder gives 5 × map "
+        '"b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).'
+    )
+
+
+NETWORKS = (
+    "resnet18",
+    "convnext_atto",
+    "swin_tiny_patch4_window7_224",
+    "vit_tiny_patch16_224",
+    "crossvit_9_240",
+    "inception_v4",
+    "pit_ti_224",
+    "mixer_s32_224",
+    "hrnet_w18_small",
+    "efficientvit_m0",
+)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_pair_that_fits_passes_infer_and_one_that_does_not_is_refused_there(network):
+    verdicts = {name: _passes(cell.graph) for name, cell in cells(network).items()}
+    assert verdicts == {name: cell.verdict != "refused" for name, cell in cells(network).items()}
+
+
+def _passes(graph):
+    try:
+        composer.infer(graph)
+    except composer.SpecError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_nothing_is_put_in_where_nothing_is_needed(network):
+    features = composer.describe(Timm(network), 3).features
+    direct = {name: composer.chain(Timm(network), declared(name, part, features)) for name, part in DECODERS.items()}
+    assert {name for name, cell in cells(network).items() if cell.verdict == "fits"} == {
+        name for name, graph in direct.items() if _passes(graph)
+    }
+
+
+def test_an_encoder_without_facts_fits_nothing():
+    refusal = Refusal(code="install", kind="policy", expected="needs timm", got="no installation of it")
+    found = cells("resnet18", lambda *_: refusal)
+    assert {cell.because for cell in found.values()} == {"timm/resnet18 needs timm (got no installation of it)."}
+
+
+def test_encoders_that_give_the_same_are_one():
+    parts = [Timm(name) for name in ("resnet18", "resnet34", "resnet50", "resnet18d", "convnext_atto")]
+    groups = alike(parts, composer.describe)
+    assert [[part.name for part in group] for group in groups] == [
+        ["resnet18", "resnet34", "resnet18d"],
+        ["resnet50"],
+        ["convnext_atto"],
+    ]
+
+
+def test_the_cells_of_one_are_those_of_all_that_are_alike():
+    (group,) = alike([Timm("vit_small_patch16_224"), Timm("vit_small_patch16_384")], composer.describe)
+    ours = tuple(of(group[1], cell) for cell in row(group[0], DECODERS, composer.describe))
+    assert ours == row(group[1], DECODERS, composer.describe)
+    assert ours[2].encoder == Timm("vit_small_patch16_384", out_indices=[2, 5, 8, 11])
+
+
+SIX = [Feature(channels=64, stride=16) for _ in range(6)]
+
+
+def test_levels_asked_for_tell_encoders_apart():
+    """By themselves both give the same; asked for four levels, one gives narrower ones."""
+
+    def known(part, _):
+        levels = part.out_indices or (3, 4, 5)
+        narrow = part.name == "b"
+        given = [evolve(SIX[i], channels=32 if narrow and i < 3 else 64) for i in levels]
+        return Facts(features=given, levels=6)
+
+    assert [len(group) for group in alike([Timm("a"), Timm("b"), Timm("c")], known)] == [2, 1]
+
+
+def test_csv_has_a_line_for_each_pair(capsys):
+    assert main(["matrix", "--encoders", "timm/resnet[15]?", "--decoders", "*DeepLabV3*", "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(one["encoder"], one["decoder"], one["verdict"], one["necks"]) for one in lines] == [
+        ("timm/resnet18", "smp/DeepLabV3", "fits", ""),
+        ("timm/resnet18", "smp/DeepLabV3Plus", "necks", '[{"SelectIndices": {"indices": [0, 1, 2, 3]}}]'),
+        ("timm/resnet50", "smp/DeepLabV3", "fits", ""),
+        ("timm/resnet50", "smp/DeepLabV3Plus", "necks", '[{"SelectIndices": {"indices": [0, 1, 2, 3]}}]'),
+    ]
+
+
+def test_json_holds_what_a_spec_needs(capsys):
+    assert main(["matrix", "--encoders", "timm/deit_tiny_patch16_224", "--decoders", "UNet*", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "encoder": "timm/deit_tiny_patch16_224",
+            "decoder": "UNetDecoder",
+            "verdict": "necks",
+            "out_indices": [2, 5, 8, 11],
+            "necks": ["LearnedInterpolateToPyramidal"],
+            "fields": {"channels": [256, 128, 64, 32]},
+            "because": None,
+        }
+    ]
+
+
+def test_few_pairs_are_listed(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["matrix", "--encoders", "timm/tnt_s_patch16_224", "--decoders", "U*Decoder"]) == 0
+    heads, rule, *lines = capsys.readouterr().out.splitlines()
+    assert heads.split("  ")[0] == "encoder"
+    assert set(rule) == {"─"}
+    assert lines == [
+        "timm/tnt_s_patch16_224   UNetDecoder      ◐   out_indices: [2, 5, 8, 11]; necks: [LearnedInterpolateToPyramidal]",
+        "                         UperNetDecoder   ●",
+        "",
+        "1 encoders × 2 decoders, 2 pairs:",
+        "● 1 fits as it is",
+        "◐ 1 fits with necks, or with other levels of the encoder",
+        "· 0 does not fit",
+    ]
+
+
+def test_many_pairs_are_a_grid(capsys):
+    assert main(["matrix", "--encoders", "timm/resnet[1-5]*", "--decoders", "*", "-j", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "  1 IdentityDecoder"
+    verdicts = " ".join("·" if n == 6 else "◐" if n == 16 else "●" for n in range(1, 44))
+    assert [" ".join(line.split()) for line in lines if line.startswith("timm/resnet18 ")] == [
+        f"timm/resnet18 {verdicts}"
+    ]
+
+
+def test_two_processes_find_what_one_finds(capsys):
+    arguments = ["matrix", "--encoders", "timm/*_t*y*", "--decoders", "smp/*", "--format", "json"]
+    assert main([*arguments, "-j", "1"]) == 0
+    alone = capsys.readouterr().out
+    assert main([*arguments, "-j", "2"]) == 0
+    assert capsys.readouterr().out == alone
+
+
+def test_the_picture_shows_each_verdict_at_its_place():
+    names = ("UNetDecoder", "MLPDecoder", "UperNetDecoder")
+    networks = ("vit_tiny_patch16_224", "resnet18")
+    found = [cells(network)[name] for network in networks for name in names]
+    picture = drawn(Matrix(tuple(f"timm/{name}" for name in networks), names, tuple(found)))
+    assert squares(picture) == [["necks", "fits", "fits"], ["fits", "refused", "fits"]]
+
+
+def squares(picture):
+    """The verdicts that are read off the lower right corner of a picture: rows of squares."""
+    pixels = picture.load()
+    known = {colour: verdict for verdict, colour in COLOURS.items()}
+    rows = []
+    for y in range(picture.height):
+        row_of = [known[pixels[x, y]] for x in range(picture.width) if pixels[x, y] in known]
+        runs = [row_of[i * SQUARE] for i in range(len(row_of) // SQUARE)]
+        rows.append(runs if len(row_of) == 3 * SQUARE else None)
+    return [one for one, before in zip(rows[1:], rows, strict=False) if one and not before]
+
+
+def test_a_family_is_a_square_filled_in_proportion():
+    one, other = cells("vit_tiny_patch16_224")["UNetDecoder"], cells("resnet18")["UNetDecoder"]
+    names = tuple(f"others/{number}" for number in range(64))
+    picture = drawn(Matrix(names, ("UNetDecoder",), (one,) * 16 + (other,) * 48))
+    counts = {
+        verdict: sum(pixel == colour for pixel in picture.get_flattened_data()) for verdict, colour in COLOURS.items()
+    }
+    legend = 16 * 16
+    assert counts["fits"] - legend == SQUARE * SQUARE * 3 // 4
+    assert counts["necks"] - legend == SQUARE * SQUARE // 4
+
+
+def test_a_picture_is_written(tmp_path, capsys):
+    out = tmp_path / "matrix.png"
+    assert main(["matrix", "--encoders", "timm/resnet18", "--format", "png", "-o", str(out)]) == 0
+    with Image.open(out) as picture:
+        assert picture.width > 43 * (SQUARE + GAP)
+    assert capsys.readouterr().err.endswith(f"wrote {out}\n")
+
+
+WRONG = {
+    "no such encoder": (
+        ["--encoders", "nix"],
+        "no encoder is named 'nix'; a pattern has stars, in quotes: 'timm/*resnet*'\n",
+    ),
+    "no such decoder": (
+        ["--encoders", "timm/resnet18", "--decoders", "nix"],
+        "no decoder is named 'nix'; there are Id",
+    ),
+    "a picture without a file": (["--format", "png"], "a picture needs a file: --format png -o matrix.png.\n"),
+    "a file of another form": (
+        ["--format", "csv", "-o", "matrix.png"],
+        "matrix.png: the name must end in .csv.\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_call_says_what_is_wrong(case, capsys):
+    arguments, message = WRONG[case]
+    assert main(["matrix", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_network_that_timm_does_not_know_is_no_encoder(capsys):
+    assert main(["matrix", "--encoders", "timm/resnet19", "--decoders", "UNetDecoder", "--format", "json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["verdict"] == "refused"
+    assert told["because"] == "timm/resnet19 is not a network of timm (got timm 1.0.31)."
+
+
+def test_cells_are_values():
+    assert isinstance(cells("resnet18")["FCNDecoder"], Cell)
+    assert cells("resnet18") == cells("resnet18")
