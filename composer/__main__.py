@@ -220,13 +220,16 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from composer.commands.listing import networks, parts_table
+    from composer.commands.listing import parts_of, parts_table
 
-    if arguments.kind == "encoders" and arguments.pattern is not None:
-        say("\n".join(networks(arguments.pattern)))
+    kind, pattern = arguments.kind, arguments.pattern
+    if kind == "encoders" and pattern is not None and pattern not in parts_of(kind)[0]:
+        from composer.commands.naming import encoder_names
+
+        say("\n".join(encoder_names(pattern)))
         return 0
-    say(rendered(parts_table(arguments.kind, arguments.pattern)))
-    if arguments.kind == "encoders":
+    say(rendered(parts_table(kind, pattern)))
+    if kind == "encoders" and pattern is None:
         say("python -m composer list encoders 'timm/*resnet*' lists names.")
     return 0
 

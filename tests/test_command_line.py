@@ -528,6 +528,23 @@ class TestByInput:
             by_input(["a.png", "b.png"], ["image"], "--image")
 
 
+TIMM = "timm/… needs timm, which is installed"
+SMP = "smp/… needs segmentation_models_pytorch, which is installed"
+MMSEG = (
+    "mmseg/… needs mmseg, which is not installed: "
+    "pip install 'onedl-mmsegmentation>=1.4.2,<2' 'mmcv-lite>=2.1,<2.2' 'mmengine>=0.10.7,<1'"
+)
+TRANSFORMERS = "transformers/… needs transformers, which is not installed: pip install 'transformers>=5.23'"
+TERRATORCH = "terratorch/… needs terratorch, which is not installed: pip install 'terratorch>=1.2.11,<2'"
+
+
+@pytest.fixture
+def some_installed(monkeypatch):
+    """timm and smp are installed, and no other library."""
+    there = ("timm", "segmentation_models_pytorch")
+    monkeypatch.setattr("composer.libraries.Library.installed", lambda library: library.package in there)
+
+
 class TestList:
     def test_parts_with_their_arguments(self, here, capsys):
         assert main(["list", "heads", "Cl*"]) == 0
@@ -555,21 +572,96 @@ class TestList:
         names = re.findall(r"^\S+", capsys.readouterr().out, re.MULTILINE)
         assert [part for part in parts if part not in names] == []
 
-    def test_networks_by_pattern_one_to_a_line(self, here, capsys):
-        assert main(["list", "encoders", "timm/resnet1?"]) == 0
-        assert capsys.readouterr().out == "timm/resnet18\n"
+    @pytest.mark.parametrize(
+        ("pattern", "out", "err"),
+        [
+            pytest.param("timm/resnet1?", ["timm/resnet18"], [TIMM], id="timm"),
+            pytest.param("smp/mit_b[01]", ["smp/mit_b0", "smp/mit_b1"], [SMP], id="smp"),
+            pytest.param("*/resnet18", ["timm/resnet18", "smp/resnet18"], [TIMM, SMP, TRANSFORMERS], id="any source"),
+            pytest.param(
+                "terratorch/*v2_tiny*",
+                ["terratorch/prithvi_eo_v2_tiny_tl"],
+                [TERRATORCH, "cannot be had, and list encoders NAME says why: terratorch/convnextv2_tiny"],
+                id="terratorch",
+            ),
+        ],
+    )
+    def test_encoders_by_pattern_one_to_a_line(self, here, capsys, some_installed, pattern, out, err):
+        """What there is to say of their libraries stays out of a pipe."""
+        assert main(["list", "encoders", pattern]) == 0
+        given = capsys.readouterr()
+        assert (given.out.splitlines(), given.err.splitlines()) == (out, err)
+
+    def test_an_encoder_by_its_name_is_told_of_with_its_arguments(self, here, capsys, some_installed):
+        assert main(["list", "encoders", "smp/mit_b0"]) == 0
+        assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+            "encoder and its arguments    what it does",
+            "─" * 80,
+            "smp/mit_b0                   Mix Transformer, of SegFormer: attention over",
+            "  depth: 5                   overlapping patches.",
+            "  pretrained: false",
+            "  first_level: false",
+            "  output_stride: 32",
+            SMP,
+        ]
+
+    def test_encoders_of_one_kind_are_told_of_together(self, here, capsys):
+        assert main(["list", "encoders"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        at = next(number for number, line in enumerate(lines) if line.startswith("smp/mit_b0 "))
+        names = [line.split()[0] for line in lines[at : at + 8]]
+        assert names == [*(f"smp/mit_b{size}" for size in range(6)), "depth:", "pretrained:"]
+
+    def test_every_source_says_whether_its_library_is_there(self, here, capsys, some_installed, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        assert main(["list", "encoders"]) == 0
+        out = capsys.readouterr().out
+        assert [line for line in out.splitlines() if "/… needs" in line] == [TIMM, SMP, TRANSFORMERS, TERRATORCH]
+        assert main(["list", "decoders"]) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if "/… needs" in line] == [SMP, MMSEG]
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["heads", "X"], "no part of the heads is named 'X'; there are SegmentationHead, RegressionHead, "),
-            (["encoders", "resnet"], "no encoder is named 'resnet'; a pattern has stars, in quotes: 'timm/*resnet*'\n"),
+            (
+                ["heads", "X"],
+                (
+                    "no part of the heads is named 'X'; there are SegmentationHead, RegressionHead, ClassificationHead, "
+                    "ScalarHead, EmbeddingHead"
+                ),
+            ),
+            (
+                ["decoders", "timm/*"],
+                (
+                    "no part of the decoders is named 'timm/*'; there are IdentityDecoder, FCNDecoder, UNetDecoder, "
+                    "UperNetDecoder, LinearDecoder, MLPDecoder, ASPPSegmentationHead, ASPPRegressionHead, smp/…, mmseg/…"
+                ),
+            ),
+            (
+                ["encoders", "resnet"],
+                (
+                    "no encoder is named 'resnet'; names begin with timm/, smp/, transformers/ or terratorch/, and a "
+                    "pattern has stars, in quotes: 'timm/*resnet*'"
+                ),
+            ),
+            (
+                ["encoders", "mmseg/*"],
+                "no encoder is named 'mmseg/*', but decoders are: python -m composer list decoders 'mmseg/*'",
+            ),
+            (["encoders", "transformers/*"], f"no encoder that is known is named 'transformers/*'; {TRANSFORMERS}"),
+            (
+                ["encoders", "terratorch/convnextv2_atto"],
+                (
+                    "terratorch/convnextv2_atto: Cannot be had: it gives the scores of a classifier, and no features. "
+                    "Use timm/convnextv2_atto."
+                ),
+            ),
         ],
+        ids=["head", "decoders of an encoder's", "no source", "of another kind", "not installed", "refused"],
     )
-    def test_what_matches_nothing(self, here, capsys, arguments, said):
+    def test_what_matches_nothing(self, here, capsys, some_installed, arguments, said):
         assert main(["list", *arguments]) == 2
-        out, err = capsys.readouterr()
-        assert (out, err[: len(said)]) == ("", said)
+        assert capsys.readouterr() == ("", f"{said}\n")
 
 
 class TestArguments:

@@ -1,9 +1,10 @@
-"""`list KIND [PATTERN]`: the parts that a spec may name. No torch here; timm only where its networks are asked for."""
+"""`list KIND [PATTERN]`: the parts that a spec may name, with their arguments. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from composer.commands.terminal import UsageError
@@ -19,19 +20,6 @@ if TYPE_CHECKING:
 PLURALS = {f"{kind}s": kind for kind in KINDS}
 
 
-def networks(pattern: str) -> list[str]:
-    """The names of encoders that match `pattern`, as a spec writes them: `timm/resnet50`.
-
-    Raises UsageError where there is none.
-    """
-    from composer.adapters import timm
-
-    found = [name for name in (f"timm/{name}" for name in timm.names()) if fnmatchcase(name, pattern)]
-    if not found:
-        raise UsageError(f"no encoder is named {pattern!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
-    return found
-
-
 def parts_table(kinds: str, pattern: str | None) -> RenderableType:
     """Every part of a kind that matches `pattern`: what it does, and its arguments with their defaults.
 
@@ -42,30 +30,30 @@ def parts_table(kinds: str, pattern: str | None) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    parts, unusable = _parts(kinds)
+    parts, unusable = parts_of(kinds)
     found = {name: part for name, part in parts.items() if pattern is None or fnmatchcase(name, pattern)}
-    refused = {name: why for name, why in _refused(parts).items() if pattern is None or fnmatchcase(name, pattern)}
+    refused = {n: why for n, why in refused_among(parts).items() if pattern is None or fnmatchcase(n, pattern)}
     if not found and not refused:
-        known = ", ".join(parts)
-        raise UsageError(f"no part of the {kinds} is named {pattern!r}; there are {known}")
+        raise UsageError(f"no part of the {kinds} is named {pattern!r}; there are {_in_short(parts)}")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     table.add_column(f"{PLURALS[kinds]} and its arguments", no_wrap=True)
     table.add_column("what it does")
-    for number, (name, part) in enumerate(found.items()):
+    # Names that mean the same but for their size are told of together.
+    alike = groupby(found, key=lambda name: (described(found[name], name), *arguments(found[name], name)))
+    for number, ((what, *told), names) in enumerate(alike):
         if number:
             table.add_row()
-        told = "".join(f"\n  {argument}" for argument in arguments(part, name))
-        table.add_row(Text.assemble((name, "bold cyan"), told), described(part, name))
+        table.add_row(Text.assemble(("\n".join(names), "bold cyan"), *(f"\n  {argument}" for argument in told)), what)
     for name, why in refused.items():
         table.add_row()
         table.add_row(Text(name, "dim"), why)
     sources = dict.fromkeys(part.source for part in found.values() if part.source in LIBRARIES)
-    table.caption = "\n".join([*map(_whether_installed, sources), *unusable]) or None
+    table.caption = "\n".join([*map(whether_installed, filter(None, sources)), *unusable]) or None
     table.caption_justify = "left"
     return table
 
 
-def _parts(kinds: str) -> tuple[dict[str, type[Part]], list[str]]:
+def parts_of(kinds: str) -> tuple[dict[str, type[Part]], list[str]]:
     """The parts of a kind by name, those of installed packages too, and why some of these cannot be had."""
     found: dict[str, type[Part]] = {}
     unusable = []
@@ -80,7 +68,7 @@ def _parts(kinds: str) -> tuple[dict[str, type[Part]], list[str]]:
     return found, unusable
 
 
-def _refused(parts: Mapping[str, type[Part]]) -> dict[str, str]:
+def refused_among(parts: Mapping[str, type[Part]]) -> dict[str, str]:
     """The names that their sources know and that cannot be had, each with the reason and the name of one that can."""
     return {
         f"{part.source}/{name}": f"Cannot be had: {reason}. "
@@ -114,8 +102,13 @@ def described(part: type[Part], name: str) -> str:
     return part.names[one] if part.names else (part.__doc__ or "").strip().split("\n")[0]
 
 
-def _whether_installed(source: str | None) -> str:
-    assert source is not None
+def _in_short(parts: Mapping[str, type[Part]]) -> str:
+    """The names of parts, and for those of a source that source alone."""
+    return ", ".join(dict.fromkeys(f"{name.partition('/')[0]}/…" if "/" in name else name for name in parts))
+
+
+def whether_installed(source: str) -> str:
+    """Which library the names of a source need, and whether it is there: in one line, with what installs it."""
     library = LIBRARIES[source]
     here = "is installed" if library.installed() else f"is not installed: pip install {library.requirement}"
     return f"{source}/… needs {library.package}, which {here}"

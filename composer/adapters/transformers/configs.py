@@ -26,6 +26,11 @@ ARCHITECTURES: tuple[str, ...] = tuple(MODEL_FOR_BACKBONE_MAPPING_NAMES)
 """The model types that AutoBackbone makes networks of."""
 
 
+def names() -> tuple[str, ...]:
+    """The architectures that a part may name."""
+    return ARCHITECTURES
+
+
 def config_of(part: Transformers, channels: int) -> Any:
     """The config of a part that is fed `channels` channels. Raises Refused where there is none such."""
     given = _given(part)
