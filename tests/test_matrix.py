@@ -170,13 +170,13 @@ def test_json_holds_what_a_spec_needs(capsys):
 
 def test_few_pairs_are_listed(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    assert main(["matrix", "--encoders", "timm/tnt_s_patch16_224", "--decoders", "U*Decoder"]) == 0
+    assert main(["matrix", "--encoders", "timm/cait_s24_224", "--decoders", "U*Decoder"]) == 0
     heads, rule, *lines = capsys.readouterr().out.splitlines()
     assert heads.split("  ")[0] == "encoder"
     assert set(rule) == {"─"}
     assert lines == [
-        "timm/tnt_s_patch16_224   UNetDecoder      ◐   out_indices: [2, 5, 8, 11]; necks: [LearnedInterpolateToPyramidal]",
-        "                         UperNetDecoder   ●",
+        "timm/cait_s24_224   UNetDecoder      ◐   out_indices: [5, 11, 17, 23]; necks: [LearnedInterpolateToPyramidal]",
+        "                    UperNetDecoder   ●",
         "",
         "1 encoders × 2 decoders, 2 pairs:",
         "● 1 fits as it is",

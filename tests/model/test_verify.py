@@ -51,8 +51,8 @@ LIES = {
         VIT,
         of_any_size,
         (
-            "error[facts] encoder: timm/vit_tiny_patch16_224 must take an image of 16 × 32, by what is known of it (got "
-            "AssertionError: Input height (16) doesn't match model (224).)."
+            "error[facts] encoder: timm/vit_tiny_patch16_224 must take an image of 16 × 32, by what is known of it (got"
+            " AssertionError: Input height (16) doesn't match model (224).)."
         ),
     ),
 }
