@@ -1,0 +1,100 @@
+"""Specs of parts of other libraries: what a check of them loads, and what it says where a library is not there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from composer.__main__ import main
+from composer.facts import _remembered
+
+ROOT = Path(__file__).parents[1]
+SPECS = sorted(ROOT.glob("specs/*.yaml"))
+LIBRARIES = {"torch", "timm", "segmentation_models_pytorch", "mmcv", "mmseg", "transformers", "terratorch", "torchgeo"}
+CHECK = f"""
+import sys
+from composer.__main__ import main
+code = main(["check", *sys.argv[1:]])
+print(code, sorted({LIBRARIES} & sys.modules.keys()))
+"""
+
+
+def of(*sources: str, but: tuple[str, ...] = ()) -> list[str]:
+    """The specs that name a part of one of these sources, and of none of the others."""
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in SPECS}
+    named = {file: set(re.findall(r"^[^#]*?(\w+)/\w", text, flags=re.MULTILINE)) for file, text in texts.items()}
+    return [file for file, found in named.items() if found & set(sources) and not found & set(but)]
+
+
+HERE = of("timm", "smp", "mmseg", but=("transformers", "terratorch"))
+"""What the extra `test` is enough for: a check of mmseg's heads needs no mmseg."""
+
+
+def checked(files: list[str], cache: Path) -> str:
+    """The last line of a check in an interpreter of its own: its exit code, and what it has loaded."""
+    environment = {**os.environ, "COMPOSER_CACHE": str(cache)}
+    command = [sys.executable, "-c", CHECK, *files]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, cwd=ROOT)
+    return run.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("files", "loaded"),
+    [
+        pytest.param(HERE, "segmentation_models_pytorch", id="timm, smp and mmseg"),
+        pytest.param(of("transformers"), "transformers", marks=pytest.mark.transformers, id="transformers"),
+        pytest.param(of("terratorch"), "terratorch", marks=pytest.mark.terratorch, id="terratorch"),
+        pytest.param(of("timm", "smp", "mmseg", "terratorch"), "terratorch", marks=pytest.mark.terratorch, id="all"),
+    ],
+)
+def test_a_check_loads_no_library_once_facts_are_known(files, loaded, tmp_path):
+    assert len(files) > 1
+    # The first check shows that the second could have failed.
+    assert loaded in checked(files, tmp_path)
+    assert checked(files, tmp_path) == "0 []"
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    """No library but timm is installed, and nothing is known of what was."""
+    versions = {"timm": "timm-0"}
+    monkeypatch.setattr("composer.libraries.Library.versions", lambda library: versions.get(library.package))
+    monkeypatch.chdir(ROOT)
+    _remembered.cache_clear()
+    yield
+    _remembered.cache_clear()
+
+
+MISSING = {
+    "specs/smp-segformer.yaml": (
+        "3:10: error[install] encoder: smp/mit_b0 needs segmentation_models_pytorch (got no installation of it).\n"
+        "  repair: pip install 'segmentation-models-pytorch>=0.6'"
+    ),
+    "specs/transformers-swin.yaml": (
+        "4:3: error[install] encoder: transformers/swin needs transformers (got no installation of it).\n"
+        "  repair: pip install 'transformers>=5.23'"
+    ),
+    "specs/prithvi-seasons.yaml": (
+        "4:10: error[install] encoder: terratorch/prithvi_eo_tiny needs terratorch (got no installation of it).\n"
+        "  repair: pip install 'terratorch>=1.2.11,<2'"
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "said"), MISSING.items(), ids=MISSING)
+def test_where_a_library_is_not_there_a_check_says_what_installs_it(file, said, nothing_installed, capsys):
+    assert main(["check", file]) == 1
+    assert capsys.readouterr().out == f"{file}:{said}\n"
+
+
+@pytest.mark.parametrize("file", ["specs/mmseg-upernet.yaml", "specs/dpt-depth.yaml", "specs/bottleneck-unet.yaml"])
+def test_decoders_are_known_without_their_library(file, monkeypatch, capsys):
+    monkeypatch.setattr("composer.libraries.Library.installed", lambda library: library.package == "timm")
+    monkeypatch.chdir(ROOT)
+    assert main(["check", file]) == 0
+    assert capsys.readouterr().out.startswith(f"{file}: ok  ")
