@@ -626,15 +626,16 @@ class TestList:
             (
                 ["heads", "X"],
                 (
-                    "no part of the heads is named 'X'; there are SegmentationHead, RegressionHead, ClassificationHead, "
-                    "ScalarHead, EmbeddingHead"
+                    "no part of the heads is named 'X'; there are SegmentationHead, RegressionHead, "
+                    "ClassificationHead, ScalarHead, EmbeddingHead"
                 ),
             ),
             (
                 ["decoders", "timm/*"],
                 (
                     "no part of the decoders is named 'timm/*'; there are IdentityDecoder, FCNDecoder, UNetDecoder, "
-                    "UperNetDecoder, LinearDecoder, MLPDecoder, ASPPSegmentationHead, ASPPRegressionHead, smp/…, mmseg/…"
+                    "UperNetDecoder, LinearDecoder, MLPDecoder, ASPPSegmentationHead, ASPPRegressionHead, smp/…, "
+                    "mmseg/…"
                 ),
             ),
             (

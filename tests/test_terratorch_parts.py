@@ -69,14 +69,18 @@ def test_stills_by_name_are_run_on_each_frame():
 NAMED = {
     "other channels": (
         terramind(radar="{channels: 3}"),
-        ('terratorch/terramind_v1_tiny takes an image of 2 channels as S1GRD; radar gives map "b c h w" (3 channels, '
-        "stride 1)."),
+        (
+            'terratorch/terramind_v1_tiny takes an image of 2 channels as S1GRD; radar gives map "b c h w" (3 channels, '
+            "stride 1)."
+        ),
         "input: {channels: 2}",
     ),
     "another resolution": (
         terramind(radar="{channels: 2, stride: 2}"),
-        ("terratorch/terramind_v1_tiny takes images of one resolution and as many frames, and S2L2A is "
-        'map "b c h w" (12 channels, stride 1); S1GRD is not; radar gives map "b c h w" (2 channels, stride 2).'),
+        (
+            "terratorch/terramind_v1_tiny takes images of one resolution and as many frames, and S2L2A is "
+            'map "b c h w" (12 channels, stride 1); S1GRD is not; radar gives map "b c h w" (2 channels, stride 2).'
+        ),
         "bring the images to one resolution before they enter the model",
     ),
     "another name": (
@@ -126,8 +130,10 @@ WRONG = {
     "no name": ({"name": "prithvi"}, "TerraTorch has no backbone 'prithvi': did you mean prithvi_eo_tiny"),
     "a refused name": (
         {"name": "dinov3_vits16"},
-        ("terratorch/dinov3_vits16 cannot be had: TerraTorch downloads the code of this network from GitHub and runs "
-        "it; use timm/vit_small_patch16_dinov3"),
+        (
+            "terratorch/dinov3_vits16 cannot be had: TerraTorch downloads the code of this network from GitHub and runs "
+            "it; use timm/vit_small_patch16_dinov3"
+        ),
     ),
     "frames of a backbone of stills": ({"name": "UNet", "frames": 2}, "terratorch/UNet has no field 'frames'"),
     "bands that are no list": ({"name": "dofa_base_patch16_224", "bands": "RED"}, "a list of names is needed"),

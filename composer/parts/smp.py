@@ -98,9 +98,9 @@ class Smp(Decoder):
     smp counts levels from the image's own resolution, level 0, and halves it from one to the next. `first_level` says
     which level the first map is: 0, whose content smp drops (as TerraTorch has it drop an encoder's finest map); 1,
     the first of most encoders; or 2, where an encoder has none at half resolution. Left out, it is 2 for a first map
-    whose stride is more than 2, and 1 elsewhere. After the image itself, level 0, a map at a quarter of its
-    resolution is level 2, as the Mix Transformers give it. An argument that is None has smp's default; one that a decoder
-    has not is refused.
+    whose stride is more than 2, and 1 elsewhere. After the image itself, level 0, a map at a quarter of its resolution
+    is level 2, as the Mix Transformers give it. An argument that is None has smp's default; one that a decoder has not
+    is refused.
     """
 
     source: ClassVar[str | None] = "smp"

@@ -140,8 +140,8 @@ REFUSED = {
     "tokens side by side": (
         several("{options: {merge_method: null}}"),
         (
-            "terratorch/terramind_v1_tiny runs at no image size tried with these images (got no maps, and no tokens that"
-            " follow the size of the image)."
+            "terratorch/terramind_v1_tiny runs at no image size tried with these images (got no maps, and no tokens"
+            " that follow the size of the image)."
         ),
     ),
     "an argument that is swallowed": (
