@@ -70,8 +70,8 @@ NAMED = {
     "other channels": (
         terramind(radar="{channels: 3}"),
         (
-            'terratorch/terramind_v1_tiny takes an image of 2 channels as S1GRD; radar gives map "b c h w" (3 channels, '
-            "stride 1)."
+            'terratorch/terramind_v1_tiny takes an image of 2 channels as S1GRD; radar gives map "b c h w" (3 '
+            "channels, stride 1)."
         ),
         "input: {channels: 2}",
     ),
@@ -131,8 +131,8 @@ WRONG = {
     "a refused name": (
         {"name": "dinov3_vits16"},
         (
-            "terratorch/dinov3_vits16 cannot be had: TerraTorch downloads the code of this network from GitHub and runs "
-            "it; use timm/vit_small_patch16_dinov3"
+            "terratorch/dinov3_vits16 cannot be had: TerraTorch downloads the code of this network from GitHub and "
+            "runs it; use timm/vit_small_patch16_dinov3"
         ),
     ),
     "frames of a backbone of stills": ({"name": "UNet", "frames": 2}, "terratorch/UNet has no field 'frames'"),
