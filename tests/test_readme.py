@@ -13,6 +13,7 @@ import pytest
 
 import composer
 from composer.__main__ import main
+from composer.libraries import LIBRARIES
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +31,29 @@ WRONG = {
     "one wrong number": (MODEL.replace("[128, 64, 32, 16]", "[128, 64, 32]"), COUNT),
     "tokens": (MODEL.replace("timm/convnext_atto", TOKENS), LAYOUT),
 }
+
+
+EXAMPLES = re.findall(r"^\|.*\| `((?:en|de)coder: .*)` \|$", TEXT, flags=re.MULTILINE)
+"""What the table of other libraries writes for each."""
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_the_parts_of_other_libraries_are_read(line):
+    """No library is needed for that, and a decoder of theirs is also checked."""
+    if line.startswith("encoder"):
+        (node, *_) = composer.reads(f"{line}\nhead: EmbeddingHead\n").nodes
+    else:
+        graph = composer.reads(f"encoder: timm/resnet18\n{line}\n")
+        node = graph.nodes[1]
+        assert composer.infer(graph).ends == ("decoder",)
+    assert type(node.part).source == line.partition(": ")[2].lstrip("{").partition("/")[0]
+
+
+def test_the_table_of_other_libraries_has_every_source():
+    sources = {line.partition(": ")[2].lstrip("{").partition("/")[0] for line in EXAMPLES}
+    assert sources == LIBRARIES.keys()
+    assert f"| {len(composer.Mmseg.names)} decode heads" in TEXT
+    assert len(composer.Smp.names) == 12
 
 
 @pytest.fixture

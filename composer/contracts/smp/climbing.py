@@ -62,6 +62,7 @@ def unet_plus_plus(decoder: Smp, levels: Levels) -> Outcome:
     between = [levels.channels(level) for level in range(1, levels.depth - 1)]
     return (
         deep_enough(levels, 2)
+        or _meeting(levels)
         or widths(channels, levels)
         or squeezable(told["decoder_attention_type"], *channels, *_first_join(levels), *between)
         or _doubled(levels, channels[-1])
@@ -71,7 +72,7 @@ def unet_plus_plus(decoder: Smp, levels: Levels) -> Outcome:
 def manet(decoder: Smp, levels: Levels) -> Outcome:
     """Every map is doubled."""
     channels = arguments(decoder)["decoder_channels"]
-    return deep_enough(levels, 1) or widths(channels, levels) or _doubled(levels, channels[-1])
+    return deep_enough(levels, 1) or _meeting(levels) or widths(channels, levels) or _doubled(levels, channels[-1])
 
 
 def linknet(decoder: Smp, levels: Levels) -> Outcome:
@@ -79,14 +80,17 @@ def linknet(decoder: Smp, levels: Levels) -> Outcome:
     return deep_enough(levels, 1) or _quartered(levels.since(1)) or _doubled(levels, LINKNET_CHANNELS)
 
 
+def _meeting(levels: Levels) -> Refusal | None:
+    """Refuse maps that do not meet. Before their widths are counted, because of those there may be fewer."""
+    return maps_at(levels, levels.since(1), pyramid=True) or joining(levels, levels.since(1))
+
+
 def _doubled(levels: Levels, channels: int) -> Outcome:
     """Every map is doubled and meets the next finer one as it is."""
-    used = levels.since(1)
     return (
-        maps_at(levels, used, pyramid=True)
-        or joining(levels, used)
+        _meeting(levels)
         or maps_throughout(levels, pyramid=True)
-        or Promise(features=[_missing(levels, channels)], sizes=whole(*used))
+        or Promise(features=[_missing(levels, channels)], sizes=whole(*levels.since(1)))
     )
 
 
