@@ -275,7 +275,7 @@ class TestPlaces:
             (["necks:", "- {name: LearnedInterpolateToPyramidal}", *FCN], "8:9: error[count] X.necks[0]"),
             (["decoder: FCNDecoder", "decoder_in_index: 9", "num_classes: 2"], "8:7: error[index] X.decoder_in_index"),
             (["decoder: FCNDecoder", "decoder_in_indx: 1", "num_classes: 2"], "8:7: error[unused] X.decoder_in_indx"),
-            (["backbone_out_indices: [9]", *FCN], "6:7: error[network] X.backbone"),
+            (["backbone_out_indices: [9]", *FCN], "7:30: error[index] X.backbone_out_indices[0]"),
             (["backbone_out_indices: [x]", *FCN], "7:7: error[value] X.backbone_out_indices"),
             (["backbone_kwargs: {out_indices: [x]}", *FCN], "7:25: error[value] X.backbone_kwargs.out_indices"),
             (["backbone_in_chans: 0", *FCN], "7:7: error[value] X.backbone_in_chans"),

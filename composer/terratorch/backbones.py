@@ -95,7 +95,9 @@ def _is_own(name: str, describe: Describe) -> bool:
 
 def _refused(encoder: Timm, refusal: Refusal, arguments: Arguments, ledger: Ledger) -> None:
     """Say why there are no facts of a network: because it is none of timm's, or does not take its arguments."""
-    path = arguments.paths.get(refusal.about or "", "backbone")
+    name, bracket, position = (refusal.about or "").partition("[")
+    path = arguments.paths.get(name, "backbone")
+    path += bracket + position if path != "backbone" else ""
     got = f" (got {refusal.got})" if refusal.got else ""
     repair = refusal.repair
     if repair and refusal.about and path.startswith("backbone_"):
