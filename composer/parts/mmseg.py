@@ -71,12 +71,16 @@ class Mmseg(Decoder):
     """A decode head of mmsegmentation: `mmseg/NAME`, with mmseg's arguments. Initialised as mmseg does. Needs no head.
 
     The scores stay at the grid that they are made on. Channels, strides and, where `in_index` is None, the indices
-    are those of the maps that flow in. An argument that is None has its default, which is mmseg's own, or that of its
-    published configs; one that a head has not is refused. mmseg's configs are spelled plainly: `norm` is BN, GN (in 32
-    groups) or false, for a head without norms, which is mmseg's own default and none of its configs'; `act` is the
-    name of an activation. Losses are no part of a model here, nor are their arguments: EncHead is without its own
-    loss's branch, and of DAHead's three predictions there is the joint one, so that the layers of the two others
-    never learn. LightHamHead draws its bases once, when it is made, and keeps them in the state dict.
+    are those of the maps that flow in. `in_index` is the position of the map that a head takes, from the end where it
+    is negative; for a head that takes several, and with `input_transform: resize_concat`, a list of them. With one
+    class the scores are the numbers of a regression.
+
+    An argument that is None has its default, which is mmseg's own, or that of its published configs; one that a head
+    has not is refused. mmseg's configs are spelled plainly: `norm` is BN, GN (in 32 groups) or false, for a head
+    without norms, which is mmseg's own default and none of its configs'; `act` is the name of an activation. Losses
+    are no part of a model here, nor are their arguments: EncHead is without its own loss's branch, and of DAHead's
+    three predictions there is the joint one, so that the layers of the two others never learn. LightHamHead draws its
+    bases once, when it is made, and keeps them in the state dict.
 
     In train mode, batch norm over a single value is an error in torch: heads with a branch that pools to one cell
     (APCHead, ASPPHead, DepthwiseSeparableASPPHead, PSPHead, UPerHead) are trained with two images or more, or with
