@@ -257,6 +257,16 @@ class TestDPT:
         assert torch.equal(y_BCHW, reference)
         assert tuple(y_BCHW.shape) == (2, 256, 32, 48)
 
+    def test_a_factor_that_is_not_whole_is_cut_as_smp_cuts_it(self):
+        """Stride 3 is neither a multiple of 4 nor of 8: the maps stay at it, and shrink to half of it."""
+        features = (Feature(channels=12, stride=3),) * 2
+        part = composer.Smp("DPT", decoder_intermediate_channels=(8, 12), decoder_fusion_channels=16)
+        (promised,) = composer.contract(part, features).features
+        with torch.no_grad():
+            (y_BCHW,) = composer.module(part, features).eval()([torch.randn(2, 12, 16, 24)] * 2, image_size=(48, 72))
+        assert promised.stride == Fraction(3, 2)
+        assert tuple(y_BCHW.shape) == promised.shape(2, 48, 72)
+
 
 HEADS = {
     "encoder_name",
