@@ -21,7 +21,7 @@ from composer.libraries import LIBRARIES, adapter, loaded
 from composer.parts import Channels, Facts, Probed, Timm, part_name
 from composer.sizes import Sizes
 
-FORMAT = 6
+FORMAT = 7
 """The format of a file of facts. A file of another format is found out anew."""
 
 

@@ -116,9 +116,11 @@ def test_a_modality_of_ones_own_is_declared():
     assert run(model, {"optical": torch.rand(1, 12, 32, 32), "other": torch.rand(1, 5, 32, 32)})[0].shape == (1, 4, 192)
 
 
-def still(part, channels):
-    return composer.chain(part, composer.EmbeddingHead(), input=composer.Image(channels=channels))
+def still(part, channels, frames=None):
+    return composer.chain(part, composer.EmbeddingHead(), input=composer.Image(channels=channels, frames=frames))
 
+
+DEEP = TerraTorch("prithvi_eo_tiny", options={"patch_size": [2, 16, 16]})
 
 REFUSED = {
     "a new modality": (
@@ -147,6 +149,14 @@ REFUSED = {
     "an argument that is swallowed": (
         still(TerraTorch("prithvi_eo_tiny", options={"img_sise": 96}), 6),
         "terratorch/prithvi_eo_tiny has no argument 'img_sise' (got terratorch 1.2.11).",
+    ),
+    "frames that fill no patch": (
+        still(DEEP, 6, frames=3),
+        "terratorch/prithvi_eo_tiny has patches of 2 frames, so frames must be a multiple of 2 (got 3 frames).",
+    ),
+    "a still for patches of frames": (
+        still(DEEP, 6),
+        "terratorch/prithvi_eo_tiny has patches of 2 frames, so frames must be a multiple of 2 (got 1 frame).",
     ),
     "a level that is not there": (
         still(TerraTorch("prithvi_eo_tiny", out_indices=[0, 4]), 6),
@@ -177,6 +187,16 @@ def test_what_cannot_be_is_refused(graph, message):
     (problem,) = raised.value.problems
     assert problem.message == message
     assert problem.repair
+
+
+@pytest.mark.parametrize(("frames", "enough"), [(None, 2), (3, 4), (5, 6)])
+def test_frames_that_fill_patches_are_named_and_taken(frames, enough):
+    with pytest.raises(composer.SpecError) as raised:
+        composer.infer(still(DEEP, 6, frames=frames))
+    (problem,) = raised.value.problems
+    assert problem.repair == f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames"
+    model = composer.build(still(DEEP, 6, frames=enough)).eval()
+    assert {x.shape for x in run(model, torch.rand(1, 6, enough, 32, 32))} == {(1, 1 + 4 * (enough // 2), 256)}
 
 
 def test_dofa_takes_the_size_it_is_made_for():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from composer.adapters.terratorch.refusals import (
     bands_unlike,
+    frames_left_over,
     modality_unlike,
     no_bands,
     other_modalities,
@@ -148,6 +149,7 @@ def _modalities(part: TerraTorch, channels: Channels) -> list[Any]:
 def _check_options(part: TerraTorch) -> None:
     """Refuse what is swallowed without a word, and images for positions that TerraMind takes for a square's."""
     given = dict(part.options)
+    _check_frames(part.frames or 1, given.get("patch_size"))
     size = given.get("img_size")
     if part.family.several and isinstance(size, tuple) and len(set(size)) > 1:
         raise Refused(positions_not_square(size))
@@ -157,6 +159,13 @@ def _check_options(part: TerraTorch) -> None:
     for name in given:
         if known is not None and name not in known:
             raise Refused(unknown_option(name, known - {"self", "kwargs"}))
+
+
+def _check_frames(frames: int, patch: Any) -> None:
+    """Refuse frames that do not fill patches of several: a convolution leaves out those at the end."""
+    deep = patch[0] if isinstance(patch, tuple) and len(patch) == 3 else 1
+    if isinstance(deep, int) and deep > 1 and frames % deep:
+        raise Refused(frames_left_over(frames, deep))
 
 
 def _extras(network: Any) -> frozenset[str]:

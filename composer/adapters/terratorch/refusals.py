@@ -36,6 +36,19 @@ def bands_unlike(bands: Sequence[str], count: int) -> Refusal:
     )
 
 
+def frames_left_over(frames: int, deep: int) -> Refusal:
+    """Frames that patches of `deep` frames do not share out: those at the end would go unseen, or fill no patch."""
+    enough = -(-frames // deep) * deep
+    return Refusal(
+        code="frames",
+        kind="lies" if frames > deep else "impossible",
+        expected=f"has patches of {deep} frames, so frames must be a multiple of {deep}",
+        got=counted(frames, "frame"),
+        repair=f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames",
+        about="options.patch_size",
+    )
+
+
 def which_modality(declared: Sequence[str] | None) -> Refusal:
     """One image, and no word of its modality, or of several."""
     named = declared or ("S2L2A",)
