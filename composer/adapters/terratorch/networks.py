@@ -15,6 +15,7 @@ from terratorch.models.backbones.torchgeo_vit import ViTEncoderWrapper
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
+from composer.adapters.terratorch.coordinates import check_coordinates
 from composer.adapters.terratorch.refusals import (
     bands_unlike,
     frames_left_over,
@@ -54,8 +55,13 @@ class TerraTorchBackbone(OwnNames):
         self.extras = _extras(network)
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> tuple[Tensor, ...]:
-        """The levels for an image `(b, c, h, w)`, or `(b, c, t, h, w)`, or for several images by modality."""
+        """The levels for an image `(b, c, h, w)`, or `(b, c, t, h, w)`, or for several images by modality.
+
+        Raises ValueError for extras of another shape or of other numbers than the network takes.
+        """
         if isinstance(self.network, PrithviViT):
+            assert isinstance(image, Tensor)
+            check_coordinates(extras, image, self.network.num_frames)
             # The network's own forward is that of the masked autoencoder.
             given = self.network.forward_features(image, **extras)
         else:
