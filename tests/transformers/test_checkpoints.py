@@ -148,6 +148,14 @@ CASES = {
         "transformers/resnet gives its stages in its own order, each once (got out_indices [3, 1]).",
         "out_indices: [1, 3], and SelectIndices for another order",
     ),
+    "no stages at all": (
+        Transformers("swin", options={"depths": []}),
+        (
+            "transformers/swin runs at no image size tried with 3 input channels (got RuntimeError: Given "
+            "normalized_shape=[48], expected input with shape [*, 48], but got input of size[1, 3136, 96])."
+        ),
+        "correct or leave out depths",
+    ),
     "no field": (
         Transformers("resnet", options={"depth": [1, 1]}),
         "transformers/resnet has no field 'depth' in its config (got transformers VERSION).",
