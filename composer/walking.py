@@ -111,6 +111,8 @@ class Walk:
         self, node: Node, part: Probed, inputs: list[Features], named: Mapping[str, Features]
     ) -> Outcome | Features:
         """What an encoder gives whose facts are to be asked for: with its images told, and theirs alone."""
+        if part.takes_names and len(inputs) > (0 if named else 1):
+            return _without_names(node, part, inputs)
         if len(inputs) != (0 if named else 1) or (named and not part.takes_names):
             return _wrong_inputs(node)
         for position, image in enumerate((*inputs, *named.values())):
@@ -192,6 +194,20 @@ def _wrong_inputs(node: Node) -> Refusal:
         expected="takes one input",
         got=counted(len(node.sources), "input"),
         repair="join them first, with ConcatFeatures or AddFeatures",
+    )
+
+
+def _without_names(node: Node, part: Probed, images: list[Features]) -> Refusal:
+    """Several images for an encoder that takes them by name."""
+    known = f": {', '.join(part.image_names)}" if part.image_names else ""
+    names = part.names_for(tuple(image[0].channels for image in images if image)) or ["NAME"] * len(images)
+    pairs = [*node.named, *zip(names, node.positional, strict=False)]
+    return Refusal(
+        code="inputs",
+        kind="impossible",
+        expected=f"takes images by name{known}",
+        got=f"{counted(len(images), 'image')} without a name",
+        repair=f"from: {{{', '.join(f'{name}: {source}' for name, source in pairs)}}}",
     )
 
 

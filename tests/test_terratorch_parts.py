@@ -90,8 +90,32 @@ NAMED = {
     ),
     "two images without names": (
         terramind(images="[optical, radar]"),
-        "terratorch/terramind_v1_tiny takes one input (got 2 inputs).",
-        "join them first, with ConcatFeatures or AddFeatures",
+        (
+            "terratorch/terramind_v1_tiny takes images by name: S2L2A, S2L1C, S1GRD, S1RTC, RGB, DEM (got 2 images "
+            "without a name)."
+        ),
+        "from: {S2L2A: optical, S1GRD: radar}",
+    ),
+    "two images in the other order": (
+        terramind(images="[radar, optical]"),
+        (
+            "terratorch/terramind_v1_tiny takes images by name: S2L2A, S2L1C, S1GRD, S1RTC, RGB, DEM (got 2 images "
+            "without a name)."
+        ),
+        "from: {S1GRD: radar, S2L2A: optical}",
+    ),
+    "two images of modalities that are listed": (
+        terramind(part="{terratorch/terramind_v1_tiny: {modalities: [own, S2L2A]}}", images="[optical, radar]"),
+        "terratorch/terramind_v1_tiny takes images by name: own, S2L2A (got 2 images without a name).",
+        "from: {S2L2A: optical, own: radar}",
+    ),
+    "two images of no known channels": (
+        terramind(radar="{channels: 5}", images="[optical, radar]"),
+        (
+            "terratorch/terramind_v1_tiny takes images by name: S2L2A, S2L1C, S1GRD, S1RTC, RGB, DEM (got 2 images "
+            "without a name)."
+        ),
+        "from: {NAME: optical, NAME: radar}",
     ),
     "a backbone of one image": (
         terramind(part="terratorch/prithvi_eo_tiny"),

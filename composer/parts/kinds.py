@@ -58,6 +58,15 @@ class Probed(Encoder):
         """Whether it takes several images, each by a name."""
         return False
 
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """The names that it knows for images, where it takes several by name."""
+        return ()
+
+    def names_for(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:  # noqa: ARG002
+        """A name for each of several images of so many channels; None where it has not as many that fit."""
+        return None
+
     def fed(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
         """The same, as told by the images that it is fed: what depends on them, and the part leaves open."""
         return self

@@ -9,7 +9,16 @@ from typing import Any, ClassVar, Self
 from attrs import evolve, field, frozen
 
 from composer.feature import FRAMES, Feature
-from composer.parts.fields import FRAME_COUNT, MAYBE_INDEX, NOT_EMPTY, Options, Without, maybe_whole_numbers, options
+from composer.parts.fields import (
+    FRAME_COUNT,
+    MAYBE_INDEX,
+    MODEST,
+    NOT_EMPTY,
+    Options,
+    Without,
+    maybe_whole_numbers,
+    options,
+)
 from composer.parts.kinds import Probed
 from composer.parts.terratorch_names import FAMILIES, REFUSED, Family
 from composer.problem import nearest
@@ -44,8 +53,10 @@ BARRED: Mapping[str, str] = MappingProxyType(
 )
 """Arguments of TerraTorch that `options` may not hold, each with the reason why."""
 
-MODALITIES = ("S2L2A", "S2L1C", "S1GRD", "S1RTC", "RGB", "DEM")
-"""The images that TerraMind has weights for, by the names that TerraTorch has for them."""
+MODALITIES: Mapping[str, int] = MappingProxyType({"S2L2A": 12, "S2L1C": 13, "S1GRD": 2, "S1RTC": 2, "RGB": 3, "DEM": 1})
+"""The images that TerraMind has weights for, by the names that TerraTorch has for them, each with its channels: those
+of its `MODALITY_INFO`.
+"""
 
 
 def _known(_: object, __: object, value: Any) -> None:
@@ -116,7 +127,7 @@ class TerraTorch(Probed):
     modalities: tuple[str, ...] | None = field(
         default=None, converter=_strings, validator=[NOT_EMPTY, _modalities], kw_only=True
     )
-    options: Options = field(default=(), converter=options, validator=Without(BARRED), kw_only=True)
+    options: Options = field(default=(), converter=options, validator=[Without(BARRED), MODEST], kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         known = self.defaults[self.name]
@@ -133,6 +144,23 @@ class TerraTorch(Probed):
     def takes_names(self) -> bool:
         """Whether it takes several images, each by the name of its modality."""
         return self.family.several
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """The modalities that it lists, or else those that there are weights for."""
+        return (self.modalities or tuple(MODALITIES)) if self.family.several else ()
+
+    def names_for(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:
+        """Modalities of so many channels, each once; one of the user's own may have any number."""
+        free = sorted(self.image_names, key=lambda name: name not in MODALITIES)
+        found = []
+        for count in channels:
+            name = next((name for name in free if MODALITIES.get(name, count) == count), None)
+            if name is None:
+                return None
+            free.remove(name)
+            found.append(name)
+        return tuple(found)
 
     def fed(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
         """With the frames of its image, where it sees several at once and does not say how many."""

@@ -19,8 +19,8 @@ from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
 from terratorch.models.backbones.torchgeo_vit import look_up_table
 from torch import Tensor
 
-from composer.adapters.terratorch.networks import IMAGE_CHANNELS
 from composer.parts import TerraTorch
+from composer.parts.terratorch import MODALITIES
 from composer.problem import nearest
 from composer.quiet import contained
 
@@ -66,9 +66,7 @@ def _of_prithvi(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> 
 
 
 def _of_terramind(state: Mapping[str, Tensor], network: Any) -> State:
-    fresh = [
-        f"encoder_embeddings.{key}." for name, key in network.mod_name_mapping.items() if name not in IMAGE_CHANNELS
-    ]
+    fresh = [f"encoder_embeddings.{key}." for name, key in network.mod_name_mapping.items() if name not in MODALITIES]
 
     def its_own(name: str, value: Tensor) -> bool:
         # Positions are worked out for the size that the network is made for.

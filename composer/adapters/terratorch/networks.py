@@ -32,13 +32,11 @@ from composer.contracts.rules import Refused
 from composer.modules.own_names import OwnNames
 from composer.parts import Channels, TerraTorch
 from composer.parts.fields import MOST_LEVELS
+from composer.parts.terratorch import MODALITIES
 from composer.quiet import contained
 
 PYRAMIDS = (DOFAEncoderWrapper, ResNetEncoderWrapper, SwinEncoderWrapper, ViTEncoderWrapper)
 """TerraTorch's wrappers of torchgeo's networks. They keep where their weights are from, and the levels asked for."""
-
-IMAGE_CHANNELS: Mapping[str, int] = {"S2L2A": 12, "S2L1C": 13, "S1GRD": 2, "S1RTC": 2, "RGB": 3, "DEM": 1}
-"""The channels of the modalities that TerraMind has weights for: those of its `MODALITY_INFO`."""
 
 
 class TerraTorchBackbone(OwnNames):
@@ -145,11 +143,11 @@ def _modalities(part: TerraTorch, channels: Channels) -> list[Any]:
     if declared is not None and set(declared) != set(names):
         raise Refused(other_modalities(declared, names))
     for name, count in channels:
-        if name not in IMAGE_CHANNELS and declared is None:
-            raise Refused(unknown_modality(name, names, IMAGE_CHANNELS))
-        if IMAGE_CHANNELS.get(name, count) != count:
-            raise Refused(modality_unlike(name, IMAGE_CHANNELS[name], count))
-    return [name if name in IMAGE_CHANNELS else {name: count} for name, count in channels]
+        if name not in MODALITIES and declared is None:
+            raise Refused(unknown_modality(name, names, MODALITIES))
+        if MODALITIES.get(name, count) != count:
+            raise Refused(modality_unlike(name, MODALITIES[name], count))
+    return [name if name in MODALITIES else {name: count} for name, count in channels]
 
 
 def _check_options(part: TerraTorch) -> None:
