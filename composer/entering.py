@@ -37,6 +37,11 @@ def images_of(inputs: tuple[Input, ...], image: Tensor | Mapping[str, Tensor]) -
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         if not isinstance(x, Tensor) or x.dim() != one.dims or not _has_sizes(x, one) or 0 in x.shape[-2:]:
             raise ValueError(f"{one.name} must be of shape {one.shape} (got {shape})")
+    for one in inputs[1:]:
+        # torch would spread a single image over the others.
+        counts = images[one.name].shape[0], images[names[0]].shape[0]
+        if counts[0] != counts[1]:
+            raise ValueError(f"{one.name} must have as many images as {names[0]} (got {counts[0]} and {counts[1]})")
     return images
 
 

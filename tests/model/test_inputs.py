@@ -115,6 +115,18 @@ WRONG = [
         "s1 must have 4.5 × 4 pixels, to cover what s2 covers (got 4 × 4)",
         id="no-half",
     ),
+    pytest.param(
+        TWO,
+        {"s2": torch.ones(2, 4, 8, 8), "s1": torch.ones(3, 2, 4, 4)},
+        "s1 must have as many images as s2 (got 3 and 2)",
+        id="another-batch",
+    ),
+    pytest.param(
+        TWO,
+        {"s2": torch.ones(2, 4, 8, 8), "s1": torch.ones(1, 2, 4, 4)},
+        "s1 must have as many images as s2 (got 1 and 2)",
+        id="one-for-all",
+    ),
 ]
 
 
