@@ -939,6 +939,27 @@ aux:
 <text>:4:41: error[count] aux.a.decoder.channels: UNetDecoder has 1 width in channels, one for each map it takes (got 5 maps).
   repair: channels: [512, 256, 128, 64, 32]""",
     ),
+    "too few levels": (
+        """\
+inputs: {image: {}}
+nodes:
+  five: {part: timm/resnet18, from: image}
+  three: {part: {SelectIndices: {indices: [2, 3, 4]}}, from: five}
+  one: {part: {SelectIndices: {indices: [0]}}, from: five}
+  four: {part: LearnedInterpolateToPyramidal, from: three}
+  fpn: {part: smp/FPN, from: three}
+  plus: {part: smp/UnetPlusPlus, from: one}
+  out: {part: FCNDecoder, from: four}
+outputs: [out, fpn, plus]
+""",
+        """\
+<text>:6:16: error[count] four: LearnedInterpolateToPyramidal takes exactly four maps; three gives 3 × map "b c h w" (128, 256, 512 channels, stride 8, 16, 32).
+  repair: let the encoder give four levels, with its out_indices or its depth
+<text>:7:15: error[count] fpn: smp/FPN takes at least 4 maps; three gives 3 × map "b c h w" (128, 256, 512 channels, stride 8, 16, 32).
+  repair: let the encoder give four levels or more, with its out_indices or its depth
+<text>:8:16: error[count] plus: smp/UnetPlusPlus takes at least 2 maps where the first is level 1; one gives map "b c h w" (64 channels, stride 2).
+  repair: let the encoder give more levels, with its out_indices or its depth""",
+    ),
     "joins that do not fit": (
         """\
 inputs: {a: {}, b: {}}
@@ -952,7 +973,7 @@ outputs: [out, two]
 """,
         """\
 <text>:5:18: error[count] joined: ConcatFeatures joins branches level by level, and its first input has 5 levels (got 4 levels).
-  repair: choose the same number of levels with out_indices or SelectIndices
+  repair: bring both to 4 levels, with SelectIndices, or with the out_indices or the depth of an encoder
 <text>:6:15: error[inputs] two: FCNDecoder takes one input (got 2 inputs).
   repair: join them first, with ConcatFeatures or AddFeatures""",
     ),

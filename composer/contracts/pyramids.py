@@ -17,6 +17,7 @@ from composer.contracts.rules import (
     finest_first,
     is_map,
     maps_only,
+    more_levels,
     scaled,
     too_narrow,
     whole,
@@ -106,7 +107,7 @@ def _(neck: LearnedInterpolateToPyramidal, features: Features) -> Outcome:
 def _four_levels(count: int) -> str:
     if count > 4:
         return f"necks: [SelectIndices: {{indices: {[round(i * (count - 1) / 3) for i in range(4)]}}}]"
-    return "choose four levels with the encoder's out_indices"
+    return more_levels("four levels")
 
 
 @contract.register(FeaturePyramidNetworkNeck)

@@ -124,6 +124,11 @@ def index_in(features: Features, indices: tuple[int, ...], about: str) -> Refusa
     )
 
 
+def more_levels(wanted: str) -> str:
+    """What to do about too few levels. A contract does not see the encoder: smp's have a depth, others out_indices."""
+    return f"let the encoder give {wanted}, with its out_indices or its depth"
+
+
 def finest_first(features: Features) -> Refusal | None:
     """Refuse a pyramid upside down: it would run, and its skip connections would carry the coarse to the fine."""
     strides = [f.stride for f in features if f.stride is not None]

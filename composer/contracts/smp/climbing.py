@@ -6,7 +6,17 @@ from fractions import Fraction
 
 from attrs import evolve
 
-from composer.contracts.rules import Outcome, Promise, Refusal, doubling, finest_first, scaled, too_narrow, whole
+from composer.contracts.rules import (
+    Outcome,
+    Promise,
+    Refusal,
+    doubling,
+    finest_first,
+    more_levels,
+    scaled,
+    too_narrow,
+    whole,
+)
 from composer.contracts.smp.arguments import groups, squeezable, widths
 from composer.contracts.smp.levels import Levels, deep_enough, joining, maps_at, maps_throughout
 from composer.feature import Feature, Features
@@ -107,7 +117,7 @@ def fpn(decoder: Smp, levels: Levels) -> Outcome:
             code="count",
             kind="impossible",
             expected="takes at least 4 maps",
-            repair="choose four levels or more with the encoder's out_indices",
+            repair=more_levels("four levels or more"),
         )
     used = levels.features[-4:]
     told = arguments(decoder)

@@ -8,7 +8,16 @@ from itertools import pairwise
 
 from attrs import evolve, frozen
 
-from composer.contracts.rules import Kind, Refusal, finest_first, is_map, maps_only, pyramid_maps_only, towards_pyramid
+from composer.contracts.rules import (
+    Kind,
+    Refusal,
+    finest_first,
+    is_map,
+    maps_only,
+    more_levels,
+    pyramid_maps_only,
+    towards_pyramid,
+)
 from composer.feature import Features, counted
 from composer.parts import Smp
 
@@ -67,7 +76,7 @@ def deep_enough(levels: Levels, least: int) -> Refusal | None:
         code="count",
         kind="impossible",
         expected=f"takes at least {needed} where the first is level {levels.first}",
-        repair="choose more levels with the encoder's out_indices",
+        repair=more_levels("more levels"),
     )
 
 
