@@ -14,7 +14,18 @@ from composer.graph import Graph, chain
 from composer.inference import infer
 from composer.mending import ASIDE, other_levels
 from composer.pairing.columns import declared
-from composer.parts import Decoder, Facts, Neck, Part, Probed, SelectIndices, Timm, part_name
+from composer.parts import (
+    Decoder,
+    EmbeddingHead,
+    Facts,
+    IdentityDecoder,
+    Neck,
+    Part,
+    Probed,
+    SelectIndices,
+    Timm,
+    part_name,
+)
 from composer.problem import SpecError
 from composer.walking import Describe
 from composer.ways import Way, reached
@@ -60,8 +71,9 @@ class Cell:
 
     @property
     def graph(self) -> Graph:
-        """The pair as a graph, whether it fits or not."""
-        return chain(self.encoder, *self.necks, self.decoder)
+        """The pair as a graph, whether it fits or not: of a decoder that does not predict the features leave it."""
+        last = () if self.decoder.includes_head or isinstance(self.decoder, IdentityDecoder) else (EmbeddingHead(),)
+        return chain(self.encoder, *self.necks, self.decoder, *last)
 
 
 def row(encoder: Probed, decoders: Mapping[str, type[Part]], describe: Describe) -> tuple[Cell, ...]:
@@ -150,10 +162,11 @@ def _lawful(graph: Graph, describe: Describe) -> bool:
 
 
 def _refused(encoder: Probed, decoder: Decoder, describe: Describe) -> Cell:
+    direct = Cell(encoder=encoder, decoder=decoder)
     try:
-        infer(chain(encoder, decoder), describe)
+        infer(direct.graph, describe)
     except SpecError as error:
-        return Cell(encoder=encoder, decoder=decoder, because=error.problems[0].message)
+        return evolve(direct, because=error.problems[0].message)
     raise AssertionError(f"{part_name(encoder)} fits {part_name(decoder)}, and was not found to")
 
 
