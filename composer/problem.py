@@ -82,7 +82,20 @@ def nearest(name: str, known: Iterable[str], limit: int = 12) -> str:
     names = sorted(known)
     if not names:
         return "there is none to choose from"
-    close = get_close_matches(name, names, n=3, cutoff=0.6)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
+    found = close(name, names)
+    if found:
+        return f"did you mean {' or '.join(found)}?"
     return f"known: {', '.join(names[:limit])}{', …' if len(names) > limit else ''}"
+
+
+def close(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """The three names most like this one; where one has the very letters, upper case or lower, that one alone.
+
+    A name in small letters is compared with names in small letters.
+    """
+    names = list(known)
+    same = [one for one in names if one.lower() == name.lower()]
+    if same or name != name.lower():
+        return same[:3] or get_close_matches(name, names, n=3, cutoff=cutoff)
+    spelled = {one.lower(): one for one in names}
+    return [spelled[letters] for letters in get_close_matches(name, spelled, n=3, cutoff=cutoff)]

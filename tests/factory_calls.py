@@ -718,7 +718,7 @@ REFUSED = {
         },
         (
             "error[unknown] aux_decoders[0].decoder: TerraTorch has no decoder 'FCNdecoder'.\n"
-            "  repair: did you mean FCNDecoder or UNetDecoder or MLPDecoder?\n"
+            "  repair: did you mean FCNDecoder?\n"
             "error[unused] aux_decoders[1].decoder_args.channels: channels was passed but not used: an "
             "argument begins with decoder_ or head_.\n"
             "  repair: write decoder_channels\n"

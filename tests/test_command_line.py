@@ -546,8 +546,9 @@ def some_installed(monkeypatch):
 
 
 class TestList:
-    def test_parts_with_their_arguments(self, here, capsys):
-        assert main(["list", "heads", "Cl*"]) == 0
+    @pytest.mark.parametrize("pattern", ["Cl*", "classificationhead"])
+    def test_parts_with_their_arguments(self, here, capsys, pattern):
+        assert main(["list", "heads", pattern]) == 0
         out = capsys.readouterr().out
         assert out.splitlines()[0] == "head and its arguments        what it does"
         assert [line[:28].rstrip() for line in out.splitlines()[2:]] == [
@@ -577,6 +578,7 @@ class TestList:
         [
             pytest.param("timm/resnet1?", ["timm/resnet18"], [TIMM], id="timm"),
             pytest.param("smp/mit_b[01]", ["smp/mit_b0", "smp/mit_b1"], [SMP], id="smp"),
+            pytest.param("SMP/MiT_B[01]", ["smp/mit_b0", "smp/mit_b1"], [SMP], id="in capitals"),
             pytest.param("*/resnet18", ["timm/resnet18", "smp/resnet18"], [TIMM, SMP, TRANSFORMERS], id="any source"),
             pytest.param(
                 "terratorch/*v2_tiny*",

@@ -159,6 +159,13 @@ WRONG = {
             "runs it; use timm/vit_small_patch16_dinov3"
         ),
     ),
+    "a name of TerraTorch's that is not in its registry": (
+        {"name": "clay_v1_base"},
+        (
+            "terratorch/clay_v1_base cannot be had: composer takes backbones from TerraTorch's own registry, and "
+            "TerraTorch keeps Clay outside of it"
+        ),
+    ),
     "frames of a backbone of stills": ({"name": "UNet", "frames": 2}, "terratorch/UNet has no field 'frames'"),
     "bands that are no list": ({"name": "dofa_base_patch16_224", "bands": "RED"}, "a list of names is needed"),
     "a band twice": ({"name": "prithvi_eo_tiny", "bands": ["RED", "RED"]}, "each name is given once"),

@@ -335,7 +335,105 @@ encoder: tim/resnet18
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'tim/resnet18'.
-  repair: did you mean timm/resnet18 or smp/resnet18 or smp/resnet152?""",
+  repair: did you mean timm/resnet18 or smp/resnet18?""",
+    ),
+    "a name that no network is much like": (
+        """\
+encoder: clay
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'clay'.
+  repair: write its source before it: timm/NAME, smp/NAME, transformers/NAME, terratorch/NAME""",
+    ),
+    "a source alone": (
+        """\
+encoder: smp
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'smp'.
+  repair: name one of its parts: smp/NAME""",
+    ),
+    "a name of another source": (
+        """\
+encoder: smp/convnext_tiny
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'smp/convnext_tiny'.
+  repair: did you mean timm/convnext_tiny?""",
+    ),
+    "a name that its source has not": (
+        """\
+encoder: smp/clay
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'smp/clay'.
+  repair: python -m composer list encoders 'smp/*' shows what there is""",
+    ),
+    "a source whose names are not listed, misspelled": (
+        """\
+encoder: transformer/swin
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'transformer/swin'.
+  repair: did you mean transformers/swin?""",
+    ),
+    "a source and a name that nobody knows": (
+        """\
+encoder: foo/clay
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'foo/clay'.
+  repair: known sources: timm, smp, transformers, terratorch""",
+    ),
+    "weights without the source": (
+        """\
+encoder: resnet50.a1_in1k
+""",
+        """\
+<text>:1:10: error[part] encoder: there is no encoder 'resnet50.a1_in1k'.
+  repair: did you mean timm/resnet50.a1_in1k?""",
+    ),
+    "Clay": (
+        """\
+encoder: terratorch/clay_v1_base
+""",
+        """\
+<text>:1:10: error[part] encoder: terratorch/clay_v1_base cannot be had: composer takes backbones from TerraTorch's own registry, and TerraTorch keeps Clay outside of it.
+  repair: choose another, of those that python -m composer list encoders 'terratorch/*' shows""",
+    ),
+    "ScaleMAE": (
+        """\
+encoder: terratorch/scalemae_large
+""",
+        """\
+<text>:1:10: error[part] encoder: terratorch/scalemae_large cannot be had: composer takes backbones from TerraTorch's own registry, and TerraTorch keeps ScaleMAE outside of it.
+  repair: choose another, of those that python -m composer list encoders 'terratorch/*' shows""",
+    ),
+    "Prithvi as a Swin": (
+        """\
+encoder: terratorch/prithvi_swin_B
+""",
+        """\
+<text>:1:10: error[part] encoder: terratorch/prithvi_swin_B cannot be had: composer takes backbones from TerraTorch's own registry, and TerraTorch keeps its Prithvi that is a Swin outside of it.
+  repair: choose another, of those that python -m composer list encoders 'terratorch/*' shows""",
+    ),
+    "a head in small letters": (
+        """\
+encoder: timm/resnet18
+decoder: mmseg/fcnhead
+""",
+        """\
+<text>:2:10: error[part] decoder: there is no decoder 'mmseg/fcnhead'.
+  repair: did you mean mmseg/FCNHead?""",
+    ),
+    "a decoder in small letters": (
+        """\
+encoder: timm/resnet18
+decoder: unetdecoder
+""",
+        """\
+<text>:2:10: error[part] decoder: there is no decoder 'unetdecoder'.
+  repair: did you mean UNetDecoder?""",
     ),
     "wrong kinds": (
         """\

@@ -31,8 +31,8 @@ def parts_table(kinds: str, pattern: str | None) -> RenderableType:
     from rich.text import Text
 
     parts, unusable = parts_of(kinds)
-    found = {name: part for name, part in parts.items() if pattern is None or fnmatchcase(name, pattern)}
-    refused = {n: why for n, why in refused_among(parts).items() if pattern is None or fnmatchcase(n, pattern)}
+    found = {name: part for name, part in parts.items() if matches(name, pattern)}
+    refused = {name: why for name, why in refused_among(parts).items() if matches(name, pattern)}
     if not found and not refused:
         raise UsageError(f"no part of the {kinds} is named {pattern!r}; there are {_in_short(parts)}")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
@@ -51,6 +51,11 @@ def parts_table(kinds: str, pattern: str | None) -> RenderableType:
     table.caption = "\n".join([*map(whether_installed, filter(None, sources)), *unusable]) or None
     table.caption_justify = "left"
     return table
+
+
+def matches(name: str, pattern: str | None) -> bool:
+    """Whether a name is as the pattern says, upper case or lower; without a pattern, any is."""
+    return pattern is None or fnmatchcase(name.lower(), pattern.lower())
 
 
 def parts_of(kinds: str) -> tuple[dict[str, type[Part]], list[str]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 
 from attrs import frozen
 
 from composer.catalogue import names as catalogued
+from composer.commands.listing import matches
 from composer.commands.terminal import UsageError
 from composer.facts import describe
 from composer.pairing import VERDICTS, Cell, Verdict, alike, columns, of, row
@@ -47,7 +47,7 @@ def matrix(encoders: str, decoders: str, jobs: int) -> Matrix:
     """
     parts = [_encoder(name) for name in _names(encoders)]
     every = columns(REGISTERED)
-    chosen = tuple(name for name in every if fnmatchcase(name, decoders))
+    chosen = tuple(name for name in every if matches(name, decoders))
     if not parts:
         raise UsageError(f"no encoder is named {encoders!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
     if not chosen:
@@ -59,7 +59,7 @@ def _names(pattern: str) -> list[str]:
     """The encoders that are known by name and match; or the very one, of a source whose names are not known here."""
     named = [name for name, part in PARTS.items() if issubclass(part, Probed) and not name.endswith("/")]
     known = [*(f"timm/{name}" for name in catalogued()), *named]
-    found = [name for name in known if fnmatchcase(name, pattern)]
+    found = [name for name in known if matches(name, pattern)]
     source = f"{pattern.partition('/')[0]}/"
     is_one = not set(pattern) & set("*?[") and source in REGISTERED and issubclass(REGISTERED[source], Probed)
     return found or ([pattern] if is_one else [])

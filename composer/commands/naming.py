@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 from composer.catalogue import names as catalogued
 from composer.catalogue import stamp
-from composer.commands.listing import parts_of, refused_among, whether_installed
+from composer.commands.listing import matches, parts_of, refused_among, whether_installed
 from composer.commands.terminal import UsageError, note
 from composer.libraries import LIBRARIES, adapter
 from composer.parts import KINDS
@@ -29,7 +28,7 @@ def encoder_names(pattern: str) -> list[str]:
     parts, _ = parts_of("encoders")
     every = [name for part in parts for name in (_names_of(OPEN[part], pattern) if part in OPEN else [part])]
     found = _matching(every, pattern)
-    refused = {name: why for name, why in refused_among(parts).items() if fnmatchcase(name, pattern)}
+    refused = {name: why for name, why in refused_among(parts).items() if matches(name, pattern)}
     missing = [source for source in OPEN.values() if _may_mean(pattern, source) and not LIBRARIES[source].installed()]
     if not found:
         raise UsageError(_nothing(pattern, refused, missing))
@@ -54,12 +53,12 @@ def _names_of(source: str, pattern: str) -> list[str]:
 
 def _may_mean(pattern: str, source: str) -> bool:
     """Whether a pattern may match a name of a source, as far as its beginning tells."""
-    beginning = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    return beginning.startswith(f"{source}/") or (f"{source}/".startswith(beginning) and beginning != pattern)
+    beginning = re.split(r"[*?\[]", pattern.lower(), maxsplit=1)[0]
+    return beginning.startswith(f"{source}/") or (f"{source}/".startswith(beginning) and beginning != pattern.lower())
 
 
 def _matching(names: Iterable[str], pattern: str) -> list[str]:
-    return [name for name in names if fnmatchcase(name, pattern)]
+    return [name for name in names if matches(name, pattern)]
 
 
 def _nothing(pattern: str, refused: dict[str, str], missing: list[str]) -> str:

@@ -20,7 +20,7 @@ from composer.parts.fields import (
     options,
 )
 from composer.parts.kinds import Probed
-from composer.parts.terratorch_names import FAMILIES, REFUSED, Family
+from composer.parts.terratorch_names import FAMILIES, OUTSIDE, REFUSED, Family, outside
 from composer.problem import nearest
 
 _FIELD = "it is a field of its own"
@@ -62,6 +62,8 @@ of its `MODALITY_INFO`.
 def _known(_: object, __: object, value: Any) -> None:
     if value in REFUSED:
         raise ValueError(f"terratorch/{value} cannot be had: {REFUSED[value][0]}; use {REFUSED[value][1]}")
+    if value not in FAMILIES and (reason := outside(str(value))):
+        raise ValueError(f"terratorch/{value} cannot be had: {reason}")
     if value not in FAMILIES:
         raise ValueError(f"TerraTorch has no backbone {value!r}: {nearest(str(value), FAMILIES)}")
 
@@ -116,6 +118,7 @@ class TerraTorch(Probed):
         {name: _fields_of(family) for name, family in FAMILIES.items()}
     )
     refused: ClassVar[Mapping[str, tuple[str, str]]] = REFUSED
+    outside: ClassVar[Mapping[str, str]] = OUTSIDE
 
     name: str = field(validator=_known)
     out_indices: tuple[int, ...] | None = field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from attrs import frozen
@@ -116,3 +117,20 @@ REFUSED: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 """The backbones that cannot be had, each with the reason and the name of another that will do."""
+
+
+_REGISTRY = "composer takes backbones from TerraTorch's own registry, and TerraTorch keeps {} outside of it"
+OUTSIDE: Mapping[str, str] = MappingProxyType(
+    {
+        "*clay*": _REGISTRY.format("Clay"),
+        "*scalemae*": _REGISTRY.format("ScaleMAE"),
+        "*scale_mae*": _REGISTRY.format("ScaleMAE"),
+        "prithvi*swin*": _REGISTRY.format("its Prithvi that is a Swin"),
+    }
+)
+"""Patterns of names that TerraTorch registers elsewhere, with timm or in a table of its own, each with what is said."""
+
+
+def outside(name: str) -> str | None:
+    """Why a name that people look for here is not here; None of any other."""
+    return next((reason for pattern, reason in OUTSIDE.items() if fnmatchcase(name.lower(), pattern)), None)

@@ -8,8 +8,8 @@ from composer.graph import Graph
 from composer.parts import REGISTERED
 from composer.text.characters import text_in
 from composer.text.digesting import digest_of
-from composer.text.naming import Parts
 from composer.text.reading import graph_of
+from composer.text.suggesting import Parts
 from composer.text.writing import text_of
 
 

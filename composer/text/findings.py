@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from attrs import define, field
 
-from composer.problem import Place, Problem, Source, nearest
+from composer.problem import Place, Problem, Source, close, nearest
 from composer.text.tree import Tree
 
 
@@ -66,4 +65,4 @@ def joined(path: str, name: str) -> str:
 
 def misspelled(missing: str, written: Iterable[str]) -> bool:
     """Whether a key that is missing is there under a name that nobody knows, which is a problem of its own."""
-    return bool(get_close_matches(missing, list(written), n=1))
+    return bool(close(missing, written))

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import Any
 
-from composer.parts import KINDS, Part, UnusableError
-from composer.problem import nearest
+from composer.parts import Part, UnusableError
 from composer.text import tree as text
 from composer.text.declaring import declared, fields_of
-from composer.text.findings import Findings, misspelled, named
+from composer.text.findings import Findings, named
+from composer.text.suggesting import Parts, kind_of, suggestion
 from composer.text.tree import Scalar, Tree, described
 
-Parts = Mapping[str, type[Part]]
-
 _SLOTS = {"encoder": "encoder", "neck": "necks", "decoder": "decoder", "head": "head"}
-
-
-def kind_of(cls: type[Part]) -> str | None:
-    """What the field calls a class of parts: encoder, neck, decoder, head."""
-    return next((kind for kind, base in KINDS.items() if issubclass(cls, base)), None)
 
 
 def part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Findings) -> Part | None:
@@ -40,11 +33,11 @@ def part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Findin
         return None
     reason, instead = _refused(name, parts)
     if reason:
-        findings.add("part", f"{name} cannot be had: {reason}.", path, tree, got=name, repair=f"use {instead}")
+        findings.add("part", f"{name} cannot be had: {reason}.", path, tree, got=name, repair=instead)
         return None
     if found is None:
         message = f"there is no {kind or 'part'} {name!r}."
-        findings.add("part", message, path, tree, got=name, repair=_suggestion(name, kind, parts))
+        findings.add("part", message, path, tree, got=name, repair=suggestion(name, kind, parts))
         return None
     cls, given = found
     actual = kind_of(cls)
@@ -96,52 +89,18 @@ def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
 
 
 def _refused(name: str, parts: Parts) -> tuple[str, str]:
-    """Why a name that its source knows cannot be had, and which one can; nothing, of any other name."""
+    """Why a name that its source knows, or is thought to, cannot be had, and what can; nothing, of any other name."""
     source, _, rest = name.partition("/")
-    for key in parts:
+    for key in (key for key in parts if key.startswith(f"{source}/")):
         with suppress(UnusableError):
-            if key.startswith(f"{source}/") and rest in parts[key].refused:
-                reason, instead = parts[key].refused[rest]
-                return reason, instead if "/" in instead else f"{source}/{instead}"
+            cls = parts[key]
+            if rest in cls.refused:
+                reason, instead = cls.refused[rest]
+                return reason, f"use {instead if '/' in instead else f'{source}/{instead}'}"
+            for pattern, reason in cls.outside.items():
+                if name not in parts and fnmatchcase(rest.lower(), pattern):
+                    return reason, f"choose another, of those that python -m composer list encoders '{source}/*' shows"
     return "", ""
-
-
-def _suggestion(name: str, kind: str | None, parts: Parts) -> str:
-    moved = _moved(name, parts)
-    if moved is not None:
-        return f"did you mean {moved}?"
-    fitting = [key for key in parts if kind in (None, _kind_named(key, parts))]
-    names = [key for key in fitting if "/" not in key]
-    # A source of few names is asked for one of them; any other may have whatever name was written.
-    sources = [key for key in fitting if key.endswith("/")]
-    listed = [key for key in fitting if "/" in key and not key.endswith("/")]
-    _, slash, rest = name.partition("/")
-    if slash and (sources or listed):
-        return nearest(name, [*(f"{source}{rest}" for source in sources), *listed])
-    # A name without its source: one that is listed, or the first source that has any name.
-    exact = [key for key in listed if key.partition("/")[2] == name]
-    if sources and not slash and not misspelled(name, names) and (exact or kind == "encoder" or name == name.lower()):
-        return f"did you mean {' or '.join([f'{sources[0]}{name}', *exact])}?"
-    if misspelled(name, listed):
-        return nearest(name, [*names, *listed])
-    return nearest(rest if slash else name, names)
-
-
-def _moved(name: str, parts: Parts) -> str | None:
-    """The name that a part has here where a library's own name for it begins otherwise."""
-    for key in (key for key in parts if key.startswith(f"{name.partition('/')[0]}/")):
-        with suppress(UnusableError):
-            for known, here in parts[key].moved.items():
-                if name.startswith(known):
-                    return here + name.removeprefix(known)
-    return None
-
-
-def _kind_named(name: str, parts: Parts) -> str | None:
-    """The kind of a part, if it can be had."""
-    with suppress(UnusableError):
-        return kind_of(parts[name])
-    return None
 
 
 def _a(kind: str | None) -> str:

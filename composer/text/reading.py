@@ -10,8 +10,8 @@ from composer.structure import structural_problems
 from composer.text.document import document
 from composer.text.findings import Findings, named
 from composer.text.forms import CHAIN, CHAIN_ONLY, GRAPH, GRAPH_ONLY, chain_form, graph_form
-from composer.text.naming import Parts
 from composer.text.sections import Draft, Reader
+from composer.text.suggesting import Parts
 from composer.text.tree import Mapping, Scalar, Tree, described
 
 

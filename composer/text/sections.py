@@ -15,7 +15,8 @@ from composer.sizes import Padding
 from composer.text.annotations import SIDES, TRUTH
 from composer.text.declaring import declared
 from composer.text.findings import Findings, named
-from composer.text.naming import Parts, part
+from composer.text.naming import part
+from composer.text.suggesting import Parts
 from composer.text.tree import Mapping, Sequence, Tree, described
 from composer.text.wanted import take
 

@@ -12,9 +12,9 @@ from composer.parts import Part, Registered, part_name
 from composer.problem import Place, Problem, SpecError
 from composer.text.chains import branches_of
 from composer.text.layout import laid_out
-from composer.text.naming import Parts
 from composer.text.plain import plain_fields, refuse_modules
 from composer.text.reading import graph_of
+from composer.text.suggesting import Parts
 
 
 def text_of(graph: Graph, parts: Parts) -> str:

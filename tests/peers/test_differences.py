@@ -714,8 +714,7 @@ class TestMistakes:
             pytest.param(
                 {"decoder": "FCNdecoder"},
                 (KeyError, "Model FCNdecoder not found in any registry"),
-                "error[unknown] decoder: TerraTorch has no decoder 'FCNdecoder'.\n"
-                "  repair: did you mean FCNDecoder or UNetDecoder or MLPDecoder?",
+                "error[unknown] decoder: TerraTorch has no decoder 'FCNdecoder'.\n  repair: did you mean FCNDecoder?",
                 id="decoder",
             ),
             pytest.param(
