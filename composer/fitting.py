@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from composer.contracts.rules import needed, only
 from composer.feature import MAP, VECTOR, Features, sentence
 from composer.graph import Graph
+from composer.parts import Decoder, IdentityDecoder, Part, part_name
 from composer.problem import Problem
 from composer.sizes import ANY, Conflict, Sizes
 
@@ -37,10 +38,33 @@ def conflict_of(graph: Graph, conflict: Conflict) -> Problem:
     )
 
 
-def unfit_to_leave(graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]) -> Iterator[Problem]:
+def unfit_to_leave(
+    graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part], embeddings: Collection[str]
+) -> Iterator[Problem]:
     """What is wrong with the outputs, and with the crop of them; what is not known, because refused, is passed over."""
+    yield from _without_head(graph, features, parts)
     yield from _unfit_outputs(graph, features, embeddings)
     yield from _unfit_crop(graph, features, embeddings)
+
+
+def _without_head(graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part]) -> Iterator[Problem]:
+    """What a decoder gives is no prediction yet: it would be taken for scores of as many classes as it has channels.
+
+    An encoder, a neck, or `IdentityDecoder`, which passes a feature on, are asked for nothing but features.
+    """
+    for name in _ends(graph):
+        part = parts.get(name)
+        if name not in features or not isinstance(part, Decoder) or isinstance(part, IdentityDecoder):
+            continue
+        if not part.includes_head:
+            yield Problem(
+                code="head",
+                message=f"{part_name(part)} gives features, and no head makes a prediction of them.",
+                place=graph.source.place(name),
+                expected="a head after it",
+                got="none",
+                repair="add a head; EmbeddingHead gives features as they are",
+            )
 
 
 def _unfit_outputs(graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]) -> Iterator[Problem]:

@@ -81,7 +81,7 @@ class Walk:
             problem_of(self.graph, nodes[name], self.parts.get(name), refusal, self.features)
             for name, refusal in self.refused.items()
         ]
-        problems += unfit_to_leave(self.graph, self.features, self.embeddings)
+        problems += unfit_to_leave(self.graph, self.features, self.parts, self.embeddings)
         sizes = intersect(demands(self.graph, self.features, self.sizes))
         if isinstance(sizes, Conflict):
             problems.append(conflict_of(self.graph, sizes))

@@ -52,7 +52,7 @@ nodes:
   one: {{part: timm/resnet18, from: a}}
   other: {{part: timm/{other}, from: b}}
   both: {{part: {join}, from: [one, other]}}
-  out: {{part: {{FCNDecoder: {{channels: 8}}}}, from: both}}
+  out: {{part: {{LinearDecoder: {{num_classes: 8, upsampling_size: 4}}}}, from: both}}
 outputs: [out]
 """
 
@@ -130,7 +130,7 @@ nodes:
   other: {part: timm/convnext_tiny, from: b}
   select_indices: {part: {SelectIndices: {indices: [1, 2, 3, 4]}}, from: one}
   both: {part: ConcatFeatures, from: [select_indices, other]}
-  out: {part: {FCNDecoder: {channels: 8}}, from: both}
+  out: {part: {LinearDecoder: {num_classes: 8, upsampling_size: 4}}, from: both}
 outputs: [out]
 """,
     ),
@@ -146,7 +146,7 @@ nodes:
   permute_dims: {part: {PermuteDims: {new_order: [0, 3, 1, 2]}}, from: other}
   feature_pyramid_network_neck_2: {part: FeaturePyramidNetworkNeck, from: permute_dims}
   both: {part: AddFeatures, from: [feature_pyramid_network_neck, feature_pyramid_network_neck_2]}
-  out: {part: {FCNDecoder: {channels: 8}}, from: both}
+  out: {part: {LinearDecoder: {num_classes: 8, upsampling_size: 4}}, from: both}
 outputs: [out]
 """,
     ),
@@ -259,7 +259,9 @@ def test_levels_are_spread_evenly(levels, fewer, picked):
 @pytest.fixture
 def spec(tmp_path):
     file = tmp_path / "model.yaml"
-    file.write_text("encoder: timm/test_resnet\ndecoder: {UNetDecoder: {channels: [16, 8]}}\n", encoding="utf-8")
+    file.write_text(
+        f"encoder: timm/test_resnet\ndecoder: {{UNetDecoder: {{channels: [16, 8]}}}}\n{HEAD}", encoding="utf-8"
+    )
     return file
 
 
@@ -268,6 +270,7 @@ encoder: timm/test_resnet
 necks:
   - SelectIndices: {indices: [3, 4]}
 decoder: {UNetDecoder: {channels: [16, 8]}}
+head: {SegmentationHead: {num_classes: 2}}
 """
 
 

@@ -110,7 +110,7 @@ def test_a_file_of_one_precision_loads_as_a_model_of_it(tmp_path, dtype):
 def test_loading_does_not_look_for_published_weights(tmp_path):
     """They were needed once, and may be gone from where they came."""
     encoder = Timm("test_resnet", out_indices=[1], pretrained=str(tmp_path / "gone.pth"))
-    graph = composer.chain(encoder, FCNDecoder(channels=4, num_convs=1))
+    graph = composer.chain(encoder, FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=2))
     composer.save(composer.build(graph, pretrained=False), tmp_path / "model.safetensors")
     assert composer.load(tmp_path / "model.safetensors").graph == graph
 

@@ -902,11 +902,24 @@ decoder: FCNDecoder
 <text>:2:10: error[channels] encoder: timm/resnet18 takes an image of 3 channels; image gives map "b c h w" (6 channels, stride 1).
   repair: input: {channels: 3}""",
     ),
+    "a decoder and no head": (
+        """\
+encoder: timm/resnet18
+decoder: FCNDecoder
+aux:
+  early: {decoder: {FCNDecoder: {in_index: 0}}}
+""",
+        """\
+<text>:2:10: error[head] decoder: FCNDecoder gives features, and no head makes a prediction of them.
+  repair: add a head; EmbeddingHead gives features as they are
+<text>:4:20: error[head] aux.early.decoder: FCNDecoder gives features, and no head makes a prediction of them.
+  repair: add a head; EmbeddingHead gives features as they are""",
+    ),
     "sizes that exclude each other": (
         """\
 input: {size: [100, 100]}
 encoder: {timm/resnet18: {img_size: 224}}
-decoder: FCNDecoder
+decoder: IdentityDecoder
 """,
         """\
 <text>:2:10: error[sizes] encoder: no image size suits both: image takes exactly 100 × 100; encoder takes exactly 224 × 224.

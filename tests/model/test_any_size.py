@@ -17,6 +17,7 @@ from composer import (
     Graph,
     IdentityDecoder,
     Image,
+    LinearDecoder,
     Node,
     RegressionHead,
     ReshapeTokensToImage,
@@ -140,7 +141,7 @@ def test_padding_gives_other_numbers():
 
 
 def test_a_decoder_that_needs_whole_grids_still_asks_for_them():
-    graph = composer.chain(Timm("test_resnet", any_size=True), FCNDecoder(channels=4, num_convs=1))
+    graph = composer.chain(Timm("test_resnet", any_size=True), LinearDecoder(num_classes=4, upsampling_size=2))
     model = composer.build(graph).eval()
     assert str(model.typed.sizes) == "multiple of 32, at least 32, any shape"
     assert model(torch.rand(1, 3, 70, 33)).output.shape == (1, 4, 70, 33)

@@ -68,6 +68,6 @@ def test_a_network_that_cannot_be_made_for_it_is_refused():
 
 def test_behind_a_neck_nothing_is_asked():
     """What an encoder takes from another node is not of the size of an input."""
-    nodes = [Node("encoder", Timm("mixer_s32_224"), "image"), Node("out", composer.FCNDecoder(channels=4), "encoder")]
+    nodes = [Node("encoder", Timm("mixer_s32_224"), "image"), Node("out", composer.IdentityDecoder(), "encoder")]
     typed = composer.infer(composer.Graph(inputs={"image": Image()}, nodes=nodes, outputs=["out"]))
     assert str(typed.sizes) == "exactly 224 × 224"

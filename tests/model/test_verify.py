@@ -7,7 +7,7 @@ import torch
 from attrs import evolve
 
 import composer
-from composer import FCNDecoder, SegmentationHead, Timm
+from composer import EmbeddingHead, FCNDecoder, LinearDecoder, SegmentationHead, Timm
 
 ENCODER = Timm("test_resnet", out_indices=[1, 2])
 GRAPH = composer.chain(ENCODER, FCNDecoder(channels=8, num_convs=1), SegmentationHead(num_classes=2))
@@ -63,12 +63,18 @@ def test_facts_that_lie_are_found_out(case):
     encoder, lie, message = LIES[case]
     told = lie(composer.describe(encoder, 3))
     with pytest.raises(composer.SpecError) as caught:
-        composer.build(composer.chain(encoder, FCNDecoder(channels=8)), verify=True, describe=lambda *_: told)
+        composer.build(
+            composer.chain(encoder, LinearDecoder(num_classes=8, upsampling_size=1)),
+            verify=True,
+            describe=lambda *_: told,
+        )
     assert str(caught.value) == message + REPAIR
 
 
 def test_without_it_they_are_not():
-    model = composer.build(composer.chain(VIT, FCNDecoder(channels=8)), describe=lambda *_: of_any_size(VIT_FACTS))
+    model = composer.build(
+        composer.chain(VIT, LinearDecoder(num_classes=8, upsampling_size=1)), describe=lambda *_: of_any_size(VIT_FACTS)
+    )
     with pytest.raises(AssertionError, match="Input height"):
         model(torch.zeros(1, 3, 16, 32))
 
@@ -92,6 +98,6 @@ def test_a_model_on_the_meta_device_has_no_weights_and_gives_shapes():
 
 
 def test_a_model_of_a_terabyte_is_built_in_no_time():
-    graph = composer.chain(Timm("test_resnet"), FCNDecoder(channels=65_536, num_convs=8))
+    graph = composer.chain(Timm("test_resnet"), FCNDecoder(channels=65_536, num_convs=8), EmbeddingHead())
     model = composer.build(graph, device="meta")
     assert sum(p.numel() * p.element_size() for p in model.parameters()) > 1e12
