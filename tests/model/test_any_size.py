@@ -13,7 +13,6 @@ import composer
 from composer import (
     ClassificationHead,
     ConcatFeatures,
-    FCNDecoder,
     Graph,
     IdentityDecoder,
     Image,
