@@ -19,6 +19,7 @@ from composer.parts import (
     Smp,
     UNetDecoder,
 )
+from composer.parts.fields import MOST_LEVELS
 
 CLASSES = 2
 """How many classes a decoder predicts that predicts."""
@@ -60,13 +61,15 @@ def _of_smp(name: str, features: Features) -> dict[str, Any]:
     if name in ("Unet", "UnetPlusPlus", "MAnet"):
         return {"decoder_channels": widths(max(levels_of(Smp(name), features).depth, 1))}
     if name == "DPT":
-        return {"decoder_intermediate_channels": tuple(min(256 * 2**level, 1024) for level in range(len(features)))}
+        told = range(min(len(features), MOST_LEVELS))
+        return {"decoder_intermediate_channels": tuple(min(256 * 2**level, 1024) for level in told)}
     return {}
 
 
 def widths(levels: int) -> tuple[int, ...]:
     """One width for each level, the deepest first: 256, 128, 64, 32, 16."""
-    return tuple(max(WIDEST // 2**level, NARROWEST) for level in range(levels))
+    # Of more than a part may be told there is none to tell.
+    return tuple(max(WIDEST // 2**level, NARROWEST) for level in range(min(levels, MOST_LEVELS)))
 
 
 def _enlargement(features: Features) -> int:

@@ -1,0 +1,68 @@
+"""The matrix, drawn anew each time: what fits is built and runs as promised, and what is refused fails or lies."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from composer import FCNDecoder, LearnedInterpolateToPyramidal, MLPDecoder, SelectIndices, Timm, UNetDecoder
+from composer.pairing import Cell
+from tests.law.cells import Held, decoders, drawn, held
+
+SEED = os.environ["COMPOSER_SAMPLE"]
+"""Set for the whole run, and told in its first lines, by tests/conftest.py."""
+
+AMONG = decoders()
+
+
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("verdict", ["fits", "necks", "refused"])
+def test_a_pair_is_what_is_said_of_it(verdict, number):
+    found = held(drawn(f"{SEED} {number}", verdict, AMONG))
+
+    assert found.wrong is None, str(found)
+
+
+PYRAMID = Timm("test_resnet")
+WRONG = {
+    "it fits, and is refused": (
+        Cell(encoder=PYRAMID, decoder=FCNDecoder(), because="…"),
+        "AssertionError: the pair is not refused",
+    ),
+    "it raises, and is said to fit": (
+        Cell(encoder=PYRAMID, decoder=MLPDecoder()),
+        "SpecError: error[stride] decoder: MLPDecoder concatenates its inputs",
+    ),
+    "it needs no necks, and has some": (
+        Cell(encoder=PYRAMID, necks=(SelectIndices(indices=[3, 4]),), decoder=FCNDecoder(), direct=False),
+        "AssertionError: the pair is not refused",
+    ),
+}
+
+
+@pytest.mark.parametrize(("cell", "wrong"), WRONG.values(), ids=WRONG)
+def test_a_verdict_that_is_wrong_is_found(cell, wrong):
+    assert held(cell).wrong.startswith(wrong)
+
+
+VIT = Timm("vit_tiny_patch16_224")
+LEVELS = Timm("vit_tiny_patch16_224", out_indices=[2, 5, 8, 11])
+UNET = UNetDecoder(channels=[256, 128, 64, 32])
+SHOWN = {
+    "fits": (Cell(encoder=PYRAMID, decoder=FCNDecoder()), "runs as promised"),
+    "raises": (Cell(encoder=PYRAMID, decoder=MLPDecoder(), because="…"), "impossible: it raised"),
+    "runs, and is refused by policy": (
+        Cell(encoder=VIT, decoder=UNetDecoder(channels=[256, 128, 64]), because="…"),
+        "policy: stride: takes maps whose stride doubles from one to the next",
+    ),
+    "needs its necks": (
+        Cell(encoder=LEVELS, necks=(LearnedInterpolateToPyramidal(),), decoder=UNET, direct=False),
+        "runs as promised; without, policy: stride: takes maps whose stride doubles from one to the next",
+    ),
+}
+
+
+@pytest.mark.parametrize(("cell", "shown"), SHOWN.values(), ids=SHOWN)
+def test_a_verdict_shows(cell, shown):
+    assert held(cell) == Held(cell, shown)
