@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from composer.graph import Shared as Shared
     from composer.graph import chain as chain
     from composer.inference import infer as infer
+    from composer.limits import Limits as Limits
     from composer.mending import fit as fit
     from composer.model import Model as Model
     from composer.model import ModelOutput as ModelOutput
@@ -84,6 +85,7 @@ _NAMES_OF = {
     "feature": "Feature Image",
     "graph": "Graph Node Shared chain",
     "inference": "infer",
+    "limits": "Limits",
     "mending": "fit",
     "model": "Model ModelOutput",
     "modules": "module",

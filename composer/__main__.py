@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from composer.commands.terminal import UsageError, graph_in, note, rendered, say
+from composer.limits import Limits
 from composer.problem import SpecError
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -85,9 +86,19 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _limits_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-parameters", type=_amount, metavar="N", help="refuse a model of more parameters than this, such as 50M"
+    )
+    parser.add_argument(
+        "--max-memory", type=_amount, metavar="N", help="refuse a model of more bytes than this, such as 2G"
+    )
+
+
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
     _one_spec(parser)
     _weights_arguments(parser)
+    _limits_arguments(parser)
     parser.add_argument("--save", metavar="OUT", help="write the weights, with the spec inside, to OUT.safetensors")
 
 
@@ -113,6 +124,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         help="the bands to draw as red, green, blue",
     )
     _weights_arguments(parser)
+    _limits_arguments(parser)
 
 
 def _fit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +160,18 @@ def _seed(text: str) -> int:
     return number
 
 
+def _amount(text: str) -> int:
+    """`50M` is fifty million: k, M, G and T are a thousand times as much each as what comes before."""
+    digits = text.rstrip("".join(_THOUSANDS))
+    times = _THOUSANDS.get(text[len(digits) :])
+    if times is None or not digits.isdecimal() or len(digits) > 18:
+        raise ValueError(text)
+    return int(digits) * times
+
+
+_THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
 def _jobs(text: str) -> int:
     number = int(text)
     if not 1 <= number <= 1024:
@@ -155,6 +179,7 @@ def _jobs(text: str) -> int:
     return number
 
 
+_amount.__name__ = "number, such as 50M,"
 _jobs.__name__ = "number of processes"
 _seed.__name__ = "whole number"  # as argparse names it: invalid whole number value: '-1'
 
@@ -190,7 +215,7 @@ def _build(arguments: argparse.Namespace) -> int:
     from composer.commands.shapes import outputs_table
     from composer.commands.weighing import provenance, weigh, weights_table
 
-    model = build(graph, seed=arguments.seed, pretrained=arguments.pretrained)
+    model = build(graph, seed=arguments.seed, pretrained=arguments.pretrained, limits=_limits(arguments))
     say(rendered(weights_table(weigh(model)), "", outputs_table(model.typed), ""))
     say(provenance(model.typed, arguments.seed, pretrained=arguments.pretrained))
     if out is not None:
@@ -214,9 +239,15 @@ def _run(arguments: argparse.Namespace) -> int:
             show_bands=arguments.show_bands,
             seed=arguments.seed,
             pretrained=arguments.pretrained,
+            limits=_limits(arguments),
         )
     )
     return 0
+
+
+def _limits(arguments: argparse.Namespace) -> Limits | None:
+    given = Limits(parameters=arguments.max_parameters, bytes=arguments.max_memory)
+    return None if given == Limits() else given
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from composer.budget import Weight, no_memory, too_heavy, weighed
 from composer.contracts.rules import Refusal, Refused, without_frames
 from composer.feature import Features
 from composer.graph import Graph, Node, Shared
 from composer.inference import infer
 from composer.libraries import loaded
+from composer.limits import Limits
+from composer.memory import free_memory
 from composer.model import Model
 from composer.modules import module
 from composer.modules.devices import on
-from composer.parts import Facts, Part, Probed
+from composer.modules.growth import TooMuchError, held_to
+from composer.parts import Custom, Facts, Part, Probed
 from composer.problem import SpecError
 from composer.typed import Typed
 from composer.verifying import hold_to_facts
@@ -35,35 +40,87 @@ def build(
     verify: bool = False,
     device: Device = "cpu",
     describe: Describe | Mapping[Any, Facts] | None = None,
+    limits: Limits | None = None,
 ) -> Model:
     """A graph as a torch module, on the CPU and in train mode, as torch makes them.
 
     Equal graphs and equal seeds give bit-equal weights; torch's own random state is left as it was. `pretrained`
     false leaves the weights random that a part would load. `verify` runs each encoder of another library once over one
     small image, and holds it to its facts. `device="meta"` makes a model without weights, which takes no memory and
-    gives shapes alone. Raises SpecError where the graph cannot be, where published weights cannot be had, and where a
-    `Custom` module does not give what it declares, or with `verify` a network what its facts say.
+    gives shapes alone.
+
+    With `limits` all is counted first, on the meta device, so that a model of more is refused before there is one. A
+    model for which there is not memory enough is refused too: it is counted as soon as half a gigabyte of it is
+    there.
+
+    Raises SpecError where the graph cannot be, where it exceeds the limits or the memory, where published weights
+    cannot be had, and where a `Custom` module does not give what it declares, or with `verify` a network what its
+    facts say.
     """
     typed = graph if isinstance(graph, Typed) else infer(graph, describe)
-    modules = modules_of(typed, seed=seed, pretrained=pretrained and device == "cpu", device=device)
+    told = pretrained and device == "cpu"
+    modules = modules_of(typed, seed=seed, pretrained=told, device=device, limits=limits)
     if verify:
         hold_to_facts(typed, modules)
     return Model(typed, modules)
 
 
-def modules_of(typed: Typed, *, seed: int = 0, pretrained: bool = True, device: Device = "cpu") -> dict[str, nn.Module]:
+def modules_of(
+    typed: Typed, *, seed: int = 0, pretrained: bool = True, device: Device = "cpu", limits: Limits | None = None
+) -> dict[str, nn.Module]:
     """The modules of a typed graph, by node: what `build` hangs into a `Model`, for a class of one's own to hold."""
     with _GENERATOR:
         # First of all, so that what an import draws at random is not drawn from the seed.
         _load_adapters(typed)
-    with _GENERATOR, torch.random.fork_rng(devices=[]), on(device):
+        if limits is not None:
+            _hold(typed, _counted(typed), limits)
+    free = free_memory()
+    with _GENERATOR, torch.random.fork_rng(devices=[]), on(device), held_to(free, lambda: _fit(typed, free)):
         # Not torch.manual_seed, which would seed the other devices too.
         torch.default_generator.manual_seed(seed)
-        return {
-            node.name: _module(typed, node, pretrained=pretrained)
-            for node in typed.order
-            if not isinstance(node.part, Shared)
-        }
+        made = {}
+        for node in _owners(typed):
+            with _memory_problems(typed, node, free):
+                made[node.name] = _module(typed, node, pretrained=pretrained)
+    if limits is not None:
+        # Once more, for what no meta device could count, and for weights that are not those that were counted.
+        _hold(typed, weighed(made), limits)
+    return made
+
+
+def _owners(typed: Typed) -> list[Node]:
+    """The nodes that have a module of their own."""
+    return [node for node in typed.order if not isinstance(node.part, Shared)]
+
+
+def _hold(typed: Typed, weights: Mapping[str, Weight], limits: Limits) -> None:
+    problems = too_heavy(typed, weights, limits)
+    if problems:
+        raise SpecError(problems)
+
+
+def _fit(typed: Typed, free: int | None) -> None:
+    """Raise TooMuchError where the whole of a model, of which a part is there, comes to more than is free."""
+    if free is not None and sum(weight.bytes for weight in _counted(typed).values()) > free:
+        raise TooMuchError
+
+
+def _counted(typed: Typed) -> dict[str, Weight]:
+    """What the nodes will weigh, as far as the meta device can make them; it takes no memory and draws no numbers."""
+    made = {}
+    with torch.random.fork_rng(devices=[]), on("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that are not initialised
+        for node in _owners(typed):
+            try:
+                # A module of one's own is there already.
+                made[node.name] = (
+                    node.part.module if isinstance(node.part, Custom) else _module(typed, node, pretrained=False)
+                )
+            except SpecError:
+                raise
+            except Exception:  # noqa: S112, values that steer a constructor, which the meta device has not
+                continue
+    return weighed({name: held for name, held in made.items() if isinstance(held, nn.Module)})
 
 
 def _load_adapters(typed: Typed) -> None:
@@ -100,8 +157,6 @@ def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
     except Refused as refused:
         raise SpecError([problem_of(typed.graph, node, part, refused.refusal, typed.features)]) from refused
     except Exception as error:
-        if _is_about_memory(error):
-            raise SpecError([problem_of(typed.graph, node, part, _no_memory(error), typed.features)]) from error
         error.add_note(f"while building {node.name}")
         raise
 
@@ -119,17 +174,16 @@ def _no_module(part: Part) -> Refusal:
     )
 
 
+@contextmanager
+def _memory_problems(typed: Typed, node: Node, free: int | None) -> Iterator[None]:
+    """Within it, a lack of memory while the module of `node` is made is a SpecError, at the node that has most."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_about_memory(error):
+            raise
+        raise SpecError([no_memory(typed, _counted(typed), free, node.name)]) from error
+
+
 def _is_about_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
-
-
-def _no_memory(error: Exception) -> Refusal:
-    found = re.search(r"tried to allocate (\d+) bytes", str(error))
-    got = f"{int(found[1]) / 1e9:.1f} GB at once" if found else "more than there is"
-    return Refusal(
-        code="memory",
-        kind="impossible",
-        expected="needs more memory than there is",
-        got=got,
-        repair="use fewer channels",
-    )

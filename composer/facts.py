@@ -77,7 +77,10 @@ def _probed(part: Probed, channels: Channels) -> Facts | Refusal:
     refusal = loaded(part.source)
     if refusal is not None:
         return refusal
-    found: Facts | Refusal = adapter(part.source).probe(part, channels)
+    from composer.modules.growth import PROBED, held_to
+
+    with held_to(PROBED):
+        found: Facts | Refusal = adapter(part.source).probe(part, channels)
     return found
 
 

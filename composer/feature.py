@@ -21,6 +21,9 @@ FRAMES = "b c t h w"
 MAP_PER_FRAME = "b t c h w"
 TOKENS_PER_FRAME = "b t n c"
 
+MOST_BANDS, MOST_FRAMES, MOST_PIXELS = 65_536, 1024, 2**20
+"""What an image that flows in may have: channels, frames, and pixels of a side."""
+
 
 def fraction(value: int | str | Fraction) -> Fraction:
     """Turn `16`, `"3/2"` or a Fraction into an exact, positive Fraction. Raises ValueError otherwise."""
@@ -118,6 +121,8 @@ def height_and_width(name: str, value: object) -> tuple[int, int] | None:
         or any(type(side) is not int or side < 1 for side in value)
     ):
         raise ValueError(f"{name} must be two whole numbers, height and width (got {value!r})")
+    if max(value) > MOST_PIXELS:
+        raise ValueError(f"{name} must be at most {MOST_PIXELS:,} pixels a side (got {max(value):,})")
     return value[0], value[1]
 
 
@@ -125,9 +130,17 @@ def _image_size(value: object) -> tuple[int, int] | None:
     return height_and_width("size", value)
 
 
+def _bands(_: object, attribute: Attribute[int], value: int) -> None:
+    _positive(_, attribute, value)
+    if value > MOST_BANDS:
+        raise ValueError(f"channels must be at most {MOST_BANDS:,} (got {value:,})")
+
+
 def _frames(_: object, __: Attribute[int | None], value: int | None) -> None:
     if value is not None and (type(value) is not int or value < 1):
         raise ValueError(f"frames must be a whole number of at least 1 (got {value!r})")
+    if value is not None and value > MOST_FRAMES:
+        raise ValueError(f"frames must be at most {MOST_FRAMES:,} (got {value:,})")
 
 
 @frozen(kw_only=True)
@@ -138,7 +151,7 @@ class Image:
     the reference to (height, width) pixels. Raises ValueError for values that are no image.
     """
 
-    channels: int = field(default=3, validator=_positive)
+    channels: int = field(default=3, validator=_bands)
     stride: Fraction = field(default=Fraction(1), converter=fraction)
     frames: int | None = field(default=None, validator=_frames)
     size: tuple[int, int] | None = field(default=None, converter=_image_size)

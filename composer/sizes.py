@@ -11,11 +11,19 @@ from attrs.validators import optional
 
 PADDING_MODES = ("reflect", "replicate", "zeros")
 PADDING_SIDES = ("both", "end")
+MOST_PADDED = 2**20
+"""What a side may be asked to be a multiple of."""
 
 
 def _positive(_: object, attribute: Attribute[int], value: Any) -> None:
     if type(value) is not int or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number of at least 1 (got {value!r})")
+
+
+def _multiple(_: object, attribute: Attribute[int], value: Any) -> None:
+    _positive(_, attribute, value)
+    if value > MOST_PADDED:
+        raise ValueError(f"multiple must be at most {MOST_PADDED:,} (got {value:,})")
 
 
 def _truth(_: object, attribute: Attribute[bool], value: Any) -> None:
@@ -150,7 +158,7 @@ class Padding:
 
     mode: str = field(default="reflect", validator=_OneOf(PADDING_MODES))
     side: str = field(default="both", validator=_OneOf(PADDING_SIDES))
-    multiple: int = field(default=1, validator=_positive)
+    multiple: int = field(default=1, validator=_multiple)
 
     def before(self, total: int, unit: int) -> int:
         """How much of `total` padding comes before the image: whole `unit`s, so that cells stay on the image's grid."""

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from composer.building import build
+from composer.limits import Limits
 from composer.model import Model
 from composer.parts import REGISTERED, Facts, Part
 from composer.problem import Place, Problem, SpecError
@@ -49,12 +50,15 @@ def load(
     *,
     parts: Mapping[str, type[Part]] = REGISTERED,
     describe: Describe | Mapping[Any, Facts] | None = None,
+    limits: Limits | None = None,
 ) -> Model:
     """The model that `save` wrote, from its file alone: the spec is read, inferred and built, and every weight set.
 
-    `parts` are those that the spec may name, and `describe` is what `infer` asks for facts.
+    `parts` are those that the spec may name, `describe` is what `infer` asks for facts, and `limits` are what the
+    model may come to.
 
-    Raises SpecError where the file is no such file, and where its tensors are not exactly those of the model.
+    Raises SpecError where the file is no such file, where the model is too large, and where its tensors are not
+    exactly those of the model.
     """
     with _opened(file) as tensors:
         text = (tensors.metadata() or {}).get(SPEC)
@@ -64,7 +68,8 @@ def load(
             file, "holds no spec, so it was not written by composer.save", "build the model, then composer.restore"
         )
     # What the weights were before they were trained is of no interest, and may be gone from where it came.
-    model = build(reads(text, name=f"{file}: spec", parts=parts), pretrained=False, describe=describe)
+    graph = reads(text, name=f"{file}: spec", parts=parts)
+    model = build(graph, pretrained=False, describe=describe, limits=limits)
     _take_precision(model, precisions)
     restore(model, file)
     return model

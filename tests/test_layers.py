@@ -16,7 +16,7 @@ import composer
 PACKAGE = Path(__file__).parents[1] / "composer"
 
 STAGES = (
-    ("feature", "sizes", "problem", "quiet"),
+    ("feature", "sizes", "problem", "quiet", "limits", "memory"),
     ("parts",),
     ("graph", "structure"),
     ("text", "contracts"),
@@ -24,14 +24,14 @@ STAGES = (
     ("typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting", "mending", "pairing"),
     ("modules",),
     ("plan", "entering", "leaving", "model"),
-    ("building", "verifying"),
+    ("building", "verifying", "budget"),
     ("weights", "adapters"),
     ("terratorch",),
     ("commands", "__main__"),
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
-TORCH_FREE = ("feature", "sizes", "problem", "quiet", "parts", "graph", "structure", "text", "contracts", "catalogue",
+TORCH_FREE = ("feature", "sizes", "problem", "quiet", "limits", "memory", "parts", "graph", "structure", "text", "contracts", "catalogue",
               "typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting",
               "mending", "pairing", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from math import prod
 
 import torch
 from attrs import define
@@ -27,6 +28,7 @@ class Trial:
         """The grids of all levels for an image of (height, width), or None where the network does not take it."""
         self.error = None
         try:
+            check_small(self.device, self.channels, height, width)
             with torch.no_grad(), ShapesOnly() if self.device == "meta" else nullcontext():
                 maps = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))
         except Exception as error:  # whatever a network raises at a size that it does not take
@@ -36,6 +38,16 @@ class Trial:
         at = self.axes.split().index("c")
         fits = all(x.dim() == 4 and x.shape[at] == c for x, c in zip(maps, self.widths, strict=True))
         return tuple(_grid(x, self.axes) for x in maps) if fits else None
+
+
+MOST_NUMBERS = 2**26
+"""Numbers in an image that is computed on: a quarter of a gigabyte. A network makes many times as many of them."""
+
+
+def check_small(device: str, *shape: int) -> None:
+    """Raise MemoryError for an image that would take gigabytes to compute on. The meta device computes nothing."""
+    if device != "meta" and prod(shape) > MOST_NUMBERS:
+        raise MemoryError(f"an image of {prod(shape):,} numbers is more than the {MOST_NUMBERS:,} that are tried")
 
 
 def _grid(x: Tensor, axes: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from composer.commands.predictions import MOST_VALUES, Prediction, Scores, perce
 from composer.commands.terminal import UsageError, graph_in, note, rendered, say
 from composer.commands.weighing import provenance
 from composer.graph import Shared
+from composer.limits import Limits
 from composer.parts import Part
 from composer.typed import Typed
 
@@ -37,6 +38,7 @@ class Request:
     show_bands: Sequence[str] = ()
     seed: int = 0
     pretrained: bool = True
+    limits: Limits | None = None
 
 
 def run(request: Request) -> None:
@@ -87,9 +89,9 @@ def _built(request: Request, typed: Typed) -> tuple[Model, str]:
     from composer.weights import restore
 
     if request.weights is None:
-        model = build(typed, seed=request.seed, pretrained=request.pretrained)
+        model = build(typed, seed=request.seed, pretrained=request.pretrained, limits=request.limits)
         return model, provenance(typed, request.seed, pretrained=request.pretrained)
-    model = build(typed, seed=request.seed, pretrained=False)
+    model = build(typed, seed=request.seed, pretrained=False, limits=request.limits)
     restore(model, request.weights)
     return model, f"weights: from {request.weights}"
 

@@ -13,6 +13,7 @@ from composer.parts.fields import (
     FLAG,
     FRAME_COUNT,
     MAYBE_INDEX,
+    MODEST,
     NOT_EMPTY,
     Options,
     Whole,
@@ -49,7 +50,8 @@ BARRED: Mapping[str, str] = MappingProxyType(
 )
 """Arguments of timm that `options` may not hold, each with the reason why."""
 
-_SIDE = Whole(1, 16_384, optional=True)
+_MOST_PIXELS = 16_384
+_SIDE = Whole(1, _MOST_PIXELS, optional=True)
 
 
 def _sides(value: Any) -> tuple[int, int] | None:
@@ -112,7 +114,7 @@ class Timm(Probed):
     tokens: bool = field(default=False, validator=FLAG, kw_only=True)
     norm: bool = field(default=False, validator=FLAG, kw_only=True)
     any_size: bool = field(default=False, validator=FLAG, kw_only=True)
-    options: Options = field(default=(), converter=options, validator=Without(BARRED), kw_only=True)
+    options: Options = field(default=(), converter=options, validator=[Without(BARRED), MODEST], kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.tokens and self.features_only:
@@ -121,8 +123,9 @@ class Timm(Probed):
             raise ValueError("norm and features_only exclude each other: timm's wrapper gives levels without a norm")
 
     def made_for(self, height: int, width: int) -> Self | None:
-        """The same with `img_size`, unless one is written."""
-        return evolve(self, img_size=(height, width)) if self.img_size is None else None
+        """The same with `img_size`, unless one is written, or the image is larger than that may be."""
+        possible = self.img_size is None and max(height, width) <= _MOST_PIXELS
+        return evolve(self, img_size=(height, width)) if possible else None
 
 
 @frozen(kw_only=True)

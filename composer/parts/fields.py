@@ -14,20 +14,32 @@ FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax")
 
 MOST_CHANNELS = 65_536
 MOST_LEVELS = 64
+MOST_ENTRIES = 64
+"""Entries of a list of whole numbers: levels, pooled sizes, dilations, widths of layers one after the other."""
+
+MOST_IN_OPTIONS = 65_536
+"""What a whole number among the options of a foreign constructor may be, and what those of a list may come to."""
 
 
 @frozen
 class Whole:
-    """A whole number from `least` to `most`, or a tuple of them. Where it is `optional`, None will do instead."""
+    """A whole number from `least` to `most`, or a tuple of at most so many `entries` of them.
+
+    Where it is `optional`, None will do instead.
+    """
 
     least: int
     most: int
     optional: bool = field(default=False, kw_only=True)
+    entries: int = field(default=MOST_ENTRIES, kw_only=True)
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
         if self.optional and value is None:
             return
-        for number in value if isinstance(value, tuple) else (value,):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) > self.entries:
+            raise ValueError(f"{attribute.name} must have at most {self.entries:,} entries (got {len(numbers):,})")
+        for number in numbers:
             if type(number) is not int or not self.least <= number <= self.most:
                 rule = f"must be a whole number from {self.least} to {self.most}"
                 raise ValueError(f"{attribute.name} {rule} (got {number!r})")
@@ -88,6 +100,28 @@ class Without:
                 raise ValueError(f"{attribute.name} must not hold {name!r}: {self.barred[name]}")
 
 
+@frozen
+class Modest:
+    """Options whose whole numbers let no constructor count for minutes: any of them might be a depth."""
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        for name, option in value:
+            number = max(_size_of(option))
+            if number > MOST_IN_OPTIONS:
+                what = "a list that comes to" if isinstance(option, tuple) else "a whole number of"
+                got = option if type(option) is int else number
+                rule = f"{what} at most {MOST_IN_OPTIONS:,} in {name}"
+                raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
+
+
+def _size_of(value: Any) -> tuple[int, int]:
+    """What the whole numbers in a value come to, whatever their signs, and how many entries its lists have."""
+    if isinstance(value, tuple):
+        sizes = [_size_of(entry) for entry in value]
+        return sum(number for number, _ in sizes), len(value) + sum(entries for _, entries in sizes)
+    return (abs(value) if type(value) is int else 0), 0
+
+
 CHANNELS = Whole(1, MOST_CHANNELS)
 MAYBE_CHANNELS = Whole(1, MOST_CHANNELS, optional=True)
 INDEX = Whole(-MOST_LEVELS, MOST_LEVELS - 1)
@@ -95,6 +129,7 @@ MAYBE_INDEX = Whole(-MOST_LEVELS, MOST_LEVELS - 1, optional=True)
 FRAME_COUNT = Whole(1, 1024, optional=True)
 SHARE = Share()
 NOT_EMPTY = NotEmpty()
+MODEST = Modest()
 FLAG = Flag()
 
 

@@ -22,5 +22,5 @@ class TemporalPooling(Neck):
 
     pooling: str = field(default="mean", validator=Choice(POOLINGS))
     subset_lengths: tuple[int, ...] | None = field(
-        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, Whole(1, 1024, optional=True)]
+        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, Whole(1, 1024, optional=True, entries=1024)]
     )

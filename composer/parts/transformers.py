@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from attrs import evolve, field, frozen
 
-from composer.parts.fields import FLAG, MAYBE_INDEX, NOT_EMPTY, Options, Without, maybe_whole_numbers, options
+from composer.parts.fields import FLAG, MAYBE_INDEX, MODEST, NOT_EMPTY, Options, Without, maybe_whole_numbers, options
 from composer.parts.kinds import Probed
 
 _CHOSEN = "out_indices is a field of its own"
@@ -50,7 +50,7 @@ class Transformers(Probed):
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
     pretrained: bool = field(default=False, validator=FLAG, kw_only=True)
-    options: Options = field(default=(), converter=options, validator=Without(BARRED), kw_only=True)
+    options: Options = field(default=(), converter=options, validator=[Without(BARRED), MODEST], kw_only=True)
 
     @property
     def folder(self) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from segmentation_models_pytorch.encoders import encoders
 from torch import nn
 
 from composer.adapters.huggingface import check_reachable
+from composer.adapters.rates import RatesOnCPU
 from composer.adapters.smp.encoders import SmpLevels, adapted, created, levels
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import Features
+from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.parts import Facts, SmpEncoder
 
@@ -26,12 +29,21 @@ def _(part: SmpEncoder, image: Features, *, facts: Facts, pretrained: bool = Tru
     if pretrained and part.pretrained:
         try:
             network = _with_weights(part, channels)
+        except (Refused, MemoryError):
+            raise
         except Exception as error:
             raise Refused(_no_weights(part, error)) from error
     else:
-        network = adapted(created(part), part, channels, weighted=False)
+        network = _unweighted(part, channels)
     # Facts that were handed in need not say which levels they are of.
     return SmpLevels(network, dict(facts.arguments).get("levels") or levels(part, network))
+
+
+def _unweighted(part: SmpEncoder, channels: int) -> Any:
+    """The network with random weights, also on the meta device, where smp makes a new first layer on the CPU."""
+    with RatesOnCPU() if current() == "meta" else nullcontext():
+        network = created(part)
+    return adapted(network, part, channels, weighted=False).to(current())
 
 
 def sets(name: str) -> Mapping[str, Mapping[str, str]]:

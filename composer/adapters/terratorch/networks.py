@@ -29,6 +29,7 @@ from composer.adapters.terratorch.refusals import (
     which_modality,
 )
 from composer.contracts.rules import Refused
+from composer.modules.growth import few_modules
 from composer.modules.own_names import OwnNames
 from composer.parts import Channels, TerraTorch
 from composer.parts.fields import MOST_LEVELS
@@ -71,10 +72,11 @@ class TerraTorchBackbone(OwnNames):
 def created(part: TerraTorch, channels: Channels, **more: Any) -> Any:
     """The network with random weights; with all the levels it has, where the part picks among them.
 
-    Raises Refused for arguments that TerraTorch would ignore or misread, and what it raises itself for others.
+    Raises Refused for arguments that TerraTorch would ignore or misread, or that make the network too deep, and what
+    it raises itself for others.
     """
     _check_options(part)
-    with contained():
+    with contained(), few_modules():
         network = TERRATORCH_BACKBONE_REGISTRY.build(part.name, **_told(part, channels), **dict(part.options), **more)
     # Prithvi's is a closure over the very network, which a copy would go on to run.
     network.__dict__.pop("forward", None)

@@ -18,6 +18,7 @@ from composer.adapters.rates import RatesOnCPU
 from composer.adapters.shapes import ShapesOnly
 from composer.adapters.terratorch.networks import TerraTorchBackbone, created, module_of
 from composer.adapters.terratorch.refusals import no_level, no_size, not_made
+from composer.adapters.trial import check_small
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
 from composer.modules.devices import on
@@ -150,6 +151,7 @@ class _Trial:
 
     def _image(self, channels: int, height: int, width: int) -> Tensor:
         frames = [] if self.frames is None else [self.frames]
+        check_small(self.device, channels, *frames, height, width)
         # Not what was in memory, which may be no number: some draw at random by what they are fed.
         return torch.zeros(1, channels, *frames, height, width, device=self.device)
 

@@ -49,13 +49,15 @@ def _(
         return module_of(told, _with_tokenizers(told, channels), channels).train()
     try:
         network = created(told, channels)
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except Exception as error:  # whatever TerraTorch raises for its arguments
         raise Refused(not_made(told, error)) from error
     if weighted:
         try:
             network.load_state_dict(fitted(_state_of(part), network, part, _published(part)))
+        except MemoryError:
+            raise
         except Exception as error:
             raise Refused(no_weights(part, error)) from error
     return module_of(told, network, channels).train()
@@ -68,7 +70,7 @@ def _with_tokenizers(part: TerraTorch, channels: Channels) -> Any:
             raise ValueError("its weights are of several files, which TerraTorch downloads by itself")
         check_reachable(*_on_hub(part))
         return created(part, channels, pretrained=True)
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except Exception as error:
         raise Refused(no_weights(part, error)) from error

@@ -7,8 +7,10 @@ from typing import Any
 
 import timm
 
+from composer.contracts.rules import Refused
 from composer.feature import CHANNELS_LAST, MAP
 from composer.modules.devices import on
+from composer.modules.growth import few_modules
 from composer.parts import Timm
 
 FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -34,12 +36,12 @@ def declared(part: Timm) -> dict[str, Any]:
 def create(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
     """The network that a part declares, in timm's wrapper where it asks for that. `arguments` come on top.
 
-    Raises whatever timm raises for arguments that the network does not take.
+    Raises whatever timm raises for arguments that the network does not take, and Refused for one too deep.
     """
     if part.features_only:
         arguments |= {"features_only": True}
         arguments |= {} if part.out_indices is None else {"out_indices": part.out_indices}
-    with on(device), warnings.catch_warnings():
+    with on(device), few_modules(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # meta tensors warn that initialising them does nothing
         return timm.create_model(part.name, **{"in_chans": channels, **declared(part), **arguments})
 
@@ -50,6 +52,8 @@ def create_flexible(part: Timm, channels: int, device: str) -> tuple[Any, dict[s
     for switch in switches:
         try:
             return create(part, channels, device, **switch), switch
+        except Refused:
+            raise
         except Exception:  # noqa: S112, a switch that a network does not know is a TypeError, and the last try has none
             continue
     return create(part, channels, device, **last), last

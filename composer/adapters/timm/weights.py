@@ -33,6 +33,8 @@ def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> 
     else:
         try:
             network = _with_weights(part, channels, arguments)
+        except (Refused, MemoryError):
+            raise
         except Exception as error:
             raise Refused(no_weights(part, error)) from error
     return network if part.features_only else TimmEncoder(network, indices, tokens=part.tokens, norm=part.norm)

@@ -14,6 +14,7 @@ from composer.adapters.transformers.refusals import no_weights
 from composer.contracts.rules import Refused
 from composer.feature import Features
 from composer.modules.dispatch import module
+from composer.modules.growth import few_modules
 from composer.modules.own_names import OwnNames, held
 from composer.parts import Facts, Transformers
 from composer.quiet import contained
@@ -45,8 +46,11 @@ class TransformersBackbone(OwnNames):
 
 
 def created(config: Any) -> Any:
-    """The network of a config, with random weights. Raises what transformers raises where it cannot be made."""
-    with contained():
+    """The network of a config, with random weights.
+
+    Raises what transformers raises where it cannot be made, and Refused for one too deep.
+    """
+    with contained(), few_modules():
         return MODEL_FOR_BACKBONE_MAPPING[type(config)]._from_config(config)
 
 
@@ -58,6 +62,8 @@ def _(part: Transformers, image: Features, *, facts: Facts, pretrained: bool = T
         return TransformersBackbone(created(config))
     try:
         return TransformersBackbone(_with_weights(part, config).train())
+    except (Refused, MemoryError):
+        raise
     except Exception as error:
         raise Refused(no_weights(part, error)) from error
 
@@ -71,7 +77,7 @@ def _with_weights(part: Transformers, config: Any) -> Any:
         check_reachable(part.name)
     elif not any(file for stem in PUBLISHED for file in part.folder.glob(f"{stem}*")):
         raise FileNotFoundError(f"there is neither {' nor '.join(PUBLISHED)} in {part.folder}")
-    with contained():
+    with contained(), few_modules():
         network, told = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
             name, config=config, revision=revision or "main", output_loading_info=True
         )

@@ -16,6 +16,7 @@ from composer.adapters.shapes import ShapesOnly
 from composer.adapters.transformers.configs import config_of
 from composer.adapters.transformers.networks import TransformersBackbone, created
 from composer.adapters.transformers.refusals import no_size, not_made
+from composer.adapters.trial import check_small
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import MAP, TOKENS, Feature
 from composer.modules.devices import on
@@ -42,6 +43,8 @@ def _probe_on(device: str, part: Transformers, config: Any, channels: int) -> Fa
     try:
         with on(device):
             network = created(config)
+    except Refused:
+        raise
     except Exception as error:  # whatever transformers raises for a config, or a library that is not installed
         return not_made(part, error)
     patch = patch_of(network)
@@ -89,6 +92,7 @@ class _Trial:
         """The grids of all stages for an image of (height, width), or None where the network does not take it."""
         self.error = None
         try:
+            check_small(self.device, self.channels, height, width)
             with torch.no_grad(), ShapesOnly() if self.device == "meta" else nullcontext():
                 given = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))
         except Exception as error:  # whatever a network raises at a size that it does not take
