@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import os
+import random
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -12,8 +14,12 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Within it warnings, log lines and what is printed are lost; after it the environment is as it was."""
+    """Within it warnings, log lines and what is printed are lost; after it the environment is as it was, and so are the
+    random states of Python and of numpy: some packages draw when they are imported.
+    """
     environment, disabled = dict(os.environ), logging.root.manager.disable
+    drawn, numpy = random.getstate(), sys.modules.get("numpy.random")
+    numpy_drawn = None if numpy is None else numpy.get_state()
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -21,6 +27,9 @@ def contained() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+        random.setstate(drawn)
+        if numpy is not None:
+            numpy.set_state(numpy_drawn)
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)

@@ -213,3 +213,20 @@ def test_a_check_with_known_facts_imports_no_terratorch(tmp_path):
     program = f"{tell}; print(code, 'torch' in sys.modules, 'terratorch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "0 False False"
+
+
+def test_the_first_build_leaves_the_random_states_of_python_and_numpy_as_found():
+    """What TerraTorch imports draws, when it is imported."""
+    program = """
+import random
+import numpy as np
+import composer
+random.seed(1), np.random.seed(1)
+graph = composer.chain(composer.TerraTorch("IdentityBackbone"), composer.EmbeddingHead())
+composer.build(graph)
+drawn = random.random(), np.random.random()
+random.seed(1), np.random.seed(1)
+print(drawn == (random.random(), np.random.random()))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "True"
