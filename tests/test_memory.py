@@ -1,0 +1,83 @@
+"""What memory there is left, as Linux tells it: of the machine, and of the groups that a container is in."""
+
+from __future__ import annotations
+
+import pytest
+
+from composer.memory import free_memory
+
+MACHINE = "MemTotal: 24000 kB\nMemFree: 100 kB\nMemAvailable:    9000 kB\nSwapTotal: 500 kB\nSwapFree: 400 kB\n"
+AVAILABLE = 9400 * 1024
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """Writes what a system tells, by file."""
+    monkeypatch.setattr("composer.memory.PROC", tmp_path / "proc")
+    monkeypatch.setattr("composer.memory.GROUPS", tmp_path / "groups")
+
+    def write(files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text, encoding="ascii")
+
+    return write
+
+
+SYSTEMS = {
+    "nothing is told": ({}, None),
+    "an old kernel": ({"proc/meminfo": "MemTotal: 24000 kB\n"}, None),
+    "a machine": ({"proc/meminfo": MACHINE}, AVAILABLE),
+    "no limit": (
+        {
+            "proc/meminfo": MACHINE,
+            "proc/self/cgroup": "0::/\n",
+            "groups/memory.max": "max\n",
+            "groups/memory.current": "7",
+        },
+        AVAILABLE,
+    ),
+    "a group": (
+        {
+            "proc/meminfo": MACHINE,
+            "proc/self/cgroup": "0::/a/b\n",
+            "groups/a/b/memory.max": "5000\n",
+            "groups/a/b/memory.current": "3000\n",
+            "groups/a/b/memory.stat": "active_file 7\ninactive_file 200\n",
+        },
+        2200,
+    ),
+    "a group around it": (
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "groups/a/b/memory.max": "max\n",
+            "groups/a/b/memory.current": "30\n",
+            "groups/a/memory.max": "1000\n",
+            "groups/a/memory.current": "900\n",
+        },
+        100,
+    ),
+    "seen from inside": (
+        {"proc/self/cgroup": "0::/outside\n", "groups/memory.max": "1000\n", "groups/memory.current": "400\n"},
+        600,
+    ),
+    "the older groups": (
+        {
+            "proc/self/cgroup": "5:cpu,cpuacct:/c\n4:memory:/c\n",
+            "groups/memory/c/memory.limit_in_bytes": "1000\n",
+            "groups/memory/c/memory.usage_in_bytes": "700\n",
+            "groups/memory/c/memory.stat": "total_inactive_file 50\n",
+        },
+        350,
+    ),
+    "more than there may be": (
+        {"proc/self/cgroup": "0::/\n", "groups/memory.max": "10\n", "groups/memory.current": "20\n"},
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "free"), SYSTEMS.values(), ids=SYSTEMS)
+def test_what_is_left(system, files, free):
+    system(files)
+    assert free_memory() == free
