@@ -94,7 +94,9 @@ class Model(nn.Module):
     def _check_extras(self, extras: Mapping[str, Any]) -> None:
         for name in extras:
             if not any(step.extras is None or name in step.extras for step in self._steps):
-                raise TypeError(f"no encoder of the model takes {name!r}")
+                known = sorted({known for step in self._steps for known in step.extras or ()})
+                told = f"there is {' and '.join(known)}" if known else "nothing is taken beside images"
+                raise TypeError(f"no encoder of the model takes {name!r}; {told}")
 
     def _run(
         self, step: Step, features: Mapping[str, Sequence[Tensor]], padded: tuple[int, int], extras: Mapping[str, Any]

@@ -263,11 +263,11 @@ class TestOutput:
         image = torch.rand(3, 2, 8, 12)
 
         torch.testing.assert_close(model(image, shift=1).output, model(image + 1).output)
-        with pytest.raises(TypeError, match=r"^no encoder of the model takes 'places'$"):
+        with pytest.raises(TypeError, match=r"^no encoder of the model takes 'places'; there is shift$"):
             model(image, places=1)
 
     def test_a_network_of_timm_takes_the_image_alone(self):
-        with pytest.raises(TypeError, match=r"^no encoder of the model takes 'shift'$"):
+        with pytest.raises(TypeError, match=r"^no encoder of the model takes 'shift'; nothing is taken beside images$"):
             built()(torch.rand(1, 3, 64, 64), shift=1)
 
 

@@ -251,5 +251,5 @@ def test_a_module_is_called_with_its_images_by_name_and_padded():
 
 
 def test_an_extra_that_no_encoder_takes_is_an_error():
-    with pytest.raises(TypeError, match=r"^no encoder of the model takes 'date'$"):
+    with pytest.raises(TypeError, match=r"^no encoder of the model takes 'date'; there is dates$"):
         dated()({"one": torch.ones(1, 3, 4, 4), "two": torch.ones(1, 2, 4, 4)}, date=7)

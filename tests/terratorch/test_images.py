@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 
 import composer
 from composer import TerraTorch
+from composer.adapters.terratorch import probe
 
 TIMES, PLACE = torch.tensor([[[2020.0, 12.0], [2020.0, 200.0]]]), torch.tensor([[45.0, 7.0]])
 
@@ -67,7 +69,9 @@ def test_times_and_places_reach_prithvi():
 
 def test_a_prithvi_that_has_not_learned_from_times_takes_none():
     model = built(TerraTorch("prithvi_eo_tiny"), channels=6)
-    with pytest.raises(TypeError, match="no encoder of the model takes 'temporal_coords'"):
+    with pytest.raises(
+        TypeError, match=r"^no encoder of the model takes 'temporal_coords'; nothing is taken beside images$"
+    ):
         run(model, torch.rand(1, 6, 32, 32), temporal_coords=TIMES)
 
 
@@ -130,6 +134,17 @@ REFUSED = {
     "channels of another modality": (
         several(channels=3),
         "terratorch/terramind_v1_tiny takes an image of 2 channels as S1GRD (got 3 channels).",
+    ),
+    "images in each other's place": (
+        composer.reads(
+            SEVERAL.format(fields="{}", name="S1GRD", channels=2).replace(
+                "S2L2A: optical, S1GRD: other", "S2L2A: other, S1GRD: optical"
+            )
+        ),
+        (
+            "terratorch/terramind_v1_tiny takes an image of 12 channels as S2L2A, and one of 2 channels as S1GRD "
+            "(got 2 channels as S2L2A, and 12 channels as S1GRD)."
+        ),
     ),
     "no modality": (
         still(TerraTorch("terramind_v1_tiny"), 12),
@@ -230,3 +245,12 @@ print(drawn == (random.random(), np.random.random()))
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "True"
+
+
+def test_finding_out_which_sizes_fit_warns_of_none():
+    """TerraTorch warns of a border that is left out: of 224 pixels in patches of 15, say."""
+    part = TerraTorch("prithvi_eo_tiny", options={"patch_size": [1, 15, 15]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        facts = probe(part, 6)
+    assert facts.sizes.multiple == 15

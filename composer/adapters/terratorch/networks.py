@@ -19,6 +19,7 @@ from composer.adapters.terratorch.coordinates import check_coordinates
 from composer.adapters.terratorch.refusals import (
     bands_unlike,
     frames_left_over,
+    modalities_swapped,
     modality_unlike,
     no_bands,
     other_modalities,
@@ -148,6 +149,9 @@ def _modalities(part: TerraTorch, channels: Channels) -> list[Any]:
         if name not in MODALITIES and declared is None:
             raise Refused(unknown_modality(name, names, MODALITIES))
         if MODALITIES.get(name, count) != count:
+            for other, others in channels:
+                if (MODALITIES.get(other), MODALITIES[name]) == (count, others) and others != count:
+                    raise Refused(modalities_swapped(name, count, other, others))
             raise Refused(modality_unlike(name, MODALITIES[name], count))
     return [name if name in MODALITIES else {name: count} for name, count in channels]
 

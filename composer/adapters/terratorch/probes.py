@@ -23,6 +23,7 @@ from composer.contracts.rules import Refusal, Refused
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
 from composer.modules.devices import on
 from composer.parts import Channels, Facts, TerraTorch
+from composer.quiet import contained
 from composer.sizes import Sizes
 
 USUAL = 224
@@ -53,10 +54,13 @@ def _probe_on(device: str, part: TerraTorch, channels: Channels) -> Facts | Refu
         raise
     except Exception as error:  # whatever TerraTorch raises for its arguments
         return not_made(part, error)
-    usual = _usual(part)
     trial = _Trial(TerraTorchBackbone(network, None, module_of(part, network, channels).modality).eval(), channels,
                    part.frames, device, patch_of(network))  # fmt: skip
-    found = _strides_and_sizes(trial, usual)
+    usual = _usual(part)
+    whole = _whole(usual, trial.patch)
+    found = _strides_and_sizes(trial, whole)
+    if whole != usual and (found is None or found[1].height is not None):
+        found = _strides_and_sizes(trial, usual)
     if found is None or trial.layouts is None:
         return no_size(part, channels, trial.error)
     strides, sizes = found
@@ -109,6 +113,14 @@ def _usual(part: TerraTorch) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
+def _whole(size: tuple[int, int], patch: tuple[int, int] | None) -> tuple[int, int]:
+    """A size of whole patches, which TerraTorch's usual one is not where the options name others."""
+    if patch is None:
+        return size
+    rows, columns = (-(-side // along) * along for side, along in zip(size, patch, strict=True))
+    return rows, columns
+
+
 Layout = tuple[str, int, int, int]
 """The axes of a level, its channels, its prefix tokens and its frames."""
 
@@ -130,7 +142,8 @@ class _Trial:
         """The grids of all levels for an image of (height, width), or None where the network does not take it."""
         self.error = None
         try:
-            with torch.no_grad(), ShapesOnly() if self.device == "meta" else nullcontext():
+            # TerraTorch warns of sizes that do not fit its patches; the model pads to those that do.
+            with contained(), torch.no_grad(), ShapesOnly() if self.device == "meta" else nullcontext():
                 given = self.encoder(self._images(height, width))
             found = [self._measured(x, height, width) for x in given]
         except Exception as error:  # whatever a network raises at a size that it does not take

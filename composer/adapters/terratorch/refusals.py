@@ -8,6 +8,7 @@ from importlib.metadata import version
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Channels, TerraTorch
+from composer.parts.terratorch import MODALITIES
 from composer.problem import nearest
 
 
@@ -81,18 +82,32 @@ def unknown_modality(name: str, names: Sequence[str], known: Iterable[str]) -> R
         kind="policy",
         expected=f"has no weights for a modality {name!r}",
         got=f"images named {', '.join(names)}",
-        repair=f"{nearest(name, known)} A new modality is declared: modalities: [{', '.join(names)}]",
+        repair=f"{nearest(name, known).rstrip('?')}; or for one of your own, modalities: [{', '.join(names)}]",
     )
 
 
 def modality_unlike(name: str, wanted: int, count: int) -> Refusal:
     """An image of other channels than its modality has."""
+    fitting = [other for other, channels in MODALITIES.items() if channels == count]
+    another = f"its own name, {' or '.join(fitting)}" if fitting else "another name for a modality of one's own"
     return Refusal(
         code="channels",
         kind="impossible",
         expected=f"takes an image of {counted(wanted, 'channel')} as {name}",
         got=counted(count, "channel"),
-        repair=f"{{channels: {wanted}}} for that input, or another name for a modality of one's own",
+        repair=f"{{channels: {wanted}}} for that input, or {another}",
+    )
+
+
+def modalities_swapped(name: str, count: int, other: str, others: int) -> Refusal:
+    """Two images of which each has the channels of the other's modality: `count` and `others` are what they have."""
+    return Refusal(
+        code="inputs",
+        kind="impossible",
+        expected=f"takes an image of {counted(others, 'channel')} as {name}, and one of {counted(count, 'channel')} "
+        f"as {other}",
+        got=f"{counted(count, 'channel')} as {name}, and {counted(others, 'channel')} as {other}",
+        repair=f"swap the images of {name} and {other}",
     )
 
 
