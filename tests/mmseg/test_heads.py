@@ -250,3 +250,13 @@ def test_a_spec_is_built_and_saved_and_loaded(tmp_path):
     with torch.no_grad():
         assert torch.equal(again(x).output, model(x).output)
     assert tuple(again(x).output.shape) == (1, 3, 70, 98)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_head_is_made_without_weights(name):
+    graph = composer.chain(Toy(features=PYRAMID), composer.Mmseg(name, num_classes=5))
+    model = composer.build(graph, device="meta").eval()
+
+    assert {x.device.type for x in model.state_dict().values()} == {"meta"}
+    assert model(torch.empty(1, 3, 64, 96, device="meta")).output.shape == (1, 5, 64, 96)
+    assert model.state_dict().keys() == composer.build(graph).state_dict().keys()

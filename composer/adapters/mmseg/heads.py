@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from composer.contracts.mmseg import attention
 from composer.contracts.mmseg.arguments import GROUPS
 from composer.contracts.mmseg.taken import Taken, positions
 from composer.feature import Features
+from composer.modules.devices import current, on
 from composer.modules.dispatch import module
 from composer.parts.mmseg import TAKES_SEVERAL, Mmseg, arguments
 
@@ -25,7 +27,7 @@ def _(part: Mmseg, features: Features) -> nn.Module:
     with warnings.catch_warnings():
         # Each makes a loss too, which warns of what it was not told.
         warnings.simplefilter("ignore")
-        head: nn.Module = getattr(HEADS, part.name)(**_own_arguments(part, features))
+        head = _made(part, features)
         _initialise(head)
     if part.name in _FINISHED:
         _FINISHED[part.name](part, head)
@@ -33,6 +35,13 @@ def _(part: Mmseg, features: Features) -> nn.Module:
     head.register_forward_pre_hook(_contiguous)
     head.register_forward_hook(_one)
     return head
+
+
+def _made(part: Mmseg, features: Features) -> nn.Module:
+    """The head by its name; on the CPU first where its constructor reads a tensor: none can be read on the meta device."""
+    with on("cpu") if part.name == "SegmenterMaskTransformerHead" else nullcontext():
+        head: nn.Module = getattr(HEADS, part.name)(**_own_arguments(part, features))
+    return head.to(current())
 
 
 def _contiguous(_: nn.Module, inputs: tuple[Sequence[Tensor]]) -> tuple[list[Tensor]]:
@@ -46,7 +55,9 @@ def _one(_: nn.Module, __: object, out: Tensor | tuple[Tensor, ...]) -> tuple[Te
 
 
 def _initialise(head: Any) -> None:
-    """As mmengine's runner does, without two lines in its log for each parameter."""
+    """As mmengine's runner does, without two lines in its log for each parameter. On the meta device are no values."""
+    if current() == "meta":
+        return
     head._dump_init_info = lambda: None
     head.init_weights()
     del head._dump_init_info
