@@ -38,7 +38,7 @@ def _(part: Mmseg, features: Features) -> nn.Module:
 
 
 def _made(part: Mmseg, features: Features) -> nn.Module:
-    """The head by its name; on the CPU first where its constructor reads a tensor: none can be read on the meta device."""
+    """The head by its name; on the CPU first where its constructor reads a tensor, which on meta cannot be done."""
     with on("cpu") if part.name == "SegmenterMaskTransformerHead" else nullcontext():
         head: nn.Module = getattr(HEADS, part.name)(**_own_arguments(part, features))
     return head.to(current())
