@@ -610,9 +610,23 @@ class TestList:
     def test_encoders_of_one_kind_are_told_of_together(self, here, capsys):
         assert main(["list", "encoders"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        at = next(number for number, line in enumerate(lines) if line.startswith("smp/mit_b0 "))
+        at = next(number for number, line in enumerate(lines) if line == "smp/mit_b0")
         names = [line.split()[0] for line in lines[at : at + 8]]
         assert names == [*(f"smp/mit_b{size}" for size in range(6)), "depth:", "pretrained:"]
+
+    @pytest.mark.parametrize("kind", ["encoders", "decoders"])
+    def test_a_narrow_terminal_cuts_nothing(self, here, capsys, kind):
+        """The longest names leave no room beside them."""
+        assert main(["list", kind]) == 0
+        out = capsys.readouterr().out
+        assert "…" not in out.replace("/…", "")
+        assert max(map(len, out.splitlines())) <= 80
+        if kind == "encoders":
+            assert (
+                "terratorch/dinov3_vit7b16\n"
+                "    Cannot be had: TerraTorch downloads the code of this network from GitHub and\n"
+                "    runs it. Use timm/vit_7b_patch16_dinov3.\n"
+            ) in out
 
     def test_every_source_says_whether_its_library_is_there(self, here, capsys, some_installed, monkeypatch):
         monkeypatch.setenv("COLUMNS", "200")

@@ -8,6 +8,8 @@ import pytest
 
 import composer
 from composer.commands.listing import parts_table
+from composer.commands.naming import encoder_names
+from composer.commands.terminal import UsageError
 from composer.parts import PARTS, REGISTERED
 
 DECLARED = """\
@@ -131,9 +133,15 @@ def test_a_name_that_nearly_is_one_is_told_though_others_are_broken(own_parts):
     assert caught.value.problems[0].repair == "did you mean Twice?"
 
 
-def test_registered_parts_are_listed_with_those_that_cannot_be_had(own_parts):
+def test_registered_parts_are_listed_and_of_those_that_cannot_be_had_the_ones_asked_for(own_parts):
+    broken = "Broken is registered by broken-parts, which cannot be imported"
     table = parts_table("necks", "Tw*")
 
     assert [cell.plain.split("\n") for cell in table.columns[0].cells] == [["Twice", "  times: 2"]]
     assert list(table.columns[1].cells) == ["Gives what it takes."]
-    assert "Broken is registered by broken-parts, which cannot be imported" in table.caption
+    assert table.caption is None
+    assert broken in parts_table("necks", None).caption
+    with pytest.raises(UsageError, match=f"^{broken}"):
+        parts_table("necks", "brok*")
+    with pytest.raises(UsageError, match=f"^{broken}"):
+        encoder_names("brok*")

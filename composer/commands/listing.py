@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -15,41 +15,65 @@ from composer.text.declaring import Field, fields_of
 from composer.text.layout import laid_out
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 PLURALS = {f"{kind}s": kind for kind in KINDS}
 
+NARROWEST = 30
+"""So wide is a column of sentences at least; with less room beside the names, they stand below them."""
 
-def parts_table(kinds: str, pattern: str | None) -> RenderableType:
+GAP = 3
+"""What is left between two columns."""
+
+
+def parts_table(kinds: str, pattern: str | None) -> Table:
     """Every part of a kind that matches `pattern`: what it does, and its arguments with their defaults.
 
     The parts of installed packages are among them, and names that are known and cannot be had stand last, each with
     the reason. Raises UsageError where there is none.
     """
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     parts, unusable = parts_of(kinds)
     found = {name: part for name, part in parts.items() if matches(name, pattern)}
     refused = {name: why for name, why in refused_among(parts).items() if matches(name, pattern)}
+    broken = [why for name, why in unusable.items() if matches(name, pattern)]
     if not found and not refused:
-        raise UsageError(f"no part of the {kinds} is named {pattern!r}; there are {_in_short(parts)}")
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
-    table.add_column(f"{PLURALS[kinds]} and its arguments", no_wrap=True)
-    table.add_column("what it does")
+        none = f"no part of the {kinds} is named {pattern!r}; there are {_in_short(parts)}"
+        raise UsageError("\n".join(broken) or none)
     # Names that mean the same but for their size are told of together.
     alike = groupby(found, key=lambda name: (described(found[name], name), *arguments(found[name], name)))
-    for number, ((what, *told), names) in enumerate(alike):
+    rows = [
+        (Text.assemble(("\n".join(names), "bold cyan"), *(f"\n  {argument}" for argument in told)), what)
+        for (what, *told), names in alike
+    ]
+    rows += [(Text(name, "dim"), why) for name, why in refused.items()]
+    table = _table(f"{PLURALS[kinds]} and its arguments", rows)
+    sources = dict.fromkeys(part.source for part in found.values() if part.source in LIBRARIES)
+    table.caption = "\n".join([*map(whether_installed, filter(None, sources)), *broken]) or None
+    table.caption_justify = "left"
+    return table
+
+
+def _table(heading: str, rows: Sequence[tuple[Text, str]]) -> Table:
+    """What each row tells beside its names, or below them where the terminal is too narrow for that."""
+    from rich import box
+    from rich.cells import cell_len
+    from rich.console import Console, Group
+    from rich.padding import Padding
+    from rich.table import Table
+
+    longest = max(cell_len(line) for names, _ in rows for line in names.plain.split("\n"))
+    beside = longest + GAP + NARROWEST <= Console().width
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+    table.add_column(heading if beside else f"{heading}, and what it does", no_wrap=beside)
+    if beside:
+        table.add_column("what it does")
+    for number, (names, what) in enumerate(rows):
         if number:
             table.add_row()
-        table.add_row(Text.assemble(("\n".join(names), "bold cyan"), *(f"\n  {argument}" for argument in told)), what)
-    for name, why in refused.items():
-        table.add_row()
-        table.add_row(Text(name, "dim"), why)
-    sources = dict.fromkeys(part.source for part in found.values() if part.source in LIBRARIES)
-    table.caption = "\n".join([*map(whether_installed, filter(None, sources)), *unusable]) or None
-    table.caption_justify = "left"
+        table.add_row(*([names, what] if beside else [Group(names, Padding(what, (0, 0, 0, 4)))]))
     return table
 
 
@@ -58,15 +82,15 @@ def matches(name: str, pattern: str | None) -> bool:
     return pattern is None or fnmatchcase(name.lower(), pattern.lower())
 
 
-def parts_of(kinds: str) -> tuple[dict[str, type[Part]], list[str]]:
-    """The parts of a kind by name, those of installed packages too, and why some of these cannot be had."""
+def parts_of(kinds: str) -> tuple[dict[str, type[Part]], dict[str, str]]:
+    """The parts of a kind by name, those of installed packages too, and of whatever kind those that cannot be had."""
     found: dict[str, type[Part]] = {}
-    unusable = []
+    unusable: dict[str, str] = {}
     for name in REGISTERED:
         try:
             part = REGISTERED[name]
         except UnusableError as error:
-            unusable.append(f"{error} {error.repair}")
+            unusable[name] = f"{error} {error.repair}"
             continue
         if issubclass(part, KINDS[PLURALS[kinds]]):
             found[f"{name}NAME" if name.endswith("/") else name] = part

@@ -25,17 +25,20 @@ def encoder_names(pattern: str) -> list[str]:
     where the pattern may mean one of its names, because it alone knows them; of timm's there is a catalogue. Raises
     UsageError where nothing matches.
     """
-    parts, _ = parts_of("encoders")
+    parts, unusable = parts_of("encoders")
     every = [name for part in parts for name in (_names_of(OPEN[part], pattern) if part in OPEN else [part])]
     found = _matching(every, pattern)
     refused = {name: why for name, why in refused_among(parts).items() if matches(name, pattern)}
     missing = [source for source in OPEN.values() if _may_mean(pattern, source) and not LIBRARIES[source].installed()]
+    broken = [why for name, why in unusable.items() if matches(name, pattern)]
     if not found:
-        raise UsageError(_nothing(pattern, refused, missing))
+        raise UsageError("\n".join(broken) or _nothing(pattern, refused, missing))
     sources = dict.fromkeys([*(name.partition("/")[0] for name in found), *missing])
     for source in sources:
         if source in LIBRARIES:
             note(whether_installed(source))
+    for why in broken:
+        note(why)
     if refused:
         note(f"cannot be had, and list encoders NAME says why: {', '.join(refused)}")
     return found
