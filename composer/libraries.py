@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
@@ -35,10 +35,8 @@ class Library:
 
     def versions(self) -> str | None:
         """The versions that what is known of the library holds for, as a file may be called: `timm-1.0.31`."""
-        try:
-            return "+".join(f"{name}-{version(name)}" for name in self.distributions)
-        except PackageNotFoundError:
-            return None
+        found = [(name, _version(name)) for name in self.distributions]
+        return "+".join(f"{name}-{one}" for name, one in found) if all(one for _, one in found) else None
 
     def missing(self) -> Refusal:
         """Why a part of the library cannot be had where it is not installed."""
@@ -59,6 +57,25 @@ class Library:
             got=f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}",
             repair=f"pip install --force-reinstall {self.together or self.requirement}",
         )
+
+
+def _version(distribution: str) -> str | None:
+    """The version that is installed: read off the folder that says so, where there is one; None where there is none.
+
+    importlib.metadata looks for the same folder first, and takes a tenth of the time that a check may take to load.
+    """
+    start, end = f"{distribution.replace('-', '_')}-", ".dist-info"
+    for folder in sys.path:
+        with suppress(OSError):
+            for name in os.listdir(folder or "."):
+                if name.lower().startswith(start) and name.endswith(end):
+                    return name[len(start) : -len(end)]
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 LIBRARIES: Mapping[str, Library] = MappingProxyType(

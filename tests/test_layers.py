@@ -28,6 +28,7 @@ STAGES = (
     ("weights", "adapters"),
     ("terratorch",),
     ("commands", "__main__"),
+    ("testing",),
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
@@ -169,3 +170,10 @@ def test_a_check_with_facts_on_disk_loads_neither_torch_nor_timm(tmp_path):
 
 def test_importing_composer_loads_no_torch(tmp_path):
     assert fresh(f"import composer; code = 0; {TELL}", tmp_path) == "0 False False"
+
+
+def test_a_check_of_built_in_parts_does_not_look_for_others(tmp_path):
+    """Loading importlib.metadata, and asking it, takes a tenth of the time that a check may take."""
+    tell = "import sys; print(code, 'importlib.metadata' in sys.modules, 'rich' in sys.modules)"
+
+    assert fresh(f"{check(SPECS / 'convnext-unet.yaml')}; {tell}", tmp_path) == "0 False False"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from composer.parts.kinds import Part
 from composer.quiet import contained
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "composer.parts"
 """The group of the entry points: `Name = "package.module:Class"`, or `source/ = …` for all names of a source."""
@@ -35,16 +41,16 @@ class Registered(Mapping[str, type[Part]]):
         found = self._builtin.get(name)
         if found is not None:
             return found
-        entries = [entry for entry in entry_points(group=GROUP) if entry.name == name]
+        entries = [entry for entry in _installed() if entry.name == name]
         if not entries:
             raise KeyError(name)
         return _class_of(entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._builtin or any(entry.name == name for entry in entry_points(group=GROUP))
+        return name in self._builtin or any(entry.name == name for entry in _installed())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self._builtin, *(entry.name for entry in entry_points(group=GROUP))]))
+        return iter(dict.fromkeys([*self._builtin, *(entry.name for entry in _installed())]))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -53,11 +59,33 @@ class Registered(Mapping[str, type[Part]]):
         """What a text calls each of `classes`. Only packages that one of them may be of are imported."""
         names = {part: name for name, part in self._builtin.items()}
         packages = {part.__module__.partition(".")[0] for part in classes if part not in names}
-        for entry in entry_points(group=GROUP) if packages else ():
+        for entry in _installed() if packages else ():
             if entry.module.partition(".")[0] in packages:
                 with suppress(UnusableError):
                     names.setdefault(self[entry.name], entry.name)
         return names
+
+
+def _installed() -> tuple[EntryPoint, ...]:
+    """The entry points of all that is installed now."""
+    return _entries(tuple((folder, _changed(folder)) for folder in sys.path))
+
+
+@lru_cache(maxsize=1)
+def _entries(_folders: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    # Loading it takes a tenth of the time that a check may take, and built-in parts are known without.
+    from importlib.metadata import entry_points
+
+    # Asked for each part that a text names, it would take hundredths of a second each time.
+    return tuple(entry_points(group=GROUP))
+
+
+def _changed(folder: str) -> int:
+    """When something was last installed into a folder, or taken away from it."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _class_of(entries: list[EntryPoint]) -> type[Part]:

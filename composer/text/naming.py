@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
@@ -31,7 +32,7 @@ def part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Findin
     except UnusableError as error:
         findings.add("install", str(error), path, tree, repair=error.repair)
         return None
-    reason, instead = _refused(name, parts)
+    reason, instead = _refused(name, found and found[0], parts)
     if reason:
         findings.add("part", f"{name} cannot be had: {reason}.", path, tree, got=name, repair=instead)
         return None
@@ -88,19 +89,25 @@ def _found(name: str, parts: Parts) -> tuple[type[Part], dict[str, Any]] | None:
     return cls, {**dict.fromkeys(absent), "name": rest}
 
 
-def _refused(name: str, parts: Parts) -> tuple[str, str]:
+def _refused(name: str, found: type[Part] | None, parts: Parts) -> tuple[str, str]:
     """Why a name that its source knows, or is thought to, cannot be had, and what can; nothing, of any other name."""
-    source, _, rest = name.partition("/")
-    for key in (key for key in parts if key.startswith(f"{source}/")):
-        with suppress(UnusableError):
-            cls = parts[key]
-            if rest in cls.refused:
-                reason, instead = cls.refused[rest]
-                return reason, f"use {instead if '/' in instead else f'{source}/{instead}'}"
-            for pattern, reason in cls.outside.items():
-                if name not in parts and fnmatchcase(rest.lower(), pattern):
-                    return reason, f"choose another, of those that python -m composer list encoders '{source}/*' shows"
+    source, slash, rest = name.partition("/")
+    for cls in [found] if found else _of_source(source, parts) if slash else ():
+        if rest in cls.refused:
+            reason, instead = cls.refused[rest]
+            return reason, f"use {instead if '/' in instead else f'{source}/{instead}'}"
+        for pattern, reason in cls.outside.items():
+            if fnmatchcase(rest.lower(), pattern) and name not in parts:
+                return reason, f"choose another, of those that python -m composer list encoders '{source}/*' shows"
     return "", ""
+
+
+def _of_source(source: str, parts: Parts) -> Iterator[type[Part]]:
+    """The parts of a source, which a name may be of that is none of theirs."""
+    for key in parts:
+        if key.startswith(f"{source}/"):
+            with suppress(UnusableError):
+                yield parts[key]
 
 
 def _a(kind: str | None) -> str:
