@@ -1,0 +1,40 @@
+"""What composer holds its own parts to, for yours: laws, strategies, and a plugin of pytest.
+
+`check_contract(part)` holds a part to every law; `pytest --composer-parts my_package.necks` finds the parts of a module
+and does so for each. The strategies are Hypothesis's. Needs the extra `testing`.
+
+The names below are loaded when they are first asked for: pytest loads the plugin with every run.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from composer.testing.broken import ContractBroken as ContractBroken
+    from composer.testing.checking import ALL_LAWS as ALL_LAWS
+    from composer.testing.checking import check_contract as check_contract
+    from composer.testing.fields import valid as valid
+    from composer.testing.laws import LAWS as LAWS
+    from composer.testing.strategies import features as features
+    from composer.testing.strategies import images as images
+    from composer.testing.strategies import pyramids as pyramids
+    from composer.testing.topologies import chains as chains
+    from composer.testing.topologies import graphs as graphs
+
+_NAMES_OF = {
+    "broken": "ContractBroken",
+    "checking": "ALL_LAWS check_contract",
+    "fields": "valid",
+    "topologies": "chains graphs",
+    "laws": "LAWS",
+    "strategies": "features images pyramids",
+}
+_HOME = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'composer.testing' has no attribute {name!r}")
+    return getattr(import_module(f"composer.testing.{_HOME[name]}"), name)

@@ -1,0 +1,61 @@
+"""What is said of a part that breaks a law: which law, before what, and what it promised beside what it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+from torch import Tensor
+
+
+class ContractBroken(AssertionError):
+    """A part does not keep a law. `law` is its name in `LAWS`; the text says before what, and what came."""
+
+    def __init__(self, law: str, text: str) -> None:
+        super().__init__(text)
+        self.law = law
+
+
+def said(name: str, law: str, what: str, case: Any = None, *, beside: str = "") -> str:
+    """The whole text of a failure."""
+    lines = [f"{name} breaks the law '{law}': {what}."]
+    if case is not None:
+        lines.append(f"  fed  {case}")
+    return "\n".join([*lines, *([beside] if beside else [])])
+
+
+def side_by_side(promised: Sequence[tuple[int, ...]], given: Sequence[Tensor] | str) -> str:
+    """Shapes promised and shapes got, a line for each, and a mark at those that differ."""
+    got = [given] if isinstance(given, str) else [shape(tuple(x.shape)) for x in given]
+    wanted = [shape(one) for one in promised]
+    width = max(map(len, ["promised", *wanted]))
+    lines = [f"  {'promised':<{width}}  got"]
+    for one, other in zip_longest(wanted, got, fillvalue="nothing"):
+        lines.append(f"  {one:<{width}}  {other}{'' if one == other else '  ←'}")
+    return "\n".join(lines)
+
+
+def worst(one: tuple[str, Sequence[Tensor]], other: tuple[str, Sequence[Tensor]]) -> str:
+    """Where two runs differ most, and what each gives there; or their shapes, where these differ."""
+    (name, given), (name_too, given_too) = one, other
+    wide = max(len(name), len(name_too))
+    for index, (x, y) in enumerate(zip(given, given_too, strict=False)):
+        if x.shape == y.shape and not x.equal(y):
+            apart = (x.double() - y.double()).abs().nan_to_num(float("inf"))
+            place = tuple(int(i) for i in (apart == apart.max()).nonzero()[0])
+            where = f"feature {index}, at {place}"
+            values = [float(z[place]) for z in (x, y)]
+            return f"  {where}:\n  {name:<{wide}}  {values[0]:.6g}\n  {name_too:<{wide}}  {values[1]:.6g}"
+    rows = [f"  {label:<{wide}}  {', '.join(shape(tuple(x.shape)) for x in run)}" for label, run in (one, other)]
+    return "\n".join(rows)
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """`1 × 64 × 8 × 8`, as shapes are written elsewhere."""
+    return " × ".join(map(str, sizes)) or "a single number"
+
+
+def told(error: BaseException) -> str:
+    """An exception on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,132 @@
+"""One run of a part: what it is fed, at which size, with which batch; and how that is drawn and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from attrs import evolve, frozen
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from composer.contracts import Promise, Refusal
+from composer.contracts.rules import whole
+from composer.feature import ROUNDINGS, Features, Rounding, counted, sentence
+from composer.sizes import Sizes, intersect
+from composer.testing.inputs import Inputs
+from composer.testing.subjects import Subject, Tensors, sizes_of
+
+MOST_NUMBERS = 30_000
+"""How many numbers a run has at most, inputs and outputs of one image together: what is wrong is wrong with few."""
+
+FEW_NUMBERS = 5_000
+"""How many inputs what is refused has: nobody says how much comes out of it."""
+
+
+@frozen
+class Case:
+    """A subject before inputs, for `batch` images of `height` × `width` reference pixels."""
+
+    subject: Subject
+    inputs: Inputs
+    outcome: Promise | Refusal
+    batch: int
+    height: int
+    width: int
+
+    def module(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+        """The subject's module in eval mode, with the weights that a seed gives. The random state is kept."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.subject.make(self.inputs).to(dtype).eval()
+
+    def tensors(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensors:
+        """Normal numbers of the inputs' shapes."""
+        generator = torch.Generator().manual_seed(seed)
+        return [
+            [
+                torch.randn(f.shape(self.batch, self.height, self.width), generator=generator, dtype=torch.float64).to(
+                    dtype
+                )
+                for f in features
+            ]
+            for features in self.inputs.all
+        ]
+
+    def run(self, network: nn.Module, tensors: Tensors) -> tuple[Tensor, ...]:
+        """What a module gives, without gradients."""
+        with torch.no_grad():
+            return self.run_with_gradients(network, tensors)
+
+    def run_with_gradients(self, network: nn.Module, tensors: Tensors) -> tuple[Tensor, ...]:
+        """What a module gives."""
+        return self.subject.call(network, self.inputs, tensors, (self.height, self.width))
+
+    def promised(self) -> Features:
+        """What the subject says that it gives."""
+        assert isinstance(self.outcome, Promise)
+        return self.outcome.features
+
+    def agrees(self, given: Sequence[Tensor]) -> bool:
+        """Whether tensors are what was promised."""
+        assert isinstance(self.outcome, Promise)
+        return self.subject.agrees(given, self.outcome, self.batch, self.height, self.width)
+
+    def __str__(self) -> str:
+        """What the subject is fed, as a person reads it."""
+        named = [""] * len(self.inputs.positional) + [f"{name}: " for name, _ in self.inputs.named]
+        lines = [f"{name}{sentence(features)}" for name, features in zip(named, self.inputs.all, strict=True)]
+        return f"{'; '.join(lines)}, of {counted(self.batch, 'image')} of {self.height} × {self.width}"
+
+
+@st.composite
+def cases(draw: st.DrawFn, subject: Subject, accepted: Sequence[Inputs]) -> Case | None:
+    """Runs of a subject before inputs that it accepts, small and odd sizes first; None where no size is admitted.
+
+    Grids are rounded in some of them, where the subject accepts those too.
+    """
+    inputs = _rounded(draw(st.sampled_from(accepted)), draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS))))
+    outcome = subject.outcome(inputs)
+    sizes = sizes_of(inputs, outcome) if isinstance(outcome, Promise) else None
+    if not isinstance(outcome, Promise) or sizes is None:
+        return None
+    height, width = draw(_sides(sizes))
+    if _numbers((*inputs.edges, *outcome.features), height, width) > MOST_NUMBERS:
+        return None
+    return Case(subject, inputs, outcome, draw(st.sampled_from((1, 2, 3))), height, width)
+
+
+@st.composite
+def refused_cases(draw: st.DrawFn, subject: Subject, refused: Sequence[Inputs]) -> Case | None:
+    """Runs that a subject refuses, at sizes at which all that it is fed is whole, with cells to spare."""
+    inputs = draw(st.sampled_from(refused))
+    outcome = subject.outcome(inputs)
+    assert isinstance(outcome, Refusal)
+    sizes = intersect([("edge", whole(f)) for f in inputs.edges])
+    assert isinstance(sizes, Sizes)
+    spare = evolve(sizes, least=2 * max([1, *(int(f.stride) for f in inputs.edges if f.stride)]))
+    height, width = draw(_sides(spare))
+    if _numbers(inputs.edges, height, width) > FEW_NUMBERS:
+        return None
+    return Case(subject, inputs, outcome, 3, height, width)
+
+
+def _numbers(features: Features, height: int, width: int) -> int:
+    return sum(prod(f.shape(1, height, width)) for f in features)
+
+
+def _sides(sizes: Sizes) -> st.SearchStrategy[tuple[int, int]]:
+    """Sides that sizes admit: of one to five multiples, equal only where they must be or are drawn so."""
+    fewest = -(-sizes.least // sizes.multiple)
+    side = st.integers(fewest, fewest + 4).map(lambda count: count * sizes.multiple)
+    height = side if sizes.height is None else st.just(sizes.height)
+    width = side if sizes.width is None else st.just(sizes.width)
+    return height.map(lambda one: (one, one)) if sizes.square else st.tuples(height, width)
+
+
+def _rounded(inputs: Inputs, rounding: Rounding) -> Inputs:
+    def changed(features: Features) -> Features:
+        return tuple(f if f.stride is None or f.stride == 1 else evolve(f, rounding=rounding) for f in features)
+
+    return inputs.replaced(tuple(map(changed, inputs.all)))

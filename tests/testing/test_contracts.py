@@ -1,0 +1,124 @@
+"""check_contract: composer's own parts keep the laws, plain necks are taken too, and wrong calls are told so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from attrs import frozen
+from torch import nn
+from torch.nn import functional as F
+
+import composer
+from composer.testing import ContractBroken, check_contract
+
+PARTS = (
+    composer.SelectIndices(indices=[0, -1]),
+    composer.PermuteDims(new_order=[0, 3, 1, 2]),
+    composer.InterpolateToPyramidal(mode="bilinear"),
+    composer.MaxpoolToPyramidal(),
+    composer.ReshapeTokensToImage(),
+    composer.AddBottleneckLayer(),
+    composer.LearnedInterpolateToPyramidal(),
+    composer.FeaturePyramidNetworkNeck(out_channel=4),
+    composer.AggregateTokens(),
+    composer.ConcatFeatures(),
+    composer.TemporalPooling(),
+    composer.IdentityDecoder(),
+    composer.FCNDecoder(channels=4),
+    composer.UNetDecoder(channels=[6, 4, 2], attention_type="scse"),
+    composer.LinearDecoder(num_classes=2, upsampling_size=2),
+    composer.SegmentationHead(num_classes=3, channel_list=[4]),
+    composer.ClassificationHead(num_classes=3),
+    composer.Timm("test_resnet"),
+    composer.Smp("Linknet"),
+)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
+def test_a_part_of_composer_keeps_every_law(part):
+    check_contract(part, examples=8)
+
+
+class Halves(nn.Module):
+    """A neck in TerraTorch's style: one that halves every map, and mixes its channels."""
+
+    def __init__(self, channel_list, factor=2):
+        super().__init__()
+        self.channel_list, self.factor = channel_list, factor
+        self.mixes = nn.ModuleList(nn.Conv2d(channels, channels * factor, 1) for channels in channel_list)
+
+    def forward(self, features, **kwargs):
+        return [F.max_pool2d(mix(x), 2, ceil_mode=True) for mix, x in zip(self.mixes, features, strict=True)]
+
+    def process_channel_list(self, channel_list):
+        return [channels * self.factor for channels in channel_list]
+
+
+class Miscounts(Halves):
+    """Its channels are another matter."""
+
+    def process_channel_list(self, channel_list):
+        return channel_list
+
+
+@pytest.mark.parametrize("neck", [Halves, Halves([4, 6])], ids=["class", "module"])
+def test_a_plain_neck_that_keeps_the_laws(neck):
+    check_contract(neck, examples=10)
+
+
+def test_a_plain_neck_is_made_with_its_arguments():
+    check_contract(Halves, examples=5, arguments={"factor": 3})
+
+
+def test_a_plain_neck_that_promises_other_channels():
+    with pytest.raises(ContractBroken) as caught:
+        check_contract(Miscounts)
+
+    assert str(caught.value) == (
+        "Miscounts() breaks the law 'shapes': it promises features of [11] channels, and gives 1 × 22 × 1 × 1.\n"
+        '  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2'
+    )
+
+
+@frozen
+class TakesNothing(composer.Neck):
+    """Refuses whatever it is fed."""
+
+
+@composer.contract.register(TakesNothing)
+def _(neck, features):
+    return composer.Refusal(code="none", kind="impossible", expected="takes nothing")
+
+
+def test_a_part_that_takes_nothing_of_what_is_tried():
+    with pytest.raises(ContractBroken) as caught:
+        check_contract(TakesNothing())
+
+    assert str(caught.value) == (
+        "TakesNothing() breaks the law 'shapes': it takes nothing of all that it was tried with; say what it takes, "
+        "check_contract(…, inputs=…)."
+    )
+
+
+def test_a_part_is_fed_what_is_said():
+    """Here with a level that is right for one stride alone, which is not among those that are tried."""
+    seventh = composer.Feature(channels=5, stride=7)
+    check_contract(composer.SelectIndices(indices=[0]), inputs=[((seventh,),)], examples=5)
+
+    with pytest.raises(ContractBroken, match="takes nothing of all that it was tried with"):
+        check_contract(composer.SelectIndices(indices=[1]), inputs=[((seventh,),)])
+
+
+def test_a_law_that_there_is_not():
+    message = (
+        "^there is no law 'shape': the laws are shapes, inputs, again, itself, batch, memory, precision, gradients, "
+        "refusals$"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_contract(composer.AddFeatures(), laws=["shape"])
+
+
+def test_the_random_state_is_left_as_it_was():
+    state = torch.get_rng_state()
+    check_contract(composer.FCNDecoder(channels=4), examples=3)
+    assert torch.equal(torch.get_rng_state(), state)

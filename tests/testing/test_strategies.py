@@ -1,0 +1,101 @@
+"""The strategies draw what they say: all layouts, declarations that are valid, graphs of which most are lawful."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from attrs import field, frozen
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+
+import composer
+from composer.parts import DECODERS, HEADS, NECKS
+from composer.testing import chains, features, graphs, images, pyramids, valid
+from composer.testing.strategies import LAYOUTS
+
+QUICK = settings(
+    max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def drawn(strategy) -> list:
+    """What a strategy draws, the same every time."""
+    seen = []
+
+    @QUICK
+    @given(strategy)
+    def gather(value):
+        seen.append(value)
+
+    gather()
+    return seen
+
+
+def test_features_are_of_every_layout_rounding_prefix_and_number_of_frames():
+    seen = drawn(features())
+    assert {f.axes for f in seen} == set(LAYOUTS)
+    assert {f.rounding for f in seen} == {"exact", "floor", "ceil"}
+    assert {f.prefix for f in seen} == {0, 1, 5}
+    assert {f.frames for f in seen} == {1, 3}
+
+
+def test_pyramids_have_one_to_five_levels():
+    assert {len(levels) for levels in drawn(pyramids())} == {1, 2, 3, 4, 5}
+
+
+def test_images_have_frames_or_none_and_a_size_or_none():
+    seen = drawn(images())
+    assert {image.frames for image in seen} == {None, 1, 2, 3}
+    assert {image.size for image in seen} == {None, (64, 64), (64, 96)}
+
+
+@pytest.mark.parametrize("part", [*NECKS, *DECODERS, *HEADS, composer.Smp, composer.Timm], ids=lambda p: p.__name__)
+def test_declarations_are_of_the_class_and_unlike(part):
+    seen = drawn(valid(part))
+    assert {type(one) for one in seen} == {part}
+    assert len(set(seen)) > 1 or not part.__attrs_attrs__
+
+
+@frozen(kw_only=True)
+class Choosy(composer.Neck):
+    """A neck with a field of which nothing is known, and one that is told by its validator."""
+
+    mode: str
+    width: int = field(default=8)
+
+    def __attrs_post_init__(self):
+        if self.width % 8:
+            raise ValueError("width must be a multiple of 8")
+
+
+def test_a_field_of_which_too_little_is_known_is_asked_for():
+    with pytest.raises(TypeError, match=r"^too little is known of Choosy.mode: say valid\(Choosy, mode=…\)$"):
+        valid(Choosy)
+
+
+def test_a_field_is_drawn_as_said_and_what_the_class_refuses_is_no_draw():
+    seen = drawn(valid(Choosy, mode=st.sampled_from(["near", "far"])))
+    assert {one.mode for one in seen} == {"near", "far"}
+    assert {one.width for one in seen} == {8, 16, 32}
+
+
+def test_what_the_class_always_refuses_is_never_drawn():
+    with pytest.raises(Unsatisfiable):
+        drawn(valid(Choosy, mode=st.just("near"), width=st.just(3)))
+
+
+@pytest.mark.parametrize("strategy", [chains(), graphs()], ids=["chains", "graphs"])
+def test_many_graphs_are_lawful_and_some_are_not(strategy):
+    outcomes = Counter(_outcome(graph) for graph in drawn(strategy))
+    assert outcomes["lawful"] > 20, outcomes
+    assert outcomes["refused"] > 20, outcomes
+
+
+def _outcome(graph):
+    try:
+        composer.infer(graph)
+    except composer.SpecError:
+        return "refused"
+    return "lawful"
