@@ -5,11 +5,19 @@ Exit codes: 0, all is well; 1, a spec has problems; 2, the arguments or the file
 
 from __future__ import annotations
 
-import argparse
 import os
+import signal
 import sys
+
+if __name__ == "__main__":
+    # While Python reads its modules there is nothing to tidy up, and nobody yet to say in a line that it was stopped.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+import argparse
 from collections.abc import Callable, Sequence
 
+from composer.commands.ceiling import keep_to_memory
+from composer.commands.interrupts import interrupts_held
 from composer.commands.terminal import UsageError, graph_in, note, rendered, say
 from composer.limits import Limits
 from composer.problem import SpecError
@@ -31,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except UsageError as error:
         note(str(error))
+        return 2
+    except MemoryError:
+        note("there is not memory enough for this; use a smaller model or image, or close other programs.")
         return 2
     except KeyboardInterrupt:
         note("interrupted")
@@ -211,7 +222,8 @@ def _build(arguments: argparse.Namespace) -> int:
     out = None if arguments.save is None else check_writable(arguments.save, (".safetensors",))
     graph = graph_in(arguments.file)
     note("building the model …")
-    from composer import build
+    with interrupts_held():
+        from composer import build
     from composer.commands.shapes import outputs_table
     from composer.commands.weighing import provenance, weigh, weights_table
 
@@ -221,7 +233,10 @@ def _build(arguments: argparse.Namespace) -> int:
     if out is not None:
         from composer import save
 
-        save(model, out)
+        try:
+            save(model, out)
+        except OSError as error:
+            raise UsageError(f"{error}; choose another folder.") from error
         say(f"wrote {arguments.save}")
     return 0
 
@@ -282,11 +297,18 @@ def _import(arguments: argparse.Namespace) -> int:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that has no ← gets a ?
+    keep_to_memory()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read has gone; Python would complain about it once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = PIPE_CLOSED
+    except OSError as error:  # of stdout, where it goes to a disk that is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        note(f"stdout: cannot be written ({error.strerror or error}).")
+        code = 2
     sys.exit(code)

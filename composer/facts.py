@@ -137,5 +137,7 @@ def _keep(file: Path, question: Mapping[str, Any], facts: Facts) -> None:
         unfinished.write_text(json.dumps(content, default=str), encoding="utf-8")
         unfinished.replace(file)
     except OSError:
+        pass
+    finally:
         with suppress(OSError):
             unfinished.unlink()

@@ -78,10 +78,12 @@ def load(
 def restore(model: nn.Module, file: str | os.PathLike[str]) -> None:
     """Set every weight of `model` from a safetensors file: all of them, or none where anything does not fit.
 
-    Raises SpecError naming what is missing, unexpected, or of another shape or type.
+    Raises SpecError naming what is missing, unexpected, or of another shape or type, and for a model on the meta
+    device, which keeps nothing.
     """
-    given = tensors_of(file)
     wanted = model.state_dict()
+    refuse_meta(wanted, file)
+    given = tensors_of(file)
     faults = [*_unmatched(wanted, given), *_unlike(wanted, given)]
     if faults:
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
@@ -154,6 +156,12 @@ def _own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own[name] = tensor.detach().clone() if pointer in seen else tensor.detach().contiguous()
         seen.add(pointer)
     return own
+
+
+def refuse_meta(wanted: Mapping[str, Tensor], file: str | os.PathLike[str]) -> None:
+    """Raise SpecError for a model without memory: what is copied into that is gone, and nobody says so."""
+    if any(tensor.is_meta for tensor in wanted.values()):
+        raise unfit(file, "cannot be put into a model on the meta device", "build the model on the CPU")
 
 
 def unfit(file: str | os.PathLike[str], message: str, repair: str) -> SpecError:

@@ -14,12 +14,15 @@ from attrs import frozen
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from composer.commands.terminal import UsageError, check_readable
+from composer.commands.terminal import UsageError, check_file
 
 Array = NDArray[Any]
 
 NO_DATA = -9999
 """What satellite products put where they have no data, whether or not the file says so."""
+
+MOST_BYTES = 2**32
+"""What an image may come to: a tile of Sentinel-2 in all its bands has three quarters of it."""
 
 _FOUR_BANDS = ("LA", "RGBA", "RGBX", "CMYK")
 _TIFF_BITS, _TIFF_SAMPLES = 258, 277
@@ -49,7 +52,7 @@ def raster(file: str, channels: int, frames: int | None = None, *, picked: bool 
     height, width). Raises UsageError for whatever is no image.
     """
     path = Path(file)
-    check_readable(file)
+    check_file(file)
     if not path.stat().st_size:
         raise UsageError(f"{file}: the file is empty.")
     suffix = path.suffix.lower()
@@ -66,6 +69,10 @@ def raster(file: str, channels: int, frames: int | None = None, *, picked: bool 
             return _from_picture(file, channels, picked=picked)
     except UsageError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UsageError(f"{file}: a picture has at most {Image.MAX_IMAGE_PIXELS:,} pixels; crop it.") from None
+    except MemoryError:
+        raise UsageError(f"{file}: there is not memory enough for an image of this size; crop it.") from None
     except Exception as error:  # a damaged file makes decoders raise almost anything
         reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
         raise UsageError(f"{file}: cannot be read as an image ({reason}).") from error
@@ -147,6 +154,7 @@ def _from_tiff(file: str) -> Raster:
     with tifffile.TiffFile(file) as tiff:
         series = tiff.series[0]
         nodata = float(series.keyframe.nodata) if 42113 in series.keyframe.tags else None
+        _check_size(file, series.size * series.dtype.itemsize)
         try:
             values = series.asarray()
         except ValueError as error:
@@ -162,12 +170,28 @@ def _from_tiff(file: str) -> Raster:
     return _raster(file, np.moveaxis(values, others[0], 0) if others else values[None], remarks, nodata)
 
 
+def _check_size(file: str, size: int) -> None:
+    """Refuse an image before it is read that would fill gigabytes: a model takes many times as many for it."""
+    if size > MOST_BYTES:
+        raise UsageError(
+            f"{file}: an image has at most {MOST_BYTES / 2**30:g} GiB (this has {size / 2**30:,.1f}); crop it."
+        )
+
+
 def _bands_first(values: Array) -> Array:
     return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
 
 
 def _from_array(file: str, channels: int, frames: int | None, *, picked: bool) -> Raster:
-    values = np.load(file, mmap_mode=None, allow_pickle=False)
+    # Looked at where it lies, so that what it says of its size is held against the file.
+    try:
+        values = np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "Python objects" not in str(error):
+            raise
+        raise UsageError(f"{file}: an image holds numbers (this holds objects of Python).") from None
+    _check_size(file, values.nbytes)
+    values = np.array(values)
     if frames is not None:
         if values.ndim != 4 or values.shape[0] != frames:
             raise UsageError(

@@ -27,7 +27,7 @@ def normalised(values: Array, missing: Array, published: Published | None, name:
 
     With `published`, three bands in 0..255 or 0..1 become what those weights expect. Otherwise each band gets zero
     mean and unit deviation over the image. What is missing gets its band's mean, and counts for nothing before.
-    Raises UsageError for a band that holds no number at all.
+    Raises UsageError for a band that holds no number at all, or numbers that have no mean.
     """
     highest = full_scale(values, missing)
     result = np.empty(values.shape, np.float32)
@@ -37,7 +37,12 @@ def normalised(values: Array, missing: Array, published: Published | None, name:
         present = numbers[~absent]
         if not present.size:
             raise UsageError(f"{name}: band {index + 1} of those that the model is fed holds no data at all.")
-        mean, deviation = present.mean(), present.std() or 1.0
+        with np.errstate(over="ignore"):
+            mean, deviation = present.mean(), present.std() or 1.0
+        if not (np.isfinite(mean) and np.isfinite(deviation)):
+            raise UsageError(
+                f"{name}: band {index + 1} holds numbers too large to reckon with, such as {_largest(present):g}."
+            )
         numbers[absent] = mean
         if as_published:
             assert published is not None
@@ -52,6 +57,10 @@ def normalised(values: Array, missing: Array, published: Published | None, name:
         result,
         f"values 0 to {highest}, normalised for {published.encoder}: mean {means}, deviation {deviations}",
     )
+
+
+def _largest(numbers: Array) -> float:
+    return float(numbers[np.abs(numbers).argmax()])
 
 
 def full_scale(values: Array, missing: Array) -> int | None:

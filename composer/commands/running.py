@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from composer.commands.feeding import Fed, feed
+from composer.commands.interrupts import interrupts_held
 from composer.commands.outfile import check_writable, write_whole
 from composer.commands.pictures import drawn_size, input_panel, prediction_panel, sheet
 from composer.commands.predictions import MOST_VALUES, Prediction, Scores, percent, predictions
@@ -85,8 +86,9 @@ def _check(request: Request, typed: Typed, out: Path | None) -> None:
 
 
 def _built(request: Request, typed: Typed) -> tuple[Model, str]:
-    from composer.building import build
-    from composer.weights import restore
+    with interrupts_held():
+        from composer.building import build
+        from composer.weights import restore
 
     if request.weights is None:
         model = build(typed, seed=request.seed, pretrained=request.pretrained, limits=request.limits)

@@ -46,6 +46,18 @@ def graph_in(file: str) -> Graph:
     return read(file)
 
 
+def check_file(file: str) -> None:
+    """As `check_readable`, and for what is no file either: a pipe would be waited for, a device has no end."""
+    path = Path(file)
+    try:
+        is_other = path.exists() and not path.is_file() and not path.is_dir()
+    except (OSError, ValueError):
+        is_other = False  # what is wrong with it is told below
+    if is_other:
+        raise UsageError(f"{file}: this is a pipe or a device; name a file.")
+    check_readable(file)
+
+
 def check_readable(file: str) -> None:
     """Raise UsageError where a file cannot be opened, with the next step."""
     try:

@@ -15,7 +15,7 @@ from composer.model import Model
 from composer.problem import Place, Problem, SpecError
 from composer.terratorch.keys import cleaned, matched, plain_branch, reason_to_leave
 from composer.terratorch.tensors import tensors_in
-from composer.weights import kind_of, unfit
+from composer.weights import kind_of, refuse_meta, unfit
 
 
 @frozen
@@ -73,7 +73,9 @@ def load(model: Model, file: str | PathLike[str], *, ignore: Iterable[str] = ())
     """
     if isinstance(ignore, str):
         raise ValueError(f"ignore must be a list of names or patterns (got {ignore!r})")
-    wanted, given = model.state_dict(), tensors_in(file)
+    wanted = model.state_dict()
+    refuse_meta(wanted, file)
+    given = tensors_in(file)
     report = _compare(model, wanted, given)
     _check(report, file, tuple(ignore))
     with torch.no_grad():

@@ -18,6 +18,7 @@ from terratorch.models.backbones.terramind.tokenizer.tokenizer_backbones_registe
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
+from composer.adapters.archives import check_archive
 from composer.adapters.huggingface import check_reachable, fetched
 from composer.adapters.terratorch.fitting_weights import fitted
 from composer.adapters.terratorch.networks import created, module_of
@@ -107,6 +108,7 @@ def _on_hub(part: TerraTorch) -> tuple[str, str]:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    check_archive(path)
     found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     for wrapped in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapped), dict):

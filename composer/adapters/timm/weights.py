@@ -9,6 +9,7 @@ import timm
 from attrs import evolve
 from torch import nn
 
+from composer.adapters.archives import check_archive
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.timm.levels import levels
 from composer.adapters.timm.networks import create
@@ -69,6 +70,7 @@ def _check_weights(part: Timm) -> None:
     if isinstance(part.pretrained, str):
         if not Path(part.pretrained).is_file():
             raise FileNotFoundError("there is no such file")
+        check_archive(Path(part.pretrained))
         return
     published = timm.get_pretrained_cfg(part.name)
     if published is not None and published.hf_hub_id:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING
 
+from composer.adapters.archives import check_archive
 from composer.adapters.huggingface import PUBLISHED, check_reachable
 from composer.adapters.transformers.configs import config_of, source_of
 from composer.adapters.transformers.refusals import no_weights
@@ -77,6 +78,9 @@ def _with_weights(part: Transformers, config: Any) -> Any:
         check_reachable(part.name)
     elif not any(file for stem in PUBLISHED for file in part.folder.glob(f"{stem}*")):
         raise FileNotFoundError(f"there is neither {' nor '.join(PUBLISHED)} in {part.folder}")
+    else:
+        for file in part.folder.glob("*.bin"):
+            check_archive(file)
     with contained(), few_modules():
         network, told = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
             name, config=config, revision=revision or "main", output_loading_info=True
