@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 
 MODEL, GRAPH = blocks("yaml")
-COUNT, LAYOUT, _ = blocks("text")
+COUNT, LAYOUT, CAUGHT, _ = blocks("text")
 TOKENS = "{timm/vit_small_patch16_224: {out_indices: [2, 5, 8, 11], tokens: true}}"
 
 WRONG = {
@@ -108,6 +109,40 @@ def test_the_part_of_ones_own_works(here, monkeypatch):
     del sys.modules["my_necks"]
 
     assert "Doubler" in shown["text"]
+
+
+def test_the_part_of_ones_own_keeps_the_laws(here):
+    """Through the plugin, by the command that is shown."""
+    (here / "my_necks.py").write_text(blocks("python")[0], encoding="utf-8")
+
+    assert held_to_the_laws(here).stdout.splitlines()[-1].startswith("9 passed")
+
+
+def test_the_part_of_ones_own_is_caught_with_one_wrong_number(here):
+    wrong = blocks("python")[0].replace("scale_factor=2", "scale_factor=3")
+    (here / "my_necks.py").write_text(wrong, encoding="utf-8")
+
+    assert CAUGHT in held_to_the_laws(here).stdout
+
+
+def held_to_the_laws(folder: Path) -> subprocess.CompletedProcess[str]:
+    """What the README's command for testing necks does; the plugin is named where composer is not installed."""
+    (command,) = re.findall(r"^pytest (.*)$", "\n".join(blocks("sh")), flags=re.MULTILINE)
+    installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
+    options = ["-p", "no:cacheprovider", "-q", *([] if installed else ["-p", PLUGIN])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pytest_alone = "import sys, pytest; sys.path.remove(''); sys.exit(pytest.main())"  # -m would find the module here
+    return subprocess.run(
+        [sys.executable, "-c", pytest_alone, *options, *command.split()],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+PLUGIN = "composer.testing.plugin"
 
 
 def test_the_part_of_ones_own_is_there_for_every_text_once_its_package_is_installed(here):

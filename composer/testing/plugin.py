@@ -6,6 +6,7 @@ used.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
     """Put the parts' tests behind all others, before `-k` and `-m` choose among them.
 
-    Raises UsageError for a module that cannot be imported, or has no parts.
+    Modules are also found in the folder in which pytest was called. Raises UsageError for one that cannot be imported,
+    or has no parts.
     """
+    here = str(session.config.invocation_params.dir)
+    if session.config.getoption("--composer-parts") and here not in sys.path:
+        sys.path.insert(0, here)
     for name in session.config.getoption("--composer-parts"):
         items.extend(session.genitems(_Module.from_parent(session, name=name, nodeid=name, parts=_parts(name))))
 
