@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
-from itertools import count, islice, product
+from itertools import count, islice
 from typing import Any
 
 from attrs import evolve
@@ -17,7 +17,7 @@ from composer.inserting import inserted
 from composer.parts import Facts, Head, IdentityDecoder, Part, Timm
 from composer.problem import Place, Problem, SpecError
 from composer.walking import Describe, Walk, walked
-from composer.ways import Way, evenly, ways
+from composer.ways import Way, evenly, meeting, size_of, ways
 
 TRIES = 200
 """How many drafts are looked at before it is said that nothing mends a graph: a second's work."""
@@ -110,25 +110,13 @@ def _gives(part: Part, *inputs: Features) -> Features | None:
 
 def _joined(walk: Walk, node: Node, part: Part) -> Iterator[tuple[int, float, Graph]]:
     """Drafts in which the branches that a part joins are brought to the same layouts and strides."""
-    branches = [list(ways(walk.features[source], lambda _: True, longest=2)) for source in node.positional]
-    grids: list[dict[Any, list[Way]]] = [{} for _ in branches]
-    for found, reached in zip(grids, branches, strict=True):
-        for way in reached:
-            found.setdefault(_grid(way.features), []).append(way)
-    common = set.intersection(*map(set, grids))
-    pairs = [pair for grid in common for pair in product(*(found[grid] for found in grids))]
-    fitting = [pair for pair in pairs if _gives(part, *(way.features for way in pair)) is not None]
-    for pair in sorted(fitting, key=_size)[:MOST]:
-        yield (*_size(pair), _with_all(walk.graph, node, pair))
 
+    def joins(*inputs: Features) -> bool:
+        return _gives(part, *inputs) is not None
 
-def _grid(features: Features) -> tuple[Any, ...]:
-    """What has to be alike where tensors are joined along their channels."""
-    return tuple((f.axes, f.stride, f.prefix, f.frames) for f in features)
-
-
-def _size(pair: tuple[Way, ...]) -> tuple[int, float]:
-    return sum(way.length for way in pair), sum(way.cost for way in pair)
+    branches = [walk.features[source] for source in node.positional]
+    for pair in islice(meeting(branches, joins), MOST):
+        yield (*size_of(pair), _with_all(walk.graph, node, pair))
 
 
 def _with_all(graph: Graph, node: Node, pair: tuple[Way, ...]) -> Graph:

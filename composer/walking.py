@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -19,7 +19,7 @@ from composer.problem import Problem, SpecError
 from composer.sizes import Conflict, Sizes, intersect
 from composer.structure import ordered, structural_problems
 from composer.typed import Typed
-from composer.ways import spelled, ways
+from composer.ways import Way, listed, meeting, spelled, ways
 
 Describe = Callable[[Probed, Any], Facts | Refusal]
 """What knows the world: the facts of an encoder that is fed `Channels`, or why there are none."""
@@ -237,23 +237,44 @@ def problem_of(
         place=graph.source.place(path),
         expected=refusal.expected,
         got=got,
-        repair=_repair(node, part, refusal, features),
+        repair=_repair(graph, node, part, refusal, features),
     )
 
 
-def _repair(node: Node, part: Part | None, refusal: Refusal, features: Mapping[str, Features]) -> str | None:
+def _repair(
+    graph: Graph, node: Node, part: Part | None, refusal: Refusal, features: Mapping[str, Features]
+) -> str | None:
     """The refusal's own repair; where that is none, or necks, the best that the search finds instead."""
     own = refusal.repair
-    if (
-        part is None
-        or isinstance(part, Encoder)
-        or len(node.sources) != 1
-        or not (own or "necks:").startswith("necks:")
-    ):
+    if part is None or isinstance(part, Encoder) or node.named:
         return own
 
-    def takes(given: Features) -> bool:
-        return not isinstance(contract(part, given), Refusal)
+    def takes(*given: Features) -> bool:
+        return not isinstance(contract(part, *given), Refusal)
 
-    way = next(ways(features[node.sources[0]], takes), None)
-    return spelled(way.necks) if way is not None and way.necks else own
+    inputs = [features[source] for source in node.positional]
+    if len(inputs) > 1:
+        pair = next(meeting(inputs, takes), None) if refusal.code == "join" else None
+        return own if pair is None else _between(node, pair)
+    if not inputs or not (own or "necks:").startswith("necks:"):
+        return own
+    way = next(ways(inputs[0], takes), None)
+    return spelled(_among(graph, node, way.necks)) if way is not None and way.necks else own
+
+
+def _between(node: Node, pair: Sequence[Way]) -> str:
+    """What stands between a node and those that it joins."""
+    necks = [
+        f"{listed(way.necks)} between {source} and {node.name}"
+        for source, way in zip(node.positional, pair, strict=True)
+        if way.necks
+    ]
+    return f"put {' and '.join(necks)}"
+
+
+def _among(graph: Graph, node: Node, necks: Sequence[Part]) -> list[Part]:
+    """Necks in front of a node; in a chain with all others that it has, so that the line is as it should be."""
+    chain = [other for other in graph.nodes if other.name.startswith("necks[")]
+    at = chain.index(node) if node in chain else len(chain)
+    every = [other.part for other in chain if isinstance(other.part, Part)]
+    return [*every[:at], *necks, *every[at:]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, product
+from typing import Any
 
 from attrs import frozen
 
@@ -28,6 +29,10 @@ from composer.text.plain import plain_fields
 
 LONGEST = 4
 """How many necks a way has at most: tokens per frame, made maps, pooled, picked and made a pyramid."""
+
+BRANCHES, LEVELS = 4, 32
+"""How many branches are brought together, of how many levels each: the work grows with the power of the one, and with
+the square of the other."""
 
 Accepts = Callable[[Features], bool]
 
@@ -73,6 +78,34 @@ def reached(starts: Iterable[Way], longest: int = LONGEST) -> Iterator[Way]:
                 if further is not None and further not in seen:
                     onward = Way(way.length + 1, way.cost + cost, (*way.necks, neck), further, way.levels)
                     heappush(waiting, (onward.length, onward.cost, next(order), onward))
+
+
+def meeting(branches: Sequence[Features], accept: Callable[..., bool]) -> Iterator[tuple[Way, ...]]:
+    """A way for each of several branches to features that can be joined, the fewest and cheapest necks first.
+
+    `accept` is asked of the features of all, which by then are of the same layouts and strides, level by level. None
+    is looked for where there are more than `BRANCHES`, or one has more than `LEVELS` levels.
+    """
+    if len(branches) > BRANCHES or any(len(features) > LEVELS for features in branches):
+        return iter(())
+    grids: list[dict[Any, list[Way]]] = [{} for _ in branches]
+    for found, features in zip(grids, branches, strict=True):
+        for way in ways(features, lambda _: True, longest=2):
+            found.setdefault(_grid(way.features), []).append(way)
+    common = set.intersection(*map(set, grids))
+    pairs = [pair for grid in common for pair in product(*(found[grid] for found in grids))]
+    return iter(sorted((pair for pair in pairs if accept(*(way.features for way in pair))), key=size_of))
+
+
+def _grid(features: Features) -> tuple[Any, ...]:
+    """What has to be alike where tensors are joined along their channels."""
+    return tuple((f.axes, f.stride, f.prefix, f.frames) for f in features)
+
+
+def size_of(pair: Iterable[Way]) -> tuple[int, float]:
+    """How many necks several ways have together, and what these cost."""
+    every = tuple(pair)
+    return sum(way.length for way in every), sum(way.cost for way in every)
 
 
 def given(neck: Neck, features: Features) -> Features | None:
@@ -144,7 +177,12 @@ def evenly(levels: int, fewer: int) -> tuple[int, ...]:
 
 def spelled(necks: Sequence[Part]) -> str:
     """Necks as a spec writes them, in one line: `necks: [SelectIndices: {indices: [1, 2]}]`."""
-    return f"necks: [{', '.join(map(_spelled, necks))}]"
+    return f"necks: [{listed(necks)}]"
+
+
+def listed(necks: Sequence[Part]) -> str:
+    """The same without the key and the brackets."""
+    return ", ".join(map(_spelled, necks))
 
 
 def _spelled(neck: Part) -> str:

@@ -755,7 +755,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:4:10: error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 2 × map "b c h w" (256, 64 channels, stride 16, 4).
-  repair: necks: [SelectIndices: {indices: [1, 0]}]""",
+  repair: necks: [SelectIndices: {indices: [3, 1]}, SelectIndices: {indices: [1, 0]}]""",
     ),
     "strides that do not double": (
         """\
@@ -766,7 +766,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:3:10: error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] gives 4 × map "b c h w" (384 channels, stride 16).
-  repair: necks: [LearnedInterpolateToPyramidal]""",
+  repair: necks: [ReshapeTokensToImage, LearnedInterpolateToPyramidal]""",
     ),
     "many features for a head": (
         """\
@@ -843,7 +843,7 @@ decoder: IdentityDecoder
 """,
         """\
 <text>:4:5: error[layout] necks[1]: AggregateTokens takes tokens "b n c", maps "b c h w", or either per frame; necks[0] gives 5 × map "b h w c" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: necks: [PermuteDims: {new_order: [0, 3, 1, 2]}]""",
+  repair: necks: [PermuteDims: {new_order: [0, 2, 3, 1]}, PermuteDims: {new_order: [0, 3, 1, 2]}, AggregateTokens]""",
     ),
     "a prediction, and a head after it": (
         """\
@@ -880,9 +880,9 @@ aux:
 """,
         """\
 <text>:4:10: error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
-  repair: necks: [SelectIndices: {indices: [1, 2, 3, 0]}]
+  repair: necks: [SelectIndices: {indices: [4, 0, 0, 1]}, SelectIndices: {indices: [1, 2, 3, 0]}]
 <text>:6:16: error[order] aux.a.decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
-  repair: necks: [SelectIndices: {indices: [1, 2, 3, 0]}]""",
+  repair: necks: [SelectIndices: {indices: [4, 0, 0, 1]}, SelectIndices: {indices: [1, 2, 3, 0]}]""",
     ),
     "an output of many": (
         """\
