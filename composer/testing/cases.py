@@ -24,7 +24,7 @@ FEW_NUMBERS = 5_000
 """How many inputs what is refused has: nobody says how much comes out of it."""
 
 
-@frozen
+@frozen(repr=False)
 class Case:
     """A subject before inputs, for `batch` images of `height` × `width` reference pixels."""
 
@@ -72,6 +72,9 @@ class Case:
         """Whether tensors are what was promised."""
         assert isinstance(self.outcome, Promise)
         return self.subject.agrees(given, self.outcome, self.batch, self.height, self.width)
+
+    def __repr__(self) -> str:
+        return f"<{self.subject.name} fed {self}>"
 
     def __str__(self) -> str:
         """What the subject is fed, as a person reads it."""

@@ -11,9 +11,9 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from torch import nn
 
 from composer.contracts import Promise, Refusal
-from composer.feature import Features
+from composer.feature import Features, sentence
 from composer.parts import Part
-from composer.testing.broken import ContractBroken, said
+from composer.testing.broken import ContractBroken, said, told
 from composer.testing.cases import cases, refused_cases
 from composer.testing.fields import declarations
 from composer.testing.inputs import Inputs
@@ -24,6 +24,7 @@ EXAMPLES = 40
 DECLARATIONS = 6
 """How many declarations of a part the plugin holds to each law: the plainest, and some with other fields."""
 
+SHAPES = "shapes"
 ALL_LAWS = (*LAWS, REFUSALS)
 
 
@@ -59,6 +60,7 @@ class Tried:
 
     accepted: tuple[Inputs, ...]
     refused: tuple[Inputs, ...]
+    reason: str = ""
 
 
 def subjects_of(part: type[Any]) -> tuple[tuple[Subject, Tried], ...]:
@@ -75,14 +77,26 @@ def subjects_of(part: type[Any]) -> tuple[tuple[Subject, Tried], ...]:
 
 
 def _sorted(subject: Subject, candidates: Iterable[Inputs]) -> Tried:
-    accepted, refused = [], []
+    accepted, refused, unknown = [], [], []
     for inputs in candidates:
-        outcome = subject.outcome(inputs)
+        outcome = _asked(subject, inputs)
         if isinstance(outcome, Promise):
             accepted.append(inputs)
         elif isinstance(outcome, Refusal):
             refused.append(inputs)
-    return Tried(tuple(accepted), tuple(refused))
+        else:
+            unknown.append(inputs)
+    reason = subject.why_not((*refused, *unknown)[0]) if not accepted and (refused or unknown) else ""
+    return Tried(tuple(accepted), tuple(refused), reason)
+
+
+def _asked(subject: Subject, inputs: Inputs) -> Promise | Refusal | None:
+    """What a subject says of inputs. Raises ContractBroken where saying it fails."""
+    try:
+        return subject.outcome(inputs)
+    except Exception as error:
+        what = f"asked about {'; '.join(map(sentence, inputs.all))}, its contract raises {told(error)}"
+        raise ContractBroken(SHAPES, said(subject.name, SHAPES, what)) from error
 
 
 def check_law(subject: Subject, law: str, tried: Tried, examples: int = EXAMPLES) -> None:
@@ -93,11 +107,9 @@ def check_law(subject: Subject, law: str, tried: Tried, examples: int = EXAMPLES
         if tried.refused:
             _hold(refused_cases(subject, tried.refused), real_refusals, examples)
         return
-    nothing = said(
-        subject.name,
-        law,
-        "it takes nothing of all that it was tried with; say what it takes, check_contract(…, inputs=…)",
-    )
+    because = f" ({tried.reason})" if tried.reason else ""
+    what = f"it takes nothing of all that it was tried with{because}; say what it takes, check_contract(…, inputs=…)"
+    nothing = said(subject.name, law, what)
     if not tried.accepted:
         raise ContractBroken(law, nothing)
     try:

@@ -31,12 +31,16 @@ NETWORKS = (
 """Networks of timm that are small, and are of the kinds that there are: maps, channels last, tokens."""
 
 
+class UndrawableError(TypeError):
+    """A field of which too little is known. The text says what to do."""
+
+
 def valid(part_class: type[P], **fields: Strategy) -> st.SearchStrategy[P]:
     """Parts of this class with fields that it takes; `fields` says how some of them are drawn, by name.
 
     The others are drawn by what is known of them: the default, the annotation, and the validator, where it is one of
     composer's or one of `attrs.validators` that lists values. A draw that the class refuses with ValueError or
-    TypeError is no draw. Raises TypeError for a field without a default of which too little is known.
+    TypeError is no draw. Raises UndrawableError for a field without a default of which too little is known.
     """
     told = dict(fields)
     names = part_class.names
@@ -77,7 +81,7 @@ def declarations(part_class: type[P], most: int) -> tuple[P, ...]:
 def _networks(part_class: type[Part]) -> tuple[str, ...]:
     if issubclass(part_class, Timm):
         return NETWORKS
-    raise TypeError(f"a {part_class.__name__} has no names to choose from: valid({part_class.__name__}, name=…)")
+    raise UndrawableError(f"a {part_class.__name__} has no names to choose from: valid({part_class.__name__}, name=…)")
 
 
 def _declared(part_class: type[Part]) -> list[tuple[str, attrs.Attribute[Any], Any]]:
@@ -96,7 +100,10 @@ def _values(part_class: type[Part], field: attrs.Attribute[Any], hint: Any) -> S
     if field.default is attrs.NOTHING:
         if known is None:
             name = part_class.__name__
-            raise TypeError(f"too little is known of {name}.{field.alias}: say valid({name}, {field.alias}=…)")
+            raise UndrawableError(
+                f"too little is known of {name}.{field.alias} to draw it: give it a default, or an annotation or a "
+                f"validator that lists what it takes; or say valid({name}, {field.alias}=…)"
+            )
         return known
     factory = getattr(field.default, "factory", None)
     default = st.just(field.default) if factory is None else st.builds(factory)

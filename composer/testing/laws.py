@@ -23,7 +23,7 @@ HALVES = (torch.bfloat16, torch.float16, torch.float64)
 
 def promised_shapes(case: Case) -> None:
     """In eval mode and in train mode a forward pass gives the features that were promised, in number and shape."""
-    network = case.module()
+    network = _made(case, "shapes")
     _held(case, "shapes", case.run, network, case.tensors())
     if case.batch > 1:  # of a single value no norm can learn its statistics
         with torch.random.fork_rng(devices=[]):
@@ -34,7 +34,7 @@ def inputs_unchanged(case: Case) -> None:
     """The lists that a module is fed, and the tensors in them, are afterwards what they were."""
     tensors = case.tensors()
     lists, values = [list(one) for one in tensors], deepcopy(tensors)
-    _given(case, "inputs", case.module(), tensors)
+    _given(case, "inputs", _made(case, "inputs"), tensors)
     for fed, kept, before in zip(tensors, lists, values, strict=True):
         if len(fed) != len(kept) or any(one is not other for one, other in zip(fed, kept, strict=True)):
             raise _broken(case, "inputs", "the list that it is fed is another one afterwards")
@@ -44,7 +44,7 @@ def inputs_unchanged(case: Case) -> None:
 
 def itself_unchanged(case: Case) -> None:
     """In eval mode a run changes nothing that the module holds: weights, statistics, flags; nor random states."""
-    network = case.module()
+    network = _made(case, "itself")
     state, held, drawn = deepcopy(network.state_dict()), _held_values(network), torch.get_rng_state()
     _given(case, "itself", network, case.tensors())
     _given(case, "itself", network, _odd(case).tensors())
@@ -58,7 +58,7 @@ def itself_unchanged(case: Case) -> None:
 
 def same_again(case: Case) -> None:
     """In eval mode the same input gives the same numbers again, also after an image of another size and number."""
-    network = case.module()
+    network = _made(case, "again")
     first = _given(case, "again", network, case.tensors())
     _given(case, "again", network, _odd(case).tensors())
     second = _given(case, "again", network, case.tensors())
@@ -69,7 +69,7 @@ def same_again(case: Case) -> None:
 
 def image_by_image(case: Case) -> None:
     """In eval mode what a batch gives is what its images give one by one."""
-    network, tensors = case.module(torch.float64), case.tensors(torch.float64)
+    network, tensors = _made(case, "batch", torch.float64), case.tensors(torch.float64)
     together = _given(case, "batch", network, tensors)
     axes = [f.axes.split().index("b") for f in case.promised()]
     for index in range(case.batch):
@@ -82,7 +82,7 @@ def image_by_image(case: Case) -> None:
 
 def any_memory_format(case: Case) -> None:
     """Channels last in memory, or not contiguous, the same numbers give the same numbers."""
-    network, tensors = case.module(torch.float64), case.tensors(torch.float64)
+    network, tensors = _made(case, "memory", torch.float64), case.tensors(torch.float64)
     expected = _given(case, "memory", network, tensors)
     for way, change in (("channels last in memory", _channels_last), ("not contiguous in memory", _spaced)):
         given = _given(case, "memory", network, [[change(x) for x in one] for one in tensors], of=f"{way} ")
@@ -96,11 +96,11 @@ def any_precision(case: Case) -> None:
 
     Near is within a fifth of the largest: a wrong scale or an overflow is found, the noise of eight bits is not.
     """
-    exact = _given(case, "precision", case.module(torch.float64), case.tensors(torch.float64))
+    exact = _given(case, "precision", _made(case, "precision", torch.float64), case.tensors(torch.float64))
     for dtype in HALVES:
         name = str(dtype).removeprefix("torch.")
         try:
-            given = _given(case, "precision", case.module(dtype), case.tensors(dtype), of=f"in {name} ")
+            given = _given(case, "precision", _made(case, "precision", dtype), case.tensors(dtype), of=f"in {name} ")
         except ContractBroken as broken:
             if "not implemented for" in str(broken):  # torch has no such kernel for this processor
                 continue
@@ -120,7 +120,7 @@ def live_parameters(case: Case) -> None:
     """
     quiet: set[str] | None = None
     for seed in range(MOST_TRIES):
-        network = _stirred(case.module(torch.float64, seed), seed)
+        network = _stirred(_made(case, "gradients", torch.float64, seed), seed)
         wanted = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         if quiet is None:
             quiet = set(wanted)
@@ -171,6 +171,14 @@ LAWS: Mapping[str, Law] = MappingProxyType(
 
 REFUSALS = "refusals"
 """The law of what is refused: `real_refusals`."""
+
+
+def _made(case: Case, law: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+    """The module. Raises where none can be made for what was accepted."""
+    try:
+        return case.module(dtype, seed)
+    except Exception as error:
+        raise _broken(case, law, f"no module can be made, it raises {told(error)}") from error
 
 
 def _given(case: Case, law: str, network: nn.Module, tensors: Any, of: str = "") -> tuple[Tensor, ...]:

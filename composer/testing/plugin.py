@@ -106,8 +106,9 @@ class _Law(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
         """What was promised and what came; how it came to that is in the traceback of anything else."""
         from composer.testing.broken import ContractBroken
+        from composer.testing.fields import UndrawableError
 
-        if isinstance(excinfo.value, ContractBroken):
+        if isinstance(excinfo.value, ContractBroken | UndrawableError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, *args, **kwargs)
 

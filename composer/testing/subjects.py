@@ -19,6 +19,7 @@ from composer.libraries import loaded
 from composer.modules import module
 from composer.parts import Encoder, Part, Probed, part_name
 from composer.sizes import Conflict, Sizes, intersect
+from composer.testing.broken import told
 from composer.testing.inputs import Inputs, stacks, tried
 
 Tensors = Sequence[Sequence[Tensor]]
@@ -37,6 +38,9 @@ class Subject(Protocol):
 
     def outcome(self, inputs: Inputs) -> Promise | Refusal | None:
         """What it says of these inputs; None of those that it cannot be asked about."""
+
+    def why_not(self, inputs: Inputs) -> str:
+        """Why it does not take these inputs, in its own words."""
 
     def make(self, inputs: Inputs) -> nn.Module:
         """Its module for these inputs."""
@@ -74,6 +78,11 @@ class Declared:
         outcome = contract(told, *inputs.positional, **dict(inputs.named))
         outcome = outcome if isinstance(outcome, Promise | Refusal) else Promise(features=outcome)
         return None if isinstance(outcome, Promise) and outcome.per_frame else outcome
+
+    def why_not(self, inputs: Inputs) -> str:
+        """The refusal's sentence."""
+        outcome = self.outcome(inputs)
+        return f"it {outcome.expected}" if isinstance(outcome, Refusal) else "no image size suits it"
 
     def make(self, inputs: Inputs) -> nn.Module:
         """The module of the part, without published weights."""
@@ -131,17 +140,30 @@ class Plain:
 
     def outcome(self, inputs: Inputs) -> Promise | Refusal | None:
         """Features with the channels that it says; what it cannot run is not asked about."""
-        (features,) = inputs.positional
         try:
-            network = self.make(inputs).eval()
-            channels = network.process_channel_list([f.channels for f in features])  # type: ignore[operator]
-            with torch.no_grad():
-                given = self.call(network, inputs, [[torch.zeros(f.shape(2, 32, 32)) for f in features]], (32, 32))
+            channels, given = self._run(inputs)
         except Exception:  # whatever a module raises that was not made for this
             return None
-        if not given or not isinstance(channels, list | tuple):
-            return None
         return Promise(features=[_said(c, x) for c, x in zip(channels, _stretched(given, len(channels)), strict=True)])
+
+    def why_not(self, inputs: Inputs) -> str:
+        """What it raises."""
+        try:
+            self._run(inputs)
+        except Exception as error:
+            return f"it raises {told(error)}"
+        return "it gives nothing"
+
+    def _run(self, inputs: Inputs) -> tuple[list[int], tuple[Tensor, ...]]:
+        """The channels that it says, and what it gives for two images of 32 × 32."""
+        (features,) = inputs.positional
+        network = self.make(inputs).eval()
+        channels = network.process_channel_list([f.channels for f in features])  # type: ignore[operator]
+        with torch.no_grad():
+            given = self.call(network, inputs, [[torch.zeros(f.shape(2, 32, 32)) for f in features]], (32, 32))
+        if not given:
+            raise ValueError("no features, where one at least is wanted")
+        return list(channels), given
 
     def make(self, inputs: Inputs) -> nn.Module:
         """The module itself, or one of its class for the channels of the inputs."""
@@ -170,8 +192,11 @@ def is_plain(thing: object) -> bool:
     return issubclass(one, nn.Module) and callable(getattr(one, "process_channel_list", None))
 
 
-def _several(out: Tensor | Iterable[Tensor]) -> tuple[Tensor, ...]:
-    return (out,) if isinstance(out, Tensor) else tuple(out)
+def _several(out: Any) -> tuple[Tensor, ...]:
+    given = (out,) if isinstance(out, Tensor) else tuple(out)
+    if not all(isinstance(x, Tensor) for x in given) or isinstance(out, Mapping):
+        raise TypeError(f"a list or a tuple of tensors is wanted, and it gives a {type(out).__name__}")
+    return given
 
 
 def sizes_of(inputs: Inputs, promise: Promise) -> Sizes | None:

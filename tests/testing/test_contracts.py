@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import nn
 from torch.nn import functional as F
 
@@ -87,17 +87,85 @@ class TakesNothing(composer.Neck):
 
 @composer.contract.register(TakesNothing)
 def _(neck, features):
-    return composer.Refusal(code="none", kind="impossible", expected="takes nothing")
+    return composer.Refusal(code="none", kind="impossible", expected="takes pairs of images")
 
 
-def test_a_part_that_takes_nothing_of_what_is_tried():
+@frozen
+class NoModule(composer.Neck):
+    """Has a contract, and no module."""
+
+
+@composer.contract.register(NoModule)
+def _(neck, features):
+    return features
+
+
+@frozen
+class HalfTheChannels(composer.Neck):
+    """Forgets that half of one channel is none."""
+
+
+@composer.contract.register(HalfTheChannels)
+def _(neck, features):
+    return [evolve(f, channels=f.channels // 2) for f in features]
+
+
+class NeedsMore(Halves):
+    """Cannot be made of channels alone."""
+
+    def __init__(self, channel_list, width):
+        super().__init__(channel_list)
+
+
+class GivesDict(Halves):
+    """Gives a dict, as a pyramid of torchvision does."""
+
+    def forward(self, features, **kwargs):
+        return dict(enumerate(features))
+
+
+NOTHING = "breaks the law 'shapes': it takes nothing of all that it was tried with"
+SAY = "; say what it takes, check_contract(…, inputs=…)."
+WRONG = {
+    "takes nothing": (TakesNothing(), f"TakesNothing() {NOTHING} (it takes pairs of images){SAY}"),
+    "no module": (
+        NoModule(),
+        (
+            "NoModule() breaks the law 'shapes': no module can be made, it raises TypeError: NoModule has no module. "
+            "Register one: @composer.module.register(NoModule).\n"
+            '  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2'
+        ),
+    ),
+    "a contract that raises": (
+        HalfTheChannels(),
+        (
+            "HalfTheChannels() breaks the law 'shapes': asked about map \"b c h w\" (1 channels, stride 2), its contract "
+            "raises ValueError: channels must be a whole number of at least 1 (got 0)."
+        ),
+    ),
+    "a class that needs more": (
+        NeedsMore,
+        (
+            f"NeedsMore() {NOTHING} (it raises TypeError: NeedsMore.__init__() missing 1 required positional argument: "
+            f"'width'){SAY}"
+        ),
+    ),
+    "a dict": (
+        GivesDict,
+        (
+            f"GivesDict() {NOTHING} (it raises TypeError: a list or a tuple of tensors is wanted, and it gives a dict)"
+            f"{SAY}"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "message"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_held_to_the_laws_is_said(part, message):
     with pytest.raises(ContractBroken) as caught:
-        check_contract(TakesNothing())
+        check_contract(part)
 
-    assert str(caught.value) == (
-        "TakesNothing() breaks the law 'shapes': it takes nothing of all that it was tried with; say what it takes, "
-        "check_contract(…, inputs=…)."
-    )
+    assert str(caught.value) == message
 
 
 def test_a_part_is_fed_what_is_said():
