@@ -75,6 +75,10 @@ def modules_of(
         if limits is not None:
             _hold(typed, _counted(typed), limits)
     free = free_memory()
+    if limits is None and device == "cpu" and any(getattr(node.part, "options", ()) for node in typed.order):
+        # Constructors reckon with what they are told, in memory of their own, before they make a tensor of it.
+        with _GENERATOR, _memory_problems(typed, typed.order[0], free):
+            _fit(typed, free)
     with _GENERATOR, torch.random.fork_rng(devices=[]), on(device), held_to(free, lambda: _fit(typed, free)):
         # Not torch.manual_seed, which would seed the other devices too.
         torch.default_generator.manual_seed(seed)

@@ -312,7 +312,7 @@ def is_refused(text):
     try:
         composer.reads(text)
     except SpecError as error:
-        return all(problem.code in ("value", "type") for problem in error.problems)
+        return all(problem.code in ("value", "type", "limit") for problem in error.problems)
     return False
 
 

@@ -307,6 +307,26 @@ class TestBuild:
         theirs = composer.load("model.safetensors").state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
+    @pytest.mark.parametrize(
+        ("option", "limit", "said"),
+        [
+            ("--max-parameters", "1M", "parameters, of which there may be 1,000,000 (got 4,922,488 of 5,194,117)"),
+            ("--max-memory", "2000k", "bytes, of which there may be 2,000,000 (got 19,713,552 of 20,801,284)"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "command", [["build"], ["run", "--image", "photo.png", "-o", "out.png"]], ids=["build", "run"]
+    )
+    def test_a_model_that_is_too_large_is_refused(self, here, capsys, command, option, limit, said):
+        assert main([*command, "segmentation.yaml", option, limit]) == 1
+        assert capsys.readouterr().err.splitlines()[-2:] == [
+            f"segmentation.yaml:2:10: error[budget] encoder: timm/resnet10t has most of the model's {said}.",
+            "  repair: choose a smaller network, or allow as many",
+        ]
+
+    def test_a_model_that_is_small_enough_is_built(self, here, capsys):
+        assert main(["build", "segmentation.yaml", "--max-parameters", "6M", "--max-memory", "1G"]) == 0
+
     def test_a_file_that_cannot_be_written_is_refused_first(self, here, capsys, no_model):
         assert main(["build", "segmentation.yaml", "--save", "model.pt"]) == 2
         assert capsys.readouterr() == ("", "model.pt: the name must end in .safetensors.\n")
@@ -691,6 +711,10 @@ class TestArguments:
             (
                 ["build", "x.yaml", "--seed", "-1"],
                 "python -m composer build: error: argument --seed: invalid whole number",
+            ),
+            (
+                ["build", "x.yaml", "--max-memory", "2GB"],
+                "python -m composer build: error: argument --max-memory: invalid number, such as 50M, value: '2GB'",
             ),
             (["build", "x.yaml", "--pre"], "python -m composer: error: unrecognized arguments: --pre"),
         ],

@@ -40,9 +40,10 @@ def config_of(part: Transformers, channels: int) -> Any:
     if kind not in ARCHITECTURES:
         raise Refused(foreign_config(kind))
     known = CONFIG_MAPPING[kind]()
+    fields = [name for name in {**known.to_dict(), **known.attribute_map} if not _picks_code(name)]
     for name, _ in part.options:
-        if not hasattr(known, name):
-            raise Refused(unknown_option(name, [one for one in known.to_dict() if not one.startswith("_")]))
+        if name not in fields:
+            raise Refused(unknown_option(name, fields))
     asked = {name: _listed(value) for name, value in part.options}
     if hasattr(known, "num_channels"):
         asked["num_channels"] = channels
@@ -78,8 +79,22 @@ def _given(part: Transformers) -> dict[str, Any]:
             found, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     except Exception as error:
         raise Refused(no_config(part, error)) from error
-    # What picks the code to be run is not asked.
-    return {key: value for key, value in dict(found).items() if key not in ("auto_map", "architectures")}
+    return {key: value for key, value in dict(found).items() if not _picks_code(key)}
+
+
+CODE = (
+    "auto_map",
+    "architectures",
+    "attn_implementation",
+    "experts_implementation",
+    "quantization_config",
+    "use_kernels",
+)
+"""Fields that pick the code to be run, some of which transformers fetches from the hub: nobody is asked for them."""
+
+
+def _picks_code(name: str) -> bool:
+    return name in CODE or name.startswith("_")
 
 
 def _lists_of(config: Any) -> dict[str, list[Any]]:
