@@ -136,6 +136,16 @@ def _bands(_: object, attribute: Attribute[int], value: int) -> None:
         raise ValueError(f"channels must be at most {MOST_BANDS:,} (got {value:,})")
 
 
+def _modest(_: object, __: Attribute[Fraction], value: Fraction) -> None:
+    if not is_modest(value):
+        raise ValueError(f"stride must be a ratio of numbers of at most {MOST_PIXELS:,} (got '{value}')")
+
+
+def is_modest(stride: Fraction) -> bool:
+    """Whether a stride is a ratio of numbers that a side of an image may have pixels: no other is met by any."""
+    return max(stride.numerator, stride.denominator) <= MOST_PIXELS
+
+
 def _frames(_: object, __: Attribute[int | None], value: int | None) -> None:
     if value is not None and (type(value) is not int or value < 1):
         raise ValueError(f"frames must be a whole number of at least 1 (got {value!r})")
@@ -152,7 +162,7 @@ class Image:
     """
 
     channels: int = field(default=3, validator=_bands)
-    stride: Fraction = field(default=Fraction(1), converter=fraction)
+    stride: Fraction = field(default=Fraction(1), converter=fraction, validator=_modest)
     frames: int | None = field(default=None, validator=_frames)
     size: tuple[int, int] | None = field(default=None, converter=_image_size)
 

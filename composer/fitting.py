@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from composer.contracts.rules import needed, only
-from composer.feature import MAP, VECTOR, Features, sentence
+from composer.contracts.rules import Refusal, needed, only
+from composer.feature import MAP, MOST_PIXELS, VECTOR, Features, is_modest, sentence
 from composer.graph import Graph
 from composer.parts import Decoder, IdentityDecoder, Part, part_name
 from composer.problem import Problem
 from composer.sizes import ANY, Conflict, Sizes
+
+MOST_WIDE = 2**31
+"""The channels that may flow along an edge: torch counts no further in places."""
+
+
+def too_much(features: Features) -> Refusal | None:
+    """Refuse features whose numbers have grown from node to node until no image and no tensor has as many."""
+    for feature in features:
+        if feature.channels > MOST_WIDE:
+            return _beyond(f"gives features of at most {MOST_WIDE:,} channels", f"{feature.channels:,}")
+        if feature.stride is not None and not is_modest(feature.stride):
+            rule = f"gives features whose stride is a ratio of numbers of at most {MOST_PIXELS:,}"
+            return _beyond(rule, str(feature.stride))
+    return None
+
+
+def _beyond(expected: str, got: str) -> Refusal:
+    return Refusal(code="limit", kind="policy", expected=expected, got=got, repair="leave it out, or a node before it")
 
 
 def demands(graph: Graph, features: Mapping[str, Features], sizes: Mapping[str, Sizes]) -> Iterator[tuple[str, Sizes]]:

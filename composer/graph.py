@@ -22,6 +22,9 @@ PATH = re.compile(
 )
 """A node's name: segments with dots, each perhaps with an index: `encoder`, `necks[0]`, `aux.early.decoder`."""
 
+MOST_LETTERS = 256
+"""How long a node's name may be."""
+
 RESERVED = frozenset(
     [
         "T_destination",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
 
 from attrs import field, frozen
 
@@ -63,6 +65,23 @@ class Source:
         return Place(path, self.file, line, column)
 
 
+MOST_PROBLEMS = 100
+"""How many problems are told at once: to look for repairs of twenty thousand would take minutes, and nobody reads on."""
+
+
+MOST_COMPARED = 400
+"""With how many names one that nobody knows is compared, to tell which was meant."""
+
+
+def told(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems; of more than may be told at once the first ones, and one more that says so."""
+    first = list(islice(problems, MOST_PROBLEMS + 1))
+    if len(first) > MOST_PROBLEMS:
+        said = f"there are more than {MOST_PROBLEMS} problems; these are the first of them."
+        first[-1] = Problem(code="limit", message=said, place=first[-1].place, repair="mend these, and check again")
+    return first
+
+
 class SpecError(ValueError):
     """All the problems of a spec at once; `problems` holds them as objects."""
 
@@ -79,13 +98,21 @@ SpecError.__module__ = "composer"
 
 def nearest(name: str, known: Iterable[str], limit: int = 12) -> str:
     """What to tell a person who wrote a name nobody knows: the names close to it, or the list if it is short."""
-    names = sorted(known)
+    names = _neighbours(name, sorted(known))
     if not names:
         return "there is none to choose from"
     found = close(name, names)
     if found:
         return f"did you mean {' or '.join(found)}?"
     return f"known: {', '.join(names[:limit])}{', …' if len(names) > limit else ''}"
+
+
+def _neighbours(name: str, names: list[str]) -> list[str]:
+    """Of so many sorted names that to compare all would take seconds, those that begin most like this one."""
+    if len(names) <= MOST_COMPARED:
+        return names
+    position = bisect(names, name)
+    return names[max(0, position - MOST_COMPARED // 2) : position + MOST_COMPARED // 2]
 
 
 def close(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:

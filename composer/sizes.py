@@ -12,7 +12,7 @@ from attrs.validators import optional
 PADDING_MODES = ("reflect", "replicate", "zeros")
 PADDING_SIDES = ("both", "end")
 MOST_PADDED = 2**20
-"""What a side may be asked to be a multiple of."""
+"""What a side may be asked to be a multiple of, by one or by all together."""
 
 
 def _positive(_: object, attribute: Attribute[int], value: Any) -> None:
@@ -89,7 +89,9 @@ def _same(one: int | None, other: int | None) -> int | None:
 
 
 def _meet(one: Sizes, other: Sizes) -> Sizes | None:
-    """The sizes that both admit; None where there is none."""
+    """The sizes that both admit; None where there is none, or none but enormous ones."""
+    if lcm(one.multiple, other.multiple) > MOST_PADDED:
+        return None
     for mine, theirs in ((one.height, other.height), (one.width, other.width)):
         if mine is not None and theirs is not None and mine != theirs:
             return None

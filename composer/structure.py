@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain, islice
 
-from composer.graph import PATH, RESERVED, Graph, Node, Shared
-from composer.problem import Problem, nearest
+from composer.graph import MOST_LETTERS, PATH, RESERVED, Graph, Node, Shared
+from composer.problem import MOST_PROBLEMS, Problem, nearest
 
 
 def structural_problems(graph: Graph) -> Iterator[Problem]:
     """All that is wrong with a graph before any feature is known: names, references, cycles, dead ends."""
-    faults = [*_bad_names(graph), *_bad_references(graph)]
+    faults = list(islice(chain(_bad_names(graph), _bad_references(graph)), MOST_PROBLEMS + 1))
     yield from faults
     # Where a name is wrong, what takes from it is not known, and would be called a circle or a dead end.
     cycle = None if faults else _cycle(graph)
@@ -54,12 +55,24 @@ def _needs(node: Node) -> tuple[str, ...]:
 
 def _bad_names(graph: Graph) -> Iterator[Problem]:
     names = [name for name, _ in graph.inputs] + [node.name for node in graph.nodes]
+    inside = _held(names)
     for name, count in Counter(names).items():
-        if message := _fault_of(name, count, names):
+        if message := _fault_of(name, count, inside):
             yield Problem(code="name", message=message, place=graph.source.place(name), repair="choose another name")
 
 
-def _fault_of(name: str, count: int, names: list[str]) -> str | None:
+def _held(names: list[str]) -> dict[str, str]:
+    """The first name that stands inside of what each prefix of a name would name."""
+    inside: dict[str, str] = {}
+    for name in (name for name in names if len(name) <= MOST_LETTERS):
+        for end in (position for position, sign in enumerate(name) if sign in ".["):
+            inside.setdefault(name[:end], name)
+    return inside
+
+
+def _fault_of(name: str, count: int, inside: dict[str, str]) -> str | None:
+    if len(name) > MOST_LETTERS:
+        return f"{name[: MOST_LETTERS // 4]!r}… is no name: a name has at most {MOST_LETTERS} letters."
     if not PATH.fullmatch(name):
         return f"{name!r} is no name: a name is letters, digits and _, and begins with a letter."
     if count > 1:
@@ -67,20 +80,21 @@ def _fault_of(name: str, count: int, names: list[str]) -> str | None:
     segments = name.replace("[", ".").split(".")
     if taken := RESERVED.intersection(segments):
         return f"{name!r} cannot be a name, because a torch module has a {min(taken)!r} of its own."
-    inside = [other for other in names if other.startswith((f"{name}.", f"{name}["))]
-    return f"{name!r} cannot be a node and hold the node {inside[0]!r} too." if inside else None
+    return f"{name!r} cannot be a node and hold the node {inside[name]!r} too." if name in inside else None
 
 
 def _bad_references(graph: Graph) -> Iterator[Problem]:
     inputs = [name for name, _ in graph.inputs]
     nodes = [node.name for node in graph.nodes]
     owners = [node.name for node in graph.nodes if not isinstance(node.part, Shared)]
-    named = [(path, source, [*inputs, *nodes]) for node in graph.nodes for path, source in _entries(node)]
+    both = [*inputs, *nodes]
+    named = [(path, source, both) for node in graph.nodes for path, source in _entries(node)]
     named += [(f"{node.name}.share", node.part.node, owners) for node in graph.nodes if isinstance(node.part, Shared)]
     named += [(f"outputs[{position}]", name, nodes) for position, name in enumerate(graph.outputs)]
     named += [(f"auxiliary.{label}", name, nodes) for label, name in graph.auxiliary]
+    sets = {id(known): frozenset(known) for known in (both, nodes, owners)}
     for path, name, known in named:
-        if name not in known:
+        if name not in sets[id(known)]:
             yield _unknown(graph, path, name, known, inputs)
     for name, count in Counter(graph.outputs).items():
         if count > 1:

@@ -12,10 +12,10 @@ from attrs import define, evolve, field
 from composer.contracts import Outcome, Promise, Refusal, contract
 from composer.contracts.encoders import one_image
 from composer.feature import Features, counted, sentence
-from composer.fitting import conflict_of, demands, unfit_to_leave
+from composer.fitting import conflict_of, demands, too_much, unfit_to_leave
 from composer.graph import Graph, Node, Shared
 from composer.parts import EmbeddingHead, Encoder, Facts, Head, Part, Probed, part_name
-from composer.problem import Problem, SpecError
+from composer.problem import Problem, SpecError, told
 from composer.sizes import Conflict, Sizes, intersect
 from composer.structure import ordered, structural_problems
 from composer.typed import Typed
@@ -27,7 +27,7 @@ Describe = Callable[[Probed, Any], Facts | Refusal]
 
 def walked(graph: Graph, describe: Describe) -> Walk:
     """A walk over a graph, as far as it goes. Raises SpecError for what is wrong before any feature is known."""
-    problems = list(structural_problems(graph))
+    problems = told(structural_problems(graph))
     if problems:
         raise SpecError(problems)
     walk = Walk(graph, describe)
@@ -67,6 +67,10 @@ class Walk:
             self.refused[node.name] = outcome
             return
         promise = outcome if isinstance(outcome, Promise) else _promise_of(node, outcome)
+        refusal = too_much(promise.features)
+        if refusal is not None:
+            self.refused[node.name] = refusal
+            return
         self.features[node.name] = promise.features
         self.sizes[node.name] = promise.sizes
         if promise.per_frame:
@@ -77,16 +81,16 @@ class Walk:
     def typed(self) -> Typed:
         """All that is known. Raises SpecError with all the problems of the graph at once."""
         nodes = {node.name: node for node in self.graph.nodes}
-        problems = [
+        problems = told(
             problem_of(self.graph, nodes[name], self.parts.get(name), refusal, self.features)
             for name, refusal in self.refused.items()
-        ]
+        )
         problems += unfit_to_leave(self.graph, self.features, self.parts, self.embeddings)
         sizes = intersect(demands(self.graph, self.features, self.sizes))
         if isinstance(sizes, Conflict):
             problems.append(conflict_of(self.graph, sizes))
         if problems:
-            raise SpecError(problems)
+            raise SpecError(told(problems))
         assert isinstance(sizes, Sizes)
         return Typed(
             graph=self.graph,

@@ -6,13 +6,17 @@ from collections.abc import Iterable
 
 from attrs import define, field
 
-from composer.problem import Place, Problem, Source, close, nearest
+from composer.problem import MOST_PROBLEMS, Place, Problem, Source, close, nearest
 from composer.text.tree import Tree
+
+
+class EnoughError(Exception):
+    """More problems than are told at once have been found."""
 
 
 @define
 class Findings:
-    """Filled while a tree is read; nothing is raised until all of it has been seen."""
+    """Filled while a tree is read; nothing is raised until all of it has been seen, or more is wrong than is told."""
 
     file: str | None = None
     problems: list[Problem] = field(factory=list)
@@ -38,11 +42,13 @@ class Findings:
         got: str | None = None,
         repair: str | None = None,
     ) -> None:
-        """Put a problem down, at a place of the tree."""
+        """Put a problem down, at a place of the tree. Raises EnoughError after one more than are told at once."""
         place = Place(path, self.file, at.line, at.column)
         self.problems.append(
             Problem(code=code, message=message, place=place, expected=expected, got=got, repair=repair)
         )
+        if len(self.problems) > MOST_PROBLEMS:
+            raise EnoughError
 
     def keys(self, owner: str, noun: str, keys: Iterable[Tree], known: Iterable[str], path: str) -> None:
         """Put down keys that nobody knows."""

@@ -43,7 +43,7 @@ def chain_form(reader: Reader, written: list[str]) -> Draft:
 def _branch(reader: Reader, label: str, tree: Tree) -> Iterator[Part]:
     path = f"aux.{label}"
     expected = "a branch such as {decoder: FCNDecoder, head: RegressionHead}"
-    pairs = reader.pairs(tree, path, expected, _wrapped(tree, "decoder: {}"))
+    pairs = reader.pairs(tree, path, expected, _wrapped(tree, "decoder"))
     kinds = dict(pairs)
     unknown = [key for key, _ in getattr(tree, "pairs", ()) if key.value not in ("decoder", "head")]
     reader.findings.keys("a branch", "key", unknown, ("decoder", "head"), path)
@@ -102,7 +102,7 @@ def _node(reader: Reader, name: str, tree: Tree, unread: set[str]) -> Node:
     if not isinstance(tree, Mapping):
         unread.add(name)
         reader.findings.mark(name, tree)
-        repair = _wrapped(tree, "part: {}, from: " + reader.an_input)
+        repair = _wrapped(tree, "part", f", from: {reader.an_input}")
         reader.mismatch(tree, name, "a node such as {part: FCNDecoder, from: NAME}", repair)
         return Node(name, Part(), ())
     unknown = [key for key, _ in tree.pairs if key.value not in _NODE]
@@ -148,10 +148,10 @@ def _sources(reader: Reader, name: str, node: Mapping, written: list[str], unrea
     return tuple(source for source in names if source is not None)
 
 
-def _wrapped(tree: Tree, pattern: str) -> str | None:
+def _wrapped(tree: Tree, key: str, rest: str = "") -> str | None:
     """What to write where a name stands alone."""
     value = getattr(tree, "value", None)
-    return f"write {{{pattern.format(value)}}}" if isinstance(value, str) else None
+    return f"write {{{key}: {value}{rest}}}" if isinstance(value, str) else None
 
 
 def _name(reader: Reader, tree: Tree, path: str, owner: str, unread: set[str]) -> str | None:

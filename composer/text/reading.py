@@ -5,10 +5,10 @@ from __future__ import annotations
 from attrs import evolve
 
 from composer.graph import Graph
-from composer.problem import Problem, SpecError
+from composer.problem import Problem, SpecError, told
 from composer.structure import structural_problems
 from composer.text.document import document
-from composer.text.findings import Findings, named
+from composer.text.findings import EnoughError, Findings, named
 from composer.text.forms import CHAIN, CHAIN_ONLY, GRAPH, GRAPH_ONLY, chain_form, graph_form
 from composer.text.sections import Draft, Reader
 from composer.text.suggesting import Parts
@@ -18,20 +18,23 @@ from composer.text.tree import Mapping, Scalar, Tree, described
 def graph_of(text: str, file: str | None, parts: Parts) -> Graph:
     """The graph that `text` describes, with the place of every path in its `source`.
 
-    Raises SpecError with all the problems of the text, in its order.
+    Raises SpecError with all the problems of the text, in its order; of more than a hundred, with the first ones.
     """
     tree, problems = document(text, file)
     findings = Findings(file)
-    draft = _draft(tree, parts, findings)
+    try:
+        draft = _draft(tree, parts, findings)
+    except EnoughError:
+        draft = Draft()
     # What the document was complained of has no meaning, so that nothing else is to be said of it.
     taken = {(problem.place.line, problem.place.column) for problem in problems}
     found = problems + [p for p in findings.problems if (p.place.line, p.place.column) not in taken]
     if draft.graph is not None:
         doubtful = bool(problems)
-        structural = [p for p in structural_problems(draft.graph) if draft.trusts(p)]
-        found += [p for p in structural if not (doubtful and p.code == "unused")]
+        structural = (p for p in structural_problems(draft.graph) if draft.trusts(p))
+        found += told(p for p in structural if not (doubtful and p.code == "unused"))
     if found:
-        raise SpecError(sorted(found, key=_position))
+        raise SpecError(told(sorted(found, key=_position)))
     assert draft.graph is not None
     return draft.graph
 
