@@ -66,7 +66,7 @@ class Source:
 
 
 MOST_PROBLEMS = 100
-"""How many problems are told at once: to look for repairs of twenty thousand would take minutes, and nobody reads on."""
+"""How many problems are told at once: nobody reads on, and repairs of twenty thousand would take minutes."""
 
 
 MOST_COMPARED = 400
