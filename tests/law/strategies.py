@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import pytest
 from attrs import evolve
 from hypothesis import HealthCheck, settings
@@ -11,46 +9,9 @@ from hypothesis import strategies as st
 
 import composer
 from composer.feature import MAP, Feature
-
-# Primes that no grid drawn here and no batch has, so that a channel is never taken for a row by accident.
-CHANNELS = (11, 13, 17, 19, 23, 29)
-LAYOUTS = ("b c h w", "b h w c", "b n c", "b c", "b t c h w", "b c t h w", "b c n", "b w c h", "b t n c", "b t c")
-STRIDES = tuple(map(Fraction, (1, 2, 4, 8, 16)))
-
-
-@st.composite
-def features(draw, axes: str | None = None, stride: Fraction | None = None) -> Feature:
-    """One feature of any layout, or of the layout and stride that are given."""
-    axes = axes or draw(st.sampled_from(LAYOUTS))
-    names = axes.split()
-    if "n" not in names and "h" not in names:
-        frames = draw(st.sampled_from((1, 3))) if "t" in names else 1
-        return Feature(channels=draw(st.sampled_from(CHANNELS)), axes=axes, stride=None, frames=frames)
-    return Feature(
-        channels=draw(st.sampled_from(CHANNELS)),
-        axes=axes,
-        stride=stride or draw(st.sampled_from(STRIDES)),
-        rounding=draw(st.sampled_from(("exact", "exact", "floor", "ceil"))),
-        prefix=draw(st.sampled_from((0, 1, 5))) if "n" in names else 0,
-        frames=draw(st.sampled_from((1, 3))) if {"n", "t"} & set(names) else 1,
-    )
-
-
-@st.composite
-def levels(draw, favourite: str = "b c h w") -> tuple[Feature, ...]:
-    """What an encoder or a neck might give: a pyramid, a flat stack, a pyramid upside down, or a jumble."""
-    count = draw(st.sampled_from((1, 2, 3, 4, 4, 5)))
-    shape = draw(st.sampled_from(("pyramid", "pyramid", "flat", "flat", "bottleneck", "upside down", "jumble")))
-    if shape == "jumble":
-        return tuple(draw(features()) for _ in range(count))
-    axes = draw(st.sampled_from((*[favourite] * len(LAYOUTS), *LAYOUTS)))
-    first = draw(st.sampled_from((1, 2, 4) if count < 5 else (1,)))
-    strides = [Fraction(first * (1 if shape == "flat" else 2**level)) for level in range(count)]
-    if shape == "bottleneck" and count > 1:
-        strides[-1] = strides[-2]
-    if shape == "upside down":
-        strides.reverse()
-    return tuple(draw(features(axes=axes, stride=stride)) for stride in strides)
+from composer.testing.strategies import CHANNELS, rewidened
+from composer.testing.strategies import features as features
+from composer.testing.strategies import pyramids as levels
 
 
 def runs(examples: int) -> list:
@@ -249,11 +210,6 @@ def parts_for(draw, part_class: type, inputs: tuple[tuple[Feature, ...], ...]):
         axes = inputs[0][0].axes.split()
         return evolve(part, new_order=[axes.index(axis) for axis in MAP.split() if axis in axes])
     return part
-
-
-def rewidened(feature: Feature, channels: int) -> Feature:
-    """The same feature with other channels."""
-    return evolve(feature, channels=channels)
 
 
 FAVOURITES = {
