@@ -139,8 +139,8 @@ WRONG = {
     "a contract that raises": (
         HalfTheChannels(),
         (
-            "HalfTheChannels() breaks the law 'shapes': asked about map \"b c h w\" (1 channels, stride 2), its contract "
-            "raises ValueError: channels must be a whole number of at least 1 (got 0)."
+            "HalfTheChannels() breaks the law 'shapes': asked about map \"b c h w\" (1 channels, stride 2), its "
+            "contract raises ValueError: channels must be a whole number of at least 1 (got 0)."
         ),
     ),
     "a class that needs more": (
