@@ -69,8 +69,8 @@ def _joinable(branches: tuple[Features, ...]) -> Refusal | None:
                 kind="impossible",
                 expected=f"joins branches level by level, and its first input has {counted(len(branches[0]), 'level')}",
                 got=counted(len(branch), "level"),
-                repair=f"bring both to {counted(min(len(branch), len(branches[0])), 'level')}, with SelectIndices, or with "
-                "the out_indices or the depth of an encoder",
+                repair=f"bring both to {counted(min(len(branch), len(branches[0])), 'level')}, with SelectIndices, or "
+                "with the out_indices or the depth of an encoder",
                 input=position,
             )
         for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
