@@ -875,7 +875,8 @@ class TestByChoice:
                 {"decoder": "UperNetDecoder", "decoder_channels": 8},
                 "error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] "
                 'gives 4 × map "b c h w" (12, 10, 8, 6 channels, stride 16, 8, 4, 2, rounding ceil).\n'
-                "  repair: necks: [{name: SelectIndices, indices: [3, 2, 1, 0]}]",
+                "  repair: necks: [{name: SelectIndices, indices: [3, 2, 1, 0]}, "
+                "{name: SelectIndices, indices: [3, 2, 1, 0]}]",
                 id="upside-down",
             ),
             pytest.param(
@@ -883,7 +884,7 @@ class TestByChoice:
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8, 8]},
                 "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
                 'gives 3 × map "b c h w" (12 channels, stride 16, rounding ceil).\n'
-                "  repair: necks: [{name: InterpolateToPyramidal}]",
+                "  repair: necks: [{name: SelectIndices, indices: [3, 3, 3]}, {name: InterpolateToPyramidal}]",
                 id="equal",
             ),
             pytest.param(
@@ -891,7 +892,8 @@ class TestByChoice:
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8]},
                 "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
                 'gives 2 × map "b c h w" (6, 10 channels, stride 2, 8, rounding ceil).\n'
-                "  repair: necks: [{name: SelectIndices, indices: [1]}, {name: AddBottleneckLayer}]",
+                "  repair: necks: [{name: SelectIndices, indices: [0, 2]}, {name: SelectIndices, indices: [1]}, "
+                "{name: AddBottleneckLayer}]",
                 id="not-doubling",
             ),
         ],
