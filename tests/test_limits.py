@@ -1,5 +1,6 @@
 """Texts and files that are out of bounds: each is answered by one problem, and none brings the process down."""
 
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import composer
 from composer.problem import SpecError
 from composer.text import read, reads, write
 
@@ -149,6 +151,64 @@ def test_brackets_bring_no_process_down():
     """libyaml's own loader ends it on such a text, which no exception tells of."""
     code = "import composer\ntry: composer.reads('[' * 200_000)\nexcept composer.SpecError as e: print(e)"
     assert fresh(code) == f"<text>:1:33: error[limit] {DEPTH}\n"
+
+
+REACHING = {
+    "a call": "encoder: !!python/object/apply:os.system [touch canary]",
+    "a name of Python's": "encoder: !!python/name:os.system {}",
+    "a module of Python's": "encoder: !!python/module:antigravity x",
+    "an expression": "encoder: __import__('os')",
+    "a path of Python's": "encoder: composer.parts:Timm",
+    "a class that is no part": "encoder: Facts",
+    "a live module": "encoder: {Custom: {module: os.system}}",
+    "a source that nobody knows": "encoder: os/system",
+    "an included file": "encoder: !include /etc/passwd",
+    "a reference": "encoder: {$ref: /etc/passwd}",
+    "an environment": "encoder: ${oc.env:HOME}",
+    "a folder outside": "encoder: transformers/../../etc/passwd\nhead: EmbeddingHead",
+    "a folder": "encoder: {transformers//etc: {pretrained: true}}\nhead: EmbeddingHead",
+    "a repository": "encoder: timm/hf-hub:somebody/something\nhead: EmbeddingHead",
+    "weights at an address": "encoder: {timm/resnet18: {pretrained: 'http://localhost/x.pth'}}\nhead: EmbeddingHead",
+    "weights in a file": "encoder: {smp/resnet18: {pretrained: /etc/passwd}}\nhead: EmbeddingHead",
+    "a function as an option": "encoder: {timm/resnet18: {options: {act_layer: os.system}}}\nhead: EmbeddingHead",
+}
+WATCHING = """
+import json, sys, composer
+
+def outcome(text):
+    try:
+        composer.reads(text)
+    except composer.SpecError:
+        return "refused"
+    return "read"
+
+for part in ("timm/x", "smp/resnet18", "transformers/x", "nothing"):  # imports what reading needs
+    outcome(f"encoder: {part}\\nhead: {{EmbeddingHead: {{}}}}")
+seen = []
+reaching = ("open", "import", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "pickle.")
+sys.addaudithook(lambda event, arguments: seen.append(event) if event.startswith(reaching) else None)
+print(json.dumps({name: [outcome(text), *seen] for name, text in json.loads(sys.argv[1]).items()}))
+"""
+
+
+def test_a_text_makes_the_reader_reach_for_nothing():
+    """Python tells of each file that is opened, each import, each connection and each process."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHING, json.dumps(REACHING)], capture_output=True, text=True, timeout=60, check=True
+    )
+    lawful = list(REACHING)[-6:]
+    assert json.loads(done.stdout) == {name: ["read" if name in lawful else "refused"] for name in REACHING}
+
+
+@pytest.mark.parametrize("name", ["hf-hub:somebody/something", "hf_hub:a/b", "local-dir:/etc", "https://localhost/x"])
+def test_a_name_of_a_network_is_no_address(name, monkeypatch):
+    def asked(*_, **__):
+        raise AssertionError("somebody was asked for an address")
+
+    monkeypatch.setattr("socket.getaddrinfo", asked)
+    with pytest.raises(SpecError) as caught:
+        composer.infer(reads(f"encoder: {json.dumps(f'timm/{name}')}\nhead: EmbeddingHead"))
+    assert [problem.code for problem in caught.value.problems] == ["network"]
 
 
 def test_reading_imports_no_torch():

@@ -106,7 +106,7 @@ class Modest:
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
         for name, option in value:
-            number = max(_size_of(option))
+            number = max(size_of(option))
             if number > MOST_IN_OPTIONS:
                 what = "a list that comes to" if isinstance(option, tuple) else "a whole number of"
                 got = option if type(option) is int else number
@@ -114,10 +114,10 @@ class Modest:
                 raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
 
 
-def _size_of(value: Any) -> tuple[int, int]:
+def size_of(value: Any) -> tuple[int, int]:
     """What the whole numbers in a value come to, whatever their signs, and how many entries its lists have."""
-    if isinstance(value, tuple):
-        sizes = [_size_of(entry) for entry in value]
+    if isinstance(value, tuple | list):
+        sizes = [size_of(entry) for entry in value]
         return sum(number for number, _ in sizes), len(value) + sum(entries for _, entries in sizes)
     return (abs(value) if type(value) is int else 0), 0
 

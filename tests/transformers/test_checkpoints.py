@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import zipfile
 
@@ -118,6 +119,30 @@ def test_a_checkpoint_picks_no_code(folder, name):
     network = built(Transformers(f"{folder}", pretrained=True)).get_submodule("encoder").network
     assert "somebody" not in json.dumps(network.config.to_dict(), default=str)
     assert getattr(network.config, "quantization_config", None) is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{"embedding_size": 10**9}, {"depths": [40_000, 40_000, 1, 1]}], ids=["number", "list"]
+)
+def test_a_config_that_would_never_end_is_refused(folder, fields):
+    rewritten(folder, **fields)
+    (name, value), *_ = fields.items()
+    number = value if isinstance(value, int) else sum(value)
+    assert refused(Transformers(f"{folder}")).message == (
+        f"transformers/{folder} has a config whose {name} comes to at most 65,536 (got {number:,})."
+    )
+
+
+def test_a_config_that_is_no_file_is_not_waited_for(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    assert refused(Transformers(f"{folder}")).got == "OSError: it is no file"
+
+
+def test_a_config_of_any_size_is_not_read(folder):
+    with (folder / "config.json").open("ab") as file:
+        file.truncate(2**20 + 1)
+    assert refused(Transformers(f"{folder}")).got == "ValueError: it has more than 1,048,576 bytes"
 
 
 def test_a_bomb_is_not_unpacked(folder):

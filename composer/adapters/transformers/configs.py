@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
@@ -16,11 +17,13 @@ from composer.adapters.transformers.refusals import (
     not_made,
     of_timm,
     out_of_order,
+    too_large,
     unknown,
     unknown_option,
 )
 from composer.contracts.rules import Refused
 from composer.parts import Transformers
+from composer.parts.fields import MOST_IN_OPTIONS, size_of
 
 ARCHITECTURES: tuple[str, ...] = tuple(MODEL_FOR_BACKBONE_MAPPING_NAMES)
 """The model types that AutoBackbone makes networks of."""
@@ -44,6 +47,10 @@ def config_of(part: Transformers, channels: int) -> Any:
     for name, _ in part.options:
         if name not in fields:
             raise Refused(unknown_option(name, fields))
+    for name in fields:
+        number = max(size_of(given.get(name)))
+        if number > MOST_IN_OPTIONS:
+            raise Refused(too_large(name, number))
     asked = {name: _listed(value) for name, value in part.options}
     if hasattr(known, "num_channels"):
         asked["num_channels"] = channels
@@ -73,7 +80,7 @@ def _given(part: Transformers) -> dict[str, Any]:
     name, revision = source_of(part)
     try:
         if part.folder is not None:
-            found = json.loads((part.folder / "config.json").read_text(encoding="utf-8"))
+            found = json.loads(_text(part.folder / "config.json"))
         else:
             check_reachable(part.name, "config.json")
             found, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
@@ -95,6 +102,19 @@ CODE = (
 
 def _picks_code(name: str) -> bool:
     return name in CODE or name.startswith("_")
+
+
+def _text(file: Path) -> str:
+    """What a config says. Raises OSError for a pipe, and ValueError for what is larger than any config."""
+    if file.exists() and not file.is_file():
+        raise OSError("it is no file")
+    if file.is_file() and file.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    return file.read_text(encoding="utf-8")
+
+
+MOST_BYTES = 2**20
+"""The size of a config. Those of backbones have thousands of bytes."""
 
 
 def _lists_of(config: Any) -> dict[str, list[Any]]:

@@ -10,6 +10,7 @@ import transformers
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Transformers
+from composer.parts.fields import MOST_IN_OPTIONS
 from composer.problem import nearest
 
 
@@ -64,6 +65,17 @@ def unknown_option(name: str, known: Iterable[str]) -> Refusal:
         got=f"transformers {transformers.__version__}",
         repair=nearest(name, known),
         about="options",
+    )
+
+
+def too_large(name: str, number: int) -> Refusal:
+    """A checkpoint whose config would have its network made for minutes."""
+    return Refusal(
+        code="network",
+        kind="policy",
+        expected=f"has a config whose {name} comes to at most {MOST_IN_OPTIONS:,}",
+        got=f"{number:,}",
+        repair="choose another checkpoint",
     )
 
 
