@@ -15,7 +15,7 @@ import composer
 from composer import Facts, Feature, Timm
 from composer.__main__ import main
 from composer.commands.matrix import Matrix
-from composer.commands.matrix_picture import COLOURS, GAP, SQUARE, drawn
+from composer.commands.matrix_picture import COLOURS, GAP, SQUARE, TEXT, drawn
 from composer.contracts import Refusal
 from composer.pairing import Cell, alike, columns, declared, of, row
 from composer.parts import PARTS
@@ -232,7 +232,7 @@ def test_a_family_is_a_square_filled_in_proportion():
     counts = {
         verdict: sum(pixel == colour for pixel in picture.get_flattened_data()) for verdict, colour in COLOURS.items()
     }
-    legend = 16 * 16
+    legend = (TEXT + 1) ** 2
     assert counts["fits"] - legend == SQUARE * SQUARE * 3 // 4
     assert counts["necks"] - legend == SQUARE * SQUARE // 4
 

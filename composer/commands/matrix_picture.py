@@ -19,11 +19,15 @@ from composer.pairing import VERDICTS, Cell, Verdict
 COLOURS: Mapping[Verdict, Colour] = {"fits": (46, 125, 107), "necks": (236, 184, 74), "refused": (214, 82, 75)}
 """Told apart in grey, and by those who see red and green alike."""
 
-SQUARE, GAP = 20, 3
-MARGIN, BETWEEN = 36, 14
+SQUARE, GAP = 40, 6
+"""In pixels, as all that follows: twice what a screen needs, so that it can be printed."""
+
+MARGIN, BETWEEN = 72, 28
 """Around the picture; and between the decoders of two sources."""
 
-TEXT, TITLE = 15, 24
+TEXT, TITLE = 30, 48
+BESIDE, LEADING = 20, 16
+"""Between a name and its squares; and between two lines of text."""
 
 ONE_BY_ONE = 60
 """Up to so many encoders have a row each; of more, a family has one."""
@@ -41,10 +45,10 @@ class Row:
 def drawn(matrix: Matrix) -> Image.Image:
     """The whole picture: what it shows, the names of the decoders, a line for each encoder or family, the legend."""
     rows = _rows(matrix)
-    left = MARGIN + max(_wide(_label(row)) for row in rows) + 12
+    left = MARGIN + max(_wide(_label(row)) for row in rows) + BESIDE
     places = _places(matrix.decoders, left)
-    slant = max(map(_wide, matrix.decoders)) + 12
-    top = MARGIN + TITLE * 2 + len(MEANINGS) * (TEXT + 8) + 12 + slant
+    slant = max(map(_wide, matrix.decoders)) + BESIDE
+    top = MARGIN + TITLE * 2 + len(MEANINGS) * (TEXT + LEADING) + BESIDE + slant
     # What is said above may be wider than the squares are.
     width = max(places[-1] + SQUARE, MARGIN + int(font(TITLE).getlength(_title(matrix)))) + MARGIN
     picture = Image.new("RGB", (width, top + len(rows) * (SQUARE + GAP) + MARGIN), PAPER)
@@ -52,7 +56,7 @@ def drawn(matrix: Matrix) -> Image.Image:
     draw.text((MARGIN, MARGIN), _title(matrix), INK, font(TITLE), anchor="lt")
     _legend(draw, matrix, MARGIN + TITLE * 2)
     for place, name in zip(places, matrix.decoders, strict=True):
-        _upright(picture, name, place + SQUARE // 2, top - 8)
+        _upright(picture, name, place + SQUARE // 2, top - LEADING)
     for number, row in enumerate(rows):
         _row(draw, row, places, left, top + number * (SQUARE + GAP))
     return picture
@@ -105,19 +109,19 @@ def _places(decoders: Sequence[str], left: int) -> tuple[int, ...]:
 def _legend(draw: ImageDraw.ImageDraw, matrix: Matrix, top: int) -> None:
     total = max(len(matrix.cells), 1)
     for number, verdict in enumerate(VERDICTS):
-        y = top + number * (TEXT + 8)
+        y = top + number * (TEXT + LEADING)
         draw.rectangle((MARGIN, y, MARGIN + TEXT, y + TEXT), fill=COLOURS[verdict])
         count = matrix.counts[verdict]
         told = f"{count:,}  ({count / total:.1%})  {MEANINGS[verdict]}"
-        draw.text((MARGIN + TEXT + 10, y + TEXT // 2), told, INK, font(TEXT), anchor="lm")
+        draw.text((MARGIN + TEXT + BESIDE, y + TEXT // 2), told, INK, font(TEXT), anchor="lm")
 
 
 def _row(draw: ImageDraw.ImageDraw, row: Row, places: Sequence[int], left: int, top: int) -> None:
     middle = top + SQUARE // 2
-    draw.text((left - 12, middle), _label(row), INK, font(TEXT), anchor="rm")
+    draw.text((left - BESIDE, middle), _label(row), INK, font(TEXT), anchor="rm")
     if row.encoders > 1:
         # The number once more, faint, over itself: the name is what is looked for.
-        at = left - 12
+        at = left - BESIDE
         draw.rectangle((at - _wide(f"{row.encoders:,}"), top, at, top + SQUARE), fill=PAPER)
         draw.text((at, middle), f"{row.encoders:,}", FAINT, font(TEXT), anchor="rm")
     for place, verdicts in zip(places, row.verdicts, strict=True):
@@ -137,7 +141,7 @@ def _square(draw: ImageDraw.ImageDraw, left: int, top: int, verdicts: Counter[Ve
 
 def _upright(picture: Image.Image, text: str, centre: int, bottom: int) -> None:
     """Text that is read from below, its middle line over `centre`."""
-    height = TEXT + 8
+    height = TEXT + LEADING
     label = Image.new("RGB", (_wide(text), height), PAPER)
     ImageDraw.Draw(label).text((0, height // 2), text, INK, font(TEXT), anchor="lm")
     turned = label.rotate(90, expand=True)
