@@ -33,8 +33,8 @@ STAGES = (
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
 TORCH_FREE = ("feature", "sizes", "problem", "quiet", "limits", "memory", "parts", "graph", "structure", "text",
-              "contracts", "catalogue", "typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting",
-              "mending", "pairing", "__init__", "__main__")  # fmt: skip
+              "contracts", "catalogue", "typed", "libraries", "facts", "fitting", "walking", "inference", "ways",
+              "inserting", "mending", "pairing", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch", "mmseg"}
