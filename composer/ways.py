@@ -66,18 +66,29 @@ def reached(starts: Iterable[Way], longest: int = LONGEST) -> Iterator[Way]:
     waiting = [(start.length, start.cost, next(order), start) for start in starts]
     heapify(waiting)
     seen: set[Features] = set()
-    while waiting:
+    ends: list[Way] = []
+    while waiting or ends:
+        if ends and (not waiting or waiting[0][0] > ends[0].length):
+            # Only now, because nobody may have asked for longer ways.
+            for onward in (further for end in ends for further in _onward(end) if further.features not in seen):
+                heappush(waiting, (onward.length, onward.cost, next(order), onward))
+            ends.clear()
+            continue
         *_, way = heappop(waiting)
         if way.features in seen:
             continue
         seen.add(way.features)
         yield way
         if len(way.necks) < longest:
-            for neck, cost in moves(way.features):
-                further = given(neck, way.features)
-                if further is not None and further not in seen:
-                    onward = Way(way.length + 1, way.cost + cost, (*way.necks, neck), further, way.levels)
-                    heappush(waiting, (onward.length, onward.cost, next(order), onward))
+            ends.append(way)
+
+
+def _onward(way: Way) -> Iterator[Way]:
+    """The ways that are longer by one neck."""
+    for neck, cost in moves(way.features):
+        further = given(neck, way.features)
+        if further is not None:
+            yield Way(way.length + 1, way.cost + cost, (*way.necks, neck), further, way.levels)
 
 
 def meeting(branches: Sequence[Features], accept: Callable[..., bool]) -> Iterator[tuple[Way, ...]]:
