@@ -1,0 +1,138 @@
+"""Text after text in processes of their own, until the time is over or somebody stops it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from attrs import define
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from composer.testing.reducing import reduced
+from composer.testing.tally import Finding, Tally
+from composer.testing.workers import Job, Told, Worker
+
+KEEP_EVERY = 10.0
+"""Seconds between two states that are kept."""
+
+_REDUCING = 300.0
+"""What making one finding smaller may take, in seconds."""
+
+
+@define
+class Soak:
+    """A soak: so many `jobs`, `limit` seconds for a text, findings in `folder`, and the state in a file."""
+
+    tally: Tally
+    folder: Path
+    state: Path
+    jobs: int = 1
+    limit: float = 60.0
+
+    def run(self, minutes: float) -> None:
+        """Try texts for so many minutes, or until KeyboardInterrupt; the tally is kept either way."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="composer-soak-") as cache:
+            workers = [Worker(cache, self.limit) for _ in range(self.jobs)]
+            before, start = self.tally.seconds, time.monotonic()
+            try:
+                self._until(start + 60 * minutes, workers, before)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                self.tally.seconds = before + time.monotonic() - start
+                for worker in workers:
+                    worker.stop()
+                self.tally.keep(self.state)
+
+    def _until(self, end: float, workers: list[Worker], before: float) -> None:
+        begun = time.monotonic()
+        saved = begun
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns) as progress:
+            task = progress.add_task("texts")
+            for worker in workers:
+                worker.give(self._next(workers))
+            while time.monotonic() < end:
+                wait([worker.connection for worker in workers if worker.connection is not None], timeout=0.5)
+                for worker in workers:
+                    self._heard(worker, workers)
+                self.tally.seconds = before + time.monotonic() - begun
+                if time.monotonic() - saved > KEEP_EVERY:
+                    saved = time.monotonic()
+                    self.tally.keep(self.state)
+                progress.update(task, description=self._line())
+
+    def _line(self) -> str:
+        tally = self.tally
+        return (
+            f"{tally.texts:,} texts: {tally.verdicts['refused']:,} refused, {tally.verdicts['accepted']:,} accepted, "
+            f"{tally.verdicts['run']:,} run, {tally.verdicts['found']:,} found ({len(tally.found)} kinds)"
+        )
+
+    def _next(self, workers: list[Worker]) -> Job:
+        """A batch that an earlier run began and nobody is at, or a new one."""
+        taken = {worker.job.number for worker in workers if worker.job is not None}
+        left = [number for number in self.tally.begun if number not in taken]
+        number = left[0] if left else self.tally.next
+        if not left:
+            self.tally.next += 1
+        skip = self.tally.begun.setdefault(number, 0)
+        return Job(self.tally.seed, number, skip)
+
+    def _heard(self, worker: Worker, workers: list[Worker]) -> None:
+        while (told := worker.hear()) is not None:
+            assert worker.job is not None
+            number = worker.job.number
+            if told.kind == "answer":
+                finding = self.tally.take(number, told)
+                if finding is not None:
+                    self._write(finding)
+            if told.kind == "done":
+                del self.tally.begun[number]
+                worker.job = None
+            if told.kind == "done" or worker.process is None:
+                worker.job = None
+                worker.give(self._next(workers))
+
+    def _write(self, finding: Finding) -> None:
+        """The text as it was met, what is said of it, and the smallest that shows the same."""
+        name = f"{len(self.tally.found):03}"
+        (self.folder / f"{name}.met.yaml").write_bytes(finding.text.encode(errors="surrogatepass"))
+        said = f"{finding.law}\n{finding.mark}\n\n{finding.said}\n"
+        (self.folder / f"{name}.txt").write_bytes(said.encode(errors="backslashreplace"))
+        smallest = self._smallest(finding)
+        (self.folder / f"{name}.yaml").write_bytes(smallest.encode(errors="surrogatepass"))
+
+    def _smallest(self, finding: Finding) -> str:
+        end = time.monotonic() + _REDUCING
+        with tempfile.TemporaryDirectory(prefix="composer-soak-") as cache:
+            worker = Worker(cache, self.limit)
+
+            def shows(text: str) -> bool:
+                if time.monotonic() > end:
+                    return False
+                told = _answer(worker, text)
+                return (told.law, told.mark) == (finding.law, finding.mark)
+
+            try:
+                return reduced(finding.text, shows) if finding.text and shows(finding.text) else finding.text
+            finally:
+                worker.stop()
+
+
+def _answer(worker: Worker, text: str) -> Told:
+    """What becomes of one text."""
+    worker.give(Job(texts=(text,)))
+    answer = Told("answer")
+    while True:
+        told = worker.hear()
+        if told is None:
+            wait([worker.connection] if worker.connection is not None else [], timeout=0.2)
+            continue
+        if told.kind == "answer":
+            answer = told
+        if told.kind == "done" or worker.process is None:
+            return answer

@@ -1,0 +1,90 @@
+"""What a soak has done so far: its figures and findings, kept in a file that is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from attrs import asdict, define, field, frozen
+from rich.table import Table
+
+from composer.testing.workers import Told
+
+
+@frozen
+class Finding:
+    """What was found: the law that does not hold, what tells the cause, the text, and how often it was met."""
+
+    law: str
+    mark: str
+    said: str
+    text: str
+
+
+@define
+class Tally:
+    """The figures of a soak. `begun` holds the batches that are under way, each with the texts that are answered."""
+
+    seed: int
+    next: int = 0
+    begun: dict[int, int] = field(factory=dict)
+    verdicts: Counter[str] = field(factory=Counter)
+    codes: Counter[str] = field(factory=Counter)
+    found: dict[str, Finding] = field(factory=dict)
+    times: Counter[str] = field(factory=Counter)
+    seconds: float = 0.0
+
+    def take(self, number: int, told: Told) -> Finding | None:
+        """Count an answer. Gives a finding that is met for the first time."""
+        self.begun[number] += 1
+        self.verdicts[told.verdict] += 1
+        self.codes.update(told.codes)
+        if told.verdict != "found":
+            return None
+        key = f"{told.law} | {told.mark}"
+        self.times[key] += 1
+        if key in self.found:
+            return None
+        self.found[key] = Finding(told.law, told.mark, told.said, told.text)
+        return self.found[key]
+
+    @property
+    def texts(self) -> int:
+        """How many texts were tried."""
+        return sum(self.verdicts.values())
+
+    def table(self) -> Table:
+        """The figures as they are shown at the end."""
+        table = Table(title=f"{self.texts:,} texts of seed {self.seed} in {self.seconds / 60:.1f} minutes")
+        table.add_column("what became of them")
+        table.add_column("texts", justify="right")
+        built = self.verdicts["run"]
+        table.add_row("accepted", f"{self.verdicts['accepted'] + built:,}")
+        table.add_row("  of these built and run", f"{built:,}")
+        table.add_row("refused", f"{self.verdicts['refused']:,}")
+        for code, count in self.codes.most_common():
+            table.add_row(f"  [{code}]".replace("[", r"\["), f"{count:,}")
+        table.add_row("found", f"{self.verdicts['found']:,}")
+        for key, count in self.times.most_common():
+            table.add_row(f"  {key}".replace("[", r"\["), f"{count:,}")
+        return table
+
+    def keep(self, file: Path) -> None:
+        """Write the state, whole or not at all."""
+        unfinished = file.with_suffix(f".{token_hex(4)}")
+        unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        unfinished.replace(file)
+
+
+def kept(file: Path) -> Tally:
+    """The state that a file holds. Raises ValueError for a file that holds none."""
+    try:
+        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        data["begun"] = {int(number): done for number, done in data["begun"].items()}
+        data["found"] = {key: Finding(**finding) for key, finding in data["found"].items()}
+        return Tally(**data | {name: Counter(data[name]) for name in ("verdicts", "codes", "times")})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} holds no state of a soak (got {error})") from error

@@ -1,0 +1,144 @@
+"""Processes that answer texts, each within limits of time and memory. What kills or stops one is told, not suffered."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from attrs import define, field, frozen
+
+MEGABYTES = 4096
+"""What a worker may take besides what it takes when it begins."""
+
+
+@frozen
+class Job:
+    """One batch of a soak, from its text `skip` on; or, where they are given, `texts` of its own."""
+
+    seed: int = 0
+    number: int = 0
+    skip: int = 0
+    texts: tuple[str, ...] | None = None
+
+
+@frozen
+class Told:
+    """What a worker says: that it begins a `text`, what became of it, or that its job is `done`."""
+
+    kind: str
+    text: str = ""
+    verdict: str = ""
+    codes: tuple[str, ...] = ()
+    law: str = ""
+    mark: str = ""
+    said: str = ""
+
+
+@define
+class Worker:
+    """A process and what it is at. It is stopped, and that told, where a text takes more than `limit` seconds."""
+
+    cache: str
+    limit: float
+    job: Job | None = None
+    text: str = ""
+    process: Any = None
+    connection: Connection | None = None
+    since: float = field(factory=time.monotonic)
+
+    def give(self, job: Job) -> None:
+        """Begin a job, in a process of its own where there is none yet."""
+        if self.process is None:
+            context = multiprocessing.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            self.process = context.Process(target=serve, args=(theirs, self.cache), daemon=True)
+            self.process.start()
+            theirs.close()
+        assert self.connection is not None
+        self.job, self.text, self.since = job, "", time.monotonic()
+        self.connection.send(job)
+
+    def hear(self) -> Told | None:
+        """The next that the process tells, or how it ended; None where it says nothing yet."""
+        assert self.connection is not None
+        # While the process begins and while it draws, it takes its time.
+        limit = self.limit if self.text else max(self.limit, 300.0)
+        try:
+            if self.connection.poll():
+                told: Told = self.connection.recv()
+                self.text, self.since = (told.text if told.kind == "text" else ""), time.monotonic()
+                return told
+        except (EOFError, OSError):
+            self.process.join(5)
+            code = self.process.exitcode
+            return self._ended("dies", f"the process ended with {code}", str(code))
+        if time.monotonic() - self.since > limit:
+            return self._ended("hangs", f"no answer after {limit:.0f} s", "time")
+        return None
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = self.connection = None
+
+    def _ended(self, law: str, said: str, mark: str) -> Told:
+        self.stop()
+        text, self.text = self.text, ""
+        return Told("answer", text, "found", (), f"no text {law}", mark, said)
+
+
+def serve(connection: Connection, cache: str) -> None:
+    """Answer texts until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ |= {"COMPOSER_CACHE": cache, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, as long as the process
+    import torch
+
+    from composer.testing.drawing import batch
+
+    torch.set_num_threads(1)
+    _bound_memory()
+    while True:
+        try:
+            job: Job = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            texts = job.texts or batch(job.seed, job.number)[job.skip :]
+        except Exception:
+            said = traceback.format_exc()
+            connection.send(Told("answer", "", "found", (), "texts are drawn", said.splitlines()[-1], said))
+            texts = ()
+        for text in texts:
+            connection.send(Told("text", text))
+            connection.send(_answer(text, cache))
+        connection.send(Told("done"))
+
+
+def _answer(text: str, cache: str) -> Told:
+    from composer.testing.answering import WrongAnswerError, answered
+
+    try:
+        answer = answered(text, cache)
+    except WrongAnswerError as wrong:
+        return Told("answer", text, "found", (), wrong.law, wrong.mark, traceback.format_exc())
+    except Exception as error:
+        return Told("answer", text, "found", (), "the question itself", type(error).__name__, traceback.format_exc())
+    return Told("answer", text, answer.verdict, answer.codes)
+
+
+def _bound_memory() -> None:
+    """What the process has now, and so much more."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    most = now + MEGABYTES * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
