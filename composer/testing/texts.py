@@ -134,7 +134,7 @@ def _fields(draw: st.DrawFn, declared: Any) -> dict[str, Data]:
         name for name, field in fields_of(type(declared)).items() if name not in differing and not field.required
     ]
     more: list[str] = []
-    if optional and draw(st.booleans()):
+    if draw(st.booleans()) and optional:
         more = draw(st.lists(st.sampled_from(optional), max_size=2, unique=True))
     return {**differing, **{name: _plain(getattr(declared, name)) for name in more}}
 
