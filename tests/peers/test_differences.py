@@ -721,7 +721,7 @@ class TestMistakes:
                 {"decoder": "smp_encoders"},
                 (TypeError, "'module' object is not callable"),
                 "error[unknown] decoder: TerraTorch has no decoder 'smp_encoders'.\n"
-                "  repair: did you mean smp_Segformer or smp_Unet?",
+                "  repair: did you mean MLPDecoder or smp_Segformer or UperNetDecoder?",
                 id="anything-of-smp",
             ),
             pytest.param(
