@@ -120,8 +120,6 @@ def _counted(typed: Typed) -> dict[str, Weight]:
                 made[node.name] = (
                     node.part.module if isinstance(node.part, Custom) else _module(typed, node, pretrained=False)
                 )
-            except SpecError:
-                raise
             except Exception:  # noqa: S112, values that steer a constructor, which the meta device has not
                 continue
     return weighed({name: held for name, held in made.items() if isinstance(held, nn.Module)})

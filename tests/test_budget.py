@@ -15,6 +15,8 @@ from torch import nn
 import composer
 from composer import FCNDecoder, Limits, SegmentationHead, SpecError, Timm
 from composer.building import modules_of
+from composer.contracts.rules import Refusal, Refused
+from composer.modules import module
 from composer.modules.growth import MOST_MODULES, TooMuchError, few_modules, held_to
 from composer.parts import PARTS
 
@@ -127,7 +129,7 @@ def test_a_file_is_held_to_limits_before_its_weights_are_read(tmp_path):
 
 @attrs.frozen(kw_only=True)
 class Valued(composer.Neck):
-    """Its module looks at numbers while it is made, which the meta device has not."""
+    """A module of its looks at numbers while it is made, which the meta device has not."""
 
 
 @composer.contract.register(Valued)
@@ -135,14 +137,9 @@ def _(neck, features):
     return features
 
 
-@composer.module.register(Valued)
-def _(neck, features):
-    return nn.Linear(int(torch.ones(10).sum()), 10) and nn.Identity()
-
-
 @attrs.frozen(kw_only=True)
 class Steered(Valued):
-    """The same with parameters, which nobody can count before they are there."""
+    """With parameters that nobody can count before they are there."""
 
 
 @composer.module.register(Steered)
@@ -152,8 +149,23 @@ def _(neck, features):
     return steered
 
 
-def test_what_cannot_be_counted_before_is_counted_after():
-    graph = composer.chain(Timm("test_resnet"), Steered(), FCNDecoder(channels=16, num_convs=1), HEAD)
+@attrs.frozen(kw_only=True)
+class Wrapped(Valued):
+    """The same, where somebody has made a refusal of what was raised."""
+
+
+@composer.module.register(Wrapped)
+def _(neck, features):
+    try:
+        return module(Steered(), features)
+    except RuntimeError as error:
+        refusal = Refusal(code="network", kind="impossible", expected="cannot be made", got=str(error))
+        raise Refused(refusal) from error
+
+
+@pytest.mark.parametrize("neck", [Steered(), Wrapped()], ids=["raised", "refused"])
+def test_what_cannot_be_counted_before_is_counted_after(neck):
+    graph = composer.chain(Timm("test_resnet"), neck, FCNDecoder(channels=16, num_convs=1), HEAD)
     parameters, _ = counts(composer.build(graph))
     assert counts(composer.build(graph, limits=Limits(parameters=parameters)))[0] == parameters
     (problem,) = refused(graph, limits=Limits(parameters=parameters - 1)).problems
@@ -272,7 +284,7 @@ class TestGrowth:
     def test_nothing_is_watched_afterwards(self):
         with pytest.raises(TooMuchError), held_to(0):
             nn.Linear(3, 2)
-        with pytest.raises(composer.contracts.rules.Refused), few_modules():
+        with pytest.raises(Refused), few_modules():
             nn.Sequential(*[nn.Identity() for _ in range(MOST_MODULES + 1)])
         deep = nn.Sequential(*[nn.Linear(1, 1) for _ in range(MOST_MODULES + 1)])
         assert len(deep) == MOST_MODULES + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 
 from composer.adapters.archives import check_archive
 from composer.adapters.huggingface import check_reachable, fetched
+from composer.adapters.rates import RatesOnCPU
 from composer.adapters.terratorch.fitting_weights import fitted
 from composer.adapters.terratorch.networks import created, module_of
 from composer.adapters.terratorch.refusals import no_weights, not_made
 from composer.contracts.rules import Refused
 from composer.feature import Features
+from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.parts import Channels, Facts, TerraTorch
 
@@ -49,7 +52,8 @@ def _(
     if weighted and part.name.endswith("_tim"):
         return module_of(told, _with_tokenizers(told, channels), channels).train()
     try:
-        network = created(told, channels)
+        with RatesOnCPU() if current() == "meta" else nullcontext():
+            network = created(told, channels)
     except (Refused, MemoryError):
         raise
     except Exception as error:  # whatever TerraTorch raises for its arguments
