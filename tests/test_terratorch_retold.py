@@ -76,7 +76,7 @@ RETOLD = {
         {"backbone": given("b c h w"), "necks": [{"name": "LearnedInterpolateToPyramidal"}]},
         (
             'error[count] necks[0]: LearnedInterpolateToPyramidal takes exactly four maps; backbone gives map "b c h '
-            'w" (8 channels, stride 4).\n  repair: choose four levels with backbone_out_indices'
+            'w" (8 channels, stride 4).\n  repair: let the backbone give four levels, with backbone_out_indices'
         ),
     ),
     "frames": (
@@ -84,6 +84,14 @@ RETOLD = {
         (
             "error[count] backbone_temporal_pooling: TemporalPooling takes the difference of exactly two frames or "
             "subsets (got 3 frames).\n  repair: backbone_temporal_subset_lengths: [1, 2]"
+        ),
+    ),
+    "frames that are pooled already": (
+        {**FRAMES, "backbone_temporal_pooling": "max", "backbone": given("b h w c")},
+        (
+            'error[layout] decoder: FCNDecoder takes maps "b c h w"; backbone gives map "b h w c" (8 channels, stride '
+            "4).\n"
+            "  repair: necks: [{name: PermuteDims, new_order: [0, 3, 1, 2]}]"
         ),
     ),
     "necks behind frames": (

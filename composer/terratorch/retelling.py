@@ -19,12 +19,16 @@ _FIELD = re.compile(r"(?:(?<=leave )|(?<=use )|(?<=set )|^)(?P<name>\w+)(?:: (?P
 """A field in a repair: `channels: 8`, `leave channels out`, `use out_index from -4 to 3`."""
 
 _INPUT = re.compile(r"input: \{channels: (\d+)\}")
-_ENCODERS = re.compile(r"the encoder's (\w+)")
+_ENCODERS = re.compile(r"the encoder's (\w+)|(?<=with )its (\w+) or its depth")
 _WAY = re.compile(r"necks: \[(.*)\]")
 _ONE_NECK = re.compile(r"([A-Z]\w+)(?:: \{(.*?)\})?(?:, (?=[A-Z])|$)")
 _POOLING = "TemporalPooling"
 
-_SAID = {"leave crop out": "leave image_size_out out", "head: EmbeddingHead": "task: embedding_generation"}
+_SAID = {
+    "leave crop out": "leave image_size_out out",
+    "head: EmbeddingHead": "task: embedding_generation",
+    "let the encoder give": "let the backbone give",
+}
 """What is said otherwise in every call."""
 
 
@@ -76,7 +80,7 @@ class Call:
             return self._said("backbone", "in_chans", channels[1])
         for said, instead in _SAID.items():
             repair = repair.replace(said, instead)
-        repair = _ENCODERS.sub(lambda found: self._said("backbone", found[1]), repair)
+        repair = _ENCODERS.sub(lambda found: self._said("backbone", found[1] or found[2]), repair)
         node = next((node for node in self.graph.nodes if f"{path}.".startswith(f"{node.name}.")), None)
         fields = attrs.fields_dict(type(node.part)) if node is not None else {}  # type: ignore[arg-type]
 
@@ -110,7 +114,8 @@ class Call:
         if any(name not in NECKS and name != _POOLING for name, _ in necks):
             return f"necks: [{spelled}], in a spec"
         dicts = [f"{{name: {name}{f', {fields}' if fields else ''}}}" for name, fields in necks if name != _POOLING]
-        pooled = [self._said("backbone", "temporal_pooling", "mean")] if len(dicts) < len(necks) else []
+        pools = len(dicts) < len(necks) and not self._pooled
+        pooled = [self._said("backbone", "temporal_pooling", "mean")] if pools else []
         return "; ".join([*pooled, *([f"necks: [{', '.join(dicts)}]"] if dicts else [])])
 
 
