@@ -58,10 +58,11 @@ class Answer:
 def answered(text: str, *folders: str) -> Answer:
     """What composer makes of a text. It may write into `folders`. Raises WrongAnswerError where a law does not hold."""
     with watched(*folders) as opened:
-        answer = _answered(text)
-    if opened:
-        raise WrongAnswerError("nothing is opened or fetched", "; ".join(opened[:4]), opened[0])
-    return answer
+        try:
+            return _answered(text)
+        finally:
+            if opened:
+                raise WrongAnswerError("nothing is opened or fetched", "; ".join(opened[:4]), opened[0])
 
 
 def _answered(text: str) -> Answer:

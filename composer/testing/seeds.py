@@ -41,7 +41,7 @@ auxiliary: {seen: seen}
 """
 
 _FRAMES = """\
-input: {channels: 3, frames: 3, size: [64, 96]}
+input: {channels: 3, frames: 3, size: [32, 64]}
 encoder: {timm/test_resnet: {any_size: true}}
 necks: [{TemporalPooling: {pooling: concat}}]
 decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 4}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 from attrs import define, field
@@ -118,6 +119,9 @@ def _ways(value: Data) -> list[str]:
     plain = spelled(value)
     if value is None or isinstance(value, bool):
         return [plain, plain, plain.title(), plain.upper()]
-    if isinstance(value, int) and value >= 0:
+    if isinstance(value, int):
+        if value < 0:
+            return [plain]
         return [plain, plain, plain, f"+{value}", f"{value:#x}", f"{value:#o}", f"0{value}"]
-    return [plain, plain, f"{value:.3e}"] if isinstance(value, float) and float(f"{value:.3e}") == value else [plain]
+    short = f"{value:.3e}"
+    return [plain, plain, short] if isfinite(value) and float(short) == value else [plain]

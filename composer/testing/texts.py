@@ -43,7 +43,11 @@ def texts(draw: st.DrawFn) -> str:
     graph = draw(st.sampled_from(_SHAPES).flatmap(lambda shape: shape()))
     graph = evolve(graph, crop=draw(st.sampled_from(_CROPS)), nodes=[_changed(draw, node) for node in graph.nodes])
     branches = branches_of(graph)
-    data = _as_chain(draw, graph, branches) if branches is not None and draw(st.booleans()) else _as_nodes(draw, graph)
+    data = (
+        _as_chain(draw, graph, branches)
+        if branches is not None and draw(st.sampled_from((True, True, False)))
+        else _as_nodes(draw, graph)
+    )
     if not graph.rescale:
         data["rescale"] = False
     if graph.crop is not None:
@@ -73,7 +77,7 @@ def _drawable() -> tuple[type[Part], ...]:
 
 
 _DRAWABLE = _drawable()
-_SHAPES = (chains, chains, chains, graphs, _loose)
+_SHAPES = (chains, chains, chains, graphs, graphs, _loose)
 
 
 def _changed(draw: st.DrawFn, node: Node) -> Node:
@@ -106,7 +110,7 @@ def _as_nodes(draw: st.DrawFn, graph: Graph) -> dict[str, Data]:
         sources = [called[source] for source in node.sources]
         given = sources[0] if len(sources) == 1 and draw(st.booleans()) else sources
         twin = next((one.name for one in graph.nodes if one.part == node.part), node.name)
-        shares = twin != node.name and draw(st.booleans())
+        shares = twin != node.name and draw(st.sampled_from((False, True, True, True)))
         what = {"share": called[twin]} if shares else {"part": _part(draw, node.part)}
         nodes[called[node.name]] = what | {"from": given}
     return {

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -47,6 +48,7 @@ class Worker:
 
     cache: str
     limit: float
+    target: Callable[[Connection, str], None] = field(factory=lambda: serve)
     job: Job | None = None
     text: str = ""
     process: Any = None
@@ -58,7 +60,7 @@ class Worker:
         if self.process is None:
             context = multiprocessing.get_context("spawn")
             self.connection, theirs = context.Pipe()
-            self.process = context.Process(target=serve, args=(theirs, self.cache), daemon=True)
+            self.process = context.Process(target=self.target, args=(theirs, self.cache), daemon=True)
             self.process.start()
             theirs.close()
         assert self.connection is not None

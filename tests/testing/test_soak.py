@@ -1,0 +1,233 @@
+"""The soak: counted, kept, gone on with, stopped; what dies or hangs is a finding; findings are made small."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+
+from composer.testing import drawing, soak
+from composer.testing.__main__ import main
+from composer.testing.reducing import reduced
+from composer.testing.tally import Tally, kept
+from composer.testing.workers import Job, Told, Worker
+
+
+class Scripted:
+    """In place of a worker: answers as it is told, in this process. `boom` is a finding."""
+
+    stop_after = None
+
+    def __init__(self, cache, limit):
+        self.job, self.connection, self.process, self.said = None, None, "alive", []
+
+    def give(self, job):
+        self.job = job
+        texts = job.texts or [f"{job.number}.{at}" for at in range(job.skip, 4)]
+        self.said = [told for text in texts for told in (Told("text", text), verdict(text))] + [Told("done")]
+
+    def hear(self):
+        if Scripted.stop_after is not None and Scripted.stop_after < 1:
+            raise KeyboardInterrupt
+        if not self.said or (not self.job.texts and self.job.number > 3):
+            return None
+        told = self.said.pop(0)
+        if Scripted.stop_after is not None and told.kind == "answer":
+            Scripted.stop_after -= 1
+        return told
+
+    def stop(self):
+        self.process = None
+
+
+def verdict(text):
+    if "2.1" in text or "3." in text:
+        return Told("answer", text, "found", (), "a law", "a cause", "a traceback")
+    return Told("answer", text, *(("refused", ("type",)) if text.endswith("0") else ("run", ())))
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    monkeypatch.setattr(soak, "Worker", Scripted)
+    monkeypatch.setattr(soak, "wait", lambda *_, **__: time.sleep(0.01))
+    monkeypatch.setattr(Scripted, "stop_after", None)
+
+
+def soaked(folder, *arguments):
+    return main(["soak", "--minutes", "0.02", "--folder", str(folder), *arguments])
+
+
+def test_a_soak_counts_and_tells_what_it_found(scripted, tmp_path, capsys):
+    code = soaked(tmp_path, "--seed", "7", "--jobs", "2")
+
+    tally = kept(tmp_path / "state.json")
+    assert code == 1
+    assert tally.verdicts == {"refused": 3, "run": 8, "found": 5}
+    assert (tally.codes, tally.times) == ({"type": 3}, {"a law | a cause": 5})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "16 texts of seed 7" in said
+    assert "1 findings are in" in said
+
+
+def test_a_finding_is_written_as_it_was_met_and_as_small_as_it_goes(scripted, tmp_path):
+    soaked(tmp_path, "--seed", "7")
+
+    assert (tmp_path / "001.met.yaml").read_text("utf-8") == "2.1"
+    assert (tmp_path / "001.txt").read_text("utf-8") == "a law\na cause\n\na traceback\n"
+    assert (tmp_path / "001.yaml").read_text("utf-8") == "2.1"
+    assert sorted(os.listdir(tmp_path)) == ["001.met.yaml", "001.txt", "001.yaml", "state.json"]
+
+
+def test_a_soak_that_is_stopped_goes_on_where_it_was(scripted, tmp_path, monkeypatch):
+    state = tmp_path / "kept.json"
+    monkeypatch.setattr(Scripted, "stop_after", 6)
+    assert soaked(tmp_path, "--seed", "7", "--resume", str(state)) == 0
+    stopped = kept(state)
+    monkeypatch.setattr(Scripted, "stop_after", None)
+    soaked(tmp_path, "--resume", str(state))
+
+    assert (stopped.texts, stopped.begun) == (6, {1: 2})
+    assert kept(state).texts == 16
+    assert kept(state).verdicts == {"refused": 3, "run": 8, "found": 5}
+
+
+def test_nothing_found_is_no_failure(scripted, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scripted, "stop_after", 3)
+    assert soaked(tmp_path) == 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"seed": 1, "begun": 3}', "\x00"])
+def test_a_state_that_is_none_is_told(tmp_path, text, capsys):
+    state = tmp_path / "state.json"
+    state.write_text(text, encoding="utf-8")
+
+    assert main(["soak", "--resume", str(state), "--folder", str(tmp_path)]) == 2
+    assert "holds no state of a soak" in capsys.readouterr().out
+
+
+def test_another_seed_than_that_of_the_state_is_told(tmp_path, capsys):
+    state = tmp_path / "state.json"
+    Tally(3).keep(state)
+
+    assert main(["soak", "--resume", str(state), "--seed", "4"]) == 2
+    assert "is of seed 3; leave --seed out" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    state = tmp_path / "state.json"
+    Tally(3).keep(state)
+    monkeypatch.setattr(json, "dumps", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Tally(4).keep(state)
+
+    assert kept(state) == Tally(3)
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+@pytest.mark.parametrize("arguments", [["--minutes", "0"], ["--minutes", "nan"], ["--jobs", "0"], ["--limit", "x"]])
+def test_arguments_that_make_no_sense(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["soak", *arguments])
+    assert caught.value.code == 2
+
+
+# --- texts are drawn by a seed
+
+
+@pytest.fixture
+def _few(monkeypatch):
+    monkeypatch.setattr(drawing, "BATCH", 12)
+
+
+@pytest.mark.usefixtures("_few")
+@pytest.mark.parametrize("number", range(4))
+def test_a_seed_draws_the_same_texts_again(number):
+    drawn = drawing.batch(5, number)
+    assert len(drawn) == 12
+    assert drawing.batch(5, number) == drawn
+
+
+@pytest.mark.usefixtures("_few")
+def test_batches_differ():
+    assert drawing.batch(5, 1) != drawing.batch(5, 2) != drawing.batch(6, 2)
+
+
+# --- processes
+
+
+def dying(connection, _cache):
+    connection.recv()
+    connection.send(Told("text", "a: b"))
+    os.abort()
+
+
+def hanging(connection, _cache):
+    connection.recv()
+    connection.send(Told("text", "a: b"))
+    time.sleep(600)
+
+
+def heard(worker):
+    """All that a worker tells until it is done or gone."""
+    tolds = []
+    while not (tolds and (tolds[-1].kind == "done" or worker.process is None)):
+        told = worker.hear()
+        tolds += [] if told is None else [told]
+        time.sleep(0.02)
+    return tolds
+
+
+@pytest.mark.parametrize(
+    ("target", "law", "said"),
+    [(dying, "no text dies", "the process ended with -6"), (hanging, "no text hangs", "no answer after 1 s")],
+    ids=["dies", "hangs"],
+)
+def test_a_process_that_dies_or_hangs_is_a_finding_with_its_text(target, law, said):
+    worker = Worker("", 1.0, target)
+    worker.give(Job())
+    answer = heard(worker)[-1]
+
+    assert (answer.verdict, answer.text, answer.law, answer.said) == ("found", "a: b", law, said)
+    assert worker.process is None
+
+
+def test_a_process_answers_texts_and_goes_on(tmp_path):
+    worker = Worker(str(tmp_path), 120.0)
+    worker.give(Job(texts=("encoder: 5\n", "a: \ud800", "encoder: timm/test_vit\nhead: EmbeddingHead\n")))
+    first = heard(worker)
+    worker.give(Job(texts=("encoder: timm/test_vit\n",)))
+    second = heard(worker)
+    worker.stop()
+
+    assert [(told.verdict, told.codes) for told in first + second if told.kind == "answer"] == [
+        ("refused", ("type",)),
+        ("refused", ("yaml",)),
+        ("run", ()),
+        ("refused", ("output",)),
+    ]
+
+
+# --- findings are made small
+
+
+@pytest.mark.parametrize(
+    ("text", "shows", "smallest"),
+    [
+        ("a\nb\nc\nd\n", lambda text: "c" in text, "c"),
+        ("one: two\nthree: {four: 5}\n", lambda text: "four" in text and ":" in text, ":four"),
+        ("x" * 100, lambda text: len(text) > 9, "x" * 10),
+        ("abc", lambda text: text == "abc", "abc"),
+        ("", lambda text: True, ""),
+    ],
+    ids=["lines", "words", "signs", "nothing to leave out", "empty"],
+)
+def test_a_text_is_made_smaller_while_it_shows_the_same(text, shows, smallest):
+    assert reduced(text, shows) == smallest
+
+
+def test_making_it_smaller_has_an_end():
+    asked = []
+    reduced("a b c d " * 100, lambda text: not asked.append(text) and "zz" in text, tries=10)
+    assert len(asked) == 10

@@ -1,0 +1,131 @@
+"""Texts that are drawn: spelled in every style they mean the same, and spoilt they shrink to something readable."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+
+import composer
+from composer.problem import SpecError
+from composer.testing.mutating import mutated
+from composer.testing.seeds import FOLDER, OWN, seeds
+from composer.testing.spelling import spellings
+from composer.testing.texts import texts
+from composer.text.document import document
+from composer.text.tree import Mapping, Scalar
+
+ALIKE = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+SEARCH = settings(ALIKE, max_examples=2000, phases=[Phase.generate, Phase.shrink], database=None)
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+scalars = scalars.filter(lambda value: not isinstance(value, int) or abs(value) < 10**39)
+data = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+)
+
+
+def plain(tree):
+    """A tree as Python has it."""
+    if isinstance(tree, Scalar):
+        return tree.value
+    if isinstance(tree, Mapping):
+        return {key.value: plain(value) for key, value in tree.pairs}
+    return [plain(entry) for entry in tree.entries]
+
+
+@ALIKE
+@given(st.data(), st.dictionaries(st.text(max_size=6), data, min_size=1, max_size=4))
+def test_data_mean_the_same_in_every_style(drawn, said):
+    text = drawn.draw(spellings(said))
+
+    tree, problems = document(text)
+
+    assert problems == []
+    assert repr(plain(tree)) == repr(said)
+
+
+def drawn(strategy, count):
+    """So many texts, the same ones every time."""
+    found = []
+
+    @settings(ALIKE, max_examples=count, phases=[Phase.generate])
+    @given(strategy)
+    def collect(text):
+        found.append(text)
+
+    collect()
+    return found
+
+
+@pytest.fixture(scope="module")
+def some():
+    """Texts of the grammar, each with its graph."""
+    return [(text, composer.reads(text)) for text in drawn(texts(), 100)]
+
+
+HELD = {
+    "a chain": lambda text, graph: "encoder" in {key.value for key, _ in document(text)[0].pairs},
+    "a graph of names": lambda text, graph: "nodes" in {key.value for key, _ in document(text)[0].pairs},
+    "several inputs": lambda text, graph: len(graph.inputs) > 1,
+    "auxiliary heads": lambda text, graph: bool(graph.auxiliary),
+    "frames": lambda text, graph: any(image.frames for _, image in graph.inputs),
+    "a size": lambda text, graph: any(image.size for _, image in graph.inputs),
+    "a crop": lambda text, graph: graph.crop is not None,
+    "padding": lambda text, graph: graph.padding != composer.Padding(),
+    "shared weights": lambda text, graph: any(isinstance(node.part, composer.Shared) for node in graph.nodes),
+    "an alias": lambda text, graph: "&a0" in text,
+    "block style": lambda text, graph: ":\n " in text,
+    "flow style": lambda text, graph: "{" in text,
+    "what is accepted": lambda text, graph: accepted(graph),
+    "what is refused": lambda text, graph: not accepted(graph),
+}
+
+
+def accepted(graph):
+    try:
+        composer.infer(graph)
+    except SpecError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("holds", HELD.values(), ids=HELD)
+def test_texts_hold_all_that_a_text_may_hold(some, holds):
+    assert any(holds(text, graph) for text, graph in some)
+
+
+def test_every_part_with_known_fields_is_drawn():
+    from composer.testing.texts import _DRAWABLE
+
+    assert {*composer.parts.NECKS, *composer.parts.DECODERS, *composer.parts.HEADS} <= set(_DRAWABLE)
+
+
+@pytest.mark.parametrize("text", OWN, ids=range(len(OWN)))
+def test_the_specs_of_the_package_are_lawful(text):
+    assert composer.infer(composer.reads(text)).ends
+
+
+def test_the_specs_of_a_checkout_are_spoilt_too():
+    assert len(seeds()) == len(OWN) + len(list(FOLDER.glob("*.yaml")))
+
+
+def refused(text):
+    """The rules that a text breaks when it is read."""
+    try:
+        composer.reads(text)
+    except SpecError as error:
+        return {problem.code for problem in error.problems}
+    return set()
+
+
+@pytest.mark.parametrize("code", ["yaml", "type", "key", "missing", "part", "reference"])
+def test_what_is_spoilt_breaks_every_rule_of_reading(code):
+    assert find(mutated(*OWN), lambda text: code in refused(text), settings=SEARCH)
+
+
+def test_what_is_spoilt_shrinks_to_something_readable():
+    smallest = find(mutated(*OWN), lambda text: "key" in refused(text), settings=SEARCH)
+
+    assert len(smallest) <= max(map(len, OWN)) + 40
+    assert smallest.isprintable() or "\n" in smallest
