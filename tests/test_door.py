@@ -254,6 +254,14 @@ def test_a_file_that_cannot_be_written_is_refused_first(here, capsys, command, s
     assert capsys.readouterr().err == f"{said.format(here=here)}\n"
 
 
+@pytest.fixture
+def attended():
+    """Ctrl-C interrupts, also where the tests run in the background, of which a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupting(monkeypatch, place, *, halfway=None):
     """Ctrl-C as soon as `place` is reached; `halfway` is the position of a file that is then half written."""
 
@@ -280,6 +288,7 @@ INTERRUPTED = {
 
 
 @pytest.mark.parametrize(("command", "place", "halfway"), INTERRUPTED.values(), ids=INTERRUPTED)
+@pytest.mark.usefixtures("attended")
 def test_ctrl_c_leaves_nothing_behind(here, before, capsys, monkeypatch, command, place, halfway):
     with monkeypatch.context() as patched:
         interrupting(patched, place, halfway=halfway)
@@ -288,6 +297,7 @@ def test_ctrl_c_leaves_nothing_behind(here, before, capsys, monkeypatch, command
     assert contents(here) == before
 
 
+@pytest.mark.usefixtures("attended")
 def test_facts_that_are_half_written_are_not_left_behind(here, monkeypatch, tmp_path):
     from composer.facts import _keep
 
@@ -303,6 +313,7 @@ def facts():
     return composer.Facts(features=composer.Feature(channels=1))
 
 
+@pytest.mark.usefixtures("attended")
 @pytest.mark.parametrize(
     ("command", "wait"), [(RUN, 1.5), ([*MATRIX[:1], "-j", "2", "-o", "out.txt"], 2.5)], ids=["run", "matrix"]
 )

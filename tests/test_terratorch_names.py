@@ -203,7 +203,8 @@ def test_the_loss_of_a_task_is_set_aside(file, model):
 def test_attention_that_is_never_run_is_set_aside(file):
     encoder = Timm("test_resnet", out_indices=[1, 2])
     attention = UNetDecoder(channels=[16, 16], attention_type="scse")
-    graph = composer.chain(encoder, attention, aux={"one": (attention,)})
+    head = SegmentationHead(num_classes=2)
+    graph = composer.chain(encoder, attention, head, aux={"one": (attention, head)})
     donor, model = composer.build(graph, seed=3), composer.build(graph, seed=8)
     unused = {
         "model.decoder.decoder.blocks.1.attention1.attention.sSE.0.bias": torch.ones(1),
