@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     soak.add_argument("--seed", type=int, help="draws the same texts again; drawn itself where it is not given")
     soak.add_argument("--resume", type=Path, metavar="FILE", help="the state: gone on with where it is there")
     soak.add_argument("--folder", type=Path, default=Path("soak"), help="where findings are written (soak)")
-    soak.add_argument("--limit", type=_positive, default=60.0, metavar="SECONDS", help="what a text may take (60)")
+    soak.add_argument("--limit", type=_positive, default=60.0, metavar="SECONDS", help="of a core, for a text (60)")
     return parser
 
 

@@ -169,7 +169,7 @@ def _nested(draw: st.DrawFn, holder: Any, key: Any, _: Data) -> None:
 
 def _repeated(draw: st.DrawFn, holder: Any, key: Any, _: Data) -> None:
     if isinstance(holder, list):
-        holder[key:key] = [holder[key]] * draw(st.sampled_from((1, 1, 2, 5, 70)))
+        holder[key:key] = [holder[key]] * draw(st.sampled_from((1, 1, 2, 5, 70, 3000)))
 
 
 def _another_part(draw: st.DrawFn, holder: Any, key: Any, _: Data) -> None:

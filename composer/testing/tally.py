@@ -26,7 +26,11 @@ class Finding:
 
 @define
 class Tally:
-    """The figures of a soak. `begun` holds the batches that are under way, each with the texts that are answered."""
+    """The figures of a soak.
+
+    `begun` holds the batches that are under way, each with the texts that are answered; `slowest` is the most that one
+    text took of a core, in seconds.
+    """
 
     seed: int
     next: int = 0
@@ -36,12 +40,14 @@ class Tally:
     found: dict[str, Finding] = field(factory=dict)
     times: Counter[str] = field(factory=Counter)
     seconds: float = 0.0
+    slowest: float = 0.0
 
     def take(self, number: int, told: Told) -> Finding | None:
         """Count an answer. Gives a finding that is met for the first time."""
         self.begun[number] += 1
         self.verdicts[told.verdict] += 1
         self.codes.update(told.codes)
+        self.slowest = max(self.slowest, told.seconds)
         if told.verdict != "found":
             return None
         key = f"{told.law} | {told.mark}"
@@ -70,6 +76,7 @@ class Tally:
         table.add_row("found", f"{self.verdicts['found']:,}")
         for key, count in self.times.most_common():
             table.add_row(f"  {key}".replace("[", r"\["), f"{count:,}")
+        table.add_row("seconds of a core that the slowest took", f"{self.slowest:.1f}")
         return table
 
     def keep(self, file: Path) -> None:

@@ -13,10 +13,15 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 MEGABYTES = 4096
 """What a worker may take besides what it takes when it begins."""
+
+
+_TO_BEGIN = 300.0
+_PATIENCE = 10
+"""Seconds of a core to begin, and of the clock for each of a core."""
 
 
 @frozen
@@ -40,11 +45,16 @@ class Told:
     law: str = ""
     mark: str = ""
     said: str = ""
+    seconds: float = 0.0
 
 
 @define
 class Worker:
-    """A process and what it is at. It is stopped, and that told, where a text takes more than `limit` seconds."""
+    """A process and what it is at.
+
+    It is stopped, and that told, where a text takes more than `limit` seconds of a core, or ten times as many of the
+    clock: on a busy machine a process may wait for long.
+    """
 
     cache: str
     limit: float
@@ -54,6 +64,7 @@ class Worker:
     process: Any = None
     connection: Connection | None = None
     since: float = field(factory=time.monotonic)
+    spent: float = 0.0
 
     def give(self, job: Job) -> None:
         """Begin a job, in a process of its own where there is none yet."""
@@ -64,24 +75,25 @@ class Worker:
             self.process.start()
             theirs.close()
         assert self.connection is not None
-        self.job, self.text, self.since = job, "", time.monotonic()
+        self.job = job
+        self._begin("")
         self.connection.send(job)
 
     def hear(self) -> Told | None:
         """The next that the process tells, or how it ended; None where it says nothing yet."""
         assert self.connection is not None
-        # While the process begins and while it draws, it takes its time.
-        limit = self.limit if self.text else max(self.limit, 300.0)
         try:
             if self.connection.poll():
                 told: Told = self.connection.recv()
-                self.text, self.since = (told.text if told.kind == "text" else ""), time.monotonic()
+                self._begin(told.text if told.kind == "text" else "")
                 return told
         except (EOFError, OSError):
             self.process.join(5)
             code = self.process.exitcode
             return self._ended("dies", f"the process ended with {code}", str(code))
-        if time.monotonic() - self.since > limit:
+        # While the process begins and while it draws, it takes its time.
+        limit = self.limit if self.text else max(self.limit, _TO_BEGIN)
+        if self._core() - self.spent > limit or time.monotonic() - self.since > _PATIENCE * limit:
             return self._ended("hangs", f"no answer after {limit:.0f} s", "time")
         return None
 
@@ -91,6 +103,18 @@ class Worker:
             self.process.kill()
             self.process.join()
             self.process = self.connection = None
+
+    def _begin(self, text: str) -> None:
+        self.text, self.since, self.spent = text, time.monotonic(), self._core()
+
+    def _core(self) -> float:
+        """The seconds of a core that the process has had."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+                fields = file.read().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except (OSError, IndexError, ValueError):
+            return self.spent
 
     def _ended(self, law: str, said: str, mark: str) -> Told:
         self.stop()
@@ -122,7 +146,9 @@ def serve(connection: Connection, cache: str) -> None:
             texts = ()
         for text in texts:
             connection.send(Told("text", text))
-            connection.send(_answer(text, cache))
+            begun = time.process_time()
+            told = _answer(text, cache)
+            connection.send(evolve(told, seconds=time.process_time() - begun))
         connection.send(Told("done"))
 
 

@@ -44,7 +44,7 @@ class Scripted:
 
 def verdict(text):
     if "2.1" in text or "3." in text:
-        return Told("answer", text, "found", (), "a law", "a cause", "a traceback")
+        return Told("answer", text, "found", (), "a law", "a cause", "a traceback", 2.5)
     return Told("answer", text, *(("refused", ("type",)) if text.endswith("0") else ("run", ())))
 
 
@@ -66,6 +66,7 @@ def test_a_soak_counts_and_tells_what_it_found(scripted, tmp_path, capsys):
     assert code == 1
     assert tally.verdicts == {"refused": 3, "run": 8, "found": 5}
     assert (tally.codes, tally.times) == ({"type": 3}, {"a law | a cause": 5})
+    assert tally.slowest == 2.5
     said = " ".join(capsys.readouterr().out.split())
     assert "16 texts of seed 7" in said
     assert "1 findings are in" in said
@@ -169,6 +170,13 @@ def hanging(connection, _cache):
     time.sleep(600)
 
 
+def spinning(connection, _cache):
+    connection.recv()
+    connection.send(Told("text", "a: b"))
+    while True:
+        pass
+
+
 def heard(worker):
     """All that a worker tells until it is done or gone."""
     tolds = []
@@ -181,11 +189,15 @@ def heard(worker):
 
 @pytest.mark.parametrize(
     ("target", "law", "said"),
-    [(dying, "no text dies", "the process ended with -6"), (hanging, "no text hangs", "no answer after 1 s")],
-    ids=["dies", "hangs"],
+    [
+        (dying, "no text dies", "the process ended with -6"),
+        (hanging, "no text hangs", "no answer after 0 s"),
+        (spinning, "no text hangs", "no answer after 0 s"),
+    ],
+    ids=["dies", "waits", "spins"],
 )
 def test_a_process_that_dies_or_hangs_is_a_finding_with_its_text(target, law, said):
-    worker = Worker("", 1.0, target)
+    worker = Worker("", 0.3, target)
     worker.give(Job())
     answer = heard(worker)[-1]
 
