@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 from pathlib import Path
 
 from rich.console import Console
@@ -30,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"error: {state} is of seed {tally.seed}; leave --seed out", markup=False, highlight=False)
         return 2
     given.folder.mkdir(parents=True, exist_ok=True)
-    Soak(tally, given.folder, state, given.jobs, given.limit).run(given.minutes)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as with Ctrl-C
+    try:
+        Soak(tally, given.folder, state, given.jobs, given.limit).run(given.minutes)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     console.print(tally.table())
     console.print(f"go on with: python -m composer.testing soak --resume {state}", markup=False, highlight=False)
     if tally.found:
