@@ -151,7 +151,7 @@ def test_frames_that_contradict_the_image_are_refused():
 
 
 WRONG = {
-    "no name": ({"name": "prithvi"}, "TerraTorch has no backbone 'prithvi': did you mean prithvi_eo_tiny"),
+    "no name": ({"name": "prithvi"}, "TerraTorch has no backbone 'prithvi': did you mean prithvi_swin_L or "),
     "a refused name": (
         {"name": "dinov3_vits16"},
         (
@@ -159,11 +159,11 @@ WRONG = {
             "runs it; use timm/vit_small_patch16_dinov3"
         ),
     ),
-    "a name of TerraTorch's that is not in its registry": (
-        {"name": "clay_v1_base"},
+    "a name that people look for": (
+        {"name": "clay_v1_5"},
         (
-            "terratorch/clay_v1_base cannot be had: composer takes backbones from TerraTorch's own registry, and "
-            "TerraTorch keeps Clay outside of it"
+            "terratorch/clay_v1_5 cannot be had: TerraTorch has Clay 1.5 as a masked autoencoder alone, which "
+            "downloads a teacher and gives losses and no features"
         ),
     ),
     "frames of a backbone of stills": ({"name": "UNet", "frames": 2}, "terratorch/UNet has no field 'frames'"),

@@ -393,12 +393,12 @@ encoder: resnet50.a1_in1k
 <text>:1:10: error[part] encoder: there is no encoder 'resnet50.a1_in1k'.
   repair: did you mean timm/resnet50.a1_in1k?""",
     ),
-    "Clay": (
+    "Clay 1.5": (
         """\
-encoder: terratorch/clay_v1_base
+encoder: terratorch/clay_v15
 """,
         """\
-<text>:1:10: error[part] encoder: terratorch/clay_v1_base cannot be had: composer takes backbones from TerraTorch's own registry, and TerraTorch keeps Clay outside of it.
+<text>:1:10: error[part] encoder: terratorch/clay_v15 cannot be had: TerraTorch has Clay 1.5 as a masked autoencoder alone, which downloads a teacher and gives losses and no features.
   repair: choose another, of those that python -m composer list encoders 'terratorch/*' shows""",
     ),
     "ScaleMAE": (
@@ -406,16 +406,8 @@ encoder: terratorch/clay_v1_base
 encoder: terratorch/scalemae_large
 """,
         """\
-<text>:1:10: error[part] encoder: terratorch/scalemae_large cannot be had: composer takes backbones from TerraTorch's own registry, and TerraTorch keeps ScaleMAE outside of it.
-  repair: choose another, of those that python -m composer list encoders 'terratorch/*' shows""",
-    ),
-    "Prithvi as a Swin": (
-        """\
-encoder: terratorch/prithvi_swin_B
-""",
-        """\
-<text>:1:10: error[part] encoder: terratorch/prithvi_swin_B cannot be had: composer takes backbones from TerraTorch's own registry, and TerraTorch keeps its Prithvi that is a Swin outside of it.
-  repair: choose another, of those that python -m composer list encoders 'terratorch/*' shows""",
+<text>:1:10: error[part] encoder: there is no encoder 'terratorch/scalemae_large'.
+  repair: did you mean terratorch/scalemae_vit_large_patch16?""",
     ),
     "a head in small letters": (
         """\

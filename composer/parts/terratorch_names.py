@@ -69,6 +69,14 @@ _SATLAS_SWIN = (
 )
 _SECO = tuple(f"seco_{network}_sentinel2_rgb_seco" for network in ("resnet18", "resnet50"))
 
+CLAY = ("clay_v1_base",)
+SWIN = ("prithvi_swin_B", "prithvi_swin_L")
+SCALE_MAE = tuple(f"scalemae_{name}" for name in ("vit_base_patch16", "vit_large_patch16", "vit_huge_patch14"))
+ELSEWHERE = (*CLAY, *SWIN, *SCALE_MAE)
+"""The backbones that TerraTorch registers with timm, and ScaleMAE's, which it has in a table by the names after
+`scalemae_`.
+"""
+
 _TOLD = "two modalities or more, by name"
 _FAMILIES: Mapping[tuple[str, ...], Family] = {
     _PRITHVI: Family("Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", bands=True, frames=True),
@@ -80,6 +88,9 @@ _FAMILIES: Mapping[tuple[str, ...], Family] = {
     tuple(f"dofa_{size}_patch16_224" for size in ("small", "base", "large")): Family(
         "DOFA: a ViT whose first layer is made for the wavelengths of its bands.", bands=True
     ),
+    CLAY: Family("Clay 1: a ViT whose first layer is made for the wavelengths of its bands.", bands=True),
+    SCALE_MAE: Family("ScaleMAE: a ViT whose positions are in metres; square images, RGB at first.", bands=True),
+    SWIN: Family("Prithvi as a Swin: over six Landsat and Sentinel-2 bands, one image at a time.", bands=True),
     _SATLAS: Family("SatlasPretrain: a ResNet over aerial or Sentinel-2 images.", bands=True),
     _SATLAS_SWIN: Family("SatlasPretrain: a Swin v2 over aerial, Landsat or Sentinel images.", bands=True),
     _SSL4EO: Family("SSL4EO: a ResNet that learned from Landsat or Sentinel images by themselves.", bands=True),
@@ -119,16 +130,11 @@ REFUSED: Mapping[str, tuple[str, str]] = MappingProxyType(
 """The backbones that cannot be had, each with the reason and the name of another that will do."""
 
 
-_REGISTRY = "composer takes backbones from TerraTorch's own registry, and TerraTorch keeps {} outside of it"
-OUTSIDE: Mapping[str, str] = MappingProxyType(
-    {
-        "*clay*": _REGISTRY.format("Clay"),
-        "*scalemae*": _REGISTRY.format("ScaleMAE"),
-        "*scale_mae*": _REGISTRY.format("ScaleMAE"),
-        "prithvi*swin*": _REGISTRY.format("its Prithvi that is a Swin"),
-    }
+_CLAY_15 = (
+    "TerraTorch has Clay 1.5 as a masked autoencoder alone, which downloads a teacher and gives losses and no features"
 )
-"""Patterns of names that TerraTorch registers elsewhere, with timm or in a table of its own, each with what is said."""
+OUTSIDE: Mapping[str, str] = MappingProxyType(dict.fromkeys(("*clay*15*", "*clay*1[._]5*"), _CLAY_15))
+"""Patterns of names that people look for and TerraTorch has no backbone of, each with what is said."""
 
 
 def outside(name: str) -> str | None:

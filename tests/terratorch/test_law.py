@@ -8,13 +8,14 @@ import random
 
 import pytest
 import torch
-from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
+from terratorch.models.backbones.scalemae import create_model, scalemae_model_registry
+from terratorch.registry import BACKBONE_REGISTRY, TERRATORCH_BACKBONE_REGISTRY
 
 import composer
 from composer import TerraTorch
 from composer.contracts import Refusal
 from composer.feature import Feature
-from composer.parts.terratorch_names import FAMILIES, REFUSED
+from composer.parts.terratorch_names import ELSEWHERE, FAMILIES, REFUSED, SCALE_MAE
 
 SMALLEST = (
     "prithvi_eo_tiny",
@@ -29,10 +30,16 @@ SMALLEST = (
     "fmow_resnet50_fmow_rgb_gassl",
     "UNet",
     "IdentityBackbone",
+    "clay_v1_base",
+    "prithvi_swin_B",
+    "scalemae_vit_base_patch16",
 )
 """One backbone of each family; the others are of the same code, and take minutes."""
 
-LARGEST = ("prithvi_eo_v2_300", "prithvi_eo_v2_600", "terramind_v1_large", "dofa_large", "satlas_resnet152")
+LARGEST = (
+    *("prithvi_eo_v2_300", "prithvi_eo_v2_600", "terramind_v1_large", "dofa_large", "satlas_resnet152"),
+    *("prithvi_swin_L", "scalemae_vit_large", "scalemae_vit_huge"),
+)
 """What the names of those begin with that are too large to draw; they run without numbers."""
 
 UNTOLD = ("terramind_v01_base_tim", "terramind_v1_base_tim", "terramind_v1_large_tim")
@@ -53,7 +60,10 @@ def channels_of(name):
 
 def part_of(name):
     fields = {}
-    if name.startswith(("dofa", "ssl4", "satlas", "seco", "fmow")):
+    if name == "clay_v1_base":
+        # Its own size is 256, of a thousand tokens.
+        fields["options"] = {"img_size": 64}
+    if name.startswith(("dofa", "ssl4", "satlas", "seco", "fmow", "clay", "scalemae")):
         fields["bands"] = BANDS
     if FAMILIES[name].several:
         fields["modalities"] = ["S2L2A"]
@@ -106,6 +116,13 @@ def test_a_backbone_gives_what_is_promised(backbone, wide):
     assert [gradient.is_meta or bool(gradient.any()) for gradient in gradients] == [True] * len(given)
 
 
+def library_s(name, **given):
+    """TerraTorch's own module; ScaleMAE's no registry has."""
+    if name in SCALE_MAE:
+        return create_model(name.removeprefix("scalemae_"), **given)
+    return BACKBONE_REGISTRY.build(name, **given)
+
+
 @pytest.mark.parametrize("wide", [False, True], ids=["square", "wide"])
 def test_the_numbers_are_those_of_the_library(backbone, wide):
     name, facts, module = backbone
@@ -113,7 +130,7 @@ def test_the_numbers_are_those_of_the_library(backbone, wide):
         pytest.skip("too large to hold twice")
     given = (
         {"bands": BANDS}
-        if name.startswith("prithvi")
+        if name.startswith("prithvi") or name in ELSEWHERE
         else {"model_bands": BANDS}
         if "bands" in TerraTorch.defaults[name]
         else {}
@@ -121,7 +138,8 @@ def test_the_numbers_are_those_of_the_library(backbone, wide):
     given |= {"modalities": ["S2L2A"]} if FAMILIES[name].several else {}
     given |= {"dynamic_img_size": True} if "_vit_" in name else {}
     given |= {"in_channels": 4} if name == "UNet" else {}
-    peer = TERRATORCH_BACKBONE_REGISTRY.build(name, **given)
+    given |= {"img_size": 64} if name == "clay_v1_base" else {}
+    peer = library_s(name, **given)
     peer.load_state_dict(module.state_dict())
     peer.eval()  # which returns nothing, in the case of UNet
     image = image_for(module, facts.channels, *sides(facts.sizes, wide=wide)).detach()
@@ -138,4 +156,7 @@ def test_the_numbers_are_those_of_the_library(backbone, wide):
 def test_no_name_is_left_out():
     """Those of TerraTorch 1.2.11, but for the ones that its extra `surya` has, if that is there."""
     known = {name for name in TERRATORCH_BACKBONE_REGISTRY if not name.startswith("heliofm")}
-    assert known == {*FAMILIES, *REFUSED}
+    assert known == {*FAMILIES, *REFUSED} - {*ELSEWHERE}
+    assert {f"scalemae_{name}" for name in scalemae_model_registry} == {*SCALE_MAE}
+    with_timm = {name for name in BACKBONE_REGISTRY if name.startswith(("timm_clay", "timm_prithvi"))}
+    assert {name.removeprefix("timm_") for name in with_timm} == {*ELSEWHERE} - {*SCALE_MAE}

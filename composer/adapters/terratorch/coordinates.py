@@ -1,4 +1,4 @@
-"""The times and places that a Prithvi is told beside its image: what they must be. B batch, T frames."""
+"""The times and places that a backbone is told beside its image: what they must be. B batch, T frames."""
 
 from __future__ import annotations
 
@@ -12,15 +12,24 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 """What TerraTorch takes for coordinates: its encoding of them asserts as much."""
 
 
-def check_coordinates(given: Mapping[str, Any], image: Tensor, frames: int) -> None:
-    """Raise ValueError for times that are not `(b, t, 2)` and places that are not `(b, 2)`, in numbers of the image's
-    kind. None is none. TerraTorch would spread a shape that is nearly right over images, frames or patches.
-    """
+Shapes = Mapping[str, tuple[tuple[int, ...], str]]
+"""By the name of an argument, the shape that it must have, and what it is."""
+
+
+def of_prithvi(image: Tensor, frames: int) -> Shapes:
+    """Times `(b, t, 2)` and places `(b, 2)`."""
     batch = image.shape[0]
-    shapes = {
+    return {
         "temporal_coords": ((batch, frames, 2), "the year and the day of each frame of each image"),
         "location_coords": ((batch, 2), "the latitude and the longitude of each image"),
     }
+
+
+def check_coordinates(given: Mapping[str, Any], image: Tensor, shapes: Shapes) -> None:
+    """Raise ValueError for what is not of its shape, in numbers of the image's kind. None is none.
+
+    TerraTorch would spread a shape that is nearly right over images, frames or patches.
+    """
     for name, value in given.items():
         if value is not None:
             shape, meaning = shapes[name]

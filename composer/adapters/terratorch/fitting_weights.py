@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from terratorch.datasets import HLSBands
+from terratorch.models.backbones.clay_v1.embedder import Embedder
 from terratorch.models.backbones.dofa_vit import DOFAEncoderWrapper, resize_pos_embed
 from terratorch.models.backbones.prithvi_mae import PrithviViT
 from terratorch.models.backbones.prithvi_vit import (
@@ -14,13 +15,16 @@ from terratorch.models.backbones.prithvi_vit import (
     checkpoint_filter_fn_vit_adapter,
 )
 from terratorch.models.backbones.prithvi_vit_adapter import PrithviViTAdapter
+from terratorch.models.backbones.scalemae import VisionTransformer as ScaleMAE
 from terratorch.models.backbones.terramind.model.terramind_vit import TerraMindViT
 from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
 from terratorch.models.backbones.torchgeo_vit import look_up_table
 from torch import Tensor
 
+from composer.adapters.terratorch.fitting_elsewhere import of_clay, of_scale_mae, of_swin
 from composer.parts import TerraTorch
 from composer.parts.terratorch import MODALITIES
+from composer.parts.terratorch_names import SWIN
 from composer.problem import nearest
 from composer.quiet import contained
 
@@ -47,6 +51,12 @@ def fitted(state: Mapping[str, Tensor], network: Any, part: TerraTorch, publishe
         return {name: value for name, value in state.items() if not name.startswith("decoder.")}
     if isinstance(network, DOFAEncoderWrapper):
         return _of_dofa(state, network, part)
+    if isinstance(network, Embedder):
+        return of_clay(state, network)
+    if isinstance(network, ScaleMAE) or part.name in SWIN:
+        own = network.state_dict()
+        renamed, stem, known = (of_swin if part.name in SWIN else of_scale_mae)(state, own)
+        return {**renamed, stem: _mixed(renamed, stem, own[stem], part, known)}
     inner = next((name for name in _STEMS if hasattr(network, name)), None)
     return dict(state) if inner is None else _of_torchgeo(state, network, inner, part, published)
 
@@ -84,6 +94,18 @@ def _of_dofa(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> Sta
         mode = dict(part.options).get("pos_interpolation_mode", "bilinear")
         state = {**state, "pos_embed": resize_pos_embed(positions, (after, after), (before, before), mode)}
     return _within("dofa_model", state, network)
+
+
+def _mixed(state: Mapping[str, Tensor], stem: str, own: Tensor, part: TerraTorch, known: Sequence[str]) -> Tensor:
+    """The first layer of weights of the bands `known`, with the channels of the image in the place of those."""
+    if stem not in state:
+        raise ValueError(f"there is no first layer {stem.removesuffix('.weight')} in it")
+    _check_alike(state[stem], own)
+    mixed = own.clone()
+    for position, band in enumerate(_bands_of(part, known, own, _all_bands())):
+        if band in known:
+            mixed[:, position] = state[stem][:, known.index(band)]
+    return mixed
 
 
 def _of_torchgeo(state: Mapping[str, Tensor], network: Any, inner: str, part: TerraTorch, published: Any) -> State:

@@ -6,8 +6,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from terratorch.models.backbones.clay_v1.embedder import Embedder
+from terratorch.models.backbones.clay_v1.modules import WAVELENGTHS
 from terratorch.models.backbones.dofa_vit import DOFAEncoderWrapper, waves_list
 from terratorch.models.backbones.prithvi_mae import PrithviViT
+from terratorch.models.backbones.scalemae import VisionTransformer as ScaleMAE
 from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
 from terratorch.models.backbones.torchgeo_resnet import ResNetEncoderWrapper
 from terratorch.models.backbones.torchgeo_swin_satlas import SwinEncoderWrapper
@@ -15,7 +18,14 @@ from terratorch.models.backbones.torchgeo_vit import ViTEncoderWrapper
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from composer.adapters.terratorch.coordinates import check_coordinates
+from composer.adapters.terratorch.coordinates import check_coordinates, of_prithvi
+from composer.adapters.terratorch.elsewhere import (
+    EXTRAS,
+    made_elsewhere,
+    options_elsewhere,
+    told_clay,
+    told_scale_mae,
+)
 from composer.adapters.terratorch.refusals import (
     bands_unlike,
     frames_left_over,
@@ -35,6 +45,7 @@ from composer.modules.own_names import OwnNames
 from composer.parts import Channels, TerraTorch
 from composer.parts.fields import MOST_LEVELS
 from composer.parts.terratorch import MODALITIES
+from composer.parts.terratorch_names import CLAY, ELSEWHERE
 from composer.quiet import contained
 
 PYRAMIDS = (DOFAEncoderWrapper, ResNetEncoderWrapper, SwinEncoderWrapper, ViTEncoderWrapper)
@@ -45,7 +56,8 @@ class TerraTorchBackbone(OwnNames):
     """A backbone of TerraTorch. Its weights have TerraTorch's own names.
 
     `extras` are the keyword arguments that it takes beside its images: the times and places of a Prithvi that has
-    learned from those. Of all its levels, it gives the `indices`.
+    learned from those, or of Clay, and the size of a pixel on the ground of Clay and ScaleMAE. Of all its levels, it
+    gives the `indices`.
     """
 
     def __init__(self, network: Any, indices: Sequence[int] | None, modality: str | None = None) -> None:
@@ -61,9 +73,12 @@ class TerraTorchBackbone(OwnNames):
         """
         if isinstance(self.network, PrithviViT):
             assert isinstance(image, Tensor)
-            check_coordinates(extras, image, self.network.num_frames)
+            check_coordinates(extras, image, of_prithvi(image, self.network.num_frames))
             # The network's own forward is that of the masked autoencoder.
             given = self.network.forward_features(image, **extras)
+        elif isinstance(self.network, Embedder | ScaleMAE):
+            assert isinstance(image, Tensor)
+            given = (told_clay if isinstance(self.network, Embedder) else told_scale_mae)(self.network, image, extras)
         else:
             given = self.network(image if self.modality is None else {self.modality: image})
         levels = (given,) if isinstance(given, Tensor) else tuple(given)
@@ -78,8 +93,12 @@ def created(part: TerraTorch, channels: Channels, **more: Any) -> Any:
     """
     _check_options(part)
     with contained(), few_modules():
-        network = TERRATORCH_BACKBONE_REGISTRY.build(part.name, **_told(part, channels), **dict(part.options), **more)
-    # Prithvi's is a closure over the very network, which a copy would go on to run.
+        arguments = {**_told(part, channels), **dict(part.options), **more}
+        if part.name in ELSEWHERE:
+            network = made_elsewhere(part, arguments)
+        else:
+            network = TERRATORCH_BACKBONE_REGISTRY.build(part.name, **arguments)
+    # Those of Prithvi and Clay are of the very network, which a copy would go on to run.
     network.__dict__.pop("forward", None)
     if isinstance(network, PYRAMIDS):
         # It cannot be pickled, and nothing asks for it again.
@@ -106,7 +125,9 @@ def _told(part: TerraTorch, channels: Channels) -> dict[str, Any]:
     if part.family.frames:
         return {"num_frames": part.frames or 1, "bands": _bands(part, channels)}
     if part.name.startswith("dofa_"):
-        return {"model_bands": _wavelengths(part, channels)}
+        return {"model_bands": _wavelengths(part, channels, waves_list)}
+    if part.name in ELSEWHERE:
+        return {"bands": _wavelengths(part, channels, WAVELENGTHS) if part.name in CLAY else _bands(part, channels)}
     if part.name == "UNet":
         return {"in_channels": channels}
     if not part.family.bands:
@@ -125,13 +146,13 @@ def _bands(part: TerraTorch, count: int) -> list[Any]:
     return list(part.bands)
 
 
-def _wavelengths(part: TerraTorch, count: int) -> list[Any]:
-    """The names of the channels as DOFA knows their wavelengths."""
+def _wavelengths(part: TerraTorch, count: int, known: Mapping[str, float]) -> list[Any]:
+    """The names of the channels, of those that DOFA or Clay knows the wavelengths of."""
     if part.bands is None:
         raise Refused(no_bands(count))
     for position, name in enumerate(part.bands):
-        if name not in waves_list:
-            raise Refused(unknown_band(position, name, waves_list))
+        if name not in known:
+            raise Refused(unknown_band(position, name, known))
     return _bands(part, count)
 
 
@@ -166,6 +187,8 @@ def _check_options(part: TerraTorch) -> None:
     known = {"vit_adapter", *inspect.signature(PrithviViT.__init__).parameters} if part.family.frames else None
     if "_tokenizer_" in part.name:
         known = {"return_type", *inspect.signature(VQ.__init__).parameters}
+    if part.name in ELSEWHERE:
+        known = set(options_elsewhere(part) or ())
     for name in given:
         if known is not None and name not in known:
             raise Refused(unknown_option(name, known - {"self", "kwargs"}))
@@ -179,8 +202,8 @@ def _check_frames(frames: int, patch: Any) -> None:
 
 
 def _extras(network: Any) -> frozenset[str]:
-    """The times and places, where a Prithvi has layers for them: another takes them and does nothing."""
+    """What is told beside an image; a Prithvi without layers for times or places takes them and does nothing."""
     if not isinstance(network, PrithviViT):
-        return frozenset()
+        return next((names for kind, names in EXTRAS.items() if isinstance(network, kind)), frozenset())
     has = {"temporal_coords": network.temporal_encoding, "location_coords": network.location_encoding}
     return frozenset(name for name, taken in has.items() if taken)

@@ -23,11 +23,15 @@ from composer.contracts.rules import Refusal, Refused
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
 from composer.modules.devices import on
 from composer.parts import Channels, Facts, TerraTorch
+from composer.parts.terratorch_names import CLAY
 from composer.quiet import contained
 from composer.sizes import Sizes
 
 USUAL = 224
 """The side of an image where no option names one."""
+
+USUAL_OF_CLAY = 256
+"""The side of an image that Clay is made for, as TerraTorch's `img_size` says."""
 
 
 def probe(part: TerraTorch, channels: Channels) -> Facts | Refusal:
@@ -109,7 +113,7 @@ def _square(trial: _Trial) -> GridsAt:
 
 
 def _usual(part: TerraTorch) -> tuple[int, int]:
-    size = dict(part.options).get("img_size") or USUAL
+    size = dict(part.options).get("img_size") or (USUAL_OF_CLAY if part.name in CLAY else USUAL)
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 

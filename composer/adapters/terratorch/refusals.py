@@ -13,7 +13,7 @@ from composer.problem import nearest
 
 
 def no_bands(count: int) -> Refusal:
-    """DOFA without the names of its channels: its first layer is made for their wavelengths."""
+    """DOFA or Clay without the names of its channels: the first layer is made for their wavelengths."""
     return _argument(
         "makes its first layer for the wavelengths of its bands",
         f"{counted(count, 'channel')} without names",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from terratorch.models.backbones.clay_v1.embedder import default_cfgs as of_timm
 from terratorch.models.backbones.prithvi_vit import pretrained_weights as of_prithvi
 from terratorch.models.backbones.terramind.model.terramind_register import pretrained_weights as of_terramind
 from terratorch.models.backbones.terramind.tokenizer.tokenizer_backbones_register import (
@@ -30,9 +31,11 @@ from composer.feature import Features
 from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.parts import Channels, Facts, TerraTorch
+from composer.parts.terratorch_names import CLAY, ELSEWHERE
 
 _ON_HUB = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_FILES: Mapping[str, Mapping[str, str]] = {**of_prithvi, **of_terramind, **of_tokenizers}
+_OF_CLAY = {name: vars(of_timm[name].default) for name in CLAY}
+_FILES: Mapping[str, Mapping[str, str]] = {**of_prithvi, **of_terramind, **of_tokenizers, **_OF_CLAY}
 
 
 @module.register(TerraTorch)
@@ -99,6 +102,8 @@ def _state_of(part: TerraTorch) -> dict[str, Tensor]:
 
 def _published(part: TerraTorch) -> Any:
     """torchgeo's weights for a name, as the default of its constructor says; None of any other."""
+    if part.name in ELSEWHERE:
+        return None
     parameters = inspect.signature(TERRATORCH_BACKBONE_REGISTRY[part.name]).parameters
     return parameters["weights"].default if "weights" in parameters else None
 
