@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from attrs import Attribute, field, frozen
@@ -30,8 +31,8 @@ def fraction(value: int | str | Fraction) -> Fraction:
     text_is_ratio = isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?", value)
     if not (text_is_ratio or isinstance(value, Fraction) or type(value) is int):
         raise ValueError(f"a stride is a whole number or a ratio such as '3/2' (got {value!r})")
-    ratio = Fraction(value)
-    if ratio <= 0:
+    ratio = value if isinstance(value, Fraction) else Fraction(value)
+    if ratio.numerator <= 0:
         raise ValueError(f"a stride must be positive (got {value!r})")
     return ratio
 
@@ -40,16 +41,20 @@ def _stride(value: int | str | Fraction | None) -> Fraction | None:
     return None if value is None else fraction(value)
 
 
-def _known_axes(_: object, __: Attribute[str], axes: str) -> None:
+@lru_cache
+def _is_layout(axes: str) -> bool:
     names = axes.split(" ")
     spatial = {"h", "w"} & set(names)
-    lawful = (
+    return (
         len(set(names)) == len(names)
         and {"b", "c"} <= set(names) <= set("bchwtn")
         and len(spatial) in (0, 2)
         and not ("n" in names and spatial)
     )
-    if not lawful:
+
+
+def _known_axes(_: object, __: Attribute[str], axes: str) -> None:
+    if not _is_layout(axes):
         raise ValueError(f"axes must be a layout such as {MAP!r}, {TOKENS!r} or {VECTOR!r} (got {axes!r})")
 
 

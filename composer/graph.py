@@ -133,17 +133,17 @@ class Node:
     @property
     def positional(self) -> tuple[str, ...]:
         """The sources of the inputs that are given by position."""
-        return tuple(source for source in self.inputs if isinstance(source, str))
+        return tuple([source for source in self.inputs if isinstance(source, str)])
 
     @property
     def named(self) -> tuple[tuple[str, str], ...]:
         """(name, source) of the inputs that are given by name."""
-        return tuple(pair for pair in self.inputs if not isinstance(pair, str))
+        return tuple([pair for pair in self.inputs if not isinstance(pair, str)])
 
     @property
     def sources(self) -> tuple[str, ...]:
         """All that the node takes from, in order."""
-        return (*self.positional, *(source for _, source in self.named))
+        return (*self.positional, *[source for _, source in self.named])
 
 
 def _pairs(value: Mapping[str, Any] | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:

@@ -127,14 +127,18 @@ def intersect(demands: Iterable[tuple[str, Sizes]]) -> Sizes | Conflict:
     Where no two demands conflict but three do, the pair names the last demand and what the others left.
     """
     met = ANY
-    seen: list[tuple[str, Sizes]] = []
+    # Most demands of a graph are made by several of its nodes, and change nothing the second time.
+    seen: dict[Sizes, str] = {}
     for name, sizes in demands:
+        if sizes in seen:
+            continue
         both = _meet(met, sizes)
         if both is None:
-            rival = next(((n, s) for n, s in seen if _meet(s, sizes) is None), ("the nodes before it", met))
-            return Conflict(rival[0], rival[1], name, sizes)
+            rivals = ((other, made_by) for other, made_by in seen.items() if _meet(other, sizes) is None)
+            first_sizes, first = next(rivals, (met, "the nodes before it"))
+            return Conflict(first, first_sizes, name, sizes)
         met = both
-        seen.append((name, sizes))
+        seen[sizes] = name
     return met
 
 

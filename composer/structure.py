@@ -31,6 +31,8 @@ def structural_problems(graph: Graph) -> Iterator[Problem]:
 
 def ordered(graph: Graph) -> tuple[Node, ...]:
     """The nodes such that each comes after what it takes; otherwise in the order given. The graph has no cycle."""
+    if _in_order(graph):
+        return graph.nodes
     nodes = {node.name: node for node in graph.nodes}
     done = {name for name, _ in graph.inputs}
     result: list[Node] = []
@@ -47,6 +49,16 @@ def ordered(graph: Graph) -> tuple[Node, ...]:
                     done.add(name)
                     result.append(nodes[name])
     return tuple(result)
+
+
+def _in_order(graph: Graph) -> bool:
+    """Whether each node stands after all that it takes already, as people write them."""
+    before = {name for name, _ in graph.inputs}
+    for node in graph.nodes:
+        if not before.issuperset(_needs(node)):
+            return False
+        before.add(node.name)
+    return True
 
 
 def _needs(node: Node) -> tuple[str, ...]:
@@ -132,6 +144,8 @@ def _unknown(graph: Graph, path: str, name: str, known: list[str], inputs: list[
 
 
 def _cycle(graph: Graph) -> list[str] | None:
+    if _in_order(graph):
+        return None
     try:
         TopologicalSorter({node.name: _needs(node) for node in graph.nodes}).prepare()
     except CycleError as error:

@@ -53,7 +53,7 @@ class Probed(Encoder):
 
     def unweighted(self) -> Self:
         """The same without weights: where they come from says nothing of what an encoder gives."""
-        return evolve(self, pretrained=False)  # type: ignore[misc]
+        return evolve(self, pretrained=False) if self.pretrained is not False else self  # type: ignore[attr-defined, misc]
 
     @property
     def takes_names(self) -> bool:

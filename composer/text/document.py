@@ -7,6 +7,7 @@ multiply) is bounded while the events pass by.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import yaml
@@ -60,21 +61,12 @@ class _Growing:
     incomplete: bool = False
     root: Tree | None = None
 
-    def take(self, event: yaml.Event) -> None:
-        if isinstance(event, yaml.ScalarEvent):
-            self._scalar(event, _after(event.start_mark))
-        elif isinstance(event, yaml.CollectionEndEvent):
-            self._end()
-        elif isinstance(event, yaml.CollectionStartEvent):
-            self._start(event, _after(event.start_mark))
-        elif isinstance(event, yaml.AliasEvent):
-            self._alias(event.anchor, _after(event.start_mark))
-        elif isinstance(event, yaml.DocumentStartEvent):
-            self.documents += 1
-            if self.documents > 1:
-                self.give_up("yaml", "a file holds one document; a second one begins here.", _after(event.start_mark))
+    def document(self, _: yaml.DocumentStartEvent, at: At) -> None:
+        self.documents += 1
+        if self.documents > 1:
+            self.give_up("yaml", "a file holds one document; a second one begins here.", at)
 
-    def _scalar(self, event: yaml.ScalarEvent, at: At) -> None:
+    def scalar(self, event: yaml.ScalarEvent, at: At) -> None:
         self._count(1, at)
         value: Value = event.value
         if event.tag is not None:
@@ -89,7 +81,7 @@ class _Growing:
             self.anchors[event.anchor] = scalar, 1, 0
         self._put(scalar, 0)
 
-    def _start(self, event: yaml.CollectionStartEvent, at: At) -> None:
+    def start(self, event: yaml.CollectionStartEvent, at: At) -> None:
         self._count(1, at)
         if event.tag is not None:
             self._tag(event.tag, at)
@@ -99,14 +91,15 @@ class _Growing:
         self.stack.append(_Open(at, event.anchor, is_mapping, self.nodes - 1))
         self._nest(0, at)
 
-    def _end(self) -> None:
+    def end(self, _: yaml.CollectionEndEvent, __: At) -> None:
         done = self.stack.pop()
         tree = Mapping(_merged(done), *done.at) if done.is_mapping else Sequence(tuple(done.items), *done.at)
         if done.anchor:
             self.anchors[done.anchor] = tree, self.nodes - done.nodes_before, done.height
         self._put(tree, done.height)
 
-    def _alias(self, name: str | None, at: At) -> None:
+    def alias(self, event: yaml.AliasEvent, at: At) -> None:
+        name = event.anchor
         if name not in self.anchors:
             self.give_up("yaml", f"there is no anchor &{name} before this alias.", at)
         anchored = self.anchors[name]
@@ -181,6 +174,17 @@ class _Growing:
         raise SpecError(self.problems)
 
 
+_TAKEN_BY: dict[type[yaml.Event], Callable[[_Growing, Any, At], None]] = {
+    yaml.DocumentStartEvent: _Growing.document,
+    yaml.ScalarEvent: _Growing.scalar,
+    yaml.SequenceStartEvent: _Growing.start,
+    yaml.MappingStartEvent: _Growing.start,
+    yaml.SequenceEndEvent: _Growing.end,
+    yaml.MappingEndEvent: _Growing.end,
+    yaml.AliasEvent: _Growing.alias,
+}
+
+
 def document(text: str, file: str | None = None, *, merging: bool = False) -> tuple[Tree, list[Problem]]:
     """The tree of `text`, and the problems that can be passed over: a repeated key, a tag, a number that is too long.
 
@@ -192,7 +196,9 @@ def document(text: str, file: str | None = None, *, merging: bool = False) -> tu
     growing = _Growing(file, merging)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
-            growing.take(event)
+            take = _TAKEN_BY.get(type(event))
+            if take is not None:
+                take(growing, event, _after(event.start_mark))
     except SpecError:
         raise
     except (yaml.YAMLError, ValueError) as error:
