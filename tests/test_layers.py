@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import composer
+import composer.testing
 
 PACKAGE = Path(__file__).parents[1] / "composer"
 
@@ -123,6 +124,7 @@ def test_a_foreign_library_is_imported_by_its_own_adapter_alone(path):
 def test_no_module_bears_a_public_name():
     """After an import, the module would hide the function."""
     assert {path.stem for path in FILES} & set(dir(composer)) == set()
+    assert {path.stem for path in FILES if stage_of(path) == "testing"} & set(composer.testing.__all__) == set()
 
 
 def test_every_file_has_a_stage():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from composer.testing.checking import ALL_LAWS as ALL_LAWS
     from composer.testing.checking import check_contract as check_contract
     from composer.testing.fields import valid as valid
+    from composer.testing.grammar import texts as texts
     from composer.testing.laws import LAWS as LAWS
     from composer.testing.strategies import features as features
     from composer.testing.strategies import images as images
@@ -25,6 +26,7 @@ _NAMES_OF = {
     "broken": "ContractBroken",
     "checking": "ALL_LAWS check_contract",
     "fields": "valid",
+    "grammar": "texts",
     "topologies": "chains graphs",
     "laws": "LAWS",
     "strategies": "features images pyramids",

@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
+from composer.testing.grammar import texts
 from composer.testing.mutating import mutated
 from composer.testing.seeds import seeds
-from composer.testing.texts import texts
 
 BATCH = 50
 """Texts that are drawn by one seed, one after the other."""

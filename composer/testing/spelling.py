@@ -105,7 +105,7 @@ class _Writer:
 
     def _stands(self, value: Data) -> bool:
         """Whether a value is written line by line."""
-        return isinstance(value, dict | list) and bool(value) and self.draw(st.booleans())
+        return isinstance(value, dict | list) and bool(value) and self.draw(st.sampled_from((True, False)))
 
 
 def _quoted(draw: st.DrawFn, text: str) -> str:

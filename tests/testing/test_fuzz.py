@@ -13,11 +13,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 import composer
 from composer.problem import Place, Problem, SpecError
-from composer.testing import answering
+from composer.testing import answering, texts
 from composer.testing.answering import Answer, WrongAnswerError, answered
 from composer.testing.mutating import mutated
 from composer.testing.seeds import OWN, seeds
-from composer.testing.texts import texts
 from tests.fuzz_reads import ROOT, take, words
 
 SHORT = settings(

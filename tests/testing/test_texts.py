@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 import composer
 from composer.problem import SpecError
+from composer.testing import texts
 from composer.testing.mutating import mutated
 from composer.testing.seeds import FOLDER, OWN, seeds
 from composer.testing.spelling import spellings
-from composer.testing.texts import texts
 from composer.text.document import document
 from composer.text.tree import Mapping, Scalar
 
@@ -82,12 +82,15 @@ HELD = {
 }
 
 
-def accepted(graph):
+def answer(graph):
     try:
-        composer.infer(graph)
-    except SpecError:
-        return False
-    return True
+        return composer.infer(graph)
+    except SpecError as error:
+        return error
+
+
+def accepted(graph):
+    return isinstance(answer(graph), composer.Typed)
 
 
 @pytest.mark.parametrize("holds", HELD.values(), ids=HELD)
@@ -95,8 +98,31 @@ def test_texts_hold_all_that_a_text_may_hold(some, holds):
     assert any(holds(text, graph) for text, graph in some)
 
 
+@ALIKE
+@given(texts())
+def test_what_is_drawn_is_read_to_a_graph_and_inferred_or_refused(text):
+    assert isinstance(answer(composer.reads(text)), composer.Typed | SpecError)
+
+
+SMALLEST = {
+    "any": (
+        lambda text: True,
+        "encoder: timm/test_resnet\ndecoder: IdentityDecoder\nhead:\n  SegmentationHead:\n    num_classes: 1\n",
+    ),
+    "a decoder": (
+        lambda text: "FCNDecoder" in text,
+        "encoder: timm/test_resnet\ndecoder: FCNDecoder\nhead:\n  SegmentationHead:\n    num_classes: 1\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("shows", "smallest"), SMALLEST.values(), ids=SMALLEST)
+def test_what_is_drawn_shrinks_to_something_readable(shows, smallest):
+    assert find(texts(), shows, settings=SEARCH) == smallest
+
+
 def test_every_part_with_known_fields_is_drawn():
-    from composer.testing.texts import _DRAWABLE
+    from composer.testing.grammar import _DRAWABLE
 
     assert {*composer.parts.NECKS, *composer.parts.DECODERS, *composer.parts.HEADS} <= set(_DRAWABLE)
 
