@@ -15,10 +15,12 @@ from composer.feature import Features, sentence
 from composer.parts import Part
 from composer.testing.broken import ContractBroken, said, told
 from composer.testing.cases import cases, refused_cases
+from composer.testing.declared import Declared
 from composer.testing.fields import declarations
 from composer.testing.inputs import Inputs
 from composer.testing.laws import LAWS, REFUSALS, Law, real_refusals
-from composer.testing.subjects import Declared, Plain, Subject, is_plain
+from composer.testing.plain import Plain, is_plain
+from composer.testing.subjects import Subject
 
 EXAMPLES = 40
 DECLARATIONS = 6

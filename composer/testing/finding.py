@@ -10,7 +10,7 @@ from types import ModuleType
 from torch import nn
 
 from composer.parts import Part
-from composer.testing.subjects import is_plain
+from composer.testing.plain import is_plain
 
 
 class NoPartsError(ValueError):

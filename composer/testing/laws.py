@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from composer.contracts import Refusal
 from composer.testing.broken import ContractBroken, said, shape, side_by_side, told, worst
 from composer.testing.cases import Case
-from composer.testing.subjects import Plain
+from composer.testing.plain import Plain
 
 Law = Callable[[Case], None]
 MOST_TRIES = 12

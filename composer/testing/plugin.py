@@ -75,7 +75,7 @@ class _Part(pytest.Collector):
         """A test for each law; of plain necks all but that of refusals, which they do not have."""
         from composer.testing.checking import ALL_LAWS
         from composer.testing.laws import REFUSALS
-        from composer.testing.subjects import is_plain
+        from composer.testing.plain import is_plain
 
         for law in ALL_LAWS:
             if law != REFUSALS or not is_plain(self.part):
