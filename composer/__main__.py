@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from composer.commands.ceiling import keep_to_memory
 from composer.commands.interrupts import interrupts_held
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Vision models declared as data: checked, shown, built and run.",
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
     _add(commands, "check", _check, "say what is wrong with specs, or what they give", _check_arguments)
     _add(commands, "show", _show, "show what flows from node to node", _one_spec)
     _add(commands, "build", _build, "build the model, and say what it weighs", _build_arguments)
@@ -66,15 +67,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Command(argparse.ArgumentParser):
+    """The parser of one command, which is told its arguments when it is the one that is called."""
+
+    arguments: Callable[[argparse.ArgumentParser], None]
+
+    def parse_known_args(self, *given: Any, **options: Any) -> Any:
+        self.arguments(self)
+        return super().parse_known_args(*given, **options)
+
+
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Command],
     name: str,
     command: Callable[[argparse.Namespace], int],
     about: str,
     arguments: Callable[[argparse.ArgumentParser], None],
 ) -> None:
     parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
-    arguments(parser)
+    parser.arguments = arguments
     parser.set_defaults(command=command)
 
 

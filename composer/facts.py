@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 from attrs import asdict
@@ -99,6 +97,8 @@ def _plain(value: Any) -> Any:
 
 
 def _name_of(question: Mapping[str, Any]) -> str:
+    import hashlib  # not at the top: what stands in the catalogue needs no file, and would wait for it
+
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -130,6 +130,8 @@ def _sides(patch: list[int] | None) -> tuple[int, int] | None:
 
 
 def _keep(file: Path, question: Mapping[str, Any], facts: Facts) -> None:
+    from secrets import token_hex
+
     content = {"format": FORMAT, "question": question, "facts": asdict(facts)}
     unfinished = file.with_suffix(f".{token_hex(8)}")
     try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
-import random
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,6 +15,10 @@ def contained() -> Iterator[None]:
     """Within it warnings, log lines and what is printed are lost; after it the environment is as it was, and so are the
     random states of Python and of numpy: some packages draw when they are imported.
     """
+    # Not at the top: a check imports nobody's package, and would wait for these.
+    import logging
+    import random
+
     environment, disabled = dict(os.environ), logging.root.manager.disable
     drawn, numpy = random.getstate(), sys.modules.get("numpy.random")
     numpy_drawn = None if numpy is None else numpy.get_state()

@@ -16,11 +16,10 @@ from composer.typed import Typed
 
 @frozen
 class Report:
-    """What was found out about one file: a typed graph and its digest, or problems, or why it could not be read."""
+    """What was found out about one file: a typed graph, or problems, or why it could not be read."""
 
     file: str
     typed: Typed | None = None
-    digest: str | None = None
     problems: tuple[Problem, ...] = ()
     unreadable: str | None = None
 
@@ -38,6 +37,8 @@ class Report:
 
     def as_data(self) -> dict[str, Any]:
         """The same for programs."""
+        from composer import digest
+
         typed = self.typed
         problems = [_problem_as_data(problem) for problem in self.problems]
         if self.unreadable:
@@ -45,7 +46,7 @@ class Report:
         return {
             "file": self.file,
             "ok": typed is not None,
-            "digest": self.digest,
+            "digest": None if typed is None else digest(typed.graph),
             "sizes": None if typed is None else asdict(typed.sizes),
             "outputs": {} if typed is None else {end: symbolic(typed, end) for end in typed.graph.outputs},
             "auxiliary": {} if typed is None else {name: symbolic(typed, end) for name, end in typed.graph.auxiliary},
@@ -73,11 +74,10 @@ def check(files: Sequence[str], form: str) -> int:
 
 def reported(file: str) -> Report:
     """What there is to say about one file."""
-    from composer import digest, infer
+    from composer import infer
 
     try:
-        graph = graph_in(file)
-        return Report(file, infer(graph), digest(graph))
+        return Report(file, infer(graph_in(file)))
     except UsageError as error:
         return Report(file, unreadable=str(error))
     except SpecError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -63,4 +62,6 @@ class Transformers(Probed):
         file = None if self.folder is None else self.folder / "config.json"
         if file is None or not file.is_file():
             return plain
+        import hashlib  # not at the top: few checks need it, and all would wait for it
+
         return evolve(plain, name=f"{self.name}#{hashlib.sha256(file.read_bytes()).hexdigest()[:24]}")

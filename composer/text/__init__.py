@@ -7,10 +7,8 @@ import os
 from composer.graph import Graph
 from composer.parts import REGISTERED
 from composer.text.characters import text_in
-from composer.text.digesting import digest_of
 from composer.text.reading import graph_of
 from composer.text.suggesting import Parts
-from composer.text.writing import text_of
 
 
 def read(path: str | os.PathLike[str], *, parts: Parts = REGISTERED) -> Graph:
@@ -35,6 +33,8 @@ def write(graph: Graph, *, parts: Parts = REGISTERED) -> str:
     Raises SpecError where there is no such text: a node holds a live module or a part that is not among `parts`,
     or the graph is none, because a name is repeated or unknown.
     """
+    from composer.text.writing import text_of  # not at the top, nor the other: what only reads would wait for it
+
     return text_of(graph, parts)
 
 
@@ -44,4 +44,6 @@ def digest(graph: Graph) -> str:
     Equal is what `==` says, so the order of nodes counts, and the text a graph was read from does not. Raises
     SpecError where a node holds a live module, or a value that has no text.
     """
+    from composer.text.digesting import digest_of
+
     return digest_of(graph)

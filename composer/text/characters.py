@@ -11,7 +11,7 @@ from composer.problem import Place, Problem, SpecError
 MOST_BYTES = 2**20
 """The size of a text. Models are described in hundreds of bytes."""
 
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 # libyaml takes time that grows with the square of the number of these.
 _TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
