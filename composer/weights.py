@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -88,9 +88,25 @@ def restore(model: nn.Module, file: str | os.PathLike[str]) -> None:
     if faults:
         more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise unfit(file, f"does not fit the model: {'; '.join(faults[:5])}{more}", "give the file of this very model")
+    set_all([(tensor, given[name]) for name, tensor in wanted.items()])
+
+
+def set_all(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Copy into the first of each pair the second. Interrupted, all are set before KeyboardInterrupt is raised.
+
+    For a model that is half of one training and half of another looks like any other.
+    """
     with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(given[name])
+        try:
+            _copy(pairs)
+        except KeyboardInterrupt:
+            _copy(pairs)
+            raise
+
+
+def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for tensor, numbers in pairs:
+        tensor.copy_(numbers)
 
 
 def _precisions(tensors: safe_open) -> dict[str, torch.dtype]:

@@ -270,3 +270,23 @@ def test_numbers_that_are_none_are_weights_like_others(tmp_path):
     model.get_parameter("decoder.convs.0.0.bias").data.fill_(float("nan"))
     composer.save(model, tmp_path / "model.safetensors")
     assert composer.load(tmp_path / "model.safetensors").get_parameter(FIRST).isnan().all()
+
+
+@pytest.mark.parametrize("door", [composer.restore, composer.terratorch.load], ids=["restore", "terratorch"])
+def test_an_interrupted_model_has_all_the_weights(tmp_path, door, monkeypatch):
+    """Ctrl-C between two of the tensors: the rest is set too, and then it is raised."""
+    trained, model = composer.build(GRAPH, seed=1), composer.build(GRAPH, seed=2)
+    composer.save(trained, tmp_path / "model.safetensors")
+    copied, copy_ = [], torch.Tensor.copy_
+
+    def interrupted_once(tensor, numbers):
+        copied.append(tensor)
+        if len(copied) == 3:
+            raise KeyboardInterrupt
+        return copy_(tensor, numbers)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        door(model, tmp_path / "model.safetensors")
+    expected = trained.state_dict()
+    assert [name for name, tensor in model.state_dict().items() if not tensor.equal(expected[name])] == []

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from os import PathLike
 
-import torch
 from attrs import frozen
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from composer.model import Model
 from composer.problem import Place, Problem, SpecError
 from composer.terratorch.keys import cleaned, matched, plain_branch, reason_to_leave
 from composer.terratorch.tensors import tensors_in
-from composer.weights import kind_of, refuse_meta, unfit
+from composer.weights import kind_of, refuse_meta, set_all, unfit
 
 
 @frozen
@@ -78,9 +77,7 @@ def load(model: Model, file: str | PathLike[str], *, ignore: Iterable[str] = ())
     given = tensors_in(file)
     report = _compare(model, wanted, given)
     _check(report, file, tuple(ignore))
-    with torch.no_grad():
-        for name, source in report.matched:
-            wanted[name].copy_(given[source])
+    set_all([(wanted[name], given[source]) for name, source in report.matched])
     return report
 
 
