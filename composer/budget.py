@@ -12,8 +12,8 @@ from composer.graph import Node
 from composer.limits import Limits
 from composer.parts import Encoder, Part
 from composer.problem import Problem
+from composer.refused import problem_of
 from composer.typed import Typed
-from composer.walking import problem_of
 
 
 @frozen

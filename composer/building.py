@@ -25,9 +25,10 @@ from composer.modules.devices import on
 from composer.modules.growth import TooMuchError, held_to
 from composer.parts import Custom, Facts, Part, Probed
 from composer.problem import SpecError
+from composer.refused import problem_of
 from composer.typed import Typed
 from composer.verifying import hold_to_facts
-from composer.walking import Describe, problem_of
+from composer.walking import Describe
 
 Device = Literal["cpu", "meta"]
 

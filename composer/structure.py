@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain, islice
 
-from composer.graph import MOST_LETTERS, PATH, RESERVED, Graph, Node, Shared
+from composer.graph import MOST_LETTERS, PATH, Graph, Node, Shared
 from composer.problem import MOST_PROBLEMS, Problem, nearest
+from composer.reserved import RESERVED
 
 
 def structural_problems(graph: Graph) -> Iterator[Problem]:

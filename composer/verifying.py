@@ -11,9 +11,9 @@ from composer.contracts.rules import Refusal, needed
 from composer.modules.custom import in_eval_mode
 from composer.parts import Facts, Part
 from composer.problem import SpecError
+from composer.refused import problem_of
 from composer.sizes import Sizes, intersect
 from composer.typed import Typed
-from composer.walking import problem_of
 
 
 def hold_to_facts(typed: Typed, modules: Mapping[str, nn.Module]) -> None:

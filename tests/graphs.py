@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import strategies as st
 
 from composer.feature import Image
-from composer.graph import RESERVED, Graph, Node, Shared, chain
+from composer.graph import Graph, Node, Shared, chain
 from composer.parts import (
     DECODERS,
     HEADS,
@@ -43,6 +43,7 @@ from composer.parts.fields import ACTIVATIONS, FINAL_ACTIVATIONS
 from composer.parts.necks import INTERPOLATIONS
 from composer.parts.temporal import POOLINGS
 from composer.parts.tokens import AGGREGATIONS
+from composer.reserved import RESERVED
 from composer.sizes import PADDING_MODES, PADDING_SIDES, Padding
 
 AWKWARD = [

@@ -19,10 +19,22 @@ PACKAGE = Path(__file__).parents[1] / "composer"
 STAGES = (
     ("feature", "sizes", "problem", "quiet", "limits", "memory"),
     ("parts",),
-    ("graph", "structure"),
+    ("graph", "reserved", "structure"),
     ("text", "contracts"),
     ("catalogue",),
-    ("typed", "libraries", "facts", "fitting", "walking", "inference", "ways", "inserting", "mending", "pairing"),
+    (
+        "typed",
+        "libraries",
+        "facts",
+        "fitting",
+        "refused",
+        "walking",
+        "inference",
+        "ways",
+        "inserting",
+        "mending",
+        "pairing",
+    ),
     ("modules",),
     ("plan", "entering", "leaving", "model"),
     ("building", "verifying", "budget"),
@@ -33,9 +45,9 @@ STAGES = (
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
-TORCH_FREE = ("feature", "sizes", "problem", "quiet", "limits", "memory", "parts", "graph", "structure", "text",
-              "contracts", "catalogue", "typed", "libraries", "facts", "fitting", "walking", "inference", "ways",
-              "inserting", "mending", "pairing", "__init__", "__main__")  # fmt: skip
+TORCH_FREE = ("feature", "sizes", "problem", "quiet", "limits", "memory", "parts", "graph", "reserved", "structure",
+              "text", "contracts", "catalogue", "typed", "libraries", "facts", "fitting", "ways", "refused", "walking",
+              "inference", "inserting", "mending", "pairing", "__init__", "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch", "mmseg"}
