@@ -199,7 +199,8 @@ def sentence(features: Features) -> str:
         return "nothing"
     kinds = dict.fromkeys(f'{kind(f)} "{f.axes}"' for f in features)
     many = f"{len(features)} × " if len(features) > 1 else ""
-    facts = [f"{_common([f.channels for f in features])} channels"]
+    widths = [f.channels for f in features]
+    facts = [counted(widths[0], "channel") if len(set(widths)) == 1 else f"{_common(widths)} channels"]
     strides = [f.stride for f in features if f.stride is not None]
     if strides:
         facts.append(f"stride {_common(strides)}")

@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from composer.testing.broken import CannotBeHeld as CannotBeHeld
     from composer.testing.broken import ContractBroken as ContractBroken
+    from composer.testing.broken import UntriedWarning as UntriedWarning
     from composer.testing.checking import ALL_LAWS as ALL_LAWS
     from composer.testing.checking import check_contract as check_contract
     from composer.testing.fields import valid as valid
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from composer.testing.topologies import graphs as graphs
 
 _NAMES_OF = {
-    "broken": "ContractBroken",
+    "broken": "CannotBeHeld ContractBroken UntriedWarning",
     "checking": "ALL_LAWS check_contract",
     "fields": "valid",
     "grammar": "texts",

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from composer.contracts.rules import Refused
+
 
 class ContractBroken(AssertionError):
     """A part does not keep a law. `law` is its name in `LAWS`; the text says before what, and what came."""
@@ -15,6 +17,14 @@ class ContractBroken(AssertionError):
     def __init__(self, law: str, text: str) -> None:
         super().__init__(text)
         self.law = law
+
+
+class CannotBeHeld(ContractBroken):
+    """A part that no law can be held to: its contract raises, it takes nothing, or no module can be made of it."""
+
+
+class UntriedWarning(UserWarning):
+    """A law that was not tried: of all that a part was tried with it refuses nothing, or nothing that is small."""
 
 
 def said(name: str, law: str, what: str, case: Any = None, *, beside: str = "") -> str:
@@ -58,4 +68,7 @@ def shape(sizes: tuple[int, ...]) -> str:
 
 def told(error: BaseException) -> str:
     """An exception on one line."""
+    if isinstance(error, Refused):
+        refusal = error.refusal
+        return f"a refusal: it {refusal.expected}{f' (got {refusal.got})' if refusal.got else ''}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from composer.contracts import Promise, Refusal
 from composer.contracts.rules import whole
-from composer.feature import ROUNDINGS, Features, Rounding, counted, sentence
+from composer.feature import ROUNDINGS, Features, Rounding, counted
 from composer.sizes import Sizes, intersect
-from composer.testing.inputs import Inputs
-from composer.testing.subjects import Subject, Tensors, sizes_of
+from composer.testing.inputs import Inputs, Tried
+from composer.testing.subjects import Subject, Tensors, asked, sizes_of
 
 MOST_NUMBERS = 30_000
 """How many numbers a run has at most, inputs and outputs of one image together: what is wrong is wrong with few."""
@@ -78,32 +78,45 @@ class Case:
 
     def __str__(self) -> str:
         """What the subject is fed, as a person reads it."""
-        named = [""] * len(self.inputs.positional) + [f"{name}: " for name, _ in self.inputs.named]
-        lines = [f"{name}{sentence(features)}" for name, features in zip(named, self.inputs.all, strict=True)]
-        return f"{'; '.join(lines)}, of {counted(self.batch, 'image')} of {self.height} × {self.width}"
+        return f"{'; '.join(self.inputs.sentences)}, of {counted(self.batch, 'image')} of {self.height} × {self.width}"
 
 
 @st.composite
-def cases(draw: st.DrawFn, subject: Subject, accepted: Sequence[Inputs]) -> Case | None:
+def cases(draw: st.DrawFn, subject: Subject, tried: Tried, most: int = MOST_NUMBERS) -> Case | None:
     """Runs of a subject before inputs that it accepts, small and odd sizes first; None where no size is admitted.
 
-    Grids are rounded in some of them, where the subject accepts those too.
+    Grids are rounded in some of them, where the subject accepts those too. A run has at most `most` numbers.
     """
-    inputs = _rounded(draw(st.sampled_from(accepted)), draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS))))
-    outcome = subject.outcome(inputs)
+    inputs = _rounded(draw(st.sampled_from(tried.accepted)), draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS))))
+    outcome = asked(subject, inputs)
     sizes = sizes_of(inputs, outcome) if isinstance(outcome, Promise) else None
     if not isinstance(outcome, Promise) or sizes is None:
         return None
     height, width = draw(_sides(sizes))
-    if _numbers((*inputs.edges, *outcome.features), height, width) > MOST_NUMBERS:
+    if _numbers((*inputs.edges, *outcome.features), height, width) > most:
         return None
     return Case(subject, inputs, outcome, draw(st.sampled_from((1, 2, 3))), height, width)
 
 
+def fewest_numbers(subject: Subject, tried: Tried) -> int | None:
+    """How many numbers the smallest run has, or less than MOST_NUMBERS; None where no size suits any inputs."""
+    fewest = None
+    for inputs in tried.accepted:
+        outcome = subject.outcome(inputs)
+        sizes = sizes_of(inputs, outcome) if isinstance(outcome, Promise) else None
+        least = None if sizes is None else sizes.nearest(1, 1)
+        if least is not None and isinstance(outcome, Promise):
+            numbers = _numbers((*inputs.edges, *outcome.features), *least)
+            fewest = numbers if fewest is None else min(fewest, numbers)
+            if fewest <= MOST_NUMBERS:
+                break
+    return fewest
+
+
 @st.composite
-def refused_cases(draw: st.DrawFn, subject: Subject, refused: Sequence[Inputs]) -> Case | None:
+def refused_cases(draw: st.DrawFn, subject: Subject, tried: Tried) -> Case | None:
     """Runs that a subject refuses, at sizes at which all that it is fed is whole, with cells to spare."""
-    inputs = draw(st.sampled_from(refused))
+    inputs = draw(st.sampled_from(tried.refused))
     outcome = subject.outcome(inputs)
     assert isinstance(outcome, Refusal)
     sizes = intersect([("edge", whole(f)) for f in inputs.edges])

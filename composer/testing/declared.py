@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from inspect import signature
 from typing import Any
 
@@ -10,10 +11,13 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from composer.contracts import Promise, Refusal, contract
+from composer.contracts.rules import without_frames
 from composer.facts import describe
+from composer.feature import Feature, Features
 from composer.libraries import loaded
 from composer.modules import module
-from composer.parts import Encoder, Part, Probed, part_name
+from composer.modules.frames import by_frame, stills
+from composer.parts import Channels, Custom, Encoder, Facts, Part, Probed, part_name
 from composer.testing.inputs import Inputs, tried
 from composer.testing.subjects import Tensors, several
 
@@ -34,16 +38,18 @@ class Declared:
         return tried(self.part)
 
     def outcome(self, inputs: Inputs) -> Promise | Refusal | None:
-        """Its contract's. An encoder of stills before frames is the model's affair, and is passed over."""
+        """Its contract's."""
         told: Any = self.part
         if isinstance(self.part, Probed):
-            (image,) = inputs.positional[0]
-            told = describe(self.part.fed(image), image.channels)
+            told = _facts(self.part, inputs)
             if isinstance(told, Refusal):
                 return told
         outcome = contract(told, *inputs.positional, **dict(inputs.named))
-        outcome = outcome if isinstance(outcome, Promise | Refusal) else Promise(features=outcome)
-        return None if isinstance(outcome, Promise) and outcome.per_frame else outcome
+        if isinstance(outcome, Promise | Refusal):
+            return outcome
+        if not isinstance(outcome, list | tuple) or not all(isinstance(one, Feature) for one in outcome):
+            raise TypeError(f"what a contract gives is features, a Promise or a Refusal (got {outcome!r})")
+        return Promise(features=outcome)
 
     def why_not(self, inputs: Inputs) -> str:
         """The refusal's sentence."""
@@ -51,20 +57,25 @@ class Declared:
         return f"it {outcome.expected}" if isinstance(outcome, Refusal) else "no image size suits it"
 
     def make(self, inputs: Inputs) -> nn.Module:
-        """The module of the part, without published weights."""
+        """The module of the part, without published weights; a copy of one that is there already.
+
+        An encoder of stills that is fed frames is made for one of them.
+        """
         if self.part.source is not None and (refusal := loaded(self.part.source)):
             raise ValueError(f"{part_name(self.part)} {refusal.expected} (got {refusal.got}): {refusal.repair}")
-        named: dict[str, Any] = dict(inputs.named)
+        seen = inputs.replaced(tuple(map(_still, inputs.all))) if self._promise_per_frame(inputs) else inputs
+        named: dict[str, Any] = dict(seen.named)
         if isinstance(self.part, Probed):
-            (image,) = inputs.positional[0]
-            named |= {"facts": describe(self.part.fed(image), image.channels), "pretrained": False}
-        made: nn.Module = module(self.part, *inputs.positional, **named)
-        return made
+            named |= {"facts": _facts(self.part, inputs), "pretrained": False}
+        made: nn.Module = module(self.part, *seen.positional, **named)
+        return deepcopy(made) if isinstance(self.part, Custom) else made  # the laws change its type and its weights
 
     def call(self, network: nn.Module, inputs: Inputs, tensors: Tensors, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """An encoder is called with its image, other parts with a list of tensors for each input."""
+        """An encoder is called with its image, or with several by name; and frame by frame, where it takes stills.
+        Other parts are called with a list of tensors for each input.
+        """
         if isinstance(self.part, Encoder):
-            return several(network(tensors[0][0]))
+            return self._encoded(network, inputs, tensors)
         count = len(inputs.positional)
         named: dict[str, Any] = dict(zip((name for name, _ in inputs.named), tensors[count:], strict=True))
         if "image_size" in signature(network.forward).parameters:
@@ -74,3 +85,32 @@ class Declared:
     def agrees(self, given: Sequence[Tensor], promise: Promise, batch: int, height: int, width: int) -> bool:
         """Whether every shape is as promised."""
         return [tuple(x.shape) for x in given] == [f.shape(batch, height, width) for f in promise.features]
+
+    def _encoded(self, network: nn.Module, inputs: Inputs, tensors: Tensors) -> tuple[Tensor, ...]:
+        promise = self._promise_per_frame(inputs)
+        images = [stills(x) if promise else x for (x, *_) in tensors]
+        if isinstance(self.part, Custom):
+            images = [x.clone() for x in images]  # as a model does: it may write into its image
+        names = [name for name, _ in inputs.named]
+        given = several(network(dict(zip(names, images, strict=True)) if names else images[0]))
+        if promise is None or len(given) != len(promise.features):
+            return given
+        axes = [f.axes.split().index("b") for f in promise.features]
+        return tuple(by_frame(x, axis, inputs.edges[0].frames) for x, axis in zip(given, axes, strict=True))
+
+    def _promise_per_frame(self, inputs: Inputs) -> Promise | None:
+        """What an encoder of stills promises before frames; None of all else."""
+        outcome = self.outcome(inputs) if isinstance(self.part, Encoder) else None
+        return outcome if isinstance(outcome, Promise) and outcome.per_frame else None
+
+
+def _facts(part: Probed, inputs: Inputs) -> Facts | Refusal:
+    """The facts of an encoder that is fed these images."""
+    images = [image for (image,) in inputs.positional]
+    named = {name: image for name, (image,) in inputs.named}
+    channels: Channels = tuple((name, image.channels) for name, image in named.items()) or images[0].channels
+    return describe(part.fed(*images, **named), channels)
+
+
+def _still(features: Features) -> Features:
+    return tuple(map(without_frames, features))

@@ -14,12 +14,19 @@ from typing import Any
 from attrs import evolve, frozen
 
 from composer.contracts import contract
-from composer.feature import Feature, Features, Image
-from composer.parts import Encoder, Part
+from composer.feature import Feature, Features, Image, sentence
+from composer.parts import Encoder, Part, Probed
 from composer.testing.strategies import CHANNELS, LAYOUTS, MOST_LEVELS, strides_of
 
 WIDTHS = ((11, 13, 17, 19, 23), (11,) * MOST_LEVELS, (32,) * MOST_LEVELS, (16, 32, 64, 128, 256), (1,) * MOST_LEVELS)
 """Channels of the levels: unlike primes, alike, alike and even, growing, and one."""
+
+FEW_BANDS = (3, 1, 2, 6, 12)
+BANDS = (*FEW_BANDS, 4, 5, 7, 10, 13)
+"""Channels of images: of an encoder that is probed few, for each is a question to its library."""
+
+ANY_NAMES = ("first", "second")
+"""What inputs are called where a contract takes any names."""
 
 
 @frozen
@@ -39,6 +46,15 @@ class Inputs:
         """Every feature of every input."""
         return tuple(feature for features in self.all for feature in features)
 
+    @property
+    def sentences(self) -> list[str]:
+        """Each input as a person reads it, behind its name where it has one."""
+        names = [f"{name}: " for name, _ in self.named]
+        return [
+            f"{name}{sentence(features)}"
+            for name, features in zip(["" for _ in self.positional] + names, self.all, strict=True)
+        ]
+
     def replaced(self, inputs: tuple[Features, ...]) -> Inputs:
         """The same places with other inputs."""
         count = len(self.positional)
@@ -46,21 +62,44 @@ class Inputs:
         return Inputs(inputs[:count], tuple(zip(names, inputs[count:], strict=True)))
 
 
+@frozen
+class Tried:
+    """What something was tried with, by what it says; `reason` is why it takes nothing, where it takes nothing."""
+
+    accepted: tuple[Inputs, ...]
+    refused: tuple[Inputs, ...]
+    reason: str = ""
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:  # noqa: FBT001, IPython's protocol, and Hypothesis's
+        printer.text(f"<{len(self.accepted)} inputs accepted, {len(self.refused)} refused>")
+
+
 def tried(part: Part) -> Iterator[Inputs]:
-    """What a part is tried with, simple things first: one tuple of features for each input that its contract has."""
-    count, names = (1, ()) if isinstance(part, Encoder) else _places(type(part))
-    for features in _images() if isinstance(part, Encoder) else stacks():
-        for several in _alike_or_not(features, count + len(names)):
+    """What a part is tried with, simple things first: one tuple of features for each input that its contract has.
+
+    An encoder is tried with images; with several by name, where its contract has names for them, or it says so.
+    """
+    if isinstance(part, Probed):
+        yield from (Inputs((image,)) for image in _images(FEW_BANDS, (None, 3, 1)))
+        yield from _by_its_names(part)
+        return
+    for count, names in _places(type(part)):
+        wanted = count + len(names)
+        for several in _own(part, wanted) if isinstance(part, Encoder) else _stacks(wanted):
             yield Inputs(several[:count], tuple(zip(names, several[count:], strict=True)))
 
 
-def _places(part_class: type[Part]) -> tuple[int, tuple[str, ...]]:
-    """How many inputs a contract takes by position, and which by name. One that takes any number is given two."""
+def _places(part_class: type[Part]) -> list[tuple[int, tuple[str, ...]]]:
+    """How many inputs a contract takes by position, and which by name. Of one that takes any number, two."""
     parameters = list(signature(contract.dispatch(part_class)).parameters.values())[1:]
-    positional = sum(p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for p in parameters)
-    several = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
-    named = tuple(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY)
-    return (max(2, positional) if several else positional), named
+    kinds = [p.kind for p in parameters]
+    count = sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    names = tuple(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY)
+    more = Parameter.VAR_KEYWORD in kinds
+    places = [(count, (*names, *ANY_NAMES))] if more else []
+    if Parameter.VAR_POSITIONAL in kinds:
+        return [(max(2, count), names), *places]
+    return [(count, names), *places] if count or names or not more else places
 
 
 def stacks() -> Iterator[Features]:
@@ -84,9 +123,36 @@ def _feature(channels: int, stride: Fraction, axes: str, prefix: int, frames: in
     )
 
 
-def _images() -> Iterator[Features]:
-    for channels, frames in product((3, 1, 2, 6, 12), (None, 3, 1)):
-        yield (Image(channels=channels, frames=frames).feature,)
+def _images(bands: tuple[int, ...], frames: tuple[int | None, ...]) -> Iterator[Features]:
+    for channels, count in product(bands, frames):
+        yield (Image(channels=channels, frames=count).feature,)
+
+
+def _stacks(count: int) -> Iterator[tuple[Features, ...]]:
+    for features in stacks():
+        yield from _alike_or_not(features, count)
+
+
+def _own(encoder: Encoder, count: int) -> Iterator[tuple[Features, ...]]:
+    """So many images for an encoder of one's own: first those of the channels and the frames that it has fields for.
+
+    Of several, the last is of any other channels too.
+    """
+    said = [getattr(encoder, name, None) for name in ("channels", "frames")]
+    bands, frames = ((one,) if isinstance(one, int) else () for one in said)
+    bands, frames = tuple(dict.fromkeys((*bands, *BANDS))), tuple(dict.fromkeys((None, *frames, 3, 1, 2, 4)))
+    for image in _images(bands, frames):
+        yield from _alike_or_not(image, count)
+    for image, channels in product(_images(bands, frames), bands if count > 1 else ()):
+        yield (*(image,) * (count - 1), (evolve(image[0], channels=channels),))
+
+
+def _by_its_names(encoder: Probed) -> Iterator[Inputs]:
+    """Two images, of each pair of channels for which an encoder that takes several by name has names."""
+    for bands in product(FEW_BANDS, repeat=2) if encoder.takes_names else ():
+        for frames in (None, 3) if encoder.names_for(bands) else ():
+            images = [(Image(channels=channels, frames=frames).feature,) for channels in bands]
+            yield Inputs((), tuple(zip(encoder.names_for(bands) or (), images, strict=True)))
 
 
 def _alike_or_not(features: Features, count: int) -> Iterator[tuple[Features, ...]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from composer.contracts import Refusal
-from composer.testing.broken import ContractBroken, said, shape, side_by_side, told, worst
+from composer.testing.broken import CannotBeHeld, ContractBroken, said, shape, side_by_side, told, worst
 from composer.testing.cases import Case
 from composer.testing.plain import Plain
 
@@ -178,7 +178,8 @@ def _made(case: Case, law: str, dtype: torch.dtype = torch.float32, seed: int = 
     try:
         return case.module(dtype, seed)
     except Exception as error:
-        raise _broken(case, law, f"no module can be made, it raises {told(error)}") from error
+        what = f"no module can be made, it raises {told(error)}"
+        raise CannotBeHeld(law, said(case.subject.name, law, what, case)) from error
 
 
 def _given(case: Case, law: str, network: nn.Module, tensors: Any, of: str = "") -> tuple[Tensor, ...]:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from composer.testing.checking import Tried
+    from composer.testing.inputs import Tried
     from composer.testing.subjects import Subject
 
 HELP = "hold every part of this module to the laws of composer.testing; may be given several times"
 EXAMPLES_HELP = "how many runs of each part each law sees (default: 40)"
+
+UNTRIED = "composer: a law that was not tried"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +41,16 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         sys.path.insert(0, here)
     for name in session.config.getoption("--composer-parts"):
         items.extend(session.genitems(_Module.from_parent(session, name=name, nodeid=name, parts=_parts(name))))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say of which parts nothing was found to try a law with: whoever reads no further than `passed` reads that too."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    untried = [told for report in skipped for name, told in report.user_properties if name == UNTRIED]
+    if untried:
+        terminalreporter.section("laws that were not tried")
+        for told in untried:
+            terminalreporter.write_line(told)
 
 
 def _parts(name: str) -> dict[str, type[Any]]:
@@ -70,6 +82,8 @@ class _Part(pytest.Collector):
         super().__init__(**kwargs)
         self.part = part
         self._tried: tuple[tuple[Subject, Tried], ...] | None = None
+        self.hindered = ""
+        """Why no law can be held, once a test has failed for that."""
 
     def collect(self) -> Iterator[pytest.Item]:
         """A test for each law; of plain necks all but that of refusals, which they do not have."""
@@ -96,12 +110,31 @@ class _Law(pytest.Item):
     parent: _Part
 
     def runtest(self) -> None:
-        """Raises ContractBroken with the smallest run found."""
-        from composer.testing.checking import check_law
+        """Raises ContractBroken with the smallest run found. What hinders all laws is a failure of the first one."""
+        from composer.testing.broken import CannotBeHeld
+        from composer.testing.fields import UndrawableError
+
+        if self.parent.hindered:
+            pytest.skip(self.parent.hindered)
+        try:
+            untried = self._untried()
+        except (CannotBeHeld, UndrawableError) as error:
+            self.parent.hindered = f"{str(error).splitlines()[0]} ({self.nodeid} fails for that)"
+            raise
+        if untried:
+            self.user_properties.append((UNTRIED, untried))
+            pytest.skip(untried)
+
+    def _untried(self) -> str:
+        """Hold the part's declarations to the law. Gives why none of them was tried, or nothing where some were."""
+        from composer.testing.checking import check_law, check_taken
 
         examples = self.config.getoption("--composer-examples")
+        reasons = []
         for subject, tried in self.parent.tried():
-            check_law(subject, self.name, tried, examples)
+            check_taken(subject, self.name, tried)
+            reasons.append(check_law(subject, self.name, tried, examples))
+        return reasons[0] if all(reasons) else ""
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
         """What was promised and what came; how it came to that is in the traceback of anything else."""

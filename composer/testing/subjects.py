@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from composer.contracts import Promise, Refusal
 from composer.contracts.rules import needed
 from composer.sizes import Conflict, Sizes, intersect
+from composer.testing.broken import CannotBeHeld, said, told
 from composer.testing.inputs import Inputs
 
 Tensors = Sequence[Sequence[Tensor]]
@@ -40,6 +41,15 @@ class Subject(Protocol):
 
     def agrees(self, given: Sequence[Tensor], promise: Promise, batch: int, height: int, width: int) -> bool:
         """Whether tensors are what was promised."""
+
+
+def asked(subject: Subject, inputs: Inputs) -> Promise | Refusal | None:
+    """What a subject says of inputs. Raises CannotBeHeld where saying it fails: what is promised is not known then."""
+    try:
+        return subject.outcome(inputs)
+    except Exception as error:
+        what = f"asked about {'; '.join(inputs.sentences)}, its contract raises {told(error)}"
+        raise CannotBeHeld("shapes", said(subject.name, "shapes", what)) from error
 
 
 def several(out: Any) -> tuple[Tensor, ...]:

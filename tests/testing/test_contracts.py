@@ -9,10 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.testing import ContractBroken, check_contract
+from composer.testing import ALL_LAWS, CannotBeHeld, ContractBroken, UntriedWarning, check_contract
 
-PARTS = (
+TAKE_ALL = (
     composer.SelectIndices(indices=[0, -1]),
+    composer.IdentityDecoder(),
+    composer.Timm("test_resnet"),
+)
+PARTS = (
     composer.PermuteDims(new_order=[0, 3, 1, 2]),
     composer.InterpolateToPyramidal(mode="bilinear"),
     composer.MaxpoolToPyramidal(),
@@ -23,13 +27,11 @@ PARTS = (
     composer.AggregateTokens(),
     composer.ConcatFeatures(),
     composer.TemporalPooling(),
-    composer.IdentityDecoder(),
     composer.FCNDecoder(channels=4),
     composer.UNetDecoder(channels=[6, 4, 2], attention_type="scse"),
     composer.LinearDecoder(num_classes=2, upsampling_size=2),
     composer.SegmentationHead(num_classes=3, channel_list=[4]),
     composer.ClassificationHead(num_classes=3),
-    composer.Timm("test_resnet"),
     composer.Smp("Linknet"),
 )
 
@@ -37,6 +39,30 @@ PARTS = (
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 def test_a_part_of_composer_keeps_every_law(part):
     check_contract(part, examples=8)
+
+
+@pytest.mark.parametrize("part", TAKE_ALL, ids=lambda part: type(part).__name__)
+def test_of_a_part_that_refuses_nothing_it_is_told_that_its_refusals_were_not_tried(part):
+    with pytest.warns(UntriedWarning) as told:
+        check_contract(part, examples=8)
+
+    assert [str(one.message) for one in told] == [
+        (
+            f"{part!r} is not held to the law 'refusals': it refuses nothing of all that it was tried with; say what "
+            "it refuses, check_contract(…, inputs=…)."
+        )
+    ]
+
+
+def test_of_a_part_whose_refusals_are_all_too_large_it_is_told():
+    wide = composer.Feature(channels=4096, stride=16, axes="b n c")
+    with pytest.warns(UntriedWarning) as told:
+        check_contract(composer.FCNDecoder(channels=4), inputs=[((wide,),)], laws=["refusals"])
+
+    assert str(told[0].message) == (
+        f"{composer.FCNDecoder(channels=4)!r} is not held to the law 'refusals': all that it refuses has more than "
+        "5,000 numbers; say something smaller, check_contract(…, inputs=…)."
+    )
 
 
 class Halves(nn.Module):
@@ -139,7 +165,7 @@ WRONG = {
     "a contract that raises": (
         HalfTheChannels(),
         (
-            "HalfTheChannels() breaks the law 'shapes': asked about map \"b c h w\" (1 channels, stride 2), its "
+            "HalfTheChannels() breaks the law 'shapes': asked about map \"b c h w\" (1 channel, stride 2), its "
             "contract raises ValueError: channels must be a whole number of at least 1 (got 0)."
         ),
     ),
@@ -162,7 +188,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("part", "message"), WRONG.values(), ids=WRONG)
 def test_what_cannot_be_held_to_the_laws_is_said(part, message):
-    with pytest.raises(ContractBroken) as caught:
+    with pytest.raises(CannotBeHeld) as caught:
         check_contract(part)
 
     assert str(caught.value) == message
@@ -171,7 +197,8 @@ def test_what_cannot_be_held_to_the_laws_is_said(part, message):
 def test_a_part_is_fed_what_is_said():
     """Here with a level that is right for one stride alone, which is not among those that are tried."""
     seventh = composer.Feature(channels=5, stride=7)
-    check_contract(composer.SelectIndices(indices=[0]), inputs=[((seventh,),)], examples=5)
+    taken = [law for law in ALL_LAWS if law != "refusals"]
+    check_contract(composer.SelectIndices(indices=[0]), inputs=[((seventh,),)], laws=taken, examples=5)
 
     with pytest.raises(ContractBroken, match="takes nothing of all that it was tried with"):
         check_contract(composer.SelectIndices(indices=[1]), inputs=[((seventh,),)])

@@ -150,6 +150,126 @@ def test_the_tests_of_a_package_run_beside_them(package):
     )
 
 
+HINDERED = '''\
+"""Parts that no law can be held to, each for another reason, and one that takes everything."""
+
+from attrs import field, frozen
+from torch import nn
+
+import composer
+
+
+@frozen
+class Halving(composer.Neck):
+    """Half of one channel is none."""
+
+
+@composer.contract.register(Halving)
+def _(neck, features):
+    return [composer.Feature(channels=f.channels // 2, stride=f.stride or 1) for f in features]
+
+
+@frozen
+class Unmade(composer.Neck):
+    """Its module cannot be made."""
+
+
+@composer.contract.register(Unmade)
+def _(neck, features):
+    return features
+
+
+@composer.module.register(Unmade)
+def _(neck, features):
+    raise OSError("no such kernel")
+
+
+@frozen
+class Picky(composer.Neck):
+    """Takes nothing."""
+
+
+@composer.contract.register(Picky)
+def _(neck, features):
+    return composer.Refusal(code="layout", kind="impossible", expected="takes sound")
+
+
+@frozen
+class Unknown(composer.Neck):
+    """What it may be is not said."""
+
+    mode: object
+
+
+@frozen
+class Same(composer.Neck):
+    """Gives what it takes."""
+
+
+@composer.contract.register(Same)
+def _(neck, features):
+    return features
+
+
+@composer.module.register(Same)
+def _(neck, features):
+    return SameNet()
+
+
+class SameNet(nn.Module):
+    def forward(self, features):
+        return list(features)
+'''
+
+
+@pytest.fixture(scope="module")
+def hindered(tmp_path_factory):
+    """What pytest says of them."""
+    folder = tmp_path_factory.mktemp("hindered")
+    (folder / "parts.py").write_text(HINDERED, encoding="utf-8")
+    return run(folder, "--composer-parts", "parts", "-v", "-rs").stdout
+
+
+WHY = {
+    "Halving": (
+        "Halving() breaks the law 'shapes': asked about map \"b c h w\" (1 channel, stride 2), its contract raises "
+        "ValueError: channels must be a whole number of at least 1 (got 0)."
+    ),
+    "Unmade": ("Unmade() breaks the law 'shapes': no module can be made, it raises OSError: no such kernel."),
+    "Picky": (
+        "Picky() breaks the law 'shapes': it takes nothing of all that it was tried with (it takes sound); say what it "
+        "takes, check_contract(…, inputs=…)."
+    ),
+    "Unknown": (
+        "too little is known of Unknown.mode to draw it: give it a default, or an annotation or a validator that lists "
+        "what it takes; or say valid(Unknown, mode=…)"
+    ),
+}
+
+
+@pytest.mark.parametrize("part", WHY)
+def test_what_hinders_every_law_fails_once_and_the_others_are_skipped_for_it(hindered, part):
+    outcomes = [line.split()[1] for line in hindered.splitlines() if line.startswith(f"parts::{part}::")]
+    assert outcomes == ["FAILED"] + ["SKIPPED"] * 8
+
+    failures = hindered.partition("= FAILURES =")[2].partition("= short test summary")[0]
+    assert failures.splitlines().count(WHY[part]) == 1
+    skipped = [line for line in hindered.splitlines() if line.startswith("SKIPPED [8]")]
+    assert sum(line.endswith(f": {WHY[part]} (parts::{part}::shapes fails for that)") for line in skipped) == 1
+
+
+def test_a_law_that_is_not_tried_is_skipped_and_told_at_the_end(hindered):
+    assert [line.split()[1] for line in hindered.splitlines() if line.startswith("parts::Same::")] == [
+        *["PASSED"] * 8,
+        "SKIPPED",
+    ]
+    section = hindered.partition(" laws that were not tried ")[2].splitlines()[1]
+    assert section == (
+        "Same() is not held to the law 'refusals': it refuses nothing of all that it was tried with; say what it "
+        "refuses, check_contract(…, inputs=…)."
+    )
+
+
 WRONG = {
     "no such module": (
         "my_package.heads",
