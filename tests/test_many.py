@@ -31,7 +31,7 @@ MANY = {
 
 
 def test_what_takes_far_too_long_is_ended():
-    with pytest.raises(CalledProcessError, match="SIGXCPU|SIGKILL"):
+    with pytest.raises(CalledProcessError, match=r"SIGXCPU|SIGKILL"):
         bounded("while True: pass", seconds=1)
 
 
