@@ -178,9 +178,9 @@ class Image:
         return Feature(channels=self.channels, stride=self.stride, axes=axes, frames=self.frames or 1)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 prefix token`, `4 prefix tokens`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, nouns: str | None = None, form: str = "") -> str:
+    """`1 prefix token`, `4 prefix tokens`; with `nouns` for what has another plural, the number written in `form`."""
+    return f"{number:{form}} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def kind(feature: Feature) -> str:

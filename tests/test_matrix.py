@@ -180,7 +180,7 @@ def test_few_pairs_are_listed(capsys, monkeypatch):
         "timm/cait_s24_224   UNetDecoder      ◐   out_indices: [5, 11, 17, 23]; necks: [LearnedInterpolateToPyramidal]",
         "                    UperNetDecoder   ●",
         "",
-        "1 encoders × 2 decoders, 2 pairs:",
+        "1 encoder × 2 decoders, 2 pairs:",
         "● 1 fits as it is",
         "◐ 1 fits with necks, or with other levels of the encoder",
         "· 0 does not fit",

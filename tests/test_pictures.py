@@ -113,7 +113,7 @@ class TestPredictions:
             pytest.param(
                 RegressionHead(),
                 np.array([[[np.nan, 1.0]]]),
-                ["out: 1 to 1, mean 1, 1 pixels not finite"],
+                ["out: 1 to 1, mean 1, 1 pixel not finite"],
                 id="not finite",
             ),
             pytest.param(

@@ -15,7 +15,7 @@ from composer.commands.images import Raster, raster
 from composer.commands.normalising import Published, normalised
 from composer.commands.preview import preview
 from composer.commands.terminal import UsageError
-from composer.feature import Image
+from composer.feature import Image, counted
 from composer.graph import Shared
 from composer.typed import Typed, too_large
 
@@ -140,4 +140,5 @@ def _fed(
 def _gaps(missing: NDArray[Any]) -> str | None:
     absent = missing.any(axis=0)
     count = int(absent.sum())
-    return f"{count} of {absent.size} pixels hold no data, and get their band's mean" if count else None
+    lacking = "holds no data, and gets its" if count == 1 else "hold no data, and get their"
+    return f"{count} of {counted(absent.size, 'pixel')} {lacking} band's mean" if count else None

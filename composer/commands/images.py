@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from composer.commands.terminal import UsageError, check_file
+from composer.feature import counted
 
 Array = NDArray[Any]
 
@@ -58,7 +59,7 @@ def raster(file: str, channels: int, frames: int | None = None, *, picked: bool 
     suffix = path.suffix.lower()
     if frames is not None and suffix != ".npy":
         raise UsageError(
-            f"{file}: an image of {frames} frames is read from a .npy array (frames, bands, height, width)."
+            f"{file}: an image of {counted(frames, 'frame')} is read from a .npy array (frames, bands, height, width)."
         )
     if suffix in (".npz", ".pt", ".pth", ".safetensors"):
         raise UsageError(f"{file}: this is a collection of arrays; save the one that is the image as .npy.")
@@ -195,7 +196,7 @@ def _from_array(file: str, channels: int, frames: int | None, *, picked: bool) -
     if frames is not None:
         if values.ndim != 4 or values.shape[0] != frames:
             raise UsageError(
-                f"{file}: the model takes {frames} frames, as an array ({frames}, bands, height, width) "
+                f"{file}: the model takes {counted(frames, 'frame')}, as an array ({frames}, bands, height, width) "
                 f"(this is {_shape(values.shape)})."
             )
         return _raster(file, np.moveaxis(values, 1, 0))

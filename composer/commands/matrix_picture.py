@@ -14,6 +14,7 @@ from composer.commands.colours import Colour
 from composer.commands.matrix import Matrix
 from composer.commands.matrix_text import MEANINGS
 from composer.commands.pictures import FAINT, INK, PAPER, RULE, font
+from composer.feature import counted
 from composer.pairing import VERDICTS, Cell, Verdict
 
 COLOURS: Mapping[Verdict, Colour] = {"fits": (46, 125, 107), "necks": (236, 184, 74), "refused": (214, 82, 75)}
@@ -89,10 +90,9 @@ def _label(row: Row) -> str:
 def _title(matrix: Matrix) -> str:
     sources = sorted({name.partition("/")[0] for name in matrix.encoders})
     named = [f"timm {stamp()}" if source == "timm" else source for source in sources]
-    pairs = len(matrix.cells)
-    return (
-        f"{len(matrix.encoders):,} encoders of {' and '.join(named)}, {len(matrix.decoders)} decoders: {pairs:,} pairs"
-    )
+    encoders = counted(len(matrix.encoders), "encoder", form=",")
+    decoders, pairs = counted(len(matrix.decoders), "decoder"), counted(len(matrix.cells), "pair", form=",")
+    return f"{encoders} of {' and '.join(named)}, {decoders}: {pairs}"
 
 
 def _places(decoders: Sequence[str], left: int) -> tuple[int, ...]:

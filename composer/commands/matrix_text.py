@@ -10,6 +10,7 @@ from typing import Any
 
 from composer.commands.matrix import Matrix
 from composer.commands.terminal import rendered
+from composer.feature import counted
 from composer.pairing import Cell, Verdict
 from composer.text.plain import plain_fields
 from composer.ways import spelled
@@ -79,8 +80,8 @@ def summary(matrix: Matrix) -> str:
     """How many pairs there are of each verdict."""
     total = len(matrix.cells)
     told = [f"{GLYPHS[verdict]} {count:,} {MEANINGS[verdict]}" for verdict, count in matrix.counts.items()]
-    sides = f"{len(matrix.encoders):,} encoders × {len(matrix.decoders):,} decoders"
-    return "\n".join([f"{sides}, {total:,} pairs:", *told])
+    sides = [counted(len(matrix.encoders), "encoder", form=","), counted(len(matrix.decoders), "decoder", form=",")]
+    return "\n".join([f"{' × '.join(sides)}, {counted(total, 'pair', form=',')}:", *told])
 
 
 def _listed(matrix: Matrix) -> str:

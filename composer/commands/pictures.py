@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from composer.commands.colours import Colour, class_colour, painted_classes, painted_values
 from composer.commands.predictions import Classes, Numbers, Prediction, Scores, Values, percent
+from composer.feature import counted
 
 MARGIN = 28
 """Around the sheet, and between panels."""
@@ -70,7 +71,7 @@ def prediction_panel(prediction: Prediction, size: tuple[int, int]) -> Panel:
     match prediction:
         case Classes():
             picture = Image.fromarray(painted_classes(prediction.indices)).resize(size, Image.Resampling.NEAREST)
-            said = f"{len(prediction.shares)} of {prediction.count} classes"
+            said = f"{len(prediction.shares)} of {counted(prediction.count, 'class', 'classes')}"
             return Panel(prediction.name, said, picture, _class_legend(prediction.shares, width))
         case Values():
             low, high = prediction.range
@@ -138,7 +139,8 @@ def _class_legend(shares: Sequence[tuple[int, float]], width: int) -> Image.Imag
         _write(draw, (left + SWATCH + 10, middle), label, TEXT)
         _write(draw, (left + cell, middle), share, TEXT, FAINT, anchor="rm")
     if not fits:
-        rest = f"and {len(shares) - told} more classes, {percent(sum(share for _, share in shares[told:]))}"
+        others = [share for _, share in shares[told:]]
+        rest = f"and {counted(len(others), 'more class', 'more classes')}, {percent(sum(others))}"
         _write(draw, (0, 12 + rows * ROW + ROW // 2), rest, TEXT, FAINT)
     return legend
 

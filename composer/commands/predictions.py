@@ -8,6 +8,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from composer.feature import counted
 from composer.parts import ASPPRegressionHead, Mmseg, Part, RegressionHead, ScalarHead
 
 Array = NDArray[Any]
@@ -42,7 +43,7 @@ class Classes:
         shares = self.shares
         told = ", ".join(f"class {index} {percent(share)}" for index, share in shares[:TOP])
         more = f", and {len(shares) - TOP} more" if len(shares) > TOP else ""
-        return f"{self.name}: {len(shares)} of {self.count} classes: {told}{more}"
+        return f"{self.name}: {len(shares)} of {counted(self.count, 'class', 'classes')}: {told}{more}"
 
 
 @frozen(eq=False)
@@ -64,7 +65,9 @@ class Values:
         low, high = self.range
         unfit = self.values.size - finite.size
         mean = f", mean {finite.mean():.4g}" if finite.size else ""
-        return f"{self.name}: {low:.4g} to {high:.4g}{mean}" + (f", {unfit} pixels not finite" if unfit else "")
+        return f"{self.name}: {low:.4g} to {high:.4g}{mean}" + (
+            f", {counted(unfit, 'pixel')} not finite" if unfit else ""
+        )
 
 
 @frozen(eq=False)

@@ -58,7 +58,7 @@ def _unfit(facts: Facts, fed: Feature) -> Refusal | None:
         return Refusal(
             code="channels",
             kind="impossible",
-            expected=f"takes an image of {facts.channels} channels",
+            expected=f"takes an image of {counted(facts.channels, 'channel')}",
             repair=f"input: {{channels: {facts.channels}}}",
         )
     if facts.frames is not None and (fed.axes, fed.frames) != (FRAMES, facts.frames):

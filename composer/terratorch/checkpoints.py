@@ -10,6 +10,7 @@ from os import PathLike
 from attrs import frozen
 from torch import Tensor
 
+from composer.feature import counted
 from composer.model import Model
 from composer.problem import Place, Problem, SpecError
 from composer.terratorch.keys import cleaned, matched, plain_branch, reason_to_leave
@@ -48,7 +49,8 @@ class Report:
 
     def __str__(self) -> str:
         tensors = len(self.matched) + len(self.missing) + len(self.mismatched)
-        lines = [f"{len(self.matched)} of {tensors} tensors were set"]
+        were = "was" if 1 in (len(self.matched), tensors) else "were"
+        lines = [f"{len(self.matched)} of {counted(tensors, 'tensor')} {were} set"]
         lines += [f"  missing in the file, left as it was: {name}" for name in self.missing]
         lines += [f"  not fitting, left as it was: {mismatch}" for mismatch in self.mismatched]
         lines += [f"  unexpected, left in the file: {name}" for name in self.unexpected]

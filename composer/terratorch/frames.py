@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from composer.feature import Features
+from composer.feature import Features, counted
 from composer.parts import Neck, TemporalPooling
 from composer.terratorch.arguments import Arguments, Ledger, declared
 
@@ -89,7 +89,7 @@ def _frames(arguments: Arguments, neck: TemporalPooling | None, ledger: Ledger) 
     if stated is not None and divided not in (None, stated):
         ledger.refuse(
             arguments.path("temporal_subset_lengths"),
-            f"temporal_subset_lengths come to {divided} frames, and temporal_n_timestamps is {stated}.",
+            f"temporal_subset_lengths come to {counted(divided, 'frame')}, and temporal_n_timestamps is {stated}.",
             f"temporal_n_timestamps: {divided}",
         )
     found: int | None = stated or divided or (2 if neck.pooling == "diff" else None)

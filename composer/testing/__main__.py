@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from composer.feature import counted
 from composer.testing.soak import Soak
 from composer.testing.tally import Tally, kept
 
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(tally.table())
     console.print(f"go on with: python -m composer.testing soak --resume {state}", markup=False, highlight=False)
     if tally.found:
-        console.print(f"{len(tally.found)} findings are in {given.folder}", markup=False, highlight=False)
+        console.print(f"{counted(len(tally.found), 'finding')} in {given.folder}", markup=False, highlight=False)
     return 1 if tally.found else 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import define
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from composer.feature import counted
 from composer.testing.reducing import reduced
 from composer.testing.tally import Finding, Tally
 from composer.testing.workers import Job, Told, Worker
@@ -68,8 +69,9 @@ class Soak:
     def _line(self) -> str:
         tally = self.tally
         return (
-            f"{tally.texts:,} texts: {tally.verdicts['refused']:,} refused, {tally.verdicts['accepted']:,} accepted, "
-            f"{tally.verdicts['run']:,} run, {tally.verdicts['found']:,} found ({len(tally.found)} kinds)"
+            f"{counted(tally.texts, 'text', form=',')}: {tally.verdicts['refused']:,} refused, "
+            f"{tally.verdicts['accepted']:,} accepted, "
+            f"{tally.verdicts['run']:,} run, {tally.verdicts['found']:,} found ({counted(len(tally.found), 'kind')})"
         )
 
     def _next(self, workers: list[Worker]) -> Job:

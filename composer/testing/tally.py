@@ -11,6 +11,7 @@ from typing import Any
 from attrs import asdict, define, field, frozen
 from rich.table import Table
 
+from composer.feature import counted
 from composer.testing.workers import Told
 
 
@@ -64,7 +65,9 @@ class Tally:
 
     def table(self) -> Table:
         """The figures as they are shown at the end."""
-        table = Table(title=f"{self.texts:,} texts of seed {self.seed} in {self.seconds / 60:.1f} minutes")
+        table = Table(
+            title=f"{counted(self.texts, 'text', form=',')} of seed {self.seed} in {self.seconds / 60:.1f} minutes"
+        )
         table.add_column("what became of them")
         table.add_column("texts", justify="right")
         built = self.verdicts["run"]

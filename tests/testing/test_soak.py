@@ -69,7 +69,7 @@ def test_a_soak_counts_and_tells_what_it_found(scripted, tmp_path, capsys):
     assert tally.slowest == 2.5
     said = " ".join(capsys.readouterr().out.split())
     assert "16 texts of seed 7" in said
-    assert "1 findings are in" in said
+    assert "1 finding in" in said
 
 
 def test_a_finding_is_written_as_it_was_met_and_as_small_as_it_goes(scripted, tmp_path):

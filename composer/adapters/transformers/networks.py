@@ -13,7 +13,7 @@ from composer.adapters.huggingface import PUBLISHED, check_reachable
 from composer.adapters.transformers.configs import config_of, source_of
 from composer.adapters.transformers.refusals import no_weights
 from composer.contracts.rules import Refused
-from composer.feature import Features
+from composer.feature import Features, counted
 from composer.modules.dispatch import module
 from composer.modules.growth import few_modules
 from composer.modules.own_names import OwnNames, held
@@ -87,5 +87,5 @@ def _with_weights(part: Transformers, config: Any) -> Any:
         )
     missing = sorted(key for key in told["missing_keys"] if not key.startswith(ADDED))
     if missing:
-        raise ValueError(f"the checkpoint lacks {len(missing)} weights, the first {missing[0]}")
+        raise ValueError(f"the checkpoint lacks {counted(len(missing), 'weight')}, the first {missing[0]}")
     return network

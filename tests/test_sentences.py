@@ -1,0 +1,129 @@
+"""Numbers of things, as sentences have them: one channel, and several channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch import nn
+
+import composer
+from composer.commands.feeding import _gaps
+from composer.commands.images import raster
+from composer.commands.matrix import Matrix
+from composer.commands.matrix_text import summary
+from composer.commands.predictions import Classes
+from composer.commands.terminal import UsageError
+from composer.feature import Feature, counted, sentence
+from composer.pairing import Cell
+from composer.terratorch.checkpoints import Report
+
+SENTENCES = {
+    "one channel": ([Feature(channels=1, stride=2)], 'map "b c h w" (1 channel, stride 2)'),
+    "several maps of one channel": ([Feature(channels=1)] * 3, '3 × map "b c h w" (1 channel, stride 1)'),
+    "several channels": ([Feature(channels=2)], 'map "b c h w" (2 channels, stride 1)'),
+    "one channel and more": (
+        [Feature(channels=1), Feature(channels=4)],
+        '2 × map "b c h w" (1, 4 channels, stride 1)',
+    ),
+    "a vector": ([Feature(channels=1, stride=None, axes="b c")], 'vector "b c" (1 channel)'),
+    "a prefix token": (
+        [Feature(channels=1, axes="b n c", stride=16, prefix=1)],
+        'tokens "b n c" (1 channel, stride 16, 1 prefix token)',
+    ),
+    "frames": (
+        [Feature(channels=3, axes="b t c h w", frames=2)],
+        'map "b t c h w" (3 channels, stride 1, 2 frames)',
+    ),
+}
+
+
+@pytest.mark.parametrize(("features", "said"), SENTENCES.values(), ids=SENTENCES)
+def test_features_are_said_with_as_many_things_as_there_are(features, said):
+    assert sentence(tuple(features)) == said
+
+
+def test_numbers_are_written_as_is_wanted_and_plurals_as_they_are():
+    said = [counted(0, "band"), counted(1234, "pair", form=","), counted(2, "class", "classes"), counted(1, "class")]
+    assert said == ["0 bands", "1,234 pairs", "2 classes", "1 class"]
+
+
+def test_an_encoder_of_one_channel_says_so():
+    encoder = composer.Custom(nn.Identity(), features=Feature(channels=1), channels=1)
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.chain(encoder, composer.EmbeddingHead()))
+
+    assert str(caught.value) == (
+        'error[channels] encoder: Custom takes an image of 1 channel; image gives map "b c h w" (3 channels, stride 1).'
+        "\n  repair: input: {channels: 1}"
+    )
+
+
+def test_an_image_of_one_channel_is_said_to_have_one():
+    graph = composer.chain(
+        composer.Custom(nn.Identity(), features=Feature(channels=1)), input=composer.Image(channels=1)
+    )
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(graph)
+
+    assert str(caught.value) == (
+        'error[channels] encoder: Custom takes an image of 3 channels; image gives map "b c h w" (1 channel, stride 1).'
+        "\n  repair: input: {channels: 3}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "out: 1 of 1 class: class 0 100.0 %"), (2, "out: 1 of 2 classes: class 0 100.0 %")]
+)
+def test_classes_are_counted(count, said):
+    assert str(Classes("out", np.zeros((2, 2), dtype=int), count)) == said
+
+
+@pytest.mark.parametrize(
+    ("matched", "missing", "said"),
+    [
+        (("a",), (), "1 of 1 tensor was set"),
+        (("a",), ("b",), "1 of 2 tensors was set\n  missing in the file, left as it was: b"),
+        (("a", "b"), (), "2 of 2 tensors were set"),
+        ((), ("b",), "0 of 1 tensor was set\n  missing in the file, left as it was: b"),
+    ],
+    ids=["the one", "one of two", "both", "none"],
+)
+def test_tensors_that_were_set_are_counted(matched, missing, said):
+    assert str(Report(matched=matched, missing=missing, unexpected=(), mismatched=(), set_aside=())) == said
+
+
+@pytest.mark.parametrize(
+    ("encoders", "said"),
+    [(("timm/resnet18",), "1 encoder × 1 decoder, 1 pair:"), (("a", "b"), "2 encoders × 1 decoder, 2 pairs:")],
+    ids=["one", "two"],
+)
+def test_a_matrix_counts_its_pairs(encoders, said):
+    cell = Cell(encoder=composer.Timm("resnet18"), decoder=composer.FCNDecoder())
+    matrix = Matrix(encoders=encoders, decoders=("FCNDecoder",), cells=(cell,) * len(encoders))
+    assert summary(matrix).splitlines()[0] == said
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ([[0, 0], [0, 0]], None),
+        ([[0, 1], [0, 0]], "1 of 4 pixels holds no data, and gets its band's mean"),
+        ([[0, 1], [1, 0]], "2 of 4 pixels hold no data, and get their band's mean"),
+        ([[1]], "1 of 1 pixel holds no data, and gets its band's mean"),
+    ],
+    ids=["none", "one", "two", "the only one"],
+)
+def test_pixels_without_data_are_counted(lacking, said):
+    assert _gaps(np.array([lacking], dtype=bool)) == said
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [(1, "the model takes 1 frame, as an array (1, bands"), (2, "the model takes 2 frames, as an array (2, bands")],
+)
+def test_frames_of_an_array_are_counted(frames, said, tmp_path):
+    np.save(tmp_path / "image.npy", np.zeros((3, 4, 4)))
+    with pytest.raises(UsageError) as caught:
+        raster(str(tmp_path / "image.npy"), 3, frames)
+
+    assert str(caught.value) == (f"{tmp_path / 'image.npy'}: {said}, height, width) (this is 3 × 4 × 4).")
