@@ -107,7 +107,12 @@ def check_law(subject: Subject, law: str, tried: Tried, examples: int = EXAMPLES
     if most is None:
         what = f"no image size suits anything that it takes; say what it takes, {SAY}"
         raise CannotBeHeld(law, said(subject.name, law, what))
-    _hold(cases(subject, tried, max(2 * most, MOST_NUMBERS)), LAWS[law], examples)
+    most = max(2 * most, MOST_NUMBERS)
+    try:
+        _hold(cases(subject, tried, most), LAWS[law], examples)
+    except Unsatisfiable:
+        what = f"hardly anything that it takes has at most {most:,} numbers; say something smaller, {SAY}"
+        raise CannotBeHeld(law, said(subject.name, law, what)) from None
     return ""
 
 

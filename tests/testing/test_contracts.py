@@ -65,6 +65,18 @@ def test_of_a_part_whose_refusals_are_all_too_large_it_is_told():
     )
 
 
+def test_of_a_part_that_is_fed_hardly_anything_small_it_is_told():
+    wide, small = ((composer.Feature(channels=count),) for count in (50_000, 5))
+    many = [*[(wide,)] * 3217, (small,), *[(wide,)] * 4000]
+    with pytest.raises(CannotBeHeld) as caught:
+        check_contract(composer.IdentityDecoder(), inputs=many, laws=["shapes"], examples=1)
+
+    assert str(caught.value) == (
+        "IdentityDecoder(out_index=-1) breaks the law 'shapes': hardly anything that it takes has at most 30,000 "
+        "numbers; say something smaller, check_contract(…, inputs=…)."
+    )
+
+
 class Halves(nn.Module):
     """A neck in TerraTorch's style: one that halves every map, and mixes its channels."""
 
