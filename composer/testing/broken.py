@@ -1,14 +1,15 @@
-"""What is said of a part that breaks a law: which law, before what, and what it promised beside what it gave."""
+"""What is said of a part that breaks a law: which law, before what, what it promised and what it gave. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from composer.contracts.rules import Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ContractBroken(AssertionError):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 
 from composer.parts import Part, Timm
 from composer.parts.fields import Choice, Whole
+from composer.testing.broken import told
 
 Strategy = st.SearchStrategy[Any]
+Values = st.SearchStrategy[Any] | Iterable[Any]
+"""How a field is drawn: a strategy, or the values that it is drawn from."""
+
 P = TypeVar("P", bound=Part)
 
 WHOLE = (1, 2, 3, 4, 6, 8, 16, 32)
@@ -31,51 +36,98 @@ NETWORKS = (
 """Networks of timm that are small, and are of the kinds that there are: maps, channels last, tokens."""
 
 
+REFUSALS = (ValueError, TypeError, AssertionError)
+"""What a class raises for fields that it does not take."""
+
+
 class UndrawableError(TypeError):
     """A field of which too little is known. The text says what to do."""
 
 
-def valid(part_class: type[P], **fields: Strategy) -> st.SearchStrategy[P]:
+def valid(part_class: type[P], **fields: Values) -> st.SearchStrategy[P]:
     """Parts of this class with fields that it takes; `fields` says how some of them are drawn, by name.
 
-    The others are drawn by what is known of them: the default, the annotation, and the validator, where it is one of
-    composer's or one of `attrs.validators` that lists values. A draw that the class refuses with ValueError or
-    TypeError is no draw. Raises UndrawableError for a field without a default of which too little is known.
+    That is a strategy, or a list of values. The others are drawn by what is known of them: the default, the
+    annotation, and the validator, where it is one of composer's or one of `attrs.validators` that lists values. A draw
+    that the class refuses with ValueError, TypeError or an assertion is no draw. Raises UndrawableError for a field
+    without a default of which too little is known, and TypeError for a field that there is not, or that has no values.
     """
-    told = dict(fields)
+    return _valid(part_class, fields, [])
+
+
+def _valid(part_class: type[P], fields: Mapping[str, Values], refused: list[Exception]) -> st.SearchStrategy[P]:
+    """As `valid`; what the class raises is put into `refused`."""
+    ways = {name: _strategy(part_class, name, values) for name, values in fields.items()}
     names = part_class.names
-    if part_class.source is not None and "name" not in told:
-        told["name"] = st.sampled_from(sorted(names) if names is not None else _networks(part_class))
+    if part_class.source is not None and "name" not in ways:
+        ways["name"] = st.sampled_from(sorted(names) if names is not None else _networks(part_class))
     drawn = {
-        name: told[name] if name in told else _values(part_class, field, hint)
+        name: ways[name] if name in ways else _values(part_class, field, hint)
         for name, field, hint in _declared(part_class)
-        if names is None or name in told
+        if names is None or name in ways
     }
 
     @st.composite
     def made(draw: st.DrawFn) -> P | None:
-        with suppress(ValueError, TypeError):
-            return part_class(**{name: draw(strategy) for name, strategy in drawn.items()})
-        return None
+        values = {name: draw(strategy) for name, strategy in drawn.items()}
+        try:
+            return part_class(**values)
+        except REFUSALS as error:
+            refused.append(error)
+            return None
 
     return made().filter(lambda part: part is not None)  # type: ignore[return-value]
 
 
-def declarations(part_class: type[P], most: int) -> tuple[P, ...]:
-    """Unlike declarations of a part, the same every time: that of the defaults first, where there is one."""
-    found: dict[P, None] = {}
-    with suppress(TypeError, ValueError):
-        found[part_class()] = None
+def declarations(part_class: type[P], most: int, **fields: Values) -> tuple[P, ...]:
+    """Unlike declarations of a part, the same every time: that of the defaults first, where there is one.
+
+    Raises as `valid` does, and UndrawableError where the class takes none of what is drawn.
+    """
+    found: list[P] = []  # and no set: a field may be a list
+    refused: list[Exception] = []
+    with suppress(*REFUSALS):
+        found += [part_class()] if not fields else []
 
     @settings(max_examples=5 * most, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))  # fmt: skip
-    @given(valid(part_class))
+              suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal, backend="hypothesis")  # fmt: skip
+    @given(_valid(part_class, fields, refused))
     def gather(part: P) -> None:
-        if len(found) < most:
-            found.setdefault(part)
+        if len(found) < most and part not in found:
+            found.append(part)
 
-    gather()
+    try:
+        gather()
+    except Unsatisfiable as none:
+        if not found:
+            name = part_class.__name__
+            raise UndrawableError(
+                f"{name} takes none of the fields that were drawn (it raises {told(refused[-1])}); say what it takes, "
+                f"valid({name}, …)"
+            ) from none
     return tuple(found)
+
+
+def unvaried(part_class: type[Part], **fields: Values) -> tuple[str, ...]:
+    """The fields that every declaration leaves at their defaults, because nothing is known of them but those."""
+    if part_class.source is not None:
+        return ()
+    declared = [one for one in _declared(part_class) if one[0] not in fields]
+    return tuple(name for name, field, hint in declared if _admitted(field.validator, hint) is None)
+
+
+def _strategy(part_class: type[Part], name: str, values: Values) -> Strategy:
+    known = [own for own, _, _ in _declared(part_class)]
+    if name not in known:
+        raise TypeError(f"{part_class.__name__} has no field {name!r}: it has {', '.join(known) or 'none'}")
+    if isinstance(values, st.SearchStrategy):
+        return values
+    listed = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if isinstance(values, Set):
+        listed.sort(key=repr)  # that the draws are the same every time
+    if not listed:
+        raise TypeError(f"{part_class.__name__}.{name}: a list of values is wanted, or a strategy (got {values!r})")
+    return st.sampled_from(listed)
 
 
 def _networks(part_class: type[Part]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations
 
 import pytest
 from attrs import field, frozen
@@ -13,6 +14,7 @@ from hypothesis.errors import Unsatisfiable
 import composer
 from composer.parts import DECODERS, HEADS, NECKS
 from composer.testing import chains, features, graphs, images, pyramids, valid
+from composer.testing.fields import UndrawableError, declarations, unvaried
 from composer.testing.strategies import LAYOUTS
 
 QUICK = settings(
@@ -81,9 +83,69 @@ def test_a_field_is_drawn_as_said_and_what_the_class_refuses_is_no_draw():
     assert {one.width for one in seen} == {8, 16, 32}
 
 
+def test_a_field_is_drawn_from_a_list_of_values():
+    seen = drawn(valid(Choosy, mode=["near", "far"], width={16, 24}))
+    assert {(one.mode, one.width) for one in seen} == {("near", 16), ("near", 24), ("far", 16), ("far", 24)}
+
+
+WRONG = {
+    "no such field": ({"mod": ["near"]}, "Choosy has no field 'mod': it has mode, width"),
+    "a string": ({"mode": "near"}, "Choosy.mode: a list of values is wanted, or a strategy (got 'near')"),
+    "a value": ({"width": 8}, "Choosy.width: a list of values is wanted, or a strategy (got 8)"),
+    "no values": ({"width": []}, "Choosy.width: a list of values is wanted, or a strategy (got [])"),
+}
+
+
+@pytest.mark.parametrize(("told", "message"), WRONG.values(), ids=WRONG)
+def test_a_field_that_is_told_wrongly(told, message):
+    with pytest.raises(TypeError) as caught:
+        valid(Choosy, **told)
+    assert str(caught.value) == message
+
+
 def test_what_the_class_always_refuses_is_never_drawn():
     with pytest.raises(Unsatisfiable):
         drawn(valid(Choosy, mode=st.just("near"), width=st.just(3)))
+
+
+def test_declarations_that_the_class_always_refuses_are_told():
+    with pytest.raises(UndrawableError) as caught:
+        declarations(Choosy, 6, mode=["near"], width=[3])
+    assert str(caught.value) == (
+        "Choosy takes none of the fields that were drawn (it raises ValueError: width must be a multiple of 8); say "
+        "what it takes, valid(Choosy, …)"
+    )
+
+
+@frozen(kw_only=True)
+class Careless(composer.Neck):
+    """A neck with a field that cannot be hashed, another that nothing is known of, and a rule that is asserted."""
+
+    widths: list[int] = field(factory=list)
+    mode: str = "near"
+    heads: int = 4
+
+    def __attrs_post_init__(self):
+        assert self.heads % 2 == 0, "heads must be even"
+
+
+def test_declarations_need_not_be_hashable_and_what_is_asserted_is_refused():
+    found = declarations(Careless, 6)
+    assert found[0] == Careless()
+    assert len(found) == 6
+    assert not any(one == other for one, other in combinations(found, 2))
+    assert {one.heads % 2 for one in found} == {0}
+
+
+def test_fields_that_stand_still_are_known():
+    assert unvaried(Careless) == ("mode",)
+    assert unvaried(Careless, mode=["near", "far"]) == ()
+    assert unvaried(composer.Timm) == ()
+
+
+@pytest.mark.parametrize("part", [*NECKS, *DECODERS, *HEADS], ids=lambda p: p.__name__)
+def test_of_a_part_of_composer_every_field_is_drawn(part):
+    assert unvaried(part) == ()
 
 
 @pytest.mark.parametrize("strategy", [chains(), graphs()], ids=["chains", "graphs"])
