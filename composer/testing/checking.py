@@ -4,105 +4,153 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, assume, given, settings
-from hypothesis.errors import Flaky, Unsatisfiable
+from hypothesis import HealthCheck, Phase, Verbosity, assume, given, settings
+from hypothesis.errors import FailedHealthCheck, Flaky, Unsatisfiable
 from torch import nn
 
-from composer.contracts import Promise, Refusal
+from composer.contracts import Refusal, contract
 from composer.feature import Features
-from composer.parts import Part
+from composer.parts import Part, Probed
 from composer.testing.broken import CannotBeHeld, ContractBroken, UntriedWarning, said
 from composer.testing.cases import FEW_NUMBERS, MOST_NUMBERS, cases, fewest_numbers, refused_cases
 from composer.testing.declared import Declared
-from composer.testing.fields import declarations
-from composer.testing.inputs import Inputs, Tried
+from composer.testing.fields import Values, declarations
+from composer.testing.inputs import Tried
 from composer.testing.laws import LAWS, REFUSALS, Law, real_refusals
+from composer.testing.options import ALL_LAWS, EXAMPLES, Options
 from composer.testing.plain import Plain, is_plain
-from composer.testing.subjects import Subject, asked
+from composer.testing.sorting import sorted_out
+from composer.testing.subjects import Subject
 
-EXAMPLES = 40
 DECLARATIONS = 6
-"""How many declarations of a part the plugin holds to each law: the plainest, and some with other fields."""
+"""How many declarations of a part are held to each law: the plainest, and some with other fields."""
 
 SAY = "check_contract(…, inputs=…)"
-ALL_LAWS = (*LAWS, REFUSALS)
+
+Held = tuple[tuple[Subject, Tried], ...]
+"""A plain neck, or declarations of a part, each with what it takes and what it refuses."""
 
 
 def check_contract(
-    part: Part | nn.Module | type[nn.Module],
+    part: Part | type[Part] | nn.Module | type[nn.Module],
     *,
     inputs: Iterable[Sequence[Features] | Mapping[str, Features]] | None = None,
     laws: Iterable[str] = ALL_LAWS,
+    without: Iterable[str] = (),
     examples: int = EXAMPLES,
     arguments: Mapping[str, Any] | None = None,
+    fields: Mapping[str, Values] | None = None,
 ) -> None:
     """Hold a part to the laws: its contract's promises against its module's forward passes.
 
-    The part is a declaration; or a plain neck in TerraTorch's style, the class or the module, that says in
-    `process_channel_list` how many channels it gives (`arguments` are then those of its class beside the channels).
+    The part is a declaration; or the class of one, of which a few declarations are drawn, as `valid` draws them, by
+    `fields`; or a plain neck in TerraTorch's style, the class or the module, that says in `process_channel_list` how
+    many channels it gives (`arguments` are then those of its class beside the channels).
+
+        check_contract(Doubler)  # a few of its declarations
+        check_contract(Resize, fields={"mode": ["nearest", "bilinear"]})
+        check_contract(TopTokens(count=4), inputs=[((Feature(channels=8, stride=16, axes="b n c"),),)])
+        check_contract(PlainNeck, arguments={"out_channels": 8}, without=["precision"])
+
     Each law sees `examples` runs: over all layouts, pyramids, widths, prefixes, frames and roundings that the part
     takes (or over `inputs`: for each run a sequence of inputs, or a mapping of those by name; each input a tuple of
     features), sizes square and not, odd ones, batches of one to three. The runs are the same every time. `laws` are
-    names in `LAWS`, or "refusals". A part whose contract takes inputs by name is fed them by name, two where any name
-    will do; an encoder of stills is fed frames too, which it runs on one by one, as in a model.
+    names in `LAWS`, or "refusals"; those in `without` are left out. A part whose contract takes inputs by name is fed
+    them by name, two where any name will do; an encoder of stills is fed frames too, which it runs on one by one, as in
+    a model.
 
     Raises ContractBroken for the first law that is broken, with the smallest run found that breaks it; CannotBeHeld,
     which is one, where the part takes nothing of all that it was tried with, its contract raises, or no module can be
-    made. Warns with UntriedWarning where it refuses nothing of it, so that nothing is known of its refusals. Raises
-    ValueError for a law that there is not. Torch's random state is left as it was.
+    made. Warns with UntriedWarning where nothing is known of its refusals. Raises ValueError for a law that there is
+    not, and TypeError for what is no part, for options that do not fit it, and in a test of `@given`. Torch's random
+    state is left as it was.
     """
-    subject: Subject = Declared(part) if isinstance(part, Part) else Plain(part, dict(arguments or {}))
-    tried = _sorted(subject, subject.candidates() if inputs is None else map(_inputs, inputs))
-    for law in laws:
-        if untried := check_law(subject, law, tried, examples):
+    options = Options(
+        inputs=inputs, laws=laws, without=without, examples=examples, arguments=arguments or {}, fields=fields or {}
+    )
+    held = tried_with(part, options)
+    for law in options.held:
+        if untried := check_law(held, law, options.examples):
             warnings.warn(untried, UntriedWarning, stacklevel=2)
 
 
-def _inputs(given: Sequence[Features] | Mapping[str, Features]) -> Inputs:
-    if isinstance(given, Mapping):
-        return Inputs((), tuple((name, tuple(features)) for name, features in given.items()))
-    return Inputs(tuple(map(tuple, given)))
+def tried_with(part: Any, options: Options) -> Held:
+    """What of a part is held to the laws, each with what it takes: a plain neck, a declaration, or a few of a class.
 
-
-def subjects_of(part: type[Any]) -> tuple[tuple[Subject, Tried], ...]:
-    """A plain neck, or declarations of a part with various fields, each with what it takes and what it refuses.
-
-    Declarations that take nothing are left out where others take something.
+    Declarations that take nothing are left out where others take something. Raises TypeError for what is no part, and
+    for options that do not fit it.
     """
+    is_class = isinstance(part, type) and issubclass(part, Part)
+    if not (is_class or isinstance(part, Part) or is_plain(part)):
+        wanted = "a declaration or its class, or a plain neck, which has process_channel_list"
+        raise TypeError(f"a part is wanted: {wanted} (got {part!r})")
+    if options.fields and not is_class:
+        raise TypeError(f"fields are drawn for the class of a part (got {part!r})")
+    if options.arguments and not (isinstance(part, type) and is_plain(part)):
+        raise TypeError(f"arguments are those of the class of a plain neck (got {part!r})")
+    tried = tuple(
+        (subject, sorted_out(subject, subject.candidates() if options.inputs is None else options.inputs))
+        for subject in _subjects(part, options)
+    )
+    return tuple(one for one in tried if one[1].accepted) or tried[:1]
+
+
+def _subjects(part: Any, options: Options) -> tuple[Subject, ...]:
     if is_plain(part):
-        plain = Plain(part)
-        return ((plain, _sorted(plain, plain.candidates())),)
-    drawn = [Declared(one) for one in declarations(part, DECLARATIONS)]
-    tried = [(subject, _sorted(subject, subject.candidates())) for subject in drawn]
-    return tuple(one for one in tried if one[1].accepted) or tuple(tried[:1])
+        if isinstance(part, type):
+            _check_arguments(part, options.arguments)
+        return (Plain(part, options.arguments),)
+    several = declarations(part, DECLARATIONS, **options.fields) if isinstance(part, type) else (part,)
+    one = several[0]
+    if not isinstance(one, Probed) and contract.dispatch(type(one)) is contract.dispatch(object):
+        what = f"it has no contract. Register one: @composer.contract.register({type(one).__name__})"
+        raise CannotBeHeld("shapes", said(repr(one), "shapes", what))
+    return tuple(map(Declared, several))
 
 
-def _sorted(subject: Subject, candidates: Iterable[Inputs]) -> Tried:
-    accepted, refused, unknown = [], [], []
-    for inputs in candidates:
-        outcome = asked(subject, inputs)
-        if isinstance(outcome, Promise):
-            accepted.append(inputs)
-        elif isinstance(outcome, Refusal):
-            refused.append(inputs)
-        else:
-            unknown.append(inputs)
-    reason = subject.why_not((*refused, *unknown)[0]) if not accepted and (refused or unknown) else ""
-    return Tried(tuple(accepted), tuple(refused), reason)
+def _check_arguments(neck: type[nn.Module], arguments: Mapping[str, Any]) -> None:
+    """Raises CannotBeHeld where a plain neck cannot be made of channels and of these arguments."""
+    takes = signature(neck)
+    more = [
+        name
+        for name, parameter in list(takes.parameters.items())[1:]
+        if parameter.default is Parameter.empty
+        and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        and name not in arguments
+    ]
+    what = ""
+    if more:
+        shown = ", ".join(f'"{name}": …' for name in more)
+        what = f"its class wants {', '.join(more)} beside the channels; say check_contract(…, arguments={{{shown}}})"
+    else:
+        try:
+            takes.bind([8], **arguments)
+        except TypeError as error:
+            what = f"its class cannot be called with a list of channels and these arguments ({error})"
+    if what:
+        raise CannotBeHeld("shapes", said(Plain(neck, arguments).name, "shapes", what))
 
 
-def check_law(subject: Subject, law: str, tried: Tried, examples: int = EXAMPLES) -> str:
-    """Hold a subject to one law, in `examples` runs. Gives why it was not tried, or nothing where it was.
+def check_law(held: Held, law: str, examples: int = EXAMPLES) -> str:
+    """Hold declarations to one law, each in `examples` runs. Gives why none of them was tried, or nothing.
 
     Raises as `check_contract` does.
     """
-    if law not in ALL_LAWS:
-        raise ValueError(f"there is no law {law!r}: the laws are {', '.join(ALL_LAWS)}")
+    reasons = []
+    for subject, tried in held:
+        _check_taken(subject, law, tried)
+        reasons.append(_check(subject, law, tried, examples))
+    return reasons[0] if all(reasons) else ""
+
+
+def _check(subject: Subject, law: str, tried: Tried, examples: int) -> str:
     if law == REFUSALS:
         return "" if isinstance(subject, Plain) else _check_refusals(subject, tried, examples)
-    check_taken(subject, law, tried)
+    if law == "shapes" and tried.fault:
+        raise ContractBroken(law, said(subject.name, law, tried.fault))
     most = fewest_numbers(subject, tried)
     if most is None:
         what = f"no image size suits anything that it takes; say what it takes, {SAY}"
@@ -116,7 +164,7 @@ def check_law(subject: Subject, law: str, tried: Tried, examples: int = EXAMPLES
     return ""
 
 
-def check_taken(subject: Subject, law: str, tried: Tried) -> None:
+def _check_taken(subject: Subject, law: str, tried: Tried) -> None:
     """Raises CannotBeHeld where a subject takes nothing of all that it was tried with."""
     if not tried.accepted:
         because = f" ({tried.reason})" if tried.reason else ""
@@ -128,6 +176,9 @@ def _check_refusals(subject: Subject, tried: Tried, examples: int) -> str:
     untried = f"{subject.name} is not held to the law '{REFUSALS}': "
     if not tried.refused:
         return f"{untried}it refuses nothing of all that it was tried with; say what it refuses, {SAY}."
+    outcomes = [subject.outcome(inputs) for inputs in tried.refused]
+    if all(isinstance(outcome, Refusal) and outcome.kind == "lies" for outcome in outcomes):
+        return f"{untried}of kind lies is all that it refuses, and there is nothing to compare what it would give with."
     try:
         _hold(refused_cases(subject, tried), real_refusals, examples)
     except Unsatisfiable:
@@ -144,17 +195,23 @@ def _hold(drawn: Any, law: Law, examples: int) -> None:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
         phases=(Phase.generate, Phase.shrink),
+        verbosity=Verbosity.normal,
+        backend="hypothesis",
     )
-    @given(drawn)
     def holds(case: Any) -> None:
         assume(case is not None)
         law(case)
 
     try:
-        holds()
+        given(drawn)(holds)()
     except ContractBroken as broken:
         # Without what Hypothesis notes: the text says all of it.
         raise type(broken)(broken.law, str(broken)) from broken.__cause__
+    except FailedHealthCheck as error:
+        raise TypeError(
+            "check_contract draws runs itself, and may not stand in a test of @given; check_contract(PartClass) draws the "
+            "declarations too"
+        ) from error
     except Flaky as flaky:
         found = [one for one in getattr(flaky, "exceptions", ()) if isinstance(one, ContractBroken)]
         if not found:

@@ -56,6 +56,14 @@ class Declared:
         outcome = self.outcome(inputs)
         return f"it {outcome.expected}" if isinstance(outcome, Refusal) else "no image size suits it"
 
+    def fault(self, accepted: Sequence[Inputs], untaken: Sequence[Inputs]) -> str:  # noqa: ARG002
+        """Nothing: what it says is held to what it does."""
+        return ""
+
+    def learns_before(self) -> bool:
+        """Of all but encoders, which are fed images."""
+        return not isinstance(self.part, Encoder)
+
     def make(self, inputs: Inputs) -> nn.Module:
         """The module of the part, without published weights; a copy of one that is there already.
 

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from fractions import Fraction
 from inspect import signature
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from composer.contracts import Promise, Refusal
-from composer.feature import Feature
+from composer.contracts.rules import at_least
+from composer.feature import Feature, Features, sentence
+from composer.sizes import Sizes
 from composer.testing.broken import told
 from composer.testing.inputs import Inputs, stacks
+from composer.testing.probes import Size, probe_sizes
 from composer.testing.subjects import Tensors, several
+
+SLIPS = (IndexError, NameError, AttributeError)
+"""What code raises that has a slip in it, rather than one that was not made for this. UnboundLocalError is a NameError.
+"""
+
+
+@frozen
+class Probe:
+    """What became of a probe: what a neck promises, or the error that it raises; and at which outputs rows are columns.
+
+    `swapped` gives the first of these outputs, or None; `size` is the image's.
+    """
+
+    promise: Promise | None = None
+    error: Exception | None = None
+    swapped: int | None = None
+    size: Size = (0, 0)
 
 
 @frozen
@@ -23,11 +44,15 @@ class Plain:
     """A neck that is a plain module: `cls(channel_list, …)`, `process_channel_list(channel_list)`, `forward(features)`.
 
     It promises how many features it gives and their channels, at the second axis of a map or a vector, at the last
-    one of tokens; and says not what it takes: that is tried, on an image of 32 × 32.
+    one of tokens; and says not what it takes: that is tried, on two images that are not square, at which no side of a
+    grid is a number of channels. Heights and widths it does not promise. `least` is how many cells a side of what it
+    is fed has at least.
     """
 
     made: type[nn.Module] | nn.Module
     arguments: Mapping[str, Any] = field(factory=dict)
+    least: int = 1
+    _probed: dict[Inputs, Probe] = field(factory=dict, init=False, eq=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -36,10 +61,13 @@ class Plain:
         return f"{one.__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
     def candidates(self) -> Iterator[Inputs]:
-        """Maps and tokens; of a module that is made already those of its `channel_list` alone."""
+        """Maps and tokens; of a module that is made already those of its `channel_list` alone.
+
+        Tokens behind a prefix are flat, of every width: nothing that a plain neck can tell depends on more.
+        """
         wanted = None if isinstance(self.made, type) else list(getattr(self.made, "channel_list", []))
         for features in stacks():
-            if features[0].axes in ("b c h w", "b n c") and features[0].frames == 1 and features[0].channels > 1:
+            if _is_candidate(features):
                 channels = [f.channels for f in features]
                 if not wanted:
                     yield Inputs((features,))
@@ -48,30 +76,88 @@ class Plain:
 
     def outcome(self, inputs: Inputs) -> Promise | Refusal | None:
         """Features with the channels that it says; what it cannot run is not asked about."""
-        try:
-            channels, given = self._run(inputs)
-        except Exception:  # whatever a module raises that was not made for this
-            return None
-        return Promise(features=[_said(c, x) for c, x in zip(channels, _stretched(given, len(channels)), strict=True)])
+        promise = self._probe(inputs).promise
+        return None if promise is None else evolve(promise, sizes=self._sizes(inputs))
 
     def why_not(self, inputs: Inputs) -> str:
-        """What it raises."""
-        try:
-            self._run(inputs)
-        except Exception as error:
-            return f"it raises {told(error)}"
-        return "it gives nothing"
+        """What it raises, and whether it does so for images alone that are not square."""
+        error = self._probe(inputs).error
+        if error is None:
+            return "no image size suits it"
+        square = self._square(inputs)
+        return f"{'for images that are not square ' if square else ''}it raises {told(error)}"
 
-    def _run(self, inputs: Inputs) -> tuple[list[int], tuple[Tensor, ...]]:
-        """The channels that it says, and what it gives for two images of 32 × 32."""
+    def fault(self, accepted: Sequence[Inputs], untaken: Sequence[Inputs]) -> str:
+        """Rows for columns, at each of two sizes; or a slip, where one level is taken and nothing of several."""
+        for inputs in accepted:
+            probe = self._probe(inputs)
+            if probe.swapped is not None:
+                height, width = probe.size
+                what = f"fed {'; '.join(inputs.sentences)}, of 2 images of {height} × {width}"
+                return f"feature {probe.swapped} of what it gives has rows for columns, {what}"
+        singles = {features[0].axes for (features,) in _features(accepted) if len(features) == 1}
+        beyond = {features[0].axes for (features,) in _features(accepted) if len(features) > 1}
+        for axes in sorted(singles - beyond):
+            alike = [one for one in untaken if _is_flat(one.positional[0], axes)]
+            errors = [self._probe(one).error for one in alike]
+            if alike and all(isinstance(error, SLIPS) for error in errors):
+                assert errors[0] is not None
+                fed = sentence(alike[0].positional[0])
+                return f"it takes one level, and nothing of several: fed {fed}, it raises {told(errors[0])}"
+        return ""
+
+    def learns_before(self) -> bool:
+        """Always: it stands behind an encoder."""
+        return True
+
+    def _sizes(self, inputs: Inputs) -> Sizes:
+        least = [at_least(feature, self.least).least for feature in inputs.edges if feature.stride is not None]
+        return Sizes(least=max([1, *least]))
+
+    def _probe(self, inputs: Inputs) -> Probe:
+        """What became of probes with these inputs; they are run once. Rounding is not seen at whole sizes."""
+        exact = inputs.replaced(tuple(tuple(evolve(f, rounding="exact") for f in one) for one in inputs.all))
+        if exact not in self._probed:
+            self._probed[exact] = self._run(exact)
+        return self._probed[exact]
+
+    def _run(self, inputs: Inputs) -> Probe:
+        """The channels that it says, and what it gives for two images of each of two sizes."""
         (features,) = inputs.positional
-        network = self.make(inputs).eval()
-        channels = network.process_channel_list([f.channels for f in features])  # type: ignore[operator]
-        with torch.no_grad():
-            given = self.call(network, inputs, [[torch.zeros(f.shape(2, 32, 32)) for f in features]], (32, 32))
+        sizes = probe_sizes(features, self._sizes(inputs))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                network = self.make(inputs).eval()
+            channels = list(network.process_channel_list([f.channels for f in features]))  # type: ignore[operator]
+            given = [self._fed(network, inputs, size) for size in sizes]
+        except Exception as error:  # whatever a module raises that was not made for this
+            return Probe(error=error.with_traceback(None))
+        stretched = [_stretched(one, len(channels)) for one in given]
+        promised = [
+            _said(count, [one[index] for one in stretched], sizes, features) for index, count in enumerate(channels)
+        ]
+        rows = [index for index, outputs in enumerate(zip(*given, strict=False)) if _are_swapped(outputs, sizes)]
+        return Probe(promise=Promise(features=promised), swapped=rows[0] if rows else None, size=sizes[0])
+
+    def _fed(self, network: nn.Module, inputs: Inputs, size: Size) -> tuple[Tensor, ...]:
+        """What it gives for two images of a size. Raises ValueError where that is nothing."""
+        (features,) = inputs.positional
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            given = self.call(network, inputs, [[torch.zeros(f.shape(2, *size)) for f in features]], size)
         if not given:
             raise ValueError("no features, where one at least is wanted")
-        return list(channels), given
+        return given
+
+    def _square(self, inputs: Inputs) -> bool:
+        """Whether it can run square images of what it does not take."""
+        (features,) = inputs.positional
+        height, _ = probe_sizes(features, self._sizes(inputs))[0]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self._fed(self.make(inputs).eval(), inputs, (height, height))
+        except Exception:
+            return False
+        return True
 
     def make(self, inputs: Inputs) -> nn.Module:
         """The module itself, or one of its class for the channels of the inputs."""
@@ -100,14 +186,43 @@ def is_plain(thing: object) -> bool:
     return issubclass(one, nn.Module) and callable(getattr(one, "process_channel_list", None))
 
 
+def _is_candidate(features: Features) -> bool:
+    first = features[0]
+    flat = len({f.stride for f in features}) == 1
+    return (
+        first.axes in ("b c h w", "b n c") and first.frames == 1 and first.channels > 1 and (flat or not first.prefix)
+    )
+
+
 def _widened(feature: Feature, channels: int) -> Feature:
     return Feature(channels=channels, stride=feature.stride, axes=feature.axes, prefix=feature.prefix)
 
 
-def _said(channels: int, x: Tensor) -> Feature:
-    """A feature of so many channels; of its grid nothing is said, and nothing is asked of it."""
-    axes = {2: "b c", 3: "b n c"}.get(x.dim(), "b c h w")
-    return Feature(channels=channels, axes=axes, stride=None if axes == "b c" else 1)
+def _features(several_inputs: Sequence[Inputs]) -> Iterator[tuple[Features]]:
+    return ((inputs.positional[0],) for inputs in several_inputs if inputs.positional and inputs.positional[0])
+
+
+def _is_flat(features: Features, axes: str) -> bool:
+    return len(features) > 1 and features[0].axes == axes and len(set(features)) == 1
+
+
+def _said(channels: int, outputs: Sequence[Tensor], sizes: Sequence[Size], features: Features) -> Feature:
+    """A feature of so many channels. Of its grid nothing is asked: its stride tells about how large a run becomes."""
+    axes = {2: "b c", 3: "b n c"}.get(outputs[0].dim(), "b c h w")
+    if axes == "b c":
+        return Feature(channels=channels, axes=axes, stride=None)
+    cells = outputs[0].shape[1] if axes == "b n c" else outputs[0].shape[-2] * outputs[0].shape[-1]
+    fed = [f for f in features if f.stride is not None and f.cells(sizes[0][0]) * f.cells(sizes[0][1]) >= cells]
+    stride = max((f.stride for f in fed if f.stride is not None), default=Fraction(1))
+    return Feature(channels=channels, axes=axes, stride=stride, rounding="ceil")
+
+
+def _are_swapped(outputs: Sequence[Tensor], sizes: Sequence[Size]) -> bool:
+    """Whether a map has the image's height to its width as its width to its height, at each of several sizes."""
+    return all(
+        x.dim() == 4 and x.shape[2] * height == x.shape[3] * width
+        for x, (height, width) in zip(outputs, sizes, strict=True)
+    )
 
 
 def _stretched(given: Sequence[Tensor], count: int) -> list[Tensor]:

@@ -33,6 +33,12 @@ class Subject(Protocol):
     def why_not(self, inputs: Inputs) -> str:
         """Why it does not take these inputs, in its own words."""
 
+    def fault(self, accepted: Sequence[Inputs], untaken: Sequence[Inputs]) -> str:
+        """What shows already that it is wrong, before any law is tried; nothing where nothing does."""
+
+    def learns_before(self) -> bool:
+        """Whether what lies before it in a model learns through it: it does not before an encoder."""
+
     def make(self, inputs: Inputs) -> nn.Module:
         """Its module for these inputs."""
 
