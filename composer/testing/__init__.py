@@ -1,7 +1,8 @@
 """What composer holds its own parts to, for yours: laws, strategies, and a plugin of pytest.
 
-`check_contract(part)` holds a part to every law; `pytest --composer-parts my_package.necks` finds the parts of a module
-and does so for each. The strategies are Hypothesis's. Needs the extra `testing`.
+`check_contract(part)` holds a part to every law, which are named in `ALL_LAWS`; `pytest --composer-parts
+my_package.necks` finds the parts of a module and does so for each, as the module's `composer_checks` say. `features`,
+`pyramids`, `images`, `valid`, `chains`, `graphs` and `texts` are strategies of Hypothesis. Needs the extra `testing`.
 
 The names below are loaded when they are first asked for: pytest loads the plugin with every run.
 """
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     from composer.testing.broken import CannotBeHeld as CannotBeHeld
     from composer.testing.broken import ContractBroken as ContractBroken
     from composer.testing.broken import UntriedWarning as UntriedWarning
-    from composer.testing.checking import ALL_LAWS as ALL_LAWS
     from composer.testing.checking import check_contract as check_contract
     from composer.testing.fields import valid as valid
     from composer.testing.grammar import texts as texts
     from composer.testing.laws import LAWS as LAWS
+    from composer.testing.options import ALL_LAWS as ALL_LAWS
     from composer.testing.strategies import features as features
     from composer.testing.strategies import images as images
     from composer.testing.strategies import pyramids as pyramids
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 _NAMES_OF = {
     "broken": "CannotBeHeld ContractBroken UntriedWarning",
-    "checking": "ALL_LAWS check_contract",
+    "checking": "check_contract",
     "fields": "valid",
     "grammar": "texts",
     "topologies": "chains graphs",
     "laws": "LAWS",
+    "options": "ALL_LAWS",
     "strategies": "features images pyramids",
 }
 _HOME = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
@@ -42,3 +44,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'composer.testing' has no attribute {name!r}")
     return getattr(import_module(f"composer.testing.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -1,9 +1,12 @@
-"""What is said of a part that breaks a law: which law, before what, what it promised and what it gave. No torch here."""
+"""What is said of a part that breaks a law: which law, before what, what it promised and gave. No torch here."""
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.contracts.rules import Refused
@@ -73,3 +76,25 @@ def told(error: BaseException) -> str:
         refusal = error.refusal
         return f"a refusal: it {refusal.expected}{f' (got {refusal.got})' if refusal.got else ''}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def place(error: BaseException) -> str:
+    """The last line of a user's own that an exception came through, `necks.py:6, in forward`; nothing without one."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_near(error.filename)}:{error.lineno}"
+    own = [
+        f"{_near(frame.f_code.co_filename)}:{line}, in {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _OTHERS
+    ]
+    return own[-1] if own else ""
+
+
+_OTHERS = {"composer", "torch", "hypothesis", "attr", "attrs", "pytest", "_pytest", "pluggy", *sys.stdlib_module_names}
+"""Packages in which nobody looks for a mistake of his own."""
+
+
+def _near(file: str) -> str:
+    """A file as it is written from here, where it is here."""
+    here = Path.cwd()
+    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

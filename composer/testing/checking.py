@@ -42,13 +42,15 @@ def check_contract(
     without: Iterable[str] = (),
     examples: int = EXAMPLES,
     arguments: Mapping[str, Any] | None = None,
+    least: int = 1,
     fields: Mapping[str, Values] | None = None,
 ) -> None:
     """Hold a part to the laws: its contract's promises against its module's forward passes.
 
     The part is a declaration; or the class of one, of which a few declarations are drawn, as `valid` draws them, by
     `fields`; or a plain neck in TerraTorch's style, the class or the module, that says in `process_channel_list` how
-    many channels it gives (`arguments` are then those of its class beside the channels).
+    many channels it gives. `arguments` are then those of its class beside the channels, and `least` is how many cells a
+    side of what it is fed has at least.
 
         check_contract(Doubler)  # a few of its declarations
         check_contract(Resize, fields={"mode": ["nearest", "bilinear"]})
@@ -69,7 +71,13 @@ def check_contract(
     state is left as it was.
     """
     options = Options(
-        inputs=inputs, laws=laws, without=without, examples=examples, arguments=arguments or {}, fields=fields or {}
+        inputs=inputs,
+        laws=laws,
+        without=without,
+        examples=examples,
+        arguments=arguments or {},
+        least=least,
+        fields=fields or {},
     )
     held = tried_with(part, options)
     for law in options.held:
@@ -91,6 +99,8 @@ def tried_with(part: Any, options: Options) -> Held:
         raise TypeError(f"fields are drawn for the class of a part (got {part!r})")
     if options.arguments and not (isinstance(part, type) and is_plain(part)):
         raise TypeError(f"arguments are those of the class of a plain neck (got {part!r})")
+    if options.least > 1 and not is_plain(part):
+        raise TypeError(f"least is said of plain necks; a contract says it, Promise(sizes=…) (got {part!r})")
     tried = tuple(
         (subject, sorted_out(subject, subject.candidates() if options.inputs is None else options.inputs))
         for subject in _subjects(part, options)
@@ -102,7 +112,7 @@ def _subjects(part: Any, options: Options) -> tuple[Subject, ...]:
     if is_plain(part):
         if isinstance(part, type):
             _check_arguments(part, options.arguments)
-        return (Plain(part, options.arguments),)
+        return (Plain(part, options.arguments, options.least),)
     several = declarations(part, DECLARATIONS, **options.fields) if isinstance(part, type) else (part,)
     one = several[0]
     if not isinstance(one, Probed) and contract.dispatch(type(one)) is contract.dispatch(object):
@@ -139,16 +149,14 @@ def check_law(held: Held, law: str, examples: int = EXAMPLES) -> str:
 
     Raises as `check_contract` does.
     """
-    reasons = []
-    for subject, tried in held:
-        _check_taken(subject, law, tried)
-        reasons.append(_check(subject, law, tried, examples))
+    reasons = [_check(subject, law, tried, examples) for subject, tried in held]
     return reasons[0] if all(reasons) else ""
 
 
 def _check(subject: Subject, law: str, tried: Tried, examples: int) -> str:
     if law == REFUSALS:
         return "" if isinstance(subject, Plain) else _check_refusals(subject, tried, examples)
+    _check_taken(subject, law, tried)
     if law == "shapes" and tried.fault:
         raise ContractBroken(law, said(subject.name, law, tried.fault))
     most = fewest_numbers(subject, tried)
@@ -176,7 +184,7 @@ def _check_refusals(subject: Subject, tried: Tried, examples: int) -> str:
     untried = f"{subject.name} is not held to the law '{REFUSALS}': "
     if not tried.refused:
         return f"{untried}it refuses nothing of all that it was tried with; say what it refuses, {SAY}."
-    outcomes = [subject.outcome(inputs) for inputs in tried.refused]
+    outcomes = map(subject.outcome, tried.refused)
     if all(isinstance(outcome, Refusal) and outcome.kind == "lies" for outcome in outcomes):
         return f"{untried}of kind lies is all that it refuses, and there is nothing to compare what it would give with."
     try:
@@ -203,13 +211,13 @@ def _hold(drawn: Any, law: Law, examples: int) -> None:
         law(case)
 
     try:
-        given(drawn)(holds)()
+        given(drawn)(holds)()  # type: ignore[no-untyped-call]
     except ContractBroken as broken:
         # Without what Hypothesis notes: the text says all of it.
         raise type(broken)(broken.law, str(broken)) from broken.__cause__
     except FailedHealthCheck as error:
         raise TypeError(
-            "check_contract draws runs itself, and may not stand in a test of @given; check_contract(PartClass) draws the "
+            "check_contract draws runs itself, and may not stand in a test of @given; check_contract(PartClass) draws "
             "declarations too"
         ) from error
     except Flaky as flaky:

@@ -7,26 +7,38 @@ used.
 from __future__ import annotations
 
 import sys
+import traceback
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from composer.testing.inputs import Tried
-    from composer.testing.subjects import Subject
+    from composer.testing.checking import Held
+    from composer.testing.finding import Found
 
-HELP = "hold every part of this module to the laws of composer.testing; may be given several times"
+HELP = "hold every part of this module, or of a package, to the laws of composer.testing; may be given several times"
 EXAMPLES_HELP = "how many runs of each part each law sees (default: 40)"
 
 UNTRIED = "composer: a law that was not tried"
+STILL = "composer: fields that stood still"
+TAKEN = "composer: what was taken"
+SECTIONS = {UNTRIED: "laws that were not tried", STILL: "fields that stood still", TAKEN: "what was taken"}
+"""What is told at the end; what was taken only with `-v`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The two options."""
     group = parser.getgroup("composer")
     group.addoption("--composer-parts", action="append", default=[], metavar="MODULE", help=HELP)
-    group.addoption("--composer-examples", type=int, default=40, metavar="N", help=EXAMPLES_HELP)
+    group.addoption("--composer-examples", type=_count, default=40, metavar="N", help=EXAMPLES_HELP)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"a whole number of at least 1 is needed (got {text})")
+    return int(text)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,28 +48,35 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
     Modules are also found in the folder in which pytest was called. Raises UsageError for one that cannot be imported,
     or has no parts.
     """
+    names = session.config.getoption("--composer-parts")
     here = str(session.config.invocation_params.dir)
-    if session.config.getoption("--composer-parts") and here not in sys.path:
+    if names and here not in sys.path:
         sys.path.insert(0, here)
-    for name in session.config.getoption("--composer-parts"):
-        items.extend(session.genitems(_Module.from_parent(session, name=name, nodeid=name, parts=_parts(name))))
+    found: dict[str, dict[str, Found]] = {}
+    for name in names:
+        for module, parts in _parts(name, session.config.getoption("--composer-examples")).items():
+            found.setdefault(module, parts)
+    for module, parts in found.items():
+        items.extend(session.genitems(_Module.from_parent(session, name=module, nodeid=module, parts=parts)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say of which parts nothing was found to try a law with: whoever reads no further than `passed` reads that too."""
-    skipped = terminalreporter.stats.get("skipped", ())
-    untried = [told for report in skipped for name, told in report.user_properties if name == UNTRIED]
-    if untried:
-        terminalreporter.section("laws that were not tried")
-        for told in untried:
-            terminalreporter.write_line(told)
+    """Say what was not tried: whoever reads no further than `passed` reads that too."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = [one for report in reports for one in getattr(report, "user_properties", ())]
+    for key, title in SECTIONS.items():
+        told = dict.fromkeys(value for name, value in properties if name == key)
+        if told and (key != TAKEN or terminalreporter.verbosity > 0):
+            terminalreporter.section(title)
+            for line in told:
+                terminalreporter.write_line(line)
 
 
-def _parts(name: str) -> dict[str, type[Any]]:
+def _parts(name: str, examples: int) -> dict[str, dict[str, Found]]:
     from composer.testing.finding import NoPartsError, parts_in
 
     try:
-        return dict(parts_in(name))
+        return parts_in(name, examples)
     except NoPartsError as error:
         raise pytest.UsageError(f"--composer-parts: {error}") from error
 
@@ -65,43 +84,43 @@ def _parts(name: str) -> dict[str, type[Any]]:
 class _Module(pytest.Collector):
     """A module of which the parts are tested."""
 
-    def __init__(self, *, parts: dict[str, type[Any]], **kwargs: Any) -> None:
+    def __init__(self, *, parts: dict[str, Found], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.parts = parts
 
     def collect(self) -> Iterator[pytest.Collector]:
         """Its parts, as they are defined."""
-        for name, part in self.parts.items():
-            yield _Part.from_parent(self, name=name, part=part)
+        for name, found in self.parts.items():
+            yield _Part.from_parent(self, name=name, found=found)
 
 
 class _Part(pytest.Collector):
     """A part of the module: a class, of which declarations are drawn."""
 
-    def __init__(self, *, part: type[Any], **kwargs: Any) -> None:
+    def __init__(self, *, found: Found, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.part = part
-        self._tried: tuple[tuple[Subject, Tried], ...] | None = None
+        self.found = found
+        self._held: Held | None = None
         self.hindered = ""
         """Why no law can be held, once a test has failed for that."""
 
     def collect(self) -> Iterator[pytest.Item]:
         """A test for each law; of plain necks all but that of refusals, which they do not have."""
-        from composer.testing.checking import ALL_LAWS
         from composer.testing.laws import REFUSALS
+        from composer.testing.options import ALL_LAWS
         from composer.testing.plain import is_plain
 
         for law in ALL_LAWS:
-            if law != REFUSALS or not is_plain(self.part):
+            if law != REFUSALS or not is_plain(self.found.part):
                 yield _Law.from_parent(self, name=law)
 
-    def tried(self) -> tuple[tuple[Subject, Tried], ...]:
+    def held(self) -> Held:
         """Declarations of the part, each with what it takes and what it refuses; found once for all laws."""
-        from composer.testing.checking import subjects_of
+        from composer.testing.checking import tried_with
 
-        if self._tried is None:
-            self._tried = subjects_of(self.part)
-        return self._tried
+        if self._held is None:
+            self._held = tried_with(self.found.part, self.found.options)
+        return self._held
 
 
 class _Law(pytest.Item):
@@ -110,40 +129,67 @@ class _Law(pytest.Item):
     parent: _Part
 
     def runtest(self) -> None:
-        """Raises ContractBroken with the smallest run found. What hinders all laws is a failure of the first one."""
-        from composer.testing.broken import CannotBeHeld
+        """Raises ContractBroken with the smallest run found.
+
+        What hinders all laws is a failure of the first one: no declaration, no module, a contract or a module that
+        raises.
+        """
+        from composer.testing.broken import CannotBeHeld, ContractBroken
+        from composer.testing.checking import check_law
         from composer.testing.fields import UndrawableError
 
+        options = self.parent.found.options
+        if self.name not in options.held:
+            pytest.skip("left out by composer_checks")
         if self.parent.hindered:
             pytest.skip(self.parent.hindered)
         try:
-            untried = self._untried()
-        except (CannotBeHeld, UndrawableError) as error:
-            self.parent.hindered = f"{str(error).splitlines()[0]} ({self.nodeid} fails for that)"
+            held = self.parent.held()
+            self._tell(held)
+            untried = check_law(held, self.name, options.examples)
+        except (ContractBroken, UndrawableError) as error:
+            raises = self.name == "shapes" and error.__cause__ is not None
+            if raises or isinstance(error, CannotBeHeld | UndrawableError):
+                self.parent.hindered = f"{str(error).splitlines()[0]} ({self.nodeid} fails for that)"
             raise
         if untried:
             self.user_properties.append((UNTRIED, untried))
             pytest.skip(untried)
 
-    def _untried(self) -> str:
-        """Hold the part's declarations to the law. Gives why none of them was tried, or nothing where some were."""
-        from composer.testing.checking import check_law, check_taken
+    def _tell(self, held: Held) -> None:
+        from composer.testing.fields import unvaried
 
-        examples = self.config.getoption("--composer-examples")
-        reasons = []
-        for subject, tried in self.parent.tried():
-            check_taken(subject, self.name, tried)
-            reasons.append(check_law(subject, self.name, tried, examples))
-        return reasons[0] if all(reasons) else ""
+        part, options = self.parent.found.part, self.parent.found.options
+        taken = [tried.taken for _, tried in held]
+        more = f" (and {len(taken) - 1} with other fields)" if len(taken) > 1 else ""
+        self.user_properties.append((TAKEN, f"{self.parent.nodeid}: {held[0][0].name}{more} {taken[0]}"))
+        still = () if "__attrs_attrs__" not in vars(part) else unvaried(part, **options.fields)
+        if still:
+            told = ", ".join(f'"{name}": […]' for name in still)
+            say = f'composer_checks = {{{part.__name__}: {{"fields": {{{told}}}}}}}'
+            self.user_properties.append((STILL, f"{self.parent.nodeid}: {', '.join(still)}; say {say}"))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
-        """What was promised and what came; how it came to that is in the traceback of anything else."""
-        from composer.testing.broken import ContractBroken
+        """What was promised and what came, and where it raised; how it came to that is told of anything else.
+
+        With `--tb=long`, all of what was raised.
+        """
+        from composer.testing.broken import ContractBroken, place
         from composer.testing.fields import UndrawableError
 
-        if isinstance(excinfo.value, ContractBroken | UndrawableError):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo, *args, **kwargs)
+        error = excinfo.value
+        if not isinstance(error, ContractBroken | UndrawableError):
+            return super().repr_failure(excinfo, *args, **kwargs)
+        lines = [str(error)]
+        cause = error.__cause__
+        if cause is not None and place(cause):
+            lines.append(f"  at   {place(cause)}")
+        if "check_contract(" in lines[0] or "valid(" in lines[0]:
+            name = self.parent.found.part.__name__
+            lines.append(f"  here that is said by the module: composer_checks = {{{name}: {{…}}}}")
+        if cause is not None and self.config.getoption("tbstyle") == "long":
+            lines += ["", *traceback.format_exception(cause)]
+        return "\n".join(lines)
 
     def reportinfo(self) -> tuple[str, None, str]:
         """Named after the part and the law."""
