@@ -176,8 +176,10 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that has no ← gets a ?
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called, so that nobody wants to know
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it is open as long as Python is
+        getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no ← gets a ?
     keep_to_memory()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -190,6 +192,7 @@ if __name__ == "__main__":
         code = PIPE_CLOSED
     except OSError as error:  # of stdout, where it goes to a disk that is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        note(f"stdout: cannot be written ({error.strerror or error}).")
+        what = "stdout: cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
+        note(f"{what} ({error.strerror or error}).")
         code = 2
     sys.exit(code)

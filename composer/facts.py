@@ -60,7 +60,10 @@ def _remembered(part: Probed, channels: Channels) -> Facts | Refusal:
     if versions is None:
         return library.missing()
     question = {"part": part_name(part), "channels": _plain(channels), **_fields(part)}
-    file = _folder() / "facts" / versions / f"{_name_of(question)}.json"
+    folder = _folder()
+    if folder is None:
+        return _probed(part, channels)
+    file = folder / "facts" / versions / f"{_name_of(question)}.json"
     known = _read(file, question)
     if known is not None:
         return known
@@ -82,8 +85,12 @@ def _probed(part: Probed, channels: Channels) -> Facts | Refusal:
     return found
 
 
-def _folder() -> Path:
-    return Path(os.environ.get("COMPOSER_CACHE") or Path.home() / ".cache" / "composer")
+def _folder() -> Path | None:
+    """Where facts are kept; None for a user who has no home, as in a container."""
+    try:
+        return Path(os.environ.get("COMPOSER_CACHE") or Path.home() / ".cache" / "composer")
+    except RuntimeError:
+        return None
 
 
 def _fields(part: Probed) -> dict[str, Any]:
@@ -105,11 +112,13 @@ def _name_of(question: Mapping[str, Any]) -> str:
 def _read(file: Path, question: Mapping[str, Any]) -> Facts | None:
     """What a file answers; None where it is absent, damaged, of another format, or answers another question."""
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return None
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT or content["question"] != question:
             return None
         return _facts(content["facts"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
 
 

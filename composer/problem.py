@@ -8,6 +8,22 @@ from difflib import get_close_matches
 from itertools import islice
 
 from attrs import field, frozen
+from attrs.converters import optional
+
+MOST_SAID = 2000
+"""Letters of a message: what it quotes may be as long as a file, and nobody reads on."""
+
+
+def shown(text: str) -> str:
+    """A text as it may stand in a line of a terminal: what is no letter, and would move the cursor, is spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def _short(text: str) -> str:
+    half = MOST_SAID // 2
+    return text if len(text) <= MOST_SAID else f"{text[:half]} … {text[-half:]}"
 
 
 @frozen
@@ -21,21 +37,23 @@ class Place:
 
     def __str__(self) -> str:
         """`specs/vit-unet.yaml:4:10`, or nothing for a graph that has no text."""
-        if self.line is None:
-            return self.file or ""
-        return f"{self.file or '<text>'}:{self.line}:{self.column}"
+        file = shown(self.file or "")
+        return file if self.line is None else f"{file or '<text>'}:{self.line}:{self.column}"
 
 
 @frozen(kw_only=True)
 class Problem:
-    """One thing that is wrong: the rule it breaks, where, what was expected, what was got, and how to mend it."""
+    """One thing that is wrong: the rule it breaks, where, what was expected, what was got, and how to mend it.
+
+    Of what is longer than `MOST_SAID` letters, the beginning and the end are kept.
+    """
 
     code: str
-    message: str
+    message: str = field(converter=_short)
     place: Place = Place()
-    expected: str | None = None
-    got: str | None = None
-    repair: str | None = None
+    expected: str | None = field(default=None, converter=optional(_short))
+    got: str | None = field(default=None, converter=optional(_short))
+    repair: str | None = field(default=None, converter=optional(_short))
 
     def __str__(self) -> str:
         """`file:line:column: error[code] path: message`, and the repair on a line of its own."""
@@ -44,9 +62,9 @@ class Problem:
     def said(self, severity: str) -> str:
         """The same of another severity: what is found in passing is a `note`."""
         place = f"{self.place}: " if str(self.place) else ""
-        path = f" {self.place.path}:" if self.place.path else ""
-        repair = f"\n  repair: {self.repair}" if self.repair else ""
-        return f"{place}{severity}[{self.code}]{path} {self.message}{repair}"
+        path = f" {shown(_short(self.place.path))}:" if self.place.path else ""
+        repair = f"\n  repair: {shown(self.repair)}" if self.repair else ""
+        return f"{place}{severity}[{self.code}]{path} {shown(self.message)}{repair}"
 
 
 @frozen

@@ -126,8 +126,9 @@ def _lacking(graph: Graph, path: str, message: str, repair: str) -> Problem:
 
 def _entries(node: Node) -> Iterator[tuple[str, str]]:
     """The path and the source of each thing that a node takes."""
+    several = len(node.inputs) > 1
     for position, source in enumerate(node.positional):
-        yield (f"{node.name}.from[{position}]" if len(node.sources) > 1 else f"{node.name}.from"), source
+        yield (f"{node.name}.from[{position}]" if several else f"{node.name}.from"), source
     for name, source in node.named:
         yield f"{node.name}.from.{name}", source
 

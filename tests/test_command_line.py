@@ -493,7 +493,7 @@ class TestRun:
             ),
             pytest.param(
                 "segmentation.yaml --image photo.png -o photo.png",
-                "-o: photo.png is the image itself, which would be lost; choose another name.",
+                "photo.png: this is the image itself, which would be lost; choose another name.",
             ),
             pytest.param(
                 "segmentation.yaml --image photo.png -o o.png --weights none.safetensors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from attrs import evolve
@@ -63,6 +64,10 @@ DAMAGED = {
     "another question": lambda text: json.dumps({**json.loads(text), "question": {}}),
     "no facts": lambda text: json.dumps({**json.loads(text), "facts": None}),
     "a list": lambda text: "[]",
+    "deep": lambda text: "[" * 100_000,
+    "a list that is empty": lambda text: json.dumps(
+        {**json.loads(text), "facts": {**json.loads(text)["facts"], "patch": []}}
+    ),
 }
 
 
@@ -76,6 +81,16 @@ def test_a_damaged_file_is_written_anew(cache, damage):
 
     assert levels(composer.describe(PART, 3)) == KNOWN
     assert file.read_text(encoding="utf-8") == whole
+
+
+def test_a_pipe_in_the_cache_is_not_waited_for(cache):
+    composer.describe(PART, 3)
+    (file,) = cache.rglob("*.json")
+    file.unlink()
+    os.mkfifo(file)
+    facts._remembered.cache_clear()
+
+    assert levels(composer.describe(PART, 3)) == KNOWN
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_error(cache):

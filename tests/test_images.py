@@ -427,6 +427,6 @@ class TestOutFile:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "touch", refuse)
-        said = f"{tmp_path}/x.png: cannot be written (Permission denied); choose another folder."
+        said = f"{tmp_path}/x.png: cannot be written (Permission denied); choose another name or folder."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
             check_writable(f"{tmp_path}/x.png", (".png",))

@@ -606,7 +606,10 @@ class TestCommand:
                 "folder.yaml: this is no file that could be replaced; choose another name.",
             ),
             (["c.yaml", "-o", "spec.txt"], "spec.txt: the name must end in .yaml or .yml."),
-            (["c.yaml", "-o", "./c.yaml"], "./c.yaml: this is the config itself; choose another name."),
+            (
+                ["c.yaml", "-o", "./c.yaml"],
+                "./c.yaml: this is the config itself, which would be lost; choose another name.",
+            ),
         ],
         ids=["absent", "folder", "onto a folder", "suffix", "onto itself"],
     )

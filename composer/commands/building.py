@@ -6,11 +6,12 @@ from composer.commands.interrupts import interrupts_held
 from composer.commands.outfile import check_writable
 from composer.commands.terminal import UsageError, graph_in, note, rendered, say
 from composer.limits import Limits
+from composer.problem import shown
 
 
 def build_spec(file: str, *, save_to: str | None, seed: int, pretrained: bool, limits: Limits | None) -> None:
     """Build the model of a spec, and say what it comes to. Raises UsageError where `save_to` cannot be written."""
-    out = None if save_to is None else check_writable(save_to, (".safetensors",))
+    out = None if save_to is None else check_writable(save_to, (".safetensors",), {"spec": file})
     graph = graph_in(file)
     note("building the model …")
     with interrupts_held():
@@ -28,4 +29,4 @@ def build_spec(file: str, *, save_to: str | None, seed: int, pretrained: bool, l
             save(model, out)
         except OSError as error:
             raise UsageError(f"{error}; choose another folder.") from error
-        say(f"wrote {save_to}")
+        say(f"wrote {shown(str(save_to))}")

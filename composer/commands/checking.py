@@ -10,7 +10,7 @@ from attrs import asdict, frozen
 
 from composer.commands.shapes import each_shape, shape_text, symbolic
 from composer.commands.terminal import UsageError, graph_in, note, say
-from composer.problem import Problem, SpecError
+from composer.problem import Problem, SpecError, shown
 from composer.typed import Typed
 
 
@@ -33,7 +33,7 @@ class Report:
         if self.typed is None:
             return "\n".join(map(str, self.problems))
         ends = ", ".join(_end_text(self.typed, end) for end in dict.fromkeys(self.typed.ends))
-        return f"{self.file}: ok  {ends}; {self.typed.sizes}"
+        return f"{shown(self.file)}: ok  {ends}; {self.typed.sizes}"
 
     def as_data(self) -> dict[str, Any]:
         """The same for programs."""

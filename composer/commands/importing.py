@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from composer.commands.outfile import check_writable, write_whole
-from composer.commands.terminal import UsageError, check_readable, note, say
+from composer.commands.terminal import check_readable, note, say
+from composer.problem import shown
 
 
 def import_terratorch(config: str, out: str | None) -> None:
@@ -18,7 +18,7 @@ def import_terratorch(config: str, out: str | None) -> None:
     from composer.text import write
 
     check_readable(config)
-    path = None if out is None else _target(out, config)
+    path = None if out is None else check_writable(out, (".yaml", ".yml"), {"config": config})
     translation = read_config(config)
     for found in translation.notes:
         note(found.said("note"))
@@ -27,11 +27,4 @@ def import_terratorch(config: str, out: str | None) -> None:
         sys.stdout.write(spec)
         return
     write_whole(path, lambda partial: partial.write_text(spec, encoding="utf-8"))
-    say(f"wrote {out}")
-
-
-def _target(out: str, config: str) -> Path:
-    path = check_writable(out, (".yaml", ".yml"))
-    if path == Path(config).resolve():
-        raise UsageError(f"{out}: this is the config itself; choose another name.")
-    return path
+    say(f"wrote {shown(str(out))}")

@@ -1,4 +1,4 @@
-"""Ctrl-C where it would do harm: put off while a library is imported, passed over by processes that only help."""
+"""Ctrl-C where it would do harm: put off while a library is imported, kept from processes that only help."""
 
 from __future__ import annotations
 
@@ -27,14 +27,19 @@ def interrupts_held() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts_ignored() -> Iterator[None]:
-    """Within it, Ctrl-C is passed over, here and in the processes that are started."""
-    before = _handled(signal.SIG_IGN)
+def interrupts_kept_from_others() -> Iterator[None]:
+    """Within it, Ctrl-C waits for the end; the processes that multiprocessing starts never hear of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing.resource_tracker import ensure_running
+
+    ensure_running()  # or the first of them would start it, and starting it lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_interrupts() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from attrs import frozen
 
 from composer.catalogue import names as catalogued
-from composer.commands.interrupts import ignore_interrupts, interrupts_ignored
+from composer.commands.interrupts import ignore_interrupts, interrupts_kept_from_others
 from composer.commands.listing import matches
 from composer.commands.terminal import UsageError
 from composer.facts import describe
@@ -97,7 +97,7 @@ def _worked_out(work: Sequence[tuple[Probed, tuple[str, ...]]], jobs: int) -> It
         yield from map(_row, work)
         return
     # Ctrl-C reaches all processes of a terminal. This one ends the others, which have nothing to say of it.
-    with interrupts_ignored():
+    with interrupts_kept_from_others():
         pool = multiprocessing.get_context("spawn").Pool(min(jobs, len(work)), ignore_interrupts)
     with pool:
         yield from pool.imap(_row, work, chunksize=8)

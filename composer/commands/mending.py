@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from composer.commands.outfile import check_writable, write_whole
-from composer.commands.terminal import UsageError, graph_in, note
+from composer.commands.terminal import UsageError, note, text_in
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -18,21 +17,22 @@ def fit_spec(file: str, *, in_place: bool) -> None:
     comments would be lost.
     """
     from composer.mending import fit
-    from composer.text import write
+    from composer.text import reads, write
 
-    graph = graph_in(file)
+    written = text_in(file)
+    graph = reads(written, name=file)
     path = check_writable(file, SUFFIXES) if in_place else None
     mended = fit(graph)
     if mended == graph:
         note(f"{file}: ok, there is nothing to mend")
         if path is None:
-            sys.stdout.write(Path(file).read_text(encoding="utf-8"))
+            sys.stdout.write(written)
         return
     text = write(mended)
     if path is None:
         sys.stdout.write(text)
         return
-    if "#" in path.read_text(encoding="utf-8"):
+    if "#" in written:
         raise UsageError(f"{file}: what is written has no comments, and this file may have some; leave --write out.")
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     note(f"wrote {file}")

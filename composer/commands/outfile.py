@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from composer.commands.terminal import UsageError
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
-def check_writable(file: str, suffixes: Collection[str]) -> Path:
-    """Where `file` will be written, links followed. Raises UsageError where that cannot be, before any work is done."""
-    path = Path(file).resolve()
+
+def check_writable(file: str, suffixes: Collection[str], inputs: Mapping[str, str] = NOTHING) -> Path:
+    """Where `file` will be written, links followed. `inputs` are the files that are read, each by what it is.
+
+    Raises UsageError where `file` cannot be written, and where it is one of `inputs`, before any work is done.
+    """
     known = " or ".join(suffixes)
-    if path.suffix.lower() not in suffixes:
+    if Path(file).suffix.lower() not in suffixes:
         raise UsageError(f"{file}: the name must end in {known}.")
-    if path.exists() and not path.is_file():
+    try:
+        path = Path(file).resolve()
+        is_other, is_in_folder = path.exists() and not path.is_file(), path.parent.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, links that lead in a circle
+        raise _unwritable(file, error) from error
+    if is_other:
         raise UsageError(f"{file}: this is no file that could be replaced; choose another name.")
-    if not path.parent.is_dir():
+    if not is_in_folder:
         raise UsageError(f"{file}: there is no folder {path.parent}; make it first.")
+    for what, other in inputs.items():
+        if _is_same(path, other):
+            raise UsageError(f"{file}: this is the {what} itself, which would be lost; choose another name.")
     trial = _beside(path)
     try:
         trial.touch(exist_ok=False)
     except OSError as error:
-        raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another folder.") from error
+        raise _unwritable(file, error) from error
     trial.unlink(missing_ok=True)
     return path
+
+
+def _unwritable(file: str, error: OSError | RuntimeError) -> UsageError:
+    reason = getattr(error, "strerror", None) or "its links lead in a circle"
+    return UsageError(f"{file}: cannot be written ({reason}); choose another name or folder.")
+
+
+def _is_same(path: Path, other: str) -> bool:
+    try:
+        return path.samefile(other)
+    except (OSError, ValueError):  # one of them is not there
+        return False
 
 
 def write_whole(path: Path, fill: Callable[[Path], object]) -> None:

@@ -19,6 +19,7 @@ from composer.commands.weighing import provenance
 from composer.graph import Shared
 from composer.limits import Limits
 from composer.parts import Part
+from composer.problem import shown
 from composer.typed import Typed
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run(request: Request) -> None:
     """Predict on images, say what was done and found, and draw it. What can be refused is, before the model runs."""
     import composer
 
-    out = None if request.out is None else check_writable(request.out, tuple(FORMATS))
+    out = None if request.out is None else check_writable(request.out, tuple(FORMATS), _read_files(request))
     typed = composer.infer(graph_in(request.file))
     _check(request, typed, out)
     inputs, size = feed(typed, request.images, request.bands, request.show_bands)
@@ -55,7 +56,7 @@ def run(request: Request) -> None:
     note("running it …")
     found = _predicted(model, inputs)
     for one in inputs:
-        say(f"{one.name}: {one.file}, {one.size}; {'; '.join(one.remarks)}")
+        say(f"{one.name}: {shown(one.file)}, {one.size}; {'; '.join(one.remarks)}")
     say(origin)
     for prediction in found:
         say(_told(prediction))
@@ -65,11 +66,18 @@ def run(request: Request) -> None:
         picture = BytesIO()
         sheet(drawn).save(picture, FORMATS[out.suffix.lower()], quality=95, subsampling=0)
         write_whole(out, lambda partial: partial.write_bytes(picture.getvalue()))
-        say(f"wrote {request.out}")
+        say(f"wrote {shown(request.out or str(out))}")
+
+
+def _read_files(request: Request) -> dict[str, str]:
+    """The files that are read. An image may be written `NAME=FILE`, and a file may be called so."""
+    images = [file for text in request.images for file in (text, text.partition("=")[2]) if file]
+    named = {("image" if len(images) <= 2 else f"image {file}"): file for file in images}
+    return {"spec": request.file, **named, **({} if request.weights is None else {"file of weights": request.weights})}
 
 
 def _check(request: Request, typed: Typed, out: Path | None) -> None:
-    if request.weights is not None and not Path(request.weights).is_file():
+    if request.weights is not None and not _is_file(request.weights):
         raise UsageError(f"--weights: {request.weights} is no file; give one that composer.save wrote.")
     for end in typed.ends:
         if end in typed.embeddings:
@@ -80,9 +88,13 @@ def _check(request: Request, typed: Typed, out: Path | None) -> None:
     maps = [end for end in typed.ends if typed.features[end][0].stride is not None]
     if out is None and maps:
         raise UsageError(f"-o: {maps[0]} is a map; say where to draw it, such as -o out.png.")
-    files = [text.partition("=")[2] or text for text in request.images] + list(request.images)
-    if out is not None and any(Path(file).exists() and Path(file).samefile(out) for file in files if out.exists()):
-        raise UsageError(f"-o: {request.out} is the image itself, which would be lost; choose another name.")
+
+
+def _is_file(file: str) -> bool:
+    try:
+        return Path(file).is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _built(request: Request, typed: Typed) -> tuple[Model, str]:
@@ -95,7 +107,7 @@ def _built(request: Request, typed: Typed) -> tuple[Model, str]:
         return model, provenance(typed, request.seed, pretrained=request.pretrained)
     model = build(typed, seed=request.seed, pretrained=False, limits=request.limits)
     restore(model, request.weights)
-    return model, f"weights: from {request.weights}"
+    return model, f"weights: from {shown(request.weights)}"
 
 
 def _predicted(model: Model, inputs: Sequence[Fed]) -> list[Prediction]:

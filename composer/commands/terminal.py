@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from composer.problem import shown
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -17,13 +19,14 @@ class UsageError(Exception):
 
 
 def say(text: str) -> None:
-    """A line of the result, on stdout."""
+    """Lines of the result, on stdout, perhaps in colours. Whoever names a file makes sure that it can be `shown`."""
     sys.stdout.write(f"{text}\n")
 
 
 def note(text: str) -> None:
     """A line about what is going on, on stderr, where it is seen at once and stays out of a pipe."""
-    sys.stderr.write(f"{text}\n")
+    lines = "\n".join(map(shown, text.split("\n")))
+    sys.stderr.write(f"{lines}\n")
     sys.stderr.flush()
 
 
@@ -40,26 +43,32 @@ def rendered(*parts: RenderableType) -> str:
 
 def graph_in(file: str) -> Graph:
     """The graph that a file holds. Raises UsageError where there is no such file, SpecError for what is in it."""
-    from composer.text import read
+    from composer.text import reads
+
+    return reads(text_in(file), name=file)
+
+
+def text_in(file: str) -> str:
+    """The text that a file holds; a pipe is read once. Raises as `graph_in` does."""
+    from composer.text import characters
 
     check_readable(file)
-    return read(file)
+    return characters.text_in(file)
 
 
 def check_file(file: str) -> None:
     """As `check_readable`, and for what is no file either: a pipe would be waited for, a device has no end."""
-    path = Path(file)
-    try:
-        is_other = path.exists() and not path.is_file() and not path.is_dir()
-    except (OSError, ValueError):
-        is_other = False  # what is wrong with it is told below
-    if is_other:
+    if _is_special(file):
         raise UsageError(f"{file}: this is a pipe or a device; name a file.")
     check_readable(file)
 
 
 def check_readable(file: str) -> None:
-    """Raise UsageError where a file cannot be opened, with the next step."""
+    """Raise UsageError where a file cannot be opened, with the next step. A pipe is left to who reads it: once."""
+    if not file:
+        raise UsageError("'' names no file; check the path.")
+    if _is_special(file):
+        return
     try:
         with Path(file).open("rb"):
             return
@@ -69,3 +78,11 @@ def check_readable(file: str) -> None:
         raise UsageError(f"{file}: this is a folder; name a file in it.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: cannot be read ({getattr(error, 'strerror', error)}).") from error
+
+
+def _is_special(file: str) -> bool:
+    path = Path(file)
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except (OSError, ValueError):
+        return False

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import yaml
 from attrs import define, field
 
-from composer.problem import Place, Problem, SpecError
+from composer.problem import MOST_PROBLEMS, Place, Problem, SpecError, told
 from composer.text.characters import refuse_characters
 from composer.text.scalars import Value, resolved
 from composer.text.tree import Mapping, Scalar, Sequence, Tree, described
@@ -168,6 +168,8 @@ class _Growing:
     def _complain(self, code: str, message: str, at: At, repair: str | None = None) -> None:
         place = Place("", self.file, *at)
         self.problems.append(Problem(code=code, message=message, place=place, repair=repair))
+        if len(self.problems) > MOST_PROBLEMS:
+            raise SpecError(told(self.problems))
 
     def give_up(self, code: str, message: str, at: At, repair: str | None = None) -> NoReturn:
         self._complain(code, message, at, repair)
