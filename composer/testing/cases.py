@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from composer.contracts import Promise, Refusal
 from composer.contracts.rules import whole
@@ -21,12 +22,18 @@ MOST_NUMBERS = 30_000
 """How many numbers a run has at most, inputs and outputs of one image together: what is wrong is wrong with few."""
 
 FEW_NUMBERS = 5_000
-"""How many inputs what is refused has: nobody says how much comes out of it."""
+"""How many inputs what is refused has, where any of it has so few: nobody says how much comes out of it."""
+
+BATCHES = (1, 2, 3, 2, 3, 1, 2, 3, 4, 5)
+"""How many images a run has: mostly few, and now and then more than any that is likely to be special."""
 
 
 @frozen(repr=False)
 class Case:
-    """A subject before inputs, for `batch` images of `height` × `width` reference pixels."""
+    """A subject before inputs, for `batch` images of `height` × `width` reference pixels.
+
+    `tried` is what else the subject takes, where it is known.
+    """
 
     subject: Subject
     inputs: Inputs
@@ -34,12 +41,19 @@ class Case:
     batch: int
     height: int
     width: int
+    tried: Tried | None = field(default=None, eq=False, repr=False)
 
     def module(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
-        """The subject's module in eval mode, with the weights that a seed gives. The random state is kept."""
+        """The subject's module in eval mode, with the weights that a seed gives. The random state is kept.
+
+        Weights that take their shapes from the first that they are fed (`nn.LazyConv2d`) are there already.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self.subject.make(self.inputs).to(dtype).eval()
+            network = self.subject.make(self.inputs).eval()
+            if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+                self.run(network, self.tensors())
+            return network.to(dtype).eval()
 
     def tensors(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensors:
         """Normal numbers of the inputs' shapes."""
@@ -95,7 +109,7 @@ def cases(draw: st.DrawFn, subject: Subject, tried: Tried, most: int = MOST_NUMB
     height, width = draw(_sides(sizes))
     if _numbers((*inputs.edges, *outcome.features), height, width) > most:
         return None
-    return Case(subject, inputs, outcome, draw(st.sampled_from((1, 2, 3))), height, width)
+    return Case(subject, inputs, outcome, draw(st.sampled_from(BATCHES)), height, width, tried)
 
 
 def fewest_numbers(subject: Subject, tried: Tried) -> int | None:
@@ -113,19 +127,37 @@ def fewest_numbers(subject: Subject, tried: Tried) -> int | None:
     return fewest
 
 
-@st.composite
-def refused_cases(draw: st.DrawFn, subject: Subject, tried: Tried) -> Case | None:
-    """Runs that a subject refuses, at sizes at which all that it is fed is whole, with cells to spare."""
-    inputs = draw(st.sampled_from(tried.refused))
-    outcome = subject.outcome(inputs)
-    assert isinstance(outcome, Refusal)
+def refused_cases(subject: Subject, tried: Tried) -> st.SearchStrategy[Case | None]:
+    """Runs that a subject refuses, at sizes at which all that it is fed is whole, with cells to spare.
+
+    They have at most FEW_NUMBERS, or MOST_NUMBERS where nothing has so few.
+    """
+    few = any(_numbers(inputs.edges, *_smallest(_spare(inputs))) <= FEW_NUMBERS for inputs in tried.refused)
+    most = FEW_NUMBERS if few else MOST_NUMBERS
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> Case | None:
+        inputs = draw(st.sampled_from(tried.refused))
+        outcome = subject.outcome(inputs)
+        assert isinstance(outcome, Refusal)
+        height, width = draw(_sides(_spare(inputs)))
+        if _numbers(inputs.edges, height, width) > most:
+            return None
+        return Case(subject, inputs, outcome, 3, height, width)
+
+    return drawn()
+
+
+def _spare(inputs: Inputs) -> Sizes:
     sizes = intersect([("edge", whole(f)) for f in inputs.edges])
     assert isinstance(sizes, Sizes)
-    spare = evolve(sizes, least=2 * max([1, *(int(f.stride) for f in inputs.edges if f.stride)]))
-    height, width = draw(_sides(spare))
-    if _numbers(inputs.edges, height, width) > FEW_NUMBERS:
-        return None
-    return Case(subject, inputs, outcome, 3, height, width)
+    return evolve(sizes, least=2 * max([1, *(int(f.stride) for f in inputs.edges if f.stride)]))
+
+
+def _smallest(sizes: Sizes) -> tuple[int, int]:
+    least = sizes.nearest(1, 1)
+    assert least is not None
+    return least
 
 
 def _numbers(features: Features, height: int, width: int) -> int:

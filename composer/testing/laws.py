@@ -9,131 +9,103 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from composer.contracts import Refusal
-from composer.testing.broken import CannotBeHeld, ContractBroken, said, shape, side_by_side, told, worst
+from composer.testing.breaking import broken, given, made, promised
+from composer.testing.broken import shape, told, worst
 from composer.testing.cases import Case
-from composer.testing.plain import Plain
+from composer.testing.flowing import gradients_flow
+from composer.testing.held import changes, firm, loose
+from composer.testing.rounding import any_precision
 
 Law = Callable[[Case], None]
-MOST_TRIES = 12
-HALVES = (torch.bfloat16, torch.float16, torch.float64)
 
 
 def promised_shapes(case: Case) -> None:
     """In eval mode and in train mode a forward pass gives the features that were promised, in number and shape."""
-    network = _made(case, "shapes")
-    _held(case, "shapes", case.run, network, case.tensors())
+    network = made(case, "shapes")
+    promised(case, "shapes", network, case.tensors())
     if case.batch > 1:  # of a single value no norm can learn its statistics
         with torch.random.fork_rng(devices=[]):
-            _held(case, "shapes", case.run, network.train(), case.tensors(), of="in train mode ")
+            promised(case, "shapes", network.train(), case.tensors(), of="in train mode ")
 
 
 def inputs_unchanged(case: Case) -> None:
-    """The lists that a module is fed, and the tensors in them, are afterwards what they were."""
+    """The lists that a module is fed, and the tensors in them, are afterwards what they were; in train mode too."""
+    network = made(case, "inputs")
+    _hold_inputs(case, network)
+    if case.batch > 1:
+        with torch.random.fork_rng(devices=[]):
+            _hold_inputs(case, network.train(), "in train mode ")
+
+
+def _hold_inputs(case: Case, network: nn.Module, of: str = "") -> None:
     tensors = case.tensors()
     lists, values = [list(one) for one in tensors], deepcopy(tensors)
-    _given(case, "inputs", _made(case, "inputs"), tensors)
+    given(case, "inputs", network, tensors, of=of)
     for fed, kept, before in zip(tensors, lists, values, strict=True):
         if len(fed) != len(kept) or any(one is not other for one, other in zip(fed, kept, strict=True)):
-            raise _broken(case, "inputs", "the list that it is fed is another one afterwards")
+            raise broken(case, "inputs", f"{of}the list that it is fed is another one afterwards")
         if not all(map(torch.equal, fed, before)):
-            raise _broken(case, "inputs", "a tensor that it is fed has other values afterwards")
+            raise broken(case, "inputs", f"{of}a tensor that it is fed has other values afterwards")
 
 
 def itself_unchanged(case: Case) -> None:
-    """In eval mode a run changes nothing that the module holds: weights, statistics, flags; nor random states."""
-    network = _made(case, "itself")
-    state, held, drawn = deepcopy(network.state_dict()), _held_values(network), torch.get_rng_state()
-    _given(case, "itself", network, case.tensors())
-    _given(case, "itself", network, _odd(case).tensors())
-    changed = [name for name, x in network.state_dict().items() if not torch.equal(x, state[name])]
-    changed += [name for name, value in _held_values(network).items() if held.get(name, value) != value]
-    if changed:
-        raise _broken(case, "itself", f"two runs in eval mode changed {', '.join(changed)}")
+    """In eval mode a run changes nothing that the module holds: weights, statistics, flags; nor random states.
+
+    A cache may be filled: a buffer that is not saved, a tensor, a dict, a set or a private attribute, which the same
+    runs once more leave as they are.
+    """
+    network, odd = made(case, "itself"), _odd(case)
+    before, drawn = firm(network), torch.get_rng_state()
+    filled: dict[str, Any] = {}
+    changed: list[str] = []
+    for turn in range(2):
+        for one in (case, odd):
+            given(one, "itself", network, one.tensors())
+        changed = changes(before, firm(network)) + (changes(filled, loose(network)) if turn else [])
+        filled = loose(network)
+        if changed:
+            raise broken(case, "itself", f"two runs in eval mode changed {', '.join(changed)}")
     if not torch.equal(torch.get_rng_state(), drawn):
-        raise _broken(case, "itself", "a run in eval mode drew from torch's random state")
+        raise broken(case, "itself", "a run in eval mode drew from torch's random state")
 
 
 def same_again(case: Case) -> None:
     """In eval mode the same input gives the same numbers again, also after an image of another size and number."""
-    network = _made(case, "again")
-    first = _given(case, "again", network, case.tensors())
-    _given(case, "again", network, _odd(case).tensors())
-    second = _given(case, "again", network, case.tensors())
+    network, odd = made(case, "again"), _odd(case)
+    first = given(case, "again", network, case.tensors())
+    given(odd, "again", network, odd.tensors())
+    second = given(case, "again", network, case.tensors())
     if not _alike(first, second, exactly=True):
         beside = worst(("first", first), ("then", second))
-        raise _broken(case, "again", "the same input gives something else the second time", beside)
+        raise broken(case, "again", "the same input gives something else the second time", beside)
 
 
 def image_by_image(case: Case) -> None:
     """In eval mode what a batch gives is what its images give one by one."""
-    network, tensors = _made(case, "batch", torch.float64), case.tensors(torch.float64)
-    together = _given(case, "batch", network, tensors)
+    network, tensors = made(case, "batch", torch.float64), case.tensors(torch.float64)
+    together = given(case, "batch", network, tensors)
     axes = [f.axes.split().index("b") for f in case.promised()]
     for index in range(case.batch):
-        one = _given(case, "batch", network, _picked(case, tensors, index))
+        one = given(case, "batch", network, _picked(case, tensors, index))
         alone = [x.narrow(axis, index, 1) for x, axis in zip(together, axes, strict=False)]
         if not _alike(alone, one):
             beside = worst(("in the batch", alone), ("alone", one))
-            raise _broken(case, "batch", f"image {index} of the batch gives something else alone", beside)
+            raise broken(case, "batch", f"image {index} of the batch gives something else alone", beside)
 
 
 def any_memory_format(case: Case) -> None:
     """Channels last in memory, or not contiguous, the same numbers give the same numbers."""
-    network, tensors = _made(case, "memory", torch.float64), case.tensors(torch.float64)
-    expected = _given(case, "memory", network, tensors)
+    network, tensors = made(case, "memory", torch.float64), case.tensors(torch.float64)
+    expected = given(case, "memory", network, tensors)
     for way, change in (("channels last in memory", _channels_last), ("not contiguous in memory", _spaced)):
-        given = _given(case, "memory", network, [[change(x) for x in one] for one in tensors], of=f"{way} ")
-        if not _alike(expected, given):
-            beside = worst(("contiguous", expected), (way.removesuffix(" in memory"), given))
-            raise _broken(case, "memory", f"{way}, the same input gives other numbers", beside)
-
-
-def any_precision(case: Case) -> None:
-    """In bfloat16, float16 and float64 a module gives that type, and numbers near those of double precision.
-
-    Near is within a fifth of the largest: a wrong scale or an overflow is found, the noise of eight bits is not.
-    """
-    exact = _given(case, "precision", _made(case, "precision", torch.float64), case.tensors(torch.float64))
-    for dtype in HALVES:
-        name = str(dtype).removeprefix("torch.")
-        try:
-            given = _given(case, "precision", _made(case, "precision", dtype), case.tensors(dtype), of=f"in {name} ")
-        except ContractBroken as broken:
-            if "not implemented for" in str(broken):  # torch has no such kernel for this processor
-                continue
-            raise
-        if any(x.dtype is not dtype for x in given):
-            raise _broken(case, "precision", f"fed {name}, it gives {str(given[0].dtype).removeprefix('torch.')}")
-        if not all(_near(x, y) for x, y in zip(given, exact, strict=True)):
-            beside = worst(("float64", exact), (name, given))
-            raise _broken(case, "precision", f"in {name} it gives other numbers than in float64", beside)
-
-
-def live_parameters(case: Case) -> None:
-    """Every parameter that takes gradients gets one, finite, and other than zero for some input and some weights.
-
-    Several of both are tried, away from the initial weights: a branch that is multiplied by a weight of zero at first,
-    or is behind an activation that is zero for some, will wake.
-    """
-    quiet: set[str] | None = None
-    for seed in range(MOST_TRIES):
-        network = _stirred(_made(case, "gradients", torch.float64, seed), seed)
-        wanted = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-        if quiet is None:
-            quiet = set(wanted)
-        if not quiet:
-            return
-        _loss(case, network, seed).backward()  # type: ignore[no-untyped-call]
-        for name, parameter in wanted.items():
-            if parameter.grad is None:
-                raise _broken(case, "gradients", f"{name} gets no gradient")
-            if not parameter.grad.isfinite().all():
-                raise _broken(case, "gradients", f"the gradient of {name} is not finite")
-        quiet -= {name for name, parameter in wanted.items() if parameter.grad is not None and parameter.grad.any()}
-    raise _broken(case, "gradients", f"the gradient of {', '.join(sorted(quiet or ()))} is zero, whatever the input")
+        out = given(case, "memory", network, [[change(x) for x in one] for one in tensors], of=f"{way} ")
+        if not _alike(expected, out):
+            beside = worst(("contiguous", expected), (way.removesuffix(" in memory"), out))
+            raise broken(case, "memory", f"{way}, the same input gives other numbers", beside)
 
 
 def real_refusals(case: Case) -> None:
@@ -142,15 +114,15 @@ def real_refusals(case: Case) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters without numbers, and the like
-            given = case.run(case.module(), case.tensors())
+            out = case.run(case.module(), case.tensors())
     except Exception as error:
         if case.outcome.kind == "policy":
             what = f"it {case.outcome.expected}, by policy; forced, it raises {told(error)}"
-            raise _broken(case, "refusals", what) from error
+            raise broken(case, "refusals", what) from error
         return
     if case.outcome.kind == "impossible":
-        got = ", ".join(shape(tuple(x.shape)) for x in given)
-        raise _broken(
+        got = ", ".join(shape(tuple(x.shape)) for x in out)
+        raise broken(
             case, "refusals", f"it {case.outcome.expected}, and calls all else impossible; forced, it gives {got}"
         )
 
@@ -164,7 +136,7 @@ LAWS: Mapping[str, Law] = MappingProxyType(
         "batch": image_by_image,
         "memory": any_memory_format,
         "precision": any_precision,
-        "gradients": live_parameters,
+        "gradients": gradients_flow,
     }
 )
 """The laws of what is accepted, by the names that failures and tests have for them."""
@@ -173,76 +145,24 @@ REFUSALS = "refusals"
 """The law of what is refused: `real_refusals`."""
 
 
-def _made(case: Case, law: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
-    """The module. Raises where none can be made for what was accepted."""
-    try:
-        return case.module(dtype, seed)
-    except Exception as error:
-        what = f"no module can be made, it raises {told(error)}"
-        raise CannotBeHeld(law, said(case.subject.name, law, what, case)) from error
-
-
-def _given(case: Case, law: str, network: nn.Module, tensors: Any, of: str = "") -> tuple[Tensor, ...]:
-    return _held(case, law, case.run, network, tensors, of=of, strictly=False)
-
-
-def _held(
-    case: Case, law: str, run: Callable[..., tuple[Tensor, ...]], *given: Any, of: str = "", strictly: bool = True
-) -> tuple[Tensor, ...]:
-    """What a run gives. Raises where it raises; and, held strictly, where it is not what was promised."""
-    wanted = [f.shape(case.batch, case.height, case.width) for f in case.promised()]
-    try:
-        out = run(*given)
-    except Exception as error:
-        raise _broken(case, law, f"{of}it raises {told(error)}") from error
-    if strictly and not case.agrees(out):
-        if isinstance(case.subject, Plain):
-            channels = [f.channels for f in case.promised()]
-            got = ", ".join(shape(tuple(x.shape)) for x in out) or "nothing"
-            raise _broken(case, law, f"{of}it promises features of {channels} channels, and gives {got}")
-        raise _broken(case, law, f"{of}it gives something else than it promises", side_by_side(wanted, out))
-    return out
-
-
-def _broken(case: Case, law: str, what: str, beside: str = "") -> ContractBroken:
-    return ContractBroken(law, said(case.subject.name, law, what, case, beside=beside))
-
-
 def _odd(case: Case) -> Case:
     """The run with one image more: an odd one out between two that are alike."""
-    return Case(case.subject, case.inputs, case.outcome, case.batch + 1, case.height, case.width)
-
-
-def _held_values(network: nn.Module) -> dict[str, Any]:
-    """The plain values that a module and its children hold beside torch's own: flags, counts, sizes, lists of them."""
-    return {
-        f"{name}.{key}".lstrip("."): deepcopy(value)
-        for name, child in network.named_modules()
-        for key, value in vars(child).items()
-        if not key.startswith("_")
-        and isinstance(value, bool | int | float | str | tuple | list | type(None))
-        and not _has_tensors(value)
-    }
-
-
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, list | tuple) and any(isinstance(one, Tensor | nn.Module) for one in value)
+    return evolve(case, batch=case.batch + 1)
 
 
 def _alike(one: Any, other: Any, *, exactly: bool = False) -> bool:
     if len(one) != len(other):
         return False
-    same: Callable[[Tensor, Tensor], bool] = torch.equal if exactly else _close
+    same: Callable[[Tensor, Tensor], bool] = _equal if exactly else _close
     return all(x.shape == y.shape and same(x, y) for x, y in zip(one, other, strict=True))
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    return torch.allclose(x, y, rtol=0, atol=0, equal_nan=True)
 
 
 def _close(x: Tensor, y: Tensor) -> bool:
     return torch.allclose(x, y, rtol=1e-6, atol=1e-8, equal_nan=True)
-
-
-def _near(x: Tensor, exact: Tensor) -> bool:
-    largest = exact.abs().max().clamp_min(1e-3) if exact.numel() else exact.new_ones(())
-    return x.shape == exact.shape and bool(((x.double() - exact).abs() <= 0.2 * largest).all())
 
 
 def _picked(case: Case, tensors: Any, index: int) -> list[list[Tensor]]:
@@ -259,25 +179,3 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _spaced(x: Tensor) -> Tensor:
     return torch.stack([x, x], dim=-1)[..., 0]
-
-
-def _stirred(network: nn.Module, seed: int) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=0.1)
-    return network
-
-
-def _loss(case: Case, network: nn.Module, seed: int) -> Tensor:
-    """A weighted sum of all that is given, so that nothing cancels."""
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        out = case.run_with_gradients(network, case.tensors(torch.float64, seed))
-    except Exception as error:
-        raise _broken(case, "gradients", f"it raises {told(error)}") from error
-    terms = [(x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() for x in out]
-    loss = torch.stack(terms).sum()
-    if not loss.requires_grad:
-        raise _broken(case, "gradients", "nothing that it gives depends on its parameters")
-    return loss
