@@ -16,15 +16,14 @@ TAKE_ALL = (
     composer.IdentityDecoder(),
     composer.Timm("test_resnet"),
 )
+LIE = (composer.InterpolateToPyramidal(mode="bilinear"), composer.AggregateTokens())
 PARTS = (
     composer.PermuteDims(new_order=[0, 3, 1, 2]),
-    composer.InterpolateToPyramidal(mode="bilinear"),
     composer.MaxpoolToPyramidal(),
     composer.ReshapeTokensToImage(),
     composer.AddBottleneckLayer(),
     composer.LearnedInterpolateToPyramidal(),
     composer.FeaturePyramidNetworkNeck(out_channel=4),
-    composer.AggregateTokens(),
     composer.ConcatFeatures(),
     composer.TemporalPooling(),
     composer.FCNDecoder(channels=4),
@@ -50,6 +49,19 @@ def test_of_a_part_that_refuses_nothing_it_is_told_that_its_refusals_were_not_tr
         (
             f"{part!r} is not held to the law 'refusals': it refuses nothing of all that it was tried with; say what "
             "it refuses, check_contract(…, inputs=…)."
+        )
+    ]
+
+
+@pytest.mark.parametrize("part", LIE, ids=lambda part: type(part).__name__)
+def test_of_a_part_that_would_run_with_all_that_it_refuses_it_is_told_too(part):
+    with pytest.warns(UntriedWarning) as told:
+        check_contract(part, examples=8)
+
+    assert [str(one.message) for one in told] == [
+        (
+            f"{part!r} is not held to the law 'refusals': of kind lies is all that it refuses, and there is nothing to "
+            "compare what it would give with."
         )
     ]
 
@@ -184,8 +196,8 @@ WRONG = {
     "a class that needs more": (
         NeedsMore,
         (
-            f"NeedsMore() {NOTHING} (it raises TypeError: NeedsMore.__init__() missing 1 required positional argument: "
-            f"'width'){SAY}"
+            "NeedsMore() breaks the law 'shapes': its class wants width beside the channels; say check_contract(…, "
+            'arguments={"width": …}).'
         ),
     ),
     "a dict": (
