@@ -130,7 +130,8 @@ def fewest_numbers(subject: Subject, tried: Tried) -> int | None:
 def refused_cases(subject: Subject, tried: Tried) -> st.SearchStrategy[Case | None]:
     """Runs that a subject refuses, at sizes at which all that it is fed is whole, with cells to spare.
 
-    They have at most FEW_NUMBERS, or MOST_NUMBERS where nothing has so few.
+    They have at most FEW_NUMBERS, or MOST_NUMBERS where nothing has so few. No axis has as many entries as there are
+    channels: what takes it for that of the channels runs by coincidence alone.
     """
     few = any(_numbers(inputs.edges, *_smallest(_spare(inputs))) <= FEW_NUMBERS for inputs in tried.refused)
     most = FEW_NUMBERS if few else MOST_NUMBERS
@@ -141,11 +142,19 @@ def refused_cases(subject: Subject, tried: Tried) -> st.SearchStrategy[Case | No
         outcome = subject.outcome(inputs)
         assert isinstance(outcome, Refusal)
         height, width = draw(_sides(_spare(inputs)))
-        if _numbers(inputs.edges, height, width) > most:
+        if _numbers(inputs.edges, height, width) > most or _coincide(inputs.edges, height, width):
             return None
         return Case(subject, inputs, outcome, 3, height, width)
 
     return drawn()
+
+
+def _coincide(features: Features, height: int, width: int) -> bool:
+    return any(
+        axis in "hwnt" and count == feature.channels
+        for feature in features
+        for axis, count in zip(feature.axes.split(), feature.shape(3, height, width), strict=True)
+    )
 
 
 def _spare(inputs: Inputs) -> Sizes:
