@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from composer.contracts import Promise, Refusal
 from composer.contracts.rules import at_least
-from composer.feature import Feature, Features, sentence
+from composer.feature import MAP, TOKENS, Feature, Features, sentence
 from composer.sizes import Sizes
 from composer.testing.broken import told
 from composer.testing.inputs import Inputs, stacks
 from composer.testing.probes import Size, probe_sizes
+from composer.testing.strategies import MOST_LEVELS
 from composer.testing.subjects import Tensors, several
 
 SLIPS = (IndexError, NameError, AttributeError)
@@ -63,7 +64,7 @@ class Plain:
     def candidates(self) -> Iterator[Inputs]:
         """Maps and tokens; of a module that is made already those of its `channel_list` alone.
 
-        Tokens behind a prefix are flat, of every width: nothing that a plain neck can tell depends on more.
+        Of tokens there are fewer: attention over the finest of five levels takes long.
         """
         wanted = None if isinstance(self.made, type) else list(getattr(self.made, "channel_list", []))
         for features in stacks():
@@ -187,11 +188,12 @@ def is_plain(thing: object) -> bool:
 
 
 def _is_candidate(features: Features) -> bool:
-    first = features[0]
-    flat = len({f.stride for f in features}) == 1
-    return (
-        first.axes in ("b c h w", "b n c") and first.frames == 1 and first.channels > 1 and (flat or not first.prefix)
-    )
+    first, strides = features[0], [f.stride for f in features if f.stride is not None]
+    if first.axes not in (MAP, TOKENS) or first.frames > 1 or first.channels == 1:
+        return False
+    if first.axes == MAP or len(set(strides)) == 1:
+        return True
+    return not first.prefix and len(strides) < MOST_LEVELS and strides == sorted(set(strides))
 
 
 def _widened(feature: Feature, channels: int) -> Feature:
