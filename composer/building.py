@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import index
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import nn
@@ -54,10 +55,11 @@ def build(
     model for which there is not memory enough is refused too: it is counted as soon as half a gigabyte of it is
     there.
 
-    Raises SpecError where the graph cannot be, where it exceeds the limits or the memory, where published weights
-    cannot be had, and where a `Custom` module does not give what it declares, or with `verify` a network what its
-    facts say.
+    Raises ValueError for a `seed` that is not from 0 to 2**63 - 1. Raises SpecError where the graph cannot be, where
+    it exceeds the limits or the memory, where published weights cannot be had, and where a `Custom` module does not
+    give what it declares, or with `verify` a network what its facts say.
     """
+    _check_options(seed, device, limits)
     typed = graph if isinstance(graph, Typed) else infer(graph, describe)
     told = pretrained and device == "cpu"
     modules = modules_of(typed, seed=seed, pretrained=told, device=device, limits=limits)
@@ -70,6 +72,7 @@ def modules_of(
     typed: Typed, *, seed: int = 0, pretrained: bool = True, device: Device = "cpu", limits: Limits | None = None
 ) -> dict[str, nn.Module]:
     """The modules of a typed graph, by node: what `build` hangs into a `Model`, for a class of one's own to hold."""
+    _check_options(seed, device, limits)
     with _GENERATOR:
         # First of all, so that what an import draws at random is not drawn from the seed.
         _load_adapters(typed)
@@ -82,7 +85,7 @@ def modules_of(
             _fit(typed, free)
     with _GENERATOR, torch.random.fork_rng(devices=[]), on(device), held_to(free, lambda: _fit(typed, free)):
         # Not torch.manual_seed, which would seed the other devices too.
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(index(seed))
         made = {}
         for node in _owners(typed):
             with _memory_problems(typed, node, free):
@@ -91,6 +94,15 @@ def modules_of(
         # Once more, for what no meta device could count, and for weights that are not those that were counted.
         _hold(typed, weighed(made), limits)
     return made
+
+
+def _check_options(seed: object, device: object, limits: object) -> None:
+    if not isinstance(seed, SupportsIndex) or isinstance(seed, bool) or not 0 <= index(seed) < 2**63:
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1 (got {seed!r})")
+    if device not in get_args(Device):
+        raise ValueError(f"device must be 'cpu' or 'meta' (got {device!r}); a model is moved to others: model.to(…)")
+    if limits is not None and not isinstance(limits, Limits):
+        raise TypeError(f"limits must be composer.Limits (got {limits!r})")
 
 
 def _owners(typed: Typed) -> list[Node]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from composer.feature import Image, height_and_width
 from composer.parts import Decoder, Encoder, Head, Neck, Part
@@ -25,6 +25,9 @@ PATH = re.compile(
 MOST_LETTERS = 256
 """How long a node's name may be."""
 
+MOST_ENCODERS = 32
+"""How many encoders a graph has: what one of them gives may take a second to find out."""
+
 
 @frozen
 class Shared:
@@ -36,19 +39,37 @@ class Shared:
 Inputs = tuple[str, ...] | tuple[tuple[str, str], ...]
 
 
+def _part(_: object, __: Attribute[Any], value: object) -> None:
+    if not isinstance(value, Part | Shared):
+        raise ValueError(f"part must be a declaration, such as FCNDecoder(), or Shared (got {value!r})")
+
+
+def _name(_: object, attribute: Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{attribute.name} must be a string (got {value!r})")
+
+
 def _inputs(value: str | list[str] | tuple[str, ...] | Mapping[str, str] | Inputs) -> Inputs:
     if isinstance(value, str):
         return (value,)
     pairs: Any = value.items() if isinstance(value, Mapping) else value
-    return tuple(pairs)
+    found = tuple(pairs) if isinstance(pairs, Iterable) else (pairs,)
+    for source in found:
+        if not isinstance(source, str) and not _is_pair(source, str):
+            raise ValueError(f"inputs are names, or names with the node that each is taken from (got {source!r})")
+    return found
+
+
+def _is_pair(value: object, kind: type) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], kind)
 
 
 @frozen
 class Node:
     """A part at a place in the graph. `inputs` names what it takes: one name, several by position, or a mapping."""
 
-    name: str
-    part: Part | Shared
+    name: str = field(validator=_name)
+    part: Part | Shared = field(validator=_part)
     inputs: Inputs = field(converter=_inputs)
 
     @property
@@ -71,10 +92,30 @@ def _pairs(value: Mapping[str, Any] | tuple[tuple[str, Any], ...]) -> tuple[tupl
     return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
 
 
+@frozen
+class _PairsOf:
+    """Pairs of a name and something of this kind."""
+
+    kind: type
+
+    def __call__(self, _: object, attribute: Attribute[Any], pairs: tuple[Any, ...]) -> None:
+        for pair in pairs:
+            if not _is_pair(pair, self.kind):
+                named = "names of nodes" if self.kind is str else f"{self.kind.__name__}s"
+                raise ValueError(f"{attribute.name} must map names to {named} (got {pair!r})")
+
+
+def _nodes(_: object, __: Attribute[Any], nodes: tuple[Any, ...]) -> None:
+    for node in nodes:
+        if not isinstance(node, Node):
+            raise ValueError(f"nodes must be Nodes (got {node!r})")
+
+
 def _names(value: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(value, str):
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if isinstance(value, str) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"outputs must be a list of names (got {value!r})")
-    return tuple(value)
+    return names
 
 
 def _crop(value: object) -> tuple[int, int] | None:
@@ -92,14 +133,20 @@ class Graph:
     counts for nothing when graphs are compared.
     """
 
-    inputs: tuple[tuple[str, Image], ...] = field(converter=_pairs)
-    nodes: tuple[Node, ...] = field(converter=tuple[Node, ...])
+    inputs: tuple[tuple[str, Image], ...] = field(converter=_pairs, validator=_PairsOf(Image))
+    nodes: tuple[Node, ...] = field(converter=tuple[Node, ...], validator=_nodes)
     outputs: tuple[str, ...] = field(converter=_names)
-    auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs)
+    auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs, validator=_PairsOf(str))
     rescale: bool = field(default=True, validator=FLAG)
     crop: tuple[int, int] | None = field(default=None, converter=_crop)
     padding: Padding = field(factory=Padding)
     source: Source = field(factory=Source, eq=False, repr=False)
+
+
+def must_be_graph(value: object) -> None:
+    """Raise TypeError for what is no graph, with the next step."""
+    if not isinstance(value, Graph):
+        raise TypeError(f"a graph is needed, as composer.read and composer.chain make it (got {type(value).__name__})")
 
 
 def chain(

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from composer.contracts import Promise, Refusal, contract
 from composer.feature import Features
-from composer.graph import Graph, Node
+from composer.graph import Graph, Node, must_be_graph
 from composer.inference import asking
 from composer.inserting import inserted
 from composer.parts import Facts, Head, IdentityDecoder, Part, Timm
@@ -44,6 +44,7 @@ def fit(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) ->
 
     Raises SpecError with the problems of the graph, and one more that says so, where no such change mends them.
     """
+    must_be_graph(graph)
     describe = asking(describe)
     order = count()
     waiting: list[tuple[int, float, int, Graph | Iterator[Change]]] = [(0, 0.0, next(order), graph)]

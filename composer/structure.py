@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain, islice
 
-from composer.graph import MOST_LETTERS, PATH, Graph, Node, Shared
+from composer.graph import MOST_ENCODERS, MOST_LETTERS, PATH, Graph, Node, Shared
+from composer.parts import Encoder
 from composer.problem import MOST_PROBLEMS, Problem, nearest
 from composer.reserved import RESERVED
 
 
 def structural_problems(graph: Graph) -> Iterator[Problem]:
     """All that is wrong with a graph before any feature is known: names, references, cycles, dead ends."""
-    faults = list(islice(chain(_bad_names(graph), _bad_references(graph)), MOST_PROBLEMS + 1))
+    faults = list(islice(chain(_bad_names(graph), _bad_references(graph), _too_many(graph)), MOST_PROBLEMS + 1))
     yield from faults
     # Where a name is wrong, what takes from it is not known, and would be called a circle or a dead end.
     cycle = None if faults else _cycle(graph)
@@ -118,6 +119,17 @@ def _bad_references(graph: Graph) -> Iterator[Problem]:
             yield _lacking(graph, node.name, f"{node.name} takes from nothing.", f"from: {(inputs or nodes)[0]}")
     if not graph.outputs:
         yield _lacking(graph, "outputs", "the graph has no output.", f"outputs: [{nodes[-1] if nodes else 'a node'}]")
+
+
+def _too_many(graph: Graph) -> Iterator[Problem]:
+    encoders = [node for node in graph.nodes if isinstance(node.part, Encoder)]
+    if len(encoders) > MOST_ENCODERS:
+        yield Problem(
+            code="limit",
+            message=f"a graph has at most {MOST_ENCODERS} encoders (got {len(encoders):,}).",
+            place=graph.source.place(encoders[MOST_ENCODERS].name),
+            repair="let nodes share the weights of one: share: NODE in place of a part",
+        )
 
 
 def _lacking(graph: Graph, path: str, message: str, repair: str) -> Problem:

@@ -13,7 +13,7 @@ from composer.contracts import Outcome, Promise, Refusal, contract
 from composer.contracts.encoders import one_image
 from composer.feature import Features, counted, sentence
 from composer.fitting import conflict_of, demands, too_much, unfit_to_leave
-from composer.graph import Graph, Node, Shared
+from composer.graph import Graph, Node, Shared, must_be_graph
 from composer.parts import EmbeddingHead, Facts, Head, Part, Probed
 from composer.problem import SpecError, told
 from composer.refused import problem_of
@@ -27,6 +27,7 @@ Describe = Callable[[Probed, Any], Facts | Refusal]
 
 def walked(graph: Graph, describe: Describe) -> Walk:
     """A walk over a graph, as far as it goes. Raises SpecError for what is wrong before any feature is known."""
+    must_be_graph(graph)
     problems = told(structural_problems(graph))
     if problems:
         raise SpecError(problems)

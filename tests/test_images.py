@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from composer.commands.bands import fed, numbers, shown
-from composer.commands.images import Raster, raster
+from composer.commands.images import raster
 from composer.commands.normalising import Published, full_scale, normalised
 from composer.commands.outfile import check_writable, write_whole
 from composer.commands.preview import preview
+from composer.commands.rasters import Raster
 from composer.commands.terminal import UsageError
 
 RED, GREEN, CLEAR = (200, 10, 20), (30, 180, 40), (0, 0, 255, 0)
@@ -152,6 +153,9 @@ class TestArrays:
             raster(file, 3, frames)
 
 
+COLOURS = np.zeros((3, 256), np.uint16)
+
+
 class TestTiff:
     @pytest.mark.parametrize("axes", ["YXS", "CYX"])
     def test_bands_are_known_from_the_file(self, tmp_path, axes):
@@ -168,6 +172,64 @@ class TestTiff:
         tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", extratags=[(42113, "s", 0, "-1", True)])
         read = raster(str(tmp_path / "x.tif"), 1)
         assert read.missing.tolist() == [[[False, True, True, True]]]
+
+    @pytest.mark.parametrize(
+        ("said", "numbers", "missing", "remark"),
+        [
+            ("0", np.int16, [True, False], None),
+            (" -3.0\0", np.int16, [False, True], None),
+            ("nan", np.float32, [False, False], None),
+            ("nan", np.int16, [False, False], "its mark of no data, 'nan', is no number of int16, and means nothing"),
+            (
+                "1e999",
+                np.int16,
+                [False, False],
+                "its mark of no data, '1e999', is no number of int16, and means nothing",
+            ),
+            ("-1", np.uint16, [False, False], "its mark of no data, '-1', is no number of uint16, and means nothing"),
+            ("0.5", np.int16, [False, False], "its mark of no data, '0.5', is no number of int16, and means nothing"),
+            (
+                "none",
+                np.float32,
+                [False, False],
+                "its mark of no data, 'none', is no number of float32, and means nothing",
+            ),
+        ],
+        ids=lambda value: getattr(value, "__name__", None) or str(value)[:6],
+    )
+    def test_a_mark_of_no_data_that_is_no_number_of_the_image_means_nothing(
+        self, tmp_path, said, numbers, missing, remark
+    ):
+        tifffile = pytest.importorskip("tifffile")
+        values = np.array([[0, 3 if numbers is np.uint16 else -3]], numbers)
+        file = tmp_path / "x.tif"
+        tifffile.imwrite(file, values, photometric="minisblack", extratags=[(42113, "s", 0, said, True)])
+        read = raster(str(file), 1)
+        assert read.missing.tolist() == [[missing]]
+        assert read.remarks == (() if remark is None else (remark,))
+
+    @pytest.mark.parametrize(
+        ("colours", "extra", "said"),
+        [
+            ("rgb", [], None),
+            ("palette", [], "a picture has at most 1,000 pixels; crop it."),
+            ("rgb", [(274, "H", 1, 6, True)], "a picture has at most 1,000 pixels; crop it."),
+        ],
+        ids=["as it is", "with a palette", "to be turned"],
+    )
+    def test_a_tile_of_more_pixels_than_pillow_takes(self, tmp_path, monkeypatch, colours, extra, said):
+        """A tile of Sentinel-2 has 120 million of them, and Pillow stops at 89; what only Pillow reads stops there."""
+        tifffile = pytest.importorskip("tifffile")
+        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+        values = np.arange(40 * 30 * 3, dtype=np.uint16).reshape(40, 30, 3)
+        stored, more = (values, {}) if colours == "rgb" else (values[..., 0].astype(np.uint8), {"colormap": COLOURS})
+        file = str(tmp_path / "x.tif")
+        tifffile.imwrite(file, stored, photometric=colours, extratags=extra, **more)
+        if said is None:
+            assert np.array_equal(raster(file, 3).values, values.transpose(2, 0, 1))
+            return
+        with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {said}')}$"):
+            raster(file, 3)
 
     def test_more_bits_than_a_picture_has_are_kept(self, tmp_path):
         tifffile = pytest.importorskip("tifffile")

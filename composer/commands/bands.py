@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from composer.commands.images import Raster
+from composer.commands.rasters import Raster
 from composer.commands.terminal import UsageError
 
 Bands = tuple[int, ...]

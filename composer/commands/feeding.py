@@ -11,9 +11,10 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from composer.commands.bands import Bands, fed, numbers, shown
-from composer.commands.images import Raster, raster
+from composer.commands.images import raster
 from composer.commands.normalising import Published, normalised
 from composer.commands.preview import preview
+from composer.commands.rasters import Raster
 from composer.commands.terminal import UsageError
 from composer.feature import Image, counted
 from composer.graph import Shared

@@ -10,37 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import frozen
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from composer.commands.rasters import Array, Raster, check_size, raster_of, spelled
 from composer.commands.terminal import UsageError, check_file
+from composer.commands.tiff import from_tiff, is_called_tiff, is_to_be_turned
 from composer.feature import counted
-
-Array = NDArray[Any]
-
-NO_DATA = -9999
-"""What satellite products put where they have no data, whether or not the file says so."""
-
-MOST_BYTES = 2**32
-"""What an image may come to: a tile of Sentinel-2 in all its bands has three quarters of it."""
 
 _FOUR_BANDS = ("LA", "RGBA", "RGBX", "CMYK")
 _TIFF_BITS, _TIFF_SAMPLES = 258, 277
-
-
-@frozen(eq=False)
-class Raster:
-    """An image as its file holds it.
-
-    `values` is (band, height, width), or (band, frame, height, width), in the file's own type of numbers. `missing`
-    marks what is no measurement: no data, or not finite. `remarks` say what was done on the way.
-    """
-
-    file: str
-    values: Array
-    missing: NDArray[np.bool_]
-    remarks: tuple[str, ...] = ()
 
 
 def raster(file: str, channels: int, frames: int | None = None, *, picked: bool = False) -> Raster:
@@ -93,34 +71,27 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _raster(file: str, values: Array, remarks: tuple[str, ...] = (), nodata: float | None = None) -> Raster:
-    if values.dtype.kind not in "buif" or values.size == 0:
-        raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {_shape(values.shape)}).")
-    missing = np.zeros(values.shape, bool) if values.dtype.kind != "f" else ~np.isfinite(values)
-    known = {nodata} if nodata is not None else set()
-    if values.dtype.kind in "if" and values.dtype.itemsize > 1:
-        known.add(NO_DATA)
-    for number in known:
-        missing |= values == number
-    return Raster(file, values, missing, remarks)
-
-
 def _from_picture(file: str, channels: int, *, picked: bool) -> Raster:
     try:
         image = Image.open(file)
+    except Image.DecompressionBombWarning:
+        # Pillow stops at half a tile of Sentinel-2, whatever is in it.
+        if is_called_tiff(file) and not is_to_be_turned(file):
+            return from_tiff(file)
+        raise
     except OSError:
-        if Path(file).suffix.lower() in (".tif", ".tiff"):
-            return _from_tiff(file)
+        if is_called_tiff(file):
+            return from_tiff(file)
         raise UsageError(f"{file}: this is no image that Pillow can read; PNG, JPEG, TIFF and .npy will do.") from None
     with image:
         if image.format == "TIFF" and _is_more_than_a_picture(image):
-            return _from_tiff(file)
+            return from_tiff(file)
         upright = ImageOps.exif_transpose(image)
         remarks = ["turned upright, as its EXIF orientation says"] if image.getexif().get(0x0112, 1) != 1 else []
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             remarks.append(f"the first of its {getattr(image, 'n_frames', 1)} frames")
         values = _pixels(upright, channels, remarks, picked=picked)
-    return _raster(file, _bands_first(values), tuple(remarks))
+    return raster_of(file, _bands_first(values), tuple(remarks))
 
 
 def _pixels(image: Image.Image, channels: int, remarks: list[str], *, picked: bool) -> Array:
@@ -147,38 +118,6 @@ def _is_more_than_a_picture(image: Image.Image) -> bool:
     return getattr(image, "n_frames", 1) > 1 or max(bits) > 8 or samples > 4
 
 
-def _from_tiff(file: str) -> Raster:
-    try:
-        import tifffile
-    except ModuleNotFoundError:
-        raise UsageError(f"{file}: this TIFF needs tifffile: pip install 'composer-vision[geo]'") from None
-    with tifffile.TiffFile(file) as tiff:
-        series = tiff.series[0]
-        nodata = float(series.keyframe.nodata) if 42113 in series.keyframe.tags else None
-        _check_size(file, series.size * series.dtype.itemsize)
-        try:
-            values = series.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            raise UsageError(
-                f"{file}: its compression needs imagecodecs: pip install 'composer-vision[geo]'"
-            ) from error
-        remarks = (f"the first of its {len(tiff.series)} images",) if len(tiff.series) > 1 else ()
-    others = [axis for axis, name in enumerate(series.axes) if name not in "YX"]
-    if len(others) > 1:
-        raise UsageError(f"{file}: an image has height, width and bands (this has axes {series.axes}).")
-    return _raster(file, np.moveaxis(values, others[0], 0) if others else values[None], remarks, nodata)
-
-
-def _check_size(file: str, size: int) -> None:
-    """Refuse an image before it is read that would fill gigabytes: a model takes many times as many for it."""
-    if size > MOST_BYTES:
-        raise UsageError(
-            f"{file}: an image has at most {MOST_BYTES / 2**30:g} GiB (this has {size / 2**30:,.1f}); crop it."
-        )
-
-
 def _bands_first(values: Array) -> Array:
     return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
 
@@ -191,30 +130,26 @@ def _from_array(file: str, channels: int, frames: int | None, *, picked: bool) -
         if "Python objects" not in str(error):
             raise
         raise UsageError(f"{file}: an image holds numbers (this holds objects of Python).") from None
-    _check_size(file, values.nbytes)
+    check_size(file, values.nbytes)
     values = np.array(values)
     if frames is not None:
         if values.ndim != 4 or values.shape[0] != frames:
             raise UsageError(
                 f"{file}: the model takes {counted(frames, 'frame')}, as an array ({frames}, bands, height, width) "
-                f"(this is {_shape(values.shape)})."
+                f"(this is {spelled(values.shape)})."
             )
-        return _raster(file, np.moveaxis(values, 1, 0))
+        return raster_of(file, np.moveaxis(values, 1, 0))
     if values.ndim == 2:
-        return _raster(file, values[None])
+        return raster_of(file, values[None])
     if values.ndim != 3:
-        raise UsageError(f"{file}: an image is an array (bands, height, width) (this is {_shape(values.shape)}).")
+        raise UsageError(f"{file}: an image is an array (bands, height, width) (this is {spelled(values.shape)}).")
     first, _, last = values.shape
     fits = (first < last, last < first) if picked else (first == channels, last == channels)
     if fits == (True, True) or (picked and first == last):
         raise UsageError(
-            f"{file}: both the first and the last axis of {_shape(values.shape)} could be the bands; "
+            f"{file}: both the first and the last axis of {spelled(values.shape)} could be the bands; "
             f"crop or pad the image so that only one can."
         )
     # Where neither fits, the number of bands is wrong, and the shorter axis is the likelier one to say so of.
     bands_last = fits[1] if any(fits) else last < first
-    return _raster(file, _bands_first(values) if bands_last else values)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "one number"
+    return raster_of(file, _bands_first(values) if bands_last else values)

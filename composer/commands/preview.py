@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from composer.commands.bands import Bands
 from composer.commands.colours import NO_DATA
-from composer.commands.images import Array, Raster
 from composer.commands.normalising import full_scale
+from composer.commands.rasters import Array, Raster
 
 
 def preview(raster: Raster, bands: Bands) -> NDArray[np.uint8]:

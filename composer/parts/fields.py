@@ -21,6 +21,10 @@ MOST_IN_OPTIONS = 65_536
 """What a whole number among the options of a foreign constructor may be, and what those of a list may come to."""
 
 
+MOST_DEPTH = 16
+"""How deep lists nest in an option."""
+
+
 @frozen
 class Whole:
     """A whole number from `least` to `most`, or a tuple of at most so many `entries` of them.
@@ -154,15 +158,23 @@ def options(values: Mapping[str, Any] | Options) -> Options:
 
     Raises ValueError for values that are not plain: they would have no text.
     """
-    pairs = values.items() if isinstance(values, Mapping) else values
+    pairs = tuple(values.items()) if isinstance(values, Mapping) else values
+    if not isinstance(pairs, tuple | list) or not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+    ):
+        raise ValueError(f"options map names to plain values (got {values!r})")
     if not all(isinstance(name, str) for name, _ in pairs):
         raise ValueError("options are named by strings")
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError(f"options are named once each (got {', '.join(sorted(name for name, _ in pairs))})")
     return tuple(sorted((name, _frozen(name, value)) for name, value in pairs))
 
 
-def _frozen(name: str, value: Any) -> Any:
+def _frozen(name: str, value: Any, depth: int = 0) -> Any:
+    if depth > MOST_DEPTH:
+        raise ValueError(f"option {name} must nest at most {MOST_DEPTH} deep")
     if isinstance(value, list | tuple):
-        return tuple(_frozen(name, entry) for entry in value)
+        return tuple(_frozen(name, entry, depth + 1) for entry in value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"option {name} must be a plain value or a list of them (got {value!r})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from composer.graph import Graph
+from composer.graph import Graph, must_be_graph
 from composer.parts import REGISTERED
 from composer.text.characters import text_in
 from composer.text.reading import graph_of
@@ -16,7 +16,7 @@ def read(path: str | os.PathLike[str], *, parts: Parts = REGISTERED) -> Graph:
 
     Raises SpecError with all the problems of the file at once, also where there is no such file.
     """
-    return reads(text_in(path), name=os.fspath(path), parts=parts)
+    return reads(text_in(path), name=os.fsdecode(path), parts=parts)
 
 
 def reads(text: str, *, name: str | None = None, parts: Parts = REGISTERED) -> Graph:
@@ -24,6 +24,8 @@ def reads(text: str, *, name: str | None = None, parts: Parts = REGISTERED) -> G
 
     Raises SpecError with all the problems of the text at once.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"reads takes a text, and composer.read the path of a file (got {type(text).__name__})")
     return graph_of(text, name, parts)
 
 
@@ -35,6 +37,7 @@ def write(graph: Graph, *, parts: Parts = REGISTERED) -> str:
     """
     from composer.text.writing import text_of  # not at the top, nor the other: what only reads would wait for it
 
+    must_be_graph(graph)
     return text_of(graph, parts)
 
 
@@ -46,4 +49,5 @@ def digest(graph: Graph) -> str:
     """
     from composer.text.digesting import digest_of
 
+    must_be_graph(graph)
     return digest_of(graph)

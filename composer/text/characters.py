@@ -19,7 +19,7 @@ _TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
 
 def text_in(path: str | os.PathLike[str]) -> str:
     """The text of the file at `path`. Raises SpecError where there is none, and where it is too large or no UTF-8."""
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     try:
         with open(name, "rb") as file:
             data = file.read(MOST_BYTES + 1)

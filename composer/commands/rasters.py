@@ -1,0 +1,59 @@
+"""An image as its file holds it: bands of numbers, and what among them is no measurement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from composer.commands.terminal import UsageError
+
+Array = NDArray[Any]
+
+NO_DATA = -9999
+"""What satellite products put where they have no data, whether or not the file says so."""
+
+MOST_BYTES = 2**32
+"""What an image may come to: a tile of Sentinel-2 in all its bands has three quarters of it."""
+
+
+@frozen(eq=False)
+class Raster:
+    """An image as its file holds it.
+
+    `values` is (band, height, width), or (band, frame, height, width), in the file's own type of numbers. `missing`
+    marks what is no measurement: no data, or not finite. `remarks` say what was done on the way.
+    """
+
+    file: str
+    values: Array
+    missing: NDArray[np.bool_]
+    remarks: tuple[str, ...] = ()
+
+
+def raster_of(file: str, values: Array, remarks: tuple[str, ...] = (), nodata: float | None = None) -> Raster:
+    """The image that `values` are. Raises UsageError for what is no number, and for no values at all."""
+    if values.dtype.kind not in "buif" or values.size == 0:
+        raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {spelled(values.shape)}).")
+    missing = np.zeros(values.shape, bool) if values.dtype.kind != "f" else ~np.isfinite(values)
+    known = {nodata} if nodata is not None else set()
+    if values.dtype.kind in "if" and values.dtype.itemsize > 1:
+        known.add(NO_DATA)
+    for number in known:
+        missing |= values == number
+    return Raster(file, values, missing, remarks)
+
+
+def check_size(file: str, size: int) -> None:
+    """Refuse an image before it is read that would fill gigabytes: a model takes many times as many for it."""
+    if size > MOST_BYTES:
+        raise UsageError(
+            f"{file}: an image has at most {MOST_BYTES / 2**30:g} GiB (this has {size / 2**30:,.1f}); crop it."
+        )
+
+
+def spelled(shape: tuple[int, ...]) -> str:
+    """`3 × 48 × 64`."""
+    return " × ".join(map(str, shape)) or "one number"
