@@ -17,7 +17,7 @@ import composer.testing
 PACKAGE = Path(__file__).parents[1] / "composer"
 
 STAGES = (
-    ("feature", "sizes", "problem", "quiet", "limits", "memory"),
+    ("feature", "sizes", "problem", "quiet", "limits", "memory", "writing"),
     ("parts",),
     ("graph", "reserved", "structure"),
     ("text", "contracts"),
@@ -38,6 +38,7 @@ STAGES = (
     ("modules",),
     ("plan", "entering", "leaving", "model"),
     ("building", "verifying", "budget"),
+    ("tensors",),
     ("weights", "adapters"),
     ("terratorch",),
     ("commands", "__main__"),
@@ -45,9 +46,10 @@ STAGES = (
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
-TORCH_FREE = ("feature", "sizes", "problem", "quiet", "limits", "memory", "parts", "graph", "reserved", "structure",
-              "text", "contracts", "catalogue", "typed", "libraries", "facts", "fitting", "ways", "refused", "walking",
-              "inference", "inserting", "mending", "pairing", "__init__", "__main__")  # fmt: skip
+TORCH_FREE = ("feature", "sizes", "problem", "quiet", "limits", "memory", "writing", "parts", "graph", "reserved",
+              "structure", "text", "contracts", "catalogue", "typed", "libraries", "facts", "fitting",
+              "ways", "refused", "walking", "inference", "inserting", "mending", "pairing", "__init__",
+              "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
 
 HEAVY = {"torch", "timm", "einops", "torchvision", "safetensors", "segmentation_models_pytorch", "mmseg"}

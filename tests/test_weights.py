@@ -211,7 +211,7 @@ def folder(file):
 
 DAMAGED = [
     pytest.param(nothing, "is no file", "check the path", id="nothing"),
-    pytest.param(folder, "is no file", "check the path", id="folder"),
+    pytest.param(folder, "is a folder", "check the path", id="folder"),
     pytest.param(empty, "is no safetensors file (", "give a file that composer.save wrote", id="empty"),
     pytest.param(truncated, "is no safetensors file (", "give a file that composer.save wrote", id="truncated"),
     pytest.param(garbled, "is no safetensors file (", "give a file that composer.save wrote", id="garbled"),

@@ -13,9 +13,11 @@ from torch import Tensor
 from composer.feature import counted
 from composer.model import Model
 from composer.problem import Place, Problem, SpecError
+from composer.tensors.files import opened
+from composer.tensors.problems import unfit, unreadable_is_unfit
+from composer.tensors.setting import refuse_unwritable, set_all
+from composer.tensors.stored import Stored, kind_of
 from composer.terratorch.keys import cleaned, matched, plain_branch, reason_to_leave
-from composer.terratorch.tensors import tensors_in
-from composer.weights import kind_of, refuse_meta, set_all, unfit
 
 
 @frozen
@@ -75,15 +77,16 @@ def load(model: Model, file: str | PathLike[str], *, ignore: Iterable[str] = ())
     if isinstance(ignore, str):
         raise ValueError(f"ignore must be a list of names or patterns (got {ignore!r})")
     wanted = model.state_dict()
-    refuse_meta(wanted, file)
-    given = tensors_in(file)
-    report = _compare(model, wanted, given)
-    _check(report, file, tuple(ignore))
-    set_all([(wanted[name], given[source]) for name, source in report.matched])
+    refuse_unwritable(wanted, file)
+    with unreadable_is_unfit(file), opened(file) as found:
+        report = _compare(model, wanted, found.tensors)
+        _check(report, file, tuple(ignore))
+        waiting = [(name, wanted[name], found.tensors[source].read()) for name, source in report.matched]
+    set_all(waiting, file)
     return report
 
 
-def _compare(model: Model, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Report:
+def _compare(model: Model, wanted: Mapping[str, Tensor], given: Mapping[str, Stored]) -> Report:
     # Two names that come out alike are of two tensors, and only one of them can be meant.
     sources: dict[str, str] = {}
     for name in given:
@@ -104,9 +107,9 @@ def _compare(model: Model, wanted: Mapping[str, Tensor], given: Mapping[str, Ten
     )
 
 
-def _kinds(given: Tensor, wanted: Tensor) -> tuple[str, str]:
+def _kinds(given: Stored, wanted: Tensor) -> tuple[str, str]:
     """What each is, as far as it matters: the precision of floating-point numbers does not."""
-    if given.is_floating_point() and wanted.is_floating_point():
+    if given.dtype.is_floating_point and wanted.is_floating_point():
         return str(list(given.shape)), str(list(wanted.shape))
     return kind_of(given), kind_of(wanted)
 

@@ -1,0 +1,79 @@
+"""The records inside an archive that torch.save writes: a zip file that compresses nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import BinaryIO
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+from composer.tensors.stored import UnreadableError
+
+MAGIC = b"PK\x03\x04"
+
+MOST_OF_LIST = 2**23
+"""How many bytes the list of records may have. One has sixty, so this is of 140,000, which take half a second."""
+
+_END, _END_64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+
+
+class Archive:
+    """The records of an archive by name, without the folder that they all lie in.
+
+    Raises UnreadableError for one that is larger inside than it is: whose records are compressed, or overlap.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.size = _size(file)
+        _check_list(file, self.size)
+        try:
+            self._archive = ZipFile(file)
+        except (BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+            raise UnreadableError("is damaged (its archive cannot be read)") from error
+        records = self._archive.infolist()
+        if any(record.compress_type != ZIP_STORED for record in records) or self.size < sum(
+            max(record.file_size, record.compress_size) for record in records
+        ):
+            raise UnreadableError("has records that are compressed, or overlap; torch.save writes none that do")
+        self._folder = records[0].filename.split("/")[0] if records else ""
+        self._records = {record.filename: record for record in records}
+        if "byteorder" in self and self.read("byteorder") != sys.byteorder.encode():
+            raise UnreadableError("has bytes in the other order than this machine's", "save it on a machine like this")
+
+    def __contains__(self, name: str) -> bool:
+        return f"{self._folder}/{name}" in self._records
+
+    def size_of(self, name: str) -> int:
+        """How many bytes a record has."""
+        if name not in self:
+            raise UnreadableError(f"is damaged, or no file that torch.save wrote (it has no {name})")
+        return self._records[f"{self._folder}/{name}"].file_size
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a record, which are as many as `size_of` says."""
+        size = self.size_of(name)
+        try:
+            content = self._archive.read(self._records[f"{self._folder}/{name}"])
+        # zipfile raises whatever it stumbles over: that a checksum differs, that a header is none, that it is locked.
+        except (BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
+            raise UnreadableError(f"is damaged (its {name} cannot be read)") from error
+        if len(content) != size:
+            raise UnreadableError(f"is damaged (its {name} is cut off)")
+        return content
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, 2)
+
+
+def _check_list(file: BinaryIO, size: int) -> None:
+    """Raise UnreadableError where the list of records, which zipfile reads whole, is too long, or is not at the end."""
+    file.seek(max(0, size - 98))
+    tail = file.read(98)
+    if tail[-22:-18] != _END:
+        raise UnreadableError("is damaged, or no file that torch.save wrote (it does not end as an archive does)")
+    length = int.from_bytes(tail[-10:-6], "little")
+    # A long list has its true length before the end.
+    if tail[-42:-38] == _LOCATOR:
+        length = int.from_bytes(tail[40:48], "little") if tail[:4] == _END_64 else MOST_OF_LIST + 1
+    if length > MOST_OF_LIST:
+        raise UnreadableError(f"has a list of records of more than {MOST_OF_LIST:,} bytes")

@@ -1,0 +1,72 @@
+"""Files of tensors, of either form: opened, looked at, and read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+from attrs import frozen
+from torch import Tensor
+
+from composer.tensors import archives, streams
+from composer.tensors.safetensors_files import of_safetensors
+from composer.tensors.stored import Stored, UnreadableError
+from composer.tensors.torch_files import UNDER, of_archive, of_stream
+
+_EITHER = "give a file of safetensors, or one that torch.save wrote"
+
+
+@frozen
+class Opened:
+    """The tensors of an open file by name, and its metadata where it is of safetensors."""
+
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str]
+
+
+@contextmanager
+def opened(file: str | PathLike[str], under: Sequence[str] = UNDER) -> Iterator[Opened]:
+    """A file of safetensors, or one that torch.save wrote, whose state dict may stand under one of the names `under`.
+
+    Its tensors can be read while it is open. Raises UnreadableError where it cannot be, or holds none by name; what
+    is wrong with their numbers is raised where they are read. What else it holds is left alone.
+    """
+    path = Path(file)
+    with _reading(path) as stream:
+        magic = stream.read(len(streams.MAGIC))
+        if magic.startswith(archives.MAGIC):
+            yield Opened(of_archive(stream, under), {})
+        elif magic == streams.MAGIC:
+            yield Opened(of_stream(stream, under), {})
+        else:
+            yield Opened(*of_safetensors(stream, path, _EITHER))
+
+
+@contextmanager
+def opened_safetensors(file: str | PathLike[str], repair: str) -> Iterator[Opened]:
+    """The same of a file of safetensors alone. `repair` is how to mend that it is none."""
+    path = Path(file)
+    with _reading(path) as stream:
+        yield Opened(*of_safetensors(stream, path, repair))
+
+
+def tensors_in(file: str | PathLike[str], under: Sequence[str] = UNDER) -> dict[str, Tensor]:
+    """All tensors of a file, read. Raises UnreadableError where that cannot be."""
+    with opened(file, under) as found:
+        return {name: stored.read() for name, stored in found.tensors.items()}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    try:
+        if not path.is_file():
+            raise UnreadableError("is a folder" if path.is_dir() else "is no file", "check the path")
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise UnreadableError(
+            f"cannot be read ({error.strerror or error})", "check the file and its permissions"
+        ) from error

@@ -1,0 +1,305 @@
+"""A pickle read as data. It is a program for a little machine; here that machine runs with nothing in it to call.
+
+Texts, numbers, lists and dicts become what they are. A class or function that a pickle names becomes its name, and
+what it would make of its arguments becomes a note of both. So nothing is imported, called, hashed, compared or given
+attributes, whatever stands in the file; and the machine takes no more than `MOST_INSTRUCTIONS` steps.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field, frozen
+
+from composer.tensors.stored import UnreadableError
+
+MOST_INSTRUCTIONS = 2**20
+"""How many steps are taken, in about half a second: a checkpoint has 31 for each tensor, so this is of 33,000."""
+
+MOST_BYTES = 2**26
+"""How long a pickle may be. A checkpoint has 90 bytes for each tensor, and what it remembers of its training."""
+
+_Step = Callable[["_Machine"], object]
+
+
+@frozen
+class Named:
+    """A class or a function that the pickle names: `collections.OrderedDict`. It was not looked up."""
+
+    name: str
+
+
+@frozen
+class Outside:
+    """What stands outside the pickle, by the identifier that it has there."""
+
+    identifier: Any
+
+
+@define(eq=False)
+class Made:
+    """What `made_by` would have made of `arguments`, and what was then put in it. It was not called."""
+
+    made_by: Any
+    arguments: Any
+    entries: dict[str | None, Any] = field(factory=dict)
+
+
+def read_pickle(pickle: bytes) -> Any:
+    """What a pickle says; of a dict, what stands under keys that are texts, and under None one that stands elsewhere.
+
+    Whatever follows it is left alone. Raises UnreadableError where it says nothing whole, or is too long.
+    """
+    return read_at(pickle, 0).value
+
+
+@frozen
+class Said:
+    """What one of several pickles says, where it ends, and what it mentions outside."""
+
+    value: Any
+    end: int
+    outside: tuple[Outside, ...]
+
+
+def read_at(pickle: bytes, start: int, most: int = MOST_INSTRUCTIONS) -> Said:
+    """What the pickle says that begins at `start`. It may have `most` instructions."""
+    machine = _Machine(pickle, start, min(len(pickle), start + MOST_BYTES))
+    steps = 0
+    try:
+        # A loop of few names, because this is where all the time goes.
+        while (code := machine.pickle[machine.at]) != _STOP:
+            machine.at += 1
+            _BY_CODE[code](machine)
+            steps += 1
+            if steps > most:
+                raise UnreadableError(f"has a pickle of more than {most:,} instructions", _PLAIN)
+        return Said(machine.stack.pop(), machine.at + 1, tuple(machine.outside))
+    except UnreadableError:
+        raise
+    # Whatever a damaged pickle makes the machine stumble over: the stack runs dry, a number has no list to go to.
+    except Exception as error:
+        if machine.end <= machine.at < len(pickle):
+            raise UnreadableError(f"has a pickle of more than {MOST_BYTES:,} bytes", _PLAIN) from error
+        where = "ends too early" if machine.at >= len(pickle) else f"makes no sense at byte {machine.at}"
+        raise UnreadableError(f"is damaged (its pickle {where})") from error
+
+
+_PLAIN = "save the state dict alone: torch.save(model.state_dict(), file)"
+
+
+@define
+class _Machine:
+    """The stack and the memory of a pickle that is being read, and how far that is."""
+
+    pickle: bytes
+    at: int
+    end: int
+    stack: list[Any] = field(factory=list)
+    marks: list[int] = field(factory=list)
+    memory: dict[int, Any] = field(factory=dict)
+    outside: list[Outside] = field(factory=list)
+
+    def bytes(self, count: int) -> bytes:
+        """The next bytes of the pickle."""
+        start = self.at
+        self.at += count
+        if self.at > self.end:
+            self.at = self.end
+            raise ValueError
+        return self.pickle[start : self.at]
+
+    def number(self, size: int) -> int:
+        """The next bytes as a number."""
+        return int.from_bytes(self.bytes(size), "little")
+
+    def line(self) -> str:
+        """The rest of the line."""
+        start = self.at
+        end = self.pickle.find(b"\n", start, self.end)
+        self.bytes((end if end >= 0 else self.end) + 1 - start)
+        return self.pickle[start:end].decode("utf-8", "replace")
+
+    def since_mark(self) -> list[Any]:
+        """Everything above the last mark, taken from the stack."""
+        start = self.marks.pop()
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
+
+def _counted(size: int) -> Callable[[_Machine], bytes]:
+    """Bytes, and before them how many there are."""
+    return lambda machine: machine.bytes(machine.number(size))
+
+
+def _text(size: int) -> _Step:
+    read = _counted(size)
+    # Texts with halves of letters in them can be pickled, and nobody can print them.
+    return lambda machine: machine.stack.append(read(machine).decode("utf-8", "replace"))
+
+
+def _bytes(size: int) -> _Step:
+    read = _counted(size)
+    return lambda machine: machine.stack.append(read(machine))
+
+
+def _unsigned(size: int) -> _Step:
+    return lambda machine: machine.stack.append(machine.number(size))
+
+
+def _signed(read: Callable[[_Machine], bytes]) -> _Step:
+    return lambda machine: machine.stack.append(int.from_bytes(read(machine), "little", signed=True))
+
+
+def _float(machine: _Machine) -> None:
+    machine.stack.append(struct.unpack(">d", machine.bytes(8))[0])
+
+
+def _constant(value: Any) -> _Step:
+    return lambda machine: machine.stack.append(value)
+
+
+def _fresh(kind: Callable[[], Any]) -> _Step:
+    return lambda machine: machine.stack.append(kind())
+
+
+def _remember(size: int) -> _Step:
+    def step(machine: _Machine) -> None:
+        machine.memory[machine.number(size)] = machine.stack[-1]
+
+    return step
+
+
+def _memoize(machine: _Machine) -> None:
+    machine.memory[len(machine.memory)] = machine.stack[-1]
+
+
+def _recall(size: int) -> _Step:
+    return lambda machine: machine.stack.append(machine.memory[machine.number(size)])
+
+
+def _put(machine: _Machine, pairs: list[Any]) -> None:
+    target = machine.stack[-1]
+    entries = target.entries if isinstance(target, Made) else target
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        # Hashes of tuples go as deep as these do, and numbers can be chosen that all have the same.
+        entries[key if isinstance(key, str) else None] = value
+
+
+def _put_one(machine: _Machine) -> None:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    _put(machine, [key, value])
+
+
+def _add(machine: _Machine, values: list[Any]) -> None:
+    target = machine.stack[-1]
+    if isinstance(target, list):
+        target.extend(values)
+
+
+def _make(machine: _Machine) -> None:
+    arguments, made_by = machine.stack.pop(), machine.stack.pop()
+    machine.stack.append(Made(made_by, arguments))
+
+
+def _make_with_names(machine: _Machine) -> None:
+    machine.stack.pop()
+    _make(machine)
+
+
+def _named(machine: _Machine) -> None:
+    module, name = machine.line(), machine.line()
+    machine.stack.append(Named(f"{module}.{name}"))
+
+
+def _named_by_stack(machine: _Machine) -> None:
+    name, module = machine.stack.pop(), machine.stack.pop()
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise TypeError
+    machine.stack.append(Named(f"{module}.{name}"))
+
+
+def _mention(machine: _Machine) -> None:
+    mentioned = Outside(machine.stack.pop())
+    machine.outside.append(mentioned)
+    machine.stack.append(mentioned)
+
+
+def _tuple(size: int) -> _Step:
+    def step(machine: _Machine) -> None:
+        values = tuple(machine.stack[-size:])
+        if len(values) != size:
+            raise ValueError
+        machine.stack[-size:] = [values]
+
+    return step
+
+
+def _skip(size: int) -> _Step:
+    """How the rest is laid out is no news."""
+    return lambda machine: machine.bytes(size)
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+
+_STEPS: dict[str, _Step] = {
+    "PROTO": _skip(1),
+    "FRAME": _skip(8),
+    **{name: _constant(value) for name, value in _CONSTANTS.items()},
+    "BININT1": _unsigned(1),
+    "BININT2": _unsigned(2),
+    "BININT": _signed(lambda machine: machine.bytes(4)),
+    "LONG1": _signed(_counted(1)),
+    "BINFLOAT": _float,
+    "SHORT_BINUNICODE": _text(1),
+    "BINUNICODE": _text(4),
+    "BINUNICODE8": _text(8),
+    "SHORT_BINBYTES": _bytes(1),
+    "BINBYTES": _bytes(4),
+    "BINBYTES8": _bytes(8),
+    "BINPUT": _remember(1),
+    "LONG_BINPUT": _remember(4),
+    "MEMOIZE": _memoize,
+    "BINGET": _recall(1),
+    "LONG_BINGET": _recall(4),
+    "MARK": lambda machine: machine.marks.append(len(machine.stack)),
+    "POP": lambda machine: machine.stack.pop(),
+    "POP_MARK": _Machine.since_mark,
+    "TUPLE": lambda machine: machine.stack.append(tuple(machine.since_mark())),
+    "TUPLE1": _tuple(1),
+    "TUPLE2": _tuple(2),
+    "TUPLE3": _tuple(3),
+    "EMPTY_LIST": _fresh(list),
+    "EMPTY_SET": _fresh(list),
+    "EMPTY_DICT": _fresh(dict),
+    "FROZENSET": lambda machine: machine.stack.append(machine.since_mark()),
+    "APPEND": lambda machine: _add(machine, [machine.stack.pop()]),
+    "APPENDS": lambda machine: _add(machine, machine.since_mark()),
+    "ADDITEMS": lambda machine: _add(machine, machine.since_mark()),
+    "SETITEM": _put_one,
+    "SETITEMS": lambda machine: _put(machine, machine.since_mark()),
+    "GLOBAL": _named,
+    "STACK_GLOBAL": _named_by_stack,
+    "REDUCE": _make,
+    "NEWOBJ": _make,
+    "NEWOBJ_EX": _make_with_names,
+    # What an object would remember of itself is of no interest here.
+    "BUILD": lambda machine: machine.stack.pop(),
+    "BINPERSID": _mention,
+}
+"""What each instruction does. The others name things by number, or are of pickles that torch never wrote."""
+
+
+def _refused(name: str) -> _Step:
+    def step(machine: _Machine) -> None:  # noqa: ARG001
+        raise UnreadableError(f"is damaged (its pickle has an instruction {name})")
+
+    return step
+
+
+_BY_CODE = {ord(opcode.code): _STEPS.get(opcode.name, _refused(opcode.name)) for opcode in pickletools.opcodes}
+_STOP = ord(".")

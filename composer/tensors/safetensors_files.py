@@ -1,0 +1,76 @@
+"""The tensors of a file of safetensors, and its metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from composer.tensors.stored import Stored, UnreadableError, from_bytes
+
+MOST_OF_HEADER = 2**24
+"""How many bytes the names, kinds and shapes may have. A tensor has some 150, so this is of 100,000."""
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+}
+"""safetensors' names of kinds, as torch's."""
+
+
+def of_safetensors(file: BinaryIO, path: Path, repair: str) -> tuple[dict[str, Stored], dict[str, str]]:
+    """The tensors and the metadata of a file. Raises UnreadableError, with `repair`, where it is no such file."""
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    if length > MOST_OF_HEADER and length + 8 <= file.seek(0, 2):
+        raise UnreadableError(f"has a header of more than {MOST_OF_HEADER:,} bytes", repair)
+    try:
+        # safetensors' own reader judges all that the header says.
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UnreadableError(f"is no safetensors file ({error})", repair) from error
+    file.seek(8)
+    header = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", None) or {}
+    return {name: _tensor(file, name, told, 8 + length) for name, told in header.items()}, metadata
+
+
+def _tensor(file: BinaryIO, name: str, told: Mapping[str, Any], start: int) -> Stored:
+    if told["dtype"] not in DTYPES:
+        raise UnreadableError(
+            f"has {name} of a kind that is not read ({told['dtype']})",
+            "convert it to floating-point numbers, and save it again",
+        )
+    dtype, shape = DTYPES[told["dtype"]], tuple(told["shape"])
+    begin, end = (start + offset for offset in told["data_offsets"])
+    return Stored(dtype, shape, partial(_numbers, file, begin, end, dtype, shape))
+
+
+def _numbers(file: BinaryIO, begin: int, end: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The numbers of a tensor. That safetensors could read them too is no help: it makes an error of Ctrl-C."""
+    numbers = bytearray(end - begin)
+    file.seek(begin)
+    if file.readinto(numbers) != len(numbers):  # type: ignore[attr-defined]
+        raise UnreadableError("is damaged (it is cut off)")
+    return from_bytes(numbers, dtype, shape)

@@ -1,0 +1,78 @@
+"""The tensors of a model, set to other numbers: all of them, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from os import PathLike
+
+import torch
+from torch import Tensor
+
+from composer.tensors.problems import unfit
+
+Waiting = list[tuple[str, Tensor, Tensor]]
+"""The name of a tensor, the tensor, and what it will be."""
+
+
+def refuse_unwritable(wanted: Mapping[str, Tensor], file: str | PathLike[str]) -> None:
+    """Raise SpecError for a model that cannot keep what is put into it.
+
+    Whose tensors have no memory, or several numbers in one place: what is copied there is gone, and nobody says so.
+    """
+    if any(tensor.is_meta for tensor in wanted.values()):
+        raise unfit(file, "cannot be put into a model on the meta device", "build the model on the CPU")
+    for name, tensor in wanted.items():
+        if _overlaps(tensor):
+            raise unfit(
+                file,
+                f"cannot be put into a model whose {name} has several of its numbers in one place",
+                "give that tensor memory of its own: .clone()",
+            )
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether two numbers of a tensor may be one in memory: it steps less far than what it steps over reaches."""
+    if tensor.layout is not torch.strided or not tensor.numel():
+        return False
+    reach = 0
+    for step, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length > 1 and step <= reach:
+            return True
+        reach += step * (length - 1)
+    return False
+
+
+def set_all(waiting: Waiting, file: str | PathLike[str]) -> None:
+    """Copy what each tensor will be into it. Where that fails, or Ctrl-C comes in between, all are as they were.
+
+    For a model that is half of one training and half of another looks like any other. The list is emptied, so that
+    what a tensor was takes the memory of what it became. Raises SpecError naming the tensor that cannot be set.
+    """
+    before: list[tuple[Tensor, Tensor]] = []
+    name = ""
+    with torch.no_grad():
+        try:
+            while waiting:
+                name, tensor, numbers = waiting.pop()
+                before.append((tensor, tensor.detach().to("cpu", copy=True)))
+                tensor.copy_(numbers)
+        except BaseException as error:
+            _put_back(before)
+            if isinstance(error, MemoryError) or not isinstance(error, Exception):
+                raise
+            told = " ".join(str(error).split())[:200]
+            raise unfit(
+                file, f"cannot be put into the model, whose {name} takes no numbers ({told})", "build the model anew"
+            ) from error
+
+
+def _put_back(before: list[tuple[Tensor, Tensor]]) -> None:
+    """Undo from the last to the first, also where Ctrl-C comes again: two names may be of one tensor."""
+    while before:
+        with suppress(KeyboardInterrupt):
+            tensor, numbers = before[-1]
+            # What could not be written to has not changed.
+            with suppress(Exception):
+                tensor.copy_(numbers)
+            before.pop()

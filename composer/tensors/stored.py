@@ -1,0 +1,42 @@
+"""A tensor that lies in a file: its kind and shape are known, and its numbers are read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+AGAIN = "save or copy it again"
+
+
+class UnreadableError(ValueError):
+    """What is wrong with a file, as what is said after its name: `is damaged (it is cut off)`. `repair` mends it."""
+
+    def __init__(self, message: str, repair: str = AGAIN) -> None:
+        super().__init__(message)
+        self.repair = repair
+
+
+@frozen
+class Stored:
+    """A tensor in a file that is open. `read` gives it, and raises UnreadableError where its numbers are damaged."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+def kind_of(tensor: Tensor | Stored) -> str:
+    """What a tensor is, in words: `float32 [64, 3, 7, 7]`."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def from_bytes(numbers: bytes | bytearray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """A tensor of numbers as they stand in memory. It is the owner of a copy where they cannot be written to."""
+    if not prod(shape):
+        return torch.empty(shape, dtype=dtype)
+    writable = numbers if isinstance(numbers, bytearray) else bytearray(numbers)
+    return torch.frombuffer(writable, dtype=dtype).view(shape)

@@ -1,0 +1,62 @@
+"""What torch.save wrote before torch 1.6: pickles one behind the other, and behind them the numbers of each storage."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from composer.tensors.pickled import MOST_BYTES, Said, read_at
+from composer.tensors.storages import storage_of
+from composer.tensors.stored import UnreadableError
+
+MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""A pickle of the number that such a file begins with."""
+
+_FEW = 100
+"""In how many instructions the version and the machine are told, at most."""
+
+
+class Stream:
+    """The storages of such a file by key, and `content`, what its main pickle says."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.size = file.seek(0, 2)
+        self._file = file
+        file.seek(0)
+        head = file.read(2 * MOST_BYTES)
+        version = read_at(head, len(MAGIC), _FEW)
+        machine = read_at(head, version.end, _FEW)
+        if not (isinstance(machine.value, dict) and machine.value.get("little_endian") is True):
+            raise UnreadableError("has bytes in the other order than this machine's", "save it on a machine like this")
+        main = read_at(head, machine.end)
+        self.content = main.value
+        self._places = self._placed(main, read_at(head, main.end))
+
+    def _placed(self, main: Said, keys: Said) -> dict[str, tuple[int, int]]:
+        """Where the numbers of each storage begin, and how many bytes they are."""
+        sizes = {storage.key: storage.dtype.itemsize for storage in map(storage_of, main.outside)}
+        places = {}
+        position = keys.end
+        for key in keys.value if isinstance(keys.value, list) else ():
+            self._file.seek(position)
+            count = int.from_bytes(self._file.read(8), "little")
+            length = count * sizes[key] if isinstance(key, str) and key in sizes else self.size
+            if position + 8 + length > self.size:
+                raise UnreadableError("is damaged (it is cut off)")
+            places[key] = (position + 8, length)
+            position += 8 + length
+        return places
+
+    def size_of(self, key: str) -> int:
+        """How many bytes the numbers of a storage are."""
+        if key not in self._places:
+            raise UnreadableError("is damaged (it mentions memory that is none)")
+        return self._places[key][1]
+
+    def read(self, key: str) -> bytes:
+        """The numbers of a storage, as many bytes as `size_of` says."""
+        position, length = self._places[key]
+        self._file.seek(position)
+        numbers = self._file.read(length)
+        if len(numbers) != length:
+            raise UnreadableError("is damaged (it is cut off)")
+        return numbers
