@@ -107,7 +107,7 @@ class Model(nn.Module):
         extra = {"image_size": padded} if step.takes_size else {}
         if step.takes_image:
             taken = {name: value for name, value in extras.items() if step.extras is None or name in step.extras}
-            out = child(_images(step, features), **taken)
+            out = child(*_images(step, features), **taken)
         else:
             named = {name: features[source] for name, source in step.named}
             out = child(*[features[source] for source in step.inputs], **named, **extra)
@@ -122,11 +122,11 @@ class Model(nn.Module):
         return finished if name in self.typed.embeddings else finished[0]
 
 
-def _images(step: Step, features: Mapping[str, Sequence[Tensor]]) -> Tensor | dict[str, Tensor]:
-    """What an encoder is called with: its image, or several in a dict by the names that it knows them by."""
+def _images(step: Step, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor] | list[dict[str, Tensor]]:
+    """What an encoder is called with: its image, or each of several; or a dict by the names that it knows them by."""
     if step.named:
-        return {name: _image(step, features[source][0]) for name, source in step.named}
-    return _image(step, features[step.inputs[0]][0])
+        return [{name: _image(step, features[source][0]) for name, source in step.named}]
+    return [_image(step, features[source][0]) for source in step.inputs]
 
 
 def _image(step: Step, image: Tensor) -> Tensor:

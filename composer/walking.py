@@ -14,7 +14,7 @@ from composer.contracts.encoders import one_image
 from composer.feature import Features, counted, sentence
 from composer.fitting import conflict_of, demands, too_much, unfit_to_leave
 from composer.graph import Graph, Node, Shared, must_be_graph
-from composer.parts import EmbeddingHead, Facts, Head, Part, Probed
+from composer.parts import EmbeddingHead, Encoder, Facts, Head, Part, Probed
 from composer.problem import SpecError, told
 from composer.refused import problem_of
 from composer.sizes import Conflict, Sizes, intersect
@@ -108,7 +108,8 @@ class Walk:
         named = {name: self.features[source] for name, source in node.named}
         if isinstance(part, Probed):
             return self._probed(node, part, inputs, named)
-        if not _accepts(contract.dispatch(type(part)), len(inputs), tuple(named)):
+        is_mixed = isinstance(part, Encoder) and inputs and named
+        if is_mixed or not _accepts(contract.dispatch(type(part)), len(inputs), tuple(named)):
             return _wrong_inputs(node)
         return contract(part, *inputs, **named)
 
@@ -185,6 +186,14 @@ def _promise_of(node: Node, outcome: Features) -> Promise:
 
 
 def _wrong_inputs(node: Node) -> Refusal:
+    if node.named and node.positional:
+        return Refusal(
+            code="inputs",
+            kind="impossible",
+            expected="takes its inputs by position or by name, and not both",
+            got=f"{len(node.positional)} by position, {len(node.named)} by name",
+            repair=f"from: {{{', '.join(f'{name}: {source}' for name, source in node.named)}}}",
+        )
     if node.named:
         return Refusal(
             code="inputs",

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from composer.graph import Graph
 
 
+LEAST_WIDTH = 40
+"""Columns of a table, also where a terminal says that it has fewer: nothing could be read."""
+
+
 class UsageError(Exception):
     """What the caller has to change, in one line: the command ends with it, and with exit code 2."""
 
@@ -35,6 +39,7 @@ def rendered(*parts: RenderableType) -> str:
     from rich.console import Console
 
     console = Console(markup=False, highlight=False, emoji=False)
+    console.width = max(console.width, LEAST_WIDTH)
     with console.capture() as capture:
         for part in parts:
             console.print(part)

@@ -208,3 +208,51 @@ def test_any_floating_type_goes_through(dtype):
     graph = composer.chain(echo(sizes=Sizes(multiple=4)), IdentityDecoder(), SegmentationHead(num_classes=2))
     out = composer.build(graph).to(dtype)(torch.rand(1, 3, 5, 7).to(dtype)).output
     assert (out.dtype, tuple(out.shape)) == (dtype, (1, 2, 5, 7))
+
+
+@frozen
+class Stacked(Encoder):
+    """An encoder of one's own that takes several images, by position or by name."""
+
+
+@composer.contract.register(Stacked)
+def _(part, *images, **named):
+    given = [*images, *named.values()]
+    return (Feature(channels=sum(image[0].channels for image in given)),)
+
+
+@composer.module.register(Stacked)
+def _(part, *images, **named):
+    return Stacking()
+
+
+class Stacking(nn.Module):
+    def forward(self, *images):
+        named = [image for one in images if isinstance(one, dict) for image in one.values()]
+        return torch.cat(named or images, dim=1)
+
+
+@pytest.mark.parametrize("inputs", [["s2", "dem"], {"a": "s2", "b": "dem"}], ids=["by position", "by name"])
+def test_an_encoder_of_ones_own_gets_all_its_images(inputs):
+    graph = Graph(
+        inputs={"s2": Image(channels=4), "dem": Image(channels=1)},
+        nodes=[Node("both", Stacked(), inputs)],
+        outputs=["both"],
+    )
+    images = {"s2": torch.rand(1, 4, 8, 8), "dem": torch.rand(1, 1, 8, 8)}
+    output = composer.build(graph)(images).output
+    assert output.equal(torch.cat([*images.values()], dim=1))
+
+
+def test_images_by_position_and_by_name_are_too_many_ways():
+    graph = Graph(
+        inputs={"s2": Image(channels=4), "dem": Image(channels=1)},
+        nodes=[Node("both", Stacked(), ["s2", ("b", "dem")])],
+        outputs=["both"],
+    )
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(graph)
+    assert str(caught.value) == (
+        "error[inputs] both: Stacked takes its inputs by position or by name, and not both "
+        "(got 1 by position, 1 by name).\n  repair: from: {b: dem}"
+    )
