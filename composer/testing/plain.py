@@ -64,7 +64,7 @@ class Plain:
     def candidates(self) -> Iterator[Inputs]:
         """Maps and tokens; of a module that is made already those of its `channel_list` alone.
 
-        Of tokens there are fewer: attention over the finest of five levels takes long.
+        Of five levels, and of tokens, there are fewer: attention over the finest takes long.
         """
         wanted = None if isinstance(self.made, type) else list(getattr(self.made, "channel_list", []))
         for features in stacks():
@@ -191,9 +191,10 @@ def _is_candidate(features: Features) -> bool:
     first, strides = features[0], [f.stride for f in features if f.stride is not None]
     if first.axes not in (MAP, TOKENS) or first.frames > 1 or first.channels == 1:
         return False
-    if first.axes == MAP or len(set(strides)) == 1:
-        return True
-    return not first.prefix and len(strides) < MOST_LEVELS and strides == sorted(set(strides))
+    is_flat, is_pyramid = len(set(strides)) == 1, strides == sorted(set(strides))
+    if first.axes == MAP:
+        return is_flat or is_pyramid or len(strides) < MOST_LEVELS
+    return is_flat or (is_pyramid and not first.prefix and len(strides) < MOST_LEVELS)
 
 
 def _widened(feature: Feature, channels: int) -> Feature:

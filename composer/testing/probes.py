@@ -18,7 +18,7 @@ def probe_sizes(features: Features, sizes: Sizes) -> tuple[Size, Size]:
     step = whole(*features).multiple
     fewest = max(3, -(-sizes.least // step))
     for first in range(fewest, fewest + MOST_TRIES):
-        tried = ((first * step, (first + 2) * step), ((first + 4) * step, first * step))
+        tried = ((first * step, (first + 2) * step), ((first + 2) * step, first * step))
         if not _meet(features, tried):
             return tried
     return tried
