@@ -67,6 +67,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for key, title in SECTIONS.items():
         told = dict.fromkeys(value for name, value in properties if name == key)
         if told and (key != TAKEN or terminalreporter.verbosity > 0):
+            terminalreporter.ensure_newline()
             terminalreporter.section(title)
             for line in told:
                 terminalreporter.write_line(line)
@@ -188,7 +189,7 @@ class _Law(pytest.Item):
             name = self.parent.found.part.__name__
             lines.append(f"  here that is said by the module: composer_checks = {{{name}: {{…}}}}")
         if cause is not None and self.config.getoption("tbstyle") == "long":
-            lines += ["", *traceback.format_exception(cause)]
+            lines += ["", "".join(traceback.format_exception(cause))]
         return "\n".join(lines)
 
     def reportinfo(self) -> tuple[str, None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -115,8 +116,12 @@ def test_two_necks_pass_and_one_is_caught(package):
     done = run(package, "--composer-parts", "my_package.necks", "-v")
 
     lines = [line.partition(" ")[::2] for line in done.stdout.splitlines() if line.startswith("my_package.necks::")]
-    outcomes = {name: result.split()[0] for name, result in lines}
+    outcomes = {name: result.split()[0] for name, result in lines if name.count("::") == 2}
     assert {name for name, result in outcomes.items() if result == "FAILED"} == {"my_package.necks::Halve::shapes"}
+    assert {name for name, result in outcomes.items() if result == "SKIPPED"} == {
+        "my_package.necks::Halve::refusals",
+        "my_package.necks::Squeeze::refusals",
+    }
     assert sorted({name.rpartition("::")[0] for name in outcomes}) == [
         "my_package.necks::Halve",
         "my_package.necks::Smooth",
@@ -278,11 +283,11 @@ WRONG = {
             "pytest where it can be, or set PYTHONPATH"
         ),
     ),
-    "no parts": (
-        "my_package",
+    "not frozen": (
+        "my_package.forgotten",
         (
-            "my_package has no parts: a class that derives from composer.Encoder, Neck, Decoder or Head, or a module "
-            "with process_channel_list"
+            "my_package.forgotten.NotFrozen derives from composer.Neck and is no attrs class, so that it has no "
+            "fields: write @attrs.frozen above it, or begin its name with an underscore"
         ),
     ),
 }
@@ -290,9 +295,180 @@ WRONG = {
 
 @pytest.mark.parametrize(("module", "message"), WRONG.values(), ids=WRONG)
 def test_a_module_without_parts_is_an_error(package, module, message):
+    forgotten = "import composer\n\n\nclass NotFrozen(composer.Neck):\n    width: int = 4\n"
+    (package / "my_package" / "forgotten.py").write_text(forgotten, encoding="utf-8")
     done = run(package, "--composer-parts", module)
     assert done.stderr.strip() == f"ERROR: --composer-parts: {message}"
     assert done.returncode == 4
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "many"])
+def test_a_number_of_examples_that_makes_no_sense(package, number):
+    done = run(package, "--composer-parts", "my_package.necks", f"--composer-examples={number}")
+    assert f"argument --composer-examples: a whole number of at least 1 is needed (got {number})" in done.stderr
+    assert done.returncode == 4
+
+
+def test_a_part_is_tested_once_however_often_its_module_is_named(package):
+    named = ["--composer-parts", "my_package.necks", "--composer-parts", "my_package", "--composer-parts", "my_package"]
+    done = run(package, *named, "--collect-only", "-q", "-k", "shapes")
+
+    assert [line for line in done.stdout.splitlines() if "::" in line] == [
+        f"my_package.necks::{name}::shapes" for name in ("Squeeze", "Smooth", "Halve")
+    ]
+
+
+TOLD = '''\
+"""Parts that need to be told of, and what is told."""
+
+from attrs import evolve, frozen
+from torch import nn
+
+import composer
+
+
+@frozen
+class Mode(composer.Neck):
+    """Does nothing, in a way that cannot be known."""
+
+    mode: str
+    name: str = "mode"
+
+    def __attrs_post_init__(self):
+        assert self.mode in ("near", "far"), "there is near, and there is far"
+
+
+@composer.contract.register(Mode)
+def _(neck, features):
+    if len(features) > 1:
+        return composer.Refusal(code="count", kind="policy", expected="takes one")
+    return features
+
+
+@composer.module.register(Mode)
+def _(neck, features):
+    return ModeNet()
+
+
+class ModeNet(nn.Module):
+    def forward(self, features):
+        return [x + 0 for x in features]
+
+
+class Mixed(nn.Module):
+    """A plain neck that needs an argument, and two cells."""
+
+    def __init__(self, channel_list, width):
+        super().__init__()
+        self.width = width
+        self.mixes = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channel_list)
+
+    def process_channel_list(self, channel_list):
+        return [self.width for _ in channel_list]
+
+    def forward(self, features):
+        return [mix(x) for mix, x in zip(self.mixes, features, strict=True)]
+
+'''
+CHECKS = """
+composer_checks = {
+    Mode: {"fields": {"mode": ["near", "far"]}, "without": ["memory"]},
+    Mixed: {"arguments": {"width": 8}, "laws": ["shapes", "batch"], "examples": 3},
+}
+"""
+
+
+def test_what_a_module_tells_of_its_parts_is_heeded(tmp_path):
+    (tmp_path / "parts.py").write_text(TOLD + CHECKS, encoding="utf-8")
+    done = run(tmp_path, "--composer-parts", "parts", "-v", "-rs")
+
+    lines = [line.partition(" ")[::2] for line in done.stdout.splitlines() if line.startswith("parts::")]
+    outcomes = {name: result.split()[0] for name, result in lines if name.count("::") == 2}
+    assert {name for name, result in outcomes.items() if result == "SKIPPED"} == {
+        "parts::Mode::memory",
+        *(f"parts::Mixed::{law}" for law in ("inputs", "again", "itself", "memory", "precision", "gradients")),
+    }
+    assert set(outcomes.values()) == {"PASSED", "SKIPPED"}
+    assert len(outcomes) == 9 + 8
+    assert done.stdout.count("SKIPPED (left out by composer_checks)") == 7
+    still = done.stdout.partition(" fields that stood still ")[2].splitlines()[1]
+    assert still == 'parts::Mode: name; say composer_checks = {Mode: {"fields": {"name": […]}}}'
+    taken = re.sub(r"\d+ of \d+", "N of M", done.stdout.partition(" what was taken ")[2])
+    assert taken.splitlines()[1] == (
+        "parts::Mode: Mode(mode='near', name='mode') (and 1 with other fields) took N of M inputs"
+    )
+    assert taken.splitlines()[2].startswith(
+        'parts::Mixed: Mixed(width=8) took N of M inputs; not: tokens "b n c" (11 channels, stride 2) (it raises Runtime'
+    )
+
+
+def test_what_is_not_told_is_said(tmp_path):
+    (tmp_path / "parts.py").write_text(TOLD, encoding="utf-8")
+    done = run(tmp_path, "--composer-parts", "parts")
+
+    failures = done.stdout.partition("= FAILURES =")[2].partition("= short test summary")[0].splitlines()
+    assert [line for line in failures if not line.startswith(("=", "_"))] == [
+        (
+            "too little is known of Mode.mode to draw it: give it a default, or an annotation or a validator that "
+            "lists what it takes; or say valid(Mode, mode=…)"
+        ),
+        "  here that is said by the module: composer_checks = {Mode: {…}}",
+        (
+            "Mixed() breaks the law 'shapes': its class wants width beside the channels; say check_contract(…, "
+            'arguments={"width": …}).'
+        ),
+        "  here that is said by the module: composer_checks = {Mixed: {…}}",
+    ]
+
+
+RAISING = '''\
+"""A neck that raises in a function of its own."""
+
+from attrs import frozen
+from torch import nn
+
+import composer
+
+
+@frozen
+class Deep(composer.Neck):
+    """Folds what is not square, and raises."""
+
+
+@composer.contract.register(Deep)
+def _(neck, features):
+    return features
+
+
+@composer.module.register(Deep)
+def _(neck, features):
+    return DeepNet()
+
+
+class DeepNet(nn.Module):
+    def forward(self, features):
+        return [fold(x) for x in features]
+
+
+def fold(x):
+    return x.view(len(x), -1, 999)
+'''
+
+
+def test_where_a_module_raises_is_told_and_the_other_laws_wait_for_it(tmp_path):
+    (tmp_path / "parts.py").write_text(RAISING, encoding="utf-8")
+    done = run(tmp_path, "--composer-parts", "parts", "-rs", "--tb=long")
+
+    failures = done.stdout.partition("= FAILURES =")[2].partition("= short test summary")[0].splitlines()
+    assert failures[2:7] == [
+        "Deep() breaks the law 'shapes': it raises RuntimeError: shape '[1, -1, 999]' is invalid for input of size 11.",
+        '  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2',
+        "  at   parts.py:30, in fold",
+        "",
+        "Traceback (most recent call last):",
+    ]
+    assert "in fold\n    return x.view(len(x), -1, 999)\n" in done.stdout
+    assert "= 1 failed, 8 skipped in " in done.stdout.splitlines()[-1]
 
 
 def test_without_the_option_nothing_is_imported(package):

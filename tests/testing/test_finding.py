@@ -1,0 +1,177 @@
+"""The parts of a module and of a package, and what is told of them; what hides a part, or is none, is an error."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from composer.testing.finding import NoPartsError, parts_in
+from composer.testing.options import ALL_LAWS
+
+SOME = "import attrs, composer\n\n\n@attrs.frozen\nclass Some(composer.Neck):\n    width: int = 4\n\n\n"
+FILES = {
+    "__init__": "",
+    "some": SOME,
+    "empty": "",
+    "lacking": "import math\nimport nowhere\n",
+    "typo": "a b\n",
+    "leaving": "raise SystemExit(3)\n",
+    "forgotten": "import composer\n\n\nclass NotFrozen(composer.Neck):\n    width: int = 4\n",
+    "lost": f"{SOME}class Wider(Some):\n    width: int = 8\n",
+    "none": f"{SOME}composer_checks = []\n",
+    "other": f"{SOME}from my_package.some import Some as Other\n\ncomposer_checks = {{Other: {{}}}}\n",
+    "option": f'{SOME}composer_checks = {{Some: {{"withot": []}}}}\n',
+    "law": f'{SOME}composer_checks = {{Some: {{"without": ["precison"]}}}}\n',
+    "count": f'{SOME}composer_checks = {{Some: {{"examples": 0}}}}\n',
+    "nesting": f'{SOME}composer_checks = {{Some: {{"inputs": [(composer.Feature(channels=8),)]}}}}\n',
+}
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Writes files of a package, which can then be imported, and is forgotten afterwards."""
+
+    def write(files):
+        for name, text in files.items():
+            file = tmp_path / "my_package" / f"{name}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield write
+    for name in set(sys.modules) - before:
+        if name.startswith("my_package"):
+            del sys.modules[name]
+
+
+UNFROZEN = (
+    "derives from composer.Neck and is no attrs class, so that it has no fields: write @attrs.frozen above it, or"
+)
+WRONG = {
+    "no such module": (
+        "my_package.heads",
+        (
+            "my_package.heads cannot be imported (got ModuleNotFoundError: No module named 'my_package.heads'); run "
+            "pytest where it can be, or set PYTHONPATH"
+        ),
+    ),
+    "no parts": (
+        "my_package.empty",
+        (
+            "my_package.empty has no parts: a class that derives from composer.Encoder, Neck, Decoder or Head, or a "
+            "module with process_channel_list"
+        ),
+    ),
+    "no name": ("", "'' is not the name of a module"),
+    "a file": (
+        "my_package/some.py",
+        "'my_package/some.py' is not the name of a module; did you mean my_package.some?",
+    ),
+    "a file here": ("./my_parts.py", "'./my_parts.py' is not the name of a module; did you mean my_parts?"),
+    "a file by its name": ("my_parts.py", "'my_parts.py' is not the name of a module; did you mean my_parts?"),
+    "what it imports is not there": (
+        "my_package.lacking",
+        (
+            "my_package.lacking cannot be imported (got ModuleNotFoundError: No module named 'nowhere')\n"
+            "  at   my_package/lacking.py:2, in <module>"
+        ),
+    ),
+    "not Python": (
+        "my_package.typo",
+        (
+            "my_package.typo cannot be imported (got SyntaxError: invalid syntax (typo.py, line 1))\n"
+            "  at   my_package/typo.py:1"
+        ),
+    ),
+    "it exits": (
+        "my_package.leaving",
+        "my_package.leaving cannot be imported (got SystemExit: 3)\n  at   my_package/leaving.py:1, in <module>",
+    ),
+    "not frozen": (
+        "my_package.forgotten",
+        f"my_package.forgotten.NotFrozen {UNFROZEN} begin its name with an underscore",
+    ),
+    "fields that are lost": ("my_package.lost", f"my_package.lost.Wider {UNFROZEN} begin its name with an underscore"),
+    "checks that are none": (
+        "my_package.none",
+        "composer_checks of my_package.none must be a mapping of parts to options (got [])",
+    ),
+    "checks of another part": (
+        "my_package.other",
+        "composer_checks of my_package.other names Some, which is no part that is found",
+    ),
+    "an option that there is not": (
+        "my_package.option",
+        (
+            "composer_checks of my_package.option, Some: there is no option 'withot': the options are inputs, laws, "
+            "without, examples, arguments, least, fields"
+        ),
+    ),
+    "a law that there is not": (
+        "my_package.law",
+        (
+            "composer_checks of my_package.law, Some: there is no law 'precison': the laws are shapes, inputs, again, "
+            "itself, batch, memory, precision, gradients, refusals"
+        ),
+    ),
+    "no examples": (
+        "my_package.count",
+        ("composer_checks of my_package.count, Some: examples and least must be whole numbers of at least 1 (got 0)"),
+    ),
+    "inputs that are not nested": (
+        "my_package.nesting",
+        (
+            "composer_checks of my_package.nesting, Some: each of inputs must hold tuples of features, one for each "
+            "input, as in inputs=[((Feature(channels=8),),)] (got (Feature(channels=8, stride=Fraction(1, 1), "
+            "axes='b c h w', rounding='exact', prefix=0, frames=1),))"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("module", "message"), WRONG.values(), ids=WRONG)
+def test_what_hides_a_part_is_an_error(written, module, message):
+    written(FILES)
+    with pytest.raises(NoPartsError) as caught:
+        parts_in(module)
+    assert str(caught.value) == message
+
+
+PACKAGE = {
+    "__init__": "from ._kept import Kept\n\nAgain = Kept\n",
+    "_kept": f"{SOME.replace('Some', 'Kept')}composer_checks = {{Kept: {{'without': 'precision'}}}}\n",
+    "more/__init__": "",
+    "more/deep": SOME.replace("Some", "Deep"),
+    "more/bases": "import composer\nclass Base(composer.Neck): ...\n" + SOME.replace("composer.Neck", "Base"),
+    "more/tests/__init__": "",
+    "more/tests/parts": SOME.replace("Some", "Tested"),
+    "other": "from my_package.more.deep import Deep\n",
+    "test_it": "raise ImportError\n",
+    "conftest": "raise ImportError\n",
+    "__main__": "raise SystemExit(3)\n",
+}
+
+
+def test_a_package_is_looked_through_and_each_part_found_once(written):
+    written(PACKAGE)
+    found = parts_in("my_package", 7)
+
+    assert {module: list(parts) for module, parts in found.items()} == {
+        "my_package": ["Kept"],
+        "my_package.more.bases": ["Some"],
+        "my_package.more.deep": ["Deep"],
+    }
+    assert found["my_package.more.deep"]["Deep"].options.held == ALL_LAWS
+    assert found["my_package.more.deep"]["Deep"].options.examples == 7
+    assert found["my_package"]["Kept"].options.held == tuple(law for law in ALL_LAWS if law != "precision")
+
+
+def test_a_module_has_the_word_about_the_parts_that_it_brings(written):
+    told = "from ._kept import Kept\n\ncomposer_checks = {Kept: {'laws': ['shapes'], 'examples': 3}}\n"
+    written({**PACKAGE, "__init__": told})
+    options = parts_in("my_package", 7)["my_package"]["Kept"].options
+
+    assert (options.held, options.examples) == (("shapes",), 3)
