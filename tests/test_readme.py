@@ -115,7 +115,16 @@ def test_the_part_of_ones_own_keeps_the_laws(here):
     """Through the plugin, by the command that is shown."""
     (here / "my_necks.py").write_text(blocks("python")[0], encoding="utf-8")
 
-    assert held_to_the_laws(here).stdout.splitlines()[-1].startswith("9 passed")
+    assert held_to_the_laws(here).stdout.splitlines()[-1].startswith("8 passed, 1 skipped")
+
+
+def test_what_a_module_tells_of_its_part_is_heeded(here):
+    (checks,) = re.findall(r"`(composer_checks = .*)`", TEXT)
+    (chosen,) = re.findall(r"`-k \"(.*?)\"`", TEXT.replace("\n", " "))
+    (here / "my_necks.py").write_text(f"{blocks('python')[0]}\n\n{checks}\n", encoding="utf-8")
+
+    assert held_to_the_laws(here, "-k", "memory").stdout.splitlines()[-1].startswith("1 skipped, 8 deselected")
+    assert held_to_the_laws(here, "-k", chosen).stdout.splitlines()[-1].startswith("1 passed, 8 deselected")
 
 
 def test_the_part_of_ones_own_is_caught_with_one_wrong_number(here):
@@ -125,7 +134,7 @@ def test_the_part_of_ones_own_is_caught_with_one_wrong_number(here):
     assert CAUGHT in held_to_the_laws(here).stdout
 
 
-def held_to_the_laws(folder: Path) -> subprocess.CompletedProcess[str]:
+def held_to_the_laws(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """What the README's command for testing necks does; the plugin is named where composer is not installed."""
     (command,) = re.findall(r"^pytest (.*)$", "\n".join(blocks("sh")), flags=re.MULTILINE)
     installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
@@ -133,7 +142,7 @@ def held_to_the_laws(folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pytest_alone = "import sys, pytest; sys.path.remove(''); sys.exit(pytest.main())"  # -m would find the module here
     return subprocess.run(
-        [sys.executable, "-c", pytest_alone, *options, *command.split()],
+        [sys.executable, "-c", pytest_alone, *options, *command.split(), *more],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -24,6 +24,7 @@ FILES = {
     "option": f'{SOME}composer_checks = {{Some: {{"withot": []}}}}\n',
     "law": f'{SOME}composer_checks = {{Some: {{"without": ["precison"]}}}}\n',
     "count": f'{SOME}composer_checks = {{Some: {{"examples": 0}}}}\n',
+    "things": f'{SOME}composer_checks = {{Some: {{"inputs": [(("map",),)]}}}}\n',
     "nesting": f'{SOME}composer_checks = {{Some: {{"inputs": [(composer.Feature(channels=8),)]}}}}\n',
 }
 
@@ -121,6 +122,13 @@ WRONG = {
         "my_package.count",
         ("composer_checks of my_package.count, Some: examples and least must be whole numbers of at least 1 (got 0)"),
     ),
+    "inputs that are no features": (
+        "my_package.things",
+        (
+            "composer_checks of my_package.things, Some: each of inputs must hold tuples of features, one for each "
+            "input, as in inputs=[((Feature(channels=8),),)] (got (('map',),))"
+        ),
+    ),
     "inputs that are not nested": (
         "my_package.nesting",
         (
@@ -143,7 +151,7 @@ def test_what_hides_a_part_is_an_error(written, module, message):
 PACKAGE = {
     "__init__": "from ._kept import Kept\n\nAgain = Kept\n",
     "_kept": f"{SOME.replace('Some', 'Kept')}composer_checks = {{Kept: {{'without': 'precision'}}}}\n",
-    "more/__init__": "",
+    "more/__init__": "from .bases import Some\n",
     "more/deep": SOME.replace("Some", "Deep"),
     "more/bases": "import composer\nclass Base(composer.Neck): ...\n" + SOME.replace("composer.Neck", "Base"),
     "more/tests/__init__": "",
@@ -161,7 +169,7 @@ def test_a_package_is_looked_through_and_each_part_found_once(written):
 
     assert {module: list(parts) for module, parts in found.items()} == {
         "my_package": ["Kept"],
-        "my_package.more.bases": ["Some"],
+        "my_package.more": ["Some"],
         "my_package.more.deep": ["Deep"],
     }
     assert found["my_package.more.deep"]["Deep"].options.held == ALL_LAWS

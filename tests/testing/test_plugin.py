@@ -398,7 +398,7 @@ def test_what_a_module_tells_of_its_parts_is_heeded(tmp_path):
         "parts::Mode: Mode(mode='near', name='mode') (and 1 with other fields) took N of M inputs"
     )
     assert taken.splitlines()[2].startswith(
-        'parts::Mixed: Mixed(width=8) took N of M inputs; not: tokens "b n c" (11 channels, stride 2) (it raises Runtime'
+        'parts::Mixed: Mixed(width=8) took N of M inputs; not: tokens "b n c" (11 channels, stride 2) (it raises '
     )
 
 
