@@ -1,26 +1,24 @@
-"""What a file of weights is looked at for before torch opens it. No torch here."""
+"""The weights of a file that a spec names, for the libraries whose network will have them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
-_ZIP = b"PK\x03\x04"
+from torch import Tensor
+
+from composer.tensors.files import tensors_in
+from composer.tensors.stored import UnreadableError
+from composer.tensors.torch_files import UNDER
 
 
-def check_archive(path: Path) -> None:
-    """Raise ValueError for an archive that is larger inside than it is: torch compresses nothing, and reads it whole.
+def weights_in(path: Path, under: Sequence[str] = UNDER) -> dict[str, Tensor]:
+    """The tensors of a file by name, each in memory of its own. Its state dict may stand under a name of `under`.
 
-    A file that is no archive, or a damaged one, is left for torch to judge.
+    No library reads a file by itself: torch's own reader, though it runs nothing, can be kept busy for ever by a few
+    hundred bytes. Raises ValueError where the file cannot be read, or holds something else.
     """
-    with path.open("rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            return
     try:
-        with ZipFile(path) as archive:
-            records = archive.infolist()
-    except (BadZipFile, NotImplementedError, ValueError):
-        return
-    compressed = any(record.compress_type != ZIP_STORED for record in records)
-    if compressed or sum(record.file_size for record in records) > path.stat().st_size:
-        raise ValueError("its records are compressed, or overlap; torch.save writes none that do")
+        return tensors_in(path, under)
+    except UnreadableError as error:
+        raise ValueError(f"the file {error}") from error

@@ -23,7 +23,7 @@ class Archive:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.size = _size(file)
+        self.size = file.seek(0, 2)
         _check_list(file, self.size)
         try:
             self._archive = ZipFile(file)
@@ -61,19 +61,16 @@ class Archive:
         return content
 
 
-def _size(file: BinaryIO) -> int:
-    return file.seek(0, 2)
-
-
 def _check_list(file: BinaryIO, size: int) -> None:
     """Raise UnreadableError where the list of records, which zipfile reads whole, is too long, or is not at the end."""
     file.seek(max(0, size - 98))
     tail = file.read(98)
     if tail[-22:-18] != _END:
         raise UnreadableError("is damaged, or no file that torch.save wrote (it does not end as an archive does)")
-    length = int.from_bytes(tail[-10:-6], "little")
-    # A long list has its true length before the end.
+    lengths = [int.from_bytes(tail[-10:-6], "little")]
+    # A long list has its true length before the end, and whoever reads it need not look there.
     if tail[-42:-38] == _LOCATOR:
-        length = int.from_bytes(tail[40:48], "little") if tail[:4] == _END_64 else MOST_OF_LIST + 1
-    if length > MOST_OF_LIST:
+        true = int.from_bytes(tail[40:48], "little") if tail[:4] == _END_64 else MOST_OF_LIST + 1
+        lengths = [true, *(length for length in lengths if length != 2**32 - 1)]
+    if max(lengths) > MOST_OF_LIST:
         raise UnreadableError(f"has a list of records of more than {MOST_OF_LIST:,} bytes")

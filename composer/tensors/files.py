@@ -16,6 +16,9 @@ from composer.tensors.safetensors_files import of_safetensors
 from composer.tensors.stored import Stored, UnreadableError
 from composer.tensors.torch_files import UNDER, of_archive, of_stream
 
+MOST_SHARED = 4
+"""How many times as large as a file its tensors may be: those of one memory are counted each."""
+
 _EITHER = "give a file of safetensors, or one that torch.save wrote"
 
 
@@ -54,9 +57,22 @@ def opened_safetensors(file: str | PathLike[str], repair: str) -> Iterator[Opene
 
 
 def tensors_in(file: str | PathLike[str], under: Sequence[str] = UNDER) -> dict[str, Tensor]:
-    """All tensors of a file, read. Raises UnreadableError where that cannot be."""
+    """All tensors of a file, each in memory of its own: whoever copies one copies no more than that.
+
+    Raises UnreadableError where the file cannot be read, and where they would come to `MOST_SHARED` times its size.
+    """
     with opened(file, under) as found:
-        return {name: stored.read() for name, stored in found.tensors.items()}
+        if sum(stored.bytes for stored in found.tensors.values()) > MOST_SHARED * Path(file).stat().st_size:
+            raise UnreadableError(
+                f"has tensors that come to more than {MOST_SHARED} times its own size",
+                "save each in memory of its own: tensor.clone()",
+            )
+        read = {name: stored.read() for name, stored in found.tensors.items()}
+        return {name: tensor if _is_whole(tensor) else tensor.clone() for name, tensor in read.items()}
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
 
 
 @contextmanager

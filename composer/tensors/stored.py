@@ -28,6 +28,11 @@ class Stored:
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
 
+    @property
+    def bytes(self) -> int:
+        """How much memory it takes, which it may share with others in the file."""
+        return prod(self.shape) * self.dtype.itemsize
+
 
 def kind_of(tensor: Tensor | Stored) -> str:
     """What a tensor is, in words: `float32 [64, 3, 7, 7]`."""

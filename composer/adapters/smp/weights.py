@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import encoders
 from torch import nn
 
-from composer.adapters.archives import check_archive
+from composer.adapters.archives import weights_in
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.rates import RatesOnCPU
 from composer.adapters.smp.encoders import SmpLevels, adapted, created, levels
@@ -68,10 +67,7 @@ def _from_file(part: SmpEncoder, path: Path, channels: int) -> Any:
     """The network with the weights of a file: those of three channels, which smp adapts, or of as many as there are."""
     if not path.is_file():
         raise FileNotFoundError("there is no such file, and no set of weights of this name")
-    check_archive(path)
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError("the file holds something else than a state dict: names, and a tensor for each")
+    state = weights_in(path)
     network = created(part)
     # A copy, because smp's encoders take out of it what a classifier would have.
     if channels == 3 or _fits(network, state):

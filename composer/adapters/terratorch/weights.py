@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from terratorch.models.backbones.clay_v1.embedder import default_cfgs as of_timm
 from terratorch.models.backbones.prithvi_vit import pretrained_weights as of_prithvi
 from terratorch.models.backbones.terramind.model.terramind_register import pretrained_weights as of_terramind
@@ -20,7 +19,7 @@ from terratorch.models.backbones.terramind.tokenizer.tokenizer_backbones_registe
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from composer.adapters.archives import check_archive
+from composer.adapters.archives import weights_in
 from composer.adapters.huggingface import check_reachable, fetched
 from composer.adapters.rates import RatesOnCPU
 from composer.adapters.terratorch.fitting_weights import fitted
@@ -117,11 +116,4 @@ def _on_hub(part: TerraTorch) -> tuple[str, str]:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    check_archive(path)
-    found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    for wrapped in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(wrapped), dict):
-            found = found[wrapped]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError("the file holds something else than a state dict: names, and a tensor for each")
-    return dict(found)
+    return weights_in(path)

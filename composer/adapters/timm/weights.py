@@ -7,9 +7,10 @@ from typing import Any
 
 import timm
 from attrs import evolve
+from timm.models import clean_state_dict
 from torch import nn
 
-from composer.adapters.archives import check_archive
+from composer.adapters.archives import weights_in
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.timm.levels import levels
 from composer.adapters.timm.networks import create
@@ -20,6 +21,9 @@ from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
+
+_UNDER = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "module")
+"""Where a file may hold the state dict, if it is not one itself: in the order in which timm looks."""
 
 
 @module.register(Timm)
@@ -55,23 +59,35 @@ def _levels_of(part: Timm, channels: int) -> tuple[int, ...]:
 
 def _with_weights(part: Timm, channels: int, arguments: dict[str, Any]) -> Any:
     """The network with its weights. Raises where they cannot be had, or are not those of the whole network."""
-    _check_weights(part)
     arguments = {**arguments, "pretrained": True}
     if isinstance(part.pretrained, str):
-        arguments["pretrained_cfg_overlay"] = {"file": part.pretrained}
+        arguments["pretrained_cfg_overlay"] = _of_file(Path(part.pretrained))
+    else:
+        _check_published(part)
     if part.features_only:
         # timm's wrapper takes what there is, and leaves the rest random without a word; the plain network raises.
         create(evolve(part, features_only=False), channels, current(), **arguments)
-    return create(part, channels, current(), **arguments)
+    return _forgetful(create(part, channels, current(), **arguments))
 
 
-def _check_weights(part: Timm) -> None:
+def _of_file(path: Path) -> dict[str, Any]:
+    """What timm is told of a file: its tensors, their names as timm cleans those of a file that it reads itself."""
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file")
+    return {"state_dict": clean_state_dict(weights_in(path, _UNDER)), "custom_load": False}
+
+
+def _forgetful(network: Any) -> Any:
+    """The network, without the tensors that timm keeps beside what it knows of where they came from."""
+    for part in network.modules():
+        for told in (getattr(part, "pretrained_cfg", None), getattr(part, "default_cfg", None)):
+            if isinstance(told, dict):
+                told.pop("state_dict", None)
+    return network
+
+
+def _check_published(part: Timm) -> None:
     """Raise at once where the weights cannot be had, and not after timm and the hub have tried again and again."""
-    if isinstance(part.pretrained, str):
-        if not Path(part.pretrained).is_file():
-            raise FileNotFoundError("there is no such file")
-        check_archive(Path(part.pretrained))
-        return
     published = timm.get_pretrained_cfg(part.name)
     if published is not None and published.hf_hub_id:
         check_reachable(published.hf_hub_id, published.hf_hub_filename)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING
 
-from composer.adapters.archives import check_archive
+from composer.adapters.archives import weights_in
 from composer.adapters.huggingface import PUBLISHED, check_reachable
 from composer.adapters.transformers.configs import config_of, source_of
 from composer.adapters.transformers.refusals import no_weights
@@ -78,14 +79,25 @@ def _with_weights(part: Transformers, config: Any) -> Any:
         check_reachable(part.name)
     elif not any(file for stem in PUBLISHED for file in part.folder.glob(f"{stem}*")):
         raise FileNotFoundError(f"there is neither {' nor '.join(PUBLISHED)} in {part.folder}")
-    else:
-        for file in part.folder.glob("*.bin"):
-            check_archive(file)
+    state = None if part.folder is None else _pickled(part.folder)
     with contained(), few_modules():
         network, told = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
-            name, config=config, revision=revision or "main", output_loading_info=True
+            None if state else name,
+            config=config,
+            revision=revision or "main",
+            state_dict=state,
+            output_loading_info=True,
         )
     missing = sorted(key for key in told["missing_keys"] if not key.startswith(ADDED))
     if missing:
         raise ValueError(f"the checkpoint lacks {counted(len(missing), 'weight')}, the first {missing[0]}")
     return network
+
+
+def _pickled(folder: Path) -> dict[str, Tensor] | None:
+    """The weights of a folder that has none of safetensors, be they in one file or in several."""
+    if any(folder.glob("model.safetensors*")):
+        return None
+    return {
+        name: tensor for file in sorted(folder.glob("pytorch_model*.bin")) for name, tensor in weights_in(file).items()
+    }
