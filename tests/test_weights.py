@@ -1,6 +1,8 @@
 """Weights in files: what is saved comes back bit by bit, from its file alone, all of it or nothing."""
 
+import os
 import re
+import stat
 
 import pytest
 import safetensors.torch
@@ -289,3 +291,84 @@ def test_saving_changes_nothing_in_the_model(tmp_path):
     composer.save(model, tmp_path / "model.safetensors")
     assert unlike(state_of(model), before) == []
     assert model.training
+
+
+def rights(file):
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_a_new_file_has_the_rights_of_any_other(tmp_path):
+    composer.save(trained(), tmp_path / "model.safetensors")
+    (tmp_path / "other").touch()
+    assert rights(tmp_path / "model.safetensors") == rights(tmp_path / "other") == 0o640
+
+
+def test_saving_keeps_the_rights_of_what_was_there(file):
+    file.chmod(0o604)
+    composer.save(trained(seed=5), file)
+    assert rights(file) == 0o604
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["of-a-file", "of-nothing-yet"])
+def test_a_link_is_followed(tmp_path, exists):
+    target, link = tmp_path / "folder" / "target.safetensors", tmp_path / "link"
+    target.parent.mkdir()
+    if exists:
+        target.write_bytes(b"stale")
+    link.symlink_to(target)
+    composer.save(trained(), link)
+    assert link.is_symlink()
+    assert unlike(state_of(composer.load(target)), state_of(trained())) == []
+    assert [path.name for path in target.parent.iterdir()] == ["target.safetensors"]
+
+
+def into_a_pipe(folder):
+    os.mkfifo(folder / "pipe")
+    return folder / "pipe"
+
+
+def through_a_link(folder):
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to(folder / "pipe")
+    return folder / "link"
+
+
+def into_a_circle(folder):
+    (folder / "circle").symlink_to(folder / "circle")
+    return folder / "circle"
+
+
+UNWRITABLE = {
+    "pipe": (into_a_pipe, r"^\[Errno 22\] This is no file that could be replaced: '.*pipe'$"),
+    "link-to-a-pipe": (through_a_link, r"^\[Errno 22\] This is no file that could be replaced: '.*link'$"),
+    "circle": (into_a_circle, r"^\[Errno 22\] Symlink loop from '.*circle': '.*circle'$"),
+    "folder": (lambda folder: folder, r"^\[Errno 21\] Is a directory: '.*'$"),
+    "here": (lambda folder: ".", r"^\[Errno 21\] Is a directory: '\.'$"),
+    "too-long": (lambda folder: folder / ("a" * 300), r"^\[Errno 36\] File name too long: '.*a'$"),
+    "zero": (lambda folder: "a\0b", r"^\[Errno 22\] embedded null byte: 'a\\x00b'$"),
+}
+
+
+@pytest.mark.parametrize(("place", "said"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_what_is_no_file_is_not_replaced(tmp_path, place, said):
+    target = place(tmp_path)
+    before = {path.name: path.lstat().st_mode for path in tmp_path.iterdir()}
+    with pytest.raises(OSError, match=said):
+        composer.save(trained(), target)
+    assert {path.name: path.lstat().st_mode for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_may_not_be_written_to_is_not_replaced(file, monkeypatch):
+    before = file.read_bytes()
+    monkeypatch.setattr("os.access", lambda path, mode: not (path == file and mode == os.W_OK))
+    with pytest.raises(PermissionError, match=r"^\[Errno 13\] Permission denied: '.*model\.safetensors'$"):
+        composer.save(trained(seed=5), file)
+    assert file.read_bytes() == before
