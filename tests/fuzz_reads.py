@@ -28,7 +28,7 @@ def take(data: bytes) -> bool:
 
     Raises whatever is no answer: another error than a SpecError, and a problem that says nothing or stands nowhere.
     """
-    from composer.problem import SpecError
+    from composer.problem import SpecError, shown
     from composer.text import reads, write
     from composer.text.characters import decoded
 
@@ -46,7 +46,7 @@ def take(data: bytes) -> bool:
     for problem in answer.problems:
         assert problem.code, problem
         assert problem.message.strip(), problem
-        assert problem.message in lines, problem
+        assert shown(problem.message) in lines, problem
         assert problem.place.file == "spec.yaml", problem
         assert problem.place.line, problem
     return False
