@@ -141,12 +141,16 @@ class Plain:
         return Probe(promise=Promise(features=promised), swapped=rows[0] if rows else None, size=sizes[0])
 
     def _fed(self, network: nn.Module, inputs: Inputs, size: Size) -> tuple[Tensor, ...]:
-        """What it gives for two images of a size. Raises ValueError where that is nothing."""
+        """What it gives for two images of a size. Raises ValueError where that is nothing, and where a layer that takes
+        maps without a batch, and any number of channels, took tokens for one.
+        """
         (features,) = inputs.positional
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             given = self.call(network, inputs, [[torch.zeros(f.shape(2, *size)) for f in features]], size)
         if not given:
             raise ValueError("no features, where one at least is wanted")
+        if features[0].axes == TOKENS and all(len(x) != 2 for x in given if x.dim()):
+            raise ValueError("the first axis of tokens is taken for another one than the batch")
         return given
 
     def _square(self, inputs: Inputs) -> bool:

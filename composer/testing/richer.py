@@ -6,7 +6,7 @@ Over one cell, one level, one frame or one channel a softmax and a norm are cons
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import ceil, prod
 
 from attrs import evolve
 
@@ -16,35 +16,43 @@ from composer.testing.cases import MOST_NUMBERS, Case
 from composer.testing.inputs import Inputs
 from composer.testing.subjects import sizes_of
 
-LONGER = (4, 5)
-"""How many times as high and as wide the larger image is."""
+CELLS = ((4, 5), (2, 3))
+"""How many cells the coarsest level has; the first for which the finest has few enough."""
 
-CELLS = (2, 3)
-"""How many cells the coarsest level of the other inputs has."""
+MOST_CELLS = 2048
+"""Cells of the finest level: attention over them is in the square of that."""
 
 MOST_RICH = 40 * MOST_NUMBERS
 """How many numbers such a run may have for one image: few of them are run."""
 
 
 def richer(case: Case) -> Iterator[Case]:
-    """A larger image of the same inputs; then the inputs of the same layouts that are richest, each at such a size."""
-    yield from _sized(case, case.inputs, LONGER[0] * case.height, LONGER[1] * case.width)
+    """The same inputs, of more cells; then the inputs of the same layouts that are richest, each of as many."""
+    yield from _sized(case, case.inputs)
     others = [] if case.tried is None else [one for one in case.tried.accepted if _is_richer(one, case.inputs)]
     if others:
         chosen = (max(others, key=lambda one: _riches(one)[turn:] + _riches(one)[:turn]) for turn in range(3))
         for inputs in dict.fromkeys(chosen):
-            coarsest = max([1, *(int(f.stride) for f in inputs.edges if f.stride)])
-            yield from _sized(case, inputs, CELLS[0] * coarsest, CELLS[1] * coarsest)
+            yield from _sized(case, inputs)
 
 
-def _sized(case: Case, inputs: Inputs, height: int, width: int) -> Iterator[Case]:
+def _sized(case: Case, inputs: Inputs) -> Iterator[Case]:
     outcome = case.subject.outcome(inputs)
     sizes = sizes_of(inputs, outcome) if isinstance(outcome, Promise) else None
-    size = None if sizes is None else sizes.nearest(height, width)
-    if size is not None and isinstance(outcome, Promise):
-        features = (*inputs.edges, *outcome.features)
-        if sum(prod(f.shape(1, *size)) for f in features) <= MOST_RICH:
+    if sizes is None or not isinstance(outcome, Promise):
+        return
+    coarsest = max([1, *(ceil(f.stride) for f in inputs.edges if f.stride)])
+    for rows, columns in CELLS:
+        size = sizes.nearest(rows * coarsest, columns * coarsest)
+        if size is not None and _is_small((*inputs.edges, *outcome.features), *size):
             yield evolve(case, inputs=inputs, outcome=outcome, batch=2, height=size[0], width=size[1])
+            return
+
+
+def _is_small(features: Features, height: int, width: int) -> bool:
+    numbers = [prod(f.shape(1, height, width)) for f in features]
+    cells = max(number // f.channels for number, f in zip(numbers, features, strict=True))
+    return sum(numbers) <= MOST_RICH and cells <= MOST_CELLS
 
 
 def _is_richer(one: Inputs, than: Inputs) -> bool:

@@ -135,6 +135,14 @@ class WritesInPlace(Net):
         return x.relu_()
 
 
+@wrong("inputs", same)
+class WritesInTraining(Net):
+    """Writes on what it is fed in train mode, and in no other."""
+
+    def one(self, x):
+        return x.mul_(2) if self.training else x * 2
+
+
 @wrong("itself", same)
 class FlipsAFlag(Net):
     """Remembers for ever that a batch was odd once."""
@@ -161,6 +169,68 @@ class LearnsInEval(Net):
         return x * 2
 
 
+@wrong("itself", same)
+class CountsPrivately(Net):
+    """Counts its runs behind an underscore."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self._runs = 0
+
+    def one(self, x):
+        self._runs += 1
+        return x * 2
+
+
+@wrong("itself", same)
+class CountsInADict(Net):
+    """Counts its runs in a dict."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.seen = {"runs": 0}
+
+    def one(self, x):
+        self.seen["runs"] += 1
+        return x * 2
+
+
+@wrong("itself", same)
+class AveragesUnsaved(Net):
+    """Updates statistics in a buffer that is not saved, whatever the mode."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.register_buffer("mean", torch.zeros(()), persistent=False)
+
+    def one(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean()
+        return x * 2
+
+
+@wrong("itself", same)
+class AddsToATensor(Net):
+    """Adds to a tensor that is no buffer."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.total = torch.zeros(())
+
+    def one(self, x):
+        self.total = self.total + 1
+        return x * 2
+
+
+@wrong("itself", same)
+class GrowsItsState(Net):
+    """Registers a buffer, which is saved, when it is run first."""
+
+    def one(self, x):
+        if not hasattr(self, "cache"):
+            self.register_buffer("cache", torch.zeros(1))
+        return x * 2
+
+
 @wrong("again", same)
 class ForgetsEval(Net):
     """Drops out in eval mode too."""
@@ -175,6 +245,14 @@ class MixesTheBatch(Net):
 
     def one(self, x):
         return x - x.mean()
+
+
+@wrong("batch", same)
+class CentresLargeBatches(Net):
+    """Takes off the mean of the batch where that has more than three images."""
+
+    def one(self, x):
+        return x - x.mean(0) if len(x) > 3 else x * 2
 
 
 @wrong("memory", same)
@@ -231,6 +309,35 @@ class ZeroGate(Net):
         return x + 0.0 * (x * self.weight)
 
 
+@wrong("gradients", same)
+class CutsTheGradient(Net):
+    """Lets nothing before it learn."""
+
+    def one(self, x):
+        return x.detach() * 2
+
+
+@wrong("gradients", same)
+class CutsBehindWeights(Net):
+    """Learns itself, and lets nothing before it learn."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.mixes = nn.ModuleList(nn.Conv2d(f.channels, f.channels, 1) for f in features)
+
+    def forward(self, features):
+        return [mix(x.detach()) for mix, x in zip(self.mixes, features, strict=True)]
+
+
+@wrong("gradients", same)
+class CutsTheLastOfSeveral(Net):
+    """Lets nothing learn through its last level, where there are several."""
+
+    def forward(self, features):
+        *others, last = features
+        return [*(x * 2 for x in others), last.detach() * 2 if others else last]
+
+
 @frozen
 class RefusesWhatItCan(composer.Neck):
     """Calls impossible what it would do just as well."""
@@ -279,3 +386,41 @@ class SoundNet(nn.Module):
 
     def forward(self, features):
         return [mix(x) for mix, x in zip(self.mixes, features, strict=True)]
+
+
+class PlainNet(nn.Module):
+    """A plain neck that gives the channels that it takes."""
+
+    def __init__(self, channel_list):
+        super().__init__()
+
+    def process_channel_list(self, channel_list):
+        return channel_list
+
+
+class RowsForColumns(PlainNet):
+    """Gives rows for columns: of a plain neck no heights and widths are promised, but these are not meant."""
+
+    def forward(self, features):
+        return [F.interpolate(x.transpose(2, 3), scale_factor=2) for x in features]
+
+
+class OffByOne(PlainNet):
+    """Looks one level too far: right for a single one."""
+
+    def forward(self, features):
+        return [*features[:1], *(features[index] + features[index + 1] for index in range(1, len(features)))]
+
+
+class Misspelt(PlainNet):
+    """Has a name in it that is not there, behind a condition that one level does not meet."""
+
+    def forward(self, features):
+        return features if len(features) == 1 else [x * self.skale for x in features]
+
+
+class SquareMaps(PlainNet):
+    """Finds the grid of its tokens by a square root."""
+
+    def forward(self, features):
+        return [x.flatten(2).unflatten(2, (isqrt(x.shape[2] * x.shape[3]),) * 2) for x in features]

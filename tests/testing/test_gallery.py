@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from composer.testing import ALL_LAWS, ContractBroken, check_contract
-from tests.testing.gallery import BROKEN, RefusesWhatItCan, Sound
+from tests.testing.gallery import BROKEN, Misspelt, OffByOne, RefusesWhatItCan, RowsForColumns, Sound, SquareMaps
+from tests.testing.sound import SOUND
 
 
 @pytest.mark.parametrize("part", BROKEN, ids=lambda part: part.__name__)
@@ -44,6 +45,24 @@ Sideways() breaks the law 'shapes': it gives something else than it promises.
     "FlipsAFlag": """\
 FlipsAFlag() breaks the law 'itself': two runs in eval mode changed seen_odd.
   fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
+    "CountsPrivately": """\
+CountsPrivately() breaks the law 'itself': two runs in eval mode changed _runs.
+  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
+    "GrowsItsState": """\
+GrowsItsState() breaks the law 'itself': two runs in eval mode changed cache (which appeared).
+  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
+    "WritesInTraining": """\
+WritesInTraining() breaks the law 'inputs': in train mode a tensor that it is fed has other values afterwards.
+  fed  map "b c h w" (11 channels, stride 2), of 2 images of 2 × 2""",
+    "CentresLargeBatches": """\
+CentresLargeBatches() breaks the law 'batch': image 0 of the batch gives something else alone.
+  fed  map "b c h w" (11 channels, stride 2), of 4 images of 2 × 2
+  feature 0, at (0, 5, 0, 0):
+  in the batch  -0.105934
+  alone         -2.55109""",
+    "CutsTheGradient": """\
+CutsTheGradient() breaks the law 'gradients': no gradient reaches what it is fed from feature 0 of what it gives.
+  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
     "DeadParameter": """\
 DeadParameter() breaks the law 'gradients': unused gets no gradient.
   fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
@@ -65,3 +84,37 @@ def test_what_is_said_is_the_smallest_run_with_promised_and_got(part):
 
 def test_a_refusal_that_is_not_real_is_no_matter_of_the_other_laws():
     check_contract(RefusesWhatItCan(), laws=[law for law in ALL_LAWS if law != "refusals"], examples=10)
+
+
+PLAIN = {
+    RowsForColumns: (
+        "RowsForColumns() breaks the law 'shapes': feature 0 of what it gives has rows for columns, fed map \"b c h "
+        'w" (11 channels, stride 2), of 2 images of 6 × 10.'
+    ),
+    OffByOne: (
+        "OffByOne() breaks the law 'shapes': it takes one level, and nothing of several: fed 4 × map \"b c h w\" (11 "
+        "channels, stride 2), it raises IndexError: list index out of range."
+    ),
+    Misspelt: (
+        "Misspelt() breaks the law 'shapes': it takes one level, and nothing of several: fed 4 × map \"b c h w\" (11 "
+        "channels, stride 2), it raises AttributeError: 'Misspelt' object has no attribute 'skale'."
+    ),
+    SquareMaps: (
+        "SquareMaps() breaks the law 'shapes': it takes nothing of all that it was tried with (for images that are not "
+        "square it raises RuntimeError: unflatten: Provided sizes [3, 3] don't multiply up to the size of dim 2 (15) "
+        "in the input tensor); say what it takes, check_contract(…, inputs=…)."
+    ),
+}
+
+
+@pytest.mark.parametrize(("neck", "message"), PLAIN.items(), ids=lambda one: getattr(one, "__name__", ""))
+def test_a_plain_neck_that_is_broken_says_how(neck, message):
+    with pytest.raises(ContractBroken) as caught:
+        check_contract(neck)
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("neck", SOUND, ids=lambda neck: neck.__name__)
+def test_a_sound_neck_keeps_every_law(neck):
+    check_contract(neck, examples=10, **SOUND[neck])
