@@ -19,7 +19,7 @@ from composer.graph import Graph
 from composer.libraries import LIBRARIES
 from composer.limits import Limits
 from composer.model import Model
-from composer.problem import SpecError
+from composer.problem import SpecError, shown
 from composer.testing.watching import watched
 from composer.typed import Typed
 
@@ -89,7 +89,7 @@ def _asked(law: str, function: Callable[..., T], *arguments: Any) -> T | SpecErr
         if not error.problems:
             raise WrongAnswerError("a SpecError has problems", law) from error
         for problem in error.problems:
-            fields = (problem.code, problem.message.strip(), problem.place.line, problem.message in lines)
+            fields = (problem.code, problem.message.strip(), problem.place.line, shown(problem.message) in lines)
             if not all(fields):
                 raise WrongAnswerError("a problem has a place and a message", repr(problem), problem.code) from error
         return error
