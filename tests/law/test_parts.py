@@ -184,11 +184,11 @@ def draw_size(data, sizes, cells=1):
 
 
 def grid(feature, height, width):
-    """The lengths of the axes on which the grid lies: rows and columns, and the tokens where it is laid out as such."""
+    """The lengths of the axes that are neither batch nor channels: rows, columns, and tokens and frames as such."""
     if feature.stride is None:
         return ()
     shape = dict(zip(feature.axes.split(), feature.shape(BATCH, height, width), strict=True))
-    return (feature.cells(height), feature.cells(width), *([shape["n"]] if "n" in shape else []))
+    return (feature.cells(height), feature.cells(width), *(shape[axis] for axis in "nt" if axis in shape))
 
 
 def forced(part, inputs, height, width, device="meta"):
