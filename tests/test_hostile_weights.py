@@ -309,7 +309,7 @@ import sys
 from pathlib import Path
 from composer.adapters.archives import weights_in
 from composer.tensors.files import opened
-from composer.tensors.stored import UnreadableError
+from composer.tensors.unreadable import UnreadableError
 for read in (weights_in, lambda path: opened(path).__enter__()):
     try:
         read(Path(sys.argv[1]))

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from composer.tensors.pickled import MOST_INSTRUCTIONS, Made, Named, Outside, read_pickle
-from composer.tensors.stored import UnreadableError
+from composer.tensors.unreadable import UnreadableError
 from tests.bounded import bounded
 
 SCALARS = (
@@ -302,7 +302,7 @@ UNENDING = {
 READ = """
 import sys
 from composer.tensors.pickled import read_pickle
-from composer.tensors.stored import UnreadableError
+from composer.tensors.unreadable import UnreadableError
 try:
     read_pickle(sys.stdin.buffer.read())
 except UnreadableError:

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from composer.tensors.files import tensors_in
-from composer.tensors.stored import UnreadableError
 from composer.tensors.torch_files import UNDER
+from composer.tensors.unreadable import UnreadableError
 
 
 def weights_in(path: Path, under: Sequence[str] = UNDER) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import sys
 from typing import BinaryIO
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
-from composer.tensors.stored import UnreadableError
+from composer.tensors.unreadable import UnreadableError
 
 MAGIC = b"PK\x03\x04"
 

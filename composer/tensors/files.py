@@ -13,8 +13,9 @@ from torch import Tensor
 
 from composer.tensors import archives, streams
 from composer.tensors.safetensors_files import of_safetensors
-from composer.tensors.stored import Stored, UnreadableError
+from composer.tensors.stored import Stored
 from composer.tensors.torch_files import UNDER, of_archive, of_stream
+from composer.tensors.unreadable import UnreadableError
 
 MOST_SHARED = 4
 """How many times as large as a file its tensors may be: those of one memory are counted each."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from composer.tensors.stored import UnreadableError
+from composer.tensors.unreadable import UnreadableError
 
 MOST_INSTRUCTIONS = 2**20
 """How many steps are taken, in about half a second: a checkpoint has 31 for each tensor, so this is of 33,000."""
@@ -101,9 +101,10 @@ class _Machine:
     stack: list[Any] = field(factory=list)
     marks: list[int] = field(factory=list)
     memory: dict[int, Any] = field(factory=dict)
+    names: dict[bytes, Named] = field(factory=dict)
     outside: list[Outside] = field(factory=list)
 
-    def bytes(self, count: int) -> bytes:
+    def taken(self, count: int) -> bytes:
         """The next bytes of the pickle."""
         start = self.at
         self.at += count
@@ -114,14 +115,13 @@ class _Machine:
 
     def number(self, size: int) -> int:
         """The next bytes as a number."""
-        return int.from_bytes(self.bytes(size), "little")
+        return int.from_bytes(self.taken(size), "little")
 
-    def line(self) -> str:
-        """The rest of the line."""
-        start = self.at
-        end = self.pickle.find(b"\n", start, self.end)
-        self.bytes((end if end >= 0 else self.end) + 1 - start)
-        return self.pickle[start:end].decode("utf-8", "replace")
+    def lines(self) -> bytes:
+        """The rest of the line, and the next one."""
+        first = self.pickle.find(b"\n", self.at, self.end)
+        second = self.pickle.find(b"\n", first + 1, self.end) if first >= 0 else -1
+        return self.taken((second if second >= 0 else self.end) + 1 - self.at)
 
     def since_mark(self) -> list[Any]:
         """Everything above the last mark, taken from the stack."""
@@ -133,7 +133,7 @@ class _Machine:
 
 def _counted(size: int) -> Callable[[_Machine], bytes]:
     """Bytes, and before them how many there are."""
-    return lambda machine: machine.bytes(machine.number(size))
+    return lambda machine: machine.taken(machine.number(size))
 
 
 def _text(size: int) -> _Step:
@@ -156,7 +156,7 @@ def _signed(read: Callable[[_Machine], bytes]) -> _Step:
 
 
 def _float(machine: _Machine) -> None:
-    machine.stack.append(struct.unpack(">d", machine.bytes(8))[0])
+    machine.stack.append(struct.unpack(">d", machine.taken(8))[0])
 
 
 def _constant(value: Any) -> _Step:
@@ -212,8 +212,10 @@ def _make_with_names(machine: _Machine) -> None:
 
 
 def _named(machine: _Machine) -> None:
-    module, name = machine.line(), machine.line()
-    machine.stack.append(Named(f"{module}.{name}"))
+    lines = machine.lines()
+    if lines not in machine.names:
+        machine.names[lines] = Named(lines[:-1].decode("utf-8", "replace").replace("\n", ".", 1))
+    machine.stack.append(machine.names[lines])
 
 
 def _named_by_stack(machine: _Machine) -> None:
@@ -229,19 +231,23 @@ def _mention(machine: _Machine) -> None:
     machine.stack.append(mentioned)
 
 
-def _tuple(size: int) -> _Step:
-    def step(machine: _Machine) -> None:
-        values = tuple(machine.stack[-size:])
-        if len(values) != size:
-            raise ValueError
-        machine.stack[-size:] = [values]
+def _tuple_of_one(machine: _Machine) -> None:
+    machine.stack[-1] = (machine.stack[-1],)
 
-    return step
+
+def _tuple_of_two(machine: _Machine) -> None:
+    last = machine.stack.pop()
+    machine.stack[-1] = (machine.stack[-1], last)
+
+
+def _tuple_of_three(machine: _Machine) -> None:
+    last, second = machine.stack.pop(), machine.stack.pop()
+    machine.stack[-1] = (machine.stack[-1], second, last)
 
 
 def _skip(size: int) -> _Step:
     """How the rest is laid out is no news."""
-    return lambda machine: machine.bytes(size)
+    return lambda machine: machine.taken(size)
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -252,7 +258,7 @@ _STEPS: dict[str, _Step] = {
     **{name: _constant(value) for name, value in _CONSTANTS.items()},
     "BININT1": _unsigned(1),
     "BININT2": _unsigned(2),
-    "BININT": _signed(lambda machine: machine.bytes(4)),
+    "BININT": _signed(lambda machine: machine.taken(4)),
     "LONG1": _signed(_counted(1)),
     "BINFLOAT": _float,
     "SHORT_BINUNICODE": _text(1),
@@ -270,9 +276,9 @@ _STEPS: dict[str, _Step] = {
     "POP": lambda machine: machine.stack.pop(),
     "POP_MARK": _Machine.since_mark,
     "TUPLE": lambda machine: machine.stack.append(tuple(machine.since_mark())),
-    "TUPLE1": _tuple(1),
-    "TUPLE2": _tuple(2),
-    "TUPLE3": _tuple(3),
+    "TUPLE1": _tuple_of_one,
+    "TUPLE2": _tuple_of_two,
+    "TUPLE3": _tuple_of_three,
     "EMPTY_LIST": _fresh(list),
     "EMPTY_SET": _fresh(list),
     "EMPTY_DICT": _fresh(dict),

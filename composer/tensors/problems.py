@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from os import PathLike
 
 from composer.problem import Place, Problem, SpecError
-from composer.tensors.stored import UnreadableError
+from composer.tensors.unreadable import UnreadableError
 
 
 def unfit(file: str | PathLike[str], message: str, repair: str) -> SpecError:

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from composer.tensors.stored import Stored, UnreadableError, from_bytes
+from composer.tensors.stored import Stored, from_bytes
+from composer.tensors.unreadable import UnreadableError
 
 MOST_OF_HEADER = 2**24
 """How many bytes the names, kinds and shapes may have. A tensor has some 150, so this is of 100,000."""

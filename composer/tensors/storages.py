@@ -8,7 +8,7 @@ import torch
 from attrs import frozen
 
 from composer.tensors.pickled import Named, Outside
-from composer.tensors.stored import UnreadableError
+from composer.tensors.unreadable import UnreadableError
 
 DTYPES: Mapping[str, torch.dtype] = {
     "torch.BFloat16Storage": torch.bfloat16,

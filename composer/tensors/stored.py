@@ -9,16 +9,6 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-AGAIN = "save or copy it again"
-
-
-class UnreadableError(ValueError):
-    """What is wrong with a file, as what is said after its name: `is damaged (it is cut off)`. `repair` mends it."""
-
-    def __init__(self, message: str, repair: str = AGAIN) -> None:
-        super().__init__(message)
-        self.repair = repair
-
 
 @frozen
 class Stored:

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from composer.tensors.pickled import MOST_BYTES, Said, read_at
 from composer.tensors.storages import storage_of
-from composer.tensors.stored import UnreadableError
+from composer.tensors.unreadable import UnreadableError
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """A pickle of the number that such a file begins with."""

@@ -14,8 +14,9 @@ from torch import Tensor
 from composer.tensors.archives import Archive
 from composer.tensors.pickled import Made, Named, Outside, read_pickle
 from composer.tensors.storages import Storage, storage_of
-from composer.tensors.stored import Stored, UnreadableError, from_bytes
+from composer.tensors.stored import Stored, from_bytes
 from composer.tensors.streams import Stream
+from composer.tensors.unreadable import UnreadableError
 
 UNDER = ("state_dict", "model_state_dict", "model")
 """Where a checkpoint may hold the state dict, if it is not the state dict itself."""

@@ -1,0 +1,13 @@
+"""What is wrong with a file of tensors. No torch here, nor where pickles are read."""
+
+from __future__ import annotations
+
+AGAIN = "save or copy it again"
+
+
+class UnreadableError(ValueError):
+    """What is wrong with a file, as what is said after its name: `is damaged (it is cut off)`. `repair` mends it."""
+
+    def __init__(self, message: str, repair: str = AGAIN) -> None:
+        super().__init__(message)
+        self.repair = repair
