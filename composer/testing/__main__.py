@@ -17,26 +17,27 @@ from composer.feature import counted
 from composer.testing.soak import Soak
 from composer.testing.tally import Tally, kept
 
+MOST_JOBS = 64
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a soak and show its figures. Gives 1 where anything was found, and 2 for a state that cannot be read."""
+    """Run a soak and show its figures. Gives 1 where anything was found, and 2 where nothing could be tried."""
     given = _parser().parse_args(arguments)
     state = given.resume or given.folder / "state.json"
     console = Console()
     try:
-        tally = kept(state) if given.resume is not None and state.exists() else Tally(_seed(given.seed))
+        tally = _begun(given, state)
     except (OSError, ValueError) as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
-    if given.seed is not None and given.seed != tally.seed:
-        console.print(f"error: {state} is of seed {tally.seed}; leave --seed out", markup=False, highlight=False)
-        return 2
-    given.folder.mkdir(parents=True, exist_ok=True)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as with Ctrl-C
     try:
         Soak(tally, given.folder, state, given.jobs, given.limit).run(given.minutes)
     finally:
         signal.signal(signal.SIGTERM, before)
+    if not tally.texts:
+        console.print("nothing was tried: it ended before a text was answered", markup=False, highlight=False)
+        return 2
     console.print(tally.table())
     console.print(f"go on with: python -m composer.testing soak --resume {state}", markup=False, highlight=False)
     if tally.found:
@@ -44,13 +45,34 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if tally.found else 0
 
 
+def _begun(given: argparse.Namespace, state: Path) -> Tally:
+    """The tally of a soak that is gone on with, or a new one; and its folder. Nothing of another soak is written over.
+
+    Raises ValueError and OSError where that cannot be.
+    """
+    if given.resume is None and state.exists() and kept(state).texts:
+        raise ValueError(f"{state} is the state of a soak; go on with it, --resume {state}, or give another --folder")
+    tally = kept(state) if given.resume is not None and state.exists() else Tally(_seed(given.seed))
+    if given.seed is not None and given.seed != tally.seed:
+        raise ValueError(f"{state} is of seed {tally.seed}; leave --seed out")
+    for folder in (given.folder, state.parent):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{folder} cannot be a folder (got {error.strerror})") from error
+    tally.keep(state)  # so that it is known now whether it can be written
+    return tally
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m composer.testing", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     soak = commands.add_parser("soak", help="try texts until the time is over")
     soak.add_argument("--minutes", type=_positive, default=10.0, metavar="N", help="how long (10)")
-    soak.add_argument("-j", "--jobs", type=int, choices=range(1, 65), default=1, metavar="N", help="processes (1)")
-    soak.add_argument("--seed", type=int, help="draws the same texts again; drawn itself where it is not given")
+    soak.add_argument("-j", "--jobs", type=_jobs, default=1, metavar="N", help="processes (1)")
+    soak.add_argument(
+        "--seed", type=_whole, metavar="N", help="draws the same texts again; drawn itself where it is not given"
+    )
     soak.add_argument("--resume", type=Path, metavar="FILE", help="the state: gone on with where it is there")
     soak.add_argument("--folder", type=Path, default=Path("soak"), help="where findings are written (soak)")
     soak.add_argument("--limit", type=_positive, default=60.0, metavar="SECONDS", help="of a core, for a text (60)")
@@ -62,10 +84,25 @@ def _seed(given: int | None) -> int:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"a number above 0 is needed (got {text})")
     return number
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 to {MOST_JOBS} is needed (got {text})")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number is needed (got {text})")
+    return int(text)
 
 
 if __name__ == "__main__":

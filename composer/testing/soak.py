@@ -34,7 +34,6 @@ class Soak:
 
     def run(self, minutes: float) -> None:
         """Try texts for so many minutes, or until KeyboardInterrupt; the tally is kept either way."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="composer-soak-") as cache:
             workers = [Worker(cache, self.limit) for _ in range(self.jobs)]
             before, start = self.tally.seconds, time.monotonic()
@@ -101,12 +100,19 @@ class Soak:
 
     def _write(self, finding: Finding) -> None:
         """The text as it was met, what is said of it, and the smallest that shows the same."""
-        name = f"{len(self.tally.found):03}"
+        name = self._unused()
         (self.folder / f"{name}.met.yaml").write_bytes(finding.text.encode(errors="surrogatepass"))
         said = f"{finding.law}\n{finding.mark}\n\n{finding.said}\n"
         (self.folder / f"{name}.txt").write_bytes(said.encode(errors="backslashreplace"))
         smallest = self._smallest(finding)
         (self.folder / f"{name}.yaml").write_bytes(smallest.encode(errors="surrogatepass"))
+
+    def _unused(self) -> str:
+        """A name for a finding that is not among those which the folder holds."""
+        number = len(self.tally.found)
+        while list(self.folder.glob(f"{number:03}.*")):
+            number += 1
+        return f"{number:03}"
 
     def _smallest(self, finding: Finding) -> str:
         end = time.monotonic() + _REDUCING

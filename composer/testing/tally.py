@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from attrs import asdict, define, field, frozen
+from attrs import Attribute, asdict, define, field, frozen
 from rich.table import Table
 
 from composer.feature import counted
 from composer.testing.workers import Told
 
 
+def _whole(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if type(value) is not int:
+        raise ValueError(f"{attribute.name} must be a whole number (got {value!r})")
+
+
+def _number(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if type(value) not in (int, float):
+        raise ValueError(f"{attribute.name} must be a number (got {value!r})")
+
+
+def _text(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if type(value) is not str:
+        raise ValueError(f"{attribute.name} must be a text (got {value!r})")
+
+
+def _counts(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if not all(type(count) is int for count in value.values()):
+        raise ValueError(f"{attribute.name} must hold whole numbers (got {dict(value)!r})")
+
+
+def versions() -> dict[str, str]:
+    """What draws the texts that belong to a seed."""
+    return {name: _version(name) for name in ("composer-vision", "hypothesis")}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 @frozen
 class Finding:
     """What was found: the law that does not hold, what tells the cause, the text, and how often it was met."""
 
-    law: str
-    mark: str
-    said: str
-    text: str
+    law: str = field(validator=_text)
+    mark: str = field(validator=_text)
+    said: str = field(validator=_text)
+    text: str = field(validator=_text)
 
 
 @define
@@ -30,18 +63,19 @@ class Tally:
     """The figures of a soak.
 
     `begun` holds the batches that are under way, each with the texts that are answered; `slowest` is the most that one
-    text took of a core, in seconds.
+    text took of a core, in seconds. Another version of composer or of Hypothesis draws other texts by the same seed.
     """
 
-    seed: int
-    next: int = 0
-    begun: dict[int, int] = field(factory=dict)
-    verdicts: Counter[str] = field(factory=Counter)
-    codes: Counter[str] = field(factory=Counter)
+    seed: int = field(validator=_whole)
+    next: int = field(default=0, validator=_whole)
+    begun: dict[int, int] = field(factory=dict, validator=_counts)
+    verdicts: Counter[str] = field(factory=Counter, validator=_counts)
+    codes: Counter[str] = field(factory=Counter, validator=_counts)
     found: dict[str, Finding] = field(factory=dict)
-    times: Counter[str] = field(factory=Counter)
-    seconds: float = 0.0
-    slowest: float = 0.0
+    times: Counter[str] = field(factory=Counter, validator=_counts)
+    seconds: float = field(default=0.0, validator=_number)
+    slowest: float = field(default=0.0, validator=_number)
+    versions: dict[str, str] = field(factory=versions)
 
     def take(self, number: int, told: Told) -> Finding | None:
         """Count an answer. Gives a finding that is met for the first time."""
@@ -90,11 +124,19 @@ class Tally:
 
 
 def kept(file: Path) -> Tally:
-    """The state that a file holds. Raises ValueError for a file that holds none."""
+    """The state that a file holds. Raises ValueError for a file that holds none, or one of other versions."""
     try:
         data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         data["begun"] = {int(number): done for number, done in data["begun"].items()}
         data["found"] = {key: Finding(**finding) for key, finding in data["found"].items()}
-        return Tally(**data | {name: Counter(data[name]) for name in ("verdicts", "codes", "times")})
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{file} holds no state of a soak (got {error})") from error
+        data |= {name: Counter(dict(data[name])) for name in ("verdicts", "codes", "times")}
+        tally = Tally(**data)
+        written = ", ".join(f"{name} {one}" for name, one in data["versions"].items())
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} holds no state of a soak (got {type(error).__name__}: {error})") from error
+    if tally.versions != versions():
+        here = ", ".join(f"{name} {one}" for name, one in versions().items())
+        raise ValueError(
+            f"{file} is of {written}, which draw other texts than {here}; begin a new soak in another --folder"
+        )
+    return tally

@@ -6,12 +6,13 @@ import json
 import os
 import time
 
+import attrs
 import pytest
 
 from composer.testing import drawing, soak
 from composer.testing.__main__ import main
 from composer.testing.reducing import reduced
-from composer.testing.tally import Tally, kept
+from composer.testing.tally import Tally, kept, versions
 from composer.testing.workers import Job, Told, Worker
 
 
@@ -99,13 +100,92 @@ def test_nothing_found_is_no_failure(scripted, tmp_path, monkeypatch):
     assert soaked(tmp_path) == 0
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"seed": 1, "begun": 3}', "\x00"])
-def test_a_state_that_is_none_is_told(tmp_path, text, capsys):
+def test_a_finding_is_never_written_over(scripted, tmp_path):
+    (tmp_path / "001.met.yaml").write_text("of another soak", encoding="utf-8")
+    soaked(tmp_path, "--seed", "7")
+
+    assert (tmp_path / "001.met.yaml").read_text("utf-8") == "of another soak"
+    assert (tmp_path / "002.met.yaml").read_text("utf-8") == "2.1"
+
+
+def test_a_soak_is_never_written_over(scripted, tmp_path, capsys):
+    soaked(tmp_path, "--seed", "3")
+    before = (tmp_path / "state.json").read_bytes()
+    capsys.readouterr()
+
+    assert soaked(tmp_path, "--seed", "4") == 2
+    assert (tmp_path / "state.json").read_bytes() == before
+    state = tmp_path / "state.json"
+    assert capsys.readouterr().out == (
+        f"error: {state} is the state of a soak; go on with it, --resume {state}, or give another --folder\n"
+    )
+
+
+def test_a_soak_in_which_nothing_was_tried_is_told(scripted, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Scripted, "stop_after", 0)
+    assert soaked(tmp_path, "--seed", "3") == 2
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing was tried: it ended before a text was answered"
+
+    monkeypatch.setattr(Scripted, "stop_after", 3)
+    assert soaked(tmp_path, "--seed", "4") == 0  # of what tried nothing there is nothing to keep
+    assert kept(tmp_path / "state.json").seed == 4
+
+
+STATE = json.dumps(attrs.asdict(Tally(3)))
+NO_STATE = {
+    "empty": ("", "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+    "no keys": ("{}", "KeyError: 'begun'"),
+    "a list": ("[]", "TypeError: list indices must be integers or slices, not str"),
+    "begun is a number": ('{"seed": 1, "begun": 3}', "AttributeError: 'int' object has no attribute 'items'"),
+    "next is a text": (STATE.replace('"next": 0', '"next": "0"'), "ValueError: next must be a whole number (got '0')"),
+    "seconds are a text": (
+        STATE.replace('"seconds": 0.0', '"seconds": "0"'),
+        "ValueError: seconds must be a number (got '0')",
+    ),
+    "a count is a text": (
+        STATE.replace('"codes": {}', '"codes": {"type": "3"}'),
+        "ValueError: codes must hold whole numbers (got {'type': '3'})",
+    ),
+    "a finding is a number": (
+        STATE.replace('"found": {}', '"found": {"a": {"law": 3, "mark": "", "said": "", "text": ""}}'),
+        "ValueError: law must be a text (got 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "why"), NO_STATE.values(), ids=NO_STATE)
+def test_a_state_that_is_none_is_told(tmp_path, text, why, capsys):
     state = tmp_path / "state.json"
     state.write_text(text, encoding="utf-8")
 
     assert main(["soak", "--resume", str(state), "--folder", str(tmp_path)]) == 2
-    assert "holds no state of a soak" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"error: {state} holds no state of a soak (got {why})\n"
+
+
+def test_a_folder_for_a_state_is_told(tmp_path, capsys):
+    assert main(["soak", "--resume", str(tmp_path)]) == 2
+    assert capsys.readouterr().out == (
+        f"error: {tmp_path} holds no state of a soak (got IsADirectoryError: [Errno 21] Is a directory: '{tmp_path}')\n"
+    )
+
+
+def test_a_file_for_a_folder_is_told(tmp_path, capsys):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+
+    assert main(["soak", "--folder", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().out == f"error: {tmp_path / 'file'} cannot be a folder (got File exists)\n"
+
+
+def test_a_state_of_other_versions_is_told(tmp_path, capsys):
+    state = tmp_path / "state.json"
+    Tally(3, versions={"composer-vision": "0.0", "hypothesis": "1.0"}).keep(state)
+
+    assert main(["soak", "--resume", str(state)]) == 2
+    here = ", ".join(f"{name} {one}" for name, one in versions().items())
+    assert capsys.readouterr().out == (
+        f"error: {state} is of composer-vision 0.0, hypothesis 1.0, which draw other texts than {here}; begin a new "
+        "soak in another --folder\n"
+    )
 
 
 def test_another_seed_than_that_of_the_state_is_told(tmp_path, capsys):
@@ -113,7 +193,7 @@ def test_another_seed_than_that_of_the_state_is_told(tmp_path, capsys):
     Tally(3).keep(state)
 
     assert main(["soak", "--resume", str(state), "--seed", "4"]) == 2
-    assert "is of seed 3; leave --seed out" in " ".join(capsys.readouterr().out.split())
+    assert capsys.readouterr().out == f"error: {state} is of seed 3; leave --seed out\n"
 
 
 def test_a_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -127,11 +207,22 @@ def test_a_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["state.json"]
 
 
-@pytest.mark.parametrize("arguments", [["--minutes", "0"], ["--minutes", "nan"], ["--jobs", "0"], ["--limit", "x"]])
-def test_arguments_that_make_no_sense(arguments, capsys):
+SENSELESS = {
+    "--minutes 0": "argument --minutes: a number above 0 is needed (got 0)",
+    "--minutes nan": "argument --minutes: a number above 0 is needed (got nan)",
+    "--limit abc": "argument --limit: a number above 0 is needed (got abc)",
+    "--jobs 0": "argument -j/--jobs: a whole number from 1 to 64 is needed (got 0)",
+    "--jobs 65": "argument -j/--jobs: a whole number from 1 to 64 is needed (got 65)",
+    "--seed x": "argument --seed: a whole number is needed (got x)",
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), SENSELESS.items(), ids=SENSELESS)
+def test_arguments_that_make_no_sense(arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["soak", *arguments])
+        main(["soak", *arguments.split()])
     assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"python -m composer.testing soak: error: {message}"
 
 
 # --- texts are drawn by a seed
