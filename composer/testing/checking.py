@@ -15,7 +15,7 @@ from composer.contracts import Refusal, contract
 from composer.feature import Features
 from composer.parts import Part, Probed
 from composer.testing.broken import CannotBeHeld, ContractBroken, UntriedWarning, said
-from composer.testing.cases import FEW_NUMBERS, MOST_NUMBERS, cases, fewest_numbers, refused_cases
+from composer.testing.cases import MOST_NUMBERS, cases, fewest_numbers, refused_cases
 from composer.testing.declared import Declared
 from composer.testing.fields import Values, declarations
 from composer.testing.inputs import Tried
@@ -59,7 +59,7 @@ def check_contract(
 
     Each law sees `examples` runs: over all layouts, pyramids, widths, prefixes, frames and roundings that the part
     takes (or over `inputs`: for each run a sequence of inputs, or a mapping of those by name; each input a tuple of
-    features), sizes square and not, odd ones, batches of one to three. The runs are the same every time. `laws` are
+    features), sizes square and not, odd ones, batches of one to five. The runs are the same every time. `laws` are
     names in `LAWS`, or "refusals"; those in `without` are left out. A part whose contract takes inputs by name is fed
     them by name, two where any name will do; an encoder of stills is fed frames too, which it runs on one by one, as in
     a model.
@@ -190,7 +190,7 @@ def _check_refusals(subject: Subject, tried: Tried, examples: int) -> str:
     try:
         _hold(refused_cases(subject, tried), real_refusals, examples)
     except Unsatisfiable:
-        return f"{untried}all that it refuses has more than {FEW_NUMBERS:,} numbers; say something smaller, {SAY}."
+        return f"{untried}all that it refuses has more than {MOST_NUMBERS:,} numbers; say something smaller, {SAY}."
     return ""
 
 

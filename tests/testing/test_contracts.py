@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import composer
 from composer.testing import ALL_LAWS, CannotBeHeld, ContractBroken, UntriedWarning, check_contract
+from tests.testing.gallery import RefusesWhatItCan
 
 TAKE_ALL = (
     composer.SelectIndices(indices=[0, -1]),
@@ -67,14 +68,20 @@ def test_of_a_part_that_would_run_with_all_that_it_refuses_it_is_told_too(part):
 
 
 def test_of_a_part_whose_refusals_are_all_too_large_it_is_told():
-    wide = composer.Feature(channels=4096, stride=16, axes="b n c")
+    wide = composer.Feature(channels=8192, stride=16, axes="b n c")
     with pytest.warns(UntriedWarning) as told:
         check_contract(composer.FCNDecoder(channels=4), inputs=[((wide,),)], laws=["refusals"])
 
     assert str(told[0].message) == (
         f"{composer.FCNDecoder(channels=4)!r} is not held to the law 'refusals': all that it refuses has more than "
-        "5,000 numbers; say something smaller, check_contract(…, inputs=…)."
+        "30,000 numbers; say something smaller, check_contract(…, inputs=…)."
     )
+
+
+def test_refusals_that_are_not_small_are_tried_where_none_is():
+    wide = composer.Feature(channels=3000, stride=16)
+    with pytest.raises(ContractBroken, match="it takes one map, and calls all else impossible; forced, it gives"):
+        check_contract(RefusesWhatItCan(), inputs=[((wide,) * 2,)], laws=["refusals"])
 
 
 def test_of_a_part_that_is_fed_hardly_anything_small_it_is_told():
