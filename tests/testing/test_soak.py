@@ -154,33 +154,33 @@ NO_STATE = {
 
 
 @pytest.mark.parametrize(("text", "why"), NO_STATE.values(), ids=NO_STATE)
-def test_a_state_that_is_none_is_told(tmp_path, text, why, capsys):
+def test_a_state_that_is_none_is_told(scripted, tmp_path, text, why, capsys):
     state = tmp_path / "state.json"
     state.write_text(text, encoding="utf-8")
 
-    assert main(["soak", "--resume", str(state), "--folder", str(tmp_path)]) == 2
+    assert soaked(tmp_path, "--resume", str(state)) == 2
     assert capsys.readouterr().out == f"error: {state} holds no state of a soak (got {why})\n"
 
 
-def test_a_folder_for_a_state_is_told(tmp_path, capsys):
-    assert main(["soak", "--resume", str(tmp_path)]) == 2
+def test_a_folder_for_a_state_is_told(scripted, tmp_path, capsys):
+    assert soaked(tmp_path, "--resume", str(tmp_path)) == 2
     assert capsys.readouterr().out == (
         f"error: {tmp_path} holds no state of a soak (got IsADirectoryError: [Errno 21] Is a directory: '{tmp_path}')\n"
     )
 
 
-def test_a_file_for_a_folder_is_told(tmp_path, capsys):
+def test_a_file_for_a_folder_is_told(scripted, tmp_path, capsys):
     (tmp_path / "file").write_text("", encoding="utf-8")
 
-    assert main(["soak", "--folder", str(tmp_path / "file")]) == 2
+    assert soaked(tmp_path / "file") == 2
     assert capsys.readouterr().out == f"error: {tmp_path / 'file'} cannot be a folder (got File exists)\n"
 
 
-def test_a_state_of_other_versions_is_told(tmp_path, capsys):
+def test_a_state_of_other_versions_is_told(scripted, tmp_path, capsys):
     state = tmp_path / "state.json"
     Tally(3, versions={"composer-vision": "0.0", "hypothesis": "1.0"}).keep(state)
 
-    assert main(["soak", "--resume", str(state)]) == 2
+    assert soaked(tmp_path, "--resume", str(state)) == 2
     here = ", ".join(f"{name} {one}" for name, one in versions().items())
     assert capsys.readouterr().out == (
         f"error: {state} is of composer-vision 0.0, hypothesis 1.0, which draw other texts than {here}; begin a new "
@@ -188,11 +188,11 @@ def test_a_state_of_other_versions_is_told(tmp_path, capsys):
     )
 
 
-def test_another_seed_than_that_of_the_state_is_told(tmp_path, capsys):
+def test_another_seed_than_that_of_the_state_is_told(scripted, tmp_path, capsys):
     state = tmp_path / "state.json"
     Tally(3).keep(state)
 
-    assert main(["soak", "--resume", str(state), "--seed", "4"]) == 2
+    assert soaked(tmp_path, "--resume", str(state), "--seed", "4") == 2
     assert capsys.readouterr().out == f"error: {state} is of seed 3; leave --seed out\n"
 
 
@@ -218,9 +218,9 @@ SENSELESS = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), SENSELESS.items(), ids=SENSELESS)
-def test_arguments_that_make_no_sense(arguments, message, capsys):
+def test_arguments_that_make_no_sense(scripted, arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["soak", *arguments.split()])
+        soaked(tmp_path, *arguments.split())
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"python -m composer.testing soak: error: {message}"
 
