@@ -1,0 +1,202 @@
+"""What check_contract is told, rightly and wrongly: classes, fields, laws that are left out."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import frozen
+from hypothesis import Verbosity, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import composer
+import composer.testing
+from composer.testing import CannotBeHeld, ContractBroken, check_contract, valid
+from composer.testing.checking import DECLARATIONS, tried_with
+from composer.testing.options import Options
+
+
+@frozen
+class Resize(composer.Neck):
+    """Does nothing, in two ways; the second is wrong."""
+
+    mode: str = "near"
+
+
+@composer.contract.register(Resize)
+def _(neck, features):
+    if len(features) > 1:
+        return composer.Refusal(code="count", kind="policy", expected="takes one feature")
+    return features
+
+
+@composer.module.register(Resize)
+def _(neck, features):
+    return Twice() if neck.mode == "far" else Same()
+
+
+class Same(nn.Module):
+    """Gives what it takes."""
+
+    def forward(self, features):
+        return [x + 0 for x in features]
+
+
+class Twice(nn.Module):
+    """Gives it twice."""
+
+    def forward(self, features):
+        return [*features, *features]
+
+
+@frozen
+class Unsaid(composer.Neck):
+    """Has no contract."""
+
+
+class Plain(nn.Module):
+    """A plain neck that needs two cells, and an argument."""
+
+    def __init__(self, channel_list, *, width):
+        super().__init__()
+
+    def forward(self, features):
+        return [x - x.mean((2, 3), keepdim=True) for x in features]
+
+    def process_channel_list(self, channel_list):
+        return channel_list
+
+
+def test_of_a_class_declarations_are_drawn():
+    check_contract(Resize, examples=2)
+    with pytest.raises(ContractBroken, match=r"^Resize\(mode='far'\) breaks the law 'shapes': it gives something else"):
+        check_contract(Resize, examples=2, fields={"mode": ["near", "far"]})
+    with pytest.raises(ContractBroken, match=r"^Resize\(mode='far'\) breaks the law 'shapes': it gives something else"):
+        check_contract(Resize, examples=2, fields={"mode": st.just("far")})
+
+
+def test_of_a_class_a_few_declarations_are_drawn():
+    held = tried_with(composer.FCNDecoder, Options(laws="shapes"))
+    assert held[0][0].part == composer.FCNDecoder()
+    assert 1 < len({subject.part for subject, _ in held}) <= DECLARATIONS
+
+
+def test_a_law_is_left_out():
+    laws = [law for law in composer.testing.ALL_LAWS if law != "precision"]
+    assert Options(without="precision").held == tuple(laws)
+    check_contract(Resize("far"), laws=["shapes", "memory"], without=["shapes"], examples=2)
+
+
+SHOWN = "inputs=[((Feature(channels=8),),)]"
+A_FEATURE = repr(composer.Feature(channels=8))
+WRONG = {
+    "a string": (
+        "x",
+        {},
+        "a part is wanted: a declaration or its class, or a plain neck, which has process_channel_list (got 'x')",
+    ),
+    "a module that is no neck": (
+        nn.ReLU(),
+        {},
+        "a part is wanted: a declaration or its class, or a plain neck, which has process_channel_list (got ReLU())",
+    ),
+    "fields of a declaration": (
+        Resize(),
+        {"fields": {"mode": ["near"]}},
+        "fields are drawn for the class of a part (got Resize(mode='near'))",
+    ),
+    "arguments of a declaration": (
+        Resize(),
+        {"arguments": {"width": 8}},
+        "arguments are those of the class of a plain neck (got Resize(mode='near'))",
+    ),
+    "least of a declaration": (
+        Resize(),
+        {"least": 2},
+        "least is said of plain necks; a contract says it, Promise(sizes=…) (got Resize(mode='near'))",
+    ),
+    "a field that there is not": (Resize, {"fields": {"size": [8]}}, "Resize has no field 'size': it has mode"),
+    "inputs that are not nested": (
+        Resize(),
+        {"inputs": [(composer.Feature(channels=8),)]},
+        (f"each of inputs must hold tuples of features, one for each input, as in {SHOWN} (got ({A_FEATURE},))"),
+    ),
+    "no inputs": (
+        Resize(),
+        {"inputs": []},
+        f"inputs must hold what the part is fed in one run at least, as in {SHOWN}",
+    ),
+    "no examples": (Resize(), {"examples": 0}, "examples and least must be whole numbers of at least 1 (got 0)"),
+    "a list of arguments": (
+        Plain,
+        {"arguments": ["width"]},
+        "arguments and fields must be mappings of names to values (got ['width'])",
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "told", "message"), WRONG.values(), ids=WRONG)
+def test_what_does_not_fit_is_told(part, told, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        check_contract(part, **told)
+    assert str(caught.value) == message
+
+
+UNHELD = {
+    "no contract": (
+        Unsaid,
+        {},
+        "Unsaid() breaks the law 'shapes': it has no contract. Register one: @composer.contract.register(Unsaid).",
+    ),
+    "an argument that is wanted": (
+        Plain,
+        {},
+        (
+            "Plain() breaks the law 'shapes': its class wants width beside the channels; say check_contract(…, "
+            'arguments={"width": …}).'
+        ),
+    ),
+    "an argument that there is not": (
+        Plain,
+        {"arguments": {"width": 8, "depth": 2}},
+        (
+            "Plain(width=8, depth=2) breaks the law 'shapes': its class cannot be called with a list of channels and "
+            "these arguments (got an unexpected keyword argument 'depth')."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "told", "message"), UNHELD.values(), ids=UNHELD)
+def test_what_cannot_be_made_or_asked_is_told(part, told, message):
+    with pytest.raises(CannotBeHeld) as caught:
+        check_contract(part, **told)
+    assert str(caught.value) == message
+
+
+def test_within_a_test_of_given_it_is_told_what_to_say_in_place_of_it():
+    @settings(max_examples=3, database=None)
+    @given(valid(Resize))
+    def test(part):
+        check_contract(part, examples=2)
+
+    with pytest.raises(TypeError) as caught:
+        test()
+    assert str(caught.value) == (
+        "check_contract draws runs itself, and may not stand in a test of @given; check_contract(PartClass) draws "
+        "declarations too"
+    )
+
+
+def test_a_profile_that_is_verbose_prints_none_of_the_runs(capsys):
+    settings.register_profile("loud", verbosity=Verbosity.verbose)
+    before = settings.get_current_profile_name()
+    settings.load_profile("loud")
+    try:
+        check_contract(Resize, laws=["shapes"], examples=2)
+    finally:
+        settings.load_profile(before)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_public_names_are_those_that_are_listed():
+    assert dir(composer.testing) == composer.testing.__all__
