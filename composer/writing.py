@@ -37,8 +37,7 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
     It has the rights of the file that it replaces, or those that the system gives a new one. Whatever happens,
     nothing else is left behind.
     """
-    # The suffix stays, because writers choose the format by it.
-    partial = path.with_name(f".{token_hex(8)}.partial{path.suffix}")
+    partial = beside(path)
     try:
         # Also writers that make a file of their own, which nobody else may read, fill one that has its rights.
         partial.touch(exist_ok=False)
@@ -48,3 +47,9 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """The name of a file that nobody has, in the same folder: it can take the place of `path` in one step."""
+    # The suffix stays, because writers choose the format by it.
+    return path.with_name(f".{token_hex(8)}.partial{path.suffix}")

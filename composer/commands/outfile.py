@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from composer import writing
 from composer.commands.terminal import UsageError
+from composer.writing import beside
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -32,7 +33,7 @@ def check_writable(file: str, suffixes: Collection[str], inputs: Mapping[str, st
     for what, other in inputs.items():
         if _is_same(path, other):
             raise UsageError(f"{file}: this is the {what} itself, which would be lost; choose another name.")
-    trial = _beside(path)
+    trial = beside(path)
     try:
         trial.touch(exist_ok=False)
     except OSError as error:
@@ -54,20 +55,8 @@ def _is_same(path: Path, other: str) -> bool:
 
 
 def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write a file beside `path`, then put it in its place: no one ever sees half of it.
-
-    Raises UsageError where the disk refuses; whatever happens, nothing else is left behind.
-    """
-    partial = _beside(path)
+    """As `composer.writing` has it. Raises UsageError where the disk refuses."""
     try:
-        fill(partial)
-        partial.replace(path)
+        writing.write_whole(path, fill)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    # The suffix stays, because writers choose the format by it.
-    return path.with_name(f".{secrets.token_hex(8)}.partial{path.suffix}")
