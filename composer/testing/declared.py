@@ -45,11 +45,14 @@ class Declared:
             if isinstance(told, Refusal):
                 return told
         outcome = contract(told, *inputs.positional, **dict(inputs.named))
-        if isinstance(outcome, Promise | Refusal):
+        if isinstance(outcome, Refusal):
             return outcome
-        if not isinstance(outcome, list | tuple) or not all(isinstance(one, Feature) for one in outcome):
+        features = outcome.features if isinstance(outcome, Promise) else outcome
+        if not isinstance(features, list | tuple) or not all(isinstance(one, Feature) for one in features):
             raise TypeError(f"what a contract gives is features, a Promise or a Refusal (got {outcome!r})")
-        return Promise(features=outcome)
+        if not features:
+            raise TypeError("what a contract gives is one feature at least (got none)")
+        return outcome if isinstance(outcome, Promise) else Promise(features=features)
 
     def why_not(self, inputs: Inputs) -> str:
         """The refusal's sentence."""

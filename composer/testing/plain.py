@@ -129,7 +129,7 @@ class Plain:
         try:
             with torch.random.fork_rng(devices=[]):
                 network = self.make(inputs).eval()
-            channels = list(network.process_channel_list([f.channels for f in features]))  # type: ignore[operator]
+            channels = _channels(network, features)
             given = [self._fed(network, inputs, size) for size in sizes]
         except Exception as error:  # whatever a module raises that was not made for this
             return Probe(error=error.with_traceback(None))
@@ -159,7 +159,9 @@ class Plain:
         height, _ = probe_sizes(features, self._sizes(inputs))[0]
         try:
             with torch.random.fork_rng(devices=[]):
-                self._fed(self.make(inputs).eval(), inputs, (height, height))
+                network = self.make(inputs).eval()
+                _channels(network, features)
+                self._fed(network, inputs, (height, height))
         except Exception:
             return False
         return True
@@ -189,6 +191,14 @@ def is_plain(thing: object) -> bool:
     """Whether something is a neck in TerraTorch's style, or the class of one."""
     one = thing if isinstance(thing, type) else type(thing)
     return issubclass(one, nn.Module) and callable(getattr(one, "process_channel_list", None))
+
+
+def _channels(network: nn.Module, features: Features) -> list[int]:
+    """What a neck says that it gives. Raises TypeError where that is no list of whole numbers."""
+    said = network.process_channel_list([f.channels for f in features])  # type: ignore[operator]
+    if not isinstance(said, list | tuple) or not all(isinstance(count, int) for count in said):
+        raise TypeError(f"process_channel_list gives {said!r}, where a list of whole numbers is wanted")
+    return list(said)
 
 
 def _is_candidate(features: Features) -> bool:

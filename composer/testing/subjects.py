@@ -60,9 +60,10 @@ def asked(subject: Subject, inputs: Inputs) -> Promise | Refusal | None:
 
 def several(out: Any) -> tuple[Tensor, ...]:
     """What a module gives, as a tuple. Raises TypeError where that is neither a tensor nor some of them."""
-    given = (out,) if isinstance(out, Tensor) else tuple(out)
+    given = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, Iterable) else (out,)
     if not all(isinstance(x, Tensor) for x in given) or isinstance(out, Mapping):
-        raise TypeError(f"a list or a tuple of tensors is wanted, and it gives a {type(out).__name__}")
+        kind = "None" if out is None else f"a {type(out).__name__}"
+        raise TypeError(f"a list or a tuple of tensors is wanted, and it gives {kind}")
     return given
 
 

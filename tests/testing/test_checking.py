@@ -53,6 +53,40 @@ class Unsaid(composer.Neck):
     """Has no contract."""
 
 
+@frozen
+class Forgetful(composer.Neck):
+    """Returns nothing: its contract does, or its module; or promises nothing."""
+
+    where: str = "module"
+
+
+@composer.contract.register(Forgetful)
+def _(neck, features):
+    return {"module": features, "contract": None, "promise": []}[neck.where]
+
+
+@composer.module.register(Forgetful)
+def _(neck, features):
+    return Nothing()
+
+
+class Nothing(nn.Module):
+    """Forgets to return what it has made."""
+
+    def forward(self, features):
+        [x + 0 for x in features]
+
+
+class Nested(Same):
+    """A plain neck that gives a list of its list."""
+
+    def __init__(self, channel_list):
+        super().__init__()
+
+    def process_channel_list(self, channel_list):
+        return [channel_list]
+
+
 class Plain(nn.Module):
     """A plain neck that needs two cells, and an argument."""
 
@@ -147,6 +181,31 @@ UNHELD = {
         {},
         "Unsaid() breaks the law 'shapes': it has no contract. Register one: @composer.contract.register(Unsaid).",
     ),
+    "a contract that gives nothing": (
+        Forgetful("contract"),
+        {},
+        (
+            "Forgetful(where='contract') breaks the law 'shapes': asked about map \"b c h w\" (11 channels, stride 2), "
+            "its contract raises TypeError: what a contract gives is features, a Promise or a Refusal (got None)."
+        ),
+    ),
+    "a contract that promises nothing": (
+        Forgetful("promise"),
+        {},
+        (
+            "Forgetful(where='promise') breaks the law 'shapes': asked about map \"b c h w\" (11 channels, stride 2), "
+            "its contract raises TypeError: what a contract gives is one feature at least (got none)."
+        ),
+    ),
+    "channels in a list in a list": (
+        Nested,
+        {},
+        (
+            "Nested() breaks the law 'shapes': it takes nothing of all that it was tried with (it raises TypeError: "
+            "process_channel_list gives [[11]], where a list of whole numbers is wanted); say what it takes, "
+            "check_contract(…, inputs=…)."
+        ),
+    ),
     "an argument that is wanted": (
         Plain,
         {},
@@ -171,6 +230,16 @@ def test_what_cannot_be_made_or_asked_is_told(part, told, message):
     with pytest.raises(CannotBeHeld) as caught:
         check_contract(part, **told)
     assert str(caught.value) == message
+
+
+def test_a_module_that_gives_nothing_is_told():
+    with pytest.raises(ContractBroken) as caught:
+        check_contract(Forgetful())
+    assert str(caught.value) == (
+        "Forgetful(where='module') breaks the law 'shapes': it raises TypeError: a list or a tuple of tensors is "
+        "wanted, and it gives None.\n"
+        '  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2'
+    )
 
 
 def test_within_a_test_of_given_it_is_told_what_to_say_in_place_of_it():
