@@ -70,7 +70,7 @@ MISUSES = {
     "an option that holds itself": (
         lambda: Timm("resnet18", options={"a": ITSELF}),
         ValueError,
-        "option a must nest at most 16 deep",
+        "option a must nest at most 32 deep",
     ),
     "a part": (lambda: node(part=None), ValueError, f"{PART} (got None)"),
     "a class of parts": (

@@ -21,8 +21,8 @@ MOST_IN_OPTIONS = 65_536
 """What a whole number among the options of a foreign constructor may be, and what those of a list may come to."""
 
 
-MOST_DEPTH = 16
-"""How deep lists nest in an option."""
+MOST_DEPTH = 32
+"""How deep lists nest in an option: as deep as a text may."""
 
 
 @frozen

@@ -140,6 +140,8 @@ def check_refusal(data, part, inputs, refusal):
         data, sizes, cells=room(part, inputs) * max([1, *(int(f.stride) for f in edges if f.stride)])
     )
     lengths = {length for f in edges for length in grid(f, height, width)}
+    if refusal.code == "layout":  # frames may be taken for channels too
+        lengths |= {f.frames for f in edges if "t" in f.axes}
     assume(not lengths & {*(f.channels for f in edges), BATCH})
     try:
         # The meta device lets a convolution have channels that are not its own; interpolation needs no values.
@@ -184,11 +186,11 @@ def draw_size(data, sizes, cells=1):
 
 
 def grid(feature, height, width):
-    """The lengths of the axes that are neither batch nor channels: rows, columns, and tokens and frames as such."""
+    """The lengths of the axes on which the grid lies: rows and columns, and the tokens where it is laid out as such."""
     if feature.stride is None:
         return ()
     shape = dict(zip(feature.axes.split(), feature.shape(BATCH, height, width), strict=True))
-    return (feature.cells(height), feature.cells(width), *(shape[axis] for axis in "nt" if axis in shape))
+    return (feature.cells(height), feature.cells(width), *([shape["n"]] if "n" in shape else []))
 
 
 def forced(part, inputs, height, width, device="meta"):
