@@ -570,6 +570,15 @@ def test_tensors_of_any_other_layout_are_set(tmp_path, saved, layout):
     assert unlike(model, composer.load(file).state_dict()) == []
 
 
+@pytest.fixture
+def attended():
+    """Ctrl-C interrupts, also where the tests run in the background, of which a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("attended")
 @pytest.mark.parametrize("door", [composer.restore, composer.terratorch.load], ids=["restore", "terratorch"])
 def test_ctrl_c_while_numbers_are_read_is_ctrl_c(tmp_path, saved, door, monkeypatch):
     """safetensors' own reader makes another error of it."""
