@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import index
 from threading import Lock
-from typing import Any, Literal, SupportsIndex, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -55,9 +55,10 @@ def build(
     model for which there is not memory enough is refused too: it is counted as soon as half a gigabyte of it is
     there.
 
-    Raises ValueError for a `seed` that is not from 0 to 2**63 - 1. Raises SpecError where the graph cannot be, where
-    it exceeds the limits or the memory, where published weights cannot be had, and where a `Custom` module does not
-    give what it declares, or with `verify` a network what its facts say.
+    Raises ValueError for a `seed` that is not from 0 to 2**63 - 1 and for another `device`, TypeError for what is no
+    graph and for what are no `limits`. Raises SpecError where the graph cannot be, where it exceeds the limits or the
+    memory, where published weights cannot be had, and where a `Custom` module does not give what it declares, or with
+    `verify` a network what its facts say.
     """
     _check_options(seed, device, limits)
     typed = graph if isinstance(graph, Typed) else infer(graph, describe)
@@ -97,12 +98,20 @@ def modules_of(
 
 
 def _check_options(seed: object, device: object, limits: object) -> None:
-    if not isinstance(seed, SupportsIndex) or isinstance(seed, bool) or not 0 <= index(seed) < 2**63:
+    if not _is_seed(seed):
         raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1 (got {seed!r})")
     if device not in get_args(Device):
         raise ValueError(f"device must be 'cpu' or 'meta' (got {device!r}); a model is moved to others: model.to(…)")
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits must be composer.Limits (got {limits!r})")
+
+
+def _is_seed(value: Any) -> bool:
+    """Whether it is a whole number that torch takes, also one of numpy's."""
+    try:
+        return not isinstance(value, bool) and 0 <= index(value) < 2**63
+    except TypeError:
+        return False
 
 
 def _owners(typed: Typed) -> list[Node]:

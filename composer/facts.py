@@ -139,16 +139,9 @@ def _sides(patch: list[int] | None) -> tuple[int, int] | None:
 
 
 def _keep(file: Path, question: Mapping[str, Any], facts: Facts) -> None:
-    from secrets import token_hex
+    from composer.writing import write_whole
 
-    content = {"format": FORMAT, "question": question, "facts": asdict(facts)}
-    unfinished = file.with_suffix(f".{token_hex(8)}")
-    try:
+    content = json.dumps({"format": FORMAT, "question": question, "facts": asdict(facts)}, default=str)
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(content, default=str), encoding="utf-8")
-        unfinished.replace(file)
-    except OSError:
-        pass
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
+        write_whole(file, lambda partial: partial.write_text(content, encoding="utf-8"))

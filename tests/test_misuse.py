@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import composer
@@ -111,6 +112,12 @@ def test_a_path_may_be_bytes(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path}/none.yaml: error[file] the file cannot be read: No such file or directory."
     )
+
+
+@pytest.mark.parametrize("several", [[1, 2], np.array([1, 2])], ids=["list", "array"])
+def test_several_seeds_are_none(several):
+    with pytest.raises(ValueError, match=r"^seed must be a whole number from 0 to 2"):
+        composer.build(GRAPH, seed=several)
 
 
 class Index:

@@ -28,7 +28,10 @@ def interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def interrupts_kept_from_others() -> Iterator[None]:
-    """Within it, Ctrl-C waits for the end; the processes that multiprocessing starts never hear of it."""
+    """Within it, Ctrl-C waits for the end; the processes that multiprocessing starts never hear of it.
+
+    Windows has nothing of the kind: there both go on as before.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

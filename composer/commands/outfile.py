@@ -10,10 +10,10 @@ from composer import writing
 from composer.commands.terminal import UsageError
 from composer.writing import beside
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def check_writable(file: str, suffixes: Collection[str], inputs: Mapping[str, str] = NOTHING) -> Path:
+def check_writable(file: str, suffixes: Collection[str], inputs: Mapping[str, str] = _NOTHING) -> Path:
     """Where `file` will be written, links followed. `inputs` are the files that are read, each by what it is.
 
     Raises UsageError where `file` cannot be written, and where it is one of `inputs`, before any work is done.

@@ -17,6 +17,8 @@ SHOWN = "inputs=[((Feature(channels=8),),)]"
 
 
 def _laws(names: Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(names, Iterable):
+        raise TypeError(f"laws and without must be names of laws (got {names!r})")
     told = (names,) if isinstance(names, str) else tuple(names)
     for name in told:
         if name not in ALL_LAWS:
@@ -27,6 +29,8 @@ def _laws(names: Iterable[str]) -> tuple[str, ...]:
 def _inputs(runs: Iterable[Sequence[Features] | Mapping[str, Features]] | None) -> tuple[Inputs, ...] | None:
     if runs is None:
         return None
+    if not isinstance(runs, Iterable):
+        raise TypeError(f"inputs must hold what the part is fed, a run after the other, as in {SHOWN} (got {runs!r})")
     told = tuple(map(_run, runs))
     if not told:
         raise ValueError(f"inputs must hold what the part is fed in one run at least, as in {SHOWN}")
@@ -71,6 +75,10 @@ class Options:
     arguments: dict[str, Any] = field(factory=dict, converter=_named)
     least: int = field(default=1, converter=_count)
     fields: dict[str, Any] = field(factory=dict, converter=_named)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.held:
+            raise ValueError("laws, less those in without, must leave one law to hold the part to")
 
     @property
     def held(self) -> tuple[str, ...]:

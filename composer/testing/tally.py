@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 from attrs import Attribute, asdict, define, field, frozen
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from composer.feature import counted
 from composer.testing.workers import Told
+from composer.writing import write_whole
 
 
 def _whole(_: object, attribute: Attribute[Any], value: Any) -> None:
@@ -118,9 +118,7 @@ class Tally:
 
     def keep(self, file: Path) -> None:
         """Write the state, whole or not at all."""
-        unfinished = file.with_suffix(f".{token_hex(4)}")
-        unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        unfinished.replace(file)
+        write_whole(file, lambda partial: partial.write_text(json.dumps(asdict(self)), encoding="utf-8"))
 
 
 def kept(file: Path) -> Tally:

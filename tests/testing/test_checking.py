@@ -269,3 +269,27 @@ def test_a_profile_that_is_verbose_prints_none_of_the_runs(capsys):
 
 def test_the_public_names_are_those_that_are_listed():
     assert dir(composer.testing) == composer.testing.__all__
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (ValueError, {"laws": ()}, "laws, less those in without, must leave one law to hold the part to"),
+        (
+            ValueError,
+            {"without": composer.testing.ALL_LAWS},
+            "laws, less those in without, must leave one law to hold the part to",
+        ),
+        (TypeError, {"laws": 5}, "laws and without must be names of laws (got 5)"),
+        (
+            TypeError,
+            {"inputs": 5},
+            f"inputs must hold what the part is fed, a run after the other, as in {SHOWN} (got 5)",
+        ),
+    ],
+    ids=["no laws", "all laws left out", "laws that are none", "inputs that are none"],
+)
+def test_nothing_is_held_to_nothing(kind, options, said):
+    with pytest.raises(kind) as caught:
+        check_contract(Resize(), **options)
+    assert str(caught.value) == said

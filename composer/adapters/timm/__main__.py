@@ -19,6 +19,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from composer.adapters.timm.census import ON_THE_CPU, told
 from composer.adapters.timm.holding import held
 from composer.catalogue import CATALOGUE, written
+from composer.writing import write_whole
 
 T = TypeVar("T")
 
@@ -67,9 +68,8 @@ def _census(output: Path, jobs: int, names: list[str]) -> int:
             found[name] = result
             file.write(json.dumps({"timm": timm.__version__, "name": name, **result}) + "\n")
             file.flush()
-    whole = output.with_suffix(".whole")
-    whole.write_text(written(timm.__version__, {name: found[name].get("entry") for name in names}), encoding="utf-8")
-    whole.replace(output)
+    catalogue = written(timm.__version__, {name: found[name].get("entry") for name in names})
+    write_whole(output, lambda partial: partial.write_text(catalogue, encoding="utf-8"))
     unfinished.unlink()
     untold = {name: found[name]["why"] for name in names if "why" in found[name]}
     sys.stdout.write(f"{output}: {len(names) - len(untold)} of {len(names)} networks of timm {timm.__version__}\n")
