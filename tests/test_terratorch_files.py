@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 import composer
 from composer import SpecError
 from composer.tensors.files import opened
+from composer.tensors.stored import from_bytes
 from composer.terratorch import load
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
 
@@ -139,6 +141,25 @@ def test_memory_that_tensors_share_is_read_once(file):
         read = {name: stored.read() for name, stored in found.tensors.items()}
     assert read["part"].tolist() == [2, 3]
     assert read["part"].untyped_storage().data_ptr() == read["whole"].untyped_storage().data_ptr()
+
+
+def test_numbers_are_let_go_as_they_are_set(file, model, monkeypatch):
+    """What reads a file remembers memory that tensors share, and must not outlive the reading."""
+    made = []
+
+    def remembered(*arguments):
+        numbers = from_bytes(*arguments)
+        made.append(weakref.ref(numbers))
+        return numbers
+
+    def set_all(waiting, _):
+        assert len(made) == len(waiting) == len(model.state_dict())
+        assert [numbers for numbers in made if numbers() is not None] == []
+
+    torch.save(state_of(trained()), file)
+    monkeypatch.setattr("composer.tensors.torch_files.from_bytes", remembered)
+    monkeypatch.setattr("composer.terratorch.checkpoints.set_all", set_all)
+    load(model, file)
 
 
 class Remembered:

@@ -15,7 +15,7 @@ from composer.model import Model
 from composer.problem import Place, Problem, SpecError
 from composer.tensors.files import opened
 from composer.tensors.problems import unfit, unreadable_is_unfit
-from composer.tensors.setting import refuse_unwritable, set_all
+from composer.tensors.setting import Waiting, refuse_unwritable, set_all
 from composer.tensors.stored import Stored, kind_of
 from composer.terratorch.keys import cleaned, matched, plain_branch, reason_to_leave
 
@@ -78,12 +78,19 @@ def load(model: Model, file: str | PathLike[str], *, ignore: Iterable[str] = ())
         raise ValueError(f"ignore must be a list of names or patterns (got {ignore!r})")
     wanted = model.state_dict()
     refuse_unwritable(wanted, file)
-    with unreadable_is_unfit(file), opened(file) as found:
-        report = _compare(model, wanted, found.tensors)
-        _check(report, file, tuple(ignore))
-        waiting = [(name, wanted[name], found.tensors[source].read()) for name, source in report.matched]
+    report, waiting = _read(model, wanted, file, tuple(ignore))
     set_all(waiting, file)
     return report
+
+
+def _read(
+    model: Model, wanted: Mapping[str, Tensor], file: str | PathLike[str], ignore: Sequence[str]
+) -> tuple[Report, Waiting]:
+    """What becomes of a file, and what the model's tensors will be: from here on only that holds the file's numbers."""
+    with unreadable_is_unfit(file), opened(file) as found:
+        report = _compare(model, wanted, found.tensors)
+        _check(report, file, ignore)
+        return report, [(name, wanted[name], found.tensors[source].read()) for name, source in report.matched]
 
 
 def _compare(model: Model, wanted: Mapping[str, Tensor], given: Mapping[str, Stored]) -> Report:
