@@ -297,6 +297,10 @@ ENDLESS = {
         REBUILD + OVER + b"X\1\0\0\x000X\3\0\0\0cpuK\2tQK\0h\x3c(K\1t\x89}tRs.",
         "is damaged (a looks at numbers that are not there)",
     ),
+    "count": (
+        REBUILD + OVER + b"X\1\0\0\x000X\3\0\0\0cpu\x8b\0\x10\0\0" + b"\x7f" * 4096 + b"tQK\0(K\2t(K\1t\x89}tRs.",
+        NO_MEMORY,
+    ),
     "tensor": (
         b"}X\1\0\0\0actorch._utils\n_rebuild_parameter\nh\x3cRs.",
         "is damaged (a is not made as torch makes a tensor)",

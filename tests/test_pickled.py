@@ -15,7 +15,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from composer.tensors.pickled import MOST_INSTRUCTIONS, Made, Named, Outside, read_pickle
+from composer.tensors.pickled import _BY_CODE, MOST_INSTRUCTIONS, Made, Named, Outside, read_pickle
 from composer.tensors.unreadable import UnreadableError
 from tests.bounded import bounded
 
@@ -37,6 +37,7 @@ DATA = st.recursive(
 
 @given(data=DATA, protocol=st.integers(2, 5))
 @example(data=list(range(2000)), protocol=2)
+@example(data=[2**3000, -(2**3000)], protocol=2)
 @example(data={f"{number}": (number, [None]) for number in range(1500)}, protocol=2)
 @example(data={f"{number}": (number, [None]) for number in range(1500)}, protocol=4)
 def test_data_is_read_as_python_reads_it(data, protocol):
@@ -50,6 +51,31 @@ def test_data_is_read_as_python_reads_it(data, protocol):
 def test_bytes_are_read(protocol):
     """Before protocol 3 they are a call, which nobody makes."""
     assert read_pickle(pickle.dumps([b"", b"few", b"many" * 100], protocol)) == [b"", b"few", b"many" * 100]
+
+
+def test_bytes_that_can_be_changed_are_bytes():
+    """Of protocol 5; before, they are a call."""
+    assert read_pickle(pickle.dumps([bytearray(b"few"), bytearray()], 5)) == [b"few", b""]
+
+
+def test_texts_of_python_2_are_texts():
+    long = b"b" * 300
+    written = b"\x80\x02(U\x01aT" + len(long).to_bytes(4, "little") + long + b"t."
+    assert read_pickle(written) == pickle.loads(written) == ("a", "b" * 300)
+
+
+def test_texts_with_halves_of_letters_are_printable_and_differ():
+    read = read_pickle(pickle.dumps(dict.fromkeys(["a\udc80", "a\udc81"], 1), 2))
+    assert read == {"a\\xed\\xb2\\x80": 1, "a\\xed\\xb2\\x81": 1}
+
+
+def test_too_little_memory_is_no_damage(monkeypatch):
+    def step(_):
+        raise MemoryError
+
+    monkeypatch.setitem(_BY_CODE, ord("N"), step)
+    with pytest.raises(MemoryError):
+        read_pickle(pickle.dumps(None, 2))
 
 
 def test_what_is_mentioned_twice_is_one_thing():
@@ -227,7 +253,9 @@ REFUSED = {
     "old-style": (b"(ios\nsystem\n.", "has an instruction INST"),
     "object": (b"(cos\nsystem\no.", "has an instruction OBJ"),
     "extension": (b"\x80\x02\x82\x01.", "has an instruction EXT1"),
-    "long-number": (b"\x80\x02\x8b\x05\x00\x00\x00\x01\x01\x01\x01\x01.", "has an instruction LONG4"),
+    "long-number": (b"\x80\x02\x8b\xff\xff\xff\xff\x01\x01\x01\x01\x01.", EARLY),
+    "long-text": (b"\x80\x02T\xff\xff\xff\xffabc.", EARLY),
+    "memory-outside": (b"\x80\x05\x97.", "has an instruction NEXT_BUFFER"),
     "entries-of-a-number": (b"\x80\x02K\x01K\x02K\x03s.", "makes no sense at byte 9"),
     "name-of-a-tuple": (b"\x80\x04)\x8c\x01a\x93.", "makes no sense at byte 7"),
     "tuple-of-a-name": (b"\x80\x04\x8c\x01a)\x93.", "makes no sense at byte 7"),

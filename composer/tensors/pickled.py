@@ -78,7 +78,7 @@ def read_at(pickle: bytes, start: int, most: int = MOST_INSTRUCTIONS) -> Said:
             if steps > most:
                 raise UnreadableError(f"has a pickle of more than {most:,} instructions", _PLAIN)
         return Said(machine.stack.pop(), machine.at + 1, tuple(machine.outside))
-    except UnreadableError:
+    except (UnreadableError, MemoryError):
         raise
     # Whatever a damaged pickle makes the machine stumble over: the stack runs dry, a number has no list to go to.
     except Exception as error:
@@ -138,8 +138,8 @@ def _counted(size: int) -> Callable[[_Machine], bytes]:
 
 def _text(size: int) -> _Step:
     read = _counted(size)
-    # Texts with halves of letters in them can be pickled, and nobody can print them.
-    return lambda machine: machine.stack.append(read(machine).decode("utf-8", "replace"))
+    # Texts with halves of letters in them can be pickled, and nobody can print them. Two of them stay two.
+    return lambda machine: machine.stack.append(read(machine).decode("utf-8", "backslashreplace"))
 
 
 def _bytes(size: int) -> _Step:
@@ -260,13 +260,18 @@ _STEPS: dict[str, _Step] = {
     "BININT2": _unsigned(2),
     "BININT": _signed(lambda machine: machine.taken(4)),
     "LONG1": _signed(_counted(1)),
+    "LONG4": _signed(_counted(4)),
     "BINFLOAT": _float,
     "SHORT_BINUNICODE": _text(1),
     "BINUNICODE": _text(4),
     "BINUNICODE8": _text(8),
+    # The texts of Python 2, which wrote many of the files of an earlier torch.
+    "SHORT_BINSTRING": _text(1),
+    "BINSTRING": _text(4),
     "SHORT_BINBYTES": _bytes(1),
     "BINBYTES": _bytes(4),
     "BINBYTES8": _bytes(8),
+    "BYTEARRAY8": _bytes(8),
     "BINPUT": _remember(1),
     "LONG_BINPUT": _remember(4),
     "MEMOIZE": _memoize,
@@ -297,7 +302,8 @@ _STEPS: dict[str, _Step] = {
     "BUILD": lambda machine: machine.stack.pop(),
     "BINPERSID": _mention,
 }
-"""What each instruction does. The others name things by number, or are of pickles that torch never wrote."""
+"""What each instruction does. The others name things by number, are of pickles that torch never wrote, or of memory
+outside them."""
 
 
 def _refused(name: str) -> _Step:

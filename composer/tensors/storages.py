@@ -46,7 +46,7 @@ def storage_of(outside: Outside) -> Storage:
             _,
             int(count),
             None,
-        ):
+        ) if 0 <= count < 2**63:
             if kind not in DTYPES:
                 raise UnreadableError(
                     f"has numbers of a kind that is not read ({kind})",
