@@ -8,6 +8,7 @@ import socket
 import zipfile
 
 import pytest
+import safetensors.torch
 import torch
 from transformers import ResNetBackbone, ResNetConfig, ResNetForImageClassification, __version__
 
@@ -151,8 +152,143 @@ def test_a_bomb_is_not_unpacked(folder):
         bomb.writestr("archive/data.pkl", bytes(2**24))
     problem = refused(Transformers(f"{folder}", pretrained=True))
     assert problem.got == (
-        "ValueError: the file has records that are compressed, or overlap; torch.save writes none that do"
+        "ValueError: pytorch_model.bin has records that are compressed, or overlap; torch.save writes none that do"
     )
+
+
+def pickled(folder, stem="pytorch_model", shards=1):
+    """The checkpoint of a folder as torch.save wrote it, in one file or in several with their index."""
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if shards == 1:
+        torch.save(state, folder / f"{stem}.bin")
+        return
+    map_ = {name: f"{stem}-{number % shards}.bin" for number, name in enumerate(state)}
+    for file in set(map_.values()):
+        torch.save({name: tensor for name, tensor in state.items() if map_[name] == file}, folder / file)
+    write_index(folder, map_, "pytorch_model.bin")
+
+
+def sharded(folder):
+    """The same in several files of safetensors."""
+    ResNetForImageClassification.from_pretrained(folder).save_pretrained(folder, max_shard_size="10KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+
+
+def write_index(folder, files, whole="model.safetensors"):
+    (folder / f"{whole}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+FORMS = {
+    "safetensors": lambda folder: None,
+    "shards of safetensors": sharded,
+    "pickle": pickled,
+    "shards of pickles": lambda folder: pickled(folder, shards=3),
+    "shards of other names": lambda folder: pickled(folder, "part", shards=3),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_weights_are_the_same_in_every_form(folder, form, monkeypatch):
+    peer = ResNetBackbone.from_pretrained(folder).state_dict()
+    form(folder)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a library unpickled it"))
+    state = built(Transformers(f"{folder}", pretrained=True)).encoder.network.state_dict()
+    assert list(state) == list(peer)
+    assert [name for name in state if not torch.equal(state[name], peer[name])] == []
+
+
+def test_a_checkpoint_in_half_precision_is_so_in_the_model(folder):
+    """Whatever transformers reads of a config, and makes of it."""
+    ResNetForImageClassification.from_pretrained(folder).half().save_pretrained(folder)
+    peer = ResNetBackbone.from_pretrained(folder)
+    network = built(Transformers(f"{folder}", pretrained=True)).encoder.network
+    assert {x.dtype for x in network.parameters()} == {x.dtype for x in peer.parameters()}
+
+
+def test_only_the_file_of_the_checkpoint_is_read(folder):
+    """Beside it may lie what a training left, and an index of another time."""
+    peer = ResNetBackbone.from_pretrained(folder).state_dict()
+    pickled(folder)
+    zeros = {name: torch.zeros_like(x) for name, x in torch.load(folder / "pytorch_model.bin").items()}
+    torch.save(zeros, folder / "pytorch_model.old.bin")
+    write_index(folder, dict.fromkeys(zeros, "pytorch_model.old.bin"), "pytorch_model.bin")
+    state = built(Transformers(f"{folder}", pretrained=True)).encoder.network.state_dict()
+    assert [name for name in state if not torch.equal(state[name], peer[name])] == []
+
+
+def test_a_shard_of_any_name_is_not_unpickled_by_transformers(folder, monkeypatch):
+    (folder / "model.safetensors").rename(folder / "kept")
+    torch.save(safetensors.torch.load_file(folder / "kept"), folder / "shard.bin")
+    write_index(folder, {"any": "shard.bin"})
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a library unpickled it"))
+    assert built(Transformers(f"{folder}", pretrained=True)).encoder.network is not None
+
+
+INDEX = "model.safetensors.index.json"
+INDICES = {
+    "a shard that is not there": (
+        {"weight_map": {"a": "model-1.safetensors"}},
+        f"FileNotFoundError: {INDEX} names model-1.safetensors, which is not in FOLDER",
+    ),
+    "a folder below": (
+        {"weight_map": {"a": "below/model.safetensors"}},
+        f"ValueError: {INDEX} names 'below/model.safetensors', which is no file beside it",
+    ),
+    "any file at all": (
+        {"weight_map": {"a": "/etc/passwd"}},
+        f"ValueError: {INDEX} names '/etc/passwd', which is no file beside it",
+    ),
+    "the folder above": ({"weight_map": {"a": ".."}}, f"ValueError: {INDEX} names '..', which is no file beside it"),
+    "another system's folders": (
+        {"weight_map": {"a": "..\\a"}},
+        f"ValueError: {INDEX} names '..\\\\a', which is no file beside it",
+    ),
+    "no name": ({"weight_map": {"a": ""}}, f"ValueError: {INDEX} names '', which is no file beside it"),
+    **{
+        name: (told, f"ValueError: {INDEX} has no weight_map that names the file of each weight")
+        for name, told in {
+            "no map": {},
+            "no weights": {"weight_map": {}},
+            "no text": {"weight_map": {"a": 1}},
+            "a list": [],
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize(("told", "said"), INDICES.values(), ids=INDICES)
+def test_an_index_that_names_no_shards_of_the_folder_is_one_problem(folder, told, said):
+    (folder / "model.safetensors").unlink()
+    (folder / INDEX).write_text(json.dumps(told))
+    assert refused(Transformers(f"{folder}", pretrained=True)).got == said.replace("FOLDER", f"{folder}")
+
+
+UNREAD = {
+    "no JSON": (
+        lambda file: file.write_text("no"),
+        f"ValueError: {INDEX} cannot be read (Expecting value: line 1 column 1 (char 0))",
+    ),
+    "a pipe": (os.mkfifo, f"ValueError: {INDEX} cannot be read (it is no file)"),
+    "of any size": (
+        lambda file: (file.touch(), os.truncate(file, 2**24 + 1)),
+        f"ValueError: {INDEX} cannot be read (it has more than 16,777,216 bytes)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "said"), UNREAD.values(), ids=UNREAD)
+def test_an_index_that_cannot_be_read_is_one_problem(folder, made, said):
+    (folder / "model.safetensors").unlink()
+    made(folder / INDEX)
+    assert refused(Transformers(f"{folder}", pretrained=True)).got == said
+
+
+def test_a_shard_without_end_is_not_waited_for(folder):
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "shard.safetensors")
+    write_index(folder, {"a": "shard.safetensors"})
+    assert refused(Transformers(f"{folder}", pretrained=True)).got == "ValueError: shard.safetensors is no file"
 
 
 @pytest.fixture

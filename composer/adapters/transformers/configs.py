@@ -80,7 +80,7 @@ def _given(part: Transformers) -> dict[str, Any]:
     name, revision = source_of(part)
     try:
         if part.folder is not None:
-            found = json.loads(_text(part.folder / "config.json"))
+            found = json.loads(text_of(part.folder / "config.json", MOST_BYTES))
         else:
             check_reachable(part.name, "config.json")
             found, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
@@ -104,12 +104,12 @@ def _picks_code(name: str) -> bool:
     return name in CODE or name.startswith("_")
 
 
-def _text(file: Path) -> str:
-    """What a config says. Raises OSError for a pipe, and ValueError for what is larger than any config."""
+def text_of(file: Path, most: int) -> str:
+    """What a file says. Raises OSError for a pipe, and ValueError for one of more than `most` bytes."""
     if file.exists() and not file.is_file():
         raise OSError("it is no file")
-    if file.is_file() and file.stat().st_size > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    if file.is_file() and file.stat().st_size > most:
+        raise ValueError(f"it has more than {most:,} bytes")
     return file.read_text(encoding="utf-8")
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING
 
-from composer.adapters.archives import weights_in
-from composer.adapters.huggingface import PUBLISHED, check_reachable
+from composer.adapters.huggingface import check_reachable
+from composer.adapters.transformers.checkpoints import weights_of
 from composer.adapters.transformers.configs import config_of, source_of
 from composer.adapters.transformers.refusals import no_weights
 from composer.contracts.rules import Refused
@@ -73,16 +72,15 @@ def _(part: Transformers, image: Features, *, facts: Facts, pretrained: bool = T
 def _with_weights(part: Transformers, config: Any) -> Any:
     """The network with its weights. Raises where they cannot be had, or are not those of the whole network."""
     name, revision = source_of(part)
-    if part.folder is None:
-        if "/" not in name:
-            raise FileNotFoundError("an architecture has no weights")
+    if part.folder is None and "/" not in name:
+        raise FileNotFoundError("an architecture has no weights")
+    state = None if part.folder is None else weights_of(part.folder)
+    if state is None:
         check_reachable(part.name)
-    elif not any(file for stem in PUBLISHED for file in part.folder.glob(f"{stem}*")):
-        raise FileNotFoundError(f"there is neither {' nor '.join(PUBLISHED)} in {part.folder}")
-    state = None if part.folder is None else _pickled(part.folder)
     with contained(), few_modules():
+        # With the tensors in hand transformers asks for no name, and looks at no file of the folder.
         network, told = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
-            None if state else name,
+            name if state is None else None,
             config=config,
             revision=revision or "main",
             state_dict=state,
@@ -92,12 +90,3 @@ def _with_weights(part: Transformers, config: Any) -> Any:
     if missing:
         raise ValueError(f"the checkpoint lacks {counted(len(missing), 'weight')}, the first {missing[0]}")
     return network
-
-
-def _pickled(folder: Path) -> dict[str, Tensor] | None:
-    """The weights of a folder that has none of safetensors, be they in one file or in several."""
-    if any(folder.glob("model.safetensors*")):
-        return None
-    return {
-        name: tensor for file in sorted(folder.glob("pytorch_model*.bin")) for name, tensor in weights_in(file).items()
-    }
