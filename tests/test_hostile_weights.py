@@ -349,8 +349,8 @@ def test_shapes_are_compared_before_any_numbers_are_read(tmp_path, door, monkeyp
     read = Archive.read
     monkeypatch.setattr(Archive, "read", lambda self, name: "data/" not in name and read(self, name))
     expected = {
-        "terratorch": "is damaged (b looks at numbers that are not there)",
-        "pretrained": "is damaged (b looks at numbers that are not there)",
+        "terratorch": "has b, which shows few numbers many times over",
+        "pretrained": "has b, which shows few numbers many times over",
     }
     assert told(door, file) == expected[door]
 

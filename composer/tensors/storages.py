@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -23,8 +24,27 @@ DTYPES: Mapping[str, torch.dtype] = {
     "torch.IntStorage": torch.int32,
     "torch.LongStorage": torch.int64,
     "torch.ShortStorage": torch.int16,
+    "torch.storage.UntypedStorage": torch.uint8,
 }
-"""What torch calls memory that holds numbers of a kind."""
+"""What torch calls memory that holds numbers of a kind. Of what kind the last is, each tensor over it says."""
+
+_UNREAD = {"torch.QInt8Storage": 1, "torch.QUInt8Storage": 1, "torch.QInt32Storage": 4, "torch.QUInt4x2Storage": 1}
+"""Memory that is not read, and how many bytes a number of it takes: others may lie behind it."""
+
+KINDS: Mapping[str, torch.dtype] = {
+    str(dtype): dtype
+    for dtype in (
+        *DTYPES.values(),
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+        torch.float8_e4m3fn,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2,
+        torch.float8_e5m2fnuz,
+    )
+}
+"""The kinds that tensors may have over memory that says none."""
 
 
 @frozen
@@ -38,6 +58,39 @@ class Storage:
 
 def storage_of(outside: Outside) -> Storage:
     """The storage that a pickle mentions. Raises UnreadableError where it is none, or of a kind that is not read."""
+    key, kind, count = _told(outside)
+    if kind not in DTYPES:
+        raise _not_read(kind)
+    return Storage(key, DTYPES[kind], count)
+
+
+def seen_as(storage: Storage, kind: Any) -> Storage:
+    """The same memory as numbers of another kind, which a pickle names: `torch.float8_e5m2`."""
+    if not isinstance(kind, Named):
+        raise UnreadableError("is damaged (it has numbers of no kind)")
+    if kind.name not in KINDS:
+        raise _not_read(kind.name)
+    dtype = KINDS[kind.name]
+    count, rest = divmod(storage.count * storage.dtype.itemsize, dtype.itemsize)
+    if rest:
+        raise UnreadableError("is damaged (it has half a number)")
+    return Storage(storage.key, dtype, count)
+
+
+def itemsizes(outside: Iterable[Outside]) -> dict[str, int]:
+    """How many bytes a number of each storage takes, by key. What else stands outside, as a source text, is none."""
+    sizes = {}
+    for mentioned in outside:
+        if isinstance(mentioned.identifier, tuple) and mentioned.identifier[:1] == ("storage",):
+            key, kind, _ = _told(mentioned)
+            sizes[key] = DTYPES[kind].itemsize if kind in DTYPES else _UNREAD.get(kind, 0)
+            if not sizes[key]:
+                raise _not_read(kind)
+    return sizes
+
+
+def _told(outside: Outside) -> tuple[str, str, int]:
+    """The key, the kind and the count that a pickle tells of a storage."""
     match outside.identifier:
         case ("storage", Named(kind), str(key), _, int(count)) | (
             "storage",
@@ -47,10 +100,11 @@ def storage_of(outside: Outside) -> Storage:
             int(count),
             None,
         ) if 0 <= count < 2**63:
-            if kind not in DTYPES:
-                raise UnreadableError(
-                    f"has numbers of a kind that is not read ({kind})",
-                    "convert them to floating-point numbers, and save it again",
-                )
-            return Storage(key, DTYPES[kind], count)
+            return key, kind, count
     raise UnreadableError("is damaged (it mentions memory that is none)")
+
+
+def _not_read(kind: str) -> UnreadableError:
+    return UnreadableError(
+        f"has numbers of a kind that is not read ({kind})", "convert them to floating-point numbers, and save it again"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from composer.tensors.pickled import MOST_BYTES, Said, read_at
-from composer.tensors.storages import storage_of
+from composer.tensors.storages import itemsizes
 from composer.tensors.unreadable import UnreadableError
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -33,7 +33,7 @@ class Stream:
 
     def _placed(self, main: Said, keys: Said) -> dict[str, tuple[int, int]]:
         """Where the numbers of each storage begin, and how many bytes they are."""
-        sizes = {storage.key: storage.dtype.itemsize for storage in map(storage_of, main.outside)}
+        sizes = itemsizes(main.outside)
         places = {}
         position = keys.end
         for key in keys.value if isinstance(keys.value, list) else ():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer.tensors.archives import Archive
 from composer.tensors.pickled import Made, Named, Outside, read_pickle
-from composer.tensors.storages import Storage, storage_of
+from composer.tensors.storages import Storage, seen_as, storage_of
 from composer.tensors.stored import Stored, from_bytes
 from composer.tensors.streams import Stream
 from composer.tensors.unreadable import UnreadableError
@@ -21,9 +21,13 @@ from composer.tensors.unreadable import UnreadableError
 UNDER = ("state_dict", "model_state_dict", "model")
 """Where a checkpoint may hold the state dict, if it is not the state dict itself."""
 
-_TENSORS = (Named("torch._utils._rebuild_tensor_v2"), Named("torch._utils._rebuild_tensor"))
+_OF_KIND = Named("torch._utils._rebuild_tensor_v3")
+_TENSORS = (Named("torch._utils._rebuild_tensor_v2"), Named("torch._utils._rebuild_tensor"), _OF_KIND)
+_WITH_ATTRIBUTES = Named("torch._tensor._rebuild_from_type_v2")
 _PARAMETERS = (Named("torch._utils._rebuild_parameter"), Named("torch._utils._rebuild_parameter_with_state"))
 _PLAINLY = "save its tensors as they are: tensor.resolve_conj().resolve_neg()"
+_DENSE = "save it as a plain tensor: tensor.to_dense(), or tensor.dequantize()"
+_OWN = "save it in memory of its own: tensor.clone()"
 _NO_STATE = "save the state dict: torch.save(model.state_dict(), file)"
 
 
@@ -45,10 +49,16 @@ def of_stream(file: BinaryIO, under: Sequence[str]) -> dict[str, Stored]:
 
 
 def _state(content: Any, under: Sequence[str]) -> dict[str, Made]:
-    """The state dict that a file holds. Raises UnreadableError where that is none, or more than one."""
+    """The state dict that a file holds. Raises UnreadableError where that is none.
+
+    Where several stand in it, that is the first of `under`.
+    """
     held = _entries(content)
     state = next(filter(None, (_entries(held.get(name)) for name in under)), held)
     others = [name for name, value in state.items() if name is None or not _is_tensor(value)]
+    for name in others:
+        if _is_unread(state[name]):
+            raise _unread(name)
     if not state or len(others) == len(state):
         raise UnreadableError("holds no tensors by name", _NO_STATE)
     if others:
@@ -66,7 +76,29 @@ def _entries(value: Any) -> dict[Any, Any]:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Made) and value.made_by in (*_TENSORS, *_PARAMETERS)
+    return isinstance(value, Made) and _without_attributes(value).made_by in (*_TENSORS, *_PARAMETERS)
+
+
+def _is_unread(value: Any) -> bool:
+    """Whether it is a tensor of another layout: sparse, quantised, nested."""
+    return (
+        isinstance(value, Made)
+        and isinstance(value.made_by, Named)
+        and value.made_by.name.startswith("torch._utils._rebuild_")
+        and not _is_tensor(value)
+    )
+
+
+def _unread(name: str | None) -> UnreadableError:
+    return UnreadableError(f"has {name or 'a tensor without a name'} of a kind that is not read", _DENSE)
+
+
+def _without_attributes(made: Made) -> Made:
+    """The call that makes a tensor, without what puts attributes on it: the mark of an nn.Buffer, and others."""
+    match made:
+        case Made(made_by, (inner, _, arguments, _)) if made_by == _WITH_ATTRIBUTES and inner in _TENSORS:
+            return Made(inner, arguments)
+    return made
 
 
 @define
@@ -98,11 +130,13 @@ def _stored(state: dict[str, Made], storages: _Storages) -> dict[str, Stored]:
 def _tensor(name: str, made: Made, storages: _Storages) -> Stored:
     """What a call of torch's own function would have made."""
     inner = made.arguments[0] if made.made_by in _PARAMETERS and _is_some(made.arguments) else made
-    match inner:
+    match _without_attributes(inner) if isinstance(inner, Made) else inner:
         case Made(made_by, (Outside() as outside, int(offset), tuple(size), tuple(stride), *rest)) if (
             made_by in _TENSORS
         ):
-            if any(rest[2:]):  # after whether it wants a gradient, and hooks, which say nothing of its numbers
+            # Whether it wants a gradient, and hooks, say nothing of its numbers; then its kind may be told.
+            kind, more = (rest[2:3], rest[3:]) if made_by == _OF_KIND else ([], rest[2:])
+            if any(more):
                 raise UnreadableError(f"has {name}, whose numbers are conjugate or negated", _PLAINLY)
             storage = storage_of(outside)
             if storages.size_of(storage.key) != storage.count * storage.dtype.itemsize:
@@ -110,9 +144,15 @@ def _tensor(name: str, made: Made, storages: _Storages) -> Stored:
                     f"is damaged ({name} is of {storage.count} numbers, which are not "
                     f"{storages.size_of(storage.key)} bytes)"
                 )
-            if not _within(storage.count, offset, size, stride) or prod(size) > storages.file_size:
+            if made_by == _OF_KIND:
+                storage = seen_as(storage, *(kind or [None]))
+            if not _within(storage.count, offset, size, stride):
                 raise UnreadableError(f"is damaged ({name} looks at numbers that are not there)")
+            if prod(size) > storages.file_size:
+                raise UnreadableError(f"has {name}, which shows few numbers many times over", _OWN)
             return Stored(storage.dtype, size, partial(storages.view, storage, size, stride, offset))
+    if _is_unread(inner):
+        raise _unread(name)
     raise UnreadableError(f"is damaged ({name} is not made as torch makes a tensor)")
 
 
