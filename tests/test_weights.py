@@ -186,6 +186,29 @@ def test_a_file_that_does_not_fit_is_refused_whole(file, change, said, how):
     assert unlike(state_of(model), before) == []
 
 
+class Counting(nn.Linear):
+    """A module that keeps more than tensors."""
+
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        raise AssertionError(state)
+
+
+def test_extra_state_that_is_no_tensor_is_refused(tmp_path):
+    safetensors.torch.save_file({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, tmp_path / "a.safetensors")
+    model = Counting(2, 2)
+    before = model.weight.detach().clone()
+    message = (
+        f"{tmp_path / 'a.safetensors'}: error[weights] cannot be put into a model whose _extra_state holds extra "
+        "state, which is no tensor.\n  repair: let the module keep that state as a tensor: register_buffer"
+    )
+    with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
+        composer.restore(model, tmp_path / "a.safetensors")
+    assert torch.equal(model.weight, before)
+
+
 def nothing(file):
     file.unlink()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from os import PathLike
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,18 @@ Waiting = list[tuple[str, Tensor, Tensor]]
 """The name of a tensor, the tensor, and what it will be."""
 
 
-def refuse_unwritable(wanted: Mapping[str, Tensor], file: str | PathLike[str]) -> None:
+def refuse_unwritable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> None:
     """Raise SpecError for a model that cannot keep what is put into it.
 
-    Whose tensors have no memory, or several numbers in one place: what is copied there is gone, and nobody says so.
+    Whose state is no tensors alone, or whose tensors have no memory, or several numbers in one place: what is copied there is gone, and nobody says so.
     """
+    for name, value in wanted.items():
+        if not isinstance(value, Tensor):
+            raise unfit(
+                file,
+                f"cannot be put into a model whose {name} holds extra state, which is no tensor",
+                "let the module keep that state as a tensor: register_buffer",
+            )
     if any(tensor.is_meta for tensor in wanted.values()):
         raise unfit(file, "cannot be put into a model on the meta device", "build the model on the CPU")
     for name, tensor in wanted.items():
