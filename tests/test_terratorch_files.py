@@ -14,8 +14,11 @@ from torch import nn
 
 import composer
 from composer import SpecError
+from composer.tensors.archives import Archive
 from composer.tensors.files import opened, tensors_in
+from composer.tensors.pickled import MOST_BYTES
 from composer.tensors.stored import from_bytes
+from composer.tensors.unreadable import UnreadableError
 from composer.terratorch import load
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
 
@@ -144,6 +147,28 @@ def test_memory_that_tensors_share_is_read_once(file):
 
 
 ONE = torch.ones(2)
+
+
+def test_a_file_without_checksums_is_read(file):
+    """torch writes zeros in their place, and looks at none."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(3.0)}, file)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(file) as archive:
+        assert {record.CRC for record in archive.infolist()} == {0}
+    assert tensors_in(file)["a"].tolist() == [0, 1, 2]
+
+
+def test_a_long_pickle_is_not_read(file, monkeypatch):
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/data.pkl", bytes(MOST_BYTES + 1))
+    monkeypatch.setattr(Archive, "read", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(UnreadableError, match=r"^has a pickle of more than 67,108,864 bytes$"):
+        tensors_in(file)
+
+
 KINDS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64)
 
 
@@ -254,6 +279,30 @@ def rezipped(change, compression=zipfile.ZIP_STORED):
     return spoil
 
 
+def headless(file):
+    """The record of the first numbers has no head of its own."""
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        at = next(record.header_offset for record in archive.infolist() if record.filename.endswith("data/0"))
+    content[at] ^= 0xFF
+    file.write_bytes(content)
+
+
+def far_away(file):
+    """The list says that the first numbers stand at the end of the file, where a head is but nothing behind it."""
+    content = bytearray(file.read_bytes())
+    place = content.rindex(b"/data/0", content.index(b"PK\x01\x02"))
+    start = content.rindex(b"PK\x01\x02", 0, place)
+    with zipfile.ZipFile(file) as archive:
+        at = archive.infolist()[-1].header_offset
+    content[start + 42 : start + 46] = at.to_bytes(4, "little")
+    file.write_bytes(content)
+
+
+def program(file):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), file)
+
+
 def record(name, content):
     return rezipped(lambda records: records.update({next(iter(records)).split("/")[0] + f"/{name}": content}))
 
@@ -296,6 +345,9 @@ DAMAGED = {
     "bare-pickle": (lambda file: file.write_bytes(pickle.dumps({"a": 1})), "is no safetensors file (", NEITHER),
     "cut": (cut, NOT_OF_TORCH + "(it does not end as an archive does).", AGAIN),
     "garbled": (garbled, "is damaged (its data/0 cannot be read).", AGAIN),
+    "headless": (headless, "is damaged (its data/0 cannot be read).", AGAIN),
+    "far-away": (far_away, "is damaged (its data/0 cannot be read).", AGAIN),
+    "program": (program, "is a program that torch.jit wrote.", NO_STATE),
     "another-zip": (
         rezipped(lambda records: (records.clear(), records.update({"word/a.xml": b"<a/>"}))),
         NOT_OF_TORCH + "(it has no data.pkl).",
@@ -364,6 +416,7 @@ DAMAGED = {
 """What ends with a parenthesis goes on in the words of who refused."""
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated")
 @pytest.mark.parametrize(("damage", "said", "repair"), DAMAGED.values(), ids=DAMAGED)
 def test_a_file_that_cannot_be_read_is_one_problem(file, model, damage, said, repair):
     torch.save(state_of(trained()), file)

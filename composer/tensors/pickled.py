@@ -56,6 +56,12 @@ def read_pickle(pickle: bytes) -> Any:
     return read_at(pickle, 0).value
 
 
+def refuse_long(length: int) -> None:
+    """Raise UnreadableError for a pickle of so many bytes, before anybody reads them."""
+    if length > MOST_BYTES:
+        raise UnreadableError(f"has a pickle of more than {MOST_BYTES:,} bytes", _PLAIN)
+
+
 @frozen
 class Said:
     """What one of several pickles says, where it ends, and what it mentions outside."""

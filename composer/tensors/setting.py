@@ -19,7 +19,8 @@ Waiting = list[tuple[str, Tensor, Tensor]]
 def refuse_unwritable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> None:
     """Raise SpecError for a model that cannot keep what is put into it.
 
-    Whose state is no tensors alone, or whose tensors have no memory, or several numbers in one place: what is copied there is gone, and nobody says so.
+    Whose state is not of tensors alone, or whose tensors have no memory, or several numbers in one place: what is
+    copied there is gone, and nobody says so.
     """
     for name, value in wanted.items():
         if not isinstance(value, Tensor):

@@ -29,9 +29,8 @@ def kind_of(tensor: Tensor | Stored) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def from_bytes(numbers: bytes | bytearray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """A tensor of numbers as they stand in memory. It is the owner of a copy where they cannot be written to."""
+def from_bytes(numbers: bytearray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """The tensor of numbers as they stand in memory, which it looks at."""
     if not prod(shape):
         return torch.empty(shape, dtype=dtype)
-    writable = numbers if isinstance(numbers, bytearray) else bytearray(numbers)
-    return torch.frombuffer(writable, dtype=dtype).view(shape)
+    return torch.frombuffer(numbers, dtype=dtype).view(shape)

@@ -52,11 +52,11 @@ class Stream:
             raise UnreadableError("is damaged (it mentions memory that is none)")
         return self._places[key][1]
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str) -> bytearray:
         """The numbers of a storage, as many bytes as `size_of` says."""
         position, length = self._places[key]
         self._file.seek(position)
-        numbers = self._file.read(length)
-        if len(numbers) != length:
+        numbers = bytearray(length)
+        if self._file.readinto(numbers) != length:  # type: ignore[attr-defined]
             raise UnreadableError("is damaged (it is cut off)")
         return numbers

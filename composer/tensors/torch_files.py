@@ -12,11 +12,11 @@ from attrs import define, field
 from torch import Tensor
 
 from composer.tensors.archives import Archive
-from composer.tensors.pickled import Made, Named, Outside, read_pickle
+from composer.tensors.pickled import Made, Named, Outside, read_pickle, refuse_long
 from composer.tensors.storages import Storage, seen_as, storage_of
 from composer.tensors.stored import Stored, from_bytes
 from composer.tensors.streams import Stream
-from composer.tensors.unreadable import UnreadableError
+from composer.tensors.unreadable import NO_STATE, UnreadableError
 
 UNDER = ("state_dict", "model_state_dict", "model")
 """Where a checkpoint may hold the state dict, if it is not the state dict itself."""
@@ -28,13 +28,13 @@ _PARAMETERS = (Named("torch._utils._rebuild_parameter"), Named("torch._utils._re
 _PLAINLY = "save its tensors as they are: tensor.resolve_conj().resolve_neg()"
 _DENSE = "save it as a plain tensor: tensor.to_dense(), or tensor.dequantize()"
 _OWN = "save it in memory of its own: tensor.clone()"
-_NO_STATE = "save the state dict: torch.save(model.state_dict(), file)"
 
 
 def of_archive(file: BinaryIO, under: Sequence[str]) -> dict[str, Stored]:
     """The tensors of a file of torch 1.6 or later."""
     archive = Archive(file)
-    state = _state(read_pickle(archive.read("data.pkl")), under)
+    refuse_long(archive.size_of("data.pkl"))
+    state = _state(read_pickle(bytes(archive.read("data.pkl"))), under)
 
     def size_of(key: str) -> int:
         return archive.size_of(f"data/{key}")
@@ -60,11 +60,11 @@ def _state(content: Any, under: Sequence[str]) -> dict[str, Made]:
         if _is_unread(state[name]):
             raise _unread(name)
     if not state or len(others) == len(state):
-        raise UnreadableError("holds no tensors by name", _NO_STATE)
+        raise UnreadableError("holds no tensors by name", NO_STATE)
     if others:
         listed = ", ".join("a key that is no text" if name is None else name for name in others[:3])
         more = ", …" if len(others) > 3 else ""
-        raise UnreadableError(f"holds tensors by name beside {len(others)} that are none ({listed}{more})", _NO_STATE)
+        raise UnreadableError(f"holds tensors by name beside {len(others)} that are none ({listed}{more})", NO_STATE)
     return state
 
 
@@ -107,7 +107,7 @@ class _Storages:
 
     file_size: int
     size_of: Callable[[str], int]
-    read: Callable[[str], bytes]
+    read: Callable[[str], bytearray]
     known: dict[tuple[str, torch.dtype], Tensor] = field(factory=dict)
 
     def numbers(self, storage: Storage) -> Tensor:

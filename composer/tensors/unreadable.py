@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 AGAIN = "save or copy it again"
+NO_STATE = "save the state dict: torch.save(model.state_dict(), file)"
 
 
 class UnreadableError(ValueError):
