@@ -447,6 +447,25 @@ def test_a_file_that_may_not_be_read_is_one_problem(file, model, monkeypatch):
     )
 
 
+def test_errors_of_whoever_opened_a_file_are_their_own(file, tmp_path):
+    torch.save({"a": ONE}, file)
+    with pytest.raises(FileNotFoundError), opened(file):
+        (tmp_path / "none").read_bytes()
+
+
+@pytest.mark.parametrize("written", [plainly, as_safetensors, before_torch_1_6], ids=["torch", "safetensors", "1.5"])
+def test_a_file_that_stops_being_readable_is_said(file, written, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    written({"a": ONE}, file)
+    with opened(file) as found:
+        monkeypatch.setattr("composer.tensors.torch_files.from_bytes", broken)
+        monkeypatch.setattr("composer.tensors.safetensors_files.from_bytes", broken)
+        with pytest.raises(UnreadableError, match=r"^cannot be read \(Input/output error\)$"):
+            found.tensors["a"].read()
+
+
 @frozen
 class Lying:
     """It claims to be a tensor over memory that it does not have."""

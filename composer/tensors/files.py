@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from composer.tensors import archives, streams
@@ -39,26 +40,29 @@ def opened(file: str | PathLike[str], under: Sequence[str] = UNDER) -> Iterator[
     is wrong with their numbers is raised where they are read. What else it holds is left alone.
     """
     path = Path(file)
-    with _reading(path) as stream:
-        magic = stream.read(len(streams.MAGIC))
-        if magic.startswith(archives.MAGIC):
-            yield Opened(of_archive(stream, under), {})
-        elif magic == streams.MAGIC:
-            yield Opened(of_stream(stream, under), {})
-        else:
-            yield Opened(*of_safetensors(stream, path, _EITHER))
+    with _open(path) as stream:
+        yield _looked_at(lambda: _of_either(stream, path, under))
+
+
+def _of_either(stream: BinaryIO, path: Path, under: Sequence[str]) -> Opened:
+    magic = stream.read(len(streams.MAGIC))
+    if magic.startswith(archives.MAGIC):
+        return Opened(of_archive(stream, under), {})
+    if magic == streams.MAGIC:
+        return Opened(of_stream(stream, under), {})
+    return Opened(*of_safetensors(stream, path, _EITHER))
 
 
 @contextmanager
 def opened_safetensors(file: str | PathLike[str], repair: str) -> Iterator[Opened]:
     """The same of a file of safetensors alone. `repair` is how to mend that it is none."""
     path = Path(file)
-    with _reading(path) as stream:
-        yield Opened(*of_safetensors(stream, path, repair))
+    with _open(path) as stream:
+        yield _looked_at(lambda: Opened(*of_safetensors(stream, path, repair)))
 
 
 def tensors_in(file: str | PathLike[str], under: Sequence[str] = UNDER) -> dict[str, Tensor]:
-    """All tensors of a file, each in memory of its own: whoever copies one copies no more than that.
+    """All tensors of a file, in memory that holds no more than them. Those of one memory may share it.
 
     Raises UnreadableError where the file cannot be read, and where they would come to `MOST_SHARED` times its size.
     """
@@ -76,13 +80,31 @@ def _is_whole(tensor: Tensor) -> bool:
     return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
-    try:
+def _open(path: Path) -> BinaryIO:
+    with _reading():
         if not path.is_file():
             raise UnreadableError("is a folder" if path.is_dir() else "is no file", "check the path")
-        with path.open("rb") as stream:
-            yield stream
+        return path.open("rb")
+
+
+def _looked_at(look: Callable[[], Opened]) -> Opened:
+    """What `look` finds in a file. That the file cannot be read is said there, and where a tensor is read."""
+    with _reading():
+        found = look()
+    tensors = {name: evolve(stored, read=partial(_read, stored)) for name, stored in found.tensors.items()}
+    return evolve(found, tensors=tensors)
+
+
+def _read(stored: Stored) -> Tensor:
+    with _reading():
+        return stored.read()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What the system says of the file is raised as UnreadableError."""
+    try:
+        yield
     except OSError as error:
         raise UnreadableError(
             f"cannot be read ({error.strerror or error})", "check the file and its permissions"
