@@ -328,6 +328,7 @@ def saved(content, **options):
 
 NO_STATE = "save the state dict: torch.save(model.state_dict(), file)"
 DENSE = "save it as a plain tensor: tensor.to_dense(), or tensor.dequantize()"
+PICKLE = "is a pickle, but not of the form that torch.save writes by default."
 NEITHER = "give a file of safetensors, or one that torch.save wrote"
 AGAIN = "save or copy it again"
 NOT_OF_TORCH = "is damaged, or no file that torch.save wrote "
@@ -341,8 +342,17 @@ DAMAGED = {
     "nothing": (lambda file: file.unlink(), "is no file.", "check the path"),
     "folder": (folder, "is a folder.", "check the path"),
     "empty": (lambda file: file.write_bytes(b""), "is no safetensors file (", NEITHER),
-    "text": (lambda file: file.write_text("state_dict"), "is no safetensors file (", NEITHER),
-    "bare-pickle": (lambda file: file.write_bytes(pickle.dumps({"a": 1})), "is no safetensors file (", NEITHER),
+    "text": (lambda file: file.write_text("state_dict"), "is a text.", NEITHER),
+    "short-text": (lambda file: file.write_text("state"), "is no safetensors file (", NEITHER),
+    "pointer": (
+        lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+        "is a pointer of git-lfs, and not the file itself.",
+        "fetch the file: git lfs pull",
+    ),
+    "bare-pickle": (lambda file: file.write_bytes(pickle.dumps({"a": 1})), PICKLE, NO_STATE),
+    "bare-pickle-2": (lambda file: file.write_bytes(pickle.dumps({"a": 1}, 2)), PICKLE, NO_STATE),
+    "old-protocol-3": (saved({"a": ONE}, pickle_protocol=3, _use_new_zipfile_serialization=False), PICKLE, NO_STATE),
+    "old-protocol-4": (saved({"a": ONE}, pickle_protocol=4, _use_new_zipfile_serialization=False), PICKLE, NO_STATE),
     "cut": (cut, NOT_OF_TORCH + "(it does not end as an archive does).", AGAIN),
     "garbled": (garbled, "is damaged (its data/0 cannot be read).", AGAIN),
     "headless": (headless, "is damaged (its data/0 cannot be read).", AGAIN),
@@ -445,6 +455,13 @@ def test_a_file_that_may_not_be_read_is_one_problem(file, model, monkeypatch):
     assert str(raised.value) == (
         f"{file}: error[weights] cannot be read (Permission denied).\n  repair: check the file and its permissions"
     )
+
+
+@pytest.mark.parametrize("length", [0x80, 0x180, 0x280, 0x480, 0x580], ids=hex)
+def test_a_header_may_have_the_length_that_begins_like_a_pickle(file, length):
+    header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
+    file.write_bytes(length.to_bytes(8, "little") + header + ONE.numpy().tobytes())
+    assert tensors_in(file)["a"].tolist() == [1, 1]
 
 
 def test_errors_of_whoever_opened_a_file_are_their_own(file, tmp_path):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from composer.tensors.stored import Stored, from_bytes
-from composer.tensors.unreadable import UnreadableError
+from composer.tensors.unreadable import NO_STATE, UnreadableError
 
 MOST_OF_HEADER = 2**24
 """How many bytes the names, kinds and shapes may have. A tensor has some 150, so this is of 100,000."""
@@ -42,6 +42,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 def of_safetensors(file: BinaryIO, path: Path, repair: str) -> tuple[dict[str, Stored], dict[str, str]]:
     """The tensors and the metadata of a file. Raises UnreadableError, with `repair`, where it is no such file."""
     file.seek(0)
+    _refuse_others(file.read(len(_POINTER)), repair)
+    file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > MOST_OF_HEADER and length + 8 <= file.seek(0, 2):
         raise UnreadableError(f"has a header of more than {MOST_OF_HEADER:,} bytes", repair)
@@ -55,6 +57,22 @@ def of_safetensors(file: BinaryIO, path: Path, repair: str) -> tuple[dict[str, S
     header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", None) or {}
     return {name: _tensor(file, name, told, 8 + length) for name, told in header.items()}, metadata
+
+
+_POINTER = b"version https://git-lfs."
+
+
+def _refuse_others(start: bytes, repair: str) -> None:
+    """Raise UnreadableError for what is often found in the place of such a file, by its first bytes.
+
+    As the length of a header, those of a text are more than any file has, and those of a pickle more than is read.
+    """
+    if start == _POINTER:
+        raise UnreadableError("is a pointer of git-lfs, and not the file itself", "fetch the file: git lfs pull")
+    if start.isascii() and start[:8].decode("ascii").isprintable() and len(start) >= 8:
+        raise UnreadableError("is a text", repair)
+    if start[:1] == b"\x80" and any(start[3:8]):
+        raise UnreadableError("is a pickle, but not of the form that torch.save writes by default", NO_STATE)
 
 
 def _tensor(file: BinaryIO, name: str, told: Mapping[str, Any], start: int) -> Stored:
