@@ -16,7 +16,8 @@ def weights_in(path: Path, under: Sequence[str] = UNDER) -> dict[str, Tensor]:
     """The tensors of a file by name, of which those of one memory may share it.
 
     Its state dict may stand under a name of `under`. No library reads a file by itself: torch's own reader, though it
-    runs nothing, can be kept busy for ever by a few hundred bytes. Raises ValueError where the file cannot be read, or holds something else.
+    runs nothing, can be kept busy for ever by a few hundred bytes. Raises ValueError where the file cannot be read,
+    or holds something else.
     """
     try:
         return tensors_in(path, under)
