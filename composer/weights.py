@@ -33,11 +33,17 @@ def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type
     """Write the weights of `model` as safetensors, with its spec inside. `parts` are those that a spec may name.
 
     The file is written whole or not at all; a link is followed. Raises SpecError where the graph has no text (it
-    holds a module of one's own), and OSError where the file cannot be written, or is a device, a pipe or a folder.
+    holds a module of one's own) and where the state is not of tensors alone, and OSError where the file cannot be
+    written, or is a device, a pipe or a folder.
     """
     target = replaceable(file)
     spec = write(model.graph, parts=parts)
-    state = _own_storage(model.state_dict())
+    wanted = model.state_dict()
+    for name, value in wanted.items():
+        if not isinstance(value, Tensor):
+            repair = "let the module keep that state as a tensor: register_buffer"
+            raise unfit(file, f"cannot keep {name}, which is extra state and no tensor", repair)
+    state = _own_storage(wanted)
     try:
         write_whole(target, lambda partial: save_file(state, partial, metadata={"format": "pt", SPEC: spec}))
     except SafetensorError as error:

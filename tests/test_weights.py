@@ -196,6 +196,19 @@ class Counting(nn.Linear):
         raise AssertionError(state)
 
 
+def test_extra_state_that_is_no_tensor_is_not_saved(tmp_path):
+    model = composer.build(GRAPH)
+    kind = type(model.decoder)
+    model.decoder.__class__ = type("Keeping", (kind,), {"get_extra_state": lambda _: {"seen": 1}})
+    with pytest.raises(SpecError) as caught:
+        composer.save(model, tmp_path / "a.safetensors")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.safetensors'}: error[weights] cannot keep decoder._extra_state, which is extra state and no "
+        "tensor.\n  repair: let the module keep that state as a tensor: register_buffer"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_extra_state_that_is_no_tensor_is_refused(tmp_path):
     safetensors.torch.save_file({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, tmp_path / "a.safetensors")
     model = Counting(2, 2)
