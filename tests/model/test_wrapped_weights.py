@@ -79,3 +79,14 @@ def test_timm_itself_would_leave_them_random(tmp_path):
     one = theirs("test_resnet", published("test_resnet", whole)).state_dict()
     other = theirs("test_resnet", published("test_resnet", cut, without="layer2")).state_dict()
     assert {name.split(".")[0] for name in unlike(one, other)} == {"layer2"}
+
+
+@pytest.mark.parametrize("features_only", [True, False], ids=["wrapped", "plain"])
+def test_the_tensors_of_a_file_are_not_copied(features_only, tmp_path, monkeypatch):
+    """timm copies what it is told of the weights, which would then be held twice beside the network."""
+    file = published("test_resnet", tmp_path)
+    part = Timm("test_resnet", features_only=features_only, pretrained=file, out_indices=[0, 2])
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda *_: pytest.fail("a tensor was copied"))
+    encoder = composer.build(composer.chain(part, IdentityDecoder())).encoder
+    assert {type(tensor) for tensor in encoder.state_dict().values()} == {torch.Tensor}
+    assert {type(tensor) for tensor in encoder.parameters()} == {torch.nn.Parameter}

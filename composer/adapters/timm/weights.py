@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from attrs import evolve
 from timm.models import clean_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from composer.adapters.archives import weights_in
 from composer.adapters.huggingface import check_reachable
@@ -59,22 +60,41 @@ def _levels_of(part: Timm, channels: int) -> tuple[int, ...]:
 
 def _with_weights(part: Timm, channels: int, arguments: dict[str, Any]) -> Any:
     """The network with its weights. Raises where they cannot be had, or are not those of the whole network."""
-    arguments = {**arguments, "pretrained": True}
-    if isinstance(part.pretrained, str):
-        arguments["pretrained_cfg_overlay"] = _of_file(Path(part.pretrained))
-    else:
+    if not isinstance(part.pretrained, str):
         _check_published(part)
     if part.features_only:
         # timm's wrapper takes what there is, and leaves the rest random without a word; the plain network raises.
-        create(evolve(part, features_only=False), channels, current(), **arguments)
-    return _forgetful(create(part, channels, current(), **arguments))
+        _loaded(evolve(part, features_only=False), channels, arguments)
+    return _loaded(part, channels, arguments)
+
+
+def _loaded(part: Timm, channels: int, arguments: dict[str, Any]) -> Any:
+    """The network as timm loads it. A file is read for each anew: what some of timm's conversions read they change."""
+    overlay = {"pretrained_cfg_overlay": _of_file(Path(part.pretrained))} if isinstance(part.pretrained, str) else {}
+    return _forgetful(create(part, channels, current(), **{**arguments, "pretrained": True, **overlay}))
+
+
+class _Uncopied(Tensor):
+    """A tensor of a file. timm copies what it knows of the weights, tensors and all, before and after it loads them.
+
+    Nobody else has these, so that they may be their own copies. What torch makes of them are tensors like any other.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
 
 
 def _of_file(path: Path) -> dict[str, Any]:
     """What timm is told of a file: its tensors, their names as timm cleans those of a file that it reads itself."""
     if not path.is_file():
         raise FileNotFoundError("there is no such file")
-    return {"state_dict": clean_state_dict(weights_in(path, _UNDER)), "custom_load": False}
+    state = clean_state_dict(weights_in(path, _UNDER))
+    return {
+        "state_dict": {name: tensor.as_subclass(_Uncopied) for name, tensor in state.items()},
+        "custom_load": False,
+    }
 
 
 def _forgetful(network: Any) -> Any:
