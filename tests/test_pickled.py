@@ -15,7 +15,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from composer.tensors.pickled import _BY_CODE, MOST_INSTRUCTIONS, Made, Named, Outside, read_pickle
+from composer.tensors.instructions import BY_CODE
+from composer.tensors.mentioned import Made, Named, Outside
+from composer.tensors.pickled import MOST_INSTRUCTIONS, read_pickle
 from composer.tensors.unreadable import UnreadableError
 from tests.bounded import bounded
 
@@ -73,7 +75,7 @@ def test_too_little_memory_is_no_damage(monkeypatch):
     def step(_):
         raise MemoryError
 
-    monkeypatch.setitem(_BY_CODE, ord("N"), step)
+    monkeypatch.setitem(BY_CODE, ord("N"), step)
     with pytest.raises(MemoryError):
         read_pickle(pickle.dumps(None, 2))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from composer.tensors.pickled import Named, Outside
+from composer.tensors.mentioned import Named, Outside
 from composer.tensors.unreadable import UnreadableError
 
 DTYPES: Mapping[str, torch.dtype] = {

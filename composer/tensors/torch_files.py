@@ -12,7 +12,8 @@ from attrs import define, field
 from torch import Tensor
 
 from composer.tensors.archives import Archive
-from composer.tensors.pickled import Made, Named, Outside, read_pickle, refuse_long
+from composer.tensors.mentioned import Made, Named, Outside
+from composer.tensors.pickled import read_pickle, refuse_long
 from composer.tensors.storages import Storage, seen_as, storage_of
 from composer.tensors.stored import Stored, from_bytes
 from composer.tensors.streams import Stream
