@@ -60,7 +60,6 @@ def build(
     memory, where published weights cannot be had, and where a `Custom` module does not give what it declares, or with
     `verify` a network what its facts say.
     """
-    _check_options(seed, device, limits)
     typed = graph if isinstance(graph, Typed) else infer(graph, describe)
     told = pretrained and device == "cpu"
     modules = modules_of(typed, seed=seed, pretrained=told, device=device, limits=limits)

@@ -34,6 +34,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "weights.png").write_text("weights", encoding="utf-8")
     (tmp_path / "circle.png").symlink_to("circle.png")
     Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save("image.png")
+    (tmp_path / "a=b.png").write_bytes((tmp_path / "image.png").read_bytes())
     return tmp_path
 
 
@@ -79,7 +80,7 @@ def test_a_user_without_a_home_has_no_cache(here):
     )
     environment = {name: value for name, value in os.environ.items() if name != "COMPOSER_CACHE"}
     ran = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"spec.yaml: {OK}".replace(", any", ", any"), "")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"spec.yaml: {OK}", "")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,11 @@ def test_a_user_without_a_home_has_no_cache(here):
             ["run", "spec.yaml", "--image", "image=image.png", "-o", "./image.png"],
             "./image.png: this is the image itself, which would be lost; choose another name.",
             id="the image by name",
+        ),
+        pytest.param(
+            ["run", "spec.yaml", "--image", "a=b.png", "-o", "a=b.png"],
+            "a=b.png: this is the image itself, which would be lost; choose another name.",
+            id="an image that is called as one by name is written",
         ),
         pytest.param(
             ["run", "spec.yaml", "--image", "image.png", "--weights", "weights.png", "-o", "weights.png"],
@@ -204,5 +210,6 @@ def test_the_name_of_a_part_has_a_most():
     with pytest.raises(SpecError) as caught:
         reads(f"encoder: timm/{'a' * 5000}\ndecoder: FCNDecoder\n")
     assert str(caught.value) == (
-        f"<text>:1:10: error[limit] encoder: 'timm/{'a' * 59}'… is no part: a name has at most 4,096 letters."
+        f"<text>:1:10: error[limit] encoder: 'timm/{'a' * 59}'… is no part: a name has at most 4,096 letters.\n"
+        "  repair: name a part that python -m composer list encoders shows"
     )

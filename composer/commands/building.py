@@ -11,7 +11,7 @@ from composer.problem import shown
 
 def build_spec(file: str, *, save_to: str | None, seed: int, pretrained: bool, limits: Limits | None) -> None:
     """Build the model of a spec, and say what it comes to. Raises UsageError where `save_to` cannot be written."""
-    out = None if save_to is None else check_writable(save_to, (".safetensors",), {"spec": file})
+    out = None if save_to is None else check_writable(save_to, (".safetensors",), [("spec", file)])
     graph = graph_in(file)
     note("building the model …")
     with interrupts_held():

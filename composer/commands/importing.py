@@ -18,7 +18,7 @@ def import_terratorch(config: str, out: str | None) -> None:
     from composer.text import write
 
     check_readable(config)
-    path = None if out is None else check_writable(out, (".yaml", ".yml"), {"config": config})
+    path = None if out is None else check_writable(out, (".yaml", ".yml"), [("config", config)])
     translation = read_config(config)
     for found in translation.notes:
         note(found.said("note"))

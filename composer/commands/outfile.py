@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from types import MappingProxyType
 
 from composer import writing
 from composer.commands.terminal import UsageError
 from composer.writing import beside
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 
-
-def check_writable(file: str, suffixes: Collection[str], inputs: Mapping[str, str] = _NOTHING) -> Path:
-    """Where `file` will be written, links followed. `inputs` are the files that are read, each by what it is.
+def check_writable(file: str, suffixes: Collection[str], inputs: Iterable[tuple[str, str]] = ()) -> Path:
+    """Where `file` will be written, links followed. `inputs` are the files that are read, each behind what it is.
 
     Raises UsageError where `file` cannot be written, and where it is one of `inputs`, before any work is done.
     """
@@ -30,7 +27,7 @@ def check_writable(file: str, suffixes: Collection[str], inputs: Mapping[str, st
         raise UsageError(f"{file}: this is no file that could be replaced; choose another name.")
     if not is_in_folder:
         raise UsageError(f"{file}: there is no folder {path.parent}; make it first.")
-    for what, other in inputs.items():
+    for what, other in inputs:
         if _is_same(path, other):
             raise UsageError(f"{file}: this is the {what} itself, which would be lost; choose another name.")
     trial = beside(path)

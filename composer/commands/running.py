@@ -69,11 +69,11 @@ def run(request: Request) -> None:
         say(f"wrote {shown(request.out or str(out))}")
 
 
-def _read_files(request: Request) -> dict[str, str]:
-    """The files that are read. An image may be written `NAME=FILE`, and a file may be called so."""
+def _read_files(request: Request) -> list[tuple[str, str]]:
+    """The files that are read, each behind what it is. An image may be `NAME=FILE`, and a file may be called so."""
     images = [file for text in request.images for file in (text, text.partition("=")[2]) if file]
-    named = {("image" if len(images) <= 2 else f"image {file}"): file for file in images}
-    return {"spec": request.file, **named, **({} if request.weights is None else {"file of weights": request.weights})}
+    weights = [] if request.weights is None else [("file of weights", request.weights)]
+    return [("spec", request.file), *(("image", file) for file in images), *weights]
 
 
 def _check(request: Request, typed: Typed, out: Path | None) -> None:

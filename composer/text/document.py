@@ -13,13 +13,11 @@ from typing import Any, NoReturn
 import yaml
 from attrs import define, field
 
+from composer.parts.fields import MOST_DEPTH
 from composer.problem import MOST_PROBLEMS, Place, Problem, SpecError, told
 from composer.text.characters import refuse_characters
 from composer.text.scalars import Value, resolved
 from composer.text.tree import Mapping, Scalar, Sequence, Tree, described
-
-MOST_DEPTH = 32
-"""How deep lists and mappings nest, counted through aliases. A graph needs eight."""
 
 MOST_NODES = 20_000
 """Values in a file, where each use of an alias counts all that it stands for."""

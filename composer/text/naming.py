@@ -14,7 +14,7 @@ from composer.text.findings import Findings, named
 from composer.text.suggesting import Parts, kind_of, suggestion
 from composer.text.tree import Scalar, Tree, described
 
-MOST_LETTERS = 4096
+LONGEST_NAME = 4096
 """How long the name of a part may be: some hold the path of a folder, and no path is longer."""
 
 _SLOTS = {"encoder": "encoder", "neck": "necks", "decoder": "decoder", "head": "head"}
@@ -30,9 +30,10 @@ def part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Findin
     if spelled is None:
         return None
     name, fields = spelled
-    if len(name) > MOST_LETTERS:
-        message = f"{name[:64]!r}… is no part: a name has at most {MOST_LETTERS:,} letters."
-        findings.add("limit", message, path, tree)
+    if len(name) > LONGEST_NAME:
+        message = f"{name[:64]!r}… is no part: a name has at most {LONGEST_NAME:,} letters."
+        shown_by = f"python -m composer list {kind or 'decoder'}s"
+        findings.add("limit", message, path, tree, repair=f"name a part that {shown_by} shows")
         return None
     try:
         found = _found(name, parts)
