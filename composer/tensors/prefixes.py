@@ -1,0 +1,22 @@
+"""Prefixes that wrappers put in front of the names in a checkpoint: `model.`, `module.`, `teacher.backbone.`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+
+
+def count_matches(given: Collection[str], wanted: Collection[str]) -> Mapping[str, int]:
+    """Return how many of the `wanted` names stand behind each prefix of the `given` ones, the most first.
+
+    A prefix is empty or ends in a dot. Prefixes behind which none of the wanted names stands are left out. Equal
+    counts are ordered by the length of the prefix, the shortest first.
+    """
+    names = frozenset(wanted)
+    counts = Counter(prefix for name in given for prefix in _prefixes_of(name) if name[len(prefix) :] in names)
+    return dict(sorted(counts.items(), key=lambda found: (-found[1], len(found[0]), found[0])))
+
+
+def _prefixes_of(name: str) -> Iterator[str]:
+    yield ""
+    yield from (name[: at + 1] for at, letter in enumerate(name) if letter == ".")
