@@ -195,21 +195,43 @@ def document(text: str, file: str | None = None, *, merging: bool = False) -> tu
     refuse_characters(text, file)
     growing = _Growing(file, merging)
     try:
-        for event in yaml.parse(text, Loader=_LOADER):
-            take = _TAKEN_BY.get(type(event))
-            if take is not None:
-                take(growing, event, _after(event.start_mark))
+        _read_events(growing, text, _LOADER)
     except SpecError:
         raise
     except (yaml.YAMLError, ValueError) as error:
         # ValueError: what the slower reader says of an escape that is no character.
         said = getattr(error, "problem", None) or str(error)
-        growing.give_up("yaml", f"{said}.", _after(getattr(error, "problem_mark", None)))
+        mark = getattr(error, "problem_mark", None)
+        if mark is not None:
+            _refuse_deep_nesting(text[: mark.index], file, merging=merging)
+        growing.give_up("yaml", f"{said}.", _after(mark))
     if growing.root is None or (isinstance(growing.root, Scalar) and growing.root.value is None):
         growing.give_up("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
     if growing.incomplete:
         raise SpecError(growing.problems)
     return growing.root, growing.problems
+
+
+def _read_events(growing: _Growing, text: str, loader: Any) -> None:
+    for event in yaml.parse(text, Loader=loader):
+        take = _TAKEN_BY.get(type(event))
+        if take is not None:
+            take(growing, event, _after(event.start_mark))
+
+
+def _refuse_deep_nesting(text: str, file: str | None, *, merging: bool) -> None:
+    """Raise SpecError if lists and mappings nest too deep before the end of `text`, where libyaml gave up.
+
+    libyaml reads up to 1,024 characters ahead of its events, and newer versions have a nesting limit of their own
+    (1,000). They can reach it before the event that exceeds ours. PyYAML's own reader has none.
+    """
+    if text.count("[") + text.count("{") > MOST_DEPTH:
+        try:
+            _read_events(_Growing(file, merging), text, yaml.SafeLoader)
+        except SpecError:
+            raise
+        except (yaml.YAMLError, ValueError):
+            return
 
 
 def _merged(done: _Open) -> tuple[tuple[Scalar, Tree], ...]:
