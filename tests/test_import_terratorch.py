@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import composer
 from composer.__main__ import main
@@ -170,6 +171,24 @@ class TestForms:
         )
         assert "necks:\n  - SelectIndices: {indices: [0]}\nhead: EmbeddingHead\n" in spec(text)
         assert notes(text) == []
+
+
+class TestRepeatedKeys:
+    @pytest.mark.parametrize(
+        ("lines", "classes", "note"),
+        [
+            pytest.param(["num_classes: 3"], 3, "9:7: note[repeated] {key} line 8.", id="once more"),
+            pytest.param(
+                ["num_classes: 3", "num_classes: 4"], 4, "10:7: note[repeated] {key} line 9.", id="twice more"
+            ),
+        ],
+    )
+    def test_the_last_value_is_taken_with_a_note(self, lines, classes, note):
+        text = model(*FCN, *lines)
+        said = note.format(key="the key 'num_classes' is repeated: this value replaces the one on")
+        assert yaml.safe_load(text)["model"]["init_args"]["model_args"]["num_classes"] == classes
+        assert f"{{SegmentationHead: {{num_classes: {classes}" in spec(text)
+        assert notes(text)[-1] == f"c.yaml:{said}"
 
 
 class TestNotes:
@@ -514,12 +533,8 @@ class TestNothingIsRun:
                 "<<: [{rescale: false}, 3]",
                 "9:7: error[yaml] a merge key (<<) takes a mapping, or a list of them (got a list of 2).",
             ),
-            (
-                "num_classes: 3",
-                "9:7: error[repeated] the key 'num_classes' is here for the second time; the first is on line 8.",
-            ),
         ],
-        ids=["tag", "merge key", "repeated key"],
+        ids=["tag", "merge key"],
     )
     def test_what_has_no_meaning_is_a_problem(self, line, message):
         assert f"c.yaml:{message}" in refusal(model(*FCN, line)).splitlines()

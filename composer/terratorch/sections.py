@@ -34,10 +34,13 @@ class Config:
 
 def config_of(text: str, file: str | None) -> Config:
     """Read a config. Raises SpecError where there is no tree of keys and values in it."""
-    tree, problems = document(text, file, merging=True)
-    reading = Reading(Findings(file), Places(file))
+    tree, problems = document(text, file, as_pyyaml=True)
+    # TerraTorch's reader takes the last value of a repeated key, and so does the document.
+    repeated = [problem for problem in problems if problem.code == "repeated"]
+    reading = Reading(Findings(file), Places(file), repeated)
     call = _config(tree, reading)
-    return Config(call, reading.places, (*problems, *reading.findings.problems), tuple(reading.notes))
+    faults = [problem for problem in problems if problem.code != "repeated"]
+    return Config(call, reading.places, (*faults, *reading.findings.problems), tuple(reading.notes))
 
 
 def _config(root: Tree, reading: Reading) -> dict[str, Any] | None:

@@ -50,7 +50,7 @@ class _Growing:
     """A tree while its events pass by. What can be passed over is put down in `problems`; the rest is raised."""
 
     file: str | None
-    merging: bool = False
+    as_pyyaml: bool = False
     problems: list[Problem] = field(factory=list)
     stack: list[_Open] = field(factory=list)
     anchors: dict[str, tuple[Tree, int, int] | None] = field(factory=dict)
@@ -131,22 +131,30 @@ class _Growing:
         elif key.value == "<<" and not key.quoted and not parent.merged:
             self._merge(parent, key, value)
         elif key.value in parent.lines:
-            first = parent.lines[key.value]
-            message = f"the key {key.value!r} is here for the second time; the first is on line {first}."
-            self._complain("repeated", message, at, "leave one of them out")
+            self._repeat(parent, key, value, at)
         else:
             parent.lines[key.value] = key.line
             parent.pairs.append((key, value))
 
+    def _repeat(self, parent: _Open, key: Scalar, value: Tree, at: At) -> None:
+        name, before = str(key.value), parent.lines[str(key.value)]
+        if not self.as_pyyaml:
+            message = f"the key {name!r} is here for the second time; the first is on line {before}."
+            self._complain("repeated", message, at, "leave one of them out")
+            return
+        self._complain("repeated", f"the key {name!r} is repeated: this value replaces the one on line {before}.", at)
+        parent.lines[name] = key.line
+        parent.pairs = [pair for pair in parent.pairs if pair[0].value != name] + [(key, value)]
+
     def _merge(self, parent: _Open, key: Scalar, value: Tree) -> None:
         sources = value.entries if isinstance(value, Sequence) else (value,)
         mappings = tuple(one for one in sources if isinstance(one, Mapping))
-        if self.merging and mappings and len(mappings) == len(sources):
+        if self.as_pyyaml and mappings and len(mappings) == len(sources):
             parent.merged = mappings
             return
         self.incomplete = True
         said = f"a merge key (<<) takes a mapping, or a list of them (got {described(value)})."
-        refused = said if self.merging else "merge keys (<<) mean nothing here."
+        refused = said if self.as_pyyaml else "merge keys (<<) mean nothing here."
         self._complain("yaml", refused, (key.line, key.column), "write the keys out")
 
     def _count(self, nodes: int, at: At) -> None:
@@ -185,15 +193,16 @@ _TAKEN_BY: dict[type[yaml.Event], Callable[[_Growing, Any, At], None]] = {
 }
 
 
-def document(text: str, file: str | None = None, *, merging: bool = False) -> tuple[Tree, list[Problem]]:
+def document(text: str, file: str | None = None, *, as_pyyaml: bool = False) -> tuple[Tree, list[Problem]]:
     """The tree of `text`, and the problems that can be passed over: a repeated key, a tag, a number that is too long.
 
-    With `merging`, a mapping takes what it lacks from those of its merge key (`<<: *defaults`), the first ones before
-    the rest, as YAML 1.1 has it. Raises SpecError where there is no tree or something is left out of it: no YAML, an
-    empty file, an exceeded limit, a key that is no string, without `merging` a merge key.
+    With `as_pyyaml`, a mapping takes what it lacks from those of its merge key (`<<: *defaults`), the first ones before
+    the rest, as YAML 1.1 has it, and of a repeated key the last value. Raises SpecError where there is no tree or
+    something is left out of it: no YAML, an empty file, an exceeded limit, a key that is no string, without
+    `as_pyyaml` a merge key.
     """
     refuse_characters(text, file)
-    growing = _Growing(file, merging)
+    growing = _Growing(file, as_pyyaml)
     try:
         _read_events(growing, text, _LOADER)
     except SpecError:
@@ -203,7 +212,7 @@ def document(text: str, file: str | None = None, *, merging: bool = False) -> tu
         said = getattr(error, "problem", None) or str(error)
         mark = getattr(error, "problem_mark", None)
         if mark is not None:
-            _refuse_deep_nesting(text[: mark.index], file, merging=merging)
+            _refuse_deep_nesting(text[: mark.index], file, as_pyyaml=as_pyyaml)
         growing.give_up("yaml", f"{said}.", _after(mark))
     if growing.root is None or (isinstance(growing.root, Scalar) and growing.root.value is None):
         growing.give_up("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
@@ -219,7 +228,7 @@ def _read_events(growing: _Growing, text: str, loader: Any) -> None:
             take(growing, event, _after(event.start_mark))
 
 
-def _refuse_deep_nesting(text: str, file: str | None, *, merging: bool) -> None:
+def _refuse_deep_nesting(text: str, file: str | None, *, as_pyyaml: bool) -> None:
     """Raise SpecError if lists and mappings nest too deep before the end of `text`, where libyaml gave up.
 
     libyaml reads up to 1,024 characters ahead of its events, and newer versions have a nesting limit of their own
@@ -227,7 +236,7 @@ def _refuse_deep_nesting(text: str, file: str | None, *, merging: bool) -> None:
     """
     if text.count("[") + text.count("{") > MOST_DEPTH:
         try:
-            _read_events(_Growing(file, merging), text, yaml.SafeLoader)
+            _read_events(_Growing(file, as_pyyaml), text, yaml.SafeLoader)
         except SpecError:
             raise
         except (yaml.YAMLError, ValueError):
