@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import torch
 
 import composer
 from composer.__main__ import main
@@ -26,6 +27,7 @@ def blocks(language: str) -> list[str]:
 
 MODEL, GRAPH = blocks("yaml")
 COUNT, LAYOUT, CAUGHT, _ = blocks("text")
+ENCODER, NECKS, PROGRAM = blocks("python")
 TOKENS = "{timm/vit_small_patch16_224: {out_indices: [2, 5, 8, 11], tokens: true}}"
 
 WRONG = {
@@ -77,6 +79,23 @@ def test_the_first_spec_is_the_one_that_is_run():
     assert composer.reads(MODEL) == composer.read(ROOT / "specs" / "convnext-unet.yaml")
 
 
+def test_a_line_makes_the_first_spec_one_for_six_bands():
+    (line,) = re.findall(r"`(input: .*?)` on a line of its own", TEXT)
+    typed = composer.infer(composer.reads(f"{line}\n{MODEL}"))
+
+    assert typed.graph.inputs[0][1].channels == 6
+    assert typed.shape("head", 64, 64) == ("b", 4, 64, 64)
+
+
+def test_the_encoder_of_ones_own_gives_what_its_module_gives():
+    shown = {}
+    exec(compile(ENCODER, "README.md", "exec"), shown)
+    image = torch.rand(1, 6, 64, 48, generator=torch.Generator().manual_seed(0))
+
+    assert torch.equal(shown["model"].encoder(image), shown["stem"](image))
+    assert shown["model"].eval()(image).output.shape == (1, 2, 64, 48)
+
+
 def test_the_graph_of_any_shape_has_two_outputs():
     typed = composer.infer(composer.reads(GRAPH))
 
@@ -100,12 +119,11 @@ def test_the_python_gives_what_is_shown(here):
 
 
 def test_the_part_of_ones_own_works(here, monkeypatch):
-    module, program = blocks("python")
-    (here / "my_necks.py").write_text(module, encoding="utf-8")
+    (here / "my_necks.py").write_text(NECKS, encoding="utf-8")
     monkeypatch.syspath_prepend(here)
     shown = {}
 
-    exec(compile(program, "README.md", "exec"), shown)
+    exec(compile(PROGRAM, "README.md", "exec"), shown)
     del sys.modules["my_necks"]
 
     assert "Doubler" in shown["text"]
@@ -113,7 +131,7 @@ def test_the_part_of_ones_own_works(here, monkeypatch):
 
 def test_the_part_of_ones_own_keeps_the_laws(here):
     """Through the plugin, by the command that is shown."""
-    (here / "my_necks.py").write_text(blocks("python")[0], encoding="utf-8")
+    (here / "my_necks.py").write_text(NECKS, encoding="utf-8")
 
     assert held_to_the_laws(here).stdout.splitlines()[-1].startswith("8 passed, 1 skipped")
 
@@ -121,14 +139,14 @@ def test_the_part_of_ones_own_keeps_the_laws(here):
 def test_what_a_module_tells_of_its_part_is_heeded(here):
     (checks,) = re.findall(r"`(composer_checks = .*)`", TEXT)
     (chosen,) = re.findall(r"`-k \"(.*?)\"`", TEXT.replace("\n", " "))
-    (here / "my_necks.py").write_text(f"{blocks('python')[0]}\n\n{checks}\n", encoding="utf-8")
+    (here / "my_necks.py").write_text(f"{NECKS}\n\n{checks}\n", encoding="utf-8")
 
     assert held_to_the_laws(here, "-k", "memory").stdout.splitlines()[-1].startswith("1 skipped, 8 deselected")
     assert held_to_the_laws(here, "-k", chosen).stdout.splitlines()[-1].startswith("1 passed, 8 deselected")
 
 
 def test_the_part_of_ones_own_is_caught_with_one_wrong_number(here):
-    wrong = blocks("python")[0].replace("scale_factor=2", "scale_factor=3")
+    wrong = NECKS.replace("scale_factor=2", "scale_factor=3")
     (here / "my_necks.py").write_text(wrong, encoding="utf-8")
 
     assert CAUGHT in held_to_the_laws(here).stdout
@@ -157,7 +175,7 @@ PLUGIN = "composer.testing.plugin"
 def test_the_part_of_ones_own_is_there_for_every_text_once_its_package_is_installed(here):
     package = here / "package"
     package.mkdir()
-    (package / "my_necks.py").write_text(blocks("python")[0], encoding="utf-8")
+    (package / "my_necks.py").write_text(NECKS, encoding="utf-8")
     (package / "pyproject.toml").write_text(blocks("toml")[0], encoding="utf-8")
     (here / "model.yaml").write_text(
         "encoder: timm/test_resnet\nnecks: [Doubler]\ndecoder: {IdentityDecoder: {out_index: 0}}\n", encoding="utf-8"
