@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
 import composer
@@ -22,6 +22,17 @@ def runs(examples: int) -> list:
         pytest.param(settings(max_examples=examples, derandomize=True, **common), id="short"),
         pytest.param(soak, id="soak", marks=pytest.mark.slow),
     ]
+
+
+def draw_more(holds, is_complete, attempts: int = 6) -> None:
+    """Run a property with other seeds until it has drawn all that it must be tried with.
+
+    Which examples a seed stands for changes with the version of Hypothesis.
+    """
+    for number in range(attempts):
+        if is_complete():
+            return
+        seed(number)(holds)()
 
 
 @st.composite

@@ -14,7 +14,7 @@ from composer.contracts import Refusal
 from composer.contracts.mmseg.arguments import OVERLOOKED
 from composer.libraries import loaded
 from composer.parts.mmseg import ARGUMENTS, TAKES_SEVERAL
-from tests.law.strategies import CHANNELS, features, rates, rewidened, runs
+from tests.law.strategies import CHANNELS, draw_more, features, rates, rewidened, runs
 from tests.law.test_graphs import check
 from tests.law.test_parts import SHOWN_BY, check_promise, check_refusal
 from tests.law.toys import Toy
@@ -199,13 +199,14 @@ def test_a_head_of_mmseg_keeps_its_promise_and_refuses_with_cause(name, run):
         else:
             drawn["accepted", check_promise(data, part, (given,), outcome)] += 1
 
+    wanted = {("accepted", "cpu"), *((code, kind, SHOWN_BY[kind]) for code, kind in RULES[name])}
     for kind in KINDS:
         run(given(st.data(), st.just(kind))(holds))()
+    # What is left out is drawn by other seeds: which ones do depends on the version of Hypothesis.
+    draw_more(run(given(st.data(), st.sampled_from(KINDS))(holds)), lambda: wanted <= drawn.keys())
 
-    refused = {outcome for outcome in drawn if outcome[0] != "accepted"}
-    assert {(code, kind) for code, kind, _ in refused} == RULES[name], drawn
-    assert {(code, kind, SHOWN_BY[kind]) for code, kind in RULES[name]} <= refused, drawn
-    assert drawn["accepted", "cpu"] > 0, drawn
+    assert wanted <= drawn.keys(), drawn
+    assert {outcome[:2] for outcome in drawn if outcome[0] != "accepted"} == RULES[name], drawn
 
 
 @st.composite
