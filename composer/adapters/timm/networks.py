@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import timm
@@ -12,6 +11,7 @@ from composer.feature import CHANNELS_LAST, MAP
 from composer.modules.devices import on
 from composer.modules.growth import few_modules
 from composer.parts import Timm
+from composer.quiet import unwarned
 
 FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 """The switches by which timm's networks take other image sizes, in the order in which they are tried."""
@@ -41,8 +41,7 @@ def create(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
     if part.features_only:
         arguments |= {"features_only": True}
         arguments |= {} if part.out_indices is None else {"out_indices": part.out_indices}
-    with on(device), few_modules(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # meta tensors warn that initialising them does nothing
+    with on(device), few_modules(), unwarned():  # meta tensors warn that initialising them does nothing
         return timm.create_model(part.name, **{"in_chans": channels, **declared(part), **arguments})
 
 

@@ -19,6 +19,7 @@ from composer.adapters.trial import Trial
 from composer.catalogue.picking import unknown
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import TOKENS, Feature, Features
+from composer.modules.generators import OwnGenerator
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
 from composer.sizes import Sizes
@@ -36,7 +37,7 @@ def probe(part: Timm, channels: int) -> Facts | Refusal:
         try:
             return _probe_on("meta", part, channels)
         except _MetaDeviceUnfitError:
-            with torch.random.fork_rng(devices=[]):
+            with OwnGenerator():
                 return _probe_on("cpu", part, channels)
     except Refused as refused:
         return refused.refusal
