@@ -27,6 +27,11 @@ def names_near(name: str) -> list[str]:
     return names() + list(timm.list_pretrained(f"{name.split('.')[0]}*"))
 
 
+def tags(network: str) -> list[str]:
+    """Return the tags of a network's weights: `a1_in1k` of `resnet50.a1_in1k`."""
+    return [tag for name in timm.models.get_arch_pretrained_cfgs(network) if (tag := name.partition(".")[2])]
+
+
 def declared(part: Timm) -> dict[str, Any]:
     """The arguments that the declaration spells out, as timm names them."""
     given = {"output_stride": part.output_stride, "img_size": part.img_size}
