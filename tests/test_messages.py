@@ -3,9 +3,11 @@
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 import composer
+from composer.__main__ import main
 
 ENDS = "\ndecoder: FCNDecoder\nhead: {SegmentationHead: {num_classes: 2}}\n"
 NAMES_AND_COLORS = "leave it out: a model does not store the names and colors of its classes"
@@ -255,3 +257,17 @@ def test_an_image_larger_than_a_fixed_size(encoder, message):
     with pytest.raises(ValueError, match="too large") as caught:
         model(torch.zeros(1, 3, 512, 384, device="meta"))
     assert str(caught.value) == message
+
+
+def test_a_picture_larger_than_a_fixed_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(
+        "encoder: {timm/test_vit2: {options: {dynamic_img_size: false}}}\n"
+        "necks: [SelectIndices: {indices: [-1]}]\nhead: {ClassificationHead: {num_classes: 2}}\n",
+        encoding="utf-8",
+    )
+    Image.new("RGB", (384, 512)).save("image.png")
+    assert main(["run", "spec.yaml", "--image", "image.png"]) == 2
+    assert capsys.readouterr().err == (
+        f"image.png: {TOO_LARGE}, or build the model for this size, if timm supports it: input: {{size: [512, 384]}}.\n"
+    )

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from inspect import isfunction, signature
 from threading import local
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_INITIALISERS: list[Callable[..., Any]] = [
-    function
-    for function in vars(nn.init).values()
-    if isfunction(function) and "generator" in signature(function).parameters
-]
-
 _TAKE_A_GENERATOR: frozenset[Callable[..., Any]] = frozenset(
-    (*_INITIALISERS, Tensor.bernoulli, Tensor.bernoulli_, Tensor.cauchy_, Tensor.exponential_, Tensor.geometric_,
-     Tensor.log_normal_, Tensor.multinomial, Tensor.normal_, Tensor.random_, Tensor.uniform_, torch.bernoulli,
-     torch.binomial, torch.multinomial, torch.normal, torch.poisson, torch.rand, torch.randint, torch.randn,
-     torch.randperm)
+    (Tensor.bernoulli, Tensor.bernoulli_, Tensor.cauchy_, Tensor.exponential_, Tensor.geometric_, Tensor.log_normal_,
+     Tensor.multinomial, Tensor.normal_, Tensor.random_, Tensor.uniform_, torch.bernoulli, torch.binomial,
+     torch.multinomial, torch.normal, torch.poisson, torch.rand, torch.randint, torch.randn, torch.randperm)
 )  # fmt: skip
 
 _TAKE_NONE: frozenset[Callable[..., Any]] = frozenset(
@@ -62,9 +56,12 @@ class OwnGenerator(TorchFunctionMode):
     ) -> Any:
         """`func` of its arguments, with the generator where it draws and is given none."""
         kwargs = kwargs or {}
-        if func in _TAKE_A_GENERATOR and kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
-            return func(*args, **{**kwargs, "generator": self._generator})
-        if func in _TAKE_NONE and kwargs.get("training", True) and not _LENDING.now:
+        if not _draws(func):
+            return func(*args, **kwargs)
+        if func not in _TAKE_NONE:
+            if kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
+                kwargs = {**kwargs, "generator": self._generator}
+        elif kwargs.get("training", True) and not _LENDING.now:
             with self._as_global_generator():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -80,6 +77,14 @@ class OwnGenerator(TorchFunctionMode):
             self._generator.set_state(torch.default_generator.get_state())
             torch.default_generator.set_state(found)
             _LENDING.now = False
+
+
+@cache
+def _draws(func: Callable[..., Any]) -> bool:
+    """Return whether a function may draw. The argument tells those of `torch.nn.init`, which libraries replace."""
+    if func in _TAKE_A_GENERATOR or func in _TAKE_NONE:
+        return True
+    return isfunction(func) and "generator" in signature(func).parameters
 
 
 def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

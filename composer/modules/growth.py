@@ -110,7 +110,7 @@ class _Grown:
         if tensor is None or tensor.is_meta:
             return
         before = self.bytes
-        self.bytes += tensor.numel() * tensor.element_size()
+        self.bytes += tensor.nbytes
         if before <= self.large < self.bytes:
             self.enlarged()
         if self.most is not None and self.bytes > self.most:
