@@ -112,8 +112,10 @@ def kept_cells(feature: Feature, pixels: int, before: int) -> tuple[int, int]:
 
 def too_large(typed: Typed, height: int, width: int) -> str:
     """Return what to say of an image that cannot be padded to any size that the graph takes."""
-    parts = [node.part for node in typed.order if node.name in typed.facts]
-    rebuilt = any(isinstance(part, Probed) and part.made_for(height, width) is not None for part in parts)
+    fixed = [node.part for node in typed.order if node.name in typed.facts and typed.facts[node.name].sizes.height]
+    rebuilt = all(image.size is None for _, image in typed.graph.inputs) and any(
+        isinstance(part, Probed) and part.made_for(height, width) is not None for part in fixed
+    )
     size = f"input: {{size: [{height}, {width}]}}"
     return (
         f"an image of {height} × {width} pixels is too large: the graph takes {typed.sizes}. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,4 +44,4 @@ def test_version():
 def test_the_version_is_that_of_the_distribution():
     from setuptools.config.setupcfg import read_configuration
 
-    assert read_configuration("setup.cfg")["metadata"]["version"] == composer.__version__
+    assert read_configuration(Path(__file__).parents[1] / "setup.cfg")["metadata"]["version"] == composer.__version__
