@@ -78,6 +78,8 @@ if TYPE_CHECKING:
     from composer.weights import restore as restore
     from composer.weights import save as save
 
+__version__ = "0.1.0"
+
 _NAMES_OF = {
     "building": "build",
     "contracts": "Promise Refusal contract",

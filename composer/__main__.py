@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Callable, Sequence
 
+from composer import __version__
 from composer.commands.arguments import (
     Command,
     build_arguments,
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Vision models declared as data: checked, shown, built and run.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"composer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
     _add(commands, "check", _check, "say what is wrong with specs, or what they give", check_arguments)
     _add(commands, "show", _show, "show what flows from node to node", one_spec)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from operator import index
-from threading import Lock
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 
 from composer.budget import Weight, no_memory, too_heavy, weighed
@@ -23,6 +20,7 @@ from composer.memory import free_memory
 from composer.model import Model
 from composer.modules import module
 from composer.modules.devices import on
+from composer.modules.generators import OwnGenerator
 from composer.modules.growth import TooMuchError, held_to
 from composer.parts import Custom, Facts, Part, Probed
 from composer.problem import SpecError
@@ -46,7 +44,9 @@ def build(
 ) -> Model:
     """A graph as a torch module, on the CPU and in train mode, as torch makes them.
 
-    Equal graphs and equal seeds give bit-equal weights; torch's own random state is left as it was. `pretrained`
+    Equal graphs and equal seeds give bit-equal weights, whatever other threads draw meanwhile: a build draws from a
+    generator of its own, and torch's global one is neither seeded nor drawn from, except by a constructor that does so
+    by itself (`torch.manual_seed`). Builds may run in threads, inside of each other and after a fork. `pretrained`
     false leaves the weights random that a part would load. `verify` runs each encoder of another library once over one
     small image, and holds it to its facts. `device="meta"` makes a model without weights, which takes no memory and
     gives shapes alone.
@@ -73,19 +73,16 @@ def modules_of(
 ) -> dict[str, nn.Module]:
     """The modules of a typed graph, by node: what `build` hangs into a `Model`, for a class of one's own to hold."""
     _check_options(seed, device, limits)
-    with _GENERATOR:
-        # First of all, so that what an import draws at random is not drawn from the seed.
-        _load_adapters(typed)
-        if limits is not None:
-            _hold(typed, _counted(typed), limits)
+    # First of all, so that what an import draws at random is not drawn from the seed.
+    _load_adapters(typed)
+    if limits is not None:
+        _hold(typed, _counted(typed), limits)
     free = free_memory()
     if limits is None and device == "cpu" and any(getattr(node.part, "options", ()) for node in typed.order):
         # Constructors reckon with what they are told, in memory of their own, before they make a tensor of it.
-        with _GENERATOR, _memory_problems(typed, typed.order[0], free):
+        with _memory_problems(typed, typed.order[0], free):
             _fit(typed, free)
-    with _GENERATOR, torch.random.fork_rng(devices=[]), on(device), held_to(free, lambda: _fit(typed, free)):
-        # Not torch.manual_seed, which would seed the other devices too.
-        torch.default_generator.manual_seed(index(seed))
+    with OwnGenerator(index(seed)), on(device), held_to(free, lambda: _fit(typed, free)):
         made = {}
         for node in _owners(typed):
             with _memory_problems(typed, node, free):
@@ -133,8 +130,7 @@ def _fit(typed: Typed, free: int | None) -> None:
 def _counted(typed: Typed) -> dict[str, Weight]:
     """What the nodes will weigh, as far as the meta device can make them; it takes no memory and draws no numbers."""
     made = {}
-    with torch.random.fork_rng(devices=[]), on("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weights that are not initialised
+    with OwnGenerator(), on("meta"):
         for node in _owners(typed):
             try:
                 # A module of one's own is there already.
@@ -158,10 +154,6 @@ def _load_adapters(typed: Typed) -> None:
             problems.append(problem_of(typed.graph, node, part, refusal, typed.features))
     if problems:
         raise SpecError(problems)
-
-
-_GENERATOR = Lock()
-"""Held while torch's generator is seeded and drawn from: it is one for all threads."""
 
 
 def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composer.modules.padding import pad_axis
 from composer.plan import Input
-from composer.sizes import Sizes, round_up
+from composer.sizes import round_up
 from composer.typed import Typed, too_large
 
 Sides = tuple[int, int]
@@ -59,7 +59,7 @@ def frame_around(size: Sides, typed: Typed, unit: int) -> Frame:
 
     Raises ValueError where the image is larger than the graph takes.
     """
-    padded = _padded(typed.sizes, *size)
+    padded = _padded(typed, *size)
     before = typed.graph.padding.before
     top, left = (before(target - side, unit) for target, side in zip(padded, size, strict=True))
     return Frame(size, padded, (top, left))
@@ -89,11 +89,12 @@ def _check_cover(one: Input, image: Tensor, first: str, height: int, width: int)
         )
 
 
-def _padded(sizes: Sizes, height: int, width: int) -> Sides:
+def _padded(typed: Typed, height: int, width: int) -> Sides:
+    sizes = typed.sizes
     if type(height) is int and type(width) is int:
         padded = sizes.nearest(height, width)
         if padded is None:
-            raise ValueError(too_large(sizes, height, width))
+            raise ValueError(too_large(typed, height, width))
         return padded
     # Symbols: no branch may be taken on them, so the larger of two is left to torch.
     if sizes.square:

@@ -11,6 +11,7 @@ from attrs import Attribute, field, frozen
 from composer.feature import Image, height_and_width
 from composer.parts import Decoder, Encoder, Head, Neck, Part
 from composer.parts.fields import FLAG
+from composer.parts.mistaken import explain_mistake
 from composer.problem import Source
 from composer.sizes import Padding
 
@@ -41,7 +42,8 @@ Inputs = tuple[str, ...] | tuple[tuple[str, str], ...]
 
 def _part(_: object, __: Attribute[Any], value: object) -> None:
     if not isinstance(value, Part | Shared):
-        raise ValueError(f"part must be a declaration, such as FCNDecoder(), or Shared (got {value!r})")
+        expected = f"part must be a declaration, such as FCNDecoder(), or Shared (got {value!r})"
+        raise ValueError(explain_mistake(value) or expected)
 
 
 def _name(_: object, attribute: Attribute[Any], value: object) -> None:
@@ -198,6 +200,9 @@ _BRANCHES = ((Decoder,), (Decoder, Head))
 def _branch(label: str, parts: Sequence[Part]) -> Sequence[Part]:
     """The parts of an auxiliary branch. Raises ValueError where they are none."""
     listed = isinstance(parts, list | tuple)
+    for part in parts if listed else ():
+        if mistake := explain_mistake(part):
+            raise ValueError(f"aux.{label}: {mistake}")
     if not listed or not any(_are(parts, kinds) for kinds in _BRANCHES):
         given = _listed(parts) if listed else repr(parts)
         raise ValueError(f"aux.{label} must be a tuple of a decoder, or of a decoder and a head (got {given})")
@@ -216,5 +221,6 @@ def _rank(part: Part) -> int:
     kinds = (Encoder, Neck, Decoder, Head)
     found = [rank for rank, kind in enumerate(kinds) if isinstance(part, kind)]
     if not found:
-        raise ValueError(f"{type(part).__name__} is of no known kind: derive it from Encoder, Neck, Decoder or Head")
+        unknown = f"{type(part).__name__} is of no known kind: derive it from Encoder, Neck, Decoder or Head"
+        raise ValueError(explain_mistake(part) or unknown)
     return found[0]

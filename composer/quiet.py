@@ -8,6 +8,25 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from threading import RLock
+
+_CHANGING = RLock()
+"""Held while something changes that the whole process shares: streams, log levels, warning filters, the environment.
+
+Two threads that each restored what they had found would restore what the other had changed.
+"""
+
+if hasattr(os, "register_at_fork"):
+    # A fork waits until no other thread is changing anything: in the child nobody would restore it.
+    os.register_at_fork(before=_CHANGING.acquire, after_in_parent=_CHANGING.release, after_in_child=_CHANGING.release)
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Within it, warnings are lost."""
+    with _CHANGING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -19,19 +38,18 @@ def contained() -> Iterator[None]:
     import logging
     import random
 
-    environment, disabled = dict(os.environ), logging.root.manager.disable
-    drawn, numpy = random.getstate(), sys.modules.get("numpy.random")
-    numpy_drawn = None if numpy is None else numpy.get_state()
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+    with unwarned(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        environment, disabled = dict(os.environ), logging.root.manager.disable
+        drawn, numpy = random.getstate(), sys.modules.get("numpy.random")
+        numpy_drawn = None if numpy is None else numpy.get_state()
+        logging.disable(logging.CRITICAL)
+        try:
             yield
-    finally:
-        logging.disable(disabled)
-        random.setstate(drawn)
-        if numpy is not None:
-            numpy.set_state(numpy_drawn)
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
+        finally:
+            logging.disable(disabled)
+            random.setstate(drawn)
+            if numpy is not None:
+                numpy.set_state(numpy_drawn)
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from composer.feature import MAP, Feature, Features
 from composer.graph import Graph, Node
-from composer.parts import Facts
+from composer.parts import Facts, Probed
 from composer.sizes import Sizes
 
 Shape = tuple[str | int, ...]
@@ -69,7 +69,7 @@ class Typed:
             raise ValueError(f"an image has whole numbers of pixels, at least 1 (got {height!r} × {width!r})")
         padded = self.sizes.nearest(height, width)
         if padded is None:
-            raise ValueError(too_large(self.sizes, height, width))
+            raise ValueError(too_large(self, height, width))
         if output in self.embeddings:
             return tuple(_uncropped(feature, padded) for feature in self.features[output])
         (feature,) = self.features[output]
@@ -110,9 +110,17 @@ def kept_cells(feature: Feature, pixels: int, before: int) -> tuple[int, int]:
     return before * stride.denominator // stride.numerator, cells
 
 
-def too_large(sizes: Sizes, height: int, width: int) -> str:
-    """What to say of an image that cannot be padded into any size that the graph takes."""
-    return f"an image of {height} × {width} pixels is too large: the graph takes {sizes}. Crop or resize the image."
+def too_large(typed: Typed, height: int, width: int) -> str:
+    """Return what to say of an image that cannot be padded to any size that the graph takes."""
+    fixed = [node.part for node in typed.order if node.name in typed.facts and typed.facts[node.name].sizes.height]
+    rebuilt = all(image.size is None for _, image in typed.graph.inputs) and any(
+        isinstance(part, Probed) and part.made_for(height, width) is not None for part in fixed
+    )
+    size = f"input: {{size: [{height}, {width}]}}"
+    return (
+        f"an image of {height} × {width} pixels is too large: the graph takes {typed.sizes}. "
+        f"Crop or resize the image{f', or build the model for this size, if timm supports it: {size}' * rebuilt}."
+    )
 
 
 def too_small(crop: tuple[int, int], height: int, width: int) -> str:

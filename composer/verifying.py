@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from composer.contracts.rules import Refusal, needed
 from composer.modules.custom import in_eval_mode
+from composer.modules.generators import OwnGenerator
 from composer.parts import Facts, Part
 from composer.problem import SpecError
 from composer.refused import problem_of
@@ -63,7 +64,7 @@ def _shapes(network: nn.Module, facts: Facts, height: int, width: int) -> list[t
         return torch.zeros(1, channels, *frames, height, width, dtype=like.dtype, device=like.device)
 
     images = {name: image(channels) for name, channels in facts.inputs} if facts.inputs else image(facts.channels)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), in_eval_mode(network):
+    with torch.no_grad(), OwnGenerator(), in_eval_mode(network):
         out = network(images)
     return [tuple(x.shape) for x in ([out] if isinstance(out, Tensor) else out)]
 

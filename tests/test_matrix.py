@@ -279,3 +279,29 @@ def test_a_network_that_timm_does_not_know_is_no_encoder(capsys):
 def test_cells_are_values():
     assert isinstance(cells("resnet18")["FCNDecoder"], Cell)
     assert cells("resnet18") == cells("resnet18")
+
+
+SEVERAL = {
+    "names": (["timm/resnet18", "timm/resnet34", "timm/resnet18"], ["timm/resnet18", "timm/resnet34"]),
+    "a pattern and a name": (
+        ["timm/test_vit[23]", "timm/resnet18"],
+        ["timm/test_vit2", "timm/test_vit3", "timm/resnet18"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("patterns", "names"), SEVERAL.values(), ids=SEVERAL)
+def test_several_encoders_and_decoders(capsys, patterns, names):
+    given = ["matrix", "--encoders", *patterns, "--decoders", "UNetDecoder", "FCNDecoder", "--format", "csv", "-j", "1"]
+    assert main(given) == 0
+    cells = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert [(cell["encoder"], cell["decoder"]) for cell in cells] == [
+        (name, decoder) for name in names for decoder in ("UNetDecoder", "FCNDecoder")
+    ]
+
+
+def test_of_several_the_one_that_matches_nothing_is_named(capsys):
+    assert main(["matrix", "--encoders", "timm/resnet18", "timm/no*", "-j", "1"]) == 2
+    assert capsys.readouterr().err == (
+        "no encoder is named 'timm/no*'; a pattern has stars, in quotes: 'timm/*resnet*'\n"
+    )

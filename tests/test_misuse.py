@@ -77,7 +77,7 @@ MISUSES = {
     "a class of parts": (
         lambda: node(part=FCNDecoder),
         ValueError,
-        f"{PART} (got <class 'composer.parts.decoders.FCNDecoder'>)",
+        "FCNDecoder is a class, not a part; use composer.FCNDecoder(…)",
     ),
     "a name": (lambda: node(name=3), ValueError, "name must be a string (got 3)"),
     "what a node takes": (lambda: node(inputs=["a", 1]), ValueError, f"{INPUTS} (got 1)"),

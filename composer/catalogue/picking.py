@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from composer.contracts.rules import Refusal
@@ -10,13 +11,34 @@ from composer.problem import nearest
 
 def unknown(name: str, version: str, names: Sequence[str]) -> Refusal:
     """A name that `version` of timm does not know; `names` are those that may have been meant."""
+    plain = without_hub(name).removeprefix("timm/")
     return Refusal(
         code="network",
         kind="impossible",
         expected="is not a network of timm",
         got=version,
-        repair=nearest(name, names),
+        repair=f"did you mean timm/{plain}?"
+        if plain.partition(".")[0] in names and plain != name
+        else nearest(plain, names),
     )
+
+
+def unknown_tag(name: str, version: str, tags: Sequence[str]) -> Refusal:
+    """A name whose network `version` of timm knows, and whose tag it does not; `tags` are those that it knows."""
+    network, _, tag = name.partition(".")
+    known = f"use one of its tags: {', '.join(tags)}; or none: " if tags else "leave the tag out: "
+    return Refusal(
+        code="network",
+        kind="impossible",
+        expected=f"has no weights with the tag {tag}",
+        got=version,
+        repair=f"{known}timm/{network}",
+    )
+
+
+def without_hub(name: str) -> str:
+    """Return a name without the address of the Hugging Face Hub before it: `timm/resnet50.a1_in1k`."""
+    return re.sub(r"^(hf[-_]hub:|hf://|(https?://)?(huggingface\.co|hf\.co)/)", "", name)
 
 
 def counted_from_0(out_indices: tuple[int, ...], count: int) -> tuple[int, ...] | Refusal:

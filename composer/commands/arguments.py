@@ -97,8 +97,12 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
 
 def matrix_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `matrix`."""
-    parser.add_argument("--encoders", default="timm/*", metavar="PATTERN", help="with stars, in quotes ('timm/*')")
-    parser.add_argument("--decoders", default="*", metavar="PATTERN", help="'*', 'smp/*', UNetDecoder ('*')")
+    parser.add_argument(
+        "--encoders", nargs="+", default=["timm/*"], metavar="PATTERN", help="with stars, in quotes ('timm/*')"
+    )
+    parser.add_argument(
+        "--decoders", nargs="+", default=["*"], metavar="PATTERN", help="'*', 'smp/*', UNetDecoder ('*')"
+    )
     parser.add_argument("--format", choices=("table", "csv", "json", "png"), default="table")
     parser.add_argument("-o", "--out", metavar="OUT", help="the file to write; without it, to stdout")
     parser.add_argument(

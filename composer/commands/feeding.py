@@ -103,7 +103,7 @@ def reference_size(typed: Typed, rasters: Mapping[str, Raster]) -> tuple[int, in
             )
     height, width = (int(side) for side in covered)
     if any(side.denominator != 1 for side in covered) or typed.sizes.nearest(height, width) is None:
-        raise UsageError(f"{rasters[first].file}: {too_large(typed.sizes, height, width)}")
+        raise UsageError(f"{rasters[first].file}: {too_large(typed, height, width)}")
     return height, width
 
 

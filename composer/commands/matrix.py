@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from attrs import frozen
 
@@ -41,19 +42,23 @@ class Matrix:
         return {verdict: counted[verdict] for verdict in VERDICTS}
 
 
-def matrix(encoders: str, decoders: str, jobs: int) -> Matrix:
-    """All pairs of what matches two patterns, worked out by so many processes. Progress is shown on stderr.
+def matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int) -> Matrix:
+    """Pair the encoders and decoders that match any of the patterns, in `jobs` processes. Show progress on stderr.
 
-    Raises UsageError where nothing matches.
+    Raises UsageError for a pattern that nothing matches.
     """
-    parts = [_encoder(name) for name in _names(encoders)]
+    found = {pattern: _names(pattern) for pattern in encoders}
     every = columns(REGISTERED)
-    chosen = tuple(name for name in every if matches(name, decoders))
-    if not parts:
-        raise UsageError(f"no encoder is named {encoders!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
-    if not chosen:
-        raise UsageError(f"no decoder is named {decoders!r}; there are {', '.join(every)}")
-    return Matrix(tuple(map(part_name, parts)), chosen, tuple(_cells(parts, chosen, jobs)))
+    chosen = {pattern: [name for name in every if matches(name, pattern)] for pattern in decoders}
+    for pattern, names in found.items():
+        if not names:
+            raise UsageError(f"no encoder is named {pattern!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
+    for pattern, names in chosen.items():
+        if not names:
+            raise UsageError(f"no decoder is named {pattern!r}; there are {', '.join(every)}")
+    parts = [_encoder(name) for name in dict.fromkeys(chain.from_iterable(found.values()))]
+    columned = tuple(dict.fromkeys(chain.from_iterable(chosen.values())))
+    return Matrix(tuple(map(part_name, parts)), columned, tuple(_cells(parts, columned, jobs)))
 
 
 def _names(pattern: str) -> list[str]:

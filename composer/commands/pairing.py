@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from composer.commands.matrix import matrix
 from composer.commands.matrix_text import as_csv, as_json, as_table, summary
@@ -13,10 +14,12 @@ TEXTS = {"table": as_table, "csv": as_csv, "json": as_json}
 SUFFIXES = {"table": (".txt",), "csv": (".csv",), "json": (".json",), "png": (".png",)}
 
 
-def pair(encoders: str, decoders: str, form: str, out: str | None, jobs: int) -> None:
-    """Work out the pairs of what matches two patterns, and write them, to stdout where no file is named.
+def pair(encoders: Sequence[str], decoders: Sequence[str], form: str, out: str | None, jobs: int) -> None:
+    """Work out the pairs of the encoders and decoders that match any of the patterns, and write them.
 
-    Raises UsageError where nothing matches, and for a file that cannot be written.
+    They go to stdout where no file is named.
+
+    Raises UsageError for a pattern that nothing matches, and for a file that cannot be written.
     """
     if form == "png" and out is None:
         raise UsageError("a picture needs a file: --format png -o matrix.png.")

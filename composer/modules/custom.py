@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from composer.contracts.rules import Refusal, Refused, needed
 from composer.feature import Features
 from composer.modules.dispatch import module
+from composer.modules.generators import OwnGenerator
 from composer.parts import Custom
 from composer.sizes import Conflict, Sizes, intersect
 
@@ -54,7 +55,7 @@ def _small(part: Custom) -> tuple[int, int]:
 def _shapes(network: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
     parameter = next(network.parameters(), torch.empty(0))
     image = torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), in_eval_mode(network):
+    with torch.no_grad(), OwnGenerator(), in_eval_mode(network):
         out = network(image)
     return [tuple(x.shape) for x in ([out] if isinstance(out, Tensor) else out)]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from threading import get_ident
+from contextlib import contextmanager
+from threading import local
+from typing import Any
 
 from attrs import define
 from torch import Tensor, nn
@@ -30,27 +31,59 @@ class TooMuchError(MemoryError):
     """What has been made of a model comes to more than there is memory for."""
 
 
+class _Watches(local):
+    """What watches the modules that this thread makes: `children` for modules in modules, `tensors` for tensors."""
+
+    def __init__(self) -> None:
+        self.children: list[Callable[[nn.Module | None], None]] = []
+        self.tensors: list[Callable[[Tensor | None], None]] = []
+
+
+_WATCHES = _Watches()
+
+
+def _watch_child(_: nn.Module, __: str, child: nn.Module | None) -> None:
+    for watch in tuple(_WATCHES.children):
+        watch(child)
+
+
+def _watch_tensor(_: nn.Module, __: str, tensor: Tensor | None) -> None:
+    for watch in tuple(_WATCHES.tensors):
+        watch(tensor)
+
+
+# Registered once and for all: torch iterates over its hooks, and another thread that makes a module at the moment in
+# which one is added or removed would fail.
+register_module_module_registration_hook(_watch_child)
+register_module_parameter_registration_hook(_watch_tensor)
+register_module_buffer_registration_hook(_watch_tensor)
+
+
+@contextmanager
+def _watched(watches: list[Any], watch: Callable[[Any], None]) -> Iterator[None]:
+    watches.append(watch)
+    try:
+        yield
+    finally:
+        watches.remove(watch)
+
+
 @contextmanager
 def few_modules() -> Iterator[None]:
     """Within it, a network of more than `MOST_MODULES` modules is stopped: whatever its constructor calls its depth.
 
     Raises Refused, time and again where a constructor catches it.
     """
-    made, thread = 0, get_ident()
+    made = 0
 
-    def count(_: nn.Module, __: str, child: nn.Module | None) -> None:
+    def count(child: nn.Module | None) -> None:
         nonlocal made
-        if child is None or get_ident() != thread:
-            return
-        made += 1
+        made += child is not None
         if made > MOST_MODULES:
             raise Refused(_too_many())
 
-    handle = register_module_module_registration_hook(count)
-    try:
+    with _watched(_WATCHES.children, count):
         yield
-    finally:
-        handle.remove()
 
 
 def _too_many() -> Refusal:
@@ -71,14 +104,13 @@ class _Grown:
     large: int
     most: int | None
     enlarged: Callable[[], None]
-    thread: int
     bytes: int = 0
 
-    def add(self, _: nn.Module, __: str, tensor: Tensor | None) -> None:
-        if tensor is None or tensor.is_meta or get_ident() != self.thread:
+    def add(self, tensor: Tensor | None) -> None:
+        if tensor is None or tensor.is_meta:
             return
         before = self.bytes
-        self.bytes += tensor.numel() * tensor.element_size()
+        self.bytes += tensor.nbytes
         if before <= self.large < self.bytes:
             self.enlarged()
         if self.most is not None and self.bytes > self.most:
@@ -92,8 +124,5 @@ def held_to(most: int | None, enlarged: Callable[[], None] = lambda: None, large
     Memory that nobody has written to takes none. `enlarged` is called once, where it comes to more than `large` bytes;
     where it comes to more than `most`, TooMuchError is raised.
     """
-    grown = _Grown(large, most, enlarged, get_ident())
-    with ExitStack() as handles:
-        handles.callback(register_module_parameter_registration_hook(grown.add).remove)
-        handles.callback(register_module_buffer_registration_hook(grown.add).remove)
+    with _watched(_WATCHES.tensors, _Grown(large, most, enlarged).add):
         yield

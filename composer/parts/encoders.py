@@ -50,6 +50,22 @@ BARRED: Mapping[str, str] = MappingProxyType(
 )
 """Arguments of timm that `options` may not hold, each with the reason why."""
 
+_ALWAYS_ON = "leave it out: it is always on where the network supports it"
+_NO_CLASSIFIER = "leave it out: an encoder has no classifier"
+INSTEAD: Mapping[str, str] = MappingProxyType(
+    {
+        **{name: f"leave it out: {why}" for name, why in BARRED.items() if why != _FIELD},
+        "dynamic_img_size": _ALWAYS_ON,
+        "strict_img_size": "leave it out: it is always off where the network supports it",
+        "num_classes": _NO_CLASSIFIER,
+        "global_pool": _NO_CLASSIFIER,
+        "in_chans": "set the channels of the input: input: {channels: …}",
+        "checkpoint_path": "pretrained: FILE",
+        "weights": "pretrained: true, or pretrained: FILE",
+    }
+)
+"""Arguments of timm that are not fields, each with what to do instead."""
+
 _MOST_PIXELS = 16_384
 _SIDE = Whole(1, _MOST_PIXELS, optional=True)
 
@@ -102,6 +118,7 @@ class Timm(Probed):
     """
 
     source: ClassVar[str | None] = "timm"
+    instead: ClassVar[Mapping[str, str]] = INSTEAD
 
     name: str = field(validator=_network_name)
     out_indices: tuple[int, ...] | None = field(

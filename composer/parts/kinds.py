@@ -22,8 +22,9 @@ class Part:
     the fields that each of them has, with what None stands for there; its other fields stay None. `refused` holds names
     of the source that are known and cannot be had, each with the reason and another name that will do; `moved` what
     names that the library knows begin with, and what the part's name begins with here; `outside` patterns, in lower
-    case, of names that are looked for in this source and are not in it, each with the reason. A part that predicts says
-    so in `includes_head`, as a class or in a field.
+    case, of names that are looked for in this source and are not in it, each with the reason. `instead` holds names
+    that are not fields, although users of the library may expect so, each with what to do instead. A part that predicts
+    says so in `includes_head`, as a class or in a field.
     """
 
     __slots__ = ()
@@ -33,6 +34,7 @@ class Part:
     moved: ClassVar[Mapping[str, str]] = MappingProxyType({})
     refused: ClassVar[Mapping[str, tuple[str, str]]] = MappingProxyType({})
     outside: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    instead: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @property
     def includes_head(self) -> bool:

@@ -16,6 +16,7 @@ from composer.contracts.rules import whole
 from composer.feature import MAP, VECTOR, Feature, Features
 from composer.modules import module
 from composer.modules.custom import in_eval_mode
+from composer.modules.generators import OwnGenerator
 from composer.modules.sharing import StandIn
 from composer.parts import Decoder
 from composer.terratorch.arguments import Ledger
@@ -84,7 +85,7 @@ def _on_a_grid(network: nn.Module, features: Features, given: Feature, multiple:
 def _shape(network: nn.Module, features: Features, height: int, width: int) -> tuple[int, ...]:
     parameter = next(network.parameters(), torch.empty(0))
     zeros = [torch.zeros(f.shape(2, height, width), dtype=parameter.dtype, device=parameter.device) for f in features]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), in_eval_mode(network):
+    with torch.no_grad(), OwnGenerator(), in_eval_mode(network):
         out = network(zeros)
     return tuple(out.shape)
 

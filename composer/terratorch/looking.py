@@ -15,6 +15,7 @@ from composer.adapters.rounding import Misfit, rounded
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
 from composer.modules import module as module_of
 from composer.modules.custom import in_eval_mode
+from composer.modules.generators import OwnGenerator
 from composer.parts import Custom, Neck, PermuteDims, ReshapeTokensToImage, SelectIndices
 
 USUAL_SIDE = 224
@@ -110,7 +111,7 @@ class _Run:
         frames = () if self.frames is None else (self.frames,)
         image = torch.zeros(1, self.channels, *frames, height, width, dtype=parameter.dtype, device=parameter.device)
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), in_eval_mode(self.network):
+            with torch.no_grad(), OwnGenerator(), in_eval_mode(self.network):
                 out = self.network(image)
         except Exception as error:  # whatever a network raises for an image that it does not take
             self.error = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

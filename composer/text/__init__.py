@@ -16,6 +16,8 @@ def read(path: str | os.PathLike[str], *, parts: Parts = REGISTERED) -> Graph:
 
     Raises SpecError with all the problems of the file at once, also where there is no such file.
     """
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"read takes the path of a file, and composer.reads a text (got {type(path).__name__})")
     return reads(text_in(path), name=os.fsdecode(path), parts=parts)
 
 

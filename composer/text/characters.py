@@ -12,6 +12,8 @@ MOST_BYTES = 2**20
 """The size of a text. Models are described in hundreds of bytes."""
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+# A key with its value, or one whose value begins on the next line. No path looks like that.
+_CHAIN = re.compile(r"\s*[A-Za-z]+:(\s|$)")
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 # libyaml takes time that grows with the square of the number of these.
 _TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
@@ -20,6 +22,9 @@ _TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
 def text_in(path: str | os.PathLike[str]) -> str:
     """The text of the file at `path`. Raises SpecError where there is none, and where it is too large or no UTF-8."""
     name = os.fsdecode(path)
+    if "\n" in name or _CHAIN.match(name):
+        message = f"expected the path of a file (got a text that begins with {name.strip().splitlines()[0][:64]!r})."
+        raise SpecError([Problem(code="file", message=message, repair="use composer.reads for a text")])
     try:
         with open(name, "rb") as file:
             data = file.read(MOST_BYTES + 1)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 import attrs
 from attrs import frozen
 
-from composer.problem import nearest
+from composer.problem import close, nearest
 from composer.text import tree as text
 from composer.text.annotations import wanted
-from composer.text.findings import Findings, joined, misspelled, named
+from composer.text.findings import NOT_IN_A_MODEL, Findings, joined, misspelled, named
 from composer.text.tree import Tree
 from composer.text.wanted import Wanted, take
 
@@ -74,7 +74,8 @@ def declared(
         if len(findings.problems) == count:
             values[name] = value
     if unknown:
-        findings.keys(subject, "field", unknown, known.keys() - given.keys(), path)
+        settable = known.keys() - given.keys()
+        findings.keys(subject, "field", unknown, settable, path, _instead(cls, map(named, unknown), settable))
     for name, field in known.items():
         if field.required and name not in trees and name not in given and not misspelled(name, map(named, unknown)):
             repair = f"add {name}, {field.wanted.words}"
@@ -88,6 +89,16 @@ def declared(
     if refusal and len(findings.problems) == before:
         findings.add("value", refusal, path, at)
     return None
+
+
+def _instead(cls: type, unknown: Iterable[str], settable: Collection[str]) -> Mapping[str, str]:
+    """Return what to do about names that are not fields of a declaration."""
+    arguments = {
+        name: f"options: {{{name}: …}}, if it is an argument of the network; {nearest(name, settable)}"
+        for name in unknown
+        if "options" in settable and name not in fields_of(cls) and not close(name, settable)
+    }
+    return {**arguments, **NOT_IN_A_MODEL, **getattr(cls, "instead", {})}
 
 
 def _made(cls: type[T], values: Mapping[str, Any]) -> tuple[T | None, str | None]:

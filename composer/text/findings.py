@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 from attrs import define, field
 
 from composer.problem import MOST_PROBLEMS, Place, Problem, Source, close, nearest
 from composer.text.tree import Tree
+
+SYNONYMS: Mapping[str, str] = MappingProxyType(
+    {
+        "backbone": "encoder",
+        "decode_head": "decoder",
+        "classifier": "head",
+        "auxiliary_head": "aux",
+        "auxiliary_heads": "aux",
+        "decoder_channels": "channels",
+    }
+)
+"""What other libraries call the keys of a spec."""
+
+NOT_IN_A_MODEL: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(
+        ("class_names", "classes_names", "label_names", "labels", "id2label", "colors", "colours", "palette"),
+        "leave it out: a model does not store the names and colors of its classes",
+    )
+    | dict.fromkeys(("in_channels", "in_chans", "num_channels"), "set the channels of the input: input: {channels: …}")
+)
+"""Keys that are no misspelling of any other, however much they look like one, with what to do instead."""
 
 
 class EnoughError(Exception):
@@ -50,12 +72,20 @@ class Findings:
         if len(self.problems) > MOST_PROBLEMS:
             raise EnoughError
 
-    def keys(self, owner: str, noun: str, keys: Iterable[Tree], known: Iterable[str], path: str) -> None:
-        """Put down keys that nobody knows."""
+    def keys(
+        self,
+        owner: str,
+        noun: str,
+        keys: Iterable[Tree],
+        known: Iterable[str],
+        path: str,
+        instead: Mapping[str, str] = NOT_IN_A_MODEL,
+    ) -> None:
+        """Add a problem for each unknown key. `instead` says what to do about some of them."""
         names = list(known)
         for key in keys:
             message = f"{owner} has no {noun} {named(key)!r}."
-            repair = nearest(named(key), names) if names else f"leave it out: {owner} has none"
+            repair = instead.get(named(key)) or meant(named(key), names, owner)
             self.add("key", message, joined(path, named(key)), key, got=named(key), repair=repair)
 
 
@@ -70,5 +100,13 @@ def joined(path: str, name: str) -> str:
 
 
 def misspelled(missing: str, written: Iterable[str]) -> bool:
-    """Whether a key that is missing is there under a name that nobody knows, which is a problem of its own."""
-    return bool(close(missing, written))
+    """Return whether a missing key is there under an unknown name, which is a problem of its own."""
+    names = [name for name in written if name not in NOT_IN_A_MODEL]
+    return any(SYNONYMS.get(name) == missing for name in names) or bool(close(missing, names))
+
+
+def meant(name: str, known: Collection[str], owner: str) -> str:
+    """Return what to write instead of an unknown key."""
+    if SYNONYMS.get(name) in known:
+        return f"did you mean {SYNONYMS[name]}?"
+    return nearest(name, known) if known else f"leave it out: {owner} has none"

@@ -46,7 +46,8 @@ def _position(problem: Problem) -> tuple[int, int]:
 def _draft(root: Tree, parts: Parts, findings: Findings) -> Draft:
     findings.mark("", root)
     if not isinstance(root, Mapping):
-        repair = "describe a model: encoder: timm/resnet50"
+        is_path = isinstance(root, Scalar) and str(root.value).endswith((".yaml", ".yml"))
+        repair = "composer.read reads a file" if is_path else "describe a model: encoder: timm/resnet50"
         findings.add("type", f"expected a mapping of keys (got {described(root)}).", "", root, repair=repair)
         return Draft()
     keys = [key for key, _ in root.pairs]

@@ -24,6 +24,9 @@ def suggestion(name: str, kind: str | None, parts: Parts) -> str:
 
     That leaves out sources whose names are not listed anywhere, but where the source itself is misspelled.
     """
+    from composer.catalogue.picking import without_hub  # not at the top: a check that finds every name needs none
+
+    name = without_hub(name)
     moved = _moved(name, parts)
     if moved is not None:
         return f"did you mean {moved}?"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ from composer.feature import Features
 from composer.modules.devices import current, on
 from composer.modules.dispatch import module
 from composer.parts.mmseg import TAKES_SEVERAL, Mmseg, arguments
+from composer.quiet import unwarned
 
 HEADS = decode_heads()
 
@@ -24,9 +24,7 @@ HEADS = decode_heads()
 @module.register(Mmseg)
 def _(part: Mmseg, features: Features) -> nn.Module:
     """mmseg's own head, which gives a tuple."""
-    with warnings.catch_warnings():
-        # Each makes a loss too, which warns of what it was not told.
-        warnings.simplefilter("ignore")
+    with unwarned():  # each makes a loss too, which warns of what it was not told
         head = _made(part, features)
         _initialise(head)
     if part.name in _FINISHED:

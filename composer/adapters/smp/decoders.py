@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from composer.feature import Feature, Features
 from composer.modules.dispatch import module
 from composer.parts import Smp
 from composer.parts.smp import ARGUMENTS, arguments
+from composer.quiet import unwarned
 
 TAILS = ("FPN", "PSPNet", "DeepLabV3")
 """Decoders that count from the last map, and so need nothing in the place of levels that are not there."""
@@ -166,9 +166,7 @@ _MAKERS: Mapping[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]]
 
 @module.register(Smp)
 def _(part: Smp, features: Features) -> nn.Module:
-    with warnings.catch_warnings():
-        # smp's attention squeezes fewer than 16 channels to none, and torch warns of weights that are none.
-        warnings.simplefilter("ignore")
+    with unwarned():  # smp's attention squeezes fewer than 16 channels to none, and torch warns of empty weights
         if part.name == "DPT":
             return SmpDPT(_initialised(part, _dpt(part, features)), features)
         levels = Levels(0, features) if part.name in TAILS else levels_of(part, features)

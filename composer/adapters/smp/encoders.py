@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from segmentation_models_pytorch.encoders import get_encoder
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from composer.modules.own_names import OwnNames
 from composer.parts import SmpEncoder
+from composer.quiet import unwarned
 
 
 class SmpLevels(OwnNames):
@@ -29,7 +28,7 @@ class SmpLevels(OwnNames):
 
 def created(part: SmpEncoder, weights: str | None = None) -> Any:
     """The network for three channels, without dilation, with the published weights of a set or with random ones."""
-    with quiet():
+    with unwarned():  # of the names that smp's next version will have, and of tensors on the meta device
         return get_encoder(part.name, depth=part.depth, weights=weights)
 
 
@@ -49,11 +48,3 @@ def levels(part: SmpEncoder, network: Any) -> tuple[int, ...]:
     """The levels that the part gives: not the first unless it says so, and none without channels."""
     first = 0 if part.first_level else 1
     return tuple(index for index, width in enumerate(network.out_channels) if index >= first and width)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what smp says of the names that its next version will have, and torch of tensors on the meta device."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

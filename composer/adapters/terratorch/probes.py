@@ -22,6 +22,7 @@ from composer.adapters.trial import check_small
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
 from composer.modules.devices import on
+from composer.modules.generators import OwnGenerator
 from composer.parts import Channels, Facts, TerraTorch
 from composer.parts.terratorch_names import CLAY
 from composer.quiet import contained
@@ -43,7 +44,7 @@ def probe(part: TerraTorch, channels: Channels) -> Facts | Refusal:
     try:
         found = _probe_on("meta", part, channels)
         if isinstance(found, Refusal) and found.code == "network":
-            with torch.random.fork_rng(devices=[]):
+            with OwnGenerator():
                 found = _probe_on("cpu", part, channels)
     except Refused as refused:
         return refused.refusal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import timm
@@ -12,6 +11,7 @@ from composer.feature import CHANNELS_LAST, MAP
 from composer.modules.devices import on
 from composer.modules.growth import few_modules
 from composer.parts import Timm
+from composer.quiet import unwarned
 
 FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 """The switches by which timm's networks take other image sizes, in the order in which they are tried."""
@@ -25,6 +25,11 @@ def names(pattern: str = "*") -> list[str]:
 def names_near(name: str) -> list[str]:
     """The names that `name` may have been meant to be: all networks, and the tagged ones that begin as it does."""
     return names() + list(timm.list_pretrained(f"{name.split('.')[0]}*"))
+
+
+def tags(network: str) -> list[str]:
+    """Return the tags of a network's weights: `a1_in1k` of `resnet50.a1_in1k`."""
+    return [tag for name in timm.models.get_arch_pretrained_cfgs(network) if (tag := name.partition(".")[2])]
 
 
 def declared(part: Timm) -> dict[str, Any]:
@@ -41,8 +46,7 @@ def create(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
     if part.features_only:
         arguments |= {"features_only": True}
         arguments |= {} if part.out_indices is None else {"out_indices": part.out_indices}
-    with on(device), few_modules(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # meta tensors warn that initialising them does nothing
+    with on(device), few_modules(), unwarned():  # meta tensors warn that initialising them does nothing
         return timm.create_model(part.name, **{"in_chans": channels, **declared(part), **arguments})
 
 

@@ -13,12 +13,13 @@ from composer.adapters.patches import patch_of
 from composer.adapters.probing import strides_and_sizes
 from composer.adapters.rounding import Misfit, rounded
 from composer.adapters.timm.levels import count_of, levels, stated
-from composer.adapters.timm.networks import create_flexible, default_size, layout, names_near
+from composer.adapters.timm.networks import create_flexible, default_size, layout, names_near, tags
 from composer.adapters.timm.refusals import arguments_refused, no_norm, no_size, no_tokens, not_any_size, one_size
 from composer.adapters.trial import Trial
-from composer.catalogue.picking import unknown
+from composer.catalogue.picking import unknown, unknown_tag
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import TOKENS, Feature, Features
+from composer.modules.generators import OwnGenerator
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
 from composer.sizes import Sizes
@@ -32,11 +33,14 @@ def probe(part: Timm, channels: int) -> Facts | Refusal:
     """
     if not timm.is_model(part.name):
         return unknown(part.name, f"timm {timm.__version__}", names_near(part.name))
+    network, _, tag = part.name.partition(".")
+    if tag and tag not in tags(network):
+        return unknown_tag(part.name, f"timm {timm.__version__}", tags(network))
     try:
         try:
             return _probe_on("meta", part, channels)
         except _MetaDeviceUnfitError:
-            with torch.random.fork_rng(devices=[]):
+            with OwnGenerator():
                 return _probe_on("cpu", part, channels)
     except Refused as refused:
         return refused.refusal

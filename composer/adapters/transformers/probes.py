@@ -20,6 +20,7 @@ from composer.adapters.trial import check_small
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import MAP, TOKENS, Feature
 from composer.modules.devices import on
+from composer.modules.generators import OwnGenerator
 from composer.parts import Facts, Transformers
 
 USUAL = 224
@@ -32,7 +33,7 @@ def probe(part: Transformers, channels: int) -> Facts | Refusal:
         config = config_of(part, channels)
         found = _probe_on("meta", part, config, channels)
         if isinstance(found, Refusal) and found.kind == "impossible":
-            with torch.random.fork_rng(devices=[]):
+            with OwnGenerator():
                 found = _probe_on("cpu", part, config, channels)
     except Refused as refused:
         return refused.refusal

@@ -1,0 +1,94 @@
+"""Drawing random numbers from a generator of one's own instead of torch's global one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from inspect import isfunction, signature
+from threading import local
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_TAKE_A_GENERATOR: frozenset[Callable[..., Any]] = frozenset(
+    (Tensor.bernoulli, Tensor.bernoulli_, Tensor.cauchy_, Tensor.exponential_, Tensor.geometric_, Tensor.log_normal_,
+     Tensor.multinomial, Tensor.normal_, Tensor.random_, Tensor.uniform_, torch.bernoulli, torch.binomial,
+     torch.multinomial, torch.normal, torch.poisson, torch.rand, torch.randint, torch.randn, torch.randperm)
+)  # fmt: skip
+
+_TAKE_NONE: frozenset[Callable[..., Any]] = frozenset(
+    (torch.rand_like, torch.randn_like, torch.randint_like, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
+     F.alpha_dropout, F.feature_alpha_dropout, F.rrelu)
+)  # fmt: skip
+
+
+class _Lending(local):
+    """Whether the global generator of torch is lent to this thread, so that the contexts around leave it alone."""
+
+    now = False
+
+
+_LENDING = _Lending()
+
+
+class OwnGenerator(TorchFunctionMode):
+    """A context in which what this thread draws on the CPU comes from a new generator, seeded with `seed`.
+
+    The numbers are those that torch's global generator would give after the same seed. That one is neither seeded nor
+    drawn from, so that other threads, other contexts inside of this one, and forks do not disturb each other. Where
+    torch takes no generator (dropout in train mode, `rand_like`), the global one is lent for that one call.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """`func` of its arguments, with the generator where it draws and is given none."""
+        kwargs = kwargs or {}
+        if not _draws(func):
+            return func(*args, **kwargs)
+        if func not in _TAKE_NONE:
+            if kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
+                kwargs = {**kwargs, "generator": self._generator}
+        elif kwargs.get("training", True) and not _LENDING.now:
+            with self._as_global_generator():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    @contextmanager
+    def _as_global_generator(self) -> Iterator[None]:
+        found = torch.default_generator.get_state()
+        _LENDING.now = True
+        torch.default_generator.set_state(self._generator.get_state())
+        try:
+            yield
+        finally:
+            self._generator.set_state(torch.default_generator.get_state())
+            torch.default_generator.set_state(found)
+            _LENDING.now = False
+
+
+@cache
+def _draws(func: Callable[..., Any]) -> bool:
+    """Return whether a function may draw. The argument tells those of `torch.nn.init`, which libraries replace."""
+    if func in _TAKE_A_GENERATOR or func in _TAKE_NONE:
+        return True
+    return isfunction(func) and "generator" in signature(func).parameters
+
+
+def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call draws on the CPU, or on the meta device, which takes its generators and draws nothing."""
+    tensor = args[0] if args else kwargs.get("tensor")
+    device = tensor.device if isinstance(tensor, Tensor) else kwargs.get("device") or torch.get_default_device()
+    return torch.device(device).type in ("cpu", "meta")
