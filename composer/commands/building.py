@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from composer.commands.interrupts import interrupts_held
+from composer.commands.models import build_model
 from composer.commands.outfile import check_writable
 from composer.commands.terminal import UsageError, graph_in, note, rendered, say
 from composer.limits import Limits
@@ -14,14 +14,12 @@ def build_spec(file: str, *, save_to: str | None, seed: int, pretrained: bool, l
     out = None if save_to is None else check_writable(save_to, (".safetensors",), [("spec", file)])
     graph = graph_in(file)
     note("building the model …")
-    with interrupts_held():
-        from composer import build
+    model, origin = build_model(graph, file, seed=seed, pretrained=pretrained, limits=limits)
     from composer.commands.shapes import outputs_table
-    from composer.commands.weighing import provenance, weigh, weights_table
+    from composer.commands.weighing import weigh, weights_table
 
-    model = build(graph, seed=seed, pretrained=pretrained, limits=limits)
     say(rendered(weights_table(weigh(model)), "", outputs_table(model.typed), ""))
-    say(provenance(model.typed, seed, pretrained=pretrained))
+    say(origin)
     if out is not None:
         from composer import save
 

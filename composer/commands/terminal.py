@@ -47,10 +47,14 @@ def rendered(*parts: RenderableType) -> str:
 
 
 def graph_in(file: str) -> Graph:
-    """The graph that a file holds. Raises UsageError where there is no such file, SpecError for what is in it."""
-    from composer.text import reads
+    """The graph that a file holds, a spec or what composer.save wrote; a pipe is read once.
 
-    return reads(text_in(file), name=file)
+    Raises UsageError where there is no such file, SpecError for what is in it.
+    """
+    from composer.text import read
+
+    check_readable(file)
+    return read(file)
 
 
 def text_in(file: str) -> str:

@@ -32,7 +32,7 @@ def both(folder):
             parameter.add_(torch.randn(parameter.shape, dtype=parameter.dtype), alpha=0.02)
     ours = composer.terratorch.EncoderDecoderFactory().build_model(**CALL, peft_config=LORA).double()
     torch.save(theirs.state_dict(), folder / "weights.pt")
-    report = composer.terratorch.load(ours, folder / "weights.pt")
+    report = composer.load_weights(ours, folder / "weights.pt")
     return theirs, ours, report
 
 
