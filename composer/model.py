@@ -127,11 +127,12 @@ class Model(nn.Module):
         return {plain[name]: parameter for name, parameter in parameters.items()}
 
     def _is_frozen(self, path: str) -> bool:
-        """Whether a node is frozen, and nobody switched all its gradients on since: `requires_grad_(True)` does."""
+        """Whether a node is frozen, and nobody has switched on all its gradients since: `requires_grad_(True)` does."""
         names = self._frozen.get(path)
-        if not names:
-            return names is not None
-        return not all(p.requires_grad for name, p in self._parameters_of(path).items() if name in names)
+        if names is None:
+            return False
+        watched = [p for name, p in self._parameters_of(path).items() if not names or name in names]
+        return not watched or not all(p.requires_grad for p in watched)
 
     def _check_extras(self, extras: Mapping[str, Any]) -> None:
         for name in extras:

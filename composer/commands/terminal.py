@@ -60,8 +60,11 @@ def graph_in(file: str) -> Graph:
 def text_in(file: str) -> str:
     """The text that a file holds; a pipe is read once. Raises as `graph_in` does."""
     from composer.text import characters
+    from composer.text.embedded import is_weights_file
 
     check_readable(file)
+    if is_weights_file(file):
+        raise UsageError(f"{file}: this is a weights file; give the YAML spec.")
     return characters.text_in(file)
 
 

@@ -30,7 +30,7 @@ def embedded_spec(path: str | os.PathLike[str]) -> str:
     except (OSError, ValueError, SafetensorError):
         text = None
     if text is None:
-        message = "this is a weights file without a spec inside, so composer.save did not write it."
-        repair = "give the YAML spec; `run` takes weights beside it: --weights FILE"
+        message = "no spec was found in this weights file."
+        repair = "give the YAML spec, or a file that composer.save wrote; `run` takes other weights with --weights FILE"
         raise SpecError([Problem(code="file", message=message, place=Place("", os.fsdecode(path)), repair=repair)])
     return str(text)
