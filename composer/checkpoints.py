@@ -169,9 +169,9 @@ class _Names:
         counts = count_matches(self.sources, {name for names in self.candidates.values() for name in names})
         most = max(counts.values(), default=0)
         first, *others = [prefix for prefix, count in counts.items() if count == most] or [""]
-        # `encoder.encoder.x` may be known as `encoder.x` behind `encoder.`, or by its whole name: it is one tensor.
-        matched = self.match(first)
-        rivals = list(islice((prefix for prefix in others if self.match(prefix) != matched), MAX_LISTED))
+        # Two models have tensors of their own. One tensor may fit at several prefixes: `a.b.x`, as `b.x` behind `a.`.
+        used = set(self.match(first).values())
+        rivals = list(islice((prefix for prefix in others if used.isdisjoint(self.match(prefix).values())), MAX_LISTED))
         if rivals:
             raise unfit(
                 file,

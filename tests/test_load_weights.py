@@ -175,6 +175,16 @@ def test_a_prefix_chooses_one_of_two_models(file, model, prefix, seed):
     assert len(report.set_aside) == 38
 
 
+def test_a_branch_alone_is_not_taken_for_the_model(file):
+    """Its tensors are called like those of the main decoder and head, behind the prefix of the branch."""
+    donor, model = trained(BRANCHED), composer.build(BRANCHED, seed=8)
+    torch.save({name: x for name, x in state_of(donor).items() if name.startswith("aux.late.")}, file)
+    before = state_of(model)
+    load_weights(model, file, ignore=["encoder.*", "necks.*", "decoder.*", "head.*", "aux.early.*"])
+    changed = unlike(state_of(model), before)
+    assert changed == [name for name in before if name.startswith("aux.late.")]
+
+
 def test_a_prefix_that_no_tensor_has_is_refused(file, model):
     with_average(file)
     message = (
