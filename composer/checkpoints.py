@@ -221,8 +221,8 @@ def _kinds(given: Stored, wanted: Tensor) -> tuple[str, str]:
 
 def _check(report: Report, prefix: str, names: _Names, file: str | PathLike[str], ignore: Sequence[str]) -> None:
     """Raise SpecError, with a problem of each kind, for what has no partner and is not listed."""
+    behind = f" behind {prefix}" if prefix else ""
     if not report.matched and not report.mismatched:
-        behind = f" behind {prefix}" if prefix else ""
         raise unfit(
             file,
             f"has no tensor of this model{behind}: {_examples(names.sources.values())} in the file, "
@@ -241,7 +241,7 @@ def _check(report: Report, prefix: str, names: _Names, file: str | PathLike[str]
         if not _is_listed([mismatch.name, source := mismatch.source, names.plain[source].removeprefix(prefix)], ignore)
     ]
     found = (
-        ("lacks {} of the model", {name: name for name in missing}),
+        (f"lacks {{}} of the model{behind}", {name: name for name in missing}),
         ("has {} that the model does not have", unexpected),
         ("has {} of another shape or type than the model's", {str(m): m.name for m in unlike}),
     )
