@@ -75,7 +75,7 @@ def models(tmp_path_factory):
             theirs = Theirs().build_model(**MODELS[name])
             ours = composer.terratorch.EncoderDecoderFactory().build_model(**MODELS[name])
             torch.save(theirs.state_dict(), file)
-            composer.terratorch.load(ours, file)
+            composer.load_weights(ours, file)
             built[name] = ours, theirs
         return built[name]
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from composer.building import build as build
+    from composer.checkpoints import Report as Report
+    from composer.checkpoints import load_weights as load_weights
     from composer.contracts import Promise as Promise
     from composer.contracts import Refusal as Refusal
     from composer.contracts import contract as contract
@@ -75,13 +77,13 @@ if TYPE_CHECKING:
     from composer.text import write as write
     from composer.typed import Typed as Typed
     from composer.weights import load as load
-    from composer.weights import restore as restore
     from composer.weights import save as save
 
 __version__ = "0.1.0"
 
 _NAMES_OF = {
     "building": "build",
+    "checkpoints": "Report load_weights",
     "contracts": "Promise Refusal contract",
     "facts": "describe",
     "feature": "Feature Image",
@@ -101,7 +103,7 @@ _NAMES_OF = {
     "sizes": "Padding Sizes",
     "text": "digest read reads write",
     "typed": "Typed",
-    "weights": "load restore save",
+    "weights": "load save",
 }
 _HOME = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from composer.entering import Frame, frame_of, framed, images_of
 from composer.graph import Graph
 from composer.leaving import leaving
 from composer.modules.containers import hang
 from composer.modules.frames import by_frame, stills
+from composer.modules.wrappers import plain_names
 from composer.plan import Step, end_of, input_of, step_of
 from composer.typed import Typed
 
@@ -38,7 +40,8 @@ class Model(nn.Module):
         super().__init__()
         self.typed = typed
         hang(self, modules)
-        self._frozen: frozenset[str] = frozenset()
+        self.built_state = summarize_state(self.state_dict())
+        self._frozen: dict[str, frozenset[str]] = {}
         self._inputs = tuple(input_of(name, image.feature) for name, image in self.graph.inputs)
         self._steps = tuple(step_of(node, typed, modules) for node in typed.order)
         self._ends = {name: tuple(end_of(typed, name, f) for f in typed.features[name]) for name in typed.ends}
@@ -70,26 +73,66 @@ class Model(nn.Module):
             auxiliary_heads={label: ends[name] for label, name in self.graph.auxiliary},
         )
 
-    def freeze(self, node: str) -> None:
-        """Stop the gradients of a node and the drift of its statistics: `train()` of the model leaves it in eval mode.
+    def freeze(self, node: str, *more: str) -> None:
+        """Set `requires_grad=False` in nodes and keep them in eval mode, so that their statistics do not change.
 
-        `node` is a node's name, or what several begin with: `necks`, `aux.early`. Raises ValueError for another.
+        Each argument is the name of a node, or what several names begin with: `necks`, `aux.early`. `unfreeze` is the
+        inverse. Raises ValueError, and freezes nothing, where there is no such node.
         """
-        paths = {step.path for step in self._steps if _is_within(step.name, node)}
-        if not paths:
-            names = ", ".join(step.name for step in self._steps)
-            raise ValueError(f"there is no node {node!r} to freeze; the nodes are {names}")
-        for path in paths:
-            self.get_submodule(".".join(path)).requires_grad_(False)  # noqa: FBT003, torch's signature
-        self._frozen |= {".".join(path) for path in paths}
+        for path in self._paths((node, *more), "freeze"):
+            trained = {name for name, p in self._parameters_of(path).items() if p.requires_grad}
+            self._frozen[path] = self._frozen.get(path, frozenset()) | trained
+            self.get_submodule(path).requires_grad_(False)  # noqa: FBT003, torch's signature
         self.train(self.training)
+
+    def unfreeze(self, node: str, *more: str) -> None:
+        """Undo `freeze`: set `requires_grad=True` again where it was before, and let the nodes leave eval mode.
+
+        Takes names as `freeze` does. A node that is not frozen stays as it is.
+        """
+        for path in self._paths((node, *more), "unfreeze") & self._frozen.keys():
+            names = self._frozen.pop(path)
+            for name, parameter in self._parameters_of(path).items():
+                if name in names:
+                    parameter.requires_grad_(True)  # noqa: FBT003, torch's signature
+        self.train(self.training)
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The names of the frozen nodes. One whose gradients were all switched on again is not frozen any more."""
+        return tuple(step.name for step in self._steps if self._is_frozen(".".join(step.path)))
 
     def train(self, mode: bool = True) -> Model:  # noqa: FBT001, FBT002, the signature is torch's
         """Set the mode of every node but the frozen ones, which stay in eval mode."""
         super().train(mode)
-        for path in self._frozen:
+        for path in filter(self._is_frozen, self._frozen):
             self.get_submodule(path).eval()
         return self
+
+    def _paths(self, nodes: Sequence[str], verb: str) -> set[str]:
+        """The paths of the modules that run at the nodes of these names."""
+        found: set[str] = set()
+        for node in nodes:
+            paths = {".".join(step.path) for step in self._steps if _is_within(step.name, node)}
+            if not paths:
+                names = ", ".join(step.name for step in self._steps)
+                raise ValueError(f"there is no node {node!r} to {verb}; the nodes are {names}")
+            found |= paths
+        return found
+
+    def _parameters_of(self, path: str) -> dict[str, nn.Parameter]:
+        """The parameters of a node, by the names that they have without the wrapper of torch.compile."""
+        parameters = dict(self.get_submodule(path).named_parameters(path))
+        plain = plain_names(self, parameters)
+        return {plain[name]: parameter for name, parameter in parameters.items()}
+
+    def _is_frozen(self, path: str) -> bool:
+        """Whether a node is frozen, and nobody has switched on all its gradients since: `requires_grad_(True)` does."""
+        names = self._frozen.get(path)
+        if names is None:
+            return False
+        watched = [p for name, p in self._parameters_of(path).items() if not names or name in names]
+        return not watched or not all(p.requires_grad for p in watched)
 
     def _check_extras(self, extras: Mapping[str, Any]) -> None:
         for name in extras:
@@ -120,6 +163,20 @@ class Model(nn.Module):
         """What leaves the model from a node: a tensor, or for an embedding a tuple of them."""
         finished = leaving(self._ends[name], tensors, frame, self.graph.crop)
         return finished if name in self.typed.embeddings else finished[0]
+
+
+def summarize_state(state: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str] | None]:
+    """Return the shape of each tensor and its kind of numbers, in which all floating-point precisions are alike.
+
+    None is for extra state, and for parameters that have no shape before the first image.
+    """
+    return {name: _summary(value) for name, value in state.items()}
+
+
+def _summary(value: Any) -> tuple[tuple[int, ...], str] | None:
+    if not isinstance(value, Tensor) or is_lazy(value):
+        return None
+    return tuple(value.shape), "float" if value.is_floating_point() else str(value.dtype)
 
 
 def _images(step: Step, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor] | list[dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,40 +12,42 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from composer.building import build
+from composer.checkpoints import built_model, load_weights, state_of
 from composer.limits import Limits
-from composer.model import Model
+from composer.model import Model, summarize_state
 from composer.parts import REGISTERED, Facts, Part
 from composer.tensors.files import opened_safetensors
 from composer.tensors.problems import unfit, unreadable_is_unfit
-from composer.tensors.setting import refuse_unwritable, set_all
-from composer.tensors.stored import Stored, kind_of
 from composer.text import reads, write
+from composer.text.embedded import SPEC
 from composer.walking import Describe
 from composer.writing import replaceable, write_whole
 
-SPEC = "composer.spec"
-"""The key of a file's metadata under which the spec stands, as text."""
+FROZEN = "composer.frozen"
+"""The key of a file's metadata under which the names of the frozen nodes are, one a line."""
 
 _OURS = "give a file that composer.save wrote"
 
 
-def save(model: Model, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = REGISTERED) -> None:
+def save(model: nn.Module, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = REGISTERED) -> None:
     """Write the weights of `model` as safetensors, with its spec inside. `parts` are those that a spec may name.
 
-    The file is written whole or not at all; a link is followed. Raises SpecError where the graph has no text (it
-    holds a module of one's own) and where the state is not of tensors alone, and OSError where the file cannot be
-    written, or is a device, a pipe or a folder.
+    Wrappers of torch.compile, DataParallel and DistributedDataParallel are removed. The file also says which nodes are
+    frozen. It is written whole or not at all; a link is followed.
+
+    Raises TypeError for a module that composer did not build, SpecError where the graph has no text (it holds a module
+    of one's own) and where `load` would refuse the tensors, and OSError where the file cannot be written, or is a
+    device, a pipe or a folder.
     """
+    built = built_model(model, "save")
     target = replaceable(file)
-    spec = write(model.graph, parts=parts)
-    wanted = model.state_dict()
-    for name, value in wanted.items():
-        if not isinstance(value, Tensor):
-            repair = "let the module keep that state as a tensor: register_buffer"
-            raise unfit(file, f"cannot keep {name}, which is extra state and no tensor", repair)
+    spec = write(built.graph, parts=parts)
+    wanted = state_of(built)
+    _refuse_unloadable(built, wanted, file)
     state = _own_storage(wanted)
+    metadata = {"format": "pt", SPEC: spec} | ({FROZEN: "\n".join(built.frozen)} if built.frozen else {})
     try:
-        write_whole(target, lambda partial: save_file(state, partial, metadata={"format": "pt", SPEC: spec}))
+        write_whole(target, lambda partial: save_file(state, partial, metadata=metadata))
     except SafetensorError as error:
         raise OSError(f"{target} cannot be written: {error}") from error
 
@@ -59,43 +61,26 @@ def load(
 ) -> Model:
     """The model that `save` wrote, from its file alone: the spec is read, inferred and built, and every weight set.
 
-    `parts` are those that the spec may name, `describe` is what `infer` asks for facts, and `limits` are what the
-    model may come to.
+    The nodes that were frozen are frozen again. `parts` are those that the spec may name, `describe` is what `infer`
+    asks for facts, and `limits` are what the model may come to.
 
     Raises SpecError where the file is no such file, where the model is too large, and where its tensors are not
     exactly those of the model.
     """
     with unreadable_is_unfit(file), opened_safetensors(file, _OURS) as found:
-        text = found.metadata.get(SPEC)
+        text, frozen = found.metadata.get(SPEC), found.metadata.get(FROZEN)
         precisions = {name: stored.dtype for name, stored in found.tensors.items() if stored.dtype in _PRECISIONS}
     if text is None:
-        raise unfit(
-            file, "holds no spec, so it was not written by composer.save", "build the model, then composer.restore"
-        )
+        repair = "build the model, then composer.load_weights"
+        raise unfit(file, "holds no spec, so it was not written by composer.save", repair)
     # What the weights were before they were trained is of no interest, and may be gone from where it came.
-    graph = reads(text, name=f"{file}: spec", parts=parts)
+    graph = reads(text, name=f"{os.fspath(file)}: spec", parts=parts)
     model = build(graph, pretrained=False, describe=describe, limits=limits)
     _take_precision(model, precisions)
-    restore(model, file)
+    load_weights(model, file, prefix="")
+    if frozen is not None:
+        _freeze(model, frozen.split("\n"), file)
     return model
-
-
-def restore(model: nn.Module, file: str | os.PathLike[str]) -> None:
-    """Set every weight of `model` from a safetensors file: all of them, or none where anything does not fit.
-
-    Raises SpecError naming what is missing, unexpected, or of another shape or type, and for a model on the meta
-    device, which keeps nothing.
-    """
-    wanted = model.state_dict()
-    refuse_unwritable(wanted, file)
-    with unreadable_is_unfit(file), opened_safetensors(file, _OURS) as found:
-        faults = [*_unmatched(wanted, found.tensors), *_unlike(wanted, found.tensors)]
-        if faults:
-            more = f", and {len(faults) - 5} more" if len(faults) > 5 else ""
-            message = f"does not fit the model: {'; '.join(faults[:5])}{more}"
-            raise unfit(file, message, "give the file of this very model")
-        waiting = [(name, tensor, found.tensors[name].read()) for name, tensor in wanted.items()]
-    set_all(waiting, file)
 
 
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -108,17 +93,65 @@ def _take_precision(model: Model, precisions: Mapping[str, torch.dtype]) -> None
             tensor.data = tensor.data.to(precisions.get(name, tensor.dtype))
 
 
-def _unmatched(wanted: Mapping[str, Tensor], given: Mapping[str, Stored]) -> Iterator[str]:
-    for what, names in (("missing", wanted.keys() - given.keys()), ("unexpected", given.keys() - wanted.keys())):
-        if names:
-            listed = ", ".join(sorted(names)[:3])
-            yield f"{len(names)} {what} ({listed}{', …' if len(names) > 3 else ''})"
+def _freeze(model: Model, nodes: Sequence[str], file: str | os.PathLike[str]) -> None:
+    try:
+        model.freeze(*nodes)
+    except ValueError as error:
+        raise unfit(file, f"lists frozen nodes that the model does not have: {error}", _OURS) from error
 
 
-def _unlike(wanted: Mapping[str, Tensor], given: Mapping[str, Stored]) -> Iterator[str]:
-    for name in sorted(wanted.keys() & given.keys()):
-        if kind_of(given[name]) != kind_of(wanted[name]):
-            yield f"{name} is {kind_of(given[name])} and must be {kind_of(wanted[name])}"
+def _refuse_unloadable(model: Model, state: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
+    """Raise SpecError where `load` could not set this state in the model that the spec describes."""
+    faults = {name: fault for name, value in state.items() if (fault := _find_fault(value)) is not None}
+    if faults:
+        reason, repair = next(iter(faults.values()))
+        names = [name for name, fault in faults.items() if fault == (reason, repair)]
+        raise unfit(file, f"cannot be written because of {_listed(names)} ({reason})", repair)
+    given, wanted = summarize_state(state), model.built_state
+    new = [name for name in given if name not in wanted]
+    changed = [name for name in wanted if given.get(name) != wanted[name]]
+    if new or changed:
+        names = [*new, *changed]
+        message = f"cannot be written because of {_listed(names)} (not as the spec describes the model)"
+        repair = next((repair for mark, repair in _CHANGES.items() if any(mark in name for name in names)), _CHANGED)
+        raise unfit(file, message, repair)
+
+
+_CHANGED = "put the change into the spec, or save the weights alone: torch.save(model.state_dict(), file)"
+_GATHER = (
+    "gather it first: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True, "
+    "loaded into composer.build(model.graph)"
+)
+_CHANGES = {
+    "lora_": "merge the adapters first: merge_and_unload()",
+    ".parametrizations.": "remove them first: torch.nn.utils.parametrize.remove_parametrizations(layer, name)",
+    "weight_g": "remove it first: torch.nn.utils.remove_weight_norm(layer)",
+    "_mask": "make it permanent first: torch.nn.utils.prune.remove(layer, name)",
+    "_flat_param": _GATHER,
+}
+"""What is in the names of tensors after a common change to a model, and how to undo that change."""
+
+
+def _find_fault(value: Any) -> tuple[str, str] | None:
+    """Why a value of a state dict cannot be stored, behind its name, and the way out; None where it can."""
+    if not isinstance(value, Tensor):
+        return "extra state, not a tensor", "let the module keep that state as a tensor: register_buffer"
+    if type(value) is not Tensor:
+        name = type(value).__name__
+        repair = _GATHER if name == "DTensor" else "save the model before it is converted, or a copy in plain tensors"
+        return f"{name}, not a plain tensor", repair
+    if value.layout is not torch.strided or value.is_quantized:
+        return "sparse or quantised", "convert it first: tensor.to_dense(), or tensor.dequantize()"
+    if value.is_meta:
+        return "no numbers on the meta device", "build the model on the CPU"
+    if value.dtype.is_floating_point and value.dtype not in _PRECISIONS:
+        return str(value.dtype).removeprefix("torch."), "cast the model first: model.float()"
+    return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - 3
+    return f"{', '.join(names[:3])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

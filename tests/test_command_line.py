@@ -332,6 +332,46 @@ class TestBuild:
         assert capsys.readouterr() == ("", "model.pt: the name must end in .safetensors.\n")
 
 
+class TestASavedModel:
+    """A file that composer.save wrote, in the place of a spec."""
+
+    @pytest.fixture
+    def saved(self, here):
+        composer.save(composer.build(composer.read("segmentation.yaml"), seed=3).half(), "model.safetensors")
+        composer.save(composer.build(composer.read("regression.yaml")), "other.safetensors")
+        torch.save({"a": torch.ones(1)}, "plain.pt")
+
+    @pytest.mark.parametrize("command", ["check", "show"])
+    def test_its_spec_is_the_one_inside(self, saved, capsys, command):
+        assert main([command, "model.safetensors"]) == 0
+        inside = capsys.readouterr().out
+        assert main([command, "segmentation.yaml"]) == 0
+        assert inside.replace("model.safetensors", "segmentation.yaml") == capsys.readouterr().out
+
+    def test_it_is_built_with_its_own_weights(self, saved, capsys):
+        assert main(["build", "model.safetensors", "--save", "copy.safetensors"]) == 0
+        out = capsys.readouterr().out
+        assert out.endswith("weights: 134 tensors from model.safetensors\nwrote copy.safetensors\n")
+        assert Path("copy.safetensors").read_bytes() == Path("model.safetensors").read_bytes()
+
+    def test_it_is_read_as_a_spec(self, saved):
+        assert composer.read("model.safetensors") == composer.read("segmentation.yaml")
+
+    def test_a_weights_file_without_a_spec_says_so(self, saved, capsys):
+        assert main(["check", "plain.pt"]) == 1
+        assert capsys.readouterr().out == (
+            "plain.pt: error[file] no spec was found in this weights file.\n"
+            "  repair: give the YAML spec, or a file that composer.save wrote; `run` takes other weights with "
+            "--weights FILE\n"
+        )
+
+    def test_it_is_not_rewritten_as_a_spec(self, saved, capsys):
+        before = Path("model.safetensors").read_bytes()
+        assert main(["fit", "model.safetensors", "--write"]) == 2
+        assert capsys.readouterr() == ("", "model.safetensors: this is a weights file; give the YAML spec.\n")
+        assert Path("model.safetensors").read_bytes() == before
+
+
 class TestRun:
     def test_a_picture_in_and_classes_out(self, here, capsys):
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png", "--seed", "2"]) == 0
@@ -421,8 +461,32 @@ class TestRun:
         capsys.readouterr()
         given = ["--weights", "nine.safetensors"]
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "file.png", *given]) == 0
-        assert capsys.readouterr().out.splitlines()[1] == "weights: from nine.safetensors"
+        assert capsys.readouterr().out.splitlines()[1] == "weights: 134 tensors from nine.safetensors"
         assert np.array_equal(panel("seed.png", 1), panel("file.png", 1))
+
+    def test_weights_come_from_a_checkpoint_of_a_training(self, here, capsys):
+        """What was left aside is said, and the picture is that of the model that was saved."""
+        state = composer.build(composer.read("segmentation.yaml"), seed=9).state_dict()
+        task = {f"net.{name}": x for name, x in state.items()} | {"criterion.weight": torch.ones(5)}
+        torch.save({"state_dict": task, "epoch": 3}, "last.ckpt")
+        main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "seed.png", "--seed", "9"])
+        capsys.readouterr()
+        given = ["--weights", "last.ckpt"]
+        assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "file.png", *given]) == 0
+        assert capsys.readouterr().out.splitlines()[1] == (
+            "weights: 134 tensors from last.ckpt; 1 left aside (criterion.weight)"
+        )
+        assert np.array_equal(panel("seed.png", 1), panel("file.png", 1))
+
+    @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+    def test_a_saved_model_needs_no_spec_beside_it(self, here, capsys, half):
+        model = composer.build(composer.read("segmentation.yaml"), seed=9)
+        composer.save(model.to(torch.bfloat16) if half else model, "nine.safetensors")
+        main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "beside.png", "--weights", "nine.safetensors"])
+        capsys.readouterr()
+        assert main(["run", "nine.safetensors", "--image", "photo.png", "-o", "inside.png"]) == 0
+        assert capsys.readouterr().out.splitlines()[1] == "weights: 134 tensors from nine.safetensors"
+        assert np.array_equal(panel("beside.png", 1), panel("inside.png", 1))
 
     def test_weights_of_another_model_are_a_problem(self, here, capsys):
         main(["build", "scene.yaml", "--no-pretrained", "--save", "scene.safetensors"])
@@ -431,7 +495,7 @@ class TestRun:
         assert main(["run", "segmentation.yaml", *given]) == 1
         out, err = capsys.readouterr()
         assert out == ""
-        assert "scene.safetensors: error[weights] does not fit the model: " in err
+        assert "scene.safetensors: error[weights] lacks 48 tensors of the model: " in err
         assert not Path("out.png").exists()
 
     @pytest.mark.parametrize(
@@ -497,7 +561,7 @@ class TestRun:
             ),
             pytest.param(
                 "segmentation.yaml --image photo.png -o o.png --weights none.safetensors",
-                "--weights: none.safetensors is no file; give one that composer.save wrote.",
+                "--weights: none.safetensors is no file; give a checkpoint of this model.",
             ),
         ],
     )

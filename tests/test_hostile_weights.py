@@ -17,7 +17,6 @@ import timm
 import torch
 
 import composer
-import composer.terratorch
 from composer import EmbeddingHead, FCNDecoder, SegmentationHead, SpecError, Timm
 from composer.adapters.archives import weights_in
 from composer.tensors.archives import Archive
@@ -94,9 +93,8 @@ LIES = {
     "zeros": lambda *_: b"\0" * 100,
 }
 DOORS = {
-    "restore": composer.restore,
+    "load_weights": composer.load_weights,
     "load": lambda _, file: composer.load(file),
-    "terratorch": composer.terratorch.load,
     "pretrained": lambda _, file: pretrained(file),
 }
 
@@ -194,7 +192,7 @@ CLAIMS = {
     "an end beyond": (216, 0, (1000,), (1,)),
     "strides below": (216, 10, (3,), (-1,)),
 }
-TORCH_DOORS = {name: door for name, door in DOORS.items() if name in ("terratorch", "pretrained")}
+TORCH_DOORS = {name: door for name, door in DOORS.items() if name in ("load_weights", "pretrained")}
 
 
 @pytest.mark.parametrize("door", TORCH_DOORS.values(), ids=TORCH_DOORS)
@@ -338,7 +336,7 @@ def test_parameters_within_parameters_are_none(tmp_path):
     file = tmp_path / "h.pt"
     with zipfile.ZipFile(file, "w") as made:
         made.writestr("h/data.pkl", b"\x80\2}X\1\0\0\0a" + within * 5000 + b")R" + b"\x85R" * 4999 + b"s.")
-    assert told("terratorch", file) == "is damaged (a is not made as torch makes a tensor)"
+    assert told("load_weights", file) == "is damaged (a is not made as torch makes a tensor)"
 
 
 @pytest.mark.parametrize("door", TORCH_DOORS)
@@ -349,7 +347,7 @@ def test_shapes_are_compared_before_any_numbers_are_read(tmp_path, door, monkeyp
     read = Archive.read
     monkeypatch.setattr(Archive, "read", lambda self, name: "data/" not in name and read(self, name))
     expected = {
-        "terratorch": "has b, which shows few numbers many times over",
+        "load_weights": "has b, which shows few numbers many times over",
         "pretrained": "has b, which shows few numbers many times over",
     }
     assert told(door, file) == expected[door]
@@ -357,9 +355,9 @@ def test_shapes_are_compared_before_any_numbers_are_read(tmp_path, door, monkeyp
 
 def test_a_model_of_other_shapes_reads_no_numbers(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
-    composer.save(composer.build(composer.chain(Timm("test_resnet"), EmbeddingHead())), file)
+    composer.save(composer.build(composer.chain(Timm("test_resnet", out_indices=[1]), EmbeddingHead())), file)
     monkeypatch.setattr("composer.tensors.safetensors_files._numbers", lambda *_: pytest.fail("they were read"))
-    assert refused(composer.restore, file).message.startswith("does not fit the model: ")
+    assert refused(composer.load_weights, file).message.startswith("lacks 8 tensors of the model: 6 of decoder (")
 
 
 def test_one_memory_may_not_be_many_tensors(tmp_path):
@@ -383,10 +381,10 @@ def test_a_header_of_any_size_is_not_read(tmp_path):
     with file.open("wb") as made:
         made.write(struct.pack("<Q", 2**24 + 1))
         made.truncate(2**26)
-    problem = refused(composer.restore, file)
+    problem = refused(composer.load_weights, file)
     assert str(problem) == (
         f"{file}: error[weights] has a header of more than 16,777,216 bytes.\n"
-        "  repair: give a file that composer.save wrote"
+        "  repair: give a file of safetensors, or one that torch.save wrote"
     )
 
 
@@ -394,7 +392,7 @@ def test_numbers_of_a_kind_that_is_not_read_are_named(tmp_path, saved):
     file = tmp_path / "model.safetensors"
     header = {"a": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]}}
     file.write_bytes(safetensors(header, bytes(4)))
-    assert str(refused(composer.restore, file)) == (
+    assert str(refused(composer.load_weights, file)) == (
         f"{file}: error[weights] has a of a kind that is not read (F8_E8M0).\n"
         "  repair: convert it to floating-point numbers, and save it again"
     )
@@ -467,12 +465,11 @@ def test_a_name_that_no_file_has_is_one_problem(name, said, door):
     assert (problem.code, problem.message) == ("weights", f"{said}.")
 
 
-@pytest.mark.parametrize("door", [composer.restore, composer.terratorch.load], ids=["restore", "terratorch"])
-def test_a_model_without_memory_keeps_nothing_and_says_so(tmp_path, saved, door):
+def test_a_model_without_memory_keeps_nothing_and_says_so(tmp_path, saved):
     file = tmp_path / "model.safetensors"
     file.write_bytes(safetensors(*saved))
     with pytest.raises(SpecError) as caught:
-        door(composer.build(GRAPH, device="meta"), file)
+        composer.load_weights(composer.build(GRAPH, device="meta"), file)
     assert str(caught.value) == (
         f"{file}: error[weights] cannot be put into a model on the meta device.\n  repair: build the model on the CPU"
     )
@@ -487,23 +484,21 @@ def test_numbers_that_are_none_are_weights_like_others(tmp_path):
 
 
 @pytest.mark.parametrize("often", [1, 4], ids=["once", "again and again"])
-@pytest.mark.parametrize("door", [composer.restore, composer.terratorch.load], ids=["restore", "terratorch"])
-def test_an_interrupted_model_is_as_it_was(tmp_path, door, often, monkeypatch):
+def test_an_interrupted_model_is_as_it_was(tmp_path, often, monkeypatch):
     """Ctrl-C between two of the tensors, and again while the first are put back."""
     model = failing_at(monkeypatch, tmp_path, [KeyboardInterrupt] * often)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(KeyboardInterrupt):
-        door(model, tmp_path / "model.safetensors")
+        composer.load_weights(model, tmp_path / "model.safetensors")
     assert unlike(model, before) == []
 
 
-@pytest.mark.parametrize("door", [composer.restore, composer.terratorch.load], ids=["restore", "terratorch"])
-def test_a_tensor_that_takes_no_numbers_leaves_all_as_they_were(tmp_path, door, monkeypatch):
+def test_a_tensor_that_takes_no_numbers_leaves_all_as_they_were(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
     model = failing_at(monkeypatch, tmp_path, [RuntimeError("device lost\nat 0x1")])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(SpecError) as caught:
-        door(model, file)
+        composer.load_weights(model, file)
     assert str(caught.value) == (
         f"{file}: error[weights] cannot be put into the model, whose decoder.convs.0.2.ln.bias takes no numbers "
         "(device lost at 0x1).\n  repair: build the model anew"
@@ -539,8 +534,7 @@ OVERLAPS = {
 
 
 @pytest.mark.parametrize("view", OVERLAPS.values(), ids=OVERLAPS)
-@pytest.mark.parametrize("door", [composer.restore, composer.terratorch.load], ids=["restore", "terratorch"])
-def test_numbers_in_one_place_are_refused_before_any_is_set(tmp_path, saved, door, view):
+def test_numbers_in_one_place_are_refused_before_any_is_set(tmp_path, saved, view):
     file = tmp_path / "model.safetensors"
     file.write_bytes(safetensors(*saved))
     model = composer.build(GRAPH, seed=8)
@@ -548,7 +542,7 @@ def test_numbers_in_one_place_are_refused_before_any_is_set(tmp_path, saved, doo
     weight.data = view(weight.data)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(SpecError) as caught:
-        door(model, file)
+        composer.load_weights(model, file)
     assert str(caught.value) == (
         f"{file}: error[weights] cannot be put into a model whose head.head.2.weight has several of its numbers in "
         "one place.\n  repair: give that tensor memory of its own: .clone()"
@@ -570,7 +564,7 @@ def test_tensors_of_any_other_layout_are_set(tmp_path, saved, layout):
     model = composer.build(GRAPH, seed=8)
     weight = model.get_parameter("head.head.2.weight")
     weight.data = layout(weight.data)
-    composer.restore(model, file)
+    composer.load_weights(model, file)
     assert unlike(model, composer.load(file).state_dict()) == []
 
 
@@ -583,8 +577,7 @@ def attended():
 
 
 @pytest.mark.usefixtures("attended")
-@pytest.mark.parametrize("door", [composer.restore, composer.terratorch.load], ids=["restore", "terratorch"])
-def test_ctrl_c_while_numbers_are_read_is_ctrl_c(tmp_path, saved, door, monkeypatch):
+def test_ctrl_c_while_numbers_are_read_is_ctrl_c(tmp_path, saved, monkeypatch):
     """safetensors' own reader makes another error of it."""
     file = tmp_path / "model.safetensors"
     file.write_bytes(safetensors(*saved))
@@ -600,6 +593,6 @@ def test_ctrl_c_while_numbers_are_read_is_ctrl_c(tmp_path, saved, door, monkeypa
     model = composer.build(GRAPH, seed=8)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(KeyboardInterrupt):
-        door(model, file)
+        composer.load_weights(model, file)
     assert len(read) == 3
     assert unlike(model, before) == []

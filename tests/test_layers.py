@@ -39,7 +39,7 @@ STAGES = (
     ("plan", "entering", "leaving", "model"),
     ("building", "verifying", "budget"),
     ("tensors",),
-    ("weights", "adapters"),
+    ("checkpoints", "weights", "adapters"),
     ("terratorch",),
     ("commands", "__main__"),
     ("testing",),

@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 import composer
+from composer.checkpoints import Report
 from composer.commands.feeding import _gaps
 from composer.commands.images import raster
 from composer.commands.matrix import Matrix
@@ -15,7 +16,6 @@ from composer.commands.predictions import Classes
 from composer.commands.terminal import UsageError
 from composer.feature import Feature, counted, sentence
 from composer.pairing import Cell
-from composer.terratorch.checkpoints import Report
 
 SENTENCES = {
     "one channel": ([Feature(channels=1, stride=2)], 'map "b c h w" (1 channel, stride 2)'),

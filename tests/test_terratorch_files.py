@@ -13,13 +13,12 @@ from attrs import frozen
 from torch import nn
 
 import composer
-from composer import SpecError
+from composer import SpecError, load_weights
 from composer.tensors.archives import Archive
 from composer.tensors.files import opened, tensors_in
 from composer.tensors.pickled import MOST_BYTES
 from composer.tensors.stored import from_bytes
 from composer.tensors.unreadable import UnreadableError
-from composer.terratorch import load
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
 
 
@@ -132,7 +131,7 @@ def test_a_checkpoint_of_every_form_is_loaded(written, file, model):
     state = state_of(trained())
     written(state, file)
 
-    load(model, str(file))
+    load_weights(model, str(file))
 
     assert unlike(state_of(model), state) == []
 
@@ -236,8 +235,8 @@ def test_numbers_are_let_go_as_they_are_set(file, model, monkeypatch):
 
     torch.save(state_of(trained()), file)
     monkeypatch.setattr("composer.tensors.torch_files.from_bytes", remembered)
-    monkeypatch.setattr("composer.terratorch.checkpoints.set_all", set_all)
-    load(model, file)
+    monkeypatch.setattr("composer.checkpoints.set_all", set_all)
+    load_weights(model, file)
 
 
 class Remembered:
@@ -259,7 +258,7 @@ def test_what_else_a_checkpoint_holds_is_left_alone(file, model):
     with pytest.raises(pickle.UnpicklingError):
         torch.load(file, weights_only=True)
 
-    load(model, file)
+    load_weights(model, file)
 
     assert unlike(state_of(model), state) == []
     assert Remembered.read == 0
@@ -332,7 +331,11 @@ PICKLE = "is a pickle, but not of the form that torch.save writes by default."
 NEITHER = "give a file of safetensors, or one that torch.save wrote"
 AGAIN = "save or copy it again"
 NOT_OF_TORCH = "is damaged, or no file that torch.save wrote "
-OF_THIS = "give a checkpoint of this model, trained by TerraTorch"
+OF_THIS = "give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
+OTHER = (
+    "has no tensor of this model: a in the file, and encoder.conv1.0.weight, encoder.conv1.1.weight, "
+    "encoder.conv1.1.bias, … in the model."
+)
 QUANTIZED = (
     b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nQInt8Storage\n"
     b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQK\x00K\x02\x85K\x01\x85\x89}tRs."
@@ -411,7 +414,7 @@ DAMAGED = {
         "has a, which shows few numbers many times over.",
         "save it in memory of its own: tensor.clone()",
     ),
-    "complex": (saved({"a": torch.ones(2, dtype=torch.complex64)}), "has no tensor of this model.", OF_THIS),
+    "complex": (saved({"a": torch.ones(2, dtype=torch.complex64)}), OTHER, OF_THIS),
     "quantized": (
         record("data.pkl", QUANTIZED),
         "has numbers of a kind that is not read (torch.QInt8Storage).",
@@ -434,7 +437,7 @@ def test_a_file_that_cannot_be_read_is_one_problem(file, model, damage, said, re
     before = state_of(model)
 
     with pytest.raises(SpecError) as raised:
-        load(model, file)
+        load_weights(model, file)
 
     (problem,) = raised.value.problems
     assert problem.message.startswith(said) if said[-1] == "(" else problem.message == said
@@ -451,7 +454,7 @@ def test_a_file_that_may_not_be_read_is_one_problem(file, model, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse)
         with pytest.raises(SpecError) as raised:
-            load(model, file)
+            load_weights(model, file)
     assert str(raised.value) == (
         f"{file}: error[weights] cannot be read (Permission denied).\n  repair: check the file and its permissions"
     )
@@ -514,7 +517,7 @@ LIES = {
 def test_a_tensor_over_other_memory_than_there_is_is_refused(file, model, arguments, said):
     torch.save({"a": Lying(arguments)}, file)
     with pytest.raises(SpecError) as raised:
-        load(model, file)
+        load_weights(model, file)
     assert str(raised.value) == f"{file}: error[weights] is damaged ({said}).\n  repair: {AGAIN}"
 
 
@@ -536,11 +539,11 @@ def test_nothing_in_a_checkpoint_is_run(file, model, tmp_path, place):
     torch.save(content if place == "beside" else {**state, "extra": Acting(canary)}, file)
 
     if place == "beside":
-        load(model, file)
+        load_weights(model, file)
         assert unlike(state_of(model), state) == []
     else:
         with pytest.raises(SpecError, match=r"holds tensors by name beside 1 that are none \(extra\)\."):
-            load(model, file)
+            load_weights(model, file)
     assert not canary.exists()
 
 

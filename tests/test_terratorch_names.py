@@ -21,9 +21,10 @@ from composer import (
     Timm,
     UNetDecoder,
     UperNetDecoder,
+    load_weights,
 )
-from composer.terratorch import load
-from composer.terratorch.keys import LOSS, UNUSED, matched, names_of
+from composer.checkpoints import match_names
+from composer.terratorch.keys import UNUSED, names_of
 from tests.checkpoints import GRAPH, as_terratorch_says, lightning, state_of, trained, unlike
 
 
@@ -81,7 +82,7 @@ def test_a_plain_network_takes_what_timms_wrapper_had(encoder, rest, file):
     torch.save({f"encoder.{name}": x for name, x in wrapper.state_dict().items()} | state, file)
 
     model = composer.build(graph, seed=8).eval()
-    report = load(model, file)
+    report = load_weights(model, file)
 
     # The wrapper gives what the loaded encoder gives, and everything behind that is the donor's.
     image = torch.rand(1, 3, 28, 28) if encoder.name.endswith("dinov2") else torch.rand(1, 3, 32, 32)
@@ -110,7 +111,7 @@ def test_every_place_of_a_chain_has_its_name(file):
     state = as_terratorch_says(state_of(donor))
     torch.save(state, file)
 
-    report = load(model, file)
+    report = load_weights(model, file)
 
     assert unlike(state_of(model), state_of(donor)) == []
     assert dict(report.matched) == dict(zip(state_of(donor), state, strict=True))
@@ -130,7 +131,7 @@ def test_necks_are_counted_without_the_one_that_pools_frames(file):
     renamed = {re.sub(r"^necks\.1\.", "neck.0.", re.sub("^encoder", "encoder.encoder", n)): x for n, x in state.items()}
     torch.save(renamed, file)
 
-    load(model, file)
+    load_weights(model, file)
 
     assert unlike(state_of(model), state) == []
     assert [name for name in renamed if name.startswith("neck")] == [
@@ -173,8 +174,9 @@ def test_a_network_that_timm_wraps_has_no_other_names():
 def test_no_name_serves_twice():
     """What the wrapper calls `model.x` is the network's `x`, unless that has a child `model` of its own."""
     keys = ["encoder.x", "encoder.model.x"]
-    assert matched(GRAPH, keys, ["encoder.model.x"]) == {"encoder.model.x": "encoder.model.x"}
-    assert matched(GRAPH, keys[:1], ["encoder.model.x"]) == {"encoder.x": "encoder.model.x"}
+    names = {key: names_of(GRAPH, key) for key in keys}
+    assert match_names(names, ["encoder.model.x"]) == {"encoder.model.x": "encoder.model.x"}
+    assert match_names({"encoder.x": names["encoder.x"]}, ["encoder.model.x"]) == {"encoder.x": "encoder.model.x"}
 
 
 def test_a_name_that_is_left_over_is_told(file, model):
@@ -183,21 +185,19 @@ def test_a_name_that_is_left_over_is_told(file, model):
     torch.save(state | twice, file)
 
     with pytest.raises(SpecError) as raised:
-        load(model, file)
+        load_weights(model, file)
 
-    assert f"has {len(twice)} tensors that the model has not" in str(raised.value)
+    assert f"has {len(twice)} tensors that the model does not have" in str(raised.value)
 
 
 def test_the_loss_of_a_task_is_set_aside(file, model):
     state = {**lightning(state_of(trained()))["state_dict"], "criterion.weight": torch.ones(2)}
     torch.save({"state_dict": state}, file)
 
-    report = load(model, file)
+    report = load_weights(model, file)
 
-    assert report.set_aside == (("criterion.weight", LOSS),)
-    assert str(report) == (
-        "38 of 38 tensors were set\n  set aside: criterion.weight (the loss of a task has it, and a model has no loss)"
-    )
+    assert report.set_aside == (("criterion.weight", "not behind model."),)
+    assert str(report) == ("38 of 38 tensors were set\n  set aside: criterion.weight (not behind model.)")
 
 
 def test_attention_that_is_never_run_is_set_aside(file):
@@ -212,7 +212,7 @@ def test_attention_that_is_never_run_is_set_aside(file):
     }
     torch.save({f"model.{name}": x for name, x in as_terratorch_says(state_of(donor)).items()} | unused, file)
 
-    report = load(model, file)
+    report = load_weights(model, file)
 
     assert report.set_aside == tuple((name, UNUSED) for name in unused)
     assert unlike(state_of(model), state_of(donor)) == []

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import composer
-from composer.terratorch import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning, load
+from composer.terratorch import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning
 from tests.factory_calls import FRAMES, NUMBERS, Maps, built, call_of
 
 WIDTHS = (
@@ -136,7 +136,7 @@ class TestNames:
         }
         torch.save(renamed, tmp_path / "weights.pt")
 
-        load(models[1], tmp_path / "weights.pt")
+        composer.load_weights(models[1], tmp_path / "weights.pt")
 
         assert "aux_heads.fcn-aux_1.1.head.2.weight" in renamed
         assert (

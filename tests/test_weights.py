@@ -7,8 +7,10 @@ import stat
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from torch import nn
+from torch.nn.utils import prune
 
 import composer
 from composer import Custom, FCNDecoder, Feature, SegmentationHead, SpecError, Timm
@@ -57,7 +59,7 @@ def test_what_comes_back_gives_the_same(file):
 def test_weights_are_restored_into_a_model_that_is_there(file):
     model = composer.build(GRAPH, seed=8)
     assert unlike(state_of(model), state_of(trained())) != []
-    composer.restore(model, file)
+    composer.load_weights(model, file)
     assert unlike(state_of(model), state_of(trained())) == []
 
 
@@ -65,7 +67,7 @@ def test_parameters_stay_the_same_objects(file):
     """An optimiser that holds them goes on working."""
     model = composer.build(GRAPH, seed=8)
     before = {name: id(p) for name, p in model.named_parameters()}
-    composer.restore(model, str(file))
+    composer.load_weights(model, str(file))
     assert {name: id(p) for name, p in model.named_parameters()} == before
 
 
@@ -85,7 +87,7 @@ def test_a_model_of_half_precision_comes_back_into_one(tmp_path):
     model = trained().half()
     composer.save(model, tmp_path / "half.safetensors")
     other = composer.build(GRAPH, seed=8).half()
-    composer.restore(other, tmp_path / "half.safetensors")
+    composer.load_weights(other, tmp_path / "half.safetensors")
     assert unlike(state_of(other), state_of(model)) == []
 
 
@@ -137,89 +139,287 @@ def spoiled(file, change, metadata=None):
     safetensors.torch.save_file(state, file, metadata=kept)
 
 
+HOW = {"load_weights": composer.load_weights, "load": lambda model, file: composer.load(file)}
 UNFIT = [
     pytest.param(
         lambda state: state.pop("head.head.2.bias"),
-        "does not fit the model: 1 missing (head.head.2.bias)",
+        "lacks 1 tensor of the model: 1 of head (head.head.2.bias).",
+        '["head.*"]',
         id="missing",
     ),
     pytest.param(
-        lambda state: state.update(extra=torch.ones(2)), "does not fit the model: 1 unexpected (extra)", id="unexpected"
+        lambda state: state.update(extra=torch.ones(2)),
+        "has 1 tensor that the model does not have: 1 of extra (extra).",
+        '["extra"]',
+        id="unexpected",
     ),
     pytest.param(
         lambda state: state.update({"head.head.2.bias": torch.ones(3)}),
-        "does not fit the model: head.head.2.bias is float32 [3] and must be float32 [2]",
+        "has 1 tensor of another shape or type than the model's: 1 of head (head.head.2.bias is [3] and must be [2]).",
+        '["head.*"]',
         id="another-shape",
     ),
     pytest.param(
         lambda state: state.update({"head.head.2.bias": torch.ones(2).int()}),
-        "does not fit the model: head.head.2.bias is int32 [2] and must be float32 [2]",
+        "has 1 tensor of another shape or type than the model's: 1 of head "
+        "(head.head.2.bias is int32 [2] and must be float32 [2]).",
+        '["head.*"]',
         id="another-type",
     ),
     pytest.param(
         lambda state: [state.pop(name) for name in [name for name in state if name.startswith("decoder.")]],
-        "does not fit the model: 6 missing (decoder.convs.0.0.bias, decoder.convs.0.0.weight, "
-        "decoder.convs.0.1.bias, …)",
+        "lacks 6 tensors of the model: 6 of decoder (decoder.convs.0.0.weight, decoder.convs.0.0.bias, "
+        "decoder.convs.0.1.weight, …).",
+        '["decoder.*"]',
         id="many-missing",
-    ),
-    pytest.param(
-        lambda state: state.update({name: x[None] for name, x in state.items() if name.startswith("decoder.")}),
-        "does not fit the model: decoder.convs.0.0.bias is float32 [1, 4] and must be float32 [4]; "
-        "decoder.convs.0.0.weight is float32 [1, 32, 4, 2, 2] and must be float32 [32, 4, 2, 2]; "
-        "decoder.convs.0.1.bias is float32 [1, 4] and must be float32 [4]; "
-        "decoder.convs.0.1.weight is float32 [1, 4, 4, 3, 3] and must be float32 [4, 4, 3, 3]; "
-        "decoder.convs.0.2.ln.bias is float32 [1, 4] and must be float32 [4], and 1 more",
-        id="many-shapes",
     ),
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), UNFIT)
-@pytest.mark.parametrize("how", [composer.restore, lambda model, file: composer.load(file)], ids=["restore", "load"])
-def test_a_file_that_does_not_fit_is_refused_whole(file, change, said, how):
+@pytest.mark.parametrize(("change", "said", "ignore"), UNFIT)
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+def test_a_file_that_does_not_fit_is_refused_whole(file, change, said, ignore, how):
     spoiled(file, change)
     model = composer.build(GRAPH, seed=8)
     before = state_of(model)
-    message = f"{file}: error[weights] {said}.\n  repair: give the file of this very model"
+    repair = f"give a checkpoint of this very model, or allow it: load_weights(model, file, ignore={ignore})"
+    message = f"{file}: error[weights] {said}\n  repair: {repair}"
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         how(model, file)
     assert unlike(state_of(model), before) == []
 
 
-class Counting(nn.Linear):
-    """A module that keeps more than tensors."""
-
-    def get_extra_state(self):
-        return {"seen": 3}
-
-    def set_extra_state(self, state):
-        raise AssertionError(state)
+def keeping_more(model):
+    """The model, whose decoder keeps more than tensors."""
+    kind = type(model.decoder)
+    model.decoder.__class__ = type("Keeping", (kind,), {"get_extra_state": lambda _: {"seen": 1}})
+    return model
 
 
 def test_extra_state_that_is_no_tensor_is_not_saved(tmp_path):
-    model = composer.build(GRAPH)
-    kind = type(model.decoder)
-    model.decoder.__class__ = type("Keeping", (kind,), {"get_extra_state": lambda _: {"seen": 1}})
     with pytest.raises(SpecError) as caught:
-        composer.save(model, tmp_path / "a.safetensors")
+        composer.save(keeping_more(composer.build(GRAPH)), tmp_path / "a.safetensors")
     assert str(caught.value) == (
-        f"{tmp_path / 'a.safetensors'}: error[weights] cannot keep decoder._extra_state, which is extra state and no "
-        "tensor.\n  repair: let the module keep that state as a tensor: register_buffer"
+        f"{tmp_path / 'a.safetensors'}: error[weights] cannot be written because of decoder._extra_state (extra "
+        "state, not a tensor).\n  repair: let the module keep that state as a tensor: register_buffer"
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_extra_state_that_is_no_tensor_is_refused(tmp_path):
-    safetensors.torch.save_file({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, tmp_path / "a.safetensors")
-    model = Counting(2, 2)
-    before = model.weight.detach().clone()
+def test_extra_state_that_is_no_tensor_is_refused(file):
+    model = keeping_more(composer.build(GRAPH, seed=8))
+    before = model.head.head[2].weight.detach().clone()
     message = (
-        f"{tmp_path / 'a.safetensors'}: error[weights] cannot be put into a model whose _extra_state holds extra "
+        f"{file}: error[weights] cannot be put into a model whose decoder._extra_state holds extra "
         "state, which is no tensor.\n  repair: let the module keep that state as a tensor: register_buffer"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
-        composer.restore(model, tmp_path / "a.safetensors")
-    assert torch.equal(model.weight, before)
+        composer.load_weights(model, file)
+    assert torch.equal(model.head.head[2].weight, before)
+
+
+def distributed(model, folder):
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", init_method=f"file://{folder / 'group'}", rank=0, world_size=1)
+    return nn.parallel.DistributedDataParallel(model)
+
+
+@pytest.fixture
+def no_group():
+    """What joined a group of processes leaves it."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def with_compiled_children(model, _):
+    model.encoder = torch.compile(model.encoder)
+    model.decoder = nn.DataParallel(torch.compile(model.decoder))
+    return model
+
+
+WRAPPERS = {
+    "compiled": lambda model, _: torch.compile(model),
+    "compiled-children": with_compiled_children,
+    "data-parallel": lambda model, _: nn.DataParallel(model),
+    "distributed": distributed,
+    "sequential": lambda model, _: nn.Sequential(model),
+    "several": lambda model, _: nn.Sequential(torch.compile(nn.DataParallel(model))),
+}
+
+
+@pytest.mark.usefixtures("no_group")
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_what_only_wraps_a_model_is_not_saved(tmp_path, wrap):
+    composer.save(wrap(trained(), tmp_path), tmp_path / "model.safetensors")
+    loaded = composer.load(tmp_path / "model.safetensors")
+    assert type(loaded) is composer.Model
+    assert unlike(state_of(loaded), state_of(trained())) == []
+
+
+@pytest.mark.usefixtures("no_group")
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_weights_are_set_inside_of_what_wraps_a_model(file, tmp_path, wrap):
+    model = composer.build(GRAPH, seed=8)
+    composer.load_weights(wrap(model, tmp_path), file)
+    assert [name for name, x in zip(state_of(trained()), model.state_dict().values(), strict=True) if x is None] == []
+    assert all(
+        torch.equal(x, y) for x, y in zip(model.state_dict().values(), state_of(trained()).values(), strict=True)
+    )
+
+
+class Tagged(torch.Tensor):
+    """A tensor of a library's own kind, as torchao and others have."""
+
+
+def shard(model):
+    """The model as FSDP2 has it, over one process."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+
+
+class Adapted(nn.Module):
+    """A layer of PEFT, as far as its names go."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+        self.lora_A = nn.ModuleDict({"default": nn.Conv2d(4, 1, 1, bias=False)})
+
+
+def set_weight(model, change):
+    layer = model.head.head[2]
+    layer.weight = nn.Parameter(change(layer.weight.detach()), requires_grad=False)
+
+
+def in_head(change):
+    def changed(model):
+        model.head.head[2] = change(model.head.head[2])
+
+    return changed
+
+
+HEADS = "head.head.2.parametrizations.weight"
+LORA = "head.head.2.base_layer.weight, head.head.2.base_layer.bias, head.head.2.lora_A.default.weight"
+FIRST = "encoder.conv1.0.weight, encoder.conv1.1.weight, encoder.conv1.1.bias"
+HEAD = "head.head.2.weight"
+NOT_AS_DESCRIBED = "(not as the spec describes the model)"
+OF_THE_USER = "put the change into the spec, or save the weights alone: torch.save(model.state_dict(), file)"
+CHANGED = {
+    "parametrized": (
+        in_head(torch.nn.utils.parametrizations.weight_norm),
+        f"{HEADS}.original0, {HEADS}.original1, {HEAD} {NOT_AS_DESCRIBED}",
+        "remove them first: torch.nn.utils.parametrize.remove_parametrizations(layer, name)",
+    ),
+    "pruned": (
+        in_head(lambda layer: prune.random_unstructured(layer, "weight", 0.5)),
+        f"head.head.2.weight_orig, head.head.2.weight_mask, {HEAD} {NOT_AS_DESCRIBED}",
+        "make it permanent first: torch.nn.utils.prune.remove(layer, name)",
+    ),
+    "adapted": (
+        in_head(Adapted),
+        f"{LORA} and 2 more {NOT_AS_DESCRIBED}",
+        "merge the adapters first: merge_and_unload()",
+    ),
+    "replaced": (
+        in_head(lambda _: nn.Conv2d(4, 5, 1)),
+        f"{HEAD}, head.head.2.bias {NOT_AS_DESCRIBED}",
+        OF_THE_USER,
+    ),
+    "more": (
+        lambda model: model.register_buffer("seen", torch.zeros(2)),
+        f"seen {NOT_AS_DESCRIBED}",
+        OF_THE_USER,
+    ),
+    "whole-numbers": (
+        lambda model: set_weight(model, lambda x: x.to(torch.int8)),
+        f"{HEAD} {NOT_AS_DESCRIBED}",
+        OF_THE_USER,
+    ),
+    "float8": (
+        lambda model: set_weight(model, lambda x: x.to(torch.float8_e4m3fn)),
+        f"{HEAD} (float8_e4m3fn)",
+        "cast the model first: model.float()",
+    ),
+    "sparse": (
+        lambda model: set_weight(model, lambda x: x.to_sparse()),
+        f"{HEAD} (sparse or quantised)",
+        "convert it first: tensor.to_dense(), or tensor.dequantize()",
+    ),
+    "subclass": (
+        lambda model: set_weight(model, lambda x: x.as_subclass(Tagged)),
+        f"{HEAD} (Tagged, not a plain tensor)",
+        "save the model before it is converted, or a copy in plain tensors",
+    ),
+    "meta": (
+        lambda model: model.to("meta"),
+        f"{FIRST} and 35 more (no numbers on the meta device)",
+        "build the model on the CPU",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said", "repair"), CHANGED.values(), ids=CHANGED)
+def test_what_would_not_be_loaded_is_not_saved(tmp_path, change, said, repair):
+    """All that is refused is refused before a byte is written, with the names of the first tensors and the way out."""
+    model = composer.build(GRAPH)
+    change(model)
+    with pytest.raises(SpecError) as caught:
+        composer.save(model, tmp_path / "model.safetensors")
+    assert str(caught.value) == (
+        f"{tmp_path / 'model.safetensors'}: error[weights] cannot be written because of {said}.\n  repair: {repair}"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_group")
+def test_a_sharded_model_is_not_saved(tmp_path):
+    distributed(nn.Linear(1, 1), tmp_path)
+    with pytest.raises(SpecError) as caught:
+        composer.save(shard(composer.build(GRAPH)), tmp_path / "model.safetensors")
+    assert str(caught.value) == (
+        f"{tmp_path / 'model.safetensors'}: error[weights] cannot be written because of {FIRST} and 20 more "
+        "(DTensor, not a plain tensor).\n"
+        "  repair: gather it first: torch.distributed.checkpoint.state_dict.get_model_state_dict with "
+        "full_state_dict=True, loaded into composer.build(model.graph)"
+    )
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_change_that_was_undone_is_saved(tmp_path):
+    model = trained()
+    layer = torch.nn.utils.parametrizations.weight_norm(model.head.head[2])
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    composer.save(model, tmp_path / "model.safetensors")
+    image = torch.rand(1, 3, 37, 50)
+    assert torch.equal(composer.load(tmp_path / "model.safetensors").eval()(image).output, model.eval()(image).output)
+
+
+class Task(nn.Module):
+    """What a training framework puts around a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.criterion = nn.CrossEntropyLoss()
+        self.network = nn.Sequential(model, nn.Softmax(1))
+
+
+NO_MODELS = {
+    "a layer": (lambda: nn.Linear(2, 2), "a Linear"),
+    "no module": (lambda: {"a": 1}, "a dict"),
+    "a task": (lambda: Task(composer.build(GRAPH)), "a Task, which holds one: give its network.0"),
+}
+
+
+@pytest.mark.parametrize("function", [composer.save, composer.load_weights], ids=["save", "load_weights"])
+@pytest.mark.parametrize(("made", "said"), NO_MODELS.values(), ids=NO_MODELS)
+def test_what_composer_did_not_build_is_refused(tmp_path, function, made, said):
+    message = f"composer.{function.__name__} takes a model that composer.build made (got {said})"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        function(made(), tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def nothing(file):
@@ -259,24 +459,20 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("damage", "said", "repair"), DAMAGED)
-@pytest.mark.parametrize("how", [composer.restore, lambda model, file: composer.load(file)], ids=["restore", "load"])
-def test_a_damaged_file_is_one_problem(file, damage, said, repair, how):
+def test_a_damaged_file_is_one_problem(file, damage, said, repair):
     damage(file)
-    model = composer.build(GRAPH, seed=8)
-    before = state_of(model)
     with pytest.raises(SpecError) as raised:
-        how(model, file)
+        composer.load(file)
     (problem,) = raised.value.problems
     assert problem.message.startswith(said)
     assert (problem.code, problem.place.file, problem.repair) == ("weights", str(file), repair)
-    assert unlike(state_of(model), before) == []
 
 
 def test_a_file_without_a_spec_is_not_loaded(file):
     spoiled(file, lambda state: None, metadata={"format": "pt"})
     message = (
         f"{file}: error[weights] holds no spec, so it was not written by composer.save.\n"
-        "  repair: build the model, then composer.restore"
+        "  repair: build the model, then composer.load_weights"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         composer.load(file)
@@ -285,7 +481,7 @@ def test_a_file_without_a_spec_is_not_loaded(file):
 def test_a_file_without_a_spec_is_restored_from(file):
     spoiled(file, lambda state: None, metadata={"format": "pt"})
     model = composer.build(GRAPH, seed=8)
-    composer.restore(model, file)
+    composer.load_weights(model, file)
     assert unlike(state_of(model), state_of(trained())) == []
 
 

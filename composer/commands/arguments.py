@@ -27,7 +27,7 @@ def check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def one_spec(parser: argparse.ArgumentParser) -> None:
     """Of a command that takes a spec and nothing else."""
-    parser.add_argument("file", metavar="FILE", help="a spec")
+    parser.add_argument("file", metavar="FILE", help="a spec, or a file that composer.save wrote")
 
 
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="a picture, a .npy array or a TIFF; with several inputs, one for each",
     )
     parser.add_argument("-o", "--out", metavar="OUT", help="the picture to draw: .png or .jpg")
-    parser.add_argument("--weights", metavar="FILE", help="a file that composer.save wrote for this spec")
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint of this model: .safetensors, .pt, .pth, .ckpt")
     parser.add_argument(
         "--bands", action="append", default=[], metavar="[NAME=]4,3,2", help="the bands to feed, counted from 1"
     )

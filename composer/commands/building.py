@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from composer.commands.interrupts import interrupts_held
+from composer.commands.models import build_model
 from composer.commands.outfile import check_writable
 from composer.commands.terminal import UsageError, graph_in, note, rendered, say
 from composer.inference import infer
@@ -16,14 +16,12 @@ def build_spec(file: str, *, save_to: str | None, seed: int, pretrained: bool, l
     # Before torch is loaded, which takes seconds.
     typed = infer(graph_in(file))
     note("building the model …")
-    with interrupts_held():
-        from composer.building import build
+    model, origin = build_model(typed, file, seed=seed, pretrained=pretrained, limits=limits)
     from composer.commands.shapes import outputs_table
-    from composer.commands.weighing import provenance, weigh, weights_table
+    from composer.commands.weighing import weigh, weights_table
 
-    model = build(typed, seed=seed, pretrained=pretrained, limits=limits)
     say(rendered(weights_table(weigh(model)), "", outputs_table(model.typed), ""))
-    say(provenance(model.typed, seed, pretrained=pretrained))
+    say(origin)
     if out is not None:
         from composer import save
 

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from composer.commands.feeding import Fed, feed
-from composer.commands.interrupts import interrupts_held
+from composer.commands.models import build_model
 from composer.commands.outfile import check_writable, write_whole
 from composer.commands.pictures import drawn_size, input_panel, prediction_panel, sheet
 from composer.commands.predictions import MOST_VALUES, Prediction, Scores, percent, predictions
 from composer.commands.terminal import UsageError, graph_in, note, rendered, say
-from composer.commands.weighing import provenance
 from composer.graph import Shared
 from composer.limits import Limits
 from composer.parts import Part
@@ -52,7 +51,14 @@ def run(request: Request) -> None:
     _check(request, typed, out)
     inputs, size = feed(typed, request.images, request.bands, request.show_bands)
     note("building the model …")
-    model, origin = _built(request, typed)
+    model, origin = build_model(
+        typed,
+        request.file,
+        weights=request.weights,
+        seed=request.seed,
+        pretrained=request.pretrained,
+        limits=request.limits,
+    )
     note("running it …")
     found = _predicted(model, inputs)
     for one in inputs:
@@ -78,7 +84,7 @@ def _read_files(request: Request) -> list[tuple[str, str]]:
 
 def _check(request: Request, typed: Typed, out: Path | None) -> None:
     if request.weights is not None and not _is_file(request.weights):
-        raise UsageError(f"--weights: {request.weights} is no file; give one that composer.save wrote.")
+        raise UsageError(f"--weights: {request.weights} is no file; give a checkpoint of this model.")
     for end in typed.ends:
         if end in typed.embeddings:
             raise UsageError(
@@ -97,19 +103,6 @@ def _is_file(file: str) -> bool:
         return False
 
 
-def _built(request: Request, typed: Typed) -> tuple[Model, str]:
-    with interrupts_held():
-        from composer.building import build
-        from composer.weights import restore
-
-    if request.weights is None:
-        model = build(typed, seed=request.seed, pretrained=request.pretrained, limits=request.limits)
-        return model, provenance(typed, request.seed, pretrained=request.pretrained)
-    model = build(typed, seed=request.seed, pretrained=False, limits=request.limits)
-    restore(model, request.weights)
-    return model, f"weights: from {shown(request.weights)}"
-
-
 def _predicted(model: Model, inputs: Sequence[Fed]) -> list[Prediction]:
     """What each end of the graph says: the outputs, then the auxiliary ones."""
     import torch
@@ -117,7 +110,8 @@ def _predicted(model: Model, inputs: Sequence[Fed]) -> list[Prediction]:
     images = {one.name: torch.from_numpy(one.values)[None] for one in inputs}
     try:
         with torch.inference_mode():
-            out = model.eval()(images)
+            # Images are in single precision, and weights in a file may be in another.
+            out = model.float().eval()(images)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "memory" in str(error):
             raise UsageError("--image: there is not memory enough for an image of this size; crop it.") from error

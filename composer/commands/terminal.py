@@ -47,17 +47,24 @@ def rendered(*parts: RenderableType) -> str:
 
 
 def graph_in(file: str) -> Graph:
-    """The graph that a file holds. Raises UsageError where there is no such file, SpecError for what is in it."""
-    from composer.text import reads
+    """The graph that a file holds, a spec or what composer.save wrote; a pipe is read once.
 
-    return reads(text_in(file), name=file)
+    Raises UsageError where there is no such file, SpecError for what is in it.
+    """
+    from composer.text import read
+
+    check_readable(file)
+    return read(file)
 
 
 def text_in(file: str) -> str:
     """The text that a file holds; a pipe is read once. Raises as `graph_in` does."""
     from composer.text import characters
+    from composer.text.embedded import is_weights_file
 
     check_readable(file)
+    if is_weights_file(file):
+        raise UsageError(f"{file}: this is a weights file; give the YAML spec.")
     return characters.text_in(file)
 
 

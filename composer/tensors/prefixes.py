@@ -13,10 +13,18 @@ def count_matches(given: Collection[str], wanted: Collection[str]) -> Mapping[st
     counts are ordered by the length of the prefix, the shortest first.
     """
     names = frozenset(wanted)
-    counts = Counter(prefix for name in given for prefix in _prefixes_of(name) if name[len(prefix) :] in names)
+    # A name may have millions of dots: no more of it is compared than may be one of the wanted names.
+    longest = max(map(len, names), default=0)
+    counts = Counter(prefix for name in given for prefix in _prefixes_of(name, longest) if name[len(prefix) :] in names)
     return dict(sorted(counts.items(), key=lambda found: (-found[1], len(found[0]), found[0])))
 
 
-def _prefixes_of(name: str) -> Iterator[str]:
-    yield ""
-    yield from (name[: at + 1] for at, letter in enumerate(name) if letter == ".")
+def _prefixes_of(name: str, longest: int) -> Iterator[str]:
+    """The prefixes behind which at most `longest` characters are left."""
+    first = len(name) - longest
+    if first <= 0:
+        yield ""
+    at = name.find(".", max(0, first - 1))
+    while at >= 0:
+        yield name[: at + 1]
+        at = name.find(".", at + 1)

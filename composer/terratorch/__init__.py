@@ -1,4 +1,4 @@
-"""TerraTorch's factory, configs and checkpoints, in terms of composer's graphs.
+"""TerraTorch's factory and configs, and its names of weights, in terms of composer's graphs.
 
 The names below are loaded when they are first asked for, so that a config is translated without importing torch.
 """
@@ -7,8 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer.terratorch.checkpoints import Report as Report
-    from composer.terratorch.checkpoints import load as load
     from composer.terratorch.configs import read_config as read_config
     from composer.terratorch.configs import reads_config as reads_config
     from composer.terratorch.factory import AuxiliaryHead as AuxiliaryHead
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from composer.terratorch.translating import translate as translate
 
 _NAMES_OF = {
-    "checkpoints": "Report load",
     "configs": "read_config reads_config",
     "factory": "AuxiliaryHead EncoderDecoderFactory FactoryModel TerraTorchWarning",
     "translating": "Translation translate",

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 from composer.graph import Graph, Node
 from composer.modules.containers import segments
 from composer.parts import Mmseg, Part, TemporalPooling, Timm, UNetDecoder
 from composer.terratorch.auxiliary import lawful
 
-LOSS = "the loss of a task has it, and a model has no loss"
 UNUSED = "TerraTorch's U-Net has an attention here that it never runs"
 
 _PEFT = "base_model.model."
-_WRAPPERS = ("model", "module")
-"""No part of a model is called so."""
 
 
-def cleaned(name: str) -> str:
-    """A name without what wrappers put in front of it, nor what old versions of TerraTorch put inside.
-
-    The wrappers are a Lightning task, torch's data parallel ones and torch.compile, one around the other.
-    """
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
-    while len(parts) > 1 and parts[0] in _WRAPPERS:
-        del parts[0]
-    if "_timm_module" in parts:
-        parts.remove("_timm_module")
+def plain(name: str) -> str:
+    """A name with each auxiliary head called as a graph calls its branch, and without what old versions put inside."""
+    parts = [part for part in name.split(".") if part != "_timm_module"]
+    for at, part in enumerate(parts[1:], start=1):
+        if parts[at - 1] == "aux_heads":
+            parts[at] = lawful(part)
     return ".".join(parts)
-
-
-def plain_branch(name: str) -> str:
-    """A name in which an auxiliary head is called as a graph calls its branch."""
-    place, _, rest = name.partition(".")
-    branch, dot, within = rest.partition(".")
-    return f"{place}.{lawful(branch)}{dot}{within}" if place == "aux_heads" and branch else name
 
 
 def names_of(graph: Graph, key: str) -> tuple[str, ...]:
@@ -57,23 +43,7 @@ def names_of(graph: Graph, key: str) -> tuple[str, ...]:
 
 def reason_to_leave(graph: Graph, name: str) -> str | None:
     """Why a tensor of a checkpoint has no place in any model of composer's; None where it ought to have one."""
-    if name.startswith("criterion."):
-        return LOSS
     return UNUSED if name.startswith(tuple(_unused(graph))) else None
-
-
-def matched(graph: Graph, keys: Iterable[str], names: Iterable[str]) -> Mapping[str, str]:
-    """For each of the model's keys that a checkpoint has under one of its names, that name; none is given twice."""
-    found: dict[str, str] = {}
-    free = set(names)
-    candidates = {key: names_of(graph, key) for key in keys}
-    # Each round takes the next likeliest names, so that what bears a name plainly has it before what may bear it.
-    for rank in range(max(map(len, candidates.values()), default=0)):
-        for key, known_as in candidates.items():
-            if key not in found and rank < len(known_as) and known_as[rank] in free:
-                found[key] = known_as[rank]
-                free.remove(known_as[rank])
-    return {key: found[key] for key in candidates if key in found}
 
 
 def _path(node: str) -> str:

@@ -7,17 +7,20 @@ import os
 from composer.graph import Graph, must_be_graph
 from composer.parts import REGISTERED
 from composer.text.characters import text_in
+from composer.text.embedded import embedded_spec, is_weights_file
 from composer.text.reading import graph_of
 from composer.text.suggesting import Parts
 
 
 def read(path: str | os.PathLike[str], *, parts: Parts = REGISTERED) -> Graph:
-    """The graph that a file describes. `parts` are those it may name.
+    """The graph that a file describes, or a weights file that composer.save wrote. `parts` are those it may name.
 
     Raises SpecError with all the problems of the file at once, also where there is no such file.
     """
     if not isinstance(path, str | bytes | os.PathLike):
         raise TypeError(f"read takes the path of a file, and composer.reads a text (got {type(path).__name__})")
+    if is_weights_file(path) and os.path.isfile(path):
+        return reads(embedded_spec(path), name=f"{os.fsdecode(path)}: spec", parts=parts)
     return reads(text_in(path), name=os.fsdecode(path), parts=parts)
 
 

@@ -8,8 +8,9 @@ from importlib import import_module
 import pytest
 import torch
 
+import composer
 from composer.libraries import loaded
-from composer.terratorch import EncoderDecoderFactory, load
+from composer.terratorch import EncoderDecoderFactory
 
 assert loaded("mmseg") is None
 decode_heads = import_module("mmseg.models.decode_heads")
@@ -55,7 +56,7 @@ def test_a_checkpoint_gives_what_it_gives_there(name, task, tmp_path):
     state |= {f"model.{key}": value for key, value in model.state_dict().items() if key.startswith("encoder.")}
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
 
-    load(model, tmp_path / "last.ckpt")
+    composer.load_weights(model, tmp_path / "last.ckpt")
 
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():

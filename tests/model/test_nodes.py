@@ -1,9 +1,13 @@
 """The nodes of a model: their names, what is shared, and what is frozen."""
 
+import copy
+import pickle
 import re
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import composer
@@ -17,6 +21,7 @@ from composer import (
     SegmentationHead,
     SelectIndices,
     Shared,
+    SpecError,
     Timm,
 )
 
@@ -152,6 +157,155 @@ def test_an_unknown_node_cannot_be_frozen(model, name):
         model.freeze(name)
 
 
+def trainable(model):
+    """The nodes with parameters that have gradients, and those in train mode."""
+    nodes = {holder: model.get_submodule(holder) for holder in HOLDERS}
+    with_gradients = {name for name, node in nodes.items() if all(p.requires_grad for p in node.parameters())}
+    return with_gradients, {name for name, node in nodes.items() if node.training}
+
+
+def test_several_nodes_are_frozen_at_once(model):
+    model.freeze("encoder", "necks", "aux.early.head")
+    rest = {"decoder", "head", "aux.early.decoder"}
+    assert trainable(model) == (rest, rest)
+    assert model.frozen == ("encoder", "necks[0]", "necks[1]", "aux.early.head")
+
+
+def test_nothing_is_frozen_where_one_name_is_unknown(model):
+    with pytest.raises(ValueError, match=r"^there is no node 'haed' to freeze; the nodes are encoder, "):
+        model.freeze("encoder", "haed")
+    assert (model.frozen, trainable(model)) == ((), (set(HOLDERS), set(HOLDERS)))
+
+
+def test_unfreezing_is_the_inverse(model):
+    model.freeze("encoder", "aux", "head")
+    model.unfreeze("encoder", "aux.early.decoder")
+    assert model.frozen == ("head", "aux.early.head")
+    rest = set(HOLDERS) - {"head", "aux.early.head"}
+    assert trainable(model) == (rest, rest)
+    before = under(model, "encoder.")
+    model.train()(torch.rand(2, 3, 64, 64)).output.sum().backward()
+    assert [name for name, p in model.encoder.named_parameters() if p.grad is None] == []
+    assert any(name.endswith("running_mean") for name in changed(before, under(model, "encoder.")))
+
+
+def test_an_unknown_node_cannot_be_unfrozen(model):
+    with pytest.raises(ValueError, match=r"^there is no node 'haed' to unfreeze; the nodes are encoder, "):
+        model.unfreeze("haed")
+
+
+def test_unfreezing_what_is_not_frozen_changes_nothing(model):
+    model.head.requires_grad_(False)
+    model.unfreeze("head", "decoder")
+    assert trainable(model) == (set(HOLDERS) - {"head"}, set(HOLDERS))
+
+
+def test_only_what_freezing_switched_off_is_switched_on_again(model):
+    """What never learned, such as fixed position embeddings, does not begin to."""
+    fixed = model.get_parameter("encoder.conv1.0.weight").requires_grad_(False)
+    model.freeze("encoder")
+    model.freeze("encoder")
+    model.unfreeze("encoder")
+    assert [p is fixed for p in model.encoder.parameters() if not p.requires_grad] == [True]
+
+
+def test_unfreezing_does_not_leave_eval_mode(model):
+    model.freeze("head")
+    model.eval()
+    model.unfreeze("head")
+    assert not model.head.training
+    assert model.train().head.training
+
+
+def torch_undoes(model):
+    model.requires_grad_(True)
+
+
+def parameters_are_undone(model):
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad = True
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["trained before", "not trained before"])
+@pytest.mark.parametrize("undo", [torch_undoes, parameters_are_undone], ids=["the model", "each parameter"])
+def test_gradients_that_are_switched_on_in_torchs_way_end_the_freeze(model, undo, before):
+    """Or the node would learn and yet stay in eval mode for ever."""
+    model.encoder.requires_grad_(before)
+    model.freeze("encoder")
+    undo(model)
+    model.train()
+    assert trainable(model) == (set(HOLDERS), set(HOLDERS))
+    assert model.frozen == ()
+    model.freeze("encoder")
+    assert (model.frozen, model.encoder.training) == (("encoder",), False)
+    assert [p for p in model.encoder.parameters() if p.requires_grad] == []
+
+
+def test_a_part_of_a_node_may_learn_while_the_node_is_frozen(model):
+    """Its statistics stay as they are, as is usual when the last stage alone is trained."""
+    model.freeze("encoder")
+    model.encoder.layer1.requires_grad_(True)
+    model.train()
+    assert model.frozen == ("encoder",)
+    assert [child.training for child in model.encoder.modules()] == [False] * len(list(model.encoder.modules()))
+
+
+def in_a_file(model, folder):
+    composer.save(model, folder / "model.safetensors")
+    return composer.load(folder / "model.safetensors")
+
+
+def compiled_in_a_file(model, folder):
+    model.encoder = torch.compile(model.encoder)
+    return in_a_file(model, folder)
+
+
+COPIES = {
+    "file": in_a_file,
+    "compiled": compiled_in_a_file,
+    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
+    "deepcopy": lambda model, _: copy.deepcopy(model),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_is_frozen_as_the_model_is(model, tmp_path, copied):
+    model.freeze("encoder", "aux.early")
+    other = copied(model, tmp_path).train()
+    rest = {"necks.0", "decoder", "head"}
+    assert other.frozen == ("encoder", "aux.early.decoder", "aux.early.head")
+    assert trainable(other) == (rest, rest)
+    other.unfreeze("encoder", "aux")
+    assert trainable(other) == (set(HOLDERS), set(HOLDERS))
+
+
+def test_a_model_that_is_not_frozen_comes_back_so(model, tmp_path):
+    model.freeze("encoder")
+    model.unfreeze("encoder")
+    assert trainable(in_a_file(model, tmp_path)) == (set(HOLDERS), set(HOLDERS))
+
+
+def test_an_encoder_is_unfrozen_after_it_was_compiled(model):
+    model.freeze("encoder")
+    model.encoder = torch.compile(model.encoder)
+    model.unfreeze("encoder")
+    assert [p for p in model.encoder.parameters() if not p.requires_grad] == []
+    assert model.encoder.training
+
+
+def test_frozen_nodes_that_the_model_does_not_have_are_one_problem(model, tmp_path):
+    file = tmp_path / "model.safetensors"
+    composer.save(model, file)
+    with safe_open(file, framework="pt") as found:
+        metadata = found.metadata() | {"composer.frozen": "encoder\nhaed"}
+    save_file(load_file(file), file, metadata=metadata)
+    message = (
+        f"{file}: error[weights] lists frozen nodes that the model does not have: there is no node 'haed' to freeze; "
+    )
+    with pytest.raises(SpecError, match=f"^{re.escape(message)}"):
+        composer.load(file)
+
+
 SIAMESE = Graph(
     inputs={"before": Image(), "after": Image()},
     nodes=[
@@ -186,6 +340,17 @@ def test_a_shared_node_is_frozen_with_the_one_it_shares():
     model = composer.build(SIAMESE)
     model.freeze("new")
     assert [name for name, p in model.old.named_parameters() if p.requires_grad] == []
+
+
+def test_a_shared_node_is_unfrozen_with_the_one_it_shares(tmp_path):
+    model = composer.build(SIAMESE)
+    model.freeze("old", "new")
+    assert model.frozen == ("old", "new")
+    composer.save(model, tmp_path / "model.safetensors")
+    assert composer.load(tmp_path / "model.safetensors").frozen == ("old", "new")
+    model.unfreeze("new")
+    assert (model.frozen, model.old.training) == ((), True)
+    assert [name for name, p in model.old.named_parameters() if not p.requires_grad] == []
 
 
 def test_equal_parts_on_different_nodes_have_weights_of_their_own():

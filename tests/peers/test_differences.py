@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning, load
+from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning
 from tests.peers.combinations import CHANNELS, SWIN, VIT, Pyramid, prithvi
 
 TO_MAPS = [{"name": "ReshapeTokensToImage"}]
@@ -76,7 +76,7 @@ def both(tmp_path):
             for build in (theirs_of, ours_of)
         ]
         torch.save(models[0].state_dict(), tmp_path / "weights.pt")
-        load(models[1], tmp_path / "weights.pt")
+        composer.load_weights(models[1], tmp_path / "weights.pt")
         return models
 
     return make

@@ -59,7 +59,7 @@ def test_the_numbers_are_terratorchs(made, shapes, tmp_path):
     theirs = EncoderDecoderFactory().build_model("segmentation", **made()).double().eval()
     ours = composer.terratorch.EncoderDecoderFactory().build_model("segmentation", **made()).double().eval()
     torch.save(theirs.state_dict(), tmp_path / "weights.pt")
-    composer.terratorch.load(ours, tmp_path / "weights.pt")
+    composer.load_weights(ours, tmp_path / "weights.pt")
     images = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
 
     with torch.no_grad():

@@ -56,7 +56,7 @@ def both(one, folder):
     theirs = Theirs().build_model(**deepcopy(call | {"aux_decoders": aux})).double()
     stir(theirs)
     torch.save(theirs.state_dict(), folder / "weights.pt")
-    composer.terratorch.load(ours, folder / "weights.pt")
+    composer.load_weights(ours, folder / "weights.pt")
     return theirs, ours
 
 
@@ -105,7 +105,7 @@ def gradients_apart(theirs, ours, image, folder):
     }
     torch.save(gradients, folder / "gradients.pt")
     as_weights = deepcopy(ours)
-    composer.terratorch.load(as_weights, folder / "gradients.pt")
+    composer.load_weights(as_weights, folder / "gradients.pt")
     scale = max(float(gradient.abs().max()) for gradient in gradients.values())
     apart = [
         (mine.grad - wanted).abs().max() / scale if mine.grad is not None else wanted.abs().max() / scale

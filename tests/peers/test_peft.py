@@ -32,7 +32,7 @@ def both(folder):
             parameter.add_(torch.randn(parameter.shape, dtype=parameter.dtype), alpha=0.02)
     ours = composer.terratorch.EncoderDecoderFactory().build_model(**CALL, peft_config=LORA).double()
     torch.save(theirs.state_dict(), folder / "weights.pt")
-    report = composer.terratorch.load(ours, folder / "weights.pt")
+    report = composer.load_weights(ours, folder / "weights.pt")
     return theirs, ours, report
 
 
@@ -69,3 +69,12 @@ def test_a_configuration_that_is_none_is_refused(config, message):
     with pytest.raises(composer.SpecError) as caught:
         composer.terratorch.EncoderDecoderFactory().build_model(**CALL, peft_config=config)
     assert str(caught.value).startswith(message)
+
+
+def test_an_adapted_model_is_not_saved(tmp_path):
+    model = composer.terratorch.EncoderDecoderFactory().build_model(**CALL, peft_config=LORA)
+    with pytest.raises(composer.SpecError) as caught:
+        composer.save(model, tmp_path / "model.safetensors")
+    assert "cannot be written because of encoder.base_model.model." in str(caught.value)
+    assert str(caught.value).endswith("repair: merge the adapters first: merge_and_unload()")
+    assert list(tmp_path.iterdir()) == []

@@ -94,7 +94,7 @@ def models(task, folder):
     theirs = Theirs().build_model(**call, **CALLS[task]).double()
     ours = composer.terratorch.EncoderDecoderFactory().build_model(**call, **CALLS[task]).double()
     torch.save(theirs.state_dict(), folder / "weights.pt")
-    composer.terratorch.load(ours, folder / "weights.pt")
+    composer.load_weights(ours, folder / "weights.pt")
     return theirs, ours
 
 
