@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from composer.entering import Frame, frame_of, framed, images_of
+from composer.entering import Frame, frame_of, framed, images_of, mismatch_of
 from composer.graph import Graph
 from composer.leaving import leaving
 from composer.modules.containers import hang
@@ -58,11 +58,18 @@ class Model(nn.Module):
         self._check_extras(extras)
         images = images_of(self._inputs, image)
         frame = frame_of(self._inputs, images, self.typed, self._unit)
-        features: dict[str, Sequence[Tensor]] = {
-            one.name: (framed(one, images[one.name], frame, self.graph.padding.mode),) for one in self._inputs
-        }
-        for step in self._steps:
-            features[step.name] = self._run(step, features, frame.padded, extras)
+        try:
+            features: dict[str, Sequence[Tensor]] = {
+                one.name: (framed(one, images[one.name], frame, self.graph.padding.mode),) for one in self._inputs
+            }
+            for step in self._steps:
+                features[step.name] = self._run(step, features, frame.padded, extras)
+        except RuntimeError as error:
+            # Only what fails is looked at: hooks (FSDP, offloading) and encoders may convert types and devices.
+            mismatch = mismatch_of(images, self.parameters())
+            if mismatch is None:
+                raise
+            raise ValueError(mismatch) from error
         ends = {name: self._leaving(name, features[name], frame) for name in self._ends}
         outputs = {name: ends[name] for name in self.graph.outputs}
         return ModelOutput(
