@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils._pytree import _register_namedtuple
 
 from composer.entering import Frame, frame_of, framed, images_of, mismatch_of
 from composer.graph import Graph
@@ -23,6 +24,10 @@ class ModelOutput(NamedTuple):
 
     output: Any
     auxiliary_heads: dict[str, Any]
+
+
+# torch.export saves a program, and AOTInductor packages one, only with a name for the type that it returns.
+_register_namedtuple(ModelOutput, serialized_type_name="composer.ModelOutput")
 
 
 class Model(nn.Module):
@@ -48,6 +53,23 @@ class Model(nn.Module):
     def graph(self) -> Graph:
         """What this model was built from."""
         return self.typed.graph
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs, as torch.onnx.export takes them for a dict of images in this order."""
+        return [one.name for one in self._inputs]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the nodes that the tensors of the output come from, in its order: for torch.onnx.export.
+
+        The features of an embedding are counted, `head.0`, `head.1`; an auxiliary output has its node's name too.
+        """
+        return [
+            f"{name}.{index}" if name in self.typed.embeddings else name
+            for name in (*self.graph.outputs, *(name for _, name in self.graph.auxiliary))
+            for index in range(len(self._ends[name]))
+        ]
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> ModelOutput:
         """Run the graph. `extras` (times, places) go to the encoders that have such keyword arguments.
