@@ -114,7 +114,7 @@ def exported(request):
 def test_an_export_takes_images_of_any_size(exported, size):
     model, program = exported
     x = images(model.typed, *size)
-    # UPerNet pools by matrix products there, which round otherwise; all else is equal to the last bit.
+    # UPerNet pools by sums of products there, which round otherwise; all else is equal to the last bit.
     has_pools = any(isinstance(module, torch.nn.AdaptiveAvgPool2d) for module in model.modules())
     assert max(differences(run(model, x), run(program, x))) <= (1e-5 if has_pools else 0)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
     """torch's AdaptiveAvgPool2d, in a form that an export with dynamic sizes can run at every size.
 
-    The exporters unroll torch's own at the size of the example. Two matrix products give the same up to rounding.
+    The exporters unroll torch's own at the size of the example. Two products with 0/1 windows give the same up to
+    rounding. They are written as sums because matmul asks whether a symbolic side is 1, which export rejects.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -20,7 +21,8 @@ class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
             return averaged
         cells = int(self.output_size)  # type: ignore[arg-type]
         rows, columns = (_windows(cells, side, x_BCHW) for side in (height, width))
-        return rows @ x_BCHW @ columns.mT
+        x_BCNW = (x_BCHW.unsqueeze(-3) * rows.unsqueeze(-1)).sum(-2)
+        return (x_BCNW.unsqueeze(-2) * columns).sum(-1)
 
 
 def _windows(cells: int, side: int, like: Tensor) -> Tensor:
