@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -26,23 +26,44 @@ class Frame(NamedTuple):
 
 
 def images_of(inputs: tuple[Input, ...], image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The images by input. Raises ValueError where they are not those that the inputs ask for, naming what would do."""
+    """Return the images by input. Raises ValueError where they do not match the inputs, with the next step."""
     names = [one.name for one in inputs]
-    images = {names[0]: image} if isinstance(image, Tensor) and len(names) == 1 else image
+    images = image if isinstance(image, Mapping) or len(names) > 1 else {names[0]: image}
     if not isinstance(images, Mapping) or set(images) != set(names):
         wanted = "one tensor, or a dict with one named" if len(names) == 1 else "a dict of images named"
         raise ValueError(f"the model takes {wanted} {', '.join(names)} (got {_given(image)})")
     for one in inputs:
-        x = images[one.name]
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        if not isinstance(x, Tensor) or x.dim() != one.dims or not _has_sizes(x, one) or 0 in x.shape[-2:]:
-            raise ValueError(f"{one.name} must be of shape {one.shape} (got {shape})")
+        _check_image(one, images[one.name])
     for one in inputs[1:]:
         # torch would spread a single image over the others.
         counts = images[one.name].shape[0], images[names[0]].shape[0]
         if counts[0] != counts[1]:
             raise ValueError(f"{one.name} must have as many images as {names[0]} (got {counts[0]} and {counts[1]})")
     return images
+
+
+def mismatch_of(images: Mapping[str, Tensor], weights: Iterable[Tensor]) -> str | None:
+    """Describe an image that the weights cannot compute with, of another type or on another device; None if all fit."""
+    weight = next((weight for weight in weights if weight.is_floating_point()), None)
+    if weight is None:
+        return None
+    for name, x in images.items():
+        target = [f'"{weight.device}"'] if x.device != weight.device else []
+        if x.dtype != weight.dtype and not (_is_cast(x) and _is_cast(weight)):
+            target.append(str(weight.dtype))
+        if target:
+            return (
+                f"{name} is {x.dtype} on {x.device}, and the model's weights are {weight.dtype} on {weight.device}; "
+                f"convert the image: {name}.to({', '.join(target)})"
+            )
+    return None
+
+
+def _is_cast(x: Tensor) -> bool:
+    """Whether autocast is on and converts such a tensor by itself. It converts no float64 and no integers."""
+    device = x.device.type
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return is_on and x.dtype in (torch.float32, torch.get_autocast_dtype(device))
 
 
 def frame_of(inputs: tuple[Input, ...], images: Mapping[str, Tensor], typed: Typed, unit: int) -> Frame:
@@ -113,8 +134,32 @@ def _larger(one: int, other: int) -> int:
     return one if statically_known_true(one >= other) else cast(int, torch.sym_max(one, other))
 
 
-def _has_sizes(x: Tensor, one: Input) -> bool:
-    return all(x.shape[axis] == size for axis, size in one.fixed)
+def _check_image(one: Input, x: Any) -> None:
+    """Raise ValueError for what is not an image of this input, with the next step where it is clear."""
+    if not isinstance(x, Tensor):
+        convert = {"ndarray": "from_numpy", "list": "stack", "tuple": "stack"}.get(type(x).__name__)
+        step = f"; convert it: torch.{convert}({one.name})" if convert else ""
+        raise ValueError(f"{one.name} must be a tensor of shape {one.shape} (got {type(x).__name__}){step}")
+    if x.dim() == one.dims and all(x.shape[axis] == size for axis, size in one.fixed) and 0 not in x.shape[-2:]:
+        return
+    step = _step_towards(one, tuple(x.shape))
+    raise ValueError(f"{one.name} must be of shape {one.shape} (got {tuple(x.shape)}){step and f'; {step}'}")
+
+
+def _step_towards(one: Input, shape: tuple[int, ...]) -> str:
+    """What to do with an image of this shape, or with the model, so that they fit; empty where it is not clear."""
+    channels, frames = dict(one.fixed)[1], dict(one.fixed).get(2)
+    if len(shape) == one.dims - 1 and all(shape[axis - 1] == size for axis, size in one.fixed):
+        return f"add the batch: {one.name}[None]"
+    if len(shape) == 4 and frames is not None:
+        return f"put the frames together: torch.stack([…], 2) of {frames} images"
+    if len(shape) == 5 and frames != shape[2] and shape[1] == channels:
+        return f"for images of several frames, build the model with input: {{frames: {shape[2]}}}"
+    if len(shape) != one.dims or shape[1] == channels:
+        return ""
+    if shape[-1] == channels:
+        return f"put the channels second: {one.name}.movedim(-1, 1)"
+    return f"choose {channels} channels, or build the model with input: {{channels: {shape[1]}}}"
 
 
 def _given(image: object) -> str:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import _register_namedtuple
 
-from composer.entering import Frame, frame_of, framed, images_of
+from composer.entering import Frame, frame_of, framed, images_of, mismatch_of
 from composer.graph import Graph
 from composer.leaving import leaving
 from composer.modules.containers import hang
@@ -25,6 +26,10 @@ class ModelOutput(NamedTuple):
 
     output: Any
     auxiliary_heads: dict[str, Any]
+
+
+# torch.export saves a program, and AOTInductor packages one, only with a name for the type that it returns.
+_register_namedtuple(ModelOutput, serialized_type_name="composer.ModelOutput")
 
 
 class Model(nn.Module):
@@ -52,6 +57,23 @@ class Model(nn.Module):
         """What this model was built from."""
         return self.typed.graph
 
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs, as torch.onnx.export takes them for a dict of images in this order."""
+        return [one.name for one in self._inputs]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the nodes that the tensors of the output come from, in its order: for torch.onnx.export.
+
+        The features of an embedding are counted, `head.0`, `head.1`; an auxiliary output has its node's name too.
+        """
+        return [
+            f"{name}.{index}" if name in self.typed.embeddings else name
+            for name in (*self.graph.outputs, *(name for _, name in self.graph.auxiliary))
+            for index in range(len(self._ends[name]))
+        ]
+
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> ModelOutput:
         """Run the graph. `extras` (times, places) go to the encoders that have such keyword arguments.
 
@@ -61,11 +83,18 @@ class Model(nn.Module):
         self._check_extras(extras)
         images = images_of(self._inputs, image)
         frame = frame_of(self._inputs, images, self.typed, self._unit)
-        features: dict[str, Sequence[Tensor]] = {
-            one.name: (framed(one, images[one.name], frame, self.graph.padding.mode),) for one in self._inputs
-        }
-        for step in self._steps:
-            features[step.name] = self._run(step, features, frame.padded, extras)
+        try:
+            features: dict[str, Sequence[Tensor]] = {
+                one.name: (framed(one, images[one.name], frame, self.graph.padding.mode),) for one in self._inputs
+            }
+            for step in self._steps:
+                features[step.name] = self._run(step, features, frame.padded, extras)
+        except RuntimeError as error:
+            # Only what fails is looked at: hooks (FSDP, offloading) and encoders may convert types and devices.
+            mismatch = mismatch_of(images, self.parameters())
+            if mismatch is None:
+                raise
+            raise ValueError(mismatch) from error
         ends = {name: self._leaving(name, features[name], frame) for name in self._ends}
         outputs = {name: ends[name] for name in self.graph.outputs}
         return ModelOutput(

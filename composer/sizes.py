@@ -77,8 +77,9 @@ def round_up(pixels: int, multiple: int, least: int, largest: Callable[..., Any]
 
     `largest` is `max` for plain numbers; the built model hands in torch's for sizes that are symbols.
     """
-    cells = -(-pixels // multiple)
-    fewest = -(-least // multiple)
+    # Not -(-pixels // multiple): ONNX rounds the quotient of a negative symbol towards zero.
+    cells = (pixels + multiple - 1) // multiple
+    fewest = (least + multiple - 1) // multiple
     # Cells first and pixels last, so that of a symbol too it is known to be a whole multiple.
     most: int = cells if fewest <= 1 else largest(cells, fewest)
     return most * multiple

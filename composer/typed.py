@@ -106,7 +106,8 @@ def kept_cells(feature: Feature, pixels: int, before: int) -> tuple[int, int]:
     `before` is the padding before the image, in whole strides. A map that rounds down may have one cell less.
     """
     stride: Fraction = feature.stride or Fraction(1)
-    cells = -(-pixels * stride.denominator // stride.numerator)
+    # Rounded up without a negative number, of which ONNX rounds the quotient towards zero.
+    cells = (pixels * stride.denominator + stride.numerator - 1) // stride.numerator
     return before * stride.denominator // stride.numerator, cells
 
 

@@ -1,7 +1,9 @@
 """Images in files: whatever Pillow, numpy and tifffile read comes out as bands first, and the rest in one line."""
 
 import re
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +155,249 @@ class TestArrays:
             raster(file, 3, frames)
 
 
-COLOURS = np.zeros((3, 256), np.uint16)
+COLOURS = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 9)]).astype(np.uint16) * 256
+"""A palette: entry i is the colour (i, 255 - i, 9)."""
+
+SIXTEEN = np.array(
+    [[[0, 65535, 40000], [1, 255, 256], [257, 12345, 54321]], [[7, 8, 9], [65534, 511, 2], [30000, 30001, 30002]]],
+    np.uint16,
+)
+"""A picture of 2 × 3 pixels, whose colours differ in their low bytes too."""
+
+
+def png16(file, values, interlaced=False, orientation=None):
+    """A PNG of 16 bits, which Pillow cannot write: values (height, width, 2, 3 or 4), each row with another filter."""
+    height, width, bands = values.shape
+    passes = ADAM7 if interlaced else [(0, 0, 1, 1)]
+    data = b"".join(filtered(values[top::down, left::across]) for top, left, down, across in passes)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[bands], 0, 0, interlaced)
+    exif = (
+        b"" if orientation is None else b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation, 0, 0])
+    )
+    chunks = [(b"IHDR", header), *([(b"eXIf", exif + bytes(4))] if exif else [])]
+    chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    body = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(body))
+    return str(file)
+
+
+ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+"""The passes of an interlaced PNG: first row and column, and the steps."""
+
+
+def filtered(values):
+    """Rows of a PNG: the first as it is, the others as differences to the pixel on the left."""
+    if 0 in values.shape:
+        return b""
+    rows = np.ascontiguousarray(values.astype(">u2")).view(np.uint8).reshape(*values.shape[:2], -1)
+    left = np.concatenate([np.zeros_like(rows[:, :1]), rows[:, :-1]], axis=1)
+    return b"".join(
+        bytes([index > 0]) + (row - before if index else row).tobytes()
+        for index, (row, before) in enumerate(zip(rows, left, strict=True))
+    )
+
+
+class TestSixteenBits:
+    @pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
+    def test_of_a_png(self, tmp_path, interlaced):
+        read = raster(png16(tmp_path / "x.png", SIXTEEN, interlaced), 3)
+        assert read.values.dtype == np.uint16
+        assert np.array_equal(read.values, SIXTEEN.transpose(2, 0, 1))
+        assert (read.remarks, read.white) == ((), 65535)
+
+    @pytest.mark.parametrize("bands", [2, 4])
+    def test_alpha_is_a_band_where_it_is_asked_for(self, tmp_path, bands):
+        values = np.concatenate([SIXTEEN, SIXTEEN[::-1]], axis=2)[..., :bands]
+        read = raster(png16(tmp_path / "x.png", values), bands)
+        assert np.array_equal(read.values, values.transpose(2, 0, 1))
+        assert read.remarks == (f"alpha counts as band {bands}",)
+
+    @pytest.mark.parametrize("colours", [1, 3])
+    def test_what_is_transparent_is_white(self, tmp_path, colours):
+        alpha = np.array([[[65535], [0], [13107]]], np.uint16)  # opaque, clear, a fifth
+        values = np.concatenate([np.full((1, 3, colours), 1000, np.uint16), alpha], axis=2)
+        read = raster(png16(tmp_path / "x.png", values), colours)
+        assert read.values.tolist() == [[[1000, 65535, 52628]]] * colours
+        assert read.remarks == ("transparent pixels laid over white",)
+
+    def test_a_png_is_turned_upright(self, tmp_path):
+        read = raster(png16(tmp_path / "x.png", SIXTEEN, orientation=6), 3)
+        assert np.array_equal(read.values, np.rot90(SIXTEEN, -1).transpose(2, 0, 1))
+        assert read.remarks == ("turned upright, as its EXIF orientation says",)
+
+    @pytest.mark.parametrize(("kind", "bands", "white"), [("P6", 3, 65535), ("P6", 3, 60000), ("P5", 1, 65535)])
+    def test_of_a_ppm(self, tmp_path, kind, bands, white):
+        values = SIXTEEN[..., :bands].clip(max=white)
+        (tmp_path / "x.ppm").write_bytes(f"{kind}\n3 2\n# here\n{white}\n".encode() + values.astype(">u2").tobytes())
+        read = raster(str(tmp_path / "x.ppm"), bands)
+        assert np.array_equal(read.values, values.transpose(2, 0, 1))
+        assert read.white == (white if bands == 3 else None)
+
+    def test_they_are_normalised_from_0_to_white(self):
+        published = Published("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
+        values = np.array([[[0, 65535]]] * 3, np.uint16)
+        result, how = normalised(values, np.zeros(values.shape, bool), published, "image", 65535)
+        assert result.tolist() == pytest.approx(np.array([[[-1, 1]], [[-2, 3]], [[-1, 3]]]))
+        assert how.startswith("values 0 to 65535, normalised for encoder")
+
+    def test_they_are_shown_from_0_to_white(self):
+        image = Raster("x.png", np.array([[[0, 257, 65535]]] * 3, np.uint16), np.zeros((3, 1, 3), bool), (), 65535)
+        assert preview(image, (1, 2, 3)).tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("x.ppm", b"P3\n2 1\n65535\n1 2 3 4 5 6\n"),
+            # An SGI picture: no compression, 2 bytes, 3 axes, 2 × 1 × 3.
+            ("x.rgb", struct.pack(">hBBHHHH", 474, 0, 2, 3, 2, 1, 3).ljust(512, b"\0") + bytes(12)),
+        ],
+        ids=["text", "sgi"],
+    )
+    def test_what_pillow_would_cut_is_refused(self, tmp_path, name, content):
+        file = tmp_path / name
+        file.write_bytes(content)
+        said = f"{file}: its colours have more than 8 bits, which cannot be read here; save it as TIFF or .npy."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            raster(str(file), 3)
+
+    def test_16_bits_for_all_three_colours_together_are_read(self, tmp_path):
+        """A BMP of 5, 5 and 5 bits."""
+        header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 58, 0, 0, 54, 40, 2, 1, 1, 16, 0, 4, 0, 0, 0, 0)
+        (tmp_path / "x.bmp").write_bytes(header + struct.pack("<HH", 0b0111110000000000, 0b0000000000011111))
+        assert raster(str(tmp_path / "x.bmp"), 3).values.tolist() == [[[255, 0]], [[0, 0]], [[0, 255]]]
+
+    def test_jpeg_2000_of_12_bits_is_refused(self, tmp_path):
+        file = tmp_path / "x.jp2"
+        Image.new("RGB", (4, 5)).save(file)
+        content = bytearray(file.read_bytes())
+        size = content.find(b"\xff\x4f\xff\x51") + 42
+        content[size : size + 9 : 3] = bytes([11]) * 3  # 12 bits
+        file.write_bytes(content)
+        said = f"{file}: its colours have more than 8 bits, which cannot be read here; save it as TIFF or .npy."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            raster(str(file), 3)
+
+
+INSIDE = np.ones((4, 5), bool)
+INSIDE[0, :3] = False
+"""A mask, of which three pixels are outside."""
+
+
+def tiff(file, values, mask=None, nodata=None, **options):
+    """A TIFF of values (height, width), (height, width, bands) or (bands, height, width), as GDAL would write it."""
+    tifffile = pytest.importorskip("tifffile")
+    tags = list(options.pop("extratags", []))
+    if nodata is not None:
+        tags.append((42113, "s", 0, nodata, True))
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(values, metadata=None, extratags=tags, **options)
+        if mask is not None:
+            writer.write(mask, metadata=None, photometric="mask", subfiletype=4, bitspersample=1)
+    return str(file)
+
+
+class TestTiffOfEveryKind:
+    """Bit depths, colours, planes, masks and marks of no data: the values are those that GDAL reads from such files."""
+
+    @pytest.mark.parametrize("bands", [1, 3, 5])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32], ids=lambda dtype: dtype.__name__)
+    def test_what_is_outside_of_the_mask_is_missing(self, tmp_path, dtype, bands):
+        values = np.arange(20 * bands).reshape(4, 5, bands).astype(dtype)
+        colours = "rgb" if bands == 3 else "minisblack"
+        planes = {} if bands == 1 else {"planarconfig": "contig"}
+        file = tiff(tmp_path / "x.tif", values[..., 0] if bands == 1 else values, INSIDE, photometric=colours, **planes)
+        read = raster(file, bands)
+        assert np.array_equal(read.values, values.transpose(2, 0, 1))
+        assert np.array_equal(read.missing, np.broadcast_to(~INSIDE, (bands, 4, 5)))
+        assert read.remarks == ()
+
+    def test_a_mask_goes_with_no_data_and_overviews(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile")
+        values = np.arange(20, dtype=np.uint8).reshape(4, 5)
+        with tifffile.TiffWriter(tmp_path / "x.tif") as writer:
+            writer.write(values, metadata=None, photometric="minisblack", extratags=[(42113, "s", 0, "19", True)])
+            writer.write(values[::2, ::2], metadata=None, photometric="minisblack", subfiletype=1)
+            writer.write(INSIDE[::2, ::2], metadata=None, photometric="mask", subfiletype=5, bitspersample=1)
+            writer.write(INSIDE, metadata=None, photometric="mask", subfiletype=4, bitspersample=1)
+        read = raster(str(tmp_path / "x.tif"), 1)
+        assert np.array_equal(read.values[0], values)
+        assert np.array_equal(read.missing[0], ~INSIDE | (values == 19))
+        assert read.remarks == ()
+
+    @pytest.mark.parametrize("planes", ["contig", "separate"])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=lambda dtype: dtype.__name__)
+    def test_no_data_is_missing_at_every_depth(self, tmp_path, dtype, planes):
+        values = np.arange(60, dtype=dtype).reshape(4, 5, 3)
+        stored = values if planes == "contig" else values.transpose(2, 0, 1)
+        read = raster(tiff(tmp_path / "x.tif", stored, nodata="7", photometric="rgb", planarconfig=planes), 3)
+        assert np.array_equal(read.values, values.transpose(2, 0, 1))
+        assert np.array_equal(read.missing, read.values == 7)
+
+    @pytest.mark.parametrize("nodata", [None, "2"], ids=["plain", "nodata"])
+    @pytest.mark.parametrize("planes", ["contig", "separate"])
+    @pytest.mark.parametrize(
+        ("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.uint32, 4294967295)], ids=["8", "16", "32"]
+    )
+    def test_where_zero_is_white_the_image_is_inverted(self, tmp_path, dtype, white, planes, nodata):
+        values = np.array([[0, 1, 2, white]], dtype)
+        file = tiff(tmp_path / "x.tif", values, nodata=nodata, photometric="miniswhite", planarconfig=planes)
+        read = raster(file, 1)
+        assert read.values.tolist() == [[[white, white - 1, white - 2, 0]]]
+        assert read.missing.tolist() == [[[False, False, nodata is not None, False]]]
+        assert read.remarks == ("inverted, because its zero is white",)
+
+    @pytest.mark.parametrize("dtype", [np.int16, np.float32], ids=lambda dtype: dtype.__name__)
+    def test_numbers_that_are_no_brightness_are_not_inverted(self, tmp_path, dtype):
+        read = raster(tiff(tmp_path / "x.tif", np.array([[-1, 2]], dtype), photometric="miniswhite"), 1)
+        assert (read.values.tolist(), read.remarks) == ([[[-1, 2]]], ())
+
+    @pytest.mark.parametrize(
+        ("more", "missing"),
+        [
+            ({}, [False] * 4),
+            ({"nodata": "3"}, [False, True, False, False]),
+            ({"mask": True}, [True, False, True, False]),
+        ],
+        ids=["plain", "nodata", "mask"],
+    )
+    def test_a_palette_is_resolved(self, tmp_path, more, missing):
+        values = np.array([[0, 3, 200, 255]], np.uint8)
+        more = {**more, **({"mask": np.array([[False, True, False, True]])} if "mask" in more else {})}
+        read = raster(tiff(tmp_path / "x.tif", values, photometric="palette", colormap=COLOURS, **more), 3)
+        assert read.values.tolist() == [[[0, 3, 200, 255]], [[255, 252, 55, 0]], [[9] * 4]]
+        assert read.missing.tolist() == [[missing]] * 3
+
+    @pytest.mark.parametrize("mask", [None, np.array([[True, True, False]])], ids=["plain", "mask"])
+    def test_one_bit_is_black_or_white(self, tmp_path, mask):
+        file = tiff(
+            tmp_path / "x.tif", np.array([[True, False, True]]), mask, bitspersample=1, photometric="minisblack"
+        )
+        read = raster(file, 1)
+        assert read.values.tolist() == [[[255, 0, 255]]]
+        assert read.missing.tolist() == [[[False, False, mask is not None]]]
+
+    def test_a_fourth_band_that_is_not_alpha_is_kept(self, tmp_path):
+        values = np.arange(80, dtype=np.uint8).reshape(4, 5, 4)
+        file = tiff(tmp_path / "x.tif", values, photometric="rgb", extrasamples=["unspecified"], planarconfig="contig")
+        assert np.array_equal(raster(file, 4).values, values.transpose(2, 0, 1))
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=lambda dtype: dtype.__name__)
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_every_depth_is_turned_upright(self, tmp_path, orientation, dtype):
+        values = np.arange(18, dtype=dtype).reshape(2, 3, 3)
+        file = tiff(tmp_path / "x.tif", values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+        turns = [values, values[:, ::-1], values[::-1, ::-1], values[::-1]]
+        turns += [turn.swapaxes(0, 1) for turn in (values, values[::-1], values[::-1, ::-1], values[:, ::-1])]
+        read = raster(file, 3)
+        assert np.array_equal(read.values, turns[orientation - 1].transpose(2, 0, 1))
+        said = ("turned upright, as its EXIF orientation says",) if orientation > 1 else ()
+        assert read.remarks == said
+
+    def test_other_colours_are_refused_where_they_would_be_bands(self, tmp_path):
+        file = tiff(tmp_path / "x.tif", np.zeros((4, 5, 3), np.uint16), photometric="cielab", planarconfig="contig")
+        said = f"{file}: bands in the colour space CIELAB cannot be read from this TIFF; save it as RGB."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            raster(file, 3)
 
 
 class TestTiff:
@@ -209,27 +453,21 @@ class TestTiff:
         assert read.remarks == (() if remark is None else (remark,))
 
     @pytest.mark.parametrize(
-        ("colours", "extra", "said"),
-        [
-            ("rgb", [], None),
-            ("palette", [], "a picture has at most 1,000 pixels; crop it."),
-            ("rgb", [(274, "H", 1, 6, True)], "a picture has at most 1,000 pixels; crop it."),
-        ],
+        ("colours", "extra"),
+        [("rgb", []), ("palette", []), ("rgb", [(274, "H", 1, 6, True)])],
         ids=["as it is", "with a palette", "to be turned"],
     )
-    def test_a_tile_of_more_pixels_than_pillow_takes(self, tmp_path, monkeypatch, colours, extra, said):
-        """A tile of Sentinel-2 has 120 million of them, and Pillow stops at 89; what only Pillow reads stops there."""
+    def test_a_tile_of_more_pixels_than_pillow_takes(self, tmp_path, monkeypatch, colours, extra):
+        """A tile of Sentinel-2 has 120 million of them, and Pillow stops at 89."""
         tifffile = pytest.importorskip("tifffile")
         monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
         values = np.arange(40 * 30 * 3, dtype=np.uint16).reshape(40, 30, 3)
         stored, more = (values, {}) if colours == "rgb" else (values[..., 0].astype(np.uint8), {"colormap": COLOURS})
         file = str(tmp_path / "x.tif")
         tifffile.imwrite(file, stored, photometric=colours, extratags=extra, **more)
-        if said is None:
-            assert np.array_equal(raster(file, 3).values, values.transpose(2, 0, 1))
-            return
-        with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {said}')}$"):
-            raster(file, 3)
+        seen = (COLOURS >> 8)[:, stored].transpose(1, 2, 0) if colours == "palette" else values
+        upright = np.rot90(seen, -1) if extra else seen
+        assert np.array_equal(raster(file, 3).values, upright.transpose(2, 0, 1))
 
     def test_more_bits_than_a_picture_has_are_kept(self, tmp_path):
         tifffile = pytest.importorskip("tifffile")

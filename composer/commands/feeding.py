@@ -132,7 +132,7 @@ def _fed(
 ) -> Fed:
     chosen = [band - 1 for band in bands]
     missing = raster.missing[chosen]
-    values, how = normalised(raster.values[chosen], missing, published, f"{raster.file}: {name}")
+    values, how = normalised(raster.values[chosen], missing, published, f"{raster.file}: {name}", raster.white)
     looks, of_looks = shown(raster, bands, visible)
     remarks = [*raster.remarks, of_bands, how, _gaps(missing), of_looks]
     return Fed(name, raster.file, values, preview(raster, looks), tuple(remark for remark in remarks if remark))

@@ -12,23 +12,24 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from composer.commands.rasters import Array, Raster, check_size, raster_of, spelled
+from composer.commands.deep import from_deep
+from composer.commands.rasters import Array, Raster, check_size, raster_of, spelled, turned_upright
 from composer.commands.terminal import UsageError, check_file
-from composer.commands.tiff import from_tiff, is_called_tiff, is_to_be_turned
+from composer.commands.tiff import INVERTED, NODATA, from_tiff, is_called_tiff
 from composer.feature import counted
 
 _FOUR_BANDS = ("LA", "RGBA", "RGBX", "CMYK")
-_TIFF_BITS, _TIFF_SAMPLES = 258, 277
+_TIFF_BITS, _TIFF_COLOURS, _TIFF_SAMPLES, _TIFF_PLANES, _ORIENTATION = 258, 262, 277, 284, 274
 
 
 def raster(file: str, channels: int, frames: int | None = None, *, picked: bool = False) -> Raster:
     """The image in `file`, for a model that takes `channels` bands, and `frames` where it takes several.
 
     What Pillow reads is read by Pillow: turned upright as its EXIF says, palettes resolved, and transparent pixels laid
-    over white unless the alpha band is one of the `channels`. A TIFF of more than a picture holds is read by tifffile,
-    and knows its bands. In a `.npy` array (height, width, bands) or (bands, height, width) the bands are the axis that
-    has `channels`; where `picked`, so that more are welcome, the shorter one. An array with frames is (frames, bands,
-    height, width). Raises UsageError for whatever is no image.
+    over white unless the alpha band is one of the `channels`. All 16 bits of a picture are kept. A TIFF of more than a
+    picture holds is read by tifffile, and knows its bands and what is no data. In a `.npy` array (height, width, bands)
+    or (bands, height, width) the bands are the axis that has `channels`; where `picked`, so that more are welcome, the
+    shorter one. An array with frames is (frames, bands, height, width). Raises UsageError for whatever is no image.
     """
     path = Path(file)
     check_file(file)
@@ -76,7 +77,7 @@ def _from_picture(file: str, channels: int, *, picked: bool) -> Raster:
         image = Image.open(file)
     except Image.DecompressionBombWarning:
         # Pillow stops at half a tile of Sentinel-2, whatever is in it.
-        if is_called_tiff(file) and not is_to_be_turned(file):
+        if is_called_tiff(file):
             return from_tiff(file)
         raise
     except OSError:
@@ -86,8 +87,15 @@ def _from_picture(file: str, channels: int, *, picked: bool) -> Raster:
     with image:
         if image.format == "TIFF" and _is_more_than_a_picture(image):
             return from_tiff(file)
+        deep = from_deep(file, image)
+        orientation = image.getexif().get(_ORIENTATION, 1)
         upright = ImageOps.exif_transpose(image)
-        remarks = ["turned upright, as its EXIF orientation says"] if image.getexif().get(0x0112, 1) != 1 else []
+        remarks = ["turned upright, as its EXIF orientation says"] if orientation != 1 else []
+        if deep is not None:
+            values = _without_alpha(turned_upright(deep[0], orientation), channels, remarks, picked=picked)
+            return raster_of(file, _bands_first(values), tuple(remarks), white=deep[1])
+        if getattr(image, "tag_v2", {}).get(_TIFF_COLOURS) == 0:
+            remarks.append(INVERTED)
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             remarks.append(f"the first of its {getattr(image, 'n_frames', 1)} frames")
         values = _pixels(upright, channels, remarks, picked=picked)
@@ -111,11 +119,35 @@ def _pixels(image: Image.Image, channels: int, remarks: list[str], *, picked: bo
     return np.asarray(image.convert("L" if grey else "RGB"))
 
 
+def _without_alpha(values: Array, channels: int, remarks: list[str], *, picked: bool) -> Array:
+    """Values (height, width, bands) of 16 bits, whose transparent pixels are laid over white as those of 8 bits are."""
+    count = values.shape[-1]
+    if count in (1, 3):
+        return values
+    if picked or count == channels:
+        remarks.append(f"alpha counts as band {count}")
+        return values
+    share = values[..., -1:] / 65535
+    if share.min() < 1:
+        remarks.append("transparent pixels laid over white")
+    return (values[..., :-1] * share + 65535 * (1 - share)).round().astype(np.uint16)
+
+
 def _is_more_than_a_picture(image: Image.Image) -> bool:
-    """Whether Pillow would leave something of this TIFF out: pages, bands, bits."""
+    """Whether Pillow would leave something of this TIFF out: pages, bands, bits, or what is no data."""
     tags: Any = getattr(image, "tag_v2", {})
     bits, samples = tags.get(_TIFF_BITS, (1,)), tags.get(_TIFF_SAMPLES, 1)
-    return getattr(image, "n_frames", 1) > 1 or max(bits) > 8 or samples > 4
+    # Pillow inverts an image whose zero is white, unless its bands are stored one after the other.
+    is_wrong = tags.get(_TIFF_COLOURS) == 0 and tags.get(_TIFF_PLANES) == 2
+    is_more = max(bits) > 8 or samples != len(image.getbands()) or NODATA in tags
+    return is_wrong or is_more or _has_more_pages(image)
+
+
+def _has_more_pages(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "n_frames", 1) > 1
+    except SyntaxError:  # Pillow's error for a page that it cannot read, such as the mask of GDAL
+        return True
 
 
 def _bands_first(values: Array) -> Array:

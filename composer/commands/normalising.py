@@ -22,14 +22,16 @@ class Published:
     std: tuple[float, ...]
 
 
-def normalised(values: Array, missing: Array, published: Published | None, name: str) -> tuple[Array, str]:
+def normalised(
+    values: Array, missing: Array, published: Published | None, name: str, white: int | None = None
+) -> tuple[Array, str]:
     """Bands (band, …) as float32, and how that was done, in words.
 
-    With `published`, three bands in 0..255 or 0..1 become what those weights expect. Otherwise each band gets zero
-    mean and unit deviation over the image. What is missing gets its band's mean, and counts for nothing before.
-    Raises UsageError for a band that holds no number at all, or numbers that have no mean.
+    With `published`, three bands in 0..255, 0..1 or 0..`white` become what those weights expect. Otherwise each band
+    gets zero mean and unit deviation over the image. What is missing gets its band's mean, and counts for nothing
+    before. Raises UsageError for a band that holds no number at all, or numbers that have no mean.
     """
-    highest = full_scale(values, missing)
+    highest = white or full_scale(values, missing)
     result = np.empty(values.shape, np.float32)
     as_published = published is not None and len(values) == len(published.mean) == 3 and highest is not None
     for index, (band, absent) in enumerate(zip(values, missing, strict=True)):

@@ -21,7 +21,7 @@ def preview(raster: Raster, bands: Bands) -> NDArray[np.uint8]:
     values, missing = raster.values[chosen], raster.missing[chosen]
     if values.ndim == 4:
         values, missing = values[:, 0], missing[:, 0]
-    highest = full_scale(values, missing) if len(raster.values) <= 3 else None
+    highest = raster.white or full_scale(values, missing) if len(raster.values) <= 3 else None
     levels = [_levels(band, absent, highest) for band, absent in zip(values, missing, strict=True)]
     picture = np.stack(levels if len(levels) == 3 else levels * 3, axis=-1)
     picture[missing.any(axis=0)] = NO_DATA

@@ -24,26 +24,46 @@ class Raster:
     """An image as its file holds it.
 
     `values` is (band, height, width), or (band, frame, height, width), in the file's own type of numbers. `missing`
-    marks what is no measurement: no data, or not finite. `remarks` say what was done on the way.
+    marks what is no measurement: no data, or not finite. `remarks` say what was done on the way. `white` is the largest
+    value where the file format defines one beyond 8 bits.
     """
 
     file: str
     values: Array
     missing: NDArray[np.bool_]
     remarks: tuple[str, ...] = ()
+    white: int | None = None
 
 
-def raster_of(file: str, values: Array, remarks: tuple[str, ...] = (), nodata: float | None = None) -> Raster:
-    """The image that `values` are. Raises UsageError for what is no number, and for no values at all."""
+def raster_of(
+    file: str,
+    values: Array,
+    remarks: tuple[str, ...] = (),
+    absent: NDArray[np.bool_] | None = None,
+    white: int | None = None,
+) -> Raster:
+    """The image that `values` are; `absent` marks those that the file says are no data.
+
+    Raises UsageError for what is no number, and for no values at all.
+    """
     if values.dtype.kind not in "buif" or values.size == 0:
         raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {spelled(values.shape)}).")
     missing = np.zeros(values.shape, bool) if values.dtype.kind != "f" else ~np.isfinite(values)
-    known = {nodata} if nodata is not None else set()
+    if absent is not None:
+        missing |= absent
     if values.dtype.kind in "if" and values.dtype.itemsize > 1:
-        known.add(NO_DATA)
-    for number in known:
-        missing |= values == number
-    return Raster(file, values, missing, remarks)
+        missing |= values == NO_DATA
+    return Raster(file, values, missing, remarks, white)
+
+
+def turned_upright(values: Array, orientation: int) -> Array:
+    """Turn values (height, width, …) as an EXIF orientation from 1 to 8 asks for; another number changes nothing."""
+    if orientation not in range(2, 9):
+        return values
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return values[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
 def check_size(file: str, size: int) -> None:

@@ -1,4 +1,4 @@
-"""TIFFs that hold more than a picture does: many bands, many bits, many pixels. tifffile reads them."""
+"""TIFFs that hold more than a picture does: many bands, many bits, many pixels, no data. tifffile reads them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from composer.commands.rasters import Raster, check_size, raster_of
+from composer.commands.rasters import Array, Raster, check_size, raster_of, turned_upright
 from composer.commands.terminal import UsageError
 
-_COLOURS, _TURN, _NODATA = 262, 274, 42113
+NODATA = 42113
+"""The tag with which GDAL says which value stands for no data."""
+
+INVERTED = "inverted, because its zero is white"
+
+_ORIENTATION, _JPEG = 274, 7
+_WHITE_IS_ZERO, _PALETTE, _YCBCR = 0, 3, 6
+_PLAIN = (_WHITE_IS_ZERO, 1, 2, _PALETTE, 5, 34892)
+"""Photometric interpretations whose numbers are bands: grey, RGB, palette, inks, raw."""
 
 
 def is_called_tiff(file: str) -> bool:
@@ -18,49 +26,72 @@ def is_called_tiff(file: str) -> bool:
     return Path(file).suffix.lower() in (".tif", ".tiff")
 
 
-def is_to_be_turned(file: str) -> bool:
-    """Whether only Pillow makes of this TIFF what a viewer shows: a palette to be resolved, or an orientation."""
-    with _tifffile(file).TiffFile(file) as tiff:
-        tags = tiff.pages[0].tags
-        palette, upright = 3, 1
-        return bool(tags.valueof(_COLOURS) == palette or tags.valueof(_TURN, upright) != upright)
+def from_tiff(file: str) -> Raster:
+    """The bands of a TIFF, which knows them. Raises UsageError for what is none, or too large.
 
-
-def _tifffile(file: str) -> Any:
+    As with Pillow, palettes are resolved, fewer than 8 bits are scaled to 8, and the picture is upright. A value of no
+    data is compared with what is stored. Pixels outside of the file's own mask are missing.
+    """
     try:
         import tifffile
     except ModuleNotFoundError:
         raise UsageError(f"{file}: this TIFF needs tifffile: pip install 'composer-vision[geo]'") from None
-    return tifffile
-
-
-def from_tiff(file: str) -> Raster:
-    """The bands of a TIFF, which knows them. Raises UsageError for what is none, or too large."""
-    with _tifffile(file).TiffFile(file) as tiff:
-        series = tiff.series[0]
-        nodata, unread = _nodata(series.keyframe.tags, series.dtype)
+    with tifffile.TiffFile(file) as tiff:
+        images = [series for series in tiff.series if not (series.keyframe.is_mask or series.keyframe.is_reduced)]
+        series, page = images[0], images[0].keyframe
         check_size(file, series.size * series.dtype.itemsize)
-        try:
-            values = series.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            raise UsageError(
-                f"{file}: its compression needs imagecodecs: pip install 'composer-vision[geo]'"
-            ) from error
-        remarks: tuple[str, ...] = (f"the first of its {len(tiff.series)} images",) if len(tiff.series) > 1 else ()
-    remarks += unread
-    others = [axis for axis, name in enumerate(series.axes) if name not in "YX"]
-    if len(others) > 1:
-        raise UsageError(f"{file}: an image has height, width and bands (this has axes {series.axes}).")
-    return raster_of(file, np.moveaxis(values, others[0], 0) if others else values[None], remarks, nodata)
+        others = [axis for axis, name in enumerate(series.axes) if name not in "YX"]
+        if len(others) > 1:
+            raise UsageError(f"{file}: an image has height, width and bands (this has axes {series.axes}).")
+        stored = _decoded(file, series)
+        stored = np.moveaxis(stored, others[0], -1) if others else stored[..., None]
+        nodata, remarks = _nodata(page.tags, stored.dtype)
+        absent = np.zeros(stored.shape, bool) if nodata is None else stored == nodata
+        for other in tiff.series:
+            mask = other.keyframe
+            if mask.is_mask and not mask.is_reduced and mask.shape[:2] == stored.shape[:2]:
+                absent |= _decoded(file, mask).reshape(*stored.shape[:2], 1) == 0
+                break
+    if len(images) > 1:
+        remarks = (f"the first of its {len(images)} images", *remarks)
+    values, inverted = _seen(file, page, stored)
+    orientation = page.tags.valueof(_ORIENTATION, 1)
+    upright, absent = (turned_upright(x, orientation) for x in (values, np.broadcast_to(absent, values.shape)))
+    turned = ("turned upright, as its EXIF orientation says",) if upright is not values else ()
+    return raster_of(file, np.moveaxis(upright, -1, 0), remarks + inverted + turned, np.moveaxis(absent, -1, 0))
+
+
+def _decoded(file: str, source: Any) -> Array:
+    """The numbers of a page or of a series, as they are stored."""
+    try:
+        values: Array = source.asarray()
+    except Exception as error:  # ValueError for compressions, NotImplementedError for packed bits
+        if "imagecodecs" not in str(error):
+            raise
+        raise UsageError(f"{file}: its compression needs imagecodecs: pip install 'composer-vision[geo]'") from error
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _seen(file: str, page: Any, stored: Array) -> tuple[Array, tuple[str, ...]]:
+    """What a viewer makes of stored numbers (height, width, bands), and a remark where it inverts them."""
+    colours, bits = int(page.photometric), int(page.bitspersample)
+    if colours not in _PLAIN and (colours, int(page.compression)) != (_YCBCR, _JPEG):
+        name = getattr(page.photometric, "name", colours)
+        raise UsageError(f"{file}: bands in the colour space {name} cannot be read from this TIFF; save it as RGB.")
+    if colours == _PALETTE:
+        return np.moveaxis((page.colormap >> 8).astype(np.uint8)[:, stored[..., 0]], 0, -1), ()
+    values = stored * np.uint8(255 // (2**bits - 1)) if bits < 8 else stored
+    if colours != _WHITE_IS_ZERO or values.dtype.kind != "u":
+        return values, ()
+    white = values.dtype.type(2 ** max(bits, 8) - 1)
+    return np.concatenate([white - values[..., :1], values[..., 1:]], axis=-1), (INVERTED,)
 
 
 def _nodata(tags: Any, numbers: np.dtype[Any]) -> tuple[float | None, tuple[str, ...]]:
     """What GDAL says stands for no data; none and a remark where that is no number, or none that the image can hold."""
-    if _NODATA not in tags:
+    if NODATA not in tags:
         return None, ()
-    said = str(tags[_NODATA].value).strip("\0 ")
+    said = str(tags[NODATA].value).strip("\0 ")
     try:
         number = float(said)
         is_held = numbers.kind == "f" or (int(number) == number and _holds(numbers, int(number)))

@@ -12,6 +12,7 @@ from composer.feature import Features
 from composer.modules.convolutions import normalised_convolution
 from composer.modules.dispatch import module
 from composer.modules.grids import resized, same_grid
+from composer.modules.pooling import AdaptiveAveragePool
 from composer.modules.pyramids import LearnedPyramid, scaled
 from composer.parts import UperNetDecoder
 
@@ -32,7 +33,7 @@ class UperNet(nn.Module):
             widths = [widths[0] // 4, widths[1] // 2, *widths[2:]]
         *finer, coarsest = widths
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(cells), normalised_convolution(coarsest, width, 1))
+            nn.Sequential(AdaptiveAveragePool(cells), normalised_convolution(coarsest, width, 1))
             for cells in decoder.pool_scales
         )
         self.bottleneck = normalised_convolution(coarsest + len(decoder.pool_scales) * width, width, 3)

@@ -140,7 +140,7 @@ class FactoryModel(Model):
     def _check_crop(self, image: Tensor | Mapping[str, Tensor]) -> None:
         """Refuse an image that is smaller than `image_size_out`, by the name that the call has for it."""
         crop = self.graph.crop
-        if crop is None or not isinstance(image, Tensor):
+        if crop is None or not isinstance(image, Tensor) or image.dim() < 2:
             return
         height, width = image.shape[-2:]
         if height < crop[0] or width < crop[1]:

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from attrs import frozen
@@ -61,22 +62,58 @@ FRAMES = composer.chain(LastFrame(), input=Image(channels=3, frames=2))
 
 
 WRONG = [
-    pytest.param(ONE, torch.ones(1, 4, 8, 8), "image must be of shape (b, 3, h, w) (got (1, 4, 8, 8))", id="channels"),
-    pytest.param(ONE, torch.ones(3, 8, 8), "image must be of shape (b, 3, h, w) (got (3, 8, 8))", id="no-batch"),
     pytest.param(
-        ONE, torch.ones(1, 3, 2, 8, 8), "image must be of shape (b, 3, h, w) (got (1, 3, 2, 8, 8))", id="frames"
+        ONE,
+        torch.ones(1, 4, 8, 8),
+        "image must be of shape (b, 3, h, w) (got (1, 4, 8, 8)); "
+        "choose 3 channels, or build the model with input: {channels: 4}",
+        id="channels",
+    ),
+    pytest.param(
+        ONE,
+        torch.ones(1, 8, 9, 3),
+        "image must be of shape (b, 3, h, w) (got (1, 8, 9, 3)); put the channels second: image.movedim(-1, 1)",
+        id="channels-last",
+    ),
+    pytest.param(
+        ONE,
+        torch.ones(3, 8, 8),
+        "image must be of shape (b, 3, h, w) (got (3, 8, 8)); add the batch: image[None]",
+        id="no-batch",
+    ),
+    pytest.param(
+        ONE,
+        torch.ones(1, 3, 2, 8, 8),
+        "image must be of shape (b, 3, h, w) (got (1, 3, 2, 8, 8)); "
+        "for images of several frames, build the model with input: {frames: 2}",
+        id="frames",
     ),
     pytest.param(
         FRAMES,
         torch.ones(1, 3, 8, 8),
-        "image must be of shape (b, 3, 2, h, w) (got (1, 3, 8, 8))",
+        "image must be of shape (b, 3, 2, h, w) (got (1, 3, 8, 8)); "
+        "put the frames together: torch.stack([…], 2) of 2 images",
         id="no-frames",
     ),
     pytest.param(
         FRAMES,
+        torch.ones(3, 2, 8, 8),
+        "image must be of shape (b, 3, 2, h, w) (got (3, 2, 8, 8)); add the batch: image[None]",
+        id="frames-without-batch",
+    ),
+    pytest.param(
+        FRAMES,
         torch.ones(1, 3, 3, 8, 8),
-        "image must be of shape (b, 3, 2, h, w) (got (1, 3, 3, 8, 8))",
+        "image must be of shape (b, 3, 2, h, w) (got (1, 3, 3, 8, 8)); "
+        "for images of several frames, build the model with input: {frames: 3}",
         id="too-many-frames",
+    ),
+    pytest.param(
+        FRAMES,
+        torch.ones(1, 2, 3, 8, 8),
+        "image must be of shape (b, 3, 2, h, w) (got (1, 2, 3, 8, 8)); "
+        "choose 3 channels, or build the model with input: {channels: 2}",
+        id="frames-first",
     ),
     pytest.param(
         ONE,
@@ -84,8 +121,34 @@ WRONG = [
         "the model takes one tensor, or a dict with one named image (got a dict of 'picture')",
         id="another-name",
     ),
-    pytest.param(ONE, [1, 2], "the model takes one tensor, or a dict with one named image (got list)", id="no-tensor"),
-    pytest.param(ONE, {"image": None}, "image must be of shape (b, 3, h, w) (got NoneType)", id="nothing-named"),
+    pytest.param(
+        ONE,
+        [torch.ones(3, 8, 8)],
+        "image must be a tensor of shape (b, 3, h, w) (got list); convert it: torch.stack(image)",
+        id="list",
+    ),
+    pytest.param(
+        ONE,
+        np.ones((1, 3, 8, 8)),
+        "image must be a tensor of shape (b, 3, h, w) (got ndarray); convert it: torch.from_numpy(image)",
+        id="array",
+    ),
+    pytest.param(
+        ONE, {"image": None}, "image must be a tensor of shape (b, 3, h, w) (got NoneType)", id="nothing-named"
+    ),
+    pytest.param(
+        TWO,
+        {"s2": torch.ones(1, 4, 8, 8), "s1": np.ones((1, 2, 4, 4))},
+        "s1 must be a tensor of shape (b, 2, h, w) (got ndarray); convert it: torch.from_numpy(s1)",
+        id="named-array",
+    ),
+    pytest.param(
+        TWO,
+        {"s2": torch.ones(1, 4, 8, 8), "s1": torch.ones(1, 3, 4, 4)},
+        "s1 must be of shape (b, 2, h, w) (got (1, 3, 4, 4)); "
+        "choose 2 channels, or build the model with input: {channels: 3}",
+        id="named-channels",
+    ),
     pytest.param(ONE, torch.ones(3), "image must be of shape (b, 3, h, w) (got (3,))", id="one-axis"),
     pytest.param(ONE, torch.ones(1, 3, 0, 8), "image must be of shape (b, 3, h, w) (got (1, 3, 0, 8))", id="no-rows"),
     pytest.param(
@@ -203,11 +266,122 @@ def test_what_is_returned_is_a_pytree():
     assert list(again.output) == ["optical", "radar"]
 
 
+CONVOLUTION = composer.chain(echo(sizes=Sizes(multiple=4)), IdentityDecoder(), SegmentationHead(num_classes=2))
+NETWORK = composer.chain(composer.Timm("test_resnet.r160_in1k"), IdentityDecoder(), SegmentationHead(num_classes=2))
+BOTH = Graph(
+    inputs={"s2": Image(channels=4), "s1": Image(channels=2)},
+    nodes=[
+        Node("optical", echo(4), "s2"),
+        Node("radar", echo(2), "s1"),
+        Node("cover", SegmentationHead(num_classes=2), "optical"),
+        Node("height", SegmentationHead(num_classes=2), "radar"),
+    ],
+    outputs=["cover", "height"],
+)
+ON_CPU = "and the model's weights are torch.float32 on cpu; convert the image: "
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        pytest.param(
+            torch.ones(1, 3, 8, 8, dtype=torch.uint8),
+            f"image is torch.uint8 on cpu, {ON_CPU}image.to(torch.float32)",
+            id="uint8",
+        ),
+        pytest.param(
+            torch.ones(1, 3, 5, 7, dtype=torch.int16),
+            f"image is torch.int16 on cpu, {ON_CPU}image.to(torch.float32)",
+            id="int16-padded",
+        ),
+        pytest.param(
+            torch.ones(1, 3, 8, 8, dtype=torch.float64),
+            f"image is torch.float64 on cpu, {ON_CPU}image.to(torch.float32)",
+            id="float64",
+        ),
+        pytest.param(
+            torch.ones(1, 3, 8, 8, dtype=torch.float16),
+            f"image is torch.float16 on cpu, {ON_CPU}image.to(torch.float32)",
+            id="float16",
+        ),
+    ],
+)
+def test_a_dtype_that_the_weights_do_not_have_names_both(image, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        composer.build(CONVOLUTION)(image)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "step"), [(torch.float32, '"meta"'), (torch.uint8, '"meta", torch.float32')], ids=["device", "both"]
+)
+def test_a_device_that_the_weights_are_not_on_names_both(dtype, step):
+    message = (
+        f"image is {dtype} on cpu, and the model's weights are torch.float32 on meta; "
+        f"convert the image: image.to({step})"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        composer.build(NETWORK, device="meta")(torch.ones(1, 3, 64, 64, dtype=dtype))
+
+
+def test_a_named_image_of_another_dtype_is_named():
+    message = f"s1 is torch.uint8 on cpu, {ON_CPU}s1.to(torch.float32)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        composer.build(BOTH)({"s2": torch.rand(1, 4, 8, 8), "s1": torch.ones(1, 2, 8, 8, dtype=torch.uint8)})
+
+
+def test_a_compiled_model_names_both_too():
+    torch.compiler.reset()
+    message = f"image is torch.float64 on cpu, {ON_CPU}image.to(torch.float32)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        torch.compile(composer.build(CONVOLUTION), backend="eager")(torch.rand(1, 3, 8, 8, dtype=torch.float64))
+
+
+def test_an_error_of_a_module_stays_its_own():
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    model = composer.build(CONVOLUTION)
+    model.get_submodule("head").register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
+        model(torch.rand(1, 3, 8, 8))
+
+
+def test_an_encoder_of_ones_own_may_convert_what_it_takes():
+    class Scaled(nn.Module):
+        def forward(self, x_BCHW):
+            return x_BCHW.float() / 255
+
+    graph = composer.chain(Custom(Scaled(), features=Feature(channels=3)), SegmentationHead(num_classes=2))
+    model = composer.build(graph)
+    x = torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(model(x).output, model(x.float()).output)
+
+
+@pytest.mark.parametrize("autocast", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("is_cast", [True, False], ids=["already-cast", "float32"])
+def test_autocast_takes_what_it_converts(is_cast, autocast):
+    model = composer.build(CONVOLUTION)
+    x = torch.rand(1, 3, 5, 7).to(autocast if is_cast else torch.float32)
+    with torch.autocast("cpu", dtype=autocast):
+        out = model(x).output
+    assert out.dtype == autocast
+    assert torch.allclose(out.float(), model(x.float()).output, atol=2e-2)
+
+
+def test_autocast_does_not_convert_float64():
+    message = f"image is torch.float64 on cpu, {ON_CPU}image.to(torch.float32)"
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        composer.build(CONVOLUTION)(torch.rand(1, 3, 8, 8, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_any_floating_type_goes_through(dtype):
-    graph = composer.chain(echo(sizes=Sizes(multiple=4)), IdentityDecoder(), SegmentationHead(num_classes=2))
-    out = composer.build(graph).to(dtype)(torch.rand(1, 3, 5, 7).to(dtype)).output
+    model = composer.build(CONVOLUTION)
+    x = torch.rand(1, 3, 5, 7).to(dtype)
+    expected = model(x.float()).output
+    out = model.to(dtype)(x).output
     assert (out.dtype, tuple(out.shape)) == (dtype, (1, 2, 5, 7))
+    assert torch.allclose(out.float(), expected, atol=2e-2)
 
 
 @frozen
