@@ -66,9 +66,10 @@ def check_contract(
 
     Raises ContractBroken for the first law that is broken, with the smallest run found that breaks it; CannotBeHeld
     where the part cannot be checked: it accepts nothing of all that it was tried with, its contract raises, or its
-    module cannot be built. Warns with UntriedWarning where nothing is known of its refusals. Raises ValueError for a law that there is
-    not, for no law at all, for no inputs, and for `examples` and `least` below 1; UndrawableError for fields of a class
-    that cannot be drawn; and TypeError for what is no part, for options that do not fit it, and in a test of `@given`.
+    module cannot be built. Warns with UntriedWarning where nothing is known of its refusals. Raises ValueError for a
+    law that there is not, for no law at all, for no inputs, and for `examples` and `least` below 1; UndrawableError for
+    fields of a class that cannot be drawn; and TypeError for what is no part, for options that do not fit it, and in a
+    test of `@given`.
     Torch's random state is left as it was.
     """
     options = Options(

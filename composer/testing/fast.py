@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 BLOCK = 4099
-"""Numbers that are drawn for a larger tensor, and repeated in it: a prime, so that no two rows of a weight are equal."""
+"""Numbers drawn for a larger tensor, which repeats them: a prime, so that no two rows of a weight are equal."""
 
 _CONVOLUTIONS = {getattr(F, f"conv{kind}{count}d") for kind in ("", "_transpose") for count in (1, 2, 3)}
 _PRODUCTS = _CONVOLUTIONS | {F.linear}
@@ -22,9 +22,9 @@ _PRODUCTS = _CONVOLUTIONS | {F.linear}
 @contextmanager
 def draws_in_blocks() -> Iterator[None]:
     """Fill large tensors with a repeated block of random numbers: drawing weights is most of building a module."""
-    with patch.object(Tensor, "uniform_", _in_blocks(Tensor.uniform_)):
-        with patch.object(Tensor, "normal_", _in_blocks(Tensor.normal_)):
-            yield
+    uniform, normal = _in_blocks(Tensor.uniform_), _in_blocks(Tensor.normal_)
+    with patch.object(Tensor, "uniform_", uniform), patch.object(Tensor, "normal_", normal):
+        yield
 
 
 def _in_blocks(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -45,7 +45,7 @@ class HalfByFloat(TorchFunctionMode):
     Processors may take thirty times as long in half precision.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)] if func in _PRODUCTS else []
         dtypes = {x.dtype for x in tensors}

@@ -129,7 +129,7 @@ class Plain:
     def _run(self, inputs: Inputs) -> Probe:
         """The channels that it says, and what it gives for two images of each of two sizes."""
         (features,) = inputs.positional
-        sizes = probe_sizes(features, self._sizes(inputs))
+        sizes: Sequence[Size] = probe_sizes(features, self._sizes(inputs))
         # Of a large pyramid one size will do: hardly anything runs on levels of so many sizes by coincidence.
         sizes = sizes[:1] if max(f.cells(h) * f.cells(w) for f in features for h, w in sizes) > MOST_CELLS else sizes
         try:

@@ -11,7 +11,11 @@ ENCODERS = ("test_resnet", "test_convnext", "test_efficientnet")
 
 
 def build(encoder):
-    parts = composer.Timm(encoder), composer.FCNDecoder(channels=8, num_convs=2), composer.SegmentationHead(num_classes=2)
+    parts = (
+        composer.Timm(encoder),
+        composer.FCNDecoder(channels=8, num_convs=2),
+        composer.SegmentationHead(num_classes=2),
+    )
     return composer.build(composer.chain(*parts), seed=0).eval()
 
 

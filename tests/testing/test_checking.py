@@ -185,8 +185,8 @@ UNHELD = {
         Forgetful("contract"),
         {},
         (
-            "cannot check Forgetful(where='contract'): for map \"b c h w\" (11 channels, stride 2), its contract raises "
-            "TypeError: what a contract gives is features, a Promise or a Refusal (got None)"
+            "cannot check Forgetful(where='contract'): for map \"b c h w\" (11 channels, stride 2), its contract "
+            "raises TypeError: what a contract gives is features, a Promise or a Refusal (got None)"
         ),
     ),
     "a contract that promises nothing": (
@@ -209,17 +209,12 @@ UNHELD = {
     "an argument that is wanted": (
         Plain,
         {},
-        (
-            "cannot construct Plain: argument 'width' is missing. Call check_contract(Plain, "
-            'arguments={"width": 64})'
-        ),
+        ("cannot construct Plain: argument 'width' is missing. Call check_contract(Plain, arguments={\"width\": 64})"),
     ),
     "an argument that there is not": (
         Plain,
         {"arguments": {"width": 8, "depth": 2}},
-        (
-            "cannot construct Plain(width=8, depth=2): got an unexpected keyword argument 'depth'"
-        ),
+        ("cannot construct Plain(width=8, depth=2): got an unexpected keyword argument 'depth'"),
     ),
 }
 

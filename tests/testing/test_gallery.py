@@ -9,8 +9,8 @@ import pytest
 from composer.testing import ALL_LAWS, LAWS, CannotBeHeld, ContractBroken, check_contract
 from tests.testing.gallery import (
     BROKEN,
-    MixesInPlace,
     Misspelt,
+    MixesInPlace,
     OffByOne,
     RefusesWhatItCan,
     RowsForColumns,
