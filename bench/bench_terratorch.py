@@ -99,22 +99,32 @@ def test_forward(name, models, paired):
 
 
 @names
-def test_training_step(name, models, paired):
-    """Forwards, backwards and a step of SGD, two images at a time."""
-    steps = [_step(model.train()) for model in models(name)]
-    paired(f"training step, {name}", *steps, 15)
+def test_training_step(name, models, paired, benchmark):
+    """Forwards, backwards and a step of SGD, two images at a time; every parameter takes a gradient, on both sides."""
+    ours, theirs = map(_step, models(name))
+    ratio = paired(f"training step, {name}", ours, theirs, 15)
+    benchmark.extra_info.update(torch=torch.__version__, **ratio._asdict())
+    benchmark.pedantic(ours, rounds=3)
 
 
 def _step(model):
+    model.train().requires_grad_()
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-4)
     image = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        output = model(image).output
+    is_regression = output.dim() == 3
+    target = torch.rand_like(output) if is_regression else torch.randint(output.shape[1], output[:, 0].shape)
 
     def step():
         optimiser.zero_grad()
         output = model(image).output
-        F.mse_loss(output, torch.zeros_like(output)).backward()
+        loss = F.mse_loss(output, target) if is_regression else F.cross_entropy(output, target)
+        loss.backward()
         optimiser.step()
 
+    step()
+    assert all(parameter.grad is not None for parameter in model.parameters())
     return step
 
 

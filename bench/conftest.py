@@ -129,7 +129,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the table: medians of paired ratios with their intervals."""
-    terminalreporter.section("ratios, by time on the processor")
+    terminalreporter.section(f"ratios, by time on the processor, with torch {torch.__version__}")
     width = max((len(label) for label, _ in ROWS), default=0)
     for label, said in ROWS:
         terminalreporter.write_line(f"{label:<{width}}  {said}")

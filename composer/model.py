@@ -14,6 +14,7 @@ from composer.graph import Graph
 from composer.leaving import leaving
 from composer.modules.containers import hang
 from composer.modules.frames import by_frame, stills
+from composer.modules.memory_format import contiguous_for_training
 from composer.modules.wrappers import plain_names
 from composer.plan import Step, end_of, input_of, step_of
 from composer.typed import Typed
@@ -184,6 +185,9 @@ class Model(nn.Module):
             named = {name: features[source] for name, source in step.named}
             out = child(*[features[source] for source in step.inputs], **named, **extra)
         given = (out,) if isinstance(out, Tensor) else tuple(out)
+        if step.takes_image:
+            image = features[(*step.inputs, *(source for _, source in step.named))[0]][0]
+            given = tuple(contiguous_for_training(x, like=image) for x in given)
         if step.frames is None:
             return given
         return tuple(by_frame(x, axis, step.frames) for x, axis in zip(given, step.batch, strict=True))

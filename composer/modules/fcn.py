@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from composer.feature import Features
 from composer.modules.dispatch import module
+from composer.modules.memory_format import contiguous_for_training
 from composer.parts import FCNDecoder
 
 
@@ -44,9 +45,10 @@ class _NormOverChannels(nn.Module):
         self.ln = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        # Left in channels-last memory, in which the next convolution runs as well and this permutation is free.
+        # Without gradients the result stays in channels-last memory: the next convolution is as fast in it, and this
+        # permutation is free.
         y_BCHW: Tensor = self.ln(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return y_BCHW
+        return contiguous_for_training(y_BCHW, like=x_BCHW)
 
 
 @module.register(FCNDecoder)

@@ -12,13 +12,13 @@ from composer.testing.cases import Case
 from composer.testing.plain import Plain
 
 
-def made(case: Case, law: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
-    """The module. Raises CannotBeHeld where none can be made for what was accepted."""
+def made(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+    """Build the module. Raises CannotBeHeld where it cannot be built for inputs that were accepted."""
     try:
         return case.module(dtype, seed)
     except Exception as error:
-        what = f"no module can be made, it raises {told(error)}"
-        raise CannotBeHeld(law, said(case.subject.name, law, what, case)) from error
+        what = f"cannot build the module of {case.subject.name}: it raises {told(error)}\n  fed  {case}"
+        raise CannotBeHeld(what) from error
 
 
 def given(

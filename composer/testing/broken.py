@@ -23,8 +23,23 @@ class ContractBroken(AssertionError):
         self.law = law
 
 
-class CannotBeHeld(ContractBroken):
-    """A part that no law can be held to: its contract raises, it takes nothing, or no module can be made of it."""
+class CannotBeHeld(Exception):
+    """A part that cannot be checked: its contract raises, it accepts nothing, or its module cannot be built.
+
+    `option` and `value` are the option of `check_contract`, or of `composer_checks`, that helps, if one does.
+    """
+
+    def __init__(self, what: str, name: str = "", option: str = "", value: str = "") -> None:
+        self.what, self.option, self.value = what, option, value
+        self.part = name.partition("(")[0]
+        super().__init__(f"{what}. Call check_contract({self.part}, {option}={value})" if option else what)
+
+    @property
+    def said_to_modules(self) -> str:
+        """The text for a module whose parts pytest checks."""
+        if not self.option:
+            return self.what
+        return f'{self.what}. Add to your module: composer_checks = {{{self.part}: {{"{self.option}": {self.value}}}}}'
 
 
 class UntriedWarning(UserWarning):

@@ -15,6 +15,7 @@ from composer.contracts import Promise, Refusal
 from composer.contracts.rules import whole
 from composer.feature import ROUNDINGS, Features, Rounding, counted
 from composer.sizes import Sizes, intersect
+from composer.testing.fast import draws_in_blocks
 from composer.testing.inputs import Inputs, Tried
 from composer.testing.subjects import Subject, Tensors, asked, sizes_of
 
@@ -48,7 +49,7 @@ class Case:
 
         Weights that take their shapes from the first that they are fed (`nn.LazyConv2d`) are there already.
         """
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), draws_in_blocks():
             torch.default_generator.manual_seed(seed)
             network = self.subject.make(self.inputs).eval()
             if any(map(is_lazy, (*network.parameters(), *network.buffers()))):

@@ -20,7 +20,7 @@ from composer.testing.declared import Declared
 from composer.testing.fields import Values, declarations
 from composer.testing.inputs import Tried
 from composer.testing.laws import LAWS, REFUSALS, Law, real_refusals
-from composer.testing.options import ALL_LAWS, EXAMPLES, Options
+from composer.testing.options import ALL_LAWS, EXAMPLE_INPUTS, EXAMPLES, Options
 from composer.testing.plain import Plain, is_plain
 from composer.testing.sorting import sorted_out
 from composer.testing.subjects import Subject
@@ -64,11 +64,12 @@ def check_contract(
     them by name, two where any name will do; an encoder of stills is fed frames too, which it runs on one by one, as in
     a model.
 
-    Raises ContractBroken for the first law that is broken, with the smallest run found that breaks it; CannotBeHeld,
-    which is one, where the part takes nothing of all that it was tried with, its contract raises, or no module can be
-    made. Warns with UntriedWarning where nothing is known of its refusals. Raises ValueError for a law that there is
-    not, for no law at all, for no inputs, and for `examples` and `least` below 1; UndrawableError for fields of a class
-    that cannot be drawn; and TypeError for what is no part, for options that do not fit it, and in a test of `@given`.
+    Raises ContractBroken for the first law that is broken, with the smallest run found that breaks it; CannotBeHeld
+    where the part cannot be checked: it accepts nothing of all that it was tried with, its contract raises, or its
+    module cannot be built. Warns with UntriedWarning where nothing is known of its refusals. Raises ValueError for a
+    law that there is not, for no law at all, for no inputs, and for `examples` and `least` below 1; UndrawableError for
+    fields of a class that cannot be drawn; and TypeError for what is no part, for options that do not fit it, and in a
+    test of `@given`.
     Torch's random state is left as it was.
     """
     options = Options(
@@ -117,8 +118,8 @@ def _subjects(part: Any, options: Options) -> tuple[Subject, ...]:
     several = declarations(part, DECLARATIONS, **options.fields) if isinstance(part, type) else (part,)
     one = several[0]
     if not isinstance(one, Probed) and contract.dispatch(type(one)) is contract.dispatch(object):
-        what = f"it has no contract. Register one: @composer.contract.register({type(one).__name__})"
-        raise CannotBeHeld("shapes", said(repr(one), "shapes", what))
+        name = type(one).__name__
+        raise CannotBeHeld(f"{name} has no contract. Register one: @composer.contract.register({name})")
     return tuple(map(Declared, several))
 
 
@@ -132,17 +133,16 @@ def _check_arguments(neck: type[nn.Module], arguments: Mapping[str, Any]) -> Non
         and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
         and name not in arguments
     ]
-    what = ""
     if more:
-        shown = ", ".join(f'"{name}": …' for name in more)
-        what = f"its class wants {', '.join(more)} beside the channels; say check_contract(…, arguments={{{shown}}})"
-    else:
-        try:
-            takes.bind([8], **arguments)
-        except TypeError as error:
-            what = f"its class cannot be called with a list of channels and these arguments ({error})"
-    if what:
-        raise CannotBeHeld("shapes", said(Plain(neck, arguments).name, "shapes", what))
+        several = f"arguments {' and '.join(map(repr, more))} are" if len(more) > 1 else f"argument {more[0]!r} is"
+        shown = {**arguments, **dict.fromkeys(more, 64)}
+        value = ", ".join(f'"{name}": {one!r}' for name, one in shown.items())
+        what = f"cannot construct {neck.__name__}: {several} missing"
+        raise CannotBeHeld(what, neck.__name__, "arguments", f"{{{value}}}")
+    try:
+        takes.bind([8], **arguments)
+    except TypeError as error:
+        raise CannotBeHeld(f"cannot construct {Plain(neck, arguments).name}: {error}") from None
 
 
 def check_law(held: Held, law: str, examples: int = EXAMPLES) -> str:
@@ -157,28 +157,29 @@ def check_law(held: Held, law: str, examples: int = EXAMPLES) -> str:
 def _check(subject: Subject, law: str, tried: Tried, examples: int) -> str:
     if law == REFUSALS:
         return "" if isinstance(subject, Plain) else _check_refusals(subject, tried, examples)
-    _check_taken(subject, law, tried)
+    _check_taken(subject, tried)
     if law == "shapes" and tried.fault:
         raise ContractBroken(law, said(subject.name, law, tried.fault))
     most = fewest_numbers(subject, tried)
     if most is None:
-        what = f"no image size suits anything that it takes; say what it takes, {SAY}"
-        raise CannotBeHeld(law, said(subject.name, law, what))
+        raise _unchecked(subject, "no image size fits any input that it accepts")
     most = max(2 * most, MOST_NUMBERS)
     try:
         _hold(cases(subject, tried, most), LAWS[law], examples)
     except Unsatisfiable:
-        what = f"hardly anything that it takes has at most {most:,} numbers; say something smaller, {SAY}"
-        raise CannotBeHeld(law, said(subject.name, law, what)) from None
+        raise _unchecked(subject, f"almost every input that it accepts has more than {most:,} numbers") from None
     return ""
 
 
-def _check_taken(subject: Subject, law: str, tried: Tried) -> None:
-    """Raises CannotBeHeld where a subject takes nothing of all that it was tried with."""
+def _check_taken(subject: Subject, tried: Tried) -> None:
+    """Raise CannotBeHeld where a subject accepts nothing of all that it was tried with."""
     if not tried.accepted:
         because = f" ({tried.reason})" if tried.reason else ""
-        what = f"it takes nothing of all that it was tried with{because}; say what it takes, {SAY}"
-        raise CannotBeHeld(law, said(subject.name, law, what))
+        raise _unchecked(subject, f"it accepts none of the inputs that were tried{because}")
+
+
+def _unchecked(subject: Subject, why: str) -> CannotBeHeld:
+    return CannotBeHeld(f"cannot check {subject.name}: {why}", subject.name, "inputs", EXAMPLE_INPUTS)
 
 
 def _check_refusals(subject: Subject, tried: Tried, examples: int) -> str:
@@ -213,16 +214,16 @@ def _hold(drawn: Any, law: Law, examples: int) -> None:
 
     try:
         given(drawn)(holds)()  # type: ignore[no-untyped-call]
-    except ContractBroken as broken:
-        # Without what Hypothesis notes: the text says all of it.
-        raise type(broken)(broken.law, str(broken)) from broken.__cause__
+    except (ContractBroken, CannotBeHeld) as error:
+        vars(error).pop("__notes__", None)  # by Hypothesis; the text has it all
+        raise error.with_traceback(None) from error.__cause__
     except FailedHealthCheck as error:
         raise TypeError(
             "check_contract draws runs itself, and may not stand in a test of @given; check_contract(PartClass) draws "
             "declarations too"
         ) from error
     except Flaky as flaky:
-        found = [one for one in getattr(flaky, "exceptions", ()) if isinstance(one, ContractBroken)]
+        found = [one for one in getattr(flaky, "exceptions", ()) if isinstance(one, ContractBroken | CannotBeHeld)]
         if not found:
             raise
-        raise type(found[0])(found[0].law, str(found[0])) from None
+        raise found[0].with_traceback(None) from None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from composer.testing.breaking import broken, given, made
 from composer.testing.cases import Case
+from composer.testing.fast import draws_in_blocks
 from composer.testing.richer import richer
 
 LAW = "gradients"
@@ -64,7 +65,7 @@ def _richer_and_once_more(case: Case) -> Iterator[tuple[Case, int]]:
 
 def _still_quiet(case: Case, seed: int, before: Quiet | None) -> Quiet:
     """By what no gradient flows for these weights and numbers either; what is not there stays as it was."""
-    network = _stirred(made(case, LAW, torch.float64, seed), seed)
+    network = _stirred(made(case, torch.float64, seed), seed)
     learns = case.subject.learns_before()
     leaves = [[x.requires_grad_(learns) for x in one] for one in case.tensors(torch.float64, seed)]
     # As in a model, where what is fed was computed: one may write into that, and not into a leaf.
@@ -91,7 +92,7 @@ def _depending(case: Case, quiet: Quiet) -> Quiet:
     """Without the features that are the same for other numbers, which may be fed in any way."""
     if not quiet.features:
         return quiet
-    network = _stirred(made(case, LAW, torch.float64), 0)
+    network = _stirred(made(case, torch.float64), 0)
     one, other = (given(case, LAW, network, case.tensors(torch.float64, seed)) for seed in (0, 1))
     return evolve(quiet, features={index for index in quiet.features if not torch.equal(one[index], other[index])})
 
@@ -123,7 +124,7 @@ def _reaches(case: Case, term: Tensor, fed: list[Tensor]) -> bool:
 
 def _stirred(network: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.no_grad(), draws_in_blocks():
         for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=0.1)
+            parameter.add_(torch.empty_like(parameter).normal_(generator=generator), alpha=0.1)
     return network

@@ -64,15 +64,15 @@ class Inputs:
 
 @frozen
 class Tried:
-    """What something was tried with, by what it says; `reason` is why it takes nothing, where it takes nothing.
+    """What something was tried with: what it accepts, what it refuses, and `untaken`, what a plain neck cannot run.
 
-    `untaken` is what a plain neck cannot run, each with what it raises; `fault` is what shows already that it is wrong.
+    `reason` is why the first input that is not accepted is not; `fault` is what shows already that the part is wrong.
     """
 
     accepted: tuple[Inputs, ...]
     refused: tuple[Inputs, ...]
+    untaken: tuple[Inputs, ...] = ()
     reason: str = ""
-    untaken: tuple[tuple[Inputs, str], ...] = ()
     fault: str = ""
 
     @property
@@ -80,10 +80,7 @@ class Tried:
         """How many inputs a plain neck takes, and what it says of the first that it does not: a line for a reader."""
         count = len(self.accepted) + len(self.refused) + len(self.untaken)
         said = f"took {len(self.accepted)} of {count} inputs"
-        if not self.untaken:
-            return said
-        inputs, why = self.untaken[0]
-        return f"{said}; not: {'; '.join(inputs.sentences)} ({why})"
+        return f"{said}; not: {'; '.join(self.untaken[0].sentences)} ({self.reason})" if self.untaken else said
 
     def _repr_pretty_(self, printer: Any, _: bool) -> None:  # noqa: FBT001, IPython's protocol, and Hypothesis's
         printer.text(f"<{len(self.accepted)} inputs accepted, {len(self.refused)} refused>")

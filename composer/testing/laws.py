@@ -1,4 +1,7 @@
-"""The laws that a contract and its module keep. Each is a function of one run, and raises where it is broken."""
+"""The laws that a contract and its module keep. Each is a function of one run, and raises where it is broken.
+
+Each run of a module gets inputs of its own: one that writes into its inputs breaks no law but `inputs` by that.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ Law = Callable[[Case], None]
 
 def promised_shapes(case: Case) -> None:
     """In eval mode and in train mode a forward pass gives the features that were promised, in number and shape."""
-    network = made(case, "shapes")
+    network = made(case)
     promised(case, "shapes", network, case.tensors())
     if case.batch > 1:  # of a single value no norm can learn its statistics
         with torch.random.fork_rng(devices=[]):
@@ -34,7 +37,7 @@ def promised_shapes(case: Case) -> None:
 
 def inputs_unchanged(case: Case) -> None:
     """The lists that a module is fed, and the tensors in them, are afterwards what they were; in train mode too."""
-    network = made(case, "inputs")
+    network = made(case)
     _hold_inputs(case, network)
     if case.batch > 1:
         with torch.random.fork_rng(devices=[]):
@@ -58,7 +61,7 @@ def itself_unchanged(case: Case) -> None:
     A cache may be filled: a buffer that is not saved, a tensor, a dict, a set or a private attribute, which the same
     runs once more leave as they are.
     """
-    network, odd = made(case, "itself"), _odd(case)
+    network, odd = made(case), _odd(case)
     before, drawn = firm(network), torch.get_rng_state()
     filled: dict[str, Any] = {}
     changed: list[str] = []
@@ -75,7 +78,7 @@ def itself_unchanged(case: Case) -> None:
 
 def same_again(case: Case) -> None:
     """In eval mode the same input gives the same numbers again, also after an image of another size and number."""
-    network, odd = made(case, "again"), _odd(case)
+    network, odd = made(case), _odd(case)
     first = given(case, "again", network, case.tensors())
     given(odd, "again", network, odd.tensors())
     second = given(case, "again", network, case.tensors())
@@ -86,11 +89,11 @@ def same_again(case: Case) -> None:
 
 def image_by_image(case: Case) -> None:
     """In eval mode what a batch gives is what its images give one by one."""
-    network, tensors = made(case, "batch", torch.float64), case.tensors(torch.float64)
-    together = given(case, "batch", network, tensors)
+    network = made(case, torch.float64)
+    together = given(case, "batch", network, case.tensors(torch.float64))
     axes = [f.axes.split().index("b") for f in case.promised()]
     for index in range(case.batch):
-        one = given(case, "batch", network, _picked(case, tensors, index))
+        one = given(case, "batch", network, _picked(case, case.tensors(torch.float64), index))
         alone = [x.narrow(axis, index, 1) for x, axis in zip(together, axes, strict=False)]
         if not _alike(alone, one):
             beside = worst(("in the batch", alone), ("alone", one))
@@ -99,10 +102,11 @@ def image_by_image(case: Case) -> None:
 
 def any_memory_format(case: Case) -> None:
     """Channels last in memory, or not contiguous, the same numbers give the same numbers."""
-    network, tensors = made(case, "memory", torch.float64), case.tensors(torch.float64)
-    expected = given(case, "memory", network, tensors)
+    network = made(case, torch.float64)
+    expected = given(case, "memory", network, case.tensors(torch.float64))
     for way, change in (("channels last in memory", _channels_last), ("not contiguous in memory", _spaced)):
-        out = given(case, "memory", network, [[change(x) for x in one] for one in tensors], of=f"{way} ")
+        fed = [[change(x) for x in one] for one in case.tensors(torch.float64)]
+        out = given(case, "memory", network, fed, of=f"{way} ")
         if not _alike(expected, out):
             beside = worst(("contiguous", expected), (way.removesuffix(" in memory"), out))
             raise broken(case, "memory", f"{way}, the same input gives other numbers", beside)

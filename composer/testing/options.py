@@ -13,7 +13,8 @@ from composer.testing.laws import LAWS, REFUSALS
 
 EXAMPLES = 40
 ALL_LAWS = (*LAWS, REFUSALS)
-SHOWN = "inputs=[((Feature(channels=8),),)]"
+EXAMPLE_INPUTS = "[((Feature(channels=8),),)]"
+SHOWN = f"inputs={EXAMPLE_INPUTS}"
 
 
 def _laws(names: Iterable[str]) -> tuple[str, ...]:

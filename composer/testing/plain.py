@@ -17,10 +17,14 @@ from composer.contracts.rules import at_least
 from composer.feature import MAP, TOKENS, Feature, Features, sentence
 from composer.sizes import Sizes
 from composer.testing.broken import told
+from composer.testing.fast import draws_in_blocks
 from composer.testing.inputs import Inputs, stacks
 from composer.testing.probes import Size, probe_sizes
 from composer.testing.strategies import MOST_LEVELS
 from composer.testing.subjects import Tensors, several
+
+MOST_CELLS = 2000
+"""Cells of a level that are run at a second size too."""
 
 SLIPS = (IndexError, NameError, AttributeError)
 """What code raises that has a slip in it, rather than one that was not made for this. UnboundLocalError is a NameError.
@@ -64,7 +68,7 @@ class Plain:
     def candidates(self) -> Iterator[Inputs]:
         """Maps and tokens; of a module that is made already those of its `channel_list` alone.
 
-        Of five levels, and of tokens, there are fewer: attention over the finest takes long.
+        Of five levels, and of tokens, there are fewer: attention and convolutions over the finest take long.
         """
         wanted = None if isinstance(self.made, type) else list(getattr(self.made, "channel_list", []))
         for features in stacks():
@@ -125,10 +129,11 @@ class Plain:
     def _run(self, inputs: Inputs) -> Probe:
         """The channels that it says, and what it gives for two images of each of two sizes."""
         (features,) = inputs.positional
-        sizes = probe_sizes(features, self._sizes(inputs))
+        sizes: Sequence[Size] = probe_sizes(features, self._sizes(inputs))
+        # Of a large pyramid one size will do: hardly anything runs on levels of so many sizes by coincidence.
+        sizes = sizes[:1] if max(f.cells(h) * f.cells(w) for f in features for h, w in sizes) > MOST_CELLS else sizes
         try:
-            with torch.random.fork_rng(devices=[]):
-                network = self.make(inputs).eval()
+            network = self._probed_module(inputs)
             channels = _channels(network, features)
             given = [self._fed(network, inputs, size) for size in sizes]
         except Exception as error:  # whatever a module raises that was not made for this
@@ -139,6 +144,10 @@ class Plain:
         ]
         rows = [index for index, outputs in enumerate(zip(*given, strict=False)) if _are_swapped(outputs, sizes)]
         return Probe(promise=Promise(features=promised), swapped=rows[0] if rows else None, size=sizes[0])
+
+    def _probed_module(self, inputs: Inputs) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), draws_in_blocks():
+            return self.make(inputs).eval()
 
     def _fed(self, network: nn.Module, inputs: Inputs, size: Size) -> tuple[Tensor, ...]:
         """What it gives for two images of a size. Raises ValueError where that is nothing, and where a layer that takes
@@ -158,10 +167,9 @@ class Plain:
         (features,) = inputs.positional
         height, _ = probe_sizes(features, self._sizes(inputs))[0]
         try:
-            with torch.random.fork_rng(devices=[]):
-                network = self.make(inputs).eval()
-                _channels(network, features)
-                self._fed(network, inputs, (height, height))
+            network = self._probed_module(inputs)
+            _channels(network, features)
+            self._fed(network, inputs, (height, height))
         except Exception:
             return False
         return True
@@ -206,8 +214,9 @@ def _is_candidate(features: Features) -> bool:
     if first.axes not in (MAP, TOKENS) or first.frames > 1 or first.channels == 1:
         return False
     is_flat, is_pyramid = len(set(strides)) == 1, strides == sorted(set(strides))
+    is_alike = len({f.channels for f in features}) == 1
     if first.axes == MAP:
-        return is_flat or is_pyramid or len(strides) < MOST_LEVELS
+        return is_flat or len(strides) < MOST_LEVELS or (is_pyramid and not is_alike)
     return is_flat or (is_pyramid and not first.prefix and len(strides) < MOST_LEVELS)
 
 

@@ -82,6 +82,11 @@ def _parts(name: str, examples: int) -> dict[str, dict[str, Found]]:
         raise pytest.UsageError(f"--composer-parts: {error}") from error
 
 
+def _text(error: Exception) -> str:
+    """The text of a failure, with what to write into the module that is tested."""
+    return str(getattr(error, "said_to_modules", error))
+
+
 class _Module(pytest.Collector):
     """A module of which the parts are tested."""
 
@@ -148,10 +153,10 @@ class _Law(pytest.Item):
             held = self.parent.held()
             self._tell(held)
             untried = check_law(held, self.name, options.examples)
-        except (ContractBroken, UndrawableError) as error:
+        except (ContractBroken, CannotBeHeld, UndrawableError) as error:
             raises = self.name == "shapes" and error.__cause__ is not None
-            if raises or isinstance(error, CannotBeHeld | UndrawableError):
-                self.parent.hindered = f"{str(error).splitlines()[0]} ({self.nodeid} fails for that)"
+            if raises or not isinstance(error, ContractBroken):
+                self.parent.hindered = f"{_text(error).splitlines()[0]} ({self.nodeid} fails for that)"
             raise
         if untried:
             self.user_properties.append((UNTRIED, untried))
@@ -175,17 +180,17 @@ class _Law(pytest.Item):
 
         With `--tb=long`, all of what was raised.
         """
-        from composer.testing.broken import ContractBroken, place
+        from composer.testing.broken import CannotBeHeld, ContractBroken, place
         from composer.testing.fields import UndrawableError
 
         error = excinfo.value
-        if not isinstance(error, ContractBroken | UndrawableError):
+        if not isinstance(error, ContractBroken | CannotBeHeld | UndrawableError):
             return super().repr_failure(excinfo, *args, **kwargs)
-        lines = [str(error)]
+        lines = [_text(error)]
         cause = error.__cause__
         if cause is not None and place(cause):
             lines.append(f"  at   {place(cause)}")
-        if "check_contract(" in lines[0] or "valid(" in lines[0]:
+        if isinstance(error, UndrawableError):
             name = self.parent.found.part.__name__
             lines.append(f"  here that is said by the module: composer_checks = {{{name}: {{…}}}}")
         if cause is not None and self.config.getoption("tbstyle") == "long":

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from composer.testing.breaking import broken, given, made
 from composer.testing.broken import ContractBroken, worst
 from composer.testing.cases import Case
+from composer.testing.fast import HalfByFloat, draws_in_blocks
 
 LAW = "precision"
-TYPES = (torch.bfloat16, torch.float16, torch.float64)
+TYPES = (torch.bfloat16, torch.float16)
 
 FAR = 0.2
 """Of the largest number, what is far apart: a wrong scale or an overflow is found, the noise of eight bits is not."""
@@ -29,14 +30,17 @@ def any_precision(case: Case) -> None:
     numbers that are far apart in double precision too, once inputs and weights are nudged by a few roundings, are not
     compared.
     """
-    network, tensors = made(case, LAW, torch.float64), case.tensors(torch.float64)
-    exact = given(case, LAW, network, tensors)
+    double = made(case, torch.float64)
+    exact = given(case, LAW, double, case.tensors(torch.float64))
+    _hold_type(case, "float64", exact, exact, torch.float64)
     if any(bool(x.isnan().any()) for x in exact):
         raise broken(case, LAW, "in float64 it gives numbers that are none (NaN)")
     for dtype in TYPES:
         name = str(dtype).removeprefix("torch.")
         try:
-            out = given(case, LAW, made(case, LAW, dtype), case.tensors(dtype), of=f"in {name} ")
+            network = made(case, dtype)
+            with HalfByFloat():
+                out = given(case, LAW, network, case.tensors(dtype), of=f"in {name} ")
         except ContractBroken as error:
             if "not implemented for" in str(error):  # torch has no such kernel for this processor
                 continue
@@ -45,7 +49,7 @@ def any_precision(case: Case) -> None:
         far = _apart(exact, out, FAR)
         if far is not None and not any(bool(x.any()) for x in far):
             continue
-        steady = _steady(case, network, tensors, exact, dtype)
+        steady = _steady(case, double, exact, dtype)
         if steady is not None and (far is None or any(bool((x & y).any()) for x, y in zip(far, steady, strict=True))):
             shown = out if far is None else [_where(y, x, z) for x, y, z in zip(exact, steady, out, strict=True)]
             beside = worst(("float64", exact), (name, shown))
@@ -72,12 +76,10 @@ def _is_far(exact: Tensor, x: Tensor, share: float) -> Tensor:
     return ~(((x - exact).abs() <= share * largest) | (x == exact))
 
 
-def _steady(
-    case: Case, network: nn.Module, tensors: Sequence[Sequence[Tensor]], exact: Sequence[Tensor], dtype: torch.dtype
-) -> list[Tensor] | None:
+def _steady(case: Case, network: nn.Module, exact: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor] | None:
     """Which numbers stay near for all nudges; None where not even the shapes do."""
     steady = [torch.ones(x.shape, dtype=torch.bool) for x in exact]
-    for nudged, fed in _nudged(network, tensors, torch.finfo(dtype).eps):
+    for nudged, fed in _nudged(network, case.tensors(torch.float64), torch.finfo(dtype).eps):
         apart = _apart(exact, given(case, LAW, nudged, fed), FAR / 2)
         if apart is None:
             return None
@@ -91,11 +93,11 @@ def _nudged(
     generator = torch.Generator().manual_seed(0)
 
     def nudge(x: Tensor, count: float) -> Tensor:
-        return x * (1 + count * rounding * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+        return x * (1 + count * rounding * torch.empty_like(x).normal_(generator=generator))
 
     for count in NUDGES:
         one = deepcopy(network)
-        with torch.no_grad():
+        with torch.no_grad(), draws_in_blocks():
             for parameter in one.parameters():
                 parameter.copy_(nudge(parameter, count))
         yield one, [[nudge(x, count) for x in several] for several in tensors]

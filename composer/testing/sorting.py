@@ -20,11 +20,11 @@ def sorted_out(subject: Subject, candidates: Iterable[Inputs]) -> Tried:
             refused.append(inputs)
         else:
             untaken.append(inputs)
-    reason = subject.why_not((*refused, *untaken)[0]) if not accepted and (refused or untaken) else ""
+    others = (*refused, *untaken)
     return Tried(
         accepted=tuple(accepted),
         refused=tuple(refused),
-        reason=reason,
-        untaken=tuple((inputs, subject.why_not(inputs)) for inputs in untaken),
+        untaken=tuple(untaken),
+        reason=subject.why_not(others[0]) if others else "",
         fault=subject.fault(accepted, untaken),
     )

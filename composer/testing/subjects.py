@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from composer.contracts import Promise, Refusal
 from composer.contracts.rules import needed
 from composer.sizes import Conflict, Sizes, intersect
-from composer.testing.broken import CannotBeHeld, said, told
+from composer.testing.broken import CannotBeHeld, told
 from composer.testing.inputs import Inputs
 
 Tensors = Sequence[Sequence[Tensor]]
@@ -54,8 +54,8 @@ def asked(subject: Subject, inputs: Inputs) -> Promise | Refusal | None:
     try:
         return subject.outcome(inputs)
     except Exception as error:
-        what = f"asked about {'; '.join(inputs.sentences)}, its contract raises {told(error)}"
-        raise CannotBeHeld("shapes", said(subject.name, "shapes", what)) from error
+        what = f"cannot check {subject.name}: for {'; '.join(inputs.sentences)}, its contract raises {told(error)}"
+        raise CannotBeHeld(what) from error
 
 
 def several(out: Any) -> tuple[Tensor, ...]:

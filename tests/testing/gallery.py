@@ -255,6 +255,14 @@ class CentresLargeBatches(Net):
         return x - x.mean(0) if len(x) > 3 else x * 2
 
 
+@wrong("inputs", same)
+class MixesInPlace(Net):
+    """Takes off the mean of the batch, in place: it breaks the law of the batch too, and that of memory not."""
+
+    def one(self, x):
+        return x.sub_(x.mean())
+
+
 @wrong("memory", same)
 class ReadsMemory(Net):
     """Folds the rows by what lies beside what in memory."""

@@ -179,48 +179,42 @@ UNHELD = {
     "no contract": (
         Unsaid,
         {},
-        "Unsaid() breaks the law 'shapes': it has no contract. Register one: @composer.contract.register(Unsaid).",
+        "Unsaid has no contract. Register one: @composer.contract.register(Unsaid)",
     ),
     "a contract that gives nothing": (
         Forgetful("contract"),
         {},
         (
-            "Forgetful(where='contract') breaks the law 'shapes': asked about map \"b c h w\" (11 channels, stride 2), "
-            "its contract raises TypeError: what a contract gives is features, a Promise or a Refusal (got None)."
+            "cannot check Forgetful(where='contract'): for map \"b c h w\" (11 channels, stride 2), its contract "
+            "raises TypeError: what a contract gives is features, a Promise or a Refusal (got None)"
         ),
     ),
     "a contract that promises nothing": (
         Forgetful("promise"),
         {},
         (
-            "Forgetful(where='promise') breaks the law 'shapes': asked about map \"b c h w\" (11 channels, stride 2), "
-            "its contract raises TypeError: what a contract gives is one feature at least (got none)."
+            "cannot check Forgetful(where='promise'): for map \"b c h w\" (11 channels, stride 2), its contract raises "
+            "TypeError: what a contract gives is one feature at least (got none)"
         ),
     ),
     "channels in a list in a list": (
         Nested,
         {},
         (
-            "Nested() breaks the law 'shapes': it takes nothing of all that it was tried with (it raises TypeError: "
-            "process_channel_list gives [[11]], where a list of whole numbers is wanted); say what it takes, "
-            "check_contract(…, inputs=…)."
+            "cannot check Nested(): it accepts none of the inputs that were tried (it raises TypeError: "
+            "process_channel_list gives [[11]], where a list of whole numbers is wanted). Call "
+            "check_contract(Nested, inputs=[((Feature(channels=8),),)])"
         ),
     ),
     "an argument that is wanted": (
         Plain,
         {},
-        (
-            "Plain() breaks the law 'shapes': its class wants width beside the channels; say check_contract(…, "
-            'arguments={"width": …}).'
-        ),
+        ("cannot construct Plain: argument 'width' is missing. Call check_contract(Plain, arguments={\"width\": 64})"),
     ),
     "an argument that there is not": (
         Plain,
         {"arguments": {"width": 8, "depth": 2}},
-        (
-            "Plain(width=8, depth=2) breaks the law 'shapes': its class cannot be called with a list of channels and "
-            "these arguments (got an unexpected keyword argument 'depth')."
-        ),
+        ("cannot construct Plain(width=8, depth=2): got an unexpected keyword argument 'depth'"),
     ),
 }
 

@@ -91,8 +91,8 @@ def test_of_a_part_that_is_fed_hardly_anything_small_it_is_told():
         check_contract(composer.IdentityDecoder(), inputs=many, laws=["shapes"], examples=1)
 
     assert str(caught.value) == (
-        "IdentityDecoder(out_index=-1) breaks the law 'shapes': hardly anything that it takes has at most 30,000 "
-        "numbers; say something smaller, check_contract(…, inputs=…)."
+        "cannot check IdentityDecoder(out_index=-1): almost every input that it accepts has more than 30,000 numbers. "
+        "Call check_contract(IdentityDecoder, inputs=[((Feature(channels=8),),)])"
     )
 
 
@@ -181,37 +181,42 @@ class GivesDict(Halves):
         return dict(enumerate(features))
 
 
-NOTHING = "breaks the law 'shapes': it takes nothing of all that it was tried with"
-SAY = "; say what it takes, check_contract(…, inputs=…)."
+NOTHING = "it accepts none of the inputs that were tried"
 WRONG = {
-    "takes nothing": (TakesNothing(), f"TakesNothing() {NOTHING} (it takes pairs of images){SAY}"),
+    "takes nothing": (
+        TakesNothing(),
+        (
+            f"cannot check TakesNothing(): {NOTHING} (it takes pairs of images). Call check_contract(TakesNothing, "
+            "inputs=[((Feature(channels=8),),)])"
+        ),
+    ),
     "no module": (
         NoModule(),
         (
-            "NoModule() breaks the law 'shapes': no module can be made, it raises TypeError: NoModule has no module. "
-            "Register one: @composer.module.register(NoModule).\n"
+            "cannot build the module of NoModule(): it raises TypeError: NoModule has no module. Register one: "
+            "@composer.module.register(NoModule)\n"
             '  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2'
         ),
     ),
     "a contract that raises": (
         HalfTheChannels(),
         (
-            "HalfTheChannels() breaks the law 'shapes': asked about map \"b c h w\" (1 channel, stride 2), its "
-            "contract raises ValueError: channels must be a whole number of at least 1 (got 0)."
+            'cannot check HalfTheChannels(): for map "b c h w" (1 channel, stride 2), its contract raises ValueError: '
+            "channels must be a whole number of at least 1 (got 0)"
         ),
     ),
     "a class that needs more": (
         NeedsMore,
         (
-            "NeedsMore() breaks the law 'shapes': its class wants width beside the channels; say check_contract(…, "
-            'arguments={"width": …}).'
+            "cannot construct NeedsMore: argument 'width' is missing. Call check_contract(NeedsMore, "
+            'arguments={"width": 64})'
         ),
     ),
     "a dict": (
         GivesDict,
         (
-            f"GivesDict() {NOTHING} (it raises TypeError: a list or a tuple of tensors is wanted, and it gives a dict)"
-            f"{SAY}"
+            f"cannot check GivesDict(): {NOTHING} (it raises TypeError: a list or a tuple of tensors is wanted, and it "
+            "gives a dict). Call check_contract(GivesDict, inputs=[((Feature(channels=8),),)])"
         ),
     ),
 }
@@ -231,7 +236,7 @@ def test_a_part_is_fed_what_is_said():
     taken = [law for law in ALL_LAWS if law != "refusals"]
     check_contract(composer.SelectIndices(indices=[0]), inputs=[((seventh,),)], laws=taken, examples=5)
 
-    with pytest.raises(ContractBroken, match="takes nothing of all that it was tried with"):
+    with pytest.raises(CannotBeHeld, match="it accepts none of the inputs that were tried"):
         check_contract(composer.SelectIndices(indices=[1]), inputs=[((seventh,),)])
 
 

@@ -221,15 +221,15 @@ HINDERED = {
     "a contract that raises for what is rounded": (
         part(rounded, Rounded),
         (
-            "Rounded() breaks the law 'shapes': asked about map \"b c h w\" (11 channels, stride 2, rounding floor), "
-            "its contract raises KeyError: 'floor'."
+            'cannot check Rounded(): for map "b c h w" (11 channels, stride 2, rounding floor), its contract raises '
+            "KeyError: 'floor'"
         ),
     ),
     "a contract that returns nothing": (
         part(lambda neck, features: None, GivesNone),
         (
-            "GivesNone() breaks the law 'shapes': asked about map \"b c h w\" (11 channels, stride 2), its contract "
-            "raises TypeError: what a contract gives is features, a Promise or a Refusal (got None)."
+            'cannot check GivesNone(): for map "b c h w" (11 channels, stride 2), its contract raises TypeError: '
+            "what a contract gives is features, a Promise or a Refusal (got None)"
         ),
     ),
     "a declaration that its module does not keep": (
@@ -245,7 +245,7 @@ def test_what_hinders_every_law_is_an_error_of_its_own(one, message):
         check_contract(one)
 
     told = message or (
-        f"{one!r} breaks the law 'shapes': no module can be made, it raises a refusal: it declares [(1, 9, 1, 2)] for "
-        'an image of 2 × 4 (got [(1, 8, 1, 2)]).\n  fed  map "b c h w" (4 channels, stride 1), of 1 image of 2 × 2'
+        f"cannot build the module of {one!r}: it raises a refusal: it declares [(1, 9, 1, 2)] for an image of 2 × 4 "
+        '(got [(1, 8, 1, 2)])\n  fed  map "b c h w" (4 channels, stride 1), of 1 image of 2 × 2'
     )
     assert str(caught.value) == told

@@ -237,13 +237,13 @@ def hindered(tmp_path_factory):
 
 WHY = {
     "Halving": (
-        "Halving() breaks the law 'shapes': asked about map \"b c h w\" (1 channel, stride 2), its contract raises "
-        "ValueError: channels must be a whole number of at least 1 (got 0)."
+        'cannot check Halving(): for map "b c h w" (1 channel, stride 2), its contract raises ValueError: channels '
+        "must be a whole number of at least 1 (got 0)"
     ),
-    "Unmade": ("Unmade() breaks the law 'shapes': no module can be made, it raises OSError: no such kernel."),
+    "Unmade": "cannot build the module of Unmade(): it raises OSError: no such kernel",
     "Picky": (
-        "Picky() breaks the law 'shapes': it takes nothing of all that it was tried with (it takes sound); say what it "
-        "takes, check_contract(…, inputs=…)."
+        "cannot check Picky(): it accepts none of the inputs that were tried (it takes sound). Add to your module: "
+        'composer_checks = {Picky: {"inputs": [((Feature(channels=8),),)]}}'
     ),
     "Unknown": (
         "too little is known of Unknown.mode to draw it: give it a default, or an annotation or a validator that lists "
@@ -414,10 +414,9 @@ def test_what_is_not_told_is_said(tmp_path):
         ),
         "  here that is said by the module: composer_checks = {Mode: {…}}",
         (
-            "Mixed() breaks the law 'shapes': its class wants width beside the channels; say check_contract(…, "
-            'arguments={"width": …}).'
+            "cannot construct Mixed: argument 'width' is missing. Add to your module: composer_checks = {Mixed: "
+            '{"arguments": {"width": 64}}}'
         ),
-        "  here that is said by the module: composer_checks = {Mixed: {…}}",
     ]
 
 
