@@ -16,6 +16,7 @@ from composer.contracts.rules import whole
 from composer.feature import ROUNDINGS, Features, Rounding, counted
 from composer.sizes import Sizes, intersect
 from composer.testing.inputs import Inputs, Tried
+from composer.testing.strategies import OFFSETS
 from composer.testing.subjects import Subject, Tensors, asked, sizes_of
 
 MOST_NUMBERS = 30_000
@@ -101,7 +102,9 @@ def cases(draw: st.DrawFn, subject: Subject, tried: Tried, most: int = MOST_NUMB
 
     Grids are rounded in some of them, where the subject accepts those too. A run has at most `most` numbers.
     """
-    inputs = _rounded(draw(st.sampled_from(tried.accepted)), draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS))))
+    rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
+    offset = draw(st.sampled_from(OFFSETS)) if rounding == "floor" else 0
+    inputs = _rounded(draw(st.sampled_from(tried.accepted)), rounding, offset)
     outcome = asked(subject, inputs)
     sizes = sizes_of(inputs, outcome) if isinstance(outcome, Promise) else None
     if not isinstance(outcome, Promise) or sizes is None:
@@ -182,8 +185,10 @@ def _sides(sizes: Sizes) -> st.SearchStrategy[tuple[int, int]]:
     return height.map(lambda one: (one, one)) if sizes.square else st.tuples(height, width)
 
 
-def _rounded(inputs: Inputs, rounding: Rounding) -> Inputs:
+def _rounded(inputs: Inputs, rounding: Rounding, offset: int) -> Inputs:
     def changed(features: Features) -> Features:
-        return tuple(f if f.stride is None or f.stride == 1 else evolve(f, rounding=rounding) for f in features)
+        return tuple(
+            f if f.stride is None or f.stride == 1 else evolve(f, rounding=rounding, offset=offset) for f in features
+        )
 
     return inputs.replaced(tuple(map(changed, inputs.all)))
