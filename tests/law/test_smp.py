@@ -128,22 +128,20 @@ def tokens(draw):
 
 
 PYRAMID = {("argument", "impossible"), ("count", "impossible"), ("layout", "impossible")}
+DOUBLED = {("layout", "policy"), ("order", "impossible"), ("stride", "impossible"), ("offset", "impossible")}
 RULES = {
     "Unet": PYRAMID | {("channels", "impossible"), ("layout", "lies"), ("order", "policy"), ("stride", "policy")},
-    "UnetPlusPlus": PYRAMID
-    | {("channels", "impossible"), ("layout", "policy"), ("order", "impossible"), ("stride", "impossible")},
-    "MAnet": PYRAMID | {("layout", "policy"), ("order", "impossible"), ("stride", "impossible")},
-    "Linknet": PYRAMID
-    | {("layout", "policy"), ("channels", "impossible"), ("order", "impossible"), ("stride", "impossible")},
-    "FPN": PYRAMID
-    | {("layout", "policy"), ("channels", "impossible"), ("order", "impossible"), ("stride", "impossible")},
+    "UnetPlusPlus": PYRAMID | DOUBLED | {("channels", "impossible")},
+    "MAnet": PYRAMID | DOUBLED,
+    "Linknet": PYRAMID | DOUBLED | {("channels", "impossible")},
+    "FPN": PYRAMID | DOUBLED | {("channels", "impossible")},
     "PSPNet": {("argument", "impossible"), ("layout", "impossible"), ("channels", "impossible")},
     "DeepLabV3": {("argument", "impossible"), ("layout", "impossible"), ("count", "impossible")},
     "DeepLabV3Plus": PYRAMID | {("layout", "policy"), ("stride", "impossible")},
     "PAN": PYRAMID | {("layout", "policy"), ("count", "policy"), ("order", "policy")},
     "UPerNet": PYRAMID | {("layout", "policy"), ("order", "policy")},
     "Segformer": PYRAMID | {("layout", "lies"), ("order", "policy")},
-    "DPT": PYRAMID | {("prefix", "impossible"), ("stride", "impossible")},
+    "DPT": PYRAMID | {("prefix", "impossible"), ("stride", "impossible"), ("offset", "lies")},
 }
 """Every rule by which each decoder refuses, and its kind. One never drawn fails the test, as does one not listed."""
 

@@ -42,15 +42,12 @@ NETWORKS = {
     "regnet": (Timm("regnety_002", any_size=True), CEIL, ANY),
     "mobilenet": (Timm("mobilenetv3_small_050", any_size=True), CEIL, ANY),
     "vgg": (Timm("vgg11", any_size=True), ["exact", *FLOOR], Sizes(least=32)),
-    # Up twice and then down is neither; after multiples of 4 there is nothing to round up.
-    "densenet": (Timm("densenet121", any_size=True), ["exact", "exact", *FLOOR[:3]], Sizes(multiple=4, least=32)),
-    # Down to patches and then up is neither.
-    "swin": (
-        Timm("swin_tiny_patch4_window7_224", any_size=True),
-        ["exact", *CEIL[:3]],
-        Sizes(multiple=4, least=4),
-    ),
+    # Up twice and then down is neither: it has an offset.
+    "densenet": (Timm("densenet121", any_size=True), ["ceil", "ceil", *FLOOR[:3]], Sizes(least=29)),
+    # And so has what goes down to patches and then up.
+    "swin": (Timm("swin_tiny_patch4_window7_224", any_size=True), FLOOR[:4], Sizes(least=4)),
 }
+OFFSETS = {"densenet": [0, 0, -3, -3, -3], "swin": [0, -4, -12, -28]}
 SIZES = [(1, 1), (1, 33), (31, 47), (32, 32), (33, 65), (63, 64), (95, 129), (97, 31), (100, 50), (120, 120), (127, 61),
          (201, 67)]  # fmt: skip
 
@@ -65,6 +62,13 @@ def test_levels_are_described_as_they_round(network):
     part, roundings, sizes = network
     found = composer.describe(part, 3)
     assert ([f.rounding for f in found.features], found.sizes) == (roundings, sizes)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_levels_that_round_in_turn_up_and_down_have_an_offset(name):
+    part, roundings, _ = NETWORKS[name]
+    found = composer.describe(part, 3)
+    assert [f.offset for f in found.features] == OFFSETS.get(name, [0] * len(roundings))
 
 
 def three_heads(part):
@@ -200,11 +204,6 @@ REFUSED = {
         "has levels that round neither down nor up at every image size (got at 257 × 257, 34 × 34 cells of stride 8).",
         "leave any_size out: images are then padded to multiples of 64",
     ),
-    "one size": (
-        "timm/inception_v3",
-        "gives what it promises at one image size only (got exactly 299 × 299).",
-        "leave any_size out",
-    ),
     "one size or an error": (
         "timm/visformer_tiny",
         "gives what it promises at one image size only (got exactly 224 × 224).",
@@ -238,7 +237,7 @@ def test_what_is_refused_as_impossible_raises(name, level, raised):
         TimmEncoder(timm.create_model(name), [level]).eval()(torch.zeros(1, 3, 97, 97))
 
 
-@pytest.mark.parametrize(("name", "level", "stride"), [("mobilevitv2_050", 2, 8), ("inception_v3", 0, 2)])
+@pytest.mark.parametrize(("name", "level", "stride"), [("mobilevitv2_050", 2, 8)])
 def test_what_is_refused_as_a_lie_rounds_neither_down_nor_up(name, level, stride):
     assert probe(Timm(name, any_size=True), 3).kind == "lies"
 

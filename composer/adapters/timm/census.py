@@ -167,9 +167,7 @@ def _strides_at(network: Any, device: str, size: tuple[int, int], widths: tuple[
     return tuple(Fraction(size[0], rows) for rows, _ in grids)
 
 
-def _level(
-    trial: Trial, usual: tuple[int, int], index: int, width: int, reduction: int, exact: Fraction
-) -> Level:
+def _level(trial: Trial, usual: tuple[int, int], index: int, width: int, reduction: int, exact: Fraction) -> Level:
     found = strides_and_sizes(trial.grids_at, usual, (reduction,))
     if found is None:
         raise ValueError(f"level {index} has different strides along the two sides")

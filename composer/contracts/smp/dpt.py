@@ -77,7 +77,7 @@ def _no_offset(features: Features) -> Refusal | None:
         return None
     return Refusal(
         code="offset",
-        kind="policy",
+        kind="lies",
         expected="takes features that cover the whole image, so of offset 0",
         repair="choose an encoder that pads its convolutions",
     )
