@@ -4,8 +4,8 @@ Along one side, a convolution or a pooling of stride `s` makes `floor((n + a) / 
 number that its kernel, dilation and padding come to. Two of them, one after the other, make
 `floor((floor((n + a) / s) + b) / t) = floor((n + a + b * s) / (s * t))`, and so does a chain of any length: one `a`
 says all. It rounds down with `a = 0` and up with `a = S - 1`, where `S` is the stride of the chain; any other is an
-offset of `-a` in a feature. At any `S` sizes in a row, the cells of a chain add up to another sum for each `a` (Hermite's
-identity), so what is right at all of those is right at every size.
+offset of `-a` in a feature. At any `S` sizes in a row, the cells of a chain add up to another sum for each `a`
+(Hermite's identity), so what is right at all of those is right at every size.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def _(neck: MaxpoolToPyramidal, features: Features) -> Outcome:
 def _pooled(feature: Feature, kernel: int) -> tuple[Feature, Sizes]:
     """A map after max-pooling by `kernel`, rounding down.
 
-    floor(floor(x) / k) = floor(x / k), so a map that rounds down goes on doing so, with the offset that it has; one that
-    rounds up has to be whole.
+    floor(floor(x) / k) = floor(x / k), so a map that rounds down goes on doing so, with its offset; one that rounds up
+    has to be whole.
     """
     if kernel == 1:
         return feature, ANY

@@ -33,14 +33,15 @@ def features(
         return Feature(channels=draw(st.sampled_from(channels)), axes=axes, stride=None, frames=frames)
     stride = stride or draw(st.sampled_from(STRIDES))
     rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
-    # A grid that is whole loses or gains whole cells.
-    lost = {"floor": OFFSETS, "exact": (*[0] * 7, 2 * stride), "ceil": (0,)}[rounding]
+    # A grid that is whole loses whole cells, and one that is rounded up none.
+    some: Sequence[int | Fraction] = OFFSETS if rounding == "floor" else [*[0] * 7, 2 * stride]
+    offset = 0 if rounding == "ceil" else draw(st.sampled_from(some))
     return Feature(
         channels=draw(st.sampled_from(channels)),
         axes=axes,
         stride=stride,
         rounding=rounding,
-        offset=draw(st.sampled_from(lost)),
+        offset=offset,
         prefix=draw(st.sampled_from((0, 1, 5))) if "n" in names else 0,
         frames=draw(st.sampled_from((1, 3))) if {"n", "t"} & set(names) else 1,
     )

@@ -245,3 +245,36 @@ def test_what_is_refused_as_a_lie_rounds_neither_down_nor_up(name, level, stride
         (given,) = TimmEncoder(timm.create_model(name), [level]).eval()(torch.zeros(1, 3, 97, 97))
 
     assert given.shape[-1] not in (97 // stride, -(-97 // stride))
+
+
+class Ramp(torch.nn.Module):
+    """The mean column of each cell of 8 pixels: of a last cell that reaches beyond the image, where it would be."""
+
+    def forward(self, x):
+        cells = -(-x.shape[-1] // 8)
+        centres = torch.arange(cells) * 8 + 4.0
+        return centres.expand(len(x), 1, -(-x.shape[-2] // 8), cells).contiguous()
+
+
+def seen_at_the_last_column(rounding, width):
+    """Where it thinks it is, at the last column that lies between two centres of the padded image's cells."""
+    encoder = composer.Custom(Ramp(), features=[composer.Feature(channels=1, stride=8, rounding=rounding)], channels=3)
+    model = composer.build(composer.chain(encoder, IdentityDecoder(), padding=composer.Padding(side="end"))).eval()
+    with torch.no_grad():
+        row = model(torch.rand(1, 3, 8, width)).output[0, 0, 0]
+    return row[width - 1].item(), row[width // 2].item()
+
+
+def test_what_is_seen_stays_where_it_is_when_images_are_padded():
+    assert seen_at_the_last_column("exact", 33) == (32.5, 16.5)
+
+
+def test_what_is_seen_moves_when_rounded_cells_are_stretched_over_the_image():
+    """Five cells of 8 pixels over 33: as `any_size` says, by up to a stride less one."""
+    last, middle = seen_at_the_last_column("ceil", 33)
+    assert (last, middle) == (36.0, 20.0)
+    assert last - 32.5 <= 8 - 1
+
+
+def test_nothing_moves_where_the_stride_divides_the_image():
+    assert seen_at_the_last_column("ceil", 40) == seen_at_the_last_column("exact", 40)

@@ -138,8 +138,8 @@ def _levels(
 ) -> tuple[Level, ...]:
     """All levels, each of a network that is cut off behind it; `size` is one that the whole network takes.
 
-    With `counted_off` each has an offset too. What a network needs for a level it needs for those behind it too, so that where the first needs what the last does,
-    so do all between.
+    With `counted_off` each has an offset too. What a network needs for a level it needs for those behind it too, so
+    that where the first needs what the last does, so do all between.
     """
     network, _ = create_flexible(part, 3, device)
     count = count_of(network)
