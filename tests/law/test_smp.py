@@ -122,6 +122,8 @@ def tokens(draw):
     """What the blocks of a ViT give: tokens of one stride, with a prefix or without."""
     stride = draw(st.sampled_from((4, 8, 8, 12)))
     like = evolve(draw(features(axes="b n c", stride=Fraction(stride))), frames=1)
+    if draw(st.integers(0, 3)):
+        like = evolve(like, offset=0)
     count = draw(st.sampled_from((1, 2, 3, 4, 4)))
     prefixes = st.sampled_from((0, 1) if draw(st.integers(0, 3)) == 0 else (like.prefix,))
     return (like, *(evolve(like, prefix=draw(prefixes)) for _ in range(count - 1)))
