@@ -13,10 +13,9 @@ from torch.nn.parameter import is_lazy
 
 from composer.contracts import Promise, Refusal
 from composer.contracts.rules import whole
-from composer.feature import ROUNDINGS, Features, Rounding, counted
+from composer.feature import Features, Rounding, counted
 from composer.sizes import Sizes, intersect
 from composer.testing.inputs import Inputs, Tried
-from composer.testing.strategies import OFFSETS
 from composer.testing.subjects import Subject, Tensors, asked, sizes_of
 
 MOST_NUMBERS = 30_000
@@ -24,6 +23,9 @@ MOST_NUMBERS = 30_000
 
 FEW_NUMBERS = 5_000
 """How many inputs what is refused has, where any of it has so few: nobody says how much comes out of it."""
+
+GRIDS: tuple[tuple[Rounding, int], ...] = (*[("exact", 0)] * 4, ("floor", 0), ("floor", 5), *[("ceil", 0)] * 2)
+"""How the grids of a run are rounded, with which offset: half of them not at all."""
 
 BATCHES = (1, 2, 3, 2, 3, 1, 2, 3, 4, 5)
 """How many images a run has: mostly few, and now and then more than any that is likely to be special."""
@@ -102,9 +104,7 @@ def cases(draw: st.DrawFn, subject: Subject, tried: Tried, most: int = MOST_NUMB
 
     Grids are rounded in some of them, where the subject accepts those too. A run has at most `most` numbers.
     """
-    rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
-    offset = draw(st.sampled_from(OFFSETS)) if rounding == "floor" else 0
-    inputs = _rounded(draw(st.sampled_from(tried.accepted)), rounding, offset)
+    inputs = _rounded(draw(st.sampled_from(tried.accepted)), *draw(st.sampled_from(GRIDS)))
     outcome = asked(subject, inputs)
     sizes = sizes_of(inputs, outcome) if isinstance(outcome, Promise) else None
     if not isinstance(outcome, Promise) or sizes is None:

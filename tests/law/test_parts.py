@@ -147,6 +147,7 @@ def check_refusal(data, part, inputs, refusal):
         lengths |= {f.frames for f in edges if "t" in f.axes}
     assume(not lengths & {*(f.channels for f in edges), BATCH})
     assume(not coincide(edges, height, width))
+    assume(not add_up(part, inputs[0] if inputs else (), height, width))
     try:
         # The meta device lets a convolution have channels that are not its own; interpolation needs no values.
         device = "meta" if isinstance(part, composer.InterpolateToPyramidal | composer.MaxpoolToPyramidal) else "cpu"
@@ -167,6 +168,14 @@ def coincide(edges, height, width):
     """Whether unlike grids are of one size here: of two strides, one with an offset, they may be at one size."""
     grids = {(f.stride, exactly(f).offset): (f.cells(height), f.cells(width)) for f in edges if f.stride}
     return any(len(set(sides)) < len(grids) for sides in zip(*grids.values(), strict=True))
+
+
+def add_up(part, features, height, width):
+    """Whether maps of another layout, joined, have by chance as many entries as channels where channels are wanted."""
+    chosen = [features[at] for at in getattr(part, "positions", ()) if -len(features) <= at < len(features)]
+    if all(f.axes.split()[1] == "c" for f in chosen):
+        return False
+    return sum(f.shape(BATCH, height, width)[1] for f in chosen) == sum(f.channels for f in chosen)
 
 
 def raised_by_us(error):
