@@ -24,7 +24,9 @@ MOST_NUMBERS = 30_000
 FEW_NUMBERS = 5_000
 """How many inputs what is refused has, where any of it has so few: nobody says how much comes out of it."""
 
-GRIDS: tuple[tuple[Rounding, int], ...] = (*[("exact", 0)] * 4, ("floor", 0), ("floor", 5), *[("ceil", 0)] * 2)
+_EXACT: tuple[Rounding, int] = ("exact", 0)
+_UP: tuple[Rounding, int] = ("ceil", 0)
+GRIDS: tuple[tuple[Rounding, int], ...] = (_EXACT, _EXACT, _EXACT, _EXACT, ("floor", 0), ("floor", 5), _UP, _UP)
 """How the grids of a run are rounded, with which offset: half of them not at all."""
 
 BATCHES = (1, 2, 3, 2, 3, 1, 2, 3, 4, 5)
