@@ -146,7 +146,7 @@ def end_of(typed: Typed, name: str, feature: Feature) -> End:
         node=name,
         feature=feature,
         rescale=typed.rescaled(feature),
-        interpolate=stride != 1,
+        interpolate=stride != 1 or feature.offset != 0,
         whole=stride is None or name in typed.embeddings,
         batch=axes.index("b"),
         axes=tuple(axis for axis in axes if axis != "b"),

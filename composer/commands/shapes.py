@@ -84,7 +84,7 @@ def _uncropped(feature: Feature) -> Shape:
 def _finished(typed: Typed, feature: Feature) -> Shape:
     if feature.stride is None:
         return ("b", feature.channels)
-    if typed.rescaled(feature) or feature.stride == 1:
+    if typed.rescaled(feature) or (feature.stride == 1 and not feature.offset):
         return ("b", feature.channels, "H", "W")
     without = evolve(feature, offset=0)
     lost = -ceil(feature.offset / feature.stride)

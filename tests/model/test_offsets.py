@@ -22,6 +22,7 @@ from composer import (
     Graph,
     IdentityDecoder,
     Image,
+    LinearDecoder,
     MaxpoolToPyramidal,
     MLPDecoder,
     Node,
@@ -150,9 +151,10 @@ def test_a_wrong_offset_is_seen_when_the_module_is_built():
         [FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=2)],
         [MaxpoolToPyramidal(), IdentityDecoder(out_index=1)],
         [IdentityDecoder(out_index=0), RegressionHead(learned_upscale_layers=2)],
+        [LinearDecoder(num_classes=2, upsampling_size=4)],
         [IdentityDecoder(out_index=1)],
     ],
-    ids=["enlarged", "pooled", "enlarged in a head", "as it is"],
+    ids=["enlarged", "pooled", "enlarged in a head", "enlarged to pixels", "as it is"],
 )
 def test_what_is_inferred_is_what_a_forward_pass_gives(parts, size):
     model = composer.build(composer.chain(borders(), *parts, rescale=False)).eval()
@@ -171,6 +173,19 @@ def test_what_is_enlarged_is_so_where_grids_are_whole():
     outcome = composer.contract(FCNDecoder(channels=6, num_convs=1), (COARSE,))
     # At multiples of 4, H / 4 - 1 cells become H / 2 - 2.
     assert outcome == Promise(features=[Feature(channels=6, stride=2, offset=4)], sizes=Sizes(multiple=4, least=8))
+
+
+def test_a_map_of_the_images_own_resolution_that_lost_its_borders_is_brought_to_the_images_size():
+    graph = composer.chain(borders(), LinearDecoder(num_classes=2, upsampling_size=4))
+    model = composer.build(graph).eval()
+    x = torch.rand(1, 3, 32, 40)
+
+    with torch.no_grad():
+        (cells,) = model.decoder(model.encoder(x))
+        given = model(x).output
+
+    assert cells.shape == (1, 2, 28, 36)
+    assert torch.equal(given, F.interpolate(cells, size=(32, 40), mode="bilinear"))
 
 
 def test_an_input_at_another_resolution_has_offsets_in_reference_pixels():
