@@ -41,6 +41,15 @@ def _stride(value: int | str | Fraction | None) -> Fraction | None:
     return None if value is None else fraction(value)
 
 
+def _offset(value: int | str | Fraction) -> int | Fraction:
+    """A whole number wherever it is one. Raises ValueError for what is neither that nor a ratio."""
+    text_is_ratio = isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}(/[1-9][0-9]{0,8})?", value)
+    if not (text_is_ratio or isinstance(value, Fraction) or type(value) is int):
+        raise ValueError(f"an offset is a whole number of pixels (got {value!r})")
+    ratio = Fraction(value)
+    return ratio.numerator if ratio.denominator == 1 else ratio
+
+
 @lru_cache
 def _is_layout(axes: str) -> bool:
     names = axes.split(" ")
@@ -74,6 +83,12 @@ class Feature:
     exclude it. `prefix` counts the tokens before the grid (class token, registers): `n = prefix + h * w` where `t` is
     an axis of its own, and `n = prefix + frames * h * w` where the frames are among the tokens.
 
+    `offset` is 0 for nearly all. A network with convolutions that are not padded loses pixels at the borders, and one
+    whose levels round in turn up and down gains some: `h = floor((H - offset) / stride)`, where a gain is a negative
+    offset. It goes with `floor`, and with `exact` as a whole number of strides: `h = H / stride - offset / stride`.
+    `ceil` is the same as `floor` with an offset of `1 - stride`, and has none of its own. The offset only counts the
+    cells: output that is brought to the image's size is stretched over all of the image, as timm's users do it.
+
     Raises ValueError where the fields contradict each other.
     """
 
@@ -83,6 +98,7 @@ class Feature:
     rounding: Rounding = "exact"
     prefix: int = 0
     frames: int = field(default=1, validator=_positive)
+    offset: int | Fraction = field(default=0, converter=_offset)
 
     def __attrs_post_init__(self) -> None:
         names = self.axes.split()
@@ -94,11 +110,25 @@ class Feature:
             raise ValueError(f"prefix counts tokens before a token grid (got {self.prefix!r} on {self.axes!r})")
         if self.frames > 1 and not {"n", "t"} & set(names):
             raise ValueError(f"frames needs an axis t or n (got {self.frames} on {self.axes!r})")
+        if self.offset:
+            self._check_offset()
+
+    def _check_offset(self) -> None:
+        if self.stride is None or self.rounding == "ceil":
+            owner = "a vector" if self.stride is None else "rounding ceil"
+            raise ValueError(f"{owner} has no offset (got {self.offset})")
+        if self.rounding == "exact" and (self.offset / self.stride).denominator != 1:
+            raise ValueError(
+                f"an offset with rounding exact is a whole number of strides (got {self.offset}, stride {self.stride})"
+            )
 
     def cells(self, pixels: int) -> int:
-        """Cells along a side of `pixels` image pixels. Raises ValueError where an exact quotient is not whole."""
+        """Cells along a side of `pixels` image pixels: none where it is shorter than the offset.
+
+        Raises ValueError where an exact quotient is not whole.
+        """
         assert self.stride is not None
-        quotient = pixels / self.stride
+        quotient = max(pixels - self.offset, 0) / self.stride
         if self.rounding == "exact" and quotient.denominator != 1:
             raise ValueError(f"{pixels} pixels are no whole number of cells of stride {self.stride}")
         return -((-quotient.numerator) // quotient.denominator) if self.rounding == "ceil" else int(quotient)
@@ -206,6 +236,8 @@ def sentence(features: Features) -> str:
         facts.append(f"stride {_common(strides)}")
     if any(f.rounding != "exact" for f in features):
         facts.append(f"rounding {_common([f.rounding for f in features])}")
+    if any(f.offset for f in features):
+        facts.append(f"offset {_common([f.offset for f in features])}")
     if any(f.prefix for f in features):
         facts.append(counted(max(f.prefix for f in features), "prefix token"))
     if any(f.frames > 1 for f in features):

@@ -45,7 +45,8 @@ def _finished(end: End, x: Tensor, frame: Frame, kept: Sides | None) -> Tensor:
             x = F.interpolate(x, size=frame.padded, mode="bilinear")
         return crop(x, *((*frame.before, *frame.size) if kept is None else centre_of(frame, kept)))
     rows, columns = (
-        kept_cells(end.feature, pixels, start) for pixels, start in zip(frame.size, frame.before, strict=True)
+        kept_cells(end.feature, pixels, start, padded)
+        for pixels, start, padded in zip(frame.size, frame.before, frame.padded, strict=True)
     )
     return crop(x, rows[0], columns[0], rows[1], columns[1])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from inspect import signature
+from math import lcm
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -46,8 +48,9 @@ class Step(NamedTuple):
 
 
 class End(NamedTuple):
-    """A feature that leaves the model: where from, where its batch is, what its other axes are, and its stride as a
-    ratio, unless it is a vector, which has no grid. `whole` says that all of it leaves, as it is.
+    """A feature that leaves the model: where from, where its batch is, what its other axes are, and its grid in whole
+    numbers, unless it is a vector, which has none: cells = (side * times - less) // by. `whole` says that all of it
+    leaves, as it is.
     """
 
     node: str
@@ -57,7 +60,7 @@ class End(NamedTuple):
     whole: bool
     batch: int
     axes: tuple[str, ...]
-    grid: tuple[int, int] | None
+    grid: tuple[int, int, int] | None
 
     def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
         """What was promised for a padded image, but for the batch; None where the image's size is a symbol."""
@@ -66,9 +69,8 @@ class End(NamedTuple):
         sizes = {"c": self.feature.channels, "t": self.feature.frames}
         if self.grid is not None:
             # In whole numbers, because this runs with every image, and fractions take their time.
-            pixels, cells = self.grid
-            up = pixels - 1 if self.feature.rounding == "ceil" else 0
-            sizes["h"], sizes["w"] = ((side * cells + up) // pixels for side in padded)
+            times, less, by = self.grid
+            sizes["h"], sizes["w"] = ((side * times - less) // by for side in padded)
             among = 1 if "t" in self.axes else self.feature.frames
             sizes["n"] = self.feature.prefix + among * sizes["h"] * sizes["w"]
         return tuple(sizes[axis] for axis in self.axes)
@@ -144,9 +146,17 @@ def end_of(typed: Typed, name: str, feature: Feature) -> End:
         node=name,
         feature=feature,
         rescale=typed.rescaled(feature),
-        interpolate=stride != 1,
+        interpolate=stride != 1 or feature.offset != 0,
         whole=stride is None or name in typed.embeddings,
         batch=axes.index("b"),
         axes=tuple(axis for axis in axes if axis != "b"),
-        grid=None if stride is None else (stride.numerator, stride.denominator),
+        grid=None if stride is None else _grid(stride, feature),
     )
+
+
+def _grid(stride: Fraction, feature: Feature) -> tuple[int, int, int]:
+    """H / stride - offset / stride as (H * times - less) / by, rounded down; rounding up is to take less."""
+    offset = feature.offset / stride
+    by = lcm(stride.numerator, offset.denominator)
+    less = -(by - 1) if feature.rounding == "ceil" else int(offset * by)
+    return int(by / stride), less, by

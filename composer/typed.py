@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from math import lcm
+from math import ceil, lcm
 
 from attrs import frozen
 
@@ -90,7 +90,7 @@ class Typed:
         return crop or (height, width)
 
     def _kept(self, feature: Feature, pixels: int, padded: int) -> int:
-        start, count = kept_cells(feature, pixels, self.graph.padding.before(padded - pixels, self.unit))
+        start, count = kept_cells(feature, pixels, self.graph.padding.before(padded - pixels, self.unit), padded)
         return min(count, feature.cells(padded) - start)
 
 
@@ -100,15 +100,22 @@ def _uncropped(feature: Feature, padded: tuple[int, int]) -> Shape:
     return tuple(shape)
 
 
-def kept_cells(feature: Feature, pixels: int, before: int) -> tuple[int, int]:
+def kept_cells(feature: Feature, pixels: int, before: int, padded: int) -> tuple[int, int]:
     """The cells of a padded side that belong to the image: where they begin, and how many.
 
-    `before` is the padding before the image, in whole strides. A map that rounds down may have one cell less.
+    `before` is the padding before the image, in whole strides. A map that rounds down may have one cell less. With an
+    offset they are those that an image without padding would have, and at least one.
     """
     stride: Fraction = feature.stride or Fraction(1)
+    start = before * stride.denominator // stride.numerator
     # Rounded up without a negative number, of which ONNX rounds the quotient towards zero.
     cells = (pixels * stride.denominator + stride.numerator - 1) // stride.numerator
-    return before * stride.denominator // stride.numerator, cells
+    if feature.offset:
+        lost = ceil(feature.offset / stride)
+        cells = max(cells - lost, 1)
+        if type(padded) is int:
+            start = min(start, max(int(padded // stride) - lost - 1, 0))
+    return start, cells
 
 
 def too_large(typed: Typed, height: int, width: int) -> str:

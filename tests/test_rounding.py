@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from composer.adapters.probing import strides_and_sizes
-from composer.adapters.rounding import Misfit, rounded
+from composer.adapters.rounding import Misfit, rounded, with_offsets
 from composer.feature import Feature
 from composer.sizes import Sizes
 from tests.law.strategies import draw_more
@@ -90,11 +90,11 @@ def fits(chain, features, side):
 
 
 def rounds_one_way(chain, exact, multiple):
-    """Whether each level is rounded down at all multiples that are large enough, or up at all of them."""
+    """Whether each level has floor((n + a) / stride) cells, of one a, at all multiples n that are large enough."""
     sides = range(multiple * (FAR // multiple // 2), FAR, multiple)
     cells = [chain.cells(n) or [None] * len(exact) for n in sides]
     return all(
-        [level[i] for level in cells] in ([n // f.stride for n in sides], [-(-n // f.stride) for n in sides])
+        any([level[i] for level in cells] == [(n + a) // f.stride for n in sides] for a in range(int(f.stride)))
         for i, f in enumerate(exact)
     )
 
@@ -140,11 +140,61 @@ def test_without_the_lie_every_size_will_do():
     assert sizes == Sizes()
 
 
-def test_a_patch_embedding_before_levels_that_round_up_takes_multiples_of_the_patch():
+def test_a_patch_embedding_before_levels_that_round_up_has_offsets():
     chain = Chain([(4, 4, 0, 1), (3, 2, 1, 1), (3, 2, 1, 1)])
     _, whole, (features, sizes) = probed(chain)
-    assert (whole.multiple, sizes) == (16, Sizes(multiple=4, least=4))
+    assert (whole.multiple, sizes) == (16, Sizes(least=4))
+    assert [(f.rounding, f.offset) for f in features] == [("floor", 0), ("floor", -4), ("floor", -12)]
+
+
+def only_multiples_of(patch, chain):
+    """The grids of a network that raises for an image that its patches do not divide."""
+    return lambda height, width: None if height % patch or width % patch else chain.grids_at(height, width)
+
+
+def test_where_images_must_be_of_whole_patches_levels_round_at_those():
+    chain = Chain([(4, 4, 0, 1), (3, 2, 1, 1), (3, 2, 1, 1)])
+    exact, whole, _ = probed(chain)
+    features, sizes = rounded(only_multiples_of(4, chain), exact, whole, USUAL)
+    assert sizes == Sizes(multiple=4, least=4)
     assert [f.rounding for f in features] == ["exact", "ceil", "ceil"]
+
+
+@st.composite
+def unpadded_layers(draw):
+    """A convolution that loses pixels at the borders, or gains some."""
+    stride, kernel = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    return kernel, stride, draw(st.integers(0, kernel // 2)), 1
+
+
+unpadded_chains = st.builds(Chain, st.lists(unpadded_layers(), min_size=1, max_size=4))
+
+
+@given(unpadded_chains)
+def test_the_offsets_that_are_found_hold_at_every_size(chain):
+    strides = accumulate((stride for _, stride, _, _ in chain.layers), mul)
+    found = with_offsets(chain.grids_at, tuple(Feature(channels=1, stride=stride) for stride in strides), USUAL)
+    assert found is not None
+    features, sizes = found
+
+    sides = range(sizes.least, FAR)
+
+    assert sizes == Sizes(least=sizes.least)
+    assert {n: [f.cells(n) for f in features] for n in sides} == {n: chain.cells(n) for n in sides}
+    assert sizes.least == 1 or not fits(chain, features, sizes.least - 1)
+
+
+@pytest.mark.parametrize("size", [65, 70, 95], ids=str)
+def test_a_network_that_takes_one_size_has_no_offsets(size):
+    """A wrong grid anywhere in a whole period is seen."""
+    chain = Chain([(3, 2, 0, 1), (3, 2, 0, 1), (3, 2, 0, 1), (3, 2, 0, 1), (3, 2, 0, 1)])
+    features = tuple(Feature(channels=1, stride=2**level) for level in range(1, 6))
+    assert with_offsets(chain.grids_at, features, USUAL) is not None
+
+    def grids_at(height, width):
+        return None if size in (height, width) else chain.grids_at(height, width)
+
+    assert with_offsets(grids_at, features, USUAL) is None
 
 
 def test_a_stride_of_one_leaves_nothing_to_round():
@@ -168,10 +218,9 @@ def test_chains_are_drawn_that_round_in_every_way():
         if isinstance(found, Misfit):
             drawn.add("misfit")
         else:
-            drawn.update(f.rounding for f in found[0])
-            drawn.add("any size" if found[1].multiple == 1 else "multiple")
+            drawn.update(f"{f.rounding} {'with an' if f.offset else 'without'} offset" for f in found[0])
 
-    wanted = {"floor", "ceil", "exact", "any size", "multiple", "misfit"}
+    wanted = {"floor without offset", "ceil without offset", "exact without offset", "floor with an offset"}
     draws()
     draw_more(draws, lambda: wanted <= drawn)
-    assert wanted <= drawn
+    assert drawn - {"misfit"} == wanted

@@ -188,11 +188,6 @@ NEEDY = {
         "task",
         "RegressionHead needs sides that are multiples of 32",
     ),
-    "DenseNet": (
-        {"backbone": "densenet121", "decoder": "UperNetDecoder"},
-        "backbone",
-        "the network needs sides that are multiples of 4",
-    ),
 }
 
 
@@ -208,6 +203,8 @@ def test_a_part_of_whole_cells_is_told_of(changes, path, need):
         pytest.param({"decoder": "UperNetDecoder"}, id="UperNetDecoder"),
         pytest.param({"decoder": "UNetDecoder", "decoder_channels": [8, 8, 8, 8, 8]}, id="UNetDecoder"),
         pytest.param({"backbone": "vit_tiny_patch16_224", "decoder": "FCNDecoder"}, id="patches"),
+        pytest.param({"backbone": "densenet121", "decoder": "UperNetDecoder"}, id="DenseNet"),
+        pytest.param({"backbone": "legacy_xception", "decoder": "UperNetDecoder"}, id="Xception"),
     ],
 )
 def test_where_terratorch_feeds_the_same_nothing_is_said(changes, recwarn):

@@ -3,19 +3,22 @@
 Along one side, a convolution or a pooling of stride `s` makes `floor((n + a) / s)` cells of `n`, where `a` is a whole
 number that its kernel, dilation and padding come to. Two of them, one after the other, make
 `floor((floor((n + a) / s) + b) / t) = floor((n + a + b * s) / (s * t))`, and so does a chain of any length: one `a`
-says all. It rounds down with `a = 0` and up with `a = S - 1`, where `S` is the stride of the chain. At any `S` sizes
-in a row, the cells of a chain add up to another sum for each `a` (Hermite's identity), so a rounding that is right at
-all of those is right at every size.
+says all. It rounds down with `a = 0` and up with `a = S - 1`, where `S` is the stride of the chain; any other is an
+offset of `-a` in a feature. At any `S` sizes in a row, the cells of a chain add up to another sum for each `a`
+(Hermite's identity), so what is right at all of those is right at every size.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache
+from math import ceil, lcm
 
 from attrs import evolve, frozen
 
-from composer.adapters.probing import GridsAt
+from composer.adapters.probing import Grids, GridsAt
 from composer.feature import Feature, Features, Rounding
 from composer.sizes import Sizes
 
@@ -34,8 +37,8 @@ def rounded(grids_at: GridsAt, features: Features, sizes: Sizes, known: int) -> 
     """The levels of a network with their true roundings, and all the image sizes at which they have those.
 
     At `sizes` the levels are exact, and `known` is such a side. The sizes that are found are of the smallest multiple
-    at which each level rounds in one way: 1 in most networks, and the patch where what follows a patch embedding
-    rounds up. Where none is smaller than that of `sizes`, the misfit that stands in the way of every size.
+    at which each level rounds in one way: 1 in most networks. Where none is smaller than that of `sizes`, the misfit
+    that stands in the way of every size.
     """
     misfits = []
     for multiple in (one for one in range(1, sizes.multiple) if sizes.multiple % one == 0):
@@ -46,11 +49,21 @@ def rounded(grids_at: GridsAt, features: Features, sizes: Sizes, known: int) -> 
     return misfits[0] if misfits else (features, sizes)
 
 
+def with_offsets(grids_at: GridsAt, features: Features, known: int) -> tuple[Features, Sizes] | None:
+    """The levels of a network with their offsets, and all the image sizes at which they have those, or None.
+
+    `known` is a side that the network takes. Of what `features` say the strides alone are taken to be true.
+    """
+    period = lcm(*(f.stride.numerator for f in features if f.stride is not None))
+    found = _at_multiples(grids_at, features, period, 1, known)
+    return None if isinstance(found, Misfit) else found
+
+
 def _at_multiples(
     grids_at: GridsAt, features: Features, period: int, multiple: int, known: int
 ) -> tuple[Features, Sizes] | Misfit:
-    """The same, of one multiple; the levels are exact at multiples of `period`."""
-    told = _told_by_one(grids_at, features, multiple, known)
+    """The same, of one multiple. Every `period` pixels the levels have whole cells more."""
+    told = _told(grids_at, features, multiple, known)
     if isinstance(told, Misfit):
         return told
 
@@ -65,21 +78,51 @@ def _at_multiples(
     return told, Sizes(multiple=multiple, least=least)
 
 
-def _told_by_one(grids_at: GridsAt, features: Features, multiple: int, known: int) -> Features | Misfit:
-    """The only roundings that the levels can have, told by the size that comes next after a whole one."""
-    side = known + multiple
-    grids = grids_at(side, side)
-    if grids is None:
+def _told(grids_at: GridsAt, features: Features, multiple: int, known: int) -> Features | Misfit:
+    """The only roundings that the levels can have, told by where each gets its next cell after a side of `known`."""
+
+    @cache
+    def at(side: int) -> Grids | None:
+        return grids_at(side, side)
+
+    here, further = at(known), at(known + multiple)
+    if here is None or further is None:
+        side = known if here is None else known + multiple
         return Misfit(side, side)
     told = []
-    for level, (feature, grid) in enumerate(zip(features, grids, strict=True)):
+    for level, feature in enumerate(features):
         assert feature.stride is not None
-        ways: tuple[Rounding, ...] = ("exact",) if (multiple / feature.stride).denominator == 1 else ("floor", "ceil")
-        fitting = [f for f in (evolve(feature, rounding=way) for way in ways) if grid == _grid(f, side, side)]
-        if not fitting:
-            return Misfit(side, side, level, grid)
-        told.append(fitting[0])
+        steps = range(multiple, ceil(feature.stride) + multiple, multiple)
+        cells = here[level][0]
+
+        def gains(step: int, level: int = level, cells: int = cells) -> bool:
+            grids = at(known + step)
+            return grids is not None and grids[level][0] > cells
+
+        more = bisect_left(steps, x=True, key=gains)
+        step = steps[min(more, len(steps) - 1)]
+        told.append(_counting(feature, known + step - (cells + 1) * feature.stride, multiple))
+        for side, grids in ((known, here), (known + multiple, further)):
+            if grids[level] != _grid(told[-1], side, side):
+                return Misfit(side, side, level, grids[level])
     return tuple(told)
+
+
+def _counting(feature: Feature, offset: Fraction, multiple: int) -> Feature:
+    """The feature that has floor((H - offset) / stride) cells where H is a multiple of `multiple`, simplest first.
+
+    There, each offset of the last `multiple` pixels has as many.
+    """
+    stride = feature.stride
+    assert stride is not None
+    if (multiple / stride).denominator == 1:
+        return evolve(feature, rounding="exact", offset=offset - multiple + stride)
+    up = Fraction(1 - stride.numerator, stride.denominator)
+    ways: tuple[tuple[Rounding, Fraction], ...] = (("floor", Fraction(0)), ("ceil", up))
+    for rounding, same in ways:
+        if offset - multiple < same <= offset:
+            return evolve(feature, rounding=rounding)
+    return evolve(feature, rounding="floor", offset=offset)
 
 
 def _window(least: int, known: int, period: int, multiple: int) -> Iterator[tuple[int, int]]:

@@ -65,18 +65,17 @@ def _answers(one: Entry, part: Timm, channels: int, weights: Weights) -> bool:
     if part.img_size is not None:
         return one.rebuilt is not None and all(side % one.rebuilt == 0 for side in part.img_size)
     # timm makes a network of one size for that of its weights.
-    return weights.size == one.usual.size or all(level.multiple is not None for level in one.levels)
+    return weights.size == one.usual.size or not any(map(_is_of_one_size, one.levels))
 
 
 def _facts(one: Entry, part: Timm, channels: int, weights: Weights, indices: tuple[int, ...]) -> Facts:
     picked = [_dilated(one.levels[index], part.output_stride) for index in indices]
     axes = one.wrapper if part.features_only else None
     sizes = sizes_of(picked, part.img_size or one.usual.size)
-    strides = [level.stride if sizes.height is None else level.at_usual or level.stride for level in picked]
-    features = [
-        Feature(channels=level.channels, stride=stride, axes=axes or MAP)
-        for level, stride in zip(picked, strides, strict=True)
-    ]
+    features = [Feature(channels=level.channels, stride=level.stride, axes=axes or MAP) for level in picked]
+    if any(level.multiple is None for level in picked) and sizes.height is None:
+        offsets = [level.offset or 0 for level in picked]
+        features = [evolve(f, rounding="floor", offset=offset) for f, offset in zip(features, offsets, strict=True)]
     if part.tokens:
         assert one.prefix is not None
         features = [evolve(f, axes=TOKENS, prefix=one.prefix) for f in features]
@@ -106,12 +105,19 @@ def _dilated(level: Level, stride: int | None) -> Level:
 
 def sizes_of(picked: list[Level], usual: tuple[int, int]) -> Sizes:
     """The sizes at which a network gives these levels exactly: at multiples of all their strides, as often as it needs.
+    Where one is exact at no multiple, those at which all have the cells that their offsets say.
 
     A network is cut off behind the deepest level asked for, so that one decides on the sizes at which it runs.
     """
+    if any(map(_is_of_one_size, picked)):
+        return Sizes(height=usual[0], width=usual[1])
     needs = [level.multiple for level in picked]
     if any(multiple is None for multiple in needs):
-        return Sizes(height=usual[0], width=usual[1])
+        return Sizes(least=max(level.shortest or 1 for level in picked))
     multiple = lcm(*(need for need in needs if need is not None))
     least = max(level.least or 1 for level in picked)
     return Sizes(multiple=multiple, least=multiple * -(-least // multiple))
+
+
+def _is_of_one_size(level: Level) -> bool:
+    return level.multiple is None and level.offset is None

@@ -29,15 +29,17 @@ class Level:
     """A level of a network, and what the network needs so as to give it and all levels before it.
 
     `stride` is exact for images whose sides are multiples of `multiple` and at least `least`. Where these are None, the
-    network takes one size for this level, and at that one it is exact. `at_usual` is the stride at the usual size where
-    that is another: it counts where a level of one size is asked for too.
+    level is exact at no multiple. It then has an `offset`, as every level of such a network has, and is counted with it
+    from a side of `shortest` on, as are all those that are asked for beside it. Where there is none, the network takes
+    one size for this level, and at that one it is exact.
     """
 
     channels: int
     stride: Fraction
     multiple: int | None
     least: int | None
-    at_usual: Fraction | None = None
+    offset: int | None = None
+    shortest: int | None = None
 
 
 @frozen(kw_only=True)
@@ -118,7 +120,7 @@ def plain(one: Entry) -> dict[str, Any]:
         "strides": [_number(level.stride) for level in one.levels],
         "multiples": [level.multiple for level in one.levels],
         "least": [level.least for level in one.levels],
-        **({"at_usual": strides} if any(strides := [_number(level.at_usual) for level in one.levels]) else {}),
+        **_columns_of_offsets(one),
         "default": one.default,
         "sizes": one.sizes,
         "prefix": one.prefix,
@@ -136,13 +138,14 @@ def plain(one: Entry) -> dict[str, Any]:
 def from_plain(data: Mapping[str, Any]) -> Entry:
     """The entry that `plain` wrote."""
     strides = map(Fraction, data["strides"])
-    at_usual = [one and Fraction(one) for one in data.get("at_usual") or [None] * len(data["channels"])]
-    columns = (data["channels"], strides, data["multiples"], data["least"], at_usual)
+    none = [None] * len(data["channels"])
+    offsets = (data.get("offsets") or none, data.get("shortest") or none)
+    columns = (data["channels"], strides, data["multiples"], data["least"], *offsets)
     return Entry(
         family=data["family"],
         levels=tuple(
-            Level(channels=channels, stride=stride, multiple=multiple, least=least, at_usual=usual)
-            for channels, stride, multiple, least, usual in zip(*columns, strict=True)
+            Level(channels=channels, stride=stride, multiple=multiple, least=least, offset=offset, shortest=shortest)
+            for channels, stride, multiple, least, offset, shortest in zip(*columns, strict=True)
         ),
         default=tuple(data["default"]),
         sizes=data["sizes"],
@@ -158,8 +161,17 @@ def from_plain(data: Mapping[str, Any]) -> Entry:
     )
 
 
-def _number(stride: Fraction | None) -> int | str | None:
-    return None if stride is None else stride.numerator if stride.denominator == 1 else str(stride)
+def _columns_of_offsets(one: Entry) -> dict[str, Any]:
+    if all(level.offset is None for level in one.levels):
+        return {}
+    return {
+        "offsets": [level.offset for level in one.levels],
+        "shortest": [level.shortest for level in one.levels],
+    }
+
+
+def _number(stride: Fraction) -> int | str:
+    return stride.numerator if stride.denominator == 1 else str(stride)
 
 
 def _plain_weights(weights: Weights) -> list[Any]:

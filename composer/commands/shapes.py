@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
 
 from composer.feature import Feature, Rounding
 from composer.typed import Shape, Typed
@@ -72,7 +74,7 @@ def symbolic(typed: Typed, end: str) -> Shape | tuple[Shape, ...]:
 def _uncropped(feature: Feature) -> Shape:
     symbols: dict[str, str | int] = {"b": "b", "c": feature.channels, "t": feature.frames}
     if feature.stride is not None:
-        symbols["h"], symbols["w"] = (_cells(feature.stride, side, feature.rounding) for side in "HW")
+        symbols["h"], symbols["w"] = (_cells(feature, side, feature.rounding) for side in "HW")
         frames = [str(feature.frames)] if feature.frames > 1 and "t" not in feature.axes else []
         grid = "*".join([*frames, str(symbols["h"]), str(symbols["w"])])
         symbols["n"] = f"{feature.prefix}+{grid}" if feature.prefix else grid
@@ -82,14 +84,19 @@ def _uncropped(feature: Feature) -> Shape:
 def _finished(typed: Typed, feature: Feature) -> Shape:
     if feature.stride is None:
         return ("b", feature.channels)
-    if typed.rescaled(feature) or feature.stride == 1:
+    if typed.rescaled(feature) or (feature.stride == 1 and not feature.offset):
         return ("b", feature.channels, "H", "W")
-    return ("b", feature.channels, *(_cells(feature.stride, side, "ceil") for side in "HW"))
+    without = evolve(feature, offset=0)
+    lost = -ceil(feature.offset / feature.stride)
+    return ("b", feature.channels, *(_cells(without, side, "ceil") + (f"{lost:+}" if lost else "") for side in "HW"))
 
 
-def _cells(stride: Fraction, side: str, rounding: Rounding) -> str:
-    above, below = stride.denominator, stride.numerator
+def _cells(feature: Feature, side: str, rounding: Rounding) -> str:
+    assert feature.stride is not None
+    above, below = feature.stride.denominator, feature.stride.numerator
     many = "" if above == 1 else str(above)
+    if feature.offset:
+        side = f"({side}{'-' if feature.offset > 0 else '+'}{abs(feature.offset)})"
     if below == 1:
         return f"{many}{side}"
     return f"{many}{side}/{below}" if rounding == "exact" else f"{rounding}({many}{side}/{below})"

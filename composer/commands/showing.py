@@ -95,6 +95,8 @@ def gives(features: Features) -> list[str]:
         rows.append(("stride", ["–" if feature.stride is None else str(feature.stride) for feature in features]))
     if any(feature.rounding != "exact" for feature in features):
         rows.append(("rounding", ["–" if f.rounding == "exact" else f.rounding for f in features]))
+    if any(feature.offset for feature in features):
+        rows.append(("offset", [str(feature.offset) for feature in features]))
     if any(feature.prefix for feature in features):
         rows.append(("prefix", [str(feature.prefix) for feature in features]))
     if any(feature.frames > 1 for feature in features):

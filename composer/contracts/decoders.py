@@ -13,6 +13,7 @@ from composer.contracts.rules import (
     Refusal,
     at_least,
     doubling,
+    exactly,
     finest_first,
     index_in,
     is_map,
@@ -22,7 +23,7 @@ from composer.contracts.rules import (
     scaled,
     whole,
 )
-from composer.feature import MAP, VECTOR, Feature, Features, counted
+from composer.feature import MAP, VECTOR, Features, counted
 from composer.parts import (
     FCNDecoder,
     IdentityDecoder,
@@ -54,9 +55,9 @@ def _upscaled(features: Features, index: int, channels: int, factor: int) -> Out
     """One of the maps, `factor` times as large: exact only where the map itself is whole."""
     if refusal := index_in(features, (index,), "in_index") or maps_only((features[index],)):
         return refusal
-    taken = features[index]
+    taken = exactly(features[index])
     stride = scaled(taken.stride, Fraction(1, factor))
-    return Promise(features=[Feature(channels=channels, stride=stride)], sizes=whole(taken))
+    return Promise(features=[evolve(taken, channels=channels, stride=stride)], sizes=whole(taken))
 
 
 @contract.register(UNetDecoder)
@@ -122,18 +123,20 @@ def _(decoder: MLPDecoder, features: Features) -> Outcome:
     if refusal:
         return refusal
     width = decoder.out_dim or decoder.channels or features[decoder.out_index].channels
-    if len({f.rounding for f in features}) == 1:
+    if len({(f.rounding, f.offset) for f in features}) == 1:
         return Promise(features=[evolve(features[0], channels=width)])
     # Maps that round differently are of one size where all are whole.
-    return Promise(features=[evolve(features[0], channels=width, rounding="exact")], sizes=whole(*features))
+    return Promise(features=[evolve(exactly(features[0]), channels=width)], sizes=whole(*features))
 
 
 def _one_grid(features: Features) -> Refusal | None:
-    if len({(f.axes, f.stride) for f in features}) == 1:
+    if len({(f.axes, f.stride, exactly(f).offset) for f in features}) == 1:
         return None
     return Refusal(
         code="stride",
         kind="impossible",
-        expected="concatenates its inputs, so they must be of one layout and stride",
+        expected="concatenates its inputs, so they must be of one layout, stride and offset"
+        if any(f.offset for f in features)
+        else "concatenates its inputs, so they must be of one layout and stride",
         repair="necks: [SelectIndices: {indices: [-1]}]",
     )

@@ -116,7 +116,9 @@ def _of_each(feature: Feature, frames: int) -> Feature:
 
 
 def _seen_from(feature: Feature, stride: Fraction) -> Feature:
-    return feature if feature.stride is None or stride == 1 else evolve(feature, stride=feature.stride * stride)
+    if feature.stride is None or stride == 1:
+        return feature
+    return evolve(feature, stride=feature.stride * stride, offset=feature.offset * stride)
 
 
 def _in_reference_pixels(sizes: Sizes, stride: Fraction) -> Sizes | None:

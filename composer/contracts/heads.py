@@ -7,7 +7,7 @@ from fractions import Fraction
 from attrs import evolve
 
 from composer.contracts.dispatch import contract
-from composer.contracts.rules import Outcome, Promise, Refusal, maps_only, only, scaled, whole
+from composer.contracts.rules import Outcome, Promise, Refusal, exactly, maps_only, only, scaled, whole
 from composer.feature import MAP, VECTOR, Feature, Features
 from composer.parts import ClassificationHead, EmbeddingHead, RegressionHead, ScalarHead, SegmentationHead
 
@@ -21,11 +21,11 @@ def _(head: SegmentationHead, features: Features) -> Outcome:
 def _(head: RegressionHead, features: Features) -> Outcome:
     if refusal := maps_only(features) or _one(features):
         return refusal
-    out = evolve(features[0], channels=head.num_outputs)
     if not head.learned_upscale_layers:
-        return Promise(features=[out])
-    stride = scaled(out.stride, Fraction(1, 2**head.learned_upscale_layers))
-    return Promise(features=[evolve(out, stride=stride, rounding="exact")], sizes=whole(features[0]))
+        return Promise(features=[evolve(features[0], channels=head.num_outputs)])
+    taken = exactly(features[0])
+    stride = scaled(taken.stride, Fraction(1, 2**head.learned_upscale_layers))
+    return Promise(features=[evolve(taken, channels=head.num_outputs, stride=stride)], sizes=whole(taken))
 
 
 @contract.register(ClassificationHead)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from attrs import evolve
 
 from composer.contracts.dispatch import contract
-from composer.contracts.rules import Outcome, Promise, Refusal, both, whole
-from composer.feature import Features, counted, sentence
+from composer.contracts.rules import Outcome, Promise, Refusal, both, exactly, whole
+from composer.feature import Feature, Features, counted, sentence
 from composer.parts import AddFeatures, ConcatFeatures
 from composer.sizes import ANY
 
@@ -35,7 +35,7 @@ def _of_unlike_rank(level: Features) -> bool:
 
 def _spreads(level: Features) -> bool:
     """Whether torch would add features of different shapes up without an error."""
-    grids = {(f.axes, f.stride, f.prefix, 1 if "t" in f.axes else f.frames) for f in level}
+    grids = {(f.axes, f.stride, exactly(f).offset, f.prefix, 1 if "t" in f.axes else f.frames) for f in level}
     return len(grids) == 1 and all(
         len({*sizes} - {1}) <= 1 for sizes in ([f.channels for f in level], [f.frames for f in level])
     )
@@ -47,8 +47,8 @@ def _joined(branches: tuple[Features, ...], *, concatenated: bool) -> Promise:
     for level in zip(*branches, strict=True):
         channels = sum(f.channels for f in level) if concatenated else level[0].channels
         # Maps that round differently are of one size where all are whole.
-        alike = len({f.rounding for f in level}) == 1
-        joined.append(evolve(level[0], channels=channels, rounding=level[0].rounding if alike else "exact"))
+        alike = len({(f.rounding, f.offset) for f in level}) == 1
+        joined.append(evolve(level[0] if alike else exactly(level[0]), channels=channels))
         sizes = sizes if alike else both(sizes, whole(*level))
     return Promise(features=joined, sizes=sizes)
 
@@ -74,16 +74,23 @@ def _joinable(branches: tuple[Features, ...]) -> Refusal | None:
                 input=position,
             )
         for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
-            if (one.axes, one.stride, one.prefix, one.frames) != (other.axes, other.stride, other.prefix, other.frames):
+            if _grid(one) != _grid(other):
                 return Refusal(
                     code="join",
                     kind="impossible",
                     expected=f"joins level {level} with {sentence((one,))}",
                     got=sentence((other,)),
-                    repair="give both branches the same layout and stride at each level",
+                    repair="give both branches the same layout, stride and offset at each level"
+                    if one.offset or other.offset
+                    else "give both branches the same layout and stride at each level",
                     input=position,
                 )
     return None
+
+
+def _grid(feature: Feature) -> tuple[object, ...]:
+    """What two features have in common that can be joined, at the sizes at which both are whole."""
+    return feature.axes, feature.stride, exactly(feature).offset, feature.prefix, feature.frames
 
 
 def _equal_channels(branches: tuple[Features, ...]) -> Refusal | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from attrs import evolve
 
 from composer.contracts.dispatch import contract
@@ -9,6 +11,7 @@ from composer.contracts.rules import (
     Outcome,
     Promise,
     Refusal,
+    exactly,
     index_in,
     maps_only,
     scaled,
@@ -111,8 +114,8 @@ def _frames_as_stated(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Refu
 
 
 def _rows_as_stated(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Refusal | None:
-    heights = {scaled(f.stride, neck.h or 1) for f in tokens}
-    if neck.h is None or (len(heights) < 2 and all(height.denominator == 1 for height in heights)):
+    heights = {_height(f, neck.h or 1) for f in tokens}
+    if neck.h is None or (len(heights) < 2 and all(height.denominator == 1 and height > 0 for height in heights)):
         return None
     return Refusal(
         code="rows",
@@ -127,7 +130,12 @@ def _rows(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Sizes:
     """Sizes at which the grid is whole, and has the rows that are stated."""
     if neck.h is None or not tokens:
         return whole(*tokens)
-    return Sizes(multiple=whole(*tokens).multiple, height=int(scaled(tokens[0].stride, neck.h)))
+    return evolve(whole(*tokens), height=int(_height(tokens[0], neck.h)))
+
+
+def _height(feature: Feature, rows: int) -> Fraction:
+    """The height of the image of which a grid that is whole has so many rows."""
+    return scaled(feature.stride, rows) + exactly(feature).offset
 
 
 def _gridded(feature: Feature) -> Feature:
@@ -135,7 +143,7 @@ def _gridded(feature: Feature) -> Feature:
         return feature
     if feature.axes == TOKENS_PER_FRAME:
         return evolve(feature, axes=MAP_PER_FRAME, prefix=0)
-    return Feature(channels=feature.channels * feature.frames, stride=feature.stride, rounding=feature.rounding)
+    return evolve(feature, axes=MAP, channels=feature.channels * feature.frames, prefix=0, frames=1)
 
 
 @contract.register(AddBottleneckLayer)

@@ -14,6 +14,7 @@ from composer.contracts.rules import (
     Refusal,
     at_least,
     both,
+    exactly,
     finest_first,
     is_map,
     maps_only,
@@ -48,7 +49,7 @@ def _scalable(features: Features, factors: list[int]) -> Refusal | None:
 
 
 def _exact(feature: Feature, by: Fraction) -> Feature:
-    return evolve(feature, stride=scaled(feature.stride, by), rounding="exact")
+    return evolve(exactly(feature), stride=scaled(feature.stride, by))
 
 
 @contract.register(MaxpoolToPyramidal)
@@ -68,7 +69,8 @@ def _(neck: MaxpoolToPyramidal, features: Features) -> Outcome:
 def _pooled(feature: Feature, kernel: int) -> tuple[Feature, Sizes]:
     """A map after max-pooling by `kernel`, rounding down.
 
-    floor(floor(x) / k) = floor(x / k), so a map that rounds down goes on doing so; one that rounds up has to be whole.
+    floor(floor(x) / k) = floor(x / k), so a map that rounds down goes on doing so, with its offset; one that rounds up
+    has to be whole.
     """
     if kernel == 1:
         return feature, ANY

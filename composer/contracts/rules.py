@@ -53,14 +53,28 @@ Outcome = Promise | Refusal
 
 
 def whole(*features: Feature) -> Sizes:
-    """The sizes at which every one of `features` has exactly `H / stride` cells, whatever its rounding."""
-    return Sizes(multiple=lcm(*(f.stride.numerator for f in features if f.stride is not None)))
+    """The sizes at which every one of `features` is what `exactly` says, whatever its rounding."""
+    grids = [exactly(f) for f in features if f.stride is not None]
+    least = max((ceil(scaled(f.stride, 1) + f.offset) for f in grids if f.offset), default=1)
+    return Sizes(multiple=lcm(*(scaled(f.stride, 1).numerator for f in grids)), least=max(least, 1))
+
+
+def exactly(feature: Feature) -> Feature:
+    """A grid as it is where the sides of the image are whole multiples of its stride.
+
+    A whole number of cells more or less than `H / stride`: floor((H - offset) / stride) = H / stride - lost, where
+    lost = ceil(offset / stride). No offset is left of one that only rounds.
+    """
+    if feature.stride is None:
+        return feature
+    lost = ceil(feature.offset / feature.stride)
+    return evolve(feature, rounding="exact", offset=lost * feature.stride)
 
 
 def at_least(feature: Feature, cells: int) -> Sizes:
     """The sizes at which `feature`, rounding down, has at least `cells` cells per side."""
     assert feature.stride is not None
-    return Sizes(least=ceil(feature.stride * cells))
+    return Sizes(least=max(ceil(feature.stride * cells + feature.offset), 1))
 
 
 def needed(feature: Feature) -> Sizes:

@@ -10,7 +10,7 @@ from composer.feature import Feature
 
 def same_grid(one: Feature, other: Feature) -> bool:
     """Whether two maps have equally many cells at every image size, so that neither has to be resized."""
-    return (one.stride, one.rounding) == (other.stride, other.rounding)
+    return (one.stride, one.rounding, one.offset) == (other.stride, other.rounding, other.offset)
 
 
 def resized(x_BCHW: Tensor, like: Tensor, mode: str, *, align_corners: bool | None = None) -> Tensor:

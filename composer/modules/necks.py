@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from composer.contracts.rules import exactly
 from composer.feature import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
 from composer.modules.dispatch import module
 from composer.parts import (
@@ -70,18 +71,20 @@ class TokensToMaps(nn.Module):
         return tuple(laid_out)
 
 
-def _ratio(feature: Feature) -> tuple[int, int] | None:
-    """The stride of tokens as two integers, which a symbolic size can be multiplied with; None for a map."""
+def _ratio(feature: Feature) -> tuple[int, int, int] | None:
+    """The stride of tokens as two integers, which a symbolic size can be multiplied with, and the cells that the grid
+    has less than whole strides; None for a map.
+    """
     if "n" not in feature.axes:
         return None
     assert feature.stride is not None
-    return feature.stride.numerator, feature.stride.denominator
+    return feature.stride.numerator, feature.stride.denominator, int(exactly(feature).offset / feature.stride)
 
 
-def _grid(image_size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+def _grid(image_size: tuple[int, int], stride: tuple[int, int, int]) -> tuple[int, int]:
     height, width = image_size
-    pixels, cells = stride
-    return height * cells // pixels, width * cells // pixels
+    pixels, cells, lost = stride
+    return height * cells // pixels - lost, width * cells // pixels - lost
 
 
 def _as_map(x: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:

@@ -115,6 +115,11 @@ class Timm(Probed):
     its tokens, prefix first, and `norm` for its levels behind its final norm. `any_size` feeds a convolutional network
     images as they are, or padded to no more than it needs itself: its levels then round; otherwise images are padded
     until every level is whole. Whatever else the network takes goes under `options`.
+
+    With `any_size` output is stretched over the image, as by timm's users and TerraTorch: ceil(H / stride) cells that
+    reach beyond the image, or floor(H / stride) that end before it, become H pixels. What is seen moves by up to a
+    stride less one at the far border, and by nothing where the stride divides the image. Without `any_size` it stays
+    where it is.
     """
 
     source: ClassVar[str | None] = "timm"

@@ -19,6 +19,7 @@ from composer.modules.custom import in_eval_mode
 from composer.modules.generators import OwnGenerator
 from composer.modules.sharing import StandIn
 from composer.parts import Decoder
+from composer.sizes import round_up
 from composer.terratorch.arguments import Ledger
 
 SHAPES = ((4, 4), (4, 6))
@@ -48,19 +49,20 @@ def live_decoder(decoder: Any, path: str, ledger: Ledger) -> LiveDecoder | None:
 @contract.register(LiveDecoder)
 def _(decoder: LiveDecoder, features: Features) -> Outcome:
     multiple = whole(*features).multiple
+    borders = round_up(1, multiple, whole(*features).least) - multiple
     tried = []
     for rows, columns in SHAPES:
-        size = (rows * multiple, columns * multiple)
+        size = (rows * multiple + borders, columns * multiple + borders)
         try:
             tried.append((size, _shape(decoder.module, features, *size)))
         except Exception as error:  # whatever a module raises for features that it does not take
             said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
             return _refused(f"takes these features, run over an image of {size[0]} × {size[1]}", said)
-    given = [_feature(size, shape) for size, shape in tried]
-    if given[0] is None or given[0] != given[1]:
+    given = _feature(*tried)
+    if given is None:
         return _refused("gives one map or one vector, of a stride that is the same at all sizes", str(tried))
-    on_a_grid = _on_a_grid(decoder.module, features, given[0], multiple)
-    return Promise(features=[on_a_grid]) if on_a_grid else Promise(features=[given[0]], sizes=whole(*features))
+    on_a_grid = _on_a_grid(decoder.module, features, given, multiple)
+    return Promise(features=[on_a_grid]) if on_a_grid else Promise(features=[given], sizes=whole(*features))
 
 
 def _on_a_grid(network: nn.Module, features: Features, given: Feature, multiple: int) -> Feature | None:
@@ -90,13 +92,22 @@ def _shape(network: nn.Module, features: Features, height: int, width: int) -> t
     return tuple(out.shape)
 
 
-def _feature(size: tuple[int, int], shape: tuple[int, ...]) -> Feature | None:
-    if len(shape) == 2:
+Tried = tuple[tuple[int, int], tuple[int, ...]]
+"""The size of an image, and the shape of what a decoder gives for it."""
+
+
+def _feature(one: Tried, other: Tried) -> Feature | None:
+    """What a decoder gives, by two images of one height: a wider image has more columns, and as many rows."""
+    (size, shape), (wider, shape_of_wider) = one, other
+    if len(shape) == 2 and shape == shape_of_wider:
         return Feature(channels=shape[1], stride=None, axes=VECTOR)
-    if len(shape) != 4:
+    if len(shape) != 4 or shape[:3] != shape_of_wider[:3] or shape[3] >= shape_of_wider[3]:
         return None
-    strides = {Fraction(side, cells) for side, cells in zip(size, shape[2:], strict=True)}
-    return Feature(channels=shape[1], stride=strides.pop(), axes=MAP) if len(strides) == 1 else None
+    stride = Fraction(wider[1] - size[1], shape_of_wider[3] - shape[3])
+    offsets = {side - cells * stride for side, cells in zip(size, shape[2:], strict=True)}
+    offset = offsets.pop()
+    whole_strides = (offset / stride).denominator == 1
+    return Feature(channels=shape[1], stride=stride, offset=offset) if whole_strides and not offsets else None
 
 
 def _refused(expected: str, got: str) -> Refusal:

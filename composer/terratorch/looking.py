@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any, cast
 
 import torch
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 from torch import Tensor, nn
 
 from composer.adapters.patches import patch_of
-from composer.adapters.probing import Grids, strides_and_sizes
-from composer.adapters.rounding import Misfit, rounded
-from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
+from composer.adapters.probing import Grids, GridsAt, strides_and_sizes
+from composer.adapters.rounding import Misfit, rounded, with_offsets
+from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature, Features
 from composer.modules import module as module_of
 from composer.modules.custom import in_eval_mode
 from composer.modules.generators import OwnGenerator
 from composer.parts import Custom, Neck, PermuteDims, ReshapeTokensToImage, SelectIndices
+from composer.sizes import Sizes
 
 USUAL_SIDE = 224
 """Where a module says nothing of the images that it takes, this is tried."""
+
+FURTHER = 192
+"""Pixels more, which are a whole number of cells of each stride that networks have."""
 
 
 @frozen
@@ -150,7 +155,22 @@ def _described(run: _Run, levels: Sequence[Tensor], size: tuple[int, int]) -> Cu
         # TerraTorch pads for patches alone, so that the rest is fed images of any size.
         found_out = rounded(grids_at, features, sizes, 2 * max(sizes.multiple, sizes.least))
         features, sizes = (features, sizes) if isinstance(found_out, Misfit) else found_out
+    elif patch is None:
+        features, sizes = _with_offsets(grids_at, features, size) or (features, sizes)
     return Custom(run.network, features=features, channels=run.channels, sizes=sizes, frames=run.frames)
+
+
+def _with_offsets(grids_at: GridsAt, features: Features, size: tuple[int, int]) -> tuple[Features, Sizes] | None:
+    """The levels of a network that was found to take one size, where they are whole at none because of their borders.
+
+    What it has more of in a larger image tells its strides, whatever it loses at the borders.
+    """
+    here, further = grids_at(*size), grids_at(*(side + FURTHER for side in size))
+    if here is None or further is None or any(one[0] >= other[0] for one, other in zip(here, further, strict=True)):
+        return None
+    more = [other[0] - one[0] for one, other in zip(here, further, strict=True)]
+    strided = tuple(evolve(f, stride=Fraction(FURTHER, cells)) for f, cells in zip(features, more, strict=True))
+    return with_offsets(grids_at, strided, max(size))
 
 
 @frozen

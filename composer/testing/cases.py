@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from composer.contracts import Promise, Refusal
 from composer.contracts.rules import whole
-from composer.feature import ROUNDINGS, Features, Rounding, counted
+from composer.feature import Features, Rounding, counted
 from composer.sizes import Sizes, intersect
 from composer.testing.fast import draws_in_blocks
 from composer.testing.inputs import Inputs, Tried
@@ -24,6 +24,11 @@ MOST_NUMBERS = 30_000
 
 FEW_NUMBERS = 5_000
 """How many inputs what is refused has, where any of it has so few: nobody says how much comes out of it."""
+
+_EXACT: tuple[Rounding, int] = ("exact", 0)
+_UP: tuple[Rounding, int] = ("ceil", 0)
+GRIDS: tuple[tuple[Rounding, int], ...] = (_EXACT, _EXACT, _EXACT, _EXACT, ("floor", 0), ("floor", 5), _UP, _UP)
+"""How the grids of a run are rounded, with which offset: half of them not at all."""
 
 BATCHES = (1, 2, 3, 2, 3, 1, 2, 3, 4, 5)
 """How many images a run has: mostly few, and now and then more than any that is likely to be special."""
@@ -102,7 +107,7 @@ def cases(draw: st.DrawFn, subject: Subject, tried: Tried, most: int = MOST_NUMB
 
     Grids are rounded in some of them, where the subject accepts those too. A run has at most `most` numbers.
     """
-    inputs = _rounded(draw(st.sampled_from(tried.accepted)), draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS))))
+    inputs = _rounded(draw(st.sampled_from(tried.accepted)), *draw(st.sampled_from(GRIDS)))
     outcome = asked(subject, inputs)
     sizes = sizes_of(inputs, outcome) if isinstance(outcome, Promise) else None
     if not isinstance(outcome, Promise) or sizes is None:
@@ -183,8 +188,10 @@ def _sides(sizes: Sizes) -> st.SearchStrategy[tuple[int, int]]:
     return height.map(lambda one: (one, one)) if sizes.square else st.tuples(height, width)
 
 
-def _rounded(inputs: Inputs, rounding: Rounding) -> Inputs:
+def _rounded(inputs: Inputs, rounding: Rounding, offset: int) -> Inputs:
     def changed(features: Features) -> Features:
-        return tuple(f if f.stride is None or f.stride == 1 else evolve(f, rounding=rounding) for f in features)
+        return tuple(
+            f if f.stride is None or f.stride == 1 else evolve(f, rounding=rounding, offset=offset) for f in features
+        )
 
     return inputs.replaced(tuple(map(changed, inputs.all)))

@@ -121,7 +121,7 @@ class Plain:
 
     def _probe(self, inputs: Inputs) -> Probe:
         """What became of probes with these inputs; they are run once. Rounding is not seen at whole sizes."""
-        exact = inputs.replaced(tuple(tuple(evolve(f, rounding="exact") for f in one) for one in inputs.all))
+        exact = inputs.replaced(tuple(tuple(evolve(f, rounding="exact", offset=0) for f in one) for one in inputs.all))
         if exact not in self._probed:
             self._probed[exact] = self._run(exact)
         return self._probed[exact]

@@ -15,6 +15,9 @@ CHANNELS = (11, 13, 17, 19, 23, 29)
 
 LAYOUTS = ("b c h w", "b h w c", "b n c", "b c", "b t c h w", "b c t h w", "b c n", "b w c h", "b t n c", "b t c")
 STRIDES = tuple(map(Fraction, (1, 2, 4, 8, 16)))
+OFFSETS = (0, 0, 5, 19, -1, -9)
+"""What convolutions without padding, and levels that round in turn up and down, come to; mostly nothing."""
+
 MOST_LEVELS = 5
 
 
@@ -22,17 +25,23 @@ MOST_LEVELS = 5
 def features(
     draw: st.DrawFn, axes: str | None = None, stride: Fraction | None = None, channels: Sequence[int] = CHANNELS
 ) -> Feature:
-    """One feature: of any layout, stride, rounding, prefix and frames, or of the layout and stride that are given."""
+    """One feature: of any layout, stride, rounding, prefix, frames and offset, or of the layout and stride given."""
     axes = axes or draw(st.sampled_from(LAYOUTS))
     names = axes.split()
     if "n" not in names and "h" not in names:
         frames = draw(st.sampled_from((1, 3))) if "t" in names else 1
         return Feature(channels=draw(st.sampled_from(channels)), axes=axes, stride=None, frames=frames)
+    stride = stride or draw(st.sampled_from(STRIDES))
+    rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
+    # A grid that is whole loses whole cells, and one that is rounded up none.
+    some: Sequence[int | Fraction] = OFFSETS if rounding == "floor" else [*[0] * 7, 2 * stride]
+    offset = 0 if rounding == "ceil" else draw(st.sampled_from(some))
     return Feature(
         channels=draw(st.sampled_from(channels)),
         axes=axes,
-        stride=stride or draw(st.sampled_from(STRIDES)),
-        rounding=draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS))),
+        stride=stride,
+        rounding=rounding,
+        offset=offset,
         prefix=draw(st.sampled_from((0, 1, 5))) if "n" in names else 0,
         frames=draw(st.sampled_from((1, 3))) if {"n", "t"} & set(names) else 1,
     )

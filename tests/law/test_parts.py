@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import composer
 from composer.contracts import Promise, Refusal
-from composer.contracts.rules import needed, whole
+from composer.contracts.rules import exactly, needed, whole
 from composer.sizes import Sizes, intersect
 from tests.law.strategies import PARTS, draw_more, inputs_for, parts_for, runs
 
@@ -138,12 +138,17 @@ def check_refusal(data, part, inputs, refusal):
     edges = [feature for features in inputs for feature in features]
     sizes = intersect([("edge", whole(f)) for f in edges])
     height, width = draw_size(
-        data, sizes, cells=room(part, inputs) * max([1, *(int(f.stride) for f in edges if f.stride)])
+        data,
+        sizes,
+        cells=room(part, inputs) * max([1, *(int(f.stride) for f in edges if f.stride)])
+        + max([0, *(int(exactly(f).offset) for f in edges)]),
     )
     lengths = {length for f in edges for length in grid(f, height, width)}
     if refusal.code == "layout":  # frames may be taken for channels too
         lengths |= {f.frames for f in edges if "t" in f.axes}
     assume(not lengths & {*(f.channels for f in edges), BATCH})
+    assume(not coincide(edges, height, width))
+    assume(not add_up(part, inputs[0] if inputs else (), height, width))
     try:
         # The meta device lets a convolution have channels that are not its own; interpolation needs no values.
         device = "meta" if isinstance(part, composer.InterpolateToPyramidal | composer.MaxpoolToPyramidal) else "cpu"
@@ -158,6 +163,20 @@ def check_refusal(data, part, inputs, refusal):
     assert refusal.kind != "impossible", f"{refusal} ran, and gave {out}"
     assert refusal.kind == "policy" or out != asked, f"{refusal} gave what was asked for, {out}"
     return "ran"
+
+
+def coincide(edges, height, width):
+    """Whether unlike grids are of one size here: of two strides, one with an offset, they may be at one size."""
+    grids = {(f.stride, exactly(f).offset): (f.cells(height), f.cells(width)) for f in edges if f.stride}
+    return any(len(set(sides)) < len(grids) for sides in zip(*grids.values(), strict=True))
+
+
+def add_up(part, features, height, width):
+    """Whether maps of another layout, joined, have by chance as many entries as channels where channels are wanted."""
+    chosen = [features[at] for at in getattr(part, "positions", ()) if -len(features) <= at < len(features)]
+    if all(f.axes.split()[1] == "c" for f in chosen):
+        return False
+    return sum(f.shape(BATCH, height, width)[1] for f in chosen) == sum(f.channels for f in chosen)
 
 
 def raised_by_us(error):
@@ -228,7 +247,7 @@ def scaled(feature, height, width, change):
     if feature.stride is None:
         return feature.shape(BATCH, height, width)
     rows, columns = (change(feature.cells(side)) for side in (height, width))
-    unit = evolve(feature, stride=1, rounding="exact")
+    unit = evolve(feature, stride=1, rounding="exact", offset=0)
     return unit.shape(BATCH, rows, columns)
 
 

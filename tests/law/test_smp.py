@@ -122,28 +122,28 @@ def tokens(draw):
     """What the blocks of a ViT give: tokens of one stride, with a prefix or without."""
     stride = draw(st.sampled_from((4, 8, 8, 12)))
     like = evolve(draw(features(axes="b n c", stride=Fraction(stride))), frames=1)
+    if draw(st.integers(0, 3)):
+        like = evolve(like, offset=0)
     count = draw(st.sampled_from((1, 2, 3, 4, 4)))
     prefixes = st.sampled_from((0, 1) if draw(st.integers(0, 3)) == 0 else (like.prefix,))
     return (like, *(evolve(like, prefix=draw(prefixes)) for _ in range(count - 1)))
 
 
 PYRAMID = {("argument", "impossible"), ("count", "impossible"), ("layout", "impossible")}
+DOUBLED = {("layout", "policy"), ("order", "impossible"), ("stride", "impossible"), ("offset", "impossible")}
 RULES = {
     "Unet": PYRAMID | {("channels", "impossible"), ("layout", "lies"), ("order", "policy"), ("stride", "policy")},
-    "UnetPlusPlus": PYRAMID
-    | {("channels", "impossible"), ("layout", "policy"), ("order", "impossible"), ("stride", "impossible")},
-    "MAnet": PYRAMID | {("layout", "policy"), ("order", "impossible"), ("stride", "impossible")},
-    "Linknet": PYRAMID
-    | {("layout", "policy"), ("channels", "impossible"), ("order", "impossible"), ("stride", "impossible")},
-    "FPN": PYRAMID
-    | {("layout", "policy"), ("channels", "impossible"), ("order", "impossible"), ("stride", "impossible")},
+    "UnetPlusPlus": PYRAMID | DOUBLED | {("channels", "impossible")},
+    "MAnet": PYRAMID | DOUBLED,
+    "Linknet": PYRAMID | DOUBLED | {("channels", "impossible")},
+    "FPN": PYRAMID | DOUBLED | {("channels", "impossible")},
     "PSPNet": {("argument", "impossible"), ("layout", "impossible"), ("channels", "impossible")},
     "DeepLabV3": {("argument", "impossible"), ("layout", "impossible"), ("count", "impossible")},
     "DeepLabV3Plus": PYRAMID | {("layout", "policy"), ("stride", "impossible")},
     "PAN": PYRAMID | {("layout", "policy"), ("count", "policy"), ("order", "policy")},
     "UPerNet": PYRAMID | {("layout", "policy"), ("order", "policy")},
     "Segformer": PYRAMID | {("layout", "lies"), ("order", "policy")},
-    "DPT": PYRAMID | {("prefix", "impossible"), ("stride", "impossible")},
+    "DPT": PYRAMID | {("prefix", "impossible"), ("stride", "impossible"), ("offset", "lies")},
 }
 """Every rule by which each decoder refuses, and its kind. One never drawn fails the test, as does one not listed."""
 

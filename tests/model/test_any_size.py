@@ -42,15 +42,12 @@ NETWORKS = {
     "regnet": (Timm("regnety_002", any_size=True), CEIL, ANY),
     "mobilenet": (Timm("mobilenetv3_small_050", any_size=True), CEIL, ANY),
     "vgg": (Timm("vgg11", any_size=True), ["exact", *FLOOR], Sizes(least=32)),
-    # Up twice and then down is neither; after multiples of 4 there is nothing to round up.
-    "densenet": (Timm("densenet121", any_size=True), ["exact", "exact", *FLOOR[:3]], Sizes(multiple=4, least=32)),
-    # Down to patches and then up is neither.
-    "swin": (
-        Timm("swin_tiny_patch4_window7_224", any_size=True),
-        ["exact", *CEIL[:3]],
-        Sizes(multiple=4, least=4),
-    ),
+    # Up twice and then down is neither: it has an offset.
+    "densenet": (Timm("densenet121", any_size=True), ["ceil", "ceil", *FLOOR[:3]], Sizes(least=29)),
+    # And so has what goes down to patches and then up.
+    "swin": (Timm("swin_tiny_patch4_window7_224", any_size=True), FLOOR[:4], Sizes(least=4)),
 }
+OFFSETS = {"densenet": [0, 0, -3, -3, -3], "swin": [0, -4, -12, -28]}
 SIZES = [(1, 1), (1, 33), (31, 47), (32, 32), (33, 65), (63, 64), (95, 129), (97, 31), (100, 50), (120, 120), (127, 61),
          (201, 67)]  # fmt: skip
 
@@ -65,6 +62,13 @@ def test_levels_are_described_as_they_round(network):
     part, roundings, sizes = network
     found = composer.describe(part, 3)
     assert ([f.rounding for f in found.features], found.sizes) == (roundings, sizes)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_levels_that_round_in_turn_up_and_down_have_an_offset(name):
+    part, roundings, _ = NETWORKS[name]
+    found = composer.describe(part, 3)
+    assert [f.offset for f in found.features] == OFFSETS.get(name, [0] * len(roundings))
 
 
 def three_heads(part):
@@ -200,11 +204,6 @@ REFUSED = {
         "has levels that round neither down nor up at every image size (got at 257 × 257, 34 × 34 cells of stride 8).",
         "leave any_size out: images are then padded to multiples of 64",
     ),
-    "one size": (
-        "timm/inception_v3",
-        "gives what it promises at one image size only (got exactly 299 × 299).",
-        "leave any_size out",
-    ),
     "one size or an error": (
         "timm/visformer_tiny",
         "gives what it promises at one image size only (got exactly 224 × 224).",
@@ -238,7 +237,7 @@ def test_what_is_refused_as_impossible_raises(name, level, raised):
         TimmEncoder(timm.create_model(name), [level]).eval()(torch.zeros(1, 3, 97, 97))
 
 
-@pytest.mark.parametrize(("name", "level", "stride"), [("mobilevitv2_050", 2, 8), ("inception_v3", 0, 2)])
+@pytest.mark.parametrize(("name", "level", "stride"), [("mobilevitv2_050", 2, 8)])
 def test_what_is_refused_as_a_lie_rounds_neither_down_nor_up(name, level, stride):
     assert probe(Timm(name, any_size=True), 3).kind == "lies"
 
@@ -246,3 +245,36 @@ def test_what_is_refused_as_a_lie_rounds_neither_down_nor_up(name, level, stride
         (given,) = TimmEncoder(timm.create_model(name), [level]).eval()(torch.zeros(1, 3, 97, 97))
 
     assert given.shape[-1] not in (97 // stride, -(-97 // stride))
+
+
+class Ramp(torch.nn.Module):
+    """The mean column of each cell of 8 pixels: of a last cell that reaches beyond the image, where it would be."""
+
+    def forward(self, x):
+        cells = -(-x.shape[-1] // 8)
+        centres = torch.arange(cells) * 8 + 4.0
+        return centres.expand(len(x), 1, -(-x.shape[-2] // 8), cells).contiguous()
+
+
+def seen_at_the_last_column(rounding, width):
+    """Where it thinks it is, at the last column that lies between two centres of the padded image's cells."""
+    encoder = composer.Custom(Ramp(), features=[composer.Feature(channels=1, stride=8, rounding=rounding)], channels=3)
+    model = composer.build(composer.chain(encoder, IdentityDecoder(), padding=composer.Padding(side="end"))).eval()
+    with torch.no_grad():
+        row = model(torch.rand(1, 3, 8, width)).output[0, 0, 0]
+    return row[width - 1].item(), row[width // 2].item()
+
+
+def test_what_is_seen_stays_where_it_is_when_images_are_padded():
+    assert seen_at_the_last_column("exact", 33) == (32.5, 16.5)
+
+
+def test_what_is_seen_moves_when_rounded_cells_are_stretched_over_the_image():
+    """Five cells of 8 pixels over 33: as `any_size` says, by up to a stride less one."""
+    last, middle = seen_at_the_last_column("ceil", 33)
+    assert (last, middle) == (36.0, 20.0)
+    assert last - 32.5 <= 8 - 1
+
+
+def test_nothing_moves_where_the_stride_divides_the_image():
+    assert seen_at_the_last_column("ceil", 40) == seen_at_the_last_column("exact", 40)

@@ -7,6 +7,7 @@ import torch
 from terratorch.models import EncoderDecoderFactory
 
 import composer
+import composer.terratorch
 from composer import PermuteDims, SegmentationHead, Timm, UperNetDecoder
 
 TO_MAPS = [0, 3, 1, 2]
@@ -15,9 +16,14 @@ CASES = {
     "convnext_atto": ({}, False, [(120, 120), (101, 67)]),
     "efficientnet_b0": ({}, False, [(120, 120), (101, 67)]),
     "regnety_002": ({}, False, [(120, 120), (101, 67)]),
-    # What rounds in two ways is still padded to multiples of 4 here.
-    "densenet121": ({}, False, [(120, 120), (100, 68)]),
+    # These round in turn up and down.
+    "densenet121": ({}, False, [(120, 120), (101, 67)]),
+    "poolformer_s12": ({}, False, [(120, 120), (101, 67)]),
+    "ese_vovnet19b_dw": ({}, False, [(120, 120), (101, 67)]),
     "swin_tiny_patch4_window7_224": ({"strict_img_size": False}, True, [(120, 120), (40, 104)]),
+    # These lose pixels at the borders.
+    "legacy_xception": ({}, False, [(299, 299), (120, 120), (101, 67)]),
+    "inception_v3": ({}, False, [(299, 299), (120, 120), (101, 77)]),
 }
 
 
@@ -58,6 +64,37 @@ def test_the_numbers_are_terratorchs(name, arguments, channels_last, sizes):
 
     assert [tuple(y.shape) for y, _ in pairs] == [(1, 3, *size) for size in sizes]
     assert [float((y - expected).abs().max()) for y, expected in pairs] == [0.0] * len(sizes)
+
+
+OFFSETS = ("legacy_xception", "inception_v3", "inception_v4", "inception_resnet_v2", "nasnetalarge", "pnasnet5large")
+DECODERS = {
+    "UNet": {"decoder": "UNetDecoder", "decoder_channels": [16, 8, 8, 8, 8]},
+    "UperNet": {"decoder": "UperNetDecoder", "decoder_channels": 8},
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("name", OFFSETS)
+def test_a_call_with_a_network_that_loses_pixels_at_the_borders_gives_the_same_numbers(name, decoder):
+    call = {
+        "task": "segmentation",
+        "backbone": f"timm_{name}",
+        "backbone_pretrained": False,
+        "num_classes": 3,
+        **DECODERS[decoder],
+    }
+    model = composer.terratorch.EncoderDecoderFactory().build_model(**call).eval()
+    peer = EncoderDecoderFactory().build_model(**call).eval()
+    copy_weights(peer.encoder, model.encoder)
+    copy_weights(peer.decoder, model.decoder)
+    copy_weights(peer.head, model.head)
+    images = [torch.rand(1, 3, *size) for size in ((75, 75), (120, 97))]
+
+    with torch.no_grad():
+        pairs = [(model(x).output, peer(x).output) for x in images]
+
+    assert [tuple(y.shape) for y, _ in pairs] == [(1, 3, 75, 75), (1, 3, 120, 97)]
+    assert [float((y - expected).abs().max()) for y, expected in pairs] == [0.0, 0.0]
 
 
 def copy_weights(source, target):

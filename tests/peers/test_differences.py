@@ -526,8 +526,6 @@ WHOLE = {
     },
     "smp_Segformer": {"decoder": "smp_Segformer"},
     "learned_upscale_layers": {"task": "regression", "num_classes": None, "head_learned_upscale_layers": 1, **LAST},
-    "DenseNet": {"backbone": "densenet121", "decoder": "UperNetDecoder", "decoder_channels": 8},
-    "PoolFormer": {"backbone": "poolformer_s12", **LAST},
 }
 """Parts of calls to which maps of whole cells go, which odd sizes do not give."""
 

@@ -134,7 +134,7 @@ WRONG = {
         (
             "composer_checks of my_package.nesting, Some: each of inputs must hold tuples of features, one for each "
             "input, as in inputs=[((Feature(channels=8),),)] (got (Feature(channels=8, stride=Fraction(1, 1), "
-            "axes='b c h w', rounding='exact', prefix=0, frames=1),))"
+            "axes='b c h w', rounding='exact', prefix=0, frames=1, offset=0),))"
         ),
     ),
 }

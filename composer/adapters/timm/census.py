@@ -14,11 +14,11 @@ from attrs import evolve
 from composer.adapters.probing import strides_and_sizes
 from composer.adapters.timm.levels import count_of, stated
 from composer.adapters.timm.networks import create_flexible, default_size
-from composer.adapters.timm.probes import as_tokens, probe
+from composer.adapters.timm.probes import as_tokens, offset_levels, probe
 from composer.adapters.trial import Trial
 from composer.catalogue import Entry, Level, Weights, answer, plain
 from composer.contracts.rules import Refusal, Refused
-from composer.feature import MAP
+from composer.feature import MAP, Feature
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
 from composer.sizes import Sizes
@@ -101,8 +101,8 @@ def _entry(part: Timm, facts: Facts) -> Entry:
     network, switch = create_flexible(part, 3, device)
     usual = _usual(part.name, default_size(part, network))
     size = facts.sizes.nearest(*usual.size) or (facts.sizes.least, facts.sizes.least)
-    found = _levels(part, device, usual.size, size)
-    fixed = found[-1].multiple is None
+    found = _levels(part, device, usual.size, size, counted_off=any(f.offset for f in facts.features))
+    fixed = found[-1].multiple is None and found[-1].offset is None
     return Entry(
         family=_family(part.name),
         levels=found,
@@ -133,11 +133,13 @@ def _usual(name: str, size: tuple[int, int]) -> Weights:
     return Weights((height, width), tuple(published.mean), tuple(published.std))
 
 
-def _levels(part: Timm, device: str, usual: tuple[int, int], size: tuple[int, int]) -> tuple[Level, ...]:
+def _levels(
+    part: Timm, device: str, usual: tuple[int, int], size: tuple[int, int], *, counted_off: bool
+) -> tuple[Level, ...]:
     """All levels, each of a network that is cut off behind it; `size` is one that the whole network takes.
 
-    What a network needs for a level it needs for those behind it too, so that where the first needs what the last does,
-    so do all between.
+    With `counted_off` each has an offset too. What a network needs for a level it needs for those behind it too, so
+    that where the first needs what the last does, so do all between.
     """
     network, _ = create_flexible(part, 3, device)
     count = count_of(network)
@@ -147,7 +149,9 @@ def _levels(part: Timm, device: str, usual: tuple[int, int], size: tuple[int, in
     def at(index: int) -> Level:
         # A new one each time: the levels of several branches (crossvit) are not in the order of their depth.
         network, _ = create_flexible(part, 3, device)
-        return _level(network, device, usual, index, widths[index], reductions[index], exact[index])
+        trial = Trial(TimmEncoder(network, [index]).eval(), 3, device, MAP, (widths[index],))
+        level = _level(trial, usual, index, widths[index], reductions[index], exact[index])
+        return _with_offset(level, trial, usual, reductions[index]) if counted_off else level
 
     first, last = at(0), at(count - 1)
     if len(set(exact)) == 1 and evolve(first, channels=0) == evolve(last, channels=0):
@@ -163,18 +167,23 @@ def _strides_at(network: Any, device: str, size: tuple[int, int], widths: tuple[
     return tuple(Fraction(size[0], rows) for rows, _ in grids)
 
 
-def _level(
-    network: Any, device: str, usual: tuple[int, int], index: int, width: int, reduction: int, exact: Fraction
-) -> Level:
-    encoder = TimmEncoder(network, [index]).eval()
-    found = strides_and_sizes(Trial(encoder, 3, device, MAP, (width,)).grids_at, usual, (reduction,))
+def _level(trial: Trial, usual: tuple[int, int], index: int, width: int, reduction: int, exact: Fraction) -> Level:
+    found = strides_and_sizes(trial.grids_at, usual, (reduction,))
     if found is None:
         raise ValueError(f"level {index} has different strides along the two sides")
     (stride,), sizes = found
     if sizes.height is not None:
         return Level(channels=width, stride=exact, multiple=None, least=None)
-    at_usual = None if exact == stride else exact
-    return Level(channels=width, stride=stride, multiple=sizes.multiple, least=sizes.least, at_usual=at_usual)
+    return Level(channels=width, stride=stride, multiple=sizes.multiple, least=sizes.least)
+
+
+def _with_offset(level: Level, trial: Trial, usual: tuple[int, int], reduction: int) -> Level:
+    """A level of a network of which one level at least is exact at no multiple."""
+    found = offset_levels(trial, (Feature(channels=level.channels),), (reduction,), usual)
+    if found is None or found[0][0].rounding != "floor":
+        raise ValueError("it has levels with an offset, and one without")
+    (feature,), sizes = found
+    return evolve(level, stride=Fraction(reduction), offset=int(feature.offset), shortest=sizes.least)
 
 
 def _rebuilt(part: Timm, usual: tuple[int, int]) -> bool:

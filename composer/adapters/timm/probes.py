@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from composer.adapters.patches import patch_of
 from composer.adapters.probing import strides_and_sizes
-from composer.adapters.rounding import Misfit, rounded
+from composer.adapters.rounding import Misfit, rounded, with_offsets
 from composer.adapters.timm.levels import count_of, levels, stated
 from composer.adapters.timm.networks import create_flexible, default_size, layout, names_near, tags
 from composer.adapters.timm.refusals import arguments_refused, no_norm, no_size, no_tokens, not_any_size, one_size
@@ -70,6 +70,8 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
         raise Refused(no_size(part, channels, trial.error))
     strides, sizes = found
     features: Features = tuple(Feature(channels=c, stride=s, axes=axes) for c, s in zip(widths, strides, strict=True))
+    if sizes.height is not None:
+        features, sizes = offset_levels(trial, features, reductions, usual) or (features, sizes)
     if part.any_size:
         features, sizes = _at_any_size(trial, features, sizes, usual)
     if part.tokens:
@@ -86,6 +88,17 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
         patch=patch_of(network),
         levels=count_of(network),
     )
+
+
+def offset_levels(
+    trial: Trial, maps: Features, reductions: tuple[int, ...], usual: tuple[int, int]
+) -> tuple[Features, Sizes] | None:
+    """The levels of a network whose grids are whole at no multiple, because some of its convolutions are not padded.
+
+    None where that is not why it is known at one size alone.
+    """
+    strided = tuple(evolve(f, stride=reduction) for f, reduction in zip(maps, reductions, strict=True))
+    return with_offsets(trial.grids_at, strided, max(usual))
 
 
 def _encoder(part: Timm, network: Any, indices: tuple[int, ...], channels: int, device: str) -> TimmEncoder:

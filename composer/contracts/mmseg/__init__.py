@@ -24,7 +24,7 @@ from composer.contracts.mmseg.arguments import (
     two_classes,
 )
 from composer.contracts.mmseg.taken import Taken, finest_first, indices, positions, refining, two_maps
-from composer.contracts.rules import Outcome, Promise, index_in, maps_only, scaled, whole
+from composer.contracts.rules import Outcome, Promise, exactly, index_in, maps_only, scaled, whole
 from composer.feature import Feature, Features
 from composer.parts.mmseg import Mmseg, arguments
 
@@ -103,8 +103,9 @@ def _setr(told: Told, taken: Taken) -> Outcome:
     """The map is enlarged after every convolution: exact only where it is whole itself."""
     if refusal := no_convolutions(told, taken.maps):
         return refusal
-    stride = scaled(taken.maps[0].stride, Fraction(1, told["up_scale"] ** told["num_convs"]))
-    return Promise(features=[Feature(channels=told["num_classes"], stride=stride)], sizes=whole(taken.maps[0]))
+    first = exactly(taken.maps[0])
+    stride = scaled(first.stride, Fraction(1, told["up_scale"] ** told["num_convs"]))
+    return Promise(features=[evolve(first, channels=told["num_classes"], stride=stride)], sizes=whole(first))
 
 
 def _segmenter(told: Told, taken: Taken) -> Outcome:

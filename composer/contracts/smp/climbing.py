@@ -11,6 +11,7 @@ from composer.contracts.rules import (
     Promise,
     Refusal,
     doubling,
+    exactly,
     finest_first,
     more_levels,
     scaled,
@@ -55,8 +56,8 @@ def _enlarged(levels: Levels, channels: int) -> Promise:
 
 def _missing(levels: Levels, channels: int) -> Feature:
     """A map at level 0, as seen from the finest of the maps at level 1 and on."""
-    stride = scaled(levels.since(1)[0].stride, Fraction(1, 2 ** max(levels.first, 1)))
-    return Feature(channels=channels, stride=stride)
+    finest = exactly(levels.since(1)[0])
+    return evolve(finest, channels=channels, stride=scaled(finest.stride, Fraction(1, 2 ** max(levels.first, 1))))
 
 
 def _first_join(levels: Levels) -> list[int]:
@@ -129,5 +130,5 @@ def fpn(decoder: Smp, levels: Levels) -> Outcome:
         or groups(channels)
         or joining(levels, used)
         or maps_throughout(levels, pyramid=True)
-        or Promise(features=[Feature(channels=joined * channels, stride=used[0].stride)], sizes=whole(*used))
+        or Promise(features=[evolve(exactly(used[0]), channels=joined * channels)], sizes=whole(*used))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from composer.contracts.rules import Outcome, Promise, Refusal, is_map, only, scaled, whole
+from composer.contracts.rules import Outcome, Promise, Refusal, exactly, is_map, only, scaled, whole
 from composer.contracts.smp.levels import doubles
 from composer.feature import MAP, TOKENS, Feature, Features, counted
 from composer.parts import Smp
@@ -22,6 +22,7 @@ def dpt(decoder: Smp, features: Features) -> Outcome:
         only(features, _is_grid, f'tokens "{TOKENS}" or maps "{MAP}", without frames')
         or _a_width_each(told["decoder_intermediate_channels"], features)
         or (_one_prefix(features) if told["decoder_readout"] == "cat" else None)
+        or _no_offset(features)
     ):
         return refusal
     pyramid = tuple(
@@ -67,6 +68,18 @@ def _one_prefix(features: Features) -> Refusal | None:
         expected="puts a prefix token beside every cell's channels, so all features have one or none has",
         repair="decoder_readout: ignore",
         about="decoder_readout",
+    )
+
+
+def _no_offset(features: Features) -> Refusal | None:
+    """Refuse grids that lose cells at the borders: what is made of them shrinks some of them and doubles others."""
+    if not any(exactly(f).offset for f in features):
+        return None
+    return Refusal(
+        code="offset",
+        kind="lies",
+        expected="takes features that cover the whole image, so of offset 0",
+        repair="choose an encoder that pads its convolutions",
     )
 
 

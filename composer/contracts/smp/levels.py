@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 from composer.contracts.rules import (
     Kind,
     Refusal,
+    exactly,
     finest_first,
     is_map,
     maps_only,
@@ -99,7 +100,7 @@ def joining(levels: Levels, used: Features) -> Refusal | None:
     """Refuse maps of which each is not exactly twice as large as the next: they are doubled, and met by the next."""
     strides = [f.stride for f in used if f.stride is not None]
     if doubles(strides):
-        return None
+        return one_offset(used)
     if strides != sorted(strides):
         return _upside_down(levels, used)
     return Refusal(
@@ -107,6 +108,20 @@ def joining(levels: Levels, used: Features) -> Refusal | None:
         kind="impossible",
         expected="takes maps whose stride doubles from one to the next",
         repair=_once_each(levels) or towards_pyramid(levels.features),
+    )
+
+
+def one_offset(used: Features) -> Refusal | None:
+    """Refuse maps of which one loses more cells at the borders than another: doubled, it does not meet that one."""
+    offsets = [exactly(f).offset for f in used]
+    if len(set(offsets)) == 1:
+        return None
+    return Refusal(
+        code="offset",
+        kind="impossible",
+        expected="takes maps of which each has exactly twice the cells of the next, so of one offset",
+        got=f"offsets {', '.join(map(str, offsets))} at whole multiples of the strides",
+        repair="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
     )
 
 

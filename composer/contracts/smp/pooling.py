@@ -10,6 +10,7 @@ from composer.contracts.rules import (
     Refusal,
     at_least,
     both,
+    exactly,
     finest_first,
     is_map,
     maps_only,
@@ -19,7 +20,6 @@ from composer.contracts.rules import (
 )
 from composer.contracts.smp.arguments import width
 from composer.contracts.smp.levels import Levels, deep_enough, maps_at, maps_throughout
-from composer.feature import Feature
 from composer.parts import Smp
 from composer.parts.smp import arguments
 from composer.sizes import ANY
@@ -56,7 +56,7 @@ def deeplab_plus(decoder: Smp, levels: Levels) -> Outcome:
         or width(channels)
         or _meeting(levels)
         or maps_throughout(levels)
-        or Promise(features=[Feature(channels=channels, stride=fine.stride)], sizes=whole(fine, last))
+        or Promise(features=[evolve(exactly(fine), channels=channels)], sizes=whole(fine, last))
     )
 
 
@@ -77,7 +77,7 @@ def _meeting(levels: Levels) -> Refusal | None:
 def _meets(levels: Levels) -> bool:
     fine, *_, last = levels.since(2)
     factor = scaled(last.stride, 1) / scaled(fine.stride, 1)
-    return factor == 2 or (factor == 4 and levels.depth > 3)
+    return exactly(fine).offset == exactly(last).offset and (factor == 2 or (factor == 4 and levels.depth > 3))
 
 
 def pan(decoder: Smp, levels: Levels) -> Outcome:

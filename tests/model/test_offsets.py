@@ -1,0 +1,337 @@
+"""Networks that lose pixels at the borders: their levels have floor((H - offset) / stride) cells, at any image size."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import pytest
+import timm
+import torch
+from attrs import evolve
+from torch import nn
+from torch.nn import functional as F
+
+import composer
+from composer import (
+    ConcatFeatures,
+    Custom,
+    EmbeddingHead,
+    FCNDecoder,
+    Feature,
+    Graph,
+    IdentityDecoder,
+    Image,
+    LinearDecoder,
+    MaxpoolToPyramidal,
+    MLPDecoder,
+    Node,
+    RegressionHead,
+    ReshapeTokensToImage,
+    SegmentationHead,
+    SelectIndices,
+    Sizes,
+    Timm,
+    UNetDecoder,
+)
+from composer.adapters.timm import probe
+from composer.contracts import Promise, Refusal
+
+NETWORKS = {
+    "legacy_xception": ([5, 3, -1, -9, -25], 7),
+    "inception_v3": ([5, 15, 19, 27, 43], 75),
+    "inception_v4": ([5, 7, 19, 27, 43], 75),
+    "inception_resnet_v2": ([5, 15, 19, 27, 43], 75),
+    "nasnetalarge": ([1, -1, -5, -13, -29], 3),
+    "pnasnet5large": ([1, -1, -5, -13, -29], 3),
+}
+SIZES = [(75, 75), (76, 131), (107, 90)]
+
+
+@pytest.mark.parametrize(("name", "offsets", "least"), [(k, *v) for k, v in NETWORKS.items()], ids=NETWORKS)
+def test_they_take_any_size_above_their_least(name, offsets, least):
+    typed = composer.infer(composer.chain(Timm(name), EmbeddingHead()))
+    assert typed.sizes == Sizes(least=least)
+    assert [(f.stride, f.offset) for f in typed.features["encoder"]] == list(
+        zip((2, 4, 8, 16, 32), offsets, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_their_levels_are_timms_own_at_any_size(name):
+    model = composer.build(composer.chain(Timm(name), EmbeddingHead())).eval()
+    with torch.device("meta"):
+        theirs = timm.create_model(name).eval()
+    theirs.load_state_dict(model.encoder.state_dict(), strict=False, assign=True)
+    images = {size: torch.rand(1, 3, *size) for size in SIZES}
+
+    with torch.no_grad():
+        pairs = {
+            size: (model(x).output, theirs.forward_intermediates(x, intermediates_only=True))
+            for size, x in images.items()
+        }
+
+    shapes = {size: [(1, *x.shape[1:]) for x in levels] for size, (_, levels) in pairs.items()}
+    assert shapes == {size: [(1, *s[1:]) for s in model.typed.shape("head", *size)] for size in SIZES}
+    assert all(all(map(torch.equal, ours, expected)) for ours, expected in pairs.values())
+
+
+def test_an_image_below_the_least_is_padded():
+    model = composer.build(composer.chain(Timm("inception_v3"), IdentityDecoder(out_index=2), rescale=False)).eval()
+    with torch.no_grad():
+        given = model(torch.rand(1, 3, 20, 80)).output
+    assert given.shape == (1, *model.typed.shape("decoder", 20, 80)[1:]) == (1, 288, 1, 7)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"options": {"drop_rate": 0.1}}, {"any_size": True}], ids=["options", "any size"]
+)
+def test_what_is_asked_of_the_network_itself_is_the_same(arguments):
+    found = probe(Timm("legacy_xception", **arguments), 5)
+    told = composer.describe(Timm("legacy_xception"), 5)
+    assert (found.features, found.sizes) == (told.features, told.sizes)
+
+
+def test_levels_that_are_whole_at_some_multiple_stay_so():
+    facts = composer.describe(Timm("nasnetalarge", out_indices=[2, 3, 4]), 3)
+    assert facts.sizes == Sizes(multiple=32, least=32)
+    assert [(f.rounding, f.offset) for f in facts.features] == [("exact", 0)] * 3
+
+
+class Borders(nn.Module):
+    """Two convolutions of stride 2 without padding: (H - 1) // 2 cells, and (H - 3) // 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, kernel_size=3, stride=2)
+        self.second = nn.Conv2d(4, 8, kernel_size=3, stride=2)
+
+    def forward(self, x):
+        fine = self.first(x)
+        return [fine, self.second(fine)]
+
+
+FINE = Feature(channels=4, stride=2, rounding="floor", offset=1)
+COARSE = Feature(channels=8, stride=4, rounding="floor", offset=3)
+
+
+def borders(**changes):
+    return Custom(Borders(), **{"features": [FINE, COARSE], "channels": 3} | changes)
+
+
+def test_a_module_of_ones_own_declares_its_offsets():
+    model = composer.build(
+        composer.chain(borders(), UNetDecoder(channels=[8, 4]), SegmentationHead(num_classes=2))
+    ).eval()
+    x = torch.rand(1, 3, 30, 41)
+
+    with torch.no_grad():
+        (cells,) = model.head(model.decoder(model.encoder(x)))
+        given = model(x).output
+
+    assert model.typed.sizes == Sizes(least=7)
+    assert cells.shape == (1, 2, 14, 20)
+    assert torch.equal(given, F.interpolate(cells, size=(30, 41), mode="bilinear"))
+
+
+def test_a_wrong_offset_is_seen_when_the_module_is_built():
+    wrong = borders(features=[FINE, evolve(COARSE, offset=7)])
+    with pytest.raises(composer.SpecError) as caught:
+        composer.build(composer.chain(wrong, EmbeddingHead()))
+    assert str(caught.value) == (
+        "error[declaration] encoder: Custom declares [(1, 4, 5, 10), (1, 8, 1, 3)] for an image of 11 × 22 (got "
+        "[(1, 4, 5, 10), (1, 8, 2, 4)]).\n  repair: correct features= or sizes="
+    )
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 12), (30, 41)], ids=str)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=2)],
+        [MaxpoolToPyramidal(), IdentityDecoder(out_index=1)],
+        [IdentityDecoder(out_index=0), RegressionHead(learned_upscale_layers=2)],
+        [LinearDecoder(num_classes=2, upsampling_size=4)],
+        [IdentityDecoder(out_index=1)],
+    ],
+    ids=["enlarged", "pooled", "enlarged in a head", "enlarged to pixels", "as it is"],
+)
+def test_what_is_inferred_is_what_a_forward_pass_gives(parts, size):
+    model = composer.build(composer.chain(borders(), *parts, rescale=False)).eval()
+    end = model.graph.outputs[0]
+    padded = model.typed.sizes.nearest(*size)
+    with torch.no_grad():
+        outputs = {
+            name: model(torch.rand(1, 3, *shape)).output for name, shape in {"as it is": padded, "padded": size}.items()
+        }
+    (feature,) = model.typed.features[end]
+    assert tuple(outputs["as it is"].shape) == feature.shape(1, *padded)
+    assert tuple(outputs["padded"].shape) == (1, *model.typed.shape(end, *size)[1:])
+
+
+def test_what_is_enlarged_is_so_where_grids_are_whole():
+    outcome = composer.contract(FCNDecoder(channels=6, num_convs=1), (COARSE,))
+    # At multiples of 4, H / 4 - 1 cells become H / 2 - 2.
+    assert outcome == Promise(features=[Feature(channels=6, stride=2, offset=4)], sizes=Sizes(multiple=4, least=8))
+
+
+def test_a_map_of_the_images_own_resolution_that_lost_its_borders_is_brought_to_the_images_size():
+    graph = composer.chain(borders(), LinearDecoder(num_classes=2, upsampling_size=4))
+    model = composer.build(graph).eval()
+    x = torch.rand(1, 3, 32, 40)
+
+    with torch.no_grad():
+        (cells,) = model.decoder(model.encoder(x))
+        given = model(x).output
+
+    assert cells.shape == (1, 2, 28, 36)
+    assert torch.equal(given, F.interpolate(cells, size=(32, 40), mode="bilinear"))
+
+
+def test_an_input_at_another_resolution_has_offsets_in_reference_pixels():
+    at = {
+        stride: composer.contract(borders(), (Image(stride=stride).feature,)).features for stride in (2, Fraction(1, 2))
+    }
+    assert {stride: [(f.stride, f.offset) for f in features] for stride, features in at.items()} == {
+        2: [(4, 2), (8, 6)],
+        Fraction(1, 2): [(1, Fraction(1, 2)), (2, Fraction(3, 2))],
+    }
+
+
+def test_frames_are_each_of_the_same_grid():
+    image = Image(frames=3)
+    model = composer.build(composer.chain(borders(), EmbeddingHead(), input=image)).eval()
+    with torch.no_grad():
+        given = [tuple(x.shape) for x in model(torch.rand(1, 3, 3, 30, 41)).output]
+    assert given == [(1, 3, 4, 14, 20), (1, 3, 8, 6, 9)]
+
+
+class Tokens(nn.Module):
+    """What a convolution without padding gives, as tokens behind a class token."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, kernel_size=7, stride=4)
+
+    def forward(self, x):
+        return F.pad(self.stem(x).flatten(2).transpose(1, 2), (0, 0, 1, 0))
+
+
+def test_tokens_are_laid_out_on_their_grid():
+    tokens = Feature(channels=8, stride=4, axes="b n c", prefix=1, rounding="floor", offset=3)
+    encoder = Custom(Tokens(), features=[tokens], channels=3)
+    model = composer.build(composer.chain(encoder, ReshapeTokensToImage(), IdentityDecoder(), rescale=False)).eval()
+    x = torch.rand(1, 3, 24, 40)
+
+    with torch.no_grad():
+        given = model(x).output
+        expected = encoder.module.stem(x)
+
+    assert model.typed.sizes == Sizes(multiple=4, least=8)
+    assert torch.equal(given, expected)
+
+
+def test_branches_of_one_offset_are_joined():
+    nodes = [
+        Node("one", borders(), "image"),
+        Node("other", borders(), "image"),
+        Node("joined", ConcatFeatures(), ["one", "other"]),
+        Node("fine", IdentityDecoder(out_index=0), "joined"),
+    ]
+    model = composer.build(Graph(inputs={"image": Image()}, nodes=nodes, outputs=["fine"], rescale=False)).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 30, 41)).output.shape == (1, 8, 14, 20)
+
+
+WHOLE = Feature(channels=8, stride=4)
+REFUSED = {
+    "joined with a grid that loses nothing": (
+        ConcatFeatures(),
+        [(COARSE,), (WHOLE,)],
+        Refusal(
+            code="join",
+            kind="impossible",
+            expected='joins level 0 with map "b c h w" (8 channels, stride 4, rounding floor, offset 3)',
+            got='map "b c h w" (8 channels, stride 4)',
+            repair="give both branches the same layout, stride and offset at each level",
+            input=1,
+        ),
+    ),
+    "concatenated with a grid that loses nothing": (
+        MLPDecoder(),
+        [(COARSE, WHOLE)],
+        Refusal(
+            code="stride",
+            kind="impossible",
+            expected="concatenates its inputs, so they must be of one layout, stride and offset",
+            repair="necks: [SelectIndices: {indices: [-1]}]",
+        ),
+    ),
+    "doubled, to meet the next": (
+        composer.Smp("Linknet"),
+        [(FINE, evolve(COARSE, offset=7), evolve(COARSE, stride=8, offset=7))],
+        Refusal(
+            code="offset",
+            kind="impossible",
+            expected="takes maps of which each has exactly twice the cells of the next, so of one offset",
+            got="offsets 2, 8, 8 at whole multiples of the strides",
+            repair="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or "
+            "smp/Unet",
+        ),
+    ),
+    "made into a pyramid inside": (
+        composer.Smp("DPT", decoder_intermediate_channels=[8]),
+        [(COARSE,)],
+        Refusal(
+            code="offset",
+            kind="lies",
+            expected="takes features that cover the whole image, so of offset 0",
+            repair="choose an encoder that pads its convolutions",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "inputs", "refusal"), REFUSED.values(), ids=REFUSED)
+def test_a_part_that_cannot_take_an_offset_says_so(part, inputs, refusal):
+    assert composer.contract(part, *inputs) == refusal
+
+
+def test_grids_that_meet_where_both_are_whole_are_joined_there():
+    """Up and down in turn is an offset that is gone where the image is a whole multiple of the stride."""
+    gains = evolve(WHOLE, rounding="floor", offset=-2)
+    assert composer.contract(ConcatFeatures(), (gains,), (WHOLE,)) == Promise(
+        features=[Feature(channels=16, stride=4)], sizes=Sizes(multiple=4)
+    )
+
+
+WRONG = {
+    "of a vector": ({"axes": "b c", "stride": None, "offset": 3}, "a vector has no offset (got 3)"),
+    "beside rounding up": ({"stride": 4, "rounding": "ceil", "offset": 3}, "rounding ceil has no offset (got 3)"),
+    "of half a cell": (
+        {"stride": 4, "offset": 6},
+        "an offset with rounding exact is a whole number of strides (got 6, stride 4)",
+    ),
+    "that is no number": (
+        {"stride": 4, "rounding": "floor", "offset": 1.5},
+        "an offset is a whole number of pixels (got 1.5)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG.values(), ids=WRONG)
+def test_an_offset_that_is_none(fields, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Feature(channels=8, **fields)
+
+
+def test_an_offset_is_shown():
+    from composer.commands.shapes import symbolic
+
+    typed = composer.infer(composer.chain(borders(), EmbeddingHead()))
+    assert symbolic(typed, "head") == (
+        ("b", 4, "floor((H-1)/2)", "floor((W-1)/2)"),
+        ("b", 8, "floor((H-3)/4)", "floor((W-3)/4)"),
+    )
+    cells = composer.infer(composer.chain(borders(), SelectIndices(indices=[1]), IdentityDecoder(), rescale=False))
+    assert symbolic(cells, "decoder") == ("b", 8, "ceil(H/4)-1", "ceil(W/4)-1")
