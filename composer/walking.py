@@ -39,7 +39,11 @@ def walked(graph: Graph, describe: Describe) -> Walk:
 
 @define
 class Walk:
-    """One walk over a graph: what is known so far. A node that takes from a refused one is passed over."""
+    """One walk over a graph: what is known so far. A node that takes from a refused one is passed over.
+
+    `parts` are the parts of the nodes, with the fields set that follow from the encoder in front of them, and `encoders`
+    those encoders, where there is only one.
+    """
 
     graph: Graph
     describe: Describe
@@ -47,6 +51,7 @@ class Walk:
     facts: dict[str, Facts] = field(factory=dict)
     sizes: dict[str, Sizes] = field(factory=dict)
     parts: dict[str, Part] = field(factory=dict)
+    encoders: dict[str, Part | None] = field(factory=dict)
     per_frame: set[str] = field(factory=set)
     embeddings: set[str] = field(factory=set)
     refused: dict[str, Refusal] = field(factory=dict)
@@ -59,11 +64,15 @@ class Walk:
         needed_first = (*node.sources, node.part.node) if isinstance(node.part, Shared) else node.sources
         if any(name not in self.features for name in needed_first):
             return
-        if isinstance(node.part, Shared):
-            outcome = self._shared(node, node.part)
+        encoder = self.encoders.get(node.sources[0]) if len(node.sources) == 1 else None
+        shared = node.part if isinstance(node.part, Shared) else None
+        part = self.parts[shared.node] if shared else node.part.behind(encoder)  # type: ignore[union-attr]
+        self.parts[node.name] = part
+        self.encoders[node.name] = part if isinstance(part, Encoder) else encoder
+        if shared:
+            outcome = self._shared(node, shared)
         else:
-            self.parts[node.name] = node.part
-            outcome = self._head_follows_head(node) or self._promise(node, node.part)
+            outcome = self._head_follows_head(node) or self._promise(node, part)
         if isinstance(outcome, Refusal):
             self.refused[node.name] = outcome
             return
@@ -98,10 +107,13 @@ class Walk:
             features=self.features,
             sizes=sizes,
             facts=self.facts,
-            order=ordered(self.graph),
+            order=tuple(self._completed(node) for node in ordered(self.graph)),
             per_frame=frozenset(self.per_frame),
             embeddings=frozenset(self.embeddings),
         )
+
+    def _completed(self, node: Node) -> Node:
+        return node if isinstance(node.part, Shared) else evolve(node, part=self.parts[node.name])
 
     def _promise(self, node: Node, part: Part) -> Outcome | Features:
         inputs = [self.features[source] for source in node.positional]
@@ -147,7 +159,6 @@ class Walk:
 
     def _shared(self, node: Node, shared: Shared) -> Outcome | Features:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)
-        self.parts[node.name] = self.parts[owner.name]
         pairs = zip(owner.sources, node.sources, strict=False)
         alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
         unlike = [position for position, (one, other) in enumerate(pairs) if self.features[one] != self.features[other]]

@@ -39,6 +39,10 @@ class Part:
         """Whether the output is a prediction, which takes no head."""
         return False
 
+    def behind(self, encoder: Part | None) -> Self:  # noqa: ARG002
+        """Return the part with the fields set that its library derives from the encoder that feeds it, if only one."""
+        return self
+
 
 class Encoder(Part):
     """From an image to features."""
