@@ -19,7 +19,7 @@ from composer.libraries import LIBRARIES, adapter, loaded
 from composer.parts import Channels, Facts, Probed, Timm, part_name
 from composer.sizes import Sizes
 
-FORMAT = 7
+FORMAT = 8
 """The format of a file of facts. A file of another format is found out anew."""
 
 

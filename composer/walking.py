@@ -146,14 +146,14 @@ class Walk:
         return contract(facts, *inputs, **named)
 
     def _made_for(self, node: Node, part: Probed, facts: Facts, channels: Any) -> Facts:
-        """The facts of a network of one size, made for the size of the graph's input where that is another."""
+        """The facts of a network that is made for an image size, made for the size of the graph's input."""
         image = dict(self.graph.inputs).get(node.sources[0])
-        if image is None or image.size is None or facts.sizes.height is None or facts.sizes.width is None:
+        if image is None or image.size is None:
             return facts
         fed = [side / image.stride for side in image.size]
         if any(side.denominator != 1 for side in fed) or fed == [facts.sizes.height, facts.sizes.width]:
             return facts
-        other = part.made_for(*map(int, fed))
+        other = part.made_for(*map(int, fed), facts)
         resized = None if other is None else self.describe(other, channels)
         return resized if isinstance(resized, Facts) else facts
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from attrs import evolve
 
 from composer.feature import Feature
+
+if TYPE_CHECKING:
+    from composer.parts.encoders import Facts
 
 Channels = int | tuple[tuple[str, int], ...]
 """The channels of an encoder's image; of several, those of each by name."""
@@ -77,8 +80,11 @@ class Probed(Encoder):
         """The same, as told by the images that it is fed: what depends on them, and the part leaves open."""
         return self
 
-    def made_for(self, height: int, width: int) -> Self | None:  # noqa: ARG002
-        """The same, made for images of another size than its usual one; None where that cannot be, or is written."""
+    def made_for(self, height: int, width: int, facts: Facts) -> Self | None:  # noqa: ARG002
+        """Return the same, made for images of this size; None where its size does not matter, or is written.
+
+        `facts` are those of the network as it is made without a size.
+        """
         return None
 
 

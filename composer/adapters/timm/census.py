@@ -13,7 +13,7 @@ from attrs import evolve
 
 from composer.adapters.probing import strides_and_sizes
 from composer.adapters.timm.levels import count_of, stated
-from composer.adapters.timm.networks import create_flexible, default_size
+from composer.adapters.timm.networks import at_sizes_of, create_flexible, default_size
 from composer.adapters.timm.probes import as_tokens, probe
 from composer.adapters.trial import Trial
 from composer.catalogue import Entry, Level, Weights, answer, plain
@@ -167,7 +167,8 @@ def _level(
     network: Any, device: str, usual: tuple[int, int], index: int, width: int, reduction: int, exact: Fraction
 ) -> Level:
     encoder = TimmEncoder(network, [index]).eval()
-    found = strides_and_sizes(Trial(encoder, 3, device, MAP, (width,)).grids_at, usual, (reduction,))
+    grids_at = at_sizes_of(network, usual, Trial(encoder, 3, device, MAP, (width,)).grids_at)
+    found = strides_and_sizes(grids_at, usual, (reduction,))
     if found is None:
         raise ValueError(f"level {index} has different strides along the two sides")
     (stride,), sizes = found

@@ -6,7 +6,9 @@ import warnings
 from typing import Any
 
 import timm
+from timm.models.mvitv2 import MultiScaleVit
 
+from composer.adapters.probing import GridsAt
 from composer.contracts.rules import Refused
 from composer.feature import CHANNELS_LAST, MAP
 from composer.modules.devices import on
@@ -63,6 +65,17 @@ def default_size(part: Timm, network: Any) -> tuple[int, int]:
     """The image size at which a network is sure to run."""
     _, height, width = network.pretrained_cfg["input_size"]
     return part.img_size or (height, width)
+
+
+def at_sizes_of(network: Any, size: tuple[int, int], grids_at: GridsAt) -> GridsAt:
+    """Return `grids_at` for the sizes that a network made for `size` takes: for MViT v2 that one alone.
+
+    At another size it indexes its tables of relative positions beyond their end, or from the wrong end. The meta device
+    does not check indices.
+    """
+    if not any(isinstance(module, MultiScaleVit) for module in network.modules()):
+        return grids_at
+    return lambda height, width: grids_at(height, width) if (height, width) == size else None
 
 
 def layout(part: Timm, network: Any) -> str:
