@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -11,7 +12,7 @@ from attrs import define, evolve, field
 
 from composer.contracts import Outcome, Promise, Refusal, contract
 from composer.contracts.encoders import one_image
-from composer.feature import Features, counted, sentence
+from composer.feature import Feature, Features, counted, sentence
 from composer.fitting import conflict_of, demands, too_much, unfit_to_leave
 from composer.graph import Graph, Node, Shared, must_be_graph
 from composer.parts import EmbeddingHead, Encoder, Facts, Head, Part, Probed
@@ -117,13 +118,16 @@ class Walk:
 
     def _promise(self, node: Node, part: Part) -> Outcome | Features:
         inputs = [self.features[source] for source in node.positional]
-        named = {name: self.features[source] for name, source in node.named}
+        named = self._named(node)
         if isinstance(part, Probed):
             return self._probed(node, part, inputs, named)
         is_mixed = isinstance(part, Encoder) and inputs and named
         if is_mixed or not _accepts(contract.dispatch(type(part)), len(inputs), tuple(named)):
             return _wrong_inputs(node)
         return contract(part, *inputs, **named)
+
+    def _named(self, node: Node) -> dict[str, Features]:
+        return {name: self.features[source] for name, source in node.named}
 
     def _probed(
         self, node: Node, part: Probed, inputs: list[Features], named: Mapping[str, Features]
@@ -161,7 +165,10 @@ class Walk:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)
         pairs = zip(owner.sources, node.sources, strict=False)
         alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
-        unlike = [position for position, (one, other) in enumerate(pairs) if self.features[one] != self.features[other]]
+        given = [(self.features[one], self.features[other]) for one, other in pairs]
+        factors = {factor for one, other in given for factor in _factors(one, other)}
+        same = len(factors) < 2 if not self.parts[owner.name].reads_stride else factors <= {1}
+        unlike = [position for position, pair in enumerate(given) if None in _factors(*pair) or not same]
         if unlike or not alike or len(owner.sources) != len(node.sources):
             position = unlike[0] if unlike else 0
             return Refusal(
@@ -172,6 +179,10 @@ class Walk:
                 repair="give both nodes inputs of the same features",
                 input=position,
             )
+        if owner.name in self.facts:
+            # Its network is there already: made for the owner's image, also where the two are of unlike sizes.
+            self.facts[node.name] = self.facts[owner.name]
+            return contract(self.facts[node.name], *(self.features[s] for s in node.positional), **self._named(node))
         return self._promise(node, self.parts[owner.name])
 
     def _head_follows_head(self, node: Node) -> Refusal | None:
@@ -186,6 +197,20 @@ class Walk:
             got=f"{what}, from {heads[0]}",
             repair="leave this head out",
         )
+
+
+def _factors(one: Features, other: Features) -> set[Fraction | None]:
+    """Return by how much the strides of `other` are larger, None for features that differ in anything else."""
+    if len(one) != len(other):
+        return {None}
+    return {_factor(*pair) for pair in zip(one, other, strict=True)} - {Fraction(0)}
+
+
+def _factor(one: Feature, other: Feature) -> Fraction | None:
+    """Return the factor of one feature; 0 for vectors, which have no stride."""
+    if one.stride is None or other.stride is None:
+        return Fraction(0) if one == other else None
+    return other.stride / one.stride if evolve(other, stride=one.stride) == one else None
 
 
 def _promise_of(node: Node, outcome: Features) -> Promise:

@@ -26,7 +26,8 @@ class Part:
     of the source that are known and cannot be had, each with the reason and another name that will do; `moved` what
     names that the library knows begin with, and what the part's name begins with here; `outside` patterns, in lower
     case, of names that are looked for in this source and are not in it, each with the reason. A part that predicts says
-    so in `includes_head`, as a class or in a field.
+    so in `includes_head`, as a class or in a field. `reads_stride` is true for a part whose module depends on the
+    strides of its inputs, and not only on the ratios of them: it is not shared with inputs of other strides.
     """
 
     __slots__ = ()
@@ -36,6 +37,7 @@ class Part:
     moved: ClassVar[Mapping[str, str]] = MappingProxyType({})
     refused: ClassVar[Mapping[str, tuple[str, str]]] = MappingProxyType({})
     outside: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    reads_stride: ClassVar[bool] = False
 
     @property
     def includes_head(self) -> bool:

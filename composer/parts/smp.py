@@ -115,6 +115,7 @@ class Smp(Decoder):
     source: ClassVar[str | None] = "smp"
     names: ClassVar[Mapping[str, str] | None] = DESCRIPTIONS
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _FIELDS
+    reads_stride: ClassVar[bool] = True
 
     name: str = field(validator=Choice(tuple(DESCRIPTIONS)))
     first_level: int | None = field(default=None, validator=Whole(0, 2, optional=True), kw_only=True)

@@ -43,7 +43,7 @@ from composer.contracts.rules import Refused
 from composer.modules.growth import few_modules
 from composer.modules.own_names import OwnNames
 from composer.parts import Channels, TerraTorch
-from composer.parts.fields import MOST_LEVELS
+from composer.parts.fields import MOST_LEVELS, arguments_of
 from composer.parts.terratorch import MODALITIES
 from composer.parts.terratorch_names import CLAY, ELSEWHERE
 from composer.quiet import contained
@@ -93,7 +93,7 @@ def created(part: TerraTorch, channels: Channels, **more: Any) -> Any:
     """
     _check_options(part)
     with contained(), few_modules():
-        arguments = {**_told(part, channels), **dict(part.options), **more}
+        arguments = {**_told(part, channels), **arguments_of(part.options), **more}
         if part.name in ELSEWHERE:
             network = made_elsewhere(part, arguments)
         else:

@@ -14,6 +14,7 @@ from composer.feature import CHANNELS_LAST, MAP
 from composer.modules.devices import on
 from composer.modules.growth import few_modules
 from composer.parts import Timm
+from composer.parts.fields import arguments_of
 
 FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 """The switches by which timm's networks take other image sizes, in the order in which they are tried."""
@@ -32,7 +33,7 @@ def names_near(name: str) -> list[str]:
 def declared(part: Timm) -> dict[str, Any]:
     """The arguments that the declaration spells out, as timm names them."""
     given = {"output_stride": part.output_stride, "img_size": part.img_size}
-    return {name: value for name, value in given.items() if value is not None} | dict(part.options)
+    return {name: value for name, value in given.items() if value is not None} | arguments_of(part.options)
 
 
 def create(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
