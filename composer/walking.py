@@ -42,8 +42,8 @@ def walked(graph: Graph, describe: Describe) -> Walk:
 class Walk:
     """One walk over a graph: what is known so far. A node that takes from a refused one is passed over.
 
-    `parts` are the parts of the nodes, with the fields set that follow from the encoder in front of them, and `encoders`
-    those encoders, where there is only one.
+    `parts` are the parts of the nodes, with the fields set that follow from the encoder in front of them. `encoders`
+    are those encoders, where there is only one.
     """
 
     graph: Graph
@@ -66,12 +66,11 @@ class Walk:
         if any(name not in self.features for name in needed_first):
             return
         encoder = self.encoders.get(node.sources[0]) if len(node.sources) == 1 else None
-        shared = node.part if isinstance(node.part, Shared) else None
-        part = self.parts[shared.node] if shared else node.part.behind(encoder)  # type: ignore[union-attr]
+        part = self.parts[node.part.node] if isinstance(node.part, Shared) else node.part.behind(encoder)
         self.parts[node.name] = part
         self.encoders[node.name] = part if isinstance(part, Encoder) else encoder
-        if shared:
-            outcome = self._shared(node, shared)
+        if isinstance(node.part, Shared):
+            outcome = self._shared(node, node.part)
         else:
             outcome = self._head_follows_head(node) or self._promise(node, part)
         if isinstance(outcome, Refusal):
@@ -157,7 +156,7 @@ class Walk:
         fed = [side / image.stride for side in image.size]
         if any(side.denominator != 1 for side in fed) or fed == [facts.sizes.height, facts.sizes.width]:
             return facts
-        other = part.made_for(*map(int, fed), facts)
+        other = part.made_for(int(fed[0]), int(fed[1]), facts)
         resized = None if other is None else self.describe(other, channels)
         return resized if isinstance(resized, Facts) else facts
 

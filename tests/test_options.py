@@ -34,7 +34,7 @@ def test_parts_with_mappings_are_values():
     assert one == same
     assert hash(one) == hash(same)
     assert one != other
-    assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301, it was made here
+    assert pickle.loads(pickle.dumps(one)) == one
     assert copy.deepcopy(one) == one
 
 

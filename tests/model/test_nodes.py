@@ -219,7 +219,9 @@ def two_resolutions(encoder, *parts, fine=(), coarse=()):
             (composer.FeaturePyramidNetworkNeck(out_channel=8), FCNDecoder(channels=8), EmbeddingHead()),
             id="all to the end",
         ),
-        pytest.param(Timm("test_resnet"), (composer.UNetDecoder(channels=[8, 8, 8, 8, 8]), EmbeddingHead()), id="U-Net"),
+        pytest.param(
+            Timm("test_resnet"), (composer.UNetDecoder(channels=[8, 8, 8, 8, 8]), EmbeddingHead()), id="U-Net"
+        ),
     ],
 )
 def test_weights_are_shared_between_resolutions(encoder, parts):
@@ -235,9 +237,7 @@ def test_weights_are_shared_between_resolutions(encoder, parts):
             alone = model.get_submodule(f"fine{number}")(alone)
 
     last = len(parts)
-    assert [f.stride for f in typed.features[f"coarse{last}"]] == [
-        2 * f.stride for f in typed.features[f"fine{last}"]
-    ]
+    assert [f.stride for f in typed.features[f"coarse{last}"]] == [2 * f.stride for f in typed.features[f"fine{last}"]]
     assert [f.cells(128) for f in typed.features[f"coarse{last}"]] == [x.shape[2] for x in given[f"coarse{last}"]]
     alone = [alone] if isinstance(alone, torch.Tensor) else alone
     assert all(torch.equal(one, other) for one, other in zip(given[f"coarse{last}"], alone, strict=True))

@@ -83,9 +83,7 @@ CENTER = 2 * (512 * 512 * 9 + 2 * 512)
             CENTER,
             id="behind a neck",
         ),
-        pytest.param(
-            composer.Smp("UnetPlusPlus", center=True), [composer.Timm("resnet18")], CENTER, id="resnet, with"
-        ),
+        pytest.param(composer.Smp("UnetPlusPlus", center=True), [composer.Timm("resnet18")], CENTER, id="resnet, with"),
         pytest.param(composer.Smp("Unet"), [composer.Timm("vgg11", out_indices=[1, 2, 3, 4, 5])], 0, id="vgg of timm"),
     ],
 )

@@ -14,7 +14,15 @@ from composer.adapters.probing import strides_and_sizes
 from composer.adapters.rounding import Misfit, rounded
 from composer.adapters.timm.levels import count_of, levels, stated
 from composer.adapters.timm.networks import at_sizes_of, create_flexible, default_size, layout, names_near
-from composer.adapters.timm.refusals import arguments_refused, no_norm, no_size, no_tokens, not_any_size, not_this_size, one_size
+from composer.adapters.timm.refusals import (
+    arguments_refused,
+    no_norm,
+    no_size,
+    no_tokens,
+    not_any_size,
+    not_this_size,
+    one_size,
+)
 from composer.adapters.trial import Trial
 from composer.catalogue.picking import unknown
 from composer.contracts.rules import Refusal, Refused
