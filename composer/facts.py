@@ -78,9 +78,10 @@ def _probed(part: Probed, channels: Channels) -> Facts | Refusal:
     refusal = loaded(part.source)
     if refusal is not None:
         return refusal
-    from composer.modules.growth import PROBED, held_to
+    from composer.memory import free_memory
+    from composer.modules.growth import held_to
 
-    with held_to(PROBED):
+    with held_to(free_memory()):
         found: Facts | Refusal = adapter(part.source).probe(part, channels)
     return found
 

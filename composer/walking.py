@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -11,7 +12,7 @@ from attrs import define, evolve, field
 
 from composer.contracts import Outcome, Promise, Refusal, contract
 from composer.contracts.encoders import one_image
-from composer.feature import Features, counted, sentence
+from composer.feature import Feature, Features, counted, sentence
 from composer.fitting import conflict_of, demands, too_much, unfit_to_leave
 from composer.graph import Graph, Node, Shared, must_be_graph
 from composer.parts import EmbeddingHead, Encoder, Facts, Head, Part, Probed
@@ -39,7 +40,11 @@ def walked(graph: Graph, describe: Describe) -> Walk:
 
 @define
 class Walk:
-    """One walk over a graph: what is known so far. A node that takes from a refused one is passed over."""
+    """One walk over a graph: what is known so far. A node that takes from a refused one is passed over.
+
+    `parts` are the parts of the nodes, with the fields set that follow from the encoder in front of them. `encoders`
+    are those encoders, where there is only one.
+    """
 
     graph: Graph
     describe: Describe
@@ -47,6 +52,7 @@ class Walk:
     facts: dict[str, Facts] = field(factory=dict)
     sizes: dict[str, Sizes] = field(factory=dict)
     parts: dict[str, Part] = field(factory=dict)
+    encoders: dict[str, Part | None] = field(factory=dict)
     per_frame: set[str] = field(factory=set)
     embeddings: set[str] = field(factory=set)
     refused: dict[str, Refusal] = field(factory=dict)
@@ -59,11 +65,14 @@ class Walk:
         needed_first = (*node.sources, node.part.node) if isinstance(node.part, Shared) else node.sources
         if any(name not in self.features for name in needed_first):
             return
+        encoder = self.encoders.get(node.sources[0]) if len(node.sources) == 1 else None
+        part = self.parts[node.part.node] if isinstance(node.part, Shared) else node.part.behind(encoder)
+        self.parts[node.name] = part
+        self.encoders[node.name] = part if isinstance(part, Encoder) else encoder
         if isinstance(node.part, Shared):
             outcome = self._shared(node, node.part)
         else:
-            self.parts[node.name] = node.part
-            outcome = self._head_follows_head(node) or self._promise(node, node.part)
+            outcome = self._head_follows_head(node) or self._promise(node, part)
         if isinstance(outcome, Refusal):
             self.refused[node.name] = outcome
             return
@@ -98,20 +107,26 @@ class Walk:
             features=self.features,
             sizes=sizes,
             facts=self.facts,
-            order=ordered(self.graph),
+            order=tuple(self._completed(node) for node in ordered(self.graph)),
             per_frame=frozenset(self.per_frame),
             embeddings=frozenset(self.embeddings),
         )
 
+    def _completed(self, node: Node) -> Node:
+        return node if isinstance(node.part, Shared) else evolve(node, part=self.parts[node.name])
+
     def _promise(self, node: Node, part: Part) -> Outcome | Features:
         inputs = [self.features[source] for source in node.positional]
-        named = {name: self.features[source] for name, source in node.named}
+        named = self._named(node)
         if isinstance(part, Probed):
             return self._probed(node, part, inputs, named)
         is_mixed = isinstance(part, Encoder) and inputs and named
         if is_mixed or not _accepts(contract.dispatch(type(part)), len(inputs), tuple(named)):
             return _wrong_inputs(node)
         return contract(part, *inputs, **named)
+
+    def _named(self, node: Node) -> dict[str, Features]:
+        return {name: self.features[source] for name, source in node.named}
 
     def _probed(
         self, node: Node, part: Probed, inputs: list[Features], named: Mapping[str, Features]
@@ -134,23 +149,25 @@ class Walk:
         return contract(facts, *inputs, **named)
 
     def _made_for(self, node: Node, part: Probed, facts: Facts, channels: Any) -> Facts:
-        """The facts of a network of one size, made for the size of the graph's input where that is another."""
+        """The facts of a network that is made for an image size, made for the size of the graph's input."""
         image = dict(self.graph.inputs).get(node.sources[0])
-        if image is None or image.size is None or facts.sizes.height is None or facts.sizes.width is None:
+        if image is None or image.size is None:
             return facts
         fed = [side / image.stride for side in image.size]
         if any(side.denominator != 1 for side in fed) or fed == [facts.sizes.height, facts.sizes.width]:
             return facts
-        other = part.made_for(*map(int, fed))
+        other = part.made_for(int(fed[0]), int(fed[1]), facts)
         resized = None if other is None else self.describe(other, channels)
         return resized if isinstance(resized, Facts) else facts
 
     def _shared(self, node: Node, shared: Shared) -> Outcome | Features:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)
-        self.parts[node.name] = self.parts[owner.name]
         pairs = zip(owner.sources, node.sources, strict=False)
         alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
-        unlike = [position for position, (one, other) in enumerate(pairs) if self.features[one] != self.features[other]]
+        given = [(self.features[one], self.features[other]) for one, other in pairs]
+        factors = {factor for one, other in given for factor in _factors(one, other)}
+        same = len(factors) < 2 if not self.parts[owner.name].reads_stride else factors <= {1}
+        unlike = [position for position, pair in enumerate(given) if None in _factors(*pair) or not same]
         if unlike or not alike or len(owner.sources) != len(node.sources):
             position = unlike[0] if unlike else 0
             return Refusal(
@@ -161,6 +178,10 @@ class Walk:
                 repair="give both nodes inputs of the same features",
                 input=position,
             )
+        if owner.name in self.facts:
+            # Its network is there already: made for the owner's image, also where the two are of unlike sizes.
+            self.facts[node.name] = self.facts[owner.name]
+            return contract(self.facts[node.name], *(self.features[s] for s in node.positional), **self._named(node))
         return self._promise(node, self.parts[owner.name])
 
     def _head_follows_head(self, node: Node) -> Refusal | None:
@@ -175,6 +196,20 @@ class Walk:
             got=f"{what}, from {heads[0]}",
             repair="leave this head out",
         )
+
+
+def _factors(one: Features, other: Features) -> set[Fraction | None]:
+    """Return by how much the strides of `other` are larger, None for features that differ in anything else."""
+    if len(one) != len(other):
+        return {None}
+    return {_factor(*pair) for pair in zip(one, other, strict=True)} - {Fraction(0)}
+
+
+def _factor(one: Feature, other: Feature) -> Fraction | None:
+    """Return the factor of one feature; 0 for vectors, which have no stride."""
+    if one.stride is None or other.stride is None:
+        return Fraction(0) if one == other else None
+    return other.stride / one.stride if evolve(other, stride=one.stride) == one else None
 
 
 def _promise_of(node: Node, outcome: Features) -> Promise:

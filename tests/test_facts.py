@@ -116,3 +116,15 @@ def test_a_broken_install_is_an_error_of_the_spec(cache, monkeypatch):
     assert (problem.code, problem.place.path) == ("install", "encoder")
     assert problem.message.startswith("timm/test_resnet needs timm, which cannot be imported (got ")
     assert problem.repair == "pip install --force-reinstall timm torch torchvision"
+
+
+def test_a_network_that_is_probed_may_take_the_memory_that_is_free(cache, monkeypatch):
+    """No number is fixed: on a machine with more memory, larger networks are probed."""
+    part = composer.Timm("sequencer2d_s", options={"layers": [1, 1, 1, 1]})
+    monkeypatch.setattr("composer.memory.free_memory", lambda: 1000)
+    refused = composer.describe(part, 3)
+    facts._remembered.cache_clear()
+    monkeypatch.setattr("composer.memory.free_memory", lambda: None)
+    found = composer.describe(part, 3)
+    assert refused.got == "timm says TooMuchError: it comes to more than 1,000 bytes"
+    assert [f.stride for f in found.features] == [7, 14, 14]

@@ -243,6 +243,14 @@ class TestOutput:
         assert [x.shape for x in out] == [(3, 4, 4, 6), (3, 6, 2, 3)]
         assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
 
+    @pytest.mark.parametrize("nothing", [[], (), None], ids=["list", "tuple", "none"])
+    def test_nothing_that_is_asked_for_is_not_warned_of(self, nothing):
+        """As TerraTorch's task for embeddings asks for no auxiliary heads. Warnings are errors here."""
+        model = built(
+            backbone=Maps(), task="embedding_generation", decoder=None, num_classes=None, aux_decoders=nothing
+        )
+        assert [x.shape for x in model(torch.rand(3, 2, 8, 12))] == [(3, 4, 4, 6), (3, 6, 2, 3)]
+
     def test_image_size_crops_the_centre(self):
         model = built(backbone=Maps(), decoder="IdentityDecoder")
         cropped = built(backbone=model.encoder, decoder="IdentityDecoder", image_size_out=(4, 6))

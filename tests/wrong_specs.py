@@ -466,11 +466,11 @@ decoder:
     ),
     "options that are not plain": (
         """\
-encoder: {timm/resnet18: {options: {a: {b: 1}, c: [.nan]}}}
+encoder: {timm/resnet18: {options: {a: {b: .inf}, c: [.nan]}}}
 """,
         """\
-<text>:1:40: error[type] encoder.options.a: expected a plain value, or a list of them (got a mapping).
-<text>:1:52: error[value] encoder.options.c[0]: a number is finite (got nan).""",
+<text>:1:44: error[value] encoder.options.a.b: a number is finite (got inf).
+<text>:1:55: error[value] encoder.options.c[0]: a number is finite (got nan).""",
     ),
     "a branch without a decoder": (
         """\

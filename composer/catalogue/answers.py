@@ -62,10 +62,22 @@ def _answers(one: Entry, part: Timm, channels: int, weights: Weights) -> bool:
         return False
     if part.output_stride is not None and part.output_stride not in one.dilated:
         return False
-    if part.img_size is not None:
-        return one.rebuilt is not None and all(side % one.rebuilt == 0 for side in part.img_size)
+    if part.img_size is not None and part.img_size != one.usual.size:
+        step = _multiple_of_size(one)
+        return step is not None and all(side % step == 0 for side in part.img_size)
     # timm makes a network of one size for that of its weights.
-    return weights.size == one.usual.size or not any(map(_is_of_one_size, one.levels))
+    of_any_size = not any(map(_is_of_one_size, one.levels))
+    return part.img_size is not None or weights.size == one.usual.size or of_any_size
+
+
+def _multiple_of_size(one: Entry) -> int | None:
+    """Return of what the sides of `img_size` may be multiples such that the levels stay what they are; None if unknown.
+
+    A plain ViT with `dynamic_img_size` is made for a size by its position embedding alone.
+    """
+    if one.sizes == "dynamic_img_size" and one.prefix is not None:
+        return lcm(*(level.multiple or 1 for level in one.levels))
+    return one.rebuilt
 
 
 def _facts(one: Entry, part: Timm, channels: int, weights: Weights, indices: tuple[int, ...]) -> Facts:

@@ -23,9 +23,6 @@ MOST_MODULES = 4_096
 LARGE = 2**29
 """Bytes that a model may come to before it is worth the while to count what the whole of it will come to."""
 
-PROBED = 2**31
-"""Bytes that a network may have of which facts are sought on the CPU. Those that need that have a tenth of it."""
-
 
 class TooMuchError(MemoryError):
     """What has been made of a model comes to more than there is memory for."""

@@ -144,9 +144,16 @@ class Timm(Probed):
         if self.norm and self.features_only:
             raise ValueError("norm and features_only exclude each other: timm's wrapper gives levels without a norm")
 
-    def made_for(self, height: int, width: int) -> Self | None:
-        """The same with `img_size`, unless one is written, or the image is larger than that may be."""
-        possible = self.img_size is None and max(height, width) <= _MOST_PIXELS
+    def made_for(self, height: int, width: int, facts: Facts) -> Self | None:
+        """Return the same with `img_size`, unless one is written, or the image is larger than that may be.
+
+        What timm makes for a size has positions, biases or windows of that size. It takes one size, or has a switch to
+        take others, or takes multiples of its windows.
+        """
+        switches = dict(facts.arguments).keys() & {"dynamic_img_size", "strict_img_size"}
+        windowed = facts.sizes.multiple > max(f.stride or 1 for f in facts.features)
+        has_size = facts.sizes.height is not None or switches or windowed
+        possible = has_size and self.img_size is None and max(height, width) <= _MOST_PIXELS
         return evolve(self, img_size=(height, width)) if possible else None
 
 

@@ -112,16 +112,17 @@ class Modest:
         for name, option in value:
             number = max(size_of(option))
             if number > MOST_IN_OPTIONS:
-                what = "a list that comes to" if isinstance(option, tuple) else "a whole number of"
+                kind = "a list" if isinstance(option, tuple) else "a mapping"
+                what = "a whole number of" if isinstance(option, int) else f"{kind} that comes to"
                 got = option if type(option) is int else number
                 rule = f"{what} at most {MOST_IN_OPTIONS:,} in {name}"
                 raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
 
 
 def size_of(value: Any) -> tuple[int, int]:
-    """What the whole numbers in a value come to, whatever their signs, and how many entries its lists have."""
-    if isinstance(value, tuple | list):
-        sizes = [size_of(entry) for entry in value]
+    """Return what the whole numbers in a value come to, whatever their signs, and how many entries it has inside."""
+    if isinstance(value, tuple | list | FrozenDict):
+        sizes = [size_of(entry) for entry in (value.values() if isinstance(value, FrozenDict) else value)]
         return sum(number for number, _ in sizes), len(value) + sum(entries for _, entries in sizes)
     return (abs(value) if type(value) is int else 0), 0
 
@@ -149,12 +150,41 @@ def maybe_whole_numbers(values: Iterable[int] | None) -> tuple[int, ...] | None:
     return None if values is None else whole_numbers(values)
 
 
+class FrozenDict(dict[str, Any]):
+    """A dict that cannot be changed and can be hashed, with its keys in order."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(sorted(values.items()))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+    def __reduce__(self) -> tuple[type[FrozenDict], tuple[dict[str, Any]]]:
+        return type(self), (dict(self),)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("the options of a part cannot be changed: make another part, with attrs.evolve")
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
+
+
 Options = tuple[tuple[str, Any], ...]
 """Arguments for a foreign constructor, frozen: (name, value) pairs, sorted by name."""
 
 
+def arguments_of(values: Options) -> dict[str, Any]:
+    """Return options as keyword arguments. Mappings inside are plain dicts again, which the callee may change."""
+    return {name: _thawed(value) for name, value in values}
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_thawed, value))
+    return {name: _thawed(entry) for name, entry in value.items()} if isinstance(value, FrozenDict) else value
+
+
 def options(values: Mapping[str, Any] | Options) -> Options:
-    """A mapping of plain values as `Options`: sorted pairs, in which lists have become tuples.
+    """A mapping of plain values as `Options`: sorted pairs, in which lists are tuples and mappings are frozen.
 
     Raises ValueError for values that are not plain: they would have no text.
     """
@@ -175,6 +205,10 @@ def _frozen(name: str, value: Any, depth: int = 0) -> Any:
         raise ValueError(f"option {name} must nest at most {MOST_DEPTH} deep")
     if isinstance(value, list | tuple):
         return tuple(_frozen(name, entry, depth + 1) for entry in value)
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError(f"option {name} must have strings as keys (got {list(value)!r})")
+        return FrozenDict({key: _frozen(name, entry, depth + 1) for key, entry in value.items()})
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(f"option {name} must be a plain value or a list of them (got {value!r})")
+    raise ValueError(f"option {name} must be a plain value, a list or a mapping of them (got {value!r})")

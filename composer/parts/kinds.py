@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from attrs import evolve
 
 from composer.feature import Feature
+
+if TYPE_CHECKING:
+    from composer.parts.encoders import Facts
 
 Channels = int | tuple[tuple[str, int], ...]
 """The channels of an encoder's image; of several, those of each by name."""
@@ -24,7 +27,8 @@ class Part:
     names that the library knows begin with, and what the part's name begins with here; `outside` patterns, in lower
     case, of names that are looked for in this source and are not in it, each with the reason. `instead` holds names
     that are not fields, although users of the library may expect so, each with what to do instead. A part that predicts
-    says so in `includes_head`, as a class or in a field.
+    says so in `includes_head`, as a class or in a field. `reads_stride` is true for a part whose module depends on the
+    strides of its inputs, and not only on the ratios of them: it is not shared with inputs of other strides.
     """
 
     __slots__ = ()
@@ -35,11 +39,16 @@ class Part:
     refused: ClassVar[Mapping[str, tuple[str, str]]] = MappingProxyType({})
     outside: ClassVar[Mapping[str, str]] = MappingProxyType({})
     instead: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    reads_stride: ClassVar[bool] = False
 
     @property
     def includes_head(self) -> bool:
         """Whether the output is a prediction, which takes no head."""
         return False
+
+    def behind(self, encoder: Part | None) -> Self:  # noqa: ARG002
+        """Return the part with the fields set that its library derives from the encoder that feeds it, if only one."""
+        return self
 
 
 class Encoder(Part):
@@ -75,8 +84,11 @@ class Probed(Encoder):
         """The same, as told by the images that it is fed: what depends on them, and the part leaves open."""
         return self
 
-    def made_for(self, height: int, width: int) -> Self | None:  # noqa: ARG002
-        """The same, made for images of another size than its usual one; None where that cannot be, or is written."""
+    def made_for(self, height: int, width: int, facts: Facts) -> Self | None:  # noqa: ARG002
+        """Return the same, made for images of this size; None where its size does not matter, or is written.
+
+        `facts` are those of the network as it is made without a size.
+        """
         return None
 
 

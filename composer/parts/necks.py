@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from attrs import field, frozen
 
 from composer.parts.fields import CHANNELS, FLAG, INDEX, NOT_EMPTY, Choice, Whole, whole_numbers
@@ -47,6 +49,8 @@ class ReshapeTokensToImage(Neck):
     many tokens it has. `effective_time_dim` states the frames that are expected, and `h` the rows; both are known
     without being stated. Maps, and maps per frame, pass through untouched.
     """
+
+    reads_stride: ClassVar[bool] = True
 
     remove_cls_token: bool = field(default=True, validator=FLAG)
     effective_time_dim: int | None = field(default=None, validator=Whole(1, 1024, optional=True))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, evolve, field, frozen
 from attrs.validators import optional
 
 from composer.parts.fields import FLAG, MAYBE_CHANNELS, NOT_EMPTY, SHARE, Choice, Whole
-from composer.parts.kinds import Decoder
+from composer.parts.kinds import Decoder, Part
+from composer.parts.smp_encoders import SmpEncoder
 
 DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -69,10 +70,17 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """What smp 0.6's class of each name takes for its decoder, with its defaults."""
 
-_LEVELLED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    # DPT makes a pyramid of what it takes, whatever level that is of.
-    {name: known if name == "DPT" else {"first_level": None, **known} for name, known in ARGUMENTS.items()}
-)
+CENTERED = ("Unet", "UnetPlusPlus")
+"""The decoders to which smp adds a center block for its VGG encoders."""
+
+
+def _fields_of(name: str) -> dict[str, Any]:
+    # DPT builds a pyramid from its inputs, whatever their levels.
+    own = {} if name == "DPT" else {"first_level": None}
+    return own | ({"center": None} if name in CENTERED else {}) | dict(ARGUMENTS[name])
+
+
+_FIELDS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: _fields_of(name) for name in ARGUMENTS})
 
 NORMS = (None, "batchnorm", "identity", True, False)
 """smp names three more that do not work by name alone: its initialisation fails on `instancenorm`, which has no weights
@@ -99,16 +107,19 @@ class Smp(Decoder):
     which level the first map is: 0, whose content smp drops (as TerraTorch has it drop an encoder's finest map); 1,
     the first of most encoders; or 2, where an encoder has none at half resolution. Left out, it is 2 for a first map
     whose stride is more than 2, and 1 elsewhere. After the image itself, level 0, a map at a quarter of its resolution
-    is level 2, as the Mix Transformers give it. An argument that is None has smp's default; one that a decoder has not
-    is refused.
+    is level 2, as the Mix Transformers give it. `center` is whether Unet and UnetPlusPlus have a center block, two
+    convolutions on the last map; left out, they have one behind one of smp's VGG encoders and none elsewhere, as in
+    smp. An argument that is None has smp's default; one that a decoder has not is refused.
     """
 
     source: ClassVar[str | None] = "smp"
     names: ClassVar[Mapping[str, str] | None] = DESCRIPTIONS
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _LEVELLED
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _FIELDS
+    reads_stride: ClassVar[bool] = True
 
     name: str = field(validator=Choice(tuple(DESCRIPTIONS)))
     first_level: int | None = field(default=None, validator=Whole(0, 2, optional=True), kw_only=True)
+    center: bool | None = field(default=None, validator=optional(FLAG), kw_only=True)
     decoder_channels: int | tuple[int, ...] | None = field(
         default=None, converter=_widths, validator=[NOT_EMPTY, MAYBE_CHANNELS], kw_only=True
     )
@@ -132,6 +143,13 @@ class Smp(Decoder):
         default=None, converter=_widths, validator=[NOT_EMPTY, MAYBE_CHANNELS], kw_only=True
     )
     decoder_fusion_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
+
+    def behind(self, encoder: Part | None) -> Self:
+        """Return the decoder with `center` set as smp sets it: by the name of the encoder."""
+        if self.center is not None or self.name not in CENTERED:
+            return self
+        is_vgg = isinstance(encoder, SmpEncoder) and encoder.name.startswith("vgg")
+        return evolve(self, center=True) if is_vgg else self
 
 
 def arguments(decoder: Smp) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -14,6 +14,7 @@ from composer.parts.fields import (
     MAYBE_INDEX,
     MODEST,
     NOT_EMPTY,
+    FrozenDict,
     Options,
     Without,
     maybe_whole_numbers,
@@ -92,6 +93,14 @@ def _fields_of(family: Family) -> Mapping[str, Any]:
     return {**_FIELDS, **{name: None for name, has in own if has}}
 
 
+def _bands(values: Any) -> tuple[str, ...] | FrozenDict | None:
+    """Return the names of bands; those of each modality where they are given so, as a mapping or as pairs."""
+    is_pairs = isinstance(values, tuple) and any(isinstance(entry, tuple) for entry in values)
+    if not isinstance(values, Mapping) and not is_pairs:
+        return _strings(values)
+    return FrozenDict({name: _strings(names) for name, names in dict(values).items()})
+
+
 def _modalities(_: object, __: object, value: tuple[str, ...] | None) -> None:
     for name in value or ():
         if name in ("facts", "pretrained"):
@@ -104,12 +113,14 @@ class TerraTorch(Probed):
 
     `out_indices` picks levels among all that the backbone has, in any order (TerraTorch's default where it is absent:
     every block of a transformer, the last level of a pyramid). `pretrained` is true for the weights that TerraTorch
-    publishes for this name, false, or the path of a file with such weights. `bands` names the channels of the image,
-    as TerraTorch does (`BLUE`, `NIR_NARROW`) or as the weights do (`B2`): the first layer takes those channels of the
-    weights, and a band that they do not have begins at random; DOFA is told their wavelengths. `frames` is how many
-    Prithvi sees at once: as many as its input has. `modalities` says of what modality an image is that TerraMind is fed
-    by itself; several are fed by their names, `from: {S2L2A: optical, S1GRD: radar}`. A name that TerraMind has no
-    weights for is a new modality where this field lists it. `options` are other arguments of the constructor.
+    publishes for this name, false, or the path of a file with such weights. `bands` names the channels of the image, as
+    TerraTorch does (`BLUE`, `NIR_NARROW`) or as the weights do (`B2`): the first layer takes those channels of the
+    weights, and a band that they do not have begins at random; DOFA is told their wavelengths. TerraMind takes the
+    bands of each modality, `bands: {S2L2A: [BLUE, GREEN, RED]}`; a list is that of the one modality that `modalities`
+    names. `frames` is how many Prithvi sees at once: as many as its input has. `modalities` says of what modality an
+    image is that TerraMind is fed by itself; several are fed by their names, `from: {S2L2A: optical, S1GRD: radar}`. A
+    name that TerraMind has no weights for is a new modality where this field lists it. `options` are other arguments of
+    the constructor.
     """
 
     source: ClassVar[str | None] = "terratorch"
@@ -125,7 +136,7 @@ class TerraTorch(Probed):
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
     pretrained: bool | str = field(default=False, validator=_weights, kw_only=True)
-    bands: tuple[str, ...] | None = field(default=None, converter=_strings, validator=NOT_EMPTY, kw_only=True)
+    bands: tuple[str, ...] | Options | None = field(default=None, converter=_bands, validator=NOT_EMPTY, kw_only=True)
     frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
     modalities: tuple[str, ...] | None = field(
         default=None, converter=_strings, validator=[NOT_EMPTY, _modalities], kw_only=True
@@ -137,11 +148,29 @@ class TerraTorch(Probed):
         for name in ("bands", "frames", "modalities"):
             if name not in known and getattr(self, name) is not None:
                 raise ValueError(f"terratorch/{self.name} has no field {name!r}")
+        if isinstance(self.bands, FrozenDict) and not self.family.several:
+            raise ValueError(f"bands must be a list of names: terratorch/{self.name} takes one image")
 
     @property
     def family(self) -> Family:
         """What is known of backbones of this kind without TerraTorch."""
         return FAMILIES[self.name]
+
+    @property
+    def channel_bands(self) -> tuple[str, ...] | None:
+        """The names of the channels of the one image that it takes."""
+        return None if isinstance(self.bands, FrozenDict) else self.bands  # type: ignore[return-value]
+
+    def bands_of(self, modalities: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return the names of the bands by modality, of those that are given.
+
+        Raises ValueError for a list of names that might be those of several modalities.
+        """
+        if self.bands is None or isinstance(self.bands, FrozenDict):
+            return self.bands or {}
+        if len(modalities) != 1:
+            raise ValueError("a list of bands is that of one modality")
+        return {modalities[0]: self.bands}  # type: ignore[dict-item]
 
     @property
     def takes_names(self) -> bool:

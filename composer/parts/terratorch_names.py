@@ -80,7 +80,9 @@ ELSEWHERE = (*CLAY, *SWIN, *SCALE_MAE)
 _TOLD = "two modalities or more, by name"
 _FAMILIES: Mapping[tuple[str, ...], Family] = {
     _PRITHVI: Family("Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", bands=True, frames=True),
-    _TERRAMIND: Family(f"TerraMind: a ViT over radar, optical images and elevation, {_TOLD}.", several=True),
+    _TERRAMIND: Family(
+        f"TerraMind: a ViT over radar, optical images and elevation, {_TOLD}.", bands=True, several=True
+    ),
     tuple(f"{name}_tim" for name in _TERRAMIND): Family(
         f"TerraMind that first draws land cover from what it is fed, at random; square images, {_TOLD}.", several=True
     ),

@@ -106,8 +106,13 @@ def _of_use(task: str, given: Mapping[str, Any], ledger: Ledger) -> None:
 
 
 def _split(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    given = {name: call[name] for name in KNOWN if name in call and call[name] is not None}
+    given = {name: call[name] for name in KNOWN if name in call and not _is_nothing(call[name])}
     return given, {name: value for name, value in call.items() if name not in KNOWN}
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether an argument asks for nothing: TerraTorch's embedding task passes `aux_decoders=[]`."""
+    return value is None or (isinstance(value, list | tuple | Mapping) and not value)
 
 
 def _task(task: Any, ledger: Ledger) -> str:

@@ -124,6 +124,20 @@ class _Plain:
         return tree.value
 
 
+class _Value(_Plain):
+    """A scalar, or a list or a mapping of such values."""
+
+    words = "a plain value, or a list or a mapping of them"
+
+    def fits(self, _tree: Tree) -> bool:
+        return True
+
+    def read(self, tree: Any, path: str, findings: Findings, /) -> Any:
+        if isinstance(tree, Mapping):
+            return {named(key): take(self, node, joined(path, named(key)), findings) for key, node in tree.pairs}
+        return super().read(tree, path, findings)
+
+
 class _Options:
     """Names and plain values."""
 
@@ -134,7 +148,7 @@ class _Options:
 
     def read(self, tree: Any, path: str, findings: Findings, /) -> Any:
         names = [named(key) for key, _ in tree.pairs]
-        values = [take(PLAIN, node, joined(path, named(key)), findings) for key, node in tree.pairs]
+        values = [take(VALUE, node, joined(path, named(key)), findings) for key, node in tree.pairs]
         return tuple(sorted(zip(names, values, strict=True), key=itemgetter(0)))
 
 
@@ -146,6 +160,7 @@ NAME = _Exactly("the name of a node or an input", (str,))
 NULL = _Exactly("null", (type(None),))
 RATIO = _Ratio("a whole number or a ratio such as 3/2", (int, str))
 PLAIN = _Plain()
+VALUE = _Value()
 OPTIONS = _Options()
 _SIMPLE: dict[Any, Wanted] = {
     int: WHOLE,

@@ -115,11 +115,12 @@ class Builder:
     def beside(self, pyramid, at_once):
         """A second branch, and the join of the two."""
         stride = self.draw(st.sampled_from((1, 2, 2)))
-        self.inputs["second"] = composer.Image(channels=3, stride=stride, frames=self.frames)
-        self.given["second"] = (self.inputs["second"].feature,)
         alike = tuple(f if f.stride is None else evolve(f, stride=f.stride / stride) for f in pyramid)
         shared = [None] * 2 if stride == 1 else [None]
         given = self.draw(st.sampled_from((*shared, alike, alike, alike, self.draw(levels()))))
+        channels = self.draw(st.sampled_from((3, 3, 4))) if given is None else 3
+        self.inputs["second"] = composer.Image(channels=channels, stride=stride, frames=self.frames)
+        self.given["second"] = (self.inputs["second"].feature,)
         part = Shared("one") if given is None else Toy(features=given, frames=at_once, sizes=self.draw(sizes(stride)))
         self.add("two", part, ("second",))
         self.append(JOINS, after="one", beside=("two",))

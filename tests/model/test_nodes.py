@@ -13,6 +13,7 @@ from torch import nn
 import composer
 from composer import (
     ConcatFeatures,
+    EmbeddingHead,
     FCNDecoder,
     Graph,
     IdentityDecoder,
@@ -351,6 +352,98 @@ def test_a_shared_node_is_unfrozen_with_the_one_it_shares(tmp_path):
     model.unfreeze("new")
     assert (model.frozen, model.old.training) == ((), True)
     assert [name for name, p in model.old.named_parameters() if not p.requires_grad] == []
+
+
+def two_resolutions(encoder, *parts, fine=(), coarse=()):
+    """A graph in which each part after the first node shares the weights of its twin at half the resolution."""
+    nodes = []
+    for number, part in enumerate((encoder, *parts)):
+        for branch in ("fine", "coarse"):
+            source = f"{branch}{number - 1}" if number else branch
+            shared = part if branch == "fine" or isinstance(part, EmbeddingHead) else Shared(f"fine{number}")
+            nodes.append(Node(f"{branch}{number}", shared, source))
+    last = len(parts)
+    return Graph(
+        inputs={"fine": Image(**dict(fine)), "coarse": Image(stride=2, **dict(coarse))},
+        nodes=nodes,
+        outputs=[f"fine{last}", f"coarse{last}"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoder", "parts"),
+    [
+        pytest.param(Timm("test_resnet"), (EmbeddingHead(),), id="an encoder"),
+        pytest.param(
+            composer.Custom(nn.Conv2d(3, 8, 2, stride=2), features=composer.Feature(channels=8, stride=2)),
+            (EmbeddingHead(),),
+            id="a module of one's own",
+        ),
+        pytest.param(
+            Timm("test_resnet"),
+            (composer.FeaturePyramidNetworkNeck(out_channel=8), FCNDecoder(channels=8), EmbeddingHead()),
+            id="all to the end",
+        ),
+        pytest.param(
+            Timm("test_resnet"), (composer.UNetDecoder(channels=[8, 8, 8, 8, 8]), EmbeddingHead()), id="U-Net"
+        ),
+    ],
+)
+def test_weights_are_shared_between_resolutions(encoder, parts):
+    """The module is called as it is on both, and its strides count the pixels of each image."""
+    typed = composer.infer(two_resolutions(encoder, *parts))
+    model = composer.build(typed).eval()
+    fine, coarse = torch.rand(1, 3, 128, 64), torch.rand(1, 3, 64, 32)
+
+    with torch.no_grad():
+        given = model({"fine": fine, "coarse": coarse}).output
+        alone = coarse
+        for number in range(len(parts)):
+            alone = model.get_submodule(f"fine{number}")(alone)
+
+    last = len(parts)
+    assert [f.stride for f in typed.features[f"coarse{last}"]] == [2 * f.stride for f in typed.features[f"fine{last}"]]
+    assert [f.cells(128) for f in typed.features[f"coarse{last}"]] == [x.shape[2] for x in given[f"coarse{last}"]]
+    alone = [alone] if isinstance(alone, torch.Tensor) else alone
+    assert all(torch.equal(one, other) for one, other in zip(given[f"coarse{last}"], alone, strict=True))
+
+
+def test_a_shared_network_stays_made_for_the_image_of_its_owner():
+    graph = two_resolutions(Timm("test_vit"), EmbeddingHead(), fine={"size": (128, 128)})
+    model = composer.build(graph).eval()
+    assert model.fine0.state_dict()["pos_embed"].shape == (1, 8 * 8 + 1, 64)
+    coarse = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        given = model({"fine": torch.rand(1, 3, 128, 128), "coarse": coarse}).output["coarse1"]
+        alone = model.fine0(coarse)
+    assert all(torch.equal(one, other) for one, other in zip(given, alone, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "part", "expected"),
+    [
+        pytest.param(
+            Timm("test_vit", tokens=True, out_indices=[1]),
+            composer.ReshapeTokensToImage(),
+            "error[share] coarse1: ReshapeTokensToImage shares the weights of fine1, which was made for tokens "
+            '"b n c" (64 channels, stride 16, 1 prefix token); coarse0 gives tokens "b n c" (64 channels, stride 32, '
+            "1 prefix token).\n  repair: give both nodes inputs of the same features",
+            id="grids that are counted in pixels of the reference",
+        ),
+        pytest.param(
+            Timm("test_resnet", out_indices=[0]),
+            composer.Smp("PSPNet"),
+            "error[share] coarse1: smp/PSPNet shares the weights of fine1, which was made for map "
+            '"b c h w" (32 channels, stride 2); coarse0 gives map "b c h w" (32 channels, stride 4).\n'
+            "  repair: give both nodes inputs of the same features",
+            id="levels that are counted from the resolution of the reference",
+        ),
+    ],
+)
+def test_what_reads_strides_is_not_shared_between_resolutions(encoder, part, expected):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(two_resolutions(encoder, part, EmbeddingHead()))
+    assert str(caught.value) == expected
 
 
 def test_equal_parts_on_different_nodes_have_weights_of_their_own():

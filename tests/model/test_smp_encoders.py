@@ -57,6 +57,54 @@ def test_an_encoder_and_a_decoder_are_smps_own_model(name):
     check_beside_smp(name, SmpEncoder(name), composer.Smp("Unet"))
 
 
+@pytest.mark.parametrize("decoder", ["Unet", "UnetPlusPlus"])
+def test_behind_a_vgg_a_decoder_is_smps_own(decoder):
+    """smp adds a center block, by the name of the encoder."""
+    check_beside_smp("vgg11", SmpEncoder("vgg11"), composer.Smp(decoder))
+
+
+def parameters_of(decoder, *before):
+    graph = composer.chain(*before, decoder, composer.EmbeddingHead())
+    return sum(p.numel() for p in composer.build(graph, device="meta").decoder.parameters())
+
+
+CENTER = 2 * (512 * 512 * 9 + 2 * 512)
+"""Two convolutions of 3 × 3 from 512 channels to 512, each with a BatchNorm."""
+
+
+@pytest.mark.parametrize(
+    ("decoder", "before", "added"),
+    [
+        pytest.param(composer.Smp("Unet"), [SmpEncoder("vgg11")], CENTER, id="as smp"),
+        pytest.param(composer.Smp("Unet", center=False), [SmpEncoder("vgg11")], 0, id="vgg, without"),
+        pytest.param(
+            composer.Smp("Unet"),
+            [SmpEncoder("vgg11"), composer.SelectIndices(indices=[0, 1, 2, 3, 4])],
+            CENTER,
+            id="behind a neck",
+        ),
+        pytest.param(composer.Smp("UnetPlusPlus", center=True), [composer.Timm("resnet18")], CENTER, id="resnet, with"),
+        pytest.param(composer.Smp("Unet"), [composer.Timm("vgg11", out_indices=[1, 2, 3, 4, 5])], 0, id="vgg of timm"),
+    ],
+)
+def test_center_is_the_center_block(decoder, before, added):
+    without = composer.Smp(decoder.name, center=False)
+    assert parameters_of(decoder, *before) - parameters_of(without, *before) == added
+
+
+def test_a_decoder_without_a_center_block_refuses_center():
+    with pytest.raises(SpecError) as raised:
+        composer.reads("encoder: smp/vgg11\ndecoder: {smp/FPN: {center: true}}\nhead: EmbeddingHead\n")
+    assert str(raised.value).splitlines()[0] == "<text>:2:21: error[key] decoder.center: smp/FPN has no field 'center'."
+
+
+def test_what_follows_from_the_encoder_is_not_written():
+    graph = composer.chain(SmpEncoder("vgg11"), composer.Smp("Unet"), composer.EmbeddingHead())
+    typed = composer.infer(graph)
+    assert typed.graph == graph
+    assert next(node.part.center for node in typed.order if node.name == "decoder") is True
+
+
 @pytest.mark.parametrize("decoder", ["Unet", "MAnet", "FPN", "UPerNet", "Segformer"])
 @pytest.mark.parametrize("name", ["resnet18", "mit_b0"])
 def test_level_0_is_passed_over_as_in_smps_own_model(name, decoder):

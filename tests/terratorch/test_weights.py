@@ -57,6 +57,90 @@ def test_prithvi_takes_the_bands_that_it_is_told(prithvi):
     assert torch.equal(stem, state[:, [SIX.index("RED"), SIX.index("BLUE")]])
 
 
+def terramind(tmp_path, *modalities):
+    network = TERRATORCH_BACKBONE_REGISTRY.build("terramind_v1_tiny", modalities=list(modalities))
+    return saved(network.state_dict(), tmp_path / "terramind.pt")
+
+
+@pytest.mark.parametrize(
+    "bands",
+    [
+        pytest.param({"S2L2A": ["RED", "GREEN", "BLUE"]}, id="mapping"),
+        pytest.param(["SWIR_2", "BLUE"], id="list"),
+    ],
+)
+def test_terramind_takes_the_bands_that_it_is_told(bands, tmp_path):
+    """As TerraTorch does: the same numbers from the same weights."""
+    file = terramind(tmp_path, "S2L2A")
+    of_all = bands if isinstance(bands, dict) else {"S2L2A": bands}
+    count = len(of_all["S2L2A"])
+    ours = built(TerraTorch("terramind_v1_tiny", modalities=["S2L2A"], bands=bands, pretrained=file), count).eval()
+    theirs = TERRATORCH_BACKBONE_REGISTRY.build(
+        "terramind_v1_tiny", modalities=["S2L2A"], bands=of_all, ckpt_path=file
+    ).eval()
+    image = torch.rand(1, count, 224, 224)
+    with torch.no_grad():
+        given, expected = ours(image), theirs({"S2L2A": image})
+    assert all(torch.equal(one, other) for one, other in zip(given, expected, strict=True))
+
+
+def test_terramind_takes_the_bands_of_one_image_of_two(tmp_path):
+    file = terramind(tmp_path, "S2L2A", "S1GRD")
+    text = (
+        "inputs: {optical: {channels: 1}, radar: {channels: 2}}\n"
+        "nodes:\n"
+        "  encoder:\n"
+        f"    part: {{terratorch/terramind_v1_tiny: {{bands: {{S2L2A: [RED]}}, pretrained: {file}}}}}\n"
+        "    from: {S2L2A: optical, S1GRD: radar}\n"
+        "  all: {part: EmbeddingHead, from: encoder}\n"
+        "outputs: [all]\n"
+    )
+    graph = composer.reads(text)
+    assert composer.reads(composer.write(graph)) == graph
+    state = composer.build(graph).encoder.state_dict()
+    before = torch.load(file)
+    name = "encoder_embeddings.untok_sen2l2a@224.proj.weight"
+    assert torch.equal(state[name], before[name].unflatten(1, (-1, 12))[..., 3])
+    assert all(
+        torch.equal(value, before[other]) for other, value in state.items() if other not in (name, "missing_mod_token")
+    )
+
+
+BANDS_OF_TERRAMIND = {
+    "another number": (
+        {"modalities": ["S2L2A"], "bands": ["RED"]},
+        "terratorch/terramind_v1_tiny has 1 band, one for each channel of its image (got 3 channels).",
+    ),
+    "another modality": (
+        {"modalities": ["S2L2A"], "bands": {"S2L1C": ["RED", "GREEN", "BLUE"]}},
+        "terratorch/terramind_v1_tiny is not fed an image whose bands have names (got S2L1C).",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BANDS_OF_TERRAMIND)
+def test_bands_that_terramind_is_not_fed_are_refused(case):
+    fields, message = BANDS_OF_TERRAMIND[case]
+    graph = composer.chain(
+        TerraTorch("terramind_v1_tiny", **fields), composer.EmbeddingHead(), input=composer.Image(channels=3)
+    )
+    with pytest.raises(composer.SpecError) as raised:
+        composer.infer(graph)
+    assert [problem.message for problem in raised.value.problems] == [message]
+
+
+def test_a_band_that_nobody_knows_is_refused(tmp_path):
+    part = TerraTorch(
+        "terramind_v1_tiny", modalities=["S2L2A"], bands=["REDD"], pretrained=terramind(tmp_path, "S2L2A")
+    )
+    assert "there is no band 'REDD': did you mean RED" in problem_of(part, 1).got
+
+
+def test_a_tim_that_cannot_take_other_bands_has_no_field_for_them():
+    with pytest.raises(ValueError, match=r"^terratorch/terramind_v1_tiny_tim has no field 'bands'$"):
+        TerraTorch("terramind_v1_tiny_tim", modalities=["S2L2A"], bands=["RED"])
+
+
 def test_a_resnet_takes_the_bands_that_it_is_told(resnet):
     state = torch.load(resnet)
     encoder = built(TerraTorch(RESNET, pretrained=resnet, bands=["BLUE", "B04"]), 2)

@@ -24,7 +24,7 @@ from composer.contracts.smp.levels import Levels, levels_of
 from composer.feature import Feature, Features
 from composer.modules.dispatch import module
 from composer.parts import Smp
-from composer.parts.smp import ARGUMENTS, arguments
+from composer.parts.smp import ARGUMENTS, CENTERED, arguments
 from composer.quiet import unwarned
 
 TAILS = ("FPN", "PSPNet", "DeepLabV3")
@@ -118,7 +118,12 @@ def _own_arguments(part: Smp) -> dict[str, Any]:
     """The arguments by the names that the decoder itself has for them; what it has not, as it is."""
     renamed = _OWN_NAMES | ({"decoder_channels": "out_channels"} if part.name.startswith("DeepLab") else {})
     known = ARGUMENTS[part.name]
-    return {renamed.get(name, name) if name in known else name: value for name, value in arguments(part).items()}
+    own = {renamed.get(name, name) if name in known else name: value for name, value in arguments(part).items()}
+    return own | ({"center": part.center is True} if part.name in CENTERED else {})
+
+
+def _unet(made: Callable[..., nn.Module], levels: Levels, *, center: bool, **told: Any) -> nn.Module:
+    return _blocks(made, levels, add_center_block=center, **told)
 
 
 def _blocks(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
@@ -149,7 +154,7 @@ def _deeplab_plus(made: Callable[..., nn.Module], levels: Levels, **told: Any) -
 
 
 _MAKERS: Mapping[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
-    "Unet": (_blocks, UnetDecoder),
+    "Unet": (_unet, UnetDecoder),
     "UnetPlusPlus": (_blocks, UnetPlusPlusDecoder),
     "MAnet": (_blocks, MAnetDecoder),
     "Linknet": (_blocks, LinknetDecoder),

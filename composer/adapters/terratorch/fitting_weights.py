@@ -16,6 +16,7 @@ from terratorch.models.backbones.prithvi_vit import (
 )
 from terratorch.models.backbones.prithvi_vit_adapter import PrithviViTAdapter
 from terratorch.models.backbones.scalemae import VisionTransformer as ScaleMAE
+from terratorch.models.backbones.terramind.model.terramind_register import PRETRAINED_BANDS as BANDS_OF_TERRAMIND
 from terratorch.models.backbones.terramind.model.terramind_vit import TerraMindViT
 from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
 from terratorch.models.backbones.torchgeo_vit import look_up_table
@@ -46,7 +47,7 @@ def fitted(state: Mapping[str, Tensor], network: Any, part: TerraTorch, publishe
     if isinstance(network, PrithviViT):
         return _of_prithvi(state, network, part)
     if isinstance(network, TerraMindViT):
-        return _of_terramind(state, network)
+        return _of_terramind(state, network, part)
     if isinstance(network, VQ):
         return {name: value for name, value in state.items() if not name.startswith("decoder.")}
     if isinstance(network, DOFAEncoderWrapper):
@@ -75,7 +76,8 @@ def _of_prithvi(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> 
     return found
 
 
-def _of_terramind(state: Mapping[str, Tensor], network: Any) -> State:
+def _of_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
+    state = {**state, **_first_layers_of_terramind(state, network, part)}
     fresh = [f"encoder_embeddings.{key}." for name, key in network.mod_name_mapping.items() if name not in MODALITIES]
 
     def its_own(name: str, value: Tensor) -> bool:
@@ -84,6 +86,32 @@ def _of_terramind(state: Mapping[str, Tensor], network: Any) -> State:
         return resized or name.startswith((*fresh, "missing_mod_token"))
 
     return _completed(state, network.state_dict(), its_own)
+
+
+def _first_layers_of_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
+    """The first layers of the modalities whose bands are named, of weights of all their bands."""
+    mixed = {}
+    own = network.state_dict()
+    known_anywhere = _all_bands() | {band for known in BANDS_OF_TERRAMIND.values() for band in known}
+    modalities = [name for name in network.mod_name_mapping if _layer_of(network, name) in own]
+    for name, bands in part.bands_of(modalities).items():
+        layer = _layer_of(network, name)
+        known = BANDS_OF_TERRAMIND.get(network.mod_name_mapping[name], [])
+        if layer not in state or len(known) * own[layer].shape[1] != len(bands) * state[layer].shape[1]:
+            continue  # the weights are of other bands: torch refuses those of another shape
+        _check_bands(bands, known, known_anywhere)
+        # A row holds the bands of each pixel of a patch, pixel by pixel.
+        given = state[layer].view(state[layer].shape[0], -1, len(known))
+        new = own[layer].clone().view(own[layer].shape[0], -1, len(bands))
+        for position, band in enumerate(bands):
+            if band in known:
+                new[..., position] = given[..., known.index(band)]
+        mixed[layer] = new.flatten(1)
+    return mixed
+
+
+def _layer_of(network: Any, modality: str) -> str:
+    return f"encoder_embeddings.{network.mod_name_mapping[modality]}.proj.weight"
 
 
 def _of_dofa(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
@@ -115,14 +143,14 @@ def _of_torchgeo(state: Mapping[str, Tensor], network: Any, inner: str, part: Te
         raise ValueError(f"there is no first layer {_STEMS[inner]} in it")
     _check_alike(state[stem], own)
     names = list(published.meta.get("bands") or ())
-    if part.bands is None and (not names or len(names) == own.shape[1]):
+    if part.channel_bands is None and (not names or len(names) == own.shape[1]):
         return _within(inner, state, network)
-    if part.bands is not None and not names:
+    if part.channel_bands is not None and not names:
         raise ValueError("these weights do not tell their bands: leave bands out")
     # TerraTorch reads Landsat's numbers as Sentinel-2's, so that its blue would be taken for green.
     known = names if "landsat" in part.name else [look_up_table.get(name, name) for name in names]
     spelled = dict(zip(names, known, strict=True))
-    asked = None if part.bands is None else [spelled.get(name, name) for name in part.bands]
+    asked = None if part.channel_bands is None else [spelled.get(name, name) for name in part.channel_bands]
     bands = _bands_of(part, known, own, {*known, *_all_bands()} if "landsat" not in part.name else known, asked)
     mixed = own.clone()
     for position, band in enumerate(bands):
@@ -139,18 +167,23 @@ def _bands_of(
     asked: Sequence[str] | None = None,
 ) -> Sequence[str]:
     """The bands of the channels; the weights' own where none are named and there are as many."""
-    bands = part.bands if asked is None else asked
+    bands = part.channel_bands if asked is None else asked
     if bands is None:
         if own.shape[1] != len(known):
             listed = ", ".join(known)
             raise ValueError(f"the weights are of {len(known)} bands, {listed}: name those of the image as bands")
         return known
+    _check_bands(bands, known, named)
+    return bands
+
+
+def _check_bands(bands: Sequence[str], known: Sequence[str], named: Sequence[str] | set[str]) -> None:
+    """Raise ValueError for a band that nothing is known of, and where the weights are of none of the bands."""
     for band in bands:
         if band not in named:
             raise ValueError(f"there is no band {band!r}: {nearest(band, named)}")
     if not set(bands) & set(known):
         raise ValueError(f"the weights are of none of these bands, but of {', '.join(known)}")
-    return bands
 
 
 def _within(inner: str, state: Mapping[str, Tensor], network: Any) -> State:

@@ -27,6 +27,8 @@ from composer.adapters.terratorch.elsewhere import (
     told_scale_mae,
 )
 from composer.adapters.terratorch.refusals import (
+    bands_of_another,
+    bands_of_which,
     bands_unlike,
     frames_left_over,
     modalities_swapped,
@@ -43,7 +45,7 @@ from composer.contracts.rules import Refused
 from composer.modules.growth import few_modules
 from composer.modules.own_names import OwnNames
 from composer.parts import Channels, TerraTorch
-from composer.parts.fields import MOST_LEVELS
+from composer.parts.fields import MOST_LEVELS, arguments_of
 from composer.parts.terratorch import MODALITIES
 from composer.parts.terratorch_names import CLAY, ELSEWHERE
 from composer.quiet import contained
@@ -93,7 +95,7 @@ def created(part: TerraTorch, channels: Channels, **more: Any) -> Any:
     """
     _check_options(part)
     with contained(), few_modules():
-        arguments = {**_told(part, channels), **dict(part.options), **more}
+        arguments = {**_told(part, channels), **arguments_of(part.options), **more}
         if part.name in ELSEWHERE:
             network = made_elsewhere(part, arguments)
         else:
@@ -120,7 +122,9 @@ def module_of(part: TerraTorch, network: Any, channels: Channels) -> TerraTorchB
 def _told(part: TerraTorch, channels: Channels) -> dict[str, Any]:
     """What a constructor is told of the images, by the names that it has for that."""
     if part.family.several:
-        return {"modalities": _modalities(part, channels)}
+        bands = _bands_by_modality(part, channels)
+        modalities = _modalities(part, channels, bands)
+        return {"modalities": modalities} | ({"bands": bands} if bands else {})
     assert isinstance(channels, int)
     if part.family.frames:
         return {"num_frames": part.frames or 1, "bands": _bands(part, channels)}
@@ -139,24 +143,39 @@ def _told(part: TerraTorch, channels: Channels) -> dict[str, Any]:
 
 def _bands(part: TerraTorch, count: int) -> list[Any]:
     """The names of the channels; numbers, which no weights know, where the part does not say."""
-    if part.bands is None:
+    if part.channel_bands is None:
         return list(range(count))
-    if len(part.bands) != count:
-        raise Refused(bands_unlike(part.bands, count))
-    return list(part.bands)
+    if len(part.channel_bands) != count:
+        raise Refused(bands_unlike(part.channel_bands, count))
+    return list(part.channel_bands)
 
 
 def _wavelengths(part: TerraTorch, count: int, known: Mapping[str, float]) -> list[Any]:
     """The names of the channels, of those that DOFA or Clay knows the wavelengths of."""
-    if part.bands is None:
+    if part.channel_bands is None:
         raise Refused(no_bands(count))
-    for position, name in enumerate(part.bands):
+    for position, name in enumerate(part.channel_bands):
         if name not in known:
             raise Refused(unknown_band(position, name, known))
     return _bands(part, count)
 
 
-def _modalities(part: TerraTorch, channels: Channels) -> list[Any]:
+def _bands_by_modality(part: TerraTorch, channels: Channels) -> dict[str, list[str]]:
+    """The names of the channels of TerraMind's own modalities, of those for which the part gives them."""
+    fed = dict(channels) if not isinstance(channels, int) else dict.fromkeys(part.modalities or (), channels)
+    try:
+        given = part.bands_of(tuple(fed))
+    except ValueError as error:
+        raise Refused(bands_of_which(fed)) from error
+    for name, bands in given.items():
+        if name not in fed or name not in MODALITIES:
+            raise Refused(bands_of_another(name, [one for one in fed if one in MODALITIES]))
+        if len(bands) != fed[name]:
+            raise Refused(bands_unlike(bands, fed[name], name))
+    return {name: list(bands) for name, bands in given.items()}
+
+
+def _modalities(part: TerraTorch, channels: Channels, bands: Mapping[str, list[str]]) -> list[Any]:
     """TerraMind's own modalities by their names, and new ones with their channels."""
     declared = part.modalities
     if isinstance(channels, int):
@@ -169,7 +188,7 @@ def _modalities(part: TerraTorch, channels: Channels) -> list[Any]:
     for name, count in channels:
         if name not in MODALITIES and declared is None:
             raise Refused(unknown_modality(name, names, MODALITIES))
-        if MODALITIES.get(name, count) != count:
+        if name not in bands and MODALITIES.get(name, count) != count:
             for other, others in channels:
                 if (MODALITIES.get(other), MODALITIES[name]) == (count, others) and others != count:
                     raise Refused(modalities_swapped(name, count, other, others))

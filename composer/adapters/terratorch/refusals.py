@@ -27,13 +27,24 @@ def unknown_band(position: int, name: str, known: Iterable[str]) -> Refusal:
     return _argument("does not know this band", name, nearest(name, known), f"bands[{position}]")
 
 
-def bands_unlike(bands: Sequence[str], count: int) -> Refusal:
+def bands_of_which(names: Iterable[str]) -> Refusal:
+    """Return the refusal of a list of bands for several images."""
+    named = ", ".join(f"{name}: […]" for name in names)
+    return _argument("takes the bands of each image by its modality", "a list", f"bands: {{{named}}}", "bands")
+
+
+def bands_of_another(name: str, fed: Iterable[str]) -> Refusal:
+    """Return the refusal of bands for a modality that is not fed, or has no bands with names."""
+    return _argument("is not fed an image whose bands have names", name, nearest(name, fed), f"bands.{name}")
+
+
+def bands_unlike(bands: Sequence[str], count: int, modality: str | None = None) -> Refusal:
     """Another number of names than of channels."""
     return _argument(
         f"has {counted(len(bands), 'band')}, one for each channel of its image",
         counted(count, "channel"),
         f"input: {{channels: {len(bands)}}}",
-        "bands",
+        f"bands.{modality}" if modality else "bands",
     )
 
 

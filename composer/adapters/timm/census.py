@@ -13,7 +13,7 @@ from attrs import evolve
 
 from composer.adapters.probing import strides_and_sizes
 from composer.adapters.timm.levels import count_of, stated
-from composer.adapters.timm.networks import create_flexible, default_size
+from composer.adapters.timm.networks import at_sizes_of, create_flexible, default_size
 from composer.adapters.timm.probes import as_tokens, offset_levels, probe
 from composer.adapters.trial import Trial
 from composer.catalogue import Entry, Level, Weights, answer, plain
@@ -150,7 +150,7 @@ def _levels(
         # A new one each time: the levels of several branches (crossvit) are not in the order of their depth.
         network, _ = create_flexible(part, 3, device)
         trial = Trial(TimmEncoder(network, [index]).eval(), 3, device, MAP, (widths[index],))
-        level = _level(trial, usual, index, widths[index], reductions[index], exact[index])
+        level = _level(trial, network, usual, index, widths[index], reductions[index], exact[index])
         return _with_offset(level, trial, usual, reductions[index]) if counted_off else level
 
     first, last = at(0), at(count - 1)
@@ -167,8 +167,10 @@ def _strides_at(network: Any, device: str, size: tuple[int, int], widths: tuple[
     return tuple(Fraction(size[0], rows) for rows, _ in grids)
 
 
-def _level(trial: Trial, usual: tuple[int, int], index: int, width: int, reduction: int, exact: Fraction) -> Level:
-    found = strides_and_sizes(trial.grids_at, usual, (reduction,))
+def _level(
+    trial: Trial, network: Any, usual: tuple[int, int], index: int, width: int, reduction: int, exact: Fraction
+) -> Level:
+    found = strides_and_sizes(at_sizes_of(network, usual, trial.grids_at), usual, (reduction,))
     if found is None:
         raise ValueError(f"level {index} has different strides along the two sides")
     (stride,), sizes = found

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+from timm.models.mvitv2 import MultiScaleVit
 
+from composer.adapters.probing import GridsAt
 from composer.contracts.rules import Refused
 from composer.feature import CHANNELS_LAST, MAP
 from composer.modules.devices import on
 from composer.modules.growth import few_modules
 from composer.parts import Timm
+from composer.parts.fields import arguments_of
 from composer.quiet import unwarned
 
 FLEXIBLE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -35,7 +38,7 @@ def tags(network: str) -> list[str]:
 def declared(part: Timm) -> dict[str, Any]:
     """The arguments that the declaration spells out, as timm names them."""
     given = {"output_stride": part.output_stride, "img_size": part.img_size}
-    return {name: value for name, value in given.items() if value is not None} | dict(part.options)
+    return {name: value for name, value in given.items() if value is not None} | arguments_of(part.options)
 
 
 def create(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
@@ -67,6 +70,17 @@ def default_size(part: Timm, network: Any) -> tuple[int, int]:
     """The image size at which a network is sure to run."""
     _, height, width = network.pretrained_cfg["input_size"]
     return part.img_size or (height, width)
+
+
+def at_sizes_of(network: Any, size: tuple[int, int], grids_at: GridsAt) -> GridsAt:
+    """Return `grids_at` for the sizes that a network made for `size` takes: for MViT v2 that one alone.
+
+    At another size it indexes its tables of relative positions beyond their end, or from the wrong end. The meta device
+    does not check indices.
+    """
+    if not any(isinstance(module, MultiScaleVit) for module in network.modules()):
+        return grids_at
+    return lambda height, width: grids_at(height, width) if (height, width) == size else None
 
 
 def layout(part: Timm, network: Any) -> str:

@@ -13,8 +13,16 @@ from composer.adapters.patches import patch_of
 from composer.adapters.probing import strides_and_sizes
 from composer.adapters.rounding import Misfit, rounded, with_offsets
 from composer.adapters.timm.levels import count_of, levels, stated
-from composer.adapters.timm.networks import create_flexible, default_size, layout, names_near, tags
-from composer.adapters.timm.refusals import arguments_refused, no_norm, no_size, no_tokens, not_any_size, one_size
+from composer.adapters.timm.networks import at_sizes_of, create_flexible, default_size, layout, names_near, tags
+from composer.adapters.timm.refusals import (
+    arguments_refused,
+    no_norm,
+    no_size,
+    no_tokens,
+    not_any_size,
+    not_this_size,
+    one_size,
+)
 from composer.adapters.trial import Trial
 from composer.catalogue.picking import unknown, unknown_tag
 from composer.contracts.rules import Refusal, Refused
@@ -63,12 +71,14 @@ def _probe_on(device: str, part: Timm, channels: int) -> Facts:
     axes = layout(part, network)
     trial = Trial(encoder, channels, device, axes, widths)
     usual = default_size(part, network)
-    found = strides_and_sizes(trial.grids_at, usual, reductions)
+    found = strides_and_sizes(at_sizes_of(network, usual, trial.grids_at), usual, reductions)
     if found is None:
         if device == "meta":
             raise _MetaDeviceUnfitError
         raise Refused(no_size(part, channels, trial.error))
     strides, sizes = found
+    if part.img_size is not None and sizes.nearest(*part.img_size) != part.img_size:
+        raise Refused(not_this_size(part.img_size, sizes))
     features: Features = tuple(Feature(channels=c, stride=s, axes=axes) for c, s in zip(widths, strides, strict=True))
     if sizes.height is not None:
         features, sizes = offset_levels(trial, features, reductions, usual) or (features, sizes)

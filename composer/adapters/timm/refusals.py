@@ -52,6 +52,19 @@ def no_norm(error: Exception | None) -> Refusal:
     )
 
 
+def not_this_size(size: tuple[int, int], sizes: Sizes) -> Refusal:
+    """Return the refusal of an `img_size` that is not one of the sizes the network takes."""
+    nearest = sizes.nearest(*size)
+    return Refusal(
+        code="sizes",
+        kind="lies",
+        expected=f"takes img_size: {sizes}",
+        got=f"{size[0]} × {size[1]}",
+        repair=f"img_size: {list(nearest)}" if nearest else "leave img_size out",
+        about="img_size",
+    )
+
+
 def one_size(sizes: Sizes, error: Exception | None) -> Refusal:
     """A network that takes images of one size; `error` is what it raised at another, if it did."""
     return Refusal(

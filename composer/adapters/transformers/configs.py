@@ -23,7 +23,7 @@ from composer.adapters.transformers.refusals import (
 )
 from composer.contracts.rules import Refused
 from composer.parts import Transformers
-from composer.parts.fields import MOST_IN_OPTIONS, size_of
+from composer.parts.fields import MOST_IN_OPTIONS, arguments_of, size_of
 
 ARCHITECTURES: tuple[str, ...] = tuple(MODEL_FOR_BACKBONE_MAPPING_NAMES)
 """The model types that AutoBackbone makes networks of."""
@@ -51,7 +51,7 @@ def config_of(part: Transformers, channels: int) -> Any:
         number = max(size_of(given.get(name)))
         if number > MOST_IN_OPTIONS:
             raise Refused(too_large(name, number))
-    asked = {name: _listed(value) for name, value in part.options}
+    asked = {name: _listed(value) for name, value in arguments_of(part.options).items()}
     if hasattr(known, "num_channels"):
         asked["num_channels"] = channels
     try:
@@ -124,6 +124,8 @@ def _lists_of(config: Any) -> dict[str, list[Any]]:
 
 
 def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _listed(entry) for name, entry in value.items()}
     return [_listed(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 

@@ -1,0 +1,90 @@
+"""Options of foreign parts: plain data, nested in lists and mappings, frozen, and the same through a text."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import timm
+
+import composer
+from composer import EmbeddingHead, Timm
+
+NESTED = {"b": {"y": [1, {"z": None}], "x": "s"}, "a": 2.5}
+
+
+def test_mappings_come_back_from_a_text():
+    graph = composer.chain(Timm("resnet18", options=NESTED), EmbeddingHead())
+    text = composer.write(graph)
+    assert composer.reads(text) == graph
+    assert composer.write(composer.reads(text)) == text
+
+
+def test_a_mapping_is_read():
+    part = composer.reads(
+        "encoder: {timm/resnet18: {options: {block_args: {attn_layer: se, rd: [1, 2]}}}}\nhead: EmbeddingHead\n"
+    )
+    assert part.nodes[0].part == Timm("resnet18", options={"block_args": {"attn_layer": "se", "rd": [1, 2]}})
+
+
+def test_parts_with_mappings_are_values():
+    one, same = Timm("resnet18", options=NESTED), Timm("resnet18", options=copy.deepcopy(NESTED))
+    other = Timm("resnet18", options={**NESTED, "b": {"y": [], "x": "s"}})
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert copy.deepcopy(one) == one
+
+
+def test_the_order_of_keys_does_not_count_for_the_digest():
+    one, other = ({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}})
+    assert composer.digest(composer.chain(Timm("resnet18", options=one))) == composer.digest(
+        composer.chain(Timm("resnet18", options=other))
+    )
+
+
+def test_mappings_of_a_part_cannot_be_changed():
+    given = {"a": {"x": 1}}
+    part = Timm("resnet18", options=given)
+    given["a"]["x"] = 2
+    assert dict(part.options)["a"] == {"x": 1}
+    with pytest.raises(TypeError, match="cannot be changed"):
+        dict(part.options)["a"]["x"] = 2
+
+
+def test_a_constructor_gets_them():
+    options = {"block_args": {"attn_layer": "se"}}
+    model = composer.build(composer.chain(Timm("resnet10t", options=options), EmbeddingHead()), device="meta")
+    plain = timm.create_model("resnet10t", **options).state_dict()
+    assert {name: x.shape for name, x in model.encoder.state_dict().items()}.items() <= {
+        name: x.shape for name, x in plain.items()
+    }.items()
+    assert "layer1.0.se.fc1.weight" in model.encoder.state_dict()
+
+
+DEEP: dict[str, object] = {"a": 1}
+for _ in range(40):
+    DEEP = {"a": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param({1: 2}, "option a must have strings as keys (got [1])", id="keys"),
+        pytest.param(
+            {"x": object}, f"option a must be a plain value, a list or a mapping of them (got {object!r})", id="a class"
+        ),
+        pytest.param(DEEP, "option a must nest at most 32 deep", id="depth"),
+        pytest.param(
+            {"x": 65_536, "y": [1]},
+            "options must hold a mapping that comes to at most 65,536 in a (got 65,537)",
+            id="numbers",
+        ),
+    ],
+)
+def test_what_is_not_plain_or_too_much_is_refused(value, message):
+    with pytest.raises(ValueError, match="option") as caught:
+        Timm("resnet18", options={"a": value})
+    assert str(caught.value) == message
