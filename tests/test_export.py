@@ -227,7 +227,8 @@ def test_onnxruntime_gives_the_same_values_at_any_size(onnx_session, size):
     found = session.run(None, {name: image.numpy() for name, image in given.items()})
     expected = [tensor.numpy() for tensor in pytree.tree_leaves(run(model, x))]
     assert [one.shape for one in found] == [one.shape for one in expected]
-    assert max(np.abs(one - other).max() for one, other in zip(found, expected, strict=True)) < 1e-5
+    # Where a map is enlarged by a ratio that is not whole, onnxruntime rounds its coordinates otherwise.
+    assert max(np.abs(one - other).max() for one, other in zip(found, expected, strict=True)) < 5e-5
 
 
 def test_inputs_and_outputs_of_onnx_are_named_as_the_nodes(onnx_session):
