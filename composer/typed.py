@@ -120,9 +120,10 @@ def kept_cells(feature: Feature, pixels: int, before: int, padded: int) -> tuple
 
 def too_large(typed: Typed, height: int, width: int) -> str:
     """Return what to say of an image that cannot be padded to any size that the graph takes."""
-    fixed = [node.part for node in typed.order if node.name in typed.facts and typed.facts[node.name].sizes.height]
+    fixed = [(node.part, typed.facts[node.name]) for node in typed.order if node.name in typed.facts]
     rebuilt = all(image.size is None for _, image in typed.graph.inputs) and any(
-        isinstance(part, Probed) and part.made_for(height, width) is not None for part in fixed
+        facts.sizes.height and isinstance(part, Probed) and part.made_for(height, width, facts) is not None
+        for part, facts in fixed
     )
     size = f"input: {{size: [{height}, {width}]}}"
     return (
