@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from composer.entering import Frame, frame_of, framed, images_of
 from composer.graph import Graph
 from composer.leaving import leaving
+from composer.loaded import LoadedWeights
 from composer.modules.containers import hang
 from composer.modules.frames import by_frame, stills
 from composer.plan import Step, end_of, input_of, step_of
@@ -48,6 +49,13 @@ class Model(nn.Module):
     def graph(self) -> Graph:
         """What this model was built from."""
         return self.typed.graph
+
+    @property
+    def loaded_weights(self) -> dict[str, LoadedWeights]:
+        """The weights that the encoders were built with, by node. A node with random weights is not among them."""
+        paths = {step.name: ".".join(step.path) for step in self._steps}
+        found = {name: getattr(self.get_submodule(path), "loaded_weights", None) for name, path in paths.items()}
+        return {name: loaded for name, loaded in found.items() if isinstance(loaded, LoadedWeights)}
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> ModelOutput:
         """Run the graph. `extras` (times, places) go to the encoders that have such keyword arguments.

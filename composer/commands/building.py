@@ -21,7 +21,7 @@ def build_spec(file: str, *, save_to: str | None, seed: int, pretrained: bool, l
 
     model = build(graph, seed=seed, pretrained=pretrained, limits=limits)
     say(rendered(weights_table(weigh(model)), "", outputs_table(model.typed), ""))
-    say(provenance(model.typed, seed, pretrained=pretrained))
+    say(provenance(model, seed, pretrained=pretrained))
     if out is not None:
         from composer import save
 

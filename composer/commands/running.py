@@ -104,7 +104,7 @@ def _built(request: Request, typed: Typed) -> tuple[Model, str]:
 
     if request.weights is None:
         model = build(typed, seed=request.seed, pretrained=request.pretrained, limits=request.limits)
-        return model, provenance(typed, request.seed, pretrained=request.pretrained)
+        return model, provenance(model, request.seed, pretrained=request.pretrained)
     model = build(typed, seed=request.seed, pretrained=False, limits=request.limits)
     restore(model, request.weights)
     return model, f"weights: from {shown(request.weights)}"

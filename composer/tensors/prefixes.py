@@ -13,10 +13,14 @@ def count_matches(given: Collection[str], wanted: Collection[str]) -> Mapping[st
     counts are ordered by the length of the prefix, the shortest first.
     """
     names = frozenset(wanted)
-    counts = Counter(prefix for name in given for prefix in _prefixes_of(name) if name[len(prefix) :] in names)
+    longest = max(map(len, names), default=0)
+    counts = Counter(prefix for name in given for prefix in _prefixes_of(name, longest) if name[len(prefix) :] in names)
     return dict(sorted(counts.items(), key=lambda found: (-found[1], len(found[0]), found[0])))
 
 
-def _prefixes_of(name: str) -> Iterator[str]:
-    yield ""
-    yield from (name[: at + 1] for at, letter in enumerate(name) if letter == ".")
+def _prefixes_of(name: str, longest: int) -> Iterator[str]:
+    """The prefixes in front of at most `longest` letters: a hostile name may have a million dots."""
+    if len(name) <= longest:
+        yield ""
+    start = max(len(name) - longest - 1, 0)
+    yield from (name[: at + 1] for at in range(start, len(name)) if name[at] == ".")
