@@ -156,7 +156,7 @@ def refused(encoder):
 SPOILED = {
     "a layer missing": lambda state, folder: write_pth({k: x for k, x in state.items() if "stage2" not in k}, folder),
     "another encoder": lambda state, folder: write_pth(get_encoder("mobilenet_v2").state_dict(), folder),
-    "no tensors": lambda state, folder: write_pth({"weights": dict(state)}, folder),
+    "no tensors": lambda state, folder: write_pth({"weights": dict.fromkeys(state, 1)}, folder),
     "code": lambda state, folder: write_pth({"weight": Calls(str(folder / "written"))}, folder),
     "no file": lambda state, folder: str(folder / "missing.pth"),
 }
