@@ -24,11 +24,15 @@ MAX_TRIED = 16
 
 
 class MismatchError(ValueError):
-    """A checkpoint that does not fill a network. `repair` is the next step, where there is a better one than usual."""
+    """A checkpoint that does not fill a network, of which `fitting` tensors fit.
 
-    def __init__(self, message: str, repair: str | None = None) -> None:
+    `repair` is the next step, where there is a better one than usual.
+    """
+
+    def __init__(self, message: str, repair: str | None = None, fitting: int = 0) -> None:
         super().__init__(message)
         self.repair = repair
+        self.fitting = fitting
 
 
 @frozen
@@ -92,7 +96,7 @@ def match(
             f"choose one: pretrained: {{file: FILE, prefix: {complete[0].prefix[:-1]}}}",
         )
     nearest = max([plain, *others], key=lambda one: one.fitting)
-    raise MismatchError(nearest.describe())
+    raise MismatchError(nearest.describe(), fitting=nearest.fitting)
 
 
 def _is_computed(tensor: Tensor) -> bool:
@@ -182,7 +186,7 @@ def _only(attempt: _Attempt, given: State, needed: Collection[str]) -> Match:
         known = _candidates(given, needed)
         listed = f"; prefixes: {list_names([name[:-1] for name in known])}" if known else ""
         raise MismatchError(f"no name that begins with {attempt.prefix}; names: {list_names(list(given))}{listed}")
-    raise MismatchError(attempt.describe().replace(", the nearest", "", 1))
+    raise MismatchError(attempt.describe().replace(", the nearest", "", 1), fitting=attempt.fitting)
 
 
 def _candidates(given: Iterable[str], needed: Collection[str]) -> list[str]:

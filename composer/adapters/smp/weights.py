@@ -10,7 +10,7 @@ from typing import Any
 from segmentation_models_pytorch.encoders import encoders
 from torch import Tensor, nn
 
-from composer.adapters.archives import INDEX, weights_in
+from composer.adapters.archives import weights_in
 from composer.adapters.capturing import capture_state
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.rates import RatesOnCPU
@@ -75,22 +75,20 @@ def _with_weights(part: SmpEncoder, channels: int) -> tuple[Any, LoadedWeights]:
 
 def _from_file(part: SmpEncoder, file: str, prefix: str | None, channels: int) -> tuple[Any, LoadedWeights]:
     """The network with the weights of a file: those of three channels, which smp adapts, or of as many as there are."""
-    try:
-        state = weights_in(Path(file))
-    except FileNotFoundError:
-        if Path(file).name.endswith(INDEX) and Path(file).is_file():
-            raise
-        raise FileNotFoundError("there is no such file, and no set of weights of this name") from None
-    network = created(part)
-    try:
-        found = _filled(network, state, prefix)
-        network = adapted(network, part, channels, weighted=True)
-    except MismatchError:
-        if channels == 3:
-            raise
-        network = adapted(network, part, channels, weighted=False)
-        found = _filled(network, state, prefix)
-    return network, found.report(file)
+    if not Path(file).is_file():
+        raise FileNotFoundError("there is no such file, and no set of weights of this name")
+    state = weights_in(Path(file))
+    failed: list[MismatchError] = []
+    for weighted in (True, False) if channels != 3 else (True,):
+        network = created(part) if weighted else adapted(created(part), part, channels, weighted=False)
+        try:
+            found = _filled(network, state, prefix)
+        except MismatchError as error:
+            failed.append(error)
+            continue
+        network = adapted(network, part, channels, weighted=True) if weighted else network
+        return network, found.report(file)
+    raise max(failed, key=lambda error: error.fitting)
 
 
 def _filled(network: nn.Module, state: State, prefix: str | None) -> Match:

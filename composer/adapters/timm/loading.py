@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,7 +41,8 @@ class Loading:
         return self._captured(self.config)
 
     def _captured(self, config: Mapping[str, Any]) -> State | None:
-        with capture_state(self.network) as found:
+        with capture_state(self.network) as found, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm resamples with calls that torch advises against
             self.load(self.network, pretrained_cfg=config)
         return found[0] if found else None
 
