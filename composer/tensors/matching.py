@@ -130,7 +130,8 @@ class _Attempt:
 def _attempt(given: State, wanted: State, needed: Sequence[str], convert: Convert, prefix: str) -> _Attempt:
     behind = {name[len(prefix) :]: tensor for name, tensor in given.items() if name.startswith(prefix)}
     try:
-        found = convert(dict(behind))
+        # A library may look elsewhere for what is empty.
+        found = convert(dict(behind)) if behind else {}
     except MemoryError:
         raise
     except Exception as error:  # whatever a conversion raises for tensors that it does not know
