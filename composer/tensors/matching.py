@@ -77,16 +77,21 @@ def match(
     """
     needed = [name for name, tensor in wanted.items() if not (_is_computed(tensor) or optional(name))]
 
+    drawn = torch.get_rng_state()
+
     def attempt(prefix: str) -> _Attempt:
+        # What a conversion draws at random is the same each time, so that equal tensors are.
+        torch.set_rng_state(drawn)
         return _attempt(given, wanted, needed, convert, prefix)
 
     if prefix is not None:
         return _only(attempt(f"{prefix}."), given, needed)
     plain = attempt("")
-    if plain.match is not None:
+    if plain.match is not None and all(name in given for name in needed):
         return plain.match
+    # A conversion may strip a prefix too, and of two networks take the first.
     others = [attempt(other) for other in _candidates(given, needed)]
-    complete = list(_distinct([other.match for other in others if other.match is not None]))
+    complete = list(_distinct([one.match for one in others if one.match is not None]))
     if len(complete) == 1:
         return complete[0]
     if complete:
@@ -95,6 +100,8 @@ def match(
             f"a whole network behind each of the prefixes {listed}",
             f"choose one: pretrained: {{file: FILE, prefix: {complete[0].prefix[:-1]}}}",
         )
+    if plain.match is not None:
+        return plain.match
     nearest = max([plain, *others], key=lambda one: one.fitting)
     raise MismatchError(nearest.describe(), fitting=nearest.fitting)
 

@@ -109,6 +109,17 @@ def test_a_prefix_is_stripped(prithvi, prefix):
     assert "criterion.weight" in encoder.loaded_weights.unused
 
 
+def test_a_prefix_is_stripped_where_a_band_begins_at_random(prithvi):
+    """TerraTorch draws the band anew for each prefix that is tried, two of which lead to the same tensors."""
+    file = renamed(prithvi, "_p.pt", "model.encoder.")
+    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=file, bands=["RED", "COASTAL_AEROSOL"]), 2)
+    state = torch.load(prithvi)
+    stem = encoder.get_parameter("patch_embed.proj.weight")
+    assert torch.equal(stem[:, 0], state["patch_embed.proj.weight"][:, SIX.index("RED")])
+    others = {name: value for name, value in encoder.state_dict().items() if name != "patch_embed.proj.weight"}
+    assert [name for name, value in others.items() if not torch.equal(value, state[name])] == []
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_resnet_with_another_classifier_behind_a_prefix(resnet, prefix):
     state = torch.load(resnet)
@@ -122,8 +133,11 @@ def test_a_resnet_with_another_classifier_behind_a_prefix(resnet, prefix):
 
 def test_a_foreign_file_is_one_problem(tmp_path):
     file = saved({"one": torch.ones(3)}, tmp_path / "one.pt")
-    assert problem_of(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["DEM"]), 1).message.startswith(
-        "terratorch/terramind_v1_tiny cannot load the weights of this file (got 3 of the "
+    assert problem_of(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["DEM"]), 1).message == (
+        "terratorch/terramind_v1_tiny cannot load the weights of this file (got 0 of the 149 tensors that the network "
+        "needs; missing: encoder_embeddings.untok_dem@224.mod_emb, encoder_embeddings.untok_dem@224.pos_emb, "
+        "encoder_embeddings.untok_dem@224.proj.weight, encoder.0.norm1.weight, encoder.0.norm1.bias and 144 more; "
+        "not used: one)."
     )
     assert problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6).got == (
         "tensors that cannot be converted: ValueError: there is no first layer patch_embed.proj in it"

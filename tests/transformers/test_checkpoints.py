@@ -91,19 +91,19 @@ UNFIT = {
     "foreign": (
         lambda _: {"one": torch.ones(3)},
         (
-            f"0 of the 45 tensors that the network needs; missing: {STEM}, "
+            f"0 of the 60 tensors that the network needs; missing: {STEM}, "
             "embedder.embedder.normalization.weight, embedder.embedder.normalization.bias, "
-            "embedder.embedder.normalization.running_mean, embedder.embedder.normalization.running_var and 40 more; "
+            "embedder.embedder.normalization.running_mean, embedder.embedder.normalization.running_var and 55 more; "
             "not used: one"
         ),
     ),
     "a layer missing": (
         lambda state: {name: x for name, x in headless(state).items() if not name.endswith(STEM)},
-        f"44 of the 45 tensors that the network needs; missing: {STEM}",
+        f"59 of the 60 tensors that the network needs; missing: {STEM}",
     ),
     "another shape": (
         lambda state: {name: x[:, :2] if name.endswith(STEM) else x for name, x in headless(state).items()},
-        (f"44 of the 45 tensors that the network needs; of another shape: {STEM} [8, 2, 7, 7] instead of [8, 3, 7, 7]"),
+        (f"59 of the 60 tensors that the network needs; of another shape: {STEM} [8, 2, 7, 7] instead of [8, 3, 7, 7]"),
     ),
 }
 
