@@ -34,17 +34,19 @@ class Loading:
 
     def convert(self, state: dict[str, Tensor]) -> State:
         """Convert a checkpoint as timm does: its filter for this network, and the first layer for other channels."""
-        return self._captured({**self.config, "source": "", "state_dict": state}) or {}
+        return self._captured({**self.config, "source": "", "state_dict": state})
 
-    def convert_published(self) -> State | None:
-        """Convert the weights that timm publishes. None where timm has a loader of its own, which has loaded them."""
+    def convert_published(self) -> State:
+        """Convert the weights that timm publishes."""
         return self._captured(self.config)
 
-    def _captured(self, config: Mapping[str, Any]) -> State | None:
+    def _captured(self, config: Mapping[str, Any]) -> State:
         with capture_state(self.network) as found, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # timm resamples with calls that torch advises against
             self.load(self.network, pretrained_cfg=config)
-        return found[0] if found else None
+        if not found:
+            raise ValueError("timm has a loader of its own for these weights, which composer cannot check")
+        return found[0]
 
     def tensors_of(self, kept: nn.Module) -> dict[str, Tensor]:
         """The parameters and persistent buffers of the network that is kept, by the names of the whole one."""

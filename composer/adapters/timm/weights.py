@@ -76,9 +76,7 @@ def _load(part: Timm, state: State | None, loading: Loading, encoder: nn.Module)
         found = match(state, wanted, loading.convert, prefix=prefix)
         found.fill(wanted)
         return found.report(file)
-    published = loading.convert_published()
-    if published is not None:
-        match(published, wanted).fill(wanted)
+    match(loading.convert_published(), wanted).fill(wanted)
     return LoadedWeights()
 
 
