@@ -38,11 +38,11 @@ def weights_in(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError("there is no such file")
     if path.name.endswith(INDEX):
-        return tensors_of_shards(path)
+        return read_shards(path)
     return read_tensors(path, "the file")
 
 
-def tensors_of_shards(index: Path) -> dict[str, Tensor]:
+def read_shards(index: Path) -> dict[str, Tensor]:
     """Read the tensors of all shards that an index names. Raises as `weights_in` does."""
     return {name: tensor for shard in _shards(index) for name, tensor in read_tensors(shard, shard.name).items()}
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from composer.contracts.rules import Refusal
-from composer.parts.weights import Pretrained, file_of
+from composer.parts.weights import Pretrained, get_weights_file
 from composer.tensors.matching import MismatchError
 
 
-def weights_refusal(expected: str, error: Exception, repair: str, source: Pretrained) -> Refusal:
+def refuse_weights(expected: str, error: Exception, repair: str, source: Pretrained) -> Refusal:
     """Make a refusal of `error`. `repair` is the next step, unless the error itself has one; `source` is the field."""
     if isinstance(error, MismatchError):
         got = str(error)
-        file = file_of(source)
+        file = get_weights_file(source)
         repair = error.repair.replace("FILE", file[0]) if error.repair and file else repair
     else:
         # torch lists what does not fit from its second line on; the first few names tell which network it was.

@@ -22,7 +22,7 @@ from composer.parts.fields import (
     options,
 )
 from composer.parts.kinds import Encoder, Probed
-from composer.parts.weights import IS_PRETRAINED, Pretrained, pretrained
+from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
 from composer.sizes import ANY, Sizes
 
 _FIELD = "it is a field of its own"
@@ -104,7 +104,7 @@ class Timm(Probed):
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
-    pretrained: Pretrained = field(default=False, converter=pretrained, validator=IS_PRETRAINED, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
     output_stride: int | None = field(default=None, validator=Whole(1, 64, optional=True), kw_only=True)
     img_size: tuple[int, int] | None = field(default=None, converter=_sides, validator=_SIDE, kw_only=True)
     features_only: bool = field(default=False, validator=FLAG, kw_only=True)

@@ -10,7 +10,7 @@ from attrs import Attribute, field, frozen
 
 from composer.parts.fields import FLAG, Whole
 from composer.parts.kinds import Probed
-from composer.parts.weights import IsPretrained, Pretrained, pretrained
+from composer.parts.weights import IsPretrained, Pretrained, convert_pretrained
 from composer.problem import nearest
 
 _RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152"
@@ -97,6 +97,6 @@ class SmpEncoder(Probed):
 
     name: str = field(validator=_known)
     depth: int = field(default=5, validator=Whole(3, 5), kw_only=True)
-    pretrained: Pretrained = field(default=False, converter=pretrained, validator=_PRETRAINED, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=_PRETRAINED, kw_only=True)
     first_level: bool = field(default=False, validator=FLAG, kw_only=True)
     output_stride: int | None = field(default=None, validator=_dilation, kw_only=True)

@@ -21,7 +21,7 @@ from composer.parts.fields import (
 )
 from composer.parts.kinds import Probed
 from composer.parts.terratorch_names import FAMILIES, OUTSIDE, REFUSED, Family, outside
-from composer.parts.weights import IS_PRETRAINED, Pretrained, pretrained
+from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
 from composer.problem import nearest
 
 _FIELD = "it is a field of its own"
@@ -121,7 +121,7 @@ class TerraTorch(Probed):
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
-    pretrained: Pretrained = field(default=False, converter=pretrained, validator=IS_PRETRAINED, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
     bands: tuple[str, ...] | None = field(default=None, converter=_strings, validator=NOT_EMPTY, kw_only=True)
     frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
     modalities: tuple[str, ...] | None = field(

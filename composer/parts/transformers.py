@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 
 from composer.parts.fields import MAYBE_INDEX, MODEST, NOT_EMPTY, Options, Without, maybe_whole_numbers, options
 from composer.parts.kinds import Probed
-from composer.parts.weights import IS_PRETRAINED, Pretrained, pretrained
+from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
 
 _CHOSEN = "out_indices is a field of its own"
 BARRED = {
@@ -50,7 +50,7 @@ class Transformers(Probed):
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
-    pretrained: Pretrained = field(default=False, converter=pretrained, validator=IS_PRETRAINED, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
     options: Options = field(default=(), converter=options, validator=[Without(BARRED), MODEST], kw_only=True)
 
     @property

@@ -32,7 +32,7 @@ Pretrained = bool | str | WeightsFile
 """False, true for published weights, the path of a file, or a file with a prefix."""
 
 
-def pretrained(value: Pretrained | Mapping[str, Any]) -> Pretrained:
+def convert_pretrained(value: Pretrained | Mapping[str, Any]) -> Pretrained:
     """Convert a mapping of `file` and `prefix` into a `WeightsFile`. Raises ValueError for other keys."""
     if not isinstance(value, Mapping):
         return value
@@ -59,7 +59,7 @@ class IsPretrained:
 IS_PRETRAINED = IsPretrained()
 
 
-def file_of(value: Pretrained) -> tuple[str, str | None] | None:
+def get_weights_file(value: Pretrained) -> tuple[str, str | None] | None:
     """Return the path and the prefix of a weights file, or None where published weights or none are asked for."""
     if isinstance(value, WeightsFile):
         return value.file, value.prefix

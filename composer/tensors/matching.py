@@ -76,22 +76,23 @@ def match(
     Raises MismatchError where no prefix fills the network, and where several do with different tensors.
     """
     needed = [name for name, tensor in wanted.items() if not (_is_computed(tensor) or optional(name))]
-
     drawn = torch.get_rng_state()
 
     def attempt(prefix: str) -> _Attempt:
         # What a conversion draws at random is the same each time, so that equal tensors are.
         torch.set_rng_state(drawn)
-        return _attempt(given, wanted, needed, convert, prefix)
+        return _try_prefix(given, wanted, needed, convert, prefix)
 
     if prefix is not None:
-        return _only(attempt(f"{prefix}."), given, needed)
+        return _require(attempt(f"{prefix}."), given, needed)
     plain = attempt("")
     if plain.match is not None and all(name in given for name in needed):
         return plain.match
+    others = [attempt(other) for other in _find_prefixes(given, needed)]
+    complete = list(_drop_equal([one.match for one in others if one.match is not None]))
     # A conversion may strip a prefix too, and of two networks take the first.
-    others = [attempt(other) for other in _candidates(given, needed)]
-    complete = list(_distinct([one.match for one in others if one.match is not None]))
+    if plain.match is not None and not any(_equal(plain.match.tensors, one.tensors) for one in complete):
+        return plain.match
     if len(complete) == 1:
         return complete[0]
     if complete:
@@ -100,8 +101,6 @@ def match(
             f"a whole network behind each of the prefixes {listed}",
             f"choose one: pretrained: {{file: FILE, prefix: {complete[0].prefix[:-1]}}}",
         )
-    if plain.match is not None:
-        return plain.match
     nearest = max([plain, *others], key=lambda one: one.fitting)
     raise MismatchError(nearest.describe(), fitting=nearest.fitting)
 
@@ -134,7 +133,7 @@ class _Attempt:
         return "; ".join([*said, *(f"{what}: {list_names(names)}" for what, names in named if names)])
 
 
-def _attempt(given: State, wanted: State, needed: Sequence[str], convert: Convert, prefix: str) -> _Attempt:
+def _try_prefix(given: State, wanted: State, needed: Sequence[str], convert: Convert, prefix: str) -> _Attempt:
     behind = {name[len(prefix) :]: tensor for name, tensor in given.items() if name.startswith(prefix)}
     try:
         # A library may look elsewhere for what is empty.
@@ -147,12 +146,12 @@ def _attempt(given: State, wanted: State, needed: Sequence[str], convert: Conver
     missing = [name for name in needed if name not in found]
     alike = {name: tensor for name, tensor in wanted.items() if name in found and _fits(found[name], tensor)}
     unlike = [
-        f"{name} {_kind(found[name])} instead of {_kind(tensor)}"
+        f"{name} {_describe_kind(found[name])} instead of {_describe_kind(tensor)}"
         for name, tensor in wanted.items()
         if name in found and name not in alike
     ]
     # Counters last, so that the names that a message lists are those of weights.
-    unused = tuple(sorted(_unused(given, prefix, behind, found, wanted), key=_is_counter))
+    unused = tuple(sorted(_list_unused(given, prefix, behind, found, wanted), key=_is_counter))
     fitting = sum(name in alike for name in needed)
     attempt = _Attempt(prefix, None, fitting, len(needed), missing, unlike, unused)
     if missing or unlike:
@@ -165,20 +164,20 @@ def _is_counter(name: str) -> bool:
 
 
 def _fits(given: Tensor, wanted: Tensor) -> bool:
-    return given.shape == wanted.shape and _numbers(given) == _numbers(wanted)
+    return given.shape == wanted.shape and _name_numbers(given) == _name_numbers(wanted)
 
 
-def _numbers(tensor: Tensor) -> str:
+def _name_numbers(tensor: Tensor) -> str:
     """What kind of numbers a tensor has. The precision does not matter."""
     return "complex number" if tensor.is_complex() else "float" if tensor.is_floating_point() else "integer"
 
 
-def _kind(tensor: Tensor) -> str:
+def _describe_kind(tensor: Tensor) -> str:
     shape = str(list(tensor.shape))
-    return shape if tensor.is_floating_point() else f"{shape} of {_numbers(tensor)}s"
+    return shape if tensor.is_floating_point() else f"{shape} of {_name_numbers(tensor)}s"
 
 
-def _unused(given: State, prefix: str, behind: State, found: State, wanted: State) -> Iterator[str]:
+def _list_unused(given: State, prefix: str, behind: State, found: State, wanted: State) -> Iterator[str]:
     """The tensors that go nowhere. Where a conversion renamed some, those that it dropped cannot be told from those
     that it joined: then only what it left over is listed.
     """
@@ -187,17 +186,17 @@ def _unused(given: State, prefix: str, behind: State, found: State, wanted: Stat
     yield from (f"{prefix}{name}" for name in left if not (name in found and name in wanted))
 
 
-def _only(attempt: _Attempt, given: State, needed: Collection[str]) -> Match:
+def _require(attempt: _Attempt, given: State, needed: Collection[str]) -> Match:
     if attempt.match is not None:
         return attempt.match
     if not any(name.startswith(attempt.prefix) for name in given):
-        known = _candidates(given, needed)
+        known = _find_prefixes(given, needed)
         listed = f"; prefixes: {list_names([name[:-1] for name in known])}" if known else ""
         raise MismatchError(f"no name that begins with {attempt.prefix}; names: {list_names(list(given))}{listed}")
     raise MismatchError(attempt.describe().replace(", the nearest", "", 1), fitting=attempt.fitting)
 
 
-def _candidates(given: Iterable[str], needed: Collection[str]) -> list[str]:
+def _find_prefixes(given: Iterable[str], needed: Collection[str]) -> list[str]:
     """The prefixes behind which a whole network may be, the likeliest first.
 
     A conversion may split tensors, but never so many that half as many as are needed would not do.
@@ -216,7 +215,7 @@ def _prefixes_of(name: str) -> Iterator[str]:
         yield name[:at]
 
 
-def _distinct(matches: Sequence[Match]) -> Iterator[Match]:
+def _drop_equal(matches: Sequence[Match]) -> Iterator[Match]:
     """One match of each set of equal tensors: a conversion may strip a prefix too."""
     seen: list[Match] = []
     for one in matches:
@@ -226,4 +225,7 @@ def _distinct(matches: Sequence[Match]) -> Iterator[Match]:
 
 
 def _equal(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    """Whether all tensors are equal, and of one precision: torch compares no others."""
+    return one.keys() == other.keys() and all(
+        tensor.dtype == other[name].dtype and torch.equal(tensor, other[name]) for name, tensor in one.items()
+    )

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
 from segmentation_models_pytorch.encoders import get_encoder
 from timm.models.convnext import checkpoint_filter_fn
 
@@ -576,6 +577,20 @@ def test_the_command_line_says_what_was_loaded(here, published, capsys):
             "student.backbone.conv1.1.weight, student.backbone.conv1.1.bias, student.backbone.conv1.1.running_mean, "
             "student.backbone.conv1.1.running_var and 89 more"
         ),
+    ]
+
+
+def test_a_run_says_what_was_loaded(here, published, capsys):
+    saved({f"net.{name}": tensor for name, tensor in published.items()}, here)
+    (here / "spec.yaml").write_text(
+        "encoder: {timm/test_resnet: {out_indices: [4], pretrained: weights.pth}}\n"
+        "head: {ClassificationHead: {num_classes: 2}}\n"
+    )
+    Image.new("RGB", (64, 64)).save(here / "image.png")
+    assert main(["run", "spec.yaml", "--image", "image.png"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "weights: pretrained in encoder; random elsewhere, seed 0",
+        "encoder: weights.pth, prefix net; 2 tensors left aside: net.fc.weight, net.fc.bias",
     ]
 
 

@@ -15,14 +15,14 @@ from composer.adapters.capturing import capture_state
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.rates import RatesOnCPU
 from composer.adapters.smp.encoders import SmpLevels, adapted, created, levels
-from composer.adapters.unloadable import weights_refusal
+from composer.adapters.unloadable import refuse_weights
 from composer.contracts.rules import Refusal, Refused
 from composer.feature import Features
 from composer.loaded import LoadedWeights
 from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.parts import Facts, SmpEncoder
-from composer.parts.weights import file_of
+from composer.parts.weights import get_weights_file
 from composer.tensors.matching import Match, MismatchError, State, match
 
 
@@ -68,7 +68,7 @@ def _with_weights(part: SmpEncoder, channels: int) -> tuple[Any, LoadedWeights]:
         check_reachable(f"{at['repo_id']}@{at['revision']}", "model.safetensors")
         # smp loads it strictly.
         return adapted(created(part, name), part, channels, weighted=True), LoadedWeights()
-    source = file_of(part.pretrained)
+    source = get_weights_file(part.pretrained)
     assert source is not None
     return _from_file(part, *source, channels)
 
@@ -107,7 +107,7 @@ def _filled(network: nn.Module, state: State, prefix: str | None) -> Match:
 
 def _no_weights(part: SmpEncoder, error: Exception) -> Refusal:
     known = ", ".join(sets(part.name))
-    source = file_of(part.pretrained)
+    source = get_weights_file(part.pretrained)
     named = "that smp publishes for it" if source is None else source[0]
     published = source is None or part.pretrained in sets(part.name)
     repair = (
@@ -115,4 +115,4 @@ def _no_weights(part: SmpEncoder, error: Exception) -> Refusal:
         if published
         else f"give the path of a weights file that fits this encoder, or one of {known}"
     )
-    return weights_refusal(f"cannot load the weights {named}", error, repair, part.pretrained)
+    return refuse_weights(f"cannot load the weights {named}", error, repair, part.pretrained)

@@ -32,7 +32,7 @@ from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.parts import Channels, Facts, TerraTorch
 from composer.parts.terratorch_names import CLAY, ELSEWHERE
-from composer.parts.weights import file_of
+from composer.parts.weights import get_weights_file
 from composer.tensors.matching import State, match
 
 _ON_HUB = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -78,7 +78,7 @@ def _(
 
 def _load(part: TerraTorch, network: nn.Module) -> LoadedWeights:
     """Fill the network with its weights. Raises where they cannot be had, or do not fill it."""
-    source = file_of(part.pretrained)
+    source = get_weights_file(part.pretrained)
     file, prefix = source or ("", None)
     state = weights_in(Path(file)) if source else _published_state(part)
     published = _published(part)

@@ -71,7 +71,7 @@ _builder.load_pretrained = _load_or_note  # type: ignore[assignment]
 
 
 @contextmanager
-def postponed() -> Iterator[list[Loading]]:
+def postpone_loading() -> Iterator[list[Loading]]:
     """Within it, timm makes networks and does not load them: what it would have loaded is put into the list."""
     noted: list[Loading] = []
     token = _LOADINGS.set(noted)

@@ -7,11 +7,11 @@ from fractions import Fraction
 
 from composer.adapters.rounding import Misfit
 from composer.adapters.timm.networks import declared
-from composer.adapters.unloadable import weights_refusal
+from composer.adapters.unloadable import refuse_weights
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Timm
-from composer.parts.weights import file_of
+from composer.parts.weights import get_weights_file
 from composer.sizes import Sizes
 
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -86,16 +86,16 @@ def not_any_size(misfit: Misfit, stride: Fraction | None, error: Exception | Non
 
 def no_weights(part: Timm, error: Exception) -> Refusal:
     """Weights that cannot be had, or do not fit."""
-    source = file_of(part.pretrained)
+    source = get_weights_file(part.pretrained)
     if source is None:
-        return weights_refusal(
+        return refuse_weights(
             "cannot load the weights that timm publishes for it",
             error,
             "check the connection, give the path of a weights file, or set pretrained: false",
             part.pretrained,
         )
     repair = "give the path of a weights file that fits this network"
-    return weights_refusal(f"cannot load the weights {source[0]}", error, repair, part.pretrained)
+    return refuse_weights(f"cannot load the weights {source[0]}", error, repair, part.pretrained)
 
 
 def _said(error: Exception) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from composer.adapters.archives import weights_in
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.timm.levels import levels
-from composer.adapters.timm.loading import Loading, postponed
+from composer.adapters.timm.loading import Loading, postpone_loading
 from composer.adapters.timm.networks import create
 from composer.adapters.timm.refusals import no_weights
 from composer.contracts.rules import Refused
@@ -21,7 +21,7 @@ from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.modules.timm_encoder import TimmEncoder
 from composer.parts import Facts, Timm
-from composer.parts.weights import file_of
+from composer.parts.weights import get_weights_file
 from composer.tensors.matching import State, match
 
 
@@ -35,11 +35,11 @@ def _(part: Timm, image: Features, *, facts: Facts, pretrained: bool = True) -> 
     if not (pretrained and part.pretrained):
         return _encoder(part, create(part, channels, current(), **arguments), indices)
     try:
-        source = file_of(part.pretrained)
+        source = get_weights_file(part.pretrained)
         state = None if source is None else weights_in(Path(source[0]))
         if state is None:
             _check_published(part)
-        with postponed() as loadings:
+        with postpone_loading() as loadings:
             network = create(part, channels, current(), pretrained=True, **arguments)
         (loading,) = loadings
         encoder = _encoder(part, network, indices)
@@ -70,7 +70,7 @@ def _levels_of(part: Timm, channels: int) -> tuple[int, ...]:
 def _load(part: Timm, state: State | None, loading: Loading, encoder: nn.Module) -> LoadedWeights:
     """Fill the encoder with the tensors of a file, or with those that timm publishes. Raises where they do not."""
     wanted = loading.tensors_of(encoder)
-    source = file_of(part.pretrained)
+    source = get_weights_file(part.pretrained)
     if state is not None and source is not None:
         file, prefix = source
         found = match(state, wanted, loading.convert, prefix=prefix)

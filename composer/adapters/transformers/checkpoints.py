@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from composer.adapters.archives import INDEX, read_tensors, tensors_of_shards
+from composer.adapters.archives import INDEX, read_shards, read_tensors
 from composer.adapters.huggingface import PUBLISHED
 
 
@@ -22,5 +22,5 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
         if whole.exists():
             return read_tensors(whole, whole.name)
         if index.exists():
-            return tensors_of_shards(index)
+            return read_shards(index)
     raise FileNotFoundError(f"there is neither {' nor '.join(PUBLISHED)} in {folder}")

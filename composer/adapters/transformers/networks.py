@@ -25,7 +25,7 @@ from composer.modules.dispatch import module
 from composer.modules.growth import few_modules
 from composer.modules.own_names import OwnNames, held
 from composer.parts import Facts, Transformers
-from composer.parts.weights import file_of
+from composer.parts.weights import get_weights_file
 from composer.quiet import contained
 from composer.tensors.matching import Match, MismatchError, State, match
 
@@ -83,7 +83,7 @@ def _(part: Transformers, image: Features, *, facts: Facts, pretrained: bool = T
 
 def _with_weights(part: Transformers, config: Any) -> tuple[Any, LoadedWeights]:
     """The network with its weights. Raises where they cannot be had, or do not fill the network."""
-    source = file_of(part.pretrained)
+    source = get_weights_file(part.pretrained)
     if source is not None:
         file, prefix = source
         network, found = _filled(config, weights_in(Path(file)), prefix)
