@@ -13,8 +13,8 @@ def _is_text(_: object, attribute: Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} must be a string that is not empty (got {value!r})")
 
 
-def _without_dot(value: Any) -> Any:
-    return value.removesuffix(".") if isinstance(value, str) else value
+def _strip_dots(value: Any) -> Any:
+    return value.rstrip(".") if isinstance(value, str) else value
 
 
 @frozen
@@ -25,7 +25,7 @@ class WeightsFile:
     """
 
     file: str = field(validator=_is_text)
-    prefix: str = field(converter=_without_dot, validator=_is_text)
+    prefix: str = field(converter=_strip_dots, validator=_is_text)
 
 
 Pretrained = bool | str | WeightsFile
