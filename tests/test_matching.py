@@ -49,9 +49,10 @@ FILLED = {
     "plain names": (numbers(3), "", 3),
     "plain names beside a prefix": (numbers(3) | numbers(4, "ema."), "", 3),
     "names to be converted": (original(3), "", 3),
-    "names to be converted, behind a prefix": (original(3, "net."), "net.", 3),
+    "names to be converted, behind a prefix": (original(3, "net."), "", 3),
     "names to be converted, beside a prefix": (original(3) | original(4, "ema."), "", 3),
-    "prefixes that lead to the same": (original(3, "a.b."), "a.", 3),
+    "two equal networks to be converted": (original(3, "a.") | original(3, "b."), "a.", 3),
+    "several prefixes that are stripped": (original(3, "a.b."), "", 3),
     "two equal networks": (numbers(3, "a.") | numbers(3, "b."), "a.", 3),
 }
 

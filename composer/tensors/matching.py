@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from attrs import evolve, field, frozen
@@ -86,9 +87,10 @@ def match(
     if prefix is not None:
         return _require(attempt(f"{prefix}."), given, needed)
     plain = attempt("")
-    if plain.match is not None and all(name in given for name in needed):
+    prefixes = _find_prefixes(given, needed)
+    if plain.match is not None and (all(name in given for name in needed) or _is_chain(prefixes)):
         return plain.match
-    others = [attempt(other) for other in _find_prefixes(given, needed)]
+    others = [attempt(other) for other in prefixes]
     complete = list(_drop_equal([one.match for one in others if one.match is not None]))
     # A conversion may strip a prefix too, and of two networks take the first.
     if plain.match is not None and not any(_equal(plain.match.tensors, one.tensors) for one in complete):
@@ -213,6 +215,12 @@ def _prefixes_of(name: str) -> Iterator[str]:
     for segment in name.split(".", MAX_DEPTH)[:-1][:MAX_DEPTH]:
         at += len(segment) + 1
         yield name[:at]
+
+
+def _is_chain(prefixes: Iterable[str]) -> bool:
+    """Whether each prefix continues the one before it: then no two networks stand beside each other."""
+    ordered = sorted(prefixes, key=len)
+    return all(longer.startswith(shorter) for shorter, longer in pairwise(ordered))
 
 
 def _drop_equal(matches: Sequence[Match]) -> Iterator[Match]:
