@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from composer.graph import chain as chain
     from composer.inference import infer as infer
     from composer.limits import Limits as Limits
+    from composer.loaded import LoadedWeights as LoadedWeights
     from composer.mending import fit as fit
     from composer.model import Model as Model
     from composer.model import ModelOutput as ModelOutput
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from composer.parts import Transformers as Transformers
     from composer.parts import UNetDecoder as UNetDecoder
     from composer.parts import UperNetDecoder as UperNetDecoder
+    from composer.parts import WeightsFile as WeightsFile
     from composer.problem import Place as Place
     from composer.problem import Problem as Problem
     from composer.problem import SpecError as SpecError
@@ -90,6 +92,7 @@ _NAMES_OF = {
     "graph": "Graph Node Shared chain",
     "inference": "infer",
     "limits": "Limits",
+    "loaded": "LoadedWeights",
     "mending": "fit",
     "model": "Model ModelOutput",
     "modules": "module",
@@ -98,7 +101,7 @@ _NAMES_OF = {
     "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
     "LinearDecoder MaxpoolToPyramidal MLPDecoder Mmseg Neck Part PermuteDims Probed RegressionHead "
     "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm "
-    "TerraTorch Transformers UNetDecoder UperNetDecoder",
+    "TerraTorch Transformers UNetDecoder UperNetDecoder WeightsFile",
     "problem": "Place Problem SpecError",
     "sizes": "Padding Sizes",
     "text": "digest read reads write",

@@ -12,6 +12,7 @@ from torch.utils._pytree import _register_namedtuple
 from composer.entering import Frame, frame_of, framed, images_of, mismatch_of
 from composer.graph import Graph
 from composer.leaving import leaving
+from composer.loaded import LoadedWeights
 from composer.modules.containers import hang
 from composer.modules.frames import by_frame, stills
 from composer.modules.memory_format import contiguous_for_training
@@ -74,6 +75,13 @@ class Model(nn.Module):
             for name in (*self.graph.outputs, *(name for _, name in self.graph.auxiliary))
             for index in range(len(self._ends[name]))
         ]
+
+    @property
+    def loaded_weights(self) -> dict[str, LoadedWeights]:
+        """The weights that the encoders were built with, by node. A node with random weights is not among them."""
+        paths = {step.name: ".".join(step.path) for step in self._steps}
+        found = {name: getattr(self.get_submodule(path), "loaded_weights", None) for name, path in paths.items()}
+        return {name: loaded for name, loaded in found.items() if isinstance(loaded, LoadedWeights)}
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> ModelOutput:
         """Run the graph. `extras` (times, places) go to the encoders that have such keyword arguments.

@@ -36,6 +36,7 @@ from composer.parts import (
     Timm,
     UNetDecoder,
     UperNetDecoder,
+    WeightsFile,
 )
 from composer.parts.decoders import NORMS
 from composer.parts.encoders import BARRED
@@ -73,6 +74,7 @@ indices = st.integers(-64, 63)
 truths = st.booleans()
 rates = st.floats(0, 1, exclude_max=True)
 strings = st.sampled_from(AWKWARD) | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+weights_files = st.builds(WeightsFile, file=strings.filter(bool), prefix=strings.filter(lambda x: x.strip(".")))
 widths = st.lists(channels, max_size=5)
 maybe_widths = st.none() | widths
 sides = st.none() | st.integers(1, 16_384) | st.tuples(st.integers(1, 16_384), st.integers(1, 16_384))
@@ -96,7 +98,7 @@ ENCODERS_OF = {
         _name=st.sampled_from(["resnet18", "vit_small_patch16_224.augreg_in21k", "hf-hub:timm/x"])
         | strings.filter(bool),
         out_indices=st.none() | st.lists(indices, min_size=1, max_size=5),
-        pretrained=truths | strings.filter(bool),
+        pretrained=truths | strings.filter(bool) | weights_files,
         output_stride=st.none() | st.integers(1, 64),
         img_size=sides,
         tokens=truths,

@@ -51,6 +51,7 @@ POOLING = "must be one of mean, max, min, cls, or a whole number from 0 to 1023"
 EXCLUDE, DROPPED = "drop_cls and pooling", "exclude each other: that token would be dropped"
 TRANSFORM = "in_index is a list where input_transform is resize_concat, and a whole number elsewhere"
 FIELD = "it is a field of its own"
+WEIGHTS_FILE = "pretrained must be true, false, the path of a weights file, or a mapping of file and prefix"
 WEIGHTS = "composer loads weights itself"
 MAKES = "composer makes the network itself"
 
@@ -150,14 +151,19 @@ REFUSED = [
     pytest.param(timm, {"features_only": "no"}, f"features_only {TRUTH} 'no')", id="features-only"),
     pytest.param(timm, {"tokens": 1}, f"tokens {TRUTH} 1)", id="tokens"),
     pytest.param(timm, {"any_size": None}, f"any_size {TRUTH} None)", id="any-size"),
+    pytest.param(timm, {"pretrained": 1}, f"{WEIGHTS_FILE} (got 1)", id="pretrained"),
+    pytest.param(timm, {"pretrained": ""}, f"{WEIGHTS_FILE} (got '')", id="pretrained-empty"),
     pytest.param(
-        timm, {"pretrained": 1}, "pretrained must be true, false or the path of a weights file (got 1)", id="pretrained"
+        timm,
+        {"pretrained": {"file": "a.pth", "prefx": "b"}},
+        "a weights file is given by file and prefix (got file, prefx)",
+        id="pretrained-keys",
     ),
     pytest.param(
         timm,
-        {"pretrained": ""},
-        "pretrained must be true, false or the path of a weights file (got '')",
-        id="pretrained-empty",
+        {"pretrained": {"file": "a.pth", "prefix": ""}},
+        "prefix must be a string that is not empty (got '')",
+        id="pretrained-prefix",
     ),
     barred("pretrained", FIELD),
     barred("features_only", FIELD),

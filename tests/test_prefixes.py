@@ -19,6 +19,7 @@ WANTED = ("conv.weight", "conv.bias", "layers.0.conv.weight")
             {"student.backbone.": 2, "teacher.backbone.": 2},
             id="two networks",
         ),
+        pytest.param([f"{'a.' * 300_000}conv.bias"], {"a." * 300_000: 1}, id="hundreds of thousands of dots"),
         pytest.param(["conv.weight.scale", "other"], {}, id="nothing in common"),
     ],
 )

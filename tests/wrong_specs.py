@@ -163,7 +163,7 @@ encoder: {timm/resnet18: {features_only: yes, pretrained: 1}}
         """\
 <text>:1:42: error[type] encoder.features_only: expected true or false (got 'yes', a string).
   repair: write true
-<text>:1:59: error[type] encoder.pretrained: expected true or false, or a string (got 1, a whole number).""",
+<text>:1:59: error[type] encoder.pretrained: expected true or false, or a string, or a mapping of file and prefix (got 1, a whole number).""",
     ),
     "wrong shapes of values": (
         """\

@@ -48,4 +48,4 @@ def build_model(
         model = load(file, limits=limits)
         return model, f"weights: {counted(len(model.state_dict()), 'tensor')} from {shown(file)}"
     model = build(graph, seed=seed, pretrained=pretrained, limits=limits)
-    return model, provenance(model.typed, seed, pretrained=pretrained)
+    return model, provenance(model, seed, pretrained=pretrained)

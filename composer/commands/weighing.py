@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from composer.feature import counted
 from composer.graph import Graph, Shared
+from composer.loaded import LoadedWeights, list_names
 from composer.parts import part_name
-from composer.typed import Typed
+from composer.problem import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -87,12 +89,22 @@ def wanting(graph: Graph) -> tuple[str, ...]:
     return tuple(node.name for node in graph.nodes if getattr(node.part, "pretrained", False))
 
 
-def provenance(typed: Typed, seed: int, *, pretrained: bool) -> str:
-    """Where a built model's weights come from, and how to have the others."""
-    wants = wanting(typed.graph)
-    if not wants:
-        return f"weights: random, seed {seed}"
-    nodes = ", ".join(wants)
-    if pretrained:
-        return f"weights: pretrained in {nodes}; random elsewhere, seed {seed}"
-    return f"weights: random, seed {seed} ({nodes} asks for pretrained ones; --no-pretrained leaves them out)"
+def provenance(model: Model, seed: int, *, pretrained: bool) -> str:
+    """Where a built model's weights come from, and how to have the others. A line more for each file that was read."""
+    loaded = model.loaded_weights
+    asking = [name for name in wanting(model.graph) if name not in loaded]
+    if not pretrained and asking:
+        nodes = ", ".join(asking)
+        return f"weights: random, seed {seed} ({nodes} asks for pretrained ones; --no-pretrained leaves them out)"
+    nodes = f"pretrained in {', '.join(loaded)}; " if loaded else ""
+    # A part of another package need not report what it has loaded.
+    unknown = f"; {', '.join(asking)} asks for pretrained ones and does not report them" if asking else ""
+    line = f"weights: {nodes}random{' elsewhere' if loaded else ''}, seed {seed}{unknown}"
+    return "\n".join([line, *(_from_file(name, found) for name, found in loaded.items() if found.file)])
+
+
+def _from_file(name: str, found: LoadedWeights) -> str:
+    behind = f", prefix {shown(found.prefix)}" if found.prefix else ""
+    names = shown(list_names(found.unused))
+    aside = f"; {counted(len(found.unused), 'tensor')} left aside: {names}" if found.unused else ""
+    return f"{name}: {shown(found.file or '')}{behind}{aside}"

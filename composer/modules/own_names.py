@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from torch import nn
 
+from composer.loaded import LoadedWeights
+
 
 class OwnNames(nn.Module):
     """A module that has the parameters, buffers and children of a network, and not that network inside it.
@@ -13,6 +15,7 @@ class OwnNames(nn.Module):
     So its state dict bears the names that published checkpoints use.
     """
 
+    loaded_weights: LoadedWeights | None = None
     _network: tuple[Any]
 
     def __init__(self, network: Any) -> None:

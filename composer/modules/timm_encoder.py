@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composer.loaded import LoadedWeights
+
 
 class TimmEncoder(nn.Module):
     """A plain network of timm that gives the levels `indices`, as maps or as tokens, with its final norm or without.
@@ -15,6 +17,8 @@ class TimmEncoder(nn.Module):
     It has the network's own parameters, buffers and children, not a network inside it, so that its state dict bears
     the names that published checkpoints use. What none of the levels needs is pruned away.
     """
+
+    loaded_weights: LoadedWeights | None = None
 
     def __init__(self, network: Any, indices: Sequence[int], *, tokens: bool = False, norm: bool = False) -> None:
         super().__init__()

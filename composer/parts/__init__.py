@@ -48,6 +48,7 @@ from composer.parts.temporal import TemporalPooling as TemporalPooling
 from composer.parts.terratorch import TerraTorch as TerraTorch
 from composer.parts.tokens import AggregateTokens as AggregateTokens
 from composer.parts.transformers import Transformers as Transformers
+from composer.parts.weights import WeightsFile as WeightsFile
 
 NECKS: tuple[type[Neck], ...] = (
     SelectIndices,

@@ -22,6 +22,7 @@ from composer.parts.fields import (
     options,
 )
 from composer.parts.kinds import Encoder, Probed
+from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
 from composer.sizes import ANY, Sizes
 
 _FIELD = "it is a field of its own"
@@ -99,17 +100,13 @@ def _network_name(_: object, __: object, value: Any) -> None:
         raise ValueError(f"name must be the name of a network, such as 'resnet50' (got {value!r})")
 
 
-def _weights(_: object, attribute: Attribute[Any], value: Any) -> None:
-    if not isinstance(value, bool | str) or value == "":
-        raise ValueError(f"{attribute.name} must be true, false or the path of a weights file (got {value!r})")
-
-
 @frozen
 class Timm(Probed):
     """A network of timm, as an encoder: `timm/NAME`.
 
     The fields are timm's own arguments. `out_indices` picks levels (timm's default where it is absent: all levels
-    of a pyramid, the last three of a plain ViT). `pretrained` is true, false, or the path of a weights file.
+    of a pyramid, the last three of a plain ViT). `pretrained` is true, false, the path of a weights
+    file, or a `WeightsFile`.
     `features_only` takes timm's own wrapper, with the layouts and parameter names that it has; otherwise the plain
     network runs, gives `"b c h w"`, and keeps the names that published checkpoints use. `tokens` asks a ViT for
     its tokens, prefix first, and `norm` for its levels behind its final norm. `any_size` feeds a convolutional network
@@ -129,7 +126,7 @@ class Timm(Probed):
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
-    pretrained: bool | str = field(default=False, validator=_weights, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
     output_stride: int | None = field(default=None, validator=Whole(1, 64, optional=True), kw_only=True)
     img_size: tuple[int, int] | None = field(default=None, converter=_sides, validator=_SIDE, kw_only=True)
     features_only: bool = field(default=False, validator=FLAG, kw_only=True)

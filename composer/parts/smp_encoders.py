@@ -10,6 +10,7 @@ from attrs import Attribute, field, frozen
 
 from composer.parts.fields import FLAG, Whole
 from composer.parts.kinds import Probed
+from composer.parts.weights import IsPretrained, Pretrained, convert_pretrained
 from composer.problem import nearest
 
 _RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152"
@@ -72,10 +73,7 @@ def _dilation(_: object, attribute: Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} must be 8, 16 or 32 (got {value!r})")
 
 
-def _weights(_: object, attribute: Attribute[Any], value: Any) -> None:
-    if not isinstance(value, bool | str) or value == "":
-        wanted = "true, false, the name of a set of weights or the path of a file"
-        raise ValueError(f"{attribute.name} must be {wanted} (got {value!r})")
+_PRETRAINED = IsPretrained("the name of a set of weights, ")
 
 
 @frozen
@@ -86,7 +84,7 @@ class SmpEncoder(Probed):
     without channels (level 1 of the Mix Transformers); with `first_level` also level 0, which is the image itself, or
     what the network makes of it at full resolution (VGG). `output_stride` 8 or 16 dilates the last levels instead of
     halving their grid. `pretrained` is true for the weights that smp's models take by default (`imagenet`, or the
-    first set that smp lists), the name of a set (`imagenet`, `ssl`, `advprop`), or the path of a file.
+    first set that smp lists), the name of a set (`imagenet`, `ssl`, `advprop`), the path of a file, or a `WeightsFile`.
     """
 
     source: ClassVar[str | None] = "smp"
@@ -99,6 +97,6 @@ class SmpEncoder(Probed):
 
     name: str = field(validator=_known)
     depth: int = field(default=5, validator=Whole(3, 5), kw_only=True)
-    pretrained: bool | str = field(default=False, validator=_weights, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=_PRETRAINED, kw_only=True)
     first_level: bool = field(default=False, validator=FLAG, kw_only=True)
     output_stride: int | None = field(default=None, validator=_dilation, kw_only=True)

@@ -22,6 +22,7 @@ from composer.parts.fields import (
 )
 from composer.parts.kinds import Probed
 from composer.parts.terratorch_names import FAMILIES, OUTSIDE, REFUSED, Family, outside
+from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
 from composer.problem import nearest
 
 _FIELD = "it is a field of its own"
@@ -69,11 +70,6 @@ def _known(_: object, __: object, value: Any) -> None:
         raise ValueError(f"TerraTorch has no backbone {value!r}: {nearest(str(value), FAMILIES)}")
 
 
-def _weights(_: object, __: object, value: Any) -> None:
-    if not isinstance(value, bool | str) or value == "":
-        raise ValueError(f"pretrained must be true, false or the path of a weights file (got {value!r})")
-
-
 def _strings(values: Any) -> tuple[str, ...] | None:
     if values is None:
         return None
@@ -113,14 +109,14 @@ class TerraTorch(Probed):
 
     `out_indices` picks levels among all that the backbone has, in any order (TerraTorch's default where it is absent:
     every block of a transformer, the last level of a pyramid). `pretrained` is true for the weights that TerraTorch
-    publishes for this name, false, or the path of a file with such weights. `bands` names the channels of the image, as
-    TerraTorch does (`BLUE`, `NIR_NARROW`) or as the weights do (`B2`): the first layer takes those channels of the
-    weights, and a band that they do not have begins at random; DOFA is told their wavelengths. TerraMind takes the
-    bands of each modality, `bands: {S2L2A: [BLUE, GREEN, RED]}`; a list is that of the one modality that `modalities`
-    names. `frames` is how many Prithvi sees at once: as many as its input has. `modalities` says of what modality an
-    image is that TerraMind is fed by itself; several are fed by their names, `from: {S2L2A: optical, S1GRD: radar}`. A
-    name that TerraMind has no weights for is a new modality where this field lists it. `options` are other arguments of
-    the constructor.
+    publishes for this name, false, the path of a file with such weights, or a `WeightsFile`. `bands` names the
+    channels of the image, as TerraTorch does (`BLUE`, `NIR_NARROW`) or as the weights do (`B2`): the first layer
+    takes those channels of the weights, and a band that they do not have begins at random; DOFA is told their
+    wavelengths. TerraMind takes the bands of each modality, `bands: {S2L2A: [BLUE, GREEN, RED]}`; a list is that of
+    the one modality that `modalities` names. `frames` is how many Prithvi sees at once: as many as its input has.
+    `modalities` says of what modality an image is that TerraMind is fed by itself; several are fed by their names,
+    `from: {S2L2A: optical, S1GRD: radar}`. A name that TerraMind has no weights for is a new modality where this
+    field lists it. `options` are other arguments of the constructor.
     """
 
     source: ClassVar[str | None] = "terratorch"
@@ -135,7 +131,7 @@ class TerraTorch(Probed):
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
-    pretrained: bool | str = field(default=False, validator=_weights, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
     bands: tuple[str, ...] | Options | None = field(default=None, converter=_bands, validator=NOT_EMPTY, kw_only=True)
     frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
     modalities: tuple[str, ...] | None = field(

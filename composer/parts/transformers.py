@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Self
 
 from attrs import evolve, field, frozen
 
-from composer.parts.fields import FLAG, MAYBE_INDEX, MODEST, NOT_EMPTY, Options, Without, maybe_whole_numbers, options
+from composer.parts.fields import MAYBE_INDEX, MODEST, NOT_EMPTY, Options, Without, maybe_whole_numbers, options
 from composer.parts.kinds import Probed
+from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
 
 _CHOSEN = "out_indices is a field of its own"
 BARRED = {
@@ -38,8 +39,9 @@ class Transformers(Probed):
     `transformers/swin` is an architecture, as the defaults of its config make it; `transformers/OWNER/NAME` a
     checkpoint of the hub, perhaps with `@REVISION`, and `transformers/./FOLDER` or `transformers//FOLDER` one on disk,
     whose config.json says what it is. `out_indices` picks stages, counted as transformers counts them (0 is mostly the
-    stem; what the config picks where it is absent: mostly the last). `pretrained` loads the weights of the checkpoint.
-    `options` are fields of the config. No code of a checkpoint is ever run.
+    stem; what the config picks where it is absent: mostly the last). `pretrained` loads the weights of the checkpoint;
+    those of a file where it is a path or a `WeightsFile`. `options` are fields of the config. No code of a checkpoint
+    is ever run.
     """
 
     source: ClassVar[str | None] = "transformers"
@@ -48,7 +50,7 @@ class Transformers(Probed):
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
     )
-    pretrained: bool = field(default=False, validator=FLAG, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
     options: Options = field(default=(), converter=options, validator=[Without(BARRED), MODEST], kw_only=True)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, BinaryIO
@@ -52,10 +52,10 @@ def of_stream(file: BinaryIO, under: Sequence[str]) -> dict[str, Stored]:
 def _state(content: Any, under: Sequence[str]) -> dict[str, Made]:
     """The state dict that a file holds. Raises UnreadableError where that is none.
 
-    Where several stand in it, that is the first of `under`.
+    Where several stand in it, that is the first of `under`; without any of those, all of them, by the name of each.
     """
     held = _entries(content)
-    state = next(filter(None, (_entries(held.get(name)) for name in under)), held)
+    state = next(filter(None, (_entries(held.get(name)) for name in under)), None) or _nested(held) or held
     others = [name for name, value in state.items() if name is None or not _is_tensor(value)]
     for name in others:
         if _is_unread(state[name]):
@@ -67,6 +67,19 @@ def _state(content: Any, under: Sequence[str]) -> dict[str, Made]:
         more = ", …" if len(others) > 3 else ""
         raise UnreadableError(f"holds tensors by name beside {len(others)} that are none ({listed}{more})", NO_STATE)
     return state
+
+
+def _nested(held: Mapping[Any, Any]) -> dict[str, Made]:
+    """The state dicts that stand in a dict without tensors of its own: `teacher.backbone.conv1.weight`."""
+    if any(map(_is_tensor, held.values())):
+        return {}
+    inner = {outer: _entries(value) for outer, value in held.items() if isinstance(outer, str)}
+    return {
+        f"{outer}.{name}": tensor
+        for outer, state in inner.items()
+        if all(isinstance(name, str) and _is_tensor(tensor) for name, tensor in state.items())
+        for name, tensor in state.items()
+    }
 
 
 def _entries(value: Any) -> dict[Any, Any]:

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from composer.feature import fraction
 from composer.parts.fields import Options
+from composer.parts.weights import WeightsFile
 from composer.text.findings import Findings, joined, named
 from composer.text.tree import Mapping, Scalar, Sequence, Tree
 from composer.text.wanted import Wanted, take
@@ -152,6 +153,20 @@ class _Options:
         return tuple(sorted(zip(names, values, strict=True), key=itemgetter(0)))
 
 
+class _WeightsFile:
+    """A mapping of the fields of a `WeightsFile`."""
+
+    words = "a mapping of file and prefix"
+
+    def fits(self, tree: Tree) -> bool:
+        return isinstance(tree, Mapping)
+
+    def read(self, tree: Any, path: str, findings: Findings, /) -> Any:
+        from composer.text.declaring import declared  # not at the top: it needs this module
+
+        return declared(WeightsFile, path.rpartition(".")[2], tree, path, tree, findings)
+
+
 WHOLE = _Exactly("a whole number", (int,))
 NUMBER = _Number("a number", (int, float))
 TRUTH = _Exactly("true or false", (bool,))
@@ -170,6 +185,7 @@ _SIMPLE: dict[Any, Wanted] = {
     type(None): NULL,
     Fraction: RATIO,
     Options: OPTIONS,
+    WeightsFile: _WeightsFile(),
 }
 SIDES = _ListOf((WHOLE, WHOLE), fixed=True)
 _SIDES = _Either((SIDES, WHOLE))

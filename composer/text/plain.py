@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from composer.graph import Graph
-from composer.parts import Custom
+from composer.parts import Custom, WeightsFile
 from composer.problem import Place, Problem, SpecError
 from composer.text.annotations import OPTIONS
 from composer.text.declaring import fields_of
@@ -63,5 +63,7 @@ def _plain(value: Any, path: str) -> Any:
         return [_plain(entry, path) for entry in value]
     if isinstance(value, dict):
         return {str(name): _plain(entry, path) for name, entry in value.items()}
+    if isinstance(value, WeightsFile):
+        return plain_fields(value, path)
     message = f"{type(value).__name__} is no plain value, so it has no text."
     raise SpecError([Problem(code="text", message=message, place=Place(path))])

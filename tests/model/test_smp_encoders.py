@@ -204,7 +204,7 @@ def refused(encoder):
 SPOILED = {
     "a layer missing": lambda state, folder: write_pth({k: x for k, x in state.items() if "stage2" not in k}, folder),
     "another encoder": lambda state, folder: write_pth(get_encoder("mobilenet_v2").state_dict(), folder),
-    "no tensors": lambda state, folder: write_pth({"weights": dict(state)}, folder),
+    "no tensors": lambda state, folder: write_pth({"weights": dict.fromkeys(state, 1)}, folder),
     "code": lambda state, folder: write_pth({"weight": Calls(str(folder / "written"))}, folder),
     "no file": lambda state, folder: str(folder / "missing.pth"),
 }
@@ -288,7 +288,10 @@ FIELDS = {
     "depth must be a whole number from 3 to 5 (got 2)": {"depth": 2},
     "output_stride must be 8, 16 or 32 (got 4)": {"output_stride": 4},
     "first_level must be true or false (got 1)": {"first_level": 1},
-    "pretrained must be true, false, the name of a set of weights or the path of a file (got '')": {"pretrained": ""},
+    (
+        "pretrained must be true, false, the name of a set of weights, the path of a weights file, "
+        "or a mapping of file and prefix (got '')"
+    ): {"pretrained": ""},
     "smp/tu-resnet18 is a network of timm: write timm/resnet18": {"name": "tu-resnet18"},
     "smp has no encoder 'resnt18': did you mean resnet18 or resnet152 or resnet101?": {"name": "resnt18"},
 }

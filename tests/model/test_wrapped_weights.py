@@ -61,9 +61,11 @@ def test_weights_that_are_not_there_are_one_problem(tmp_path):
         built("test_resnet", file)
 
     (problem,) = caught.value.problems
-    assert problem.message.startswith(
-        f"timm/test_resnet cannot load the weights {file} (got RuntimeError: Error(s) in loading state_dict for "
-        f'ResNet: Missing key(s) in state_dict: "layer2.0.conv1.weight", '
+    assert problem.message == (
+        f"timm/test_resnet cannot load the weights {file} (got 25 of the 40 tensors that the network needs; missing: "
+        "layer2.0.conv1.weight, layer2.0.bn1.weight, layer2.0.bn1.bias, layer2.0.bn1.running_mean, "
+        "layer2.0.bn1.running_var and 10 more; not used: fc.bias, fc.weight, layer3.0.bn1.bias, "
+        "layer3.0.bn1.running_mean, layer3.0.bn1.running_var and 39 more)."
     )
     assert (problem.place.path, problem.repair) == (
         "encoder.pretrained",

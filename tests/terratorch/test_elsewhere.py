@@ -241,8 +241,8 @@ def test_a_weight_that_is_missing_is_one_problem(tmp_path):
     file = saved(state, tmp_path / "swin.pt")
     problem = problem_of(TerraTorch("prithvi_swin_B", bands=RGB, options=SMALL_SWIN, pretrained=file))
     assert problem.message == (
-        "terratorch/prithvi_swin_B cannot load the weights of this file (got RuntimeError: Error(s) in loading "
-        'state_dict for FeatureListNet: Missing key(s) in state_dict: "stages_1.blocks.0.norm1.bias".).'
+        "terratorch/prithvi_swin_B cannot load the weights of this file (got 36 of the 37 tensors that the network "
+        "needs; missing: stages_1.blocks.0.norm1.bias)."
     )
 
 

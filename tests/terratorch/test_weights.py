@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -167,10 +168,83 @@ def test_a_weight_that_is_missing_is_one_problem(prithvi):
     without(prithvi, "blocks.2.attn.qkv.weight")
     problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=prithvi), 6)
     assert problem.message == (
-        "terratorch/prithvi_eo_tiny cannot load the weights of this file (got RuntimeError: Error(s) in loading "
-        'state_dict for PrithviViT: Missing key(s) in state_dict: "blocks.2.attn.qkv.weight".).'
+        "terratorch/prithvi_eo_tiny cannot load the weights of this file (got 53 of the 54 tensors that the network "
+        "needs; missing: blocks.2.attn.qkv.weight)."
     )
     assert problem.repair == "give the path of a weights file that fits this backbone, or set pretrained: false"
+
+
+def renamed(file, name, *prefixes, add=0):
+    """The same tensors behind each prefix, in another file beside it; those of the first are larger by `add`."""
+    state = torch.load(file)
+    found = {f"{p}{n}": x + add * (p == prefixes[0]) for p in prefixes for n, x in state.items()}
+    return saved({"state_dict": {**found, "criterion.weight": torch.ones(2)}}, file.replace(file[-4:], name))
+
+
+PREFIXES = ("model.encoder.", "module.", "_orig_mod.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_is_stripped(prithvi, prefix):
+    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=renamed(prithvi, "_p.pt", prefix)), 6)
+    state = torch.load(prithvi)
+    assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
+    assert "criterion.weight" in encoder.loaded_weights.unused
+
+
+def test_a_prefix_is_stripped_where_a_band_begins_at_random(prithvi):
+    file = renamed(prithvi, "_p.pt", "model.encoder.")
+    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=file, bands=["RED", "COASTAL_AEROSOL"]), 2)
+    state = torch.load(prithvi)
+    stem = encoder.get_parameter("patch_embed.proj.weight")
+    assert torch.equal(stem[:, 0], state["patch_embed.proj.weight"][:, SIX.index("RED")])
+    others = {name: value for name, value in encoder.state_dict().items() if name != "patch_embed.proj.weight"}
+    assert [name for name, value in others.items() if not torch.equal(value, state[name])] == []
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_resnet_with_another_classifier_behind_a_prefix(resnet, prefix):
+    state = torch.load(resnet)
+    saved({**state, "fc.weight": torch.ones(3, 7)}, resnet)
+    encoder = built(TerraTorch(RESNET, pretrained=renamed(resnet, "_p.pth", prefix)), 3).state_dict()
+    pairs = {name.removeprefix("resnet_model."): value for name, value in encoder.items()}
+    features = {name: value for name, value in pairs.items() if not name.startswith("fc.")}
+    assert len(features) > 200
+    assert [name for name, value in features.items() if not torch.equal(value, state[name])] == []
+
+
+def test_a_foreign_file_is_one_problem(tmp_path):
+    file = saved({"one": torch.ones(3)}, tmp_path / "one.pt")
+    assert problem_of(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["DEM"]), 1).message == (
+        "terratorch/terramind_v1_tiny cannot load the weights of this file (got 0 of the 149 tensors that the network "
+        "needs; missing: encoder_embeddings.untok_dem@224.mod_emb, encoder_embeddings.untok_dem@224.pos_emb, "
+        "encoder_embeddings.untok_dem@224.proj.weight, encoder.0.norm1.weight, encoder.0.norm1.bias and 144 more; "
+        "not used: one)."
+    )
+    assert problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6).got == (
+        "tensors that cannot be converted: ValueError: there is no first layer patch_embed.proj in it"
+    )
+
+
+def test_of_two_networks_in_a_file_one_is_chosen(prithvi):
+    file = renamed(prithvi, "_two.pt", "student.", "teacher.", add=1)
+    problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6)
+    assert problem.got == "a whole network behind each of the prefixes student, teacher"
+    assert problem.repair == f"choose one: pretrained: {{file: {file}, prefix: student}}"
+    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained={"file": file, "prefix": "teacher"}), 6)
+    state = torch.load(prithvi)
+    assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
+
+
+def test_all_shards_of_an_index_are_read(prithvi, tmp_path):
+    state = torch.load(prithvi)
+    files = {name: f"part-{index % 2}.bin" for index, name in enumerate(state)}
+    for file in ("part-0.bin", "part-1.bin"):
+        saved({name: value for name, value in state.items() if files[name] == file}, tmp_path / file)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=str(index)), 6)
+    assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
 
 
 def test_a_band_that_is_misspelled_is_one_problem(prithvi):

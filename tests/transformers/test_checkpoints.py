@@ -48,6 +48,95 @@ def test_a_checkpoint_is_what_transformers_makes_of_it(folder):
     assert [torch.equal(one, other) for one, other in pairs] == [True, True]
 
 
+def of_classifier(folder, change=lambda state: state):
+    """A checkpoint in a file with other names or tensors, and the backbone that transformers makes of it as it was."""
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    torch.save({"state_dict": change(state)}, folder / "changed.ckpt")
+    return str(folder / "changed.ckpt"), ResNetBackbone.from_pretrained(folder).state_dict()
+
+
+def headless(state):
+    return {name: tensor for name, tensor in state.items() if not name.startswith("classifier")}
+
+
+NAMED = {
+    "a classifier": (lambda state: state, "", 2),
+    "another classifier": (lambda state: {**headless(state), "classifier.1.bias": torch.ones(7)}, "", 1),
+    "headless": (headless, "", 0),
+    "of a task": (
+        lambda state: (
+            {f"model.encoder.{n.removeprefix('resnet.')}": x for n, x in headless(state).items()}
+            | {"model.decoder.weight": torch.ones(2)}
+        ),
+        "model.encoder",
+        1,
+    ),
+    "module": (lambda state: {f"module.{name}": tensor for name, tensor in state.items()}, "module.resnet", 2),
+}
+
+
+@pytest.mark.parametrize(("change", "prefix", "unused"), NAMED.values(), ids=NAMED)
+def test_a_file_is_used_in_full(folder, change, prefix, unused):
+    file, peer = of_classifier(folder, change)
+    model = built(Transformers("resnet", options=SMALL, pretrained=file))
+    state = model.encoder.state_dict()
+    assert list(state) == list(peer)
+    assert [name for name in state if not torch.equal(state[name], peer[name])] == []
+    report = model.loaded_weights["encoder"]
+    assert (report.file, report.prefix, len(report.unused)) == (file, prefix, unused)
+
+
+STEM = "embedder.embedder.convolution.weight"
+UNFIT = {
+    "foreign": (
+        lambda _: {"one": torch.ones(3)},
+        (
+            f"0 of the 60 tensors that the network needs; missing: {STEM}, "
+            "embedder.embedder.normalization.weight, embedder.embedder.normalization.bias, "
+            "embedder.embedder.normalization.running_mean, embedder.embedder.normalization.running_var and 55 more; "
+            "not used: one"
+        ),
+    ),
+    "a layer missing": (
+        lambda state: {name: x for name, x in headless(state).items() if not name.endswith(STEM)},
+        f"59 of the 60 tensors that the network needs; missing: {STEM}",
+    ),
+    "another shape": (
+        lambda state: {name: x[:, :2] if name.endswith(STEM) else x for name, x in headless(state).items()},
+        (f"59 of the 60 tensors that the network needs; of another shape: {STEM} [8, 2, 7, 7] instead of [8, 3, 7, 7]"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), UNFIT.values(), ids=UNFIT)
+def test_a_file_that_does_not_fill_the_network_is_one_problem(folder, change, said):
+    file, _ = of_classifier(folder, change)
+    problem = refused(Transformers("resnet", options=SMALL, pretrained=file))
+    assert problem.message == f"transformers/resnet cannot load the weights {file} (got {said})."
+    assert problem.repair == "give the path of a weights file that fits this network, or set pretrained: false"
+
+
+def test_of_two_networks_in_a_file_one_is_chosen(folder):
+    def twice(state):
+        return {f"{who}.{n}": x + (who == "ema") for who in ("ema", "raw") for n, x in state.items()}
+
+    file, peer = of_classifier(folder, twice)
+    problem = refused(Transformers("resnet", options=SMALL, pretrained=file))
+    assert problem.got.startswith("a whole network behind each of the prefixes ema.resnet, raw.resnet")
+    part = Transformers("resnet", options=SMALL, pretrained={"file": file, "prefix": "raw"})
+    state = built(part).encoder.state_dict()
+    assert [name for name in state if not torch.equal(state[name], peer[name])] == []
+
+
+def test_an_index_of_shards_is_a_file_of_weights(folder):
+    peer = ResNetBackbone.from_pretrained(folder).state_dict()
+    sharded(folder)
+    file = str(folder / "model.safetensors.index.json")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    state = built(Transformers("resnet", options=SMALL, pretrained=file)).encoder.state_dict()
+    assert [name for name in state if not torch.equal(state[name], peer[name])] == []
+
+
 def test_a_changed_config_is_found_out_anew(folder):
     part = Transformers(f"{folder}")
     first = composer.describe(part, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
+from composer.adapters.unloadable import refuse_weights
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Channels, TerraTorch
@@ -173,15 +174,13 @@ def no_size(part: TerraTorch, channels: Channels, error: Exception | None) -> Re
 def no_weights(part: TerraTorch, error: Exception) -> Refusal:
     """Weights that cannot be had, or do not fit."""
     published = part.pretrained is True
-    return Refusal(
-        code="weights",
-        kind="impossible",
-        expected=f"cannot load the weights {'that TerraTorch names for it' if published else 'of this file'}",
-        got=said(error),
-        repair="check the connection, give the path of a weights file, or set pretrained: false"
+    return refuse_weights(
+        f"cannot load the weights {'that TerraTorch names for it' if published else 'of this file'}",
+        error,
+        "check the connection, give the path of a weights file, or set pretrained: false"
         if published
         else "give the path of a weights file that fits this backbone, or set pretrained: false",
-        about="pretrained",
+        part.pretrained,
     )
 
 

@@ -27,10 +27,13 @@ from composer.adapters.terratorch.networks import created, module_of
 from composer.adapters.terratorch.refusals import no_weights, not_made
 from composer.contracts.rules import Refused
 from composer.feature import Features
+from composer.loaded import LoadedWeights
 from composer.modules.devices import current
 from composer.modules.dispatch import module
 from composer.parts import Channels, Facts, TerraTorch
 from composer.parts.terratorch_names import CLAY, ELSEWHERE
+from composer.parts.weights import get_weights_file
+from composer.tensors.matching import State, match
 
 _ON_HUB = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _OF_CLAY = {name: vars(of_timm[name].default) for name in CLAY}
@@ -52,7 +55,9 @@ def _(
     channels: Channels = tuple((name, one[0].channels) for name, one in named.items()) or image[0].channels
     weighted = pretrained and part.pretrained
     if weighted and part.name.endswith("_tim"):
-        return module_of(told, _with_tokenizers(told, channels), channels).train()
+        backbone = module_of(told, _with_tokenizers(told, channels), channels)
+        backbone.loaded_weights = LoadedWeights()
+        return backbone.train()
     try:
         with RatesOnCPU() if current() == "meta" else nullcontext():
             network = created(told, channels)
@@ -60,14 +65,31 @@ def _(
         raise
     except Exception as error:  # whatever TerraTorch raises for its arguments
         raise Refused(not_made(told, error)) from error
+    backbone = module_of(told, network, channels)
     if weighted:
         try:
-            network.load_state_dict(fitted(_state_of(part), network, part, _published(part)))
+            backbone.loaded_weights = _load(part, network)
         except MemoryError:
             raise
         except Exception as error:
             raise Refused(no_weights(part, error)) from error
-    return module_of(told, network, channels).train()
+    return backbone.train()
+
+
+def _load(part: TerraTorch, network: nn.Module) -> LoadedWeights:
+    """Fill the network with its weights. Raises where they cannot be had, or do not fill it."""
+    source = get_weights_file(part.pretrained)
+    file, prefix = source or ("", None)
+    state = weights_in(Path(file)) if source else _published_state(part)
+    published = _published(part)
+
+    def convert(given: dict[str, Tensor]) -> State:
+        return fitted(given, network, part, published)
+
+    wanted = network.state_dict(keep_vars=True)
+    found = match(state, wanted, convert, prefix=prefix)
+    found.fill(wanted)
+    return found.report(file) if source else LoadedWeights()
 
 
 def _with_tokenizers(part: TerraTorch, channels: Channels) -> Any:
@@ -83,12 +105,10 @@ def _with_tokenizers(part: TerraTorch, channels: Channels) -> Any:
         raise Refused(no_weights(part, error)) from error
 
 
-def _state_of(part: TerraTorch) -> dict[str, Tensor]:
-    """The tensors of a part's weights. Raises where they cannot be had; nothing but tensors is ever unpickled."""
-    if isinstance(part.pretrained, str):
-        return _read(Path(part.pretrained))
+def _published_state(part: TerraTorch) -> dict[str, Tensor]:
+    """The tensors that TerraTorch names for a part. Raises where they cannot be had; only tensors are unpickled."""
     if part.name in _FILES:
-        return _read(fetched(*_on_hub(part)))
+        return weights_in(fetched(*_on_hub(part)))
     published = _published(part)
     if published is None:
         raise FileNotFoundError("TerraTorch names none for this backbone")
@@ -111,9 +131,3 @@ def _on_hub(part: TerraTorch) -> tuple[str, str]:
     """The repository and the file of weights that TerraTorch names itself."""
     at = _FILES[part.name.removesuffix("_tim")]
     return at["hf_hub_id"], at["hf_hub_filename"]
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    return weights_in(path)

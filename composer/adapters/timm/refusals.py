@@ -7,9 +7,11 @@ from fractions import Fraction
 
 from composer.adapters.rounding import Misfit
 from composer.adapters.timm.networks import declared
+from composer.adapters.unloadable import refuse_weights
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Timm
+from composer.parts.weights import get_weights_file
 from composer.sizes import Sizes
 
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -97,18 +99,16 @@ def not_any_size(misfit: Misfit, stride: Fraction | None, error: Exception | Non
 
 def no_weights(part: Timm, error: Exception) -> Refusal:
     """Weights that cannot be had, or do not fit."""
-    file = part.pretrained if isinstance(part.pretrained, str) else None
-    return Refusal(
-        code="weights",
-        kind="impossible",
-        expected=f"cannot load the weights {file or 'that timm publishes for it'}",
-        # torch lists what does not fit from its second line on; the first few names tell which network it was.
-        got=f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}",
-        repair="give the path of a weights file that fits this network"
-        if file
-        else "check the connection, give the path of a weights file, or set pretrained: false",
-        about="pretrained",
-    )
+    source = get_weights_file(part.pretrained)
+    if source is None:
+        return refuse_weights(
+            "cannot load the weights that timm publishes for it",
+            error,
+            "check the connection, give the path of a weights file, or set pretrained: false",
+            part.pretrained,
+        )
+    repair = "give the path of a weights file that fits this network"
+    return refuse_weights(f"cannot load the weights {source[0]}", error, repair, part.pretrained)
 
 
 def _said(error: Exception) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
+from composer.adapters.archives import text_of
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.transformers.refusals import (
     foreign_config,
@@ -102,15 +102,6 @@ CODE = (
 
 def _picks_code(name: str) -> bool:
     return name in CODE or name.startswith("_")
-
-
-def text_of(file: Path, most: int) -> str:
-    """What a file says. Raises OSError for a pipe, and ValueError for one of more than `most` bytes."""
-    if file.exists() and not file.is_file():
-        raise OSError("it is no file")
-    if file.is_file() and file.stat().st_size > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return file.read_text(encoding="utf-8")
 
 
 MOST_BYTES = 2**20

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING
 
+from composer.adapters.archives import weights_in
 from composer.adapters.huggingface import check_reachable
+from composer.adapters.rates import RatesOnCPU
 from composer.adapters.transformers.checkpoints import weights_of
 from composer.adapters.transformers.configs import config_of, source_of
 from composer.adapters.transformers.refusals import no_weights
 from composer.contracts.rules import Refused
 from composer.feature import Features, counted
+from composer.loaded import LoadedWeights, list_names
+from composer.modules.devices import on
 from composer.modules.dispatch import module
 from composer.modules.growth import few_modules
 from composer.modules.own_names import OwnNames, held
 from composer.parts import Facts, Transformers
+from composer.parts.weights import get_weights_file
 from composer.quiet import contained
+from composer.tensors.matching import Match, MismatchError, State, match
 
 ADDED = "hidden_states_norms."
 """The norms behind each stage, which a classifier has not: its checkpoints lack them, and they begin as they are."""
@@ -62,31 +71,68 @@ def _(part: Transformers, image: Features, *, facts: Facts, pretrained: bool = T
     if not (pretrained and part.pretrained):
         return TransformersBackbone(created(config))
     try:
-        return TransformersBackbone(_with_weights(part, config).train())
+        network, loaded = _with_weights(part, config)
     except (Refused, MemoryError):
         raise
     except Exception as error:
         raise Refused(no_weights(part, error)) from error
+    backbone = TransformersBackbone(network.train())
+    backbone.loaded_weights = loaded
+    return backbone
 
 
-def _with_weights(part: Transformers, config: Any) -> Any:
-    """The network with its weights. Raises where they cannot be had, or are not those of the whole network."""
+def _with_weights(part: Transformers, config: Any) -> tuple[Any, LoadedWeights]:
+    """The network with its weights. Raises where they cannot be had, or do not fill the network."""
+    source = get_weights_file(part.pretrained)
+    if source is not None:
+        file, prefix = source
+        network, found = _filled(config, weights_in(Path(file)), prefix)
+        return network, found.report(file)
+    if part.folder is not None:
+        network, found = _filled(config, weights_of(part.folder), None)
+        return network, found.report(str(part.folder))
     name, revision = source_of(part)
-    if part.folder is None and "/" not in name:
+    if "/" not in name:
         raise FileNotFoundError("an architecture has no weights")
-    state = None if part.folder is None else weights_of(part.folder)
-    if state is None:
-        check_reachable(part.name)
-    with contained(), few_modules():
-        # With the tensors in hand transformers asks for no name, and looks at no file of the folder.
-        network, told = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
-            name if state is None else None,
-            config=config,
-            revision=revision or "main",
-            state_dict=state,
-            output_loading_info=True,
-        )
-    missing = sorted(key for key in told["missing_keys"] if not key.startswith(ADDED))
+    check_reachable(part.name)
+    network, told = _from_pretrained(config, name, revision=revision or "main")
+    missing = sorted(key for key in told["missing_keys"] if not _is_added(key))
     if missing:
-        raise ValueError(f"the checkpoint lacks {counted(len(missing), 'weight')}, the first {missing[0]}")
-    return network
+        raise MismatchError(f"a checkpoint that lacks {counted(len(missing), 'tensor')}: {list_names(missing)}")
+    return network, LoadedWeights()
+
+
+def _is_added(name: str) -> bool:
+    return name.startswith(ADDED)
+
+
+def _from_pretrained(config: Any, name: str | None, **arguments: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The network as transformers loads it, and what it says of the tensors."""
+    with contained(), few_modules():
+        network, told = MODEL_FOR_BACKBONE_MAPPING[type(config)].from_pretrained(
+            name, config=config, output_loading_info=True, **arguments
+        )
+    return network, told
+
+
+def _filled(config: Any, state: State, prefix: str | None) -> tuple[Any, Match]:
+    """The network with the tensors of a checkpoint. Raises MismatchError where they do not fill it.
+
+    With the tensors in hand transformers asks for no name, and looks at no file of a folder.
+    """
+    made: list[Any] = []
+
+    def convert(given: dict[str, Tensor]) -> State:
+        network, told = _from_pretrained(config, None, state_dict=given, ignore_mismatched_sizes=True)
+        made.append(network)
+        unlike = {name: torch.empty(shape, device="meta") for name, shape, _ in told["mismatched_keys"]}
+        left = {name: torch.empty(0) for name in told["unexpected_keys"]}
+        own = network.state_dict(keep_vars=True)
+        loaded = {name: tensor for name, tensor in own.items() if name not in told["missing_keys"]}
+        return {**left, **loaded, **unlike}
+
+    with on("meta"), RatesOnCPU():
+        wanted = created(config).state_dict(keep_vars=True)
+    found = match(state, wanted, convert, prefix=prefix, optional=_is_added)
+    name, tensor = next(iter(found.tensors.items()))
+    return next(network for network in made if network.state_dict(keep_vars=True)[name] is tensor), found

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 import transformers
 
+from composer.adapters.unloadable import refuse_weights
 from composer.contracts.rules import Refusal
 from composer.feature import counted
 from composer.parts import Transformers
 from composer.parts.fields import MOST_IN_OPTIONS
+from composer.parts.weights import get_weights_file
 from composer.problem import nearest
 
 
@@ -140,17 +142,21 @@ def no_size(part: Transformers, channels: int, error: Exception | None) -> Refus
 
 def no_weights(part: Transformers, error: Exception) -> Refusal:
     """Weights that cannot be had, or do not fit."""
-    named = part.folder is not None or "/" in part.name
-    return Refusal(
-        code="weights",
-        kind="impossible",
-        expected="cannot load the weights of this checkpoint" if named else "is an architecture, and has no weights",
-        got=_said(error) if named else "pretrained: true",
-        repair="check the connection, give the path of a folder that holds the checkpoint, or set pretrained: false"
-        if named
-        else f"name a checkpoint, transformers/OWNER/{part.name}-…, or set pretrained: false",
-        about="pretrained",
-    )
+    source = get_weights_file(part.pretrained)
+    if source is not None:
+        repair = "give the path of a weights file that fits this network, or set pretrained: false"
+        return refuse_weights(f"cannot load the weights {source[0]}", error, repair, part.pretrained)
+    if part.folder is None and "/" not in part.name:
+        return Refusal(
+            code="weights",
+            kind="impossible",
+            expected="is an architecture, and has no weights",
+            got="pretrained: true",
+            repair=f"name a checkpoint, transformers/OWNER/{part.name}-…, or set pretrained: false",
+            about="pretrained",
+        )
+    repair = "check the connection, give the path of a folder that holds the checkpoint, or set pretrained: false"
+    return refuse_weights("cannot load the weights of this checkpoint", error, repair, part.pretrained)
 
 
 def _said(error: Exception) -> str:

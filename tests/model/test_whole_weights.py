@@ -1,0 +1,603 @@
+"""A weights file is used in full, or refused: whatever it is called inside, and however the network is cut."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from segmentation_models_pytorch.encoders import get_encoder
+from timm.models.convnext import checkpoint_filter_fn
+
+import composer
+from composer import EmbeddingHead, SmpEncoder, SpecError, Timm, WeightsFile
+from composer.__main__ import main
+
+NAME = "test_resnet"
+
+
+def drawn(name, seed=5, **options):
+    """A network of timm with weights that are not those of `build`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = timm.create_model(name, **options)
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor))
+    return network.eval()
+
+
+def saved(state, folder, name="weights.pth"):
+    torch.save(state, folder / name)
+    return str(folder / name)
+
+
+def built(part, channels=3, size=None):
+    graph = composer.chain(part, EmbeddingHead(), input=composer.Image(channels=channels, size=size))
+    return composer.build(graph)
+
+
+def refused(part, **options):
+    with pytest.raises(SpecError) as raised:
+        built(part, **options)
+    (problem,) = raised.value.problems
+    assert (problem.code, problem.place.path) == ("weights", "encoder.pretrained")
+    return problem
+
+
+def unlike(encoder, state):
+    """The tensors of an encoder that are not those of a state dict; it has some, and all are in it."""
+    own = encoder.state_dict()
+    assert own
+    return [name for name, tensor in own.items() if name not in state or not torch.equal(tensor, state[name])]
+
+
+@pytest.fixture(scope="module")
+def published():
+    return drawn(NAME).state_dict()
+
+
+PREFIXES = ("model.", "net.", "backbone.", "encoder.", "module.", "_orig_mod.", "any.at.all.", "model._orig_mod.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("wrapped", [True, False], ids=["wrapped", "plain"])
+def test_a_prefix_is_stripped(published, tmp_path, prefix, wrapped):
+    file = saved({f"{prefix}{name}": tensor for name, tensor in published.items()}, tmp_path)
+    model = built(Timm(NAME, pretrained=file, features_only=wrapped, out_indices=[0, 4]))
+    assert unlike(model.encoder, published) == []
+    assert model.loaded_weights["encoder"].prefix == prefix.removesuffix(".")
+
+
+def without_head(state):
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def lightning(state):
+    """What Lightning saves of a task: a network among others, and what is no tensor."""
+    named = {f"model.encoder.{name}": tensor for name, tensor in without_head(state).items()}
+    others = {"model.decoder.convs.0.weight": torch.ones(3), "criterion.weight": torch.ones(2)}
+    return {"epoch": 3, "state_dict": {**named, **others}, "hyper_parameters": {"lr": 0.1}, "optimizer_states": []}
+
+
+COMMON = {
+    "whole": (lambda state: state, ("fc.weight", "fc.bias")),
+    "headless": (without_head, ()),
+    "another head": (
+        lambda state: {**state, "fc.weight": torch.ones(7, 3), "fc.bias": torch.ones(7)},
+        ("fc.weight", "fc.bias"),
+    ),
+    "more": (lambda state: {**without_head(state), "queue": torch.ones(9)}, ("queue",)),
+    "without counters": (
+        lambda state: {name: x for name, x in without_head(state).items() if "num_batches" not in name},
+        (),
+    ),
+    "averaged": (
+        lambda state: {"n_averaged": torch.tensor(4), **{f"module.{n}": x for n, x in without_head(state).items()}},
+        ("n_averaged",),
+    ),
+    "lightning": (lightning, ("model.decoder.convs.0.weight", "criterion.weight")),
+    "nested": (lambda state: {"teacher": without_head(state), "epoch": 4}, ()),
+}
+OPTIONS = {
+    "plain": {},
+    "without classifier": {"options": {"num_classes": 0}},
+    "other classes": {"options": {"num_classes": 7}},
+    "not strict": {"options": {"pretrained_strict": False}},
+    "wrapped": {"features_only": True},
+}
+
+
+CUTS = {"plain": OPTIONS["plain"], "wrapped": OPTIONS["wrapped"]}
+
+
+@pytest.mark.parametrize(("made", "unused"), COMMON.values(), ids=COMMON)
+@pytest.mark.parametrize("options", CUTS.values(), ids=CUTS)
+def test_common_files_are_used_in_full(published, tmp_path, made, unused, options):
+    model = built(Timm(NAME, pretrained=saved(made(published), tmp_path), out_indices=[0, 4], **options))
+    counters = {name for name in model.encoder.state_dict() if name.endswith("num_batches_tracked")}
+    assert set(unlike(model.encoder, published)) <= counters
+    assert model.loaded_weights["encoder"].unused == unused
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_classifier_counts_for_nothing(published, tmp_path, options):
+    state = {**published, "fc.weight": torch.ones(5, 3), "fc.bias": torch.ones(5)}
+    assert unlike(built(Timm(NAME, pretrained=saved(state, tmp_path), **options)).encoder, published) == []
+
+
+def test_half_precision_is_widened(published, tmp_path):
+    half = {name: x.half() if x.is_floating_point() else x for name, x in published.items()}
+    wide = {name: x.float() if x.is_floating_point() else x for name, x in half.items()}
+    assert unlike(built(Timm(NAME, pretrained=saved(half, tmp_path))).encoder, wide) == []
+
+
+def test_pruned_levels_are_left_aside(published, tmp_path):
+    model = built(Timm(NAME, pretrained=saved(published, tmp_path), out_indices=[1]))
+    kept = model.encoder.state_dict()
+    assert unlike(model.encoder, published) == []
+    assert set(model.loaded_weights["encoder"].unused) == published.keys() - kept.keys()
+
+
+SPOILED = {
+    "foreign": (
+        lambda _: {"one": torch.ones(3)},
+        (
+            "0 of the 75 tensors that the network needs; missing: conv1.0.weight, conv1.1.weight, conv1.1.bias, "
+            "conv1.1.running_mean, conv1.1.running_var and 70 more; not used: one"
+        ),
+    ),
+    "a layer missing": (
+        lambda state: {name: x for name, x in state.items() if not name.startswith("layer3.0.conv2.")},
+        ("74 of the 75 tensors that the network needs; missing: layer3.0.conv2.weight; not used: fc.weight, fc.bias"),
+    ),
+    "statistics missing": (
+        lambda state: {name: x for name, x in without_head(state).items() if name != "bn1.running_var"},
+        "74 of the 75 tensors that the network needs; missing: bn1.running_var",
+    ),
+    "misnamed": (
+        lambda state: {name.replace("layer2", "layers2"): x for name, x in without_head(state).items()},
+        (
+            "60 of the 75 tensors that the network needs; missing: layer2.0.conv1.weight, layer2.0.bn1.weight, "
+            "layer2.0.bn1.bias, layer2.0.bn1.running_mean, layer2.0.bn1.running_var and 10 more; not used: "
+            "layers2.0.conv1.weight, layers2.0.bn1.weight, layers2.0.bn1.bias, layers2.0.bn1.running_mean, "
+            "layers2.0.bn1.running_var and 13 more"
+        ),
+    ),
+    "behind a prefix": (
+        lambda state: {f"net.{name}": x for name, x in without_head(state).items() if name != "bn1.bias"},
+        ("74 of the 75 tensors that the network needs behind the prefix net, the nearest; missing: bn1.bias"),
+    ),
+    "another shape": (
+        lambda state: {**without_head(state), "bn1.bias": torch.ones(5)},
+        "74 of the 75 tensors that the network needs; of another shape: bn1.bias [5] instead of [32]",
+    ),
+    "quantised": (
+        lambda state: {**without_head(state), "bn1.bias": torch.ones(32, dtype=torch.uint8)},
+        ("74 of the 75 tensors that the network needs; of another shape: bn1.bias [32] of integers instead of [32]"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoiled", "said"), SPOILED.values(), ids=SPOILED)
+@pytest.mark.parametrize("options", CUTS.values(), ids=CUTS)
+def test_what_does_not_fill_the_network_is_refused(published, tmp_path, spoiled, said, options):
+    file = saved(spoiled(published), tmp_path)
+    problem = refused(Timm(NAME, pretrained=file, **options))
+    assert problem.message == f"timm/{NAME} cannot load the weights {file} (got {said})."
+    assert problem.repair == "give the path of a weights file that fits this network"
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_foreign_file_is_refused_whatever_the_options(tmp_path, options):
+    problem = refused(Timm(NAME, pretrained=saved({"one": torch.ones(3)}, tmp_path), **options))
+    assert problem.got == SPOILED["foreign"][1]
+
+
+def two_networks(folder, published):
+    return saved(
+        {
+            "student": {f"backbone.{name}": tensor + 1 for name, tensor in published.items()},
+            "teacher": {f"backbone.{name}": tensor for name, tensor in published.items()},
+            "epoch": 4,
+        },
+        folder,
+    )
+
+
+def test_of_two_networks_in_a_file_one_is_chosen(published, tmp_path):
+    file = two_networks(tmp_path, published)
+    problem = refused(Timm(NAME, pretrained=file))
+    assert problem.message == (
+        f"timm/{NAME} cannot load the weights {file} (got a whole network behind each of the prefixes "
+        "student.backbone, teacher.backbone)."
+    )
+    assert problem.repair == f"choose one: pretrained: {{file: {file}, prefix: student.backbone}}"
+    model = built(Timm(NAME, pretrained=WeightsFile(file, "teacher.backbone")))
+    assert unlike(model.encoder, published) == []
+    report = model.loaded_weights["encoder"]
+    assert (report.file, report.prefix, len(report.unused)) == (file, "teacher.backbone", len(published) + 2)
+
+
+def test_equal_networks_in_a_file_are_one(published, tmp_path):
+    state = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in published.items()}
+    assert unlike(built(Timm(NAME, pretrained=saved(state, tmp_path))).encoder, published) == []
+
+
+CHOSEN = {
+    "nothing": (
+        "student",
+        (
+            "no name that begins with student.; names: conv1.0.weight, conv1.1.weight, conv1.1.bias, "
+            "conv1.1.running_mean, conv1.1.running_var and 87 more"
+        ),
+    ),
+    "too little": (
+        "layer1",
+        (
+            "0 of the 75 tensors that the network needs behind the prefix layer1; missing: conv1.0.weight, "
+            "conv1.1.weight, conv1.1.bias, conv1.1.running_mean, conv1.1.running_var and 70 more; not used: "
+            "conv1.0.weight, conv1.1.weight, conv1.1.bias, conv1.1.running_mean, conv1.1.running_var and 87 more"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("prefix", "said"), CHOSEN.values(), ids=CHOSEN)
+def test_no_other_prefix_is_tried_than_the_one_that_was_chosen(published, tmp_path, prefix, said):
+    file = saved(published, tmp_path)
+    problem = refused(Timm(NAME, pretrained={"file": file, "prefix": prefix}))
+    assert problem.message == f"timm/{NAME} cannot load the weights {file} (got {said})."
+
+
+SPEC = """\
+encoder: {timm/test_resnet: {pretrained: {file: weights.pth, prefix: teacher.backbone}}}
+head: EmbeddingHead
+"""
+
+
+def test_a_prefix_is_read_and_written():
+    graph = composer.reads(SPEC)
+    assert graph.nodes[0].part == Timm(NAME, pretrained=WeightsFile("weights.pth", "teacher.backbone"))
+    assert composer.reads(composer.write(graph)) == graph
+    assert composer.digest(graph) != composer.digest(composer.reads(SPEC.replace("teacher", "student")))
+
+
+TEXTS = {
+    "a field that there is not": (
+        "{file: weights.pth, prefx: teacher}",
+        ["pretrained has no field 'prefx'."],
+    ),
+    "no prefix": ("{file: weights.pth}", ["pretrained needs prefix."]),
+    "a number": ("{file: weights.pth, prefix: 3}", ["expected a string (got 3, a whole number)."]),
+    "a list": (
+        "[weights.pth, teacher]",
+        ["expected true or false, or a string, or a mapping of file and prefix (got a list of 2)."],
+    ),
+}
+
+
+@pytest.mark.parametrize(("written", "said"), TEXTS.values(), ids=TEXTS)
+def test_a_weights_file_that_is_not_written_well_is_one_problem(written, said):
+    with pytest.raises(SpecError) as raised:
+        composer.reads(f"encoder: {{timm/test_resnet: {{pretrained: {written}}}}}\nhead: EmbeddingHead\n")
+    assert [problem.message for problem in raised.value.problems] == said
+
+
+def overlaid(name, file, **options):
+    """timm's own network with the weights of a file."""
+    overlay = {"file": file, "custom_load": False}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options).eval()
+
+
+def test_positions_are_resampled_as_timm_does(tmp_path):
+    file = saved(drawn("test_vit").state_dict(), tmp_path)
+    model = built(Timm("test_vit", pretrained=file, img_size=224, out_indices=[1]), size=(224, 224)).eval()
+    peer = overlaid("test_vit", file, img_size=224)
+    image = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        (level,) = peer.forward_intermediates(image, indices=[1], norm=False, intermediates_only=True)
+        assert torch.equal(model(image).output[0], level)
+    assert model.encoder.pos_embed.shape != drawn("test_vit").pos_embed.shape
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:timm.*")  # of what timm calls where it resamples
+@pytest.mark.parametrize("prefix", ["", "backbone."], ids=["plain", "prefix"])
+def test_a_swin_of_another_window_is_what_timm_makes_of_it(tmp_path, prefix):
+    """Its original files hold masks and indices, and other classifiers."""
+    name, options = "swin_tiny_patch4_window7_224", {"embed_dim": 12, "num_heads": (1, 1, 2, 2), "depths": (1, 1, 2, 1)}
+    state = drawn(name, **options).state_dict()
+    state = {n.replace("downsample", "moved"): x for n, x in state.items()}
+    original = {n.replace("layers.1.moved", "layers.0.downsample"): x for n, x in state.items()}
+    original = {n.replace("layers.2.moved", "layers.1.downsample"): x for n, x in original.items()}
+    original = {n.replace("layers.3.moved", "layers.2.downsample"): x for n, x in original.items()}
+    original = {n.replace("head.fc.", "head."): x for n, x in original.items()}
+    original["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
+    original["layers.0.blocks.0.attn_mask"] = torch.zeros(64, 49, 49)
+    file = saved({"model": {f"{prefix}{n}": x for n, x in original.items()}}, tmp_path)
+    plain = saved({"model": original}, tmp_path, "plain.pth")
+    part = Timm(name, pretrained=file, img_size=256, options={**options, "window_size": 8})
+    peer = overlaid(name, plain, img_size=256, window_size=8, **options)
+    assert unlike(built(part, size=(256, 256)).encoder, peer.state_dict()) == []
+
+
+def original_convnext(network):
+    """The names that ConvNeXt's own repository has, which timm converts."""
+    names = {
+        "stem.0": "downsample_layers.0.0",
+        "stem.1": "downsample_layers.0.1",
+        **{f"stages.{i}.downsample": f"downsample_layers.{i}" for i in (1, 2, 3)},
+        "head.norm": "norm",
+        "head.fc": "head",
+        "conv_dw": "dwconv",
+        "mlp.fc1": "pwconv1",
+        "mlp.fc2": "pwconv2",
+        ".blocks.": ".",
+    }
+
+    def original(name):
+        for new, old in names.items():
+            name = name.replace(new, old)
+        return name
+
+    return {original(name): tensor for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "teacher.backbone."], ids=["plain", "module", "teacher"])
+@pytest.mark.parametrize("features_only", [True, False], ids=["wrapped", "plain network"])
+def test_a_convnext_of_its_own_repository_is_converted(tmp_path, prefix, features_only):
+    options = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
+    network = drawn("convnext_atto", conv_mlp=False, **options)
+    original = original_convnext(network)
+    assert checkpoint_filter_fn(dict(original), network).keys() == network.state_dict().keys()
+    file = saved({"model": {f"{prefix}{name}": tensor for name, tensor in original.items()}}, tmp_path)
+    part = Timm("convnext_atto", pretrained=file, features_only=features_only, options={**options, "conv_mlp": False})
+    model = built(part).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        levels = network.forward_intermediates(image, intermediates_only=True)
+        pairs = list(zip(model(image).output, levels, strict=True))
+    assert [torch.equal(one, other) for one, other in pairs] == [True] * 4
+    assert model.loaded_weights["encoder"].prefix == prefix.removesuffix(".")
+
+
+@pytest.mark.parametrize("prefix", ["", "teacher.backbone."], ids=["plain", "teacher"])
+def test_a_dinov2_of_its_own_repository_is_converted(tmp_path, prefix):
+    """It holds a token for masks, and positions for 518 × 518 pixels, which timm resamples."""
+    name, options = "vit_small_patch14_dinov2", {"depth": 2, "embed_dim": 12, "num_heads": 2}
+    network = drawn(name, **options)
+    original = {**network.state_dict(), "mask_token": torch.zeros(1, 12)}
+    file = saved({f"{prefix}{n}": x for n, x in original.items()}, tmp_path)
+    plain = saved(original, tmp_path, "plain.pth")
+    model = built(Timm(name, pretrained=file, img_size=56, out_indices=[1], options=options), size=(56, 56)).eval()
+    peer = overlaid(name, plain, img_size=56, **options)
+    image = torch.rand(1, 3, 56, 56)
+    with torch.no_grad():
+        (level,) = peer.forward_intermediates(image, indices=[1], norm=False, intermediates_only=True)
+        assert torch.equal(model(image).output[0], level)
+    assert f"{prefix}mask_token" in model.loaded_weights["encoder"].unused
+
+
+@pytest.mark.parametrize("features_only", [True, False], ids=["wrapped", "plain"])
+@pytest.mark.parametrize("given", [3, 6], ids=["of three", "of six"])
+def test_a_first_layer_of_other_channels_is_what_timm_makes_of_it(tmp_path, features_only, given):
+    file = saved({f"net.{n}": x for n, x in drawn(NAME, in_chans=given).state_dict().items()}, tmp_path)
+    plain = saved(drawn(NAME, in_chans=given).state_dict(), tmp_path, "plain.pth")
+    model = built(Timm(NAME, pretrained=file, features_only=features_only, out_indices=[0, 4]), channels=6)
+    assert unlike(model.encoder, overlaid(NAME, plain, in_chans=6).state_dict()) == []
+
+
+def test_a_first_layer_that_cannot_be_adapted_is_refused(tmp_path):
+    file = saved(drawn(NAME, in_chans=2).state_dict(), tmp_path)
+    problem = refused(Timm(NAME, pretrained=file), channels=6)
+    assert problem.message == (
+        f"timm/{NAME} cannot load the weights {file} (got tensors that cannot be converted: RuntimeError: Pretrained "
+        "conv1.0 weight shape (16, 2, 3, 3) is inconsistent with input_size[0]=3. Correct the source pretrained_cfg "
+        "before adapting to 6 channels.)."
+    )
+
+
+def cached(state, name, folder, monkeypatch):
+    """Put weights where the client of the hub looks for those of a network of timm."""
+    published = timm.get_pretrained_cfg(name)
+    snapshot = folder / f"models--{published.hf_hub_id.replace('/', '--')}" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0")
+    safetensors.torch.save_file(state, snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_published_weights_are_used_in_full(published, tmp_path, monkeypatch, options):
+    cached(published, NAME, tmp_path, monkeypatch)
+    model = built(Timm(NAME, pretrained=True, out_indices=[0, 4], **options))
+    assert unlike(model.encoder, published) == []
+    assert model.loaded_weights == {"encoder": composer.LoadedWeights()}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_published_weights_that_do_not_fill_the_network_are_refused(published, tmp_path, monkeypatch, options):
+    state = {name: tensor for name, tensor in published.items() if name != "bn1.weight"}
+    cached(state, NAME, tmp_path, monkeypatch)
+    problem = refused(Timm(NAME, pretrained=True, **options))
+    assert problem.message.startswith(
+        f"timm/{NAME} cannot load the weights that timm publishes for it (got 74 of the 75 tensors that the network "
+        "needs; missing: bn1.weight"
+    )
+
+
+def test_timm_itself_loads_as_before(tmp_path):
+    """composer postpones the loading of its own networks only."""
+    state = drawn(NAME).state_dict()
+    file = saved(state, tmp_path)
+    built(Timm(NAME, pretrained=file))
+    peer = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"file": file})
+    assert unlike(peer, state) == []
+
+
+def sharded(state, folder, save=safetensors.torch.save_file, whole="model.safetensors"):
+    stem, _, suffix = whole.rpartition(".")
+    files = {name: f"{stem}-{index % 3}.{suffix}" for index, name in enumerate(state)}
+    for file in set(files.values()):
+        save({name: tensor for name, tensor in state.items() if files[name] == file}, folder / file)
+    index = folder / f"{whole}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return str(index)
+
+
+SHARDS = {
+    "safetensors": (safetensors.torch.save_file, "model.safetensors"),
+    "pickles": (torch.save, "pytorch_model.bin"),
+}
+SOURCES = {
+    "timm": (Timm, NAME, lambda: drawn(NAME).state_dict()),
+    "smp": (SmpEncoder, "mobilenet_v2", lambda: get_encoder("mobilenet_v2").state_dict()),
+}
+
+
+@pytest.mark.parametrize("form", SHARDS.values(), ids=SHARDS)
+@pytest.mark.parametrize(("part", "name", "made"), SOURCES.values(), ids=SOURCES)
+def test_all_shards_of_an_index_are_read(tmp_path, form, part, name, made):
+    state = made()
+    index = sharded({f"backbone.{key}": tensor for key, tensor in state.items()}, tmp_path, *form)
+    assert unlike(built(part(name, pretrained=index)).encoder, state) == []
+
+
+@pytest.mark.parametrize(("part", "name", "made"), SOURCES.values(), ids=SOURCES)
+def test_a_shard_outside_the_folder_is_not_read(tmp_path, part, name, made):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv1.weight": "../other.safetensors"}}))
+    assert refused(part(name, pretrained=str(index))).got == (
+        "ValueError: model.safetensors.index.json names '../other.safetensors', which is no file beside it"
+    )
+
+
+def test_a_shard_that_is_missing_is_named(published, tmp_path):
+    index = sharded(published, tmp_path)
+    (tmp_path / "model-1.safetensors").unlink()
+    assert refused(Timm(NAME, pretrained=index)).got == (
+        f"FileNotFoundError: model.safetensors.index.json names model-1.safetensors, which is not in {tmp_path}"
+    )
+
+
+SMP = "resnet18"
+
+
+@pytest.fixture(scope="module")
+def of_smp():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return get_encoder(SMP).state_dict()
+
+
+OF_SMP = {
+    "headless": (lambda state: state, "", ()),
+    "another head": (
+        lambda state: {**state, "fc.weight": torch.ones(7, 3), "fc.bias": torch.ones(7)},
+        "",
+        ("fc.weight", "fc.bias"),
+    ),
+    "prefix": (lambda state: {f"module.{name}": tensor for name, tensor in state.items()}, "module", ()),
+    "of a whole model": (
+        lambda state: {
+            "decoder.weight": torch.ones(1),
+            **{f"encoder.{name}": tensor for name, tensor in {**state, "fc.weight": torch.ones(7, 3)}.items()},
+        },
+        "encoder",
+        ("decoder.weight", "encoder.fc.weight"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "prefix", "unused"), OF_SMP.values(), ids=OF_SMP)
+@pytest.mark.parametrize("channels", [3, 5])
+def test_files_of_smp_are_used_in_full(of_smp, tmp_path, made, prefix, unused, channels):
+    model = built(SmpEncoder(SMP, pretrained=saved(made(of_smp), tmp_path)), channels=channels)
+    peer = get_encoder(SMP)
+    peer.load_state_dict(dict(of_smp))
+    peer.set_in_channels(channels, pretrained=True)
+    assert unlike(model.encoder, peer.state_dict()) == []
+    report = model.loaded_weights["encoder"]
+    assert (report.prefix, report.unused) == (prefix, unused)
+
+
+SPOILED_OF_SMP = {
+    "foreign": (
+        lambda _: {"one": torch.ones(3)},
+        (
+            "0 of the 100 tensors that the network needs; missing: conv1.weight, bn1.weight, bn1.bias, "
+            "bn1.running_mean, bn1.running_var and 95 more; not used: one"
+        ),
+    ),
+    "a layer missing": (
+        lambda state: {f"net.{name}": tensor for name, tensor in state.items() if name != "layer1.0.conv1.weight"},
+        (
+            "99 of the 100 tensors that the network needs behind the prefix net, the nearest; missing: "
+            "layer1.0.conv1.weight"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoiled", "said"), SPOILED_OF_SMP.values(), ids=SPOILED_OF_SMP)
+@pytest.mark.parametrize("channels", [3, 5])
+def test_what_does_not_fill_an_encoder_of_smp_is_refused(of_smp, tmp_path, spoiled, said, channels):
+    file = saved(spoiled(of_smp), tmp_path)
+    problem = refused(SmpEncoder(SMP, pretrained=file), channels=channels)
+    assert problem.message == f"smp/{SMP} cannot load the weights {file} (got {said})."
+
+
+def test_of_two_networks_of_smp_one_is_chosen(of_smp, tmp_path):
+    state = {f"{who}.{n}": x + (who == "ema") for who in ("ema", "raw") for n, x in of_smp.items()}
+    file = saved(state, tmp_path)
+    assert "behind each of the prefixes ema, raw" in refused(SmpEncoder(SMP, pretrained=file)).message
+    model = built(SmpEncoder(SMP, pretrained={"file": file, "prefix": "raw"}))
+    assert unlike(model.encoder, of_smp) == []
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_command_line_says_what_was_loaded(here, published, capsys):
+    two_networks(here, published)
+    (here / "spec.yaml").write_text(SPEC)
+    assert main(["build", "spec.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "weights: pretrained in encoder; random elsewhere, seed 0",
+        (
+            "encoder: weights.pth, prefix teacher.backbone; 94 tensors left aside: student.backbone.conv1.0.weight, "
+            "student.backbone.conv1.1.weight, student.backbone.conv1.1.bias, student.backbone.conv1.1.running_mean, "
+            "student.backbone.conv1.1.running_var and 89 more"
+        ),
+    ]
+
+
+def test_a_run_says_what_was_loaded(here, published, capsys):
+    saved({f"net.{name}": tensor for name, tensor in published.items()}, here)
+    (here / "spec.yaml").write_text(
+        "encoder: {timm/test_resnet: {out_indices: [4], pretrained: weights.pth}}\n"
+        "head: {ClassificationHead: {num_classes: 2}}\n"
+    )
+    Image.new("RGB", (64, 64)).save(here / "image.png")
+    assert main(["run", "spec.yaml", "--image", "image.png"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "weights: pretrained in encoder; random elsewhere, seed 0",
+        "encoder: weights.pth, prefix net; 2 tensors left aside: net.fc.weight, net.fc.bias",
+    ]
+
+
+def test_the_command_line_says_nothing_of_weights_that_were_not_loaded(here, published, capsys):
+    saved({"one": torch.ones(3)}, here)
+    (here / "spec.yaml").write_text("encoder: {timm/test_resnet: {pretrained: weights.pth}}\nhead: EmbeddingHead\n")
+    assert main(["build", "spec.yaml"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "0 of the 75 tensors that the network needs" in captured.err
