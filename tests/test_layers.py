@@ -17,7 +17,7 @@ import composer.testing
 PACKAGE = Path(__file__).parents[1] / "composer"
 
 STAGES = (
-    ("feature", "sizes", "problem", "quiet", "limits", "memory", "writing"),
+    ("feature", "sizes", "problem", "quiet", "limits", "memory", "writing", "loaded"),
     ("parts",),
     ("graph", "reserved", "structure"),
     ("text", "contracts"),
@@ -46,8 +46,8 @@ STAGES = (
 )
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
-TORCH_FREE = ("feature", "sizes", "problem", "quiet", "limits", "memory", "writing", "parts", "graph", "reserved",
-              "structure", "text", "contracts", "catalogue", "typed", "libraries", "facts", "fitting",
+TORCH_FREE = ("feature", "sizes", "problem", "quiet", "limits", "memory", "writing", "loaded", "parts", "graph",
+              "reserved", "structure", "text", "contracts", "catalogue", "typed", "libraries", "facts", "fitting",
               "ways", "refused", "walking", "inference", "inserting", "mending", "pairing", "__init__",
               "__main__")  # fmt: skip
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
