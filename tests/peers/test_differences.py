@@ -597,7 +597,9 @@ class TestFrames:
         theirs, ours = both(Pyramid, **FRAMES, **CLASSES)
 
         assert run(theirs, image(64, 64, frames=2)).shape == (2, 2, 64, 64)
-        with pytest.raises(ValueError, match=r"^image must be of shape \(b, 4, 3, h, w\) \(got \(2, 4, 2, 64, 64\)\); "):
+        with pytest.raises(
+            ValueError, match=r"^image must be of shape \(b, 4, 3, h, w\) \(got \(2, 4, 2, 64, 64\)\); "
+        ):
             run(ours, image(64, 64, frames=2))
 
 
