@@ -175,6 +175,46 @@ def test_a_prefix_chooses_one_of_two_models(file, model, prefix, seed):
     assert len(report.set_aside) == 38
 
 
+def beside_each_other(first, second, file):
+    """The state of a model and that of an average of it, each under a key of its own."""
+    torch.save({first: state_of(trained()), second: state_of(trained(seed=4)), "epoch": 3}, file)
+
+
+@pytest.mark.parametrize("second", ["state_dict_ema", "ema", "model"])
+def test_of_two_state_dicts_in_one_file_none_is_taken_unasked(file, model, second):
+    beside_each_other("state_dict", second, file)
+    before = state_of(model)
+    with pytest.raises(SpecError, match="has 38 tensors of this model behind each of several prefixes: '"):
+        load_weights(model, file)
+    assert unlike(state_of(model), before) == []
+
+
+@pytest.mark.parametrize(("prefix", "seed"), [("state_dict", 3), ("state_dict_ema", 4)])
+def test_the_key_of_a_state_dict_chooses_it(file, model, prefix, seed):
+    beside_each_other("state_dict", "state_dict_ema", file)
+    load_weights(model, file, prefix=prefix)
+    assert unlike(state_of(model), state_of(trained(seed=seed))) == []
+
+
+def test_a_few_tensors_beside_a_state_dict_are_no_second_one(file, model):
+    state = {f"model.{name}": x for name, x in state_of(trained()).items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"class_weights": torch.ones(3)}}, file)
+    report = load_weights(model, file, prefix="model")
+    assert unlike(state_of(model), state_of(trained())) == []
+    assert report.set_aside == ()
+
+
+def test_a_list_of_shards_is_named_as_what_it_is(tmp_path, model):
+    file = tmp_path / "model.safetensors.index.json"
+    file.write_text('{"weight_map": {"encoder.conv1.0.weight": "model-00001-of-00002.safetensors"}}')
+    message = (
+        f"{file}: error[weights] is a list of shards, and not the weights themselves.\n"
+        "  repair: put the tensors of all shards into one dict and save that: torch.save(state, file)"
+    )
+    with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
+        load_weights(model, file)
+
+
 def test_a_branch_alone_is_not_taken_for_the_model(file):
     """Its tensors are called like those of the main decoder and head, behind the prefix of the branch."""
     donor, model = trained(BRANCHED), composer.build(BRANCHED, seed=8)

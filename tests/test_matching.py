@@ -104,3 +104,15 @@ def test_what_does_not_fill_the_network_is_refused(given, said):
     with pytest.raises(MismatchError) as raised:
         match(given, WANTED)
     assert str(raised.value) == said
+
+
+def refuse(state):
+    raise RuntimeError("three channels are needed" if "weight" in state else "there is no weight")
+
+
+def test_a_failed_conversion_is_that_of_the_nearest_prefix():
+    with pytest.raises(MismatchError) as raised:
+        match(numbers(3, "model."), WANTED, refuse)
+    assert str(raised.value) == (
+        "tensors behind the prefix model that cannot be converted: RuntimeError: three channels are needed"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from composer.tensors.files import tensors_in
+from composer.tensors.files import INDEX, tensors_in
 from composer.tensors.unreadable import UnreadableError
 
 UNDER = (
@@ -20,9 +20,6 @@ UNDER = (
     "module",
 )
 """Where a file may hold the state dict, if it is not one itself: averaged weights first, as in timm."""
-
-INDEX = ".index.json"
-"""The end of the name of a list of shards."""
 
 MAX_INDEX_BYTES = 2**24
 """The size of a list of shards, which has about a hundred bytes for each weight."""

@@ -21,6 +21,10 @@ from composer.tensors.unreadable import UnreadableError
 MOST_SHARED = 4
 """How many times as large as a file its tensors may be: those of one memory are counted each."""
 
+INDEX = ".index.json"
+"""The end of the name of a list of shards."""
+
+_WHOLE = "put the tensors of all shards into one dict and save that: torch.save(state, file)"
 _EITHER = "give a file of safetensors, or one that torch.save wrote"
 
 
@@ -45,6 +49,8 @@ def opened(file: str | PathLike[str], under: Sequence[str] = UNDER) -> Iterator[
 
 
 def _of_either(stream: BinaryIO, path: Path, under: Sequence[str]) -> Opened:
+    if path.name.endswith(INDEX):
+        raise UnreadableError("is a list of shards, and not the weights themselves", _WHOLE)
     magic = stream.read(len(streams.MAGIC))
     if magic.startswith(archives.MAGIC):
         return Opened(of_archive(stream, under), {})

@@ -127,10 +127,11 @@ class _Attempt:
 
     def describe(self) -> str:
         """Say what does not fit, with names of both sides."""
-        behind = f" behind the prefix {self.prefix[:-1]}, the nearest" if self.prefix else ""
+        behind = f" behind the prefix {self.prefix[:-1]}" if self.prefix else ""
         if self.error is not None:
             return f"tensors{behind} that cannot be converted: {self.error}"
-        said = [f"{self.fitting} of the {self.needed} tensors that the network needs{behind}"]
+        nearest = ", the nearest" if self.prefix else ""
+        said = [f"{self.fitting} of the {self.needed} tensors that the network needs{behind}{nearest}"]
         named = (("missing", self.missing), ("of another shape", self.unlike), ("not used", self.unused))
         return "; ".join([*said, *(f"{what}: {list_names(names)}" for what, names in named if names)])
 
@@ -144,7 +145,8 @@ def _try_prefix(given: State, wanted: State, needed: Sequence[str], convert: Con
         raise
     except Exception as error:  # whatever a conversion raises for tensors that it does not know
         words = " ".join(str(error).split())
-        return _Attempt(prefix, error=f"{type(error).__name__}{f': {words}' if words else ''}")
+        fitting = sum(name in behind and _fits(behind[name], wanted[name]) for name in needed)
+        return _Attempt(prefix, fitting=fitting, error=f"{type(error).__name__}{f': {words}' if words else ''}")
     missing = [name for name in needed if name not in found]
     alike = {name: tensor for name, tensor in wanted.items() if name in found and _fits(found[name], tensor)}
     unlike = [

@@ -22,6 +22,9 @@ from composer.tensors.unreadable import NO_STATE, UnreadableError
 UNDER = ("state_dict", "model_state_dict", "model")
 """Where a checkpoint may hold the state dict, if it is not the state dict itself."""
 
+_AVERAGED = "_ema"
+"""How the names end under which timm keeps averaged weights."""
+
 _OF_KIND = Named("torch._utils._rebuild_tensor_v3")
 _TENSORS = (Named("torch._utils._rebuild_tensor_v2"), Named("torch._utils._rebuild_tensor"), _OF_KIND)
 _WITH_ATTRIBUTES = Named("torch._tensor._rebuild_from_type_v2")
@@ -52,10 +55,16 @@ def of_stream(file: BinaryIO, under: Sequence[str]) -> dict[str, Stored]:
 def _state(content: Any, under: Sequence[str]) -> dict[str, Made]:
     """The state dict that a file holds. Raises UnreadableError where that is none.
 
-    Where several stand in it, that is the first of `under`; without any of those, all of them, by the name of each.
+    Where several stand in it, that is the first of `under`. Without any of those, or where another network may stand
+    beside it, that is all of them, by the name of each. Averaged weights are taken as timm takes them: unasked.
     """
     held = _entries(content)
-    state = next(filter(None, (_entries(held.get(name)) for name in under)), None) or _nested(held) or held
+    chosen = next((name for name in under if _entries(held.get(name))), None)
+    inner = _state_dicts(held)
+    beside = [state for name, state in inner.items() if name != chosen]
+    state = held if chosen is None else _entries(held[chosen])
+    if chosen is None or (chosen in inner and not chosen.endswith(_AVERAGED) and _has_rival(state, beside)):
+        state = {f"{outer}.{name}": tensor for outer in inner for name, tensor in inner[outer].items()} or held
     others = [name for name, value in state.items() if name is None or not _is_tensor(value)]
     for name in others:
         if _is_unread(state[name]):
@@ -69,17 +78,21 @@ def _state(content: Any, under: Sequence[str]) -> dict[str, Made]:
     return state
 
 
-def _nested(held: Mapping[Any, Any]) -> dict[str, Made]:
-    """The state dicts that stand in a dict without tensors of its own: `teacher.backbone.conv1.weight`."""
+def _state_dicts(held: Mapping[Any, Any]) -> dict[str, dict[Any, Any]]:
+    """The state dicts in a dict without tensors of its own, by name: those of `teacher` and `student`."""
     if any(map(_is_tensor, held.values())):
         return {}
     inner = {outer: _entries(value) for outer, value in held.items() if isinstance(outer, str)}
     return {
-        f"{outer}.{name}": tensor
+        outer: state
         for outer, state in inner.items()
         if all(isinstance(name, str) and _is_tensor(tensor) for name, tensor in state.items())
-        for name, tensor in state.items()
     }
+
+
+def _has_rival(state: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the others may be a network too: a few tensors are the mean of the images, or class weights."""
+    return any(2 * len(other) >= len(state) for other in others)
 
 
 def _entries(value: Any) -> dict[Any, Any]:

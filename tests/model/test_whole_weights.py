@@ -208,6 +208,22 @@ def two_networks(folder, published):
     )
 
 
+def test_a_state_dict_beside_another_is_not_taken_unasked(published, tmp_path):
+    averaged = {name: tensor + 1 for name, tensor in published.items()}
+    file = saved({"model": published, "ema": averaged, "epoch": 4}, tmp_path)
+    said = refused(Timm(NAME, pretrained=file)).message
+    assert "(got a whole network behind each of the prefixes ema, model)" in said
+    model = built(Timm(NAME, pretrained={"file": file, "prefix": "ema"}))
+    assert unlike(model.encoder, averaged) == []
+
+
+@pytest.mark.parametrize(("raw", "averaged"), [("state_dict", "state_dict_ema"), ("model", "model_ema")])
+def test_averaged_weights_are_taken_as_timm_takes_them(published, tmp_path, raw, averaged):
+    other = {name: tensor + 1 for name, tensor in published.items()}
+    file = saved({raw: other, averaged: published}, tmp_path)
+    assert unlike(built(Timm(NAME, pretrained=file)).encoder, published) == []
+
+
 def test_of_two_networks_in_a_file_one_is_chosen(published, tmp_path):
     file = two_networks(tmp_path, published)
     problem = refused(Timm(NAME, pretrained=file))

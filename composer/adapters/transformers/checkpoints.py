@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from composer.adapters.archives import INDEX, read_shards, read_tensors
+from composer.adapters.archives import read_shards, read_tensors
 from composer.adapters.huggingface import PUBLISHED
+from composer.tensors.files import INDEX
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
