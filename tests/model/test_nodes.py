@@ -64,6 +64,19 @@ def test_nodes_are_children_under_their_own_names(model):
     assert model.get_submodule("aux.early.decoder") is model.aux["early"]["decoder"]
 
 
+OWN_NAMES = [name for name in vars(composer.Model) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_no_node_has_the_name_of_an_attribute_of_the_model(name):
+    """The node would hide it, or it the node."""
+    graph = Graph(inputs={"image": Image()}, nodes=[Node(name, Timm("test_resnet"), "image")], outputs=[name])
+    with pytest.raises(SpecError) as caught:
+        composer.infer(graph)
+    message = f"{name!r} cannot be a name, because a torch module has a {name!r} of its own."
+    assert caught.value.problems[0].message == message
+
+
 def test_names_of_a_graph_may_nest():
     graph = Graph(
         inputs={"image": Image()},
