@@ -393,6 +393,11 @@ def two_resolutions(encoder, *parts, fine=(), coarse=()):
             id="a module of one's own",
         ),
         pytest.param(
+            Timm("legacy_xception", out_indices=[0]),
+            (FCNDecoder(channels=8, num_convs=1), EmbeddingHead()),
+            id="maps that lost their borders",
+        ),
+        pytest.param(
             Timm("test_resnet"),
             (composer.FeaturePyramidNetworkNeck(out_channel=8), FCNDecoder(channels=8), EmbeddingHead()),
             id="all to the end",
