@@ -209,7 +209,8 @@ def _factor(one: Feature, other: Feature) -> Fraction | None:
     """Return the factor of one feature; 0 for vectors, which have no stride."""
     if one.stride is None or other.stride is None:
         return Fraction(0) if one == other else None
-    return other.stride / one.stride if evolve(other, stride=one.stride) == one else None
+    factor = other.stride / one.stride
+    return factor if evolve(other, stride=one.stride, offset=other.offset / factor) == one else None
 
 
 def _promise_of(node: Node, outcome: Features) -> Promise:

@@ -64,6 +64,19 @@ def test_nodes_are_children_under_their_own_names(model):
     assert model.get_submodule("aux.early.decoder") is model.aux["early"]["decoder"]
 
 
+OWN_NAMES = [name for name in vars(composer.Model) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_no_node_has_the_name_of_an_attribute_of_the_model(name):
+    """The node would hide it, or it the node."""
+    graph = Graph(inputs={"image": Image()}, nodes=[Node(name, Timm("test_resnet"), "image")], outputs=[name])
+    with pytest.raises(SpecError) as caught:
+        composer.infer(graph)
+    message = f"{name!r} cannot be a name, because a torch module has a {name!r} of its own."
+    assert caught.value.problems[0].message == message
+
+
 def test_names_of_a_graph_may_nest():
     graph = Graph(
         inputs={"image": Image()},
@@ -378,6 +391,11 @@ def two_resolutions(encoder, *parts, fine=(), coarse=()):
             composer.Custom(nn.Conv2d(3, 8, 2, stride=2), features=composer.Feature(channels=8, stride=2)),
             (EmbeddingHead(),),
             id="a module of one's own",
+        ),
+        pytest.param(
+            Timm("legacy_xception", out_indices=[0]),
+            (FCNDecoder(channels=8, num_convs=1), EmbeddingHead()),
+            id="maps that lost their borders",
         ),
         pytest.param(
             Timm("test_resnet"),
