@@ -22,13 +22,14 @@ _TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
 def text_in(path: str | os.PathLike[str]) -> str:
     """The text of the file at `path`. Raises SpecError where there is none, and where it is too large or no UTF-8."""
     name = os.fsdecode(path)
-    if "\n" in name or _CHAIN.match(name):
-        message = f"expected the path of a file (got a text that begins with {name.strip().splitlines()[0][:64]!r})."
-        raise SpecError([Problem(code="file", message=message, repair="use composer.reads for a text")])
     try:
         with open(name, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
+        if "\n" in name or _CHAIN.match(name):
+            began = name.strip().splitlines()[0][:64]
+            message = f"expected the path of a file (got a text that begins with {began!r})."
+            raise SpecError([Problem(code="file", message=message, repair="use composer.reads for a text")]) from None
         reason = getattr(error, "strerror", None) or str(error)
         message = f"the file cannot be read: {reason}."
         raise SpecError([Problem(code="file", message=message, place=Place("", name))]) from None
