@@ -27,7 +27,7 @@ def text_in(path: str | os.PathLike[str]) -> str:
             data = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         if "\n" in name or _CHAIN.match(name):
-            began = name.strip().splitlines()[0][:64]
+            began = name.strip().partition("\n")[0][:64]
             message = f"expected the path of a file (got a text that begins with {began!r})."
             raise SpecError([Problem(code="file", message=message, repair="use composer.reads for a text")]) from None
         reason = getattr(error, "strerror", None) or str(error)
