@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from fractions import Fraction
 from inspect import signature
+from itertools import combinations
 from math import prod
 from pathlib import Path
 
@@ -166,9 +168,18 @@ def check_refusal(data, part, inputs, refusal):
 
 
 def coincide(edges, height, width):
-    """Whether unlike grids are of one size here: of two strides, one with an offset, they may be at one size."""
+    """Whether unlike grids, one with an offset, meet at this size alone: as they are, or enlarged by a power of two."""
     grids = {(f.stride, exactly(f).offset): (f.cells(height), f.cells(width)) for f in edges if f.stride}
-    return any(len(set(sides)) < len(grids) for sides in zip(*grids.values(), strict=True))
+    pairs = [pair for pair in combinations(grids.items(), 2) if any(offset for (_, offset), _ in pair)]
+    return any(
+        Fraction(one, other) in POWERS and one * stride != other * second
+        for ((stride, _), sides), ((second, _), others) in pairs
+        for one, other in zip(sides, others, strict=True)
+        if other
+    )
+
+
+POWERS = [Fraction(2) ** power for power in range(-5, 6)]
 
 
 def add_up(part, features, height, width):

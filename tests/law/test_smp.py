@@ -204,5 +204,6 @@ def test_a_graph_with_a_decoder_of_smp_is_what_infer_says(name, run):
             check(data, typed)
 
     holds()
+    draw_more(holds, lambda: drawn["accepted"] > 3)
 
     assert drawn["accepted"] > 3, drawn
