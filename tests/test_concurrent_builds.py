@@ -74,13 +74,15 @@ inside, finished = threading.Event(), threading.Event()
 def ASK():
     inside.set()
     finished.wait()
-threading.Thread(target=composer.build, args=(ASKING,), daemon=True).start()
+other = threading.Thread(target=composer.build, args=(ASKING,), daemon=True)
+other.start()
 inside.wait()
 child = os.fork()
 if child == 0:
     os._exit(0 if torch.equal(state(composer.build(PLAIN, seed=4)), alone) else 3)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 finished.set()
+other.join()
 """,
     "processes that are forked while other threads build": """
 import multiprocessing
