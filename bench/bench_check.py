@@ -15,7 +15,7 @@ import pytest
 
 import composer
 from composer.facts import describe
-from composer.pairing import columns, row
+from composer.pairing import evaluate_pairs, list_decoder_names
 from composer.parts import PARTS
 
 SPEC = Path(__file__).parent.parent / "specs" / "resnet50-upernet.yaml"
@@ -69,21 +69,21 @@ def on_meta():
     """What it takes to build the same, mended, and to run it on the meta device."""
     import torch
 
-    mended = composer.fit(VIT)
+    mended = composer.autofix(VIT)
     image = torch.empty(1, 3, 224, 224, device="meta")
     return lambda: composer.build(mended, device="meta").eval()(image)
 
 
 def test_a_fit(paired):
     """A deep ViT and a U-Net: the search, against building what it finds."""
-    paired("fit, against a build on the meta device and a forward", lambda: composer.fit(VIT), on_meta(), 40)
+    paired("fit, against a build on the meta device and a forward", lambda: composer.autofix(VIT), on_meta(), 40)
 
 
-DECODERS = {name: PARTS[name] for name in columns(PARTS)}
+DECODERS = {name: PARTS[name] for name in list_decoder_names(PARTS)}
 
 
 def test_a_row_of_the_matrix(benchmark):
     """A ViT beside all decoders, with its facts in the catalogue."""
     encoder = composer.Timm("vit_base_patch16_224")
-    cells = benchmark(row, encoder, DECODERS, describe)
+    cells = benchmark(evaluate_pairs, encoder, DECODERS, describe)
     assert len(cells) == len(DECODERS)

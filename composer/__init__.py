@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from composer.building import build as build
     from composer.checkpoints import Report as Report
     from composer.checkpoints import load_weights as load_weights
-    from composer.contracts import Promise as Promise
-    from composer.contracts import Refusal as Refusal
+    from composer.contracts import Outputs as Outputs
+    from composer.contracts import Rejection as Rejection
     from composer.contracts import contract as contract
     from composer.facts import describe as describe
     from composer.feature import Feature as Feature
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from composer.inference import infer as infer
     from composer.limits import Limits as Limits
     from composer.loaded import LoadedWeights as LoadedWeights
-    from composer.mending import fit as fit
+    from composer.mending import autofix as autofix
     from composer.model import Model as Model
     from composer.model import ModelOutput as ModelOutput
     from composer.modules import module as module
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from composer.parts import Decoder as Decoder
     from composer.parts import EmbeddingHead as EmbeddingHead
     from composer.parts import Encoder as Encoder
-    from composer.parts import Facts as Facts
+    from composer.parts import EncoderInfo as EncoderInfo
     from composer.parts import FCNDecoder as FCNDecoder
     from composer.parts import FeaturePyramidNetworkNeck as FeaturePyramidNetworkNeck
     from composer.parts import Head as Head
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from composer.parts import Neck as Neck
     from composer.parts import Part as Part
     from composer.parts import PermuteDims as PermuteDims
-    from composer.parts import Probed as Probed
+    from composer.parts import ProbedEncoder as ProbedEncoder
     from composer.parts import RegressionHead as RegressionHead
     from composer.parts import ReshapeTokensToImage as ReshapeTokensToImage
     from composer.parts import ScalarHead as ScalarHead
@@ -72,52 +72,52 @@ if TYPE_CHECKING:
     from composer.problem import Problem as Problem
     from composer.problem import SpecError as SpecError
     from composer.sizes import Padding as Padding
-    from composer.sizes import Sizes as Sizes
+    from composer.sizes import SizeConstraint as SizeConstraint
     from composer.text import digest as digest
     from composer.text import read as read
     from composer.text import reads as reads
     from composer.text import write as write
-    from composer.typed import Typed as Typed
+    from composer.typed import TypedGraph as TypedGraph
     from composer.weights import load as load
     from composer.weights import save as save
 
 __version__ = "0.1.0"
 
-_NAMES_OF = {
+_NAMES_BY_MODULE = {
     "building": "build",
     "checkpoints": "Report load_weights",
-    "contracts": "Promise Refusal contract",
+    "contracts": "Outputs Rejection contract",
     "facts": "describe",
     "feature": "Feature Image",
     "graph": "Graph Node Shared chain",
     "inference": "infer",
     "limits": "Limits",
     "loaded": "LoadedWeights",
-    "mending": "fit",
+    "mending": "autofix",
     "model": "Model ModelOutput",
     "modules": "module",
     "parts": "PARTS AddBottleneckLayer AddFeatures AggregateTokens ASPPRegressionHead ASPPSegmentationHead "
-    "ClassificationHead ConcatFeatures Custom Decoder EmbeddingHead Encoder Facts FCNDecoder "
+    "ClassificationHead ConcatFeatures Custom Decoder EmbeddingHead Encoder EncoderInfo FCNDecoder "
     "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
-    "LinearDecoder MaxpoolToPyramidal MLPDecoder Mmseg Neck Part PermuteDims Probed RegressionHead "
+    "LinearDecoder MaxpoolToPyramidal MLPDecoder Mmseg Neck Part PermuteDims ProbedEncoder RegressionHead "
     "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm "
     "TerraTorch Transformers UNetDecoder UperNetDecoder WeightsFile",
     "problem": "Place Problem SpecError",
-    "sizes": "Padding Sizes",
+    "sizes": "Padding SizeConstraint",
     "text": "digest read reads write",
-    "typed": "Typed",
+    "typed": "TypedGraph",
     "weights": "load save",
 }
-_HOME = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
+_MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULE_BY_NAME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module 'composer' has no attribute {name!r}")
-    return getattr(import_module(f"composer.{_HOME[name]}"), name)
+    return getattr(import_module(f"composer.{_MODULE_BY_NAME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOME)
+    return sorted(_MODULE_BY_NAME)

@@ -9,37 +9,37 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from composer.budget import Weight, no_memory, too_heavy, weighed
-from composer.contracts.rules import Refusal, Refused, without_frames
+from composer.budget import ResourceUsage, build_out_of_memory_problem, count_resources, find_limit_problems
+from composer.contracts.rules import Rejection, RejectionError, drop_frames
 from composer.feature import Features
 from composer.graph import Graph, Node, Shared
 from composer.inference import infer
-from composer.libraries import loaded
+from composer.libraries import import_adapter
 from composer.limits import Limits
-from composer.memory import free_memory
+from composer.memory import get_free_memory
 from composer.model import Model
 from composer.modules import module
-from composer.modules.devices import on
-from composer.modules.generators import OwnGenerator
-from composer.modules.growth import TooMuchError, held_to
-from composer.parts import Custom, Facts, Part, Probed
+from composer.modules.devices import use_default_device
+from composer.modules.generators import SeededGenerator
+from composer.modules.growth import AllocationLimitError, limit_bytes
+from composer.parts import Custom, EncoderInfo, Part, ProbedEncoder
 from composer.problem import SpecError
-from composer.refused import problem_of
-from composer.typed import Typed
-from composer.verifying import hold_to_facts
+from composer.refused import build_rejection_problem
+from composer.typed import TypedGraph
+from composer.verifying import verify_encoders
 from composer.walking import Describe
 
 Device = Literal["cpu", "meta"]
 
 
 def build(
-    graph: Graph | Typed,
+    graph: Graph | TypedGraph,
     *,
     seed: int = 0,
     pretrained: bool = True,
     verify: bool = False,
     device: Device = "cpu",
-    describe: Describe | Mapping[Any, Facts] | None = None,
+    describe: Describe | Mapping[Any, EncoderInfo] | None = None,
     limits: Limits | None = None,
 ) -> Model:
     """A graph as a torch module, on the CPU and in train mode, as torch makes them.
@@ -60,36 +60,40 @@ def build(
     memory, where published weights cannot be had, and where a `Custom` module does not give what it declares, or with
     `verify` a network what its facts say.
     """
-    typed = graph if isinstance(graph, Typed) else infer(graph, describe)
+    typed = graph if isinstance(graph, TypedGraph) else infer(graph, describe)
     told = pretrained and device == "cpu"
-    modules = modules_of(typed, seed=seed, pretrained=told, device=device, limits=limits)
+    modules = build_modules(typed, seed=seed, pretrained=told, device=device, limits=limits)
     if verify:
-        hold_to_facts(typed, modules)
+        verify_encoders(typed, modules)
     return Model(typed, modules)
 
 
-def modules_of(
-    typed: Typed, *, seed: int = 0, pretrained: bool = True, device: Device = "cpu", limits: Limits | None = None
+def build_modules(
+    typed: TypedGraph, *, seed: int = 0, pretrained: bool = True, device: Device = "cpu", limits: Limits | None = None
 ) -> dict[str, nn.Module]:
     """The modules of a typed graph, by node: what `build` hangs into a `Model`, for a class of one's own to hold."""
     _check_options(seed, device, limits)
     # First of all, so that what an import draws at random is not drawn from the seed.
     _load_adapters(typed)
     if limits is not None:
-        _hold(typed, _counted(typed), limits)
-    free = free_memory()
+        _check_limits(typed, _estimate_resources(typed), limits)
+    free = get_free_memory()
     if limits is None and device == "cpu" and any(getattr(node.part, "options", ()) for node in typed.order):
         # Constructors reckon with what they are told, in memory of their own, before they make a tensor of it.
-        with _memory_problems(typed, typed.order[0], free):
-            _fit(typed, free)
-    with OwnGenerator(index(seed)), on(device), held_to(free, lambda: _fit(typed, free)):
+        with _translate_memory_errors(typed, typed.order[0], free):
+            _check_free_memory(typed, free)
+    with (
+        SeededGenerator(index(seed)),
+        use_default_device(device),
+        limit_bytes(free, lambda: _check_free_memory(typed, free)),
+    ):
         made = {}
-        for node in _owners(typed):
-            with _memory_problems(typed, node, free):
-                made[node.name] = _module(typed, node, pretrained=pretrained)
+        for node in _list_owner_nodes(typed):
+            with _translate_memory_errors(typed, node, free):
+                made[node.name] = _build_module(typed, node, pretrained=pretrained)
     if limits is not None:
         # Once more, for what no meta device could count, and for weights that are not those that were counted.
-        _hold(typed, weighed(made), limits)
+        _check_limits(typed, count_resources(made), limits)
     return made
 
 
@@ -110,95 +114,97 @@ def _is_seed(value: Any) -> bool:
         return False
 
 
-def _owners(typed: Typed) -> list[Node]:
+def _list_owner_nodes(typed: TypedGraph) -> list[Node]:
     """The nodes that have a module of their own."""
     return [node for node in typed.order if not isinstance(node.part, Shared)]
 
 
-def _hold(typed: Typed, weights: Mapping[str, Weight], limits: Limits) -> None:
-    problems = too_heavy(typed, weights, limits)
+def _check_limits(typed: TypedGraph, weights: Mapping[str, ResourceUsage], limits: Limits) -> None:
+    problems = find_limit_problems(typed, weights, limits)
     if problems:
         raise SpecError(problems)
 
 
-def _fit(typed: Typed, free: int | None) -> None:
+def _check_free_memory(typed: TypedGraph, free: int | None) -> None:
     """Raise TooMuchError where the whole of a model, of which a part is there, comes to more than is free."""
-    if free is not None and sum(weight.bytes for weight in _counted(typed).values()) > free:
-        raise TooMuchError
+    if free is not None and sum(weight.bytes for weight in _estimate_resources(typed).values()) > free:
+        raise AllocationLimitError
 
 
-def _counted(typed: Typed) -> dict[str, Weight]:
+def _estimate_resources(typed: TypedGraph) -> dict[str, ResourceUsage]:
     """What the nodes will weigh, as far as the meta device can make them; it takes no memory and draws no numbers."""
     made = {}
-    with OwnGenerator(), on("meta"):
-        for node in _owners(typed):
+    with SeededGenerator(), use_default_device("meta"):
+        for node in _list_owner_nodes(typed):
             try:
                 # A module of one's own is there already.
                 made[node.name] = (
-                    node.part.module if isinstance(node.part, Custom) else _module(typed, node, pretrained=False)
+                    node.part.module if isinstance(node.part, Custom) else _build_module(typed, node, pretrained=False)
                 )
             except Exception:  # noqa: S112, values that steer a constructor, which the meta device has not
                 continue
-    return weighed({name: held for name, held in made.items() if isinstance(held, nn.Module)})
+    return count_resources({name: held for name, held in made.items() if isinstance(held, nn.Module)})
 
 
-def _load_adapters(typed: Typed) -> None:
+def _load_adapters(typed: TypedGraph) -> None:
     """Import what the foreign parts need. Raises SpecError for all that cannot be imported."""
     problems = []
     for node in typed.order:
         part = node.part
         if isinstance(part, Shared) or part.source is None:
             continue
-        refusal = loaded(part.source)
+        refusal = import_adapter(part.source)
         if refusal is not None:
-            problems.append(problem_of(typed.graph, node, part, refusal, typed.features))
+            problems.append(build_rejection_problem(typed.graph, node, part, refusal, typed.features))
     if problems:
         raise SpecError(problems)
 
 
-def _module(typed: Typed, node: Node, *, pretrained: bool) -> nn.Module:
+def _build_module(typed: TypedGraph, node: Node, *, pretrained: bool) -> nn.Module:
     """The module of one node, made for the features that flow into it."""
     part = node.part
     assert not isinstance(part, Shared)
-    inputs = [_seen(typed, node, source) for source in node.positional]
-    named: dict[str, Any] = {name: _seen(typed, node, source) for name, source in node.named}
+    inputs = [_get_input_features(typed, node, source) for source in node.positional]
+    named: dict[str, Any] = {name: _get_input_features(typed, node, source) for name, source in node.named}
     if module.dispatch(type(part)) is module.dispatch(object):
-        raise SpecError([problem_of(typed.graph, node, part, _no_module(part), typed.features)])
-    if isinstance(part, Probed):
+        raise SpecError(
+            [build_rejection_problem(typed.graph, node, part, _reject_unregistered_part(part), typed.features)]
+        )
+    if isinstance(part, ProbedEncoder):
         named |= {"facts": typed.facts[node.name], "pretrained": pretrained}
     try:
         built: nn.Module = module(part, *inputs, **named)
         return built
-    except Refused as refused:
-        raise SpecError([problem_of(typed.graph, node, part, refused.refusal, typed.features)]) from refused
+    except RejectionError as refused:
+        raise SpecError(
+            [build_rejection_problem(typed.graph, node, part, refused.refusal, typed.features)]
+        ) from refused
     except Exception as error:
         error.add_note(f"while building {node.name}")
         raise
 
 
-def _seen(typed: Typed, node: Node, source: str) -> Features:
+def _get_input_features(typed: TypedGraph, node: Node, source: str) -> Features:
     """What a node's module is fed from a source: one frame at a time, where it runs on each."""
     features = typed.features[source]
-    return tuple(map(without_frames, features)) if node.name in typed.per_frame else features
+    return tuple(map(drop_frames, features)) if node.name in typed.per_frame else features
 
 
-def _no_module(part: Part) -> Refusal:
+def _reject_unregistered_part(part: Part) -> Rejection:
     repair = f"register one: @composer.module.register({type(part).__name__})"
-    return Refusal(
-        code="part", kind="impossible", expected="has no module", got="a class not registered", repair=repair
-    )
+    return Rejection(code="part", kind="raises", expected="has no module", got="a class not registered", repair=repair)
 
 
 @contextmanager
-def _memory_problems(typed: Typed, node: Node, free: int | None) -> Iterator[None]:
+def _translate_memory_errors(typed: TypedGraph, node: Node, free: int | None) -> Iterator[None]:
     """Within it, a lack of memory while the module of `node` is made is a SpecError, at the node that has most."""
     try:
         yield
     except Exception as error:
-        if not _is_about_memory(error):
+        if not _is_memory_error(error):
             raise
-        raise SpecError([no_memory(typed, _counted(typed), free, node.name)]) from error
+        raise SpecError([build_out_of_memory_problem(typed, _estimate_resources(typed), free, node.name)]) from error
 
 
-def _is_about_memory(error: Exception) -> bool:
+def _is_memory_error(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))

@@ -11,17 +11,17 @@ from os import PathLike
 from attrs import frozen
 from torch import Tensor, nn
 
-from composer.feature import counted
+from composer.feature import format_count
 from composer.model import Model
-from composer.modules.wrappers import COMPILED, plain_names, unwrap
+from composer.modules.wrappers import COMPILED, map_unwrapped_names, unwrap
 from composer.problem import Place, Problem, SpecError
-from composer.tensors.files import opened
+from composer.tensors.files import open_tensors
 from composer.tensors.prefixes import count_matches
-from composer.tensors.problems import unfit, unreadable_is_unfit
-from composer.tensors.setting import Waiting, refuse_unwritable, set_all
-from composer.tensors.stored import Stored, kind_of
+from composer.tensors.problems import build_weights_error, convert_read_errors
+from composer.tensors.setting import PendingCopies, copy_all_or_nothing, refuse_unwritable
+from composer.tensors.stored import StoredTensor, describe_tensor
 
-MAX_LISTED = 4
+MAX_LISTED_PREFIXES = 4
 """How many of the other prefixes an error lists."""
 
 
@@ -57,7 +57,7 @@ class Report:
     def __str__(self) -> str:
         tensors = len(self.matched) + len(self.missing) + len(self.mismatched)
         were = "was" if 1 in (len(self.matched), tensors) else "were"
-        lines = [f"{len(self.matched)} of {counted(tensors, 'tensor')} {were} set"]
+        lines = [f"{len(self.matched)} of {format_count(tensors, 'tensor')} {were} set"]
         lines += [f"  missing in the file, left as it was: {name}" for name in self.missing]
         lines += [f"  not fitting, left as it was: {mismatch}" for mismatch in self.mismatched]
         lines += [f"  unexpected, left in the file: {name}" for name in self.unexpected]
@@ -85,15 +85,15 @@ def load_weights(
     """
     if isinstance(ignore, str):
         raise ValueError(f"ignore must be a list of names or patterns (got {ignore!r})")
-    built = built_model(model, "load_weights")
-    wanted = state_of(built)
+    built = unwrap_model(model, "load_weights")
+    wanted = get_model_state(built)
     refuse_unwritable(wanted, file)
-    report, waiting = _read(built, wanted, file, prefix, tuple(ignore))
-    set_all(waiting, file)
+    report, waiting = _read_checkpoint(built, wanted, file, prefix, tuple(ignore))
+    copy_all_or_nothing(waiting, file)
     return report
 
 
-def built_model(module: nn.Module, function: str) -> Model:
+def unwrap_model(module: nn.Module, function: str) -> Model:
     """Return the model inside all wrappers around `module`. Raises TypeError where there is none, for `function`."""
     model = unwrap(module)
     if isinstance(model, Model):
@@ -105,22 +105,22 @@ def built_model(module: nn.Module, function: str) -> Model:
     raise TypeError(f"composer.{function} takes a model that composer.build made (got {advice})")
 
 
-def state_of(model: Model) -> dict[str, Tensor]:
+def get_model_state(model: Model) -> dict[str, Tensor]:
     """The state dict of a model, without the names that wrappers around its children add."""
     state = model.state_dict()
-    plain = plain_names(model, state)
+    plain = map_unwrapped_names(model, state)
     return {plain[name]: value for name, value in state.items()}
 
 
-def _read(
+def _read_checkpoint(
     model: Model, wanted: Mapping[str, Tensor], file: str | PathLike[str], prefix: str | None, ignore: Sequence[str]
-) -> tuple[Report, Waiting]:
+) -> tuple[Report, PendingCopies]:
     """The report on a file, and what the model's tensors will be: after this only that holds the file's numbers."""
-    with unreadable_is_unfit(file), opened(file) as found:
-        names = _Names(model, wanted, found.tensors)
+    with convert_read_errors(file), open_tensors(file) as found:
+        names = _NameMatcher(model, wanted, found.tensors)
         at = names.find_prefix(file) if prefix is None else _as_prefix(prefix)
-        report = _compare(names, at, wanted, found.tensors)
-        _check(report, at, names, file, ignore)
+        report = _compare_names(names, at, wanted, found.tensors)
+        _check_report(report, at, names, file, ignore)
         return report, [(name, wanted[name], found.tensors[source].read()) for name, source in report.matched]
 
 
@@ -141,60 +141,67 @@ def match_names(candidates: Mapping[str, Sequence[str]], given: Iterable[str]) -
     return {key: found[key] for key in candidates if key in found}
 
 
-class _Names:
+class _NameMatcher:
     """The names of a model's tensors and those in a file, and which belongs to which."""
 
     def __init__(self, model: Model, wanted: Iterable[str], given: Iterable[str]) -> None:
         # Not at the top: TerraTorch's names are known to a later stage, and are needed here alone.
-        from composer.terratorch.keys import names_of, plain, reason_to_leave
+        from composer.terratorch.keys import find_ignore_reason, list_tensor_names, normalize_tensor_name
 
         self.graph = model.graph
-        self.reason_to_leave = reason_to_leave
-        self.candidates = {
-            key: tuple(dict.fromkeys(plain(name) for name in (key, *names_of(self.graph, key)))) for key in wanted
+        self.reason_to_leave = find_ignore_reason
+        self.iter_candidates = {
+            key: tuple(
+                dict.fromkeys(normalize_tensor_name(name) for name in (key, *list_tensor_names(self.graph, key)))
+            )
+            for key in wanted
         }
         # Two names that become equal are of two tensors, and only one of them can be meant.
         self.sources: dict[str, str] = {}
         for name in given:
-            self.sources.setdefault(plain(_without_compiled(name)), name)
+            self.sources.setdefault(normalize_tensor_name(_strip_compiled(name)), name)
         self.plain = {source: name for name, source in self.sources.items()}
 
     def match(self, prefix: str) -> dict[str, str]:
         """Map each name of the model that the file has behind `prefix` to the name in the file; none is used twice."""
         behind = {name.removeprefix(prefix): source for name, source in self.sources.items() if name.startswith(prefix)}
-        return {key: behind[name] for key, name in match_names(self.candidates, behind).items()}
+        return {key: behind[name] for key, name in match_names(self.iter_candidates, behind).items()}
 
     def find_prefix(self, file: str | PathLike[str]) -> str:
         """The prefix behind which most of the model's names are. Raises SpecError where several fit equally well."""
-        counts = count_matches(self.sources, {name for names in self.candidates.values() for name in names})
+        counts = count_matches(self.sources, {name for names in self.iter_candidates.values() for name in names})
         most = max(counts.values(), default=0)
         first, *others = [prefix for prefix, count in counts.items() if count == most] or [""]
         # Two models have tensors of their own. One tensor may fit at several prefixes: `a.b.x`, as `b.x` behind `a.`.
         used = set(self.match(first).values())
-        rivals = list(islice((prefix for prefix in others if used.isdisjoint(self.match(prefix).values())), MAX_LISTED))
+        rivals = list(
+            islice((prefix for prefix in others if used.isdisjoint(self.match(prefix).values())), MAX_LISTED_PREFIXES)
+        )
         if rivals:
-            raise unfit(
+            raise build_weights_error(
                 file,
-                f"has {counted(most, 'tensor')} of this model behind each of several prefixes: "
+                f"has {format_count(most, 'tensor')} of this model behind each of several prefixes: "
                 f"{', '.join(map(repr, (first, *rivals)))}",
                 f"choose one: load_weights(model, file, prefix={first!r})",
             )
         return first
 
 
-def _without_compiled(name: str) -> str:
+def _strip_compiled(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != COMPILED)
 
 
-def _compare(names: _Names, prefix: str, wanted: Mapping[str, Tensor], given: Mapping[str, Stored]) -> Report:
+def _compare_names(
+    names: _NameMatcher, prefix: str, wanted: Mapping[str, Tensor], given: Mapping[str, StoredTensor]
+) -> Report:
     pairs = names.match(prefix)
     unlike = {
         name: Mismatch(name, source, *kinds)
         for name, source in pairs.items()
-        if len(set(kinds := _kinds(given[source], wanted[name]))) > 1
+        if len(set(kinds := _describe_mismatch(given[source], wanted[name]))) > 1
     }
     used = frozenset(pairs.values())
-    left = {name: _reason_to_leave(names, prefix, name) for name in given if name not in used}
+    left = {name: _find_ignore_reason(names, prefix, name) for name in given if name not in used}
     return Report(
         matched=tuple(pair for pair in pairs.items() if pair[0] not in unlike),
         missing=tuple(name for name in wanted if name not in pairs),
@@ -204,7 +211,7 @@ def _compare(names: _Names, prefix: str, wanted: Mapping[str, Tensor], given: Ma
     )
 
 
-def _reason_to_leave(names: _Names, prefix: str, source: str) -> str | None:
+def _find_ignore_reason(names: _NameMatcher, prefix: str, source: str) -> str | None:
     """Why a tensor of the file does not belong to this model; None where it should have a place in it."""
     name = names.plain.get(source, source)
     if not name.startswith(prefix):
@@ -212,21 +219,23 @@ def _reason_to_leave(names: _Names, prefix: str, source: str) -> str | None:
     return names.reason_to_leave(names.graph, name.removeprefix(prefix))
 
 
-def _kinds(given: Stored, wanted: Tensor) -> tuple[str, str]:
+def _describe_mismatch(given: StoredTensor, wanted: Tensor) -> tuple[str, str]:
     """What each is, as far as it matters: the precision of floating-point numbers does not."""
     if given.dtype.is_floating_point and wanted.is_floating_point():
         return str(list(given.shape)), str(list(wanted.shape))
-    return kind_of(given), kind_of(wanted)
+    return describe_tensor(given), describe_tensor(wanted)
 
 
-def _check(report: Report, prefix: str, names: _Names, file: str | PathLike[str], ignore: Sequence[str]) -> None:
+def _check_report(
+    report: Report, prefix: str, names: _NameMatcher, file: str | PathLike[str], ignore: Sequence[str]
+) -> None:
     """Raise SpecError, with a problem of each kind, for what has no partner and is not listed."""
     behind = f" behind {prefix}" if prefix else ""
     if not report.matched and not report.mismatched:
-        raise unfit(
+        raise build_weights_error(
             file,
-            f"has no tensor of this model{behind}: {_examples(names.sources.values())} in the file, "
-            f"and {_examples(names.candidates)} in the model",
+            f"has no tensor of this model{behind}: {_list_examples(names.sources.values())} in the file, "
+            f"and {_list_examples(names.iter_candidates)} in the model",
             "give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec",
         )
     missing = [name for name in report.missing if not _is_listed([name], ignore)]
@@ -245,12 +254,12 @@ def _check(report: Report, prefix: str, names: _Names, file: str | PathLike[str]
         ("has {} that the model does not have", unexpected),
         ("has {} of another shape or type than the model's", {str(m): m.name for m in unlike}),
     )
-    problems = [_problem(file, what, wrong) for what, wrong in found if wrong]
+    problems = [_build_tensor_problem(file, what, wrong) for what, wrong in found if wrong]
     if problems:
         raise SpecError(problems)
 
 
-def _examples(names: Iterable[str]) -> str:
+def _list_examples(names: Iterable[str]) -> str:
     first, *more = list(names) or ["nothing"]
     return f"{', '.join((first, *more[:2]))}{', …' if len(more) > 2 else ''}"
 
@@ -259,32 +268,34 @@ def _is_listed(names: Iterable[str], patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def _problem(file: str | PathLike[str], what: str, names: Mapping[str, str]) -> Problem:
+def _build_tensor_problem(file: str | PathLike[str], what: str, names: Mapping[str, str]) -> Problem:
     """The problem of several tensors, by the place of each: `names` maps a description of each to its plain name."""
     groups: dict[str, list[str]] = {}
     for description, name in names.items():
-        groups.setdefault(_place(name), []).append(description)
-    listed = "; ".join(f"{len(group)} of {place} ({', '.join(_first(group))})" for place, group in groups.items())
+        groups.setdefault(_find_place(name), []).append(description)
+    listed = "; ".join(
+        f"{len(group)} of {place} ({', '.join(_iter_first_names(group))})" for place, group in groups.items()
+    )
     patterns = ", ".join(f'"{place}{".*" * (place not in names.values())}"' for place in groups)
     return Problem(
         code="weights",
         place=Place(file=str(file)),
-        message=f"{what.format(counted(len(names), 'tensor'))}: {listed}.",
+        message=f"{what.format(format_count(len(names), 'tensor'))}: {listed}.",
         got="; ".join(names),
         repair=f"give a checkpoint of this very model, or allow it: load_weights(model, file, ignore=[{patterns}])",
     )
 
 
-def _place(name: str) -> str:
+def _find_place(name: str) -> str:
     """The place of the graph that a name begins with, in the model's names or in TerraTorch's."""
-    found = _PLACE.match(name)
+    found = _PLACE_PATTERN.match(name)
     return found[0] if found else name
 
 
-_PLACE = re.compile(r"(?:necks?\.|aux\.[^.]+\.|aux_heads\.[^.]+\.)?[^.]+")
+_PLACE_PATTERN = re.compile(r"(?:necks?\.|aux\.[^.]+\.|aux_heads\.[^.]+\.)?[^.]+")
 
 
-def _first(group: Sequence[str]) -> Iterator[str]:
+def _iter_first_names(group: Sequence[str]) -> Iterator[str]:
     yield from group[:3]
     if len(group) > 3:
         yield "…"

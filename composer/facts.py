@@ -12,18 +12,18 @@ from typing import Any
 
 from attrs import asdict
 
-from composer.catalogue import known_facts, stamp
-from composer.contracts import Refusal
+from composer.catalogue import find_catalogue_info, get_catalogue_version
+from composer.contracts import Rejection
 from composer.feature import Feature
-from composer.libraries import LIBRARIES, adapter, loaded
-from composer.parts import Channels, Facts, Probed, Timm, part_name
-from composer.sizes import Sizes
+from composer.libraries import LIBRARIES, get_adapter, import_adapter
+from composer.parts import Channels, EncoderInfo, ProbedEncoder, Timm, get_part_name
+from composer.sizes import SizeConstraint
 
-FORMAT = 8
+CACHE_FORMAT = 8
 """The format of a file of facts. A file of another format is found out anew."""
 
 
-def describe(part: Probed, channels: Channels) -> Facts | Refusal:
+def describe(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection:
     """The facts of an encoder that is fed an image of `channels` channels, or why there are none.
 
     Of several images, `channels` are those of each by name: pairs, in the order in which the encoder is fed them.
@@ -35,58 +35,60 @@ def describe(part: Probed, channels: Channels) -> Facts | Refusal:
     answered. A folder that cannot be written to is no error.
     """
     if part.source not in LIBRARIES:
-        return Refusal(
+        return Rejection(
             code="facts",
             kind="policy",
             expected="is not known to describe()",
             got=type(part).__name__,
             repair="hand in a describe= that knows it",
         )
-    return _remembered(part.unweighted(), channels)
+    return _describe_cached(part.copy_without_pretrained(), channels)
 
 
 @cache
-def _remembered(part: Probed, channels: Channels) -> Facts | Refusal:
+def _describe_cached(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection:
     assert part.source is not None
     library = LIBRARIES[part.source]
     versions = library.versions()
     told = (
-        known_facts(part, channels)
-        if isinstance(part, Timm) and isinstance(channels, int) and versions in (None, f"timm-{stamp()}")
+        find_catalogue_info(part, channels)
+        if isinstance(part, Timm)
+        and isinstance(channels, int)
+        and versions in (None, f"timm-{get_catalogue_version()}")
         else None
     )
     if told is not None:
         return told
     if versions is None:
         return library.missing()
-    question = {"part": part_name(part), "channels": _plain(channels), **_fields(part)}
-    folder = _folder()
+    question = {"part": get_part_name(part), "channels": _to_json_types(channels), **_dump_fields(part)}
+    folder = _get_cache_folder()
     if folder is None:
-        return _probed(part, channels)
-    file = folder / "facts" / versions / f"{_name_of(question)}.json"
-    known = _read(file, question)
+        return _probe_encoder(part, channels)
+    file = folder / "facts" / versions / f"{_hash_question(question)}.json"
+    known = _read_cached(file, question)
     if known is not None:
         return known
-    facts = _probed(part, channels)
-    if isinstance(facts, Facts):
-        _keep(file, question, facts)
+    facts = _probe_encoder(part, channels)
+    if isinstance(facts, EncoderInfo):
+        _store_cached(file, question, facts)
     return facts
 
 
-def _probed(part: Probed, channels: Channels) -> Facts | Refusal:
+def _probe_encoder(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection:
     assert part.source is not None
-    refusal = loaded(part.source)
+    refusal = import_adapter(part.source)
     if refusal is not None:
         return refusal
-    from composer.memory import free_memory
-    from composer.modules.growth import held_to
+    from composer.memory import get_free_memory
+    from composer.modules.growth import limit_bytes
 
-    with held_to(free_memory()):
-        found: Facts | Refusal = adapter(part.source).probe(part, channels)
+    with limit_bytes(get_free_memory()):
+        found: EncoderInfo | Rejection = get_adapter(part.source).probe(part, channels)
     return found
 
 
-def _folder() -> Path | None:
+def _get_cache_folder() -> Path | None:
     """Where facts are kept; None for a user who has no home, as in a container."""
     try:
         return Path(os.environ.get("COMPOSER_CACHE") or Path.home() / ".cache" / "composer")
@@ -94,55 +96,55 @@ def _folder() -> Path | None:
         return None
 
 
-def _fields(part: Probed) -> dict[str, Any]:
-    fields: dict[str, Any] = _plain(asdict(part))  # type: ignore[arg-type]
+def _dump_fields(part: ProbedEncoder) -> dict[str, Any]:
+    fields: dict[str, Any] = _to_json_types(asdict(part))  # type: ignore[arg-type]
     return fields
 
 
-def _plain(value: Any) -> Any:
+def _to_json_types(value: Any) -> Any:
     """A value through JSON, so that what is read back is compared like with like."""
     return json.loads(json.dumps(value))
 
 
-def _name_of(question: Mapping[str, Any]) -> str:
+def _hash_question(question: Mapping[str, Any]) -> str:
     import hashlib  # not at the top: what stands in the catalogue needs no file, and would wait for it
 
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _read(file: Path, question: Mapping[str, Any]) -> Facts | None:
+def _read_cached(file: Path, question: Mapping[str, Any]) -> EncoderInfo | None:
     """What a file answers; None where it is absent, damaged, of another format, or answers another question."""
     try:
         if not file.is_file():  # a pipe would be waited for
             return None
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT or content["question"] != question:
+        if content["format"] != CACHE_FORMAT or content["question"] != question:
             return None
-        return _facts(content["facts"])
+        return _parse_encoder_info(content["facts"])
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
 
 
-def _facts(data: dict[str, Any]) -> Facts:
+def _parse_encoder_info(data: dict[str, Any]) -> EncoderInfo:
     features = tuple(Feature(**feature) for feature in data.pop("features"))
-    return Facts(
+    return EncoderInfo(
         features=features,
-        sizes=Sizes(**data.pop("sizes")),
+        sizes=SizeConstraint(**data.pop("sizes")),
         mean=tuple(data.pop("mean")),
         std=tuple(data.pop("std")),
-        patch=_sides(data.pop("patch")),
+        patch=_parse_patch(data.pop("patch")),
         **data,
     )
 
 
-def _sides(patch: list[int] | None) -> tuple[int, int] | None:
+def _parse_patch(patch: list[int] | None) -> tuple[int, int] | None:
     return None if patch is None else (patch[0], patch[1])
 
 
-def _keep(file: Path, question: Mapping[str, Any], facts: Facts) -> None:
-    from composer.writing import write_whole
+def _store_cached(file: Path, question: Mapping[str, Any], facts: EncoderInfo) -> None:
+    from composer.writing import write_atomically
 
-    content = json.dumps({"format": FORMAT, "question": question, "facts": asdict(facts)}, default=str)
+    content = json.dumps({"format": CACHE_FORMAT, "question": question, "facts": asdict(facts)}, default=str)
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda partial: partial.write_text(content, encoding="utf-8"))
+        write_atomically(file, lambda partial: partial.write_text(content, encoding="utf-8"))

@@ -22,11 +22,11 @@ FRAMES = "b c t h w"
 MAP_PER_FRAME = "b t c h w"
 TOKENS_PER_FRAME = "b t n c"
 
-MOST_BANDS, MOST_FRAMES, MOST_PIXELS = 65_536, 1024, 2**20
+MAX_BANDS, MAX_FRAMES, MAX_PIXELS = 65_536, 1024, 2**20
 """What an image that flows in may have: channels, frames, and pixels of a side."""
 
 
-def fraction(value: int | str | Fraction) -> Fraction:
+def parse_stride(value: int | str | Fraction) -> Fraction:
     """Turn `16`, `"3/2"` or a Fraction into an exact, positive Fraction. Raises ValueError otherwise."""
     text_is_ratio = isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?", value)
     if not (text_is_ratio or isinstance(value, Fraction) or type(value) is int):
@@ -37,11 +37,11 @@ def fraction(value: int | str | Fraction) -> Fraction:
     return ratio
 
 
-def _stride(value: int | str | Fraction | None) -> Fraction | None:
-    return None if value is None else fraction(value)
+def _parse_optional_stride(value: int | str | Fraction | None) -> Fraction | None:
+    return None if value is None else parse_stride(value)
 
 
-def _offset(value: int | str | Fraction) -> int | Fraction:
+def _parse_offset(value: int | str | Fraction) -> int | Fraction:
     """A whole number wherever it is one. Raises ValueError for what is neither that nor a ratio."""
     text_is_ratio = isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}(/[1-9][0-9]{0,8})?", value)
     if not (text_is_ratio or isinstance(value, Fraction) or type(value) is int):
@@ -62,12 +62,12 @@ def _is_layout(axes: str) -> bool:
     )
 
 
-def _known_axes(_: object, __: Attribute[str], axes: str) -> None:
+def _check_axes(_: object, __: Attribute[str], axes: str) -> None:
     if not _is_layout(axes):
         raise ValueError(f"axes must be a layout such as {MAP!r}, {TOKENS!r} or {VECTOR!r} (got {axes!r})")
 
 
-def _positive(_: object, attribute: Attribute[int], value: int) -> None:
+def _check_positive(_: object, attribute: Attribute[int], value: int) -> None:
     if type(value) is not int or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number of at least 1 (got {value!r})")
 
@@ -92,13 +92,13 @@ class Feature:
     Raises ValueError where the fields contradict each other.
     """
 
-    channels: int = field(validator=_positive)
-    stride: Fraction | None = field(default=Fraction(1), converter=_stride)
-    axes: str = field(default=MAP, validator=_known_axes)
+    channels: int = field(validator=_check_positive)
+    stride: Fraction | None = field(default=Fraction(1), converter=_parse_optional_stride)
+    axes: str = field(default=MAP, validator=_check_axes)
     rounding: Rounding = "exact"
     prefix: int = 0
-    frames: int = field(default=1, validator=_positive)
-    offset: int | Fraction = field(default=0, converter=_offset)
+    frames: int = field(default=1, validator=_check_positive)
+    offset: int | Fraction = field(default=0, converter=_parse_offset)
 
     def __attrs_post_init__(self) -> None:
         names = self.axes.split()
@@ -146,7 +146,7 @@ class Feature:
 Features = tuple[Feature, ...]
 
 
-def height_and_width(name: str, value: object) -> tuple[int, int] | None:
+def parse_height_and_width(name: str, value: object) -> tuple[int, int] | None:
     """Two sides in pixels, or None. Raises ValueError, which names the field, for anything else."""
     if value is None:
         return None
@@ -156,36 +156,36 @@ def height_and_width(name: str, value: object) -> tuple[int, int] | None:
         or any(type(side) is not int or side < 1 for side in value)
     ):
         raise ValueError(f"{name} must be two whole numbers, height and width (got {value!r})")
-    if max(value) > MOST_PIXELS:
-        raise ValueError(f"{name} must be at most {MOST_PIXELS:,} pixels a side (got {max(value):,})")
+    if max(value) > MAX_PIXELS:
+        raise ValueError(f"{name} must be at most {MAX_PIXELS:,} pixels a side (got {max(value):,})")
     return value[0], value[1]
 
 
-def _image_size(value: object) -> tuple[int, int] | None:
-    return height_and_width("size", value)
+def _parse_image_size(value: object) -> tuple[int, int] | None:
+    return parse_height_and_width("size", value)
 
 
-def _bands(_: object, attribute: Attribute[int], value: int) -> None:
-    _positive(_, attribute, value)
-    if value > MOST_BANDS:
-        raise ValueError(f"channels must be at most {MOST_BANDS:,} (got {value:,})")
+def _check_bands(_: object, attribute: Attribute[int], value: int) -> None:
+    _check_positive(_, attribute, value)
+    if value > MAX_BANDS:
+        raise ValueError(f"channels must be at most {MAX_BANDS:,} (got {value:,})")
 
 
-def _modest(_: object, __: Attribute[Fraction], value: Fraction) -> None:
-    if not is_modest(value):
-        raise ValueError(f"stride must be a ratio of numbers of at most {MOST_PIXELS:,} (got '{value}')")
+def _check_bounded_stride(_: object, __: Attribute[Fraction], value: Fraction) -> None:
+    if not is_bounded_stride(value):
+        raise ValueError(f"stride must be a ratio of numbers of at most {MAX_PIXELS:,} (got '{value}')")
 
 
-def is_modest(stride: Fraction) -> bool:
+def is_bounded_stride(stride: Fraction) -> bool:
     """Whether a stride is a ratio of numbers that a side of an image may have pixels: no other is met by any."""
-    return max(stride.numerator, stride.denominator) <= MOST_PIXELS
+    return max(stride.numerator, stride.denominator) <= MAX_PIXELS
 
 
-def _frames(_: object, __: Attribute[int | None], value: int | None) -> None:
+def _check_frames(_: object, __: Attribute[int | None], value: int | None) -> None:
     if value is not None and (type(value) is not int or value < 1):
         raise ValueError(f"frames must be a whole number of at least 1 (got {value!r})")
-    if value is not None and value > MOST_FRAMES:
-        raise ValueError(f"frames must be at most {MOST_FRAMES:,} (got {value:,})")
+    if value is not None and value > MAX_FRAMES:
+        raise ValueError(f"frames must be at most {MAX_FRAMES:,} (got {value:,})")
 
 
 @frozen(kw_only=True)
@@ -196,10 +196,10 @@ class Image:
     the reference to (height, width) pixels. Raises ValueError for values that are no image.
     """
 
-    channels: int = field(default=3, validator=_bands)
-    stride: Fraction = field(default=Fraction(1), converter=fraction, validator=_modest)
-    frames: int | None = field(default=None, validator=_frames)
-    size: tuple[int, int] | None = field(default=None, converter=_image_size)
+    channels: int = field(default=3, validator=_check_bands)
+    stride: Fraction = field(default=Fraction(1), converter=parse_stride, validator=_check_bounded_stride)
+    frames: int | None = field(default=None, validator=_check_frames)
+    size: tuple[int, int] | None = field(default=None, converter=_parse_image_size)
 
     @property
     def feature(self) -> Feature:
@@ -208,38 +208,38 @@ class Image:
         return Feature(channels=self.channels, stride=self.stride, axes=axes, frames=self.frames or 1)
 
 
-def counted(number: int, noun: str, nouns: str | None = None, form: str = "") -> str:
+def format_count(number: int, noun: str, nouns: str | None = None, form: str = "") -> str:
     """`1 prefix token`, `4 prefix tokens`; with `nouns` for what has another plural, the number written in `form`."""
     return f"{number:{form}} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
-def kind(feature: Feature) -> str:
+def get_layout_kind(feature: Feature) -> str:
     """What the field calls a tensor of this layout: map, tokens, vector."""
     names = feature.axes.split()
     return "tokens" if "n" in names else "vector" if "h" not in names else "map"
 
 
-def _common(values: Sequence[object]) -> str:
+def _format_values(values: Sequence[object]) -> str:
     return str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))
 
 
-def sentence(features: Features) -> str:
+def describe_features(features: Features) -> str:
     """Features as a person reads them: `4 × tokens "b n c" (768 channels, stride 16, 1 prefix token)`."""
     if not features:
         return "nothing"
-    kinds = dict.fromkeys(f'{kind(f)} "{f.axes}"' for f in features)
+    kinds = dict.fromkeys(f'{get_layout_kind(f)} "{f.axes}"' for f in features)
     many = f"{len(features)} × " if len(features) > 1 else ""
     widths = [f.channels for f in features]
-    facts = [counted(widths[0], "channel") if len(set(widths)) == 1 else f"{_common(widths)} channels"]
+    facts = [format_count(widths[0], "channel") if len(set(widths)) == 1 else f"{_format_values(widths)} channels"]
     strides = [f.stride for f in features if f.stride is not None]
     if strides:
-        facts.append(f"stride {_common(strides)}")
+        facts.append(f"stride {_format_values(strides)}")
     if any(f.rounding != "exact" for f in features):
-        facts.append(f"rounding {_common([f.rounding for f in features])}")
+        facts.append(f"rounding {_format_values([f.rounding for f in features])}")
     if any(f.offset for f in features):
-        facts.append(f"offset {_common([f.offset for f in features])}")
+        facts.append(f"offset {_format_values([f.offset for f in features])}")
     if any(f.prefix for f in features):
-        facts.append(counted(max(f.prefix for f in features), "prefix token"))
+        facts.append(format_count(max(f.prefix for f in features), "prefix token"))
     if any(f.frames > 1 for f in features):
-        facts.append(counted(max(f.frames for f in features), "frame"))
+        facts.append(format_count(max(f.frames for f in features), "frame"))
     return f"{many}{' and '.join(kinds)} ({', '.join(facts)})"

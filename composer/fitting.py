@@ -4,46 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from composer.contracts.rules import Refusal, needed, only
-from composer.feature import MAP, MOST_PIXELS, VECTOR, Features, is_modest, sentence
+from composer.contracts.rules import Rejection, compute_implied_sizes, require
+from composer.feature import MAP, MAX_PIXELS, VECTOR, Features, describe_features, is_bounded_stride
 from composer.graph import Graph
-from composer.parts import Decoder, IdentityDecoder, Part, part_name
+from composer.parts import Decoder, IdentityDecoder, Part, get_part_name
 from composer.problem import Problem
-from composer.sizes import ANY, Conflict, Sizes
+from composer.sizes import ANY_SIZE, Conflict, SizeConstraint
 
-MOST_WIDE = 2**31
+MAX_CHANNELS = 2**31
 """The channels that may flow along an edge: torch counts no further in places."""
 
 
-def too_much(features: Features) -> Refusal | None:
+def find_overflow(features: Features) -> Rejection | None:
     """Refuse features whose numbers have grown from node to node until no image and no tensor has as many."""
     for feature in features:
-        if feature.channels > MOST_WIDE:
-            return _beyond(f"gives features of at most {MOST_WIDE:,} channels", f"{feature.channels:,}")
-        if feature.stride is not None and not is_modest(feature.stride):
-            rule = f"gives features whose stride is a ratio of numbers of at most {MOST_PIXELS:,}"
-            return _beyond(rule, str(feature.stride))
+        if feature.channels > MAX_CHANNELS:
+            return _reject_overflow(f"gives features of at most {MAX_CHANNELS:,} channels", f"{feature.channels:,}")
+        if feature.stride is not None and not is_bounded_stride(feature.stride):
+            rule = f"gives features whose stride is a ratio of numbers of at most {MAX_PIXELS:,}"
+            return _reject_overflow(rule, str(feature.stride))
     return None
 
 
-def _beyond(expected: str, got: str) -> Refusal:
-    return Refusal(code="limit", kind="policy", expected=expected, got=got, repair="leave it out, or a node before it")
+def _reject_overflow(expected: str, got: str) -> Rejection:
+    return Rejection(
+        code="limit", kind="policy", expected=expected, got=got, repair="leave it out, or a node before it"
+    )
 
 
-def demands(graph: Graph, features: Mapping[str, Features], sizes: Mapping[str, Sizes]) -> Iterator[tuple[str, Sizes]]:
+def iter_size_constraints(
+    graph: Graph, features: Mapping[str, Features], sizes: Mapping[str, SizeConstraint]
+) -> Iterator[tuple[str, SizeConstraint]]:
     """Who demands which sizes: images, parts, and every feature that has to be whole or to have a cell at all."""
     for name, image in graph.inputs:
         if image.size is not None:
-            yield name, Sizes(height=image.size[0], width=image.size[1])
+            yield name, SizeConstraint(height=image.size[0], width=image.size[1])
     if graph.padding.multiple > 1:
-        yield "padding", Sizes(multiple=graph.padding.multiple)
+        yield "padding", SizeConstraint(multiple=graph.padding.multiple)
     for name, given in features.items():
-        yield name, sizes.get(name, ANY)
+        yield name, sizes.get(name, ANY_SIZE)
         for feature in given:
-            yield name, needed(feature)
+            yield name, compute_implied_sizes(feature)
 
 
-def conflict_of(graph: Graph, conflict: Conflict) -> Problem:
+def build_conflict_problem(graph: Graph, conflict: Conflict) -> Problem:
     """Two demands that no image size meets, as a problem of the second."""
     return Problem(
         code="sizes",
@@ -56,28 +60,28 @@ def conflict_of(graph: Graph, conflict: Conflict) -> Problem:
     )
 
 
-def unfit_to_leave(
+def find_output_problems(
     graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part], embeddings: Collection[str]
 ) -> Iterator[Problem]:
     """What is wrong with the outputs, and with the crop of them; what is not known, because refused, is passed over."""
-    yield from _without_head(graph, features, parts)
-    yield from _unfit_outputs(graph, features, embeddings)
-    yield from _unfit_crop(graph, features, embeddings)
+    yield from _find_missing_heads(graph, features, parts)
+    yield from _find_invalid_outputs(graph, features, embeddings)
+    yield from _find_invalid_crop(graph, features, embeddings)
 
 
-def _without_head(graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part]) -> Iterator[Problem]:
+def _find_missing_heads(graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part]) -> Iterator[Problem]:
     """What a decoder gives is no prediction yet: it would be taken for scores of as many classes as it has channels.
 
     An encoder, a neck, or `IdentityDecoder`, which passes a feature on, are asked for nothing but features.
     """
-    for name in _ends(graph):
+    for name in _list_output_nodes(graph):
         part = parts.get(name)
         if name not in features or not isinstance(part, Decoder) or isinstance(part, IdentityDecoder):
             continue
         if not part.includes_head:
             yield Problem(
                 code="head",
-                message=f"{part_name(part)} gives features, and no head makes a prediction of them.",
+                message=f"{get_part_name(part)} gives features, and no head makes a prediction of them.",
                 place=graph.source.place(name),
                 expected="a head after it",
                 got="none",
@@ -85,12 +89,14 @@ def _without_head(graph: Graph, features: Mapping[str, Features], parts: Mapping
             )
 
 
-def _unfit_outputs(graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]) -> Iterator[Problem]:
-    for name in _ends(graph):
+def _find_invalid_outputs(
+    graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]
+) -> Iterator[Problem]:
+    for name in _list_output_nodes(graph):
         given = features.get(name)
         if given is None or name in embeddings:
             continue
-        unfit = only(given, lambda feature: feature.axes in (MAP, VECTOR), "one map or one vector")
+        unfit = require(given, lambda feature: feature.axes in (MAP, VECTOR), "one map or one vector")
         if unfit is None and len(given) == 1:
             continue
         way = "add IdentityDecoder, which passes one feature on"
@@ -98,17 +104,19 @@ def _unfit_outputs(graph: Graph, features: Mapping[str, Features], embeddings: C
             way = unfit.repair or "bring it to that layout with PermuteDims"
         yield Problem(
             code="output",
-            message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {sentence(given)}.',
+            message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {describe_features(given)}.',
             place=graph.source.place(name),
             expected="one map or one vector",
-            got=sentence(given),
+            got=describe_features(given),
             repair=f"{way}; or head: EmbeddingHead, which gives features as they are",
         )
 
 
-def _unfit_crop(graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]) -> Iterator[Problem]:
+def _find_invalid_crop(
+    graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]
+) -> Iterator[Problem]:
     """A crop of outputs none of which is at the image's size."""
-    outputs = [features.get(name) for name in _ends(graph) if name not in embeddings]
+    outputs = [features.get(name) for name in _list_output_nodes(graph) if name not in embeddings]
     is_map = any(not given or given[0].axes == MAP for given in outputs)
     if graph.crop is not None and not (graph.rescale and is_map):
         yield Problem(
@@ -119,5 +127,5 @@ def _unfit_crop(graph: Graph, features: Mapping[str, Features], embeddings: Coll
         )
 
 
-def _ends(graph: Graph) -> tuple[str, ...]:
+def _list_output_nodes(graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))))

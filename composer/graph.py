@@ -8,25 +8,25 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
-from composer.feature import Image, height_and_width
+from composer.feature import Image, parse_height_and_width
 from composer.parts import Decoder, Encoder, Head, Neck, Part
-from composer.parts.fields import FLAG
+from composer.parts.fields import BOOL
 from composer.parts.mistaken import explain_mistake
 from composer.problem import Source
 from composer.sizes import Padding
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """A segment of a node's name."""
 
-PATH = re.compile(
-    rf"{NAME.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?(?:\.{NAME.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?)*"
+PATH_PATTERN = re.compile(
+    rf"{NAME_PATTERN.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?(?:\.{NAME_PATTERN.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?)*"
 )
 """A node's name: segments with dots, each perhaps with an index: `encoder`, `necks[0]`, `aux.early.decoder`."""
 
-MOST_LETTERS = 256
+MAX_NAME_LENGTH = 256
 """How long a node's name may be."""
 
-MOST_ENCODERS = 32
+MAX_ENCODERS = 32
 """How many encoders a graph has: what one of them gives may take a second to find out."""
 
 
@@ -37,21 +37,21 @@ class Shared:
     node: str
 
 
-Inputs = tuple[str, ...] | tuple[tuple[str, str], ...]
+InputNames = tuple[str, ...] | tuple[tuple[str, str], ...]
 
 
-def _part(_: object, __: Attribute[Any], value: object) -> None:
+def _check_part(_: object, __: Attribute[Any], value: object) -> None:
     if not isinstance(value, Part | Shared):
         expected = f"part must be a declaration, such as FCNDecoder(), or Shared (got {value!r})"
         raise ValueError(explain_mistake(value) or expected)
 
 
-def _name(_: object, attribute: Attribute[Any], value: object) -> None:
+def _check_name(_: object, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{attribute.name} must be a string (got {value!r})")
 
 
-def _inputs(value: str | list[str] | tuple[str, ...] | Mapping[str, str] | Inputs) -> Inputs:
+def _parse_inputs(value: str | list[str] | tuple[str, ...] | Mapping[str, str] | InputNames) -> InputNames:
     if isinstance(value, str):
         return (value,)
     pairs: Any = value.items() if isinstance(value, Mapping) else value
@@ -70,9 +70,9 @@ def _is_pair(value: object, kind: type) -> bool:
 class Node:
     """A part at a place in the graph. `inputs` names what it takes: one name, several by position, or a mapping."""
 
-    name: str = field(validator=_name)
-    part: Part | Shared = field(validator=_part)
-    inputs: Inputs = field(converter=_inputs)
+    name: str = field(validator=_check_name)
+    part: Part | Shared = field(validator=_check_part)
+    inputs: InputNames = field(converter=_parse_inputs)
 
     @property
     def positional(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class Node:
         return (*self.positional, *[source for _, source in self.named])
 
 
-def _pairs(value: Mapping[str, Any] | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+def _to_pairs(value: Mapping[str, Any] | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
     return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
 
 
@@ -107,21 +107,21 @@ class _PairsOf:
                 raise ValueError(f"{attribute.name} must map names to {named} (got {pair!r})")
 
 
-def _nodes(_: object, __: Attribute[Any], nodes: tuple[Any, ...]) -> None:
+def _check_nodes(_: object, __: Attribute[Any], nodes: tuple[Any, ...]) -> None:
     for node in nodes:
         if not isinstance(node, Node):
             raise ValueError(f"nodes must be Nodes (got {node!r})")
 
 
-def _names(value: Iterable[str]) -> tuple[str, ...]:
+def _parse_output_names(value: Iterable[str]) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value)
     if isinstance(value, str) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"outputs must be a list of names (got {value!r})")
     return names
 
 
-def _crop(value: object) -> tuple[int, int] | None:
-    return height_and_width("crop", value)
+def _parse_crop(value: object) -> tuple[int, int] | None:
+    return parse_height_and_width("crop", value)
 
 
 @frozen(kw_only=True)
@@ -135,17 +135,17 @@ class Graph:
     counts for nothing when graphs are compared.
     """
 
-    inputs: tuple[tuple[str, Image], ...] = field(converter=_pairs, validator=_PairsOf(Image))
-    nodes: tuple[Node, ...] = field(converter=tuple[Node, ...], validator=_nodes)
-    outputs: tuple[str, ...] = field(converter=_names)
-    auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_pairs, validator=_PairsOf(str))
-    rescale: bool = field(default=True, validator=FLAG)
-    crop: tuple[int, int] | None = field(default=None, converter=_crop)
+    inputs: tuple[tuple[str, Image], ...] = field(converter=_to_pairs, validator=_PairsOf(Image))
+    nodes: tuple[Node, ...] = field(converter=tuple[Node, ...], validator=_check_nodes)
+    outputs: tuple[str, ...] = field(converter=_parse_output_names)
+    auxiliary: tuple[tuple[str, str], ...] = field(default=(), converter=_to_pairs, validator=_PairsOf(str))
+    rescale: bool = field(default=True, validator=BOOL)
+    crop: tuple[int, int] | None = field(default=None, converter=_parse_crop)
     padding: Padding = field(factory=Padding)
     source: Source = field(factory=Source, eq=False, repr=False)
 
 
-def must_be_graph(value: object) -> None:
+def require_graph(value: object) -> None:
     """Raise TypeError for what is no graph, with the next step."""
     if not isinstance(value, Graph):
         raise TypeError(f"a graph is needed, as composer.read and composer.chain make it (got {type(value).__name__})")
@@ -165,13 +165,13 @@ def chain(
     file: `encoder`, `necks[0]`, `decoder`, `head`, `aux.NAME.decoder`, `aux.NAME.head`. Raises ValueError where
     the parts do not follow each other in that order, and where a branch is anything else.
     """
-    names = chain_names(parts)
+    names = list_chain_names(parts)
     nodes = [Node(name, part, source) for name, part, source in zip(names, parts, ("image", *names[:-1]), strict=True)]
     trunk = next((name for name in reversed(names) if name not in ("decoder", "head")), "image")
     ends: dict[str, str] = {}
     for label, branch in (aux or {}).items():
         source = trunk
-        for part in _branch(label, branch):
+        for part in _check_branch(label, branch):
             nodes.append(Node(f"aux.{label}.{'head' if isinstance(part, Head) else 'decoder'}", part, source))
             source = nodes[-1].name
         ends[label] = source
@@ -186,38 +186,38 @@ def chain(
     )
 
 
-def chain_names(parts: tuple[Part, ...]) -> list[str]:
+def list_chain_names(parts: tuple[Part, ...]) -> list[str]:
     """The node names of a chain. Raises ValueError where the parts are not in a chain's order."""
-    order = [_rank(part) for part in parts]
+    order = [_rank_part(part) for part in parts]
     if not parts or order != sorted(order) or any(order.count(rank) > 1 for rank in (0, 2, 3)) or order[0] != 0:
-        raise ValueError(f"a chain is an encoder, then necks, a decoder and a head (got {_listed(parts)})")
+        raise ValueError(f"a chain is an encoder, then necks, a decoder and a head (got {_format_part_types(parts)})")
     return [("encoder", f"necks[{index - 1}]", "decoder", "head")[rank] for index, rank in enumerate(order)]
 
 
-_BRANCHES = ((Decoder,), (Decoder, Head))
+_BRANCH_KINDS = ((Decoder,), (Decoder, Head))
 
 
-def _branch(label: str, parts: Sequence[Part]) -> Sequence[Part]:
+def _check_branch(label: str, parts: Sequence[Part]) -> Sequence[Part]:
     """The parts of an auxiliary branch. Raises ValueError where they are none."""
     listed = isinstance(parts, list | tuple)
     for part in parts if listed else ():
         if mistake := explain_mistake(part):
             raise ValueError(f"aux.{label}: {mistake}")
-    if not listed or not any(_are(parts, kinds) for kinds in _BRANCHES):
-        given = _listed(parts) if listed else repr(parts)
+    if not listed or not any(_are_instances(parts, kinds) for kinds in _BRANCH_KINDS):
+        given = _format_part_types(parts) if listed else repr(parts)
         raise ValueError(f"aux.{label} must be a tuple of a decoder, or of a decoder and a head (got {given})")
     return parts
 
 
-def _are(parts: Sequence[Part], kinds: tuple[type[Part], ...]) -> bool:
+def _are_instances(parts: Sequence[Part], kinds: tuple[type[Part], ...]) -> bool:
     return len(parts) == len(kinds) and all(map(isinstance, parts, kinds))
 
 
-def _listed(parts: Sequence[Part]) -> str:
+def _format_part_types(parts: Sequence[Part]) -> str:
     return ", ".join(type(part).__name__ for part in parts) or "nothing"
 
 
-def _rank(part: Part) -> int:
+def _rank_part(part: Part) -> int:
     kinds = (Encoder, Neck, Decoder, Head)
     found = [rank for rank, kind in enumerate(kinds) if isinstance(part, kind)]
     if not found:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from composer.contracts import Refusal
+from composer.contracts import Rejection
 from composer.graph import Graph
-from composer.parts import Facts
-from composer.typed import Typed
-from composer.walking import Describe, walked
+from composer.parts import EncoderInfo
+from composer.typed import TypedGraph
+from composer.walking import Describe, run_inference
 
 
-def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) -> Typed:
+def infer(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = None) -> TypedGraph:
     """The features on every edge of `graph`, and the image sizes that it takes.
 
     `describe` is asked for facts about encoders: a function, or a mapping from encoders to facts. The default knows
@@ -20,10 +20,10 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, Facts] | None = None) 
 
     Raises SpecError with all the problems at once.
     """
-    return walked(graph, asking(describe)).typed()
+    return run_inference(graph, resolve_describe(describe)).typed()
 
 
-def asking(describe: Describe | Mapping[Any, Facts] | None) -> Describe:
+def resolve_describe(describe: Describe | Mapping[Any, EncoderInfo] | None) -> Describe:
     """What knows facts about encoders, as a function: the default, a function, or a mapping."""
     if describe is None:
         from composer.facts import describe as describe_by_probe
@@ -33,7 +33,7 @@ def asking(describe: Describe | Mapping[Any, Facts] | None) -> Describe:
         known = describe
         return lambda part, _: (
             known.get(part)
-            or Refusal(
+            or Rejection(
                 code="facts", kind="policy", expected="is not among the facts that were handed in", got="no facts"
             )
         )

@@ -13,8 +13,8 @@ from typing import Any
 
 from attrs import frozen
 
-from composer.contracts.rules import Refusal
-from composer.quiet import contained
+from composer.contracts.rules import Rejection
+from composer.quiet import guard_import
 
 
 @frozen
@@ -29,18 +29,18 @@ class Library:
     distributions: tuple[str, ...]
     together: str | None = None
 
-    def installed(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether it is there. It is not imported, so it may yet be broken."""
         return find_spec(self.package) is not None
 
     def versions(self) -> str | None:
         """The versions that what is known of the library holds for, as a file may be called: `timm-1.0.31`."""
-        found = [(name, _version(name)) for name in self.distributions]
+        found = [(name, _find_version(name)) for name in self.distributions]
         return "+".join(f"{name}-{one}" for name, one in found) if all(one for _, one in found) else None
 
-    def missing(self) -> Refusal:
+    def missing(self) -> Rejection:
         """Why a part of the library cannot be had where it is not installed."""
-        return Refusal(
+        return Rejection(
             code="install",
             kind="policy",
             expected=f"needs {self.package}",
@@ -48,9 +48,9 @@ class Library:
             repair=f"pip install {self.requirement}",
         )
 
-    def broken(self, error: Exception) -> Refusal:
+    def reject_broken(self, error: Exception) -> Rejection:
         """Why a part of the library cannot be had where importing it raises."""
-        return Refusal(
+        return Rejection(
             code="install",
             kind="policy",
             expected=f"needs {self.package}, which cannot be imported",
@@ -59,7 +59,7 @@ class Library:
         )
 
 
-def _version(distribution: str) -> str | None:
+def _find_version(distribution: str) -> str | None:
     """The version that is installed: read off the folder that says so, where there is one; None where there is none.
 
     importlib.metadata looks for the same folder first, and takes a tenth of the time that a check may take to load.
@@ -98,17 +98,17 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
 """The libraries that have an adapter, by the source that a spec writes."""
 
 
-def adapter(source: str) -> Any:
+def get_adapter(source: str) -> Any:
     """The adapter of a source. Importing it, the first time, imports its library, and what that does besides is kept.
 
     Raises whatever the import raises.
     """
     name = f"composer.adapters.{source}"
-    with nullcontext() if name in sys.modules else contained():
+    with nullcontext() if name in sys.modules else guard_import():
         return import_module(name)
 
 
-def loaded(source: str) -> Refusal | None:
+def import_adapter(source: str) -> Rejection | None:
     """Import the adapter of a source; or why that cannot be.
 
     A source that has no adapter here is somebody else's, who has registered what it needs.
@@ -117,8 +117,8 @@ def loaded(source: str) -> Refusal | None:
         return None
     library = LIBRARIES[source]
     try:
-        adapter(source)
+        get_adapter(source)
     except Exception as error:  # a broken install is the fault of the specs that need it, and of no other
         missing = isinstance(error, ModuleNotFoundError) and error.name == library.package
-        return library.missing() if missing else library.broken(error)
+        return library.missing() if missing else library.reject_broken(error)
     return None

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 
-def _most(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _check_limit(_: object, attribute: Attribute[Any], value: Any) -> None:
     if value is not None and (type(value) is not int or value < 0):
         raise ValueError(f"{attribute.name} must be a whole number of at least 0 (got {value!r})")
 
@@ -19,5 +19,5 @@ class Limits:
     What several nodes share counts once. Raises ValueError for what is no number.
     """
 
-    parameters: int | None = field(default=None, validator=_most)
-    bytes: int | None = field(default=None, validator=_most)
+    parameters: int | None = field(default=None, validator=_check_limit)
+    bytes: int | None = field(default=None, validator=_check_limit)

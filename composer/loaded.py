@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-SHOWN = 5
+MAX_LISTED_NAMES = 5
 """How many of many names are listed."""
 
 
@@ -25,5 +25,5 @@ class LoadedWeights:
 
 def list_names(names: Sequence[str]) -> str:
     """The first of many names, each in full, and how many more there are."""
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    more = f" and {len(names) - MAX_LISTED_NAMES:,} more" if len(names) > MAX_LISTED_NAMES else ""
+    return f"{', '.join(names[:MAX_LISTED_NAMES])}{more}"

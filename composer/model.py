@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import _register_namedtuple
 
-from composer.entering import Frame, frame_of, framed, images_of, mismatch_of
+from composer.entering import PadSpec, compute_padding, explain_weight_mismatch, pad_input, validate_inputs
 from composer.graph import Graph
-from composer.leaving import leaving
+from composer.leaving import prepare_outputs
 from composer.loaded import LoadedWeights
-from composer.modules.containers import hang
-from composer.modules.frames import by_frame, stills
-from composer.modules.memory_format import contiguous_for_training
-from composer.modules.wrappers import plain_names
-from composer.plan import Step, end_of, input_of, step_of
-from composer.typed import Typed
+from composer.modules.containers import attach_modules
+from composer.modules.frames import fold_frames, unfold_frames
+from composer.modules.memory_format import make_contiguous_for_training
+from composer.modules.wrappers import map_unwrapped_names
+from composer.plan import NodeCall, build_input_spec, build_node_call, build_output_node
+from composer.typed import TypedGraph
 
 
 class ModelOutput(NamedTuple):
@@ -43,15 +43,17 @@ class Model(nn.Module):
     cover the padded image.
     """
 
-    def __init__(self, typed: Typed, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(self, typed: TypedGraph, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.typed = typed
-        hang(self, modules)
+        attach_modules(self, modules)
         self.built_state = summarize_state(self.state_dict())
         self._frozen: dict[str, frozenset[str]] = {}
-        self._inputs = tuple(input_of(name, image.feature) for name, image in self.graph.inputs)
-        self._steps = tuple(step_of(node, typed, modules) for node in typed.order)
-        self._ends = {name: tuple(end_of(typed, name, f) for f in typed.features[name]) for name in typed.ends}
+        self._inputs = tuple(build_input_spec(name, image.feature) for name, image in self.graph.inputs)
+        self._steps = tuple(build_node_call(node, typed, modules) for node in typed.order)
+        self._ends = {
+            name: tuple(build_output_node(typed, name, f) for f in typed.features[name]) for name in typed.ends
+        }
         self._unit = typed.unit
 
     @property
@@ -90,21 +92,21 @@ class Model(nn.Module):
         encoder takes.
         """
         self._check_extras(extras)
-        images = images_of(self._inputs, image)
-        frame = frame_of(self._inputs, images, self.typed, self._unit)
+        images = validate_inputs(self._inputs, image)
+        frame = compute_padding(self._inputs, images, self.typed, self._unit)
         try:
             features: dict[str, Sequence[Tensor]] = {
-                one.name: (framed(one, images[one.name], frame, self.graph.padding.mode),) for one in self._inputs
+                one.name: (pad_input(one, images[one.name], frame, self.graph.padding.mode),) for one in self._inputs
             }
             for step in self._steps:
-                features[step.name] = self._run(step, features, frame.padded, extras)
+                features[step.name] = self._run_node(step, features, frame.padded, extras)
         except RuntimeError as error:
             # Only what fails is looked at: hooks (FSDP, offloading) and encoders may convert types and devices.
-            mismatch = mismatch_of(images, self.parameters())
+            mismatch = explain_weight_mismatch(images, self.parameters())
             if mismatch is None:
                 raise
             raise ValueError(mismatch) from error
-        ends = {name: self._leaving(name, features[name], frame) for name in self._ends}
+        ends = {name: self._prepare_node_output(name, features[name], frame) for name in self._ends}
         outputs = {name: ends[name] for name in self.graph.outputs}
         return ModelOutput(
             output=outputs if len(outputs) > 1 else ends[self.graph.outputs[0]],
@@ -117,8 +119,8 @@ class Model(nn.Module):
         Each argument is the name of a node, or what several names begin with: `necks`, `aux.early`. `unfreeze` is the
         inverse. Raises ValueError, and freezes nothing, where there is no such node.
         """
-        for path in self._paths((node, *more), "freeze"):
-            trained = {name for name, p in self._parameters_of(path).items() if p.requires_grad}
+        for path in self._find_module_paths((node, *more), "freeze"):
+            trained = {name for name, p in self._get_node_parameters(path).items() if p.requires_grad}
             self._frozen[path] = self._frozen.get(path, frozenset()) | trained
             self.get_submodule(path).requires_grad_(False)  # noqa: FBT003, torch's signature
         self.train(self.training)
@@ -128,9 +130,9 @@ class Model(nn.Module):
 
         Takes names as `freeze` does. A node that is not frozen stays as it is.
         """
-        for path in self._paths((node, *more), "unfreeze") & self._frozen.keys():
+        for path in self._find_module_paths((node, *more), "unfreeze") & self._frozen.keys():
             names = self._frozen.pop(path)
-            for name, parameter in self._parameters_of(path).items():
+            for name, parameter in self._get_node_parameters(path).items():
                 if name in names:
                     parameter.requires_grad_(True)  # noqa: FBT003, torch's signature
         self.train(self.training)
@@ -147,7 +149,7 @@ class Model(nn.Module):
             self.get_submodule(path).eval()
         return self
 
-    def _paths(self, nodes: Sequence[str], verb: str) -> set[str]:
+    def _find_module_paths(self, nodes: Sequence[str], verb: str) -> set[str]:
         """The paths of the modules that run at the nodes of these names."""
         found: set[str] = set()
         for node in nodes:
@@ -158,10 +160,10 @@ class Model(nn.Module):
             found |= paths
         return found
 
-    def _parameters_of(self, path: str) -> dict[str, nn.Parameter]:
+    def _get_node_parameters(self, path: str) -> dict[str, nn.Parameter]:
         """The parameters of a node, by the names that they have without the wrapper of torch.compile."""
         parameters = dict(self.get_submodule(path).named_parameters(path))
-        plain = plain_names(self, parameters)
+        plain = map_unwrapped_names(self, parameters)
         return {plain[name]: parameter for name, parameter in parameters.items()}
 
     def _is_frozen(self, path: str) -> bool:
@@ -169,7 +171,7 @@ class Model(nn.Module):
         names = self._frozen.get(path)
         if names is None:
             return False
-        watched = [p for name, p in self._parameters_of(path).items() if not names or name in names]
+        watched = [p for name, p in self._get_node_parameters(path).items() if not names or name in names]
         return not watched or not all(p.requires_grad for p in watched)
 
     def _check_extras(self, extras: Mapping[str, Any]) -> None:
@@ -179,8 +181,12 @@ class Model(nn.Module):
                 told = f"there is {' and '.join(known)}" if known else "nothing is taken beside images"
                 raise TypeError(f"no encoder of the model takes {name!r}; {told}")
 
-    def _run(
-        self, step: Step, features: Mapping[str, Sequence[Tensor]], padded: tuple[int, int], extras: Mapping[str, Any]
+    def _run_node(
+        self,
+        step: NodeCall,
+        features: Mapping[str, Sequence[Tensor]],
+        padded: tuple[int, int],
+        extras: Mapping[str, Any],
     ) -> Sequence[Tensor]:
         child: Any = self
         for name in step.path:
@@ -188,21 +194,21 @@ class Model(nn.Module):
         extra = {"image_size": padded} if step.takes_size else {}
         if step.takes_image:
             taken = {name: value for name, value in extras.items() if step.extras is None or name in step.extras}
-            out = child(*_images(step, features), **taken)
+            out = child(*_prepare_images(step, features), **taken)
         else:
             named = {name: features[source] for name, source in step.named}
             out = child(*[features[source] for source in step.inputs], **named, **extra)
         given = (out,) if isinstance(out, Tensor) else tuple(out)
         if step.takes_image:
             image = features[(*step.inputs, *(source for _, source in step.named))[0]][0]
-            given = tuple(contiguous_for_training(x, like=image) for x in given)
+            given = tuple(make_contiguous_for_training(x, like=image) for x in given)
         if step.frames is None:
             return given
-        return tuple(by_frame(x, axis, step.frames) for x, axis in zip(given, step.batch, strict=True))
+        return tuple(unfold_frames(x, axis, step.frames) for x, axis in zip(given, step.batch, strict=True))
 
-    def _leaving(self, name: str, tensors: Sequence[Tensor], frame: Frame) -> Tensor | tuple[Tensor, ...]:
+    def _prepare_node_output(self, name: str, tensors: Sequence[Tensor], frame: PadSpec) -> Tensor | tuple[Tensor, ...]:
         """What leaves the model from a node: a tensor, or for an embedding a tuple of them."""
-        finished = leaving(self._ends[name], tensors, frame, self.graph.crop)
+        finished = prepare_outputs(self._ends[name], tensors, frame, self.graph.crop)
         return finished if name in self.typed.embeddings else finished[0]
 
 
@@ -211,24 +217,24 @@ def summarize_state(state: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...]
 
     None is for extra state, and for parameters that have no shape before the first image.
     """
-    return {name: _summary(value) for name, value in state.items()}
+    return {name: _summarize_value(value) for name, value in state.items()}
 
 
-def _summary(value: Any) -> tuple[tuple[int, ...], str] | None:
+def _summarize_value(value: Any) -> tuple[tuple[int, ...], str] | None:
     if not isinstance(value, Tensor) or is_lazy(value):
         return None
     return tuple(value.shape), "float" if value.is_floating_point() else str(value.dtype)
 
 
-def _images(step: Step, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor] | list[dict[str, Tensor]]:
+def _prepare_images(step: NodeCall, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor] | list[dict[str, Tensor]]:
     """What an encoder is called with: its image, or each of several; or a dict by the names that it knows them by."""
     if step.named:
-        return [{name: _image(step, features[source][0]) for name, source in step.named}]
-    return [_image(step, features[source][0]) for source in step.inputs]
+        return [{name: _prepare_image(step, features[source][0]) for name, source in step.named}]
+    return [_prepare_image(step, features[source][0]) for source in step.inputs]
 
 
-def _image(step: Step, image: Tensor) -> Tensor:
-    image = image if step.frames is None else stills(image)
+def _prepare_image(step: NodeCall, image: Tensor) -> Tensor:
+    image = image if step.frames is None else fold_frames(image)
     # A module of one's own may begin in place, on what is perhaps the caller's own tensor.
     return image.clone() if step.foreign else image
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from composer.feature import Feature
 from composer.graph import Node, Shared
-from composer.modules.containers import segments
-from composer.parts import Custom, Encoder, Part, Probed
-from composer.typed import Typed
+from composer.modules.containers import get_module_path
+from composer.parts import Custom, Encoder, Part, ProbedEncoder
+from composer.typed import TypedGraph
 
 
-class Input(NamedTuple):
+class InputSpec(NamedTuple):
     """An image that the model takes: its layout's rank, the sizes of its fixed axes, its stride as a ratio."""
 
     name: str
@@ -28,7 +28,7 @@ class Input(NamedTuple):
     denominator: int
 
 
-class Step(NamedTuple):
+class NodeCall(NamedTuple):
     """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called.
 
     `frames` is given for an encoder of stills that runs on so many frames, and `batch` then says where in each of its
@@ -47,7 +47,7 @@ class Step(NamedTuple):
     extras: frozenset[str] | None
 
 
-class End(NamedTuple):
+class OutputNode(NamedTuple):
     """A feature that leaves the model: where from, where its batch is, what its other axes are, and its grid in whole
     numbers, unless it is a vector, which has none: cells = (side * times - less) // by. `whole` says that all of it
     leaves, as it is.
@@ -76,12 +76,12 @@ class End(NamedTuple):
         return tuple(sizes[axis] for axis in self.axes)
 
 
-def input_of(name: str, feature: Feature) -> Input:
+def build_input_spec(name: str, feature: Feature) -> InputSpec:
     """The plan of an input, from what its image is as a feature."""
     assert feature.stride is not None
     axes = feature.axes.split()
     sizes = {"c": feature.channels, "t": feature.frames}
-    return Input(
+    return InputSpec(
         name=name,
         shape=f"({', '.join(str(sizes.get(axis, axis)) for axis in axes)})",
         dims=len(axes),
@@ -91,14 +91,14 @@ def input_of(name: str, feature: Feature) -> Input:
     )
 
 
-def step_of(node: Node, typed: Typed, modules: Mapping[str, nn.Module]) -> Step:
+def build_node_call(node: Node, typed: TypedGraph, modules: Mapping[str, nn.Module]) -> NodeCall:
     """The plan of a node, for the module that runs there: its own, or the one that it shares."""
     owner = node.part.node if isinstance(node.part, Shared) else node.name
     part = next(other.part for other in typed.graph.nodes if other.name == owner)
     per_frame = node.name in typed.per_frame
-    return Step(
+    return NodeCall(
         name=node.name,
-        path=segments(owner),
+        path=get_module_path(owner),
         inputs=node.positional,
         named=node.named,
         takes_image=isinstance(part, Encoder),
@@ -106,21 +106,21 @@ def step_of(node: Node, typed: Typed, modules: Mapping[str, nn.Module]) -> Step:
         foreign=isinstance(part, Custom),
         frames=typed.features[node.sources[0]][0].frames if per_frame else None,
         batch=tuple(f.axes.split().index("b") for f in typed.features[node.name]) if per_frame else (),
-        extras=frozenset() if per_frame else _extras(modules[owner], part),
+        extras=frozenset() if per_frame else _get_extra_names(modules[owner], part),
     )
 
 
-def _extras(module: nn.Module, part: Part | Shared | None) -> frozenset[str] | None:
+def _get_extra_names(module: nn.Module, part: Part | Shared | None) -> frozenset[str] | None:
     """The keyword arguments that an encoder takes beside its images: those of a module of one's own, or those that an
     adapter's module says in `extras`.
     """
     if isinstance(part, Custom):
-        return _parameters(module.forward)
-    told = getattr(module, "extras", None) if isinstance(part, Probed) else None
+        return _list_keyword_parameters(module.forward)
+    told = getattr(module, "extras", None) if isinstance(part, ProbedEncoder) else None
     return told if isinstance(told, frozenset) else frozenset()
 
 
-def _parameters(forward: Callable[..., Any]) -> frozenset[str] | None:
+def _list_keyword_parameters(forward: Callable[..., Any]) -> frozenset[str] | None:
     """The keyword parameters of an encoder of one's own beside its first, which is the image; None is any."""
     try:
         _, *parameters = signature(forward).parameters.values()
@@ -138,23 +138,23 @@ def _has_image_size(forward: Callable[..., Any]) -> bool:
         return False
 
 
-def end_of(typed: Typed, name: str, feature: Feature) -> End:
+def build_output_node(typed: TypedGraph, name: str, feature: Feature) -> OutputNode:
     """The plan of a feature of an output, or of an auxiliary one."""
     stride = feature.stride
     axes = feature.axes.split()
-    return End(
+    return OutputNode(
         node=name,
         feature=feature,
-        rescale=typed.rescaled(feature),
+        rescale=typed.is_rescaled(feature),
         interpolate=stride != 1 or feature.offset != 0,
         whole=stride is None or name in typed.embeddings,
         batch=axes.index("b"),
         axes=tuple(axis for axis in axes if axis != "b"),
-        grid=None if stride is None else _grid(stride, feature),
+        grid=None if stride is None else _compute_grid_terms(stride, feature),
     )
 
 
-def _grid(stride: Fraction, feature: Feature) -> tuple[int, int, int]:
+def _compute_grid_terms(stride: Fraction, feature: Feature) -> tuple[int, int, int]:
     """H / stride - offset / stride as (H * times - less) / by, rounded down; rounding up is to take less."""
     offset = feature.offset / stride
     by = lcm(stride.numerator, offset.denominator)

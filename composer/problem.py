@@ -10,20 +10,20 @@ from itertools import islice
 from attrs import field, frozen
 from attrs.converters import optional
 
-MOST_SAID = 2000
+MAX_MESSAGE_LENGTH = 2000
 """Letters of a message: what it quotes may be as long as a file, and nobody reads on."""
 
 
-def shown(text: str) -> str:
+def make_printable(text: str) -> str:
     """A text as it may stand in a line of a terminal: what is no letter, and would move the cursor, is spelled out."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
-def _short(text: str) -> str:
-    half = MOST_SAID // 2
-    return text if len(text) <= MOST_SAID else f"{text[:half]} … {text[-half:]}"
+def _truncate_text(text: str) -> str:
+    half = MAX_MESSAGE_LENGTH // 2
+    return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:half]} … {text[-half:]}"
 
 
 @frozen
@@ -37,7 +37,7 @@ class Place:
 
     def __str__(self) -> str:
         """`specs/vit-unet.yaml:4:10`, or nothing for a graph that has no text."""
-        file = shown(self.file or "")
+        file = make_printable(self.file or "")
         return file if self.line is None else f"{file or '<text>'}:{self.line}:{self.column}"
 
 
@@ -49,11 +49,11 @@ class Problem:
     """
 
     code: str
-    message: str = field(converter=_short)
+    message: str = field(converter=_truncate_text)
     place: Place = Place()
-    expected: str | None = field(default=None, converter=optional(_short))
-    got: str | None = field(default=None, converter=optional(_short))
-    repair: str | None = field(default=None, converter=optional(_short))
+    expected: str | None = field(default=None, converter=optional(_truncate_text))
+    got: str | None = field(default=None, converter=optional(_truncate_text))
+    repair: str | None = field(default=None, converter=optional(_truncate_text))
 
     def __str__(self) -> str:
         """`file:line:column: error[code] path: message`, and the repair on a line of its own."""
@@ -62,9 +62,9 @@ class Problem:
     def said(self, severity: str) -> str:
         """The same of another severity: what is found in passing is a `note`."""
         place = f"{self.place}: " if str(self.place) else ""
-        path = f" {shown(_short(self.place.path))}:" if self.place.path else ""
-        repair = f"\n  repair: {shown(self.repair)}" if self.repair else ""
-        return f"{place}{severity}[{self.code}]{path} {shown(self.message)}{repair}"
+        path = f" {make_printable(_truncate_text(self.place.path))}:" if self.place.path else ""
+        repair = f"\n  repair: {make_printable(self.repair)}" if self.repair else ""
+        return f"{place}{severity}[{self.code}]{path} {make_printable(self.message)}{repair}"
 
 
 @frozen
@@ -83,19 +83,19 @@ class Source:
         return Place(path, self.file, line, column)
 
 
-MOST_PROBLEMS = 100
+MAX_PROBLEMS = 100
 """How many problems are told at once: nobody reads on, and repairs of twenty thousand would take minutes."""
 
 
-MOST_COMPARED = 400
+MAX_COMPARED_NAMES = 400
 """With how many names one that nobody knows is compared, to tell which was meant."""
 
 
-def told(problems: Iterable[Problem]) -> list[Problem]:
+def truncate_problems(problems: Iterable[Problem]) -> list[Problem]:
     """The problems; of more than may be told at once the first ones, and one more that says so."""
-    first = list(islice(problems, MOST_PROBLEMS + 1))
-    if len(first) > MOST_PROBLEMS:
-        said = f"there are more than {MOST_PROBLEMS} problems; these are the first of them."
+    first = list(islice(problems, MAX_PROBLEMS + 1))
+    if len(first) > MAX_PROBLEMS:
+        said = f"there are more than {MAX_PROBLEMS} problems; these are the first of them."
         first[-1] = Problem(code="limit", message=said, place=first[-1].place, repair="mend these, and check again")
     return first
 
@@ -114,26 +114,26 @@ class SpecError(ValueError):
 SpecError.__module__ = "composer"
 
 
-def nearest(name: str, known: Iterable[str], limit: int = 12) -> str:
+def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
     """What to tell a person who wrote a name nobody knows: the names close to it, or the list if it is short."""
-    names = _neighbours(name, sorted(known))
+    names = _find_nearby_names(name, sorted(known))
     if not names:
         return "there is none to choose from"
-    found = close(name, names)
+    found = find_close_matches(name, names)
     if found:
         return f"did you mean {' or '.join(found)}?"
     return f"known: {', '.join(names[:limit])}{', …' if len(names) > limit else ''}"
 
 
-def _neighbours(name: str, names: list[str]) -> list[str]:
+def _find_nearby_names(name: str, names: list[str]) -> list[str]:
     """Of so many sorted names that to compare all would take seconds, those that begin most like this one."""
-    if len(names) <= MOST_COMPARED:
+    if len(names) <= MAX_COMPARED_NAMES:
         return names
     position = bisect(names, name)
-    return names[max(0, position - MOST_COMPARED // 2) : position + MOST_COMPARED // 2]
+    return names[max(0, position - MAX_COMPARED_NAMES // 2) : position + MAX_COMPARED_NAMES // 2]
 
 
-def close(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+def find_close_matches(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
     """The three names most like this one; where one has the very letters, upper case or lower, that one alone.
 
     A name in small letters is compared with names in small letters.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from threading import RLock
 
-_CHANGING = RLock()
+_PROCESS_LOCK = RLock()
 """Held while something changes that the whole process shares: streams, log levels, warning filters, the environment.
 
 Two threads that each restored what they had found would restore what the other had changed.
@@ -18,19 +18,21 @@ Two threads that each restored what they had found would restore what the other 
 
 if hasattr(os, "register_at_fork"):
     # A fork waits until no other thread is changing anything: in the child nobody would restore it.
-    os.register_at_fork(before=_CHANGING.acquire, after_in_parent=_CHANGING.release, after_in_child=_CHANGING.release)
+    os.register_at_fork(
+        before=_PROCESS_LOCK.acquire, after_in_parent=_PROCESS_LOCK.release, after_in_child=_PROCESS_LOCK.release
+    )
 
 
 @contextmanager
-def unwarned() -> Iterator[None]:
+def drop_warnings() -> Iterator[None]:
     """Within it, warnings are lost."""
-    with _CHANGING, warnings.catch_warnings():
+    with _PROCESS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
-def contained() -> Iterator[None]:
+def guard_import() -> Iterator[None]:
     """Within it warnings, log lines and what is printed are lost; after it the environment is as it was, and so are the
     random states of Python and of numpy: some packages draw when they are imported.
     """
@@ -38,7 +40,7 @@ def contained() -> Iterator[None]:
     import logging
     import random
 
-    with unwarned(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with drop_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         environment, disabled = dict(os.environ), logging.root.manager.disable
         drawn, numpy = random.getstate(), sys.modules.get("numpy.random")
         numpy_drawn = None if numpy is None else numpy.get_state()

@@ -1,6 +1,6 @@
 """Names that no node may bear. No torch here."""
 
-RESERVED = frozenset(
+RESERVED_NAMES = frozenset(
     [
         "T_destination",
         "add_module",

@@ -11,28 +11,28 @@ from attrs.validators import optional
 
 PADDING_MODES = ("reflect", "replicate", "zeros")
 PADDING_SIDES = ("both", "end")
-MOST_PADDED = 2**20
+MAX_MULTIPLE = 2**20
 """What a side may be asked to be a multiple of, by one or by all together."""
 
 
-def _positive(_: object, attribute: Attribute[int], value: Any) -> None:
+def _check_positive(_: object, attribute: Attribute[int], value: Any) -> None:
     if type(value) is not int or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number of at least 1 (got {value!r})")
 
 
-def _multiple(_: object, attribute: Attribute[int], value: Any) -> None:
-    _positive(_, attribute, value)
-    if value > MOST_PADDED:
-        raise ValueError(f"multiple must be at most {MOST_PADDED:,} (got {value:,})")
+def _check_multiple(_: object, attribute: Attribute[int], value: Any) -> None:
+    _check_positive(_, attribute, value)
+    if value > MAX_MULTIPLE:
+        raise ValueError(f"multiple must be at most {MAX_MULTIPLE:,} (got {value:,})")
 
 
-def _truth(_: object, attribute: Attribute[bool], value: Any) -> None:
+def _check_bool(_: object, attribute: Attribute[bool], value: Any) -> None:
     if type(value) is not bool:
         raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
 
 
 @frozen(kw_only=True)
-class Sizes:
+class SizeConstraint:
     """A set of image sizes, in reference pixels: what a part demands, or what a whole graph takes.
 
     Both sides are whole multiples of `multiple` and at least `least`; `height` and `width` are fixed where they
@@ -40,24 +40,24 @@ class Sizes:
     numbers that are not whole, or below 1.
     """
 
-    multiple: int = field(default=1, validator=_positive)
-    least: int = field(default=1, validator=_positive)
-    height: int | None = field(default=None, validator=optional(_positive))
-    width: int | None = field(default=None, validator=optional(_positive))
-    square: bool = field(default=False, validator=_truth)
+    multiple: int = field(default=1, validator=_check_positive)
+    least: int = field(default=1, validator=_check_positive)
+    height: int | None = field(default=None, validator=optional(_check_positive))
+    width: int | None = field(default=None, validator=optional(_check_positive))
+    square: bool = field(default=False, validator=_check_bool)
 
-    def admits(self, height: int, width: int) -> bool:
+    def is_valid_size(self, height: int, width: int) -> bool:
         """Whether an image of `height` x `width` pixels needs no padding."""
-        return self.nearest(height, width) == (height, width)
+        return self.compute_padded_size(height, width) == (height, width)
 
-    def nearest(self, height: int, width: int) -> tuple[int, int] | None:
+    def compute_padded_size(self, height: int, width: int) -> tuple[int, int] | None:
         """The smallest admitted size that `height` x `width` can be padded into; None where it is too large."""
         if self.square:
             height = width = max(height, width)
-        padded = (self._side(height, self.height), self._side(width, self.width))
+        padded = (self._compute_padded_side(height, self.height), self._compute_padded_side(width, self.width))
         return padded if padded[0] >= height and padded[1] >= width else None
 
-    def _side(self, pixels: int, fixed: int | None) -> int:
+    def _compute_padded_side(self, pixels: int, fixed: int | None) -> int:
         return fixed if fixed is not None else round_up(pixels, self.multiple, self.least)
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Sizes:
         return f"multiple of {self.multiple}, at least {round_up(1, self.multiple, self.least)}, {shape}"
 
 
-ANY = Sizes()
+ANY_SIZE = SizeConstraint()
 
 
 def round_up(pixels: int, multiple: int, least: int, largest: Callable[..., Any] = max) -> int:
@@ -85,28 +85,30 @@ def round_up(pixels: int, multiple: int, least: int, largest: Callable[..., Any]
     return most * multiple
 
 
-def _same(one: int | None, other: int | None) -> int | None:
+def _pick_fixed_side(one: int | None, other: int | None) -> int | None:
     return other if one is None else one
 
 
-def _meet(one: Sizes, other: Sizes) -> Sizes | None:
+def _intersect_two(one: SizeConstraint, other: SizeConstraint) -> SizeConstraint | None:
     """The sizes that both admit; None where there is none, or none but enormous ones."""
-    if lcm(one.multiple, other.multiple) > MOST_PADDED:
+    if lcm(one.multiple, other.multiple) > MAX_MULTIPLE:
         return None
     for mine, theirs in ((one.height, other.height), (one.width, other.width)):
         if mine is not None and theirs is not None and mine != theirs:
             return None
-    both = Sizes(
+    both = SizeConstraint(
         multiple=lcm(one.multiple, other.multiple),
         least=max(one.least, other.least),
-        height=_same(one.height, other.height),
-        width=_same(one.width, other.width),
+        height=_pick_fixed_side(one.height, other.height),
+        width=_pick_fixed_side(one.width, other.width),
         square=one.square or other.square,
     )
     if both.square and both.height != both.width:
         if both.height is not None and both.width is not None:
             return None
-        both = evolve(both, height=_same(both.height, both.width), width=_same(both.width, both.height))
+        both = evolve(
+            both, height=_pick_fixed_side(both.height, both.width), width=_pick_fixed_side(both.width, both.height)
+        )
     fixed = [side for side in (both.height, both.width) if side is not None]
     lawful = all(side % both.multiple == 0 and side >= both.least for side in fixed)
     return both if lawful else None
@@ -117,25 +119,25 @@ class Conflict:
     """Two demands that no image size meets: who makes them, and what they are."""
 
     first: str
-    first_sizes: Sizes
+    first_sizes: SizeConstraint
     second: str
-    second_sizes: Sizes
+    second_sizes: SizeConstraint
 
 
-def intersect(demands: Iterable[tuple[str, Sizes]]) -> Sizes | Conflict:
+def intersect(demands: Iterable[tuple[str, SizeConstraint]]) -> SizeConstraint | Conflict:
     """The sizes that every demand admits, each given with the name of who makes it; or the first pair that conflicts.
 
     Where no two demands conflict but three do, the pair names the last demand and what the others left.
     """
-    met = ANY
+    met = ANY_SIZE
     # Most demands of a graph are made by several of its nodes, and change nothing the second time.
-    seen: dict[Sizes, str] = {}
+    seen: dict[SizeConstraint, str] = {}
     for name, sizes in demands:
         if sizes in seen:
             continue
-        both = _meet(met, sizes)
+        both = _intersect_two(met, sizes)
         if both is None:
-            rivals = ((other, made_by) for other, made_by in seen.items() if _meet(other, sizes) is None)
+            rivals = ((other, made_by) for other, made_by in seen.items() if _intersect_two(other, sizes) is None)
             first_sizes, first = next(rivals, (met, "the nodes before it"))
             return Conflict(first, first_sizes, name, sizes)
         met = both
@@ -165,7 +167,7 @@ class Padding:
 
     mode: str = field(default="reflect", validator=_OneOf(PADDING_MODES))
     side: str = field(default="both", validator=_OneOf(PADDING_SIDES))
-    multiple: int = field(default=1, validator=_multiple)
+    multiple: int = field(default=1, validator=_check_multiple)
 
     def before(self, total: int, unit: int) -> int:
         """How much of `total` padding comes before the image: whole `unit`s, so that cells stay on the image's grid."""

@@ -10,15 +10,15 @@ from attrs import frozen
 
 from composer.feature import MAP, Feature, Features
 from composer.graph import Graph, Node
-from composer.parts import Facts, Probed
-from composer.sizes import Sizes
+from composer.parts import EncoderInfo, ProbedEncoder
+from composer.sizes import SizeConstraint
 
 Shape = tuple[str | int, ...]
 """The shape of a tensor, with the batch as "b"."""
 
 
 @frozen(kw_only=True)
-class Typed:
+class TypedGraph:
     """What `infer` says of a graph.
 
     `features` holds what leaves each input and each node, `sizes` the image sizes the graph takes without padding,
@@ -29,8 +29,8 @@ class Typed:
 
     graph: Graph
     features: Mapping[str, Features]
-    sizes: Sizes
-    facts: Mapping[str, Facts]
+    sizes: SizeConstraint
+    facts: Mapping[str, EncoderInfo]
     order: tuple[Node, ...]
     per_frame: frozenset[str] = frozenset()
     embeddings: frozenset[str] = frozenset()
@@ -52,7 +52,7 @@ class Typed:
             strides += [feature.stride for end in self.ends for feature in self.features[end] if feature.stride]
         return lcm(*(stride.numerator for stride in strides))
 
-    def rescaled(self, feature: Feature) -> bool:
+    def is_rescaled(self, feature: Feature) -> bool:
         """Whether an output is brought to the image's size."""
         return self.graph.rescale and feature.axes == MAP
 
@@ -67,40 +67,42 @@ class Typed:
             raise ValueError(f"{output!r} is no output of this graph; its outputs are {', '.join(self.ends)}")
         if any(type(side) is not int or side < 1 for side in (height, width)):
             raise ValueError(f"an image has whole numbers of pixels, at least 1 (got {height!r} × {width!r})")
-        padded = self.sizes.nearest(height, width)
+        padded = self.sizes.compute_padded_size(height, width)
         if padded is None:
-            raise ValueError(too_large(self, height, width))
+            raise ValueError(explain_too_large(self, height, width))
         if output in self.embeddings:
-            return tuple(_uncropped(feature, padded) for feature in self.features[output])
+            return tuple(_compute_full_shape(feature, padded) for feature in self.features[output])
         (feature,) = self.features[output]
-        return self._finished(feature, (height, width), padded)
+        return self._compute_output_shape(feature, (height, width), padded)
 
-    def _finished(self, feature: Feature, size: tuple[int, int], padded: tuple[int, int]) -> Shape:
+    def _compute_output_shape(self, feature: Feature, size: tuple[int, int], padded: tuple[int, int]) -> Shape:
         if feature.stride is None:
             return ("b", feature.channels)
-        if self.rescaled(feature):
-            return ("b", feature.channels, *self._cropped(*size))
-        sides = (self._kept(feature, *side) for side in zip(size, padded, strict=True))
+        if self.is_rescaled(feature):
+            return ("b", feature.channels, *self._compute_cropped_size(*size))
+        sides = (self._count_kept_cells(feature, *side) for side in zip(size, padded, strict=True))
         return ("b", feature.channels, *sides)
 
-    def _cropped(self, height: int, width: int) -> tuple[int, int]:
+    def _compute_cropped_size(self, height: int, width: int) -> tuple[int, int]:
         crop = self.graph.crop
         if crop is not None and (height < crop[0] or width < crop[1]):
-            raise ValueError(too_small(crop, height, width))
+            raise ValueError(explain_too_small(crop, height, width))
         return crop or (height, width)
 
-    def _kept(self, feature: Feature, pixels: int, padded: int) -> int:
-        start, count = kept_cells(feature, pixels, self.graph.padding.before(padded - pixels, self.unit), padded)
+    def _count_kept_cells(self, feature: Feature, pixels: int, padded: int) -> int:
+        start, count = compute_kept_cells(
+            feature, pixels, self.graph.padding.before(padded - pixels, self.unit), padded
+        )
         return min(count, feature.cells(padded) - start)
 
 
-def _uncropped(feature: Feature, padded: tuple[int, int]) -> Shape:
+def _compute_full_shape(feature: Feature, padded: tuple[int, int]) -> Shape:
     shape: list[str | int] = [*feature.shape(1, *padded)]
     shape[feature.axes.split().index("b")] = "b"
     return tuple(shape)
 
 
-def kept_cells(feature: Feature, pixels: int, before: int, padded: int) -> tuple[int, int]:
+def compute_kept_cells(feature: Feature, pixels: int, before: int, padded: int) -> tuple[int, int]:
     """The cells of a padded side that belong to the image: where they begin, and how many.
 
     `before` is the padding before the image, in whole strides. A map that rounds down may have one cell less. With an
@@ -118,11 +120,13 @@ def kept_cells(feature: Feature, pixels: int, before: int, padded: int) -> tuple
     return start, cells
 
 
-def too_large(typed: Typed, height: int, width: int) -> str:
+def explain_too_large(typed: TypedGraph, height: int, width: int) -> str:
     """Return what to say of an image that cannot be padded to any size that the graph takes."""
     fixed = [(node.part, typed.facts[node.name]) for node in typed.order if node.name in typed.facts]
     rebuilt = all(image.size is None for _, image in typed.graph.inputs) and any(
-        facts.sizes.height and isinstance(part, Probed) and part.made_for(height, width, facts) is not None
+        facts.sizes.height
+        and isinstance(part, ProbedEncoder)
+        and part.copy_with_image_size(height, width, facts) is not None
         for part, facts in fixed
     )
     size = f"input: {{size: [{height}, {width}]}}"
@@ -132,7 +136,7 @@ def too_large(typed: Typed, height: int, width: int) -> str:
     )
 
 
-def too_small(crop: tuple[int, int], height: int, width: int) -> str:
+def explain_too_small(crop: tuple[int, int], height: int, width: int) -> str:
     """What to say of an image that is smaller than the crop of its output."""
     return (
         f"an image of {height} × {width} pixels is smaller than the crop of its output, {crop[0]} × {crop[1]}. "

@@ -12,24 +12,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from composer.building import build
-from composer.checkpoints import built_model, load_weights, state_of
+from composer.checkpoints import get_model_state, load_weights, unwrap_model
 from composer.limits import Limits
 from composer.model import Model, summarize_state
-from composer.parts import REGISTERED, Facts, Part
-from composer.tensors.files import opened_safetensors
-from composer.tensors.problems import unfit, unreadable_is_unfit
+from composer.parts import PART_REGISTRY, EncoderInfo, Part
+from composer.tensors.files import open_safetensors
+from composer.tensors.problems import build_weights_error, convert_read_errors
 from composer.text import reads, write
-from composer.text.embedded import SPEC
+from composer.text.embedded import SPEC_KEY
 from composer.walking import Describe
-from composer.writing import replaceable, write_whole
+from composer.writing import resolve_target, write_atomically
 
-FROZEN = "composer.frozen"
+FROZEN_KEY = "composer.frozen"
 """The key of a file's metadata under which the names of the frozen nodes are, one a line."""
 
-_OURS = "give a file that composer.save wrote"
+_SAVED_FILE_HINT = "give a file that composer.save wrote"
 
 
-def save(model: nn.Module, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = REGISTERED) -> None:
+def save(model: nn.Module, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = PART_REGISTRY) -> None:
     """Write the weights of `model` as safetensors, with its spec inside. `parts` are those that a spec may name.
 
     Wrappers of torch.compile, DataParallel and DistributedDataParallel are removed. The file also says which nodes are
@@ -39,15 +39,15 @@ def save(model: nn.Module, file: str | os.PathLike[str], *, parts: Mapping[str, 
     of one's own) and where `load` would refuse the tensors, and OSError where the file cannot be written, or is a
     device, a pipe or a folder.
     """
-    built = built_model(model, "save")
-    target = replaceable(file)
+    built = unwrap_model(model, "save")
+    target = resolve_target(file)
     spec = write(built.graph, parts=parts)
-    wanted = state_of(built)
+    wanted = get_model_state(built)
     _refuse_unloadable(built, wanted, file)
-    state = _own_storage(wanted)
-    metadata = {"format": "pt", SPEC: spec} | ({FROZEN: "\n".join(built.frozen)} if built.frozen else {})
+    state = _ensure_own_storage(wanted)
+    metadata = {"format": "pt", SPEC_KEY: spec} | ({FROZEN_KEY: "\n".join(built.frozen)} if built.frozen else {})
     try:
-        write_whole(target, lambda partial: save_file(state, partial, metadata=metadata))
+        write_atomically(target, lambda partial: save_file(state, partial, metadata=metadata))
     except SafetensorError as error:
         raise OSError(f"{target} cannot be written: {error}") from error
 
@@ -55,8 +55,8 @@ def save(model: nn.Module, file: str | os.PathLike[str], *, parts: Mapping[str, 
 def load(
     file: str | os.PathLike[str],
     *,
-    parts: Mapping[str, type[Part]] = REGISTERED,
-    describe: Describe | Mapping[Any, Facts] | None = None,
+    parts: Mapping[str, type[Part]] = PART_REGISTRY,
+    describe: Describe | Mapping[Any, EncoderInfo] | None = None,
     limits: Limits | None = None,
 ) -> Model:
     """The model that `save` wrote, from its file alone: the spec is read, inferred and built, and every weight set.
@@ -67,37 +67,39 @@ def load(
     Raises SpecError where the file is no such file, where the model is too large, and where its tensors are not
     exactly those of the model.
     """
-    with unreadable_is_unfit(file), opened_safetensors(file, _OURS) as found:
-        text, frozen = found.metadata.get(SPEC), found.metadata.get(FROZEN)
+    with convert_read_errors(file), open_safetensors(file, _SAVED_FILE_HINT) as found:
+        text, frozen = found.metadata.get(SPEC_KEY), found.metadata.get(FROZEN_KEY)
         precisions = {name: stored.dtype for name, stored in found.tensors.items() if stored.dtype in _PRECISIONS}
     if text is None:
         repair = "build the model, then composer.load_weights"
-        raise unfit(file, "holds no spec, so it was not written by composer.save", repair)
+        raise build_weights_error(file, "holds no spec, so it was not written by composer.save", repair)
     # What the weights were before they were trained is of no interest, and may be gone from where it came.
     graph = reads(text, name=f"{os.fspath(file)}: spec", parts=parts)
     model = build(graph, pretrained=False, describe=describe, limits=limits)
-    _take_precision(model, precisions)
+    _set_precision(model, precisions)
     load_weights(model, file, prefix="")
     if frozen is not None:
-        _freeze(model, frozen.split("\n"), file)
+        _freeze_nodes(model, frozen.split("\n"), file)
     return model
 
 
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _take_precision(model: Model, precisions: Mapping[str, torch.dtype]) -> None:
+def _set_precision(model: Model, precisions: Mapping[str, torch.dtype]) -> None:
     """Give each weight the precision that it was saved with, for all of a model may be half, or only its head."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(precisions.get(name, tensor.dtype))
 
 
-def _freeze(model: Model, nodes: Sequence[str], file: str | os.PathLike[str]) -> None:
+def _freeze_nodes(model: Model, nodes: Sequence[str], file: str | os.PathLike[str]) -> None:
     try:
         model.freeze(*nodes)
     except ValueError as error:
-        raise unfit(file, f"lists frozen nodes that the model does not have: {error}", _OURS) from error
+        raise build_weights_error(
+            file, f"lists frozen nodes that the model does not have: {error}", _SAVED_FILE_HINT
+        ) from error
 
 
 def _refuse_unloadable(model: Model, state: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
@@ -106,28 +108,30 @@ def _refuse_unloadable(model: Model, state: Mapping[str, Any], file: str | os.Pa
     if faults:
         reason, repair = next(iter(faults.values()))
         names = [name for name, fault in faults.items() if fault == (reason, repair)]
-        raise unfit(file, f"cannot be written because of {_listed(names)} ({reason})", repair)
+        raise build_weights_error(file, f"cannot be written because of {_list_first_names(names)} ({reason})", repair)
     given, wanted = summarize_state(state), model.built_state
     new = [name for name in given if name not in wanted]
     changed = [name for name in wanted if given.get(name) != wanted[name]]
     if new or changed:
         names = [*new, *changed]
-        message = f"cannot be written because of {_listed(names)} (not as the spec describes the model)"
-        repair = next((repair for mark, repair in _CHANGES.items() if any(mark in name for name in names)), _CHANGED)
-        raise unfit(file, message, repair)
+        message = f"cannot be written because of {_list_first_names(names)} (not as the spec describes the model)"
+        repair = next(
+            (repair for mark, repair in _UNDO_HINTS.items() if any(mark in name for name in names)), _CHANGED_HINT
+        )
+        raise build_weights_error(file, message, repair)
 
 
-_CHANGED = "put the change into the spec, or save the weights alone: torch.save(model.state_dict(), file)"
-_GATHER = (
+_CHANGED_HINT = "put the change into the spec, or save the weights alone: torch.save(model.state_dict(), file)"
+_GATHER_HINT = (
     "gather it first: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True, "
     "loaded into composer.build(model.graph)"
 )
-_CHANGES = {
+_UNDO_HINTS = {
     "lora_": "merge the adapters first: merge_and_unload()",
     ".parametrizations.": "remove them first: torch.nn.utils.parametrize.remove_parametrizations(layer, name)",
     "weight_g": "remove it first: torch.nn.utils.remove_weight_norm(layer)",
     "_mask": "make it permanent first: torch.nn.utils.prune.remove(layer, name)",
-    "_flat_param": _GATHER,
+    "_flat_param": _GATHER_HINT,
 }
 """What is in the names of tensors after a common change to a model, and how to undo that change."""
 
@@ -138,7 +142,9 @@ def _find_fault(value: Any) -> tuple[str, str] | None:
         return "extra state, not a tensor", "let the module keep that state as a tensor: register_buffer"
     if type(value) is not Tensor:
         name = type(value).__name__
-        repair = _GATHER if name == "DTensor" else "save the model before it is converted, or a copy in plain tensors"
+        repair = (
+            _GATHER_HINT if name == "DTensor" else "save the model before it is converted, or a copy in plain tensors"
+        )
         return f"{name}, not a plain tensor", repair
     if value.layout is not torch.strided or value.is_quantized:
         return "sparse or quantised", "convert it first: tensor.to_dense(), or tensor.dequantize()"
@@ -149,12 +155,12 @@ def _find_fault(value: Any) -> tuple[str, str] | None:
     return None
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_first_names(names: Sequence[str]) -> str:
     more = len(names) - 3
     return f"{', '.join(names[:3])}{f' and {more} more' if more > 0 else ''}"
 
 
-def _own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _ensure_own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as safetensors wants them: contiguous, and none sharing memory with another."""
     seen: set[int] = set()
     own = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from secrets import token_hex
 
 
-def replaceable(file: str | os.PathLike[str]) -> Path:
+def resolve_target(file: str | os.PathLike[str]) -> Path:
     """Where `file` will be written, links followed. Raises OSError where there is what no file may take the place of.
 
     That is a folder, a device, a pipe, or a file that may not be written to.
@@ -31,13 +31,13 @@ def replaceable(file: str | os.PathLike[str]) -> Path:
     return path
 
 
-def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write a file beside `path`, then put it in its place: no one ever sees half of it.
 
     It has the rights of the file that it replaces, or those that the system gives a new one. Whatever happens,
     nothing else is left behind.
     """
-    partial = beside(path)
+    partial = make_partial_path(path)
     try:
         # Also writers that make a file of their own, which nobody else may read, fill one that has its rights.
         partial.touch(exist_ok=False)
@@ -49,7 +49,7 @@ def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def beside(path: Path) -> Path:
+def make_partial_path(path: Path) -> Path:
     """The name of a file that nobody has, in the same folder: it can take the place of `path` in one step."""
     # The suffix stays, because writers choose the format by it.
     return path.with_name(f".{token_hex(8)}.partial{path.suffix}")

@@ -10,9 +10,9 @@ from torch import nn
 import composer
 from composer.facts import describe
 from composer.terratorch import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning, translate
-from composer.terratorch.live import live_backbone
-from composer.terratorch.live_decoders import live_decoder
-from composer.terratorch.translating import Modules
+from composer.terratorch.live import build_module_backbone
+from composer.terratorch.live_decoders import build_module_decoder
+from composer.terratorch.translating import ModuleBuilders
 
 PLAIN = {"task": "segmentation", "backbone": "timm_resnet18", "decoder": "FCNDecoder", "num_classes": 2}
 NUMBERS = {"task": "regression", "num_classes": None}
@@ -28,7 +28,9 @@ def call_of(**changes):
 
 
 def translated(**changes):
-    return translate(call_of(**changes), describe, Modules(backbone=live_backbone, decoder=live_decoder))
+    return translate(
+        call_of(**changes), describe, ModuleBuilders(backbone=build_module_backbone, decoder=build_module_decoder)
+    )
 
 
 def built(**changes):

@@ -28,12 +28,12 @@ def take(data: bytes) -> bool:
 
     Raises whatever is no answer: another error than a SpecError, and a problem that says nothing or stands nowhere.
     """
-    from composer.problem import SpecError, shown
+    from composer.problem import SpecError, make_printable
     from composer.text import reads, write
-    from composer.text.characters import decoded
+    from composer.text.characters import decode_text
 
     try:
-        graph = reads(decoded(data, "spec.yaml"), name="spec.yaml")
+        graph = reads(decode_text(data, "spec.yaml"), name="spec.yaml")
     except SpecError as error:
         answer = error
     else:
@@ -46,7 +46,7 @@ def take(data: bytes) -> bool:
     for problem in answer.problems:
         assert problem.code, problem
         assert problem.message.strip(), problem
-        assert shown(problem.message) in lines, problem
+        assert make_printable(problem.message) in lines, problem
         assert problem.place.file == "spec.yaml", problem
         assert problem.place.line, problem
     return False
@@ -57,11 +57,11 @@ def words() -> str:
     from composer.feature import Image
     from composer.parts import PARTS
     from composer.sizes import Padding
-    from composer.text.declaring import fields_of
-    from composer.text.forms import CHAIN, GRAPH
+    from composer.text.declaring import get_fields
+    from composer.text.forms import CHAIN_KEYS, GRAPH_KEYS
 
-    keys = {*CHAIN, *GRAPH, "part", "share", "from", "timm/resnet18"}
-    fields = {name for cls in (*PARTS.values(), Image, Padding) for name in fields_of(cls)}
+    keys = {*CHAIN_KEYS, *GRAPH_KEYS, "part", "share", "from", "timm/resnet18"}
+    fields = {name for cls in (*PARTS.values(), Image, Padding) for name in get_fields(cls)}
     signs = ("{", "}", "[", "]", ": ", "- ", "&a ", "*a", "<<: ", "? ", "| ", "> ", "!!int ", "%YAML 1.2", "---", "...")
     values = ("null", "true", ".nan", "-.inf", "0x1F", "1e400", "-1", "3/2", "necks[0]", "aux.early.decoder")
     own = [name for name in PARTS if "/" not in name]

@@ -38,13 +38,13 @@ from composer.parts import (
     UperNetDecoder,
     WeightsFile,
 )
-from composer.parts.decoders import NORMS
-from composer.parts.encoders import BARRED
+from composer.parts.decoders import UNET_NORMS
+from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
 from composer.parts.fields import ACTIVATIONS, FINAL_ACTIVATIONS
 from composer.parts.necks import INTERPOLATIONS
 from composer.parts.temporal import POOLINGS
 from composer.parts.tokens import AGGREGATIONS
-from composer.reserved import RESERVED
+from composer.reserved import RESERVED_NAMES
 from composer.sizes import PADDING_MODES, PADDING_SIDES, Padding
 
 AWKWARD = [
@@ -80,7 +80,7 @@ maybe_widths = st.none() | widths
 sides = st.none() | st.integers(1, 16_384) | st.tuples(st.integers(1, 16_384), st.integers(1, 16_384))
 modest = st.none() | truths | st.integers(-20_000, 20_000) | st.floats(allow_nan=False, allow_infinity=False) | strings
 options = st.dictionaries(
-    strings.filter(lambda name: name not in BARRED), modest | st.lists(modest, max_size=3), max_size=3
+    strings.filter(lambda name: name not in FORBIDDEN_TIMM_OPTIONS), modest | st.lists(modest, max_size=3), max_size=3
 )
 
 
@@ -152,7 +152,7 @@ DECODERS_OF = {
     UNetDecoder: _made(
         UNetDecoder,
         _channels=st.lists(channels, min_size=1, max_size=6),
-        use_batchnorm=st.sampled_from(NORMS),
+        use_batchnorm=st.sampled_from(UNET_NORMS),
         attention_type=st.sampled_from([None, "scse"]),
     ),
     UperNetDecoder: _made(
@@ -206,7 +206,7 @@ decoders = st.one_of(*DECODERS_OF.values())
 heads = st.one_of(*HEADS_OF.values())
 _OF_KIND = {"encoder": encoders, "neck": necks, "decoder": decoders, "head": heads}
 
-names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name not in RESERVED)
+names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name not in RESERVED_NAMES)
 strides = st.builds(Fraction, st.integers(1, 64), st.integers(1, 8))
 images = _made(
     Image,

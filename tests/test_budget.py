@@ -12,10 +12,10 @@ from torch import nn
 
 import composer
 from composer import FCNDecoder, Limits, SegmentationHead, SpecError, Timm
-from composer.building import modules_of
-from composer.contracts.rules import Refusal, Refused
+from composer.building import build_modules
+from composer.contracts.rules import Rejection, RejectionError
 from composer.modules import module
-from composer.modules.growth import MOST_MODULES, TooMuchError, few_modules, held_to
+from composer.modules.growth import MAX_MODULES, AllocationLimitError, limit_bytes, limit_modules
 from composer.parts import PARTS
 from tests.bounded import bounded
 
@@ -158,8 +158,8 @@ def _(neck, features):
     try:
         return module(Steered(), features)
     except RuntimeError as error:
-        refusal = Refusal(code="network", kind="impossible", expected="cannot be made", got=str(error))
-        raise Refused(refusal) from error
+        refusal = Rejection(code="network", kind="raises", expected="cannot be made", got=str(error))
+        raise RejectionError(refusal) from error
 
 
 @pytest.mark.parametrize("neck", [Steered(), Wrapped()], ids=["raised", "refused"])
@@ -177,7 +177,7 @@ class TestMemory:
     @pytest.fixture(autouse=True)
     def machine(self, monkeypatch):
         """One with ten megabytes."""
-        monkeypatch.setattr("composer.building.free_memory", lambda: 10**7)
+        monkeypatch.setattr("composer.building.get_free_memory", lambda: 10**7)
 
     def test_a_model_that_fits_is_built(self):
         assert counts(composer.build(GRAPH))[1] < 10**7
@@ -197,8 +197,8 @@ class TestMemory:
 
 
 def test_a_system_that_does_not_tell_is_believed(monkeypatch):
-    monkeypatch.setattr("composer.building.free_memory", lambda: None)
-    assert list(modules_of(composer.infer(GRAPH))) == ["encoder", "decoder", "head"]
+    monkeypatch.setattr("composer.building.get_free_memory", lambda: None)
+    assert list(build_modules(composer.infer(GRAPH))) == ["encoder", "decoder", "head"]
 
 
 WIDE = """
@@ -254,36 +254,36 @@ class TestGrowth:
     """Modules that are watched while they are made."""
 
     def test_tensors_count_as_they_are_registered(self):
-        with pytest.raises(TooMuchError, match=r"^it comes to more than 40 bytes$"), held_to(40):
+        with pytest.raises(AllocationLimitError, match=r"^it comes to more than 40 bytes$"), limit_bytes(40):
             nn.Linear(10, 1)
-        with held_to(44):
+        with limit_bytes(44):
             nn.Linear(10, 1)
 
     def test_buffers_count_too(self):
-        with pytest.raises(TooMuchError), held_to(4 * 4 * 8 + 7):
+        with pytest.raises(AllocationLimitError), limit_bytes(4 * 4 * 8 + 7):
             nn.BatchNorm2d(8)
-        with held_to(4 * 4 * 8 + 8):
+        with limit_bytes(4 * 4 * 8 + 8):
             nn.BatchNorm2d(8)
 
     def test_what_is_large_is_told_of_once(self):
         told = []
-        with held_to(None, lambda: told.append("large"), large=100):
+        with limit_bytes(None, lambda: told.append("large"), large=100):
             nn.Sequential(nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(5, 4))
         assert told == ["large"]
 
     def test_another_thread_is_not_watched(self):
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(1) as other, held_to(0):
+        with ThreadPoolExecutor(1) as other, limit_bytes(0):
             assert other.submit(nn.Linear, 3, 2).result().in_features == 3
 
     def test_nothing_is_watched_afterwards(self):
-        with pytest.raises(TooMuchError), held_to(0):
+        with pytest.raises(AllocationLimitError), limit_bytes(0):
             nn.Linear(3, 2)
-        with pytest.raises(Refused), few_modules():
-            nn.Sequential(*[nn.Identity() for _ in range(MOST_MODULES + 1)])
-        deep = nn.Sequential(*[nn.Linear(1, 1) for _ in range(MOST_MODULES + 1)])
-        assert len(deep) == MOST_MODULES + 1
+        with pytest.raises(RejectionError), limit_modules():
+            nn.Sequential(*[nn.Identity() for _ in range(MAX_MODULES + 1)])
+        deep = nn.Sequential(*[nn.Linear(1, 1) for _ in range(MAX_MODULES + 1)])
+        assert len(deep) == MAX_MODULES + 1
 
 
 def asking(name, field, value):

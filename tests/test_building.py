@@ -84,7 +84,7 @@ def test_an_encoder_is_drawn_without_the_classifier_that_it_does_not_have():
 
 def test_facts_that_are_handed_in_need_not_name_their_levels():
     part = composer.Timm("test_resnet", out_indices=[2])
-    facts = composer.Facts(features=composer.Feature(channels=48, stride=8))
+    facts = composer.EncoderInfo(features=composer.Feature(channels=48, stride=8))
 
     model = composer.build(composer.chain(part, composer.IdentityDecoder()), describe={part: facts})
 

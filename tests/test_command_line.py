@@ -14,9 +14,9 @@ from PIL import Image
 
 import composer
 from composer.__main__ import main
-from composer.commands.colours import painted_classes, painted_values
-from composer.commands.feeding import by_input
-from composer.commands.pictures import HEAD, MARGIN
+from composer.commands.colours import render_classes, render_values
+from composer.commands.feeding import split_by_input
+from composer.commands.pictures import PANEL_MARGIN, TITLE_HEIGHT
 from composer.commands.terminal import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -97,8 +97,8 @@ def no_model(monkeypatch):
 
 def panel(file, number=0, height=240, width=400):
     """The picture inside a panel of the drawn sheet, for images of 48 × 80 pixels: drawn five times as large."""
-    left = MARGIN + number * (width + MARGIN)
-    pixels = np.asarray(Image.open(file).convert("RGB"))[MARGIN + HEAD :][:height, left : left + width]
+    left = PANEL_MARGIN + number * (width + PANEL_MARGIN)
+    pixels = np.asarray(Image.open(file).convert("RGB"))[PANEL_MARGIN + TITLE_HEIGHT :][:height, left : left + width]
     return pixels[2::5, 2::5]
 
 
@@ -387,7 +387,7 @@ class TestRun:
         sure = (scores.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4).numpy()
         assert sure.mean() > 0.95
         assert np.array_equal(panel("out.png"), np.array(Image.open("photo.png")))
-        assert np.array_equal(panel("out.png", 1)[sure], painted_classes(indices)[sure])
+        assert np.array_equal(panel("out.png", 1)[sure], render_classes(indices)[sure])
         lines = out.splitlines()
         done = "values 0 to 255, normalised for encoder: mean 0.485, 0.456, 0.406, deviation 0.229, 0.224, 0.225"
         assert lines[:2] == [
@@ -402,7 +402,7 @@ class TestRun:
         assert main(["run", "regression.yaml", "--image", "photo.png", "-o", "out.png"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split(":")[0] for line in lines] == ["image", "weights", "head[0]", "head[1]", "wrote out.png"]
-        low, high = painted_values(np.array([0.0, 1.0]), 0, 1).tolist()
+        low, high = render_values(np.array([0.0, 1.0]), 0, 1).tolist()
         assert [(panel("out.png", number) == low).all(axis=-1).any() for number in (0, 1, 2)] == [False, True, True]
         assert [(panel("out.png", number) == high).all(axis=-1).any() for number in (0, 1, 2)] == [False, True, True]
 
@@ -418,7 +418,7 @@ class TestRun:
         assert main(["run", "scene.yaml", "--no-pretrained", "--image", "photo.png", "-o", "out.jpg"]) == 0
         assert capsys.readouterr().out.endswith("wrote out.jpg\n")
         with Image.open("out.jpg") as drawn:
-            assert (drawn.format, drawn.width) == ("JPEG", 2 * 400 + 3 * MARGIN)
+            assert (drawn.format, drawn.width) == ("JPEG", 2 * 400 + 3 * PANEL_MARGIN)
 
     def test_several_inputs_and_outputs(self, here, capsys):
         images = ["--image", "s2=four.npy", "--image", "s1=two.npy"]
@@ -438,9 +438,9 @@ class TestRun:
             f"s2: four.npy, 64 high, 64 wide; {scale}",
             f"s1: two.npy, 32 high, 32 wide; {scale}; band 1 shown as grey",
         ]
-        side, above = 384 + MARGIN, MARGIN + HEAD
+        side, above = 384 + PANEL_MARGIN, PANEL_MARGIN + TITLE_HEIGHT
         with Image.open("out.png") as drawn:
-            assert drawn.width == 3 * side + MARGIN
+            assert drawn.width == 3 * side + PANEL_MARGIN
             pixels = np.asarray(drawn)
         assert [bool((pixels[above : above + 384, left : left + 384] == 255).all()) for left in (28, 28 + side)] == [
             False,
@@ -577,7 +577,7 @@ class TestRun:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("composer.commands.running.sheet", interrupt)
+        monkeypatch.setattr("composer.commands.running.compose_sheet", interrupt)
         before = sorted(here.iterdir())
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 130
         assert capsys.readouterr().err.endswith("interrupted\n")
@@ -605,11 +605,11 @@ class TestByInput:
         ],
     )
     def test_values_by_name(self, given, inputs, expected):
-        assert by_input(given, inputs, "--image") == expected
+        assert split_by_input(given, inputs, "--image") == expected
 
     def test_none_is_given_twice(self):
         with pytest.raises(UsageError, match=r"^--image: image is given twice, a.png and b.png.$"):
-            by_input(["a.png", "b.png"], ["image"], "--image")
+            split_by_input(["a.png", "b.png"], ["image"], "--image")
 
 
 TIMM = "timm/… needs timm, which is installed"
@@ -626,7 +626,7 @@ TERRATORCH = "terratorch/… needs terratorch, which is not installed: pip insta
 def some_installed(monkeypatch):
     """timm and smp are installed, and no other library."""
     there = ("timm", "segmentation_models_pytorch")
-    monkeypatch.setattr("composer.libraries.Library.installed", lambda library: library.package in there)
+    monkeypatch.setattr("composer.libraries.Library.is_installed", lambda library: library.package in there)
 
 
 class TestList:

@@ -21,9 +21,9 @@ KNOWN = ((32, 4), (48, 8))
 def cache(tmp_path, monkeypatch):
     """A cache of its own, on disk and in the process."""
     monkeypatch.setenv("COMPOSER_CACHE", str(tmp_path / "cache"))
-    facts._remembered.cache_clear()
+    facts._describe_cached.cache_clear()
     yield tmp_path / "cache"
-    facts._remembered.cache_clear()
+    facts._describe_cached.cache_clear()
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def no_probe(monkeypatch):
     def probed(*_):
         raise AssertionError("what is known was probed again")
 
-    return lambda: (facts._remembered.cache_clear(), monkeypatch.setattr(facts, "_probed", probed))
+    return lambda: (facts._describe_cached.cache_clear(), monkeypatch.setattr(facts, "_probe_encoder", probed))
 
 
 def levels(found):
-    assert isinstance(found, composer.Facts)
+    assert isinstance(found, composer.EncoderInfo)
     return tuple((f.channels, int(f.stride)) for f in found.features)
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_written_anew(cache, damage):
     (file,) = cache.rglob("*.json")
     whole = file.read_text(encoding="utf-8")
     file.write_text(damage(whole), encoding="utf-8")
-    facts._remembered.cache_clear()
+    facts._describe_cached.cache_clear()
 
     assert levels(composer.describe(PART, 3)) == KNOWN
     assert file.read_text(encoding="utf-8") == whole
@@ -88,7 +88,7 @@ def test_a_pipe_in_the_cache_is_not_waited_for(cache):
     (file,) = cache.rglob("*.json")
     file.unlink()
     os.mkfifo(file)
-    facts._remembered.cache_clear()
+    facts._describe_cached.cache_clear()
 
     assert levels(composer.describe(PART, 3)) == KNOWN
 
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(cache):
 
 
 def test_a_refusal_is_not_kept_on_disk(cache):
-    assert isinstance(composer.describe(evolve(PART, out_indices=[9]), 3), composer.Refusal)
+    assert isinstance(composer.describe(evolve(PART, out_indices=[9]), 3), composer.Rejection)
     assert list(cache.rglob("*.json")) == []
 
 
@@ -121,10 +121,10 @@ def test_a_broken_install_is_an_error_of_the_spec(cache, monkeypatch):
 def test_a_network_that_is_probed_may_take_the_memory_that_is_free(cache, monkeypatch):
     """No number is fixed: on a machine with more memory, larger networks are probed."""
     part = composer.Timm("sequencer2d_s", options={"layers": [1, 1, 1, 1]})
-    monkeypatch.setattr("composer.memory.free_memory", lambda: 1000)
+    monkeypatch.setattr("composer.memory.get_free_memory", lambda: 1000)
     refused = composer.describe(part, 3)
-    facts._remembered.cache_clear()
-    monkeypatch.setattr("composer.memory.free_memory", lambda: None)
+    facts._describe_cached.cache_clear()
+    monkeypatch.setattr("composer.memory.get_free_memory", lambda: None)
     found = composer.describe(part, 3)
     assert refused.got == "timm says TooMuchError: it comes to more than 1,000 bytes"
     assert [f.stride for f in found.features] == [7, 14, 14]

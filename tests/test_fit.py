@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer import Facts, Feature
+from composer import EncoderInfo, Feature
 from composer.__main__ import main
-from composer.contracts import Refusal, contract
-from composer.ways import evenly, moves, spelled, ways
-from composer.ways import given as after
+from composer.contracts import Rejection, contract
+from composer.ways import apply_neck as after
+from composer.ways import find_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
 
 PLAIN = "b c h w"
 
@@ -35,10 +35,10 @@ DEEP = "vit_tiny_patch16_224"
 def known(part, channels):
     """What a few networks give, without timm: a deep one of one stride gives its last three levels by itself."""
     if part.name != DEEP:
-        return Facts(features=NETWORKS[part.name], channels=channels)
+        return EncoderInfo(features=NETWORKS[part.name], channels=channels)
     levels = flat(12, "b n c", prefix=5) if part.tokens else flat(12)
     indices = part.out_indices or (9, 10, 11)
-    return Facts(features=[levels[index] for index in indices], channels=channels, levels=12)
+    return EncoderInfo(features=[levels[index] for index in indices], channels=channels, levels=12)
 
 
 SWIN = "encoder: timm/swin_tiny_patch4_window7_224\n"
@@ -155,7 +155,7 @@ outputs: [out]
 
 @pytest.mark.parametrize(("spec", "mended"), MENDED.values(), ids=MENDED)
 def test_the_fewest_necks_are_put_in(spec, mended):
-    found = composer.fit(composer.reads(spec), known)
+    found = composer.autofix(composer.reads(spec), known)
 
     assert composer.write(found) == mended
     assert composer.infer(composer.reads(mended), known).graph == found
@@ -165,7 +165,7 @@ def test_the_fewest_necks_are_put_in(spec, mended):
 def test_what_is_lawful_stays_as_it_is(spec, mended):
     graph = composer.reads(mended)
 
-    assert composer.fit(graph, known) is graph
+    assert composer.autofix(graph, known) is graph
 
 
 UNMENDED = {
@@ -187,7 +187,7 @@ UNMENDED = {
 @pytest.mark.parametrize(("spec", "code"), UNMENDED.values(), ids=UNMENDED)
 def test_what_nothing_mends_is_said_with_its_problems(spec, code):
     with pytest.raises(composer.SpecError) as caught:
-        composer.fit(composer.reads(spec), known)
+        composer.autofix(composer.reads(spec), known)
 
     first, last = caught.value.problems
     assert first.code == code
@@ -217,12 +217,14 @@ def test_no_shorter_way_is_there(features, part):
     """Against all chains of up to two necks, one after the other."""
 
     def takes(given):
-        return not isinstance(contract(part, given), Refusal)
+        return not isinstance(contract(part, given), Rejection)
 
-    one = [(neck,) for neck, _ in moves(tuple(features))]
-    two = [(first, second) for (first,) in one for second, _ in moves(after(first, tuple(features)) or ())]
+    one = [(neck,) for neck, _ in iter_candidate_necks(tuple(features))]
+    two = [
+        (first, second) for (first,) in one for second, _ in iter_candidate_necks(after(first, tuple(features)) or ())
+    ]
     lengths = [len(necks) for necks in [(), *one, *two] if (out := run(necks, features)) and takes(out)]
-    best = next(ways(tuple(features), takes), None)
+    best = next(find_paths(tuple(features), takes), None)
 
     assert (best is None or best.length > 2) if not lengths else best.length == min(lengths)
 
@@ -235,9 +237,9 @@ def run(necks, features):
 
 
 def test_the_best_way_is_written_as_a_spec_writes_it():
-    necks = next(ways(tuple(flat(12)), lambda f: not isinstance(contract(TAKERS[4], f), Refusal))).necks
+    necks = next(find_paths(tuple(flat(12)), lambda f: not isinstance(contract(TAKERS[4], f), Rejection))).necks
 
-    assert spelled((*necks, TAKERS[4])) == (
+    assert format_necks_entry((*necks, TAKERS[4])) == (
         "necks: [SelectIndices: {indices: [2, 5, 8, 11]}, LearnedInterpolateToPyramidal]"
     )
 
@@ -245,7 +247,7 @@ def test_the_best_way_is_written_as_a_spec_writes_it():
 def test_of_a_pyramid_the_coarsest_level_is_picked():
     takes = lambda features: len(features) == 1  # noqa: E731
 
-    assert next(ways(tuple(pyramid(4, 8, 16, 32)), takes)).necks == (composer.SelectIndices(indices=[3]),)
+    assert next(find_paths(tuple(pyramid(4, 8, 16, 32)), takes)).necks == (composer.SelectIndices(indices=[3]),)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_of_a_pyramid_the_coarsest_level_is_picked():
     [(12, 4, (2, 5, 8, 11)), (24, 4, (5, 11, 17, 23)), (12, 1, (11,)), (5, 5, (0, 1, 2, 3, 4)), (5, 2, (1, 4))],
 )
 def test_levels_are_spread_evenly(levels, fewer, picked):
-    assert evenly(levels, fewer) == picked
+    assert pick_evenly_spaced(levels, fewer) == picked
 
 
 @pytest.fixture

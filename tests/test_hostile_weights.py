@@ -18,7 +18,7 @@ import torch
 
 import composer
 from composer import EmbeddingHead, FCNDecoder, SegmentationHead, SpecError, Timm
-from composer.adapters.archives import weights_in
+from composer.adapters.archives import read_file_weights
 from composer.tensors.archives import Archive
 from tests.bounded import bounded
 
@@ -309,10 +309,10 @@ ENDLESS = {
 TELL = """
 import sys
 from pathlib import Path
-from composer.adapters.archives import weights_in
-from composer.tensors.files import opened
+from composer.adapters.archives import read_file_weights
+from composer.tensors.files import open_tensor_file
 from composer.tensors.unreadable import UnreadableError
-for read in (weights_in, lambda path: opened(path).__enter__()):
+for read in (read_file_weights, lambda path: open_tensor_file(path).__enter__()):
     try:
         read(Path(sys.argv[1]))
     except ValueError as error:
@@ -356,7 +356,7 @@ def test_shapes_are_compared_before_any_numbers_are_read(tmp_path, door, monkeyp
 def test_a_model_of_other_shapes_reads_no_numbers(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
     composer.save(composer.build(composer.chain(Timm("test_resnet", out_indices=[1]), EmbeddingHead())), file)
-    monkeypatch.setattr("composer.tensors.safetensors_files._numbers", lambda *_: pytest.fail("they were read"))
+    monkeypatch.setattr("composer.tensors.safetensors_files._read_numbers", lambda *_: pytest.fail("they were read"))
     assert refused(composer.load_weights, file).message.startswith("lacks 8 tensors of the model: 6 of decoder (")
 
 
@@ -371,7 +371,7 @@ def test_one_memory_may_not_be_many_tensors(tmp_path):
 def test_views_are_given_in_memory_of_their_own(tmp_path):
     whole = torch.arange(1000.0)
     torch.save({"whole": whole, "part": whole[2:4]}, tmp_path / "model.pth")
-    read = weights_in(tmp_path / "model.pth")
+    read = read_file_weights(tmp_path / "model.pth")
     assert read["part"].tolist() == [2, 3]
     assert read["part"].untyped_storage().nbytes() == 8
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composer.commands.bands import fed, numbers, shown
-from composer.commands.images import raster
-from composer.commands.normalising import Published, full_scale, normalised
-from composer.commands.outfile import check_writable, write_whole
-from composer.commands.preview import preview
+from composer.commands.bands import parse_bands, select_bands, select_preview_bands
+from composer.commands.images import read_raster
+from composer.commands.normalising import PretrainedStats, infer_full_scale, normalize_bands
+from composer.commands.outfile import check_writable, write_output_file
+from composer.commands.preview import render_preview
 from composer.commands.rasters import Raster
 from composer.commands.terminal import UsageError
 
@@ -42,7 +42,7 @@ def pixel(values, row=0, column=0):
 class TestPictures:
     @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "CMYK"])
     def test_colours_come_out_of_every_mode(self, tmp_path, mode):
-        read = raster(picture(tmp_path / ("x.tif" if mode == "CMYK" else "x.png"), mode), 3)
+        read = read_raster(picture(tmp_path / ("x.tif" if mode == "CMYK" else "x.png"), mode), 3)
         assert read.values.shape == (3, 2, 3)
         assert (pixel(read.values), pixel(read.values, 0, 2)) == (list(RED), list(GREEN))
         assert read.values.dtype == np.uint8
@@ -53,16 +53,16 @@ class TestPictures:
         file = tmp_path / "x.png"
         image = Image.open(picture(tmp_path / "colour.png")).convert("L")
         (image.point(lambda level: 255 * (level > 100)).convert("1") if mode == "1" else image).save(file)
-        assert raster(str(file), 3).values.tolist() == [expected]
+        assert read_raster(str(file), 3).values.tolist() == [expected]
 
     def test_sixteen_bits_are_kept(self, tmp_path):
         Image.fromarray(np.array([[0, 40000], [65535, 7]], np.uint16)).save(tmp_path / "x.png")
-        assert raster(str(tmp_path / "x.png"), 1).values.tolist() == [[[0, 40000], [65535, 7]]]
+        assert read_raster(str(tmp_path / "x.png"), 1).values.tolist() == [[[0, 40000], [65535, 7]]]
 
     def test_a_photograph_is_turned_upright(self, tmp_path):
         exif = Image.Exif()
         exif[0x0112] = 6  # the camera was turned: rows are columns
-        read = raster(picture(tmp_path / "x.png", exif=exif), 3)
+        read = read_raster(picture(tmp_path / "x.png", exif=exif), 3)
         assert read.values.shape == (3, 3, 2)
         assert [pixel(read.values, row) for row in range(3)] == [list(RED), list(GREEN), list(GREEN)]
         assert read.remarks == ("turned upright, as its EXIF orientation says",)
@@ -72,19 +72,19 @@ class TestPictures:
         image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
         image.putpixel((1, 0), CLEAR)
         image.convert(mode).save(tmp_path / "x.png", **({"transparency": 0} if mode == "P" else {}))
-        read = raster(str(tmp_path / "x.png"), 3)
+        read = read_raster(str(tmp_path / "x.png"), 3)
         assert read.values[..., 0, 1 if mode != "P" else 0].tolist() == [255] * (1 if mode == "LA" else 3)
         assert read.remarks == ("transparent pixels laid over white",)
 
     def test_alpha_is_a_band_where_four_are_asked_for(self, tmp_path):
         Image.new("RGBA", (2, 1), (1, 2, 3, 4)).save(tmp_path / "x.png")
-        read = raster(str(tmp_path / "x.png"), 4)
+        read = read_raster(str(tmp_path / "x.png"), 4)
         assert (pixel(read.values), read.remarks) == ([1, 2, 3, 4], ("alpha counts as band 4",))
 
     def test_of_a_moving_picture_the_first_frame_is_taken_and_that_is_said(self, tmp_path):
         first, second = Image.new("RGB", (2, 1), RED), Image.new("RGB", (2, 1), GREEN)
         first.save(tmp_path / "x.png", save_all=True, append_images=[second])
-        read = raster(str(tmp_path / "x.png"), 3)
+        read = read_raster(str(tmp_path / "x.png"), 3)
         assert (pixel(read.values), read.remarks) == (list(RED), ("the first of its 2 frames",))
 
 
@@ -103,14 +103,14 @@ class TestArrays:
     def test_the_axis_of_the_bands(self, tmp_path, shape, channels, picked, expected):
         values = np.arange(np.prod(shape)).reshape(shape)
         np.save(tmp_path / "x.npy", values)
-        read = raster(str(tmp_path / "x.npy"), channels, picked=picked)
+        read = read_raster(str(tmp_path / "x.npy"), channels, picked=picked)
         assert read.values.shape == expected
         assert pixel(read.values)[0] == 0
         assert read.values.ravel()[-1] == values.ravel()[-1]
 
     def test_frames_go_behind_the_bands(self, tmp_path):
         np.save(tmp_path / "x.npy", np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5))
-        read = raster(str(tmp_path / "x.npy"), 2, 3)
+        read = read_raster(str(tmp_path / "x.npy"), 2, 3)
         assert read.values.shape == (2, 3, 4, 5)
         assert read.values[:, :, 0, 0].tolist() == [[0, 40, 80], [20, 60, 100]]
 
@@ -152,7 +152,7 @@ class TestArrays:
         file = str(tmp_path / "x.npy")
         np.save(file, array, allow_pickle=True)
         with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {message}')}$"):
-            raster(file, 3, frames)
+            read_raster(file, 3, frames)
 
 
 COLOURS = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 9)]).astype(np.uint16) * 256
@@ -200,7 +200,7 @@ def filtered(values):
 class TestSixteenBits:
     @pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
     def test_of_a_png(self, tmp_path, interlaced):
-        read = raster(png16(tmp_path / "x.png", SIXTEEN, interlaced), 3)
+        read = read_raster(png16(tmp_path / "x.png", SIXTEEN, interlaced), 3)
         assert read.values.dtype == np.uint16
         assert np.array_equal(read.values, SIXTEEN.transpose(2, 0, 1))
         assert (read.remarks, read.white) == ((), 65535)
@@ -208,7 +208,7 @@ class TestSixteenBits:
     @pytest.mark.parametrize("bands", [2, 4])
     def test_alpha_is_a_band_where_it_is_asked_for(self, tmp_path, bands):
         values = np.concatenate([SIXTEEN, SIXTEEN[::-1]], axis=2)[..., :bands]
-        read = raster(png16(tmp_path / "x.png", values), bands)
+        read = read_raster(png16(tmp_path / "x.png", values), bands)
         assert np.array_equal(read.values, values.transpose(2, 0, 1))
         assert read.remarks == (f"alpha counts as band {bands}",)
 
@@ -216,12 +216,12 @@ class TestSixteenBits:
     def test_what_is_transparent_is_white(self, tmp_path, colours):
         alpha = np.array([[[65535], [0], [13107]]], np.uint16)  # opaque, clear, a fifth
         values = np.concatenate([np.full((1, 3, colours), 1000, np.uint16), alpha], axis=2)
-        read = raster(png16(tmp_path / "x.png", values), colours)
+        read = read_raster(png16(tmp_path / "x.png", values), colours)
         assert read.values.tolist() == [[[1000, 65535, 52628]]] * colours
         assert read.remarks == ("transparent pixels laid over white",)
 
     def test_a_png_is_turned_upright(self, tmp_path):
-        read = raster(png16(tmp_path / "x.png", SIXTEEN, orientation=6), 3)
+        read = read_raster(png16(tmp_path / "x.png", SIXTEEN, orientation=6), 3)
         assert np.array_equal(read.values, np.rot90(SIXTEEN, -1).transpose(2, 0, 1))
         assert read.remarks == ("turned upright, as its EXIF orientation says",)
 
@@ -229,20 +229,20 @@ class TestSixteenBits:
     def test_of_a_ppm(self, tmp_path, kind, bands, white):
         values = SIXTEEN[..., :bands].clip(max=white)
         (tmp_path / "x.ppm").write_bytes(f"{kind}\n3 2\n# here\n{white}\n".encode() + values.astype(">u2").tobytes())
-        read = raster(str(tmp_path / "x.ppm"), bands)
+        read = read_raster(str(tmp_path / "x.ppm"), bands)
         assert np.array_equal(read.values, values.transpose(2, 0, 1))
         assert read.white == (white if bands == 3 else None)
 
     def test_they_are_normalised_from_0_to_white(self):
-        published = Published("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
+        published = PretrainedStats("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
         values = np.array([[[0, 65535]]] * 3, np.uint16)
-        result, how = normalised(values, np.zeros(values.shape, bool), published, "image", 65535)
+        result, how = normalize_bands(values, np.zeros(values.shape, bool), published, "image", 65535)
         assert result.tolist() == pytest.approx(np.array([[[-1, 1]], [[-2, 3]], [[-1, 3]]]))
         assert how.startswith("values 0 to 65535, normalised for encoder")
 
     def test_they_are_shown_from_0_to_white(self):
         image = Raster("x.png", np.array([[[0, 257, 65535]]] * 3, np.uint16), np.zeros((3, 1, 3), bool), (), 65535)
-        assert preview(image, (1, 2, 3)).tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
+        assert render_preview(image, (1, 2, 3)).tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
 
     @pytest.mark.parametrize(
         ("name", "content"),
@@ -258,13 +258,13 @@ class TestSixteenBits:
         file.write_bytes(content)
         said = f"{file}: its colours have more than 8 bits, which cannot be read here; save it as TIFF or .npy."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            raster(str(file), 3)
+            read_raster(str(file), 3)
 
     def test_16_bits_for_all_three_colours_together_are_read(self, tmp_path):
         """A BMP of 5, 5 and 5 bits."""
         header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 58, 0, 0, 54, 40, 2, 1, 1, 16, 0, 4, 0, 0, 0, 0)
         (tmp_path / "x.bmp").write_bytes(header + struct.pack("<HH", 0b0111110000000000, 0b0000000000011111))
-        assert raster(str(tmp_path / "x.bmp"), 3).values.tolist() == [[[255, 0]], [[0, 0]], [[0, 255]]]
+        assert read_raster(str(tmp_path / "x.bmp"), 3).values.tolist() == [[[255, 0]], [[0, 0]], [[0, 255]]]
 
     def test_jpeg_2000_of_12_bits_is_refused(self, tmp_path):
         file = tmp_path / "x.jp2"
@@ -275,7 +275,7 @@ class TestSixteenBits:
         file.write_bytes(content)
         said = f"{file}: its colours have more than 8 bits, which cannot be read here; save it as TIFF or .npy."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            raster(str(file), 3)
+            read_raster(str(file), 3)
 
 
 INSIDE = np.ones((4, 5), bool)
@@ -306,7 +306,7 @@ class TestTiffOfEveryKind:
         colours = "rgb" if bands == 3 else "minisblack"
         planes = {} if bands == 1 else {"planarconfig": "contig"}
         file = tiff(tmp_path / "x.tif", values[..., 0] if bands == 1 else values, INSIDE, photometric=colours, **planes)
-        read = raster(file, bands)
+        read = read_raster(file, bands)
         assert np.array_equal(read.values, values.transpose(2, 0, 1))
         assert np.array_equal(read.missing, np.broadcast_to(~INSIDE, (bands, 4, 5)))
         assert read.remarks == ()
@@ -319,7 +319,7 @@ class TestTiffOfEveryKind:
             writer.write(values[::2, ::2], metadata=None, photometric="minisblack", subfiletype=1)
             writer.write(INSIDE[::2, ::2], metadata=None, photometric="mask", subfiletype=5, bitspersample=1)
             writer.write(INSIDE, metadata=None, photometric="mask", subfiletype=4, bitspersample=1)
-        read = raster(str(tmp_path / "x.tif"), 1)
+        read = read_raster(str(tmp_path / "x.tif"), 1)
         assert np.array_equal(read.values[0], values)
         assert np.array_equal(read.missing[0], ~INSIDE | (values == 19))
         assert read.remarks == ()
@@ -329,7 +329,7 @@ class TestTiffOfEveryKind:
     def test_no_data_is_missing_at_every_depth(self, tmp_path, dtype, planes):
         values = np.arange(60, dtype=dtype).reshape(4, 5, 3)
         stored = values if planes == "contig" else values.transpose(2, 0, 1)
-        read = raster(tiff(tmp_path / "x.tif", stored, nodata="7", photometric="rgb", planarconfig=planes), 3)
+        read = read_raster(tiff(tmp_path / "x.tif", stored, nodata="7", photometric="rgb", planarconfig=planes), 3)
         assert np.array_equal(read.values, values.transpose(2, 0, 1))
         assert np.array_equal(read.missing, read.values == 7)
 
@@ -341,14 +341,14 @@ class TestTiffOfEveryKind:
     def test_where_zero_is_white_the_image_is_inverted(self, tmp_path, dtype, white, planes, nodata):
         values = np.array([[0, 1, 2, white]], dtype)
         file = tiff(tmp_path / "x.tif", values, nodata=nodata, photometric="miniswhite", planarconfig=planes)
-        read = raster(file, 1)
+        read = read_raster(file, 1)
         assert read.values.tolist() == [[[white, white - 1, white - 2, 0]]]
         assert read.missing.tolist() == [[[False, False, nodata is not None, False]]]
         assert read.remarks == ("inverted, because its zero is white",)
 
     @pytest.mark.parametrize("dtype", [np.int16, np.float32], ids=lambda dtype: dtype.__name__)
     def test_numbers_that_are_no_brightness_are_not_inverted(self, tmp_path, dtype):
-        read = raster(tiff(tmp_path / "x.tif", np.array([[-1, 2]], dtype), photometric="miniswhite"), 1)
+        read = read_raster(tiff(tmp_path / "x.tif", np.array([[-1, 2]], dtype), photometric="miniswhite"), 1)
         assert (read.values.tolist(), read.remarks) == ([[[-1, 2]]], ())
 
     @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ class TestTiffOfEveryKind:
     def test_a_palette_is_resolved(self, tmp_path, more, missing):
         values = np.array([[0, 3, 200, 255]], np.uint8)
         more = {**more, **({"mask": np.array([[False, True, False, True]])} if "mask" in more else {})}
-        read = raster(tiff(tmp_path / "x.tif", values, photometric="palette", colormap=COLOURS, **more), 3)
+        read = read_raster(tiff(tmp_path / "x.tif", values, photometric="palette", colormap=COLOURS, **more), 3)
         assert read.values.tolist() == [[[0, 3, 200, 255]], [[255, 252, 55, 0]], [[9] * 4]]
         assert read.missing.tolist() == [[missing]] * 3
 
@@ -372,14 +372,14 @@ class TestTiffOfEveryKind:
         file = tiff(
             tmp_path / "x.tif", np.array([[True, False, True]]), mask, bitspersample=1, photometric="minisblack"
         )
-        read = raster(file, 1)
+        read = read_raster(file, 1)
         assert read.values.tolist() == [[[255, 0, 255]]]
         assert read.missing.tolist() == [[[False, False, mask is not None]]]
 
     def test_a_fourth_band_that_is_not_alpha_is_kept(self, tmp_path):
         values = np.arange(80, dtype=np.uint8).reshape(4, 5, 4)
         file = tiff(tmp_path / "x.tif", values, photometric="rgb", extrasamples=["unspecified"], planarconfig="contig")
-        assert np.array_equal(raster(file, 4).values, values.transpose(2, 0, 1))
+        assert np.array_equal(read_raster(file, 4).values, values.transpose(2, 0, 1))
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=lambda dtype: dtype.__name__)
     @pytest.mark.parametrize("orientation", range(1, 9))
@@ -388,7 +388,7 @@ class TestTiffOfEveryKind:
         file = tiff(tmp_path / "x.tif", values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
         turns = [values, values[:, ::-1], values[::-1, ::-1], values[::-1]]
         turns += [turn.swapaxes(0, 1) for turn in (values, values[::-1], values[::-1, ::-1], values[:, ::-1])]
-        read = raster(file, 3)
+        read = read_raster(file, 3)
         assert np.array_equal(read.values, turns[orientation - 1].transpose(2, 0, 1))
         said = ("turned upright, as its EXIF orientation says",) if orientation > 1 else ()
         assert read.remarks == said
@@ -397,7 +397,7 @@ class TestTiffOfEveryKind:
         file = tiff(tmp_path / "x.tif", np.zeros((4, 5, 3), np.uint16), photometric="cielab", planarconfig="contig")
         said = f"{file}: bands in the colour space CIELAB cannot be read from this TIFF; save it as RGB."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            raster(file, 3)
+            read_raster(file, 3)
 
 
 class TestTiff:
@@ -407,14 +407,14 @@ class TestTiff:
         bands = np.arange(6 * 4 * 5, dtype=np.float32).reshape(6, 4, 5)
         stored = bands if axes == "CYX" else bands.transpose(1, 2, 0)
         tifffile.imwrite(tmp_path / "x.tif", stored, metadata={"axes": axes}, photometric="minisblack")
-        read = raster(str(tmp_path / "x.tif"), 3)
+        read = read_raster(str(tmp_path / "x.tif"), 3)
         assert np.array_equal(read.values, bands)
 
     def test_no_data_is_missing(self, tmp_path):
         tifffile = pytest.importorskip("tifffile")
         values = np.array([[1, -9999, np.nan, -1]], np.float32)
         tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", extratags=[(42113, "s", 0, "-1", True)])
-        read = raster(str(tmp_path / "x.tif"), 1)
+        read = read_raster(str(tmp_path / "x.tif"), 1)
         assert read.missing.tolist() == [[[False, True, True, True]]]
 
     @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ class TestTiff:
         values = np.array([[0, 3 if numbers is np.uint16 else -3]], numbers)
         file = tmp_path / "x.tif"
         tifffile.imwrite(file, values, photometric="minisblack", extratags=[(42113, "s", 0, said, True)])
-        read = raster(str(file), 1)
+        read = read_raster(str(file), 1)
         assert read.missing.tolist() == [[missing]]
         assert read.remarks == (() if remark is None else (remark,))
 
@@ -467,13 +467,13 @@ class TestTiff:
         tifffile.imwrite(file, stored, photometric=colours, extratags=extra, **more)
         seen = (COLOURS >> 8)[:, stored].transpose(1, 2, 0) if colours == "palette" else values
         upright = np.rot90(seen, -1) if extra else seen
-        assert np.array_equal(raster(file, 3).values, upright.transpose(2, 0, 1))
+        assert np.array_equal(read_raster(file, 3).values, upright.transpose(2, 0, 1))
 
     def test_more_bits_than_a_picture_has_are_kept(self, tmp_path):
         tifffile = pytest.importorskip("tifffile")
         values = np.full((4, 5, 3), 9000, np.uint16)
         tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb")
-        assert raster(str(tmp_path / "x.tif"), 3).values.max() == 9000
+        assert read_raster(str(tmp_path / "x.tif"), 3).values.max() == 9000
 
     def test_without_tifffile_a_line_says_what_to_install(self, tmp_path, monkeypatch):
         tifffile = pytest.importorskip("tifffile")
@@ -482,7 +482,7 @@ class TestTiff:
         monkeypatch.setitem(sys.modules, "tifffile", None)
         said = f"{file}: this TIFF needs tifffile: pip install 'composer-vision[geo]'"
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            raster(file, 6)
+            read_raster(file, 6)
 
 
 class TestUnreadable:
@@ -503,24 +503,24 @@ class TestUnreadable:
             file.write_bytes(content)
         pattern = re.escape(f"{file}: {said}").replace(r"\.\*", ".*")
         with pytest.raises(UsageError, match=f"^{pattern}$"):
-            raster(str(file), 3)
+            read_raster(str(file), 3)
 
     def test_a_folder(self, tmp_path):
         with pytest.raises(UsageError, match=f"^{re.escape(str(tmp_path))}: this is a folder; name a file in it.$"):
-            raster(str(tmp_path), 3)
+            read_raster(str(tmp_path), 3)
 
     def test_half_a_photograph(self, tmp_path):
         file = tmp_path / "x.jpg"
         Image.effect_noise((64, 64), 50).save(file)
         file.write_bytes(file.read_bytes()[:900])
         with pytest.raises(UsageError, match=r"^.*x.jpg: cannot be read as an image \(image file is truncated.*\).$"):
-            raster(str(file), 3)
+            read_raster(str(file), 3)
 
     def test_a_picture_has_no_frames(self, tmp_path):
         file = picture(tmp_path / "x.png")
         said = f"{file}: an image of 3 frames is read from a .npy array (frames, bands, height, width)."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            raster(file, 3, 3)
+            read_raster(file, 3, 3)
 
 
 class TestBands:
@@ -541,7 +541,7 @@ class TestBands:
         ],
     )
     def test_fed(self, image, channels, asked, expected):
-        assert fed(image, "image", channels, asked) == expected
+        assert select_bands(image, "image", channels, asked) == expected
 
     @pytest.mark.parametrize(
         ("image", "channels", "asked", "said"),
@@ -567,7 +567,7 @@ class TestBands:
     )
     def test_not_fed(self, image, channels, asked, said):
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            fed(image, "image", channels, asked)
+            select_bands(image, "image", channels, asked)
 
     @pytest.mark.parametrize(
         ("bands", "asked", "expected"),
@@ -585,27 +585,27 @@ class TestBands:
         ],
     )
     def test_shown(self, bands, asked, expected):
-        assert shown(self.ten, bands, asked) == expected
+        assert select_preview_bands(self.ten, bands, asked) == expected
 
     def test_two_bands_are_no_colours(self):
         said = "--show-bands: one band, or three as red, green and blue (got 1,2)."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            shown(self.ten, (1, 2, 3), (1, 2))
+            select_preview_bands(self.ten, (1, 2, 3), (1, 2))
 
     @pytest.mark.parametrize("text", ["", "1,", "0,1", "-1", "a", "1.5", "1;2"])
     def test_bands_are_numbers_from_1(self, text):
         with pytest.raises(ValueError, match=r"invalid literal|counted from 1"):
-            numbers(text)
+            parse_bands(text)
 
 
 class TestNormalising:
-    imagenet = Published("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
+    imagenet = PretrainedStats("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
 
     @pytest.mark.parametrize("highest", [255, 1])
     def test_as_published(self, highest):
         values = np.array([[[0, 1]], [[0, 1]], [[0, 1]]]) * highest
         values = values.astype(np.uint8 if highest == 255 else np.float32)
-        result, how = normalised(values, np.zeros(values.shape, bool), self.imagenet, "image")
+        result, how = normalize_bands(values, np.zeros(values.shape, bool), self.imagenet, "image")
         assert result.tolist() == pytest.approx(np.array([[[-1, 1]], [[-2, 3]], [[-1, 3]]]))
         assert result.dtype == np.float32
         assert how == (f"values 0 to {highest}, normalised for encoder: mean 0.5, 0.4, 0.25, deviation 0.5, 0.2, 0.25")
@@ -618,23 +618,25 @@ class TestNormalising:
     def test_otherwise_each_band_on_its_own_scale(self, count, top, published):
         values = np.arange(count * 12).reshape(count, 3, 4) * (top // 50)
         values[0, 0, 0] = top
-        result, how = normalised(values, np.zeros(values.shape, bool), published, "image")
+        result, how = normalize_bands(values, np.zeros(values.shape, bool), published, "image")
         assert result.mean(axis=(1, 2)).tolist() == pytest.approx([0] * count, abs=1e-6)
         assert result.std(axis=(1, 2)).tolist() == pytest.approx([1] * count, abs=1e-6)
         assert how == "each band to zero mean and unit deviation over this image"
 
     def test_what_is_missing_is_the_mean_and_counts_for_nothing(self):
         values = np.array([[[1.0, 3.0, -9999.0, np.nan]]])
-        result, _ = normalised(values, (values == -9999) | np.isnan(values), None, "image")
+        result, _ = normalize_bands(values, (values == -9999) | np.isnan(values), None, "image")
         assert result.tolist() == [[[-1, 1, 0, 0]]]
 
     def test_a_band_of_one_number_is_zero(self):
-        assert normalised(np.full((1, 2, 2), 7), np.zeros((1, 2, 2), bool), None, "image")[0].tolist() == [[[0, 0]] * 2]
+        assert normalize_bands(np.full((1, 2, 2), 7), np.zeros((1, 2, 2), bool), None, "image")[0].tolist() == [
+            [[0, 0]] * 2
+        ]
 
     def test_a_band_without_any_data_is_refused(self):
         said = "x.npy: image: band 2 of those that the model is fed holds no data at all."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            normalised(np.zeros((2, 1, 1)), np.array([[[False]], [[True]]]), None, "x.npy: image")
+            normalize_bands(np.zeros((2, 1, 1)), np.array([[[False]], [[True]]]), None, "x.npy: image")
 
     @pytest.mark.parametrize(
         ("values", "expected"),
@@ -647,17 +649,17 @@ class TestNormalising:
         ],
     )
     def test_full_scale(self, values, expected):
-        assert full_scale(values, np.zeros(values.shape, bool)) == expected
+        assert infer_full_scale(values, np.zeros(values.shape, bool)) == expected
 
 
 class TestPreview:
     def test_a_picture_is_shown_as_it_is(self):
         values = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
-        assert np.array_equal(preview(made(values), (1, 2, 3)), values.transpose(1, 2, 0))
+        assert np.array_equal(render_preview(made(values), (1, 2, 3)), values.transpose(1, 2, 0))
 
     def test_other_bands_are_stretched_from_percentile_2_to_98(self):
         bands = np.stack([np.linspace(0, 1000, 101), np.linspace(5, 6, 101), np.ones(101), np.zeros(101)])
-        drawn = preview(made(bands[:, None]), (1, 2, 3))[0]
+        drawn = render_preview(made(bands[:, None]), (1, 2, 3))[0]
         assert drawn[[0, 2, 50, 98, 100]].tolist() == [
             [0, 0, 128],
             [0, 0, 128],
@@ -667,19 +669,19 @@ class TestPreview:
         ]
 
     def test_one_band_is_grey_and_gaps_are_light(self):
-        drawn = preview(made(np.array([[[0.0, 0.5, 1.0, np.nan]]])), (1,))[0]
+        drawn = render_preview(made(np.array([[[0.0, 0.5, 1.0, np.nan]]])), (1,))[0]
         assert drawn.tolist() == [[0] * 3, [128] * 3, [255] * 3, [205] * 3]
 
     def test_of_frames_the_first(self):
         values = np.stack([np.zeros((3, 2, 2)), np.ones((3, 2, 2))], axis=1)
-        assert preview(made(values), (1, 2, 3)).max() == 0
+        assert render_preview(made(values), (1, 2, 3)).max() == 0
 
 
 class TestOutFile:
     def test_a_file_appears_whole(self, tmp_path):
         file = check_writable(str(tmp_path / "x.png"), (".png", ".jpg"))
         assert list(tmp_path.iterdir()) == []
-        write_whole(file, lambda partial: partial.write_text("all"))
+        write_output_file(file, lambda partial: partial.write_text("all"))
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "all")]
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -691,7 +693,7 @@ class TestOutFile:
             raise error
 
         with pytest.raises(error):
-            write_whole(tmp_path / "x.png", fill)
+            write_output_file(tmp_path / "x.png", fill)
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "before")]
 
     def test_a_full_disk_is_said(self, tmp_path):
@@ -700,12 +702,14 @@ class TestOutFile:
 
         said = f"{tmp_path}/x.png: cannot be written (No space left on device)."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            write_whole(tmp_path / "x.png", fill)
+            write_output_file(tmp_path / "x.png", fill)
 
     def test_a_link_stays_a_link(self, tmp_path):
         (tmp_path / "real.png").write_text("before")
         (tmp_path / "link.png").symlink_to("real.png")
-        write_whole(check_writable(str(tmp_path / "link.png"), (".png",)), lambda partial: partial.write_text("after"))
+        write_output_file(
+            check_writable(str(tmp_path / "link.png"), (".png",)), lambda partial: partial.write_text("after")
+        )
         assert (tmp_path / "link.png").is_symlink()
         assert (tmp_path / "real.png").read_text() == "after"
 

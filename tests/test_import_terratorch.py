@@ -11,7 +11,7 @@ import yaml
 import composer
 from composer.__main__ import main
 from composer.terratorch.configs import reads_config
-from composer.terratorch.sections import config_of
+from composer.terratorch.sections import parse_config
 
 CONFIG = Path(__file__).parent / "terratorch_configs" / "timm_resnet18.yaml"
 
@@ -347,7 +347,7 @@ class TestPlaces:
 
     def test_the_arguments_that_a_factory_renames_stand_where_they_are_written(self):
         lines = [*FCN, "bands: [RED, NIR]", "num_frames: 3"]
-        found = config_of(model(*lines, factory="PrithviModelFactory").replace("resnet10t", "prithvi_vit"), "c.yaml")
+        found = parse_config(model(*lines, factory="PrithviModelFactory").replace("resnet10t", "prithvi_vit"), "c.yaml")
         assert (found.call["backbone_in_chans"], found.call["backbone_num_frames"]) == (2, 3)
         assert found.places.place("backbone_in_chans") == composer.Place(f"{ARGS}.bands", "c.yaml", 9, 7)
         assert found.places.place("backbone_num_frames") == composer.Place(f"{ARGS}.num_frames", "c.yaml", 10, 7)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import composer
-from composer import Facts, Feature, Timm
+from composer import EncoderInfo, Feature, Timm
 
 FACTS = {
-    Timm("resnet18"): Facts(features=[Feature(channels=64, stride=4), Feature(channels=128, stride=8)]),
+    Timm("resnet18"): EncoderInfo(features=[Feature(channels=64, stride=4), Feature(channels=128, stride=8)]),
 }
 
 WRONG = {

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.problem import SpecError, shown
+from composer.problem import SpecError, make_printable
 from composer.text import read, reads, write
 
 CHAIN = """\
@@ -96,7 +96,7 @@ def test_files_that_cannot_be_read(tmp_path, name, reason):
     path = f"{tmp_path}/{name}"
     with pytest.raises(SpecError) as caught:
         read(path)
-    assert str(caught.value) == f"{shown(path)}: error[file] the file cannot be read: {reason}."
+    assert str(caught.value) == f"{make_printable(path)}: error[file] the file cannot be read: {reason}."
 
 
 def doubling(levels):

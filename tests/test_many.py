@@ -8,11 +8,11 @@ from subprocess import CalledProcessError
 import pytest
 
 import composer
-from composer.problem import MOST_PROBLEMS, Place, Problem, SpecError
+from composer.problem import MAX_PROBLEMS, Place, Problem, SpecError
 from tests.bounded import bounded, refusal
 
 NODES = "inputs: {a: {}}\nnodes:\n  e: {part: timm/test_resnet, from: a}\n"
-MORE = f"there are more than {MOST_PROBLEMS} problems; these are the first of them."
+MORE = f"there are more than {MAX_PROBLEMS} problems; these are the first of them."
 
 
 def _nodes(count, said):
@@ -39,19 +39,19 @@ def test_what_takes_far_too_long_is_ended():
 def test_of_many_problems_the_first_are_told(text):
     problems = refusal(text).problems
 
-    assert len(problems) == MOST_PROBLEMS + 1
-    assert [problem.message for problem in problems].index(MORE) == MOST_PROBLEMS
+    assert len(problems) == MAX_PROBLEMS + 1
+    assert [problem.message for problem in problems].index(MORE) == MAX_PROBLEMS
     assert (problems[-1].code, problems[-1].repair) == ("limit", "mend these, and check again")
     assert problems[-1].place.line is not None
 
 
 def test_as_many_problems_as_may_be_told_are_told():
-    text = "encoder: timm/test_resnet\n" + "".join(f"decoder{number}: 1\n" for number in range(MOST_PROBLEMS))
+    text = "encoder: timm/test_resnet\n" + "".join(f"decoder{number}: 1\n" for number in range(MAX_PROBLEMS))
 
     with pytest.raises(SpecError) as caught:
         composer.reads(text)
 
-    assert [problem.code for problem in caught.value.problems] == ["key"] * MOST_PROBLEMS
+    assert [problem.code for problem in caught.value.problems] == ["key"] * MAX_PROBLEMS
 
 
 def test_a_chain_of_ten_thousand_necks_is_read_and_inferred():
@@ -67,7 +67,7 @@ def test_of_many_nodes_that_are_refused_the_first_are_told():
     decoded = "{{part: {{UNetDecoder: {{channels: [4, 2]}}}}, from: e}}"
     text = _nodes(600, decoded).replace("[x0]", f"[{', '.join(f'x{number}' for number in range(600))}]")
 
-    assert [problem.code for problem in refusal(text, infer=True).problems] == ["count"] * MOST_PROBLEMS + ["limit"]
+    assert [problem.code for problem in refusal(text, infer=True).problems] == ["count"] * MAX_PROBLEMS + ["limit"]
 
 
 def test_a_long_name_is_none():

@@ -12,20 +12,27 @@ from attrs import evolve
 from PIL import Image
 
 import composer
-from composer import Facts, Feature, Timm
+from composer import EncoderInfo, Feature, Timm
 from composer.__main__ import main
 from composer.commands.matrix import Matrix
-from composer.commands.matrix_picture import COLOURS, GAP, SQUARE, TEXT, drawn
-from composer.contracts import Refusal
-from composer.pairing import Cell, alike, columns, declared, of, row
+from composer.commands.matrix_picture import CELL_GAP, CELL_SIZE, MATRIX_TEXT_SIZE, VERDICT_COLOURS, draw_matrix
+from composer.contracts import Rejection
+from composer.pairing import (
+    PairResult,
+    build_default_decoder,
+    copy_for_encoder,
+    evaluate_pairs,
+    group_equivalent,
+    list_decoder_names,
+)
 from composer.parts import PARTS
 
-DECODERS = {name: PARTS[name] for name in columns(PARTS)}
+DECODERS = {name: PARTS[name] for name in list_decoder_names(PARTS)}
 
 
 @cache
 def cells(network, describe=composer.describe):
-    return dict(zip(DECODERS, row(Timm(network), DECODERS, describe), strict=True))
+    return dict(zip(DECODERS, evaluate_pairs(Timm(network), DECODERS, describe), strict=True))
 
 
 def told(cell):
@@ -100,7 +107,8 @@ def _passes(graph):
 def test_nothing_is_put_in_where_nothing_is_needed(network):
     features = composer.describe(Timm(network), 3).features
     direct = {
-        name: Cell(encoder=Timm(network), decoder=declared(name, part, features)) for name, part in DECODERS.items()
+        name: PairResult(encoder=Timm(network), decoder=build_default_decoder(name, part, features))
+        for name, part in DECODERS.items()
     }
     assert {name for name, cell in cells(network).items() if cell.verdict == "fits"} == {
         name for name, cell in direct.items() if _passes(cell.graph)
@@ -108,14 +116,14 @@ def test_nothing_is_put_in_where_nothing_is_needed(network):
 
 
 def test_an_encoder_without_facts_fits_nothing():
-    refusal = Refusal(code="install", kind="policy", expected="needs timm", got="no installation of it")
+    refusal = Rejection(code="install", kind="policy", expected="needs timm", got="no installation of it")
     found = cells("resnet18", lambda *_: refusal)
     assert {cell.because for cell in found.values()} == {"timm/resnet18 needs timm (got no installation of it)."}
 
 
 def test_encoders_that_give_the_same_are_one():
     parts = [Timm(name) for name in ("resnet18", "resnet34", "resnet50", "resnet18d", "convnext_atto")]
-    groups = alike(parts, composer.describe)
+    groups = group_equivalent(parts, composer.describe)
     assert [[part.name for part in group] for group in groups] == [
         ["resnet18", "resnet34", "resnet18d"],
         ["resnet50"],
@@ -124,9 +132,9 @@ def test_encoders_that_give_the_same_are_one():
 
 
 def test_the_cells_of_one_are_those_of_all_that_are_alike():
-    (group,) = alike([Timm("vit_small_patch16_224"), Timm("vit_small_patch16_384")], composer.describe)
-    ours = tuple(of(group[1], cell) for cell in row(group[0], DECODERS, composer.describe))
-    assert ours == row(group[1], DECODERS, composer.describe)
+    (group,) = group_equivalent([Timm("vit_small_patch16_224"), Timm("vit_small_patch16_384")], composer.describe)
+    ours = tuple(copy_for_encoder(group[1], cell) for cell in evaluate_pairs(group[0], DECODERS, composer.describe))
+    assert ours == evaluate_pairs(group[1], DECODERS, composer.describe)
     assert ours[2].encoder == Timm("vit_small_patch16_384", out_indices=[2, 5, 8, 11])
 
 
@@ -140,9 +148,9 @@ def test_levels_asked_for_tell_encoders_apart():
         levels = part.out_indices or (3, 4, 5)
         narrow = part.name == "b"
         given = [evolve(SIX[i], channels=32 if narrow and i < 3 else 64) for i in levels]
-        return Facts(features=given, levels=6)
+        return EncoderInfo(features=given, levels=6)
 
-    assert [len(group) for group in alike([Timm("a"), Timm("b"), Timm("c")], known)] == [2, 1]
+    assert [len(group) for group in group_equivalent([Timm("a"), Timm("b"), Timm("c")], known)] == [2, 1]
 
 
 def test_csv_has_a_line_for_each_pair(capsys):
@@ -210,39 +218,40 @@ def test_the_picture_shows_each_verdict_at_its_place():
     names = ("UNetDecoder", "MLPDecoder", "UperNetDecoder")
     networks = ("vit_tiny_patch16_224", "resnet18")
     found = [cells(network)[name] for network in networks for name in names]
-    picture = drawn(Matrix(tuple(f"timm/{name}" for name in networks), names, tuple(found)))
+    picture = draw_matrix(Matrix(tuple(f"timm/{name}" for name in networks), names, tuple(found)))
     assert squares(picture) == [["necks", "fits", "fits"], ["fits", "refused", "fits"]]
 
 
 def squares(picture):
     """The verdicts that are read off the lower right corner of a picture: rows of squares."""
     pixels = picture.load()
-    known = {colour: verdict for verdict, colour in COLOURS.items()}
+    known = {colour: verdict for verdict, colour in VERDICT_COLOURS.items()}
     rows = []
     for y in range(picture.height):
         row_of = [known[pixels[x, y]] for x in range(picture.width) if pixels[x, y] in known]
-        runs = [row_of[i * SQUARE] for i in range(len(row_of) // SQUARE)]
-        rows.append(runs if len(row_of) == 3 * SQUARE else None)
+        runs = [row_of[i * CELL_SIZE] for i in range(len(row_of) // CELL_SIZE)]
+        rows.append(runs if len(row_of) == 3 * CELL_SIZE else None)
     return [one for one, before in zip(rows[1:], rows, strict=False) if one and not before]
 
 
 def test_a_family_is_a_square_filled_in_proportion():
     one, other = cells("vit_tiny_patch16_224")["UNetDecoder"], cells("resnet18")["UNetDecoder"]
     names = tuple(f"others/{number}" for number in range(64))
-    picture = drawn(Matrix(names, ("UNetDecoder",), (one,) * 16 + (other,) * 48))
+    picture = draw_matrix(Matrix(names, ("UNetDecoder",), (one,) * 16 + (other,) * 48))
     counts = {
-        verdict: sum(pixel == colour for pixel in picture.get_flattened_data()) for verdict, colour in COLOURS.items()
+        verdict: sum(pixel == colour for pixel in picture.get_flattened_data())
+        for verdict, colour in VERDICT_COLOURS.items()
     }
-    legend = (TEXT + 1) ** 2
-    assert counts["fits"] - legend == SQUARE * SQUARE * 3 // 4
-    assert counts["necks"] - legend == SQUARE * SQUARE // 4
+    legend = (MATRIX_TEXT_SIZE + 1) ** 2
+    assert counts["fits"] - legend == CELL_SIZE * CELL_SIZE * 3 // 4
+    assert counts["necks"] - legend == CELL_SIZE * CELL_SIZE // 4
 
 
 def test_a_picture_is_written(tmp_path, capsys):
     out = tmp_path / "matrix.png"
     assert main(["matrix", "--encoders", "timm/resnet18", "--format", "png", "-o", str(out)]) == 0
     with Image.open(out) as picture:
-        assert picture.width > 43 * (SQUARE + GAP)
+        assert picture.width > 43 * (CELL_SIZE + CELL_GAP)
     assert capsys.readouterr().err.endswith(f"wrote {out}\n")
 
 
@@ -278,7 +287,7 @@ def test_a_network_that_timm_does_not_know_is_no_encoder(capsys):
 
 
 def test_cells_are_values():
-    assert isinstance(cells("resnet18")["FCNDecoder"], Cell)
+    assert isinstance(cells("resnet18")["FCNDecoder"], PairResult)
     assert cells("resnet18") == cells("resnet18")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from composer.memory import free_memory
+from composer.memory import get_free_memory
 
 MACHINE = "MemTotal: 24000 kB\nMemFree: 100 kB\nMemAvailable:    9000 kB\nSwapTotal: 500 kB\nSwapFree: 400 kB\n"
 AVAILABLE = 9400 * 1024
@@ -80,4 +80,4 @@ SYSTEMS = {
 @pytest.mark.parametrize(("files", "free"), SYSTEMS.values(), ids=SYSTEMS)
 def test_what_is_left(system, files, free):
     system(files)
-    assert free_memory() == free
+    assert get_free_memory() == free

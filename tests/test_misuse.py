@@ -7,7 +7,7 @@ import pytest
 
 import composer
 from composer import FCNDecoder, Graph, Image, Node, SpecError, Timm
-from composer.graph import MOST_ENCODERS
+from composer.graph import MAX_ENCODERS
 
 GRAPH = composer.chain(Timm("test_resnet"), FCNDecoder(channels=4), composer.SegmentationHead(num_classes=2))
 ITSELF = []
@@ -39,7 +39,7 @@ MISUSES = {
     ),
     "infer nothing": (lambda: composer.infer(None), TypeError, f"{A_GRAPH} (got NoneType)"),
     "infer a text": (lambda: composer.infer("encoder: timm/resnet18"), TypeError, f"{A_GRAPH} (got str)"),
-    "fit a number": (lambda: composer.fit(3), TypeError, f"{A_GRAPH} (got int)"),
+    "fit a number": (lambda: composer.autofix(3), TypeError, f"{A_GRAPH} (got int)"),
     "write nothing": (lambda: composer.write(None), TypeError, f"{A_GRAPH} (got NoneType)"),
     "digest a dict": (lambda: composer.digest({}), TypeError, f"{A_GRAPH} (got dict)"),
     "build a class": (lambda: composer.build(Graph), TypeError, f"{A_GRAPH} (got type)"),
@@ -134,7 +134,7 @@ def test_a_seed_may_be_any_whole_number():
 
 def test_a_graph_has_so_many_encoders_and_no_more():
     """What one of them gives may take a second to find out."""
-    names = [f"e{position}" for position in range(MOST_ENCODERS + 1)]
+    names = [f"e{position}" for position in range(MAX_ENCODERS + 1)]
     nodes = [Node(name, Timm("resnet18", out_indices=[4]), "image") for name in names]
     joined = Node("joined", composer.ConcatFeatures(), names)
     head = Node("head", composer.EmbeddingHead(), "joined")

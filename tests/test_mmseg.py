@@ -12,8 +12,8 @@ import pytest
 import composer
 from composer.__main__ import main
 from composer.feature import Feature
-from composer.parts.mmseg import ARGUMENTS
-from composer.parts.mmseg_heads import REFUSED
+from composer.parts.mmseg import MMSEG_HEAD_ARGUMENTS
+from composer.parts.mmseg_heads import UNSUPPORTED_HEADS
 from tests.law.toys import Toy
 
 PYRAMID = tuple(Feature(channels=c, stride=s) for c, s in ((32, 4), (64, 8), (96, 16), (128, 32)))
@@ -34,11 +34,11 @@ def head(name, **told):
     return composer.Mmseg(name, **{"num_classes": 5, **told})
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", MMSEG_HEAD_ARGUMENTS)
 def test_the_stride_that_comes_out(name):
     promise = composer.contract(head(name), PYRAMID)
-    sizes = composer.Sizes(multiple=32) if name == "SETRUPHead" else composer.Sizes()
-    assert promise == composer.Promise(features=[Feature(channels=5, stride=STRIDES.get(name, 32))], sizes=sizes)
+    sizes = composer.SizeConstraint(multiple=32) if name == "SETRUPHead" else composer.SizeConstraint()
+    assert promise == composer.Outputs(features=[Feature(channels=5, stride=STRIDES.get(name, 32))], sizes=sizes)
 
 
 REFUSALS = [
@@ -214,7 +214,7 @@ def test_refused(part, features, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", MMSEG_HEAD_ARGUMENTS)
 def test_tokens_are_refused(name):
     with pytest.raises(composer.SpecError) as caught:
         composer.infer(composer.chain(Toy(features=TOKENS), head(name)))
@@ -226,8 +226,8 @@ def test_tokens_are_refused(name):
 
 def test_encnet_looks_at_the_last_map_alone_unless_it_is_told_otherwise():
     given = (TOKENS[0], *PYRAMID[1:])
-    assert isinstance(composer.contract(head("EncHead"), given), composer.Promise)
-    assert isinstance(composer.contract(head("EncHead", add_lateral=True), given), composer.Refusal)
+    assert isinstance(composer.contract(head("EncHead"), given), composer.Outputs)
+    assert isinstance(composer.contract(head("EncHead", add_lateral=True), given), composer.Rejection)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_encnet_looks_at_the_last_map_alone_unless_it_is_told_otherwise():
 def test_the_least_width_of_a_squeeze(ratio, channels):
     """As int(channels * ratio) in mmcv, which rounds as floats do."""
     assert int(channels * ratio) > 0
-    assert isinstance(composer.contract(head("GCHead", ratio=ratio, channels=channels), PYRAMID), composer.Promise)
+    assert isinstance(composer.contract(head("GCHead", ratio=ratio, channels=channels), PYRAMID), composer.Outputs)
     refused = channels > 1 and composer.contract(head("GCHead", ratio=ratio, channels=channels - 1), PYRAMID)
     assert not refused or refused.repair == f"channels: {channels}"
 
@@ -270,9 +270,9 @@ def spec(name):
     return f"encoder: {{timm/resnet18: {{out_indices: [1, 2, 3, 4]}}}}\ndecoder: {{mmseg/{name}: {{num_classes: 3}}}}\n"
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", UNSUPPORTED_HEADS)
 def test_heads_that_cannot_be_had_are_refused_with_the_reason(name):
-    reason, instead = REFUSED[name]
+    reason, instead = UNSUPPORTED_HEADS[name]
     with pytest.raises(composer.SpecError) as caught:
         composer.reads(spec(name))
     assert str(caught.value) == (
@@ -283,8 +283,8 @@ def test_heads_that_cannot_be_had_are_refused_with_the_reason(name):
 
 
 def test_what_stands_in_for_a_refused_head_can_be_had():
-    assert {instead for _, instead in REFUSED.values()} <= ARGUMENTS.keys()
-    assert REFUSED.keys() & ARGUMENTS.keys() == set()
+    assert {instead for _, instead in UNSUPPORTED_HEADS.values()} <= MMSEG_HEAD_ARGUMENTS.keys()
+    assert UNSUPPORTED_HEADS.keys() & MMSEG_HEAD_ARGUMENTS.keys() == set()
 
 
 def test_a_name_that_nobody_knows():

@@ -164,7 +164,7 @@ BUILT = {name: attempt for name, (attempt, _) in ATTEMPTS.items() if without_mms
 def test_what_is_mended_runs(attempt):
     typed = composer.infer(composer.reads(mended(attempt)[0]))
     model = composer.build(typed, device="meta").eval()
-    height, width = typed.sizes.nearest(64, 96) or typed.sizes.nearest(1, 1)
+    height, width = typed.sizes.compute_padded_size(64, 96) or typed.sizes.compute_padded_size(1, 1)
     images = {
         name: torch.empty(image.feature.shape(1, height, width), device="meta") for name, image in typed.graph.inputs
     }

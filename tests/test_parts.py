@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from composer import Custom, Facts, Feature, Padding, Sizes
+from composer import Custom, EncoderInfo, Feature, Padding, SizeConstraint
 from composer.parts import (
     AggregateTokens,
     ASPPRegressionHead,
@@ -114,7 +114,7 @@ REFUSED = [
     ),
     pytest.param(custom, {"frames": 0}, f"frames {WHOLE} 1 to 1024 (got 0)", id="custom-frames"),
     pytest.param(
-        Facts, {"features": FEATURE, "frames": True}, f"frames {WHOLE} 1 to 1024 (got True)", id="facts-frames"
+        EncoderInfo, {"features": FEATURE, "frames": True}, f"frames {WHOLE} 1 to 1024 (got True)", id="facts-frames"
     ),
     pytest.param(FeaturePyramidNetworkNeck, {"out_channel": None}, f"out_channel {CHANNELS}", id="fpn"),
     pytest.param(ScalarHead, {"num_outputs": None}, f"num_outputs {CHANNELS}", id="outputs"),
@@ -186,16 +186,16 @@ REFUSED = [
     pytest.param(custom, {"features": [FEATURE, 3]}, f"{FEATURES} [{FEATURE!r}, 3])", id="custom-an-entry"),
     pytest.param(custom, {"features": ()}, "features must have at least one entry", id="custom-empty"),
     pytest.param(custom, {"sizes": 32}, "sizes must be Sizes (got 32)", id="custom-sizes"),
-    pytest.param(Facts, {"features": "b c h w"}, f"{FEATURES} 'b c h w')", id="facts-no-features"),
-    pytest.param(Facts, {"features": []}, "features must have at least one entry", id="facts-empty"),
-    pytest.param(Facts, {"features": FEATURE, "sizes": None}, "sizes must be Sizes (got None)", id="facts-sizes"),
-    pytest.param(Sizes, {"multiple": 1.5}, f"multiple {POSITIVE} 1.5)", id="sizes-fraction"),
-    pytest.param(Sizes, {"multiple": True}, f"multiple {POSITIVE} True)", id="sizes-truth"),
-    pytest.param(Sizes, {"least": "32"}, f"least {POSITIVE} '32')", id="sizes-string"),
-    pytest.param(Sizes, {"least": None}, f"least {POSITIVE} None)", id="sizes-none"),
-    pytest.param(Sizes, {"height": 0}, f"height {POSITIVE} 0)", id="sizes-zero"),
-    pytest.param(Sizes, {"width": 2.0}, f"width {POSITIVE} 2.0)", id="sizes-float"),
-    pytest.param(Sizes, {"square": "no"}, f"square {TRUTH} 'no')", id="sizes-square"),
+    pytest.param(EncoderInfo, {"features": "b c h w"}, f"{FEATURES} 'b c h w')", id="facts-no-features"),
+    pytest.param(EncoderInfo, {"features": []}, "features must have at least one entry", id="facts-empty"),
+    pytest.param(EncoderInfo, {"features": FEATURE, "sizes": None}, "sizes must be Sizes (got None)", id="facts-sizes"),
+    pytest.param(SizeConstraint, {"multiple": 1.5}, f"multiple {POSITIVE} 1.5)", id="sizes-fraction"),
+    pytest.param(SizeConstraint, {"multiple": True}, f"multiple {POSITIVE} True)", id="sizes-truth"),
+    pytest.param(SizeConstraint, {"least": "32"}, f"least {POSITIVE} '32')", id="sizes-string"),
+    pytest.param(SizeConstraint, {"least": None}, f"least {POSITIVE} None)", id="sizes-none"),
+    pytest.param(SizeConstraint, {"height": 0}, f"height {POSITIVE} 0)", id="sizes-zero"),
+    pytest.param(SizeConstraint, {"width": 2.0}, f"width {POSITIVE} 2.0)", id="sizes-float"),
+    pytest.param(SizeConstraint, {"square": "no"}, f"square {TRUTH} 'no')", id="sizes-square"),
     pytest.param(
         Padding, {"mode": "edge"}, "padding is one of reflect, replicate, zeros (got 'edge')", id="padding-mode"
     ),
@@ -216,7 +216,7 @@ ABSENT = [
     pytest.param(ClassificationHead, {"num_classes": 2, "dim_list": None}, id="classification"),
     pytest.param(ReshapeTokensToImage, {"effective_time_dim": None, "h": None}, id="reshape"),
     pytest.param(timm, {"out_indices": None, "output_stride": None, "img_size": None}, id="timm"),
-    pytest.param(Sizes, {"height": None, "width": None}, id="sizes"),
+    pytest.param(SizeConstraint, {"height": None, "width": None}, id="sizes"),
 ]
 
 
@@ -227,7 +227,9 @@ def test_what_may_be_absent(make, fields):
 
 
 def test_one_feature_is_a_list_of_one():
-    assert custom(FEATURE).features == custom([FEATURE]).features == Facts(features=FEATURE).features == (FEATURE,)
+    assert (
+        custom(FEATURE).features == custom([FEATURE]).features == EncoderInfo(features=FEATURE).features == (FEATURE,)
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from composer.tensors.instructions import BY_CODE
-from composer.tensors.mentioned import Made, Named, Outside
-from composer.tensors.pickled import MOST_INSTRUCTIONS, read_pickle
+from composer.tensors.instructions import INSTRUCTIONS_BY_CODE
+from composer.tensors.mentioned import GlobalRef, PersistentRef, ReducedCall
+from composer.tensors.pickled import MAX_INSTRUCTIONS, read_pickle
 from composer.tensors.unreadable import UnreadableError
 from tests.bounded import bounded
 
@@ -75,7 +75,7 @@ def test_too_little_memory_is_no_damage(monkeypatch):
     def step(_):
         raise MemoryError
 
-    monkeypatch.setitem(BY_CODE, ord("N"), step)
+    monkeypatch.setitem(INSTRUCTIONS_BY_CODE, ord("N"), step)
     with pytest.raises(MemoryError):
         read_pickle(pickle.dumps(None, 2))
 
@@ -101,15 +101,15 @@ class Thing:
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_an_object_is_a_note_of_its_class(protocol):
     read = read_pickle(pickle.dumps(Thing(), protocol))
-    assert (read.made_by, read.arguments, read.entries) == (Named(f"{__name__}.Thing"), (), {})
+    assert (read.made_by, read.arguments, read.entries) == (GlobalRef(f"{__name__}.Thing"), (), {})
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_dict_of_another_class_shows_its_entries(protocol):
     read = read_pickle(pickle.dumps(collections.OrderedDict(a=1, b=collections.Counter("aab")), protocol))
-    assert read.made_by == Named("collections.OrderedDict")
+    assert read.made_by == GlobalRef("collections.OrderedDict")
     assert read.entries["a"] == 1
-    assert read.entries["b"].made_by == Named("collections.Counter")
+    assert read.entries["b"].made_by == GlobalRef("collections.Counter")
 
 
 @pytest.mark.parametrize("key", [(1, 2), 1, 1.5, True, b"a"], ids=repr)
@@ -130,7 +130,7 @@ def test_what_stands_outside_is_its_identifier():
 
     written = io.BytesIO()
     Pickler(written, 2).dump([Thing()])
-    assert read_pickle(written.getvalue()) == [Outside(("storage", 7))]
+    assert read_pickle(written.getvalue()) == [PersistentRef(("storage", 7))]
 
 
 class Calling:
@@ -311,7 +311,7 @@ def test_a_pickle_may_not_be_of_any_length(program, most):
 
 def test_a_pickle_of_most_instructions_is_read():
     """Two of them push and tell the protocol; what ends it is none."""
-    assert isinstance(read_pickle(b"\x80\x02)" + b"\x85" * (MOST_INSTRUCTIONS - 2) + b"."), tuple)
+    assert isinstance(read_pickle(b"\x80\x02)" + b"\x85" * (MAX_INSTRUCTIONS - 2) + b"."), tuple)
 
 
 DEEP = b")q\0" + b"".join(b"h%ch%c\x86q%c" % (level, level, level + 1) for level in range(60))
@@ -351,5 +351,5 @@ def test_depth_is_no_danger():
 
 def test_entries_can_be_put_into_what_was_made():
     made = read_pickle(pickle.dumps(Filling(a="x"), 2))
-    assert isinstance(made, Made)
+    assert isinstance(made, ReducedCall)
     assert made.entries == {"a": "x"}

@@ -5,22 +5,29 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from composer.commands.colours import NO_DATA, class_colour, painted_classes, painted_values
+from composer.commands.colours import NO_DATA_COLOUR, get_class_colour, render_classes, render_values
 from composer.commands.pictures import (
-    HEAD,
-    MARGIN,
-    MOST_ROWS,
-    NARROWEST,
+    LEGEND_ROW_HEIGHT,
+    MAX_LEGEND_ROWS,
+    MIN_PANEL_WIDTH,
+    PANEL_MARGIN,
     PAPER,
-    ROW,
     RULE,
-    SWATCH,
-    drawn_size,
-    input_panel,
-    prediction_panel,
-    sheet,
+    SWATCH_SIZE,
+    TITLE_HEIGHT,
+    build_input_panel,
+    build_prediction_panel,
+    compose_sheet,
+    compute_drawn_size,
 )
-from composer.commands.predictions import Classes, Numbers, Scores, Values, percent, predictions
+from composer.commands.predictions import (
+    ClassMap,
+    ClassProbabilities,
+    Scalars,
+    ValueMap,
+    decode_predictions,
+    format_percent,
+)
 from composer.parts import (
     ASPPRegressionHead,
     ASPPSegmentationHead,
@@ -38,44 +45,44 @@ LOW, HIGH = (41, 18, 84), (251, 232, 88)
 
 
 def drawn(*parts) -> np.ndarray:
-    return np.asarray(sheet([prediction_panel(part, SIZE) for part in parts]))
+    return np.asarray(compose_sheet([build_prediction_panel(part, SIZE) for part in parts]))
 
 
 def at(pixels, left, top):
-    return tuple(pixels[MARGIN + top, MARGIN + left].tolist())
+    return tuple(pixels[PANEL_MARGIN + top, PANEL_MARGIN + left].tolist())
 
 
 def has_ink(pixels, left, top, width, height):
-    region = pixels[MARGIN + top : MARGIN + top + height, MARGIN + left : MARGIN + left + width]
+    region = pixels[PANEL_MARGIN + top : PANEL_MARGIN + top + height, PANEL_MARGIN + left : PANEL_MARGIN + left + width]
     return bool((region < 120).all(axis=-1).any())
 
 
-def quarters(*classes) -> Classes:
+def quarters(*classes) -> ClassMap:
     """A map of 2 × 2 cells."""
-    return Classes("head", np.array(classes).reshape(2, 2), 10)
+    return ClassMap("head", np.array(classes).reshape(2, 2), 10)
 
 
 class TestColours:
     def test_classes_look_different(self):
-        colours = np.array([class_colour(index) for index in range(150)], dtype=float)
+        colours = np.array([get_class_colour(index) for index in range(150)], dtype=float)
         assert min(np.linalg.norm(one - other) for one, other in combinations(colours, 2)) > 35
 
     def test_no_class_looks_like_paper(self):
-        assert max(sum(class_colour(index)) for index in range(256)) < 3 * 235
+        assert max(sum(get_class_colour(index)) for index in range(256)) < 3 * 235
 
     def test_a_class_keeps_its_colour_whatever_else_is_there(self):
-        alone, among = painted_classes(np.array([[3]])), painted_classes(np.array([[0, 3, 77]]))
-        assert alone[0, 0].tolist() == among[0, 1].tolist() == list(class_colour(3))
+        alone, among = render_classes(np.array([[3]])), render_classes(np.array([[0, 3, 77]]))
+        assert alone[0, 0].tolist() == among[0, 1].tolist() == list(get_class_colour(3))
 
     def test_the_ramp_grows_lighter(self):
-        ramp = painted_values(np.linspace(2, 7, 64), 2, 7).astype(float)
+        ramp = render_values(np.linspace(2, 7, 64), 2, 7).astype(float)
         light = ramp @ [0.3, 0.59, 0.11]
         assert (np.diff(light) > 0).all()
         assert (tuple(ramp[0]), tuple(ramp[-1])) == (LOW, HIGH)
 
     def test_what_is_not_finite_is_grey_and_one_number_is_low(self):
-        painted = painted_values(np.array([np.nan, np.inf, 5.0]), 5, 5)
-        assert painted.tolist() == [list(NO_DATA), list(NO_DATA), list(LOW)]
+        painted = render_values(np.array([np.nan, np.inf, 5.0]), 5, 5)
+        assert painted.tolist() == [list(NO_DATA_COLOUR), list(NO_DATA_COLOUR), list(LOW)]
 
 
 class TestPredictions:
@@ -161,10 +168,10 @@ class TestPredictions:
         ],
     )
     def test_what_an_output_means(self, part, output, said):
-        assert [str(prediction) for prediction in predictions("out", part, output)] == said
+        assert [str(prediction) for prediction in decode_predictions("out", part, output)] == said
 
     def test_many_classes_are_summed_up(self):
-        assert str(Classes("out", np.arange(8).reshape(2, 4), 9)) == (
+        assert str(ClassMap("out", np.arange(8).reshape(2, 4), 9)) == (
             "out: 8 of 9 classes: "
             "class 0 12.5 %, class 1 12.5 %, class 2 12.5 %, class 3 12.5 %, class 4 12.5 %, and 3 more"
         )
@@ -174,7 +181,7 @@ class TestPredictions:
         [(0, "0.0 %"), (1e-5, "<0.1 %"), (0.5, "50.0 %"), (0.99999, ">99.9 %"), (1, "100.0 %")],
     )
     def test_percent(self, share, said):
-        assert percent(share) == said
+        assert format_percent(share) == said
 
 
 @pytest.mark.parametrize(
@@ -188,105 +195,121 @@ class TestPredictions:
     ],
 )
 def test_drawn_size(height, width, expected):
-    assert drawn_size(height, width) == expected
+    assert compute_drawn_size(height, width) == expected
 
 
 class TestPanels:
     def test_input_and_prediction_stand_side_by_side(self):
         pixels = np.zeros((3, 4, 3), np.uint8)
         pixels[0, 3] = (250, 0, 0)
-        both = np.asarray(sheet([input_panel("image", pixels, "", SIZE), prediction_panel(quarters(0, 1, 2, 3), SIZE)]))
-        right = SIZE[0] + MARGIN
-        assert both.shape[1] == 2 * SIZE[0] + 3 * MARGIN
-        assert [at(both, 399, HEAD), at(both, 299, HEAD), at(both, 399, HEAD + 100)] == [
+        both = np.asarray(
+            compose_sheet(
+                [build_input_panel("image", pixels, "", SIZE), build_prediction_panel(quarters(0, 1, 2, 3), SIZE)]
+            )
+        )
+        right = SIZE[0] + PANEL_MARGIN
+        assert both.shape[1] == 2 * SIZE[0] + 3 * PANEL_MARGIN
+        assert [at(both, 399, TITLE_HEIGHT), at(both, 299, TITLE_HEIGHT), at(both, 399, TITLE_HEIGHT + 100)] == [
             (250, 0, 0),
             (0,) * 3,
             (0,) * 3,
         ]
         corners = [(0, 0), (399, 0), (0, 299), (399, 299)]
-        assert [at(both, right + x, HEAD + y) for x, y in corners] == [class_colour(index) for index in range(4)]
-        assert [at(both, x, HEAD + 10) for x in (-1, 400, right - 1, right + 400)] == [PAPER] * 4
-        assert has_ink(both, 0, 0, 60, HEAD)
-        assert has_ink(both, right, 0, 60, HEAD)
+        assert [at(both, right + x, TITLE_HEIGHT + y) for x, y in corners] == [
+            get_class_colour(index) for index in range(4)
+        ]
+        assert [at(both, x, TITLE_HEIGHT + 10) for x in (-1, 400, right - 1, right + 400)] == [PAPER] * 4
+        assert has_ink(both, 0, 0, 60, TITLE_HEIGHT)
+        assert has_ink(both, right, 0, 60, TITLE_HEIGHT)
 
     def test_a_class_map_has_no_colour_but_those_of_its_classes(self):
         pixels = drawn(quarters(4, 4, 7, 2))
-        top = MARGIN + HEAD
-        colours = np.unique(pixels[top : top + SIZE[1], MARGIN : MARGIN + SIZE[0]].reshape(-1, 3), axis=0)
-        assert sorted(map(tuple, colours.tolist())) == sorted(class_colour(index) for index in (2, 4, 7))
+        top = PANEL_MARGIN + TITLE_HEIGHT
+        colours = np.unique(pixels[top : top + SIZE[1], PANEL_MARGIN : PANEL_MARGIN + SIZE[0]].reshape(-1, 3), axis=0)
+        assert sorted(map(tuple, colours.tolist())) == sorted(get_class_colour(index) for index in (2, 4, 7))
 
     def test_the_legend_names_classes_by_share_down_the_columns(self):
         pixels = drawn(quarters(4, 4, 7, 2))
-        top = HEAD + SIZE[1] + 12
-        swatches = [at(pixels, SWATCH // 2, top + ROW * line + ROW // 2) for line in (0, 1)]
-        assert swatches == [class_colour(4), class_colour(2)]
-        assert has_ink(pixels, SWATCH + 10, top, 60, ROW)
-        cell = next(x for x in range(60, 399) if at(pixels, x, top + ROW // 2) == class_colour(7))
-        assert [at(pixels, cell + SWATCH - 1, top + ROW // 2), at(pixels, cell + SWATCH, top + ROW // 2)] == [
-            class_colour(7),
+        top = TITLE_HEIGHT + SIZE[1] + 12
+        swatches = [
+            at(pixels, SWATCH_SIZE // 2, top + LEGEND_ROW_HEIGHT * line + LEGEND_ROW_HEIGHT // 2) for line in (0, 1)
+        ]
+        assert swatches == [get_class_colour(4), get_class_colour(2)]
+        assert has_ink(pixels, SWATCH_SIZE + 10, top, 60, LEGEND_ROW_HEIGHT)
+        cell = next(x for x in range(60, 399) if at(pixels, x, top + LEGEND_ROW_HEIGHT // 2) == get_class_colour(7))
+        assert [
+            at(pixels, cell + SWATCH_SIZE - 1, top + LEGEND_ROW_HEIGHT // 2),
+            at(pixels, cell + SWATCH_SIZE, top + LEGEND_ROW_HEIGHT // 2),
+        ] == [
+            get_class_colour(7),
             PAPER,
         ]
 
     def test_a_long_legend_ends_in_a_line_that_sums_up(self):
-        legend = prediction_panel(Classes("head", np.arange(100).reshape(10, 10), 100), SIZE).legend
-        assert legend.size == (SIZE[0], 12 + ROW * MOST_ROWS)
-        last = np.asarray(legend)[-ROW:]
-        assert (last[:, :SWATCH] != class_colour(0)).any()
+        legend = build_prediction_panel(ClassMap("head", np.arange(100).reshape(10, 10), 100), SIZE).legend
+        assert legend.size == (SIZE[0], 12 + LEGEND_ROW_HEIGHT * MAX_LEGEND_ROWS)
+        last = np.asarray(legend)[-LEGEND_ROW_HEIGHT:]
+        assert (last[:, :SWATCH_SIZE] != get_class_colour(0)).any()
         assert (last < 150).any()
 
     def test_values_have_a_scale_from_the_smallest_to_the_largest(self):
-        pixels = drawn(Values("height", np.array([[1.0, 2.0], [3.0, 5.0]])))
-        bar = HEAD + SIZE[1] + 12 + SWATCH // 2
-        assert [at(pixels, 0, HEAD), at(pixels, 399, HEAD + 299)] == [LOW, HIGH]
+        pixels = drawn(ValueMap("height", np.array([[1.0, 2.0], [3.0, 5.0]])))
+        bar = TITLE_HEIGHT + SIZE[1] + 12 + SWATCH_SIZE // 2
+        assert [at(pixels, 0, TITLE_HEIGHT), at(pixels, 399, TITLE_HEIGHT + 299)] == [LOW, HIGH]
         assert [at(pixels, 0, bar), at(pixels, 399, bar)] == [LOW, HIGH]
-        assert at(pixels, 399, HEAD) == tuple(painted_values(np.array([2.0]), 1, 5)[0].tolist())
-        assert [has_ink(pixels, left, bar + SWATCH, 40, ROW - SWATCH // 2) for left in (0, 180, 360)] == [True] * 3
-        assert not has_ink(pixels, 60, bar + SWATCH, 100, ROW - SWATCH // 2)
+        assert at(pixels, 399, TITLE_HEIGHT) == tuple(render_values(np.array([2.0]), 1, 5)[0].tolist())
+        assert [
+            has_ink(pixels, left, bar + SWATCH_SIZE, 40, LEGEND_ROW_HEIGHT - SWATCH_SIZE // 2) for left in (0, 180, 360)
+        ] == [True] * 3
+        assert not has_ink(pixels, 60, bar + SWATCH_SIZE, 100, LEGEND_ROW_HEIGHT - SWATCH_SIZE // 2)
 
     def test_one_number_everywhere(self):
-        pixels = drawn(Values("height", np.full((2, 2), 7.0)))
-        assert {at(pixels, x, HEAD + SIZE[1] + 12 + SWATCH // 2) for x in (0, 200, 399)} == {LOW}
+        pixels = drawn(ValueMap("height", np.full((2, 2), 7.0)))
+        assert {at(pixels, x, TITLE_HEIGHT + SIZE[1] + 12 + SWATCH_SIZE // 2) for x in (0, 200, 399)} == {LOW}
 
     def test_bars_are_as_long_as_the_probabilities(self):
-        pixels = drawn(Scores("scene", np.array([0.0, 0.75, 0.25])))
-        middle = HEAD + ROW * 3 // 4
-        lines = [pixels[MARGIN + middle + ROW * 3 // 2 * line].tolist() for line in range(3)]
-        filled = [line.count(list(class_colour(0))) for line in lines]
+        pixels = drawn(ClassProbabilities("scene", np.array([0.0, 0.75, 0.25])))
+        middle = TITLE_HEIGHT + LEGEND_ROW_HEIGHT * 3 // 4
+        lines = [pixels[PANEL_MARGIN + middle + LEGEND_ROW_HEIGHT * 3 // 2 * line].tolist() for line in range(3)]
+        filled = [line.count(list(get_class_colour(0))) for line in lines]
         left = [line.count(list(RULE)) for line in lines]
         full = filled[0] + left[0]
         assert filled == [round(full * 0.75), round(full * 0.25), 0]
         assert [sum(pair) for pair in zip(filled, left, strict=True)] == [full] * 3
 
     def test_numbers_stand_in_a_line_each(self):
-        pixels = drawn(Numbers("biomass", np.array([0.5, 1234.5])))
-        lines = [HEAD, HEAD + ROW]
-        assert pixels.shape[0] == 2 * MARGIN + HEAD + 2 * ROW
-        assert [has_ink(pixels, 0, line, 40, ROW) for line in lines] == [True, True]
-        assert [has_ink(pixels, 370, line, 30, ROW) for line in lines] == [True, True]
-        assert not has_ink(pixels, 60, HEAD, 200, 2 * ROW)
+        pixels = drawn(Scalars("biomass", np.array([0.5, 1234.5])))
+        lines = [TITLE_HEIGHT, TITLE_HEIGHT + LEGEND_ROW_HEIGHT]
+        assert pixels.shape[0] == 2 * PANEL_MARGIN + TITLE_HEIGHT + 2 * LEGEND_ROW_HEIGHT
+        assert [has_ink(pixels, 0, line, 40, LEGEND_ROW_HEIGHT) for line in lines] == [True, True]
+        assert [has_ink(pixels, 370, line, 30, LEGEND_ROW_HEIGHT) for line in lines] == [True, True]
+        assert not has_ink(pixels, 60, TITLE_HEIGHT, 200, 2 * LEGEND_ROW_HEIGHT)
 
     @pytest.mark.parametrize(
         ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2), (9, 3, 3)]
     )
     def test_panels_stand_in_a_grid(self, count, columns, rows):
         pixels = np.full((300, 400, 3), 9, np.uint8)
-        whole = np.asarray(sheet([input_panel("image", pixels, "", SIZE)] * count))
-        assert whole.shape[:2] == (rows * (HEAD + 300 + MARGIN) + MARGIN, columns * (400 + MARGIN) + MARGIN)
+        whole = np.asarray(compose_sheet([build_input_panel("image", pixels, "", SIZE)] * count))
+        assert whole.shape[:2] == (
+            rows * (TITLE_HEIGHT + 300 + PANEL_MARGIN) + PANEL_MARGIN,
+            columns * (400 + PANEL_MARGIN) + PANEL_MARGIN,
+        )
         assert (whole.reshape(-1, 3) == 9).all(axis=-1).sum() >= count * 300 * 400
 
     def test_a_narrow_picture_has_room_for_its_legend(self):
-        panel = prediction_panel(quarters(0, 1, 2, 3), (30, 300))
-        assert (panel.picture.width, panel.legend.width) == (30, NARROWEST)
-        assert sheet([panel]).width == NARROWEST + 2 * MARGIN
+        panel = build_prediction_panel(quarters(0, 1, 2, 3), (30, 300))
+        assert (panel.picture.width, panel.legend.width) == (30, MIN_PANEL_WIDTH)
+        assert compose_sheet([panel]).width == MIN_PANEL_WIDTH + 2 * PANEL_MARGIN
 
     def test_a_long_title_is_cut_and_stays_inside(self):
-        pixels = drawn(Values("a_very_long_name_of_a_node_" * 5, np.zeros((2, 2))))
-        assert (pixels[: MARGIN + HEAD, MARGIN + SIZE[0] :] == PAPER).all()
-        assert has_ink(pixels, SIZE[0] - 60, 0, 60, HEAD)
+        pixels = drawn(ValueMap("a_very_long_name_of_a_node_" * 5, np.zeros((2, 2))))
+        assert (pixels[: PANEL_MARGIN + TITLE_HEIGHT, PANEL_MARGIN + SIZE[0] :] == PAPER).all()
+        assert has_ink(pixels, SIZE[0] - 60, 0, 60, TITLE_HEIGHT)
 
     def test_a_large_picture_is_averaged_and_a_small_one_stays_sharp(self):
         checks = np.indices((2000, 2000)).sum(axis=0) % 2 * 255
-        large = input_panel("image", np.repeat(checks[..., None], 3, axis=-1).astype(np.uint8), "", (1000, 1000))
+        large = build_input_panel("image", np.repeat(checks[..., None], 3, axis=-1).astype(np.uint8), "", (1000, 1000))
         assert np.unique(np.asarray(large.picture)).tolist() == [128]
-        small = input_panel("image", np.array([[[0] * 3, [255] * 3]], np.uint8), "", (400, 200))
+        small = build_input_panel("image", np.array([[[0] * 3, [255] * 3]], np.uint8), "", (400, 200))
         assert np.unique(np.asarray(small.picture)).tolist() == [0, 255]

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from composer.quiet import contained
+from composer.quiet import guard_import
 
 DRAWS = {"Python's": (random.seed, random.random), "numpy's": (np.random.seed, np.random.random)}
 
@@ -23,7 +23,7 @@ def test_the_global_random_state_is_left_as_found(seed, draw):
     expected = [draw(), draw()]
     seed(3)
     first = draw()
-    with contained():
+    with guard_import():
         seed(4)
         draw()
     assert [first, draw()] == expected
@@ -35,7 +35,7 @@ def test_it_is_left_as_found_where_an_import_fails():
     random.seed(3)
 
     def failing():
-        with contained():
+        with guard_import():
             raise ImportError(random.random())
 
     with pytest.raises(ImportError):
@@ -46,7 +46,7 @@ def test_it_is_left_as_found_where_an_import_fails():
 def test_what_is_said_is_lost_and_the_environment_is_as_it_was(capfd, monkeypatch):
     monkeypatch.setenv("COMPOSER_TEST", "before")
     before = dict(os.environ)
-    with contained():
+    with guard_import():
         os.environ["COMPOSER_TEST"] = "after"
         os.environ["COMPOSER_OTHER"] = "new"
         warnings.warn("a warning", stacklevel=1)

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 import composer
-from composer.commands.listing import parts_table
-from composer.commands.naming import encoder_names
+from composer.commands.listing import build_parts_table
+from composer.commands.naming import list_encoder_names
 from composer.commands.terminal import UsageError
-from composer.parts import PARTS, REGISTERED
+from composer.parts import PART_REGISTRY, PARTS
 
 DECLARED = """\
 def __getattr__(name): raise AttributeError(f"no {name}")
@@ -85,8 +85,8 @@ def test_nothing_is_imported_for_a_text_that_names_none(own_parts):
 
 
 def test_a_built_in_part_is_not_replaced(own_parts):
-    assert REGISTERED["FCNDecoder"] is PARTS["FCNDecoder"]
-    assert list(REGISTERED).count("FCNDecoder") == 1
+    assert PART_REGISTRY["FCNDecoder"] is PARTS["FCNDecoder"]
+    assert list(PART_REGISTRY).count("FCNDecoder") == 1
 
 
 def test_what_is_handed_in_is_all_there_is(own_parts):
@@ -135,13 +135,13 @@ def test_a_name_that_nearly_is_one_is_told_though_others_are_broken(own_parts):
 
 def test_registered_parts_are_listed_and_of_those_that_cannot_be_had_the_ones_asked_for(own_parts):
     broken = "Broken is registered by broken-parts, which cannot be imported"
-    table = parts_table("necks", "Tw*")
+    table = build_parts_table("necks", "Tw*")
 
     assert [cell.plain.split("\n") for cell in table.columns[0].cells] == [["Twice", "  times: 2"]]
     assert list(table.columns[1].cells) == ["Gives what it takes."]
     assert table.caption is None
-    assert broken in parts_table("necks", None).caption
+    assert broken in build_parts_table("necks", None).caption
     with pytest.raises(UsageError, match=f"^{broken}"):
-        parts_table("necks", "brok*")
+        build_parts_table("necks", "brok*")
     with pytest.raises(UsageError, match=f"^{broken}"):
-        encoder_names("brok*")
+        list_encoder_names("brok*")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from composer.adapters.probing import strides_and_sizes
-from composer.adapters.rounding import Misfit, rounded, with_offsets
+from composer.adapters.probing import find_strides_and_sizes
+from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
 from composer.feature import Feature
-from composer.sizes import Sizes
+from composer.sizes import SizeConstraint
 from tests.law.strategies import draw_more
 
 USUAL = 64
@@ -58,18 +58,18 @@ chains = st.builds(Chain, st.lists(layers(), min_size=1, max_size=3))
 def probed(chain):
     """The levels, the sizes where they are exact, and what is found of the other sizes."""
     reductions = accumulate((stride for _, stride, _, _ in chain.layers), mul)
-    strides, whole = strides_and_sizes(chain.grids_at, (USUAL, USUAL), tuple(reductions))
+    strides, whole = find_strides_and_sizes(chain.compute_grids, (USUAL, USUAL), tuple(reductions))
     exact = tuple(Feature(channels=1, stride=stride) for stride in strides)
-    return exact, whole, rounded(chain.grids_at, exact, whole, max(whole.nearest(USUAL, USUAL)))
+    return exact, whole, infer_rounding(chain.compute_grids, exact, whole, max(whole.compute_padded_size(USUAL, USUAL)))
 
 
 @given(chains)
 def test_what_is_found_holds_at_every_size_that_it_admits(chain):
     _, _, found = probed(chain)
-    assume(not isinstance(found, Misfit))
+    assume(not isinstance(found, RoundingMismatch))
     features, sizes = found
 
-    sides = [n for n in range(1, FAR) if sizes.admits(n, n)]
+    sides = [n for n in range(1, FAR) if sizes.is_valid_size(n, n)]
 
     assert {n: [f.cells(n) for f in features] for n in sides} == {n: chain.cells(n) for n in sides}
 
@@ -77,12 +77,14 @@ def test_what_is_found_holds_at_every_size_that_it_admits(chain):
 @given(chains)
 def test_no_smaller_multiple_and_no_shorter_side_would_do(chain):
     exact, whole, found = probed(chain)
-    multiple, least = (whole.multiple, 0) if isinstance(found, Misfit) else (found[1].multiple, found[1].least)
+    multiple, least = (
+        (whole.multiple, 0) if isinstance(found, RoundingMismatch) else (found[1].multiple, found[1].least)
+    )
 
     smaller = [m for m in range(1, multiple) if whole.multiple % m == 0]
 
     assert [m for m in smaller if rounds_one_way(chain, exact, m)] == []
-    assert isinstance(found, Misfit) or least == multiple or not fits(chain, found[0], least - multiple)
+    assert isinstance(found, RoundingMismatch) or least == multiple or not fits(chain, found[0], least - multiple)
 
 
 def fits(chain, features, side):
@@ -123,40 +125,40 @@ def liar(residue, wrong_side, by):
 @pytest.mark.parametrize("residue", range(1, 32))
 def test_a_rounding_that_is_wrong_at_one_size_in_32_is_caught(residue, side, by):
     """What is promised, if anything, leaves out the sizes at which it would be wrong."""
-    found = rounded(liar(residue, side, by), EXACT, Sizes(multiple=32, least=32), 224)
+    found = infer_rounding(liar(residue, side, by), EXACT, SizeConstraint(multiple=32, least=32), 224)
 
     highest_power_that_divides = residue & -residue
     if residue == 16:
-        assert isinstance(found, Misfit)
+        assert isinstance(found, RoundingMismatch)
         assert (found.height, found.width)[side] % 32 == residue
     else:
-        assert found[1] == Sizes(multiple=2 * highest_power_that_divides, least=2 * highest_power_that_divides)
+        assert found[1] == SizeConstraint(multiple=2 * highest_power_that_divides, least=2 * highest_power_that_divides)
 
 
 def test_without_the_lie_every_size_will_do():
     """The control of the test above."""
-    features, sizes = rounded(liar(None, 0, 1), EXACT, Sizes(multiple=32, least=32), 224)
+    features, sizes = infer_rounding(liar(None, 0, 1), EXACT, SizeConstraint(multiple=32, least=32), 224)
     assert [f.rounding for f in features] == ["ceil"] * 5
-    assert sizes == Sizes()
+    assert sizes == SizeConstraint()
 
 
 def test_a_patch_embedding_before_levels_that_round_up_has_offsets():
     chain = Chain([(4, 4, 0, 1), (3, 2, 1, 1), (3, 2, 1, 1)])
     _, whole, (features, sizes) = probed(chain)
-    assert (whole.multiple, sizes) == (16, Sizes(least=4))
+    assert (whole.multiple, sizes) == (16, SizeConstraint(least=4))
     assert [(f.rounding, f.offset) for f in features] == [("floor", 0), ("floor", -4), ("floor", -12)]
 
 
 def only_multiples_of(patch, chain):
     """The grids of a network that raises for an image that its patches do not divide."""
-    return lambda height, width: None if height % patch or width % patch else chain.grids_at(height, width)
+    return lambda height, width: None if height % patch or width % patch else chain.compute_grids(height, width)
 
 
 def test_where_images_must_be_of_whole_patches_levels_round_at_those():
     chain = Chain([(4, 4, 0, 1), (3, 2, 1, 1), (3, 2, 1, 1)])
     exact, whole, _ = probed(chain)
-    features, sizes = rounded(only_multiples_of(4, chain), exact, whole, USUAL)
-    assert sizes == Sizes(multiple=4, least=4)
+    features, sizes = infer_rounding(only_multiples_of(4, chain), exact, whole, USUAL)
+    assert sizes == SizeConstraint(multiple=4, least=4)
     assert [f.rounding for f in features] == ["exact", "ceil", "ceil"]
 
 
@@ -173,13 +175,13 @@ unpadded_chains = st.builds(Chain, st.lists(unpadded_layers(), min_size=1, max_s
 @given(unpadded_chains)
 def test_the_offsets_that_are_found_hold_at_every_size(chain):
     strides = accumulate((stride for _, stride, _, _ in chain.layers), mul)
-    found = with_offsets(chain.grids_at, tuple(Feature(channels=1, stride=stride) for stride in strides), USUAL)
+    found = infer_offsets(chain.compute_grids, tuple(Feature(channels=1, stride=stride) for stride in strides), USUAL)
     assert found is not None
     features, sizes = found
 
     sides = range(sizes.least, FAR)
 
-    assert sizes == Sizes(least=sizes.least)
+    assert sizes == SizeConstraint(least=sizes.least)
     assert {n: [f.cells(n) for f in features] for n in sides} == {n: chain.cells(n) for n in sides}
     assert sizes.least == 1 or not fits(chain, features, sizes.least - 1)
 
@@ -189,12 +191,12 @@ def test_a_network_that_takes_one_size_has_no_offsets(size):
     """A wrong grid anywhere in a whole period is seen."""
     chain = Chain([(3, 2, 0, 1), (3, 2, 0, 1), (3, 2, 0, 1), (3, 2, 0, 1), (3, 2, 0, 1)])
     features = tuple(Feature(channels=1, stride=2**level) for level in range(1, 6))
-    assert with_offsets(chain.grids_at, features, USUAL) is not None
+    assert infer_offsets(chain.compute_grids, features, USUAL) is not None
 
     def grids_at(height, width):
-        return None if size in (height, width) else chain.grids_at(height, width)
+        return None if size in (height, width) else chain.compute_grids(height, width)
 
-    assert with_offsets(grids_at, features, USUAL) is None
+    assert infer_offsets(grids_at, features, USUAL) is None
 
 
 def test_a_stride_of_one_leaves_nothing_to_round():
@@ -204,8 +206,10 @@ def test_a_stride_of_one_leaves_nothing_to_round():
 
 def test_the_misfit_is_the_one_that_stands_in_the_way_of_every_size():
     exact = (Feature(channels=1, stride=16),)
-    found = rounded(lambda h, w: None if h % 16 or w % 16 else ((h // 16, w // 16),), exact, Sizes(multiple=16), 224)
-    assert found == Misfit(225, 225)
+    found = infer_rounding(
+        lambda h, w: None if h % 16 or w % 16 else ((h // 16, w // 16),), exact, SizeConstraint(multiple=16), 224
+    )
+    assert found == RoundingMismatch(225, 225)
 
 
 def test_chains_are_drawn_that_round_in_every_way():
@@ -215,7 +219,7 @@ def test_chains_are_drawn_that_round_in_every_way():
     @given(chains)
     def draws(chain):
         _, _, found = probed(chain)
-        if isinstance(found, Misfit):
+        if isinstance(found, RoundingMismatch):
             drawn.add("misfit")
         else:
             drawn.update(f"{f.rounding} {'with an' if f.offset else 'without'} offset" for f in found[0])

@@ -8,14 +8,14 @@ from torch import nn
 
 import composer
 from composer.checkpoints import Report
-from composer.commands.feeding import _gaps
-from composer.commands.images import raster
+from composer.commands.feeding import _describe_missing_pixels
+from composer.commands.images import read_raster
 from composer.commands.matrix import Matrix
-from composer.commands.matrix_text import summary
-from composer.commands.predictions import Classes
+from composer.commands.matrix_text import format_summary
+from composer.commands.predictions import ClassMap
 from composer.commands.terminal import UsageError
-from composer.feature import Feature, counted, sentence
-from composer.pairing import Cell
+from composer.feature import Feature, describe_features, format_count
+from composer.pairing import PairResult
 
 SENTENCES = {
     "one channel": ([Feature(channels=1, stride=2)], 'map "b c h w" (1 channel, stride 2)'),
@@ -39,11 +39,16 @@ SENTENCES = {
 
 @pytest.mark.parametrize(("features", "said"), SENTENCES.values(), ids=SENTENCES)
 def test_features_are_said_with_as_many_things_as_there_are(features, said):
-    assert sentence(tuple(features)) == said
+    assert describe_features(tuple(features)) == said
 
 
 def test_numbers_are_written_as_is_wanted_and_plurals_as_they_are():
-    said = [counted(0, "band"), counted(1234, "pair", form=","), counted(2, "class", "classes"), counted(1, "class")]
+    said = [
+        format_count(0, "band"),
+        format_count(1234, "pair", form=","),
+        format_count(2, "class", "classes"),
+        format_count(1, "class"),
+    ]
     assert said == ["0 bands", "1,234 pairs", "2 classes", "1 class"]
 
 
@@ -75,7 +80,7 @@ def test_an_image_of_one_channel_is_said_to_have_one():
     ("count", "said"), [(1, "out: 1 of 1 class: class 0 100.0 %"), (2, "out: 1 of 2 classes: class 0 100.0 %")]
 )
 def test_classes_are_counted(count, said):
-    assert str(Classes("out", np.zeros((2, 2), dtype=int), count)) == said
+    assert str(ClassMap("out", np.zeros((2, 2), dtype=int), count)) == said
 
 
 @pytest.mark.parametrize(
@@ -98,9 +103,9 @@ def test_tensors_that_were_set_are_counted(matched, missing, said):
     ids=["one", "two"],
 )
 def test_a_matrix_counts_its_pairs(encoders, said):
-    cell = Cell(encoder=composer.Timm("resnet18"), decoder=composer.FCNDecoder())
+    cell = PairResult(encoder=composer.Timm("resnet18"), decoder=composer.FCNDecoder())
     matrix = Matrix(encoders=encoders, decoders=("FCNDecoder",), cells=(cell,) * len(encoders))
-    assert summary(matrix).splitlines()[0] == said
+    assert format_summary(matrix).splitlines()[0] == said
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,7 @@ def test_a_matrix_counts_its_pairs(encoders, said):
     ids=["none", "one", "two", "the only one"],
 )
 def test_pixels_without_data_are_counted(lacking, said):
-    assert _gaps(np.array([lacking], dtype=bool)) == said
+    assert _describe_missing_pixels(np.array([lacking], dtype=bool)) == said
 
 
 @pytest.mark.parametrize(
@@ -124,6 +129,6 @@ def test_pixels_without_data_are_counted(lacking, said):
 def test_frames_of_an_array_are_counted(frames, said, tmp_path):
     np.save(tmp_path / "image.npy", np.zeros((3, 4, 4)))
     with pytest.raises(UsageError) as caught:
-        raster(str(tmp_path / "image.npy"), 3, frames)
+        read_raster(str(tmp_path / "image.npy"), 3, frames)
 
     assert str(caught.value) == (f"{tmp_path / 'image.npy'}: {said}, height, width) (this is 3 × 4 × 4).")

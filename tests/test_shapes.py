@@ -7,7 +7,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from composer.adapters.shapes import ShapesOnly
+from composer.adapters.shapes import ShapeInferenceMode
 
 NETWORKS = [
     "test_resnet",
@@ -36,7 +36,7 @@ def test_a_network_gives_the_same_shapes_and_layouts(name):
         return [(tuple(level.shape), level.stride()) for level in given]
 
     expected = levels()
-    with ShapesOnly():
+    with ShapeInferenceMode():
         assert levels() == expected
 
 
@@ -69,21 +69,21 @@ CALLS = {
 @pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
 def test_a_call_gives_the_same_shape_and_layout(first, call):
     expected = call(first)
-    with ShapesOnly():
+    with ShapeInferenceMode():
         given = call(first)
     assert (given.shape, given.stride()) == (expected.shape, expected.stride())
 
 
 def test_what_is_known_is_not_computed():
     x = torch.ones(2, 3, device="meta")
-    with ShapesOnly():
+    with ShapeInferenceMode():
         assert F.relu(x) is x
         assert (x + x) is x
 
 
 def test_shapes_that_do_not_fit_still_raise():
     """Branches of a network that meet at other sizes than they should are found by this."""
-    with ShapesOnly(), pytest.raises(RuntimeError, match="broadcast"):
+    with ShapeInferenceMode(), pytest.raises(RuntimeError, match="broadcast"):
         meta(2, 3, 4, 5) + meta(2, 3, 4, 6)
 
 
@@ -108,7 +108,7 @@ def test_weights_that_do_not_fit_raise_what_torch_raises(call):
     x = meta(1, 6, 4, 5)
     with pytest.raises((RuntimeError, ValueError)) as expected:
         call(x)
-    with ShapesOnly(), pytest.raises(expected.type) as raised:
+    with ShapeInferenceMode(), pytest.raises(expected.type) as raised:
         call(x)
     assert str(raised.value) == str(expected.value)
 
@@ -116,6 +116,6 @@ def test_weights_that_do_not_fit_raise_what_torch_raises(call):
 def test_a_transposed_convolution_of_other_channels_raises_what_torch_raises_of_numbers():
     with pytest.raises(RuntimeError) as expected:
         F.conv_transpose2d(torch.ones(1, 6, 5, 5), torch.ones(4, 3, 2, 2))
-    with ShapesOnly(), pytest.raises(RuntimeError) as raised:
+    with ShapeInferenceMode(), pytest.raises(RuntimeError) as raised:
         F.conv_transpose2d(meta(1, 6, 5, 5), meta(4, 3, 2, 2))
     assert str(raised.value) == str(expected.value)

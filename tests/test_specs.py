@@ -65,7 +65,7 @@ def size_like(typed, kind):
     """An image size of that kind; where an input has every other pixel only, a multiple of two."""
     height, width = SIDES[kind]
     if kind == "aligned":
-        return typed.sizes.nearest(height, width)
+        return typed.sizes.compute_padded_size(height, width)
     step = math.lcm(*(image.stride.numerator for _, image in typed.graph.inputs))
     return height // step * step, width // step * step
 
@@ -126,7 +126,7 @@ def test_outputs_are_as_inferred(model, kind):
 def test_every_parameter_learns(model):
     """A loss over all outputs reaches every parameter that is used, with a finite gradient."""
     learner = copy.deepcopy(model).train()
-    x = images(learner.typed, *learner.typed.sizes.nearest(64, 64))
+    x = images(learner.typed, *learner.typed.sizes.compute_padded_size(64, 64))
     loss = sum(out.square().mean() for out in pytree.tree_leaves(learner(x)))
     loss.backward()
     untaught = [name for name, p in learner.named_parameters() if p.grad is None or not p.grad.isfinite().all()]

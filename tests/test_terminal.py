@@ -13,7 +13,7 @@ from PIL import Image
 
 from composer import Place, Problem, SpecError, reads
 from composer.__main__ import main
-from composer.problem import MOST_SAID, shown
+from composer.problem import MAX_MESSAGE_LENGTH, make_printable
 
 ROOT = Path(__file__).parents[1]
 SPEC = """\
@@ -168,7 +168,7 @@ def test_the_name_of_a_file_is_spelled_out(here, capsys):
 )
 def test_what_would_move_the_cursor_is_spelled_out(text, seen):
     problem = Problem(code="part", message=f"{text}.", place=Place("a", f"{text}.yaml", 1, 2), repair=text)
-    assert shown(text) == seen
+    assert make_printable(text) == seen
     assert str(problem) == f"{seen}.yaml:1:2: error[part] a: {seen}.\n  repair: {seen}"
 
 
@@ -180,10 +180,10 @@ def test_a_line_cannot_be_forged():
     )
 
 
-@pytest.mark.parametrize("most", [MOST_SAID, 10 * MOST_SAID], ids=["as it is", "shortened"])
+@pytest.mark.parametrize("most", [MAX_MESSAGE_LENGTH, 10 * MAX_MESSAGE_LENGTH], ids=["as it is", "shortened"])
 def test_what_is_quoted_is_kept_short(most):
     quoted = Problem(code="key", message=f"begin {'x' * (most - 10)} end", got="y" * most, repair="z" * most)
-    assert [len(quoted.message), len(quoted.got), len(quoted.repair)] == [min(most, MOST_SAID + 3)] * 3
+    assert [len(quoted.message), len(quoted.got), len(quoted.repair)] == [min(most, MAX_MESSAGE_LENGTH + 3)] * 3
     assert (quoted.message[:7], quoted.message[-4:]) == ("begin x", " end")
 
 

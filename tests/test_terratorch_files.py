@@ -15,8 +15,8 @@ from torch import nn
 import composer
 from composer import SpecError, load_weights
 from composer.tensors.archives import Archive
-from composer.tensors.files import opened, tensors_in
-from composer.tensors.pickled import MOST_BYTES
+from composer.tensors.files import open_tensors, read_tensor_file
+from composer.tensors.pickled import MAX_PICKLE_BYTES
 from composer.tensors.stored import from_bytes
 from composer.tensors.unreadable import UnreadableError
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
@@ -139,7 +139,7 @@ def test_a_checkpoint_of_every_form_is_loaded(written, file, model):
 def test_memory_that_tensors_share_is_read_once(file):
     x = torch.arange(6.0)
     torch.save({"whole": x, "part": x[2:4]}, file)
-    with opened(file) as found:
+    with open_tensors(file) as found:
         read = {name: stored.read() for name, stored in found.tensors.items()}
     assert read["part"].tolist() == [2, 3]
     assert read["part"].untyped_storage().data_ptr() == read["whole"].untyped_storage().data_ptr()
@@ -157,15 +157,15 @@ def test_a_file_without_checksums_is_read(file):
         torch.serialization.set_crc32_options(True)
     with zipfile.ZipFile(file) as archive:
         assert {record.CRC for record in archive.infolist()} == {0}
-    assert tensors_in(file)["a"].tolist() == [0, 1, 2]
+    assert read_tensor_file(file)["a"].tolist() == [0, 1, 2]
 
 
 def test_a_long_pickle_is_not_read(file, monkeypatch):
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a/data.pkl", bytes(MOST_BYTES + 1))
+        archive.writestr("a/data.pkl", bytes(MAX_PICKLE_BYTES + 1))
     monkeypatch.setattr(Archive, "read", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UnreadableError, match=r"^has a pickle of more than 67,108,864 bytes$"):
-        tensors_in(file)
+        read_tensor_file(file)
 
 
 KINDS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64)
@@ -177,7 +177,7 @@ def test_numbers_of_newer_kinds_are_read(file, kind, zipped):
     whole = torch.arange(1, 9).to(kind)
     expected = {"a": whole, "b": whole[2:4], "c": ONE}
     torch.save(expected, file, _use_new_zipfile_serialization=zipped)
-    read = tensors_in(file)
+    read = read_tensor_file(file)
     assert [x.dtype for x in read.values()] == [x.dtype for x in expected.values()]
     assert [x.double().tolist() for x in read.values()] == [x.double().tolist() for x in expected.values()]
 
@@ -196,7 +196,7 @@ def test_tensors_with_attributes_are_tensors(file, zipped):
         "kind": with_attribute(torch.arange(3).to(torch.uint16)),
     }
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    assert {name: x.tolist() for name, x in tensors_in(file).items()} == {
+    assert {name: x.tolist() for name, x in read_tensor_file(file).items()} == {
         "buffer": [0, 1, 2],
         "tensor": [1, 2, 3],
         "parameter": [0, 1, 2, 3, 4],
@@ -217,7 +217,7 @@ def test_a_file_of_torch_before_1_6_is_read_past_what_else_it_holds(file, other)
     """The memory of all that it holds lies one behind the other."""
     content = {"before": other(), "state_dict": {f"{n}": torch.full((3,), n) for n in range(5)}, "behind": other()}
     torch.save(content, file, _use_new_zipfile_serialization=False)
-    assert {name: x.tolist() for name, x in tensors_in(file).items()} == {f"{n}": [n] * 3 for n in range(5)}
+    assert {name: x.tolist() for name, x in read_tensor_file(file).items()} == {f"{n}": [n] * 3 for n in range(5)}
 
 
 def test_numbers_are_let_go_as_they_are_set(file, model, monkeypatch):
@@ -235,7 +235,7 @@ def test_numbers_are_let_go_as_they_are_set(file, model, monkeypatch):
 
     torch.save(state_of(trained()), file)
     monkeypatch.setattr("composer.tensors.torch_files.from_bytes", remembered)
-    monkeypatch.setattr("composer.checkpoints.set_all", set_all)
+    monkeypatch.setattr("composer.checkpoints.copy_all_or_nothing", set_all)
     load_weights(model, file)
 
 
@@ -464,12 +464,12 @@ def test_a_file_that_may_not_be_read_is_one_problem(file, model, monkeypatch):
 def test_a_header_may_have_the_length_that_begins_like_a_pickle(file, length):
     header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
     file.write_bytes(length.to_bytes(8, "little") + header + ONE.numpy().tobytes())
-    assert tensors_in(file)["a"].tolist() == [1, 1]
+    assert read_tensor_file(file)["a"].tolist() == [1, 1]
 
 
 def test_errors_of_whoever_opened_a_file_are_their_own(file, tmp_path):
     torch.save({"a": ONE}, file)
-    with pytest.raises(FileNotFoundError), opened(file):
+    with pytest.raises(FileNotFoundError), open_tensors(file):
         (tmp_path / "none").read_bytes()
 
 
@@ -479,7 +479,7 @@ def test_a_file_that_stops_being_readable_is_said(file, written, monkeypatch):
         raise OSError(5, "Input/output error")
 
     written({"a": ONE}, file)
-    with opened(file) as found:
+    with open_tensors(file) as found:
         monkeypatch.setattr("composer.tensors.torch_files.from_bytes", broken)
         monkeypatch.setattr("composer.tensors.safetensors_files.from_bytes", broken)
         with pytest.raises(UnreadableError, match=r"^cannot be read \(Input/output error\)$"):

@@ -24,7 +24,7 @@ from composer import (
     load_weights,
 )
 from composer.checkpoints import match_names
-from composer.terratorch.keys import UNUSED, names_of
+from composer.terratorch.keys import UNUSED_ATTENTION, list_tensor_names
 from tests.checkpoints import GRAPH, as_terratorch_says, lightning, state_of, trained, unlike
 
 
@@ -163,18 +163,18 @@ NAMES = {
 
 @pytest.mark.parametrize(("graph", "key", "names"), NAMES.values(), ids=NAMES)
 def test_a_tensor_may_have_these_names(graph, key, names):
-    assert set(names) <= set(names_of(graph, key))
-    assert names_of(graph, key)[0] == names[0]
+    assert set(names) <= set(list_tensor_names(graph, key))
+    assert list_tensor_names(graph, key)[0] == names[0]
 
 
 def test_a_network_that_timm_wraps_has_no_other_names():
-    assert names_of(BRANCHED, "encoder.a.b") == ("encoder.a.b", "encoder.encoder.a.b")
+    assert list_tensor_names(BRANCHED, "encoder.a.b") == ("encoder.a.b", "encoder.encoder.a.b")
 
 
 def test_no_name_serves_twice():
     """What the wrapper calls `model.x` is the network's `x`, unless that has a child `model` of its own."""
     keys = ["encoder.x", "encoder.model.x"]
-    names = {key: names_of(GRAPH, key) for key in keys}
+    names = {key: list_tensor_names(GRAPH, key) for key in keys}
     assert match_names(names, ["encoder.model.x"]) == {"encoder.model.x": "encoder.model.x"}
     assert match_names({"encoder.x": names["encoder.x"]}, ["encoder.model.x"]) == {"encoder.x": "encoder.model.x"}
 
@@ -214,5 +214,5 @@ def test_attention_that_is_never_run_is_set_aside(file):
 
     report = load_weights(model, file)
 
-    assert report.set_aside == tuple((name, UNUSED) for name in unused)
+    assert report.set_aside == tuple((name, UNUSED_ATTENTION) for name in unused)
     assert unlike(state_of(model), state_of(donor)) == []

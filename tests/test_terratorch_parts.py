@@ -8,12 +8,12 @@ from attrs import frozen
 from torch import nn
 
 import composer
-from composer import Facts, TerraTorch
+from composer import EncoderInfo, TerraTorch
 from composer.feature import FRAMES, Feature
-from composer.sizes import Sizes
+from composer.sizes import SizeConstraint
 
 SEEN = Feature(channels=8, stride=16, axes="b n c", prefix=1)
-TWO = Facts(features=[SEEN], inputs={"S2L2A": 12, "S1GRD": 2}, sizes=Sizes(multiple=16, least=16))
+TWO = EncoderInfo(features=[SEEN], inputs={"S2L2A": 12, "S1GRD": 2}, sizes=SizeConstraint(multiple=16, least=16))
 TERRAMIND = """
 inputs: {{optical: {optical}, radar: {radar}}}
 nodes:
@@ -133,16 +133,16 @@ def test_images_that_are_not_those_it_takes_are_refused(graph, message, repair):
 
 def test_the_frames_of_an_image_are_told_to_the_part():
     image = Feature(channels=6, axes=FRAMES, frames=3)
-    assert TerraTorch("prithvi_eo_tiny").fed(image) == TerraTorch("prithvi_eo_tiny", frames=3)
-    assert TerraTorch("prithvi_eo_tiny", frames=2).fed(image) == TerraTorch("prithvi_eo_tiny", frames=2)
-    assert TerraTorch("UNet").fed(image) == TerraTorch("UNet")
-    assert composer.Timm("resnet18").fed(image) == composer.Timm("resnet18")
+    assert TerraTorch("prithvi_eo_tiny").copy_with_inputs(image) == TerraTorch("prithvi_eo_tiny", frames=3)
+    assert TerraTorch("prithvi_eo_tiny", frames=2).copy_with_inputs(image) == TerraTorch("prithvi_eo_tiny", frames=2)
+    assert TerraTorch("UNet").copy_with_inputs(image) == TerraTorch("UNet")
+    assert composer.Timm("resnet18").copy_with_inputs(image) == composer.Timm("resnet18")
 
 
 def test_frames_that_contradict_the_image_are_refused():
     image = composer.Image(channels=6, frames=3)
     graph = composer.chain(TerraTorch("prithvi_eo_tiny", frames=2), composer.EmbeddingHead(), input=image)
-    problem = problem_of(graph, Facts(features=[SEEN], channels=6, frames=2))
+    problem = problem_of(graph, EncoderInfo(features=[SEEN], channels=6, frames=2))
     assert problem.message == (
         'terratorch/prithvi_eo_tiny takes an image of 2 frames at once; image gives map "b c t h w" (6 channels, '
         "stride 1, 3 frames)."
@@ -207,7 +207,7 @@ def test_a_text_that_names_a_refused_backbone_is_told_of_another():
 
 
 @frozen
-class Dated(composer.Probed):
+class Dated(composer.ProbedEncoder):
     """An encoder that takes images by name, and dates."""
 
     pretrained: bool = False
@@ -239,7 +239,7 @@ def dated():
         composer.Node("out", composer.EmbeddingHead(), "encoder"),
     ]
     graph = composer.Graph(inputs=inputs, nodes=nodes, outputs=["out"])
-    facts = Facts(features=[Feature(channels=2)], inputs={"A": 3, "B": 2}, sizes=Sizes(multiple=4))
+    facts = EncoderInfo(features=[Feature(channels=2)], inputs={"A": 3, "B": 2}, sizes=SizeConstraint(multiple=4))
     return composer.build(graph, describe=lambda *_: facts)
 
 

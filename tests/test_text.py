@@ -23,7 +23,7 @@ from composer.parts import (
 from composer.problem import SpecError
 from composer.sizes import Padding
 from composer.text import digest, read, reads, write
-from composer.text.scalars import resolved, spelled
+from composer.text.scalars import format_scalar, parse_scalar
 from tests.graphs import AWKWARD, chains, graphs, parts
 
 SPECS = sorted(Path(__file__).parent.parent.joinpath("specs").glob("*.yaml"))
@@ -352,11 +352,11 @@ SCALARS = {
 
 @pytest.mark.parametrize(("word", "value"), SCALARS.items(), ids=[f"'{word}'" for word in SCALARS])
 def test_words_mean_what_the_core_schema_says(word, value):
-    assert (resolved(word), type(resolved(word))) == (value, type(value))
+    assert (parse_scalar(word), type(parse_scalar(word))) == (value, type(value))
 
 
 def test_nan_is_a_number():
-    assert math.isnan(resolved(".NaN"))
+    assert math.isnan(parse_scalar(".NaN"))
 
 
 @pytest.mark.parametrize(
@@ -389,12 +389,12 @@ def test_nan_is_a_number():
     ids=repr,
 )
 def test_values_are_quoted_only_where_they_must_be(value, spelling):
-    assert spelled(value) == spelling
+    assert format_scalar(value) == spelling
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(AWKWARD))
 def test_any_string_survives(value):
-    text = f"encoder: {{timm/x: {{options: {{a: {spelled(value)}}}}}}}\n"
+    text = f"encoder: {{timm/x: {{options: {{a: {format_scalar(value)}}}}}}}\n"
     assert reads(text).nodes[0].part.options == (("a", value),)
 
 

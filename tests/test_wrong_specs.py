@@ -4,9 +4,9 @@ import pytest
 
 from composer.feature import Feature
 from composer.inference import infer
-from composer.parts import Facts, Timm
+from composer.parts import EncoderInfo, Timm
 from composer.problem import Place, Problem, SpecError
-from composer.sizes import Sizes
+from composer.sizes import SizeConstraint
 from composer.text import reads
 from tests.wrong_specs import INFERRED, READ
 
@@ -16,11 +16,11 @@ PYRAMID = tuple(
 )
 TOKENS = (Feature(channels=384, stride=16, axes="b n c", prefix=1),) * 4
 FACTS = {
-    Timm("resnet18"): Facts(features=PYRAMID),
-    Timm("resnet18", out_indices=(1, 2, 3, 4)): Facts(features=PYRAMID[1:]),
-    Timm("resnet18", out_indices=(3,)): Facts(features=PYRAMID[3:4]),
-    Timm("resnet18", img_size=224): Facts(features=PYRAMID, sizes=Sizes(height=224, width=224)),
-    Timm("vit_small_patch16_224", tokens=True): Facts(features=TOKENS),
+    Timm("resnet18"): EncoderInfo(features=PYRAMID),
+    Timm("resnet18", out_indices=(1, 2, 3, 4)): EncoderInfo(features=PYRAMID[1:]),
+    Timm("resnet18", out_indices=(3,)): EncoderInfo(features=PYRAMID[3:4]),
+    Timm("resnet18", img_size=224): EncoderInfo(features=PYRAMID, sizes=SizeConstraint(height=224, width=224)),
+    Timm("vit_small_patch16_224", tokens=True): EncoderInfo(features=TOKENS),
 }
 
 

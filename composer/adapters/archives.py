@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from composer.tensors.files import INDEX, tensors_in
+from composer.tensors.files import SHARD_INDEX_SUFFIX, read_tensor_file
 from composer.tensors.unreadable import UnreadableError
 
-UNDER = (
+STATE_DICT_KEYS = (
     "state_dict_ema",
     "model_ema",
     "state_dict",
@@ -25,7 +25,7 @@ MAX_INDEX_BYTES = 2**24
 """The size of a list of shards, which has about a hundred bytes for each weight."""
 
 
-def weights_in(path: Path) -> dict[str, Tensor]:
+def read_file_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a file by name; of an index of shards, those of all its shards.
 
     Tensors of one memory may share it. No library reads a file by itself: torch's own reader, though it runs
@@ -34,36 +34,36 @@ def weights_in(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError("there is no such file")
-    if path.name.endswith(INDEX):
+    if path.name.endswith(SHARD_INDEX_SUFFIX):
         return read_shards(path)
-    return read_tensors(path, "the file")
+    return read_one_file(path, "the file")
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:
-    """Read the tensors of all shards that an index names. Raises as `weights_in` does."""
-    return {name: tensor for shard in _shards(index) for name, tensor in read_tensors(shard, shard.name).items()}
+    """Read the tensors of all shards that an index names. Raises as `read_file_weights` does."""
+    return {name: tensor for shard in _list_shards(index) for name, tensor in read_one_file(shard, shard.name).items()}
 
 
-def read_tensors(path: Path, called: str) -> dict[str, Tensor]:
+def read_one_file(path: Path, called: str) -> dict[str, Tensor]:
     """Read the tensors of one file, which an error names as it is `called`. Raises ValueError."""
     try:
-        return tensors_in(path, UNDER)
+        return read_tensor_file(path, STATE_DICT_KEYS)
     except UnreadableError as error:
         raise ValueError(f"{called} {error}") from error
 
 
-def _shards(index: Path) -> list[Path]:
+def _list_shards(index: Path) -> list[Path]:
     """The files that an index names, in transformers' order."""
-    shards = [index.with_name(name) for name in _names(index)]
+    shards = [index.with_name(name) for name in _read_shard_names(index)]
     for shard in shards:
         if not shard.exists():
             raise FileNotFoundError(f"{index.name} names {shard.name}, which is not in {index.parent}")
     return shards
 
 
-def _names(index: Path) -> list[str]:
+def _read_shard_names(index: Path) -> list[str]:
     try:
-        told = json.loads(text_of(index, MAX_INDEX_BYTES))
+        told = json.loads(read_limited_text(index, MAX_INDEX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{index.name} cannot be read ({error})") from error
     weights = told.get("weight_map") if isinstance(told, dict) else None
@@ -76,7 +76,7 @@ def _names(index: Path) -> list[str]:
     return names
 
 
-def text_of(file: Path, most: int) -> str:
+def read_limited_text(file: Path, most: int) -> str:
     """What a file says. Raises OSError for a pipe, and ValueError for one of more than `most` bytes."""
     if file.exists() and not file.is_file():
         raise OSError("it is no file")

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def capture_state(network: nn.Module) -> Iterator[list[dict[str, Tensor]]]:
+def record_loaded_state(network: nn.Module) -> Iterator[list[dict[str, Tensor]]]:
     """Within it, `network.load_state_dict` loads nothing, and its argument is put into the list."""
     found: list[dict[str, Tensor]] = []
 
-    def capture(_: nn.Module, state: dict[str, Tensor], *__: Any) -> None:
+    def store_state(_: nn.Module, state: dict[str, Tensor], *__: Any) -> None:
         found.append(dict(state))
         state.clear()
         state.update(network.state_dict())
 
-    handle = network.register_load_state_dict_pre_hook(capture)  # type: ignore[no-untyped-call]
+    handle = network.register_load_state_dict_pre_hook(store_state)  # type: ignore[no-untyped-call]
     try:
         yield found
     finally:

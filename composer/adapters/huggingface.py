@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
-PUBLISHED = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """The files in which weights are looked for where a network does not name its own."""
 
 
@@ -18,7 +18,7 @@ def check_reachable(repository: str, file: str | None = None, timeout: float = 1
     client's error where the hub cannot be reached within `timeout` seconds.
     """
     name, _, revision = repository.partition("@")
-    files = [file] if file else PUBLISHED
+    files = [file] if file else WEIGHT_FILES
     if any(isinstance(try_to_load_from_cache(name, one, revision=revision or None), str) for one in files):
         return
     try:
@@ -27,7 +27,7 @@ def check_reachable(repository: str, file: str | None = None, timeout: float = 1
         return
 
 
-def fetched(repository: str, file: str) -> Path:
+def fetch_file(repository: str, file: str) -> Path:
     """A file of a repository: from the cache, or downloaded. Raises the client's error where it cannot be had."""
     check_reachable(repository, file)
     return Path(hf_hub_download(repository, file))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 
-def patch_of(network: nn.Module) -> tuple[int, int] | None:
+def find_patch_size(network: nn.Module) -> tuple[int, int] | None:
     """Height and width of a patch in pixels, as the first of a network's modules says that has one; None elsewhere."""
     for child in network.modules():
         patch = getattr(child, "patch_size", None)

@@ -9,48 +9,52 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from composer.problem import Place, Problem, SpecError, nearest
+from composer.problem import Place, Problem, SpecError, suggest
 
-KNOWN = ("method", "replace_qkv", "peft_config_kwargs")
-METHODS = peft.PEFT_TYPE_TO_CONFIG_MAPPING
+PEFT_KEYS = ("method", "replace_qkv", "peft_config_kwargs")
+PEFT_METHODS = peft.PEFT_TYPE_TO_CONFIG_MAPPING
 
 
-def adapt(encoder: nn.Module, config: Mapping[str, Any]) -> nn.Module:
+def apply_peft(encoder: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     """The encoder with adapters, by TerraTorch's configuration: `method` (`LORA`, or another of PEFT's), arguments of
     its configuration as `peft_config_kwargs`, and `replace_qkv`, the name of linear layers to split into three first.
 
     The encoder is changed, and returned inside PEFT's own wrapper. Raises SpecError for a configuration that PEFT
     does not take.
     """
-    unknown = [name for name in config if name not in KNOWN]
+    unknown = [name for name in config if name not in PEFT_KEYS]
     if unknown:
-        raise _wrong(unknown[0], f"peft_config has no {unknown[0]!r}.", nearest(unknown[0], KNOWN))
+        raise _make_peft_error(unknown[0], f"peft_config has no {unknown[0]!r}.", suggest(unknown[0], PEFT_KEYS))
     method = config.get("method")
-    if method not in METHODS:
-        raise _wrong("method", f"PEFT has no method {method!r}.", nearest(str(method), map(str, METHODS)))
+    if method not in PEFT_METHODS:
+        raise _make_peft_error(
+            "method", f"PEFT has no method {method!r}.", suggest(str(method), map(str, PEFT_METHODS))
+        )
     if config.get("replace_qkv") is not None:
-        _split_all(encoder, config["replace_qkv"])
+        _split_qkv_layers(encoder, config["replace_qkv"])
     try:
-        settings = METHODS[method](**config.get("peft_config_kwargs") or {})
+        settings = PEFT_METHODS[method](**config.get("peft_config_kwargs") or {})
         adapted: nn.Module = peft.get_peft_model(encoder, settings)
     except (TypeError, ValueError) as error:
-        raise _wrong("peft_config_kwargs", f"PEFT says {error}") from error
+        raise _make_peft_error("peft_config_kwargs", f"PEFT says {error}") from error
     return adapted
 
 
-def _wrong(path: str, message: str, repair: str | None = None) -> SpecError:
+def _make_peft_error(path: str, message: str, repair: str | None = None) -> SpecError:
     return SpecError([Problem(code="peft", message=message, place=Place(f"peft_config.{path}"), repair=repair)])
 
 
-def _split_all(encoder: nn.Module, suffix: str) -> None:
+def _split_qkv_layers(encoder: nn.Module, suffix: str) -> None:
     names = [name for name, _ in encoder.named_modules() if name.endswith(f".{suffix}")]
     if not names:
-        raise _wrong("replace_qkv", f"the encoder has no layer {suffix!r}.", "name the layer that computes q, k and v")
+        raise _make_peft_error(
+            "replace_qkv", f"the encoder has no layer {suffix!r}.", "name the layer that computes q, k and v"
+        )
     for name in names:
         parent, _, child = name.rpartition(".")
         layer = encoder.get_submodule(name)
         if not isinstance(layer, nn.Linear) or layer.out_features != 3 * layer.in_features:
-            raise _wrong("replace_qkv", f"{name} is no linear layer that gives three times what it takes.")
+            raise _make_peft_error("replace_qkv", f"{name} is no linear layer that gives three times what it takes.")
         setattr(encoder.get_submodule(parent), child, SplitQKV(layer))
 
 
@@ -62,7 +66,7 @@ class SplitQKV(nn.Module):
         weights = joint.weight.detach().chunk(3)
         biases: tuple[Tensor | None, ...] = (None,) * 3 if joint.bias is None else joint.bias.detach().chunk(3)
         self.q_linear, self.k_linear, self.v_linear = (
-            _linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
+            _create_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ class SplitQKV(nn.Module):
         return torch.cat([self.q_linear(x), self.k_linear(x), self.v_linear(x)], dim=-1)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def _create_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     with torch.device("meta"):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.weight = nn.Parameter(weight.clone())

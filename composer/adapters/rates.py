@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-class RatesOnCPU(TorchFunctionMode):
+class CPULinspace(TorchFunctionMode):
     """A context in which numbers at even distances have values, whatever the device: many networks have a rate for
     each block, and read it as a number.
     """

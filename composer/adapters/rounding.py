@@ -18,13 +18,13 @@ from math import ceil, lcm
 
 from attrs import evolve, frozen
 
-from composer.adapters.probing import Grids, GridsAt
+from composer.adapters.probing import GridFunction, Grids
 from composer.feature import Feature, Features, Rounding
-from composer.sizes import Sizes
+from composer.sizes import SizeConstraint
 
 
 @frozen
-class Misfit:
+class RoundingMismatch:
     """An image of (height, width) that a network does not take, or at which the grid of a level is not as it rounds."""
 
     height: int
@@ -33,7 +33,9 @@ class Misfit:
     grid: tuple[int, int] | None = None
 
 
-def rounded(grids_at: GridsAt, features: Features, sizes: Sizes, known: int) -> tuple[Features, Sizes] | Misfit:
+def infer_rounding(
+    grids_at: GridFunction, features: Features, sizes: SizeConstraint, known: int
+) -> tuple[Features, SizeConstraint] | RoundingMismatch:
     """The levels of a network with their true roundings, and all the image sizes at which they have those.
 
     At `sizes` the levels are exact, and `known` is such a side. The sizes that are found are of the smallest multiple
@@ -42,73 +44,75 @@ def rounded(grids_at: GridsAt, features: Features, sizes: Sizes, known: int) -> 
     """
     misfits = []
     for multiple in (one for one in range(1, sizes.multiple) if sizes.multiple % one == 0):
-        found = _at_multiples(grids_at, features, sizes.multiple, multiple, known)
-        if not isinstance(found, Misfit):
+        found = _infer_at_multiple(grids_at, features, sizes.multiple, multiple, known)
+        if not isinstance(found, RoundingMismatch):
             return found
         misfits.append(found)
     return misfits[0] if misfits else (features, sizes)
 
 
-def with_offsets(grids_at: GridsAt, features: Features, known: int) -> tuple[Features, Sizes] | None:
+def infer_offsets(grids_at: GridFunction, features: Features, known: int) -> tuple[Features, SizeConstraint] | None:
     """The levels of a network with their offsets, and all the image sizes at which they have those, or None.
 
     `known` is a side that the network takes. Of what `features` say the strides alone are taken to be true.
     """
     period = lcm(*(f.stride.numerator for f in features if f.stride is not None))
-    found = _at_multiples(grids_at, features, period, 1, known)
-    return None if isinstance(found, Misfit) else found
+    found = _infer_at_multiple(grids_at, features, period, 1, known)
+    return None if isinstance(found, RoundingMismatch) else found
 
 
-def _at_multiples(
-    grids_at: GridsAt, features: Features, period: int, multiple: int, known: int
-) -> tuple[Features, Sizes] | Misfit:
+def _infer_at_multiple(
+    grids_at: GridFunction, features: Features, period: int, multiple: int, known: int
+) -> tuple[Features, SizeConstraint] | RoundingMismatch:
     """The same, of one multiple. Every `period` pixels the levels have whole cells more."""
-    told = _told(grids_at, features, multiple, known)
-    if isinstance(told, Misfit):
+    told = _infer_from_next_size(grids_at, features, multiple, known)
+    if isinstance(told, RoundingMismatch):
         return told
 
-    def fits(count: int) -> bool:
-        return _misfit(grids_at, told, count * multiple, count * multiple) is None
+    def is_consistent(count: int) -> bool:
+        return _find_rounding_mismatch(grids_at, told, count * multiple, count * multiple) is None
 
-    least = multiple * (1 + bisect_left(range(1, known // multiple), x=True, key=fits))
-    for height, width in _window(least, known, period, multiple):
-        misfit = _misfit(grids_at, told, height, width)
+    least = multiple * (1 + bisect_left(range(1, known // multiple), x=True, key=is_consistent))
+    for height, width in _iter_sweep_sizes(least, known, period, multiple):
+        misfit = _find_rounding_mismatch(grids_at, told, height, width)
         if misfit is not None:
             return misfit
-    return told, Sizes(multiple=multiple, least=least)
+    return told, SizeConstraint(multiple=multiple, least=least)
 
 
-def _told(grids_at: GridsAt, features: Features, multiple: int, known: int) -> Features | Misfit:
+def _infer_from_next_size(
+    grids_at: GridFunction, features: Features, multiple: int, known: int
+) -> Features | RoundingMismatch:
     """The only roundings that the levels can have, told by where each gets its next cell after a side of `known`."""
 
     @cache
-    def at(side: int) -> Grids | None:
+    def compute_square_grids(side: int) -> Grids | None:
         return grids_at(side, side)
 
-    here, further = at(known), at(known + multiple)
+    here, further = compute_square_grids(known), compute_square_grids(known + multiple)
     if here is None or further is None:
         side = known if here is None else known + multiple
-        return Misfit(side, side)
+        return RoundingMismatch(side, side)
     told = []
     for level, feature in enumerate(features):
         assert feature.stride is not None
         steps = range(multiple, ceil(feature.stride) + multiple, multiple)
         cells = here[level][0]
 
-        def gains(step: int, level: int = level, cells: int = cells) -> bool:
-            grids = at(known + step)
+        def has_more_cells(step: int, level: int = level, cells: int = cells) -> bool:
+            grids = compute_square_grids(known + step)
             return grids is not None and grids[level][0] > cells
 
-        more = bisect_left(steps, x=True, key=gains)
+        more = bisect_left(steps, x=True, key=has_more_cells)
         step = steps[min(more, len(steps) - 1)]
-        told.append(_counting(feature, known + step - (cells + 1) * feature.stride, multiple))
+        told.append(_build_rounded_feature(feature, known + step - (cells + 1) * feature.stride, multiple))
         for side, grids in ((known, here), (known + multiple, further)):
-            if grids[level] != _grid(told[-1], side, side):
-                return Misfit(side, side, level, grids[level])
+            if grids[level] != _compute_grid(told[-1], side, side):
+                return RoundingMismatch(side, side, level, grids[level])
     return tuple(told)
 
 
-def _counting(feature: Feature, offset: Fraction, multiple: int) -> Feature:
+def _build_rounded_feature(feature: Feature, offset: Fraction, multiple: int) -> Feature:
     """The feature that has floor((H - offset) / stride) cells where H is a multiple of `multiple`, simplest first.
 
     There, each offset of the last `multiple` pixels has as many.
@@ -125,7 +129,7 @@ def _counting(feature: Feature, offset: Fraction, multiple: int) -> Feature:
     return evolve(feature, rounding="floor", offset=offset)
 
 
-def _window(least: int, known: int, period: int, multiple: int) -> Iterator[tuple[int, int]]:
+def _iter_sweep_sizes(least: int, known: int, period: int, multiple: int) -> Iterator[tuple[int, int]]:
     """Images whose one side runs up from the least, through a whole period, and whose other side runs down to `known`.
 
     So each side has every remainder, and is small and large, and hardly an image is square.
@@ -134,15 +138,15 @@ def _window(least: int, known: int, period: int, multiple: int) -> Iterator[tupl
         yield least + steps, known + period - multiple - steps
 
 
-def _misfit(grids_at: GridsAt, told: Features, height: int, width: int) -> Misfit | None:
+def _find_rounding_mismatch(grids_at: GridFunction, told: Features, height: int, width: int) -> RoundingMismatch | None:
     grids = grids_at(height, width)
     if grids is None:
-        return Misfit(height, width)
+        return RoundingMismatch(height, width)
     for level, (feature, grid) in enumerate(zip(told, grids, strict=True)):
-        if grid != _grid(feature, height, width) or 0 in grid:
-            return Misfit(height, width, level, grid)
+        if grid != _compute_grid(feature, height, width) or 0 in grid:
+            return RoundingMismatch(height, width, level, grid)
     return None
 
 
-def _grid(feature: Feature, height: int, width: int) -> tuple[int, int]:
+def _compute_grid(feature: Feature, height: int, width: int) -> tuple[int, int]:
     return feature.cells(height), feature.cells(width)

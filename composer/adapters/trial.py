@@ -10,11 +10,11 @@ from attrs import define
 from torch import Tensor, nn
 
 from composer.adapters.probing import Grids
-from composer.adapters.shapes import ShapesOnly
+from composer.adapters.shapes import ShapeInferenceMode
 
 
 @define
-class Trial:
+class ShapeProbe:
     """Runs a network at image sizes that it may not take, and keeps what it raised, if it did, the last time."""
 
     encoder: nn.Module
@@ -24,12 +24,12 @@ class Trial:
     widths: tuple[int, ...]
     error: Exception | None = None
 
-    def grids_at(self, height: int, width: int) -> Grids | None:
+    def compute_grids(self, height: int, width: int) -> Grids | None:
         """The grids of all levels for an image of (height, width), or None where the network does not take it."""
         self.error = None
         try:
-            check_small(self.device, self.channels, height, width)
-            with torch.no_grad(), ShapesOnly() if self.device == "meta" else nullcontext():
+            check_image_numbers(self.device, self.channels, height, width)
+            with torch.no_grad(), ShapeInferenceMode() if self.device == "meta" else nullcontext():
                 maps = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))
         except Exception as error:  # whatever a network raises at a size that it does not take
             self.error = error
@@ -37,19 +37,19 @@ class Trial:
         # Some networks return garbage at a size they do not take, and its width gives them away.
         at = self.axes.split().index("c")
         fits = all(x.dim() == 4 and x.shape[at] == c for x, c in zip(maps, self.widths, strict=True))
-        return tuple(_grid(x, self.axes) for x in maps) if fits else None
+        return tuple(_get_grid(x, self.axes) for x in maps) if fits else None
 
 
-MOST_NUMBERS = 2**26
+MAX_IMAGE_NUMBERS = 2**26
 """Numbers in an image that is computed on: a quarter of a gigabyte. A network makes many times as many of them."""
 
 
-def check_small(device: str, *shape: int) -> None:
+def check_image_numbers(device: str, *shape: int) -> None:
     """Raise MemoryError for an image that would take gigabytes to compute on. The meta device computes nothing."""
-    if device != "meta" and prod(shape) > MOST_NUMBERS:
-        raise MemoryError(f"an image of {prod(shape):,} numbers is more than the {MOST_NUMBERS:,} that are tried")
+    if device != "meta" and prod(shape) > MAX_IMAGE_NUMBERS:
+        raise MemoryError(f"an image of {prod(shape):,} numbers is more than the {MAX_IMAGE_NUMBERS:,} that are tried")
 
 
-def _grid(x: Tensor, axes: str) -> tuple[int, int]:
+def _get_grid(x: Tensor, axes: str) -> tuple[int, int]:
     names_of_axes = axes.split()
     return x.shape[names_of_axes.index("h")], x.shape[names_of_axes.index("w")]

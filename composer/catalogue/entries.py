@@ -16,7 +16,7 @@ CATALOGUE = Path(__file__).with_name("timm.jsonl")
 
 
 @frozen
-class Weights:
+class WeightsInfo:
     """What weights were trained for: the size of images, and the mean and standard deviation of the bands in 0..1."""
 
     size: tuple[int, int]
@@ -66,14 +66,14 @@ class Entry:
     wrapper: str | None
     patch: tuple[int, int] | None
     parameters: int
-    usual: Weights
-    weights: Mapping[str, Weights]
+    usual: WeightsInfo
+    weights: Mapping[str, WeightsInfo]
     dilated: tuple[int, ...] = ()
     rebuilt: int | None = None
 
 
 @cache
-def _lines() -> Mapping[str, str]:
+def _read_catalogue_lines() -> Mapping[str, str]:
     """The file by what its lines begin with; empty where there is none, so that the catalogue can be made anew.
 
     A line is parsed when it is asked for: all of them take a tenth of the time that a check may take.
@@ -85,42 +85,42 @@ def _lines() -> Mapping[str, str]:
     return {line.split('"', 2)[1]: line for line in lines}
 
 
-def stamp() -> str | None:
+def get_catalogue_version() -> str | None:
     """The version of timm that the catalogue is of."""
-    first = next(iter(_lines().values()), None)
+    first = next(iter(_read_catalogue_lines().values()), None)
     version: str | None = None if first is None else json.loads(first)[1]
     return version
 
 
 @cache
-def names() -> tuple[str, ...]:
+def list_networks() -> tuple[str, ...]:
     """All networks of that version, in timm's own order. A few have no entry."""
-    return tuple(_lines())[1:]
+    return tuple(_read_catalogue_lines())[1:]
 
 
 @cache
-def entry(name: str) -> Entry | None:
+def find_entry(name: str) -> Entry | None:
     """What is known of a network, by its name without a tag; None where it must be asked itself."""
-    line = _lines().get(name) if name in names() else None
+    line = _read_catalogue_lines().get(name) if name in list_networks() else None
     data = None if line is None else json.loads(line)[1]
     return None if data is None else from_plain(data)
 
 
-def written(version: str, entries: Mapping[str, Mapping[str, Any] | None]) -> str:
+def format_catalogue(version: str, entries: Mapping[str, Mapping[str, Any] | None]) -> str:
     """The catalogue as a text: what `plain` made of each network, and null for one that must be asked itself."""
     lines = [["timm", version], *([name, data] for name, data in entries.items())]
     return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
-def plain(one: Entry) -> dict[str, Any]:
+def to_plain(one: Entry) -> dict[str, Any]:
     """An entry as lists and numbers, the levels as columns."""
     return {
         "family": one.family,
         "channels": [level.channels for level in one.levels],
-        "strides": [_number(level.stride) for level in one.levels],
+        "strides": [_dump_stride(level.stride) for level in one.levels],
         "multiples": [level.multiple for level in one.levels],
         "least": [level.least for level in one.levels],
-        **_columns_of_offsets(one),
+        **_build_offset_columns(one),
         "default": one.default,
         "sizes": one.sizes,
         "prefix": one.prefix,
@@ -128,8 +128,8 @@ def plain(one: Entry) -> dict[str, Any]:
         "wrapper": one.wrapper,
         "patch": one.patch,
         "parameters": one.parameters,
-        "usual": _plain_weights(one.usual),
-        "weights": {tag: _plain_weights(weights) for tag, weights in one.weights.items()},
+        "usual": _dump_weights(one.usual),
+        "weights": {tag: _dump_weights(weights) for tag, weights in one.weights.items()},
         "dilated": one.dilated,
         "rebuilt": one.rebuilt,
     }
@@ -152,16 +152,16 @@ def from_plain(data: Mapping[str, Any]) -> Entry:
         prefix=data["prefix"],
         any_channels=data["any_channels"],
         wrapper=data["wrapper"],
-        patch=_pair(data["patch"]),
+        patch=_parse_size(data["patch"]),
         parameters=data["parameters"],
-        usual=_weights(data["usual"]),
-        weights={tag: _weights(weights) for tag, weights in data["weights"].items()},
+        usual=_parse_weights(data["usual"]),
+        weights={tag: _parse_weights(weights) for tag, weights in data["weights"].items()},
         dilated=tuple(data.get("dilated") or ()),
         rebuilt=data.get("rebuilt"),
     )
 
 
-def _columns_of_offsets(one: Entry) -> dict[str, Any]:
+def _build_offset_columns(one: Entry) -> dict[str, Any]:
     if all(level.offset is None for level in one.levels):
         return {}
     return {
@@ -170,18 +170,18 @@ def _columns_of_offsets(one: Entry) -> dict[str, Any]:
     }
 
 
-def _number(stride: Fraction) -> int | str:
+def _dump_stride(stride: Fraction) -> int | str:
     return stride.numerator if stride.denominator == 1 else str(stride)
 
 
-def _plain_weights(weights: Weights) -> list[Any]:
+def _dump_weights(weights: WeightsInfo) -> list[Any]:
     return [list(weights.size), list(weights.mean), list(weights.std)]
 
 
-def _weights(data: list[Any]) -> Weights:
+def _parse_weights(data: list[Any]) -> WeightsInfo:
     size, mean, std = data
-    return Weights((size[0], size[1]), tuple(mean), tuple(std))
+    return WeightsInfo((size[0], size[1]), tuple(mean), tuple(std))
 
 
-def _pair(sides: list[int] | None) -> tuple[int, int] | None:
+def _parse_size(sides: list[int] | None) -> tuple[int, int] | None:
     return None if sides is None else (sides[0], sides[1])

@@ -19,19 +19,19 @@ class Command(argparse.ArgumentParser):
         return super().parse_known_args(*given, **options)
 
 
-def check_arguments(parser: argparse.ArgumentParser) -> None:
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `check`."""
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
-def one_spec(parser: argparse.ArgumentParser) -> None:
+def add_spec_argument(parser: argparse.ArgumentParser) -> None:
     """Of a command that takes a spec and nothing else."""
     parser.add_argument("file", metavar="FILE", help="a spec, or a file that composer.save wrote")
 
 
-def _weights_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the random weights (0)")
+def _add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=_parse_seed, default=0, metavar="N", help="of the random weights (0)")
     parser.add_argument(
         "--no-pretrained",
         dest="pretrained",
@@ -40,26 +40,29 @@ def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _limits_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_limits_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--max-parameters", type=_amount, metavar="N", help="refuse a model of more parameters than this, such as 50M"
+        "--max-parameters",
+        type=_parse_amount,
+        metavar="N",
+        help="refuse a model of more parameters than this, such as 50M",
     )
     parser.add_argument(
-        "--max-memory", type=_amount, metavar="N", help="refuse a model of more bytes than this, such as 2G"
+        "--max-memory", type=_parse_amount, metavar="N", help="refuse a model of more bytes than this, such as 2G"
     )
 
 
-def build_arguments(parser: argparse.ArgumentParser) -> None:
+def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `build`."""
-    one_spec(parser)
-    _weights_arguments(parser)
-    _limits_arguments(parser)
+    add_spec_argument(parser)
+    _add_weights_arguments(parser)
+    _add_limits_arguments(parser)
     parser.add_argument("--save", metavar="OUT", help="write the weights, with the spec inside, to OUT.safetensors")
 
 
-def run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `run`."""
-    one_spec(parser)
+    add_spec_argument(parser)
     parser.add_argument(
         "--image",
         action="append",
@@ -79,23 +82,23 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]4,3,2",
         help="the bands to draw as red, green, blue",
     )
-    _weights_arguments(parser)
-    _limits_arguments(parser)
+    _add_weights_arguments(parser)
+    _add_limits_arguments(parser)
 
 
-def fit_arguments(parser: argparse.ArgumentParser) -> None:
+def add_autofix_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `fit`."""
-    one_spec(parser)
+    add_spec_argument(parser)
     parser.add_argument("--write", action="store_true", help="write it into FILE; without this, to stdout")
 
 
-def list_arguments(parser: argparse.ArgumentParser) -> None:
+def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `list`."""
     parser.add_argument("kind", choices=("encoders", "necks", "decoders", "heads"))
     parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="with stars, in quotes: 'timm/*resnet*'")
 
 
-def matrix_arguments(parser: argparse.ArgumentParser) -> None:
+def add_matrix_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `matrix`."""
     parser.add_argument(
         "--encoders", nargs="+", default=["timm/*"], metavar="PATTERN", help="with stars, in quotes ('timm/*')"
@@ -106,43 +109,43 @@ def matrix_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "csv", "json", "png"), default="table")
     parser.add_argument("-o", "--out", metavar="OUT", help="the file to write; without it, to stdout")
     parser.add_argument(
-        "-j", "--jobs", type=_jobs, default=os.cpu_count() or 1, metavar="N", help="processes (one for each core)"
+        "-j", "--jobs", type=_parse_jobs, default=os.cpu_count() or 1, metavar="N", help="processes (one for each core)"
     )
 
 
-def import_arguments(parser: argparse.ArgumentParser) -> None:
+def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `import`."""
     parser.add_argument("program", choices=("terratorch",), help="whose config it is")
     parser.add_argument("file", metavar="CONFIG", help="what terratorch fit --config takes")
     parser.add_argument("-o", "--out", metavar="SPEC", help="the spec to write: .yaml; without it, to stdout")
 
 
-def _seed(text: str) -> int:
+def _parse_seed(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**63:
         raise ValueError(text)
     return number
 
 
-def _amount(text: str) -> int:
+def _parse_amount(text: str) -> int:
     """`50M` is fifty million: k, M, G and T are a thousand times as much each as what comes before."""
-    digits = text.rstrip("".join(_THOUSANDS))
-    times = _THOUSANDS.get(text[len(digits) :])
+    digits = text.rstrip("".join(_FACTORS_BY_SUFFIX))
+    times = _FACTORS_BY_SUFFIX.get(text[len(digits) :])
     if times is None or not digits.isdecimal() or len(digits) > 18:
         raise ValueError(text)
     return int(digits) * times
 
 
-_THOUSANDS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_FACTORS_BY_SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def _jobs(text: str) -> int:
+def _parse_jobs(text: str) -> int:
     number = int(text)
     if not 1 <= number <= 1024:
         raise ValueError(text)
     return number
 
 
-_amount.__name__ = "number, such as 50M,"
-_jobs.__name__ = "number of processes"
-_seed.__name__ = "whole number"  # as argparse names it: invalid whole number value: '-1'
+_parse_amount.__name__ = "number, such as 50M,"
+_parse_jobs.__name__ = "number of processes"
+_parse_seed.__name__ = "whole number"  # as argparse names it: invalid whole number value: '-1'

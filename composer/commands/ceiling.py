@@ -7,15 +7,15 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from composer.memory import free_memory
+from composer.memory import get_free_memory
 
 
-def keep_to_memory() -> None:
+def limit_memory() -> None:
     """From here on, memory that this machine has not is not given to this process: asking for it raises MemoryError.
 
     Linux gives more than it has, and kills whoever makes use of it. Elsewhere nothing is done.
     """
-    free, used = free_memory(), _data_of_process()
+    free, used = get_free_memory(), _read_data_size()
     if sys.platform != "linux" or free is None or used is None:
         return
     import resource
@@ -28,7 +28,7 @@ def keep_to_memory() -> None:
         )
 
 
-def _data_of_process() -> int | None:
+def _read_data_size() -> int | None:
     """The bytes that count against that limit already."""
     try:
         found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)

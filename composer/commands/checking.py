@@ -8,10 +8,10 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from composer.commands.shapes import each_shape, shape_text, symbolic
-from composer.commands.terminal import UsageError, graph_in, note, say
-from composer.problem import Problem, SpecError, shown
-from composer.typed import Typed
+from composer.commands.shapes import compute_symbolic_shape, format_shape, to_shapes
+from composer.commands.terminal import UsageError, log, print_text, read_spec
+from composer.problem import Problem, SpecError, make_printable
+from composer.typed import TypedGraph
 
 
 @frozen
@@ -19,7 +19,7 @@ class Report:
     """What was found out about one file: a typed graph, or problems, or why it could not be read."""
 
     file: str
-    typed: Typed | None = None
+    typed: TypedGraph | None = None
     problems: tuple[Problem, ...] = ()
     unreadable: str | None = None
 
@@ -32,30 +32,34 @@ class Report:
         """`specs/a.yaml: ok  head (b, 10, H, W); multiple of 32, at least 32, any shape`, or the problems."""
         if self.typed is None:
             return "\n".join(map(str, self.problems))
-        ends = ", ".join(_end_text(self.typed, end) for end in dict.fromkeys(self.typed.ends))
-        return f"{shown(self.file)}: ok  {ends}; {self.typed.sizes}"
+        ends = ", ".join(_format_end(self.typed, end) for end in dict.fromkeys(self.typed.ends))
+        return f"{make_printable(self.file)}: ok  {ends}; {self.typed.sizes}"
 
     def as_data(self) -> dict[str, Any]:
         """The same for programs."""
         from composer import digest
 
         typed = self.typed
-        problems = [_problem_as_data(problem) for problem in self.problems]
+        problems = [_dump_problem(problem) for problem in self.problems]
         if self.unreadable:
-            problems = [_problem_as_data(Problem(code="file", message=self.unreadable)) | {"file": self.file}]
+            problems = [_dump_problem(Problem(code="file", message=self.unreadable)) | {"file": self.file}]
         return {
             "file": self.file,
             "ok": typed is not None,
             "digest": None if typed is None else digest(typed.graph),
             "sizes": None if typed is None else asdict(typed.sizes),
-            "outputs": {} if typed is None else {end: symbolic(typed, end) for end in typed.graph.outputs},
-            "auxiliary": {} if typed is None else {name: symbolic(typed, end) for name, end in typed.graph.auxiliary},
+            "outputs": {}
+            if typed is None
+            else {end: compute_symbolic_shape(typed, end) for end in typed.graph.outputs},
+            "auxiliary": {}
+            if typed is None
+            else {name: compute_symbolic_shape(typed, end) for name, end in typed.graph.auxiliary},
             "problems": problems,
         }
 
 
-def _end_text(typed: Typed, end: str) -> str:
-    shapes = " ".join(map(shape_text, each_shape(typed, end, symbolic(typed, end))))
+def _format_end(typed: TypedGraph, end: str) -> str:
+    shapes = " ".join(map(format_shape, to_shapes(typed, end, compute_symbolic_shape(typed, end))))
     return f"{end} {shapes}{' of the padded image' if end in typed.embeddings else ''}"
 
 
@@ -63,28 +67,28 @@ def check(files: Sequence[str], form: str) -> int:
     """Report on every file, in `form` text or json. Returns the exit code: 2 where a file cannot be read."""
     reports = []
     for file in files:
-        report = reported(file)
+        report = build_report(file)
         reports.append(report)
         if form == "text":
-            (note if report.unreadable else say)(report.unreadable or str(report))
+            (log if report.unreadable else print_text)(report.unreadable or str(report))
     if form == "json":
-        say(json.dumps([report.as_data() for report in reports], indent=2, ensure_ascii=False))
+        print_text(json.dumps([report.as_data() for report in reports], indent=2, ensure_ascii=False))
     return max(report.code for report in reports)
 
 
-def reported(file: str) -> Report:
+def build_report(file: str) -> Report:
     """What there is to say about one file."""
     from composer import infer
 
     try:
-        return Report(file, infer(graph_in(file)))
+        return Report(file, infer(read_spec(file)))
     except UsageError as error:
         return Report(file, unreadable=str(error))
     except SpecError as error:
         return Report(file, problems=error.problems)
 
 
-def _problem_as_data(problem: Problem) -> dict[str, Any]:
+def _dump_problem(problem: Problem) -> dict[str, Any]:
     place = problem.place
     return {
         "code": problem.code,

@@ -10,19 +10,19 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from composer.commands.bands import Bands, fed, numbers, shown
-from composer.commands.images import raster
-from composer.commands.normalising import Published, normalised
-from composer.commands.preview import preview
+from composer.commands.bands import Bands, parse_bands, select_bands, select_preview_bands
+from composer.commands.images import read_raster
+from composer.commands.normalising import PretrainedStats, normalize_bands
+from composer.commands.preview import render_preview
 from composer.commands.rasters import Raster
 from composer.commands.terminal import UsageError
-from composer.feature import Image, counted
+from composer.feature import Image, format_count
 from composer.graph import Shared
-from composer.typed import Typed, too_large
+from composer.typed import TypedGraph, explain_too_large
 
 
 @frozen(eq=False)
-class Fed:
+class PreparedInput:
     """An image as an input of the model takes it, without the batch, and as a person sees it."""
 
     name: str
@@ -37,31 +37,35 @@ class Fed:
         return f"{self.picture.shape[0]} high, {self.picture.shape[1]} wide"
 
 
-def feed(
-    typed: Typed, images: Sequence[str], bands: Sequence[str] = (), show_bands: Sequence[str] = ()
-) -> tuple[list[Fed], tuple[int, int]]:
+def prepare_inputs(
+    typed: TypedGraph, images: Sequence[str], bands: Sequence[str] = (), show_bands: Sequence[str] = ()
+) -> tuple[list[PreparedInput], tuple[int, int]]:
     """The inputs of a graph from image files, and the size (height, width) that they come to in reference pixels.
 
     Each of `images`, `bands` and `show_bands` is a value, or NAME=VALUE where the graph has several inputs. Raises
     UsageError for what does not fit, before anything is computed.
     """
     inputs = dict(typed.graph.inputs)
-    files = by_input(images, tuple(inputs), "--image")
+    files = split_by_input(images, tuple(inputs), "--image")
     if absent := [name for name in inputs if name not in files]:
         raise UsageError(f"--image: there is none for {', '.join(absent)}; add --image {absent[0]}=FILE.")
-    picked = _numbers(by_input(bands, tuple(inputs), "--bands"), "--bands")
-    visible = _numbers(by_input(show_bands, tuple(inputs), "--show-bands"), "--show-bands")
+    picked = _parse_band_options(split_by_input(bands, tuple(inputs), "--bands"), "--bands")
+    visible = _parse_band_options(split_by_input(show_bands, tuple(inputs), "--show-bands"), "--show-bands")
     rasters = {
-        name: raster(files[name], image.channels, image.frames, picked=name in picked) for name, image in inputs.items()
+        name: read_raster(files[name], image.channels, image.frames, picked=name in picked)
+        for name, image in inputs.items()
     }
-    chosen = {name: fed(rasters[name], name, image.channels, picked.get(name)) for name, image in inputs.items()}
-    size = reference_size(typed, rasters)
+    chosen = {
+        name: select_bands(rasters[name], name, image.channels, picked.get(name)) for name, image in inputs.items()
+    }
+    size = compute_reference_size(typed, rasters)
     return [
-        _fed(name, rasters[name], *chosen[name], visible.get(name), published(typed, name)) for name in inputs
+        _prepare_input(name, rasters[name], *chosen[name], visible.get(name), find_pretrained_stats(typed, name))
+        for name in inputs
     ], size
 
 
-def by_input(given: Sequence[str], inputs: Sequence[str], option: str) -> dict[str, str]:
+def split_by_input(given: Sequence[str], inputs: Sequence[str], option: str) -> dict[str, str]:
     """`["s2=a.tif", "s1=b.tif"]` by input; a bare value belongs to the only input. Raises UsageError otherwise."""
     found: dict[str, str] = {}
     for text in given:
@@ -78,9 +82,9 @@ def by_input(given: Sequence[str], inputs: Sequence[str], option: str) -> dict[s
     return found
 
 
-def _numbers(texts: Mapping[str, str], option: str) -> dict[str, Bands]:
+def _parse_band_options(texts: Mapping[str, str], option: str) -> dict[str, Bands]:
     try:
-        return {name: numbers(text) for name, text in texts.items()}
+        return {name: parse_bands(text) for name, text in texts.items()}
     except ValueError:
         given = ", ".join(texts.values())
         raise UsageError(
@@ -88,13 +92,13 @@ def _numbers(texts: Mapping[str, str], option: str) -> dict[str, Bands]:
         ) from None
 
 
-def reference_size(typed: Typed, rasters: Mapping[str, Raster]) -> tuple[int, int]:
+def compute_reference_size(typed: TypedGraph, rasters: Mapping[str, Raster]) -> tuple[int, int]:
     """The size that images come to in reference pixels. Raises UsageError where they disagree or are too large."""
     inputs = dict(typed.graph.inputs)
     first, image = typed.graph.inputs[0]
-    covered = _covered(rasters[first], image)
+    covered = _compute_covered_size(rasters[first], image)
     for name, other in inputs.items():
-        if _covered(rasters[name], other) != covered:
+        if _compute_covered_size(rasters[name], other) != covered:
             wanted = " × ".join(f"{float(side / other.stride):g}" for side in covered)
             height, width = rasters[name].values.shape[-2:]
             raise UsageError(
@@ -102,44 +106,46 @@ def reference_size(typed: Typed, rasters: Mapping[str, Raster]) -> tuple[int, in
                 f"to cover what {first} covers (this has {height} × {width})."
             )
     height, width = (int(side) for side in covered)
-    if any(side.denominator != 1 for side in covered) or typed.sizes.nearest(height, width) is None:
-        raise UsageError(f"{rasters[first].file}: {too_large(typed, height, width)}")
+    if any(side.denominator != 1 for side in covered) or typed.sizes.compute_padded_size(height, width) is None:
+        raise UsageError(f"{rasters[first].file}: {explain_too_large(typed, height, width)}")
     return height, width
 
 
-def _covered(raster: Raster, image: Image) -> tuple[Fraction, Fraction]:
+def _compute_covered_size(raster: Raster, image: Image) -> tuple[Fraction, Fraction]:
     height, width = raster.values.shape[-2:]
     return height * image.stride, width * image.stride
 
 
-def published(typed: Typed, name: str) -> Published | None:
+def find_pretrained_stats(typed: TypedGraph, name: str) -> PretrainedStats | None:
     """What the encoder that is fed input `name` expects; of several, the first."""
     for node in typed.order:
         owner = node.part.node if isinstance(node.part, Shared) else node.name
         facts = typed.facts.get(owner)
         if facts is not None and facts.mean and node.sources == (name,):
-            return Published(owner, facts.mean, facts.std)
+            return PretrainedStats(owner, facts.mean, facts.std)
     return None
 
 
-def _fed(
+def _prepare_input(
     name: str,
     raster: Raster,
     bands: Bands,
     of_bands: str | None,
     visible: Bands | None,
-    published: Published | None,
-) -> Fed:
+    published: PretrainedStats | None,
+) -> PreparedInput:
     chosen = [band - 1 for band in bands]
     missing = raster.missing[chosen]
-    values, how = normalised(raster.values[chosen], missing, published, f"{raster.file}: {name}", raster.white)
-    looks, of_looks = shown(raster, bands, visible)
-    remarks = [*raster.remarks, of_bands, how, _gaps(missing), of_looks]
-    return Fed(name, raster.file, values, preview(raster, looks), tuple(remark for remark in remarks if remark))
+    values, how = normalize_bands(raster.values[chosen], missing, published, f"{raster.file}: {name}", raster.white)
+    looks, of_looks = select_preview_bands(raster, bands, visible)
+    remarks = [*raster.remarks, of_bands, how, _describe_missing_pixels(missing), of_looks]
+    return PreparedInput(
+        name, raster.file, values, render_preview(raster, looks), tuple(remark for remark in remarks if remark)
+    )
 
 
-def _gaps(missing: NDArray[Any]) -> str | None:
+def _describe_missing_pixels(missing: NDArray[Any]) -> str | None:
     absent = missing.any(axis=0)
     count = int(absent.sum())
     lacking = "holds no data, and gets its" if count == 1 else "hold no data, and get their"
-    return f"{count} of {counted(absent.size, 'pixel')} {lacking} band's mean" if count else None
+    return f"{count} of {format_count(absent.size, 'pixel')} {lacking} band's mean" if count else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from composer.commands.outfile import check_writable, write_whole
-from composer.commands.terminal import check_readable, note, say
-from composer.problem import shown
+from composer.commands.outfile import check_writable, write_output_file
+from composer.commands.terminal import check_readable, log, print_text
+from composer.problem import make_printable
 
 
 def import_terratorch(config: str, out: str | None) -> None:
@@ -21,10 +21,10 @@ def import_terratorch(config: str, out: str | None) -> None:
     path = None if out is None else check_writable(out, (".yaml", ".yml"), [("config", config)])
     translation = read_config(config)
     for found in translation.notes:
-        note(found.said("note"))
+        log(found.said("note"))
     spec = write(translation.graph)
     if path is None:
         sys.stdout.write(spec)
         return
-    write_whole(path, lambda partial: partial.write_text(spec, encoding="utf-8"))
-    say(f"wrote {shown(str(out))}")
+    write_output_file(path, lambda partial: partial.write_text(spec, encoding="utf-8"))
+    print_text(f"wrote {make_printable(str(out))}")

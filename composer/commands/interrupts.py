@@ -10,13 +10,13 @@ from typing import Any
 
 
 @contextmanager
-def interrupts_held() -> Iterator[None]:
+def guard_from_interrupts() -> Iterator[None]:
     """Within it, Ctrl-C is kept, and raised as KeyboardInterrupt at the end.
 
     torch brings the process down where it is interrupted halfway into its own import.
     """
     came: list[int] = []
-    before = _handled(lambda number, _: came.append(number))
+    before = _set_handler(lambda number, _: came.append(number))
     try:
         yield
     finally:
@@ -27,7 +27,7 @@ def interrupts_held() -> Iterator[None]:
 
 
 @contextmanager
-def interrupts_kept_from_others() -> Iterator[None]:
+def mask_interrupts() -> Iterator[None]:
     """Within it, Ctrl-C waits for the end; the processes that multiprocessing starts never hear of it.
 
     Windows has nothing of the kind: there both go on as before.
@@ -45,12 +45,12 @@ def interrupts_kept_from_others() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore_interrupts() -> None:
+def drop_interrupts() -> None:
     """From here on, Ctrl-C is passed over."""
-    _handled(signal.SIG_IGN)
+    _set_handler(signal.SIG_IGN)
 
 
-def _handled(by: Any) -> Any:
+def _set_handler(by: Any) -> Any:
     """The handler that was there before; None where nothing was changed, because only a main thread may do so."""
     is_main = threading.current_thread() is threading.main_thread()
     return signal.signal(signal.SIGINT, by) if is_main else None

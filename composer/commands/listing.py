@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from composer.commands.terminal import UsageError
 from composer.libraries import LIBRARIES
-from composer.parts import KINDS, REGISTERED, Part, UnusableError
+from composer.parts import KINDS, PART_REGISTRY, Part, UnusableError
 from composer.text.annotations import OPTIONS
-from composer.text.declaring import Field, fields_of
-from composer.text.layout import laid_out
+from composer.text.declaring import Field, get_fields
+from composer.text.layout import dump
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 PLURALS = {f"{kind}s": kind for kind in KINDS}
 
-NARROWEST = 30
+MIN_COLUMN_WIDTH = 30
 """So wide is a column of sentences at least; with less room beside the names, they stand below them."""
 
-GAP = 3
+COLUMN_GAP = 3
 """What is left between two columns."""
 
 
-def parts_table(kinds: str, pattern: str | None) -> Table:
+def build_parts_table(kinds: str, pattern: str | None) -> Table:
     """Every part of a kind that matches `pattern`: what it does, and its arguments with their defaults.
 
     The parts of installed packages are among them, and names that are known and cannot be had stand last, each with
@@ -35,28 +35,28 @@ def parts_table(kinds: str, pattern: str | None) -> Table:
     """
     from rich.text import Text
 
-    parts, unusable = parts_of(kinds)
-    found = {name: part for name, part in parts.items() if matches(name, pattern)}
-    refused = {name: why for name, why in refused_among(parts).items() if matches(name, pattern)}
-    broken = [why for name, why in unusable.items() if matches(name, pattern)]
+    parts, unusable = list_parts(kinds)
+    found = {name: part for name, part in parts.items() if is_match(name, pattern)}
+    refused = {name: why for name, why in list_unsupported_names(parts).items() if is_match(name, pattern)}
+    broken = [why for name, why in unusable.items() if is_match(name, pattern)]
     if not found and not refused:
-        none = f"no part of the {kinds} is named {pattern!r}; there are {_in_short(parts)}"
+        none = f"no part of the {kinds} is named {pattern!r}; there are {_summarize_names(parts)}"
         raise UsageError("\n".join(broken) or none)
     # Names that mean the same but for their size are told of together.
-    alike = groupby(found, key=lambda name: (described(found[name], name), *arguments(found[name], name)))
+    alike = groupby(found, key=lambda name: (describe_part(found[name], name), *format_arguments(found[name], name)))
     rows = [
         (Text.assemble(("\n".join(names), "bold cyan"), *(f"\n  {argument}" for argument in told)), what)
         for (what, *told), names in alike
     ]
     rows += [(Text(name, "dim"), why) for name, why in refused.items()]
-    table = _table(f"{PLURALS[kinds]} and its arguments", rows)
+    table = _build_listing_table(f"{PLURALS[kinds]} and its arguments", rows)
     sources = dict.fromkeys(part.source for part in found.values() if part.source in LIBRARIES)
-    table.caption = "\n".join([*map(whether_installed, filter(None, sources)), *broken]) or None
+    table.caption = "\n".join([*map(describe_installation, filter(None, sources)), *broken]) or None
     table.caption_justify = "left"
     return table
 
 
-def _table(heading: str, rows: Sequence[tuple[Text, str]]) -> Table:
+def _build_listing_table(heading: str, rows: Sequence[tuple[Text, str]]) -> Table:
     """What each row tells beside its names, or below them where the terminal is too narrow for that."""
     from rich import box
     from rich.cells import cell_len
@@ -65,8 +65,10 @@ def _table(heading: str, rows: Sequence[tuple[Text, str]]) -> Table:
     from rich.table import Table
 
     longest = max(cell_len(line) for names, _ in rows for line in names.plain.split("\n"))
-    beside = longest + GAP + NARROWEST <= Console().width
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+    beside = longest + COLUMN_GAP + MIN_COLUMN_WIDTH <= Console().width
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, COLUMN_GAP, 0, 0)
+    )
     table.add_column(heading if beside else f"{heading}, and what it does", no_wrap=beside)
     if beside:
         table.add_column("what it does")
@@ -77,18 +79,18 @@ def _table(heading: str, rows: Sequence[tuple[Text, str]]) -> Table:
     return table
 
 
-def matches(name: str, pattern: str | None) -> bool:
+def is_match(name: str, pattern: str | None) -> bool:
     """Whether a name is as the pattern says, upper case or lower; without a pattern, any is."""
     return pattern is None or fnmatchcase(name.lower(), pattern.lower())
 
 
-def parts_of(kinds: str) -> tuple[dict[str, type[Part]], dict[str, str]]:
+def list_parts(kinds: str) -> tuple[dict[str, type[Part]], dict[str, str]]:
     """The parts of a kind by name, those of installed packages too, and of whatever kind those that cannot be had."""
     found: dict[str, type[Part]] = {}
     unusable: dict[str, str] = {}
-    for name in REGISTERED:
+    for name in PART_REGISTRY:
         try:
-            part = REGISTERED[name]
+            part = PART_REGISTRY[name]
         except UnusableError as error:
             unusable[name] = f"{error} {error.repair}"
             continue
@@ -97,7 +99,7 @@ def parts_of(kinds: str) -> tuple[dict[str, type[Part]], dict[str, str]]:
     return found, unusable
 
 
-def refused_among(parts: Mapping[str, type[Part]]) -> dict[str, str]:
+def list_unsupported_names(parts: Mapping[str, type[Part]]) -> dict[str, str]:
     """The names that their sources know and that cannot be had, each with the reason and the name of one that can."""
     return {
         f"{part.source}/{name}": f"Cannot be had: {reason}. "
@@ -107,37 +109,37 @@ def refused_among(parts: Mapping[str, type[Part]]) -> dict[str, str]:
     }
 
 
-def arguments(part: type[Part], name: str) -> list[str]:
+def format_arguments(part: type[Part], name: str) -> list[str]:
     """The fields with their defaults, as a spec writes them: `dropout: 0.0`. A name after a source is no field."""
     known = part.defaults.get(name.partition("/")[2])
-    told = {field: one for field, one in fields_of(part).items() if not (part.source and field == "name")}
+    told = {field: one for field, one in get_fields(part).items() if not (part.source and field == "name")}
     if known is None:
         known = {field: one.attribute.default for field, one in told.items()}
     return [
-        f"{field} (required)" if told[field].required else _default(field, told[field], default)
+        f"{field} (required)" if told[field].required else _format_default(field, told[field], default)
         for field, default in known.items()
     ]
 
 
-def _default(name: str, field: Field, default: Any) -> str:
+def _format_default(name: str, field: Field, default: Any) -> str:
     if isinstance(default, tuple):
         default = dict(default) if field.wanted is OPTIONS else list(default)
-    return laid_out({name: default}).rstrip("\n")
+    return dump({name: default}).rstrip("\n")
 
 
-def described(part: type[Part], name: str) -> str:
+def describe_part(part: type[Part], name: str) -> str:
     """The first line of a part's docstring; the line on this name where a source has one on each."""
     _, _, one = name.partition("/")
     return part.names[one] if part.names else (part.__doc__ or "").strip().split("\n")[0]
 
 
-def _in_short(parts: Mapping[str, type[Part]]) -> str:
+def _summarize_names(parts: Mapping[str, type[Part]]) -> str:
     """The names of parts, and for those of a source that source alone."""
     return ", ".join(dict.fromkeys(f"{name.partition('/')[0]}/…" if "/" in name else name for name in parts))
 
 
-def whether_installed(source: str) -> str:
+def describe_installation(source: str) -> str:
     """Which library the names of a source need, and whether it is there: in one line, with what installs it."""
     library = LIBRARIES[source]
-    here = "is installed" if library.installed() else f"is not installed: pip install {library.requirement}"
+    here = "is installed" if library.is_installed() else f"is not installed: pip install {library.requirement}"
     return f"{source}/… needs {library.package}, which {here}"

@@ -9,15 +9,23 @@ from itertools import chain
 
 from attrs import frozen
 
-from composer.catalogue import names as catalogued
-from composer.commands.interrupts import ignore_interrupts, interrupts_kept_from_others
-from composer.commands.listing import matches
+from composer.catalogue import list_networks as catalogued
+from composer.commands.interrupts import drop_interrupts, mask_interrupts
+from composer.commands.listing import is_match
 from composer.commands.terminal import UsageError
 from composer.facts import describe
-from composer.pairing import VERDICTS, Cell, Verdict, alike, columns, of, row
-from composer.parts import PARTS, REGISTERED, Probed, part_name
+from composer.pairing import (
+    VERDICTS,
+    PairResult,
+    Verdict,
+    copy_for_encoder,
+    evaluate_pairs,
+    group_equivalent,
+    list_decoder_names,
+)
+from composer.parts import PART_REGISTRY, PARTS, ProbedEncoder, get_part_name
 
-WORTH_PROCESSES = 8
+MIN_PARALLEL_GROUPS = 8
 """So many kinds of encoders and more are shared out among processes, which take a moment to begin."""
 
 
@@ -27,9 +35,9 @@ class Matrix:
 
     encoders: tuple[str, ...]
     decoders: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[PairResult, ...]
 
-    def rows(self) -> Iterator[tuple[str, tuple[Cell, ...]]]:
+    def iter_rows(self) -> Iterator[tuple[str, tuple[PairResult, ...]]]:
         """Each encoder with its cells, one for each decoder."""
         wide = len(self.decoders)
         for place, name in enumerate(self.encoders):
@@ -42,72 +50,76 @@ class Matrix:
         return {verdict: counted[verdict] for verdict in VERDICTS}
 
 
-def matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int) -> Matrix:
+def compute_matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int) -> Matrix:
     """Pair the encoders and decoders that match any of the patterns, in `jobs` processes. Show progress on stderr.
 
     Raises UsageError for a pattern that nothing matches.
     """
-    found = {pattern: _names(pattern) for pattern in encoders}
-    every = columns(REGISTERED)
-    chosen = {pattern: [name for name in every if matches(name, pattern)] for pattern in decoders}
+    found = {pattern: _find_encoder_names(pattern) for pattern in encoders}
+    every = list_decoder_names(PART_REGISTRY)
+    chosen = {pattern: [name for name in every if is_match(name, pattern)] for pattern in decoders}
     for pattern, names in found.items():
         if not names:
             raise UsageError(f"no encoder is named {pattern!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
     for pattern, names in chosen.items():
         if not names:
             raise UsageError(f"no decoder is named {pattern!r}; there are {', '.join(every)}")
-    parts = [_encoder(name) for name in dict.fromkeys(chain.from_iterable(found.values()))]
+    parts = [_build_encoder(name) for name in dict.fromkeys(chain.from_iterable(found.values()))]
     columned = tuple(dict.fromkeys(chain.from_iterable(chosen.values())))
-    return Matrix(tuple(map(part_name, parts)), columned, tuple(_cells(parts, columned, jobs)))
+    return Matrix(tuple(map(get_part_name, parts)), columned, tuple(_compute_cells(parts, columned, jobs)))
 
 
-def _names(pattern: str) -> list[str]:
+def _find_encoder_names(pattern: str) -> list[str]:
     """The encoders that are known by name and match; or the very one, of a source whose names are not known here."""
-    named = [name for name, part in PARTS.items() if issubclass(part, Probed) and not name.endswith("/")]
+    named = [name for name, part in PARTS.items() if issubclass(part, ProbedEncoder) and not name.endswith("/")]
     known = [*(f"timm/{name}" for name in catalogued()), *named]
-    found = [name for name in known if matches(name, pattern)]
+    found = [name for name in known if is_match(name, pattern)]
     source = f"{pattern.partition('/')[0]}/"
-    is_one = not set(pattern) & set("*?[") and source in REGISTERED and issubclass(REGISTERED[source], Probed)
+    is_one = (
+        not set(pattern) & set("*?[") and source in PART_REGISTRY and issubclass(PART_REGISTRY[source], ProbedEncoder)
+    )
     return found or ([pattern] if is_one else [])
 
 
-def _encoder(name: str) -> Probed:
+def _build_encoder(name: str) -> ProbedEncoder:
     source, _, rest = name.partition("/")
-    part = REGISTERED[name] if name in REGISTERED else REGISTERED[f"{source}/"]
+    part = PART_REGISTRY[name] if name in PART_REGISTRY else PART_REGISTRY[f"{source}/"]
     found = part(rest)  # type: ignore[call-arg]
-    assert isinstance(found, Probed)
+    assert isinstance(found, ProbedEncoder)
     return found
 
 
-def _cells(encoders: Sequence[Probed], decoders: tuple[str, ...], jobs: int) -> Iterator[Cell]:
+def _compute_cells(encoders: Sequence[ProbedEncoder], decoders: tuple[str, ...], jobs: int) -> Iterator[PairResult]:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    rows: dict[Probed, tuple[Cell, ...]] = {}
+    rows: dict[ProbedEncoder, tuple[PairResult, ...]] = {}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        groups = alike(shown.track(encoders, description="encoders described"), describe)
+        groups = group_equivalent(shown.track(encoders, description="encoders described"), describe)
         work = [(group[0], decoders) for group in groups]
         for group, cells in shown.track(
-            zip(groups, _worked_out(work, jobs), strict=True), total=len(groups), description="kinds of encoders paired"
+            zip(groups, _compute_rows(work, jobs), strict=True),
+            total=len(groups),
+            description="kinds of encoders paired",
         ):
-            rows |= {encoder: tuple(of(encoder, cell) for cell in cells) for encoder in group}
+            rows |= {encoder: tuple(copy_for_encoder(encoder, cell) for cell in cells) for encoder in group}
     for encoder in encoders:
         yield from rows[encoder]
 
 
-def _worked_out(work: Sequence[tuple[Probed, tuple[str, ...]]], jobs: int) -> Iterator[tuple[Cell, ...]]:
-    if jobs == 1 or len(work) < WORTH_PROCESSES:
-        yield from map(_row, work)
+def _compute_rows(work: Sequence[tuple[ProbedEncoder, tuple[str, ...]]], jobs: int) -> Iterator[tuple[PairResult, ...]]:
+    if jobs == 1 or len(work) < MIN_PARALLEL_GROUPS:
+        yield from map(_compute_row, work)
         return
     # Ctrl-C reaches all processes of a terminal. This one ends the others, which have nothing to say of it.
-    with interrupts_kept_from_others():
-        pool = multiprocessing.get_context("spawn").Pool(min(jobs, len(work)), ignore_interrupts)
+    with mask_interrupts():
+        pool = multiprocessing.get_context("spawn").Pool(min(jobs, len(work)), drop_interrupts)
     with pool:
-        yield from pool.imap(_row, work, chunksize=8)
+        yield from pool.imap(_compute_row, work, chunksize=8)
 
 
-def _row(work: tuple[Probed, tuple[str, ...]]) -> tuple[Cell, ...]:
+def _compute_row(work: tuple[ProbedEncoder, tuple[str, ...]]) -> tuple[PairResult, ...]:
     encoder, decoders = work
-    return row(encoder, {name: REGISTERED[name] for name in decoders}, describe)
+    return evaluate_pairs(encoder, {name: PART_REGISTRY[name] for name in decoders}, describe)

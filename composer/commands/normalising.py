@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 @frozen
-class Published:
+class PretrainedStats:
     """What the published weights of an encoder expect of red, green and blue in 0..1."""
 
     encoder: str
@@ -22,8 +22,8 @@ class Published:
     std: tuple[float, ...]
 
 
-def normalised(
-    values: Array, missing: Array, published: Published | None, name: str, white: int | None = None
+def normalize_bands(
+    values: Array, missing: Array, published: PretrainedStats | None, name: str, white: int | None = None
 ) -> tuple[Array, str]:
     """Bands (band, …) as float32, and how that was done, in words.
 
@@ -31,7 +31,7 @@ def normalised(
     gets zero mean and unit deviation over the image. What is missing gets its band's mean, and counts for nothing
     before. Raises UsageError for a band that holds no number at all, or numbers that have no mean.
     """
-    highest = white or full_scale(values, missing)
+    highest = white or infer_full_scale(values, missing)
     result = np.empty(values.shape, np.float32)
     as_published = published is not None and len(values) == len(published.mean) == 3 and highest is not None
     for index, (band, absent) in enumerate(zip(values, missing, strict=True)):
@@ -43,7 +43,7 @@ def normalised(
             mean, deviation = present.mean(), present.std() or 1.0
         if not (np.isfinite(mean) and np.isfinite(deviation)):
             raise UsageError(
-                f"{name}: band {index + 1} holds numbers too large to reckon with, such as {_largest(present):g}."
+                f"{name}: band {index + 1} holds numbers too large to reckon with, such as {_find_largest(present):g}."
             )
         numbers[absent] = mean
         if as_published:
@@ -61,11 +61,11 @@ def normalised(
     )
 
 
-def _largest(numbers: Array) -> float:
+def _find_largest(numbers: Array) -> float:
     return float(numbers[np.abs(numbers).argmax()])
 
 
-def full_scale(values: Array, missing: Array) -> int | None:
+def infer_full_scale(values: Array, missing: Array) -> int | None:
     """What the largest brightness is: 255 or 1, as far as the numbers show; None where they are on another scale."""
     if values.dtype == np.uint8:
         return 255

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from composer import writing
 from composer.commands.terminal import UsageError
-from composer.writing import beside
+from composer.writing import make_partial_path
 
 
 def check_writable(file: str, suffixes: Collection[str], inputs: Iterable[tuple[str, str]] = ()) -> Path:
@@ -22,7 +22,7 @@ def check_writable(file: str, suffixes: Collection[str], inputs: Iterable[tuple[
         path = Path(file).resolve()
         is_other, is_in_folder = path.exists() and not path.is_file(), path.parent.is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long, links that lead in a circle
-        raise _unwritable(file, error) from error
+        raise _build_unwritable_error(file, error) from error
     if is_other:
         raise UsageError(f"{file}: this is no file that could be replaced; choose another name.")
     if not is_in_folder:
@@ -30,16 +30,16 @@ def check_writable(file: str, suffixes: Collection[str], inputs: Iterable[tuple[
     for what, other in inputs:
         if _is_same(path, other):
             raise UsageError(f"{file}: this is the {what} itself, which would be lost; choose another name.")
-    trial = beside(path)
+    trial = make_partial_path(path)
     try:
         trial.touch(exist_ok=False)
     except OSError as error:
-        raise _unwritable(file, error) from error
+        raise _build_unwritable_error(file, error) from error
     trial.unlink(missing_ok=True)
     return path
 
 
-def _unwritable(file: str, error: OSError | RuntimeError) -> UsageError:
+def _build_unwritable_error(file: str, error: OSError | RuntimeError) -> UsageError:
     reason = getattr(error, "strerror", None) or "its links lead in a circle"
     return UsageError(f"{file}: cannot be written ({reason}); choose another name or folder.")
 
@@ -51,9 +51,9 @@ def _is_same(path: Path, other: str) -> bool:
         return False
 
 
-def write_whole(path: Path, fill: Callable[[Path], object]) -> None:
+def write_output_file(path: Path, fill: Callable[[Path], object]) -> None:
     """As `composer.writing` has it. Raises UsageError where the disk refuses."""
     try:
-        writing.write_whole(path, fill)
+        writing.write_atomically(path, fill)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error}).") from error

@@ -12,10 +12,10 @@ from composer.commands.terminal import UsageError
 
 Array = NDArray[Any]
 
-NO_DATA = -9999
+NO_DATA_VALUE = -9999
 """What satellite products put where they have no data, whether or not the file says so."""
 
-MOST_BYTES = 2**32
+MAX_IMAGE_BYTES = 2**32
 """What an image may come to: a tile of Sentinel-2 in all its bands has three quarters of it."""
 
 
@@ -35,7 +35,7 @@ class Raster:
     white: int | None = None
 
 
-def raster_of(
+def build_raster(
     file: str,
     values: Array,
     remarks: tuple[str, ...] = (),
@@ -47,16 +47,18 @@ def raster_of(
     Raises UsageError for what is no number, and for no values at all.
     """
     if values.dtype.kind not in "buif" or values.size == 0:
-        raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {spelled(values.shape)}).")
+        raise UsageError(
+            f"{file}: an image holds numbers (this holds {values.dtype}, shape {format_array_shape(values.shape)})."
+        )
     missing = np.zeros(values.shape, bool) if values.dtype.kind != "f" else ~np.isfinite(values)
     if absent is not None:
         missing |= absent
     if values.dtype.kind in "if" and values.dtype.itemsize > 1:
-        missing |= values == NO_DATA
+        missing |= values == NO_DATA_VALUE
     return Raster(file, values, missing, remarks, white)
 
 
-def turned_upright(values: Array, orientation: int) -> Array:
+def apply_orientation(values: Array, orientation: int) -> Array:
     """Turn values (height, width, …) as an EXIF orientation from 1 to 8 asks for; another number changes nothing."""
     if orientation not in range(2, 9):
         return values
@@ -68,12 +70,12 @@ def turned_upright(values: Array, orientation: int) -> Array:
 
 def check_size(file: str, size: int) -> None:
     """Refuse an image before it is read that would fill gigabytes: a model takes many times as many for it."""
-    if size > MOST_BYTES:
+    if size > MAX_IMAGE_BYTES:
         raise UsageError(
-            f"{file}: an image has at most {MOST_BYTES / 2**30:g} GiB (this has {size / 2**30:,.1f}); crop it."
+            f"{file}: an image has at most {MAX_IMAGE_BYTES / 2**30:g} GiB (this has {size / 2**30:,.1f}); crop it."
         )
 
 
-def spelled(shape: tuple[int, ...]) -> str:
+def format_array_shape(shape: tuple[int, ...]) -> str:
     """`3 × 48 × 64`."""
     return " × ".join(map(str, shape)) or "one number"

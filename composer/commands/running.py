@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from composer.commands.feeding import Fed, feed
+from composer.commands.feeding import PreparedInput, prepare_inputs
 from composer.commands.models import build_model
-from composer.commands.outfile import check_writable, write_whole
-from composer.commands.pictures import drawn_size, input_panel, prediction_panel, sheet
-from composer.commands.predictions import MOST_VALUES, Prediction, Scores, percent, predictions
-from composer.commands.terminal import UsageError, graph_in, note, rendered, say
+from composer.commands.outfile import check_writable, write_output_file
+from composer.commands.pictures import build_input_panel, build_prediction_panel, compose_sheet, compute_drawn_size
+from composer.commands.predictions import (
+    MAX_VALUE_PANELS,
+    ClassProbabilities,
+    Prediction,
+    decode_predictions,
+    format_percent,
+)
+from composer.commands.terminal import UsageError, log, print_text, read_spec, render
 from composer.graph import Shared
 from composer.limits import Limits
 from composer.parts import Part
-from composer.problem import shown
-from composer.typed import Typed
+from composer.problem import make_printable
+from composer.typed import TypedGraph
 
 if TYPE_CHECKING:
     from composer.model import Model
@@ -28,7 +34,7 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 @frozen(kw_only=True)
-class Request:
+class RunRequest:
     """What is asked of `run`, as the command line has it."""
 
     file: str
@@ -42,15 +48,15 @@ class Request:
     limits: Limits | None = None
 
 
-def run(request: Request) -> None:
+def run(request: RunRequest) -> None:
     """Predict on images, say what was done and found, and draw it. What can be refused is, before the model runs."""
     import composer
 
-    out = None if request.out is None else check_writable(request.out, tuple(FORMATS), _read_files(request))
-    typed = composer.infer(graph_in(request.file))
-    _check(request, typed, out)
-    inputs, size = feed(typed, request.images, request.bands, request.show_bands)
-    note("building the model …")
+    out = None if request.out is None else check_writable(request.out, tuple(FORMATS), _list_input_files(request))
+    typed = composer.infer(read_spec(request.file))
+    _check_request(request, typed, out)
+    inputs, size = prepare_inputs(typed, request.images, request.bands, request.show_bands)
+    log("building the model …")
     model, origin = build_model(
         typed,
         request.file,
@@ -59,30 +65,30 @@ def run(request: Request) -> None:
         pretrained=request.pretrained,
         limits=request.limits,
     )
-    note("running it …")
-    found = _predicted(model, inputs)
+    log("running it …")
+    found = _predict(model, inputs)
     for one in inputs:
-        say(f"{one.name}: {shown(one.file)}, {one.size}; {'; '.join(one.remarks)}")
-    say(origin)
+        print_text(f"{one.name}: {make_printable(one.file)}, {one.size}; {'; '.join(one.remarks)}")
+    print_text(origin)
     for prediction in found:
-        say(_told(prediction))
+        print_text(_format_prediction(prediction))
     if out is not None:
-        drawn = [input_panel(one.name, one.picture, one.size, drawn_size(*size)) for one in inputs]
-        drawn += [prediction_panel(prediction, drawn_size(*size)) for prediction in found]
+        drawn = [build_input_panel(one.name, one.picture, one.size, compute_drawn_size(*size)) for one in inputs]
+        drawn += [build_prediction_panel(prediction, compute_drawn_size(*size)) for prediction in found]
         picture = BytesIO()
-        sheet(drawn).save(picture, FORMATS[out.suffix.lower()], quality=95, subsampling=0)
-        write_whole(out, lambda partial: partial.write_bytes(picture.getvalue()))
-        say(f"wrote {shown(request.out or str(out))}")
+        compose_sheet(drawn).save(picture, FORMATS[out.suffix.lower()], quality=95, subsampling=0)
+        write_output_file(out, lambda partial: partial.write_bytes(picture.getvalue()))
+        print_text(f"wrote {make_printable(request.out or str(out))}")
 
 
-def _read_files(request: Request) -> list[tuple[str, str]]:
+def _list_input_files(request: RunRequest) -> list[tuple[str, str]]:
     """The files that are read, each behind what it is. An image may be `NAME=FILE`, and a file may be called so."""
     images = [file for text in request.images for file in (text, text.partition("=")[2]) if file]
     weights = [] if request.weights is None else [("file of weights", request.weights)]
     return [("spec", request.file), *(("image", file) for file in images), *weights]
 
 
-def _check(request: Request, typed: Typed, out: Path | None) -> None:
+def _check_request(request: RunRequest, typed: TypedGraph, out: Path | None) -> None:
     if request.weights is not None and not _is_file(request.weights):
         raise UsageError(f"--weights: {request.weights} is no file; give a checkpoint of this model.")
     for end in typed.ends:
@@ -103,7 +109,7 @@ def _is_file(file: str) -> bool:
         return False
 
 
-def _predicted(model: Model, inputs: Sequence[Fed]) -> list[Prediction]:
+def _predict(model: Model, inputs: Sequence[PreparedInput]) -> list[Prediction]:
     """What each end of the graph says: the outputs, then the auxiliary ones."""
     import torch
 
@@ -121,14 +127,14 @@ def _predicted(model: Model, inputs: Sequence[Fed]) -> list[Prediction]:
     ends |= {node: out.auxiliary_heads[label] for label, node in graph.auxiliary if node not in ends}
     found: list[Prediction] = []
     for name, tensor in ends.items():
-        told = predictions(name, _part(model.typed, name), tensor[0].float().numpy())
-        if len(told) > MOST_VALUES:
-            note(f"{name} has {len(told)} values; the first {MOST_VALUES} are shown.")
-        found += told[:MOST_VALUES]
+        told = decode_predictions(name, _find_part(model.typed, name), tensor[0].float().numpy())
+        if len(told) > MAX_VALUE_PANELS:
+            log(f"{name} has {len(told)} values; the first {MAX_VALUE_PANELS} are shown.")
+        found += told[:MAX_VALUE_PANELS]
     return found
 
 
-def _part(typed: Typed, name: str) -> Part:
+def _find_part(typed: TypedGraph, name: str) -> Part:
     parts = {node.name: node.part for node in typed.order}
     part = parts[name]
     owner = parts[part.node] if isinstance(part, Shared) else part
@@ -136,8 +142,8 @@ def _part(typed: Typed, name: str) -> Part:
     return owner
 
 
-def _told(prediction: Prediction) -> str:
-    if not isinstance(prediction, Scores):
+def _format_prediction(prediction: Prediction) -> str:
+    if not isinstance(prediction, ClassProbabilities):
         return str(prediction)
     from rich import box
     from rich.table import Table
@@ -146,5 +152,5 @@ def _told(prediction: Prediction) -> str:
     table.add_column(prediction.name)
     table.add_column("probability", justify="right")
     for index, probability in prediction.best:
-        table.add_row(f"class {index}", percent(probability))
-    return rendered(table)
+        table.add_row(f"class {index}", format_percent(probability))
+    return render(table)

@@ -7,42 +7,42 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from composer.commands.shapes import outputs_table
-from composer.contracts import Promise, contract
-from composer.contracts.rules import needed
-from composer.feature import Features, counted, kind
+from composer.commands.shapes import build_outputs_table
+from composer.contracts import Outputs, contract
+from composer.contracts.rules import compute_implied_sizes
+from composer.feature import Features, format_count, get_layout_kind
 from composer.graph import Node, Shared
-from composer.parts import Part, part_name
-from composer.sizes import ANY, Sizes, intersect
-from composer.text.layout import laid_out
-from composer.text.plain import plain_fields
-from composer.typed import Typed
+from composer.parts import Part, get_part_name
+from composer.sizes import ANY_SIZE, SizeConstraint, intersect
+from composer.text.layout import dump
+from composer.text.plain import get_non_default_fields
+from composer.typed import TypedGraph
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-LABEL = 8
+LABEL_WIDTH = 8
 """The width of the words before the figures: channels, stride, rounding, demands."""
 
 
-def show(typed: Typed) -> tuple[RenderableType, ...]:
+def render_typed_graph(typed: TypedGraph) -> tuple[RenderableType, ...]:
     """What `show` prints: the nodes, then what goes in and which sizes, and what comes out."""
-    return _Nodes(typed), "", _summary(typed), "", outputs_table(typed)
+    return _NodeTable(typed), "", _build_summary_table(typed), "", build_outputs_table(typed)
 
 
 @frozen
-class _Nodes:
+class _NodeTable:
     """A row for each node: its name and part in columns of their own where there is room, in one where there is not."""
 
-    typed: Typed
+    typed: TypedGraph
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        wide = self._table(wide=True)
+        wide = self._build_table(wide=True)
         fits = console.measure(wide, options=options.update(width=10_000)).maximum <= options.max_width
-        yield wide if fits else self._table(wide=False)
+        yield wide if fits else self._build_table(wide=False)
 
-    def _table(self, *, wide: bool) -> Table:
+    def _build_table(self, *, wide: bool) -> Table:
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -51,43 +51,43 @@ class _Nodes:
         for title in ("node", "part") if wide else ("node and part",):
             table.add_column(title, overflow="fold", no_wrap=wide)
         table.add_column("gives", no_wrap=True)
-        for number, (node, demand) in enumerate(zip(self.typed.order, demands(self.typed), strict=True)):
+        for number, (node, demand) in enumerate(zip(self.typed.order, list_size_demands(self.typed), strict=True)):
             if number:
                 table.add_row()
-            part, *fields = part_lines(node.part)
+            part, *fields = format_part(node.part)
             name = Text(node.name, "bold cyan")
             part_name = Text(part, "bold")
             indent = "" if wide else "  "
-            sources = Text("".join(f"\n{indent}← {source}" for source in _sources(node)), "dim")
+            sources = Text("".join(f"\n{indent}← {source}" for source in _iter_sources(node)), "dim")
             told = Text("".join(f"\n{indent}{field}" for field in fields), "dim")
             if wide:
                 cells = [Text.assemble(name, sources), Text.assemble(part_name, told)]
             else:
                 cells = [Text.assemble(name, "  ", part_name, sources, told)]
-            demanded = Text(f"\n{'demands':<{LABEL}} {demand}", "yellow") if demand else Text()
-            table.add_row(*cells, Text.assemble("\n".join(gives(self.typed.features[node.name])), demanded))
+            demanded = Text(f"\n{'demands':<{LABEL_WIDTH}} {demand}", "yellow") if demand else Text()
+            table.add_row(*cells, Text.assemble("\n".join(format_features(self.typed.features[node.name])), demanded))
         return table
 
 
-def _sources(node: Node) -> Iterator[str]:
+def _iter_sources(node: Node) -> Iterator[str]:
     yield from node.positional
     yield from (f"{name}={source}" for name, source in node.named)
 
 
-def part_lines(part: Part | Shared) -> list[str]:
+def format_part(part: Part | Shared) -> list[str]:
     """A part's name, then each field that is not at its default, as a spec writes it: `channels: 256`."""
     if isinstance(part, Shared):
         return [f"share: {part.node}"]
-    name = part_name(part)
-    changed = plain_fields(part, name, given={"name": name} if part.source is not None else None)
-    return [name, *laid_out(changed).splitlines()]
+    name = get_part_name(part)
+    changed = get_non_default_fields(part, name, given={"name": name} if part.source is not None else None)
+    return [name, *dump(changed).splitlines()]
 
 
-def gives(features: Features) -> list[str]:
+def format_features(features: Features) -> list[str]:
     """What leaves a node, compactly: how many and of which layout; then a line per fact, a column per feature."""
     if not features:
         return ["nothing"]
-    layouts = list(dict.fromkeys((kind(feature), feature.axes) for feature in features))
+    layouts = list(dict.fromkeys((get_layout_kind(feature), feature.axes) for feature in features))
     many = f"{len(features)} × " if len(features) > 1 else ""
     lines = [f"{many}{' and '.join(f'{what} {axes}' for what, axes in layouts)}"]
     rows = [("channels", [str(feature.channels) for feature in features])]
@@ -101,38 +101,41 @@ def gives(features: Features) -> list[str]:
         rows.append(("prefix", [str(feature.prefix) for feature in features]))
     if any(feature.frames > 1 for feature in features):
         rows.append(("frames", [str(feature.frames) for feature in features]))
-    return lines + _columns(rows)
+    return lines + _align_columns(rows)
 
 
-def _columns(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+def _align_columns(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     """Each fact on a line, its values in columns, six to a line; only once where they are all the same."""
     varied = [values for _, values in rows if len(set(values)) > 1]
     widths = [max(map(len, column)) for column in zip(*varied, strict=True)]
     lines = []
     for name, values in rows:
         if values not in varied:
-            lines.append(f"{name:<{LABEL}} {values[0]}")
+            lines.append(f"{name:<{LABEL_WIDTH}} {values[0]}")
             continue
         cells = [value.rjust(width) for value, width in zip(values, widths, strict=True)]
         parts = ["  ".join(cells[start : start + 6]) for start in range(0, len(cells), 6)]
-        lines += [f"{'' if number else name:<{LABEL}} {part}" for number, part in enumerate(parts)]
+        lines += [f"{'' if number else name:<{LABEL_WIDTH}} {part}" for number, part in enumerate(parts)]
     return lines
 
 
-def demands(typed: Typed) -> list[str]:
+def list_size_demands(typed: TypedGraph) -> list[str]:
     """For each node in order, what it adds to the sizes that were asked of the image before it; nothing for most."""
-    met = _meet(ANY, *(Sizes(height=i.size[0], width=i.size[1]) for _, i in typed.graph.inputs if i.size is not None))
+    met = _intersect_constraints(
+        ANY_SIZE,
+        *(SizeConstraint(height=i.size[0], width=i.size[1]) for _, i in typed.graph.inputs if i.size is not None),
+    )
     told = []
     for node in typed.order:
-        own = _demand(typed, node)
-        both = _meet(met, own)
+        own = _compute_node_constraint(typed, node)
+        both = _intersect_constraints(met, own)
         # Once both sides are fixed, there is nothing to add.
-        told.append(_demanded(own) if both != met and None in (met.height, met.width) else "")
+        told.append(_format_constraint(own) if both != met and None in (met.height, met.width) else "")
         met = both
     return told
 
 
-def _demanded(sizes: Sizes) -> str:
+def _format_constraint(sizes: SizeConstraint) -> str:
     """Only what is demanded: `multiple of 32`, `at least 64`, `square`."""
     if sizes.height is not None and sizes.width is not None:
         return str(sizes)
@@ -143,31 +146,31 @@ def _demanded(sizes: Sizes) -> str:
     return ", ".join(asked)
 
 
-def _demand(typed: Typed, node: Node) -> Sizes:
+def _compute_node_constraint(typed: TypedGraph, node: Node) -> SizeConstraint:
     owner = node.part.node if isinstance(node.part, Shared) else node.name
     part = typed.facts.get(owner) or next(other.part for other in typed.order if other.name == owner)
     named = {name: typed.features[source] for name, source in node.named}
     outcome = contract(part, *(typed.features[source] for source in node.positional), **named)
-    asked = outcome.sizes if isinstance(outcome, Promise) else ANY
-    return _meet(asked, *(needed(feature) for feature in typed.features[node.name]))
+    asked = outcome.sizes if isinstance(outcome, Outputs) else ANY_SIZE
+    return _intersect_constraints(asked, *(compute_implied_sizes(feature) for feature in typed.features[node.name]))
 
 
-def _meet(*sizes: Sizes) -> Sizes:
+def _intersect_constraints(*sizes: SizeConstraint) -> SizeConstraint:
     met = intersect([("", one) for one in sizes])
-    assert isinstance(met, Sizes)  # infer has intersected them all
+    assert isinstance(met, SizeConstraint)  # infer has intersected them all
     return met
 
 
-def _summary(typed: Typed) -> RenderableType:
+def _build_summary_table(typed: TypedGraph) -> RenderableType:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="bold")
     table.add_column()
     for number, (name, image) in enumerate(typed.graph.inputs):
-        facts = [counted(image.channels, "channel")]
+        facts = [format_count(image.channels, "channel")]
         facts += [f"stride {image.stride}"] if image.stride != 1 else []
-        facts += [counted(image.frames, "frame")] if image.frames is not None else []
+        facts += [format_count(image.frames, "frame")] if image.frames is not None else []
         table.add_row("inputs" if not number else "", f"{name}: {', '.join(facts)}")
     padding = typed.graph.padding
     places = "on both sides" if padding.side == "both" else "at the end"

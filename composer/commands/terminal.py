@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from composer.problem import shown
+from composer.problem import make_printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from composer.graph import Graph
 
 
-LEAST_WIDTH = 40
+MIN_TABLE_WIDTH = 40
 """Columns of a table, also where a terminal says that it has fewer: nothing could be read."""
 
 
@@ -22,31 +22,31 @@ class UsageError(Exception):
     """What the caller has to change, in one line: the command ends with it, and with exit code 2."""
 
 
-def say(text: str) -> None:
+def print_text(text: str) -> None:
     """Lines of the result, on stdout, perhaps in colours. Whoever names a file makes sure that it can be `shown`."""
     sys.stdout.write(f"{text}\n")
 
 
-def note(text: str) -> None:
+def log(text: str) -> None:
     """A line about what is going on, on stderr, where it is seen at once and stays out of a pipe."""
-    lines = "\n".join(map(shown, text.split("\n")))
+    lines = "\n".join(map(make_printable, text.split("\n")))
     sys.stderr.write(f"{lines}\n")
     sys.stderr.flush()
 
 
-def rendered(*parts: RenderableType) -> str:
+def render(*parts: RenderableType) -> str:
     """Tables and text as rich draws them: as wide as the terminal, and with colours only where stdout is one."""
     from rich.console import Console
 
     console = Console(markup=False, highlight=False, emoji=False)
-    console.width = max(console.width, LEAST_WIDTH)
+    console.width = max(console.width, MIN_TABLE_WIDTH)
     with console.capture() as capture:
         for part in parts:
             console.print(part)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def graph_in(file: str) -> Graph:
+def read_spec(file: str) -> Graph:
     """The graph that a file holds, a spec or what composer.save wrote; a pipe is read once.
 
     Raises UsageError where there is no such file, SpecError for what is in it.
@@ -57,7 +57,7 @@ def graph_in(file: str) -> Graph:
     return read(file)
 
 
-def text_in(file: str) -> str:
+def read_spec_text(file: str) -> str:
     """The text that a file holds; a pipe is read once. Raises as `graph_in` does."""
     from composer.text import characters
     from composer.text.embedded import is_weights_file
@@ -65,7 +65,7 @@ def text_in(file: str) -> str:
     check_readable(file)
     if is_weights_file(file):
         raise UsageError(f"{file}: this is a weights file; give the YAML spec.")
-    return characters.text_in(file)
+    return characters.read_text(file)
 
 
 def check_file(file: str) -> None:

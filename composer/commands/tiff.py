@@ -7,26 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from composer.commands.rasters import Array, Raster, check_size, raster_of, turned_upright
+from composer.commands.rasters import Array, Raster, apply_orientation, build_raster, check_size
 from composer.commands.terminal import UsageError
 
-NODATA = 42113
+NODATA_TAG = 42113
 """The tag with which GDAL says which value stands for no data."""
 
-INVERTED = "inverted, because its zero is white"
+INVERTED_REMARK = "inverted, because its zero is white"
 
 _ORIENTATION, _JPEG = 274, 7
 _WHITE_IS_ZERO, _PALETTE, _YCBCR = 0, 3, 6
-_PLAIN = (_WHITE_IS_ZERO, 1, 2, _PALETTE, 5, 34892)
+_PLAIN_PHOTOMETRICS = (_WHITE_IS_ZERO, 1, 2, _PALETTE, 5, 34892)
 """Photometric interpretations whose numbers are bands: grey, RGB, palette, inks, raw."""
 
 
-def is_called_tiff(file: str) -> bool:
+def has_tiff_suffix(file: str) -> bool:
     """Whether the name ends as those of TIFFs do."""
     return Path(file).suffix.lower() in (".tif", ".tiff")
 
 
-def from_tiff(file: str) -> Raster:
+def read_tiff(file: str) -> Raster:
     """The bands of a TIFF, which knows them. Raises UsageError for what is none, or too large.
 
     As with Pillow, palettes are resolved, fewer than 8 bits are scaled to 8, and the picture is upright. A value of no
@@ -43,25 +43,25 @@ def from_tiff(file: str) -> Raster:
         others = [axis for axis, name in enumerate(series.axes) if name not in "YX"]
         if len(others) > 1:
             raise UsageError(f"{file}: an image has height, width and bands (this has axes {series.axes}).")
-        stored = _decoded(file, series)
+        stored = _decode_page(file, series)
         stored = np.moveaxis(stored, others[0], -1) if others else stored[..., None]
-        nodata, remarks = _nodata(page.tags, stored.dtype)
+        nodata, remarks = _read_nodata(page.tags, stored.dtype)
         absent = np.zeros(stored.shape, bool) if nodata is None else stored == nodata
         for other in tiff.series:
             mask = other.keyframe
             if mask.is_mask and not mask.is_reduced and mask.shape[:2] == stored.shape[:2]:
-                absent |= _decoded(file, mask).reshape(*stored.shape[:2], 1) == 0
+                absent |= _decode_page(file, mask).reshape(*stored.shape[:2], 1) == 0
                 break
     if len(images) > 1:
         remarks = (f"the first of its {len(images)} images", *remarks)
-    values, inverted = _seen(file, page, stored)
+    values, inverted = _convert_colours(file, page, stored)
     orientation = page.tags.valueof(_ORIENTATION, 1)
-    upright, absent = (turned_upright(x, orientation) for x in (values, np.broadcast_to(absent, values.shape)))
+    upright, absent = (apply_orientation(x, orientation) for x in (values, np.broadcast_to(absent, values.shape)))
     turned = ("turned upright, as its EXIF orientation says",) if upright is not values else ()
-    return raster_of(file, np.moveaxis(upright, -1, 0), remarks + inverted + turned, np.moveaxis(absent, -1, 0))
+    return build_raster(file, np.moveaxis(upright, -1, 0), remarks + inverted + turned, np.moveaxis(absent, -1, 0))
 
 
-def _decoded(file: str, source: Any) -> Array:
+def _decode_page(file: str, source: Any) -> Array:
     """The numbers of a page or of a series, as they are stored."""
     try:
         values: Array = source.asarray()
@@ -72,10 +72,10 @@ def _decoded(file: str, source: Any) -> Array:
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
-def _seen(file: str, page: Any, stored: Array) -> tuple[Array, tuple[str, ...]]:
+def _convert_colours(file: str, page: Any, stored: Array) -> tuple[Array, tuple[str, ...]]:
     """What a viewer makes of stored numbers (height, width, bands), and a remark where it inverts them."""
     colours, bits = int(page.photometric), int(page.bitspersample)
-    if colours not in _PLAIN and (colours, int(page.compression)) != (_YCBCR, _JPEG):
+    if colours not in _PLAIN_PHOTOMETRICS and (colours, int(page.compression)) != (_YCBCR, _JPEG):
         name = getattr(page.photometric, "name", colours)
         raise UsageError(f"{file}: bands in the colour space {name} cannot be read from this TIFF; save it as RGB.")
     if colours == _PALETTE:
@@ -84,17 +84,17 @@ def _seen(file: str, page: Any, stored: Array) -> tuple[Array, tuple[str, ...]]:
     if colours != _WHITE_IS_ZERO or values.dtype.kind != "u":
         return values, ()
     white = values.dtype.type(2 ** max(bits, 8) - 1)
-    return np.concatenate([white - values[..., :1], values[..., 1:]], axis=-1), (INVERTED,)
+    return np.concatenate([white - values[..., :1], values[..., 1:]], axis=-1), (INVERTED_REMARK,)
 
 
-def _nodata(tags: Any, numbers: np.dtype[Any]) -> tuple[float | None, tuple[str, ...]]:
+def _read_nodata(tags: Any, numbers: np.dtype[Any]) -> tuple[float | None, tuple[str, ...]]:
     """What GDAL says stands for no data; none and a remark where that is no number, or none that the image can hold."""
-    if NODATA not in tags:
+    if NODATA_TAG not in tags:
         return None, ()
-    said = str(tags[NODATA].value).strip("\0 ")
+    said = str(tags[NODATA_TAG].value).strip("\0 ")
     try:
         number = float(said)
-        is_held = numbers.kind == "f" or (int(number) == number and _holds(numbers, int(number)))
+        is_held = numbers.kind == "f" or (int(number) == number and _is_representable(numbers, int(number)))
     except (ValueError, OverflowError):
         is_held = False
     if is_held:
@@ -102,5 +102,5 @@ def _nodata(tags: Any, numbers: np.dtype[Any]) -> tuple[float | None, tuple[str,
     return None, (f"its mark of no data, {said[:40]!r}, is no number of {numbers}, and means nothing",)
 
 
-def _holds(numbers: np.dtype[Any], number: int) -> bool:
+def _is_representable(numbers: np.dtype[Any], number: int) -> bool:
     return numbers.kind in "iu" and np.iinfo(numbers).min <= number <= np.iinfo(numbers).max

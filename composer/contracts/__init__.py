@@ -16,7 +16,7 @@ from composer.contracts import smp as smp
 from composer.contracts import temporal as temporal
 from composer.contracts import tokens as tokens
 from composer.contracts.dispatch import contract as contract
+from composer.contracts.rules import ContractResult as ContractResult
 from composer.contracts.rules import Kind as Kind
-from composer.contracts.rules import Outcome as Outcome
-from composer.contracts.rules import Promise as Promise
-from composer.contracts.rules import Refusal as Refusal
+from composer.contracts.rules import Outputs as Outputs
+from composer.contracts.rules import Rejection as Rejection

@@ -5,30 +5,30 @@ from __future__ import annotations
 from attrs import evolve
 
 from composer.contracts.dispatch import contract
-from composer.contracts.rules import Outcome, Promise, Refusal, without_frames
-from composer.feature import Feature, Features, counted
+from composer.contracts.rules import ContractResult, Outputs, Rejection, drop_frames
+from composer.feature import Feature, Features, format_count
 from composer.parts import TemporalPooling
 
 
 @contract.register(TemporalPooling)
-def _(neck: TemporalPooling, features: Features) -> Outcome:
+def _(neck: TemporalPooling, features: Features) -> ContractResult:
     """What is pooled along t is of the layout that is left without t, whichever that is: no other axis is touched."""
     return (
-        _framed(features)
-        or _divided(neck, features)
-        or _a_pair(neck, features)
-        or Promise(features=[_pooled(neck, feature) for feature in features])
+        _require_frames(features)
+        or _require_subset_sum(neck, features)
+        or _require_pair(neck, features)
+        or Outputs(features=[_pool_frames(neck, feature) for feature in features])
     )
 
 
-def _framed(features: Features) -> Refusal | None:
+def _require_frames(features: Features) -> Rejection | None:
     frameless = [feature for feature in features if "t" not in feature.axes]
     if not frameless:
         return None
     among = any(feature.frames > 1 for feature in frameless)
-    return Refusal(
+    return Rejection(
         code="layout",
-        kind="impossible",
+        kind="raises",
         expected='takes features with an axis of frames, such as maps "b t c h w"',
         repair="use ReshapeTokensToImage instead, which lays frames that are among the tokens out in the channels"
         if among
@@ -36,57 +36,57 @@ def _framed(features: Features) -> Refusal | None:
     )
 
 
-def _divided(neck: TemporalPooling, features: Features) -> Refusal | None:
+def _require_subset_sum(neck: TemporalPooling, features: Features) -> Rejection | None:
     lengths = neck.subset_lengths
     other = [] if lengths is None else [f for f in features if f.frames != sum(lengths)]
     if lengths is None or not other:
         return None
     frames = other[0].frames
-    return Refusal(
+    return Rejection(
         code="frames",
-        kind="impossible",
-        expected=f"divides {counted(sum(lengths), 'frame')} into the subsets {list(lengths)}",
-        got=counted(frames, "frame"),
+        kind="raises",
+        expected=f"divides {format_count(sum(lengths), 'frame')} into the subsets {list(lengths)}",
+        got=format_count(frames, "frame"),
         repair="leave subset_lengths out"
         if len(lengths) > frames
-        else f"subset_lengths: {_shared_out(frames, len(lengths))}",
+        else f"subset_lengths: {_split_frames(frames, len(lengths))}",
         about="subset_lengths",
     )
 
 
-def _a_pair(neck: TemporalPooling, features: Features) -> Refusal | None:
-    other = [feature for feature in features if _count(neck, feature) != 2]
+def _require_pair(neck: TemporalPooling, features: Features) -> Rejection | None:
+    other = [feature for feature in features if _count_pooled_frames(neck, feature) != 2]
     if neck.pooling != "diff" or not other:
         return None
     frames = other[0].frames
-    subsets = f", in {counted(_count(neck, other[0]), 'subset')}" if neck.subset_lengths else ""
-    return Refusal(
+    subsets = f", in {format_count(_count_pooled_frames(neck, other[0]), 'subset')}" if neck.subset_lengths else ""
+    return Rejection(
         code="count",
-        kind="impossible",
+        kind="raises",
         expected="takes the difference of exactly two frames or subsets",
-        got=f"{counted(frames, 'frame')}{subsets}",
+        got=f"{format_count(frames, 'frame')}{subsets}",
         repair="pooling: mean"
         if frames < 2
         else "leave subset_lengths out"
         if frames == 2
-        else f"subset_lengths: {_shared_out(frames, 2)}",
+        else f"subset_lengths: {_split_frames(frames, 2)}",
         about="pooling",
     )
 
 
-def _shared_out(frames: int, count: int) -> list[int]:
+def _split_frames(frames: int, count: int) -> list[int]:
     """So many subsets, as equal as can be, the longer ones last."""
     return [(frames + index) // count for index in range(count)]
 
 
-def _count(neck: TemporalPooling, feature: Feature) -> int:
+def _count_pooled_frames(neck: TemporalPooling, feature: Feature) -> int:
     """How many frames are left to be pooled: one for each subset, where there are subsets."""
     return feature.frames if neck.subset_lengths is None else len(neck.subset_lengths)
 
 
-def _pooled(neck: TemporalPooling, feature: Feature) -> Feature:
-    count = _count(neck, feature)
+def _pool_frames(neck: TemporalPooling, feature: Feature) -> Feature:
+    count = _count_pooled_frames(neck, feature)
     if neck.pooling == "keep":
         return evolve(feature, frames=count)
-    pooled = without_frames(feature)
+    pooled = drop_frames(feature)
     return evolve(pooled, channels=count * pooled.channels) if neck.pooling == "concat" else pooled

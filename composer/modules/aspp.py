@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from composer.feature import Features
-from composer.modules.convolutions import normalised_convolution
+from composer.modules.convolutions import build_conv_norm_act
 from composer.modules.dispatch import module
-from composer.modules.grids import resized, same_grid
+from composer.modules.grids import is_same_grid, resize_like
 from composer.parts import ASPPRegressionHead, ASPPSegmentationHead
 
 
@@ -23,25 +23,25 @@ class ASPP(nn.Module):
         incoming, width = sum(f.channels for f in chosen), head.channels
         self.positions = head.positions
         self.align_corners = head.align_corners
-        self.as_first = tuple(same_grid(chosen[0], f) for f in chosen)
+        self.as_first = tuple(is_same_grid(chosen[0], f) for f in chosen)
         # Modules are made in this order because published seeds were.
-        self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), normalised_convolution(incoming, width, 1))
+        self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), build_conv_norm_act(incoming, width, 1))
         self.aspp_modules = _Branches(incoming, width, head.dilations)
-        self.bottleneck = normalised_convolution((len(head.dilations) + 1) * width, width, 3)
+        self.bottleneck = build_conv_norm_act((len(head.dilations) + 1) * width, width, 3)
         self.dropout = nn.Dropout2d(head.head_dropout_ratio) if head.head_dropout_ratio else nn.Identity()
 
-    def fused(self, features: Sequence[Tensor]) -> Tensor:
+    def fuse(self, features: Sequence[Tensor]) -> Tensor:
         """Give one map `(b, channels, h, w)` on the grid of the first of the chosen maps `(b, c_i, h_i, w_i)`."""
-        x_BCHW = self._chosen(features)
+        x_BCHW = self._concat_maps(features)
         # One cell brought to a grid by interpolation is that cell everywhere.
         mean_BCHW = self.image_pool(x_BCHW).expand(-1, -1, *x_BCHW.shape[-2:])
         fused: Tensor = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *self.aspp_modules(x_BCHW)], dim=1)))
         return fused
 
-    def _chosen(self, features: Sequence[Tensor]) -> Tensor:
+    def _concat_maps(self, features: Sequence[Tensor]) -> Tensor:
         maps = [features[index] for index in self.positions]
         aligned = [
-            x if same else resized(x, maps[0], "bilinear", align_corners=self.align_corners)
+            x if same else resize_like(x, maps[0], "bilinear", align_corners=self.align_corners)
             for x, same in zip(maps, self.as_first, strict=True)
         ]
         return aligned[0] if len(aligned) == 1 else torch.cat(aligned, dim=1)
@@ -52,7 +52,7 @@ class _Branches(nn.Module):
 
     def __init__(self, incoming: int, width: int, dilations: Sequence[int]) -> None:
         super().__init__()
-        branches = (normalised_convolution(incoming, width, 3 if d > 1 else 1, d) for d in dilations)
+        branches = (build_conv_norm_act(incoming, width, 3 if d > 1 else 1, d) for d in dilations)
         self.model_sequence = nn.ModuleList(branches)
 
     def forward(self, x_BCHW: Tensor) -> list[Tensor]:
@@ -68,7 +68,7 @@ class ASPPSegmentation(ASPP):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give class scores `(b, num_classes, h, w)` on the grid of the first of the chosen maps."""
-        return (self.conv_seg(self.fused(features)),)
+        return (self.conv_seg(self.fuse(features)),)
 
 
 class ASPPRegression(ASPP):
@@ -80,7 +80,7 @@ class ASPPRegression(ASPP):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give numbers `(b, out_channels, h, w)` on the grid of the first of the chosen maps."""
-        return (self.conv_reg(self.fused(features)),)
+        return (self.conv_reg(self.fuse(features)),)
 
 
 @module.register(ASPPSegmentationHead)

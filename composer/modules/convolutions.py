@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 
-def normalised_convolution(incoming: int, outgoing: int, kernel: int, dilation: int = 1) -> nn.Module:
+def build_conv_norm_act(incoming: int, outgoing: int, kernel: int, dilation: int = 1) -> nn.Module:
     """A convolution without bias that keeps the grid, batch norm and ReLU, under the names `conv`, `norm`, `act`."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from composer.contracts.rules import Refusal, Refused, needed
+from composer.contracts.rules import Rejection, RejectionError, compute_implied_sizes
 from composer.feature import Features
 from composer.modules.dispatch import module
-from composer.modules.generators import OwnGenerator
+from composer.modules.generators import SeededGenerator
 from composer.parts import Custom
-from composer.sizes import Conflict, Sizes, intersect
+from composer.sizes import Conflict, SizeConstraint, intersect
 
 
 @module.register(Custom)
@@ -24,44 +24,46 @@ def _(part: Custom, _: Features) -> nn.Module:
     """
     network = part.module
     if not isinstance(network, nn.Module):
-        raise Refused(_refusal("must hold a torch.nn.Module", repr(network)))
-    height, width = _small(part)
+        raise RejectionError(_reject_declaration("must hold a torch.nn.Module", repr(network)))
+    height, width = _find_small_custom_size(part)
     promised = [f.shape(1, height, width) for f in part.features]
     try:
-        given = _shapes(network, (part.channels, *([part.frames] if part.frames else []), height, width))
+        given = _measure_custom_shapes(network, (part.channels, *([part.frames] if part.frames else []), height, width))
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise Refused(_refusal(f"must take an image of {height} × {width}, which its sizes admit", said)) from error
+        raise RejectionError(
+            _reject_declaration(f"must take an image of {height} × {width}, which its sizes admit", said)
+        ) from error
     if given != promised:
-        raise Refused(_refusal(f"declares {promised} for an image of {height} × {width}", str(given)))
+        raise RejectionError(_reject_declaration(f"declares {promised} for an image of {height} × {width}", str(given)))
     return network
 
 
-def _small(part: Custom) -> tuple[int, int]:
+def _find_small_custom_size(part: Custom) -> tuple[int, int]:
     """A small size that the declaration admits; where it may be so, not square, to tell rows from columns."""
-    sizes = intersect([("sizes", part.sizes), *(("features", needed(f)) for f in part.features)])
+    sizes = intersect([("sizes", part.sizes), *(("features", compute_implied_sizes(f)) for f in part.features)])
     if isinstance(sizes, Conflict):
-        raise Refused(
-            _refusal(
+        raise RejectionError(
+            _reject_declaration(
                 f"declares features and sizes that exclude each other: {sizes.first_sizes}", str(sizes.second_sizes)
             )
         )
-    assert isinstance(sizes, Sizes)
-    least = sizes.nearest(1, 1)
+    assert isinstance(sizes, SizeConstraint)
+    least = sizes.compute_padded_size(1, 1)
     assert least is not None
-    return sizes.nearest(least[0], 2 * least[1]) or least
+    return sizes.compute_padded_size(least[0], 2 * least[1]) or least
 
 
-def _shapes(network: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _measure_custom_shapes(network: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
     parameter = next(network.parameters(), torch.empty(0))
     image = torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad(), OwnGenerator(), in_eval_mode(network):
+    with torch.no_grad(), SeededGenerator(), use_eval_mode(network):
         out = network(image)
     return [tuple(x.shape) for x in ([out] if isinstance(out, Tensor) else out)]
 
 
 @contextmanager
-def in_eval_mode(network: nn.Module) -> Iterator[None]:
+def use_eval_mode(network: nn.Module) -> Iterator[None]:
     """Eval mode for as long as it lasts; then every module has the mode that it had."""
     modes = [(child, child.training) for child in network.modules()]
     network.eval()
@@ -72,5 +74,7 @@ def in_eval_mode(network: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
-def _refusal(expected: str, got: str) -> Refusal:
-    return Refusal(code="declaration", kind="lies", expected=expected, got=got, repair="correct features= or sizes=")
+def _reject_declaration(expected: str, got: str) -> Rejection:
+    return Rejection(
+        code="declaration", kind="wrong_output", expected=expected, got=got, repair="correct features= or sizes="
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from composer.feature import VECTOR, Features
-from composer.modules.activations import activation
+from composer.modules.activations import build_activation
 from composer.modules.dispatch import module
 from composer.modules.necks import Select
 from composer.parts import IdentityDecoder, LinearDecoder, MLPDecoder
@@ -37,17 +37,17 @@ class MLP(nn.Module):
         self.vectors = features[0].axes == VECTOR
         width = decoder.channels or features[decoder.out_index].channels
         self.hidden_layer = nn.Linear(sum(f.channels for f in features), width)
-        self.activation = activation(decoder.activation)
+        self.activation = build_activation(decoder.activation)
         self.output_layer = nn.Identity() if decoder.out_dim is None else nn.Linear(width, decoder.out_dim)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give one map `(b, width, h, w)` for maps `(b, c_i, h, w)`, or one vector for vectors."""
         x = torch.cat(tuple(features), dim=1)
         if self.vectors:
-            return (self._mixed(x),)
-        return (self._mixed(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),)
+            return (self._project(x),)
+        return (self._project(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),)
 
-    def _mixed(self, x: Tensor) -> Tensor:
+    def _project(self, x: Tensor) -> Tensor:
         mixed: Tensor = self.output_layer(self.activation(self.hidden_layer(x)))
         return mixed
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 
-def current() -> str:
+def get_default_device() -> str:
     """The device that new tensors are made on now."""
     return str(torch.get_default_device())
 
 
-def on(device: str) -> AbstractContextManager[Any]:
+def use_default_device(device: str) -> AbstractContextManager[Any]:
     """Within it, what names no device is made on `device`.
 
     torch's own context looks at every call of torch from Python, which takes a tenth of the time in which a small

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from composer.feature import Features
 from composer.modules.dispatch import module
-from composer.modules.memory_format import contiguous_for_training
+from composer.modules.memory_format import make_contiguous_for_training
 from composer.parts import FCNDecoder
 
 
@@ -19,7 +19,7 @@ class FCN(nn.Module):
         super().__init__()
         self.index = decoder.in_index
         widths = [features[self.index].channels] + [decoder.channels] * decoder.num_convs
-        self.convs = nn.Sequential(*map(_doubling, widths, widths[1:]))
+        self.convs = nn.Sequential(*map(_build_upsample_block, widths, widths[1:]))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give one map `(b, channels, h * 2**num_convs, w * 2**num_convs)` for the map `(b, c, h, w)` at `index`."""
@@ -28,16 +28,16 @@ class FCN(nn.Module):
         return (y_BCHW.contiguous() if self.training else y_BCHW,)
 
 
-def _doubling(incoming: int, outgoing: int) -> nn.Module:
+def _build_upsample_block(incoming: int, outgoing: int) -> nn.Module:
     return nn.Sequential(
         nn.ConvTranspose2d(incoming, outgoing, kernel_size=2, stride=2),
         nn.Conv2d(outgoing, outgoing, kernel_size=3, padding=1),
-        _NormOverChannels(outgoing),
+        _LayerNorm2d(outgoing),
         nn.GELU(),
     )
 
 
-class _NormOverChannels(nn.Module):
+class _LayerNorm2d(nn.Module):
     """Layer normalisation of each cell over its channels, `(b, c, h, w)` to the same."""
 
     def __init__(self, channels: int) -> None:
@@ -48,7 +48,7 @@ class _NormOverChannels(nn.Module):
         # Without gradients the result stays in channels-last memory: the next convolution is as fast in it, and this
         # permutation is free.
         y_BCHW: Tensor = self.ln(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return contiguous_for_training(y_BCHW, like=x_BCHW)
+        return make_contiguous_for_training(y_BCHW, like=x_BCHW)
 
 
 @module.register(FCNDecoder)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from composer.feature import Features
 from composer.modules.dispatch import module
-from composer.modules.grids import resized, same_grid
+from composer.modules.grids import is_same_grid, resize_like
 from composer.parts import FeaturePyramidNetworkNeck
 
 
@@ -29,14 +29,14 @@ class FPN(nn.Module):
         for block in (*self.inner_blocks, *self.layer_blocks):
             nn.init.kaiming_uniform_(block[0].weight, a=1)
             nn.init.zeros_(block[0].bias)
-        self.as_next_finer = tuple(same_grid(*pair) for pair in pairwise(features))
+        self.as_next_finer = tuple(is_same_grid(*pair) for pair in pairwise(features))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give a map `(b, width, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
         *finer, total = (inner(x) for inner, x in zip(self.inner_blocks, features, strict=True))
         totals = [total]
         for x, same in zip(reversed(finer), reversed(self.as_next_finer), strict=True):
-            total = x + (total if same else resized(total, x, "nearest"))
+            total = x + (total if same else resize_like(total, x, "nearest"))
             totals.append(total)
         return tuple(layer(x) for layer, x in zip(self.layer_blocks, reversed(totals), strict=True))
 

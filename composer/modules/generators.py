@@ -14,28 +14,28 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_TAKE_A_GENERATOR: frozenset[Callable[..., Any]] = frozenset(
+_WITH_GENERATOR_ARGUMENT: frozenset[Callable[..., Any]] = frozenset(
     (Tensor.bernoulli, Tensor.bernoulli_, Tensor.cauchy_, Tensor.exponential_, Tensor.geometric_, Tensor.log_normal_,
      Tensor.multinomial, Tensor.normal_, Tensor.random_, Tensor.uniform_, torch.bernoulli, torch.binomial,
      torch.multinomial, torch.normal, torch.poisson, torch.rand, torch.randint, torch.randn, torch.randperm)
 )  # fmt: skip
 
-_TAKE_NONE: frozenset[Callable[..., Any]] = frozenset(
+_WITHOUT_GENERATOR_ARGUMENT: frozenset[Callable[..., Any]] = frozenset(
     (torch.rand_like, torch.randn_like, torch.randint_like, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
      F.alpha_dropout, F.feature_alpha_dropout, F.rrelu)
 )  # fmt: skip
 
 
-class _Lending(local):
+class _GlobalGeneratorState(local):
     """Whether the global generator of torch is lent to this thread, so that the contexts around leave it alone."""
 
     now = False
 
 
-_LENDING = _Lending()
+_GLOBAL_GENERATOR = _GlobalGeneratorState()
 
 
-class OwnGenerator(TorchFunctionMode):
+class SeededGenerator(TorchFunctionMode):
     """A context in which what this thread draws on the CPU comes from a new generator, seeded with `seed`.
 
     The numbers are those that torch's global generator would give after the same seed. That one is neither seeded nor
@@ -56,33 +56,33 @@ class OwnGenerator(TorchFunctionMode):
     ) -> Any:
         """`func` of its arguments, with the generator where it draws and is given none."""
         kwargs = kwargs or {}
-        if not _draws(func):
+        if not _is_random(func):
             return func(*args, **kwargs)
-        if func not in _TAKE_NONE:
+        if func not in _WITHOUT_GENERATOR_ARGUMENT:
             if kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
                 kwargs = {**kwargs, "generator": self._generator}
-        elif kwargs.get("training", True) and not _LENDING.now:
-            with self._as_global_generator():
+        elif kwargs.get("training", True) and not _GLOBAL_GENERATOR.now:
+            with self._swap_global_generator():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     @contextmanager
-    def _as_global_generator(self) -> Iterator[None]:
+    def _swap_global_generator(self) -> Iterator[None]:
         found = torch.default_generator.get_state()
-        _LENDING.now = True
+        _GLOBAL_GENERATOR.now = True
         torch.default_generator.set_state(self._generator.get_state())
         try:
             yield
         finally:
             self._generator.set_state(torch.default_generator.get_state())
             torch.default_generator.set_state(found)
-            _LENDING.now = False
+            _GLOBAL_GENERATOR.now = False
 
 
 @cache
-def _draws(func: Callable[..., Any]) -> bool:
+def _is_random(func: Callable[..., Any]) -> bool:
     """Return whether a function may draw. The argument tells those of `torch.nn.init`, which libraries replace."""
-    if func in _TAKE_A_GENERATOR or func in _TAKE_NONE:
+    if func in _WITH_GENERATOR_ARGUMENT or func in _WITHOUT_GENERATOR_ARGUMENT:
         return True
     return isfunction(func) and "generator" in signature(func).parameters
 

@@ -15,20 +15,20 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from composer.contracts.rules import Refusal, Refused
+from composer.contracts.rules import Rejection, RejectionError
 
-MOST_MODULES = 4_096
+MAX_MODULES = 4_096
 """Modules inside of one network. The largest networks of timm have some 1,800."""
 
-LARGE = 2**29
+LARGE_MODEL_BYTES = 2**29
 """Bytes that a model may come to before it is worth the while to count what the whole of it will come to."""
 
 
-class TooMuchError(MemoryError):
+class AllocationLimitError(MemoryError):
     """What has been made of a model comes to more than there is memory for."""
 
 
-class _Watches(local):
+class _RegistrationHooks(local):
     """What watches the modules that this thread makes: `children` for modules in modules, `tensors` for tensors."""
 
     def __init__(self) -> None:
@@ -36,28 +36,28 @@ class _Watches(local):
         self.tensors: list[Callable[[Tensor | None], None]] = []
 
 
-_WATCHES = _Watches()
+_REGISTRATION_HOOKS = _RegistrationHooks()
 
 
-def _watch_child(_: nn.Module, __: str, child: nn.Module | None) -> None:
-    for watch in tuple(_WATCHES.children):
+def _call_child_hooks(_: nn.Module, __: str, child: nn.Module | None) -> None:
+    for watch in tuple(_REGISTRATION_HOOKS.children):
         watch(child)
 
 
-def _watch_tensor(_: nn.Module, __: str, tensor: Tensor | None) -> None:
-    for watch in tuple(_WATCHES.tensors):
+def _call_tensor_hooks(_: nn.Module, __: str, tensor: Tensor | None) -> None:
+    for watch in tuple(_REGISTRATION_HOOKS.tensors):
         watch(tensor)
 
 
 # Registered once and for all: torch iterates over its hooks, and another thread that makes a module at the moment in
 # which one is added or removed would fail.
-register_module_module_registration_hook(_watch_child)
-register_module_parameter_registration_hook(_watch_tensor)
-register_module_buffer_registration_hook(_watch_tensor)
+register_module_module_registration_hook(_call_child_hooks)
+register_module_parameter_registration_hook(_call_tensor_hooks)
+register_module_buffer_registration_hook(_call_tensor_hooks)
 
 
 @contextmanager
-def _watched(watches: list[Any], watch: Callable[[Any], None]) -> Iterator[None]:
+def _use_hook(watches: list[Any], watch: Callable[[Any], None]) -> Iterator[None]:
     watches.append(watch)
     try:
         yield
@@ -66,28 +66,28 @@ def _watched(watches: list[Any], watch: Callable[[Any], None]) -> Iterator[None]
 
 
 @contextmanager
-def few_modules() -> Iterator[None]:
+def limit_modules() -> Iterator[None]:
     """Within it, a network of more than `MOST_MODULES` modules is stopped: whatever its constructor calls its depth.
 
     Raises Refused, time and again where a constructor catches it.
     """
     made = 0
 
-    def count(child: nn.Module | None) -> None:
+    def count_child(child: nn.Module | None) -> None:
         nonlocal made
         made += child is not None
-        if made > MOST_MODULES:
-            raise Refused(_too_many())
+        if made > MAX_MODULES:
+            raise RejectionError(_reject_module_count())
 
-    with _watched(_WATCHES.children, count):
+    with _use_hook(_REGISTRATION_HOOKS.children, count_child):
         yield
 
 
-def _too_many() -> Refusal:
-    return Refusal(
+def _reject_module_count() -> Rejection:
+    return Rejection(
         code="budget",
         kind="policy",
-        expected=f"has at most {MOST_MODULES:,} modules",
+        expected=f"has at most {MAX_MODULES:,} modules",
         got="more of them from its options",
         repair="ask for a network that is less deep",
         about="options",
@@ -95,7 +95,7 @@ def _too_many() -> Refusal:
 
 
 @define
-class _Grown:
+class _AllocationCounter:
     """The bytes that have been registered so far, and what is to be done when they come to so many."""
 
     large: int
@@ -111,15 +111,17 @@ class _Grown:
         if before <= self.large < self.bytes:
             self.enlarged()
         if self.most is not None and self.bytes > self.most:
-            raise TooMuchError(f"it comes to more than {self.most:,} bytes")
+            raise AllocationLimitError(f"it comes to more than {self.most:,} bytes")
 
 
 @contextmanager
-def held_to(most: int | None, enlarged: Callable[[], None] = lambda: None, large: int = LARGE) -> Iterator[None]:
+def limit_bytes(
+    most: int | None, enlarged: Callable[[], None] = lambda: None, large: int = LARGE_MODEL_BYTES
+) -> Iterator[None]:
     """Within it, what modules hold is added up as it is registered, which is before numbers are put into it.
 
     Memory that nobody has written to takes none. `enlarged` is called once, where it comes to more than `large` bytes;
     where it comes to more than `most`, TooMuchError is raised.
     """
-    with _watched(_WATCHES.tensors, _Grown(large, most, enlarged).add):
+    with _use_hook(_REGISTRATION_HOOKS.tensors, _AllocationCounter(large, most, enlarged).add):
         yield

@@ -11,7 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from composer.feature import VECTOR, Features
-from composer.modules.activations import activation
+from composer.modules.activations import build_activation
 from composer.modules.dispatch import module
 from composer.parts import ClassificationHead, EmbeddingHead, RegressionHead, ScalarHead, SegmentationHead
 
@@ -23,7 +23,7 @@ class Segmentation(nn.Module):
         super().__init__()
         widths = (channels, *(head.channel_list or ()))
         self.head = nn.Sequential(
-            nn.Sequential(*(_convolved(*pair) for pair in pairwise(widths))),
+            nn.Sequential(*(_build_conv_relu(*pair) for pair in pairwise(widths))),
             nn.Dropout(head.dropout) if head.dropout else nn.Identity(),
             nn.Conv2d(widths[-1], head.num_classes, kernel_size=1),
         )
@@ -42,14 +42,16 @@ class Regression(nn.Module):
         widths = (channels, *(head.channel_list or ()))
         stages: list[nn.Module] = []
         if head.learned_upscale_layers:
-            doublings = (_Doubling(channels, batch_norm=head.batch_norm) for _ in range(head.learned_upscale_layers))
+            doublings = (
+                _PixelShuffleUpsample(channels, batch_norm=head.batch_norm) for _ in range(head.learned_upscale_layers)
+            )
             stages.append(nn.Sequential(*doublings))
         if head.channel_list is not None:
-            block = _normalised if head.batch_norm else _convolved
+            block = _build_conv_norm_relu if head.batch_norm else _build_conv_relu
             stages.append(nn.Sequential(*(block(*pair) for pair in pairwise(widths))))
         dropout = nn.Dropout2d(head.dropout) if head.dropout else nn.Identity()
         self.head = nn.Sequential(*stages, dropout, nn.Conv2d(widths[-1], head.num_outputs, kernel_size=1))
-        self.final_act = nn.Identity() if head.final_act is None else activation(head.final_act)
+        self.final_act = nn.Identity() if head.final_act is None else build_activation(head.final_act)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give numbers `(b, num_outputs, h * 2**layers, w * 2**layers)` for one map `(b, c, h, w)`."""
@@ -92,7 +94,7 @@ class Embedding(nn.Module):
         return tuple(features)
 
 
-class _Doubling(nn.Module):
+class _PixelShuffleUpsample(nn.Module):
     """From `(b, c, h, w)` to `(b, c, 2h, 2w)`: four values for each cell, then laid out as a square."""
 
     def __init__(self, channels: int, *, batch_norm: bool) -> None:
@@ -107,29 +109,29 @@ class _Doubling(nn.Module):
         return y_BCHW
 
 
-def _convolved(incoming: int, outgoing: int) -> nn.Module:
+def _build_conv_relu(incoming: int, outgoing: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1), nn.ReLU(inplace=True))
 
 
-def _normalised(incoming: int, outgoing: int) -> nn.Module:
+def _build_conv_norm_relu(incoming: int, outgoing: int) -> nn.Module:
     # The norm subtracts what a bias would add.
     convolution = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outgoing), nn.ReLU(inplace=True))
 
 
-def _channels_of_one(features: Features) -> int:
+def _get_channels(features: Features) -> int:
     (feature,) = features
     return feature.channels
 
 
 @module.register(SegmentationHead)
 def _(head: SegmentationHead, features: Features) -> nn.Module:
-    return Segmentation(head, _channels_of_one(features))
+    return Segmentation(head, _get_channels(features))
 
 
 @module.register(RegressionHead)
 def _(head: RegressionHead, features: Features) -> nn.Module:
-    return Regression(head, _channels_of_one(features))
+    return Regression(head, _get_channels(features))
 
 
 @module.register(ClassificationHead)

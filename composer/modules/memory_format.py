@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def contiguous_for_training(x: Tensor, like: Tensor) -> Tensor:
+def make_contiguous_for_training(x: Tensor, like: Tensor) -> Tensor:
     """Return `x`, contiguous where `like` is contiguous, gradients are on and both are on the CPU.
 
     oneDNN's backward pass of a convolution takes twice as long in channels-last memory. A user who chooses

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from composer.contracts.rules import exactly
+from composer.contracts.rules import to_exact_grid
 from composer.feature import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
 from composer.modules.dispatch import module
 from composer.parts import (
@@ -61,33 +61,37 @@ class TokensToMaps(nn.Module):
             raise ValueError(f'takes tokens "{TOKENS}" and maps "{MAP}" (got {[f.axes for f in features]})')
         self.dropped = tuple(f.prefix if neck.remove_cls_token else 0 for f in features)
         self.frames = tuple(neck.effective_time_dim or f.frames for f in features)
-        self.strides = tuple(_ratio(f) for f in features)
+        self.strides = tuple(_compute_stride_terms(f) for f in features)
 
     def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Give a map for each tensor; `image_size` is the reference's height and width in pixels."""
         laid_out = []
         for x, dropped, frames, stride in zip(features, self.dropped, self.frames, self.strides, strict=True):
-            laid_out.append(x if stride is None else _as_map(x[..., dropped:, :], frames, _grid(image_size, stride)))
+            laid_out.append(
+                x
+                if stride is None
+                else _reshape_to_map(x[..., dropped:, :], frames, _compute_grid_size(image_size, stride))
+            )
         return tuple(laid_out)
 
 
-def _ratio(feature: Feature) -> tuple[int, int, int] | None:
+def _compute_stride_terms(feature: Feature) -> tuple[int, int, int] | None:
     """The stride of tokens as two integers, which a symbolic size can be multiplied with, and the cells that the grid
     has less than whole strides; None for a map.
     """
     if "n" not in feature.axes:
         return None
     assert feature.stride is not None
-    return feature.stride.numerator, feature.stride.denominator, int(exactly(feature).offset / feature.stride)
+    return feature.stride.numerator, feature.stride.denominator, int(to_exact_grid(feature).offset / feature.stride)
 
 
-def _grid(image_size: tuple[int, int], stride: tuple[int, int, int]) -> tuple[int, int]:
+def _compute_grid_size(image_size: tuple[int, int], stride: tuple[int, int, int]) -> tuple[int, int]:
     height, width = image_size
     pixels, cells, lost = stride
     return height * cells // pixels - lost, width * cells // pixels - lost
 
 
-def _as_map(x: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
+def _reshape_to_map(x: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
     """A map of `x_BNC`, whose frames go into the channels, or a map per frame of `x_BTNC`."""
     x_BTHWC = x.reshape(x.shape[0], frames, *grid, x.shape[-1])
     x_BTCHW = x_BTHWC.permute(0, 1, 4, 2, 3)
@@ -125,10 +129,10 @@ class Add(nn.Module):
 
     def forward(self, *branches: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give one tensor for each level, of the shape that it has in every branch."""
-        return tuple(_total(level) for level in zip(*branches, strict=True))
+        return tuple(_sum_branches(level) for level in zip(*branches, strict=True))
 
 
-def _total(level: tuple[Tensor, ...]) -> Tensor:
+def _sum_branches(level: tuple[Tensor, ...]) -> Tensor:
     # Not sum(level), which would begin with 0 and so run over the first tensor once more.
     total, *others = level
     for x in others:

@@ -9,7 +9,7 @@ from torch import nn
 from composer.loaded import LoadedWeights
 
 
-class OwnNames(nn.Module):
+class TransparentWrapper(nn.Module):
     """A module that has the parameters, buffers and children of a network, and not that network inside it.
 
     So its state dict bears the names that published checkpoints use.
@@ -20,7 +20,7 @@ class OwnNames(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        vars(self).update(held(network))
+        vars(self).update(get_shared_module_state(network))
 
     @property
     def network(self) -> Any:
@@ -34,7 +34,7 @@ class OwnNames(nn.Module):
         return self
 
 
-def held(network: Any) -> dict[str, Any]:
+def get_shared_module_state(network: Any) -> dict[str, Any]:
     """What an `OwnNames` of `network` holds of it."""
     return {
         # A tuple, which torch does not search for modules.

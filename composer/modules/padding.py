@@ -17,16 +17,16 @@ def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tenso
     """
     size = x.shape[axis]
     if type(length) is not int or type(size) is not int:
-        return _entries(x, axis, torch.arange(length, device=x.device) - before, mode)
+        return _select_entries(x, axis, torch.arange(length, device=x.device) - before, mode)
     if length == size:
         return x
     # Only what is new is gathered: the image itself is copied in one piece, which is several times as fast.
-    front = _entries(x, axis, torch.arange(-before, 0, device=x.device), mode)
-    back = _entries(x, axis, torch.arange(size, length - before, device=x.device), mode)
+    front = _select_entries(x, axis, torch.arange(-before, 0, device=x.device), mode)
+    back = _select_entries(x, axis, torch.arange(size, length - before, device=x.device), mode)
     return torch.cat([front, x, back], dim=axis)
 
 
-def _entries(x: Tensor, axis: int, index: Tensor, mode: str) -> Tensor:
+def _select_entries(x: Tensor, axis: int, index: Tensor, mode: str) -> Tensor:
     """The entries of `x` along `axis` at positions that may lie outside of it."""
     size = x.shape[axis]
     inside = index.clamp(0, size - 1)

@@ -20,12 +20,12 @@ class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
             averaged: Tensor = super().forward(x_BCHW)
             return averaged
         cells = int(self.output_size)  # type: ignore[arg-type]
-        rows, columns = (_windows(cells, side, x_BCHW) for side in (height, width))
+        rows, columns = (_compute_window_weights(cells, side, x_BCHW) for side in (height, width))
         x_BCNW = (x_BCHW.unsqueeze(-3) * rows.unsqueeze(-1)).sum(-2)
         return (x_BCNW.unsqueeze(-2) * columns).sum(-1)
 
 
-def _windows(cells: int, side: int, like: Tensor) -> Tensor:
+def _compute_window_weights(cells: int, side: int, like: Tensor) -> Tensor:
     """The weights `(cells, side)` of a side in each average: cell i covers floor(i·side/n) to ceil((i+1)·side/n)."""
     index = torch.arange(cells, device=like.device)[:, None]
     start = index * side // cells

@@ -22,9 +22,9 @@ class InterpolatePyramid(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give maps `(b, c, h * factor, w * factor)` for maps `(b, c, h, w)`."""
-        return tuple(self._enlarged(x, factor) for x, factor in zip(features, self.factors, strict=True))
+        return tuple(self._upsample(x, factor) for x, factor in zip(features, self.factors, strict=True))
 
-    def _enlarged(self, x_BCHW: Tensor, factor: int) -> Tensor:
+    def _upsample(self, x_BCHW: Tensor, factor: int) -> Tensor:
         return x_BCHW if factor == 1 else F.interpolate(x_BCHW, scale_factor=factor, mode=self.mode)
 
 
@@ -37,10 +37,10 @@ class MaxpoolPyramid(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give maps `(b, c, h // kernel, w // kernel)` for maps `(b, c, h, w)`."""
-        return tuple(_pooled(x, kernel) for x, kernel in zip(features, self.kernels, strict=True))
+        return tuple(_pool_map(x, kernel) for x, kernel in zip(features, self.kernels, strict=True))
 
 
-def _pooled(x_BCHW: Tensor, kernel: int) -> Tensor:
+def _pool_map(x_BCHW: Tensor, kernel: int) -> Tensor:
     return x_BCHW if kernel == 1 else F.max_pool2d(x_BCHW, kernel_size=kernel)
 
 
@@ -60,13 +60,13 @@ class LearnedPyramid(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give `(b, c0 // 4, 4h, 4w)`, `(b, c1 // 2, 2h, 2w)`, `(b, c2, h, w)` and `(b, c3, h // 2, w // 2)`."""
-        return scaled(self.fpn1, self.fpn2, features)
+        return scale_pyramid(self.fpn1, self.fpn2, features)
 
 
-def scaled(fpn1: nn.Module, fpn2: nn.Module, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def scale_pyramid(fpn1: nn.Module, fpn2: nn.Module, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Four maps at four scales, by the two learned steps of a `LearnedPyramid`."""
     first, second, third, fourth = features
-    return fpn1(first), fpn2(second), third, _pooled(fourth, 2)
+    return fpn1(first), fpn2(second), third, _pool_map(fourth, 2)
 
 
 @module.register(InterpolateToPyramidal)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 
-class StandIn(nn.Module):
+class ModuleProxy(nn.Module):
     """A module to derive from, whose parameters, buffers and children are those of `original`, by the same names."""
 
     def __init__(self, original: nn.Module) -> None:
@@ -24,7 +24,7 @@ class StandIn(nn.Module):
         """The module that this one stands in for."""
         return self._original[0]
 
-    def train(self, mode: bool = True) -> StandIn:  # noqa: FBT001, FBT002, the signature is torch's
+    def train(self, mode: bool = True) -> ModuleProxy:  # noqa: FBT001, FBT002, the signature is torch's
         """Set the mode of the original itself too, which is no child of this module."""
         super().train(mode)
         self.original.training = mode

@@ -24,9 +24,9 @@ class PoolFrames(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give for each tensor one without the axis t; with `keep`, one that has it still."""
-        return tuple(self._pooled(x, *axes) for x, axes in zip(features, self.axes, strict=True))
+        return tuple(self._pool_frames(x, *axes) for x, axes in zip(features, self.axes, strict=True))
 
-    def _pooled(self, x: Tensor, t: int, c: int) -> Tensor:
+    def _pool_frames(self, x: Tensor, t: int, c: int) -> Tensor:
         if self.lengths is not None:
             x = torch.stack([subset.mean(t) for subset in x.split_with_sizes(self.lengths, t)], t)
         if self.pooling == "mean":

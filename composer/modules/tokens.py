@@ -25,11 +25,11 @@ class Aggregate(nn.Module):
         """Give a vector `(b, c)` for each of the chosen, or `(b, t, c)` where it has frames."""
         chosen = zip(self.positions, self.maps, self.dropped, strict=True)
         return tuple(
-            self._pooled(features[index].flatten(-2).mT if is_map else features[index][..., dropped:, :])
+            self._pool_tokens(features[index].flatten(-2).mT if is_map else features[index][..., dropped:, :])
             for index, is_map, dropped in chosen
         )
 
-    def _pooled(self, x_NC: Tensor) -> Tensor:
+    def _pool_tokens(self, x_NC: Tensor) -> Tensor:
         match self.pooling:
             case "mean":
                 return x_NC.mean(-2)

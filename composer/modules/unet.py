@@ -12,10 +12,10 @@ from torch.nn.utils import skip_init
 
 from composer.feature import Features
 from composer.modules.dispatch import module
-from composer.modules.grids import resized, same_grid
+from composer.modules.grids import is_same_grid, resize_like
 from composer.parts import UNetDecoder
 
-SQUEEZE = 16
+SQUEEZE_RATIO = 16
 """How many channels become one where scse looks at the channels."""
 
 _NORMS: dict[bool | str, Callable[[int], nn.Module]] = {
@@ -49,14 +49,14 @@ class _Blocks(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(decoder, *widths) for widths in zip(incoming, skips, decoder.channels, strict=True)
         )
-        self.grows = tuple(not same_grid(*pair) for pair in pairwise(coarse_to_fine))
+        self.grows = tuple(not is_same_grid(*pair) for pair in pairwise(coarse_to_fine))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         x_BCHW, *skips = reversed(features)
         # All but the last block take a finer map; the last one works on what has reached the finest grid.
         *joining, last = self.blocks
         for block, skip_BCHW, grows in zip(joining, skips, self.grows, strict=True):
-            x_BCHW = resized(x_BCHW, skip_BCHW, "nearest") if grows else x_BCHW
+            x_BCHW = resize_like(x_BCHW, skip_BCHW, "nearest") if grows else x_BCHW
             x_BCHW = block(torch.cat([x_BCHW, skip_BCHW], dim=1))
         y_BCHW: Tensor = last(x_BCHW)
         return y_BCHW
@@ -66,24 +66,24 @@ class _Block(nn.Module):
     def __init__(self, decoder: UNetDecoder, incoming: int, skip: int, outgoing: int) -> None:
         super().__init__()
         norm = _NORMS[decoder.use_batchnorm]
-        self.conv1 = _convolution(incoming + skip, outgoing, norm)
+        self.conv1 = _build_conv_block(incoming + skip, outgoing, norm)
         # Attention before the convolutions chooses between the map from below and the skip: without one, no choice.
-        self.attention1 = _attention(decoder.attention_type if skip else None, incoming + skip)
-        self.conv2 = _convolution(outgoing, outgoing, norm)
-        self.attention2 = _attention(decoder.attention_type, outgoing)
+        self.attention1 = _build_attention(decoder.attention_type if skip else None, incoming + skip)
+        self.conv2 = _build_conv_block(outgoing, outgoing, norm)
+        self.attention2 = _build_attention(decoder.attention_type, outgoing)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         y_BCHW: Tensor = self.attention2(self.conv2(self.conv1(self.attention1(x_BCHW))))
         return y_BCHW
 
 
-def _convolution(incoming: int, outgoing: int, norm: Callable[[int], nn.Module]) -> nn.Module:
+def _build_conv_block(incoming: int, outgoing: int, norm: Callable[[int], nn.Module]) -> nn.Module:
     # A norm subtracts what a bias would add.
-    convolution = _conv2d(incoming, outgoing, kernel=3, bias=norm is nn.Identity)
+    convolution = _build_conv2d(incoming, outgoing, kernel=3, bias=norm is nn.Identity)
     return nn.Sequential(convolution, norm(outgoing), nn.ReLU(inplace=True))
 
 
-def _conv2d(incoming: int, outgoing: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
+def _build_conv2d(incoming: int, outgoing: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
     """A convolution that keeps the grid, with weights uniform in ±√(6 / fan-in) and no bias to begin with.
 
     torch's own weights are not drawn first only to be replaced: drawing is most of what it takes to make a model.
@@ -97,7 +97,7 @@ def _conv2d(incoming: int, outgoing: int, kernel: int, *, bias: bool = True) -> 
     return layer
 
 
-def _attention(kind: str | None, channels: int) -> nn.Module:
+def _build_attention(kind: str | None, channels: int) -> nn.Module:
     if kind is None:
         return nn.Identity()
     return nn.Sequential(OrderedDict(attention=_SCSE(channels)))
@@ -109,15 +109,15 @@ class _SCSE(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         # At least one: a squeeze to no channels at all would leave a constant gate, and weights that never learn.
-        squeezed = max(channels // SQUEEZE, 1)
+        squeezed = max(channels // SQUEEZE_RATIO, 1)
         self.cSE = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
-            _conv2d(channels, squeezed, kernel=1),
+            _build_conv2d(channels, squeezed, kernel=1),
             nn.ReLU(inplace=True),
-            _conv2d(squeezed, channels, kernel=1),
+            _build_conv2d(squeezed, channels, kernel=1),
             nn.Sigmoid(),
         )
-        self.sSE = nn.Sequential(_conv2d(channels, 1, kernel=1), nn.Sigmoid())
+        self.sSE = nn.Sequential(_build_conv2d(channels, 1, kernel=1), nn.Sigmoid())
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         gates_BCHW: Tensor = self.cSE(x_BCHW) + self.sSE(x_BCHW)

@@ -14,7 +14,7 @@ from composer.parts.decoders import MLPDecoder as MLPDecoder
 from composer.parts.decoders import UNetDecoder as UNetDecoder
 from composer.parts.decoders import UperNetDecoder as UperNetDecoder
 from composer.parts.encoders import Custom as Custom
-from composer.parts.encoders import Facts as Facts
+from composer.parts.encoders import EncoderInfo as EncoderInfo
 from composer.parts.encoders import Timm as Timm
 from composer.parts.heads import ClassificationHead as ClassificationHead
 from composer.parts.heads import EmbeddingHead as EmbeddingHead
@@ -27,8 +27,8 @@ from composer.parts.kinds import Encoder as Encoder
 from composer.parts.kinds import Head as Head
 from composer.parts.kinds import Neck as Neck
 from composer.parts.kinds import Part as Part
-from composer.parts.kinds import Probed as Probed
-from composer.parts.kinds import part_name as part_name
+from composer.parts.kinds import ProbedEncoder as ProbedEncoder
+from composer.parts.kinds import get_part_name as get_part_name
 from composer.parts.mmseg import Mmseg as Mmseg
 from composer.parts.necks import AddBottleneckLayer as AddBottleneckLayer
 from composer.parts.necks import AddFeatures as AddFeatures
@@ -40,7 +40,7 @@ from composer.parts.necks import MaxpoolToPyramidal as MaxpoolToPyramidal
 from composer.parts.necks import PermuteDims as PermuteDims
 from composer.parts.necks import ReshapeTokensToImage as ReshapeTokensToImage
 from composer.parts.necks import SelectIndices as SelectIndices
-from composer.parts.registered import Registered as Registered
+from composer.parts.registered import PartRegistry as PartRegistry
 from composer.parts.registered import UnusableError as UnusableError
 from composer.parts.smp import Smp as Smp
 from composer.parts.smp_encoders import SmpEncoder as SmpEncoder
@@ -76,10 +76,10 @@ DECODERS: tuple[type[Decoder], ...] = (
 )
 HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
 
-FOREIGN: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder, Mmseg, Transformers, TerraTorch)
+LIBRARY_PARTS: tuple[type[Part], ...] = (Timm, Smp, SmpEncoder, Mmseg, Transformers, TerraTorch)
 
 
-def named(part: type[Part]) -> tuple[str, ...]:
+def list_part_names(part: type[Part]) -> tuple[str, ...]:
     """The names by which a text may name a part: its own, those of its source, or all of its source (`timm/`)."""
     if part.source is None:
         return (part.__name__,)
@@ -87,11 +87,11 @@ def named(part: type[Part]) -> tuple[str, ...]:
 
 
 PARTS: Mapping[str, type[Part]] = MappingProxyType(
-    {name: part for part in (*NECKS, *DECODERS, *HEADS, *FOREIGN) for name in named(part)}
+    {name: part for part in (*NECKS, *DECODERS, *HEADS, *LIBRARY_PARTS) for name in list_part_names(part)}
 )
 """The parts that a text may name. A name that ends in `/` is any of a source: `timm/resnet50` is `Timm("resnet50")`."""
 
-REGISTERED = Registered(PARTS)
+PART_REGISTRY = PartRegistry(PARTS)
 """The built-in parts, and those of installed packages."""
 
 KINDS: Mapping[str, type[Part]] = MappingProxyType({"encoder": Encoder, "neck": Neck, "decoder": Decoder, "head": Head})

@@ -6,27 +6,27 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
-from composer.parts.fields import CHANNELS, FLAG, INDEX, NOT_EMPTY, SHARE, Choice, Whole, whole_numbers
+from composer.parts.fields import BOOL, CHANNELS, INDEX, NON_EMPTY, RATE, Choice, IntRange, convert_int_list
 from composer.parts.kinds import Decoder
 
 TRANSFORMS = (None, "resize_concat")
 
 
-def _position_or_positions(value: int | Iterable[int]) -> int | tuple[int, ...]:
+def _convert_list(value: int | Iterable[int]) -> int | tuple[int, ...]:
     return tuple(value) if isinstance(value, list | tuple) else value  # type: ignore[return-value]
 
 
 @frozen(kw_only=True)
-class _ASPP(Decoder):
+class _ASPPHead(Decoder):
     """What both heads have in common."""
 
     channels: int = field(validator=CHANNELS)
-    dilations: tuple[int, ...] = field(default=(1, 6, 12, 18), converter=whole_numbers, validator=Whole(1, 256))
-    align_corners: bool = field(default=False, validator=FLAG)
-    head_dropout_ratio: float = field(default=0.3, validator=SHARE)
-    in_index: int | tuple[int, ...] = field(default=-1, converter=_position_or_positions, validator=[NOT_EMPTY, INDEX])
+    dilations: tuple[int, ...] = field(default=(1, 6, 12, 18), converter=convert_int_list, validator=IntRange(1, 256))
+    align_corners: bool = field(default=False, validator=BOOL)
+    head_dropout_ratio: float = field(default=0.3, validator=RATE)
+    in_index: int | tuple[int, ...] = field(default=-1, converter=_convert_list, validator=[NON_EMPTY, INDEX])
     input_transform: str | None = field(default=None, validator=Choice(TRANSFORMS))
-    includes_head: bool = field(default=True, validator=FLAG)
+    includes_head: bool = field(default=True, validator=BOOL)
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.in_index, tuple) != (self.input_transform == "resize_concat"):
@@ -39,7 +39,7 @@ class _ASPP(Decoder):
 
 
 @frozen(kw_only=True)
-class ASPPSegmentationHead(_ASPP):
+class ASPPSegmentationHead(_ASPPHead):
     """Class scores from one map, by convolutions of several dilations beside its mean. Needs no head.
 
     With `input_transform: resize_concat`, `in_index` is a list of maps, which are brought to the grid of the first
@@ -50,7 +50,7 @@ class ASPPSegmentationHead(_ASPP):
 
 
 @frozen(kw_only=True)
-class ASPPRegressionHead(_ASPP):
+class ASPPRegressionHead(_ASPPHead):
     """Numbers from one map, by convolutions of several dilations beside its mean. Needs no head.
 
     With `input_transform: resize_concat`, `in_index` is a list of maps, which are brought to the grid of the first

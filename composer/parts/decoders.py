@@ -6,18 +6,18 @@ from attrs import field, frozen
 
 from composer.parts.fields import (
     ACTIVATIONS,
+    BOOL,
     CHANNELS,
-    FLAG,
     INDEX,
-    MAYBE_CHANNELS,
-    NOT_EMPTY,
+    NON_EMPTY,
+    OPTIONAL_CHANNELS,
     Choice,
-    Whole,
-    whole_numbers,
+    IntRange,
+    convert_int_list,
 )
 from composer.parts.kinds import Decoder
 
-NORMS = ("batchnorm", "instancenorm", "identity", True, False)
+UNET_NORMS = ("batchnorm", "instancenorm", "identity", True, False)
 
 
 @frozen(kw_only=True)
@@ -32,7 +32,7 @@ class FCNDecoder(Decoder):
     """Takes one map and doubles it `num_convs` times, with a transposed and a 3 × 3 convolution each time."""
 
     channels: int = field(default=256, validator=CHANNELS)
-    num_convs: int = field(default=4, validator=Whole(1, 8))
+    num_convs: int = field(default=4, validator=IntRange(1, 8))
     in_index: int = field(default=-1, validator=INDEX)
 
 
@@ -40,8 +40,8 @@ class FCNDecoder(Decoder):
 class UNetDecoder(Decoder):
     """U-Net over a pyramid, finest map first: `channels` has one entry for each map. Initialised as smp does."""
 
-    channels: tuple[int, ...] = field(converter=whole_numbers, validator=[NOT_EMPTY, CHANNELS])
-    use_batchnorm: bool | str = field(default="batchnorm", validator=Choice(NORMS))
+    channels: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, CHANNELS])
+    use_batchnorm: bool | str = field(default="batchnorm", validator=Choice(UNET_NORMS))
     attention_type: str | None = field(default=None, validator=Choice((None, "scse")))
 
 
@@ -52,10 +52,10 @@ class UperNetDecoder(Decoder):
     `scale_modules` puts LearnedInterpolateToPyramidal in front, with its weights inside the decoder.
     """
 
-    pool_scales: tuple[int, ...] = field(default=(1, 2, 3, 6), converter=whole_numbers, validator=Whole(1, 64))
+    pool_scales: tuple[int, ...] = field(default=(1, 2, 3, 6), converter=convert_int_list, validator=IntRange(1, 64))
     channels: int = field(default=256, validator=CHANNELS)
-    align_corners: bool = field(default=True, validator=FLAG)
-    scale_modules: bool = field(default=False, validator=FLAG)
+    align_corners: bool = field(default=True, validator=BOOL)
+    scale_modules: bool = field(default=False, validator=BOOL)
 
 
 @frozen(kw_only=True)
@@ -66,9 +66,9 @@ class LinearDecoder(Decoder):
     """
 
     num_classes: int = field(validator=CHANNELS)
-    upsampling_size: int = field(validator=Whole(1, 64))
+    upsampling_size: int = field(validator=IntRange(1, 64))
     in_index: int = field(default=-1, validator=INDEX)
-    includes_head: bool = field(default=True, validator=FLAG)
+    includes_head: bool = field(default=True, validator=BOOL)
 
 
 @frozen(kw_only=True)
@@ -79,7 +79,7 @@ class MLPDecoder(Decoder):
     this is what TerraTorch's decoder computes whatever it is told.
     """
 
-    channels: int | None = field(default=100, validator=MAYBE_CHANNELS)
-    out_dim: int | None = field(default=100, validator=MAYBE_CHANNELS)
+    channels: int | None = field(default=100, validator=OPTIONAL_CHANNELS)
+    out_dim: int | None = field(default=100, validator=OPTIONAL_CHANNELS)
     activation: str = field(default="ReLU", validator=Choice(ACTIVATIONS))
     out_index: int = field(default=-1, validator=INDEX)

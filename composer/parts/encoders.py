@@ -10,40 +10,40 @@ from attrs import Attribute, evolve, field, frozen
 
 from composer.feature import Feature, Features
 from composer.parts.fields import (
-    FLAG,
+    BOOL,
+    BOUNDED_OPTIONS,
     FRAME_COUNT,
-    MAYBE_INDEX,
-    MODEST,
-    NOT_EMPTY,
+    NON_EMPTY,
+    OPTIONAL_INDEX,
+    ForbiddenKeys,
+    IntRange,
     Options,
-    Whole,
-    Without,
-    maybe_whole_numbers,
-    options,
+    convert_optional_int_list,
+    convert_options,
 )
-from composer.parts.kinds import Encoder, Probed
+from composer.parts.kinds import Encoder, ProbedEncoder
 from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
-from composer.sizes import ANY, Sizes
+from composer.sizes import ANY_SIZE, SizeConstraint
 
 _FIELD = "it is a field of its own"
-_PLUMBING = "composer loads weights itself"
-_TAKEN = "composer makes the network itself"
-BARRED: Mapping[str, str] = MappingProxyType(
+_WEIGHTS_REASON = "composer loads weights itself"
+_NETWORK_REASON = "composer makes the network itself"
+FORBIDDEN_TIMM_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "pretrained": _FIELD,
-        "pretrained_cfg": _PLUMBING,
-        "pretrained_cfg_overlay": _PLUMBING,
-        "checkpoint_path": _PLUMBING,
-        "cache_dir": _PLUMBING,
+        "pretrained_cfg": _WEIGHTS_REASON,
+        "pretrained_cfg_overlay": _WEIGHTS_REASON,
+        "checkpoint_path": _WEIGHTS_REASON,
+        "cache_dir": _WEIGHTS_REASON,
         "features_only": _FIELD,
         "out_indices": _FIELD,
         "in_chans": "it is the channels of the input",
         "img_size": _FIELD,
         "output_stride": _FIELD,
-        "feature_cls": _TAKEN,
-        "scriptable": _TAKEN,
-        "exportable": _TAKEN,
-        "no_jit": _TAKEN,
+        "feature_cls": _NETWORK_REASON,
+        "scriptable": _NETWORK_REASON,
+        "exportable": _NETWORK_REASON,
+        "no_jit": _NETWORK_REASON,
         "model_name": "the network is named by name",
         "name": _FIELD,
         "device": "the built model is moved with to()",
@@ -53,9 +53,9 @@ BARRED: Mapping[str, str] = MappingProxyType(
 
 _ALWAYS_ON = "leave it out: it is always on where the network supports it"
 _NO_CLASSIFIER = "leave it out: an encoder has no classifier"
-INSTEAD: Mapping[str, str] = MappingProxyType(
+TIMM_ARGUMENT_HINTS: Mapping[str, str] = MappingProxyType(
     {
-        **{name: f"leave it out: {why}" for name, why in BARRED.items() if why != _FIELD},
+        **{name: f"leave it out: {why}" for name, why in FORBIDDEN_TIMM_OPTIONS.items() if why != _FIELD},
         "dynamic_img_size": _ALWAYS_ON,
         "strict_img_size": "leave it out: it is always off where the network supports it",
         "num_classes": _NO_CLASSIFIER,
@@ -67,11 +67,11 @@ INSTEAD: Mapping[str, str] = MappingProxyType(
 )
 """Arguments of timm that are not fields, each with what to do instead."""
 
-_MOST_PIXELS = 16_384
-_SIDE = Whole(1, _MOST_PIXELS, optional=True)
+_MAX_PIXELS = 16_384
+_SIDE = IntRange(1, _MAX_PIXELS, optional=True)
 
 
-def _sides(value: Any) -> tuple[int, int] | None:
+def _convert_img_size(value: Any) -> tuple[int, int] | None:
     """timm's `img_size`: one number for a square, or height and width."""
     if value is None:
         return None
@@ -82,7 +82,7 @@ def _sides(value: Any) -> tuple[int, int] | None:
     return value[0], value[1]
 
 
-def _features(value: Any) -> Features:
+def _convert_features(value: Any) -> Features:
     if isinstance(value, Feature):
         return (value,)
     if not isinstance(value, list | tuple) or not all(isinstance(entry, Feature) for entry in value):
@@ -90,18 +90,18 @@ def _features(value: Any) -> Features:
     return tuple(value)
 
 
-def _sizes(_: object, attribute: Attribute[Sizes], value: Any) -> None:
-    if not isinstance(value, Sizes):
+def _validate_sizes(_: object, attribute: Attribute[SizeConstraint], value: Any) -> None:
+    if not isinstance(value, SizeConstraint):
         raise ValueError(f"{attribute.name} must be Sizes (got {value!r})")
 
 
-def _network_name(_: object, __: object, value: Any) -> None:
+def _validate_network_name(_: object, __: object, value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError(f"name must be the name of a network, such as 'resnet50' (got {value!r})")
 
 
 @frozen
-class Timm(Probed):
+class Timm(ProbedEncoder):
     """A network of timm, as an encoder: `timm/NAME`.
 
     The fields are timm's own arguments. `out_indices` picks levels (timm's default where it is absent: all levels
@@ -120,20 +120,25 @@ class Timm(Probed):
     """
 
     source: ClassVar[str | None] = "timm"
-    instead: ClassVar[Mapping[str, str]] = INSTEAD
+    instead: ClassVar[Mapping[str, str]] = TIMM_ARGUMENT_HINTS
 
-    name: str = field(validator=_network_name)
+    name: str = field(validator=_validate_network_name)
     out_indices: tuple[int, ...] | None = field(
-        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
+        default=None, converter=convert_optional_int_list, validator=[NON_EMPTY, OPTIONAL_INDEX], kw_only=True
     )
     pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
-    output_stride: int | None = field(default=None, validator=Whole(1, 64, optional=True), kw_only=True)
-    img_size: tuple[int, int] | None = field(default=None, converter=_sides, validator=_SIDE, kw_only=True)
-    features_only: bool = field(default=False, validator=FLAG, kw_only=True)
-    tokens: bool = field(default=False, validator=FLAG, kw_only=True)
-    norm: bool = field(default=False, validator=FLAG, kw_only=True)
-    any_size: bool = field(default=False, validator=FLAG, kw_only=True)
-    options: Options = field(default=(), converter=options, validator=[Without(BARRED), MODEST], kw_only=True)
+    output_stride: int | None = field(default=None, validator=IntRange(1, 64, optional=True), kw_only=True)
+    img_size: tuple[int, int] | None = field(default=None, converter=_convert_img_size, validator=_SIDE, kw_only=True)
+    features_only: bool = field(default=False, validator=BOOL, kw_only=True)
+    tokens: bool = field(default=False, validator=BOOL, kw_only=True)
+    norm: bool = field(default=False, validator=BOOL, kw_only=True)
+    any_size: bool = field(default=False, validator=BOOL, kw_only=True)
+    options: Options = field(
+        default=(),
+        converter=convert_options,
+        validator=[ForbiddenKeys(FORBIDDEN_TIMM_OPTIONS), BOUNDED_OPTIONS],
+        kw_only=True,
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.tokens and self.features_only:
@@ -141,7 +146,7 @@ class Timm(Probed):
         if self.norm and self.features_only:
             raise ValueError("norm and features_only exclude each other: timm's wrapper gives levels without a norm")
 
-    def made_for(self, height: int, width: int, facts: Facts) -> Self | None:
+    def copy_with_image_size(self, height: int, width: int, facts: EncoderInfo) -> Self | None:
         """Return the same with `img_size`, unless one is written, or the image is larger than that may be.
 
         What timm makes for a size has positions, biases or windows of that size. It takes one size, or has a switch to
@@ -150,12 +155,12 @@ class Timm(Probed):
         switches = dict(facts.arguments).keys() & {"dynamic_img_size", "strict_img_size"}
         windowed = facts.sizes.multiple > max(f.stride or 1 for f in facts.features)
         has_size = facts.sizes.height is not None or switches or windowed
-        possible = has_size and self.img_size is None and max(height, width) <= _MOST_PIXELS
+        possible = has_size and self.img_size is None and max(height, width) <= _MAX_PIXELS
         return evolve(self, img_size=(height, width)) if possible else None
 
 
 @frozen(kw_only=True)
-class Facts(Encoder):
+class EncoderInfo(Encoder):
     """What is known of an encoder: its features, with strides relative to what it is fed, and the sizes it takes.
 
     `sizes` counts pixels of the image that the encoder is fed. `channels` is how many it takes. `frames` is how many
@@ -167,12 +172,12 @@ class Facts(Encoder):
     it has in all, where that is known and more of them may be asked for.
     """
 
-    features: Features = field(converter=_features, validator=NOT_EMPTY)
+    features: Features = field(converter=_convert_features, validator=NON_EMPTY)
     channels: int = 3
     frames: int | None = field(default=None, validator=FRAME_COUNT)
-    inputs: Options = field(default=(), converter=options)
-    sizes: Sizes = field(default=ANY, validator=_sizes)
-    arguments: Options = field(default=(), converter=options)
+    inputs: Options = field(default=(), converter=convert_options)
+    sizes: SizeConstraint = field(default=ANY_SIZE, validator=_validate_sizes)
+    arguments: Options = field(default=(), converter=convert_options)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     patch: tuple[int, int] | None = None
@@ -190,7 +195,7 @@ class Custom(Encoder):
     """
 
     module: Any
-    features: Features = field(converter=_features, validator=NOT_EMPTY, kw_only=True)
-    channels: int = field(default=3, validator=Whole(1, 65_536), kw_only=True)
+    features: Features = field(converter=_convert_features, validator=NON_EMPTY, kw_only=True)
+    channels: int = field(default=3, validator=IntRange(1, 65_536), kw_only=True)
     frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
-    sizes: Sizes = field(default=ANY, validator=_sizes, kw_only=True)
+    sizes: SizeConstraint = field(default=ANY_SIZE, validator=_validate_sizes, kw_only=True)

@@ -12,21 +12,21 @@ ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "S
 
 FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax")
 
-MOST_CHANNELS = 65_536
-MOST_LEVELS = 64
-MOST_ENTRIES = 64
+MAX_CHANNELS = 65_536
+MAX_LEVELS = 64
+MAX_ENTRIES = 64
 """Entries of a list of whole numbers: levels, pooled sizes, dilations, widths of layers one after the other."""
 
-MOST_IN_OPTIONS = 65_536
+MAX_IN_OPTIONS = 65_536
 """What a whole number among the options of a foreign constructor may be, and what those of a list may come to."""
 
 
-MOST_DEPTH = 32
+MAX_DEPTH = 32
 """How deep lists nest in an option, and lists and mappings in a text, counted through aliases. A graph needs eight."""
 
 
 @frozen
-class Whole:
+class IntRange:
     """A whole number from `least` to `most`, or a tuple of at most so many `entries` of them.
 
     Where it is `optional`, None will do instead.
@@ -35,7 +35,7 @@ class Whole:
     least: int
     most: int
     optional: bool = field(default=False, kw_only=True)
-    entries: int = field(default=MOST_ENTRIES, kw_only=True)
+    entries: int = field(default=MAX_ENTRIES, kw_only=True)
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
         if self.optional and value is None:
@@ -50,7 +50,7 @@ class Whole:
 
 
 @frozen
-class Share:
+class Rate:
     """A number from 0 up to, but not including, 1: a dropout rate."""
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
@@ -75,7 +75,7 @@ class Choice:
 
 
 @frozen
-class NotEmpty:
+class NonEmpty:
     """At least one entry."""
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
@@ -84,7 +84,7 @@ class NotEmpty:
 
 
 @frozen
-class Flag:
+class Bool:
     """True or False, and nothing that merely counts as one of them."""
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
@@ -93,7 +93,7 @@ class Flag:
 
 
 @frozen
-class Without:
+class ForbiddenKeys:
     """Options that do not hold certain names: `barred` says why of each."""
 
     barred: Mapping[str, str]
@@ -105,49 +105,49 @@ class Without:
 
 
 @frozen
-class Modest:
+class BoundedOptions:
     """Options whose whole numbers let no constructor count for minutes: any of them might be a depth."""
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
         for name, option in value:
-            number = max(size_of(option))
-            if number > MOST_IN_OPTIONS:
+            number = max(measure_value(option))
+            if number > MAX_IN_OPTIONS:
                 kind = "a list" if isinstance(option, tuple) else "a mapping"
                 what = "a whole number of" if isinstance(option, int) else f"{kind} that comes to"
                 got = option if type(option) is int else number
-                rule = f"{what} at most {MOST_IN_OPTIONS:,} in {name}"
+                rule = f"{what} at most {MAX_IN_OPTIONS:,} in {name}"
                 raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
 
 
-def size_of(value: Any) -> tuple[int, int]:
+def measure_value(value: Any) -> tuple[int, int]:
     """Return what the whole numbers in a value come to, whatever their signs, and how many entries it has inside."""
     if isinstance(value, tuple | list | FrozenDict):
-        sizes = [size_of(entry) for entry in (value.values() if isinstance(value, FrozenDict) else value)]
+        sizes = [measure_value(entry) for entry in (value.values() if isinstance(value, FrozenDict) else value)]
         return sum(number for number, _ in sizes), len(value) + sum(entries for _, entries in sizes)
     return (abs(value) if type(value) is int else 0), 0
 
 
-CHANNELS = Whole(1, MOST_CHANNELS)
-MAYBE_CHANNELS = Whole(1, MOST_CHANNELS, optional=True)
-INDEX = Whole(-MOST_LEVELS, MOST_LEVELS - 1)
-MAYBE_INDEX = Whole(-MOST_LEVELS, MOST_LEVELS - 1, optional=True)
-FRAME_COUNT = Whole(1, 1024, optional=True)
-SHARE = Share()
-NOT_EMPTY = NotEmpty()
-MODEST = Modest()
-FLAG = Flag()
+CHANNELS = IntRange(1, MAX_CHANNELS)
+OPTIONAL_CHANNELS = IntRange(1, MAX_CHANNELS, optional=True)
+INDEX = IntRange(-MAX_LEVELS, MAX_LEVELS - 1)
+OPTIONAL_INDEX = IntRange(-MAX_LEVELS, MAX_LEVELS - 1, optional=True)
+FRAME_COUNT = IntRange(1, 1024, optional=True)
+RATE = Rate()
+NON_EMPTY = NonEmpty()
+BOUNDED_OPTIONS = BoundedOptions()
+BOOL = Bool()
 
 
-def whole_numbers(values: Iterable[int]) -> tuple[int, ...]:
+def convert_int_list(values: Iterable[int]) -> tuple[int, ...]:
     """A list from a file or a caller, as a tuple. Raises ValueError for what is no list."""
     if not isinstance(values, list | tuple):
         raise ValueError(f"a list of whole numbers is needed (got {values!r})")
     return tuple(values)
 
 
-def maybe_whole_numbers(values: Iterable[int] | None) -> tuple[int, ...] | None:
+def convert_optional_int_list(values: Iterable[int] | None) -> tuple[int, ...] | None:
     """As `whole_numbers`, and None stays None."""
-    return None if values is None else whole_numbers(values)
+    return None if values is None else convert_int_list(values)
 
 
 class FrozenDict(dict[str, Any]):
@@ -172,18 +172,18 @@ Options = tuple[tuple[str, Any], ...]
 """Arguments for a foreign constructor, frozen: (name, value) pairs, sorted by name."""
 
 
-def arguments_of(values: Options) -> dict[str, Any]:
+def to_keyword_arguments(values: Options) -> dict[str, Any]:
     """Return options as keyword arguments. Mappings inside are plain dicts again, which the callee may change."""
-    return {name: _thawed(value) for name, value in values}
+    return {name: _unfreeze_value(value) for name, value in values}
 
 
-def _thawed(value: Any) -> Any:
+def _unfreeze_value(value: Any) -> Any:
     if isinstance(value, tuple):
-        return tuple(map(_thawed, value))
-    return {name: _thawed(entry) for name, entry in value.items()} if isinstance(value, FrozenDict) else value
+        return tuple(map(_unfreeze_value, value))
+    return {name: _unfreeze_value(entry) for name, entry in value.items()} if isinstance(value, FrozenDict) else value
 
 
-def options(values: Mapping[str, Any] | Options) -> Options:
+def convert_options(values: Mapping[str, Any] | Options) -> Options:
     """A mapping of plain values as `Options`: sorted pairs, in which lists are tuples and mappings are frozen.
 
     Raises ValueError for values that are not plain: they would have no text.
@@ -197,18 +197,18 @@ def options(values: Mapping[str, Any] | Options) -> Options:
         raise ValueError("options are named by strings")
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError(f"options are named once each (got {', '.join(sorted(name for name, _ in pairs))})")
-    return tuple(sorted((name, _frozen(name, value)) for name, value in pairs))
+    return tuple(sorted((name, _freeze_value(name, value)) for name, value in pairs))
 
 
-def _frozen(name: str, value: Any, depth: int = 0) -> Any:
-    if depth > MOST_DEPTH:
-        raise ValueError(f"option {name} must nest at most {MOST_DEPTH} deep")
+def _freeze_value(name: str, value: Any, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"option {name} must nest at most {MAX_DEPTH} deep")
     if isinstance(value, list | tuple):
-        return tuple(_frozen(name, entry, depth + 1) for entry in value)
+        return tuple(_freeze_value(name, entry, depth + 1) for entry in value)
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise ValueError(f"option {name} must have strings as keys (got {list(value)!r})")
-        return FrozenDict({key: _frozen(name, entry, depth + 1) for key, entry in value.items()})
+        return FrozenDict({key: _freeze_value(name, entry, depth + 1) for key, entry in value.items()})
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"option {name} must be a plain value, a list or a mapping of them (got {value!r})")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from composer.parts.fields import (
+    BOOL,
     CHANNELS,
     FINAL_ACTIVATIONS,
-    FLAG,
-    MAYBE_CHANNELS,
-    SHARE,
+    OPTIONAL_CHANNELS,
+    RATE,
     Choice,
-    Whole,
-    maybe_whole_numbers,
+    IntRange,
+    convert_optional_int_list,
 )
 from composer.parts.kinds import Head
 
@@ -22,8 +22,10 @@ class SegmentationHead(Head):
     """Class scores for each cell: 3 × 3 convolutions to the widths of `channel_list`, dropout, a 1 × 1 convolution."""
 
     num_classes: int = field(validator=CHANNELS)
-    channel_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
-    dropout: float = field(default=0.0, validator=SHARE)
+    channel_list: tuple[int, ...] | None = field(
+        default=None, converter=convert_optional_int_list, validator=OPTIONAL_CHANNELS
+    )
+    dropout: float = field(default=0.0, validator=RATE)
 
 
 @frozen(kw_only=True)
@@ -32,10 +34,12 @@ class RegressionHead(Head):
 
     num_outputs: int = field(default=1, validator=CHANNELS)
     final_act: str | None = field(default=None, validator=Choice((None, *FINAL_ACTIVATIONS)))
-    learned_upscale_layers: int = field(default=0, validator=Whole(0, 6))
-    channel_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
-    batch_norm: bool = field(default=True, validator=FLAG)
-    dropout: float = field(default=0.0, validator=SHARE)
+    learned_upscale_layers: int = field(default=0, validator=IntRange(0, 6))
+    channel_list: tuple[int, ...] | None = field(
+        default=None, converter=convert_optional_int_list, validator=OPTIONAL_CHANNELS
+    )
+    batch_norm: bool = field(default=True, validator=BOOL)
+    dropout: float = field(default=0.0, validator=RATE)
 
 
 @frozen(kw_only=True)
@@ -43,9 +47,11 @@ class ClassificationHead(Head):
     """Class scores for the whole image: linear layers as wide as `dim_list`, dropout, a linear layer, the mean."""
 
     num_classes: int = field(validator=CHANNELS)
-    dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
-    dropout: float = field(default=0.0, validator=SHARE)
-    linear_after_pool: bool = field(default=False, validator=FLAG)
+    dim_list: tuple[int, ...] | None = field(
+        default=None, converter=convert_optional_int_list, validator=OPTIONAL_CHANNELS
+    )
+    dropout: float = field(default=0.0, validator=RATE)
+    linear_after_pool: bool = field(default=False, validator=BOOL)
 
 
 @frozen(kw_only=True)
@@ -63,6 +69,8 @@ class ScalarHead(Head):
     """Numbers for the whole image: linear layers as wide as `dim_list`, dropout, a linear layer, the mean."""
 
     num_outputs: int = field(validator=CHANNELS)
-    dim_list: tuple[int, ...] | None = field(default=None, converter=maybe_whole_numbers, validator=MAYBE_CHANNELS)
-    dropout: float = field(default=0.0, validator=SHARE)
-    linear_after_pool: bool = field(default=False, validator=FLAG)
+    dim_list: tuple[int, ...] | None = field(
+        default=None, converter=convert_optional_int_list, validator=OPTIONAL_CHANNELS
+    )
+    dropout: float = field(default=0.0, validator=RATE)
+    linear_after_pool: bool = field(default=False, validator=BOOL)

@@ -11,7 +11,7 @@ from attrs import evolve
 from composer.feature import Feature
 
 if TYPE_CHECKING:
-    from composer.parts.encoders import Facts
+    from composer.parts.encoders import EncoderInfo
 
 Channels = int | tuple[tuple[str, int], ...]
 """The channels of an encoder's image; of several, those of each by name."""
@@ -35,7 +35,7 @@ class Part:
     source: ClassVar[str | None] = None
     names: ClassVar[Mapping[str, str] | None] = None
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
-    moved: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    renamed_prefixes: ClassVar[Mapping[str, str]] = MappingProxyType({})
     refused: ClassVar[Mapping[str, tuple[str, str]]] = MappingProxyType({})
     outside: ClassVar[Mapping[str, str]] = MappingProxyType({})
     instead: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -46,7 +46,7 @@ class Part:
         """Whether the output is a prediction, which takes no head."""
         return False
 
-    def behind(self, encoder: Part | None) -> Self:  # noqa: ARG002
+    def copy_with_encoder(self, encoder: Part | None) -> Self:  # noqa: ARG002
         """Return the part with the fields set that its library derives from the encoder that feeds it, if only one."""
         return self
 
@@ -57,12 +57,12 @@ class Encoder(Part):
     __slots__ = ()
 
 
-class Probed(Encoder):
+class ProbedEncoder(Encoder):
     """An encoder whose features are a fact about the world: `describe` is asked for them."""
 
     __slots__ = ()
 
-    def unweighted(self) -> Self:
+    def copy_without_pretrained(self) -> Self:
         """The same without weights: where they come from says nothing of what an encoder gives."""
         return evolve(self, pretrained=False) if self.pretrained is not False else self  # type: ignore[attr-defined, misc]
 
@@ -76,15 +76,15 @@ class Probed(Encoder):
         """The names that it knows for images, where it takes several by name."""
         return ()
 
-    def names_for(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:  # noqa: ARG002
+    def find_image_names(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:  # noqa: ARG002
         """A name for each of several images of so many channels; None where it has not as many that fit."""
         return None
 
-    def fed(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
+    def copy_with_inputs(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
         """The same, as told by the images that it is fed: what depends on them, and the part leaves open."""
         return self
 
-    def made_for(self, height: int, width: int, facts: Facts) -> Self | None:  # noqa: ARG002
+    def copy_with_image_size(self, height: int, width: int, facts: EncoderInfo) -> Self | None:  # noqa: ARG002
         """Return the same, made for images of this size; None where its size does not matter, or is written.
 
         `facts` are those of the network as it is made without a size.
@@ -115,6 +115,6 @@ class Head(Part):
         return True
 
 
-def part_name(part: Part) -> str:
+def get_part_name(part: Part) -> str:
     """The name of a part as it is written in a file: `FCNDecoder`, `timm/resnet50`."""
     return type(part).__name__ if part.source is None else f"{part.source}/{part.name}"  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from composer.parts import REGISTERED, UnusableError
+from composer.parts import PART_REGISTRY, UnusableError
 from composer.parts.kinds import Part
 
 _MODULE = "torch.nn.modules.module"
@@ -13,7 +13,7 @@ _MODULE = "torch.nn.modules.module"
 def explain_mistake(value: Any) -> str | None:
     """Return what a name, a class or an nn.Module is that stands in place of a part, and how to make a part of it."""
     if isinstance(value, str):
-        return f"{value!r} is a name, not a part; use {_constructor(value)}"
+        return f"{value!r} is a name, not a part; use {_format_constructor(value)}"
     if isinstance(value, type) and issubclass(value, Part):
         return f"{value.__name__} is a class, not a part; use composer.{value.__name__}(…)"
     if any(base.__module__ == _MODULE for base in type(value).__mro__):
@@ -24,11 +24,11 @@ def explain_mistake(value: Any) -> str | None:
     return None
 
 
-def _constructor(name: str) -> str:
+def _format_constructor(name: str) -> str:
     """Return how Python writes the part of a name; a name without a source is taken for a network of timm."""
     source, slash, rest = name.partition("/")
     try:
-        cls = (REGISTERED.get(f"{source}/") if slash else None) or REGISTERED.get(name)
+        cls = (PART_REGISTRY.get(f"{source}/") if slash else None) or PART_REGISTRY.get(name)
     except UnusableError:
         cls = None
     if cls is None:

@@ -8,47 +8,47 @@ from typing import Any, ClassVar
 from attrs import Attribute, asdict, field, frozen
 from attrs.validators import optional
 
-from composer.parts.fields import CHANNELS, FLAG, MAYBE_CHANNELS, MAYBE_INDEX, NOT_EMPTY, SHARE, Choice, Whole
+from composer.parts.fields import BOOL, CHANNELS, NON_EMPTY, OPTIONAL_CHANNELS, OPTIONAL_INDEX, RATE, Choice, IntRange
 from composer.parts.kinds import Decoder
-from composer.parts.mmseg_heads import ARGUMENTS, DESCRIPTIONS, REFUSED
+from composer.parts.mmseg_heads import MMSEG_DESCRIPTIONS, MMSEG_HEAD_ARGUMENTS, UNSUPPORTED_HEADS
 
-NORMS = (None, "BN", "GN", False)
+MMSEG_NORMS = (None, "BN", "GN", False)
 
-ACTIVATIONS = (None, "ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid")
+MMSEG_ACTIVATIONS = (None, "ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid")
 """Activations that mmcv knows by the names that torch has for them."""
 
-_COUNT = Whole(1, 64, optional=True)
-_SIDES = Whole(1, 256, optional=True)
+_COUNT = IntRange(1, 64, optional=True)
+_SIDES = IntRange(1, 256, optional=True)
 
 
-def _listed(value: Any | Iterable[Any] | None) -> Any:
+def _convert_list(value: Any | Iterable[Any] | None) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-def _known(_: object, __: Attribute[str], name: Any) -> None:
-    if name in REFUSED:
-        reason, instead = REFUSED[name]
+def _validate_head_name(_: object, __: Attribute[str], name: Any) -> None:
+    if name in UNSUPPORTED_HEADS:
+        reason, instead = UNSUPPORTED_HEADS[name]
         raise ValueError(f"{name} cannot be had: {reason}; {instead} can")
-    Choice(tuple(DESCRIPTIONS))(_, __, name)
+    Choice(tuple(MMSEG_DESCRIPTIONS))(_, __, name)
 
 
-def _odd(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _validate_odd(_: object, attribute: Attribute[Any], value: Any) -> None:
     if value is not None and value % 2 == 0:
         raise ValueError(f"{attribute.name} must be odd, or the map would grow (got {value!r})")
 
 
-def _above_zero(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _validate_positive(_: object, attribute: Attribute[Any], value: Any) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
         raise ValueError(f"{attribute.name} must be a number above 0 (got {value!r})")
 
 
-def _two(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _validate_pair(_: object, attribute: Attribute[Any], value: Any) -> None:
     if value is not None and (type(value) is not tuple or len(value) != 2):
         raise ValueError(f"{attribute.name} must be two whole numbers, of rows and of columns (got {value!r})")
 
 
 @frozen
-class _Each:
+class _ChoiceList:
     """A list of which every entry is one of a closed list."""
 
     known: tuple[str, ...]
@@ -58,12 +58,12 @@ class _Each:
             Choice(self.known)(_, attribute, entry)
 
 
-def _maybe(validator: Any) -> Any:
+def _make_optional_field(validator: Any) -> Any:
     return field(default=None, validator=validator, kw_only=True)
 
 
-def _maybe_list(validator: Any) -> Any:
-    return field(default=None, converter=_listed, validator=validator, kw_only=True)
+def _make_optional_list_field(validator: Any) -> Any:
+    return field(default=None, converter=_convert_list, validator=validator, kw_only=True)
 
 
 @frozen
@@ -88,61 +88,63 @@ class Mmseg(Decoder):
     """
 
     source: ClassVar[str | None] = "mmseg"
-    names: ClassVar[Mapping[str, str] | None] = DESCRIPTIONS
-    refused: ClassVar[Mapping[str, tuple[str, str]]] = REFUSED
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = ARGUMENTS
+    names: ClassVar[Mapping[str, str] | None] = MMSEG_DESCRIPTIONS
+    refused: ClassVar[Mapping[str, tuple[str, str]]] = UNSUPPORTED_HEADS
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MMSEG_HEAD_ARGUMENTS
 
-    name: str = field(validator=_known)
+    name: str = field(validator=_validate_head_name)
     num_classes: int = field(validator=CHANNELS, kw_only=True)
-    channels: int | None = _maybe(MAYBE_CHANNELS)
-    in_index: int | tuple[int, ...] | None = _maybe_list([NOT_EMPTY, MAYBE_INDEX])
-    input_transform: str | None = _maybe(Choice((None, "resize_concat")))
-    norm: bool | str | None = _maybe(Choice(NORMS))
-    act: str | None = _maybe(Choice(ACTIVATIONS))
-    dropout_ratio: float | None = _maybe(optional(SHARE))
-    align_corners: bool | None = _maybe(optional(FLAG))
-    num_convs: int | None = _maybe(Whole(0, 64, optional=True))
-    kernel_size: int | None = _maybe([_COUNT, _odd])
-    concat_input: bool | None = _maybe(optional(FLAG))
-    dilation: int | None = _maybe(_SIDES)
-    dilations: tuple[int, ...] | None = _maybe_list([NOT_EMPTY, _SIDES])
-    pool_scales: tuple[int, ...] | None = _maybe_list([NOT_EMPTY, _SIDES])
-    project_channels: int | None = _maybe(MAYBE_CHANNELS)
-    key_pool_scales: tuple[int, ...] | None = _maybe_list([NOT_EMPTY, _SIDES])
-    fusion: bool | None = _maybe(optional(FLAG))
-    filter_sizes: tuple[int, ...] | None = _maybe_list([NOT_EMPTY, _SIDES])
-    recurrence: int | None = _maybe(_COUNT)
-    pam_channels: int | None = _maybe(MAYBE_CHANNELS)
-    reduction: int | None = _maybe(MAYBE_CHANNELS)
-    use_scale: bool | None = _maybe(optional(FLAG))
-    mode: str | None = _maybe(Choice((None, "embedded_gaussian", "dot_product")))
-    temperature: float | None = _maybe(_above_zero)
-    c1_channels: int | None = _maybe(MAYBE_CHANNELS)
-    ema_channels: int | None = _maybe(MAYBE_CHANNELS)
-    num_bases: int | None = _maybe(MAYBE_CHANNELS)
-    num_stages: int | None = _maybe(_COUNT)
-    momentum: float | None = _maybe(optional(SHARE))
-    num_codes: int | None = _maybe(MAYBE_CHANNELS)
-    add_lateral: bool | None = _maybe(optional(FLAG))
-    ratio: float | None = _maybe(_above_zero)
-    pooling_type: str | None = _maybe(Choice((None, "att", "avg")))
-    fusion_types: tuple[str, ...] | None = _maybe_list([NOT_EMPTY, _Each(("channel_add", "channel_mul"))])
-    isa_channels: int | None = _maybe(MAYBE_CHANNELS)
-    down_factor: tuple[int, ...] | None = _maybe_list([_two, _SIDES])
-    ham_channels: int | None = _maybe(MAYBE_CHANNELS)
-    MD_S: int | None = _maybe(MAYBE_CHANNELS)
-    MD_R: int | None = _maybe(MAYBE_CHANNELS)
-    train_steps: int | None = _maybe(_COUNT)
-    eval_steps: int | None = _maybe(_COUNT)
-    up_scale: int | None = _maybe(_COUNT)
-    interpolate_mode: str | None = _maybe(Choice((None, "bilinear", "bicubic")))
-    num_layers: int | None = _maybe(_COUNT)
-    num_heads: int | None = _maybe(MAYBE_CHANNELS)
-    embed_dims: int | None = _maybe(MAYBE_CHANNELS)
-    mlp_ratio: int | None = _maybe(_COUNT)
-    drop_path_rate: float | None = _maybe(optional(SHARE))
-    drop_rate: float | None = _maybe(optional(SHARE))
-    attn_drop_rate: float | None = _maybe(optional(SHARE))
+    channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    in_index: int | tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, OPTIONAL_INDEX])
+    input_transform: str | None = _make_optional_field(Choice((None, "resize_concat")))
+    norm: bool | str | None = _make_optional_field(Choice(MMSEG_NORMS))
+    act: str | None = _make_optional_field(Choice(MMSEG_ACTIVATIONS))
+    dropout_ratio: float | None = _make_optional_field(optional(RATE))
+    align_corners: bool | None = _make_optional_field(optional(BOOL))
+    num_convs: int | None = _make_optional_field(IntRange(0, 64, optional=True))
+    kernel_size: int | None = _make_optional_field([_COUNT, _validate_odd])
+    concat_input: bool | None = _make_optional_field(optional(BOOL))
+    dilation: int | None = _make_optional_field(_SIDES)
+    dilations: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
+    pool_scales: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
+    project_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    key_pool_scales: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
+    fusion: bool | None = _make_optional_field(optional(BOOL))
+    filter_sizes: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
+    recurrence: int | None = _make_optional_field(_COUNT)
+    pam_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    reduction: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    use_scale: bool | None = _make_optional_field(optional(BOOL))
+    mode: str | None = _make_optional_field(Choice((None, "embedded_gaussian", "dot_product")))
+    temperature: float | None = _make_optional_field(_validate_positive)
+    c1_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    ema_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    num_bases: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    num_stages: int | None = _make_optional_field(_COUNT)
+    momentum: float | None = _make_optional_field(optional(RATE))
+    num_codes: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    add_lateral: bool | None = _make_optional_field(optional(BOOL))
+    ratio: float | None = _make_optional_field(_validate_positive)
+    pooling_type: str | None = _make_optional_field(Choice((None, "att", "avg")))
+    fusion_types: tuple[str, ...] | None = _make_optional_list_field(
+        [NON_EMPTY, _ChoiceList(("channel_add", "channel_mul"))]
+    )
+    isa_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    down_factor: tuple[int, ...] | None = _make_optional_list_field([_validate_pair, _SIDES])
+    ham_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    MD_S: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    MD_R: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    train_steps: int | None = _make_optional_field(_COUNT)
+    eval_steps: int | None = _make_optional_field(_COUNT)
+    up_scale: int | None = _make_optional_field(_COUNT)
+    interpolate_mode: str | None = _make_optional_field(Choice((None, "bilinear", "bicubic")))
+    num_layers: int | None = _make_optional_field(_COUNT)
+    num_heads: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    embed_dims: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    mlp_ratio: int | None = _make_optional_field(_COUNT)
+    drop_path_rate: float | None = _make_optional_field(optional(RATE))
+    drop_rate: float | None = _make_optional_field(optional(RATE))
+    attn_drop_rate: float | None = _make_optional_field(optional(RATE))
 
     @property
     def includes_head(self) -> bool:
@@ -150,11 +152,11 @@ class Mmseg(Decoder):
         return True
 
 
-def arguments(head: Mmseg) -> dict[str, Any]:
+def resolve_mmseg_arguments(head: Mmseg) -> dict[str, Any]:
     """What a head is made with: the arguments that are given, also those it has not, and the defaults."""
     given = {name: value for name, value in asdict(head, recurse=False).items() if value is not None}
-    return {**ARGUMENTS[head.name], **{name: value for name, value in given.items() if name != "name"}}
+    return {**MMSEG_HEAD_ARGUMENTS[head.name], **{name: value for name, value in given.items() if name != "name"}}
 
 
-TAKES_SEVERAL = tuple(name for name, known in ARGUMENTS.items() if known["in_index"] != -1)
+MULTI_MAP_HEADS = tuple(name for name, known in MMSEG_HEAD_ARGUMENTS.items() if known["in_index"] != -1)
 """The heads that take several maps at once. The others take one, or several that are brought to one grid."""

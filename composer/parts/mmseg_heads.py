@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+MMSEG_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "ANNHead": "ANN: non-local attention of a map to a pooled finer one, and then to itself.",
         "APCHead": "APCNet: context of several pooled sizes, weighed anew for every cell of a map.",
@@ -35,7 +35,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """The heads that a list of maps goes into and one map of scores comes out of, each with a line on what it does."""
 
-REFUSED: Mapping[str, tuple[str, str]] = MappingProxyType(
+UNSUPPORTED_HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "DDRHead": ("it takes the branches of DDRNet, and gives two maps in train mode", "FCNHead"),
         "DPTHead": ("it takes pairs of a map and a class token, which are no list of maps", "SETRUPHead"),
@@ -72,7 +72,7 @@ _FCN: Mapping[str, Any] = {**_ONE, "kernel_size": 3, "concat_input": True, "dila
 _SCALES: Mapping[str, Any] = {"pool_scales": (1, 2, 3, 6)}
 _NON_LOCAL: Mapping[str, Any] = {**_FCN, "reduction": 2, "use_scale": True, "mode": "embedded_gaussian"}
 
-ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+MMSEG_HEAD_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "ANNHead": {**_SEVERAL, "in_index": (-2, -1), "project_channels": 256, "key_pool_scales": (1, 3, 6, 8)},
         "APCHead": {**_ONE, **_SCALES, "fusion": True},

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from attrs import field, frozen
 
-from composer.parts.fields import CHANNELS, FLAG, INDEX, NOT_EMPTY, Choice, Whole, whole_numbers
+from composer.parts.fields import BOOL, CHANNELS, INDEX, NON_EMPTY, Choice, IntRange, convert_int_list
 from composer.parts.kinds import Neck
 
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
@@ -16,21 +16,21 @@ INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 class SelectIndices(Neck):
     """Picks features by position, in the order given; negative positions count from the end."""
 
-    indices: tuple[int, ...] = field(converter=whole_numbers, validator=[NOT_EMPTY, INDEX])
+    indices: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, INDEX])
 
 
 @frozen(kw_only=True)
 class PermuteDims(Neck):
     """Reorders the axes of every feature: axis `i` of the output is axis `new_order[i]` of the input."""
 
-    new_order: tuple[int, ...] = field(converter=whole_numbers, validator=[NOT_EMPTY, Whole(0, 4)])
+    new_order: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, IntRange(0, 4)])
 
 
 @frozen(kw_only=True)
 class InterpolateToPyramidal(Neck):
     """Makes a pyramid of n maps by interpolation: map i grows by `scale_factor` to the power n - i."""
 
-    scale_factor: int = field(default=2, validator=Whole(1, 8))
+    scale_factor: int = field(default=2, validator=IntRange(1, 8))
     mode: str = field(default="nearest", validator=Choice(INTERPOLATIONS))
 
 
@@ -38,7 +38,7 @@ class InterpolateToPyramidal(Neck):
 class MaxpoolToPyramidal(Neck):
     """Makes a pyramid of maps by max-pooling: map i shrinks by `kernel_size` to the power i, rounding down."""
 
-    kernel_size: int = field(default=2, validator=Whole(1, 8))
+    kernel_size: int = field(default=2, validator=IntRange(1, 8))
 
 
 @frozen(kw_only=True)
@@ -52,9 +52,9 @@ class ReshapeTokensToImage(Neck):
 
     reads_stride: ClassVar[bool] = True
 
-    remove_cls_token: bool = field(default=True, validator=FLAG)
-    effective_time_dim: int | None = field(default=None, validator=Whole(1, 1024, optional=True))
-    h: int | None = field(default=None, validator=Whole(1, 16_384, optional=True))
+    remove_cls_token: bool = field(default=True, validator=BOOL)
+    effective_time_dim: int | None = field(default=None, validator=IntRange(1, 1024, optional=True))
+    h: int | None = field(default=None, validator=IntRange(1, 16_384, optional=True))
 
 
 @frozen(kw_only=True)

@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from composer.parts.kinds import Part
-from composer.quiet import contained
+from composer.quiet import guard_import
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-GROUP = "composer.parts"
+ENTRY_POINT_GROUP = "composer.parts"
 """The group of the entry points: `Name = "package.module:Class"`, or `source/ = …` for all names of a source."""
 
 
@@ -27,7 +27,7 @@ class UnusableError(Exception):
         self.repair = repair
 
 
-class Registered(Mapping[str, type[Part]]):
+class PartRegistry(Mapping[str, type[Part]]):
     """The built-in parts, and those that installed packages register, by the names that a text has for them.
 
     A package is imported when one of its parts is asked for by name, and not before; a built-in part is never
@@ -41,46 +41,46 @@ class Registered(Mapping[str, type[Part]]):
         found = self._builtin.get(name)
         if found is not None:
             return found
-        entries = [entry for entry in _installed() if entry.name == name]
+        entries = [entry for entry in _list_entry_points() if entry.name == name]
         if not entries:
             raise KeyError(name)
-        return _class_of(entries)
+        return _load_class(entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._builtin or any(entry.name == name for entry in _installed())
+        return name in self._builtin or any(entry.name == name for entry in _list_entry_points())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self._builtin, *(entry.name for entry in _installed())]))
+        return iter(dict.fromkeys([*self._builtin, *(entry.name for entry in _list_entry_points())]))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def names_of(self, classes: Iterable[type[Part]]) -> dict[type[Part], str]:
+    def find_names(self, classes: Iterable[type[Part]]) -> dict[type[Part], str]:
         """What a text calls each of `classes`. Only packages that one of them may be of are imported."""
         names = {part: name for name, part in self._builtin.items()}
         packages = {part.__module__.partition(".")[0] for part in classes if part not in names}
-        for entry in _installed() if packages else ():
+        for entry in _list_entry_points() if packages else ():
             if entry.module.partition(".")[0] in packages:
                 with suppress(UnusableError):
                     names.setdefault(self[entry.name], entry.name)
         return names
 
 
-def _installed() -> tuple[EntryPoint, ...]:
+def _list_entry_points() -> tuple[EntryPoint, ...]:
     """The entry points of all that is installed now."""
-    return _entries(tuple((folder, _changed(folder)) for folder in sys.path))
+    return _load_entry_points(tuple((folder, _get_modified_time(folder)) for folder in sys.path))
 
 
 @lru_cache(maxsize=1)
-def _entries(_folders: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+def _load_entry_points(_folders: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
     # Loading it takes a tenth of the time that a check may take, and built-in parts are known without.
     from importlib.metadata import entry_points
 
     # Asked for each part that a text names, it would take hundredths of a second each time.
-    return tuple(entry_points(group=GROUP))
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
 
 
-def _changed(folder: str) -> int:
+def _get_modified_time(folder: str) -> int:
     """When something was last installed into a folder, or taken away from it."""
     try:
         return os.stat(folder or ".").st_mtime_ns
@@ -88,14 +88,14 @@ def _changed(folder: str) -> int:
         return 0
 
 
-def _class_of(entries: list[EntryPoint]) -> type[Part]:
-    name, by = entries[0].name, sorted(_distribution(entry) for entry in entries)
+def _load_class(entries: list[EntryPoint]) -> type[Part]:
+    name, by = entries[0].name, sorted(_get_distribution_name(entry) for entry in entries)
     if len({entry.value for entry in entries}) > 1:
         raise UnusableError(
             f"{name} is registered by {' and by '.join(by)}.", f"uninstall all but one of {', '.join(by)}"
         )
     try:
-        with contained():
+        with guard_import():
             found = entries[0].load()
     except Exception as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}"
@@ -111,5 +111,5 @@ def _class_of(entries: list[EntryPoint]) -> type[Part]:
     return found
 
 
-def _distribution(entry: EntryPoint) -> str:
+def _get_distribution_name(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.module.partition(".")[0]

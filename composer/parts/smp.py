@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Self
 from attrs import Attribute, evolve, field, frozen
 from attrs.validators import optional
 
-from composer.parts.fields import FLAG, MAYBE_CHANNELS, NOT_EMPTY, SHARE, Choice, Whole
+from composer.parts.fields import BOOL, NON_EMPTY, OPTIONAL_CHANNELS, RATE, Choice, IntRange
 from composer.parts.kinds import Decoder, Part
 from composer.parts.smp_encoders import SmpEncoder
 
-DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+SMP_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "Unet": "U-Net: enlarges the last map level by level, each time beside the next finer one.",
         "UnetPlusPlus": "U-Net++: a U-Net in which every level is joined to all those below it.",
@@ -34,7 +34,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 _NORM: Mapping[str, Any] = {"decoder_use_norm": "batchnorm"}
 _WIDTHS: Mapping[str, Any] = {"decoder_channels": (256, 128, 64, 32, 16)}
 _NEAREST: Mapping[str, Any] = {"decoder_interpolation": "nearest"}
-_ASPP: Mapping[str, Any] = {
+_ASPP_ARGUMENTS: Mapping[str, Any] = {
     "decoder_channels": 256,
     "decoder_atrous_rates": (12, 24, 36),
     "decoder_aspp_separable": False,
@@ -42,7 +42,7 @@ _ASPP: Mapping[str, Any] = {
 }
 _UNET: Mapping[str, Any] = {**_WIDTHS, **_NORM, "decoder_attention_type": None, **_NEAREST}
 
-ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+SMP_DECODER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "Unet": _UNET,
         "UnetPlusPlus": _UNET,
@@ -56,8 +56,8 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             **_NEAREST,
         },
         "PSPNet": {"psp_out_channels": 512, **_NORM, "psp_dropout": 0.2},
-        "DeepLabV3": _ASPP,
-        "DeepLabV3Plus": {**_ASPP, "decoder_aspp_separable": True},
+        "DeepLabV3": _ASPP_ARGUMENTS,
+        "DeepLabV3Plus": {**_ASPP_ARGUMENTS, "decoder_aspp_separable": True},
         "PAN": {"decoder_channels": 32, "decoder_interpolation": "bilinear"},
         "UPerNet": {"decoder_channels": 256, **_NORM},
         "Segformer": {"decoder_segmentation_channels": 256},
@@ -74,27 +74,29 @@ CENTERED = ("Unet", "UnetPlusPlus")
 """The decoders to which smp adds a center block for its VGG encoders."""
 
 
-def _fields_of(name: str) -> dict[str, Any]:
+def _build_decoder_defaults(name: str) -> dict[str, Any]:
     # DPT builds a pyramid from its inputs, whatever their levels.
     own = {} if name == "DPT" else {"first_level": None}
-    return own | ({"center": None} if name in CENTERED else {}) | dict(ARGUMENTS[name])
+    return own | ({"center": None} if name in CENTERED else {}) | dict(SMP_DECODER_ARGUMENTS[name])
 
 
-_FIELDS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: _fields_of(name) for name in ARGUMENTS})
+_DECODER_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {name: _build_decoder_defaults(name) for name in SMP_DECODER_ARGUMENTS}
+)
 
-NORMS = (None, "batchnorm", "identity", True, False)
+SMP_NORMS = (None, "batchnorm", "identity", True, False)
 """smp names three more that do not work by name alone: its initialisation fails on `instancenorm`, which has no weights
 then, `layernorm` takes the last axis for the channels, and `inplace` needs inplace_abn.
 """
 
-INTERPOLATIONS = (None, "nearest", "nearest-exact", "bilinear", "bicubic", "area")
+SMP_INTERPOLATIONS = (None, "nearest", "nearest-exact", "bilinear", "bicubic", "area")
 
 
-def _widths(value: int | Iterable[int] | None) -> int | tuple[int, ...] | None:
+def _convert_list(value: int | Iterable[int] | None) -> int | tuple[int, ...] | None:
     return tuple(value) if isinstance(value, list | tuple) else value  # type: ignore[return-value]
 
 
-def _three(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _validate_three_dilations(_: object, attribute: Attribute[Any], value: Any) -> None:
     if value is not None and (type(value) is not tuple or len(value) != 3):
         raise ValueError(f"{attribute.name} must be three dilations (got {value!r})")
 
@@ -113,38 +115,41 @@ class Smp(Decoder):
     """
 
     source: ClassVar[str | None] = "smp"
-    names: ClassVar[Mapping[str, str] | None] = DESCRIPTIONS
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _FIELDS
+    names: ClassVar[Mapping[str, str] | None] = SMP_DESCRIPTIONS
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _DECODER_DEFAULTS
     reads_stride: ClassVar[bool] = True
 
-    name: str = field(validator=Choice(tuple(DESCRIPTIONS)))
-    first_level: int | None = field(default=None, validator=Whole(0, 2, optional=True), kw_only=True)
-    center: bool | None = field(default=None, validator=optional(FLAG), kw_only=True)
+    name: str = field(validator=Choice(tuple(SMP_DESCRIPTIONS)))
+    first_level: int | None = field(default=None, validator=IntRange(0, 2, optional=True), kw_only=True)
+    center: bool | None = field(default=None, validator=optional(BOOL), kw_only=True)
     decoder_channels: int | tuple[int, ...] | None = field(
-        default=None, converter=_widths, validator=[NOT_EMPTY, MAYBE_CHANNELS], kw_only=True
+        default=None, converter=_convert_list, validator=[NON_EMPTY, OPTIONAL_CHANNELS], kw_only=True
     )
-    decoder_use_norm: bool | str | None = field(default=None, validator=Choice(NORMS), kw_only=True)
+    decoder_use_norm: bool | str | None = field(default=None, validator=Choice(SMP_NORMS), kw_only=True)
     decoder_attention_type: str | None = field(default=None, validator=Choice((None, "scse")), kw_only=True)
-    decoder_interpolation: str | None = field(default=None, validator=Choice(INTERPOLATIONS), kw_only=True)
-    decoder_pab_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
-    decoder_pyramid_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
-    decoder_segmentation_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
+    decoder_interpolation: str | None = field(default=None, validator=Choice(SMP_INTERPOLATIONS), kw_only=True)
+    decoder_pab_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+    decoder_pyramid_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+    decoder_segmentation_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
     decoder_merge_policy: str | None = field(default=None, validator=Choice((None, "add", "cat")), kw_only=True)
-    decoder_dropout: float | None = field(default=None, validator=optional(SHARE), kw_only=True)
-    psp_out_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
-    psp_dropout: float | None = field(default=None, validator=optional(SHARE), kw_only=True)
+    decoder_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
+    psp_out_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+    psp_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
     decoder_atrous_rates: tuple[int, ...] | None = field(
-        default=None, converter=_widths, validator=[_three, Whole(1, 1024, optional=True)], kw_only=True
+        default=None,
+        converter=_convert_list,
+        validator=[_validate_three_dilations, IntRange(1, 1024, optional=True)],
+        kw_only=True,
     )
-    decoder_aspp_separable: bool | None = field(default=None, validator=optional(FLAG), kw_only=True)
-    decoder_aspp_dropout: float | None = field(default=None, validator=optional(SHARE), kw_only=True)
+    decoder_aspp_separable: bool | None = field(default=None, validator=optional(BOOL), kw_only=True)
+    decoder_aspp_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
     decoder_readout: str | None = field(default=None, validator=Choice((None, "cat", "add", "ignore")), kw_only=True)
     decoder_intermediate_channels: tuple[int, ...] | None = field(
-        default=None, converter=_widths, validator=[NOT_EMPTY, MAYBE_CHANNELS], kw_only=True
+        default=None, converter=_convert_list, validator=[NON_EMPTY, OPTIONAL_CHANNELS], kw_only=True
     )
-    decoder_fusion_channels: int | None = field(default=None, validator=MAYBE_CHANNELS, kw_only=True)
+    decoder_fusion_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
 
-    def behind(self, encoder: Part | None) -> Self:
+    def copy_with_encoder(self, encoder: Part | None) -> Self:
         """Return the decoder with `center` set as smp sets it: by the name of the encoder."""
         if self.center is not None or self.name not in CENTERED:
             return self
@@ -152,8 +157,11 @@ class Smp(Decoder):
         return evolve(self, center=True) if is_vgg else self
 
 
-def arguments(decoder: Smp) -> dict[str, Any]:
+def resolve_smp_arguments(decoder: Smp) -> dict[str, Any]:
     """What smp's decoder is made with: the arguments that are given, also those it has not, and smp's defaults."""
-    every = dict.fromkeys(name for known in ARGUMENTS.values() for name in known)
+    every = dict.fromkeys(name for known in SMP_DECODER_ARGUMENTS.values() for name in known)
     given = {name: getattr(decoder, name) for name in every}
-    return {**ARGUMENTS[decoder.name], **{name: value for name, value in given.items() if value is not None}}
+    return {
+        **SMP_DECODER_ARGUMENTS[decoder.name],
+        **{name: value for name, value in given.items() if value is not None},
+    }

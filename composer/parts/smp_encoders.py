@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from attrs import Attribute, field, frozen
 
-from composer.parts.fields import FLAG, Whole
-from composer.parts.kinds import Probed
+from composer.parts.fields import BOOL, IntRange
+from composer.parts.kinds import ProbedEncoder
 from composer.parts.weights import IsPretrained, Pretrained, convert_pretrained
-from composer.problem import nearest
+from composer.problem import suggest
 
 _RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152"
 _RESNEXTS = "resnext50_32x4d resnext101_32x4d resnext101_32x8d resnext101_32x16d resnext101_32x32d resnext101_32x48d"
@@ -20,7 +20,7 @@ _EFFICIENT = " ".join(f"efficientnet-b{size}" for size in range(8))
 _TIMM_EFFICIENT = " ".join(f"timm-efficientnet-{size}" for size in (*(f"b{size}" for size in range(9)), "l2"))
 _LITE = " ".join(f"timm-tf_efficientnet_lite{size}" for size in range(5))
 
-_FAMILIES: Mapping[str, str] = {
+_SMP_FAMILIES: Mapping[str, str] = {
     _RESNETS: "ResNet: residual blocks of convolutions, as torchvision has them.",
     _RESNEXTS: "ResNeXt: residual blocks whose convolutions are grouped, as torchvision has them.",
     "dpn68 dpn68b dpn92 dpn98 dpn107 dpn131": "DPN: residual and dense paths side by side.",
@@ -39,15 +39,15 @@ _FAMILIES: Mapping[str, str] = {
     "mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4": "MobileOne: branches that fold into one.",
 }
 
-ENCODERS: Mapping[str, str] = MappingProxyType(
-    {name: line for names, line in _FAMILIES.items() for name in names.split()}
+SMP_ENCODERS: Mapping[str, str] = MappingProxyType(
+    {name: line for names, line in _SMP_FAMILIES.items() for name in names.split()}
 )
 """smp's own encoders, each with a line on what it is."""
 
 UNDILATED = ("vgg", "densenet", "inception", "xception")
 """What the names of those begin with that smp makes no output stride for: they pool where they halve."""
 
-MOVED: Mapping[str, str] = MappingProxyType(
+RENAMED_PREFIXES: Mapping[str, str] = MappingProxyType(
     {
         "tu-": "timm/",
         "timm-mobilenetv3": "timm/tf_mobilenetv3",
@@ -56,19 +56,19 @@ MOVED: Mapping[str, str] = MappingProxyType(
 )
 """How the names begin by which smp takes a network of timm, and how the name that timm itself has for it begins."""
 
-_FIELDS: Mapping[str, Any] = {"depth": 5, "pretrained": False, "first_level": False}
-_DILATED: Mapping[str, Any] = {**_FIELDS, "output_stride": 32}
+_ENCODER_DEFAULTS: Mapping[str, Any] = {"depth": 5, "pretrained": False, "first_level": False}
+_DILATED_DEFAULTS: Mapping[str, Any] = {**_ENCODER_DEFAULTS, "output_stride": 32}
 
 
-def _known(_: object, __: object, value: Any) -> None:
-    for smps, timms in MOVED.items():
+def _validate_encoder_name(_: object, __: object, value: Any) -> None:
+    for smps, timms in RENAMED_PREFIXES.items():
         if isinstance(value, str) and value.startswith(smps):
             raise ValueError(f"smp/{value} is a network of timm: write {timms}{value.removeprefix(smps)}")
-    if value not in ENCODERS:
-        raise ValueError(f"smp has no encoder {value!r}: {nearest(str(value), ENCODERS)}")
+    if value not in SMP_ENCODERS:
+        raise ValueError(f"smp has no encoder {value!r}: {suggest(str(value), SMP_ENCODERS)}")
 
 
-def _dilation(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _validate_output_stride(_: object, attribute: Attribute[Any], value: Any) -> None:
     if value is not None and (type(value) is not int or value not in (8, 16, 32)):
         raise ValueError(f"{attribute.name} must be 8, 16 or 32 (got {value!r})")
 
@@ -77,7 +77,7 @@ _PRETRAINED = IsPretrained("the name of a set of weights, ")
 
 
 @frozen
-class SmpEncoder(Probed):
+class SmpEncoder(ProbedEncoder):
     """An encoder of segmentation_models_pytorch: `smp/NAME`.
 
     It gives the levels 1 to `depth`, level i at 1 / 2**i of the image's resolution, but for those that smp leaves
@@ -88,15 +88,17 @@ class SmpEncoder(Probed):
     """
 
     source: ClassVar[str | None] = "smp"
-    names: ClassVar[Mapping[str, str] | None] = ENCODERS
+    names: ClassVar[Mapping[str, str] | None] = SMP_ENCODERS
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {name: _FIELDS if name.startswith(UNDILATED) else _DILATED for name in ENCODERS}
+        {name: _ENCODER_DEFAULTS if name.startswith(UNDILATED) else _DILATED_DEFAULTS for name in SMP_ENCODERS}
     )
 
-    moved: ClassVar[Mapping[str, str]] = MappingProxyType({f"smp/{smps}": timms for smps, timms in MOVED.items()})
+    renamed_prefixes: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {f"smp/{smps}": timms for smps, timms in RENAMED_PREFIXES.items()}
+    )
 
-    name: str = field(validator=_known)
-    depth: int = field(default=5, validator=Whole(3, 5), kw_only=True)
+    name: str = field(validator=_validate_encoder_name)
+    depth: int = field(default=5, validator=IntRange(3, 5), kw_only=True)
     pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=_PRETRAINED, kw_only=True)
-    first_level: bool = field(default=False, validator=FLAG, kw_only=True)
-    output_stride: int | None = field(default=None, validator=_dilation, kw_only=True)
+    first_level: bool = field(default=False, validator=BOOL, kw_only=True)
+    output_stride: int | None = field(default=None, validator=_validate_output_stride, kw_only=True)

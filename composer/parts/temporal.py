@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from composer.parts.fields import NOT_EMPTY, Choice, Whole, maybe_whole_numbers
+from composer.parts.fields import NON_EMPTY, Choice, IntRange, convert_optional_int_list
 from composer.parts.kinds import Neck
 
 POOLINGS = ("mean", "max", "diff", "concat", "keep")
@@ -22,5 +22,7 @@ class TemporalPooling(Neck):
 
     pooling: str = field(default="mean", validator=Choice(POOLINGS))
     subset_lengths: tuple[int, ...] | None = field(
-        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, Whole(1, 1024, optional=True, entries=1024)]
+        default=None,
+        converter=convert_optional_int_list,
+        validator=[NON_EMPTY, IntRange(1, 1024, optional=True, entries=1024)],
     )

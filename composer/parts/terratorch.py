@@ -10,27 +10,27 @@ from attrs import evolve, field, frozen
 
 from composer.feature import FRAMES, Feature
 from composer.parts.fields import (
+    BOUNDED_OPTIONS,
     FRAME_COUNT,
-    MAYBE_INDEX,
-    MODEST,
-    NOT_EMPTY,
+    NON_EMPTY,
+    OPTIONAL_INDEX,
+    ForbiddenKeys,
     FrozenDict,
     Options,
-    Without,
-    maybe_whole_numbers,
-    options,
+    convert_optional_int_list,
+    convert_options,
 )
-from composer.parts.kinds import Probed
-from composer.parts.terratorch_names import FAMILIES, OUTSIDE, REFUSED, Family, outside
+from composer.parts.kinds import ProbedEncoder
+from composer.parts.terratorch_names import FAMILIES, KNOWN_ABSENT, UNSUPPORTED_BACKBONES, Family, explain_absence
 from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
-from composer.problem import nearest
+from composer.problem import suggest
 
 _FIELD = "it is a field of its own"
 _CHANNELS = "it is the channels of the input"
 _FRAMES = "it is the frames of the input"
 _WEIGHTS = "composer loads weights itself: give the path of a file as pretrained"
 _BANDS = "give the names of the channels as bands"
-BARRED: Mapping[str, str] = MappingProxyType(
+FORBIDDEN_TERRATORCH_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
         "name": _FIELD,
         "out_indices": _FIELD,
@@ -61,16 +61,18 @@ of its `MODALITY_INFO`.
 """
 
 
-def _known(_: object, __: object, value: Any) -> None:
-    if value in REFUSED:
-        raise ValueError(f"terratorch/{value} cannot be had: {REFUSED[value][0]}; use {REFUSED[value][1]}")
-    if value not in FAMILIES and (reason := outside(str(value))):
+def _validate_backbone_name(_: object, __: object, value: Any) -> None:
+    if value in UNSUPPORTED_BACKBONES:
+        raise ValueError(
+            f"terratorch/{value} cannot be had: {UNSUPPORTED_BACKBONES[value][0]}; use {UNSUPPORTED_BACKBONES[value][1]}"
+        )
+    if value not in FAMILIES and (reason := explain_absence(str(value))):
         raise ValueError(f"terratorch/{value} cannot be had: {reason}")
     if value not in FAMILIES:
-        raise ValueError(f"TerraTorch has no backbone {value!r}: {nearest(str(value), FAMILIES)}")
+        raise ValueError(f"TerraTorch has no backbone {value!r}: {suggest(str(value), FAMILIES)}")
 
 
-def _strings(values: Any) -> tuple[str, ...] | None:
+def _convert_names(values: Any) -> tuple[str, ...] | None:
     if values is None:
         return None
     if not isinstance(values, list | tuple) or not all(isinstance(value, str) and value for value in values):
@@ -80,31 +82,31 @@ def _strings(values: Any) -> tuple[str, ...] | None:
     return tuple(values)
 
 
-_FIELDS: Mapping[str, Any] = {"out_indices": None, "pretrained": False, "options": ()}
+_BACKBONE_DEFAULTS: Mapping[str, Any] = {"out_indices": None, "pretrained": False, "options": ()}
 
 
-def _fields_of(family: Family) -> Mapping[str, Any]:
+def _build_backbone_defaults(family: Family) -> Mapping[str, Any]:
     """The fields that a backbone has, beside those that all have."""
     own = [("bands", family.bands), ("frames", family.frames), ("modalities", family.several)]
-    return {**_FIELDS, **{name: None for name, has in own if has}}
+    return {**_BACKBONE_DEFAULTS, **{name: None for name, has in own if has}}
 
 
-def _bands(values: Any) -> tuple[str, ...] | FrozenDict | None:
+def _convert_bands(values: Any) -> tuple[str, ...] | FrozenDict | None:
     """Return the names of bands; those of each modality where they are given so, as a mapping or as pairs."""
     is_pairs = isinstance(values, tuple) and any(isinstance(entry, tuple) for entry in values)
     if not isinstance(values, Mapping) and not is_pairs:
-        return _strings(values)
-    return FrozenDict({name: _strings(names) for name, names in dict(values).items()})
+        return _convert_names(values)
+    return FrozenDict({name: _convert_names(names) for name, names in dict(values).items()})
 
 
-def _modalities(_: object, __: object, value: tuple[str, ...] | None) -> None:
+def _validate_modalities(_: object, __: object, value: tuple[str, ...] | None) -> None:
     for name in value or ():
         if name in ("facts", "pretrained"):
             raise ValueError(f"{name!r} cannot be the name of a modality")
 
 
 @frozen
-class TerraTorch(Probed):
+class TerraTorch(ProbedEncoder):
     """A backbone of TerraTorch's own registry: `terratorch/NAME`.
 
     `out_indices` picks levels among all that the backbone has, in any order (TerraTorch's default where it is absent:
@@ -122,22 +124,29 @@ class TerraTorch(Probed):
     source: ClassVar[str | None] = "terratorch"
     names: ClassVar[Mapping[str, str] | None] = MappingProxyType({n: family.line for n, family in FAMILIES.items()})
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {name: _fields_of(family) for name, family in FAMILIES.items()}
+        {name: _build_backbone_defaults(family) for name, family in FAMILIES.items()}
     )
-    refused: ClassVar[Mapping[str, tuple[str, str]]] = REFUSED
-    outside: ClassVar[Mapping[str, str]] = OUTSIDE
+    refused: ClassVar[Mapping[str, tuple[str, str]]] = UNSUPPORTED_BACKBONES
+    outside: ClassVar[Mapping[str, str]] = KNOWN_ABSENT
 
-    name: str = field(validator=_known)
+    name: str = field(validator=_validate_backbone_name)
     out_indices: tuple[int, ...] | None = field(
-        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
+        default=None, converter=convert_optional_int_list, validator=[NON_EMPTY, OPTIONAL_INDEX], kw_only=True
     )
     pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
-    bands: tuple[str, ...] | Options | None = field(default=None, converter=_bands, validator=NOT_EMPTY, kw_only=True)
+    bands: tuple[str, ...] | Options | None = field(
+        default=None, converter=_convert_bands, validator=NON_EMPTY, kw_only=True
+    )
     frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
     modalities: tuple[str, ...] | None = field(
-        default=None, converter=_strings, validator=[NOT_EMPTY, _modalities], kw_only=True
+        default=None, converter=_convert_names, validator=[NON_EMPTY, _validate_modalities], kw_only=True
     )
-    options: Options = field(default=(), converter=options, validator=[Without(BARRED), MODEST], kw_only=True)
+    options: Options = field(
+        default=(),
+        converter=convert_options,
+        validator=[ForbiddenKeys(FORBIDDEN_TERRATORCH_OPTIONS), BOUNDED_OPTIONS],
+        kw_only=True,
+    )
 
     def __attrs_post_init__(self) -> None:
         known = self.defaults[self.name]
@@ -157,7 +166,7 @@ class TerraTorch(Probed):
         """The names of the channels of the one image that it takes."""
         return None if isinstance(self.bands, FrozenDict) else self.bands  # type: ignore[return-value]
 
-    def bands_of(self, modalities: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    def get_modality_bands(self, modalities: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """Return the names of the bands by modality, of those that are given.
 
         Raises ValueError for a list of names that might be those of several modalities.
@@ -178,7 +187,7 @@ class TerraTorch(Probed):
         """The modalities that it lists, or else those that there are weights for."""
         return (self.modalities or tuple(MODALITIES)) if self.family.several else ()
 
-    def names_for(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:
+    def find_image_names(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:
         """Modalities of so many channels, each once; one of the user's own may have any number."""
         free = sorted(self.image_names, key=lambda name: name not in MODALITIES)
         found = []
@@ -190,7 +199,7 @@ class TerraTorch(Probed):
             found.append(name)
         return tuple(found)
 
-    def fed(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
+    def copy_with_inputs(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
         """With the frames of its image, where it sees several at once and does not say how many."""
         if self.family.frames and self.frames is None and images and images[0].axes == FRAMES:
             return evolve(self, frames=images[0].frames)

@@ -23,68 +23,69 @@ class Family:
 
 
 _LANDSAT = ("tm_toa", "etm_toa", "etm_sr", "oli_tirs_toa", "oli_sr")
-_LEARNED = ("moco", "simclr")
-_SEEN = ("mi_ms", "mi_rgb", "si_ms", "si_rgb")
+_SSL_METHODS = ("moco", "simclr")
+_SATLAS_INPUTS = ("mi_ms", "mi_rgb", "si_ms", "si_rgb")
 
 
-def _joined(begin: str, *ends: tuple[str, ...]) -> Iterator[str]:
+def _join_names(begin: str, *ends: tuple[str, ...]) -> Iterator[str]:
     """Every name that begins so and goes on with one of each, joined by underscores."""
     if not ends:
         yield begin
         return
     for end in ends[0]:
-        yield from _joined(f"{begin}_{end}", *ends[1:])
+        yield from _join_names(f"{begin}_{end}", *ends[1:])
 
 
 _V2 = ("tiny_tl", "100_tl", "300", "300_tl", "600", "600_tl")
-_PRITHVI = ("prithvi_eo_tiny", "prithvi_eo_v1_100", *_joined("prithvi_eo_v2", _V2))
-_TERRAMIND = ("terramind_v01_base", *_joined("terramind_v1", ("tiny", "small", "base", "large")))
-_TOKENIZERS = tuple(_joined("terramind_v1_tokenizer", ("dem", "lulc", "ndvi", "s1grd", "s1rtc", "s2l2a")))
+_PRITHVI = ("prithvi_eo_tiny", "prithvi_eo_v1_100", *_join_names("prithvi_eo_v2", _V2))
+_TERRAMIND = ("terramind_v01_base", *_join_names("terramind_v1", ("tiny", "small", "base", "large")))
+_TOKENIZERS = tuple(_join_names("terramind_v1_tokenizer", ("dem", "lulc", "ndvi", "s1grd", "s1rtc", "s2l2a")))
 _SSL4EO = (
-    *_joined("ssl4eol_resnet18_landsat", _LANDSAT, _LEARNED),
-    *_joined("ssl4eol_resnet50_landsat", _LANDSAT, _LEARNED),
-    *_joined("ssl4eos12_resnet18_sentinel2", ("all_moco", "rgb_moco")),
-    *_joined("ssl4eos12_resnet50", ("sentinel1_all",), ("decur", "moco")),
-    *_joined("ssl4eos12_resnet50_sentinel2", ("all_decur", "all_dino", "all_moco", "all_softcon", "rgb_moco")),
+    *_join_names("ssl4eol_resnet18_landsat", _LANDSAT, _SSL_METHODS),
+    *_join_names("ssl4eol_resnet50_landsat", _LANDSAT, _SSL_METHODS),
+    *_join_names("ssl4eos12_resnet18_sentinel2", ("all_moco", "rgb_moco")),
+    *_join_names("ssl4eos12_resnet50", ("sentinel1_all",), ("decur", "moco")),
+    *_join_names("ssl4eos12_resnet50_sentinel2", ("all_decur", "all_dino", "all_moco", "all_softcon", "rgb_moco")),
 )
 _SSL4EO_VIT = (
     *(
         name
-        for name in _joined("ssl4eol_vit_small_patch16_224_landsat", _LANDSAT, _LEARNED)
+        for name in _join_names("ssl4eol_vit_small_patch16_224_landsat", _LANDSAT, _SSL_METHODS)
         if name != "ssl4eol_vit_small_patch16_224_landsat_oli_tirs_toa_moco"
     ),
-    *_joined("ssl4eos12_vit_small_patch16_224_sentinel2_all", ("dino", "moco")),
+    *_join_names("ssl4eos12_vit_small_patch16_224_sentinel2_all", ("dino", "moco")),
 )
 _SATLAS = (
     "satlas_resnet152_sentinel2_mi_ms",
     "satlas_resnet152_sentinel2_mi_rgb",
-    *_joined("satlas_resnet152_sentinel2", ("si_ms_satlas", "si_rgb_satlas")),
-    *(f"satlas_resnet50_sentinel2_{seen}_satlas" for seen in _SEEN),
+    *_join_names("satlas_resnet152_sentinel2", ("si_ms_satlas", "si_rgb_satlas")),
+    *(f"satlas_resnet50_sentinel2_{seen}_satlas" for seen in _SATLAS_INPUTS),
 )
 _SATLAS_SWIN = (
-    *_joined("satlas_swin_b", ("landsat_mi_ms", "landsat_mi_rgb", "naip_mi_rgb", "naip_si_rgb")),
-    *_joined("satlas_swin_b", ("sentinel1",), ("mi", "si")),
-    *_joined("satlas_swin_b_sentinel2", _SEEN),
-    *_joined("satlas_swin_t_sentinel2", _SEEN),
+    *_join_names("satlas_swin_b", ("landsat_mi_ms", "landsat_mi_rgb", "naip_mi_rgb", "naip_si_rgb")),
+    *_join_names("satlas_swin_b", ("sentinel1",), ("mi", "si")),
+    *_join_names("satlas_swin_b_sentinel2", _SATLAS_INPUTS),
+    *_join_names("satlas_swin_t_sentinel2", _SATLAS_INPUTS),
 )
 _SECO = tuple(f"seco_{network}_sentinel2_rgb_seco" for network in ("resnet18", "resnet50"))
 
 CLAY = ("clay_v1_base",)
 SWIN = ("prithvi_swin_B", "prithvi_swin_L")
 SCALE_MAE = tuple(f"scalemae_{name}" for name in ("vit_base_patch16", "vit_large_patch16", "vit_huge_patch14"))
-ELSEWHERE = (*CLAY, *SWIN, *SCALE_MAE)
+UNREGISTERED = (*CLAY, *SWIN, *SCALE_MAE)
 """The backbones that TerraTorch registers with timm, and ScaleMAE's, which it has in a table by the names after
 `scalemae_`.
 """
 
-_TOLD = "two modalities or more, by name"
-_FAMILIES: Mapping[tuple[str, ...], Family] = {
+_SEVERAL_MODALITIES = "two modalities or more, by name"
+_TERRATORCH_FAMILIES: Mapping[tuple[str, ...], Family] = {
     _PRITHVI: Family("Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", bands=True, frames=True),
     _TERRAMIND: Family(
-        f"TerraMind: a ViT over radar, optical images and elevation, {_TOLD}.", bands=True, several=True
+        f"TerraMind: a ViT over radar, optical images and elevation, {_SEVERAL_MODALITIES}.", bands=True, several=True
     ),
     tuple(f"{name}_tim" for name in _TERRAMIND): Family(
-        f"TerraMind that first draws land cover from what it is fed, at random; square images, {_TOLD}.", several=True
+        f"TerraMind that first draws land cover from what it is fed, at random; square images, {_SEVERAL_MODALITIES}.",
+        several=True,
     ),
     _TOKENIZERS: Family("The encoder of a tokenizer of TerraMind: a ViT over images of one modality."),
     tuple(f"dofa_{size}_patch16_224" for size in ("small", "base", "large")): Family(
@@ -104,7 +105,7 @@ _FAMILIES: Mapping[tuple[str, ...], Family] = {
 }
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {name: family for names, family in _FAMILIES.items() for name in names}
+    {name: family for names, family in _TERRATORCH_FAMILIES.items() for name in names}
 )
 """The backbones that can be had, each with its family."""
 
@@ -122,7 +123,7 @@ _DINOV3 = {
 }
 _V2_SIZES = ("atto", "femto", "nano", "tiny", "base", "large", "huge")
 
-REFUSED: Mapping[str, tuple[str, str]] = MappingProxyType(
+UNSUPPORTED_BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         **{f"convnextv2_{size}": (_SCORES, f"timm/convnextv2_{size}") for size in _V2_SIZES},
         "convnext_pico": (_SCORES, "timm/convnext_pico"),
@@ -135,10 +136,10 @@ REFUSED: Mapping[str, tuple[str, str]] = MappingProxyType(
 _CLAY_15 = (
     "TerraTorch has Clay 1.5 as a masked autoencoder alone, which downloads a teacher and gives losses and no features"
 )
-OUTSIDE: Mapping[str, str] = MappingProxyType(dict.fromkeys(("*clay*15*", "*clay*1[._]5*"), _CLAY_15))
+KNOWN_ABSENT: Mapping[str, str] = MappingProxyType(dict.fromkeys(("*clay*15*", "*clay*1[._]5*"), _CLAY_15))
 """Patterns of names that people look for and TerraTorch has no backbone of, each with what is said."""
 
 
-def outside(name: str) -> str | None:
+def explain_absence(name: str) -> str | None:
     """Why a name that people look for here is not here; None of any other."""
-    return next((reason for pattern, reason in OUTSIDE.items() if fnmatchcase(name.lower(), pattern)), None)
+    return next((reason for pattern, reason in KNOWN_ABSENT.items() if fnmatchcase(name.lower(), pattern)), None)

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from attrs import Attribute, field, frozen
 
-from composer.parts.fields import FLAG, INDEX, NOT_EMPTY, whole_numbers
+from composer.parts.fields import BOOL, INDEX, NON_EMPTY, convert_int_list
 from composer.parts.kinds import Neck
 
 AGGREGATIONS = ("mean", "max", "min", "cls")
-MOST_PREFIX = 1024
+MAX_PREFIX = 1024
 
 
 @frozen
@@ -21,17 +21,17 @@ class _Pooling:
     known: ClassVar[tuple[str, ...]] = AGGREGATIONS
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        position = type(value) is int and 0 <= value < MOST_PREFIX
+        position = type(value) is int and 0 <= value < MAX_PREFIX
         if not position and not (isinstance(value, str) and value in self.known):
-            ways = f"{', '.join(self.known)}, or a whole number from 0 to {MOST_PREFIX - 1}"
+            ways = f"{', '.join(self.known)}, or a whole number from 0 to {MAX_PREFIX - 1}"
             raise ValueError(f"{attribute.name} must be one of {ways} (got {value!r})")
 
 
-def _indices(value: int | Iterable[int] | None) -> tuple[int, ...]:
+def _convert_indices(value: int | Iterable[int] | None) -> tuple[int, ...]:
     """One position, several, or none given: the last."""
     if value is None:
         return (-1,)
-    return (value,) if type(value) is int else whole_numbers(value)  # type: ignore[arg-type]
+    return (value,) if type(value) is int else convert_int_list(value)  # type: ignore[arg-type]
 
 
 @frozen(kw_only=True)
@@ -44,8 +44,10 @@ class AggregateTokens(Neck):
     """
 
     pooling: str | int = field(default="mean", validator=_Pooling())
-    indices: tuple[int, ...] | int | None = field(default=None, converter=_indices, validator=[NOT_EMPTY, INDEX])
-    drop_cls: bool = field(default=False, validator=FLAG)
+    indices: tuple[int, ...] | int | None = field(
+        default=None, converter=_convert_indices, validator=[NON_EMPTY, INDEX]
+    )
+    drop_cls: bool = field(default=False, validator=BOOL)
 
     def __attrs_post_init__(self) -> None:
         if self.drop_cls and (self.pooling == "cls" or isinstance(self.pooling, int)):

@@ -7,14 +7,22 @@ from typing import Any, ClassVar, Self
 
 from attrs import evolve, field, frozen
 
-from composer.parts.fields import MAYBE_INDEX, MODEST, NOT_EMPTY, Options, Without, maybe_whole_numbers, options
-from composer.parts.kinds import Probed
+from composer.parts.fields import (
+    BOUNDED_OPTIONS,
+    NON_EMPTY,
+    OPTIONAL_INDEX,
+    ForbiddenKeys,
+    Options,
+    convert_optional_int_list,
+    convert_options,
+)
+from composer.parts.kinds import ProbedEncoder
 from composer.parts.weights import IS_PRETRAINED, Pretrained, convert_pretrained
 
-_CHOSEN = "out_indices is a field of its own"
-BARRED = {
-    "out_indices": _CHOSEN,
-    "out_features": _CHOSEN,
+_OUT_INDICES_REASON = "out_indices is a field of its own"
+FORBIDDEN_TRANSFORMERS_OPTIONS = {
+    "out_indices": _OUT_INDICES_REASON,
+    "out_features": _OUT_INDICES_REASON,
     "num_channels": "it is the channels of the input",
     "model_type": "it is named by name",
     "name_or_path": "it is named by name",
@@ -26,14 +34,14 @@ BARRED = {
 """Fields of a config that `options` may not hold, each with the reason why."""
 
 
-def _checkpoint_name(_: object, __: object, value: Any) -> None:
+def _validate_checkpoint_name(_: object, __: object, value: Any) -> None:
     if not isinstance(value, str) or not value:
         told = "an architecture such as 'swin', a checkpoint OWNER/NAME, or a folder that begins with ./ or /"
         raise ValueError(f"name must be {told} (got {value!r})")
 
 
 @frozen
-class Transformers(Probed):
+class Transformers(ProbedEncoder):
     """A backbone of transformers: `transformers/NAME`, of those that its AutoBackbone makes.
 
     `transformers/swin` is an architecture, as the defaults of its config make it; `transformers/OWNER/NAME` a
@@ -46,19 +54,24 @@ class Transformers(Probed):
 
     source: ClassVar[str | None] = "transformers"
 
-    name: str = field(validator=_checkpoint_name)
+    name: str = field(validator=_validate_checkpoint_name)
     out_indices: tuple[int, ...] | None = field(
-        default=None, converter=maybe_whole_numbers, validator=[NOT_EMPTY, MAYBE_INDEX], kw_only=True
+        default=None, converter=convert_optional_int_list, validator=[NON_EMPTY, OPTIONAL_INDEX], kw_only=True
     )
     pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
-    options: Options = field(default=(), converter=options, validator=[Without(BARRED), MODEST], kw_only=True)
+    options: Options = field(
+        default=(),
+        converter=convert_options,
+        validator=[ForbiddenKeys(FORBIDDEN_TRANSFORMERS_OPTIONS), BOUNDED_OPTIONS],
+        kw_only=True,
+    )
 
     @property
     def folder(self) -> Path | None:
         """The folder of a checkpoint on disk."""
         return Path(self.name.partition("#")[0]) if self.name.startswith(("/", "./", "../")) else None
 
-    def unweighted(self) -> Self:
+    def copy_without_pretrained(self) -> Self:
         """The same without weights; a folder is told apart by what its config holds, which may change."""
         plain = evolve(self, pretrained=False)
         file = None if self.folder is None else self.folder / "config.json"

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 
-def _is_text(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _validate_text(_: object, attribute: Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{attribute.name} must be a string that is not empty (got {value!r})")
 
@@ -24,8 +24,8 @@ class WeightsFile:
     A prefix is only needed where a file holds several networks. Without it, use the path alone.
     """
 
-    file: str = field(validator=_is_text)
-    prefix: str = field(converter=_strip_dots, validator=_is_text)
+    file: str = field(validator=_validate_text)
+    prefix: str = field(converter=_strip_dots, validator=_validate_text)
 
 
 Pretrained = bool | str | WeightsFile

@@ -7,17 +7,17 @@ import zlib
 from typing import BinaryIO
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
-from composer.tensors.unreadable import NO_STATE, UnreadableError
+from composer.tensors.unreadable import SAVE_STATE_DICT_HINT, UnreadableError
 
-MAGIC = b"PK\x03\x04"
+ZIP_MAGIC = b"PK\x03\x04"
 
-MOST_OF_LIST = 2**23
+MAX_DIRECTORY_BYTES = 2**23
 """How many bytes the list of records may have. One has sixty, so this is of 140,000, which take half a second."""
 
-_HEAD, _LOCKED = 30, 1
+_HEADER_SIZE, _ENCRYPTED_FLAG = 30, 1
 """How many bytes stand before the name of a record, and the flag of one that has a password."""
 
-_END, _END_64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_END_MAGIC, _END_64_MAGIC, _LOCATOR_MAGIC = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 
 
 class Archive:
@@ -29,13 +29,13 @@ class Archive:
     def __init__(self, file: BinaryIO) -> None:
         self.size = file.seek(0, 2)
         self._file = file
-        _check_list(file, self.size)
+        _check_directory(file, self.size)
         try:
             records = ZipFile(file).infolist()
         except (BadZipFile, NotImplementedError, ValueError, EOFError) as error:
             raise UnreadableError("is damaged (its archive cannot be read)") from error
         if any(record.filename.endswith("/constants.pkl") for record in records):
-            raise UnreadableError("is a program that torch.jit wrote", NO_STATE)
+            raise UnreadableError("is a program that torch.jit wrote", SAVE_STATE_DICT_HINT)
         if any(record.compress_type != ZIP_STORED for record in records) or self.size < sum(
             max(record.file_size, record.compress_size) for record in records
         ):
@@ -58,11 +58,11 @@ class Archive:
         """The bytes of a record, which are as many as `size_of` says."""
         content = bytearray(self.size_of(name))
         record = self._records[f"{self._folder}/{name}"]
-        head = self._at(record.header_offset, _HEAD)
-        if head[:4] != MAGIC or record.flag_bits & _LOCKED:
+        head = self._read_range(record.header_offset, _HEADER_SIZE)
+        if head[:4] != ZIP_MAGIC or record.flag_bits & _ENCRYPTED_FLAG:
             raise UnreadableError(f"is damaged (its {name} cannot be read)")
         lengths = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-        self._at(record.header_offset + _HEAD + lengths, 0)
+        self._read_range(record.header_offset + _HEADER_SIZE + lengths, 0)
         if self._file.readinto(content) != len(content):  # type: ignore[attr-defined]
             raise UnreadableError(f"is damaged (its {name} is cut off)")
         # torch can be told to write no checksums. They are all zero then, and it looks at none when it reads.
@@ -70,22 +70,22 @@ class Archive:
             raise UnreadableError(f"is damaged (its {name} cannot be read)")
         return content
 
-    def _at(self, position: int, count: int) -> bytes:
+    def _read_range(self, position: int, count: int) -> bytes:
         """So many bytes of the file, or fewer; what is read next stands behind them."""
         self._file.seek(min(max(position, 0), self.size))
         return self._file.read(count)
 
 
-def _check_list(file: BinaryIO, size: int) -> None:
+def _check_directory(file: BinaryIO, size: int) -> None:
     """Raise UnreadableError where the list of records, which zipfile reads whole, is too long, or is not at the end."""
     file.seek(max(0, size - 98))
     tail = file.read(98)
-    if tail[-22:-18] != _END:
+    if tail[-22:-18] != _END_MAGIC:
         raise UnreadableError("is damaged, or no file that torch.save wrote (it does not end as an archive does)")
     lengths = [int.from_bytes(tail[-10:-6], "little")]
     # A long list has its true length before the end, and whoever reads it need not look there.
-    if tail[-42:-38] == _LOCATOR:
-        true = int.from_bytes(tail[40:48], "little") if tail[:4] == _END_64 else MOST_OF_LIST + 1
+    if tail[-42:-38] == _LOCATOR_MAGIC:
+        true = int.from_bytes(tail[40:48], "little") if tail[:4] == _END_64_MAGIC else MAX_DIRECTORY_BYTES + 1
         lengths = [true, *(length for length in lengths if length != 2**32 - 1)]
-    if max(lengths) > MOST_OF_LIST:
-        raise UnreadableError(f"has a list of records of more than {MOST_OF_LIST:,} bytes")
+    if max(lengths) > MAX_DIRECTORY_BYTES:
+        raise UnreadableError(f"has a list of records of more than {MAX_DIRECTORY_BYTES:,} bytes")

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from composer.loaded import LoadedWeights, list_names
 from composer.tensors.prefixes import count_matches
 
-State = Mapping[str, Tensor]
-Convert = Callable[[dict[str, Tensor]], State]
+TensorState = Mapping[str, Tensor]
+Convert = Callable[[dict[str, Tensor]], TensorState]
 """A library's conversion of a checkpoint into the names and shapes of its network. It may change the dict."""
 
-MAX_DEPTH = 8
+MAX_PREFIX_DEPTH = 8
 """How many dots a prefix may have."""
 
-MAX_TRIED = 16
+MAX_PREFIXES = 16
 """How many prefixes are tried. More than two or three that hold a whole network are rare."""
 
 
@@ -44,14 +44,14 @@ class Match:
     """
 
     prefix: str
-    tensors: State
+    tensors: TensorState
     unused: tuple[str, ...]
 
     def report(self, file: str) -> LoadedWeights:
         """Say what was loaded from a file."""
         return LoadedWeights(file, self.prefix.removesuffix("."), self.unused)
 
-    def fill(self, wanted: State) -> None:
+    def fill(self, wanted: TensorState) -> None:
         """Copy the tensors into those of the network."""
         with torch.no_grad():
             for name, tensor in wanted.items():
@@ -60,8 +60,8 @@ class Match:
 
 
 def match(
-    given: State,
-    wanted: State,
+    given: TensorState,
+    wanted: TensorState,
     convert: Convert = dict,
     *,
     prefix: str | None = None,
@@ -79,21 +79,21 @@ def match(
     needed = [name for name, tensor in wanted.items() if not (_is_computed(tensor) or optional(name))]
     drawn = torch.get_rng_state()
 
-    def attempt(prefix: str) -> _Attempt:
+    def try_prefix(prefix: str) -> _Attempt:
         # What a conversion draws at random is the same each time, so that equal tensors are.
         torch.set_rng_state(drawn)
         return _try_prefix(given, wanted, needed, convert, prefix)
 
     if prefix is not None:
-        return _require(attempt(f"{prefix}."), given, needed)
-    plain = attempt("")
+        return _require_match(try_prefix(f"{prefix}."), given, needed)
+    plain = try_prefix("")
     prefixes = _find_prefixes(given, needed)
-    if plain.match is not None and (all(name in given for name in needed) or _is_chain(prefixes)):
+    if plain.match is not None and (all(name in given for name in needed) or _is_nested(prefixes)):
         return plain.match
-    others = [attempt(other) for other in prefixes]
+    others = [try_prefix(other) for other in prefixes]
     complete = list(_drop_equal([one.match for one in others if one.match is not None]))
     # A conversion may strip a prefix too, and of two networks take the first.
-    if plain.match is not None and not any(_equal(plain.match.tensors, one.tensors) for one in complete):
+    if plain.match is not None and not any(_is_same_state(plain.match.tensors, one.tensors) for one in complete):
         return plain.match
     if len(complete) == 1:
         return complete[0]
@@ -136,7 +136,9 @@ class _Attempt:
         return "; ".join([*said, *(f"{what}: {list_names(names)}" for what, names in named if names)])
 
 
-def _try_prefix(given: State, wanted: State, needed: Sequence[str], convert: Convert, prefix: str) -> _Attempt:
+def _try_prefix(
+    given: TensorState, wanted: TensorState, needed: Sequence[str], convert: Convert, prefix: str
+) -> _Attempt:
     behind = {name[len(prefix) :]: tensor for name, tensor in given.items() if name.startswith(prefix)}
     try:
         # A library may look elsewhere for what is empty.
@@ -145,10 +147,10 @@ def _try_prefix(given: State, wanted: State, needed: Sequence[str], convert: Con
         raise
     except Exception as error:  # whatever a conversion raises for tensors that it does not know
         words = " ".join(str(error).split())
-        fitting = sum(name in behind and _fits(behind[name], wanted[name]) for name in needed)
+        fitting = sum(name in behind and _is_compatible(behind[name], wanted[name]) for name in needed)
         return _Attempt(prefix, fitting=fitting, error=f"{type(error).__name__}{f': {words}' if words else ''}")
     missing = [name for name in needed if name not in found]
-    alike = {name: tensor for name, tensor in wanted.items() if name in found and _fits(found[name], tensor)}
+    alike = {name: tensor for name, tensor in wanted.items() if name in found and _is_compatible(found[name], tensor)}
     unlike = [
         f"{name} {_describe_kind(found[name])} instead of {_describe_kind(tensor)}"
         for name, tensor in wanted.items()
@@ -167,7 +169,7 @@ def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _fits(given: Tensor, wanted: Tensor) -> bool:
+def _is_compatible(given: Tensor, wanted: Tensor) -> bool:
     return given.shape == wanted.shape and _name_numbers(given) == _name_numbers(wanted)
 
 
@@ -181,7 +183,9 @@ def _describe_kind(tensor: Tensor) -> str:
     return shape if tensor.is_floating_point() else f"{shape} of {_name_numbers(tensor)}s"
 
 
-def _list_unused(given: State, prefix: str, behind: State, found: State, wanted: State) -> Iterator[str]:
+def _list_unused(
+    given: TensorState, prefix: str, behind: TensorState, found: TensorState, wanted: TensorState
+) -> Iterator[str]:
     """The tensors that go nowhere. Where a conversion renamed some, those that it dropped cannot be told from those
     that it joined: then only what it left over is listed.
     """
@@ -190,7 +194,7 @@ def _list_unused(given: State, prefix: str, behind: State, found: State, wanted:
     yield from (f"{prefix}{name}" for name in left if not (name in found and name in wanted))
 
 
-def _require(attempt: _Attempt, given: State, needed: Collection[str]) -> Match:
+def _require_match(attempt: _Attempt, given: TensorState, needed: Collection[str]) -> Match:
     if attempt.match is not None:
         return attempt.match
     if not any(name.startswith(attempt.prefix) for name in given):
@@ -206,20 +210,20 @@ def _find_prefixes(given: Iterable[str], needed: Collection[str]) -> list[str]:
     A conversion may split tensors, but never so many that half as many as are needed would not do.
     """
     names = list(given)
-    behind = Counter(prefix for name in names for prefix in _prefixes_of(name))
+    behind = Counter(prefix for name in names for prefix in _iter_prefixes(name))
     large = [prefix for prefix, count in behind.most_common() if 2 * count >= len(needed)]
     likely = [prefix for prefix in count_matches(names, needed) if prefix in frozenset(large)]
-    return list(dict.fromkeys([*likely, *large]))[:MAX_TRIED]
+    return list(dict.fromkeys([*likely, *large]))[:MAX_PREFIXES]
 
 
-def _prefixes_of(name: str) -> Iterator[str]:
+def _iter_prefixes(name: str) -> Iterator[str]:
     at = 0
-    for segment in name.split(".", MAX_DEPTH)[:-1][:MAX_DEPTH]:
+    for segment in name.split(".", MAX_PREFIX_DEPTH)[:-1][:MAX_PREFIX_DEPTH]:
         at += len(segment) + 1
         yield name[:at]
 
 
-def _is_chain(prefixes: Iterable[str]) -> bool:
+def _is_nested(prefixes: Iterable[str]) -> bool:
     """Whether each prefix continues the one before it: then no two networks stand beside each other."""
     ordered = sorted(prefixes, key=len)
     return all(longer.startswith(shorter) for shorter, longer in pairwise(ordered))
@@ -229,12 +233,12 @@ def _drop_equal(matches: Sequence[Match]) -> Iterator[Match]:
     """One match of each set of equal tensors: a conversion may strip a prefix too."""
     seen: list[Match] = []
     for one in matches:
-        if not any(_equal(one.tensors, other.tensors) for other in seen):
+        if not any(_is_same_state(one.tensors, other.tensors) for other in seen):
             seen.append(one)
             yield one
 
 
-def _equal(one: State, other: State) -> bool:
+def _is_same_state(one: TensorState, other: TensorState) -> bool:
     """Whether all tensors are equal, and of one precision: torch compares no others."""
     return one.keys() == other.keys() and all(
         tensor.dtype == other[name].dtype and torch.equal(tensor, other[name]) for name, tensor in one.items()

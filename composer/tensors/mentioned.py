@@ -8,21 +8,21 @@ from attrs import define, field, frozen
 
 
 @frozen
-class Named:
+class GlobalRef:
     """A class or a function that the pickle names: `collections.OrderedDict`. It was not looked up."""
 
     name: str
 
 
 @frozen
-class Outside:
+class PersistentRef:
     """What stands outside the pickle, by the identifier that it has there."""
 
     identifier: Any
 
 
 @define(eq=False)
-class Made:
+class ReducedCall:
     """What `made_by` would have made of `arguments`, and what was then put in it. It was not called."""
 
     made_by: Any

@@ -15,11 +15,13 @@ def count_matches(given: Collection[str], wanted: Collection[str]) -> Mapping[st
     names = frozenset(wanted)
     # A name may have millions of dots: no more of it is compared than may be one of the wanted names.
     longest = max(map(len, names), default=0)
-    counts = Counter(prefix for name in given for prefix in _prefixes_of(name, longest) if name[len(prefix) :] in names)
+    counts = Counter(
+        prefix for name in given for prefix in _iter_candidate_prefixes(name, longest) if name[len(prefix) :] in names
+    )
     return dict(sorted(counts.items(), key=lambda found: (-found[1], len(found[0]), found[0])))
 
 
-def _prefixes_of(name: str, longest: int) -> Iterator[str]:
+def _iter_candidate_prefixes(name: str, longest: int) -> Iterator[str]:
     """The prefixes behind which at most `longest` characters are left."""
     first = len(name) - longest
     if first <= 0:

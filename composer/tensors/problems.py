@@ -10,15 +10,15 @@ from composer.problem import Place, Problem, SpecError
 from composer.tensors.unreadable import UnreadableError
 
 
-def unfit(file: str | PathLike[str], message: str, repair: str) -> SpecError:
+def build_weights_error(file: str | PathLike[str], message: str, repair: str) -> SpecError:
     """The error that says what is wrong with a file of weights."""
     return SpecError([Problem(code="weights", place=Place(file=str(file)), message=f"{message}.", repair=repair)])
 
 
 @contextmanager
-def unreadable_is_unfit(file: str | PathLike[str]) -> Iterator[None]:
+def convert_read_errors(file: str | PathLike[str]) -> Iterator[None]:
     """What cannot be read of a file is raised as SpecError that names it."""
     try:
         yield
     except UnreadableError as error:
-        raise unfit(file, str(error), error.repair) from error
+        raise build_weights_error(file, str(error), error.repair) from error

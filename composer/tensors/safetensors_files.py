@@ -12,13 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from composer.tensors.stored import Stored, from_bytes
-from composer.tensors.unreadable import NO_STATE, UnreadableError
+from composer.tensors.stored import StoredTensor, from_bytes
+from composer.tensors.unreadable import SAVE_STATE_DICT_HINT, UnreadableError
 
-MOST_OF_HEADER = 2**24
+MAX_HEADER_BYTES = 2**24
 """How many bytes the names, kinds and shapes may have. A tensor has some 150, so this is of 100,000."""
 
-DTYPES: Mapping[str, torch.dtype] = {
+SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -39,14 +39,14 @@ DTYPES: Mapping[str, torch.dtype] = {
 """safetensors' names of kinds, as torch's."""
 
 
-def of_safetensors(file: BinaryIO, path: Path, repair: str) -> tuple[dict[str, Stored], dict[str, str]]:
+def read_safetensors(file: BinaryIO, path: Path, repair: str) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """The tensors and the metadata of a file. Raises UnreadableError, with `repair`, where it is no such file."""
     file.seek(0)
-    _refuse_others(file.read(len(_POINTER)), repair)
+    _refuse_other_formats(file.read(len(_LFS_POINTER)), repair)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
-    if length > MOST_OF_HEADER and length + 8 <= file.seek(0, 2):
-        raise UnreadableError(f"has a header of more than {MOST_OF_HEADER:,} bytes", repair)
+    if length > MAX_HEADER_BYTES and length + 8 <= file.seek(0, 2):
+        raise UnreadableError(f"has a header of more than {MAX_HEADER_BYTES:,} bytes", repair)
     try:
         # safetensors' own reader judges all that the header says.
         with safe_open(path, framework="pt"):
@@ -56,37 +56,39 @@ def of_safetensors(file: BinaryIO, path: Path, repair: str) -> tuple[dict[str, S
     file.seek(8)
     header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", None) or {}
-    return {name: _tensor(file, name, told, 8 + length) for name, told in header.items()}, metadata
+    return {name: _parse_tensor(file, name, told, 8 + length) for name, told in header.items()}, metadata
 
 
-_POINTER = b"version https://git-lfs."
+_LFS_POINTER = b"version https://git-lfs."
 
 
-def _refuse_others(start: bytes, repair: str) -> None:
+def _refuse_other_formats(start: bytes, repair: str) -> None:
     """Raise UnreadableError for what is often found in the place of such a file, by its first bytes.
 
     As the length of a header, those of a text are more than any file has, and those of a pickle more than is read.
     """
-    if start == _POINTER:
+    if start == _LFS_POINTER:
         raise UnreadableError("is a pointer of git-lfs, and not the file itself", "fetch the file: git lfs pull")
     if start.isascii() and start[:8].decode("ascii").isprintable() and len(start) >= 8:
         raise UnreadableError("is a text", repair)
     if start[:1] == b"\x80" and any(start[3:8]):
-        raise UnreadableError("is a pickle, but not of the form that torch.save writes by default", NO_STATE)
+        raise UnreadableError(
+            "is a pickle, but not of the form that torch.save writes by default", SAVE_STATE_DICT_HINT
+        )
 
 
-def _tensor(file: BinaryIO, name: str, told: Mapping[str, Any], start: int) -> Stored:
-    if told["dtype"] not in DTYPES:
+def _parse_tensor(file: BinaryIO, name: str, told: Mapping[str, Any], start: int) -> StoredTensor:
+    if told["dtype"] not in SAFETENSORS_DTYPES:
         raise UnreadableError(
             f"has {name} of a kind that is not read ({told['dtype']})",
             "convert it to floating-point numbers, and save it again",
         )
-    dtype, shape = DTYPES[told["dtype"]], tuple(told["shape"])
+    dtype, shape = SAFETENSORS_DTYPES[told["dtype"]], tuple(told["shape"])
     begin, end = (start + offset for offset in told["data_offsets"])
-    return Stored(dtype, shape, partial(_numbers, file, begin, end, dtype, shape))
+    return StoredTensor(dtype, shape, partial(_read_numbers, file, begin, end, dtype, shape))
 
 
-def _numbers(file: BinaryIO, begin: int, end: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def _read_numbers(file: BinaryIO, begin: int, end: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """The numbers of a tensor. That safetensors could read them too is no help: it makes an error of Ctrl-C."""
     numbers = bytearray(end - begin)
     file.seek(begin)

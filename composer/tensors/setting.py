@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composer.tensors.problems import unfit
+from composer.tensors.problems import build_weights_error
 
-Waiting = list[tuple[str, Tensor, Tensor]]
+PendingCopies = list[tuple[str, Tensor, Tensor]]
 """The name of a tensor, the tensor, and what it will be."""
 
 
@@ -24,23 +24,23 @@ def refuse_unwritable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> N
     """
     for name, value in wanted.items():
         if not isinstance(value, Tensor):
-            raise unfit(
+            raise build_weights_error(
                 file,
                 f"cannot be put into a model whose {name} holds extra state, which is no tensor",
                 "let the module keep that state as a tensor: register_buffer",
             )
     if any(tensor.is_meta for tensor in wanted.values()):
-        raise unfit(file, "cannot be put into a model on the meta device", "build the model on the CPU")
+        raise build_weights_error(file, "cannot be put into a model on the meta device", "build the model on the CPU")
     for name, tensor in wanted.items():
-        if _overlaps(tensor):
-            raise unfit(
+        if _has_overlap(tensor):
+            raise build_weights_error(
                 file,
                 f"cannot be put into a model whose {name} has several of its numbers in one place",
                 "give that tensor memory of its own: .clone()",
             )
 
 
-def _overlaps(tensor: Tensor) -> bool:
+def _has_overlap(tensor: Tensor) -> bool:
     """Whether two numbers of a tensor may be one in memory: it steps less far than what it steps over reaches."""
     if tensor.layout is not torch.strided or not tensor.numel():
         return False
@@ -52,7 +52,7 @@ def _overlaps(tensor: Tensor) -> bool:
     return False
 
 
-def set_all(waiting: Waiting, file: str | PathLike[str]) -> None:
+def copy_all_or_nothing(waiting: PendingCopies, file: str | PathLike[str]) -> None:
     """Copy what each tensor will be into it. Where that fails, or Ctrl-C comes in between, all are as they were.
 
     For a model that is half of one training and half of another looks like any other. The list is emptied, so that
@@ -67,16 +67,16 @@ def set_all(waiting: Waiting, file: str | PathLike[str]) -> None:
                 before.append((tensor, tensor.detach().to("cpu", copy=True)))
                 tensor.copy_(numbers)
         except BaseException as error:
-            _put_back(before)
+            _restore_tensors(before)
             if isinstance(error, MemoryError) or not isinstance(error, Exception):
                 raise
             told = " ".join(str(error).split())[:200]
-            raise unfit(
+            raise build_weights_error(
                 file, f"cannot be put into the model, whose {name} takes no numbers ({told})", "build the model anew"
             ) from error
 
 
-def _put_back(before: list[tuple[Tensor, Tensor]]) -> None:
+def _restore_tensors(before: list[tuple[Tensor, Tensor]]) -> None:
     """Undo from the last to the first, also where Ctrl-C comes again: two names may be of one tensor."""
     while before:
         with suppress(KeyboardInterrupt):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from composer.tensors.mentioned import Named, Outside
+from composer.tensors.mentioned import GlobalRef, PersistentRef
 from composer.tensors.unreadable import UnreadableError
 
-DTYPES: Mapping[str, torch.dtype] = {
+STORAGE_DTYPES: Mapping[str, torch.dtype] = {
     "torch.BFloat16Storage": torch.bfloat16,
     "torch.BoolStorage": torch.bool,
     "torch.ByteStorage": torch.uint8,
@@ -28,13 +28,18 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 """What torch calls memory that holds numbers of a kind. Of what kind the last is, each tensor over it says."""
 
-_UNREAD = {"torch.QInt8Storage": 1, "torch.QUInt8Storage": 1, "torch.QInt32Storage": 4, "torch.QUInt4x2Storage": 1}
+_UNSUPPORTED_ITEMSIZES = {
+    "torch.QInt8Storage": 1,
+    "torch.QUInt8Storage": 1,
+    "torch.QInt32Storage": 4,
+    "torch.QUInt4x2Storage": 1,
+}
 """Memory that is not read, and how many bytes a number of it takes: others may lie behind it."""
 
-KINDS: Mapping[str, torch.dtype] = {
+VIEW_DTYPES: Mapping[str, torch.dtype] = {
     str(dtype): dtype
     for dtype in (
-        *DTYPES.values(),
+        *STORAGE_DTYPES.values(),
         torch.uint16,
         torch.uint32,
         torch.uint64,
@@ -56,45 +61,47 @@ class Storage:
     count: int
 
 
-def storage_of(outside: Outside) -> Storage:
+def parse_storage(outside: PersistentRef) -> Storage:
     """The storage that a pickle mentions. Raises UnreadableError where it is none, or of a kind that is not read."""
-    key, kind, count = _told(outside)
-    if kind not in DTYPES:
-        raise _not_read(kind)
-    return Storage(key, DTYPES[kind], count)
+    key, kind, count = _parse_storage_ref(outside)
+    if kind not in STORAGE_DTYPES:
+        raise _build_dtype_error(kind)
+    return Storage(key, STORAGE_DTYPES[kind], count)
 
 
-def seen_as(storage: Storage, kind: Any) -> Storage:
+def apply_dtype(storage: Storage, kind: Any) -> Storage:
     """The same memory as numbers of another kind, which a pickle names: `torch.float8_e5m2`."""
-    if not isinstance(kind, Named):
+    if not isinstance(kind, GlobalRef):
         raise UnreadableError("is damaged (it has numbers of no kind)")
-    if kind.name not in KINDS:
-        raise _not_read(kind.name)
-    dtype = KINDS[kind.name]
+    if kind.name not in VIEW_DTYPES:
+        raise _build_dtype_error(kind.name)
+    dtype = VIEW_DTYPES[kind.name]
     count, rest = divmod(storage.count * storage.dtype.itemsize, dtype.itemsize)
     if rest:
         raise UnreadableError("is damaged (it has half a number)")
     return Storage(storage.key, dtype, count)
 
 
-def itemsizes(outside: Iterable[Outside]) -> dict[str, int]:
+def collect_itemsizes(outside: Iterable[PersistentRef]) -> dict[str, int]:
     """How many bytes a number of each storage takes, by key. What else stands outside, as a source text, is none."""
     sizes = {}
     for mentioned in outside:
         if isinstance(mentioned.identifier, tuple) and mentioned.identifier[:1] == ("storage",):
-            key, kind, _ = _told(mentioned)
-            sizes[key] = DTYPES[kind].itemsize if kind in DTYPES else _UNREAD.get(kind, 0)
+            key, kind, _ = _parse_storage_ref(mentioned)
+            sizes[key] = (
+                STORAGE_DTYPES[kind].itemsize if kind in STORAGE_DTYPES else _UNSUPPORTED_ITEMSIZES.get(kind, 0)
+            )
             if not sizes[key]:
-                raise _not_read(kind)
+                raise _build_dtype_error(kind)
     return sizes
 
 
-def _told(outside: Outside) -> tuple[str, str, int]:
+def _parse_storage_ref(outside: PersistentRef) -> tuple[str, str, int]:
     """The key, the kind and the count that a pickle tells of a storage."""
     match outside.identifier:
-        case ("storage", Named(kind), str(key), _, int(count)) | (
+        case ("storage", GlobalRef(kind), str(key), _, int(count)) | (
             "storage",
-            Named(kind),
+            GlobalRef(kind),
             str(key),
             _,
             int(count),
@@ -104,7 +111,7 @@ def _told(outside: Outside) -> tuple[str, str, int]:
     raise UnreadableError("is damaged (it mentions memory that is none)")
 
 
-def _not_read(kind: str) -> UnreadableError:
+def _build_dtype_error(kind: str) -> UnreadableError:
     return UnreadableError(
         f"has numbers of a kind that is not read ({kind})", "convert them to floating-point numbers, and save it again"
     )

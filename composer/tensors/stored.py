@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @frozen
-class Stored:
+class StoredTensor:
     """A tensor in a file that is open. `read` gives it, and raises UnreadableError where its numbers are damaged."""
 
     dtype: torch.dtype
@@ -24,7 +24,7 @@ class Stored:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def kind_of(tensor: Tensor | Stored) -> str:
+def describe_tensor(tensor: Tensor | StoredTensor) -> str:
     """What a tensor is, in words: `float32 [64, 3, 7, 7]`."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 

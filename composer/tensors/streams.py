@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from composer.tensors.pickled import MOST_BYTES, Said, read_at
-from composer.tensors.storages import itemsizes
+from composer.tensors.pickled import MAX_PICKLE_BYTES, PickleResult, read_pickle_at
+from composer.tensors.storages import collect_itemsizes
 from composer.tensors.unreadable import UnreadableError
 
-MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """A pickle of the number that such a file begins with."""
 
-_FEW = 100
+_MAX_HEADER_INSTRUCTIONS = 100
 """In how many instructions the version and the machine are told, at most."""
 
 
-class Stream:
+class LegacyFile:
     """The storages of such a file by key, and `content`, what its main pickle says."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.size = file.seek(0, 2)
         self._file = file
         file.seek(0)
-        head = file.read(2 * MOST_BYTES)
-        version = read_at(head, len(MAGIC), _FEW)
-        machine = read_at(head, version.end, _FEW)
+        head = file.read(2 * MAX_PICKLE_BYTES)
+        version = read_pickle_at(head, len(LEGACY_MAGIC), _MAX_HEADER_INSTRUCTIONS)
+        machine = read_pickle_at(head, version.end, _MAX_HEADER_INSTRUCTIONS)
         if not (isinstance(machine.value, dict) and machine.value.get("little_endian") is True):
             raise UnreadableError("has bytes in the other order than this machine's", "save it on a machine like this")
-        main = read_at(head, machine.end)
+        main = read_pickle_at(head, machine.end)
         self.content = main.value
-        self._places = self._placed(main, read_at(head, main.end))
+        self._places = self._locate_storages(main, read_pickle_at(head, main.end))
 
-    def _placed(self, main: Said, keys: Said) -> dict[str, tuple[int, int]]:
+    def _locate_storages(self, main: PickleResult, keys: PickleResult) -> dict[str, tuple[int, int]]:
         """Where the numbers of each storage begin, and how many bytes they are."""
-        sizes = itemsizes(main.outside)
+        sizes = collect_itemsizes(main.outside)
         places = {}
         position = keys.end
         for key in keys.value if isinstance(keys.value, list) else ():

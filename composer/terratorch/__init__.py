@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from composer.terratorch.translating import Translation as Translation
     from composer.terratorch.translating import translate as translate
 
-_NAMES_OF = {
+_NAMES_BY_MODULE = {
     "configs": "read_config reads_config",
     "factory": "AuxiliaryHead EncoderDecoderFactory FactoryModel TerraTorchWarning",
     "translating": "Translation translate",
 }
-_HOMES = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
-__all__ = sorted(_HOMES)
+_MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
+__all__ = sorted(_MODULE_BY_NAME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_BY_NAME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,23 +9,23 @@ import attrs
 from attrs import define, field, frozen
 
 from composer.parts import Part
-from composer.problem import Place, Problem, SpecError, nearest
+from composer.problem import Place, Problem, SpecError, suggest
 
 
 @define
-class Ledger:
+class Diagnostics:
     """What was found wrong with a call, and what is worth knowing about it: where TerraTorch does otherwise."""
 
     problems: list[Problem] = field(factory=list)
     notes: list[Problem] = field(factory=list)
 
-    def refuse(self, path: str, message: str, repair: str | None = None, code: str = "value") -> None:
+    def add_problem(self, path: str, message: str, repair: str | None = None, code: str = "value") -> None:
         """Put down what is wrong at `path`."""
-        _put(Problem(code=code, message=message, place=Place(path), repair=repair), self.problems)
+        _append_once(Problem(code=code, message=message, place=Place(path), repair=repair), self.problems)
 
-    def note(self, path: str, message: str, repair: str | None = None) -> None:
+    def add_note(self, path: str, message: str, repair: str | None = None) -> None:
         """Put down that what stands at `path` has no effect in TerraTorch, or another one than it seems to have."""
-        _put(Problem(code="terratorch", message=message, place=Place(path), repair=repair), self.notes)
+        _append_once(Problem(code="terratorch", message=message, place=Place(path), repair=repair), self.notes)
 
     def close(self) -> None:
         """Raise SpecError where anything is wrong."""
@@ -33,7 +33,7 @@ class Ledger:
             raise SpecError(self.problems)
 
 
-def _put(problem: Problem, found: list[Problem]) -> None:
+def _append_once(problem: Problem, found: list[Problem]) -> None:
     """Each once: what is wrong with the main head is wrong with every auxiliary one, which is made like it."""
     if problem not in found:
         found.append(problem)
@@ -48,7 +48,7 @@ class Arguments:
     paths: Mapping[str, str] = field(factory=dict)
 
     @classmethod
-    def of(cls, owner: str, values: Mapping[str, Any]) -> Arguments:
+    def from_mapping(cls, owner: str, values: Mapping[str, Any]) -> Arguments:
         """The values of a mapping that stands at `owner`."""
         return cls(owner, dict(values), {name: f"{owner}.{name}" for name in values})
 
@@ -67,15 +67,15 @@ class Arguments:
         """The same but for these."""
         return attrs.evolve(self, values={name: value for name, value in self.values.items() if name not in names})
 
-    def with_(self, **values: Any) -> Arguments:
+    def replace(self, **values: Any) -> Arguments:
         """The same with other values for these names."""
         return attrs.evolve(self, values={**self.values, **values})
 
-    def placed(self, name: str, value: Any, path: str) -> Arguments:
+    def add_with_path(self, name: str, value: Any, path: str) -> Arguments:
         """The same with a value that the caller wrote elsewhere, at `path`."""
         return attrs.evolve(self, values={**self.values, name: value}, paths={**self.paths, name: path})
 
-    def renamed(self, **names: str) -> Arguments:
+    def rename(self, **names: str) -> Arguments:
         """The same with some names replaced: `renamed(old="new")`."""
         values = {names.get(name, name): value for name, value in self.values.items()}
         paths = {names.get(name, name): path for name, path in self.paths.items()}
@@ -85,7 +85,7 @@ class Arguments:
         return iter(self.values)
 
 
-def routed(
+def route_arguments(
     prefix: str, given: Mapping[str, Any] | None, rest: Mapping[str, Any], owner: str = ""
 ) -> tuple[Arguments, dict[str, Any]]:
     """The arguments of one component, and what is left for the others.
@@ -94,7 +94,7 @@ def routed(
     prefix, `backbone_`. A prefixed argument beside a dict is left over, as it is in TerraTorch.
     """
     if given:
-        return Arguments.of(f"{prefix}kwargs", given), dict(rest)
+        return Arguments.from_mapping(f"{prefix}kwargs", given), dict(rest)
     mine = {name: name.removeprefix(prefix) for name in rest if name.startswith(prefix)}
     within = f"{owner}." if owner else ""
     taken = Arguments(
@@ -108,14 +108,14 @@ def routed(
 P = TypeVar("P", bound=Part)
 
 
-def declared(cls: type[P], arguments: Arguments, ledger: Ledger, known_as: str | None = None) -> P | None:
+def construct_part(cls: type[P], arguments: Arguments, ledger: Diagnostics, known_as: str | None = None) -> P | None:
     """A part with these fields; None, and a problem for each field, where it cannot be."""
     fields = {entry.name: entry for entry in attrs.fields(cls)}  # type: ignore[arg-type]
     name = known_as or cls.__name__
     unknown = [given for given in arguments if given not in fields]
     for given in unknown:
-        ledger.refuse(
-            arguments.path(given), f"{name} has no argument {given!r}.", nearest(given, fields), code="unused"
+        ledger.add_problem(
+            arguments.path(given), f"{name} has no argument {given!r}.", suggest(given, fields), code="unused"
         )
     missing = [
         entry.name
@@ -123,7 +123,7 @@ def declared(cls: type[P], arguments: Arguments, ledger: Ledger, known_as: str |
         if entry.default is attrs.NOTHING and entry.init and entry.name not in arguments
     ]
     for needed in missing:
-        ledger.refuse(arguments.owner, f"{name} needs {needed}.", code="missing")
+        ledger.add_problem(arguments.owner, f"{name} needs {needed}.", code="missing")
     if unknown or missing:
         return None
     try:
@@ -133,5 +133,5 @@ def declared(cls: type[P], arguments: Arguments, ledger: Ledger, known_as: str |
         shown = (given for given in arguments if repr(arguments.get(given)) in str(error))
         first = str(error).split(" ")[0].split("[")[0]
         path = arguments.path(first if first in fields else next(shown, ""))
-        ledger.refuse(path, f"{name}: {error}.")
+        ledger.add_problem(path, f"{name}: {error}.")
         return None

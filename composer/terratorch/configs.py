@@ -11,12 +11,12 @@ from composer.facts import describe as describe_by_probe
 from composer.inference import infer
 from composer.problem import Place, Problem, SpecError
 from composer.terratorch.backbones import Describe
-from composer.terratorch.odd_sizes import padded_here
-from composer.terratorch.retelling import Call
-from composer.terratorch.sections import Config, config_of
+from composer.terratorch.odd_sizes import find_padding_note
+from composer.terratorch.retelling import FactoryCall
+from composer.terratorch.sections import ParsedConfig, parse_config
 from composer.terratorch.translating import Translation, translate
 from composer.text import write
-from composer.text.characters import text_in
+from composer.text.characters import read_text
 
 
 def read_config(path: str | os.PathLike[str], *, describe: Describe = describe_by_probe) -> Translation:
@@ -27,28 +27,32 @@ def read_config(path: str | os.PathLike[str], *, describe: Describe = describe_b
     does otherwise than the config says. Raises SpecError with all problems at once.
     """
     name = os.fspath(path)
-    return reads_config(text_in(name), name=name, describe=describe)
+    return reads_config(read_text(name), name=name, describe=describe)
 
 
 def reads_config(text: str, *, name: str | None = None, describe: Describe = describe_by_probe) -> Translation:
     """The same for a text. `name` is what its problems call the file."""
-    config = config_of(text, name)
-    translation = _translated(config, describe)
+    config = parse_config(text, name)
+    translation = _translate_config(config, describe)
     assert config.call is not None
-    call = Call(config.call, translation.graph)
+    call = FactoryCall(config.call, translation.graph)
     try:
         typed = infer(translation.graph, describe)
         write(translation.graph)
     except SpecError as error:
-        placed = (config.places.of_argument(call.retold(problem)) for problem in error.problems)
-        raise SpecError(sorted(placed, key=_position)) from None
-    padded = padded_here(typed)
-    found = (*translation.notes, *_renamed(translation), *([] if padded is None else [call.retold(padded)]))
-    notes = [config.places.of_argument(note) for note in found]
-    return evolve(translation, notes=sorted([*config.notes, *notes], key=_position))
+        placed = (config.places.locate_problem(call.map_problem(problem)) for problem in error.problems)
+        raise SpecError(sorted(placed, key=_get_position)) from None
+    padded = find_padding_note(typed)
+    found = (
+        *translation.notes,
+        *_iter_renamed_heads(translation),
+        *([] if padded is None else [call.map_problem(padded)]),
+    )
+    notes = [config.places.locate_problem(note) for note in found]
+    return evolve(translation, notes=sorted([*config.notes, *notes], key=_get_position))
 
 
-def _translated(config: Config, describe: Describe) -> Translation:
+def _translate_config(config: ParsedConfig, describe: Describe) -> Translation:
     """The call as a graph. What was found wrong with the config, and what is wrong with the call, is raised as one."""
     found = list(config.problems)
     if config.call is not None:
@@ -56,14 +60,14 @@ def _translated(config: Config, describe: Describe) -> Translation:
             translation = translate(config.call, describe)
         except SpecError as error:
             taken = {(problem.place.line, problem.place.column) for problem in found}
-            placed = (config.places.of_argument(problem) for problem in error.problems)
-            found += [problem for problem in placed if _position(problem) not in taken]
+            placed = (config.places.locate_problem(problem) for problem in error.problems)
+            found += [problem for problem in placed if _get_position(problem) not in taken]
     if found:
-        raise SpecError(sorted(found, key=_position))
+        raise SpecError(sorted(found, key=_get_position))
     return translation
 
 
-def _renamed(translation: Translation) -> Iterator[Problem]:
+def _iter_renamed_heads(translation: Translation) -> Iterator[Problem]:
     """What a spec calls the auxiliary heads whose names it cannot hold."""
     labels = [label for label, _ in translation.graph.auxiliary]
     for label, name in translation.branches.items():
@@ -72,5 +76,5 @@ def _renamed(translation: Translation) -> Iterator[Problem]:
         yield Problem(code="aside", message=message, place=place)
 
 
-def _position(problem: Problem) -> tuple[int, int]:
+def _get_position(problem: Problem) -> tuple[int, int]:
     return problem.place.line or 0, problem.place.column or 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from composer.problem import nearest
+from composer.problem import suggest
 
 FACTORY = "EncoderDecoderFactory"
 PRITHVI = "PrithviModelFactory"
 
-WHOLE = "it builds whole models, in which composer knows no parts"
-OTHERS: dict[str, tuple[str, str | None]] = {
+WHOLE_MODEL_REASON = "it builds whole models, in which composer knows no parts"
+UNSUPPORTED_FACTORIES: dict[str, tuple[str, str | None]] = {
     "SMPModelFactory": (
         "it builds whole models of segmentation_models_pytorch",
         f"model_factory: {FACTORY}, with a backbone timm_NAME and a decoder smp_NAME",
@@ -21,10 +21,10 @@ OTHERS: dict[str, tuple[str, str | None]] = {
         f"model_factory: {FACTORY}, with a backbone timm_NAME and decoder: IdentityDecoder",
     ),
     "ObjectDetectionModelFactory": ("it builds detectors, which composer does not describe", None),
-    "FullModelFactory": (WHOLE, None),
-    "GenericModelFactory": (WHOLE, None),
-    "GenericUnetModelFactory": (WHOLE, None),
-    "WxCModelFactory": (WHOLE, None),
+    "FullModelFactory": (WHOLE_MODEL_REASON, None),
+    "GenericModelFactory": (WHOLE_MODEL_REASON, None),
+    "GenericUnetModelFactory": (WHOLE_MODEL_REASON, None),
+    "WxCModelFactory": (WHOLE_MODEL_REASON, None),
     "SatMAEModelFactory": ("it imports the code of SatMAE from a folder, and nothing is imported here", None),
     "ClayModelFactory": ("it imports the code of Clay, and nothing is imported here", None),
     "Clay1_5ModelFactory": ("it builds Clay's masked autoencoder as a whole", None),
@@ -32,15 +32,15 @@ OTHERS: dict[str, tuple[str, str | None]] = {
 """The other factories of TerraTorch 1.2.11: why their models are not imported, and what to write instead."""
 
 
-def factory_refusal(name: str) -> tuple[str, str | None]:
+def explain_unsupported_factory(name: str) -> tuple[str, str | None]:
     """Why a factory's models are not imported, and what to write instead."""
-    if name not in OTHERS:
-        return f"TerraTorch has no factory {name!r}.", nearest(name, (FACTORY, PRITHVI, *OTHERS))
-    reason, repair = OTHERS[name]
+    if name not in UNSUPPORTED_FACTORIES:
+        return f"TerraTorch has no factory {name!r}.", suggest(name, (FACTORY, PRITHVI, *UNSUPPORTED_FACTORIES))
+    reason, repair = UNSUPPORTED_FACTORIES[name]
     return f"models of {name} are not imported: {reason}.", repair
 
 
-PRITHVI_NAMES = {
+PRITHVI_ARGUMENT_SOURCES = {
     "backbone_bands": ("bands",),
     "backbone_in_chans": ("in_channels", "bands"),
     "backbone_pretrained": ("pretrained",),
@@ -49,7 +49,7 @@ PRITHVI_NAMES = {
 """What PrithviModelFactory hands on under another name, and what it makes it of: the first of these that is given."""
 
 
-def handed_on(given: Mapping[str, Any]) -> dict[str, Any]:
+def convert_prithvi_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that EncoderDecoderFactory gets from PrithviModelFactory.
 
     Raises ValueError, which names the argument first, for what PrithviModelFactory does not take.

@@ -10,22 +10,22 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from composer.building import modules_of
-from composer.entering import frame_around
+from composer.building import build_modules
+from composer.entering import compute_padding_for_size
 from composer.facts import describe
 from composer.inference import infer
-from composer.leaving import centre_of
+from composer.leaving import compute_center_crop_box
 from composer.model import Model, ModelOutput
 from composer.modules.padding import crop
 from composer.parts import Encoder
 from composer.problem import SpecError
-from composer.terratorch.heads import EMBEDDING
-from composer.terratorch.live import live_backbone
-from composer.terratorch.live_decoders import live_decoder
-from composer.terratorch.odd_sizes import padded_here
-from composer.terratorch.retelling import Call
-from composer.terratorch.translating import Modules, Translation, translate
-from composer.typed import Typed, too_small
+from composer.terratorch.heads import EMBEDDING_TASK
+from composer.terratorch.live import build_module_backbone
+from composer.terratorch.live_decoders import build_module_decoder
+from composer.terratorch.odd_sizes import find_padding_note
+from composer.terratorch.retelling import FactoryCall
+from composer.terratorch.translating import ModuleBuilders, Translation, translate
+from composer.typed import TypedGraph, explain_too_small
 
 
 class TerraTorchWarning(UserWarning):
@@ -76,32 +76,34 @@ class EncoderDecoderFactory:
         ValueError, with all that is wrong: unknown names, arguments that nothing uses, parts that do not fit.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
-        translation = translate(given, describe, Modules(backbone=live_backbone, decoder=live_decoder))
+        translation = translate(
+            given, describe, ModuleBuilders(backbone=build_module_backbone, decoder=build_module_decoder)
+        )
         for note in translation.notes:
             repair = f" ({note.repair})" if note.repair else ""
             warnings.warn(f"{note.place.path}: {note.message}{repair}", TerraTorchWarning, stacklevel=2)
-        call = Call(given, translation.graph)
+        call = FactoryCall(given, translation.graph)
         try:
-            model = model_of(translation, task.lower())
+            model = build_factory_model(translation, task.lower())
         except SpecError as error:
-            raise SpecError(map(call.retold, error.problems)) from None
-        padded = padded_here(model.typed)
+            raise SpecError(map(call.map_problem, error.problems)) from None
+        padded = find_padding_note(model.typed)
         if padded is not None:
-            note = call.retold(padded)
+            note = call.map_problem(padded)
             warnings.warn(f"{note.place.path}: {note.message}", TerraTorchWarning, stacklevel=2)
         if peft_config is not None:
-            from composer.adapters.peft import adapt
+            from composer.adapters.peft import apply_peft
 
-            model.encoder = adapt(model.get_submodule("encoder"), peft_config)
+            model.encoder = apply_peft(model.get_submodule("encoder"), peft_config)
         return model
 
 
-def model_of(translation: Translation, task: str) -> FactoryModel:
+def build_factory_model(translation: Translation, task: str) -> FactoryModel:
     """A graph, built into a model with TerraTorch's manners for a task. Raises SpecError where it cannot be."""
     typed = infer(translation.graph)
     seed = int(torch.randint(2**31, ()))
-    model = FactoryModel(typed, modules_of(typed, seed=seed), task, translation.branches)
-    if task == EMBEDDING:
+    model = FactoryModel(typed, build_modules(typed, seed=seed), task, translation.branches)
+    if task == EMBEDDING_TASK:
         model.freeze_encoder()
     return model
 
@@ -115,7 +117,7 @@ class FactoryModel(Model):
     """
 
     def __init__(
-        self, typed: Typed, modules: Mapping[str, nn.Module], task: str, branches: Mapping[str, str] | None = None
+        self, typed: TypedGraph, modules: Mapping[str, nn.Module], task: str, branches: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(typed, modules)
         self.task = task
@@ -130,10 +132,10 @@ class FactoryModel(Model):
         """
         size = kwargs.pop("image_size", None)
         self._check_crop(image)
-        out = super().forward(self._still(image), **kwargs)
-        if self.task == EMBEDDING:
+        out = super().forward(self._drop_single_frame(image), **kwargs)
+        if self.task == EMBEDDING_TASK:
             return list(out.output)
-        leaving = [self._as_there(x, size) for x in (out.output, *out.auxiliary_heads.values())]
+        leaving = [self._convert_to_terratorch(x, size) for x in (out.output, *out.auxiliary_heads.values())]
         names = [self.branches.get(name, name) for name in out.auxiliary_heads]
         return ModelOutput(leaving[0], dict(zip(names, leaving[1:], strict=True)))
 
@@ -144,23 +146,25 @@ class FactoryModel(Model):
             return
         height, width = image.shape[-2:]
         if height < crop[0] or width < crop[1]:
-            raise ValueError(too_small(crop, height, width).replace("leave crop out", "leave image_size_out out"))
+            raise ValueError(
+                explain_too_small(crop, height, width).replace("leave crop out", "leave image_size_out out")
+            )
 
-    def _still(self, image: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
+    def _drop_single_frame(self, image: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
         """An image of one frame is a still, to a network that takes stills."""
         one_frame = isinstance(image, Tensor) and image.dim() == 5 and image.shape[2] == 1
         return image.squeeze(2) if one_frame and self._inputs[0].dims == 4 else image  # type: ignore[union-attr]
 
-    def _as_there(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+    def _convert_to_terratorch(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
         if size is not None and self.graph.rescale and self.graph.crop is None and x.dim() == 4:
-            x = self._middle(x, *map(int, size))
+            x = self._crop_to_image_size(x, *map(int, size))
         return x.squeeze(1) if self.task == "regression" and x.shape[1] == 1 else x
 
-    def _middle(self, x_BCHW: Tensor, rows: int, columns: int) -> Tensor:
+    def _crop_to_image_size(self, x_BCHW: Tensor, rows: int, columns: int) -> Tensor:
         """The centre of the output, as it lies in the padded one."""
-        frame = frame_around((x_BCHW.shape[-2], x_BCHW.shape[-1]), self.typed, self._unit)
+        frame = compute_padding_for_size((x_BCHW.shape[-2], x_BCHW.shape[-1]), self.typed, self._unit)
         kept = (min(rows, frame.size[0]), min(columns, frame.size[1]))
-        top, left, height, width = centre_of(frame, kept)
+        top, left, height, width = compute_center_crop_box(frame, kept)
         return crop(x_BCHW, top - frame.before[0], left - frame.before[1], height, width)
 
     def freeze_encoder(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from composer.feature import Features, counted
+from composer.feature import Features, format_count
 from composer.parts import Neck, TemporalPooling
-from composer.terratorch.arguments import Arguments, Ledger, declared
+from composer.terratorch.arguments import Arguments, Diagnostics, construct_part
 
-NAMES = (
+TEMPORAL_ARGUMENTS = (
     "use_temporal",
     "temporal_pooling",
     "temporal_concat",
@@ -19,32 +19,32 @@ NAMES = (
 """The arguments of a backbone that are the wrapper's."""
 
 
-def temporal(arguments: Arguments, ledger: Ledger) -> tuple[int | None, tuple[Neck, ...], Arguments]:
+def parse_temporal_wrapper(arguments: Arguments, ledger: Diagnostics) -> tuple[int | None, tuple[Neck, ...], Arguments]:
     """The frames of the image, the neck that pools them, and the arguments without what says so.
 
     TerraTorch wraps the backbone; here an encoder of stills runs on each frame, and a neck pools what it gives. That
     knows which axis is which, so that `temporal_features_permute_op` has to say no more than it does.
     """
-    rest = arguments.without(*NAMES)
+    rest = arguments.without(*TEMPORAL_ARGUMENTS)
     if not arguments.get("use_temporal", False):
-        for name in NAMES[1:]:
+        for name in TEMPORAL_ARGUMENTS[1:]:
             if name in arguments:
-                ledger.note(arguments.path(name), f"TerraTorch ignores {name} without use_temporal.")
+                ledger.add_note(arguments.path(name), f"TerraTorch ignores {name} without use_temporal.")
         return None, (), rest
     if arguments.get("temporal_concat") is not None:
-        ledger.note(
+        ledger.add_note(
             arguments.path("temporal_concat"), "TerraTorch ignores temporal_concat.", "temporal_pooling: concat"
         )
-    neck = _pooling(arguments, ledger)
+    neck = _build_temporal_pooling(arguments, ledger)
     if arguments.get("temporal_features_permute_op") is not None and neck is not None and neck.pooling != "concat":
         path = arguments.path("temporal_features_permute_op")
         message = "TerraTorch undoes temporal_features_permute_op once frames are pooled, which goes by cells"
-        ledger.note(path, f"{message}: it has no effect.")
-    frames = _frames(arguments, neck, ledger)
+        ledger.add_note(path, f"{message}: it has no effect.")
+    frames = _resolve_frame_count(arguments, neck, ledger)
     return frames, () if neck is None or neck == TemporalPooling(pooling="keep") else (neck,), rest
 
 
-def check_permutation(arguments: Arguments, features: Features, ledger: Ledger) -> None:
+def check_permutation(arguments: Arguments, features: Features, ledger: Diagnostics) -> None:
     """Refuse a `temporal_features_permute_op` that lays frames side by side along another axis than the channels.
 
     TerraTorch lays them along the axis that the permutation brings to the second place, of whatever layout.
@@ -56,7 +56,7 @@ def check_permutation(arguments: Arguments, features: Features, ledger: Ledger) 
     second = order[1] if isinstance(order, list | tuple) and len(order) > 1 else order
     if places in ([], [second]):
         return
-    ledger.refuse(
+    ledger.add_problem(
         arguments.path("temporal_features_permute_op"),
         f"the frames would lie side by side along axis {second!r} of each map, and its channels are axis {places[0]}.",
         f"{'backbone_' if arguments.owner == 'backbone' else ''}temporal_features_permute_op: "
@@ -64,7 +64,7 @@ def check_permutation(arguments: Arguments, features: Features, ledger: Ledger) 
     )
 
 
-def _pooling(arguments: Arguments, ledger: Ledger) -> TemporalPooling | None:
+def _build_temporal_pooling(arguments: Arguments, ledger: Diagnostics) -> TemporalPooling | None:
     fields = Arguments(
         arguments.owner,
         {
@@ -73,28 +73,28 @@ def _pooling(arguments: Arguments, ledger: Ledger) -> TemporalPooling | None:
         },
         {"pooling": arguments.path("temporal_pooling"), "subset_lengths": arguments.path("temporal_subset_lengths")},
     )
-    return declared(TemporalPooling, fields, ledger)
+    return construct_part(TemporalPooling, fields, ledger)
 
 
-def _frames(arguments: Arguments, neck: TemporalPooling | None, ledger: Ledger) -> int | None:
+def _resolve_frame_count(arguments: Arguments, neck: TemporalPooling | None, ledger: Diagnostics) -> int | None:
     """How many frames there are: as many as are stated, or as the pooling asks for."""
     stated: Any = arguments.get("temporal_n_timestamps")
     if stated is not None and (type(stated) is not int or stated < 1):
         path = arguments.path("temporal_n_timestamps")
-        ledger.refuse(path, f"temporal_n_timestamps is a whole number of at least 1 (got {stated!r}).")
+        ledger.add_problem(path, f"temporal_n_timestamps is a whole number of at least 1 (got {stated!r}).")
         return None
     if neck is None:
         return None
     divided = None if neck.subset_lengths is None else sum(neck.subset_lengths)
     if stated is not None and divided not in (None, stated):
-        ledger.refuse(
+        ledger.add_problem(
             arguments.path("temporal_subset_lengths"),
-            f"temporal_subset_lengths come to {counted(divided, 'frame')}, and temporal_n_timestamps is {stated}.",
+            f"temporal_subset_lengths come to {format_count(divided, 'frame')}, and temporal_n_timestamps is {stated}.",
             f"temporal_n_timestamps: {divided}",
         )
     found: int | None = stated or divided or (2 if neck.pooling == "diff" else None)
     if found is None:
-        ledger.refuse(
+        ledger.add_problem(
             arguments.path("use_temporal"),
             "the number of frames has to be known.",
             f"say how many: {'backbone_temporal' if arguments.owner == 'backbone' else 'temporal'}_n_timestamps",

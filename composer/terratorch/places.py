@@ -5,12 +5,12 @@ from __future__ import annotations
 from attrs import define, evolve, field
 
 from composer.problem import Place, Problem
-from composer.text.tree import Mapping as Pairs
-from composer.text.tree import Sequence, Tree
+from composer.text.tree import MappingNode as Pairs
+from composer.text.tree import SequenceNode, Tree
 
 
 @define
-class Places:
+class SourceMap:
     """The place of each argument: `marks` has those that the config spells out, and `""` is that of them all."""
 
     file: str | None
@@ -22,7 +22,7 @@ class Places:
         if isinstance(value, Pairs):
             for name, inner in value.pairs:
                 self.mark(f"{argument}.{name.value}", f"{path}.{name.value}", name, inner)
-        if isinstance(value, Sequence):
+        if isinstance(value, SequenceNode):
             for position, inner in enumerate(value.entries):
                 self.mark(f"{argument}[{position}]", f"{path}[{position}]", inner, inner)
 
@@ -36,6 +36,6 @@ class Places:
         joint = "." if rest and rest[0] not in ".[" else ""
         return evolve(place, path=f"{place.path}{joint}{rest}")
 
-    def of_argument(self, problem: Problem) -> Problem:
+    def locate_problem(self, problem: Problem) -> Problem:
         """A problem of a call, at its place in the config."""
         return evolve(problem, place=self.place(problem.place.path))

@@ -13,17 +13,17 @@ from attrs import field, frozen
 
 from composer.feature import Features
 from composer.graph import Graph, chain
-from composer.parts import EmbeddingHead, Neck, Part, Probed, SelectIndices
-from composer.problem import Problem, SpecError, nearest
-from composer.terratorch.arguments import Arguments, Ledger, routed
-from composer.terratorch.auxiliary import auxiliary_heads, lawful
-from composer.terratorch.backbones import Backbone, Describe, named_backbone
-from composer.terratorch.branches import Branches, LiveDecoder
+from composer.parts import EmbeddingHead, Neck, Part, ProbedEncoder, SelectIndices
+from composer.problem import Problem, SpecError, suggest
+from composer.terratorch.arguments import Arguments, Diagnostics, route_arguments
+from composer.terratorch.auxiliary import iter_auxiliary_heads, normalize_branch
+from composer.terratorch.backbones import Backbone, Describe, build_named_backbone
+from composer.terratorch.branches import BranchBuilder, DecoderBuilder
 from composer.terratorch.frames import check_permutation
-from composer.terratorch.heads import EMBEDDING, HEADS, PIXEL_WISE
-from composer.terratorch.necks import necks_of
+from composer.terratorch.heads import EMBEDDING_TASK, HEADS, PIXEL_WISE
+from composer.terratorch.necks import build_necks
 
-KNOWN = (
+FACTORY_ARGUMENTS = (
     "task",
     "backbone",
     "decoder",
@@ -51,133 +51,145 @@ class Translation:
     """What the call calls the branches that a graph cannot call so: `{"fcn_aux_1": "fcn-aux_1"}`."""
 
 
-LiveBackbone = Callable[[Any, Arguments, Ledger], Backbone | None]
+BackboneBuilder = Callable[[Any, Arguments, Diagnostics], Backbone | None]
 
 
 @frozen(kw_only=True)
-class Modules:
+class ModuleBuilders:
     """What makes parts of live modules that are handed in. A config holds none."""
 
-    backbone: LiveBackbone | None = None
-    decoder: LiveDecoder | None = None
+    backbone: BackboneBuilder | None = None
+    decoder: DecoderBuilder | None = None
 
 
-def translate(call: Mapping[str, Any], describe: Describe, modules: Modules = Modules()) -> Translation:
+def translate(call: Mapping[str, Any], describe: Describe, modules: ModuleBuilders = ModuleBuilders()) -> Translation:
     """What `EncoderDecoderFactory().build_model(**call)` builds, as a graph.
 
     Raises SpecError, with all problems, where there is nothing that it could build, or nothing that would work. The
     path of a problem is that of the argument: `decoder_channels`, `necks[1].indices`.
     """
-    ledger = Ledger()
-    given, rest = _split(call)
-    task = _task(given.get("task"), ledger)
-    arguments, rest = routed("backbone_", given.get("backbone_kwargs"), rest)
-    backbone = _backbone(given.get("backbone"), arguments, ledger, describe, modules)
+    ledger = Diagnostics()
+    given, rest = _split_call(call)
+    task = _resolve_task(given.get("task"), ledger)
+    arguments, rest = route_arguments("backbone_", given.get("backbone_kwargs"), rest)
+    backbone = _build_backbone(given.get("backbone"), arguments, ledger, describe, modules)
     if backbone is not None:
-        check_permutation(arguments, _features(backbone, describe), ledger)
-    necks = necks_of(given.get("necks"), ledger) or _hooked(task, backbone, ledger)
-    trunk, branches, rest = _ends(task, given, rest, ledger, modules)
-    _all_used(rest, given, ledger)
-    _of_use(task, given, ledger)
+        check_permutation(arguments, _get_backbone_features(backbone, describe), ledger)
+    necks = build_necks(given.get("necks"), ledger) or _get_fallback_necks(task, backbone, ledger)
+    trunk, branches, rest = _build_branches(task, given, rest, ledger, modules)
+    _check_all_used(rest, given, ledger)
+    _check_output_size(task, given, ledger)
     ledger.close()
     assert backbone is not None
     try:
-        graph = _graph(task, given, backbone, necks, trunk, {lawful(name): parts for name, parts in branches.items()})
+        graph = _build_graph(
+            task, given, backbone, necks, trunk, {normalize_branch(name): parts for name, parts in branches.items()}
+        )
     except ValueError as error:
         said = str(error).replace("crop", "image_size_out")
-        ledger.refuse(said.split(" ")[0], f"{said}.")
+        ledger.add_problem(said.split(" ")[0], f"{said}.")
         raise SpecError(ledger.problems) from None
-    return Translation(graph, ledger.notes, {lawful(name): name for name in branches if lawful(name) != name})
+    return Translation(
+        graph, ledger.notes, {normalize_branch(name): name for name in branches if normalize_branch(name) != name}
+    )
 
 
-def _all_used(rest: Mapping[str, Any], given: Mapping[str, Any], ledger: Ledger) -> None:
+def _check_all_used(rest: Mapping[str, Any], given: Mapping[str, Any], ledger: Diagnostics) -> None:
     for name in rest:
         beside = f"{name.partition('_')[0]}_kwargs"
-        repair = f"write it into {beside}" if given.get(beside) else nearest(name, KNOWN, limit=len(KNOWN))
-        ledger.refuse(name, f"{name} was passed but not used.", repair, code="unused")
+        repair = (
+            f"write it into {beside}"
+            if given.get(beside)
+            else suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
+        )
+        ledger.add_problem(name, f"{name} was passed but not used.", repair, code="unused")
 
 
-def _of_use(task: str, given: Mapping[str, Any], ledger: Ledger) -> None:
+def _check_output_size(task: str, given: Mapping[str, Any], ledger: Diagnostics) -> None:
     """Note what is said of the size of an output that has none."""
     if task not in PIXEL_WISE:
         for name in ("rescale", "image_size_out"):
             if name in given and given[name] is not True:
-                ledger.note(name, f"the output of {task} has no size, and TerraTorch ignores {name}.")
+                ledger.add_note(name, f"the output of {task} has no size, and TerraTorch ignores {name}.")
 
 
-def _split(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    given = {name: call[name] for name in KNOWN if name in call and not _is_nothing(call[name])}
-    return given, {name: value for name, value in call.items() if name not in KNOWN}
+def _split_call(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    given = {name: call[name] for name in FACTORY_ARGUMENTS if name in call and not _is_empty(call[name])}
+    return given, {name: value for name, value in call.items() if name not in FACTORY_ARGUMENTS}
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     """Whether an argument asks for nothing: TerraTorch's embedding task passes `aux_decoders=[]`."""
     return value is None or (isinstance(value, list | tuple | Mapping) and not value)
 
 
-def _task(task: Any, ledger: Ledger) -> str:
+def _resolve_task(task: Any, ledger: Diagnostics) -> str:
     name = task.lower() if isinstance(task, str) else task
     if name in HEADS:
         return str(name)
-    ledger.refuse("task", f"the factory has no task {task!r}.", nearest(str(task), HEADS), code="unknown")
+    ledger.add_problem("task", f"the factory has no task {task!r}.", suggest(str(task), HEADS), code="unknown")
     return "segmentation"
 
 
-def _backbone(
-    given: Any, arguments: Arguments, ledger: Ledger, describe: Describe, modules: Modules
+def _build_backbone(
+    given: Any, arguments: Arguments, ledger: Diagnostics, describe: Describe, modules: ModuleBuilders
 ) -> Backbone | None:
     if isinstance(given, str):
-        return named_backbone(given, arguments, ledger, describe)
+        return build_named_backbone(given, arguments, ledger, describe)
     if given is not None and modules.backbone is not None:
         return modules.backbone(given, arguments, ledger)
     code = "missing" if given is None else "type"
-    ledger.refuse("backbone", f"a backbone is the name of a network (got {given!r}).", "backbone: timm_resnet50", code)
+    ledger.add_problem(
+        "backbone", f"a backbone is the name of a network (got {given!r}).", "backbone: timm_resnet50", code
+    )
     return None
 
 
-def _hooked(task: str, backbone: Backbone | None, ledger: Ledger) -> list[Neck]:
+def _get_fallback_necks(task: str, backbone: Backbone | None, ledger: Diagnostics) -> list[Neck]:
     """The necks for the hook of a backbone, which TerraTorch calls where no neck is given, but for embeddings."""
-    if backbone is None or task == EMBEDDING:
+    if backbone is None or task == EMBEDDING_TASK:
         return []
     if any(isinstance(neck, SelectIndices) for neck in backbone.fallback):
         message = "the backbone's own hook hands on its last feature alone, and TerraTorch builds a decoder for all."
-        ledger.note("backbone", message, "necks: [{name: ReshapeTokensToImage}] hands on all of them")
+        ledger.add_note("backbone", message, "necks: [{name: ReshapeTokensToImage}] hands on all of them")
     return list(backbone.fallback)
 
 
-def _features(backbone: Backbone, describe: Describe) -> Features:
+def _get_backbone_features(backbone: Backbone, describe: Describe) -> Features:
     """What a backbone gives of a still."""
     encoder = backbone.encoder
-    facts = describe(encoder, backbone.image.channels) if isinstance(encoder, Probed) else encoder
+    facts = describe(encoder, backbone.image.channels) if isinstance(encoder, ProbedEncoder) else encoder
     return getattr(facts, "features", ())
 
 
-Ends = tuple[list[Part], dict[str, tuple[Part, ...]], dict[str, Any]]
+BuiltBranches = tuple[list[Part], dict[str, tuple[Part, ...]], dict[str, Any]]
 
 
-def _ends(task: str, given: Mapping[str, Any], rest: dict[str, Any], ledger: Ledger, modules: Modules) -> Ends:
+def _build_branches(
+    task: str, given: Mapping[str, Any], rest: dict[str, Any], ledger: Diagnostics, modules: ModuleBuilders
+) -> BuiltBranches:
     """Decoder and head, the auxiliary branches, and the arguments that are left."""
     decoder = given.get("decoder")
-    decoder_arguments, rest = routed("decoder_", given.get("decoder_kwargs"), rest)
-    head_arguments, rest = routed("head_", given.get("head_kwargs"), rest)
-    if task == EMBEDDING:
+    decoder_arguments, rest = route_arguments("decoder_", given.get("decoder_kwargs"), rest)
+    head_arguments, rest = route_arguments("head_", given.get("head_kwargs"), rest)
+    if task == EMBEDDING_TASK:
         unused = [name for name in ("decoder", "num_classes", "num_outputs", "aux_decoders") if name in given]
         unused += [arguments.path(name) for arguments in (decoder_arguments, head_arguments) for name in arguments]
         for path in unused:
-            ledger.note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
+            ledger.add_note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
         return [EmbeddingHead()], {}, rest
     if "num_classes" in given and "num_outputs" in given:
-        ledger.refuse(
+        ledger.add_problem(
             "num_outputs", "one of num_outputs and num_classes is given, not both.", "leave one out", "unused"
         )
         given = {name: value for name, value in given.items() if name != _SUPERFLUOUS[task]}
     if decoder is None:
-        ledger.refuse("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", code="missing")
+        ledger.add_problem("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", code="missing")
         return [], {}, rest
     outputs = next(((name, given[name]) for name in ("num_outputs", "num_classes") if name in given), None)
-    branches = Branches(task, outputs, head_arguments, ledger, modules.decoder)
-    trunk = branches.trunk(decoder, decoder_arguments)
-    heads = auxiliary_heads(given.get("aux_decoders"), ledger)
+    branches = BranchBuilder(task, outputs, head_arguments, ledger, modules.decoder)
+    trunk = branches.build_trunk(decoder, decoder_arguments)
+    heads = iter_auxiliary_heads(given.get("aux_decoders"), ledger)
     aux = {head["name"]: branches.auxiliary(head, path) for path, head in heads}
     return list(trunk), aux, rest
 
@@ -191,7 +203,7 @@ _SUPERFLUOUS = {
 """Of two names for how much is predicted, the one that is not the task's own."""
 
 
-def _graph(
+def _build_graph(
     task: str,
     given: Mapping[str, Any],
     backbone: Backbone,

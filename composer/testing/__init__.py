@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer.testing.broken import CannotBeHeld as CannotBeHeld
-    from composer.testing.broken import ContractBroken as ContractBroken
-    from composer.testing.broken import UntriedWarning as UntriedWarning
+    from composer.testing.broken import ContractUncheckable as ContractUncheckable
+    from composer.testing.broken import ContractViolation as ContractViolation
+    from composer.testing.broken import SkippedLawWarning as SkippedLawWarning
     from composer.testing.checking import check_contract as check_contract
     from composer.testing.fields import valid as valid
     from composer.testing.grammar import texts as texts
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from composer.testing.topologies import chains as chains
     from composer.testing.topologies import graphs as graphs
 
-_NAMES_OF = {
-    "broken": "CannotBeHeld ContractBroken UntriedWarning",
+_NAMES_BY_MODULE = {
+    "broken": "ContractUncheckable ContractViolation SkippedLawWarning",
     "checking": "check_contract",
     "fields": "valid",
     "grammar": "texts",
@@ -35,16 +35,16 @@ _NAMES_OF = {
     "options": "ALL_LAWS",
     "strategies": "features images pyramids",
 }
-_HOME = {name: home for home, names in _NAMES_OF.items() for name in names.split()}
+_MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULE_BY_NAME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module 'composer.testing' has no attribute {name!r}")
-    return getattr(import_module(f"composer.testing.{_HOME[name]}"), name)
+    return getattr(import_module(f"composer.testing.{_MODULE_BY_NAME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOME)
+    return sorted(_MODULE_BY_NAME)

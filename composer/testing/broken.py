@@ -9,13 +9,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.contracts.rules import Refused
+from composer.contracts.rules import RejectionError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ContractBroken(AssertionError):
+class ContractViolation(AssertionError):
     """A part does not keep a law. `law` is its name in `LAWS`; the text says before what, and what came."""
 
     def __init__(self, law: str, text: str) -> None:
@@ -23,7 +23,7 @@ class ContractBroken(AssertionError):
         self.law = law
 
 
-class CannotBeHeld(Exception):
+class ContractUncheckable(Exception):
     """A part that cannot be checked: its contract raises, it accepts nothing, or its module cannot be built.
 
     `option` and `value` are the option of `check_contract`, or of `composer_checks`, that helps, if one does.
@@ -42,11 +42,11 @@ class CannotBeHeld(Exception):
         return f'{self.what}. Add to your module: composer_checks = {{{self.part}: {{"{self.option}": {self.value}}}}}'
 
 
-class UntriedWarning(UserWarning):
+class SkippedLawWarning(UserWarning):
     """A law that was not tried: of all that a part was tried with it refuses nothing, or nothing that is small."""
 
 
-def said(name: str, law: str, what: str, case: Any = None, *, beside: str = "") -> str:
+def format_failure(name: str, law: str, what: str, case: Any = None, *, beside: str = "") -> str:
     """The whole text of a failure."""
     lines = [f"{name} breaks the law '{law}': {what}."]
     if case is not None:
@@ -54,10 +54,10 @@ def said(name: str, law: str, what: str, case: Any = None, *, beside: str = "") 
     return "\n".join([*lines, *([beside] if beside else [])])
 
 
-def side_by_side(promised: Sequence[tuple[int, ...]], given: Sequence[Tensor] | str) -> str:
+def compare_shapes(promised: Sequence[tuple[int, ...]], given: Sequence[Tensor] | str) -> str:
     """Shapes promised and shapes got, a line for each, and a mark at those that differ."""
-    got = [given] if isinstance(given, str) else [shape(tuple(x.shape)) for x in given]
-    wanted = [shape(one) for one in promised]
+    got = [given] if isinstance(given, str) else [format_tensor_shape(tuple(x.shape)) for x in given]
+    wanted = [format_tensor_shape(one) for one in promised]
     width = max(map(len, ["promised", *wanted]))
     lines = [f"  {'promised':<{width}}  got"]
     for one, other in zip_longest(wanted, got, fillvalue="nothing"):
@@ -65,7 +65,7 @@ def side_by_side(promised: Sequence[tuple[int, ...]], given: Sequence[Tensor] | 
     return "\n".join(lines)
 
 
-def worst(one: tuple[str, Sequence[Tensor]], other: tuple[str, Sequence[Tensor]]) -> str:
+def format_worst_difference(one: tuple[str, Sequence[Tensor]], other: tuple[str, Sequence[Tensor]]) -> str:
     """Where two runs differ most, and what each gives there; or their shapes, where these differ."""
     (name, given), (name_too, given_too) = one, other
     wide = max(len(name), len(name_too))
@@ -76,40 +76,53 @@ def worst(one: tuple[str, Sequence[Tensor]], other: tuple[str, Sequence[Tensor]]
             where = f"feature {index}, at {place}"
             values = [float(z[place]) for z in (x, y)]
             return f"  {where}:\n  {name:<{wide}}  {values[0]:.6g}\n  {name_too:<{wide}}  {values[1]:.6g}"
-    rows = [f"  {label:<{wide}}  {', '.join(shape(tuple(x.shape)) for x in run)}" for label, run in (one, other)]
+    rows = [
+        f"  {label:<{wide}}  {', '.join(format_tensor_shape(tuple(x.shape)) for x in run)}"
+        for label, run in (one, other)
+    ]
     return "\n".join(rows)
 
 
-def shape(sizes: tuple[int, ...]) -> str:
+def format_tensor_shape(sizes: tuple[int, ...]) -> str:
     """`1 × 64 × 8 × 8`, as shapes are written elsewhere."""
     return " × ".join(map(str, sizes)) or "a single number"
 
 
-def told(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """An exception on one line."""
-    if isinstance(error, Refused):
+    if isinstance(error, RejectionError):
         refusal = error.refusal
         return f"a refusal: it {refusal.expected}{f' (got {refusal.got})' if refusal.got else ''}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def place(error: BaseException) -> str:
+def locate_error(error: BaseException) -> str:
     """The last line of a user's own that an exception came through, `necks.py:6, in forward`; nothing without one."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{_near(error.filename)}:{error.lineno}"
+        return f"{_format_path(error.filename)}:{error.lineno}"
     own = [
-        f"{_near(frame.f_code.co_filename)}:{line}, in {frame.f_code.co_name}"
+        f"{_format_path(frame.f_code.co_filename)}:{line}, in {frame.f_code.co_name}"
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _OTHERS
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARY_PACKAGES
     ]
     return own[-1] if own else ""
 
 
-_OTHERS = {"composer", "torch", "hypothesis", "attr", "attrs", "pytest", "_pytest", "pluggy", *sys.stdlib_module_names}
+_LIBRARY_PACKAGES = {
+    "composer",
+    "torch",
+    "hypothesis",
+    "attr",
+    "attrs",
+    "pytest",
+    "_pytest",
+    "pluggy",
+    *sys.stdlib_module_names,
+}
 """Packages in which nobody looks for a mistake of his own."""
 
 
-def _near(file: str) -> str:
+def _format_path(file: str) -> str:
     """A file as it is written from here, where it is here."""
     here = Path.cwd()
     return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

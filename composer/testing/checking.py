@@ -11,26 +11,26 @@ from hypothesis import HealthCheck, Phase, Verbosity, assume, given, settings
 from hypothesis.errors import FailedHealthCheck, Flaky, Unsatisfiable
 from torch import nn
 
-from composer.contracts import Refusal, contract
+from composer.contracts import Rejection, contract
 from composer.feature import Features
-from composer.parts import Part, Probed
-from composer.testing.broken import CannotBeHeld, ContractBroken, UntriedWarning, said
-from composer.testing.cases import MOST_NUMBERS, cases, fewest_numbers, refused_cases
-from composer.testing.declared import Declared
-from composer.testing.fields import Values, declarations
-from composer.testing.inputs import Tried
-from composer.testing.laws import LAWS, REFUSALS, Law, real_refusals
-from composer.testing.options import ALL_LAWS, EXAMPLE_INPUTS, EXAMPLES, Options
-from composer.testing.plain import Plain, is_plain
-from composer.testing.sorting import sorted_out
+from composer.parts import Part, ProbedEncoder
+from composer.testing.broken import ContractUncheckable, ContractViolation, SkippedLawWarning, format_failure
+from composer.testing.cases import MAX_ELEMENTS, compute_min_elements, generate_cases, generate_rejected_cases
+from composer.testing.declared import PartSubject
+from composer.testing.fields import FieldValues, sample_declarations
+from composer.testing.inputs import ClassifiedInputs
+from composer.testing.laws import LAWS, REJECTIONS_LAW, Law, check_forced_rejection
+from composer.testing.options import ALL_LAWS, DEFAULT_EXAMPLES, EXAMPLE_INPUTS, Options
+from composer.testing.plain import ModuleSubject, is_plain_neck
+from composer.testing.sorting import classify_inputs
 from composer.testing.subjects import Subject
 
-DECLARATIONS = 6
+MAX_DECLARATIONS = 6
 """How many declarations of a part are held to each law: the plainest, and some with other fields."""
 
-SAY = "check_contract(…, inputs=…)"
+INPUTS_HINT = "check_contract(…, inputs=…)"
 
-Held = tuple[tuple[Subject, Tried], ...]
+ClassifiedSubjects = tuple[tuple[Subject, ClassifiedInputs], ...]
 """A plain neck, or declarations of a part, each with what it takes and what it refuses."""
 
 
@@ -40,10 +40,10 @@ def check_contract(
     inputs: Iterable[Sequence[Features] | Mapping[str, Features]] | None = None,
     laws: Iterable[str] = ALL_LAWS,
     without: Iterable[str] = (),
-    examples: int = EXAMPLES,
+    examples: int = DEFAULT_EXAMPLES,
     arguments: Mapping[str, Any] | None = None,
     least: int = 1,
-    fields: Mapping[str, Values] | None = None,
+    fields: Mapping[str, FieldValues] | None = None,
 ) -> None:
     """Hold a part to the laws: its contract's promises against its module's forward passes.
 
@@ -81,46 +81,46 @@ def check_contract(
         least=least,
         fields=fields or {},
     )
-    held = tried_with(part, options)
+    held = collect_subjects(part, options)
     for law in options.held:
         if untried := check_law(held, law, options.examples):
-            warnings.warn(untried, UntriedWarning, stacklevel=2)
+            warnings.warn(untried, SkippedLawWarning, stacklevel=2)
 
 
-def tried_with(part: Any, options: Options) -> Held:
+def collect_subjects(part: Any, options: Options) -> ClassifiedSubjects:
     """What of a part is held to the laws, each with what it takes: a plain neck, a declaration, or a few of a class.
 
     Declarations that take nothing are left out where others take something. Raises TypeError for what is no part, and
     for options that do not fit it.
     """
     is_class = isinstance(part, type) and issubclass(part, Part)
-    if not (is_class or isinstance(part, Part) or is_plain(part)):
+    if not (is_class or isinstance(part, Part) or is_plain_neck(part)):
         wanted = "a declaration or its class, or a plain neck, which has process_channel_list"
         raise TypeError(f"a part is wanted: {wanted} (got {part!r})")
     if options.fields and not is_class:
         raise TypeError(f"fields are drawn for the class of a part (got {part!r})")
-    if options.arguments and not (isinstance(part, type) and is_plain(part)):
+    if options.arguments and not (isinstance(part, type) and is_plain_neck(part)):
         raise TypeError(f"arguments are those of the class of a plain neck (got {part!r})")
-    if options.least > 1 and not is_plain(part):
+    if options.least > 1 and not is_plain_neck(part):
         raise TypeError(f"least is said of plain necks; a contract says it, Promise(sizes=…) (got {part!r})")
     tried = tuple(
-        (subject, sorted_out(subject, subject.candidates() if options.inputs is None else options.inputs))
-        for subject in _subjects(part, options)
+        (subject, classify_inputs(subject, subject.iter_candidates() if options.inputs is None else options.inputs))
+        for subject in _build_subjects(part, options)
     )
     return tuple(one for one in tried if one[1].accepted) or tried[:1]
 
 
-def _subjects(part: Any, options: Options) -> tuple[Subject, ...]:
-    if is_plain(part):
+def _build_subjects(part: Any, options: Options) -> tuple[Subject, ...]:
+    if is_plain_neck(part):
         if isinstance(part, type):
             _check_arguments(part, options.arguments)
-        return (Plain(part, options.arguments, options.least),)
-    several = declarations(part, DECLARATIONS, **options.fields) if isinstance(part, type) else (part,)
+        return (ModuleSubject(part, options.arguments, options.least),)
+    several = sample_declarations(part, MAX_DECLARATIONS, **options.fields) if isinstance(part, type) else (part,)
     one = several[0]
-    if not isinstance(one, Probed) and contract.dispatch(type(one)) is contract.dispatch(object):
+    if not isinstance(one, ProbedEncoder) and contract.dispatch(type(one)) is contract.dispatch(object):
         name = type(one).__name__
-        raise CannotBeHeld(f"{name} has no contract. Register one: @composer.contract.register({name})")
-    return tuple(map(Declared, several))
+        raise ContractUncheckable(f"{name} has no contract. Register one: @composer.contract.register({name})")
+    return tuple(map(PartSubject, several))
 
 
 def _check_arguments(neck: type[nn.Module], arguments: Mapping[str, Any]) -> None:
@@ -138,65 +138,67 @@ def _check_arguments(neck: type[nn.Module], arguments: Mapping[str, Any]) -> Non
         shown = {**arguments, **dict.fromkeys(more, 64)}
         value = ", ".join(f'"{name}": {one!r}' for name, one in shown.items())
         what = f"cannot construct {neck.__name__}: {several} missing"
-        raise CannotBeHeld(what, neck.__name__, "arguments", f"{{{value}}}")
+        raise ContractUncheckable(what, neck.__name__, "arguments", f"{{{value}}}")
     try:
         takes.bind([8], **arguments)
     except TypeError as error:
-        raise CannotBeHeld(f"cannot construct {Plain(neck, arguments).name}: {error}") from None
+        raise ContractUncheckable(f"cannot construct {ModuleSubject(neck, arguments).name}: {error}") from None
 
 
-def check_law(held: Held, law: str, examples: int = EXAMPLES) -> str:
+def check_law(held: ClassifiedSubjects, law: str, examples: int = DEFAULT_EXAMPLES) -> str:
     """Hold declarations to one law, each in `examples` runs. Gives why none of them was tried, or nothing.
 
     Raises as `check_contract` does.
     """
-    reasons = [_check(subject, law, tried, examples) for subject, tried in held]
+    reasons = [_check_subject(subject, law, tried, examples) for subject, tried in held]
     return reasons[0] if all(reasons) else ""
 
 
-def _check(subject: Subject, law: str, tried: Tried, examples: int) -> str:
-    if law == REFUSALS:
-        return "" if isinstance(subject, Plain) else _check_refusals(subject, tried, examples)
-    _check_taken(subject, tried)
+def _check_subject(subject: Subject, law: str, tried: ClassifiedInputs, examples: int) -> str:
+    if law == REJECTIONS_LAW:
+        return "" if isinstance(subject, ModuleSubject) else _check_rejections(subject, tried, examples)
+    _require_accepted_inputs(subject, tried)
     if law == "shapes" and tried.fault:
-        raise ContractBroken(law, said(subject.name, law, tried.fault))
-    most = fewest_numbers(subject, tried)
+        raise ContractViolation(law, format_failure(subject.name, law, tried.fault))
+    most = compute_min_elements(subject, tried)
     if most is None:
-        raise _unchecked(subject, "no image size fits any input that it accepts")
-    most = max(2 * most, MOST_NUMBERS)
+        raise _build_uncheckable_error(subject, "no image size fits any input that it accepts")
+    most = max(2 * most, MAX_ELEMENTS)
     try:
-        _hold(cases(subject, tried, most), LAWS[law], examples)
+        _run_law(generate_cases(subject, tried, most), LAWS[law], examples)
     except Unsatisfiable:
-        raise _unchecked(subject, f"almost every input that it accepts has more than {most:,} numbers") from None
+        raise _build_uncheckable_error(
+            subject, f"almost every input that it accepts has more than {most:,} numbers"
+        ) from None
     return ""
 
 
-def _check_taken(subject: Subject, tried: Tried) -> None:
+def _require_accepted_inputs(subject: Subject, tried: ClassifiedInputs) -> None:
     """Raise CannotBeHeld where a subject accepts nothing of all that it was tried with."""
     if not tried.accepted:
         because = f" ({tried.reason})" if tried.reason else ""
-        raise _unchecked(subject, f"it accepts none of the inputs that were tried{because}")
+        raise _build_uncheckable_error(subject, f"it accepts none of the inputs that were tried{because}")
 
 
-def _unchecked(subject: Subject, why: str) -> CannotBeHeld:
-    return CannotBeHeld(f"cannot check {subject.name}: {why}", subject.name, "inputs", EXAMPLE_INPUTS)
+def _build_uncheckable_error(subject: Subject, why: str) -> ContractUncheckable:
+    return ContractUncheckable(f"cannot check {subject.name}: {why}", subject.name, "inputs", EXAMPLE_INPUTS)
 
 
-def _check_refusals(subject: Subject, tried: Tried, examples: int) -> str:
-    untried = f"{subject.name} is not held to the law '{REFUSALS}': "
+def _check_rejections(subject: Subject, tried: ClassifiedInputs, examples: int) -> str:
+    untried = f"{subject.name} is not held to the law '{REJECTIONS_LAW}': "
     if not tried.refused:
-        return f"{untried}it refuses nothing of all that it was tried with; say what it refuses, {SAY}."
+        return f"{untried}it refuses nothing of all that it was tried with; say what it refuses, {INPUTS_HINT}."
     outcomes = map(subject.outcome, tried.refused)
-    if all(isinstance(outcome, Refusal) and outcome.kind == "lies" for outcome in outcomes):
+    if all(isinstance(outcome, Rejection) and outcome.kind == "wrong_output" for outcome in outcomes):
         return f"{untried}of kind lies is all that it refuses, and there is nothing to compare what it would give with."
     try:
-        _hold(refused_cases(subject, tried), real_refusals, examples)
+        _run_law(generate_rejected_cases(subject, tried), check_forced_rejection, examples)
     except Unsatisfiable:
-        return f"{untried}all that it refuses has more than {MOST_NUMBERS:,} numbers; say something smaller, {SAY}."
+        return f"{untried}all that it refuses has more than {MAX_ELEMENTS:,} numbers; say something smaller, {INPUTS_HINT}."
     return ""
 
 
-def _hold(drawn: Any, law: Law, examples: int) -> None:
+def _run_law(drawn: Any, law: Law, examples: int) -> None:
     @settings(
         max_examples=examples,
         deadline=None,
@@ -208,13 +210,13 @@ def _hold(drawn: Any, law: Law, examples: int) -> None:
         verbosity=Verbosity.normal,
         backend="hypothesis",
     )
-    def holds(case: Any) -> None:
+    def check_case(case: Any) -> None:
         assume(case is not None)
         law(case)
 
     try:
-        given(drawn)(holds)()  # type: ignore[no-untyped-call]
-    except (ContractBroken, CannotBeHeld) as error:
+        given(drawn)(check_case)()  # type: ignore[no-untyped-call]
+    except (ContractViolation, ContractUncheckable) as error:
         vars(error).pop("__notes__", None)  # by Hypothesis; the text has it all
         raise error.with_traceback(None) from error.__cause__
     except FailedHealthCheck as error:
@@ -223,7 +225,9 @@ def _hold(drawn: Any, law: Law, examples: int) -> None:
             "declarations too"
         ) from error
     except Flaky as flaky:
-        found = [one for one in getattr(flaky, "exceptions", ()) if isinstance(one, ContractBroken | CannotBeHeld)]
+        found = [
+            one for one in getattr(flaky, "exceptions", ()) if isinstance(one, ContractViolation | ContractUncheckable)
+        ]
         if not found:
             raise
         raise found[0].with_traceback(None) from None

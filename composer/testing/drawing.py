@@ -7,25 +7,25 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from composer.testing.grammar import texts
-from composer.testing.mutating import mutated
-from composer.testing.seeds import seeds
+from composer.testing.mutating import generate_mutations
+from composer.testing.seeds import list_seeds
 
-BATCH = 50
+TEXTS_PER_BATCH = 50
 """Texts that are drawn by one seed, one after the other."""
 
 
 @st.composite
-def spoilt(draw: st.DrawFn) -> str:
+def generate_corrupted_texts(draw: st.DrawFn) -> str:
     """A text of the grammar with a few edits."""
-    return draw(mutated(draw(texts())))
+    return draw(generate_mutations(draw(texts())))
 
 
-def batch(seed: int, number: int) -> list[str]:
+def sample_batch(seed: int, number: int) -> list[str]:
     """The texts of one batch of a soak: of the grammar, of the grammar and spoilt, and of specs that are spoilt."""
     drawn: list[str] = []
-    strategy = (texts(), mutated(*seeds()), texts(), spoilt())[number % 4]
+    strategy = (texts(), generate_mutations(*list_seeds()), texts(), generate_corrupted_texts())[number % 4]
     quiet = settings(
-        max_examples=BATCH,
+        max_examples=TEXTS_PER_BATCH,
         phases=[Phase.generate],
         database=None,
         deadline=None,

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
 from composer.parts import Part, Timm
-from composer.parts.fields import Choice, Whole
-from composer.testing.broken import told
+from composer.parts.fields import Choice, IntRange
+from composer.testing.broken import format_error
 
 Strategy = st.SearchStrategy[Any]
-Values = st.SearchStrategy[Any] | Iterable[Any]
+FieldValues = st.SearchStrategy[Any] | Iterable[Any]
 """How a field is drawn: a strategy, or the values that it is drawn from."""
 
 P = TypeVar("P", bound=Part)
 
-WHOLE = (1, 2, 3, 4, 6, 8, 16, 32)
+INTEGER_VALUES = (1, 2, 3, 4, 6, 8, 16, 32)
 """Whole numbers that fields are tried with, where they admit them."""
 
-NETWORKS = (
+TIMM_NETWORKS = (
     "test_resnet",
     "test_convnext",
     "test_vit",
@@ -36,7 +36,7 @@ NETWORKS = (
 """Networks of timm that are small, and are of the kinds that there are: maps, channels last, tokens."""
 
 
-REFUSALS = (ValueError, TypeError, AssertionError)
+REJECTING_ERRORS = (ValueError, TypeError, AssertionError)
 """What a class raises for fields that it does not take."""
 
 
@@ -44,7 +44,7 @@ class UndrawableError(TypeError):
     """A field of which too little is known. The text says what to do."""
 
 
-def valid(part_class: type[P], **fields: Values) -> st.SearchStrategy[P]:
+def valid(part_class: type[P], **fields: FieldValues) -> st.SearchStrategy[P]:
     """Parts of this class with fields that it takes; `fields` says how some of them are drawn, by name.
 
     That is a strategy, or a list of values. The others are drawn by what is known of them: the default, the
@@ -52,72 +52,74 @@ def valid(part_class: type[P], **fields: Values) -> st.SearchStrategy[P]:
     that the class refuses with ValueError, TypeError or an assertion is no draw. Raises UndrawableError for a field
     without a default of which too little is known, and TypeError for a field that there is not, or that has no values.
     """
-    return _valid(part_class, fields, [])
+    return _build_parts_strategy(part_class, fields, [])
 
 
-def _valid(part_class: type[P], fields: Mapping[str, Values], refused: list[Exception]) -> st.SearchStrategy[P]:
+def _build_parts_strategy(
+    part_class: type[P], fields: Mapping[str, FieldValues], refused: list[Exception]
+) -> st.SearchStrategy[P]:
     """As `valid`; what the class raises is put into `refused`."""
-    ways = {name: _strategy(part_class, name, values) for name, values in fields.items()}
+    ways = {name: _build_field_strategy(part_class, name, values) for name, values in fields.items()}
     names = part_class.names
     if part_class.source is not None and "name" not in ways:
-        ways["name"] = st.sampled_from(sorted(names) if names is not None else _networks(part_class))
+        ways["name"] = st.sampled_from(sorted(names) if names is not None else _list_networks(part_class))
     drawn = {
-        name: ways[name] if name in ways else _values(part_class, field, hint)
-        for name, field, hint in _declared(part_class)
+        name: ways[name] if name in ways else _build_default_strategy(part_class, field, hint)
+        for name, field, hint in _list_fields(part_class)
         if names is None or name in ways
     }
 
     @st.composite
-    def made(draw: st.DrawFn) -> P | None:
+    def draw_part(draw: st.DrawFn) -> P | None:
         values = {name: draw(strategy) for name, strategy in drawn.items()}
         try:
             return part_class(**values)
-        except REFUSALS as error:
+        except REJECTING_ERRORS as error:
             refused.append(error)
             return None
 
-    return made().filter(lambda part: part is not None)  # type: ignore[return-value]
+    return draw_part().filter(lambda part: part is not None)  # type: ignore[return-value]
 
 
-def declarations(part_class: type[P], most: int, **fields: Values) -> tuple[P, ...]:
+def sample_declarations(part_class: type[P], most: int, **fields: FieldValues) -> tuple[P, ...]:
     """Unlike declarations of a part, the same every time: that of the defaults first, where there is one.
 
     Raises as `valid` does, and UndrawableError where the class takes none of what is drawn.
     """
     found: list[P] = []  # and no set: a field may be a list
     refused: list[Exception] = []
-    with suppress(*REFUSALS):
+    with suppress(*REJECTING_ERRORS):
         found += [part_class()] if not fields else []
 
     @settings(max_examples=5 * most, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal, backend="hypothesis")  # fmt: skip
-    @given(_valid(part_class, fields, refused))
-    def gather(part: P) -> None:
+    @given(_build_parts_strategy(part_class, fields, refused))
+    def collect_part(part: P) -> None:
         if len(found) < most and part not in found:
             found.append(part)
 
     try:
-        gather()
+        collect_part()
     except Unsatisfiable as none:
         if not found:
             name = part_class.__name__
             raise UndrawableError(
-                f"{name} takes none of the fields that were drawn (it raises {told(refused[-1])}); say what it takes, "
+                f"{name} takes none of the fields that were drawn (it raises {format_error(refused[-1])}); say what it takes, "
                 f"valid({name}, …)"
             ) from none
     return tuple(found)
 
 
-def unvaried(part_class: type[Part], **fields: Values) -> tuple[str, ...]:
+def list_unvaried_fields(part_class: type[Part], **fields: FieldValues) -> tuple[str, ...]:
     """The fields that every declaration leaves at their defaults, because nothing is known of them but those."""
     if part_class.source is not None:
         return ()
-    declared = [one for one in _declared(part_class) if one[0] not in fields]
-    return tuple(name for name, field, hint in declared if _admitted(field.validator, hint) is None)
+    declared = [one for one in _list_fields(part_class) if one[0] not in fields]
+    return tuple(name for name, field, hint in declared if _find_known_values(field.validator, hint) is None)
 
 
-def _strategy(part_class: type[Part], name: str, values: Values) -> Strategy:
-    known = [own for own, _, _ in _declared(part_class)]
+def _build_field_strategy(part_class: type[Part], name: str, values: FieldValues) -> Strategy:
+    known = [own for own, _, _ in _list_fields(part_class)]
     if name not in known:
         raise TypeError(f"{part_class.__name__} has no field {name!r}: it has {', '.join(known) or 'none'}")
     if isinstance(values, st.SearchStrategy):
@@ -130,13 +132,13 @@ def _strategy(part_class: type[Part], name: str, values: Values) -> Strategy:
     return st.sampled_from(listed)
 
 
-def _networks(part_class: type[Part]) -> tuple[str, ...]:
+def _list_networks(part_class: type[Part]) -> tuple[str, ...]:
     if issubclass(part_class, Timm):
-        return NETWORKS
+        return TIMM_NETWORKS
     raise UndrawableError(f"a {part_class.__name__} has no names to choose from: valid({part_class.__name__}, name=…)")
 
 
-def _declared(part_class: type[Part]) -> list[tuple[str, attrs.Attribute[Any], Any]]:
+def _list_fields(part_class: type[Part]) -> list[tuple[str, attrs.Attribute[Any], Any]]:
     """The fields that a constructor takes, by the names that it has for them, each with its annotation."""
     try:
         hints = get_type_hints(part_class)
@@ -146,9 +148,9 @@ def _declared(part_class: type[Part]) -> list[tuple[str, attrs.Attribute[Any], A
     return [(field.alias or field.name, field, hints.get(field.name, Any)) for field in fields if field.init]
 
 
-def _values(part_class: type[Part], field: attrs.Attribute[Any], hint: Any) -> Strategy:
+def _build_default_strategy(part_class: type[Part], field: attrs.Attribute[Any], hint: Any) -> Strategy:
     """The default, and what the annotation and the validator admit besides."""
-    known = _admitted(field.validator, hint)
+    known = _find_known_values(field.validator, hint)
     if field.default is attrs.NOTHING:
         if known is None:
             name = part_class.__name__
@@ -162,7 +164,7 @@ def _values(part_class: type[Part], field: attrs.Attribute[Any], hint: Any) -> S
     return default if known is None or part_class.source is not None else default | known
 
 
-def _admitted(validator: object, hint: Any) -> Strategy | None:
+def _find_known_values(validator: object, hint: Any) -> Strategy | None:
     """Values by a validator that lists them, or else by the annotation; None where neither says enough."""
     validators = getattr(validator, "_validators", (validator,))
     for one in validators:
@@ -171,33 +173,33 @@ def _admitted(validator: object, hint: Any) -> Strategy | None:
         options = getattr(one, "options", None)
         if isinstance(options, list | tuple | set | frozenset) and options:
             return st.sampled_from(sorted(options, key=repr))
-    numbers = next((one for one in validators if isinstance(one, Whole)), None)
-    return _of_type(hint, numbers)
+    numbers = next((one for one in validators if isinstance(one, IntRange)), None)
+    return _build_type_strategy(hint, numbers)
 
 
-def _of_type(hint: Any, numbers: Whole | None) -> Strategy | None:
+def _build_type_strategy(hint: Any, numbers: IntRange | None) -> Strategy | None:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        parts = [_of_type(argument, numbers) for argument in arguments]
+        parts = [_build_type_strategy(argument, numbers) for argument in arguments]
         known = [part for part in parts if part is not None]
         return st.one_of(known) if known else None
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin in (tuple, list) and arguments:
-        entry = _of_type(arguments[0], numbers)
+        entry = _build_type_strategy(arguments[0], numbers)
         return None if entry is None else st.lists(entry, min_size=1, max_size=4)
-    return _PLAIN[hint](numbers) if hint in _PLAIN else None
+    return _STRATEGIES_BY_TYPE[hint](numbers) if hint in _STRATEGIES_BY_TYPE else None
 
 
-def _whole(numbers: Whole | None) -> Strategy:
+def _build_integer_strategy(numbers: IntRange | None) -> Strategy:
     if numbers is None:
-        return st.sampled_from(WHOLE)
-    admitted = [number for number in (*WHOLE, 0, -1, -2) if numbers.least <= number <= numbers.most]
+        return st.sampled_from(INTEGER_VALUES)
+    admitted = [number for number in (*INTEGER_VALUES, 0, -1, -2) if numbers.least <= number <= numbers.most]
     return st.sampled_from(admitted or [numbers.least])
 
 
-_PLAIN: dict[Any, Callable[[Whole | None], Strategy]] = {
-    int: _whole,
+_STRATEGIES_BY_TYPE: dict[Any, Callable[[IntRange | None], Strategy]] = {
+    int: _build_integer_strategy,
     bool: lambda _: st.booleans(),
     float: lambda _: st.sampled_from((0.0, 0.25, 0.5, 1.0)),
     type(None): lambda _: st.none(),

@@ -15,15 +15,15 @@ from typing import Any
 from attrs import frozen
 
 from composer.parts import Part
-from composer.testing.broken import place, told
-from composer.testing.options import EXAMPLES, Options
-from composer.testing.options import told as options_told
-from composer.testing.plain import is_plain
+from composer.testing.broken import format_error, locate_error
+from composer.testing.options import DEFAULT_EXAMPLES, Options
+from composer.testing.options import parse_options as options_told
+from composer.testing.plain import is_plain_neck
 
-CHECKS = "composer_checks"
+CHECKS_NAME = "composer_checks"
 """The name in a module of what is told of its parts: options of `check_contract`, by class."""
 
-_LEFT_OUT = re.compile(r"_|tests?$|test_|conftest$")
+_SKIPPED_MODULES = re.compile(r"_|tests?$|test_|conftest$")
 """Modules of a package that are its own affair."""
 
 
@@ -32,41 +32,41 @@ class NoPartsError(ValueError):
 
 
 @frozen
-class Found:
+class DiscoveredPart:
     """A part, or a plain neck, and what its module tells of it."""
 
     part: type[Any]
     options: Options
 
 
-def parts_in(name: str, examples: int = EXAMPLES) -> dict[str, dict[str, Found]]:
+def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> dict[str, dict[str, DiscoveredPart]]:
     """The parts of a module, and its plain necks, by their names and in the order in which they are defined.
 
     They stand under the name of their module: of a package all modules are looked through, but those whose names begin
     with an underscore and its tests. Those that a module imports from another package are another's. Raises
     NoPartsError.
     """
-    modules = list(_modules(_imported(name)))
+    modules = list(_walk_modules(_import_module(name)))
     parts: dict[str, dict[str, type[Any]]] = {}
     seen: set[type[Any]] = set()
     for module in modules:
-        parts[module.__name__] = {own: part for own, part in _parts(module) if part not in seen}
+        parts[module.__name__] = {own: part for own, part in _iter_parts(module) if part not in seen}
         seen.update(parts[module.__name__].values())
     if not seen:
         raise NoPartsError(
             f"{name} has no parts: a class that derives from composer.Encoder, Neck, Decoder or Head, or a module with "
             f"process_channel_list"
         )
-    options = _options(modules, seen, examples)
+    options = _collect_options(modules, seen, examples)
     usual = Options(examples=examples)
     return {
-        module: {own: Found(part, options.get(part, usual)) for own, part in several.items()}
+        module: {own: DiscoveredPart(part, options.get(part, usual)) for own, part in several.items()}
         for module, several in parts.items()
         if several
     }
 
 
-def _imported(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     if not all(piece.isidentifier() for piece in name.split(".")) or name.endswith(".py"):
         meant = ".".join(PurePath(name.removesuffix(".py")).parts)
         raise NoPartsError(f"{name!r} is not the name of a module{f'; did you mean {meant}?' if meant else ''}")
@@ -74,30 +74,32 @@ def _imported(name: str) -> ModuleType:
         return import_module(name)
     except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
-        todo = "; run pytest where it can be, or set PYTHONPATH" if missing else f"\n  at   {place(error) or name}"
-        raise NoPartsError(f"{name} cannot be imported (got {told(error)}){todo}") from error
+        todo = (
+            "; run pytest where it can be, or set PYTHONPATH" if missing else f"\n  at   {locate_error(error) or name}"
+        )
+        raise NoPartsError(f"{name} cannot be imported (got {format_error(error)}){todo}") from error
 
 
-def _modules(module: ModuleType) -> Iterator[ModuleType]:
+def _walk_modules(module: ModuleType) -> Iterator[ModuleType]:
     """A module; of a package those in it too."""
     yield module
     for one in iter_modules(getattr(module, "__path__", ())):
-        if not _LEFT_OUT.match(one.name):
-            yield from _modules(_imported(f"{module.__name__}.{one.name}"))
+        if not _SKIPPED_MODULES.match(one.name):
+            yield from _walk_modules(_import_module(f"{module.__name__}.{one.name}"))
 
 
-def _parts(module: ModuleType) -> Iterator[tuple[str, type[Any]]]:
+def _iter_parts(module: ModuleType) -> Iterator[tuple[str, type[Any]]]:
     home, seen = module.__name__, set()
     for name, thing in vars(module).items():
         if not isinstance(thing, type) or isabstract(thing) or name.startswith("_") or thing in seen:
             continue
         own = thing.__module__ == home or thing.__module__.startswith(f"{home}.")
-        if own and (_is_declared(thing) or is_plain(thing)):
+        if own and (_is_part_class(thing) or is_plain_neck(thing)):
             seen.add(thing)
             yield name, thing
 
 
-def _is_declared(thing: type[Any]) -> bool:
+def _is_part_class(thing: type[Any]) -> bool:
     """Whether a class is a part. Raises NoPartsError for one that is none because `@frozen` was forgotten."""
     if not issubclass(thing, Part):
         return False
@@ -113,13 +115,13 @@ def _is_declared(thing: type[Any]) -> bool:
     )
 
 
-def _options(modules: Sequence[ModuleType], parts: set[type[Any]], examples: int) -> dict[type[Any], Options]:
+def _collect_options(modules: Sequence[ModuleType], parts: set[type[Any]], examples: int) -> dict[type[Any], Options]:
     """What modules tell of parts, and those in which the parts are defined; the first has the word."""
     options: dict[type[Any], Options] = {}
     homes = [sys.modules[part.__module__] for part in parts if part.__module__ in sys.modules]
     for module in dict.fromkeys([*modules, *homes]):
-        checks = getattr(module, CHECKS, {})
-        where = f"{CHECKS} of {module.__name__}"
+        checks = getattr(module, CHECKS_NAME, {})
+        where = f"{CHECKS_NAME} of {module.__name__}"
         if not isinstance(checks, Mapping):
             raise NoPartsError(f"{where} must be a mapping of parts to options (got {checks!r})")
         for part, said in checks.items():

@@ -10,15 +10,28 @@ from attrs import evolve
 from hypothesis import strategies as st
 
 from composer.graph import Graph, Node, Shared
-from composer.parts import PARTS, Part, Timm, part_name
+from composer.parts import PARTS, Part, Timm, get_part_name
 from composer.testing.fields import valid
-from composer.testing.spelling import Data, spellings
+from composer.testing.spelling import Data, generate_yaml_styles
 from composer.testing.topologies import chains, graphs
-from composer.text.chains import branches_of
-from composer.text.declaring import fields_of
-from composer.text.plain import plain_fields
+from composer.text.chains import as_chain
+from composer.text.declaring import get_fields
+from composer.text.plain import get_non_default_fields
 
-NAMES = ("a", "b", "c", "no", "optical", "necks[0]", "aux.early.decoder", "x9", "S2L2A", "left.right[3]", "y_", "Null")
+NODE_NAMES = (
+    "a",
+    "b",
+    "c",
+    "no",
+    "optical",
+    "necks[0]",
+    "aux.early.decoder",
+    "x9",
+    "S2L2A",
+    "left.right[3]",
+    "y_",
+    "Null",
+)
 """What nodes are called in a graph of names: none of them stands inside of another."""
 
 _CROPS = (None, None, None, (32, 32), (33, 48), (1, 1))
@@ -44,9 +57,9 @@ def texts(draw: st.DrawFn) -> str:
     Chains and graphs of names, with anchors, comments, quotes and both styles of YAML. The smallest is a line for an
     encoder and one for a head.
     """
-    graph = draw(st.sampled_from(_SHAPES).flatmap(lambda shape: shape()))
-    graph = evolve(graph, crop=draw(st.sampled_from(_CROPS)), nodes=[_changed(draw, node) for node in graph.nodes])
-    branches = branches_of(graph)
+    graph = draw(st.sampled_from(_GRAPH_STRATEGIES).flatmap(lambda shape: shape()))
+    graph = evolve(graph, crop=draw(st.sampled_from(_CROPS)), nodes=[_update_node(draw, node) for node in graph.nodes])
+    branches = as_chain(graph)
     data = (
         _as_chain(draw, graph, branches)
         if branches is not None and draw(st.sampled_from((True, True, False)))
@@ -56,21 +69,21 @@ def texts(draw: st.DrawFn) -> str:
         data["rescale"] = False
     if graph.crop is not None:
         data["crop"] = list(graph.crop)
-    padding = _fields(draw, graph.padding)
-    return draw(spellings(data | ({"padding": padding} if padding else {})))
+    padding = _dump_fields(draw, graph.padding)
+    return draw(generate_yaml_styles(data | ({"padding": padding} if padding else {})))
 
 
 @st.composite
-def _loose(draw: st.DrawFn) -> Graph:
+def _generate_random_graphs(draw: st.DrawFn) -> Graph:
     """Parts of any kind one after the other, each with fields that it takes, whatever it is fed."""
-    kinds = draw(st.lists(st.sampled_from(_DRAWABLE), min_size=1, max_size=3))
+    kinds = draw(st.lists(st.sampled_from(_DRAWABLE_PARTS), min_size=1, max_size=3))
     parts = [draw(valid(Timm)), *(draw(valid(kind)) for kind in kinds)]
-    names = NAMES[: len(parts)]
+    names = NODE_NAMES[: len(parts)]
     nodes = [Node(name, part, source) for name, part, source in zip(names, parts, ("image", *names), strict=False)]
     return evolve(draw(chains()), nodes=nodes, outputs=[names[-1]], auxiliary=())
 
 
-def _drawable() -> tuple[type[Part], ...]:
+def _list_drawable_parts() -> tuple[type[Part], ...]:
     """The classes of parts whose fields are known well enough."""
     found = []
     for part in dict.fromkeys(PARTS.values()):
@@ -80,11 +93,11 @@ def _drawable() -> tuple[type[Part], ...]:
     return tuple(found)
 
 
-_DRAWABLE = _drawable()
-_SHAPES = (chains, chains, chains, graphs, graphs, _loose)
+_DRAWABLE_PARTS = _list_drawable_parts()
+_GRAPH_STRATEGIES = (chains, chains, chains, graphs, graphs, _generate_random_graphs)
 
 
-def _changed(draw: st.DrawFn, node: Node) -> Node:
+def _update_node(draw: st.DrawFn, node: Node) -> Node:
     """A node whose network of timm is told more, where it takes that."""
     if not isinstance(node.part, Timm):
         return node
@@ -94,9 +107,9 @@ def _changed(draw: st.DrawFn, node: Node) -> Node:
 
 
 def _as_chain(draw: st.DrawFn, graph: Graph, branches: dict[str, tuple[str, ...]]) -> dict[str, Data]:
-    image = _fields(draw, graph.inputs[0][1])
+    image = _dump_fields(draw, graph.inputs[0][1])
     data: dict[str, Data] = {"input": image} if image else {}
-    said = {node.name: _part(draw, node.part) for node in graph.nodes}
+    said = {node.name: _dump_part(draw, node.part) for node in graph.nodes}
     data["encoder"] = said["encoder"]
     necks = [part for name, part in said.items() if name.startswith("necks[")]
     data |= {"necks": necks} if necks else {}
@@ -107,7 +120,7 @@ def _as_chain(draw: st.DrawFn, graph: Graph, branches: dict[str, tuple[str, ...]
 
 def _as_nodes(draw: st.DrawFn, graph: Graph) -> dict[str, Data]:
     old = [*(name for name, _ in graph.inputs), *(node.name for node in graph.nodes)]
-    fresh = dict(zip(old, draw(st.permutations(NAMES)), strict=False))
+    fresh = dict(zip(old, draw(st.permutations(NODE_NAMES)), strict=False))
     called = fresh if draw(st.booleans()) and len(fresh) == len(old) else {name: name for name in old}
     nodes = {}
     for node in draw(st.permutations(graph.nodes)) if draw(st.booleans()) else graph.nodes:
@@ -115,41 +128,41 @@ def _as_nodes(draw: st.DrawFn, graph: Graph) -> dict[str, Data]:
         given = sources if len(sources) > 1 or draw(st.booleans()) else sources[0]
         twin = next((one.name for one in graph.nodes if one.part == node.part), node.name)
         shares = twin != node.name and draw(st.sampled_from((False, True, True, True)))
-        what = {"share": called[twin]} if shares else {"part": _part(draw, node.part)}
+        what = {"share": called[twin]} if shares else {"part": _dump_part(draw, node.part)}
         nodes[called[node.name]] = what | {"from": given}
     return {
-        "inputs": {called[name]: _fields(draw, image) for name, image in graph.inputs},
+        "inputs": {called[name]: _dump_fields(draw, image) for name, image in graph.inputs},
         "nodes": nodes,
         "outputs": [called[name] for name in graph.outputs],
         **({"auxiliary": {label: called[name] for label, name in graph.auxiliary}} if graph.auxiliary else {}),
     }
 
 
-def _part(draw: st.DrawFn, part: Part | Shared) -> Data:
+def _dump_part(draw: st.DrawFn, part: Part | Shared) -> Data:
     assert isinstance(part, Part)
-    fields = _fields(draw, part)
-    name = part_name(part)
+    fields = _dump_fields(draw, part)
+    name = get_part_name(part)
     return {name: fields} if fields else draw(st.sampled_from((name, name, {name: {}}, {name: None})))
 
 
-def _fields(draw: st.DrawFn, declared: Any) -> dict[str, Data]:
+def _dump_fields(draw: st.DrawFn, declared: Any) -> dict[str, Data]:
     """The fields that differ from their defaults, and now and then some that do not."""
     given = {} if getattr(declared, "source", None) is None else {"name": declared.name}
-    differing = plain_fields(declared, "", given)
+    differing = get_non_default_fields(declared, "", given)
     if given:
         return differing
     optional = [
-        name for name, field in fields_of(type(declared)).items() if name not in differing and not field.required
+        name for name, field in get_fields(type(declared)).items() if name not in differing and not field.required
     ]
     more: list[str] = []
     if draw(st.booleans()) and optional:
         more = draw(st.lists(st.sampled_from(optional), max_size=2, unique=True))
-    return {**differing, **{name: _plain(getattr(declared, name)) for name in more}}
+    return {**differing, **{name: _dump_value(getattr(declared, name)) for name in more}}
 
 
-def _plain(value: Any) -> Data:
+def _dump_value(value: Any) -> Data:
     if isinstance(value, tuple | list):
-        return [_plain(entry) for entry in value]
+        return [_dump_value(entry) for entry in value]
     if isinstance(value, Fraction):
         return value.numerator if value.denominator == 1 else str(value)
     return value

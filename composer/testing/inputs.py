@@ -14,15 +14,21 @@ from typing import Any
 from attrs import evolve, frozen
 
 from composer.contracts import contract
-from composer.feature import Feature, Features, Image, sentence
-from composer.parts import Encoder, Part, Probed
-from composer.testing.strategies import CHANNELS, LAYOUTS, MOST_LEVELS, strides_of
+from composer.feature import Feature, Features, Image, describe_features
+from composer.parts import Encoder, Part, ProbedEncoder
+from composer.testing.strategies import CHANNELS, LAYOUTS, MAX_PYRAMID_LEVELS, list_strides
 
-WIDTHS = ((11, 13, 17, 19, 23), (11,) * MOST_LEVELS, (32,) * MOST_LEVELS, (16, 32, 64, 128, 256), (1,) * MOST_LEVELS)
+WIDTHS = (
+    (11, 13, 17, 19, 23),
+    (11,) * MAX_PYRAMID_LEVELS,
+    (32,) * MAX_PYRAMID_LEVELS,
+    (16, 32, 64, 128, 256),
+    (1,) * MAX_PYRAMID_LEVELS,
+)
 """Channels of the levels: unlike primes, alike, alike and even, growing, and one."""
 
-FEW_BANDS = (3, 1, 2, 6, 12)
-BANDS = (*FEW_BANDS, 4, 5, 7, 10, 13)
+PROBED_IMAGE_CHANNELS = (3, 1, 2, 6, 12)
+IMAGE_CHANNELS = (*PROBED_IMAGE_CHANNELS, 4, 5, 7, 10, 13)
 """Channels of images: of an encoder that is probed few, for each is a question to its library."""
 
 ANY_NAMES = ("first", "second")
@@ -51,11 +57,11 @@ class Inputs:
         """Each input as a person reads it, behind its name where it has one."""
         names = [f"{name}: " for name, _ in self.named]
         return [
-            f"{name}{sentence(features)}"
+            f"{name}{describe_features(features)}"
             for name, features in zip(["" for _ in self.positional] + names, self.all, strict=True)
         ]
 
-    def replaced(self, inputs: tuple[Features, ...]) -> Inputs:
+    def replace_features(self, inputs: tuple[Features, ...]) -> Inputs:
         """The same places with other inputs."""
         count = len(self.positional)
         names = [name for name, _ in self.named]
@@ -63,7 +69,7 @@ class Inputs:
 
 
 @frozen
-class Tried:
+class ClassifiedInputs:
     """What something was tried with: what it accepts, what it refuses, and `untaken`, what a plain neck cannot run.
 
     `reason` is why the first input that is not accepted is not; `fault` is what shows already that the part is wrong.
@@ -86,22 +92,22 @@ class Tried:
         printer.text(f"<{len(self.accepted)} inputs accepted, {len(self.refused)} refused>")
 
 
-def tried(part: Part) -> Iterator[Inputs]:
+def iter_candidate_inputs(part: Part) -> Iterator[Inputs]:
     """What a part is tried with, simple things first: one tuple of features for each input that its contract has.
 
     An encoder is tried with images; with several by name, where its contract has names for them, or it says so.
     """
-    if isinstance(part, Probed):
-        yield from (Inputs((image,)) for image in _images(FEW_BANDS, (None, 3, 1)))
-        yield from _by_its_names(part)
+    if isinstance(part, ProbedEncoder):
+        yield from (Inputs((image,)) for image in _iter_images(PROBED_IMAGE_CHANNELS, (None, 3, 1)))
+        yield from _iter_named_inputs(part)
         return
-    for count, names in _places(type(part)):
+    for count, names in _list_input_slots(type(part)):
         wanted = count + len(names)
-        for several in _own(part, wanted) if isinstance(part, Encoder) else _stacks(wanted):
+        for several in _iter_image_inputs(part, wanted) if isinstance(part, Encoder) else _iter_stack_inputs(wanted):
             yield Inputs(several[:count], tuple(zip(names, several[count:], strict=True)))
 
 
-def _places(part_class: type[Part]) -> list[tuple[int, tuple[str, ...]]]:
+def _list_input_slots(part_class: type[Part]) -> list[tuple[int, tuple[str, ...]]]:
     """How many inputs a contract takes by position, and which by name. Of one that takes any number, two."""
     parameters = list(signature(contract.dispatch(part_class)).parameters.values())[1:]
     kinds = [p.kind for p in parameters]
@@ -114,68 +120,68 @@ def _places(part_class: type[Part]) -> list[tuple[int, tuple[str, ...]]]:
     return [(count, names), *places] if count or names or not more else places
 
 
-def stacks() -> Iterator[Features]:
+def iter_stacks() -> Iterator[Features]:
     """Features that an encoder or a neck might give: of each layout one map, flat stacks, pyramids."""
     for axes, count, widths in product(LAYOUTS, (1, 4, 2, 3, 5), WIDTHS):
         for shape in ("flat", "pyramid", "bottleneck", "upside down") if count > 1 else ("flat",):
             for prefix, frames in product(
                 (0, 1, 5) if "n" in axes else (0,), (1, 3) if set("tn") & set(axes) else (1,)
             ):
-                strides = strides_of(shape, count, 1 if count == MOST_LEVELS else 2)
+                strides = list_strides(shape, count, 1 if count == MAX_PYRAMID_LEVELS else 2)
                 yield tuple(
-                    _feature(channels, stride, axes, prefix, frames)
+                    _build_feature(channels, stride, axes, prefix, frames)
                     for channels, stride in zip(widths, strides, strict=False)
                 )
 
 
-def _feature(channels: int, stride: Fraction, axes: str, prefix: int, frames: int) -> Feature:
+def _build_feature(channels: int, stride: Fraction, axes: str, prefix: int, frames: int) -> Feature:
     vector = not {"h", "n"} & set(axes)
     return Feature(
         channels=channels, stride=None if vector else stride, axes=axes, prefix=0 if vector else prefix, frames=frames
     )
 
 
-def _images(bands: tuple[int, ...], frames: tuple[int | None, ...]) -> Iterator[Features]:
+def _iter_images(bands: tuple[int, ...], frames: tuple[int | None, ...]) -> Iterator[Features]:
     for channels, count in product(bands, frames):
         yield (Image(channels=channels, frames=count).feature,)
 
 
-def _stacks(count: int) -> Iterator[tuple[Features, ...]]:
-    for features in stacks():
-        yield from _alike_or_not(features, count)
+def _iter_stack_inputs(count: int) -> Iterator[tuple[Features, ...]]:
+    for features in iter_stacks():
+        yield from _iter_input_variants(features, count)
 
 
-def _own(encoder: Encoder, count: int) -> Iterator[tuple[Features, ...]]:
+def _iter_image_inputs(encoder: Encoder, count: int) -> Iterator[tuple[Features, ...]]:
     """So many images for an encoder of one's own: first those of the channels and the frames that it has fields for.
 
     Of several, the last is of any other channels too.
     """
     said = [getattr(encoder, name, None) for name in ("channels", "frames")]
     bands, frames = ((one,) if isinstance(one, int) else () for one in said)
-    bands, frames = tuple(dict.fromkeys((*bands, *BANDS))), tuple(dict.fromkeys((None, *frames, 3, 1, 2, 4)))
-    for image in _images(bands, frames):
-        yield from _alike_or_not(image, count)
-    for image, channels in product(_images(bands, frames), bands if count > 1 else ()):
+    bands, frames = tuple(dict.fromkeys((*bands, *IMAGE_CHANNELS))), tuple(dict.fromkeys((None, *frames, 3, 1, 2, 4)))
+    for image in _iter_images(bands, frames):
+        yield from _iter_input_variants(image, count)
+    for image, channels in product(_iter_images(bands, frames), bands if count > 1 else ()):
         yield (*(image,) * (count - 1), (evolve(image[0], channels=channels),))
 
 
-def _by_its_names(encoder: Probed) -> Iterator[Inputs]:
+def _iter_named_inputs(encoder: ProbedEncoder) -> Iterator[Inputs]:
     """Two images, of each pair of channels for which an encoder that takes several by name has names."""
-    for bands in product(FEW_BANDS, repeat=2) if encoder.takes_names else ():
-        for frames in (None, 3) if encoder.names_for(bands) else ():
+    for bands in product(PROBED_IMAGE_CHANNELS, repeat=2) if encoder.takes_names else ():
+        for frames in (None, 3) if encoder.find_image_names(bands) else ():
             images = [(Image(channels=channels, frames=frames).feature,) for channels in bands]
-            yield Inputs((), tuple(zip(encoder.names_for(bands) or (), images, strict=True)))
+            yield Inputs((), tuple(zip(encoder.find_image_names(bands) or (), images, strict=True)))
 
 
-def _alike_or_not(features: Features, count: int) -> Iterator[tuple[Features, ...]]:
+def _iter_input_variants(features: Features, count: int) -> Iterator[tuple[Features, ...]]:
     """So many inputs: all alike, and with other channels or other strides in the last."""
     yield (features,) * count
     if count > 1:
         *_, last = CHANNELS
         yield (*(features,) * (count - 1), tuple(evolve(f, channels=last) for f in features))
         if all(f.stride is not None for f in features):
-            yield (*(features,) * (count - 1), tuple(evolve(f, stride=_doubled(f)) for f in features))
+            yield (*(features,) * (count - 1), tuple(evolve(f, stride=_get_doubled_stride(f)) for f in features))
 
 
-def _doubled(feature: Feature) -> Any:
+def _get_doubled_stride(feature: Feature) -> Any:
     return None if feature.stride is None else feature.stride * 2

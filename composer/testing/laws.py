@@ -15,171 +15,176 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from composer.contracts import Refusal
-from composer.testing.breaking import broken, given, made, promised
-from composer.testing.broken import shape, told, worst
+from composer.contracts import Rejection
+from composer.testing.breaking import build_network, build_violation, run_case, run_checked
+from composer.testing.broken import format_error, format_tensor_shape, format_worst_difference
 from composer.testing.cases import Case
-from composer.testing.flowing import gradients_flow
-from composer.testing.held import changes, firm, loose
-from composer.testing.rounding import any_precision
+from composer.testing.flowing import check_gradients
+from composer.testing.held import get_persistent_state, get_transient_state, list_changes
+from composer.testing.rounding import check_precision
 
 Law = Callable[[Case], None]
 
 
-def promised_shapes(case: Case) -> None:
+def check_shapes(case: Case) -> None:
     """In eval mode and in train mode a forward pass gives the features that were promised, in number and shape."""
-    network = made(case)
-    promised(case, "shapes", network, case.tensors())
+    network = build_network(case)
+    run_checked(case, "shapes", network, case.tensors())
     if case.batch > 1:  # of a single value no norm can learn its statistics
         with torch.random.fork_rng(devices=[]):
-            promised(case, "shapes", network.train(), case.tensors(), of="in train mode ")
+            run_checked(case, "shapes", network.train(), case.tensors(), of="in train mode ")
 
 
-def inputs_unchanged(case: Case) -> None:
+def check_inputs_unchanged(case: Case) -> None:
     """The lists that a module is fed, and the tensors in them, are afterwards what they were; in train mode too."""
-    network = made(case)
-    _hold_inputs(case, network)
+    network = build_network(case)
+    _compare_inputs(case, network)
     if case.batch > 1:
         with torch.random.fork_rng(devices=[]):
-            _hold_inputs(case, network.train(), "in train mode ")
+            _compare_inputs(case, network.train(), "in train mode ")
 
 
-def _hold_inputs(case: Case, network: nn.Module, of: str = "") -> None:
+def _compare_inputs(case: Case, network: nn.Module, of: str = "") -> None:
     tensors = case.tensors()
     lists, values = [list(one) for one in tensors], deepcopy(tensors)
-    given(case, "inputs", network, tensors, of=of)
+    run_case(case, "inputs", network, tensors, of=of)
     for fed, kept, before in zip(tensors, lists, values, strict=True):
         if len(fed) != len(kept) or any(one is not other for one, other in zip(fed, kept, strict=True)):
-            raise broken(case, "inputs", f"{of}the list that it is fed is another one afterwards")
+            raise build_violation(case, "inputs", f"{of}the list that it is fed is another one afterwards")
         if not all(map(torch.equal, fed, before)):
-            raise broken(case, "inputs", f"{of}a tensor that it is fed has other values afterwards")
+            raise build_violation(case, "inputs", f"{of}a tensor that it is fed has other values afterwards")
 
 
-def itself_unchanged(case: Case) -> None:
+def check_state_unchanged(case: Case) -> None:
     """In eval mode a run changes nothing that the module holds: weights, statistics, flags; nor random states.
 
     A cache may be filled: a buffer that is not saved, a tensor, a dict, a set or a private attribute, which the same
     runs once more leave as they are.
     """
-    network, odd = made(case), _odd(case)
-    before, drawn = firm(network), torch.get_rng_state()
+    network, odd = build_network(case), _extend_batch(case)
+    before, drawn = get_persistent_state(network), torch.get_rng_state()
     filled: dict[str, Any] = {}
     changed: list[str] = []
     for turn in range(2):
         for one in (case, odd):
-            given(one, "itself", network, one.tensors())
-        changed = changes(before, firm(network)) + (changes(filled, loose(network)) if turn else [])
-        filled = loose(network)
+            run_case(one, "itself", network, one.tensors())
+        changed = list_changes(before, get_persistent_state(network)) + (
+            list_changes(filled, get_transient_state(network)) if turn else []
+        )
+        filled = get_transient_state(network)
         if changed:
-            raise broken(case, "itself", f"two runs in eval mode changed {', '.join(changed)}")
+            raise build_violation(case, "itself", f"two runs in eval mode changed {', '.join(changed)}")
     if not torch.equal(torch.get_rng_state(), drawn):
-        raise broken(case, "itself", "a run in eval mode drew from torch's random state")
+        raise build_violation(case, "itself", "a run in eval mode drew from torch's random state")
 
 
-def same_again(case: Case) -> None:
+def check_determinism(case: Case) -> None:
     """In eval mode the same input gives the same numbers again, also after an image of another size and number."""
-    network, odd = made(case), _odd(case)
-    first = given(case, "again", network, case.tensors())
-    given(odd, "again", network, odd.tensors())
-    second = given(case, "again", network, case.tensors())
-    if not _alike(first, second, exactly=True):
-        beside = worst(("first", first), ("then", second))
-        raise broken(case, "again", "the same input gives something else the second time", beside)
+    network, odd = build_network(case), _extend_batch(case)
+    first = run_case(case, "again", network, case.tensors())
+    run_case(odd, "again", network, odd.tensors())
+    second = run_case(case, "again", network, case.tensors())
+    if not _are_outputs_equal(first, second, exactly=True):
+        beside = format_worst_difference(("first", first), ("then", second))
+        raise build_violation(case, "again", "the same input gives something else the second time", beside)
 
 
-def image_by_image(case: Case) -> None:
+def check_batching(case: Case) -> None:
     """In eval mode what a batch gives is what its images give one by one."""
-    network = made(case, torch.float64)
-    together = given(case, "batch", network, case.tensors(torch.float64))
-    axes = [f.axes.split().index("b") for f in case.promised()]
+    network = build_network(case, torch.float64)
+    together = run_case(case, "batch", network, case.tensors(torch.float64))
+    axes = [f.axes.split().index("b") for f in case.get_expected_features()]
     for index in range(case.batch):
-        one = given(case, "batch", network, _picked(case, case.tensors(torch.float64), index))
+        one = run_case(case, "batch", network, _pick_image(case, case.tensors(torch.float64), index))
         alone = [x.narrow(axis, index, 1) for x, axis in zip(together, axes, strict=False)]
-        if not _alike(alone, one):
-            beside = worst(("in the batch", alone), ("alone", one))
-            raise broken(case, "batch", f"image {index} of the batch gives something else alone", beside)
+        if not _are_outputs_equal(alone, one):
+            beside = format_worst_difference(("in the batch", alone), ("alone", one))
+            raise build_violation(case, "batch", f"image {index} of the batch gives something else alone", beside)
 
 
-def any_memory_format(case: Case) -> None:
+def check_memory_format(case: Case) -> None:
     """Channels last in memory, or not contiguous, the same numbers give the same numbers."""
-    network = made(case, torch.float64)
-    expected = given(case, "memory", network, case.tensors(torch.float64))
-    for way, change in (("channels last in memory", _channels_last), ("not contiguous in memory", _spaced)):
+    network = build_network(case, torch.float64)
+    expected = run_case(case, "memory", network, case.tensors(torch.float64))
+    for way, change in (
+        ("channels last in memory", _to_channels_last),
+        ("not contiguous in memory", _to_noncontiguous),
+    ):
         fed = [[change(x) for x in one] for one in case.tensors(torch.float64)]
-        out = given(case, "memory", network, fed, of=f"{way} ")
-        if not _alike(expected, out):
-            beside = worst(("contiguous", expected), (way.removesuffix(" in memory"), out))
-            raise broken(case, "memory", f"{way}, the same input gives other numbers", beside)
+        out = run_case(case, "memory", network, fed, of=f"{way} ")
+        if not _are_outputs_equal(expected, out):
+            beside = format_worst_difference(("contiguous", expected), (way.removesuffix(" in memory"), out))
+            raise build_violation(case, "memory", f"{way}, the same input gives other numbers", beside)
 
 
-def real_refusals(case: Case) -> None:
+def check_forced_rejection(case: Case) -> None:
     """Forced through, what is refused as impossible raises, and what is refused by policy runs."""
-    assert isinstance(case.outcome, Refusal)
+    assert isinstance(case.outcome, Rejection)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parameters without numbers, and the like
             out = case.run(case.module(), case.tensors())
     except Exception as error:
         if case.outcome.kind == "policy":
-            what = f"it {case.outcome.expected}, by policy; forced, it raises {told(error)}"
-            raise broken(case, "refusals", what) from error
+            what = f"it {case.outcome.expected}, by policy; forced, it raises {format_error(error)}"
+            raise build_violation(case, "refusals", what) from error
         return
-    if case.outcome.kind == "impossible":
-        got = ", ".join(shape(tuple(x.shape)) for x in out)
-        raise broken(
+    if case.outcome.kind == "raises":
+        got = ", ".join(format_tensor_shape(tuple(x.shape)) for x in out)
+        raise build_violation(
             case, "refusals", f"it {case.outcome.expected}, and calls all else impossible; forced, it gives {got}"
         )
 
 
 LAWS: Mapping[str, Law] = MappingProxyType(
     {
-        "shapes": promised_shapes,
-        "inputs": inputs_unchanged,
-        "again": same_again,
-        "itself": itself_unchanged,
-        "batch": image_by_image,
-        "memory": any_memory_format,
-        "precision": any_precision,
-        "gradients": gradients_flow,
+        "shapes": check_shapes,
+        "inputs": check_inputs_unchanged,
+        "again": check_determinism,
+        "itself": check_state_unchanged,
+        "batch": check_batching,
+        "memory": check_memory_format,
+        "precision": check_precision,
+        "gradients": check_gradients,
     }
 )
 """The laws of what is accepted, by the names that failures and tests have for them."""
 
-REFUSALS = "refusals"
+REJECTIONS_LAW = "refusals"
 """The law of what is refused: `real_refusals`."""
 
 
-def _odd(case: Case) -> Case:
+def _extend_batch(case: Case) -> Case:
     """The run with one image more: an odd one out between two that are alike."""
     return evolve(case, batch=case.batch + 1)
 
 
-def _alike(one: Any, other: Any, *, exactly: bool = False) -> bool:
+def _are_outputs_equal(one: Any, other: Any, *, exactly: bool = False) -> bool:
     if len(one) != len(other):
         return False
-    same: Callable[[Tensor, Tensor], bool] = _equal if exactly else _close
+    same: Callable[[Tensor, Tensor], bool] = _is_equal if exactly else _is_close
     return all(x.shape == y.shape and same(x, y) for x, y in zip(one, other, strict=True))
 
 
-def _equal(x: Tensor, y: Tensor) -> bool:
+def _is_equal(x: Tensor, y: Tensor) -> bool:
     return torch.allclose(x, y, rtol=0, atol=0, equal_nan=True)
 
 
-def _close(x: Tensor, y: Tensor) -> bool:
+def _is_close(x: Tensor, y: Tensor) -> bool:
     return torch.allclose(x, y, rtol=1e-6, atol=1e-8, equal_nan=True)
 
 
-def _picked(case: Case, tensors: Any, index: int) -> list[list[Tensor]]:
+def _pick_image(case: Case, tensors: Any, index: int) -> list[list[Tensor]]:
     return [
         [x.narrow(f.axes.split().index("b"), index, 1) for x, f in zip(one, features, strict=True)]
         for one, features in zip(tensors, case.inputs.all, strict=True)
     ]
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def _to_channels_last(x: Tensor) -> Tensor:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x
 
 
-def _spaced(x: Tensor) -> Tensor:
+def _to_noncontiguous(x: Tensor) -> Tensor:
     return torch.stack([x, x], dim=-1)[..., 0]

@@ -12,40 +12,40 @@ import torch
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from composer.contracts import Promise, Refusal
-from composer.contracts.rules import at_least
-from composer.feature import MAP, TOKENS, Feature, Features, sentence
-from composer.sizes import Sizes
-from composer.testing.broken import told
-from composer.testing.fast import draws_in_blocks
-from composer.testing.inputs import Inputs, stacks
+from composer.contracts import Outputs, Rejection
+from composer.contracts.rules import compute_min_cells
+from composer.feature import MAP, TOKENS, Feature, Features, describe_features
+from composer.sizes import SizeConstraint
+from composer.testing.broken import format_error
+from composer.testing.fast import draw_in_blocks
+from composer.testing.inputs import Inputs, iter_stacks
 from composer.testing.probes import Size, probe_sizes
-from composer.testing.strategies import MOST_LEVELS
-from composer.testing.subjects import Tensors, several
+from composer.testing.strategies import MAX_PYRAMID_LEVELS
+from composer.testing.subjects import Tensors, to_tensors
 
-MOST_CELLS = 2000
+MAX_PROBE_CELLS = 2000
 """Cells of a level that are run at a second size too."""
 
-SLIPS = (IndexError, NameError, AttributeError)
+BUG_ERRORS = (IndexError, NameError, AttributeError)
 """What code raises that has a slip in it, rather than one that was not made for this. UnboundLocalError is a NameError.
 """
 
 
 @frozen
-class Probe:
+class ProbeResult:
     """What became of a probe: what a neck promises, or the error that it raises; and at which outputs rows are columns.
 
     `swapped` gives the first of these outputs, or None; `size` is the image's.
     """
 
-    promise: Promise | None = None
+    promise: Outputs | None = None
     error: Exception | None = None
     swapped: int | None = None
     size: Size = (0, 0)
 
 
 @frozen
-class Plain:
+class ModuleSubject:
     """A neck that is a plain module: `cls(channel_list, …)`, `process_channel_list(channel_list)`, `forward(features)`.
 
     It promises how many features it gives and their channels, at the second axis of a map or a vector, at the last
@@ -57,7 +57,7 @@ class Plain:
     made: type[nn.Module] | nn.Module
     arguments: Mapping[str, Any] = field(factory=dict)
     least: int = 1
-    _probed: dict[Inputs, Probe] = field(factory=dict, init=False, eq=False, repr=False)
+    _probed: dict[Inputs, ProbeResult] = field(factory=dict, init=False, eq=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -65,32 +65,32 @@ class Plain:
         one = self.made if isinstance(self.made, type) else type(self.made)
         return f"{one.__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
-    def candidates(self) -> Iterator[Inputs]:
+    def iter_candidates(self) -> Iterator[Inputs]:
         """Maps and tokens; of a module that is made already those of its `channel_list` alone.
 
         Of five levels, and of tokens, there are fewer: attention and convolutions over the finest take long.
         """
         wanted = None if isinstance(self.made, type) else list(getattr(self.made, "channel_list", []))
-        for features in stacks():
+        for features in iter_stacks():
             if _is_candidate(features):
                 channels = [f.channels for f in features]
                 if not wanted:
                     yield Inputs((features,))
                 elif len(wanted) == len(channels):
-                    yield Inputs((tuple(_widened(f, c) for f, c in zip(features, wanted, strict=True)),))
+                    yield Inputs((tuple(_rebuild_with_channels(f, c) for f, c in zip(features, wanted, strict=True)),))
 
-    def outcome(self, inputs: Inputs) -> Promise | Refusal | None:
+    def outcome(self, inputs: Inputs) -> Outputs | Rejection | None:
         """Features with the channels that it says; what it cannot run is not asked about."""
         promise = self._probe(inputs).promise
-        return None if promise is None else evolve(promise, sizes=self._sizes(inputs))
+        return None if promise is None else evolve(promise, sizes=self._get_size_constraint(inputs))
 
-    def why_not(self, inputs: Inputs) -> str:
+    def explain_rejection(self, inputs: Inputs) -> str:
         """What it raises, and whether it does so for images alone that are not square."""
         error = self._probe(inputs).error
         if error is None:
             return "no image size suits it"
-        square = self._square(inputs)
-        return f"{'for images that are not square ' if square else ''}it raises {told(error)}"
+        square = self._is_square_only(inputs)
+        return f"{'for images that are not square ' if square else ''}it raises {format_error(error)}"
 
     def fault(self, accepted: Sequence[Inputs], untaken: Sequence[Inputs]) -> str:
         """Rows for columns, at each of two sizes; or a slip, where one level is taken and nothing of several."""
@@ -100,56 +100,61 @@ class Plain:
                 height, width = probe.size
                 what = f"fed {'; '.join(inputs.sentences)}, of 2 images of {height} × {width}"
                 return f"feature {probe.swapped} of what it gives has rows for columns, {what}"
-        singles = {features[0].axes for (features,) in _features(accepted) if len(features) == 1}
-        beyond = {features[0].axes for (features,) in _features(accepted) if len(features) > 1}
+        singles = {features[0].axes for (features,) in _iter_first_inputs(accepted) if len(features) == 1}
+        beyond = {features[0].axes for (features,) in _iter_first_inputs(accepted) if len(features) > 1}
         for axes in sorted(singles - beyond):
             alike = [one for one in untaken if _is_flat(one.positional[0], axes)]
             errors = [self._probe(one).error for one in alike]
-            if alike and all(isinstance(error, SLIPS) for error in errors):
+            if alike and all(isinstance(error, BUG_ERRORS) for error in errors):
                 assert errors[0] is not None
-                fed = sentence(alike[0].positional[0])
-                return f"it takes one level, and nothing of several: fed {fed}, it raises {told(errors[0])}"
+                fed = describe_features(alike[0].positional[0])
+                return f"it takes one level, and nothing of several: fed {fed}, it raises {format_error(errors[0])}"
         return ""
 
-    def learns_before(self) -> bool:
+    def has_input_gradients(self) -> bool:
         """Always: it stands behind an encoder."""
         return True
 
-    def _sizes(self, inputs: Inputs) -> Sizes:
-        least = [at_least(feature, self.least).least for feature in inputs.edges if feature.stride is not None]
-        return Sizes(least=max([1, *least]))
+    def _get_size_constraint(self, inputs: Inputs) -> SizeConstraint:
+        least = [compute_min_cells(feature, self.least).least for feature in inputs.edges if feature.stride is not None]
+        return SizeConstraint(least=max([1, *least]))
 
-    def _probe(self, inputs: Inputs) -> Probe:
+    def _probe(self, inputs: Inputs) -> ProbeResult:
         """What became of probes with these inputs; they are run once. Rounding is not seen at whole sizes."""
-        exact = inputs.replaced(tuple(tuple(evolve(f, rounding="exact", offset=0) for f in one) for one in inputs.all))
+        exact = inputs.replace_features(
+            tuple(tuple(evolve(f, rounding="exact", offset=0) for f in one) for one in inputs.all)
+        )
         if exact not in self._probed:
-            self._probed[exact] = self._run(exact)
+            self._probed[exact] = self._run_probe(exact)
         return self._probed[exact]
 
-    def _run(self, inputs: Inputs) -> Probe:
+    def _run_probe(self, inputs: Inputs) -> ProbeResult:
         """The channels that it says, and what it gives for two images of each of two sizes."""
         (features,) = inputs.positional
-        sizes: Sequence[Size] = probe_sizes(features, self._sizes(inputs))
+        sizes: Sequence[Size] = probe_sizes(features, self._get_size_constraint(inputs))
         # Of a large pyramid one size will do: hardly anything runs on levels of so many sizes by coincidence.
-        sizes = sizes[:1] if max(f.cells(h) * f.cells(w) for f in features for h, w in sizes) > MOST_CELLS else sizes
+        sizes = (
+            sizes[:1] if max(f.cells(h) * f.cells(w) for f in features for h, w in sizes) > MAX_PROBE_CELLS else sizes
+        )
         try:
-            network = self._probed_module(inputs)
-            channels = _channels(network, features)
-            given = [self._fed(network, inputs, size) for size in sizes]
+            network = self._build_probe_module(inputs)
+            channels = _get_output_channels(network, features)
+            given = [self._run_on_zeros(network, inputs, size) for size in sizes]
         except Exception as error:  # whatever a module raises that was not made for this
-            return Probe(error=error.with_traceback(None))
-        stretched = [_stretched(one, len(channels)) for one in given]
+            return ProbeResult(error=error.with_traceback(None))
+        stretched = [_extend_outputs(one, len(channels)) for one in given]
         promised = [
-            _said(count, [one[index] for one in stretched], sizes, features) for index, count in enumerate(channels)
+            _build_output_feature(count, [one[index] for one in stretched], sizes, features)
+            for index, count in enumerate(channels)
         ]
         rows = [index for index, outputs in enumerate(zip(*given, strict=False)) if _are_swapped(outputs, sizes)]
-        return Probe(promise=Promise(features=promised), swapped=rows[0] if rows else None, size=sizes[0])
+        return ProbeResult(promise=Outputs(features=promised), swapped=rows[0] if rows else None, size=sizes[0])
 
-    def _probed_module(self, inputs: Inputs) -> nn.Module:
-        with torch.random.fork_rng(devices=[]), draws_in_blocks():
+    def _build_probe_module(self, inputs: Inputs) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), draw_in_blocks():
             return self.make(inputs).eval()
 
-    def _fed(self, network: nn.Module, inputs: Inputs, size: Size) -> tuple[Tensor, ...]:
+    def _run_on_zeros(self, network: nn.Module, inputs: Inputs, size: Size) -> tuple[Tensor, ...]:
         """What it gives for two images of a size. Raises ValueError where that is nothing, and where a layer that takes
         maps without a batch, and any number of channels, took tokens for one.
         """
@@ -162,14 +167,14 @@ class Plain:
             raise ValueError("the first axis of tokens is taken for another one than the batch")
         return given
 
-    def _square(self, inputs: Inputs) -> bool:
+    def _is_square_only(self, inputs: Inputs) -> bool:
         """Whether it can run square images of what it does not take."""
         (features,) = inputs.positional
-        height, _ = probe_sizes(features, self._sizes(inputs))[0]
+        height, _ = probe_sizes(features, self._get_size_constraint(inputs))[0]
         try:
-            network = self._probed_module(inputs)
-            _channels(network, features)
-            self._fed(network, inputs, (height, height))
+            network = self._build_probe_module(inputs)
+            _get_output_channels(network, features)
+            self._run_on_zeros(network, inputs, (height, height))
         except Exception:
             return False
         return True
@@ -185,23 +190,25 @@ class Plain:
         """With the features, and the image's size where its `forward` has any keywords, as TerraTorch calls it."""
         parameters = signature(network.forward).parameters
         told = "image_size" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return several(network(tensors[0], **({"image_size": size} if told else {})))
+        return to_tensors(network(tensors[0], **({"image_size": size} if told else {})))
 
-    def agrees(self, given: Sequence[Tensor], promise: Promise, batch: int, height: int, width: int) -> bool:  # noqa: ARG002
+    def has_expected_outputs(
+        self, given: Sequence[Tensor], promise: Outputs, batch: int, height: int, width: int
+    ) -> bool:  # noqa: ARG002
         """Whether it gives as many features as it says, of as many channels, and a batch of the images' number."""
         return len(given) == len(promise.features) and all(
-            x.shape[0] == batch and x.shape[_channel_axis(x)] == f.channels
+            x.shape[0] == batch and x.shape[_find_channel_axis(x)] == f.channels
             for x, f in zip(given, promise.features, strict=True)
         )
 
 
-def is_plain(thing: object) -> bool:
+def is_plain_neck(thing: object) -> bool:
     """Whether something is a neck in TerraTorch's style, or the class of one."""
     one = thing if isinstance(thing, type) else type(thing)
     return issubclass(one, nn.Module) and callable(getattr(one, "process_channel_list", None))
 
 
-def _channels(network: nn.Module, features: Features) -> list[int]:
+def _get_output_channels(network: nn.Module, features: Features) -> list[int]:
     """What a neck says that it gives. Raises TypeError where that is no list of whole numbers."""
     said = network.process_channel_list([f.channels for f in features])  # type: ignore[operator]
     if not isinstance(said, list | tuple) or not all(isinstance(count, int) for count in said):
@@ -216,15 +223,15 @@ def _is_candidate(features: Features) -> bool:
     is_flat, is_pyramid = len(set(strides)) == 1, strides == sorted(set(strides))
     is_alike = len({f.channels for f in features}) == 1
     if first.axes == MAP:
-        return is_flat or len(strides) < MOST_LEVELS or (is_pyramid and not is_alike)
-    return is_flat or (is_pyramid and not first.prefix and len(strides) < MOST_LEVELS)
+        return is_flat or len(strides) < MAX_PYRAMID_LEVELS or (is_pyramid and not is_alike)
+    return is_flat or (is_pyramid and not first.prefix and len(strides) < MAX_PYRAMID_LEVELS)
 
 
-def _widened(feature: Feature, channels: int) -> Feature:
+def _rebuild_with_channels(feature: Feature, channels: int) -> Feature:
     return Feature(channels=channels, stride=feature.stride, axes=feature.axes, prefix=feature.prefix)
 
 
-def _features(several_inputs: Sequence[Inputs]) -> Iterator[tuple[Features]]:
+def _iter_first_inputs(several_inputs: Sequence[Inputs]) -> Iterator[tuple[Features]]:
     return ((inputs.positional[0],) for inputs in several_inputs if inputs.positional and inputs.positional[0])
 
 
@@ -232,7 +239,9 @@ def _is_flat(features: Features, axes: str) -> bool:
     return len(features) > 1 and features[0].axes == axes and len(set(features)) == 1
 
 
-def _said(channels: int, outputs: Sequence[Tensor], sizes: Sequence[Size], features: Features) -> Feature:
+def _build_output_feature(
+    channels: int, outputs: Sequence[Tensor], sizes: Sequence[Size], features: Features
+) -> Feature:
     """A feature of so many channels. Of its grid nothing is asked: its stride tells about how large a run becomes."""
     axes = {2: "b c", 3: "b n c"}.get(outputs[0].dim(), "b c h w")
     if axes == "b c":
@@ -251,9 +260,9 @@ def _are_swapped(outputs: Sequence[Tensor], sizes: Sequence[Size]) -> bool:
     )
 
 
-def _stretched(given: Sequence[Tensor], count: int) -> list[Tensor]:
+def _extend_outputs(given: Sequence[Tensor], count: int) -> list[Tensor]:
     return [*given, *[given[-1]] * count][:count]
 
 
-def _channel_axis(x: Tensor) -> int:
+def _find_channel_axis(x: Tensor) -> int:
     return 2 if x.dim() == 3 else min(1, x.dim() - 1)

@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from composer.testing.checking import Held
-    from composer.testing.finding import Found
+    from composer.testing.checking import ClassifiedSubjects
+    from composer.testing.finding import DiscoveredPart
 
 HELP = "hold every part of this module, or of a package, to the laws of composer.testing; may be given several times"
 EXAMPLES_HELP = "how many runs of each part each law sees (default: 40)"
 
-UNTRIED = "composer: a law that was not tried"
-STILL = "composer: fields that stood still"
-TAKEN = "composer: what was taken"
-SECTIONS = {UNTRIED: "laws that were not tried", STILL: "fields that stood still", TAKEN: "what was taken"}
+SKIPPED_LAWS = "composer: a law that was not tried"
+FIXED_FIELDS = "composer: fields that stood still"
+ACCEPTED_INPUTS = "composer: what was taken"
+SECTIONS = {
+    SKIPPED_LAWS: "laws that were not tried",
+    FIXED_FIELDS: "fields that stood still",
+    ACCEPTED_INPUTS: "what was taken",
+}
 """What is told at the end; what was taken only with `-v`."""
 
 
@@ -32,10 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The two options."""
     group = parser.getgroup("composer")
     group.addoption("--composer-parts", action="append", default=[], metavar="MODULE", help=HELP)
-    group.addoption("--composer-examples", type=_count, default=40, metavar="N", help=EXAMPLES_HELP)
+    group.addoption("--composer-examples", type=_parse_examples, default=40, metavar="N", help=EXAMPLES_HELP)
 
 
-def _count(text: str) -> int:
+def _parse_examples(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"a whole number of at least 1 is needed (got {text})")
     return int(text)
@@ -52,12 +56,12 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
     here = str(session.config.invocation_params.dir)
     if names and here not in sys.path:
         sys.path.insert(0, here)
-    found: dict[str, dict[str, Found]] = {}
+    found: dict[str, dict[str, DiscoveredPart]] = {}
     for name in names:
-        for module, parts in _parts(name, session.config.getoption("--composer-examples")).items():
+        for module, parts in _discover_parts(name, session.config.getoption("--composer-examples")).items():
             found.setdefault(module, parts)
     for module, parts in found.items():
-        items.extend(session.genitems(_Module.from_parent(session, name=module, nodeid=module, parts=parts)))
+        items.extend(session.genitems(_ModuleCollector.from_parent(session, name=module, nodeid=module, parts=parts)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -66,73 +70,73 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     properties = [one for report in reports for one in getattr(report, "user_properties", ())]
     for key, title in SECTIONS.items():
         told = dict.fromkeys(value for name, value in properties if name == key)
-        if told and (key != TAKEN or terminalreporter.verbosity > 0):
+        if told and (key != ACCEPTED_INPUTS or terminalreporter.verbosity > 0):
             terminalreporter.ensure_newline()
             terminalreporter.section(title)
             for line in told:
                 terminalreporter.write_line(line)
 
 
-def _parts(name: str, examples: int) -> dict[str, dict[str, Found]]:
-    from composer.testing.finding import NoPartsError, parts_in
+def _discover_parts(name: str, examples: int) -> dict[str, dict[str, DiscoveredPart]]:
+    from composer.testing.finding import NoPartsError, find_parts
 
     try:
-        return parts_in(name, examples)
+        return find_parts(name, examples)
     except NoPartsError as error:
         raise pytest.UsageError(f"--composer-parts: {error}") from error
 
 
-def _text(error: Exception) -> str:
+def _get_failure_text(error: Exception) -> str:
     """The text of a failure, with what to write into the module that is tested."""
     return str(getattr(error, "said_to_modules", error))
 
 
-class _Module(pytest.Collector):
+class _ModuleCollector(pytest.Collector):
     """A module of which the parts are tested."""
 
-    def __init__(self, *, parts: dict[str, Found], **kwargs: Any) -> None:
+    def __init__(self, *, parts: dict[str, DiscoveredPart], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.parts = parts
 
     def collect(self) -> Iterator[pytest.Collector]:
         """Its parts, as they are defined."""
         for name, found in self.parts.items():
-            yield _Part.from_parent(self, name=name, found=found)
+            yield _PartCollector.from_parent(self, name=name, found=found)
 
 
-class _Part(pytest.Collector):
+class _PartCollector(pytest.Collector):
     """A part of the module: a class, of which declarations are drawn."""
 
-    def __init__(self, *, found: Found, **kwargs: Any) -> None:
+    def __init__(self, *, found: DiscoveredPart, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.found = found
-        self._held: Held | None = None
+        self._held: ClassifiedSubjects | None = None
         self.hindered = ""
         """Why no law can be held, once a test has failed for that."""
 
     def collect(self) -> Iterator[pytest.Item]:
         """A test for each law; of plain necks all but that of refusals, which they do not have."""
-        from composer.testing.laws import REFUSALS
+        from composer.testing.laws import REJECTIONS_LAW
         from composer.testing.options import ALL_LAWS
-        from composer.testing.plain import is_plain
+        from composer.testing.plain import is_plain_neck
 
         for law in ALL_LAWS:
-            if law != REFUSALS or not is_plain(self.found.part):
-                yield _Law.from_parent(self, name=law)
+            if law != REJECTIONS_LAW or not is_plain_neck(self.found.part):
+                yield _LawItem.from_parent(self, name=law)
 
-    def held(self) -> Held:
+    def held(self) -> ClassifiedSubjects:
         """Declarations of the part, each with what it takes and what it refuses; found once for all laws."""
-        from composer.testing.checking import tried_with
+        from composer.testing.checking import collect_subjects
 
         if self._held is None:
-            self._held = tried_with(self.found.part, self.found.options)
+            self._held = collect_subjects(self.found.part, self.found.options)
         return self._held
 
 
-class _Law(pytest.Item):
+class _LawItem(pytest.Item):
     """One law, to which every declaration of the part is held."""
 
-    parent: _Part
+    parent: _PartCollector
 
     def runtest(self) -> None:
         """Raises ContractBroken with the smallest run found.
@@ -140,7 +144,7 @@ class _Law(pytest.Item):
         What hinders all laws is a failure of the first one: no declaration, no module, a contract or a module that
         raises.
         """
-        from composer.testing.broken import CannotBeHeld, ContractBroken
+        from composer.testing.broken import ContractUncheckable, ContractViolation
         from composer.testing.checking import check_law
         from composer.testing.fields import UndrawableError
 
@@ -151,45 +155,45 @@ class _Law(pytest.Item):
             pytest.skip(self.parent.hindered)
         try:
             held = self.parent.held()
-            self._tell(held)
+            self._record_properties(held)
             untried = check_law(held, self.name, options.examples)
-        except (ContractBroken, CannotBeHeld, UndrawableError) as error:
+        except (ContractViolation, ContractUncheckable, UndrawableError) as error:
             raises = self.name == "shapes" and error.__cause__ is not None
-            if raises or not isinstance(error, ContractBroken):
-                self.parent.hindered = f"{_text(error).splitlines()[0]} ({self.nodeid} fails for that)"
+            if raises or not isinstance(error, ContractViolation):
+                self.parent.hindered = f"{_get_failure_text(error).splitlines()[0]} ({self.nodeid} fails for that)"
             raise
         if untried:
-            self.user_properties.append((UNTRIED, untried))
+            self.user_properties.append((SKIPPED_LAWS, untried))
             pytest.skip(untried)
 
-    def _tell(self, held: Held) -> None:
-        from composer.testing.fields import unvaried
+    def _record_properties(self, held: ClassifiedSubjects) -> None:
+        from composer.testing.fields import list_unvaried_fields
 
         part, options = self.parent.found.part, self.parent.found.options
         taken = [tried.taken for _, tried in held]
         more = f" (and {len(taken) - 1} with other fields)" if len(taken) > 1 else ""
-        self.user_properties.append((TAKEN, f"{self.parent.nodeid}: {held[0][0].name}{more} {taken[0]}"))
-        still = () if "__attrs_attrs__" not in vars(part) else unvaried(part, **options.fields)
+        self.user_properties.append((ACCEPTED_INPUTS, f"{self.parent.nodeid}: {held[0][0].name}{more} {taken[0]}"))
+        still = () if "__attrs_attrs__" not in vars(part) else list_unvaried_fields(part, **options.fields)
         if still:
             told = ", ".join(f'"{name}": […]' for name in still)
             say = f'composer_checks = {{{part.__name__}: {{"fields": {{{told}}}}}}}'
-            self.user_properties.append((STILL, f"{self.parent.nodeid}: {', '.join(still)}; say {say}"))
+            self.user_properties.append((FIXED_FIELDS, f"{self.parent.nodeid}: {', '.join(still)}; say {say}"))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
         """What was promised and what came, and where it raised; how it came to that is told of anything else.
 
         With `--tb=long`, all of what was raised.
         """
-        from composer.testing.broken import CannotBeHeld, ContractBroken, place
+        from composer.testing.broken import ContractUncheckable, ContractViolation, locate_error
         from composer.testing.fields import UndrawableError
 
         error = excinfo.value
-        if not isinstance(error, ContractBroken | CannotBeHeld | UndrawableError):
+        if not isinstance(error, ContractViolation | ContractUncheckable | UndrawableError):
             return super().repr_failure(excinfo, *args, **kwargs)
-        lines = [_text(error)]
+        lines = [_get_failure_text(error)]
         cause = error.__cause__
-        if cause is not None and place(cause):
-            lines.append(f"  at   {place(cause)}")
+        if cause is not None and locate_error(cause):
+            lines.append(f"  at   {locate_error(cause)}")
         if isinstance(error, UndrawableError):
             name = self.parent.found.part.__name__
             lines.append(f"  here that is said by the module: composer_checks = {{{name}: {{…}}}}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_CHAIN = """\
+_CHAIN_SPEC = """\
 input: {channels: 5}
 encoder: timm/test_resnet
 decoder: {UNetDecoder: {channels: [16, 8, 8, 4, 4]}}
@@ -17,7 +17,7 @@ crop: [24, 32]
 padding: {mode: zeros, side: end}
 """
 
-_TOKENS = """\
+_TOKENS_SPEC = """\
 encoder: {timm/test_vit: {tokens: true, out_indices: [0, 1, -1]}}
 necks:
   - ReshapeTokensToImage
@@ -27,7 +27,7 @@ head: {ClassificationHead: {num_classes: 2, dim_list: [8]}}
 rescale: false
 """
 
-_SHARED = """\
+_SHARED_SPEC = """\
 inputs: {before: &image {channels: 4}, after: *image }
 nodes:
   old: {part: {timm/test_convnext: {out_indices: [1, 2, 3]}}, from: before}
@@ -40,20 +40,20 @@ outputs: [score]
 auxiliary: {seen: seen}
 """
 
-_FRAMES = """\
+_FRAMES_SPEC = """\
 input: {channels: 3, frames: 3, size: [32, 64]}
 encoder: {timm/test_resnet: {any_size: true}}
 necks: [{TemporalPooling: {pooling: concat}}]
 decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 4}}
 """
 
-OWN = (_CHAIN, _TOKENS, _SHARED, _FRAMES)
+BUILTIN_SEEDS = (_CHAIN_SPEC, _TOKENS_SPEC, _SHARED_SPEC, _FRAMES_SPEC)
 """Specs of small networks that hold most of what a spec may hold."""
 
-FOLDER = Path(__file__).parents[2] / "specs"
+SPECS_FOLDER = Path(__file__).parents[2] / "specs"
 """Where a checkout has its specs."""
 
 
-def seeds() -> tuple[str, ...]:
+def list_seeds() -> tuple[str, ...]:
     """The texts that are spoilt: of a checkout, those of its folder `specs` too."""
-    return (*OWN, *(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml"))))
+    return (*BUILTIN_SEEDS, *(path.read_text(encoding="utf-8") for path in sorted(SPECS_FOLDER.glob("*.yaml"))))

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from composer.contracts import Promise, Refusal
-from composer.testing.inputs import Inputs, Tried
-from composer.testing.subjects import Subject, asked
+from composer.contracts import Outputs, Rejection
+from composer.testing.inputs import ClassifiedInputs, Inputs
+from composer.testing.subjects import Subject, run_query
 
 
-def sorted_out(subject: Subject, candidates: Iterable[Inputs]) -> Tried:
+def classify_inputs(subject: Subject, candidates: Iterable[Inputs]) -> ClassifiedInputs:
     """What a subject says of each candidate. Raises CannotBeHeld where saying it fails."""
     accepted, refused, untaken = [], [], []
     for inputs in candidates:
-        outcome = asked(subject, inputs)
-        if isinstance(outcome, Promise):
+        outcome = run_query(subject, inputs)
+        if isinstance(outcome, Outputs):
             accepted.append(inputs)
-        elif isinstance(outcome, Refusal):
+        elif isinstance(outcome, Rejection):
             refused.append(inputs)
         else:
             untaken.append(inputs)
     others = (*refused, *untaken)
-    return Tried(
+    return ClassifiedInputs(
         accepted=tuple(accepted),
         refused=tuple(refused),
         untaken=tuple(untaken),
-        reason=subject.why_not(others[0]) if others else "",
+        reason=subject.explain_rejection(others[0]) if others else "",
         fault=subject.fault(accepted, untaken),
     )

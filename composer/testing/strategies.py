@@ -18,7 +18,7 @@ STRIDES = tuple(map(Fraction, (1, 2, 4, 8, 16)))
 OFFSETS = (0, 0, 5, 19, -1, -9)
 """What convolutions without padding, and levels that round in turn up and down, come to; mostly nothing."""
 
-MOST_LEVELS = 5
+MAX_PYRAMID_LEVELS = 5
 
 
 @st.composite
@@ -58,11 +58,11 @@ def pyramids(draw: st.DrawFn, favourite: str = MAP) -> Features:
     if shape == "jumble":
         return tuple(draw(features()) for _ in range(count))
     axes = draw(st.sampled_from((*[favourite] * len(LAYOUTS), *LAYOUTS)))
-    first = draw(st.sampled_from((1, 2, 4) if count < MOST_LEVELS else (1,)))
-    return tuple(draw(features(axes=axes, stride=stride)) for stride in strides_of(shape, count, first))
+    first = draw(st.sampled_from((1, 2, 4) if count < MAX_PYRAMID_LEVELS else (1,)))
+    return tuple(draw(features(axes=axes, stride=stride)) for stride in list_strides(shape, count, first))
 
 
-def strides_of(shape: str, count: int, first: int) -> list[Fraction]:
+def list_strides(shape: str, count: int, first: int) -> list[Fraction]:
     """The strides of so many levels: `pyramid`, `flat`, `bottleneck` (the last two alike), or `upside down`."""
     strides = [Fraction(first * (1 if shape == "flat" else 2**level)) for level in range(count)]
     if shape == "bottleneck" and count > 1:
@@ -81,6 +81,6 @@ def images(draw: st.DrawFn) -> Image:
     )
 
 
-def rewidened(feature: Feature, channels: int) -> Feature:
+def replace_channels(feature: Feature, channels: int) -> Feature:
     """The same feature with other channels."""
     return evolve(feature, channels=channels)

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from composer.contracts import Promise, Refusal
-from composer.contracts.rules import needed
-from composer.sizes import Conflict, Sizes, intersect
-from composer.testing.broken import CannotBeHeld, told
+from composer.contracts import Outputs, Rejection
+from composer.contracts.rules import compute_implied_sizes
+from composer.sizes import Conflict, SizeConstraint, intersect
+from composer.testing.broken import ContractUncheckable, format_error
 from composer.testing.inputs import Inputs
 
 Tensors = Sequence[Sequence[Tensor]]
@@ -24,19 +24,19 @@ class Subject(Protocol):
     def name(self) -> str:
         """What it is called in a failure."""
 
-    def candidates(self) -> Iterable[Inputs]:
+    def iter_candidates(self) -> Iterable[Inputs]:
         """What it is tried with."""
 
-    def outcome(self, inputs: Inputs) -> Promise | Refusal | None:
+    def outcome(self, inputs: Inputs) -> Outputs | Rejection | None:
         """What it says of these inputs; None of those that it cannot be asked about."""
 
-    def why_not(self, inputs: Inputs) -> str:
+    def explain_rejection(self, inputs: Inputs) -> str:
         """Why it does not take these inputs, in its own words."""
 
     def fault(self, accepted: Sequence[Inputs], untaken: Sequence[Inputs]) -> str:
         """What shows already that it is wrong, before any law is tried; nothing where nothing does."""
 
-    def learns_before(self) -> bool:
+    def has_input_gradients(self) -> bool:
         """Whether what lies before it in a model learns through it: it does not before an encoder."""
 
     def make(self, inputs: Inputs) -> nn.Module:
@@ -45,20 +45,24 @@ class Subject(Protocol):
     def call(self, network: nn.Module, inputs: Inputs, tensors: Tensors, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """What its module gives, called as a model calls it for an image of this size."""
 
-    def agrees(self, given: Sequence[Tensor], promise: Promise, batch: int, height: int, width: int) -> bool:
+    def has_expected_outputs(
+        self, given: Sequence[Tensor], promise: Outputs, batch: int, height: int, width: int
+    ) -> bool:
         """Whether tensors are what was promised."""
 
 
-def asked(subject: Subject, inputs: Inputs) -> Promise | Refusal | None:
+def run_query(subject: Subject, inputs: Inputs) -> Outputs | Rejection | None:
     """What a subject says of inputs. Raises CannotBeHeld where saying it fails: what is promised is not known then."""
     try:
         return subject.outcome(inputs)
     except Exception as error:
-        what = f"cannot check {subject.name}: for {'; '.join(inputs.sentences)}, its contract raises {told(error)}"
-        raise CannotBeHeld(what) from error
+        what = (
+            f"cannot check {subject.name}: for {'; '.join(inputs.sentences)}, its contract raises {format_error(error)}"
+        )
+        raise ContractUncheckable(what) from error
 
 
-def several(out: Any) -> tuple[Tensor, ...]:
+def to_tensors(out: Any) -> tuple[Tensor, ...]:
     """What a module gives, as a tuple. Raises TypeError where that is neither a tensor nor some of them."""
     given = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, Iterable) else (out,)
     if not all(isinstance(x, Tensor) for x in given) or isinstance(out, Mapping):
@@ -67,8 +71,8 @@ def several(out: Any) -> tuple[Tensor, ...]:
     return given
 
 
-def sizes_of(inputs: Inputs, promise: Promise) -> Sizes | None:
+def find_valid_sizes(inputs: Inputs, promise: Outputs) -> SizeConstraint | None:
     """The image sizes that inputs, outputs and the part itself admit; None where there are none."""
     edges = (*inputs.edges, *promise.features)
-    sizes = intersect([("part", promise.sizes), *(("edge", needed(f)) for f in edges)])
+    sizes = intersect([("part", promise.sizes), *(("edge", compute_implied_sizes(f)) for f in edges)])
     return None if isinstance(sizes, Conflict) else sizes

@@ -11,37 +11,37 @@ from typing import Any
 from attrs import Attribute, asdict, define, field, frozen
 from rich.table import Table
 
-from composer.feature import counted
-from composer.testing.workers import Told
-from composer.writing import write_whole
+from composer.feature import format_count
+from composer.testing.workers import Message
+from composer.writing import write_atomically
 
 
-def _whole(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _check_integer(_: object, attribute: Attribute[Any], value: Any) -> None:
     if type(value) is not int:
         raise ValueError(f"{attribute.name} must be a whole number (got {value!r})")
 
 
-def _number(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _check_number(_: object, attribute: Attribute[Any], value: Any) -> None:
     if type(value) not in (int, float):
         raise ValueError(f"{attribute.name} must be a number (got {value!r})")
 
 
-def _text(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _check_text(_: object, attribute: Attribute[Any], value: Any) -> None:
     if type(value) is not str:
         raise ValueError(f"{attribute.name} must be a text (got {value!r})")
 
 
-def _counts(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _check_counts(_: object, attribute: Attribute[Any], value: Any) -> None:
     if not all(type(count) is int for count in value.values()):
         raise ValueError(f"{attribute.name} must hold whole numbers (got {dict(value)!r})")
 
 
-def versions() -> dict[str, str]:
+def get_versions() -> dict[str, str]:
     """What draws the texts that belong to a seed."""
-    return {name: _version(name) for name in ("composer-vision", "hypothesis")}
+    return {name: _get_version(name) for name in ("composer-vision", "hypothesis")}
 
 
-def _version(name: str) -> str:
+def _get_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -52,32 +52,32 @@ def _version(name: str) -> str:
 class Finding:
     """What was found: the law that does not hold, what tells the cause, the text, and how often it was met."""
 
-    law: str = field(validator=_text)
-    mark: str = field(validator=_text)
-    said: str = field(validator=_text)
-    text: str = field(validator=_text)
+    law: str = field(validator=_check_text)
+    mark: str = field(validator=_check_text)
+    said: str = field(validator=_check_text)
+    text: str = field(validator=_check_text)
 
 
 @define
-class Tally:
+class Stats:
     """The figures of a soak.
 
     `begun` holds the batches that are under way, each with the texts that are answered; `slowest` is the most that one
     text took of a core, in seconds. Another version of composer or of Hypothesis draws other texts by the same seed.
     """
 
-    seed: int = field(validator=_whole)
-    next: int = field(default=0, validator=_whole)
-    begun: dict[int, int] = field(factory=dict, validator=_counts)
-    verdicts: Counter[str] = field(factory=Counter, validator=_counts)
-    codes: Counter[str] = field(factory=Counter, validator=_counts)
+    seed: int = field(validator=_check_integer)
+    next: int = field(default=0, validator=_check_integer)
+    begun: dict[int, int] = field(factory=dict, validator=_check_counts)
+    verdicts: Counter[str] = field(factory=Counter, validator=_check_counts)
+    codes: Counter[str] = field(factory=Counter, validator=_check_counts)
     found: dict[str, Finding] = field(factory=dict)
-    times: Counter[str] = field(factory=Counter, validator=_counts)
-    seconds: float = field(default=0.0, validator=_number)
-    slowest: float = field(default=0.0, validator=_number)
-    versions: dict[str, str] = field(factory=versions)
+    times: Counter[str] = field(factory=Counter, validator=_check_counts)
+    seconds: float = field(default=0.0, validator=_check_number)
+    slowest: float = field(default=0.0, validator=_check_number)
+    versions: dict[str, str] = field(factory=get_versions)
 
-    def take(self, number: int, told: Told) -> Finding | None:
+    def record(self, number: int, told: Message) -> Finding | None:
         """Count an answer. Gives a finding that is met for the first time."""
         self.begun[number] += 1
         self.verdicts[told.verdict] += 1
@@ -97,10 +97,10 @@ class Tally:
         """How many texts were tried."""
         return sum(self.verdicts.values())
 
-    def table(self) -> Table:
+    def build_table(self) -> Table:
         """The figures as they are shown at the end."""
         table = Table(
-            title=f"{counted(self.texts, 'text', form=',')} of seed {self.seed} in {self.seconds / 60:.1f} minutes"
+            title=f"{format_count(self.texts, 'text', form=',')} of seed {self.seed} in {self.seconds / 60:.1f} minutes"
         )
         table.add_column("what became of them")
         table.add_column("texts", justify="right")
@@ -116,24 +116,24 @@ class Tally:
         table.add_row("seconds of a core that the slowest took", f"{self.slowest:.1f}")
         return table
 
-    def keep(self, file: Path) -> None:
+    def save(self, file: Path) -> None:
         """Write the state, whole or not at all."""
-        write_whole(file, lambda partial: partial.write_text(json.dumps(asdict(self)), encoding="utf-8"))
+        write_atomically(file, lambda partial: partial.write_text(json.dumps(asdict(self)), encoding="utf-8"))
 
 
-def kept(file: Path) -> Tally:
+def load_stats(file: Path) -> Stats:
     """The state that a file holds. Raises ValueError for a file that holds none, or one of other versions."""
     try:
         data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         data["begun"] = {int(number): done for number, done in data["begun"].items()}
         data["found"] = {key: Finding(**finding) for key, finding in data["found"].items()}
         data |= {name: Counter(dict(data[name])) for name in ("verdicts", "codes", "times")}
-        tally = Tally(**data)
+        tally = Stats(**data)
         written = ", ".join(f"{name} {one}" for name, one in data["versions"].items())
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file} holds no state of a soak (got {type(error).__name__}: {error})") from error
-    if tally.versions != versions():
-        here = ", ".join(f"{name} {one}" for name, one in versions().items())
+    if tally.versions != get_versions():
+        here = ", ".join(f"{name} {one}" for name, one in get_versions().items())
         raise ValueError(
             f"{file} is of {written}, which draw other texts than {here}; begin a new soak in another --folder"
         )

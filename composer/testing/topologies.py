@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from composer.contracts import Promise, Refusal, contract
+from composer.contracts import Outputs, Rejection, contract
 from composer.facts import describe
 from composer.feature import Feature, Features
 from composer.graph import Graph, Node, chain
@@ -15,12 +15,12 @@ from composer.sizes import Padding
 from composer.testing.fields import valid
 from composer.testing.strategies import images
 
-JOINS = (ConcatFeatures, AddFeatures)
-BETWEEN = tuple(part for part in NECKS if part not in JOINS)
-TRIES = 4
+JOIN_NECKS = (ConcatFeatures, AddFeatures)
+CHAIN_NECKS = tuple(part for part in NECKS if part not in JOIN_NECKS)
+MAX_PART_TRIES = 4
 """How many parts are drawn for a place until one takes what is there: the last stays, whatever it says."""
 
-Wanted = tuple[type[Part], ...]
+PartClasses = tuple[type[Part], ...]
 
 
 @st.composite
@@ -28,8 +28,8 @@ def chains(draw: st.DrawFn) -> Graph:
     """An encoder of timm, necks, a decoder, a head, and perhaps a head beside it. Not all of them are lawful."""
     image, encoder = draw(images()), draw(valid(Timm))
     parts: list[Part] = [encoder]
-    flowing = _given(encoder, (image.feature,))
-    for wanted in (BETWEEN,) * draw(st.sampled_from((0, 0, 1, 2))):
+    flowing = _get_encoder_features(encoder, (image.feature,))
+    for wanted in (CHAIN_NECKS,) * draw(st.sampled_from((0, 0, 1, 2))):
         flowing = _append(draw, parts, wanted, flowing)
     trunk = flowing
     flowing = _append(draw, parts, DECODERS, flowing)
@@ -42,7 +42,7 @@ def chains(draw: st.DrawFn) -> Graph:
         if not branch[-1].includes_head:
             _append(draw, branch, HEADS, given)
         aux["early"] = branch
-    return chain(*parts, aux=aux, input=image, rescale=draw(st.sampled_from((True, False))), padding=draw(_paddings))
+    return chain(*parts, aux=aux, input=image, rescale=draw(st.sampled_from((True, False))), padding=draw(_PADDINGS))
 
 
 @st.composite
@@ -51,10 +51,13 @@ def graphs(draw: st.DrawFn) -> Graph:
     encoder = draw(valid(Timm))
     other = draw(st.sampled_from((encoder, encoder, draw(valid(Timm)))))
     inputs = {"first": draw(images()), "second": draw(images())}
-    one, two = _given(encoder, (inputs["first"].feature,)), _given(other, (inputs["second"].feature,))
-    join = draw(st.sampled_from(JOINS))()
+    one, two = (
+        _get_encoder_features(encoder, (inputs["first"].feature,)),
+        _get_encoder_features(other, (inputs["second"].feature,)),
+    )
+    join = draw(st.sampled_from(JOIN_NECKS))()
     nodes = [Node("one", encoder, "first"), Node("two", other, "second"), Node("joined", join, ("one", "two"))]
-    joined = None if one is None or two is None else _promised(contract(join, one, two))
+    joined = None if one is None or two is None else _get_features(contract(join, one, two))
     parts: list[Part] = []
     decoded = _append(draw, parts, DECODERS, joined)
     nodes.append(Node("decoded", parts[-1], "joined"))
@@ -69,11 +72,11 @@ def graphs(draw: st.DrawFn) -> Graph:
         nodes=nodes,
         outputs=outputs,
         rescale=draw(st.sampled_from((True, False))),
-        padding=draw(_paddings),
+        padding=draw(_PADDINGS),
     )
 
 
-_paddings = st.builds(
+_PADDINGS = st.builds(
     Padding,
     mode=st.sampled_from(("reflect", "replicate", "zeros")),
     side=st.sampled_from(("both", "end")),
@@ -81,23 +84,23 @@ _paddings = st.builds(
 )
 
 
-def _append(draw: st.DrawFn, parts: list[Part], wanted: Wanted, flowing: Features | None) -> Features | None:
+def _append(draw: st.DrawFn, parts: list[Part], wanted: PartClasses, flowing: Features | None) -> Features | None:
     """Draw a part of the wanted classes, mostly one that takes what flows; give what it gives, if that is known."""
-    for _ in range(TRIES):
+    for _ in range(MAX_PART_TRIES):
         part: Part = draw(st.sampled_from(wanted).flatmap(valid))
-        given = None if flowing is None else _promised(contract(part, flowing))
+        given = None if flowing is None else _get_features(contract(part, flowing))
         if given is not None or flowing is None:
             break
     parts.append(part)
     return given
 
 
-def _given(encoder: Timm, image: tuple[Feature]) -> Features | None:
+def _get_encoder_features(encoder: Timm, image: tuple[Feature]) -> Features | None:
     facts = describe(encoder, image[0].channels)
-    return None if isinstance(facts, Refusal) else _promised(contract(facts, image))
+    return None if isinstance(facts, Rejection) else _get_features(contract(facts, image))
 
 
-def _promised(outcome: Any) -> Features | None:
-    if isinstance(outcome, Refusal):
+def _get_features(outcome: Any) -> Features | None:
+    if isinstance(outcome, Rejection):
         return None
-    return outcome.features if isinstance(outcome, Promise) else tuple(outcome)
+    return outcome.features if isinstance(outcome, Outputs) else tuple(outcome)

@@ -12,43 +12,43 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_SEEN: list[str] | None = None
+_EVENTS: list[str] | None = None
 """Where it is put down what happens; None while nobody watches. A hook cannot be taken away again."""
 
-_HOOKED = False
-_FETCHING = ("socket.connect", "socket.getaddrinfo", "socket.bind", "urllib.Request")
-_STARTING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn")
+_HOOK_INSTALLED = False
+_NETWORK_EVENTS = ("socket.connect", "socket.getaddrinfo", "socket.bind", "urllib.Request")
+_PROCESS_EVENTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn")
 
 
 @contextmanager
-def watched(*folders: str | os.PathLike[str]) -> Iterator[list[str]]:
+def record_audit_events(*folders: str | os.PathLike[str]) -> Iterator[list[str]]:
     """Within it, what is reached outside of the environment is put down in the list that it gives.
 
     That is: a connection, a program that is started, a file that is read elsewhere than in the environment, the
     package and `folders`, and one that is written elsewhere than in `folders`. Connections are refused too. Others of
     the process are watched as well, so that nothing else should run in it.
     """
-    global _SEEN, _HOOKED
-    if not _HOOKED:
-        sys.addaudithook(_hook)
-        _HOOKED = True
-    _Allowed.written = tuple(os.path.realpath(folder) for folder in folders)
-    _Allowed.read = (*_Allowed.written, *_environment())
+    global _EVENTS, _HOOK_INSTALLED
+    if not _HOOK_INSTALLED:
+        sys.addaudithook(_handle_event)
+        _HOOK_INSTALLED = True
+    _AllowedPaths.written = tuple(os.path.realpath(folder) for folder in folders)
+    _AllowedPaths.read = (*_AllowedPaths.written, *_list_environment_paths())
     tempfile.gettempdir()  # the first time, it looks for a folder that it can write to
-    before, _SEEN = _SEEN, []
-    seen = _SEEN
+    before, _EVENTS = _EVENTS, []
+    seen = _EVENTS
     try:
         yield seen
     finally:
-        _SEEN = before
+        _EVENTS = before
 
 
-class _Allowed:
+class _AllowedPaths:
     written: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
 
 
-def _environment() -> tuple[str, ...]:
+def _list_environment_paths() -> tuple[str, ...]:
     own = str(Path(__file__).parents[2])
     folders = [
         sys.prefix,
@@ -62,19 +62,19 @@ def _environment() -> tuple[str, ...]:
     return tuple({os.path.realpath(folder) for folder in (*folders, *devices, *filter(None, sys.path))})
 
 
-def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if _SEEN is None:
+def _handle_event(event: str, arguments: tuple[Any, ...]) -> None:
+    if _EVENTS is None:
         return
-    if event in _FETCHING:
-        _SEEN.append(f"{event} {arguments[-1]!r}")
+    if event in _NETWORK_EVENTS:
+        _EVENTS.append(f"{event} {arguments[-1]!r}")
         raise PermissionError(f"nothing is fetched here (got {event})")
-    if event in _STARTING:
-        _SEEN.append(f"{event} {arguments[0]!r}")
+    if event in _PROCESS_EVENTS:
+        _EVENTS.append(f"{event} {arguments[0]!r}")
     if event == "open":
-        _opened(*arguments)
+        _record_open(*arguments)
 
 
-def _opened(path: Any, mode: Any, flags: Any) -> None:
+def _record_open(path: Any, mode: Any, flags: Any) -> None:
     """Put a file down that is opened where it should not be. A number is a file that is open already."""
     if not isinstance(path, str | bytes | os.PathLike):
         return
@@ -82,8 +82,10 @@ def _opened(path: Any, mode: Any, flags: Any) -> None:
     writes = any(sign in mode for sign in "wax+") if isinstance(mode, str) else bool(flags & (os.O_WRONLY | os.O_RDWR))
     cached = name.endswith(".pyc") or ".pyc." in name
     inside = (
-        _Allowed.written + (_Allowed.read if cached or name.startswith("/dev") else ()) if writes else _Allowed.read
+        _AllowedPaths.written + (_AllowedPaths.read if cached or name.startswith("/dev") else ())
+        if writes
+        else _AllowedPaths.read
     )
     if not any(name == folder or name.startswith(f"{folder}{os.sep}") for folder in inside):
-        assert _SEEN is not None
-        _SEEN.append(f"open {name!r} to {'write' if writes else 'read'}")
+        assert _EVENTS is not None
+        _EVENTS.append(f"open {name!r} to {'write' if writes else 'read'}")

@@ -15,12 +15,12 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-MEGABYTES = 4096
+MAX_EXTRA_MEGABYTES = 4096
 """What a worker may take besides what it takes when it begins."""
 
 
-_TO_BEGIN = 300.0
-_PATIENCE = 10
+_MAX_START_SECONDS = 300.0
+_WALL_CLOCK_FACTOR = 10
 """Seconds of a core to begin, and of the clock for each of a core."""
 
 
@@ -35,7 +35,7 @@ class Job:
 
 
 @frozen
-class Told:
+class Message:
     """What a worker says: that it begins a `text`, what became of it, or that its job is `done`."""
 
     kind: str
@@ -58,7 +58,7 @@ class Worker:
 
     cache: str
     limit: float
-    target: Callable[[Connection, str], None] = field(factory=lambda: serve)
+    target: Callable[[Connection, str], None] = field(factory=lambda: run_worker)
     job: Job | None = None
     text: str = ""
     process: Any = None
@@ -66,7 +66,7 @@ class Worker:
     since: float = field(factory=time.monotonic)
     spent: float = 0.0
 
-    def give(self, job: Job) -> None:
+    def start_job(self, job: Job) -> None:
         """Begin a job, in a process of its own where there is none yet."""
         if self.process is None:
             context = multiprocessing.get_context("spawn")
@@ -76,25 +76,25 @@ class Worker:
             theirs.close()
         assert self.connection is not None
         self.job = job
-        self._begin("")
+        self._start_text("")
         self.connection.send(job)
 
-    def hear(self) -> Told | None:
+    def read_message(self) -> Message | None:
         """The next that the process tells, or how it ended; None where it says nothing yet."""
         assert self.connection is not None
         try:
             if self.connection.poll():
-                told: Told = self.connection.recv()
-                self._begin(told.text if told.kind == "text" else "")
+                told: Message = self.connection.recv()
+                self._start_text(told.text if told.kind == "text" else "")
                 return told
         except (EOFError, OSError):
             self.process.join(5)
             code = self.process.exitcode
-            return self._ended("dies", f"the process ended with {code}", str(code))
+            return self._report_end("dies", f"the process ended with {code}", str(code))
         # While the process begins and while it draws, it takes its time.
-        limit = self.limit if self.text else max(self.limit, _TO_BEGIN)
-        if self._core() - self.spent > limit or time.monotonic() - self.since > _PATIENCE * limit:
-            return self._ended("hangs", f"no answer after {limit:.0f} s", "time")
+        limit = self.limit if self.text else max(self.limit, _MAX_START_SECONDS)
+        if self._read_cpu_seconds() - self.spent > limit or time.monotonic() - self.since > _WALL_CLOCK_FACTOR * limit:
+            return self._report_end("hangs", f"no answer after {limit:.0f} s", "time")
         return None
 
     def stop(self) -> None:
@@ -104,10 +104,10 @@ class Worker:
             self.process.join()
             self.process = self.connection = None
 
-    def _begin(self, text: str) -> None:
-        self.text, self.since, self.spent = text, time.monotonic(), self._core()
+    def _start_text(self, text: str) -> None:
+        self.text, self.since, self.spent = text, time.monotonic(), self._read_cpu_seconds()
 
-    def _core(self) -> float:
+    def _read_cpu_seconds(self) -> float:
         """The seconds of a core that the process has had."""
         try:
             with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
@@ -116,57 +116,57 @@ class Worker:
         except (OSError, IndexError, ValueError):
             return self.spent
 
-    def _ended(self, law: str, said: str, mark: str) -> Told:
+    def _report_end(self, law: str, said: str, mark: str) -> Message:
         self.stop()
         text, self.text = self.text, ""
-        return Told("answer", text, "found", (), f"no text {law}", mark, said)
+        return Message("answer", text, "found", (), f"no text {law}", mark, said)
 
 
-def serve(connection: Connection, cache: str) -> None:
+def run_worker(connection: Connection, cache: str) -> None:
     """Answer texts until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ |= {"COMPOSER_CACHE": cache, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, as long as the process
     import torch
 
-    from composer.testing.drawing import batch
+    from composer.testing.drawing import sample_batch
 
     torch.set_num_threads(1)
-    _bound_memory()
+    _limit_worker_memory()
     while True:
         try:
             job: Job = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            texts = job.texts or batch(job.seed, job.number)[job.skip :]
+            texts = job.texts or sample_batch(job.seed, job.number)[job.skip :]
         except Exception:
             said = traceback.format_exc()
-            connection.send(Told("answer", "", "found", (), "texts are drawn", said.splitlines()[-1], said))
+            connection.send(Message("answer", "", "found", (), "texts are drawn", said.splitlines()[-1], said))
             texts = ()
         for text in texts:
-            connection.send(Told("text", text))
+            connection.send(Message("text", text))
             begun = time.process_time()
-            told = _answer(text, cache)
+            told = _evaluate_safely(text, cache)
             connection.send(evolve(told, seconds=time.process_time() - begun))
-        connection.send(Told("done"))
+        connection.send(Message("done"))
 
 
-def _answer(text: str, cache: str) -> Told:
-    from composer.testing.answering import WrongAnswerError, answered
+def _evaluate_safely(text: str, cache: str) -> Message:
+    from composer.testing.answering import WrongAnswerError, evaluate_text
 
     try:
-        answer = answered(text, cache)
+        answer = evaluate_text(text, cache)
     except WrongAnswerError as wrong:
-        return Told("answer", text, "found", (), wrong.law, wrong.mark, traceback.format_exc())
+        return Message("answer", text, "found", (), wrong.law, wrong.mark, traceback.format_exc())
     except Exception as error:
-        return Told("answer", text, "found", (), "the question itself", type(error).__name__, traceback.format_exc())
-    return Told("answer", text, answer.verdict, answer.codes)
+        return Message("answer", text, "found", (), "the question itself", type(error).__name__, traceback.format_exc())
+    return Message("answer", text, answer.verdict, answer.codes)
 
 
-def _bound_memory() -> None:
+def _limit_worker_memory() -> None:
     """What the process has now, and so much more."""
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
-    most = now + MEGABYTES * 2**20
+    most = now + MAX_EXTRA_MEGABYTES * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

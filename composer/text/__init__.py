@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from composer.graph import Graph, must_be_graph
-from composer.parts import REGISTERED
-from composer.text.characters import text_in
-from composer.text.embedded import embedded_spec, is_weights_file
-from composer.text.reading import graph_of
+from composer.graph import Graph, require_graph
+from composer.parts import PART_REGISTRY
+from composer.text.characters import read_text
+from composer.text.embedded import is_weights_file, read_embedded_spec
+from composer.text.reading import parse_spec
 from composer.text.suggesting import Parts
 
 
-def read(path: str | os.PathLike[str], *, parts: Parts = REGISTERED) -> Graph:
+def read(path: str | os.PathLike[str], *, parts: Parts = PART_REGISTRY) -> Graph:
     """The graph that a file describes, or a weights file that composer.save wrote. `parts` are those it may name.
 
     Raises SpecError with all the problems of the file at once, also where there is no such file.
@@ -20,30 +20,30 @@ def read(path: str | os.PathLike[str], *, parts: Parts = REGISTERED) -> Graph:
     if not isinstance(path, str | bytes | os.PathLike):
         raise TypeError(f"read takes the path of a file, and composer.reads a text (got {type(path).__name__})")
     if is_weights_file(path) and os.path.isfile(path):
-        return reads(embedded_spec(path), name=f"{os.fsdecode(path)}: spec", parts=parts)
-    return reads(text_in(path), name=os.fsdecode(path), parts=parts)
+        return reads(read_embedded_spec(path), name=f"{os.fsdecode(path)}: spec", parts=parts)
+    return reads(read_text(path), name=os.fsdecode(path), parts=parts)
 
 
-def reads(text: str, *, name: str | None = None, parts: Parts = REGISTERED) -> Graph:
+def reads(text: str, *, name: str | None = None, parts: Parts = PART_REGISTRY) -> Graph:
     """The graph that a text describes. `name` is what its problems call the file, and `parts` are those it may name.
 
     Raises SpecError with all the problems of the text at once.
     """
     if not isinstance(text, str):
         raise TypeError(f"reads takes a text, and composer.read the path of a file (got {type(text).__name__})")
-    return graph_of(text, name, parts)
+    return parse_spec(text, name, parts)
 
 
-def write(graph: Graph, *, parts: Parts = REGISTERED) -> str:
+def write(graph: Graph, *, parts: Parts = PART_REGISTRY) -> str:
     """The text that is read as `graph`: `reads(write(graph)) == graph`. `parts` are those that a text may name.
 
     Raises SpecError where there is no such text: a node holds a live module or a part that is not among `parts`,
     or the graph is none, because a name is repeated or unknown.
     """
-    from composer.text.writing import text_of  # not at the top, nor the other: what only reads would wait for it
+    from composer.text.writing import format_spec  # not at the top, nor the other: what only reads would wait for it
 
-    must_be_graph(graph)
-    return text_of(graph, parts)
+    require_graph(graph)
+    return format_spec(graph, parts)
 
 
 def digest(graph: Graph) -> str:
@@ -52,7 +52,7 @@ def digest(graph: Graph) -> str:
     Equal is what `==` says, so the order of nodes counts, and the text a graph was read from does not. Raises
     SpecError where a node holds a live module, or a value that has no text.
     """
-    from composer.text.digesting import digest_of
+    from composer.text.digesting import compute_digest
 
-    must_be_graph(graph)
-    return digest_of(graph)
+    require_graph(graph)
+    return compute_digest(graph)

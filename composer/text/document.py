@@ -13,102 +13,104 @@ from typing import Any, NoReturn
 import yaml
 from attrs import define, field
 
-from composer.parts.fields import MOST_DEPTH
-from composer.problem import MOST_PROBLEMS, Place, Problem, SpecError, told
+from composer.parts.fields import MAX_DEPTH
+from composer.problem import MAX_PROBLEMS, Place, Problem, SpecError, truncate_problems
 from composer.text.characters import refuse_characters
-from composer.text.scalars import Value, resolved
-from composer.text.tree import Mapping, Scalar, Sequence, Tree, described
+from composer.text.scalars import ScalarValue, parse_scalar
+from composer.text.tree import MappingNode, ScalarNode, SequenceNode, Tree, describe_value
 
-MOST_NODES = 20_000
+MAX_TREE_NODES = 20_000
 """Values in a file, where each use of an alias counts all that it stands for."""
 
 # libyaml is fifteen times as fast; PyYAML can be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-At = tuple[int, int]
+Position = tuple[int, int]
 """A line and a column."""
 
 
 @define
-class _Open:
+class _OpenCollection:
     """A list or mapping that is being read: `key` is the one whose value comes next, `height` how deep it nests."""
 
-    at: At
+    at: Position
     anchor: str | None
     is_mapping: bool
     nodes_before: int
     items: list[Tree] = field(factory=list)
-    pairs: list[tuple[Scalar, Tree]] = field(factory=list)
+    pairs: list[tuple[ScalarNode, Tree]] = field(factory=list)
     key: Tree | None = None
     lines: dict[str, int] = field(factory=dict)
-    merged: tuple[Mapping, ...] = ()
+    merged: tuple[MappingNode, ...] = ()
     height: int = 1
 
 
 @define
-class _Growing:
+class _TreeBuilder:
     """A tree while its events pass by. What can be passed over is put down in `problems`; the rest is raised."""
 
     file: str | None
     as_pyyaml: bool = False
     problems: list[Problem] = field(factory=list)
-    stack: list[_Open] = field(factory=list)
+    stack: list[_OpenCollection] = field(factory=list)
     anchors: dict[str, tuple[Tree, int, int] | None] = field(factory=dict)
     nodes: int = 0
     documents: int = 0
     incomplete: bool = False
     root: Tree | None = None
 
-    def document(self, _: yaml.DocumentStartEvent, at: At) -> None:
+    def document(self, _: yaml.DocumentStartEvent, at: Position) -> None:
         self.documents += 1
         if self.documents > 1:
-            self.give_up("yaml", "a file holds one document; a second one begins here.", at)
+            self.fail("yaml", "a file holds one document; a second one begins here.", at)
 
-    def scalar(self, event: yaml.ScalarEvent, at: At) -> None:
-        self._count(1, at)
-        value: Value = event.value
+    def scalar(self, event: yaml.ScalarEvent, at: Position) -> None:
+        self._count_nodes(1, at)
+        value: ScalarValue = event.value
         if event.tag is not None:
-            self._tag(event.tag, at)
+            self._report_tag(event.tag, at)
         if not event.style:
             try:
-                value = resolved(event.value)
+                value = parse_scalar(event.value)
             except ValueError as error:
-                self._complain("limit", str(error), at)
-        scalar = Scalar(value, *at, bool(event.style))
+                self._report("limit", str(error), at)
+        scalar = ScalarNode(value, *at, bool(event.style))
         if event.anchor:
             self.anchors[event.anchor] = scalar, 1, 0
-        self._put(scalar, 0)
+        self._insert(scalar, 0)
 
-    def start(self, event: yaml.CollectionStartEvent, at: At) -> None:
-        self._count(1, at)
+    def start(self, event: yaml.CollectionStartEvent, at: Position) -> None:
+        self._count_nodes(1, at)
         if event.tag is not None:
-            self._tag(event.tag, at)
+            self._report_tag(event.tag, at)
         if event.anchor:
             self.anchors[event.anchor] = None
         is_mapping = isinstance(event, yaml.MappingStartEvent)
-        self.stack.append(_Open(at, event.anchor, is_mapping, self.nodes - 1))
-        self._nest(0, at)
+        self.stack.append(_OpenCollection(at, event.anchor, is_mapping, self.nodes - 1))
+        self._check_depth(0, at)
 
-    def end(self, _: yaml.CollectionEndEvent, __: At) -> None:
+    def end(self, _: yaml.CollectionEndEvent, __: Position) -> None:
         done = self.stack.pop()
-        tree = Mapping(_merged(done), *done.at) if done.is_mapping else Sequence(tuple(done.items), *done.at)
+        tree = (
+            MappingNode(_merge_pairs(done), *done.at) if done.is_mapping else SequenceNode(tuple(done.items), *done.at)
+        )
         if done.anchor:
             self.anchors[done.anchor] = tree, self.nodes - done.nodes_before, done.height
-        self._put(tree, done.height)
+        self._insert(tree, done.height)
 
-    def alias(self, event: yaml.AliasEvent, at: At) -> None:
+    def alias(self, event: yaml.AliasEvent, at: Position) -> None:
         name = event.anchor
         if name not in self.anchors:
-            self.give_up("yaml", f"there is no anchor &{name} before this alias.", at)
+            self.fail("yaml", f"there is no anchor &{name} before this alias.", at)
         anchored = self.anchors[name]
         if anchored is None:
-            self.give_up("yaml", f"the alias *{name} stands inside of what it stands for.", at, "write it out")
+            self.fail("yaml", f"the alias *{name} stands inside of what it stands for.", at, "write it out")
         tree, nodes, height = anchored
-        self._count(nodes, at)
-        self._nest(height, at)
-        self._put(tree, height)
+        self._count_nodes(nodes, at)
+        self._check_depth(height, at)
+        self._insert(tree, height)
 
-    def _put(self, tree: Tree, height: int) -> None:
+    def _insert(self, tree: Tree, height: int) -> None:
         if not self.stack:
             self.root = tree
             return
@@ -120,80 +122,80 @@ class _Growing:
         elif parent.key is None:
             parent.key = tree
         else:
-            self._pair(parent, parent.key, tree)
+            self._add_pair(parent, parent.key, tree)
             parent.key = None
 
-    def _pair(self, parent: _Open, key: Tree, value: Tree) -> None:
+    def _add_pair(self, parent: _OpenCollection, key: Tree, value: Tree) -> None:
         at = (key.line, key.column)
-        if not isinstance(key, Scalar) or not isinstance(key.value, str):
+        if not isinstance(key, ScalarNode) or not isinstance(key.value, str):
             self.incomplete = True
-            self._complain("yaml", f"a key is a string (got {described(key)}).", at)
+            self._report("yaml", f"a key is a string (got {describe_value(key)}).", at)
         elif key.value == "<<" and not key.quoted and not parent.merged:
-            self._merge(parent, key, value)
+            self._handle_merge_key(parent, key, value)
         elif key.value in parent.lines:
-            self._repeat(parent, key, value, at)
+            self._handle_repeated_key(parent, key, value, at)
         else:
             parent.lines[key.value] = key.line
             parent.pairs.append((key, value))
 
-    def _repeat(self, parent: _Open, key: Scalar, value: Tree, at: At) -> None:
+    def _handle_repeated_key(self, parent: _OpenCollection, key: ScalarNode, value: Tree, at: Position) -> None:
         name, before = str(key.value), parent.lines[str(key.value)]
         if not self.as_pyyaml:
             message = f"the key {name!r} is here for the second time; the first is on line {before}."
-            self._complain("repeated", message, at, "leave one of them out")
+            self._report("repeated", message, at, "leave one of them out")
             return
-        self._complain("repeated", f"the key {name!r} is repeated: this value replaces the one on line {before}.", at)
+        self._report("repeated", f"the key {name!r} is repeated: this value replaces the one on line {before}.", at)
         parent.lines[name] = key.line
         parent.pairs = [pair for pair in parent.pairs if pair[0].value != name] + [(key, value)]
 
-    def _merge(self, parent: _Open, key: Scalar, value: Tree) -> None:
-        sources = value.entries if isinstance(value, Sequence) else (value,)
-        mappings = tuple(one for one in sources if isinstance(one, Mapping))
+    def _handle_merge_key(self, parent: _OpenCollection, key: ScalarNode, value: Tree) -> None:
+        sources = value.entries if isinstance(value, SequenceNode) else (value,)
+        mappings = tuple(one for one in sources if isinstance(one, MappingNode))
         if self.as_pyyaml and mappings and len(mappings) == len(sources):
             parent.merged = mappings
             return
         self.incomplete = True
-        said = f"a merge key (<<) takes a mapping, or a list of them (got {described(value)})."
+        said = f"a merge key (<<) takes a mapping, or a list of them (got {describe_value(value)})."
         refused = said if self.as_pyyaml else "merge keys (<<) mean nothing here."
-        self._complain("yaml", refused, (key.line, key.column), "write the keys out")
+        self._report("yaml", refused, (key.line, key.column), "write the keys out")
 
-    def _count(self, nodes: int, at: At) -> None:
+    def _count_nodes(self, nodes: int, at: Position) -> None:
         self.nodes += nodes
-        if self.nodes > MOST_NODES:
-            rule = f"a file has at most {MOST_NODES:,} values, counting what each alias stands for."
-            self.give_up("limit", rule, at)
+        if self.nodes > MAX_TREE_NODES:
+            rule = f"a file has at most {MAX_TREE_NODES:,} values, counting what each alias stands for."
+            self.fail("limit", rule, at)
 
-    def _nest(self, height: int, at: At) -> None:
-        if len(self.stack) + height > MOST_DEPTH:
-            self.give_up("limit", f"lists and mappings nest at most {MOST_DEPTH} deep.", at)
+    def _check_depth(self, height: int, at: Position) -> None:
+        if len(self.stack) + height > MAX_DEPTH:
+            self.fail("limit", f"lists and mappings nest at most {MAX_DEPTH} deep.", at)
 
-    def _tag(self, tag: str, at: At) -> None:
+    def _report_tag(self, tag: str, at: Position) -> None:
         written = tag.replace("tag:yaml.org,2002:", "!!")
-        self._complain("yaml", f"tags mean nothing here (got {written}).", at, "leave the tag out")
+        self._report("yaml", f"tags mean nothing here (got {written}).", at, "leave the tag out")
 
-    def _complain(self, code: str, message: str, at: At, repair: str | None = None) -> None:
+    def _report(self, code: str, message: str, at: Position, repair: str | None = None) -> None:
         place = Place("", self.file, *at)
         self.problems.append(Problem(code=code, message=message, place=place, repair=repair))
-        if len(self.problems) > MOST_PROBLEMS:
-            raise SpecError(told(self.problems))
+        if len(self.problems) > MAX_PROBLEMS:
+            raise SpecError(truncate_problems(self.problems))
 
-    def give_up(self, code: str, message: str, at: At, repair: str | None = None) -> NoReturn:
-        self._complain(code, message, at, repair)
+    def fail(self, code: str, message: str, at: Position, repair: str | None = None) -> NoReturn:
+        self._report(code, message, at, repair)
         raise SpecError(self.problems)
 
 
-_TAKEN_BY: dict[type[yaml.Event], Callable[[_Growing, Any, At], None]] = {
-    yaml.DocumentStartEvent: _Growing.document,
-    yaml.ScalarEvent: _Growing.scalar,
-    yaml.SequenceStartEvent: _Growing.start,
-    yaml.MappingStartEvent: _Growing.start,
-    yaml.SequenceEndEvent: _Growing.end,
-    yaml.MappingEndEvent: _Growing.end,
-    yaml.AliasEvent: _Growing.alias,
+_EVENT_HANDLERS: dict[type[yaml.Event], Callable[[_TreeBuilder, Any, Position], None]] = {
+    yaml.DocumentStartEvent: _TreeBuilder.document,
+    yaml.ScalarEvent: _TreeBuilder.scalar,
+    yaml.SequenceStartEvent: _TreeBuilder.start,
+    yaml.MappingStartEvent: _TreeBuilder.start,
+    yaml.SequenceEndEvent: _TreeBuilder.end,
+    yaml.MappingEndEvent: _TreeBuilder.end,
+    yaml.AliasEvent: _TreeBuilder.alias,
 }
 
 
-def document(text: str, file: str | None = None, *, as_pyyaml: bool = False) -> tuple[Tree, list[Problem]]:
+def parse_document(text: str, file: str | None = None, *, as_pyyaml: bool = False) -> tuple[Tree, list[Problem]]:
     """The tree of `text`, and the problems that can be passed over: a repeated key, a tag, a number that is too long.
 
     With `as_pyyaml`, a mapping takes what it lacks from those of its merge key (`<<: *defaults`), the first ones before
@@ -202,7 +204,7 @@ def document(text: str, file: str | None = None, *, as_pyyaml: bool = False) -> 
     `as_pyyaml` a merge key.
     """
     refuse_characters(text, file)
-    growing = _Growing(file, as_pyyaml)
+    growing = _TreeBuilder(file, as_pyyaml)
     try:
         _read_events(growing, text, _LOADER)
     except SpecError:
@@ -213,19 +215,19 @@ def document(text: str, file: str | None = None, *, as_pyyaml: bool = False) -> 
         mark = getattr(error, "problem_mark", None)
         if mark is not None:
             _refuse_deep_nesting(text[: mark.index], file, as_pyyaml=as_pyyaml)
-        growing.give_up("yaml", f"{said}.", _after(mark))
-    if growing.root is None or (isinstance(growing.root, Scalar) and growing.root.value is None):
-        growing.give_up("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
+        growing.fail("yaml", f"{said}.", _get_position(mark))
+    if growing.root is None or (isinstance(growing.root, ScalarNode) and growing.root.value is None):
+        growing.fail("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
     if growing.incomplete:
         raise SpecError(growing.problems)
     return growing.root, growing.problems
 
 
-def _read_events(growing: _Growing, text: str, loader: Any) -> None:
+def _read_events(growing: _TreeBuilder, text: str, loader: Any) -> None:
     for event in yaml.parse(text, Loader=loader):
-        take = _TAKEN_BY.get(type(event))
+        take = _EVENT_HANDLERS.get(type(event))
         if take is not None:
-            take(growing, event, _after(event.start_mark))
+            take(growing, event, _get_position(event.start_mark))
 
 
 def _refuse_deep_nesting(text: str, file: str | None, *, as_pyyaml: bool) -> None:
@@ -234,18 +236,18 @@ def _refuse_deep_nesting(text: str, file: str | None, *, as_pyyaml: bool) -> Non
     libyaml reads up to 1,024 characters ahead of its events, and newer versions have a nesting limit of their own
     (1,000). They can reach it before the event that exceeds ours. PyYAML's own reader has none.
     """
-    if text.count("[") + text.count("{") > MOST_DEPTH:
+    if text.count("[") + text.count("{") > MAX_DEPTH:
         try:
-            _read_events(_Growing(file, as_pyyaml), text, yaml.SafeLoader)
+            _read_events(_TreeBuilder(file, as_pyyaml), text, yaml.SafeLoader)
         except SpecError:
             raise
         except (yaml.YAMLError, ValueError):
             return
 
 
-def _merged(done: _Open) -> tuple[tuple[Scalar, Tree], ...]:
+def _merge_pairs(done: _OpenCollection) -> tuple[tuple[ScalarNode, Tree], ...]:
     """The pairs of a mapping, behind those that it lacks and takes from others."""
-    taken: dict[str, tuple[Scalar, Tree]] = {}
+    taken: dict[str, tuple[ScalarNode, Tree]] = {}
     for mapping in done.merged:
         for key, value in mapping.pairs:
             if str(key.value) not in done.lines:
@@ -253,6 +255,6 @@ def _merged(done: _Open) -> tuple[tuple[Scalar, Tree], ...]:
     return (*taken.values(), *done.pairs)
 
 
-def _after(mark: Any) -> At:
+def _get_position(mark: Any) -> Position:
     """yaml's marks count from 0."""
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from attrs import define, field
 
-from composer.problem import MOST_PROBLEMS, Place, Problem, Source, close, nearest
+from composer.problem import MAX_PROBLEMS, Place, Problem, Source, find_close_matches, suggest
 from composer.text.tree import Tree
 
 SYNONYMS: Mapping[str, str] = MappingProxyType(
@@ -22,7 +22,7 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
 )
 """What other libraries call the keys of a spec."""
 
-NOT_IN_A_MODEL: Mapping[str, str] = MappingProxyType(
+UNSUPPORTED_KEYS: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(
         ("class_names", "classes_names", "label_names", "labels", "id2label", "colors", "colours", "palette"),
         "leave it out: a model does not store the names and colors of its classes",
@@ -32,12 +32,12 @@ NOT_IN_A_MODEL: Mapping[str, str] = MappingProxyType(
 """Keys that are no misspelling of any other, however much they look like one, with what to do instead."""
 
 
-class EnoughError(Exception):
+class TooManyProblemsError(Exception):
     """More problems than are told at once have been found."""
 
 
 @define
-class Findings:
+class Diagnostics:
     """Filled while a tree is read; nothing is raised until all of it has been seen, or more is wrong than is told."""
 
     file: str | None = None
@@ -69,8 +69,8 @@ class Findings:
         self.problems.append(
             Problem(code=code, message=message, place=place, expected=expected, got=got, repair=repair)
         )
-        if len(self.problems) > MOST_PROBLEMS:
-            raise EnoughError
+        if len(self.problems) > MAX_PROBLEMS:
+            raise TooManyProblemsError
 
     def keys(
         self,
@@ -79,34 +79,34 @@ class Findings:
         keys: Iterable[Tree],
         known: Iterable[str],
         path: str,
-        instead: Mapping[str, str] = NOT_IN_A_MODEL,
+        instead: Mapping[str, str] = UNSUPPORTED_KEYS,
     ) -> None:
         """Add a problem for each unknown key. `instead` says what to do about some of them."""
         names = list(known)
         for key in keys:
-            message = f"{owner} has no {noun} {named(key)!r}."
-            repair = instead.get(named(key)) or meant(named(key), names, owner)
-            self.add("key", message, joined(path, named(key)), key, got=named(key), repair=repair)
+            message = f"{owner} has no {noun} {get_key_name(key)!r}."
+            repair = instead.get(get_key_name(key)) or suggest_key(get_key_name(key), names, owner)
+            self.add("key", message, join_path(path, get_key_name(key)), key, got=get_key_name(key), repair=repair)
 
 
-def named(key: Tree) -> str:
+def get_key_name(key: Tree) -> str:
     """The text of a key, which the document has made sure is a string."""
     return str(getattr(key, "value", ""))
 
 
-def joined(path: str, name: str) -> str:
+def join_path(path: str, name: str) -> str:
     """The path of a field: `decoder.channels`."""
     return f"{path}.{name}" if path else name
 
 
-def misspelled(missing: str, written: Iterable[str]) -> bool:
+def is_misspelling(missing: str, written: Iterable[str]) -> bool:
     """Return whether a missing key is there under an unknown name, which is a problem of its own."""
-    names = [name for name in written if name not in NOT_IN_A_MODEL]
-    return any(SYNONYMS.get(name) == missing for name in names) or bool(close(missing, names))
+    names = [name for name in written if name not in UNSUPPORTED_KEYS]
+    return any(SYNONYMS.get(name) == missing for name in names) or bool(find_close_matches(missing, names))
 
 
-def meant(name: str, known: Collection[str], owner: str) -> str:
+def suggest_key(name: str, known: Collection[str], owner: str) -> str:
     """Return what to write instead of an unknown key."""
     if SYNONYMS.get(name) in known:
         return f"did you mean {SYNONYMS[name]}?"
-    return nearest(name, known) if known else f"leave it out: {owner} has none"
+    return suggest(name, known) if known else f"leave it out: {owner} has none"

@@ -12,24 +12,24 @@ from composer.graph import Graph
 from composer.parts import Custom, WeightsFile
 from composer.problem import Place, Problem, SpecError
 from composer.text.annotations import OPTIONS
-from composer.text.declaring import fields_of
+from composer.text.declaring import get_fields
 
 
-def plain_fields(declaration: Any, owner: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def get_non_default_fields(declaration: Any, owner: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The fields that differ from their defaults, but for those `given` elsewhere.
 
     Raises SpecError naming `owner` for a value that has no text.
     """
     found = {}
-    for name, field in fields_of(type(declaration)).items():
+    for name, field in get_fields(type(declaration)).items():
         value = getattr(declaration, field.attribute.name)
-        if name not in (given or {}) and value != _default(field.attribute, declaration):
+        if name not in (given or {}) and value != _get_default(field.attribute, declaration):
             named = dict(value) if field.wanted is OPTIONS else value
-            found[name] = _plain(named, f"{owner}.{name}")
+            found[name] = _to_plain_value(named, f"{owner}.{name}")
     return found
 
 
-def refuse_modules(graph: Graph) -> None:
+def require_serializable(graph: Graph) -> None:
     """Raise SpecError for the nodes that hold a live module."""
     live = [node.name for node in graph.nodes if isinstance(node.part, Custom)]
     if live:
@@ -44,7 +44,7 @@ def refuse_modules(graph: Graph) -> None:
         )
 
 
-def _default(attribute: attrs.Attribute[Any], declaration: Any) -> Any:
+def _get_default(attribute: attrs.Attribute[Any], declaration: Any) -> Any:
     """The value of a field that nobody gave; a factory's and a converter's, as attrs has it."""
     default: Any = attribute.default
     converter: Any = attribute.converter
@@ -54,16 +54,16 @@ def _default(attribute: attrs.Attribute[Any], declaration: Any) -> Any:
     return converter(default) if plain and default is not attrs.NOTHING else default
 
 
-def _plain(value: Any, path: str) -> Any:
+def _to_plain_value(value: Any, path: str) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Fraction):
         return value.numerator if value.denominator == 1 else str(value)
     if isinstance(value, list | tuple):
-        return [_plain(entry, path) for entry in value]
+        return [_to_plain_value(entry, path) for entry in value]
     if isinstance(value, dict):
-        return {str(name): _plain(entry, path) for name, entry in value.items()}
+        return {str(name): _to_plain_value(entry, path) for name, entry in value.items()}
     if isinstance(value, WeightsFile):
-        return plain_fields(value, path)
+        return get_non_default_fields(value, path)
     message = f"{type(value).__name__} is no plain value, so it has no text."
     raise SpecError([Problem(code="text", message=message, place=Place(path))])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 
-Value = str | int | float | bool | None
+ScalarValue = str | int | float | bool | None
 
-MOST_DIGITS = 40
+MAX_DIGITS = 40
 """Digits of a whole number: more than any field takes, and few enough that none is slow to read."""
 
-_WORDS: dict[str, Value] = {
+_WORDS: dict[str, ScalarValue] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -18,11 +18,11 @@ _WORDS: dict[str, Value] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
-_WHOLE = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_INTEGER_PATTERN = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _BASES = {"0o": 8, "0x": 16}
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_FLOAT_PATTERN = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 
-_CONSTANTS = {"None": "null", "True": "true", "False": "false", "inf": ".inf", "-inf": "-.inf", "nan": ".nan"}
+_CONSTANT_SPELLINGS = {"None": "null", "True": "true", "False": "false", "inf": ".inf", "-inf": "-.inf", "nan": ".nan"}
 
 _UNQUOTED = re.compile(r"(?:\w|/|\.{1,2}/|~/)(?:[\w/.+@=-]| (?! ))*(?<! )")
 """Strings that mean themselves without quotes, wherever they stand. Narrower than YAML's own rule, and simple."""
@@ -30,7 +30,7 @@ _UNQUOTED = re.compile(r"(?:\w|/|\.{1,2}/|~/)(?:[\w/.+@=-]| (?! ))*(?<! )")
 _ESCAPED = re.compile("[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
-def resolved(text: str) -> Value:
+def parse_scalar(text: str) -> ScalarValue:
     """The value of a scalar without quotes: `no` is a string, `010` is ten, `1e-1` a number.
 
     Raises ValueError for a whole number of more than `MOST_DIGITS` digits.
@@ -39,26 +39,26 @@ def resolved(text: str) -> Value:
         return _WORDS[text]
     if text[0] not in "+-.0123456789":
         return text
-    if _WHOLE.fullmatch(text):
-        if len(text) > MOST_DIGITS:
-            raise ValueError(f"a whole number has at most {MOST_DIGITS} digits (got {len(text):,}).")
+    if _INTEGER_PATTERN.fullmatch(text):
+        if len(text) > MAX_DIGITS:
+            raise ValueError(f"a whole number has at most {MAX_DIGITS} digits (got {len(text):,}).")
         base = _BASES.get(text[:2])
         return int(text[2:], base) if base else int(text)
-    return float(text) if _FLOAT.fullmatch(text) else text
+    return float(text) if _FLOAT_PATTERN.fullmatch(text) else text
 
 
-def spelled(value: Value) -> str:
+def format_scalar(value: ScalarValue) -> str:
     """The scalar that is read as `value`: with quotes only where it would be something else without."""
     if not isinstance(value, str):
-        return _CONSTANTS.get(repr(value), repr(value))
-    if _UNQUOTED.fullmatch(value) and _means_itself(value):
+        return _CONSTANT_SPELLINGS.get(repr(value), repr(value))
+    if _UNQUOTED.fullmatch(value) and _is_plain_string(value):
         return value
     quoted = json.dumps(value, ensure_ascii=False)
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
 
 
-def _means_itself(text: str) -> bool:
+def _is_plain_string(text: str) -> bool:
     try:
-        return resolved(text) is text
+        return parse_scalar(text) is text
     except ValueError:
         return False

@@ -7,22 +7,22 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from composer.feature import Image, height_and_width
+from composer.feature import Image, parse_height_and_width
 from composer.graph import Graph
 from composer.parts import KINDS, Part
 from composer.problem import Problem
 from composer.sizes import Padding
-from composer.text.annotations import SIDES, TRUTH
-from composer.text.declaring import declared
-from composer.text.findings import Findings, named
-from composer.text.naming import part
+from composer.text.annotations import BOOLEAN, SIDE_PAIR
+from composer.text.declaring import construct
+from composer.text.findings import Diagnostics, get_key_name
+from composer.text.naming import resolve_part
 from composer.text.suggesting import Parts
-from composer.text.tree import Mapping, Sequence, Tree, described
-from composer.text.wanted import take
+from composer.text.tree import MappingNode, SequenceNode, Tree, describe_value
+from composer.text.wanted import parse_value
 
 
 @define
-class Draft:
+class PartialGraph:
     """A graph as far as it could be read: where a part could not be, a bare one stands, so that names are known.
 
     `unread` holds the paths whose references are not known. `graph` is None where that holds for all.
@@ -31,7 +31,7 @@ class Draft:
     graph: Graph | None = None
     unread: set[str] = field(factory=set)
 
-    def trusts(self, problem: Problem) -> bool:
+    def is_reliable(self, problem: Problem) -> bool:
         """Whether a problem of the structure holds, whatever stands in the places that could not be read."""
         if problem.code == "unused":
             return not self.unread
@@ -39,16 +39,16 @@ class Draft:
 
 
 @frozen
-class Reader:
+class SectionReader:
     """Reads the sections of one text. All that is wrong is put down in `findings`."""
 
-    root: Mapping
+    root: MappingNode
     parts: Parts
-    findings: Findings
+    findings: Diagnostics
 
     def part(self, tree: Tree | None, path: str, kind: str | None) -> Part:
         """A part; a bare one of its kind where there is none that can be read."""
-        made = None if tree is None else part(tree, path, kind, self.parts, self.findings)
+        made = None if tree is None else resolve_part(tree, path, kind, self.parts, self.findings)
         return made or (Part if kind is None else KINDS[kind])()
 
     def image(self, tree: Tree | None, path: str) -> Image:
@@ -56,9 +56,9 @@ class Reader:
         if tree is None:
             return Image()
         self.findings.mark(path, tree)
-        if isinstance(tree, Mapping):
-            return declared(Image, path, tree, path, tree, self.findings) or Image()
-        self.mismatch(tree, path, "the fields of an image, such as {channels: 3}")
+        if isinstance(tree, MappingNode):
+            return construct(Image, path, tree, path, tree, self.findings) or Image()
+        self.report_mismatch(tree, path, "the fields of an image, such as {channels: 3}")
         return Image()
 
     def section(self, key: str, expected: str) -> tuple[tuple[str, Tree], ...]:
@@ -69,10 +69,10 @@ class Reader:
     def pairs(self, tree: Tree, path: str, expected: str, repair: str | None = None) -> tuple[tuple[str, Tree], ...]:
         """The names and values of a mapping."""
         self.findings.mark(path, tree)
-        if not isinstance(tree, Mapping):
-            self.mismatch(tree, path, expected, repair)
+        if not isinstance(tree, MappingNode):
+            self.report_mismatch(tree, path, expected, repair)
             return ()
-        return tuple((named(key), value) for key, value in tree.pairs)
+        return tuple((get_key_name(key), value) for key, value in tree.pairs)
 
     def entries(self, key: str, expected: str) -> Entries[Tree]:
         """The entries of a list under a key of the file; nothing where the key is not there."""
@@ -80,44 +80,46 @@ class Reader:
         if tree is None:
             return ()
         self.findings.mark(key, tree)
-        if isinstance(tree, Sequence):
+        if isinstance(tree, SequenceNode):
             return tree.entries
         value = getattr(tree, "value", None)
-        self.mismatch(tree, key, expected, f"write [{value}]" if isinstance(value, str) else "begin each with '- '")
+        self.report_mismatch(
+            tree, key, expected, f"write [{value}]" if isinstance(value, str) else "begin each with '- '"
+        )
         return ()
 
     @property
     def an_input(self) -> str:
         """The name of an input, for a repair."""
         inputs = self.root.get("inputs")
-        return named(inputs.pairs[0][0]) if isinstance(inputs, Mapping) and inputs.pairs else "NAME"
+        return get_key_name(inputs.pairs[0][0]) if isinstance(inputs, MappingNode) and inputs.pairs else "NAME"
 
-    def mismatch(self, tree: Tree, path: str, expected: str, repair: str | None = None) -> None:
+    def report_mismatch(self, tree: Tree, path: str, expected: str, repair: str | None = None) -> None:
         """Put down that a value is not even of the right shape."""
-        got = described(tree)
+        got = describe_value(tree)
         message = f"expected {expected} (got {got})."
         self.findings.add("type", message, path, tree, expected=expected, got=got, repair=repair)
 
-    def common(self) -> dict[str, Any]:
+    def parse_common(self) -> dict[str, Any]:
         """`rescale`, `crop` and `padding`, as arguments for a graph."""
         given: dict[str, Any] = {}
         rescale, crop, padding = (self.root.get(key) for key in ("rescale", "crop", "padding"))
         if rescale is not None:
-            given["rescale"] = take(TRUTH, rescale, "rescale", self.findings) is not False
+            given["rescale"] = parse_value(BOOLEAN, rescale, "rescale", self.findings) is not False
         if crop is not None:
-            given["crop"] = self._crop(crop)
-        if isinstance(padding, Mapping):
+            given["crop"] = self._parse_crop(crop)
+        if isinstance(padding, MappingNode):
             self.findings.mark("padding", padding)
-            made = declared(Padding, "padding", padding, "padding", padding, self.findings)
+            made = construct(Padding, "padding", padding, "padding", padding, self.findings)
             given["padding"] = made or Padding()
         elif padding is not None:
-            self.mismatch(padding, "padding", "a mapping such as {mode: reflect}")
+            self.report_mismatch(padding, "padding", "a mapping such as {mode: reflect}")
         return given
 
-    def _crop(self, tree: Tree) -> tuple[int, int] | None:
-        sides = take(SIDES, tree, "crop", self.findings)
+    def _parse_crop(self, tree: Tree) -> tuple[int, int] | None:
+        sides = parse_value(SIDE_PAIR, tree, "crop", self.findings)
         try:
-            return None if sides is None or None in sides else height_and_width("crop", sides)
+            return None if sides is None or None in sides else parse_height_and_width("crop", sides)
         except ValueError as error:
             self.findings.add("value", f"{error}.", "crop", tree)
             return None

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from composer.text.scalars import Value
+from composer.text.scalars import ScalarValue
 
 
-class Scalar(NamedTuple):
+class ScalarNode(NamedTuple):
     """A string, number, truth value or null."""
 
-    value: Value
+    value: ScalarValue
     line: int
     column: int
     quoted: bool = False
 
 
-class Sequence(NamedTuple):
+class SequenceNode(NamedTuple):
     """A list."""
 
     entries: tuple[Tree, ...]
@@ -24,10 +24,10 @@ class Sequence(NamedTuple):
     column: int
 
 
-class Mapping(NamedTuple):
+class MappingNode(NamedTuple):
     """Keys and values, in order; keys are strings, and no key is there twice."""
 
-    pairs: tuple[tuple[Scalar, Tree], ...]
+    pairs: tuple[tuple[ScalarNode, Tree], ...]
     line: int
     column: int
 
@@ -36,14 +36,14 @@ class Mapping(NamedTuple):
         return next((value for name, value in self.pairs if name.value == key), None)
 
 
-Tree = Scalar | Sequence | Mapping
+Tree = ScalarNode | SequenceNode | MappingNode
 
 
-def described(tree: Tree) -> str:
+def describe_value(tree: Tree) -> str:
     """A value as it is named after `got`: `'64', a string`."""
-    if isinstance(tree, Sequence):
+    if isinstance(tree, SequenceNode):
         return f"a list of {len(tree.entries)}"
-    if isinstance(tree, Mapping):
+    if isinstance(tree, MappingNode):
         return "a mapping"
     value = tree.value
     if value is None or isinstance(value, bool):

@@ -114,7 +114,7 @@ def _signature(function: Any) -> str:
 def spec_model(name: str) -> dict[str, Any]:
     """The model of a spec with the weights of seed 0, and what it gives for fixed images."""
     model = composer.build(composer.read(SPECS[name]), seed=0, pretrained=False)
-    height, width = model.typed.sizes.nearest(64, 96)
+    height, width = model.typed.sizes.compute_padded_size(64, 96)
     images = {key: _image(one.feature.shape(2, height, width)) for key, one in model.graph.inputs}
     return _described(model, images if len(images) > 1 else next(iter(images.values())))
 

@@ -19,20 +19,20 @@ from rich.progress import track
 
 import composer
 from composer import EmbeddingHead, Timm, catalogue
-from composer.adapters.timm.census import ON_THE_CPU
-from composer.contracts import Refusal
-from composer.contracts.rules import needed
+from composer.adapters.timm.census import CPU_NETWORKS
+from composer.contracts import Rejection
+from composer.contracts.rules import compute_implied_sizes
 from composer.feature import MAP
-from composer.libraries import LIBRARIES, loaded
-from composer.pairing import VERDICTS, Cell, columns, declared, row
-from composer.parts import PARTS, part_name
+from composer.libraries import LIBRARIES, import_adapter
+from composer.pairing import VERDICTS, PairResult, build_default_decoder, evaluate_pairs, list_decoder_names
+from composer.parts import PARTS, get_part_name
 from composer.problem import SpecError
 from composer.sizes import intersect
-from composer.walking import walked
+from composer.walking import run_inference
 from tests.law.test_graphs import recorded, shapes_in
 from tests.law.test_parts import raised_by_us
 
-ENCODERS = [name for name in catalogue.names() if not name.startswith(ON_THE_CPU)]
+ENCODERS = [name for name in catalogue.list_networks() if not name.startswith(CPU_NETWORKS)]
 SIDES = (96, 160)
 """The image that a pair is fed, or the next larger that it takes."""
 
@@ -47,20 +47,20 @@ ROOM = 8
 class Held:
     """A pair that was held to its verdict: how it showed, and what is wrong if it did not."""
 
-    cell: Cell
+    cell: PairResult
     shown: str
     wrong: str | None = None
 
     def __str__(self) -> str:
         """The pair, and what became of it."""
-        necks = "".join(f" + {part_name(neck)}" for neck in self.cell.necks)
-        return f"{part_name(self.cell.encoder)}{necks} + {part_name(self.cell.decoder)}: {self.wrong or self.shown}"
+        necks = "".join(f" + {get_part_name(neck)}" for neck in self.cell.necks)
+        return f"{get_part_name(self.cell.encoder)}{necks} + {get_part_name(self.cell.decoder)}: {self.wrong or self.shown}"
 
 
 def decoders(pattern="*"):
     """The decoders that match a pattern, of those whose libraries are installed."""
-    matching = {name: PARTS[name] for name in columns(PARTS) if fnmatchcase(name, pattern)}
-    return {n: part for n, part in matching.items() if part.source is None or LIBRARIES[part.source].installed()}
+    matching = {name: PARTS[name] for name in list_decoder_names(PARTS) if fnmatchcase(name, pattern)}
+    return {n: part for n, part in matching.items() if part.source is None or LIBRARIES[part.source].is_installed()}
 
 
 def drawn(seed, verdict, among):
@@ -68,7 +68,7 @@ def drawn(seed, verdict, among):
     dice = random.Random(seed)
     for _ in range(TRIES):
         decoder = dice.choice(list(among))
-        (cell,) = row(Timm(dice.choice(ENCODERS)), {decoder: among[decoder]}, composer.describe)
+        (cell,) = evaluate_pairs(Timm(dice.choice(ENCODERS)), {decoder: among[decoder]}, composer.describe)
         if cell.verdict == verdict:
             return cell
     return None
@@ -77,7 +77,7 @@ def drawn(seed, verdict, among):
 def held(cell):
     """Build a pair and run it on the meta device; one that is refused, or would be without its necks, is forced."""
     if cell.decoder.source is not None:
-        assert loaded(cell.decoder.source) is None
+        assert import_adapter(cell.decoder.source) is None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -93,7 +93,7 @@ def held(cell):
 def _run(cell):
     """What each node gives, and what leaves the model, is what was inferred."""
     typed = composer.infer(cell.graph)
-    height, width = typed.sizes.nearest(*SIDES) or typed.sizes.nearest(1, 1)
+    height, width = typed.sizes.compute_padded_size(*SIDES) or typed.sizes.compute_padded_size(1, 1)
     model = composer.build(typed, device="meta").eval()
     edges = recorded(model)
     with torch.no_grad():
@@ -111,14 +111,14 @@ def _run(cell):
 
 def _direct(cell):
     """The pair without necks, and with the levels that the encoder gives by itself."""
-    encoder, name = evolve(cell.encoder, out_indices=None), part_name(cell.decoder)
+    encoder, name = evolve(cell.encoder, out_indices=None), get_part_name(cell.decoder)
     features = composer.describe(encoder, 3).features
-    return Cell(encoder=encoder, decoder=declared(name, PARTS[name], features))
+    return PairResult(encoder=encoder, decoder=build_default_decoder(name, PARTS[name], features))
 
 
 def _forced(cell):
     """What a decoder does with what it refuses, beside the kind of its refusal."""
-    walk = walked(cell.graph, composer.describe)
+    walk = run_inference(cell.graph, composer.describe)
     if "encoder" in walk.refused:
         return Held(cell, "has no facts")
     features, facts = walk.features["encoder"], walk.facts["encoder"]
@@ -132,16 +132,16 @@ def _forced(cell):
         said = f"{refusal.kind} ({refusal.code}), and it raised {type(error).__name__}: {' '.join(str(error).split())}"
         return Held(cell, f"{refusal.kind}: it raised", said[:300] if wrong else None)
     asked = _asked(cell.decoder, features, height, width)
-    wrong = refusal.kind == "impossible" or (refusal.kind == "lies" and out == asked)
+    wrong = refusal.kind == "raises" or (refusal.kind == "wrong_output" and out == asked)
     told = f"policy: {refusal.code}: {refusal.expected}" if refusal.kind == "policy" else f"{refusal.kind}: it ran"
     return Held(cell, told, f"{refusal.kind} ({refusal.code}), and it gave {out}" if wrong else None)
 
 
 def _roomy(features, facts):
     """A size that the encoder takes, with room for all that a decoder pools."""
-    sizes = intersect([("facts", facts.sizes), *(("feature", needed(feature)) for feature in features)])
+    sizes = intersect([("facts", facts.sizes), *(("feature", compute_implied_sizes(feature)) for feature in features)])
     least = ROOM * max(int(feature.stride) for feature in features)
-    return sizes.nearest(least, least + 1) or sizes.nearest(1, 1)
+    return sizes.compute_padded_size(least, least + 1) or sizes.compute_padded_size(1, 1)
 
 
 def _of_the_whole(walk):
@@ -150,7 +150,7 @@ def _of_the_whole(walk):
         walk.typed()
     except SpecError as error:
         problem = error.problems[0]
-        return Refusal(code=problem.code, kind="lies", expected=problem.message)
+        return Rejection(code=problem.code, kind="wrong_output", expected=problem.message)
     raise AssertionError("the pair is not refused")
 
 
@@ -177,7 +177,7 @@ def _decoded(decoder, features, tensors, height, width):
 def _asked(decoder, features, height, width):
     """What the decoder gives of maps with these channels and strides, where it takes those."""
     outcome = composer.contract(decoder, tuple(evolve(f, axes=MAP, prefix=0) for f in features))
-    if isinstance(outcome, Refusal):
+    if isinstance(outcome, Rejection):
         return None
     given = getattr(outcome, "features", outcome)
     if any(f.stride and (height / f.stride % 1 or width / f.stride % 1) for f in given):

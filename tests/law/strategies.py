@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import composer
 from composer.feature import MAP, Feature
-from composer.testing.strategies import CHANNELS, rewidened
+from composer.testing.strategies import CHANNELS, replace_channels
 from composer.testing.strategies import features as features
 from composer.testing.strategies import pyramids as levels
 
@@ -36,14 +36,14 @@ def draw_more(holds, is_complete, attempts: int = 6) -> None:
 
 
 @st.composite
-def sizes(draw, stride: int = 1) -> composer.Sizes:
+def sizes(draw, stride: int = 1) -> composer.SizeConstraint:
     """What an encoder may ask of an image of this stride: often nothing, and mostly what a pyramid could meet."""
     sides = st.none() | st.sampled_from((64 // stride, 64 // stride, 32 // stride, 30 // stride))
     fixed = {"height": sides, "width": sides}
     square = {"square": st.just(True)}
     grid = {"multiple": st.sampled_from((1, 2, 3, 3, 16)), "least": st.sampled_from((1, 24))}
     asked = draw(st.sampled_from(({}, {}, {}, fixed, square, square | grid, grid, fixed | square | grid)))
-    return composer.Sizes(**{name: draw(values) for name, values in asked.items()})
+    return composer.SizeConstraint(**{name: draw(values) for name, values in asked.items()})
 
 
 widths = st.sampled_from((1, 2, 6, 16))
@@ -195,7 +195,7 @@ def branches(draw) -> tuple[tuple[Feature, ...], ...]:
         elif like == "same":
             others.append(first)
         elif like == "single":
-            others.append(tuple(rewidened(f, 1) for f in first))
+            others.append(tuple(replace_channels(f, 1) for f in first))
         elif like == "frame":
             others.append(tuple(evolve(f, frames=1) for f in first))
         elif like == "frameless":
@@ -203,7 +203,7 @@ def branches(draw) -> tuple[tuple[Feature, ...], ...]:
         elif like == "strides":
             others.append(tuple(f if f.stride is None else evolve(f, stride=f.stride * 2) for f in first))
         else:
-            others.append(tuple(rewidened(f, draw(st.sampled_from((1, *CHANNELS)))) for f in first))
+            others.append(tuple(replace_channels(f, draw(st.sampled_from((1, *CHANNELS)))) for f in first))
     return (first, *others)
 
 
@@ -244,5 +244,5 @@ def inputs_for(draw, part_class: type) -> tuple[tuple[Feature, ...], ...]:
     if part_class is composer.EmbeddingHead and draw(st.integers(0, 5)) == 0:
         given = ()
     if part_class in NARROWING and draw(st.integers(0, 5)) == 0:
-        given = tuple(rewidened(f, 1) for f in given)
+        given = tuple(replace_channels(f, 1) for f in given)
     return (given[:1],) if part_class in HEADS and draw(st.integers(0, 3)) else (given,)

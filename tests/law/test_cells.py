@@ -7,7 +7,7 @@ import os
 import pytest
 
 from composer import FCNDecoder, LearnedInterpolateToPyramidal, MLPDecoder, SelectIndices, Timm, UNetDecoder
-from composer.pairing import Cell
+from composer.pairing import PairResult
 from tests.law.cells import Held, decoders, drawn, held
 
 SEED = os.environ["COMPOSER_SAMPLE"]
@@ -27,15 +27,15 @@ def test_a_pair_is_what_is_said_of_it(verdict, number):
 PYRAMID = Timm("test_resnet")
 WRONG = {
     "it fits, and is refused": (
-        Cell(encoder=PYRAMID, decoder=FCNDecoder(), because="…"),
+        PairResult(encoder=PYRAMID, decoder=FCNDecoder(), because="…"),
         "AssertionError: the pair is not refused",
     ),
     "it raises, and is said to fit": (
-        Cell(encoder=PYRAMID, decoder=MLPDecoder()),
+        PairResult(encoder=PYRAMID, decoder=MLPDecoder()),
         "SpecError: error[stride] decoder: MLPDecoder concatenates its inputs",
     ),
     "it needs no necks, and has some": (
-        Cell(encoder=PYRAMID, necks=(SelectIndices(indices=[3, 4]),), decoder=FCNDecoder(), direct=False),
+        PairResult(encoder=PYRAMID, necks=(SelectIndices(indices=[3, 4]),), decoder=FCNDecoder(), direct=False),
         "AssertionError: the pair is not refused",
     ),
 }
@@ -50,14 +50,14 @@ VIT = Timm("vit_tiny_patch16_224")
 LEVELS = Timm("vit_tiny_patch16_224", out_indices=[2, 5, 8, 11])
 UNET = UNetDecoder(channels=[256, 128, 64, 32])
 SHOWN = {
-    "fits": (Cell(encoder=PYRAMID, decoder=FCNDecoder()), "runs as promised"),
-    "raises": (Cell(encoder=PYRAMID, decoder=MLPDecoder(), because="…"), "impossible: it raised"),
+    "fits": (PairResult(encoder=PYRAMID, decoder=FCNDecoder()), "runs as promised"),
+    "raises": (PairResult(encoder=PYRAMID, decoder=MLPDecoder(), because="…"), "impossible: it raised"),
     "runs, and is refused by policy": (
-        Cell(encoder=VIT, decoder=UNetDecoder(channels=[256, 128, 64]), because="…"),
+        PairResult(encoder=VIT, decoder=UNetDecoder(channels=[256, 128, 64]), because="…"),
         "policy: stride: takes maps whose stride doubles from one to the next",
     ),
     "needs its necks": (
-        Cell(encoder=LEVELS, necks=(LearnedInterpolateToPyramidal(),), decoder=UNET, direct=False),
+        PairResult(encoder=LEVELS, necks=(LearnedInterpolateToPyramidal(),), decoder=UNET, direct=False),
         "runs as promised; without, policy: stride: takes maps whose stride doubles from one to the next",
     ),
 }

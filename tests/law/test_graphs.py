@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import composer
-from composer.contracts import Refusal
-from composer.contracts.rules import without_frames
+from composer.contracts import Rejection
+from composer.contracts.rules import drop_frames
 from composer.graph import Node, Shared
-from tests.law.strategies import HEADS, JOINS, PARTS, draw_more, levels, parts_for, runs, sizes
+from tests.law.strategies import HEADS, JOINS, PARTS, draw_more, parts_for, levels, runs, sizes
 from tests.law.toys import Toy
 
 NECKS = (
@@ -135,7 +135,7 @@ class Builder:
         inputs = tuple(self.given.get(source, ()) for source in sources)
         part = self.draw(parts_for(self.draw(st.sampled_from(part_classes)), inputs))
         for _ in range(12 if self.draw(st.integers(0, 9)) else 0):
-            if not isinstance(composer.contract(part, *inputs), Refusal):
+            if not isinstance(composer.contract(part, *inputs), Rejection):
                 break
             part = self.draw(parts_for(self.draw(st.sampled_from(part_classes)), inputs))
         self.add(f"node{len(self.nodes)}", part, sources)
@@ -144,13 +144,13 @@ class Builder:
         self.nodes.append(Node(name, part, sources))
         owner = part if not isinstance(part, Shared) else self.nodes[0].part
         outcome = composer.contract(owner, *(self.given.get(source, ()) for source in sources))
-        self.given[name] = () if isinstance(outcome, Refusal) else outcome.features
+        self.given[name] = () if isinstance(outcome, Rejection) else outcome.features
         self.last = name
 
 
 def still(feature):
     """The same feature without frames."""
-    return without_frames(feature) if "t" in feature.axes else evolve(feature, frames=1)
+    return drop_frames(feature) if "t" in feature.axes else evolve(feature, frames=1)
 
 
 def spoilt(draw, graph):
@@ -239,7 +239,7 @@ def check(data, typed):
     largest = [min(70, fixed or 70) // unit for fixed in (typed.sizes.height, typed.sizes.width)]
     height, width = (unit * data.draw(st.integers(1, cells), label="side") for cells in largest)
     # Where a square has one fixed side the other is fixed too, so nothing drawn here is too large to be padded.
-    padded = typed.sizes.nearest(height, width)
+    padded = typed.sizes.compute_padded_size(height, width)
     model = composer.build(typed).eval().to("meta")
     edges = recorded(model)
     images = {

@@ -17,69 +17,69 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.contracts import Promise, Refusal
-from composer.contracts.rules import exactly, needed, whole
-from composer.sizes import Sizes, intersect
+from composer.contracts import Outputs, Rejection
+from composer.contracts.rules import compute_exact_multiple, compute_implied_sizes, to_exact_grid
+from composer.sizes import SizeConstraint, intersect
 from tests.law.strategies import PARTS, draw_more, inputs_for, parts_for, runs
 
 RULES = {
-    composer.SelectIndices: {("index", "impossible")},
-    composer.PermuteDims: {("axes", "impossible"), ("batch", "policy")},
-    composer.InterpolateToPyramidal: {("layout", "lies"), ("layout", "policy")},
-    composer.MaxpoolToPyramidal: {("layout", "lies"), ("layout", "policy")},
+    composer.SelectIndices: {("index", "raises")},
+    composer.PermuteDims: {("axes", "raises"), ("batch", "policy")},
+    composer.InterpolateToPyramidal: {("layout", "wrong_output"), ("layout", "policy")},
+    composer.MaxpoolToPyramidal: {("layout", "wrong_output"), ("layout", "policy")},
     composer.ReshapeTokensToImage: {
-        ("layout", "impossible"),
-        ("prefix", "impossible"),
-        ("frames", "impossible"),
+        ("layout", "raises"),
+        ("prefix", "raises"),
+        ("frames", "raises"),
         ("rows", "policy"),
     },
-    composer.AddBottleneckLayer: {("layout", "impossible"), ("channels", "impossible")},
+    composer.AddBottleneckLayer: {("layout", "raises"), ("channels", "raises")},
     composer.LearnedInterpolateToPyramidal: {
-        ("layout", "impossible"),
-        ("count", "impossible"),
-        ("channels", "impossible"),
+        ("layout", "raises"),
+        ("count", "raises"),
+        ("channels", "raises"),
     },
-    composer.TemporalPooling: {("layout", "impossible"), ("frames", "impossible"), ("count", "impossible")},
-    composer.FeaturePyramidNetworkNeck: {("layout", "impossible"), ("order", "policy")},
+    composer.TemporalPooling: {("layout", "raises"), ("frames", "raises"), ("count", "raises")},
+    composer.FeaturePyramidNetworkNeck: {("layout", "raises"), ("order", "policy")},
     composer.AggregateTokens: {
-        ("index", "impossible"),
-        ("layout", "lies"),
-        ("prefix", "lies"),
+        ("index", "raises"),
+        ("layout", "wrong_output"),
+        ("prefix", "wrong_output"),
         ("prefix", "policy"),
     },
-    composer.ConcatFeatures: {("inputs", "policy"), ("count", "impossible"), ("join", "impossible")},
+    composer.ConcatFeatures: {("inputs", "policy"), ("count", "raises"), ("join", "raises")},
     composer.AddFeatures: {
         ("inputs", "policy"),
-        ("count", "impossible"),
-        ("join", "impossible"),
-        ("join", "lies"),
+        ("count", "raises"),
+        ("join", "raises"),
+        ("join", "wrong_output"),
         ("join", "policy"),
-        ("channels", "impossible"),
+        ("channels", "raises"),
         ("channels", "policy"),
     },
-    composer.IdentityDecoder: {("index", "impossible")},
-    composer.FCNDecoder: {("index", "impossible"), ("layout", "impossible")},
+    composer.IdentityDecoder: {("index", "raises")},
+    composer.FCNDecoder: {("index", "raises"), ("layout", "raises")},
     composer.UNetDecoder: {
-        ("layout", "impossible"),
-        ("count", "impossible"),
+        ("layout", "raises"),
+        ("count", "raises"),
         ("order", "policy"),
         ("stride", "policy"),
     },
     composer.UperNetDecoder: {
-        ("layout", "impossible"),
+        ("layout", "raises"),
         ("order", "policy"),
-        ("count", "impossible"),
-        ("channels", "impossible"),
+        ("count", "raises"),
+        ("channels", "raises"),
     },
-    composer.ASPPSegmentationHead: {("index", "impossible"), ("layout", "impossible")},
-    composer.ASPPRegressionHead: {("index", "impossible"), ("layout", "impossible")},
-    composer.LinearDecoder: {("index", "impossible"), ("layout", "impossible")},
-    composer.MLPDecoder: {("layout", "impossible"), ("index", "impossible"), ("stride", "impossible")},
-    composer.SegmentationHead: {("layout", "impossible"), ("count", "impossible")},
-    composer.RegressionHead: {("layout", "impossible"), ("count", "impossible")},
-    composer.ClassificationHead: {("layout", "impossible"), ("count", "impossible")},
+    composer.ASPPSegmentationHead: {("index", "raises"), ("layout", "raises")},
+    composer.ASPPRegressionHead: {("index", "raises"), ("layout", "raises")},
+    composer.LinearDecoder: {("index", "raises"), ("layout", "raises")},
+    composer.MLPDecoder: {("layout", "raises"), ("index", "raises"), ("stride", "raises")},
+    composer.SegmentationHead: {("layout", "raises"), ("count", "raises")},
+    composer.RegressionHead: {("layout", "raises"), ("count", "raises")},
+    composer.ClassificationHead: {("layout", "raises"), ("count", "raises")},
     composer.EmbeddingHead: {("count", "policy")},
-    composer.ScalarHead: {("layout", "impossible"), ("count", "impossible")},
+    composer.ScalarHead: {("layout", "raises"), ("count", "raises")},
 }
 """Every rule by which each part refuses, and its kind. One never drawn fails the test, and so does one not listed."""
 
@@ -96,7 +96,7 @@ def test_a_part_keeps_its_promise_and_refuses_with_cause(part_class, run):
         inputs = data.draw(inputs_for(part_class), label="inputs")
         part = data.draw(parts_for(part_class, inputs), label="part")
         outcome = composer.contract(part, *inputs)
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Rejection):
             drawn[outcome.code, outcome.kind, check_refusal(data, part, inputs, outcome)] += 1
         else:
             drawn["accepted", check_promise(data, part, inputs, outcome)] += 1
@@ -110,10 +110,10 @@ def test_a_part_keeps_its_promise_and_refuses_with_cause(part_class, run):
     assert refused - RARE.get(part_class, set()) == RULES[part_class]
 
 
-RARE = {composer.LearnedInterpolateToPyramidal: {("layout", "lies"), ("layout", "policy")}}
+RARE = {composer.LearnedInterpolateToPyramidal: {("layout", "wrong_output"), ("layout", "policy")}}
 """Rules that need the third or the fourth feature alone to be no map, which only the soak draws often enough."""
 
-SHOWN_BY = {"impossible": "raised", "lies": "ran", "policy": "ran"}
+SHOWN_BY = {"raises": "raised", "wrong_output": "ran", "policy": "ran"}
 """What a refusal must have done when forced: always, but for one that lies, which may raise for some inputs."""
 
 
@@ -123,8 +123,8 @@ def check_promise(data, part, inputs, promise):
     Gives the device: the CPU where tensors are small, because transposed convolutions take any channels elsewhere.
     """
     edges = [feature for features in (*inputs, promise.features) for feature in features]
-    sizes = intersect([("part", promise.sizes), *(("edge", needed(f)) for f in edges)])
-    assert isinstance(sizes, Sizes), "a promise that no image size can keep"
+    sizes = intersect([("part", promise.sizes), *(("edge", compute_implied_sizes(f)) for f in edges)])
+    assert isinstance(sizes, SizeConstraint), "a promise that no image size can keep"
     height, width = draw_size(data, sizes)
 
     device = "cpu" if sum(prod(f.shape(BATCH, height, width)) for f in edges) <= FEW else "meta"
@@ -138,12 +138,12 @@ def check_promise(data, part, inputs, promise):
 def check_refusal(data, part, inputs, refusal):
     """Forced through, a refusal of each kind shows that it was right. Gives what happened: it raised or it ran."""
     edges = [feature for features in inputs for feature in features]
-    sizes = intersect([("edge", whole(f)) for f in edges])
+    sizes = intersect([("edge", compute_exact_multiple(f)) for f in edges])
     height, width = draw_size(
         data,
         sizes,
         cells=room(part, inputs) * max([1, *(int(f.stride) for f in edges if f.stride)])
-        + max([0, *(int(exactly(f).offset) for f in edges)]),
+        + max([0, *(int(to_exact_grid(f).offset) for f in edges)]),
     )
     lengths = {length for f in edges for length in grid(f, height, width)}
     if refusal.code == "layout":  # frames may be taken for channels too
@@ -156,20 +156,20 @@ def check_refusal(data, part, inputs, refusal):
         device = "meta" if isinstance(part, composer.InterpolateToPyramidal | composer.MaxpoolToPyramidal) else "cpu"
         out = [tuple(x.shape) for x in forced(part, inputs, height, width, device)]
     except Exception as error:
-        assert refusal.kind in ("impossible", "lies"), f"{refusal} is no {refusal.kind}: {error!r}"
+        assert refusal.kind in ("raises", "wrong_output"), f"{refusal} is no {refusal.kind}: {error!r}"
         guarded = isinstance(part, composer.ReshapeTokensToImage) and refusal.code == "layout"
         assert guarded or not raised_by_us(error), f"{refusal} is impossible by a guard of our own making: {error!r}"
         return "raised"
     # A token of the grid has the shape of one of the prefix; that it is another is a matter of values.
     asked = None if refusal.code == "prefix" else asked_for(part, inputs, height, width)
-    assert refusal.kind != "impossible", f"{refusal} ran, and gave {out}"
+    assert refusal.kind != "raises", f"{refusal} ran, and gave {out}"
     assert refusal.kind == "policy" or out != asked, f"{refusal} gave what was asked for, {out}"
     return "ran"
 
 
 def coincide(edges, height, width):
     """Whether unlike grids, one with an offset, meet at this size alone: as they are, or enlarged by a power of two."""
-    grids = {(f.stride, exactly(f).offset): (f.cells(height), f.cells(width)) for f in edges if f.stride}
+    grids = {(f.stride, to_exact_grid(f).offset): (f.cells(height), f.cells(width)) for f in edges if f.stride}
     pairs = [pair for pair in combinations(grids.items(), 2) if any(offset for (_, offset), _ in pair)]
     return any(
         Fraction(one, other) in POWERS and one * stride != other * second
@@ -281,7 +281,7 @@ def test_a_guard_of_our_own_keeps_tokens_from_being_scrambled_in_silence():
 def test_the_law_can_fail():
     """A promise that is wrong by one channel is caught."""
     part, inputs = composer.SelectIndices(indices=[0]), ((composer.Feature(channels=11, stride=4),),)
-    lie = Promise(features=[composer.Feature(channels=12, stride=4)])
+    lie = Outputs(features=[composer.Feature(channels=12, stride=4)])
 
     @settings(max_examples=1, deadline=None)
     @given(st.data())

@@ -10,7 +10,7 @@ from torch import nn
 
 import composer
 from composer.adapters.timm import probe
-from composer.contracts import Refusal
+from composer.contracts import Rejection
 from composer.graph import Node, Shared
 from composer.modules.timm_encoder import TimmEncoder
 from tests.law.toys import Toy
@@ -21,13 +21,13 @@ IMAGE = torch.zeros(2, 3, 64, 64)
 
 def refusal_of(part, channels=3):
     facts = probe(part, channels)
-    assert isinstance(facts, Refusal)
+    assert isinstance(facts, Rejection)
     return facts
 
 
 def test_levels_out_of_order_would_come_in_order():
     refusal = refusal_of(composer.Timm("test_resnet", out_indices=[3, 1]))
-    assert (refusal.code, refusal.kind) == ("order", "lies")
+    assert (refusal.code, refusal.kind) == ("order", "wrong_output")
 
     given = TimmEncoder(timm.create_model("test_resnet"), [3, 1])(IMAGE)
 
@@ -37,7 +37,7 @@ def test_levels_out_of_order_would_come_in_order():
 
 def test_a_level_that_is_not_there_is_impossible():
     refusal = refusal_of(composer.Timm("test_resnet", out_indices=[1, 9]))
-    assert (refusal.code, refusal.kind, refusal.about) == ("index", "impossible", "out_indices[1]")
+    assert (refusal.code, refusal.kind, refusal.about) == ("index", "raises", "out_indices[1]")
 
     with pytest.raises(AssertionError, match="feature index 9 is out of range"):
         TimmEncoder(timm.create_model("test_resnet"), [1, 9])
@@ -45,7 +45,7 @@ def test_a_level_that_is_not_there_is_impossible():
 
 def test_tokens_of_a_network_without_tokens_are_impossible():
     refusal = refusal_of(composer.Timm("test_resnet", tokens=True))
-    assert (refusal.code, refusal.kind) == ("network", "impossible")
+    assert (refusal.code, refusal.kind) == ("network", "raises")
 
     with pytest.raises(TypeError, match="return_prefix_tokens"):
         TimmEncoder(timm.create_model("test_resnet"), [1], tokens=True)(IMAGE)
@@ -61,7 +61,7 @@ UNKNOWN = {
 @pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
 def test_what_timm_does_not_know_it_cannot_make(part):
     refusal = refusal_of(part)
-    assert (refusal.code, refusal.kind) == ("network", "impossible")
+    assert (refusal.code, refusal.kind) == ("network", "raises")
 
     with pytest.raises((RuntimeError, TypeError)):
         timm.create_model(part.name, output_stride=part.output_stride, **dict(part.options))
@@ -104,7 +104,7 @@ def test_fewer_frames_than_an_encoder_takes_are_impossible(shape):
     encoder = composer.Custom(network, features=composer.Feature(channels=8), frames=4)
     image = composer.Image(frames=shape[2] if len(shape) == 5 else None)
     refusal = composer.contract(encoder, (image.feature,))
-    assert (refusal.code, refusal.kind) == ("frames", "impossible")
+    assert (refusal.code, refusal.kind) == ("frames", "raises")
 
     with pytest.raises(RuntimeError):
         network(torch.zeros(shape))
@@ -122,8 +122,14 @@ def test_a_circle_has_no_beginning():
 
 
 def test_sizes_that_exclude_each_other_leave_none():
-    one = Node("one", composer.Custom(nn.Identity(), features=MAP8, sizes=composer.Sizes(height=64, width=64)), "image")
-    two = Node("two", composer.Custom(nn.Identity(), features=MAP8, sizes=composer.Sizes(multiple=24)), "image")
+    one = Node(
+        "one",
+        composer.Custom(nn.Identity(), features=MAP8, sizes=composer.SizeConstraint(height=64, width=64)),
+        "image",
+    )
+    two = Node(
+        "two", composer.Custom(nn.Identity(), features=MAP8, sizes=composer.SizeConstraint(multiple=24)), "image"
+    )
     joined = Node("joined", composer.AddFeatures(), ["one", "two"])
     assert codes(toy_graph(one, two, joined, outputs=["joined"])) == ["sizes"]
 
@@ -134,7 +140,7 @@ def test_at_sizes_that_a_graph_does_not_take_its_strides_would_lie(size):
     typed = composer.infer(
         composer.chain(composer.Timm("test_resnet"), composer.FeaturePyramidNetworkNeck(), composer.EmbeddingHead())
     )
-    assert not typed.sizes.admits(*size)
+    assert not typed.sizes.is_valid_size(*size)
 
     given = composer.build(typed).eval().encoder(torch.zeros(1, 3, *size))
 

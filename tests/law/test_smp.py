@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import composer
-from composer.contracts import Refusal
+from composer.contracts import Rejection
 from composer.contracts.rules import is_map
-from composer.contracts.smp.levels import levels_of
-from composer.parts.smp import ARGUMENTS, INTERPOLATIONS, NORMS
-from tests.law.strategies import draw_more, features, levels, rates, rewidened, runs, widths
+from composer.contracts.smp.levels import build_levels
+from composer.parts.smp import SMP_DECODER_ARGUMENTS, SMP_INTERPOLATIONS, SMP_NORMS
+from tests.law.strategies import draw_more, features, levels, rates, replace_channels, runs, widths
 from tests.law.test_graphs import check
 from tests.law.test_parts import SHOWN_BY, check_promise, check_refusal
 from tests.law.toys import Toy
@@ -28,9 +28,9 @@ CLIMBERS = ("Unet", "UnetPlusPlus", "MAnet")
 
 VALUES = {
     "decoder_channels": widths,
-    "decoder_use_norm": st.sampled_from(NORMS),
+    "decoder_use_norm": st.sampled_from(SMP_NORMS),
     "decoder_attention_type": st.sampled_from((None, None, "scse")),
-    "decoder_interpolation": st.sampled_from(INTERPOLATIONS),
+    "decoder_interpolation": st.sampled_from(SMP_INTERPOLATIONS),
     "decoder_pab_channels": widths,
     "decoder_pyramid_channels": widths,
     "decoder_segmentation_channels": st.sampled_from((32, 32, 32, 64, 20)),
@@ -54,14 +54,14 @@ LIST = "decoder_intermediate_channels"
 @st.composite
 def decoders(draw, name: str, given):
     """A decoder of smp, with all its arguments; lists of widths mostly fit, and now and then an argument is strange."""
-    told = {argument: draw(VALUES[argument]) for argument in ARGUMENTS[name]}
+    told = {argument: draw(VALUES[argument]) for argument in SMP_DECODER_ARGUMENTS[name]}
     if name == "DPT":
         fitting = st.lists(widths, min_size=len(given), max_size=len(given))
         told["decoder_intermediate_channels"] = draw(fitting if draw(st.integers(0, 7)) else VALUES[LIST])
     else:
         # A finest feature that is no map does no harm as level 0, at most.
         told["first_level"] = draw(st.sampled_from((None, 0, 1, 2) if is_map(given[0]) else (0, 0, 0, 1)))
-        depth = max(levels_of(composer.Smp(name, first_level=told["first_level"]), given).depth, 1)
+        depth = max(build_levels(composer.Smp(name, first_level=told["first_level"]), given).depth, 1)
         wide = told.get("decoder_attention_type") and draw(st.integers(0, 3))
         fitting = st.lists(st.sampled_from((16, 24)) if wide else widths, min_size=depth, max_size=depth)
     if name in CLIMBERS:
@@ -69,7 +69,9 @@ def decoders(draw, name: str, given):
     elif "decoder_channels" in told and draw(st.integers(0, 7)) == 0:
         told["decoder_channels"] = draw(fitting)
     if draw(st.integers(0, 9)) == 0:
-        strange = draw(st.sampled_from([argument for argument in VALUES if argument not in ARGUMENTS[name]]))
+        strange = draw(
+            st.sampled_from([argument for argument in VALUES if argument not in SMP_DECODER_ARGUMENTS[name]])
+        )
         told[strange] = draw(VALUES[strange].filter(lambda value: value is not None))
     return composer.Smp(name, **told)
 
@@ -81,9 +83,9 @@ def inputs(draw, name: str):
         return draw(levels())
     given = draw(tokens() if name == "DPT" and draw(st.booleans()) else pyramids(name))
     if name == "PSPNet" and draw(st.integers(0, 2)):
-        given = tuple(rewidened(f, draw(st.sampled_from((20, 28)))) for f in given)
+        given = tuple(replace_channels(f, draw(st.sampled_from((20, 28)))) for f in given)
     if name == "Linknet" and draw(st.integers(0, 7)) == 0:
-        given = tuple(rewidened(f, draw(st.sampled_from((3, 11)))) for f in given)
+        given = tuple(replace_channels(f, draw(st.sampled_from((3, 11)))) for f in given)
     return given
 
 
@@ -129,21 +131,21 @@ def tokens(draw):
     return (like, *(evolve(like, prefix=draw(prefixes)) for _ in range(count - 1)))
 
 
-PYRAMID = {("argument", "impossible"), ("count", "impossible"), ("layout", "impossible")}
-DOUBLED = {("layout", "policy"), ("order", "impossible"), ("stride", "impossible"), ("offset", "impossible")}
+PYRAMID = {("argument", "raises"), ("count", "raises"), ("layout", "raises")}
+DOUBLED = {("layout", "policy"), ("order", "raises"), ("stride", "raises"), ("offset", "raises")}
 RULES = {
-    "Unet": PYRAMID | {("channels", "impossible"), ("layout", "lies"), ("order", "policy"), ("stride", "policy")},
-    "UnetPlusPlus": PYRAMID | DOUBLED | {("channels", "impossible")},
+    "Unet": PYRAMID | {("channels", "raises"), ("layout", "wrong_output"), ("order", "policy"), ("stride", "policy")},
+    "UnetPlusPlus": PYRAMID | DOUBLED | {("channels", "raises")},
     "MAnet": PYRAMID | DOUBLED,
-    "Linknet": PYRAMID | DOUBLED | {("channels", "impossible")},
-    "FPN": PYRAMID | DOUBLED | {("channels", "impossible")},
-    "PSPNet": {("argument", "impossible"), ("layout", "impossible"), ("channels", "impossible")},
-    "DeepLabV3": {("argument", "impossible"), ("layout", "impossible"), ("count", "impossible")},
-    "DeepLabV3Plus": PYRAMID | {("layout", "policy"), ("stride", "impossible")},
+    "Linknet": PYRAMID | DOUBLED | {("channels", "raises")},
+    "FPN": PYRAMID | DOUBLED | {("channels", "raises")},
+    "PSPNet": {("argument", "raises"), ("layout", "raises"), ("channels", "raises")},
+    "DeepLabV3": {("argument", "raises"), ("layout", "raises"), ("count", "raises")},
+    "DeepLabV3Plus": PYRAMID | {("layout", "policy"), ("stride", "raises")},
     "PAN": PYRAMID | {("layout", "policy"), ("count", "policy"), ("order", "policy")},
     "UPerNet": PYRAMID | {("layout", "policy"), ("order", "policy")},
-    "Segformer": PYRAMID | {("layout", "lies"), ("order", "policy")},
-    "DPT": PYRAMID | {("prefix", "impossible"), ("stride", "impossible"), ("offset", "lies")},
+    "Segformer": PYRAMID | {("layout", "wrong_output"), ("order", "policy")},
+    "DPT": PYRAMID | {("prefix", "raises"), ("stride", "raises"), ("offset", "wrong_output")},
 }
 """Every rule by which each decoder refuses, and its kind. One never drawn fails the test, as does one not listed."""
 
@@ -163,7 +165,7 @@ def test_a_decoder_of_smp_keeps_its_promise_and_refuses_with_cause(name, run):
         given = data.draw(inputs(name), label="inputs")
         part = data.draw(decoders(name, given), label="part")
         outcome = composer.contract(part, given)
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Rejection):
             drawn[outcome.code, outcome.kind, check_refusal(data, part, (given,), outcome)] += 1
         else:
             drawn["accepted", check_promise(data, part, (given,), outcome)] += 1

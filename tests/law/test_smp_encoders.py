@@ -7,7 +7,7 @@ import torch
 
 import composer
 from composer.feature import Feature
-from composer.parts.smp_encoders import ENCODERS
+from composer.parts.smp_encoders import SMP_ENCODERS
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
 from segmentation_models_pytorch.encoders import encoders
@@ -35,7 +35,7 @@ SMALLEST = (
 LARGEST = ("vgg", "resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d", "timm-efficientnet-l2")
 """What the names of those begin with that are too large to draw, if only for a classifier; they run without numbers."""
 
-NAMES = [pytest.param(name, marks=[] if name in SMALLEST else pytest.mark.slow) for name in ENCODERS]
+NAMES = [pytest.param(name, marks=[] if name in SMALLEST else pytest.mark.slow) for name in SMP_ENCODERS]
 CHANNELS = 4
 
 
@@ -66,7 +66,7 @@ def test_an_encoder_gives_what_is_promised(encoder, height, width):
 
     image, levels = given(module, height, width)
 
-    assert facts.sizes.admits(height, width)
+    assert facts.sizes.is_valid_size(height, width)
     assert [tuple(x.shape) for x in levels] == [f.shape(2, height, width) for f in facts.features]
     # Weighed, because the sum of what a norm gives does not depend on the image.
     gradients = [torch.autograd.grad((x * torch.rand_like(x)).sum(), image, retain_graph=True)[0] for x in levels]
@@ -81,7 +81,7 @@ def test_no_smaller_size_than_is_told_gives_that(encoder):
 
     _, levels = given(module, 3 * unit, 2 * unit - unit // 2)
 
-    assert not facts.sizes.admits(3 * unit, 2 * unit - unit // 2)
+    assert not facts.sizes.is_valid_size(3 * unit, 2 * unit - unit // 2)
     told = [(3 * unit / f.stride, (2 * unit - unit // 2) / f.stride) for f in facts.features]
     assert [tuple(x.shape[2:]) for x in levels] != told
 
@@ -112,7 +112,7 @@ def test_an_encoder_of_fewer_levels_gives_what_is_promised(name, depth):
 
 
 def test_every_encoder_of_smps_own_is_here():
-    assert ENCODERS.keys() == encoders.keys()
+    assert SMP_ENCODERS.keys() == encoders.keys()
 
 
 def dilates(name):
@@ -122,4 +122,4 @@ def dilates(name):
 
 def test_a_field_for_dilation_is_what_smp_can_dilate():
     told = {name for name, fields in composer.SmpEncoder.defaults.items() if "output_stride" in fields}
-    assert told == {name for name in ENCODERS if dilates(name)}
+    assert told == {name for name in SMP_ENCODERS if dilates(name)}

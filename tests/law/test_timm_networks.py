@@ -10,20 +10,20 @@ import timm
 
 import composer
 from composer import catalogue
-from composer.adapters.timm.census import ON_THE_CPU
-from composer.adapters.timm.holding import held
+from composer.adapters.timm.census import CPU_NETWORKS
+from composer.adapters.timm.holding import verify_network
 
 SEED = os.environ["COMPOSER_SAMPLE"]
 """Set for the whole run, and told in its first lines, by tests/conftest.py."""
 
 SAMPLE = sorted(
-    random.Random(SEED).sample([name for name in catalogue.names() if not name.startswith(ON_THE_CPU)], k=40)
+    random.Random(SEED).sample([name for name in catalogue.list_networks() if not name.startswith(CPU_NETWORKS)], k=40)
 )
 
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_network_gives_what_is_said_of_it(name):
-    found = held(name)
+    found = verify_network(name)
 
     assert found.wrong is None
     assert len(found.sizes) + bool(found.alone) >= 2, "at its own size, and at others where it can be made for them"
@@ -31,16 +31,16 @@ def test_a_network_gives_what_is_said_of_it(name):
 
 def test_what_is_not_as_said_is_found(monkeypatch):
     """A catalogue that is wrong by one channel."""
-    entry = catalogue.entry("test_resnet")
+    entry = catalogue.find_entry("test_resnet")
     monkeypatch.setattr(
-        composer.facts, "known_facts", lambda part, channels: wider(catalogue.answer(entry, part, channels))
+        composer.facts, "find_catalogue_info", lambda part, channels: wider(catalogue.lookup(entry, part, channels))
     )
-    composer.facts._remembered.cache_clear()
+    composer.facts._describe_cached.cache_clear()
 
     try:
-        found = held("test_resnet")
+        found = verify_network("test_resnet")
     finally:
-        composer.facts._remembered.cache_clear()
+        composer.facts._describe_cached.cache_clear()
 
     assert found.wrong.startswith("at 224 × 224 it gives [(1, 32, 112, 112), ")
     assert "and [(1, 33, 112, 112), " in found.wrong
@@ -53,5 +53,7 @@ def wider(facts):
 
 
 def test_every_network_is_in_the_catalogue():
-    assert catalogue.stamp() == "1.0.31"
-    assert catalogue.names() == tuple(timm.list_models()) or timm.__version__ != catalogue.stamp()
+    assert catalogue.get_catalogue_version() == "1.0.31"
+    assert (
+        catalogue.list_networks() == tuple(timm.list_models()) or timm.__version__ != catalogue.get_catalogue_version()
+    )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import composer
 from composer.feature import Feature
-from composer.sizes import ANY, Sizes
+from composer.sizes import ANY_SIZE, SizeConstraint
 
 
 @frozen(kw_only=True)
@@ -19,12 +19,12 @@ class Toy(composer.Encoder):
     features: tuple[Feature, ...]
     channels: int = 3
     frames: int | None = None
-    sizes: Sizes = ANY
+    sizes: SizeConstraint = ANY_SIZE
 
 
 @composer.contract.register(Toy)
 def _(toy, image):
-    facts = composer.Facts(features=toy.features, channels=toy.channels, frames=toy.frames, sizes=toy.sizes)
+    facts = composer.EncoderInfo(features=toy.features, channels=toy.channels, frames=toy.frames, sizes=toy.sizes)
     return composer.contract(facts, image)
 
 

@@ -15,11 +15,11 @@ from torch import nn
 
 import composer
 from composer.feature import Feature
-from composer.libraries import loaded
-from composer.parts.mmseg import ARGUMENTS, TAKES_SEVERAL
+from composer.libraries import import_adapter
+from composer.parts.mmseg import MMSEG_HEAD_ARGUMENTS, MULTI_MAP_HEADS
 from tests.law.toys import Toy
 
-assert loaded("mmseg") is None
+assert import_adapter("mmseg") is None
 decode_heads = import_module("mmseg.models.decode_heads")
 
 PYRAMID = tuple(Feature(channels=c, stride=s) for c, s in ((32, 4), (64, 8), (96, 16), (128, 32)))
@@ -64,8 +64,8 @@ THEIRS = {
 }
 """What mmseg is told of each head, as its published configs have it, for maps of these widths."""
 
-NAMES = tuple(ARGUMENTS)
-NORMED = tuple(name for name in NAMES if "norm" in ARGUMENTS[name])
+NAMES = tuple(MMSEG_HEAD_ARGUMENTS)
+NORMED = tuple(name for name in NAMES if "norm" in MMSEG_HEAD_ARGUMENTS[name])
 WITH_BASES = "hamburger.ham.bases"
 
 
@@ -137,7 +137,7 @@ NEVER_LEARNS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_in_train_mode(name, norm):
     told = {"norm": norm} if name in NORMED else {}
-    told |= {"c1_channels": 64} if norm == "GN" and "c1_channels" in ARGUMENTS[name] else {}
+    told |= {"c1_channels": 64} if norm == "GN" and "c1_channels" in MMSEG_HEAD_ARGUMENTS[name] else {}
     head = ours(name, **told).train()
     x = [level.requires_grad_() for level in maps()]
 
@@ -147,7 +147,9 @@ def test_learns_in_train_mode(name, norm):
     without = [key for key, parameter in head.named_parameters() if parameter.grad is None]
     assert without == NEVER_LEARNS.get(name, [])
     assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
-    takes = (3,) if name == "EncHead" else (2, 3) if name == "ANNHead" else range(4) if name in TAKES_SEVERAL else (3,)
+    takes = (
+        (3,) if name == "EncHead" else (2, 3) if name == "ANNHead" else range(4) if name in MULTI_MAP_HEADS else (3,)
+    )
     takes = (0, 3) if name == "DepthwiseSeparableASPPHead" else takes
     assert [place for place, level in enumerate(x) if level.grad is not None] == list(takes)
 
@@ -156,7 +158,7 @@ ACTIVATIONS = ("LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid")
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
-@pytest.mark.parametrize("name", [name for name in NAMES if "act" in ARGUMENTS[name]])
+@pytest.mark.parametrize("name", [name for name in NAMES if "act" in MMSEG_HEAD_ARGUMENTS[name]])
 def test_every_activation_can_be_learned_through(name, act):
     head = ours(name, act=act).train()
     (y_BCHW,) = head(maps())

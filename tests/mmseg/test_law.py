@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import composer
-from composer.contracts import Refusal
-from composer.contracts.mmseg.arguments import OVERLOOKED
-from composer.libraries import loaded
-from composer.parts.mmseg import ARGUMENTS, TAKES_SEVERAL
-from tests.law.strategies import CHANNELS, draw_more, features, rates, rewidened, runs
+from composer.contracts import Rejection
+from composer.contracts.mmseg.arguments import IGNORED_ARGUMENTS
+from composer.libraries import import_adapter
+from composer.parts.mmseg import MMSEG_HEAD_ARGUMENTS, MULTI_MAP_HEADS
+from tests.law.strategies import CHANNELS, draw_more, features, rates, replace_channels, runs
 from tests.law.test_graphs import check
 from tests.law.test_parts import SHOWN_BY, check_promise, check_refusal
 from tests.law.toys import Toy
 
-assert loaded("mmseg") is None
+assert import_adapter("mmseg") is None
 
 few = st.sampled_from((1, 2, 6))
 widths = st.sampled_from((1, 2, 6, 16, 32))
@@ -93,7 +93,7 @@ of the fitting type or of another; the groups of a norm; the arguments' names; o
 @st.composite
 def heads(draw, name: str, given, kind: str):
     """A head, with all its arguments: what is not to be out of the ordinary suits what flows in."""
-    told = {argument: draw(VALUES[argument]) for argument in ARGUMENTS[name] if argument in VALUES}
+    told = {argument: draw(VALUES[argument]) for argument in MMSEG_HEAD_ARGUMENTS[name] if argument in VALUES}
     told = {argument: value for argument, value in told.items() if argument not in OPTIONAL or draw(st.booleans())}
     if "norm" in told and kind != "any":
         told["norm"] = "GN" if kind == "groups" else "BN"
@@ -102,8 +102,8 @@ def heads(draw, name: str, given, kind: str):
     if told.get("num_convs") == 0 and (kind != "any" or draw(st.booleans())):
         told["channels"] = given[-1].channels
     if kind == "strange":
-        strange = [argument for argument in VALUES if argument not in ARGUMENTS[name]]
-        argument = draw(st.sampled_from((*strange, *OVERLOOKED.get(name, ()) * 8)))
+        strange = [argument for argument in VALUES if argument not in MMSEG_HEAD_ARGUMENTS[name]]
+        argument = draw(st.sampled_from((*strange, *IGNORED_ARGUMENTS.get(name, ()) * 8)))
         return composer.Mmseg(name, **told, **{argument: draw(VALUES[argument])})
     taken = draw(maps_taken(name, len(given), kind)) if kind in ("any", "fitting", "other") else {}
     return composer.Mmseg(name, **told, **taken)
@@ -120,9 +120,9 @@ def maps_taken(draw, name: str, count: int, kind: str):
     several = st.lists(positions, min_size=2 if two else 1, max_size=2 if two else 4)
     if kind == "left out":
         return {}
-    if name in TAKES_SEVERAL:
+    if name in MULTI_MAP_HEADS:
         return {"in_index": draw(several if kind == "fitting" else positions)}
-    able = "input_transform" in ARGUMENTS[name]
+    able = "input_transform" in MMSEG_HEAD_ARGUMENTS[name]
     if able and draw(st.booleans()):
         chosen = draw(st.sampled_from((None, "list"))) if kind == "fitting" else "index"
         drawn = {None: st.none(), "list": several, "index": positions}[chosen]
@@ -132,7 +132,7 @@ def maps_taken(draw, name: str, count: int, kind: str):
 
 @st.composite
 def inputs(draw, name: str, kind: str):
-    """What the head may or may not take: pyramids, or not quite, with channels that fall into groups now and then."""
+    """What the head may or may not take: levels, or not quite, with channels that fall into groups now and then."""
     drawn = draw(st.sampled_from(("pyramid", "pyramid", "flat", *(("other layout",) if kind == "any" else ()))))
     shape = kind if kind in ("upside down", "other layout") else drawn
     count = draw(st.sampled_from((2, 3, 3, 1) if name != "ANNHead" else (2, 2, 3, 1)))
@@ -141,17 +141,17 @@ def inputs(draw, name: str, kind: str):
         strides.reverse()
     maps = [draw(features(axes="b c h w", stride=stride)) for stride in strides]
     if draw(st.integers(0, 2)) == 0:
-        maps = [rewidened(f, 32) for f in maps]
+        maps = [replace_channels(f, 32) for f in maps]
     if shape == "other layout":
         place = draw(st.integers(0, count - 1))
-        maps[place] = rewidened(draw(features(stride=strides[place])), draw(st.sampled_from(CHANNELS)))
+        maps[place] = replace_channels(draw(features(stride=strides[place])), draw(st.sampled_from(CHANNELS)))
     return tuple(maps)
 
 
-ANY = {("argument", "impossible"), ("type", "impossible"), ("index", "impossible"), ("layout", "impossible")}
-GROUPED = {("channels", "impossible")}
+ANY = {("argument", "raises"), ("type", "raises"), ("index", "raises"), ("layout", "raises")}
+GROUPED = {("channels", "raises")}
 RULES = {
-    "ANNHead": ANY | GROUPED | {("count", "impossible")},
+    "ANNHead": ANY | GROUPED | {("count", "raises")},
     "APCHead": ANY | GROUPED,
     "ASPPHead": ANY | GROUPED,
     "CCHead": ANY | GROUPED,
@@ -159,11 +159,11 @@ RULES = {
     "DMHead": ANY | GROUPED,
     "DNLHead": ANY | GROUPED,
     "DepthwiseSeparableASPPHead": ANY | GROUPED | {("order", "policy")},
-    "DepthwiseSeparableFCNHead": ANY | GROUPED | {("argument", "lies"), ("count", "impossible")},
+    "DepthwiseSeparableFCNHead": ANY | GROUPED | {("argument", "wrong_output"), ("count", "raises")},
     "EMAHead": ANY | GROUPED,
     "EncHead": ANY | GROUPED,
     "FCNHead": ANY | GROUPED,
-    "FPNHead": ANY | GROUPED | {("order", "impossible"), ("order", "policy")},
+    "FPNHead": ANY | GROUPED | {("order", "raises"), ("order", "policy")},
     "GCHead": ANY | GROUPED,
     "ISAHead": ANY | GROUPED,
     "LightHamHead": ANY | GROUPED | {("order", "policy")},
@@ -172,7 +172,7 @@ RULES = {
     "SETRUPHead": ANY | GROUPED,
     "STDCHead": ANY | GROUPED,
     "SegformerHead": ANY | GROUPED | {("order", "policy")},
-    "SegmenterMaskTransformerHead": ANY | GROUPED | {("argument", "lies"), ("classes", "policy")},
+    "SegmenterMaskTransformerHead": ANY | GROUPED | {("argument", "wrong_output"), ("classes", "policy")},
     "UPerHead": ANY | GROUPED | {("order", "policy")},
 }
 """Every rule by which each head refuses, and its kind. One never drawn fails the test, as does one not listed."""
@@ -194,7 +194,7 @@ def test_a_head_of_mmseg_keeps_its_promise_and_refuses_with_cause(name, run):
         given = data.draw(inputs(name, kind), label="inputs")
         part = data.draw(heads(name, given, kind), label="part")
         outcome = composer.contract(part, given)
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Rejection):
             drawn[outcome.code, outcome.kind, check_refusal(data, part, (given,), outcome)] += 1
         else:
             drawn["accepted", check_promise(data, part, (given,), outcome)] += 1

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import composer
-from composer.libraries import loaded
+from composer.libraries import import_adapter
 from composer.terratorch import EncoderDecoderFactory
 
-assert loaded("mmseg") is None
+assert import_adapter("mmseg") is None
 decode_heads = import_module("mmseg.models.decode_heads")
 
 WIDTHS = [64, 64, 128, 256, 512]

@@ -21,7 +21,7 @@ from composer import (
     RegressionHead,
     ReshapeTokensToImage,
     SegmentationHead,
-    Sizes,
+    SizeConstraint,
     SpecError,
     Timm,
     UNetDecoder,
@@ -31,24 +31,24 @@ from composer import (
 from composer.adapters.timm import probe
 from composer.modules.timm_encoder import TimmEncoder
 
-CEIL, FLOOR, ANY = ["ceil"] * 5, ["floor"] * 5, Sizes()
+CEIL, FLOOR, ANY = ["ceil"] * 5, ["floor"] * 5, SizeConstraint()
 NETWORKS = {
     "resnet18": (Timm("resnet18", any_size=True), CEIL, ANY),
     "resnet50 wrapped": (Timm("resnet50", any_size=True, features_only=True), CEIL, ANY),
     "resnet18 dilated": (Timm("resnet18", any_size=True, output_stride=16, out_indices=[0, 1, 2, 3]), CEIL[:4], ANY),
-    "convnext": (Timm("convnext_atto", any_size=True), FLOOR[:4], Sizes(least=32)),
+    "convnext": (Timm("convnext_atto", any_size=True), FLOOR[:4], SizeConstraint(least=32)),
     "efficientnet": (Timm("efficientnet_b0", any_size=True, features_only=True), CEIL, ANY),
     "padded as in tensorflow": (Timm("test_efficientnet", any_size=True, options={"pad_type": "same"}), CEIL, ANY),
     "regnet": (Timm("regnety_002", any_size=True), CEIL, ANY),
     "mobilenet": (Timm("mobilenetv3_small_050", any_size=True), CEIL, ANY),
-    "vgg": (Timm("vgg11", any_size=True), ["exact", *FLOOR], Sizes(least=32)),
+    "vgg": (Timm("vgg11", any_size=True), ["exact", *FLOOR], SizeConstraint(least=32)),
     # Up twice and then down is neither: it has an offset.
-    "densenet": (Timm("densenet121", any_size=True), ["ceil", "ceil", *FLOOR[:3]], Sizes(least=29)),
+    "densenet": (Timm("densenet121", any_size=True), ["ceil", "ceil", *FLOOR[:3]], SizeConstraint(least=29)),
     # It raises for an image that its patches do not divide, and then rounds up.
     "swin": (
         Timm("swin_tiny_patch4_window7_224", any_size=True),
         ["exact", *CEIL[:3]],
-        Sizes(multiple=4, least=4),
+        SizeConstraint(multiple=4, least=4),
     ),
 }
 OFFSETS = {"densenet": [0, 0, -3, -3, -3]}
@@ -93,7 +93,7 @@ def three_heads(part):
 def test_what_is_inferred_is_what_a_forward_pass_gives(network):
     model = composer.build(three_heads(network[0])).eval()
     typed = model.typed
-    padded = {typed.sizes.nearest(*size) for size in SIZES}
+    padded = {typed.sizes.compute_padded_size(*size) for size in SIZES}
 
     with torch.no_grad():
         levels = {size: [tuple(x.shape) for x in model.encoder(torch.rand(1, 3, *size))] for size in padded}
@@ -162,7 +162,7 @@ def test_branches_that_round_differently_meet_where_both_are_whole():
         Node("fine", IdentityDecoder(out_index=0), "joined"),
     ]
     model = composer.build(Graph(inputs={"image": Image()}, nodes=nodes, outputs=["fine"])).eval()
-    assert model.typed.sizes == Sizes(multiple=8, least=8)
+    assert model.typed.sizes == SizeConstraint(multiple=8, least=8)
     assert model(torch.rand(1, 3, 70, 33)).output.shape == (1, 64 + 40, 70, 33)
 
 
@@ -183,15 +183,15 @@ def test_tokens_round_too_where_a_network_pads_to_its_patches_itself():
 def test_what_was_found_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("COMPOSER_CACHE", str(tmp_path))
     part = NETWORKS["vgg"][0]
-    facts._remembered.cache_clear()
+    facts._describe_cached.cache_clear()
     first = composer.describe(part, 3)
     (file,) = tmp_path.rglob("*.json")
-    facts._remembered.cache_clear()
-    monkeypatch.setattr(facts, "_probed", None)
+    facts._describe_cached.cache_clear()
+    monkeypatch.setattr(facts, "_probe_encoder", None)
 
     assert composer.describe(part, 3) == first
     assert [f["rounding"] for f in json.loads(file.read_text())["facts"]["features"]] == NETWORKS["vgg"][1]
-    facts._remembered.cache_clear()
+    facts._describe_cached.cache_clear()
 
 
 REFUSED = {
@@ -235,7 +235,7 @@ def test_a_network_that_must_be_padded_is_refused(name, message, repair):
     ids=["patches", "branches", "one size"],
 )
 def test_what_is_refused_as_impossible_raises(name, level, raised):
-    assert probe(Timm(name, any_size=True), 3).kind == "impossible"
+    assert probe(Timm(name, any_size=True), 3).kind == "raises"
 
     with pytest.raises((AssertionError, RuntimeError), match=raised), torch.no_grad():
         TimmEncoder(timm.create_model(name), [level]).eval()(torch.zeros(1, 3, 97, 97))
@@ -243,7 +243,7 @@ def test_what_is_refused_as_impossible_raises(name, level, raised):
 
 @pytest.mark.parametrize(("name", "level", "stride"), [("mobilevitv2_050", 2, 8)])
 def test_what_is_refused_as_a_lie_rounds_neither_down_nor_up(name, level, stride):
-    assert probe(Timm(name, any_size=True), 3).kind == "lies"
+    assert probe(Timm(name, any_size=True), 3).kind == "wrong_output"
 
     with torch.no_grad():
         (given,) = TimmEncoder(timm.create_model(name), [level]).eval()(torch.zeros(1, 3, 97, 97))

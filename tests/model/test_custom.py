@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer import Custom, Feature, IdentityDecoder, SegmentationHead, Sizes
+from composer import Custom, Feature, IdentityDecoder, SegmentationHead, SizeConstraint
 
 
 class Stem(nn.Module):
@@ -22,7 +22,7 @@ class Stem(nn.Module):
         return self.dropout(self.norm(self.conv(x_BCHW)))
 
 
-def declared(module, channels=8, stride=4, sizes=Sizes(multiple=4)):  # noqa: B008, frozen
+def declared(module, channels=8, stride=4, sizes=SizeConstraint(multiple=4)):  # noqa: B008, frozen
     return Custom(module, features=Feature(channels=channels, stride=stride), sizes=sizes)
 
 
@@ -83,7 +83,7 @@ def test_it_may_give_a_list_of_features():
             return [F.avg_pool2d(x_BCHW, stride) for stride in (2, 4)]
 
     features = [Feature(channels=3, stride=2), Feature(channels=3, stride=4)]
-    encoder = Custom(Pyramid(), features=features, sizes=Sizes(multiple=4))
+    encoder = Custom(Pyramid(), features=features, sizes=SizeConstraint(multiple=4))
     graph = composer.chain(encoder, IdentityDecoder(out_index=0), rescale=False)
     x = torch.rand(1, 3, 8, 12)
     assert torch.equal(composer.build(graph)(x).output, F.avg_pool2d(x, 2))
@@ -125,7 +125,7 @@ BROKEN = [
         id="rows-for-columns",
     ),
     pytest.param(
-        Custom(Stem(), features=[Feature(channels=8, stride=4)] * 2, sizes=Sizes(multiple=4)),
+        Custom(Stem(), features=[Feature(channels=8, stride=4)] * 2, sizes=SizeConstraint(multiple=4)),
         "declares [(1, 8, 1, 2), (1, 8, 1, 2)] for an image of 4 × 8 (got [(1, 8, 1, 2)])",
         id="count",
     ),

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 import composer
 from composer import EmbeddingHead, Feature, IdentityDecoder, Image, Node, Padding, SegmentationHead, Timm
-from composer.commands.shapes import symbolic
+from composer.commands.shapes import compute_symbolic_shape
 from composer.graph import Shared
 from tests.law.toys import Toy
 
@@ -48,7 +48,7 @@ def test_a_lone_feature_leaves_in_a_tuple_too():
 
 
 def test_they_cover_the_padded_image(levels):
-    assert levels.typed.sizes.nearest(70, 90) == (80, 96)
+    assert levels.typed.sizes.compute_padded_size(70, 90) == (80, 96)
     assert [tuple(y.shape) for y in run(levels, torch.rand(2, 3, 70, 90)).output] == [(2, 32, 20, 24), (2, 192, 5, 6)]
     assert levels.typed.shape("head", 70, 90) == (("b", 32, 20, 24), ("b", 192, 5, 6))
 
@@ -57,7 +57,8 @@ def test_they_cover_the_padded_image(levels):
 def test_where_the_image_lies_in_them(rescale, first):
     """Padding in front is of whole cells only where nothing is rescaled."""
     pixels = Toy(
-        features=(Feature(channels=3, stride=1), Feature(channels=3, stride=8)), sizes=composer.Sizes(multiple=8)
+        features=(Feature(channels=3, stride=1), Feature(channels=3, stride=8)),
+        sizes=composer.SizeConstraint(multiple=8),
     )
     model = built(pixels, EmbeddingHead(), rescale=rescale, padding=Padding(mode="zeros"))
     nn.init.dirac_(model.encoder.mixes[0].weight)
@@ -109,7 +110,7 @@ def test_any_layout_has_its_shape(feature, shape, symbols):
     (out,) = run(model, torch.rand(2, 3, 12, 16)).output
     assert model.typed.shape("head", 12, 16) == (shape,)
     assert tuple(out.shape) == tuple(2 if size == "b" else size for size in shape)
-    assert symbolic(model.typed, "head") == (symbols,)
+    assert compute_symbolic_shape(model.typed, "head") == (symbols,)
 
 
 @pytest.fixture(scope="module")

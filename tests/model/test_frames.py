@@ -9,7 +9,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer import Custom, EmbeddingHead, Feature, Image, Node, ReshapeTokensToImage, Sizes, TemporalPooling, Timm
+from composer import (
+    Custom,
+    EmbeddingHead,
+    Feature,
+    Image,
+    Node,
+    ReshapeTokensToImage,
+    SizeConstraint,
+    TemporalPooling,
+    Timm,
+)
 
 FRAMES = 3
 ENCODERS = {
@@ -39,7 +49,7 @@ def run(model, x):
 class TestStills:
     def test_each_frame_is_as_if_it_were_alone(self, encoder, axes):
         model = embedding(encoder)
-        x = film(*(model.typed.sizes.nearest(64, 96)))
+        x = film(*(model.typed.sizes.compute_padded_size(64, 96)))
 
         given = run(model, x)
 
@@ -169,7 +179,7 @@ def test_other_frames_than_an_encoder_takes_are_refused(given, message):
 
 def test_facts_that_were_handed_in_may_be_of_frames():
     part = Timm("resnet18")
-    facts = {part: composer.Facts(features=Feature(channels=8, stride=4), frames=2)}
+    facts = {part: composer.EncoderInfo(features=Feature(channels=8, stride=4), frames=2)}
     typed = composer.infer(composer.chain(part, input=Image(frames=2)), facts)
     assert (typed.features["encoder"][0].axes, typed.per_frame) == ("b c h w", frozenset())
 
@@ -184,7 +194,9 @@ FED = []
 
 @composer.contract.register(Halved)
 def _(part, image):
-    return composer.contract(composer.Facts(features=Feature(channels=3, stride=2), sizes=Sizes(multiple=2)), image)
+    return composer.contract(
+        composer.EncoderInfo(features=Feature(channels=3, stride=2), sizes=SizeConstraint(multiple=2)), image
+    )
 
 
 @composer.module.register(Halved)

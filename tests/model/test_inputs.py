@@ -21,11 +21,11 @@ from composer import (
     Padding,
     SegmentationHead,
     SelectIndices,
-    Sizes,
+    SizeConstraint,
 )
 
 
-def echo(channels=3, sizes=Sizes()):  # noqa: B008, frozen
+def echo(channels=3, sizes=SizeConstraint()):  # noqa: B008, frozen
     """An encoder that gives what it is fed."""
     return Custom(nn.Identity(), features=Feature(channels=channels), channels=channels, sizes=sizes)
 
@@ -216,7 +216,7 @@ def test_several_inputs_are_given_by_name_in_any_order():
 def test_the_first_input_need_not_be_the_finest():
     graph = Graph(
         inputs={"s1": Image(channels=2, stride=2), "s2": Image(channels=4)},
-        nodes=[Node("optical", echo(4, Sizes(multiple=4)), "s2"), Node("radar", echo(2), "s1")],
+        nodes=[Node("optical", echo(4, SizeConstraint(multiple=4)), "s2"), Node("radar", echo(2), "s1")],
         outputs=["optical", "radar"],
     )
     s2 = torch.rand(1, 4, 6, 10)
@@ -230,7 +230,7 @@ def test_frames_are_an_axis_of_the_image():
 
 
 def test_frames_are_padded_like_any_image():
-    nodes = [Node("last", LastFrame(), "image"), Node("grid", echo(sizes=Sizes(multiple=4)), "flat")]
+    nodes = [Node("last", LastFrame(), "image"), Node("grid", echo(sizes=SizeConstraint(multiple=4)), "flat")]
     inputs = {"image": Image(channels=3, frames=2), "flat": Image(channels=3)}
     model = composer.build(Graph(inputs=inputs, nodes=nodes, outputs=["last", "grid"], padding=Padding(mode="zeros")))
     x = torch.rand(1, 3, 2, 5, 7)
@@ -266,7 +266,7 @@ def test_what_is_returned_is_a_pytree():
     assert list(again.output) == ["optical", "radar"]
 
 
-CONVOLUTION = composer.chain(echo(sizes=Sizes(multiple=4)), IdentityDecoder(), SegmentationHead(num_classes=2))
+CONVOLUTION = composer.chain(echo(sizes=SizeConstraint(multiple=4)), IdentityDecoder(), SegmentationHead(num_classes=2))
 NETWORK = composer.chain(composer.Timm("test_resnet.r160_in1k"), IdentityDecoder(), SegmentationHead(num_classes=2))
 BOTH = Graph(
     inputs={"s2": Image(channels=4), "s1": Image(channels=2)},

@@ -30,12 +30,12 @@ from composer import (
     ReshapeTokensToImage,
     SegmentationHead,
     SelectIndices,
-    Sizes,
+    SizeConstraint,
     Timm,
     UNetDecoder,
 )
 from composer.adapters.timm import probe
-from composer.contracts import Promise, Refusal
+from composer.contracts import Outputs, Rejection
 
 NETWORKS = {
     "legacy_xception": ([5, 3, -1, -9, -25], 7),
@@ -51,7 +51,7 @@ SIZES = [(75, 75), (76, 131), (107, 90)]
 @pytest.mark.parametrize(("name", "offsets", "least"), [(k, *v) for k, v in NETWORKS.items()], ids=NETWORKS)
 def test_they_take_any_size_above_their_least(name, offsets, least):
     typed = composer.infer(composer.chain(Timm(name), EmbeddingHead()))
-    assert typed.sizes == Sizes(least=least)
+    assert typed.sizes == SizeConstraint(least=least)
     assert [(f.stride, f.offset) for f in typed.features["encoder"]] == list(
         zip((2, 4, 8, 16, 32), offsets, strict=True)
     )
@@ -94,7 +94,7 @@ def test_what_is_asked_of_the_network_itself_is_the_same(arguments):
 
 def test_levels_that_are_whole_at_some_multiple_stay_so():
     facts = composer.describe(Timm("nasnetalarge", out_indices=[2, 3, 4]), 3)
-    assert facts.sizes == Sizes(multiple=32, least=32)
+    assert facts.sizes == SizeConstraint(multiple=32, least=32)
     assert [(f.rounding, f.offset) for f in facts.features] == [("exact", 0)] * 3
 
 
@@ -129,7 +129,7 @@ def test_a_module_of_ones_own_declares_its_offsets():
         (cells,) = model.head(model.decoder(model.encoder(x)))
         given = model(x).output
 
-    assert model.typed.sizes == Sizes(least=7)
+    assert model.typed.sizes == SizeConstraint(least=7)
     assert cells.shape == (1, 2, 14, 20)
     assert torch.equal(given, F.interpolate(cells, size=(30, 41), mode="bilinear"))
 
@@ -159,7 +159,7 @@ def test_a_wrong_offset_is_seen_when_the_module_is_built():
 def test_what_is_inferred_is_what_a_forward_pass_gives(parts, size):
     model = composer.build(composer.chain(borders(), *parts, rescale=False)).eval()
     end = model.graph.outputs[0]
-    padded = model.typed.sizes.nearest(*size)
+    padded = model.typed.sizes.compute_padded_size(*size)
     with torch.no_grad():
         outputs = {
             name: model(torch.rand(1, 3, *shape)).output for name, shape in {"as it is": padded, "padded": size}.items()
@@ -172,7 +172,9 @@ def test_what_is_inferred_is_what_a_forward_pass_gives(parts, size):
 def test_what_is_enlarged_is_so_where_grids_are_whole():
     outcome = composer.contract(FCNDecoder(channels=6, num_convs=1), (COARSE,))
     # At multiples of 4, H / 4 - 1 cells become H / 2 - 2.
-    assert outcome == Promise(features=[Feature(channels=6, stride=2, offset=4)], sizes=Sizes(multiple=4, least=8))
+    assert outcome == Outputs(
+        features=[Feature(channels=6, stride=2, offset=4)], sizes=SizeConstraint(multiple=4, least=8)
+    )
 
 
 def test_a_map_of_the_images_own_resolution_that_lost_its_borders_is_brought_to_the_images_size():
@@ -227,7 +229,7 @@ def test_tokens_are_laid_out_on_their_grid():
         given = model(x).output
         expected = encoder.module.stem(x)
 
-    assert model.typed.sizes == Sizes(multiple=4, least=8)
+    assert model.typed.sizes == SizeConstraint(multiple=4, least=8)
     assert torch.equal(given, expected)
 
 
@@ -248,9 +250,9 @@ REFUSED = {
     "joined with a grid that loses nothing": (
         ConcatFeatures(),
         [(COARSE,), (WHOLE,)],
-        Refusal(
+        Rejection(
             code="join",
-            kind="impossible",
+            kind="raises",
             expected='joins level 0 with map "b c h w" (8 channels, stride 4, rounding floor, offset 3)',
             got='map "b c h w" (8 channels, stride 4)',
             repair="give both branches the same layout, stride and offset at each level",
@@ -260,9 +262,9 @@ REFUSED = {
     "concatenated with a grid that loses nothing": (
         MLPDecoder(),
         [(COARSE, WHOLE)],
-        Refusal(
+        Rejection(
             code="stride",
-            kind="impossible",
+            kind="raises",
             expected="concatenates its inputs, so they must be of one layout, stride and offset",
             repair="necks: [SelectIndices: {indices: [-1]}]",
         ),
@@ -270,9 +272,9 @@ REFUSED = {
     "doubled, to meet the next": (
         composer.Smp("Linknet"),
         [(FINE, evolve(COARSE, offset=7), evolve(COARSE, stride=8, offset=7))],
-        Refusal(
+        Rejection(
             code="offset",
-            kind="impossible",
+            kind="raises",
             expected="takes maps of which each has exactly twice the cells of the next, so of one offset",
             got="offsets 2, 8, 8 at whole multiples of the strides",
             repair="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or "
@@ -282,9 +284,9 @@ REFUSED = {
     "made into a pyramid inside": (
         composer.Smp("DPT", decoder_intermediate_channels=[8]),
         [(COARSE,)],
-        Refusal(
+        Rejection(
             code="offset",
-            kind="lies",
+            kind="wrong_output",
             expected="takes features that cover the whole image, so of offset 0",
             repair="choose an encoder that pads its convolutions",
         ),
@@ -300,8 +302,8 @@ def test_a_part_that_cannot_take_an_offset_says_so(part, inputs, refusal):
 def test_grids_that_meet_where_both_are_whole_are_joined_there():
     """Up and down in turn is an offset that is gone where the image is a whole multiple of the stride."""
     gains = evolve(WHOLE, rounding="floor", offset=-2)
-    assert composer.contract(ConcatFeatures(), (gains,), (WHOLE,)) == Promise(
-        features=[Feature(channels=16, stride=4)], sizes=Sizes(multiple=4)
+    assert composer.contract(ConcatFeatures(), (gains,), (WHOLE,)) == Outputs(
+        features=[Feature(channels=16, stride=4)], sizes=SizeConstraint(multiple=4)
     )
 
 
@@ -326,12 +328,12 @@ def test_an_offset_that_is_none(fields, message):
 
 
 def test_an_offset_is_shown():
-    from composer.commands.shapes import symbolic
+    from composer.commands.shapes import compute_symbolic_shape
 
     typed = composer.infer(composer.chain(borders(), EmbeddingHead()))
-    assert symbolic(typed, "head") == (
+    assert compute_symbolic_shape(typed, "head") == (
         ("b", 4, "floor((H-1)/2)", "floor((W-1)/2)"),
         ("b", 8, "floor((H-3)/4)", "floor((W-3)/4)"),
     )
     cells = composer.infer(composer.chain(borders(), SelectIndices(indices=[1]), IdentityDecoder(), rescale=False))
-    assert symbolic(cells, "decoder") == ("b", 8, "ceil(H/4)-1", "ceil(W/4)-1")
+    assert compute_symbolic_shape(cells, "decoder") == ("b", 8, "ceil(H/4)-1", "ceil(W/4)-1")

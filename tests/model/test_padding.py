@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer import Custom, Feature, Graph, Image, Node, Padding, Sizes
+from composer import Custom, Feature, Graph, Image, Node, Padding, SizeConstraint
 
 
 class Echo(nn.Module):
@@ -26,7 +26,7 @@ class Echo(nn.Module):
         return x_BCHW[:, :, :: self.stride, :: self.stride]
 
 
-def echoing(stride=1, sizes=Sizes(multiple=8), channels=3, **options):  # noqa: B008, frozen
+def echoing(stride=1, sizes=SizeConstraint(multiple=8), channels=3, **options):  # noqa: B008, frozen
     encoder = Custom(Echo(stride), features=Feature(channels=channels, stride=stride), sizes=sizes, channels=channels)
     return composer.build(composer.chain(encoder, input=Image(channels=channels), **options))
 
@@ -63,7 +63,9 @@ def test_pads_the_end_as_torch_does(mode, size, around):
     x = counting(2, 3, *size)
     model(x)
     left, right, top, bottom = around
-    assert torch.equal(model.encoder.fed, F.pad(x, (0, left + right, 0, top + bottom), **TORCH_MODES[mode]))
+    assert torch.equal(
+        model.encoder.fed, F.pad(x, (0, left + right, 0, top + bottom), **TORCH_MODES[mode])
+    )
 
 
 SHORT = [
@@ -112,11 +114,11 @@ def test_an_output_pixel_belongs_to_its_image_pixel(size, mode, side):
 
 
 CELLS = [
-    pytest.param((6, 6), Sizes(multiple=16), id="four-pixels-before"),
-    pytest.param((17, 30), Sizes(multiple=16), id="last-cells-incomplete"),
-    pytest.param((1, 5), Sizes(multiple=16), id="one-row"),
-    pytest.param((16, 32), Sizes(multiple=16), id="aligned"),
-    pytest.param((5, 9), Sizes(multiple=8, square=True), id="square"),
+    pytest.param((6, 6), SizeConstraint(multiple=16), id="four-pixels-before"),
+    pytest.param((17, 30), SizeConstraint(multiple=16), id="last-cells-incomplete"),
+    pytest.param((1, 5), SizeConstraint(multiple=16), id="one-row"),
+    pytest.param((16, 32), SizeConstraint(multiple=16), id="aligned"),
+    pytest.param((5, 9), SizeConstraint(multiple=8, square=True), id="square"),
 ]
 
 
@@ -144,13 +146,13 @@ def test_rescaled_output_is_cropped_where_the_image_stood():
 
 
 def test_a_square_network_is_fed_squares():
-    model = echoing(sizes=Sizes(multiple=4, square=True))
+    model = echoing(sizes=SizeConstraint(multiple=4, square=True))
     model(counting(1, 3, 5, 9))
     assert tuple(model.encoder.fed.shape) == (1, 3, 12, 12)
 
 
 def test_a_network_of_one_size_is_fed_that():
-    model = echoing(sizes=Sizes(height=8, width=16))
+    model = echoing(sizes=SizeConstraint(height=8, width=16))
     model(counting(1, 3, 5, 9))
     assert tuple(model.encoder.fed.shape) == (1, 3, 8, 16)
 
@@ -162,7 +164,7 @@ def test_an_image_too_large_for_a_network_of_one_size_is_refused(size):
         "Crop or resize the image."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        echoing(sizes=Sizes(height=8, width=16))(counting(1, 3, *size))
+        echoing(sizes=SizeConstraint(height=8, width=16))(counting(1, 3, *size))
 
 
 def test_inputs_of_two_resolutions_are_padded_alike():
@@ -179,7 +181,7 @@ def test_inputs_of_two_resolutions_are_padded_alike():
 
 
 def custom():
-    return Custom(Echo(), features=Feature(channels=1), sizes=Sizes(multiple=8), channels=1)
+    return Custom(Echo(), features=Feature(channels=1), sizes=SizeConstraint(multiple=8), channels=1)
 
 
 def test_the_image_is_not_written_to():
@@ -243,16 +245,16 @@ def test_a_crop_of_output_that_is_not_at_the_images_size_is_refused(parts, optio
 
 
 def test_padding_to_a_multiple_beside_what_the_graph_takes():
-    model = echoing(sizes=Sizes(multiple=4), padding=Padding(multiple=6))
+    model = echoing(sizes=SizeConstraint(multiple=4), padding=Padding(multiple=6))
     x = counting(1, 3, 10, 13)
     out = model(x).output
-    assert model.typed.sizes == Sizes(multiple=12)
+    assert model.typed.sizes == SizeConstraint(multiple=12)
     assert model.encoder.fed.shape == (1, 3, 12, 24)
     assert torch.equal(out, x)
 
 
 def test_padding_to_a_multiple_that_a_fixed_size_is_none_of_is_refused():
-    encoder = Custom(Echo(), features=Feature(channels=3, stride=1), sizes=Sizes(height=30, width=30))
+    encoder = Custom(Echo(), features=Feature(channels=3, stride=1), sizes=SizeConstraint(height=30, width=30))
     with pytest.raises(composer.SpecError) as caught:
         composer.infer(composer.chain(encoder, padding=Padding(multiple=28)))
     assert str(caught.value) == (

@@ -47,7 +47,7 @@ def check_beside_smp(name, encoder, decoder):
     peer = getattr(smp, decoder.name)(name, encoder_weights=None).eval()
     model.encoder.load_state_dict(peer.encoder.state_dict())
     model.decoder._smp_decoder.load_state_dict(peer.decoder.state_dict())
-    image = torch.rand(1, 3, *model.typed.sizes.nearest(64, 96))
+    image = torch.rand(1, 3, *model.typed.sizes.compute_padded_size(64, 96))
     with torch.no_grad():
         assert torch.equal(model(image).output[0], peer.decoder(peer.encoder(image)))
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import composer
-from composer.contracts import Refusal
+from composer.contracts import Rejection
 from composer.feature import Feature
-from composer.parts.smp import ARGUMENTS
+from composer.parts.smp import SMP_DECODER_ARGUMENTS
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
 import segmentation_models_pytorch as smp
@@ -21,7 +21,7 @@ import segmentation_models_pytorch as smp
 import composer.adapters.smp
 
 CNN = {"encoder_name": "resnet18", "encoder_weights": None, "in_channels": 3, "classes": 1}
-NAMES = tuple(ARGUMENTS)
+NAMES = tuple(SMP_DECODER_ARGUMENTS)
 LEVELLED = tuple(name for name in NAMES if name != "DPT")
 STRIDES = {
     "DeepLabV3": (2, 4, 8, 8, 8),
@@ -215,7 +215,7 @@ def test_smps_own_fpn_with_three_levels_looks_at_the_image_itself():
         other = [torch.randn_like(given[0]), *given[1:]]
         assert not torch.equal(model.decoder(given), model.decoder(other))
     refusal = composer.contract(composer.Smp("FPN"), PYRAMID[:3])
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, Rejection)
     assert refusal.expected == "takes at least 4 maps"
 
 
@@ -288,7 +288,7 @@ HEADS = {
 def test_the_arguments_and_their_defaults_are_those_of_smps_model(name):
     parameters = inspect.signature(getattr(smp, name).__init__.__wrapped__).parameters
     told = {n: p.default for n, p in parameters.items() if n not in HEADS | {"self"}}
-    assert dict(ARGUMENTS[name]) == told
+    assert dict(SMP_DECODER_ARGUMENTS[name]) == told
 
 
 def spread(module):

@@ -31,8 +31,8 @@ from composer import (
     UperNetDecoder,
     load_weights,
 )
-from composer.adapters.peft import adapt
-from composer.terratorch.keys import UNUSED
+from composer.adapters.peft import apply_peft
+from composer.terratorch.keys import UNUSED_ATTENTION
 
 SIDE = 64
 
@@ -137,7 +137,7 @@ def test_what_terratorch_wrote_gives_what_terratorch_gives(arguments, parts, asi
     assert apart(theirs, ours, image) < 1e-9
     assert (report.missing, report.unexpected, report.mismatched) == ((), (), ())
     assert len(report.matched) == len(ours.state_dict())
-    assert [reason for _, reason in report.set_aside] == [UNUSED] * aside
+    assert [reason for _, reason in report.set_aside] == [UNUSED_ATTENTION] * aside
 
 
 def picture(arguments, frames=()):
@@ -202,7 +202,7 @@ def test_adapters_have_their_names(features_only, tmp_path):
         torch.nn.init.normal_(parameter)
     torch.save(theirs.state_dict(), tmp_path / "model.pth")
     ours = composer.build(composer.chain(*parts({"features_only": features_only})), seed=8)
-    ours.encoder = adapt(ours.encoder, LORA)
+    ours.encoder = apply_peft(ours.encoder, LORA)
     ours.double().eval()
 
     load_weights(ours, tmp_path / "model.pth")

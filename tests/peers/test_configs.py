@@ -14,8 +14,8 @@ from terratorch.registry import MODEL_FACTORY_REGISTRY
 
 import composer
 from composer.terratorch.configs import read_config, reads_config
-from composer.terratorch.factories import FACTORY, OTHERS, PRITHVI
-from composer.terratorch.tasks import ARGUMENTS, EMBEDDING, TASKS, embedding_necks
+from composer.terratorch.factories import FACTORY, PRITHVI, UNSUPPORTED_FACTORIES
+from composer.terratorch.tasks import EMBEDDING_TASK_CLASS, TASK_ARGUMENTS, TASKS, build_embedding_necks
 
 CONFIGS = Path(__file__).parents[1] / "terratorch_configs"
 
@@ -61,12 +61,12 @@ def shapes(model):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_takes_the_arguments_that_it_is_known_to_take(task):
     parameters = inspect.signature(getattr(terratorch.tasks, task).__init__).parameters
-    assert sorted(ARGUMENTS[task]) == sorted(parameters.keys() - {"self"})
+    assert sorted(TASK_ARGUMENTS[task]) == sorted(parameters.keys() - {"self"})
 
 
 def test_its_factories_are_all_known():
     # The one for the weather is there where granitewxc is installed.
-    assert set(MODEL_FACTORY_REGISTRY) | {"WxCModelFactory"} == {FACTORY, PRITHVI, *OTHERS}
+    assert set(MODEL_FACTORY_REGISTRY) | {"WxCModelFactory"} == {FACTORY, PRITHVI, *UNSUPPORTED_FACTORIES}
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -97,7 +97,7 @@ def test_an_imported_config_has_the_weights_and_the_outputs_of_terratorchs_model
 def test_a_task_of_embeddings_adds_the_same_necks(form, pooling, rest, tmp_path):
     text = f"""
 model:
-  class_path: {EMBEDDING}
+  class_path: {EMBEDDING_TASK_CLASS}
   init_args:
     model_args: {{backbone: resnet10t{rest}}}
     layers: [1, -1]
@@ -106,7 +106,7 @@ model:
     has_cls: {str(pooling != "cls").lower()}
 """
     given = yaml_load(text)["model"]["init_args"]
-    assert embedding_necks(given) == task_of(text, tmp_path).model_args["necks"]
+    assert build_embedding_necks(given) == task_of(text, tmp_path).model_args["necks"]
 
 
 @pytest.mark.parametrize("stem", ["embeddings.timm", "pooled_embeddings.timm"])

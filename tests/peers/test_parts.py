@@ -331,7 +331,7 @@ def test_a_map_has_no_class_token():
     refusal = composer.contract(composer.AggregateTokens(pooling="cls"), ONE)
     (wrong,) = run(theirs(neck("AggregateTokens", pooling="cls"), ONE), given)
 
-    assert (refusal.code, refusal.kind) == ("prefix", "lies")
+    assert (refusal.code, refusal.kind) == ("prefix", "wrong_output")
     assert torch.equal(wrong, given[0][:, :, 0, 0])
 
 

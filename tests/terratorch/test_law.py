@@ -13,9 +13,9 @@ from terratorch.registry import BACKBONE_REGISTRY, TERRATORCH_BACKBONE_REGISTRY
 
 import composer
 from composer import TerraTorch
-from composer.contracts import Refusal
+from composer.contracts import Rejection
 from composer.feature import Feature
-from composer.parts.terratorch_names import ELSEWHERE, FAMILIES, REFUSED, SCALE_MAE
+from composer.parts.terratorch_names import FAMILIES, SCALE_MAE, UNREGISTERED, UNSUPPORTED_BACKBONES
 
 SMALLEST = (
     "prithvi_eo_tiny",
@@ -76,7 +76,7 @@ def backbone(request):
     part = part_of(request.param)
     channels = channels_of(request.param)
     facts = composer.describe(part, channels)
-    assert not isinstance(facts, Refusal), facts
+    assert not isinstance(facts, Rejection), facts
     device = "meta" if request.param.startswith(LARGEST) else "cpu"
     with torch.random.fork_rng(devices=[]), torch.device(device), rates(device):
         module = composer.module(part, (Feature(channels=channels),), facts=facts, pretrained=False)
@@ -86,13 +86,13 @@ def backbone(request):
 def rates(device):
     from contextlib import nullcontext
 
-    from composer.adapters.rates import RatesOnCPU
+    from composer.adapters.rates import CPULinspace
 
-    return RatesOnCPU() if device == "meta" else nullcontext()
+    return CPULinspace() if device == "meta" else nullcontext()
 
 
 def sides(sizes, *, wide):
-    unit = sizes.nearest(sizes.height or 1, sizes.width or 1)[0]
+    unit = sizes.compute_padded_size(sizes.height or 1, sizes.width or 1)[0]
     if sizes.height:
         return sizes.height, sizes.width
     return 2 * unit, 3 * unit if wide and not sizes.square else 2 * unit
@@ -130,7 +130,7 @@ def test_the_numbers_are_those_of_the_library(backbone, wide):
         pytest.skip("too large to hold twice")
     given = (
         {"bands": BANDS}
-        if name.startswith("prithvi") or name in ELSEWHERE
+        if name.startswith("prithvi") or name in UNREGISTERED
         else {"model_bands": BANDS}
         if "bands" in TerraTorch.defaults[name] and not FAMILIES[name].several
         else {}
@@ -156,7 +156,7 @@ def test_the_numbers_are_those_of_the_library(backbone, wide):
 def test_no_name_is_left_out():
     """Those of TerraTorch 1.2.11, but for the ones that its extra `surya` has, if that is there."""
     known = {name for name in TERRATORCH_BACKBONE_REGISTRY if not name.startswith("heliofm")}
-    assert known == {*FAMILIES, *REFUSED} - {*ELSEWHERE}
+    assert known == {*FAMILIES, *UNSUPPORTED_BACKBONES} - {*UNREGISTERED}
     assert {f"scalemae_{name}" for name in scalemae_model_registry} == {*SCALE_MAE}
     with_timm = {name for name in BACKBONE_REGISTRY if name.startswith(("timm_clay", "timm_prithvi"))}
-    assert {name.removeprefix("timm_") for name in with_timm} == {*ELSEWHERE} - {*SCALE_MAE}
+    assert {name.removeprefix("timm_") for name in with_timm} == {*UNREGISTERED} - {*SCALE_MAE}

@@ -27,7 +27,7 @@ def wrong(law: str, promise):
         def _(neck, features):
             promised = promise(features) if all(f.axes == "b c h w" for f in features) else None
             if promised is None:
-                return composer.Refusal(code="layout", kind="lies", expected="takes maps")
+                return composer.Rejection(code="layout", kind="wrong_output", expected="takes maps")
             return promised
 
         @composer.module.register(part)
@@ -354,7 +354,7 @@ class RefusesWhatItCan(composer.Neck):
 @composer.contract.register(RefusesWhatItCan)
 def _(neck, features):
     if len(features) > 1:
-        return composer.Refusal(code="count", kind="impossible", expected="takes one map", got="several")
+        return composer.Rejection(code="count", kind="raises", expected="takes one map", got="several")
     return features
 
 
@@ -376,7 +376,7 @@ class Sound(composer.Neck):
 @composer.contract.register(Sound)
 def _(neck, features):
     if not all(f.axes == "b c h w" for f in features):
-        return composer.Refusal(code="layout", kind="impossible", expected="takes maps")
+        return composer.Rejection(code="layout", kind="raises", expected="takes maps")
     return [evolve(f, channels=neck.channels) for f in features]
 
 

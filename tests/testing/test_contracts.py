@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.testing import ALL_LAWS, CannotBeHeld, ContractBroken, UntriedWarning, check_contract
+from composer.testing import ALL_LAWS, ContractUncheckable, ContractViolation, SkippedLawWarning, check_contract
 from tests.testing.gallery import RefusesWhatItCan
 
 TAKE_ALL = (
@@ -43,7 +43,7 @@ def test_a_part_of_composer_keeps_every_law(part):
 
 @pytest.mark.parametrize("part", TAKE_ALL, ids=lambda part: type(part).__name__)
 def test_of_a_part_that_refuses_nothing_it_is_told_that_its_refusals_were_not_tried(part):
-    with pytest.warns(UntriedWarning) as told:
+    with pytest.warns(SkippedLawWarning) as told:
         check_contract(part, examples=8)
 
     assert [str(one.message) for one in told] == [
@@ -56,7 +56,7 @@ def test_of_a_part_that_refuses_nothing_it_is_told_that_its_refusals_were_not_tr
 
 @pytest.mark.parametrize("part", LIE, ids=lambda part: type(part).__name__)
 def test_of_a_part_that_would_run_with_all_that_it_refuses_it_is_told_too(part):
-    with pytest.warns(UntriedWarning) as told:
+    with pytest.warns(SkippedLawWarning) as told:
         check_contract(part, examples=8)
 
     assert [str(one.message) for one in told] == [
@@ -69,7 +69,7 @@ def test_of_a_part_that_would_run_with_all_that_it_refuses_it_is_told_too(part):
 
 def test_of_a_part_whose_refusals_are_all_too_large_it_is_told():
     wide = composer.Feature(channels=8192, stride=16, axes="b n c")
-    with pytest.warns(UntriedWarning) as told:
+    with pytest.warns(SkippedLawWarning) as told:
         check_contract(composer.FCNDecoder(channels=4), inputs=[((wide,),)], laws=["refusals"])
 
     assert str(told[0].message) == (
@@ -80,14 +80,14 @@ def test_of_a_part_whose_refusals_are_all_too_large_it_is_told():
 
 def test_refusals_that_are_not_small_are_tried_where_none_is():
     wide = composer.Feature(channels=3000, stride=16)
-    with pytest.raises(ContractBroken, match="it takes one map, and calls all else impossible; forced, it gives"):
+    with pytest.raises(ContractViolation, match="it takes one map, and calls all else impossible; forced, it gives"):
         check_contract(RefusesWhatItCan(), inputs=[((wide,) * 2,)], laws=["refusals"])
 
 
 def test_of_a_part_that_is_fed_hardly_anything_small_it_is_told():
     wide, small = ((composer.Feature(channels=count),) for count in (50_000, 5))
     many = [*[(wide,)] * 3217, (small,), *[(wide,)] * 4000]
-    with pytest.raises(CannotBeHeld) as caught:
+    with pytest.raises(ContractUncheckable) as caught:
         check_contract(composer.IdentityDecoder(), inputs=many, laws=["shapes"], examples=1)
 
     assert str(caught.value) == (
@@ -128,7 +128,7 @@ def test_a_plain_neck_is_made_with_its_arguments():
 
 
 def test_a_plain_neck_that_promises_other_channels():
-    with pytest.raises(ContractBroken) as caught:
+    with pytest.raises(ContractViolation) as caught:
         check_contract(Miscounts)
 
     assert str(caught.value) == (
@@ -144,7 +144,7 @@ class TakesNothing(composer.Neck):
 
 @composer.contract.register(TakesNothing)
 def _(neck, features):
-    return composer.Refusal(code="none", kind="impossible", expected="takes pairs of images")
+    return composer.Rejection(code="none", kind="raises", expected="takes pairs of images")
 
 
 @frozen
@@ -224,7 +224,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("part", "message"), WRONG.values(), ids=WRONG)
 def test_what_cannot_be_held_to_the_laws_is_said(part, message):
-    with pytest.raises(CannotBeHeld) as caught:
+    with pytest.raises(ContractUncheckable) as caught:
         check_contract(part)
 
     assert str(caught.value) == message
@@ -236,7 +236,7 @@ def test_a_part_is_fed_what_is_said():
     taken = [law for law in ALL_LAWS if law != "refusals"]
     check_contract(composer.SelectIndices(indices=[0]), inputs=[((seventh,),)], laws=taken, examples=5)
 
-    with pytest.raises(CannotBeHeld, match="it accepts none of the inputs that were tried"):
+    with pytest.raises(ContractUncheckable, match="it accepts none of the inputs that were tried"):
         check_contract(composer.SelectIndices(indices=[1]), inputs=[((seventh,),)])
 
 

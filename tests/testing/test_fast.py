@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from composer.testing import check_contract
-from composer.testing.fast import BLOCK, HalfByFloat, draws_in_blocks
+from composer.testing.fast import BLOCK_SIZE, HalfPrecisionEmulation, draw_in_blocks
 
 
 def weights(seed=0):
-    with torch.random.fork_rng(devices=[]), draws_in_blocks():
+    with torch.random.fork_rng(devices=[]), draw_in_blocks():
         torch.default_generator.manual_seed(seed)
         return nn.Conv2d(64, 96, 3).weight.detach()
 
@@ -33,9 +33,9 @@ def test_weights_follow_the_seed():
 def test_torch_draws_as_before_afterwards():
     weights()
     state = torch.get_rng_state()
-    one = torch.empty(2 * BLOCK).uniform_()
+    one = torch.empty(2 * BLOCK_SIZE).uniform_()
     torch.set_rng_state(state)
-    assert torch.equal(one, torch.rand(2 * BLOCK))
+    assert torch.equal(one, torch.rand(2 * BLOCK_SIZE))
 
 
 LAYERS = {
@@ -49,7 +49,7 @@ LAYERS = {
 @pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS)
 def test_a_product_of_halves_is_the_single_product_rounded_once(layer, shape, dtype):
     half, x = layer.to(dtype), torch.randn(shape).to(dtype)
-    with HalfByFloat(), torch.no_grad():
+    with HalfPrecisionEmulation(), torch.no_grad():
         out = half(x)
     expected = half.float()(x.float())
     assert out.dtype is dtype
@@ -59,12 +59,12 @@ def test_a_product_of_halves_is_the_single_product_rounded_once(layer, shape, dt
 def test_a_product_of_halves_that_overflows_overflows():
     layer, x = nn.Linear(4, 1, bias=False).half(), torch.full((1, 4), 60000.0).half()
     nn.init.ones_(layer.weight)
-    with HalfByFloat():
+    with HalfPrecisionEmulation():
         assert layer(x).isinf().all()
 
 
 def test_unlike_types_are_refused_as_before():
-    with HalfByFloat(), pytest.raises(RuntimeError, match="should be the same"):
+    with HalfPrecisionEmulation(), pytest.raises(RuntimeError, match="should be the same"):
         nn.Conv2d(8, 6, 3)(torch.zeros(1, 8, 4, 4).half())
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from composer.testing.finding import NoPartsError, parts_in
+from composer.testing.finding import NoPartsError, find_parts
 from composer.testing.options import ALL_LAWS
 
 SOME = "import attrs, composer\n\n\n@attrs.frozen\nclass Some(composer.Neck):\n    width: int = 4\n\n\n"
@@ -144,7 +144,7 @@ WRONG = {
 def test_what_hides_a_part_is_an_error(written, module, message):
     written(FILES)
     with pytest.raises(NoPartsError) as caught:
-        parts_in(module)
+        find_parts(module)
     assert str(caught.value) == message
 
 
@@ -165,7 +165,7 @@ PACKAGE = {
 
 def test_a_package_is_looked_through_and_each_part_found_once(written):
     written(PACKAGE)
-    found = parts_in("my_package", 7)
+    found = find_parts("my_package", 7)
 
     assert {module: list(parts) for module, parts in found.items()} == {
         "my_package": ["Kept"],
@@ -180,6 +180,6 @@ def test_a_package_is_looked_through_and_each_part_found_once(written):
 def test_a_module_has_the_word_about_the_parts_that_it_brings(written):
     told = "from ._kept import Kept\n\ncomposer_checks = {Kept: {'laws': ['shapes'], 'examples': 3}}\n"
     written({**PACKAGE, "__init__": told})
-    options = parts_in("my_package", 7)["my_package"]["Kept"].options
+    options = find_parts("my_package", 7)["my_package"]["Kept"].options
 
     assert (options.held, options.examples) == (("shapes",), 3)

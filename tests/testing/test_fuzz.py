@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 import composer
 from composer.problem import Place, Problem, SpecError
 from composer.testing import answering, texts
-from composer.testing.answering import Answer, WrongAnswerError, answered
-from composer.testing.mutating import mutated
-from composer.testing.seeds import OWN, seeds
+from composer.testing.answering import Answer, WrongAnswerError, evaluate_text
+from composer.testing.mutating import generate_mutations
+from composer.testing.seeds import BUILTIN_SEEDS, list_seeds
 from tests.fuzz_reads import ROOT, take, words
 
 SHORT = settings(
     max_examples=30, derandomize=True, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
-LAWFUL = OWN[0]
+LAWFUL = BUILTIN_SEEDS[0]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,9 @@ def _no_network(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "strategy", [texts(), mutated(*OWN), mutated(*seeds())], ids=["of the grammar", "spoilt", "specs spoilt"]
+    "strategy",
+    [texts(), generate_mutations(*BUILTIN_SEEDS), generate_mutations(*list_seeds())],
+    ids=["of the grammar", "spoilt", "specs spoilt"],
 )
 def test_whatever_a_text_says_it_is_answered(strategy):
     verdicts = set()
@@ -44,25 +46,25 @@ def test_whatever_a_text_says_it_is_answered(strategy):
     @SHORT
     @given(strategy)
     def holds(text):
-        verdicts.add(answered(text, os.environ["COMPOSER_CACHE"]).verdict)
+        verdicts.add(evaluate_text(text, os.environ["COMPOSER_CACHE"]).verdict)
 
     holds()
 
     assert verdicts >= {"refused"}
 
 
-@pytest.mark.parametrize("text", OWN, ids=["chain", "tokens", "shared", "frames"])
+@pytest.mark.parametrize("text", BUILTIN_SEEDS, ids=["chain", "tokens", "shared", "frames"])
 def test_what_is_lawful_and_small_is_run(text):
-    assert answered(text, os.environ["COMPOSER_CACHE"]) == Answer("run")
+    assert evaluate_text(text, os.environ["COMPOSER_CACHE"]) == Answer("run")
 
 
 def test_what_is_large_is_accepted():
     text = "encoder: timm/resnet18\ndecoder: {FCNDecoder: {channels: 4096}}\nhead: RegressionHead\n"
-    assert answered(text) == Answer("accepted", ("budget",))
+    assert evaluate_text(text) == Answer("accepted", ("budget",))
 
 
 def test_what_is_refused_tells_the_rules():
-    assert answered("encoder: 5\nhead: Nothing\n") == Answer("refused", ("part", "type"))
+    assert evaluate_text("encoder: 5\nhead: Nothing\n") == Answer("refused", ("part", "type"))
 
 
 # --- each law is broken once
@@ -106,7 +108,13 @@ BROKEN = {
         "a problem has a place and a message",
         "code='x'",
     ),
-    "written otherwise": (composer, "write", lambda graph: OWN[1], "what is written is read equal", "test_vit"),
+    "written otherwise": (
+        composer,
+        "write",
+        lambda graph: BUILTIN_SEEDS[1],
+        "what is written is read equal",
+        "test_vit",
+    ),
     "writing raises": (composer, "write", raising(SpecError([])), "write raises nothing but a SpecError", "SpecError"),
     "building refuses": (
         composer,
@@ -134,7 +142,7 @@ BROKEN = {
 def test_a_law_that_does_not_hold_is_told(owner, name, broken, law, said, monkeypatch):
     monkeypatch.setattr(owner, name, broken, raising=False)
     with pytest.raises(WrongAnswerError) as caught:
-        answered(LAWFUL, os.environ["COMPOSER_CACHE"])
+        evaluate_text(LAWFUL, os.environ["COMPOSER_CACHE"])
     assert law in str(caught.value)
     assert said in str(caught.value)
 
@@ -142,7 +150,7 @@ def test_a_law_that_does_not_hold_is_told(owner, name, broken, law, said, monkey
 # --- the coverage-guided fuzzer
 
 
-@pytest.mark.parametrize("text", seeds(), ids=range(len(seeds())))
+@pytest.mark.parametrize("text", list_seeds(), ids=range(len(list_seeds())))
 def test_the_harness_takes_the_specs(text):
     assert take(text.encode()) is True
 

@@ -24,7 +24,7 @@ def are_maps(features):
     return all(feature.axes == "b c h w" for feature in features)
 
 
-NO_MAPS = composer.Refusal(code="layout", kind="lies", expected="takes maps")
+NO_MAPS = composer.Refusal(code="layout", kind="wrong_output", expected="takes maps")
 
 
 @frozen(kw_only=True)
@@ -196,7 +196,7 @@ class Picky(composer.Neck):
 
 @composer.contract.register(Picky)
 def _(neck, features):
-    return composer.Refusal(code="layout", kind="impossible", expected="takes sound")
+    return composer.Refusal(code="layout", kind="raises", expected="takes sound")
 
 
 @frozen

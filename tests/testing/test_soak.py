@@ -11,9 +11,9 @@ import pytest
 
 from composer.testing import drawing, soak
 from composer.testing.__main__ import main
-from composer.testing.reducing import reduced
-from composer.testing.tally import Tally, kept, versions
-from composer.testing.workers import Job, Told, Worker
+from composer.testing.reducing import reduce_text
+from composer.testing.tally import Stats, get_versions, load_stats
+from composer.testing.workers import Job, Message, Worker
 
 
 class Scripted:
@@ -27,7 +27,7 @@ class Scripted:
     def give(self, job):
         self.job = job
         texts = job.texts or [f"{job.number}.{at}" for at in range(job.skip, 4)]
-        self.said = [told for text in texts for told in (Told("text", text), verdict(text))] + [Told("done")]
+        self.said = [told for text in texts for told in (Message("text", text), verdict(text))] + [Message("done")]
 
     def hear(self):
         if Scripted.stop_after is not None and Scripted.stop_after < 1:
@@ -45,8 +45,8 @@ class Scripted:
 
 def verdict(text):
     if "2.1" in text or "3." in text:
-        return Told("answer", text, "found", (), "a law", "a cause", "a traceback", 2.5)
-    return Told("answer", text, *(("refused", ("type",)) if text.endswith("0") else ("run", ())))
+        return Message("answer", text, "found", (), "a law", "a cause", "a traceback", 2.5)
+    return Message("answer", text, *(("refused", ("type",)) if text.endswith("0") else ("run", ())))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def soaked(folder, *arguments):
 def test_a_soak_counts_and_tells_what_it_found(scripted, tmp_path, capsys):
     code = soaked(tmp_path, "--seed", "7", "--jobs", "2")
 
-    tally = kept(tmp_path / "state.json")
+    tally = load_stats(tmp_path / "state.json")
     assert code == 1
     assert tally.verdicts == {"refused": 3, "run": 8, "found": 5}
     assert (tally.codes, tally.times) == ({"type": 3}, {"a law | a cause": 5})
@@ -86,13 +86,13 @@ def test_a_soak_that_is_stopped_goes_on_where_it_was(scripted, tmp_path, monkeyp
     state = tmp_path / "kept.json"
     monkeypatch.setattr(Scripted, "stop_after", 6)
     assert soaked(tmp_path, "--seed", "7", "--resume", str(state)) == 0
-    stopped = kept(state)
+    stopped = load_stats(state)
     monkeypatch.setattr(Scripted, "stop_after", None)
     soaked(tmp_path, "--resume", str(state))
 
     assert (stopped.texts, stopped.begun) == (6, {1: 2})
-    assert kept(state).texts == 16
-    assert kept(state).verdicts == {"refused": 3, "run": 8, "found": 5}
+    assert load_stats(state).texts == 16
+    assert load_stats(state).verdicts == {"refused": 3, "run": 8, "found": 5}
 
 
 def test_nothing_found_is_no_failure(scripted, tmp_path, monkeypatch):
@@ -128,10 +128,10 @@ def test_a_soak_in_which_nothing_was_tried_is_told(scripted, tmp_path, monkeypat
 
     monkeypatch.setattr(Scripted, "stop_after", 3)
     assert soaked(tmp_path, "--seed", "4") == 0  # of what tried nothing there is nothing to keep
-    assert kept(tmp_path / "state.json").seed == 4
+    assert load_stats(tmp_path / "state.json").seed == 4
 
 
-STATE = json.dumps(attrs.asdict(Tally(3)))
+STATE = json.dumps(attrs.asdict(Stats(3)))
 NO_STATE = {
     "empty": ("", "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
     "no keys": ("{}", "KeyError: 'begun'"),
@@ -178,10 +178,10 @@ def test_a_file_for_a_folder_is_told(scripted, tmp_path, capsys):
 
 def test_a_state_of_other_versions_is_told(scripted, tmp_path, capsys):
     state = tmp_path / "state.json"
-    Tally(3, versions={"composer-vision": "0.0", "hypothesis": "1.0"}).keep(state)
+    Stats(3, versions={"composer-vision": "0.0", "hypothesis": "1.0"}).save(state)
 
     assert soaked(tmp_path, "--resume", str(state)) == 2
-    here = ", ".join(f"{name} {one}" for name, one in versions().items())
+    here = ", ".join(f"{name} {one}" for name, one in get_versions().items())
     assert capsys.readouterr().out == (
         f"error: {state} is of composer-vision 0.0, hypothesis 1.0, which draw other texts than {here}; begin a new "
         "soak in another --folder\n"
@@ -190,7 +190,7 @@ def test_a_state_of_other_versions_is_told(scripted, tmp_path, capsys):
 
 def test_another_seed_than_that_of_the_state_is_told(scripted, tmp_path, capsys):
     state = tmp_path / "state.json"
-    Tally(3).keep(state)
+    Stats(3).save(state)
 
     assert soaked(tmp_path, "--resume", str(state), "--seed", "4") == 2
     assert capsys.readouterr().out == f"error: {state} is of seed 3; leave --seed out\n"
@@ -198,12 +198,12 @@ def test_another_seed_than_that_of_the_state_is_told(scripted, tmp_path, capsys)
 
 def test_a_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     state = tmp_path / "state.json"
-    Tally(3).keep(state)
+    Stats(3).save(state)
     monkeypatch.setattr(json, "dumps", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        Tally(4).keep(state)
+        Stats(4).save(state)
 
-    assert kept(state) == Tally(3)
+    assert load_stats(state) == Stats(3)
     assert os.listdir(tmp_path) == ["state.json"]
 
 
@@ -230,20 +230,20 @@ def test_arguments_that_make_no_sense(scripted, arguments, message, tmp_path, ca
 
 @pytest.fixture
 def _few(monkeypatch):
-    monkeypatch.setattr(drawing, "BATCH", 12)
+    monkeypatch.setattr(drawing, "TEXTS_PER_BATCH", 12)
 
 
 @pytest.mark.usefixtures("_few")
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_a_seed_draws_the_same_texts_again(number):
-    drawn = drawing.batch(5, number)
+    drawn = drawing.sample_batch(5, number)
     assert len(drawn) == 12
-    assert drawing.batch(5, number) == drawn
+    assert drawing.sample_batch(5, number) == drawn
 
 
 @pytest.mark.usefixtures("_few")
 def test_batches_differ():
-    assert drawing.batch(5, 1) != drawing.batch(5, 2) != drawing.batch(6, 2)
+    assert drawing.sample_batch(5, 1) != drawing.sample_batch(5, 2) != drawing.sample_batch(6, 2)
 
 
 # --- processes
@@ -251,19 +251,19 @@ def test_batches_differ():
 
 def dying(connection, _cache):
     connection.recv()
-    connection.send(Told("text", "a: b"))
+    connection.send(Message("text", "a: b"))
     os.abort()
 
 
 def hanging(connection, _cache):
     connection.recv()
-    connection.send(Told("text", "a: b"))
+    connection.send(Message("text", "a: b"))
     time.sleep(600)
 
 
 def spinning(connection, _cache):
     connection.recv()
-    connection.send(Told("text", "a: b"))
+    connection.send(Message("text", "a: b"))
     while True:
         pass
 
@@ -272,7 +272,7 @@ def heard(worker):
     """All that a worker tells until it is done or gone."""
     tolds = []
     while not (tolds and (tolds[-1].kind == "done" or worker.process is None)):
-        told = worker.hear()
+        told = worker.read_message()
         tolds += [] if told is None else [told]
         time.sleep(0.02)
     return tolds
@@ -289,7 +289,7 @@ def heard(worker):
 )
 def test_a_process_that_dies_or_hangs_is_a_finding_with_its_text(target, law, said):
     worker = Worker("", 0.3, target)
-    worker.give(Job())
+    worker.start_job(Job())
     answer = heard(worker)[-1]
 
     assert (answer.verdict, answer.text, answer.law, answer.said) == ("found", "a: b", law, said)
@@ -298,9 +298,9 @@ def test_a_process_that_dies_or_hangs_is_a_finding_with_its_text(target, law, sa
 
 def test_a_process_answers_texts_and_goes_on(tmp_path):
     worker = Worker(str(tmp_path), 120.0)
-    worker.give(Job(texts=("encoder: 5\n", "a: \ud800", "encoder: timm/test_vit\nhead: EmbeddingHead\n")))
+    worker.start_job(Job(texts=("encoder: 5\n", "a: \ud800", "encoder: timm/test_vit\nhead: EmbeddingHead\n")))
     first = heard(worker)
-    worker.give(Job(texts=("encoder: timm/test_vit\n",)))
+    worker.start_job(Job(texts=("encoder: timm/test_vit\n",)))
     second = heard(worker)
     worker.stop()
 
@@ -327,10 +327,10 @@ def test_a_process_answers_texts_and_goes_on(tmp_path):
     ids=["lines", "words", "signs", "nothing to leave out", "empty"],
 )
 def test_a_text_is_made_smaller_while_it_shows_the_same(text, shows, smallest):
-    assert reduced(text, shows) == smallest
+    assert reduce_text(text, shows) == smallest
 
 
 def test_making_it_smaller_has_an_end():
     asked = []
-    reduced("a b c d " * 100, lambda text: not asked.append(text) and "zz" in text, tries=10)
+    reduce_text("a b c d " * 100, lambda text: not asked.append(text) and "zz" in text, tries=10)
     assert len(asked) == 10

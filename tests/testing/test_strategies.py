@@ -14,7 +14,7 @@ from hypothesis.errors import Unsatisfiable
 import composer
 from composer.parts import DECODERS, HEADS, NECKS
 from composer.testing import chains, features, graphs, images, pyramids, valid
-from composer.testing.fields import UndrawableError, declarations, unvaried
+from composer.testing.fields import UndrawableError, list_unvaried_fields, sample_declarations
 from composer.testing.strategies import LAYOUTS
 
 QUICK = settings(
@@ -110,7 +110,7 @@ def test_what_the_class_always_refuses_is_never_drawn():
 
 def test_declarations_that_the_class_always_refuses_are_told():
     with pytest.raises(UndrawableError) as caught:
-        declarations(Choosy, 6, mode=["near"], width=[3])
+        sample_declarations(Choosy, 6, mode=["near"], width=[3])
     assert str(caught.value) == (
         "Choosy takes none of the fields that were drawn (it raises ValueError: width must be a multiple of 8); say "
         "what it takes, valid(Choosy, …)"
@@ -130,7 +130,7 @@ class Careless(composer.Neck):
 
 
 def test_declarations_need_not_be_hashable_and_what_is_asserted_is_refused():
-    found = declarations(Careless, 6)
+    found = sample_declarations(Careless, 6)
     assert found[0] == Careless()
     assert len(found) == 6
     assert not any(one == other for one, other in combinations(found, 2))
@@ -138,14 +138,14 @@ def test_declarations_need_not_be_hashable_and_what_is_asserted_is_refused():
 
 
 def test_fields_that_stand_still_are_known():
-    assert unvaried(Careless) == ("mode",)
-    assert unvaried(Careless, mode=["near", "far"]) == ()
-    assert unvaried(composer.Timm) == ()
+    assert list_unvaried_fields(Careless) == ("mode",)
+    assert list_unvaried_fields(Careless, mode=["near", "far"]) == ()
+    assert list_unvaried_fields(composer.Timm) == ()
 
 
 @pytest.mark.parametrize("part", [*NECKS, *DECODERS, *HEADS], ids=lambda p: p.__name__)
 def test_of_a_part_of_composer_every_field_is_drawn(part):
-    assert unvaried(part) == ()
+    assert list_unvaried_fields(part) == ()
 
 
 @pytest.mark.parametrize("strategy", [chains(), graphs()], ids=["chains", "graphs"])

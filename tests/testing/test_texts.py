@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import composer
 from composer.problem import SpecError
 from composer.testing import texts
-from composer.testing.mutating import mutated
-from composer.testing.seeds import FOLDER, OWN, seeds
-from composer.testing.spelling import spellings
-from composer.text.document import document
-from composer.text.tree import Mapping, Scalar
+from composer.testing.mutating import generate_mutations
+from composer.testing.seeds import BUILTIN_SEEDS, SPECS_FOLDER, list_seeds
+from composer.testing.spelling import generate_yaml_styles
+from composer.text.document import parse_document
+from composer.text.tree import MappingNode, ScalarNode
 
 ALIKE = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 SEARCH = settings(ALIKE, max_examples=2000, phases=[Phase.generate, Phase.shrink], database=None)
@@ -27,9 +27,9 @@ data = st.recursive(
 
 def plain(tree):
     """A tree as Python has it."""
-    if isinstance(tree, Scalar):
+    if isinstance(tree, ScalarNode):
         return tree.value
-    if isinstance(tree, Mapping):
+    if isinstance(tree, MappingNode):
         return {key.value: plain(value) for key, value in tree.pairs}
     return [plain(entry) for entry in tree.entries]
 
@@ -37,9 +37,9 @@ def plain(tree):
 @ALIKE
 @given(st.data(), st.dictionaries(st.text(max_size=6), data, min_size=1, max_size=4))
 def test_data_mean_the_same_in_every_style(drawn, said):
-    text = drawn.draw(spellings(said))
+    text = drawn.draw(generate_yaml_styles(said))
 
-    tree, problems = document(text)
+    tree, problems = parse_document(text)
 
     assert problems == []
     assert repr(plain(tree)) == repr(said)
@@ -65,8 +65,8 @@ def some():
 
 
 HELD = {
-    "a chain": lambda text, graph: "encoder" in {key.value for key, _ in document(text)[0].pairs},
-    "a graph of names": lambda text, graph: "nodes" in {key.value for key, _ in document(text)[0].pairs},
+    "a chain": lambda text, graph: "encoder" in {key.value for key, _ in parse_document(text)[0].pairs},
+    "a graph of names": lambda text, graph: "nodes" in {key.value for key, _ in parse_document(text)[0].pairs},
     "several inputs": lambda text, graph: len(graph.inputs) > 1,
     "auxiliary heads": lambda text, graph: bool(graph.auxiliary),
     "frames": lambda text, graph: any(image.frames for _, image in graph.inputs),
@@ -90,7 +90,7 @@ def answer(graph):
 
 
 def accepted(graph):
-    return isinstance(answer(graph), composer.Typed)
+    return isinstance(answer(graph), composer.TypedGraph)
 
 
 @pytest.mark.parametrize("holds", HELD.values(), ids=HELD)
@@ -101,7 +101,7 @@ def test_texts_hold_all_that_a_text_may_hold(some, holds):
 @ALIKE
 @given(texts())
 def test_what_is_drawn_is_read_to_a_graph_and_inferred_or_refused(text):
-    assert isinstance(answer(composer.reads(text)), composer.Typed | SpecError)
+    assert isinstance(answer(composer.reads(text)), composer.TypedGraph | SpecError)
 
 
 SMALLEST = {
@@ -122,18 +122,18 @@ def test_what_is_drawn_shrinks_to_something_readable(shows, smallest):
 
 
 def test_every_part_with_known_fields_is_drawn():
-    from composer.testing.grammar import _DRAWABLE
+    from composer.testing.grammar import _DRAWABLE_PARTS
 
-    assert {*composer.parts.NECKS, *composer.parts.DECODERS, *composer.parts.HEADS} <= set(_DRAWABLE)
+    assert {*composer.parts.NECKS, *composer.parts.DECODERS, *composer.parts.HEADS} <= set(_DRAWABLE_PARTS)
 
 
-@pytest.mark.parametrize("text", OWN, ids=range(len(OWN)))
+@pytest.mark.parametrize("text", BUILTIN_SEEDS, ids=range(len(BUILTIN_SEEDS)))
 def test_the_specs_of_the_package_are_lawful(text):
     assert composer.infer(composer.reads(text)).ends
 
 
 def test_the_specs_of_a_checkout_are_spoilt_too():
-    assert len(seeds()) == len(OWN) + len(list(FOLDER.glob("*.yaml")))
+    assert len(list_seeds()) == len(BUILTIN_SEEDS) + len(list(SPECS_FOLDER.glob("*.yaml")))
 
 
 def refused(text):
@@ -147,11 +147,11 @@ def refused(text):
 
 @pytest.mark.parametrize("code", ["yaml", "type", "key", "missing", "part", "reference"])
 def test_what_is_spoilt_breaks_every_rule_of_reading(code):
-    assert find(mutated(*OWN), lambda text: code in refused(text), settings=SEARCH)
+    assert find(generate_mutations(*BUILTIN_SEEDS), lambda text: code in refused(text), settings=SEARCH)
 
 
 def test_what_is_spoilt_shrinks_to_something_readable():
-    smallest = find(mutated(*OWN), lambda text: "key" in refused(text), settings=SEARCH)
+    smallest = find(generate_mutations(*BUILTIN_SEEDS), lambda text: "key" in refused(text), settings=SEARCH)
 
-    assert len(smallest) <= max(map(len, OWN)) + 40
+    assert len(smallest) <= max(map(len, BUILTIN_SEEDS)) + 40
     assert smallest.isprintable() or "\n" in smallest

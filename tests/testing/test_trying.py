@@ -7,22 +7,22 @@ import torch
 from torch import nn
 
 from composer.feature import Feature
-from composer.sizes import ANY, Sizes
+from composer.sizes import ANY_SIZE, SizeConstraint
 from composer.testing.cases import Case
 from composer.testing.inputs import Inputs
-from composer.testing.plain import Plain
+from composer.testing.plain import ModuleSubject
 from composer.testing.probes import probe_sizes
-from composer.testing.richer import richer
-from composer.testing.sorting import sorted_out
+from composer.testing.richer import generate_enlarged_cases
+from composer.testing.sorting import classify_inputs
 from tests.testing.gallery import OffByOne
 from tests.testing.sound import MixesLevels, NormsInstances, NormsTokens, WaitsForChannels
 
 PROBES = {
-    "few cells": (Feature(channels=11, stride=4), ANY, ((12, 20), (20, 12))),
-    "no side is a number of channels": (Feature(channels=5, stride=4), ANY, ((16, 24), (24, 16))),
-    "nor is a number of tokens": (Feature(channels=16, stride=2, axes="b n c", prefix=1), ANY, ((8, 12), (12, 8))),
-    "as many as are needed": (Feature(channels=11, stride=4), Sizes(least=21), ((24, 32), (32, 24))),
-    "of a vector": (Feature(channels=11, stride=None, axes="b c"), ANY, ((3, 5), (5, 3))),
+    "few cells": (Feature(channels=11, stride=4), ANY_SIZE, ((12, 20), (20, 12))),
+    "no side is a number of channels": (Feature(channels=5, stride=4), ANY_SIZE, ((16, 24), (24, 16))),
+    "nor is a number of tokens": (Feature(channels=16, stride=2, axes="b n c", prefix=1), ANY_SIZE, ((8, 12), (12, 8))),
+    "as many as are needed": (Feature(channels=11, stride=4), SizeConstraint(least=21), ((24, 32), (32, 24))),
+    "of a vector": (Feature(channels=11, stride=None, axes="b c"), ANY_SIZE, ((3, 5), (5, 3))),
 }
 
 
@@ -32,8 +32,8 @@ def test_a_plain_neck_is_probed_at_sizes_that_meet_no_number_of_channels(feature
 
 
 def tried_with(neck, least=1):
-    plain = Plain(neck, least=least)
-    return plain, sorted_out(plain, plain.candidates())
+    plain = ModuleSubject(neck, least=least)
+    return plain, classify_inputs(plain, plain.iter_candidates())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_probe_is_run_once():
         def process_channel_list(self, channel_list):
             return channel_list
 
-    plain, inputs = Plain(Counted), Inputs(((Feature(channels=11, stride=2),),))
+    plain, inputs = ModuleSubject(Counted), Inputs(((Feature(channels=11, stride=2),),))
     rounded = Inputs(((Feature(channels=11, stride=2, rounding="floor"),),))
     assert [plain.outcome(one) is None for one in (inputs, rounded, inputs)] == [False] * 3
     assert made == [[11]]
@@ -81,12 +81,15 @@ def test_a_probe_is_run_once():
 def test_the_least_cells_of_a_plain_neck_are_those_of_its_coarsest_level():
     plain, _ = tried_with(NormsInstances, least=2)
     inputs = Inputs(((Feature(channels=11, stride=4), Feature(channels=13, stride=8)),))
-    assert plain.outcome(inputs).sizes == Sizes(least=16)
+    assert plain.outcome(inputs).sizes == SizeConstraint(least=16)
 
 
 def test_richer_inputs_are_of_more_cells_and_then_of_more_levels_and_channels():
     plain, tried = tried_with(MixesLevels)
     inputs = Inputs(((Feature(channels=11, stride=2),),))
     case = Case(plain, inputs, plain.outcome(inputs), 1, 2, 2, tried)
-    found = [(len(one.inputs.edges), one.inputs.edges[0].channels, one.height, one.width) for one in richer(case)]
+    found = [
+        (len(one.inputs.edges), one.inputs.edges[0].channels, one.height, one.width)
+        for one in generate_enlarged_cases(case)
+    ]
     assert found == [(1, 11, 8, 10), (5, 32, 4, 5)]

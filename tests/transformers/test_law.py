@@ -8,7 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NA
 
 import composer
 from composer import Transformers
-from composer.contracts import Refusal
+from composer.contracts import Rejection
 from composer.feature import Feature
 
 BLOCKS = """beit dinov2 dinov2_with_registers dinov3_vit lw_detr_vit pixio rf_detr_dinov2 sapiens2 tipsv2_vision_model
@@ -54,7 +54,7 @@ def backbone(request):
     part = Transformers(request.param, options=SMALL.get(request.param, {}), out_indices=STAGES.get(request.param))
     channels = 3 if request.param in RGB else 5
     facts = composer.describe(part, channels)
-    assert not isinstance(facts, Refusal), facts
+    assert not isinstance(facts, Rejection), facts
     with torch.random.fork_rng(devices=[]):
         module = composer.module(part, (Feature(channels=channels),), facts=facts, pretrained=False)
     return facts, module.eval()
@@ -64,7 +64,7 @@ def backbone(request):
 def test_a_backbone_gives_what_is_promised(backbone, wide):
     facts, module = backbone
     sizes = facts.sizes
-    unit = sizes.nearest(sizes.height or 1, sizes.width or 1)[0]
+    unit = sizes.compute_padded_size(sizes.height or 1, sizes.width or 1)[0]
     height, width = (sizes.height, sizes.width) if sizes.height else (2 * unit, 3 * unit if wide else 2 * unit)
 
     image = torch.rand(2, facts.channels, height, width, requires_grad=True)

@@ -20,20 +20,20 @@ from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPl
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
-from composer.contracts.smp.levels import Levels, levels_of
+from composer.contracts.smp.levels import Levels, build_levels
 from composer.feature import Feature, Features
 from composer.modules.dispatch import module
 from composer.parts import Smp
-from composer.parts.smp import ARGUMENTS, CENTERED, arguments
-from composer.quiet import unwarned
+from composer.parts.smp import CENTERED, SMP_DECODER_ARGUMENTS, resolve_smp_arguments
+from composer.quiet import drop_warnings
 
-TAILS = ("FPN", "PSPNet", "DeepLabV3")
+UNPADDED_DECODERS = ("FPN", "PSPNet", "DeepLabV3")
 """Decoders that count from the last map, and so need nothing in the place of levels that are not there."""
 
-SIZED = ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "Segformer")
+SIZE_AWARE_DECODERS = ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "Segformer")
 """Decoders that look at the size of a level that is not there, or join it with its neighbours."""
 
-UNINITIALISED = ("DeepLabV3", "DeepLabV3Plus")
+UNINITIALIZED_DECODERS = ("DeepLabV3", "DeepLabV3Plus")
 """The decoders that smp leaves as torch makes them."""
 
 
@@ -57,11 +57,11 @@ class SmpDecoder(nn.Module):
         first = used[0]
         # As smp's encoders do: a level that is not there has no channels, and twice the cells of the next.
         factors = [2**steps for steps in range(self.missing, 0, -1)]
-        absent = [_without_channels(first, factor) if self.sized else first for factor in factors]
+        absent = [_make_empty_level(first, factor) if self.sized else first for factor in factors]
         return (self._smp_decoder([*absent, *used]),)
 
 
-def _without_channels(x_BCHW: Tensor, factor: int) -> Tensor:
+def _make_empty_level(x_BCHW: Tensor, factor: int) -> Tensor:
     batch, _, height, width = x_BCHW.shape
     return x_BCHW.new_empty(batch, 0, height * factor, width * factor)
 
@@ -76,11 +76,11 @@ class SmpDPT(nn.Module):
 
     def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Give one map for tokens `(b, prefix + h * w, c)` or maps `(b, c, h, w)`; `image_size` is in pixels."""
-        pairs = [_laid_out(f, x, image_size) for f, x in zip(self.features, features, strict=True)]
+        pairs = [_split_map_and_prefix(f, x, image_size) for f, x in zip(self.features, features, strict=True)]
         return (self._smp_decoder([x_BCHW for x_BCHW, _ in pairs], [prefix_BNC for _, prefix_BNC in pairs]),)
 
 
-def _laid_out(feature: Feature, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+def _split_map_and_prefix(feature: Feature, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     """A map, and the prefix tokens beside it where there are any."""
     if "n" not in feature.axes:
         # smp looks at it as a list of cells, without asking whether it lies in memory as one.
@@ -93,7 +93,7 @@ def _laid_out(feature: Feature, x: Tensor, image_size: tuple[int, int]) -> tuple
     return x_BCHW.contiguous(), prefix_BNC if feature.prefix else None
 
 
-_OWN_NAMES = {
+_DECODER_ARGUMENT_NAMES = {
     "decoder_use_norm": "use_norm",
     "decoder_attention_type": "attention_type",
     "decoder_interpolation": "interpolation_mode",
@@ -114,85 +114,89 @@ _OWN_NAMES = {
 """What the decoders call what their models call otherwise."""
 
 
-def _own_arguments(part: Smp) -> dict[str, Any]:
+def _build_decoder_arguments(part: Smp) -> dict[str, Any]:
     """The arguments by the names that the decoder itself has for them; what it has not, as it is."""
-    renamed = _OWN_NAMES | ({"decoder_channels": "out_channels"} if part.name.startswith("DeepLab") else {})
-    known = ARGUMENTS[part.name]
-    own = {renamed.get(name, name) if name in known else name: value for name, value in arguments(part).items()}
+    renamed = _DECODER_ARGUMENT_NAMES | (
+        {"decoder_channels": "out_channels"} if part.name.startswith("DeepLab") else {}
+    )
+    known = SMP_DECODER_ARGUMENTS[part.name]
+    own = {
+        renamed.get(name, name) if name in known else name: value for name, value in resolve_smp_arguments(part).items()
+    }
     return own | ({"center": part.center is True} if part.name in CENTERED else {})
 
 
-def _unet(made: Callable[..., nn.Module], levels: Levels, *, center: bool, **told: Any) -> nn.Module:
-    return _blocks(made, levels, add_center_block=center, **told)
+def _create_unet(made: Callable[..., nn.Module], levels: Levels, *, center: bool, **told: Any) -> nn.Module:
+    return _create_with_blocks(made, levels, add_center_block=center, **told)
 
 
-def _blocks(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
-    return made(encoder_channels=_channels(levels), n_blocks=levels.depth, **told)
+def _create_with_blocks(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
+    return made(encoder_channels=_list_encoder_channels(levels), n_blocks=levels.depth, **told)
 
 
-def _depth(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
-    return made(encoder_channels=_channels(levels), encoder_depth=levels.depth, **told)
+def _create_with_depth(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
+    return made(encoder_channels=_list_encoder_channels(levels), encoder_depth=levels.depth, **told)
 
 
-def _channels(levels: Levels) -> list[int]:
+def _list_encoder_channels(levels: Levels) -> list[int]:
     return [0] * levels.first + [f.channels for f in levels.features]
 
 
-def _pspnet(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
-    return made(encoder_channels=_channels(levels), **told)
+def _create_pspnet(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
+    return made(encoder_channels=_list_encoder_channels(levels), **told)
 
 
-def _deeplab(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
+def _create_deeplab(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
     return made(in_channels=levels.features[-1].channels, **told)
 
 
-def _deeplab_plus(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
+def _create_deeplab_plus(made: Callable[..., nn.Module], levels: Levels, **told: Any) -> nn.Module:
     """An output stride of 16 means by 4, of 8 by 2; what the maps have is known."""
     fine, last = levels.since(2)[0], levels.features[-1]
     output_stride = 16 if last.stride and fine.stride and last.stride / fine.stride == 4 else 8
-    return _depth(made, levels, output_stride=output_stride, **told)
+    return _create_with_depth(made, levels, output_stride=output_stride, **told)
 
 
-_MAKERS: Mapping[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
-    "Unet": (_unet, UnetDecoder),
-    "UnetPlusPlus": (_blocks, UnetPlusPlusDecoder),
-    "MAnet": (_blocks, MAnetDecoder),
-    "Linknet": (_blocks, LinknetDecoder),
-    "FPN": (_depth, FPNDecoder),
-    "PSPNet": (_pspnet, PSPDecoder),
-    "DeepLabV3": (_deeplab, DeepLabV3Decoder),
-    "DeepLabV3Plus": (_deeplab_plus, DeepLabV3PlusDecoder),
-    "PAN": (_depth, PANDecoder),
-    "UPerNet": (_depth, UPerNetDecoder),
-    "Segformer": (_depth, SegformerDecoder),
+_DECODER_FACTORIES: Mapping[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "Unet": (_create_unet, UnetDecoder),
+    "UnetPlusPlus": (_create_with_blocks, UnetPlusPlusDecoder),
+    "MAnet": (_create_with_blocks, MAnetDecoder),
+    "Linknet": (_create_with_blocks, LinknetDecoder),
+    "FPN": (_create_with_depth, FPNDecoder),
+    "PSPNet": (_create_pspnet, PSPDecoder),
+    "DeepLabV3": (_create_deeplab, DeepLabV3Decoder),
+    "DeepLabV3Plus": (_create_deeplab_plus, DeepLabV3PlusDecoder),
+    "PAN": (_create_with_depth, PANDecoder),
+    "UPerNet": (_create_with_depth, UPerNetDecoder),
+    "Segformer": (_create_with_depth, SegformerDecoder),
 }
 """How each is made, and of which class."""
 
 
 @module.register(Smp)
 def _(part: Smp, features: Features) -> nn.Module:
-    with unwarned():  # smp's attention squeezes fewer than 16 channels to none, and torch warns of empty weights
+    with drop_warnings():  # smp's attention squeezes fewer than 16 channels to none, and torch warns of empty weights
         if part.name == "DPT":
-            return SmpDPT(_initialised(part, _dpt(part, features)), features)
-        levels = Levels(0, features) if part.name in TAILS else levels_of(part, features)
-        make, made = _MAKERS[part.name]
-        decoder = _initialised(part, make(made, levels, **_own_arguments(part)))
+            return SmpDPT(_init_decoder(part, _create_dpt(part, features)), features)
+        levels = Levels(0, features) if part.name in UNPADDED_DECODERS else build_levels(part, features)
+        make, made = _DECODER_FACTORIES[part.name]
+        decoder = _init_decoder(part, make(made, levels, **_build_decoder_arguments(part)))
         passed = len(features) - len(levels.features)
-        return SmpDecoder(decoder, levels.first, passed=passed, sized=part.name in SIZED)
+        return SmpDecoder(decoder, levels.first, passed=passed, sized=part.name in SIZE_AWARE_DECODERS)
 
 
-def _dpt(part: Smp, features: Features) -> nn.Module:
+def _create_dpt(part: Smp, features: Features) -> nn.Module:
     decoder: nn.Module = DPTDecoder(
         encoder_out_channels=[f.channels for f in features],
         encoder_output_strides=[f.stride for f in features],
         encoder_has_prefix_tokens=any(f.prefix for f in features),
-        **_own_arguments(part),
+        **_build_decoder_arguments(part),
     )
     return decoder
 
 
-def _initialised(part: Smp, decoder: nn.Module) -> nn.Module:
-    if part.name not in UNINITIALISED:
+def _init_decoder(part: Smp, decoder: nn.Module) -> nn.Module:
+    if part.name not in UNINITIALIZED_DECODERS:
         with torch.no_grad():
             initialize_decoder(decoder)
     return decoder

@@ -8,12 +8,12 @@ from typing import Any
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor
 
-from composer.modules.own_names import OwnNames
+from composer.modules.own_names import TransparentWrapper
 from composer.parts import SmpEncoder
-from composer.quiet import unwarned
+from composer.quiet import drop_warnings
 
 
-class SmpLevels(OwnNames):
+class SmpLevels(TransparentWrapper):
     """An encoder of smp that gives the levels `indices`, level i at 1 / 2**i of the image's resolution."""
 
     def __init__(self, network: Any, indices: Sequence[int]) -> None:
@@ -26,13 +26,13 @@ class SmpLevels(OwnNames):
         return tuple(levels[index] for index in self.indices)
 
 
-def created(part: SmpEncoder, weights: str | None = None) -> Any:
+def create_smp_encoder(part: SmpEncoder, weights: str | None = None) -> Any:
     """The network for three channels, without dilation, with the published weights of a set or with random ones."""
-    with unwarned():  # of the names that smp's next version will have, and of tensors on the meta device
+    with drop_warnings():  # of the names that smp's next version will have, and of tensors on the meta device
         return get_encoder(part.name, depth=part.depth, weights=weights)
 
 
-def adapted(network: Any, part: SmpEncoder, channels: int, *, weighted: bool) -> Any:
+def set_channels_and_dilation(network: Any, part: SmpEncoder, channels: int, *, weighted: bool) -> Any:
     """The same network for `channels` channels, dilated where the part asks: as smp adapts its own.
 
     Where it is `weighted`, the first layer keeps its weights, over and over for more channels. Raises ValueError
@@ -44,7 +44,7 @@ def adapted(network: Any, part: SmpEncoder, channels: int, *, weighted: bool) ->
     return network
 
 
-def levels(part: SmpEncoder, network: Any) -> tuple[int, ...]:
+def list_smp_levels(part: SmpEncoder, network: Any) -> tuple[int, ...]:
     """The levels that the part gives: not the first unless it says so, and none without channels."""
     first = 0 if part.first_level else 1
     return tuple(index for index, width in enumerate(network.out_channels) if index >= first and width)

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from composer.adapters.probing import strides_and_sizes
-from composer.adapters.rates import RatesOnCPU
-from composer.adapters.smp.encoders import SmpLevels, adapted, created, levels
-from composer.adapters.trial import Trial
-from composer.contracts.rules import Refusal
-from composer.feature import MAP, Feature, counted
-from composer.modules.devices import on
-from composer.parts import Facts, SmpEncoder
+from composer.adapters.probing import find_strides_and_sizes
+from composer.adapters.rates import CPULinspace
+from composer.adapters.smp.encoders import SmpLevels, create_smp_encoder, list_smp_levels, set_channels_and_dilation
+from composer.adapters.trial import ShapeProbe
+from composer.contracts.rules import Rejection
+from composer.feature import MAP, Feature, format_count
+from composer.modules.devices import use_default_device
+from composer.parts import EncoderInfo, SmpEncoder
 
-USUAL = (224, 224)
+SMP_DEFAULT_SIZE = (224, 224)
 """An image size that every encoder takes: a multiple of 32, like what their weights were trained on."""
 
 
-def probe(part: SmpEncoder, channels: int) -> Facts | Refusal:
+def probe(part: SmpEncoder, channels: int) -> EncoderInfo | Rejection:
     """The facts of an encoder that is fed `channels` channels.
 
     What its weights expect of the channels is not among them: smp downloads that with the weights.
     """
-    with on("meta"), RatesOnCPU():
-        network = created(part)
+    with use_default_device("meta"), CPULinspace():
+        network = create_smp_encoder(part)
     try:
         # smp makes the new first layer on the CPU, whatever the device.
-        network = adapted(network, part, channels, weighted=False).to("meta")
+        network = set_channels_and_dilation(network, part, channels, weighted=False).to("meta")
     except ValueError as error:
-        return _undilated(error)
-    indices = levels(part, network)
+        return _reject_dilation(error)
+    indices = list_smp_levels(part, network)
     encoder = SmpLevels(network, indices).eval()
     widths = tuple(network.out_channels[index] for index in indices)
-    trial = Trial(encoder, channels, "meta", MAP, widths)
-    found = strides_and_sizes(trial.grids_at, USUAL, tuple(min(2**i, part.output_stride or 32) for i in indices))
+    trial = ShapeProbe(encoder, channels, "meta", MAP, widths)
+    found = find_strides_and_sizes(
+        trial.compute_grids, SMP_DEFAULT_SIZE, tuple(min(2**i, part.output_stride or 32) for i in indices)
+    )
     if found is None:
-        return _no_size(channels, trial.error)
+        return _reject_smp_sizes(channels, trial.error)
     strides, sizes = found
     features = [Feature(channels=c, stride=s) for c, s in zip(widths, strides, strict=True)]
-    return Facts(features=features, channels=channels, sizes=sizes, arguments={"levels": indices})
+    return EncoderInfo(features=features, channels=channels, sizes=sizes, arguments={"levels": indices})
 
 
-def _undilated(error: Exception) -> Refusal:
-    return Refusal(
+def _reject_dilation(error: Exception) -> Rejection:
+    return Rejection(
         code="argument",
-        kind="impossible",
+        kind="raises",
         expected="cannot be dilated",
         got=f"smp says {' '.join(str(error).split())[:300]}",
         repair="leave output_stride out",
@@ -50,11 +52,11 @@ def _undilated(error: Exception) -> Refusal:
     )
 
 
-def _no_size(channels: int, error: Exception | None) -> Refusal:
-    return Refusal(
+def _reject_smp_sizes(channels: int, error: Exception | None) -> Rejection:
+    return Rejection(
         code="network",
-        kind="impossible",
-        expected=f"runs at no image size tried with {counted(channels, 'input channel')}",
+        kind="raises",
+        expected=f"runs at no image size tried with {format_count(channels, 'input channel')}",
         got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}" if error else "other maps than it states",
         repair="choose another network",
     )

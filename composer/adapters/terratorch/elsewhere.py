@@ -20,25 +20,25 @@ from composer.adapters.terratorch.coordinates import check_coordinates
 from composer.parts import TerraTorch
 from composer.parts.terratorch_names import CLAY, SCALE_MAE, SWIN
 
-_WITH_TIMM = {made.__name__: made for made in (clay_v1_base, prithvi_swin_B, prithvi_swin_L)}
-_RATES = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
-_OPTIONS: Mapping[tuple[str, ...], frozenset[str]] = {
+_TIMM_FACTORIES = {made.__name__: made for made in (clay_v1_base, prithvi_swin_B, prithvi_swin_L)}
+_DROP_RATES = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+_UNREGISTERED_OPTIONS: Mapping[tuple[str, ...], frozenset[str]] = {
     CLAY: frozenset(inspect.signature(Embedder.__init__).parameters) - {"self", "kwargs"},
     SWIN: frozenset(inspect.signature(MMSegSwinTransformer.__init__).parameters) - {"self"},
     # Others of timm's reach layers that its forward leaves out.
-    SCALE_MAE: frozenset({"default_input_res", "init_values", "qk_norm", *_RATES}),
+    SCALE_MAE: frozenset({"default_input_res", "init_values", "qk_norm", *_DROP_RATES}),
 }
 
 
-def options_elsewhere(part: TerraTorch) -> frozenset[str] | None:
+def get_unregistered_options(part: TerraTorch) -> frozenset[str] | None:
     """The arguments that have an effect on such a backbone; None of those that TerraTorch's own registry has."""
-    return next((known for names, known in _OPTIONS.items() if part.name in names), None)
+    return next((known for names, known in _UNREGISTERED_OPTIONS.items() if part.name in names), None)
 
 
-def made_elsewhere(part: TerraTorch, arguments: Mapping[str, Any]) -> Any:
+def create_unregistered(part: TerraTorch, arguments: Mapping[str, Any]) -> Any:
     """The network with random weights, and with all its levels where the part picks among those of a ScaleMAE."""
     if part.name not in SCALE_MAE:
-        network = _WITH_TIMM[part.name](features_only=True, **arguments)
+        network = _TIMM_FACTORIES[part.name](features_only=True, **arguments)
         # A function of TerraTorch's own factories, which cannot be pickled.
         network.__dict__.pop("prepare_features_for_image_model", None)
         return network
@@ -48,14 +48,14 @@ def made_elsewhere(part: TerraTorch, arguments: Mapping[str, Any]) -> Any:
     return network
 
 
-EXTRAS: Mapping[type, frozenset[str]] = {
+EXTRA_INPUTS: Mapping[type, frozenset[str]] = {
     Embedder: frozenset({"time", "latlon", "gsd"}),
     ScaleMAE: frozenset({"input_res"}),
 }
 """The keyword arguments that a network takes beside its image. Clay's wavelengths are those of its bands."""
 
 
-def told_clay(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
+def forward_clay(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
     """The levels of Clay. Raises ValueError for times or places that are not `(b, 4)`, or for no size of a pixel."""
     batch = image.shape[0]
     size = extras.get("gsd")
@@ -69,7 +69,7 @@ def told_clay(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
     return network.forward_features(image, **extras)
 
 
-def told_scale_mae(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
+def forward_scale_mae(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
     """The levels of ScaleMAE. Raises ValueError for sizes of pixels that are not `(b,)`."""
     shapes = {"input_res": ((image.shape[0],), "the metres of a pixel of each image")}
     check_coordinates(extras, image, shapes)

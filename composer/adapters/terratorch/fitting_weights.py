@@ -22,12 +22,12 @@ from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
 from terratorch.models.backbones.torchgeo_vit import look_up_table
 from torch import Tensor
 
-from composer.adapters.terratorch.fitting_elsewhere import of_clay, of_scale_mae, of_swin
+from composer.adapters.terratorch.fitting_elsewhere import convert_clay, convert_scale_mae, convert_swin
 from composer.parts import TerraTorch
 from composer.parts.terratorch import MODALITIES
 from composer.parts.terratorch_names import SWIN
-from composer.problem import nearest
-from composer.quiet import contained
+from composer.problem import suggest
+from composer.quiet import guard_import
 
 State = dict[str, Tensor]
 
@@ -37,7 +37,7 @@ _STEMS = {"resnet_model": "conv1", "swin_model": "features.0.0", "vit_model": "p
 _CLASSIFIERS = ("fc.", "head.", "fc_norm.")
 
 
-def fitted(state: Mapping[str, Tensor], network: Any, part: TerraTorch, published: Any) -> State:
+def convert_state_dict(state: Mapping[str, Tensor], network: Any, part: TerraTorch, published: Any) -> State:
     """The state of `network` that `state` makes: every weight that it has, but for what it cannot have.
 
     That is a classifier's, which no feature is of, and those of bands and modalities that the weights are not of:
@@ -45,57 +45,59 @@ def fitted(state: Mapping[str, Tensor], network: Any, part: TerraTorch, publishe
     another shape is for torch to refuse.
     """
     if isinstance(network, PrithviViT):
-        return _of_prithvi(state, network, part)
+        return _convert_prithvi(state, network, part)
     if isinstance(network, TerraMindViT):
-        return _of_terramind(state, network, part)
+        return _convert_terramind(state, network, part)
     if isinstance(network, VQ):
         return {name: value for name, value in state.items() if not name.startswith("decoder.")}
     if isinstance(network, DOFAEncoderWrapper):
-        return _of_dofa(state, network, part)
+        return _convert_dofa(state, network, part)
     if isinstance(network, Embedder):
-        return of_clay(state, network)
+        return convert_clay(state, network)
     if isinstance(network, ScaleMAE) or part.name in SWIN:
         own = network.state_dict()
-        renamed, stem, known = (of_swin if part.name in SWIN else of_scale_mae)(state, own)
-        return {**renamed, stem: _mixed(renamed, stem, own[stem], part, known)}
+        renamed, stem, known = (convert_swin if part.name in SWIN else convert_scale_mae)(state, own)
+        return {**renamed, stem: _select_stem_bands(renamed, stem, own[stem], part, known)}
     inner = next((name for name in _STEMS if hasattr(network, name)), None)
-    return dict(state) if inner is None else _of_torchgeo(state, network, inner, part, published)
+    return dict(state) if inner is None else _convert_torchgeo(state, network, inner, part, published)
 
 
-def _of_prithvi(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
+def _convert_prithvi(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
     own = network.state_dict()["patch_embed.proj.weight"]
     given = next((value for name, value in state.items() if name.endswith("patch_embed.proj.weight")), None)
     if given is None:
         raise ValueError("there is no first layer patch_embed.proj in it")
-    _check_alike(given, own)
+    _check_stem_shape(given, own)
     names = [band.value for band in PRETRAINED_BANDS]
-    bands = [HLSBands.try_convert_to_hls_bands_enum(name) for name in _bands_of(part, names, own, _all_bands())]
+    bands = [
+        HLSBands.try_convert_to_hls_bands_enum(name) for name in _resolve_bands(part, names, own, _list_band_names())
+    ]
     select = checkpoint_filter_fn_vit_adapter if isinstance(network, PrithviViTAdapter) else checkpoint_filter_fn_vit
-    with contained():
+    with guard_import():
         found: State = select(dict(state), network, PRETRAINED_BANDS, bands)
     return found
 
 
-def _of_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
-    state = {**state, **_first_layers_of_terramind(state, network, part)}
+def _convert_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
+    state = {**state, **_select_terramind_bands(state, network, part)}
     fresh = [f"encoder_embeddings.{key}." for name, key in network.mod_name_mapping.items() if name not in MODALITIES]
 
-    def its_own(name: str, value: Tensor) -> bool:
+    def is_own_weight(name: str, value: Tensor) -> bool:
         # Positions are worked out for the size that the network is made for.
         resized = name.endswith(".pos_emb") and name in state and state[name].shape != value.shape
         return resized or name.startswith((*fresh, "missing_mod_token"))
 
-    return _completed(state, network.state_dict(), its_own)
+    return _merge_state(state, network.state_dict(), is_own_weight)
 
 
-def _first_layers_of_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
+def _select_terramind_bands(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
     """The first layers of the modalities whose bands are named, of weights of all their bands."""
     mixed = {}
     own = network.state_dict()
-    known_anywhere = _all_bands() | {band for known in BANDS_OF_TERRAMIND.values() for band in known}
-    modalities = [name for name in network.mod_name_mapping if _layer_of(network, name) in own]
-    for name, bands in part.bands_of(modalities).items():
-        layer = _layer_of(network, name)
+    known_anywhere = _list_band_names() | {band for known in BANDS_OF_TERRAMIND.values() for band in known}
+    modalities = [name for name in network.mod_name_mapping if _get_stem_name(network, name) in own]
+    for name, bands in part.get_modality_bands(modalities).items():
+        layer = _get_stem_name(network, name)
         known = BANDS_OF_TERRAMIND.get(network.mod_name_mapping[name], [])
         if layer not in state or len(known) * own[layer].shape[1] != len(bands) * state[layer].shape[1]:
             continue  # the weights are of other bands: torch refuses those of another shape
@@ -110,56 +112,60 @@ def _first_layers_of_terramind(state: Mapping[str, Tensor], network: Any, part: 
     return mixed
 
 
-def _layer_of(network: Any, modality: str) -> str:
+def _get_stem_name(network: Any, modality: str) -> str:
     return f"encoder_embeddings.{network.mod_name_mapping[modality]}.proj.weight"
 
 
-def _of_dofa(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
+def _convert_dofa(state: Mapping[str, Tensor], network: Any, part: TerraTorch) -> State:
     inner = network.dofa_model
     positions, own = state.get("pos_embed"), inner.pos_embed
     if positions is not None and positions.shape != own.shape and positions.shape[-1] == own.shape[-1]:
         before, after = (int((count - 1) ** 0.5) for count in (positions.shape[1], own.shape[1]))
         mode = dict(part.options).get("pos_interpolation_mode", "bilinear")
         state = {**state, "pos_embed": resize_pos_embed(positions, (after, after), (before, before), mode)}
-    return _within("dofa_model", state, network)
+    return _prefix_state("dofa_model", state, network)
 
 
-def _mixed(state: Mapping[str, Tensor], stem: str, own: Tensor, part: TerraTorch, known: Sequence[str]) -> Tensor:
+def _select_stem_bands(
+    state: Mapping[str, Tensor], stem: str, own: Tensor, part: TerraTorch, known: Sequence[str]
+) -> Tensor:
     """The first layer of weights of the bands `known`, with the channels of the image in the place of those."""
     if stem not in state:
         raise ValueError(f"there is no first layer {stem.removesuffix('.weight')} in it")
-    _check_alike(state[stem], own)
+    _check_stem_shape(state[stem], own)
     mixed = own.clone()
-    for position, band in enumerate(_bands_of(part, known, own, _all_bands())):
+    for position, band in enumerate(_resolve_bands(part, known, own, _list_band_names())):
         if band in known:
             mixed[:, position] = state[stem][:, known.index(band)]
     return mixed
 
 
-def _of_torchgeo(state: Mapping[str, Tensor], network: Any, inner: str, part: TerraTorch, published: Any) -> State:
+def _convert_torchgeo(state: Mapping[str, Tensor], network: Any, inner: str, part: TerraTorch, published: Any) -> State:
     stem = f"{_STEMS[inner]}.weight"
     own = network.state_dict()[f"{inner}.{stem}"]
     if stem not in state:
         raise ValueError(f"there is no first layer {_STEMS[inner]} in it")
-    _check_alike(state[stem], own)
+    _check_stem_shape(state[stem], own)
     names = list(published.meta.get("bands") or ())
     if part.channel_bands is None and (not names or len(names) == own.shape[1]):
-        return _within(inner, state, network)
+        return _prefix_state(inner, state, network)
     if part.channel_bands is not None and not names:
         raise ValueError("these weights do not tell their bands: leave bands out")
     # TerraTorch reads Landsat's numbers as Sentinel-2's, so that its blue would be taken for green.
     known = names if "landsat" in part.name else [look_up_table.get(name, name) for name in names]
     spelled = dict(zip(names, known, strict=True))
     asked = None if part.channel_bands is None else [spelled.get(name, name) for name in part.channel_bands]
-    bands = _bands_of(part, known, own, {*known, *_all_bands()} if "landsat" not in part.name else known, asked)
+    bands = _resolve_bands(
+        part, known, own, {*known, *_list_band_names()} if "landsat" not in part.name else known, asked
+    )
     mixed = own.clone()
     for position, band in enumerate(bands):
         if band in known:
             mixed[:, position] = state[stem][:, known.index(band)]
-    return _within(inner, {**state, stem: mixed}, network)
+    return _prefix_state(inner, {**state, stem: mixed}, network)
 
 
-def _bands_of(
+def _resolve_bands(
     part: TerraTorch,
     known: Sequence[str],
     own: Tensor,
@@ -181,12 +187,12 @@ def _check_bands(bands: Sequence[str], known: Sequence[str], named: Sequence[str
     """Raise ValueError for a band that nothing is known of, and where the weights are of none of the bands."""
     for band in bands:
         if band not in named:
-            raise ValueError(f"there is no band {band!r}: {nearest(band, named)}")
+            raise ValueError(f"there is no band {band!r}: {suggest(band, named)}")
     if not set(bands) & set(known):
         raise ValueError(f"the weights are of none of these bands, but of {', '.join(known)}")
 
 
-def _within(inner: str, state: Mapping[str, Tensor], network: Any) -> State:
+def _prefix_state(inner: str, state: Mapping[str, Tensor], network: Any) -> State:
     """A state of a wrapper's inner network, with its classifier as it is."""
     kept = {f"{inner}.{name}": value for name, value in state.items() if not name.startswith(_CLASSIFIERS)}
     heads = tuple(f"{inner}.{name}" for name in _CLASSIFIERS)
@@ -194,17 +200,17 @@ def _within(inner: str, state: Mapping[str, Tensor], network: Any) -> State:
     return {**{name: value for name, value in own.items() if name.startswith(heads)}, **kept}
 
 
-def _completed(state: Mapping[str, Tensor], own: State, its_own: Callable[[str, Tensor], bool]) -> State:
+def _merge_state(state: Mapping[str, Tensor], own: State, its_own: Callable[[str, Tensor], bool]) -> State:
     """The weights of `own` that `state` has, and those that are the network's own."""
     kept = {name: value for name, value in own.items() if its_own(name, value)}
     return {**{name: value for name, value in state.items() if name in own}, **kept}
 
 
-def _check_alike(given: Tensor, own: Tensor) -> None:
+def _check_stem_shape(given: Tensor, own: Tensor) -> None:
     """Raise where a first layer is another one, channels aside: TerraTorch then goes on with a random one."""
     if [*given.shape[:1], *given.shape[2:]] != [*own.shape[:1], *own.shape[2:]]:
         raise ValueError(f"its first layer is of shape {list(given.shape)}, and the network's of {list(own.shape)}")
 
 
-def _all_bands() -> set[str]:
+def _list_band_names() -> set[str]:
     return {band.value for band in HLSBands} | set(look_up_table.values())

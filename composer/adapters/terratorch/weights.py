@@ -19,25 +19,25 @@ from terratorch.models.backbones.terramind.tokenizer.tokenizer_backbones_registe
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from composer.adapters.archives import weights_in
-from composer.adapters.huggingface import check_reachable, fetched
-from composer.adapters.rates import RatesOnCPU
-from composer.adapters.terratorch.fitting_weights import fitted
-from composer.adapters.terratorch.networks import created, module_of
-from composer.adapters.terratorch.refusals import no_weights, not_made
-from composer.contracts.rules import Refused
+from composer.adapters.archives import read_file_weights
+from composer.adapters.huggingface import check_reachable, fetch_file
+from composer.adapters.rates import CPULinspace
+from composer.adapters.terratorch.fitting_weights import convert_state_dict
+from composer.adapters.terratorch.networks import create_terratorch_backbone, wrap_backbone
+from composer.adapters.terratorch.refusals import reject_terratorch_arguments, reject_terratorch_weights
+from composer.contracts.rules import RejectionError
 from composer.feature import Features
 from composer.loaded import LoadedWeights
-from composer.modules.devices import current
+from composer.modules.devices import get_default_device
 from composer.modules.dispatch import module
-from composer.parts import Channels, Facts, TerraTorch
-from composer.parts.terratorch_names import CLAY, ELSEWHERE
+from composer.parts import Channels, EncoderInfo, TerraTorch
+from composer.parts.terratorch_names import CLAY, UNREGISTERED
 from composer.parts.weights import get_weights_file
-from composer.tensors.matching import State, match
+from composer.tensors.matching import TensorState, match
 
-_ON_HUB = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_OF_CLAY = {name: vars(of_timm[name].default) for name in CLAY}
-_FILES: Mapping[str, Mapping[str, str]] = {**of_prithvi, **of_terramind, **of_tokenizers, **_OF_CLAY}
+_HUB_URL = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_CLAY_FILES = {name: vars(of_timm[name].default) for name in CLAY}
+_PUBLISHED_FILES: Mapping[str, Mapping[str, str]] = {**of_prithvi, **of_terramind, **of_tokenizers, **_CLAY_FILES}
 
 
 @module.register(TerraTorch)
@@ -46,45 +46,45 @@ def _(
     image: Features = (),
     /,
     *,
-    facts: Facts,  # noqa: ARG001
+    facts: EncoderInfo,  # noqa: ARG001
     pretrained: bool = True,
     **named: Features,
 ) -> nn.Module:
     """The backbone with random weights, or with others where the part asks and `pretrained` allows."""
-    told = part.fed(*image)
+    told = part.copy_with_inputs(*image)
     channels: Channels = tuple((name, one[0].channels) for name, one in named.items()) or image[0].channels
     weighted = pretrained and part.pretrained
     if weighted and part.name.endswith("_tim"):
-        backbone = module_of(told, _with_tokenizers(told, channels), channels)
+        backbone = wrap_backbone(told, _create_with_tokenizers(told, channels), channels)
         backbone.loaded_weights = LoadedWeights()
         return backbone.train()
     try:
-        with RatesOnCPU() if current() == "meta" else nullcontext():
-            network = created(told, channels)
-    except (Refused, MemoryError):
+        with CPULinspace() if get_default_device() == "meta" else nullcontext():
+            network = create_terratorch_backbone(told, channels)
+    except (RejectionError, MemoryError):
         raise
     except Exception as error:  # whatever TerraTorch raises for its arguments
-        raise Refused(not_made(told, error)) from error
-    backbone = module_of(told, network, channels)
+        raise RejectionError(reject_terratorch_arguments(told, error)) from error
+    backbone = wrap_backbone(told, network, channels)
     if weighted:
         try:
-            backbone.loaded_weights = _load(part, network)
+            backbone.loaded_weights = _load_terratorch_weights(part, network)
         except MemoryError:
             raise
         except Exception as error:
-            raise Refused(no_weights(part, error)) from error
+            raise RejectionError(reject_terratorch_weights(part, error)) from error
     return backbone.train()
 
 
-def _load(part: TerraTorch, network: nn.Module) -> LoadedWeights:
+def _load_terratorch_weights(part: TerraTorch, network: nn.Module) -> LoadedWeights:
     """Fill the network with its weights. Raises where they cannot be had, or do not fill it."""
     source = get_weights_file(part.pretrained)
     file, prefix = source or ("", None)
-    state = weights_in(Path(file)) if source else _published_state(part)
-    published = _published(part)
+    state = read_file_weights(Path(file)) if source else _fetch_published_state(part)
+    published = _get_published_weights(part)
 
-    def convert(given: dict[str, Tensor]) -> State:
-        return fitted(given, network, part, published)
+    def convert(given: dict[str, Tensor]) -> TensorState:
+        return convert_state_dict(given, network, part, published)
 
     wanted = network.state_dict(keep_vars=True)
     found = match(state, wanted, convert, prefix=prefix)
@@ -92,42 +92,42 @@ def _load(part: TerraTorch, network: nn.Module) -> LoadedWeights:
     return found.report(file) if source else LoadedWeights()
 
 
-def _with_tokenizers(part: TerraTorch, channels: Channels) -> Any:
+def _create_with_tokenizers(part: TerraTorch, channels: Channels) -> Any:
     """TerraMind that thinks in modalities, with weights: TerraTorch makes it whole or not at all, tokenizers too."""
     try:
         if part.pretrained is not True:
             raise ValueError("its weights are of several files, which TerraTorch downloads by itself")
-        check_reachable(*_on_hub(part))
-        return created(part, channels, pretrained=True)
-    except (Refused, MemoryError):
+        check_reachable(*_get_hub_file(part))
+        return create_terratorch_backbone(part, channels, pretrained=True)
+    except (RejectionError, MemoryError):
         raise
     except Exception as error:
-        raise Refused(no_weights(part, error)) from error
+        raise RejectionError(reject_terratorch_weights(part, error)) from error
 
 
-def _published_state(part: TerraTorch) -> dict[str, Tensor]:
+def _fetch_published_state(part: TerraTorch) -> dict[str, Tensor]:
     """The tensors that TerraTorch names for a part. Raises where they cannot be had; only tensors are unpickled."""
-    if part.name in _FILES:
-        return weights_in(fetched(*_on_hub(part)))
-    published = _published(part)
+    if part.name in _PUBLISHED_FILES:
+        return read_file_weights(fetch_file(*_get_hub_file(part)))
+    published = _get_published_weights(part)
     if published is None:
         raise FileNotFoundError("TerraTorch names none for this backbone")
     kept = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-    found = _ON_HUB.fullmatch(published.url)
+    found = _HUB_URL.fullmatch(published.url)
     if found and not kept.is_file():
         check_reachable(f"{found[1]}@{found[2]}", found[3])
     return dict(published.get_state_dict(progress=False, weights_only=True))
 
 
-def _published(part: TerraTorch) -> Any:
+def _get_published_weights(part: TerraTorch) -> Any:
     """torchgeo's weights for a name, as the default of its constructor says; None of any other."""
-    if part.name in ELSEWHERE:
+    if part.name in UNREGISTERED:
         return None
     parameters = inspect.signature(TERRATORCH_BACKBONE_REGISTRY[part.name]).parameters
     return parameters["weights"].default if "weights" in parameters else None
 
 
-def _on_hub(part: TerraTorch) -> tuple[str, str]:
+def _get_hub_file(part: TerraTorch) -> tuple[str, str]:
     """The repository and the file of weights that TerraTorch names itself."""
-    at = _FILES[part.name.removesuffix("_tim")]
+    at = _PUBLISHED_FILES[part.name.removesuffix("_tim")]
     return at["hf_hub_id"], at["hf_hub_filename"]

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import timm
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from composer.adapters.timm.census import ON_THE_CPU, told
-from composer.adapters.timm.holding import held
-from composer.catalogue import CATALOGUE, written
-from composer.writing import write_whole
+from composer.adapters.timm.census import CPU_NETWORKS, measure_worker
+from composer.adapters.timm.holding import verify_network
+from composer.catalogue import CATALOGUE, format_catalogue
+from composer.writing import write_atomically
 
 T = TypeVar("T")
 
@@ -38,16 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--only", default="*", metavar="PATTERN", help="the networks, for a trial")
     given = parser.parse_args(arguments)
     names = timm.list_models(given.only)
-    return _census(given.output, given.jobs, names) if given.command == "census" else _verify(given.jobs, names)
+    return _run_census(given.output, given.jobs, names) if given.command == "census" else _run_verify(given.jobs, names)
 
 
-def _quick_first(names: Iterable[str]) -> list[str]:
+def _sort_quick_first(names: Iterable[str]) -> list[str]:
     """What runs on the CPU takes minutes: last, so that all else is safe by then."""
-    return sorted(names, key=lambda name: name.startswith(ON_THE_CPU))
+    return sorted(names, key=lambda name: name.startswith(CPU_NETWORKS))
 
 
-def _verify(jobs: int, names: list[str]) -> int:
-    found = list(_all(held, _quick_first(names), jobs, len(names)))
+def _run_verify(jobs: int, names: list[str]) -> int:
+    found = list(_iter_results(verify_network, _sort_quick_first(names), jobs, len(names)))
     wrong = {one.name: one.wrong for one in found if one.wrong}
     alone = {one.name: one.alone for one in found if one.alone and not one.wrong}
     sizes = sum(len(one.sizes) for one in found)
@@ -59,17 +59,17 @@ def _verify(jobs: int, names: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def _census(output: Path, jobs: int, names: list[str]) -> int:
+def _run_census(output: Path, jobs: int, names: list[str]) -> int:
     unfinished = output.with_suffix(".partial")
-    found = _so_far(unfinished)
-    left = _quick_first(name for name in names if name not in found)
+    found = _read_partial_results(unfinished)
+    left = _sort_quick_first(name for name in names if name not in found)
     with unfinished.open("a", encoding="utf-8") as file:
-        for name, result in _all(told, left, jobs, len(names)):
+        for name, result in _iter_results(measure_worker, left, jobs, len(names)):
             found[name] = result
             file.write(json.dumps({"timm": timm.__version__, "name": name, **result}) + "\n")
             file.flush()
-    catalogue = written(timm.__version__, {name: found[name].get("entry") for name in names})
-    write_whole(output, lambda partial: partial.write_text(catalogue, encoding="utf-8"))
+    catalogue = format_catalogue(timm.__version__, {name: found[name].get("entry") for name in names})
+    write_atomically(output, lambda partial: partial.write_text(catalogue, encoding="utf-8"))
     unfinished.unlink()
     untold = {name: found[name]["why"] for name in names if "why" in found[name]}
     sys.stdout.write(f"{output}: {len(names) - len(untold)} of {len(names)} networks of timm {timm.__version__}\n")
@@ -77,7 +77,7 @@ def _census(output: Path, jobs: int, names: list[str]) -> int:
     return 0
 
 
-def _so_far(unfinished: Path) -> dict[str, Any]:
+def _read_partial_results(unfinished: Path) -> dict[str, Any]:
     """What a run that was stopped has measured of this timm. A line that was not finished is no line."""
     if not unfinished.exists():
         return {}
@@ -85,7 +85,7 @@ def _so_far(unfinished: Path) -> dict[str, Any]:
     return {line["name"]: line for line in lines if line["timm"] == timm.__version__}
 
 
-def _all(asked: Callable[[str], T], names: list[str], jobs: int, total: int) -> Iterator[T]:
+def _iter_results(asked: Callable[[str], T], names: list[str], jobs: int, total: int) -> Iterator[T]:
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with multiprocessing.get_context("spawn").Pool(jobs) as pool, Progress(*columns) as progress:
         task = progress.add_task("networks", total=total, completed=total - len(names))

@@ -8,62 +8,62 @@ from typing import Any
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
-from composer.adapters.archives import text_of
+from composer.adapters.archives import read_limited_text
 from composer.adapters.huggingface import check_reachable
 from composer.adapters.transformers.refusals import (
-    foreign_config,
-    no_config,
-    no_stage,
-    not_made,
-    of_timm,
-    out_of_order,
-    too_large,
-    unknown,
-    unknown_option,
+    reject_foreign_config,
+    reject_large_config,
+    reject_stage_index,
+    reject_stage_order,
+    reject_timm_wrapper,
+    reject_transformers_config,
+    reject_transformers_option,
+    reject_unknown_architecture,
+    reject_unreadable_config,
 )
-from composer.contracts.rules import Refused
+from composer.contracts.rules import RejectionError
 from composer.parts import Transformers
-from composer.parts.fields import MOST_IN_OPTIONS, arguments_of, size_of
+from composer.parts.fields import MAX_IN_OPTIONS, measure_value, to_keyword_arguments
 
 ARCHITECTURES: tuple[str, ...] = tuple(MODEL_FOR_BACKBONE_MAPPING_NAMES)
 """The model types that AutoBackbone makes networks of."""
 
 
-def names() -> tuple[str, ...]:
+def list_networks() -> tuple[str, ...]:
     """The architectures that a part may name."""
     return ARCHITECTURES
 
 
-def config_of(part: Transformers, channels: int) -> Any:
+def build_config(part: Transformers, channels: int) -> Any:
     """The config of a part that is fed `channels` channels. Raises Refused where there is none such."""
-    given = _given(part)
+    given = _read_config(part)
     kind = given.pop("model_type", None)
     if kind == "timm_backbone":
-        raise Refused(of_timm(given.get("backbone")))
+        raise RejectionError(reject_timm_wrapper(given.get("backbone")))
     if kind not in ARCHITECTURES:
-        raise Refused(foreign_config(kind))
+        raise RejectionError(reject_foreign_config(kind))
     known = CONFIG_MAPPING[kind]()
-    fields = [name for name in {**known.to_dict(), **known.attribute_map} if not _picks_code(name)]
+    fields = [name for name in {**known.to_dict(), **known.attribute_map} if not _is_code_field(name)]
     for name, _ in part.options:
         if name not in fields:
-            raise Refused(unknown_option(name, fields))
+            raise RejectionError(reject_transformers_option(name, fields))
     for name in fields:
-        number = max(size_of(given.get(name)))
-        if number > MOST_IN_OPTIONS:
-            raise Refused(too_large(name, number))
-    asked = {name: _listed(value) for name, value in arguments_of(part.options).items()}
+        number = max(measure_value(given.get(name)))
+        if number > MAX_IN_OPTIONS:
+            raise RejectionError(reject_large_config(name, number))
+    asked = {name: _to_lists(value) for name, value in to_keyword_arguments(part.options).items()}
     if hasattr(known, "num_channels"):
         asked["num_channels"] = channels
     try:
-        config = CONFIG_MAPPING[kind](**{**_lists_of(known), **given, **asked})
+        config = CONFIG_MAPPING[kind](**{**_convert_tuple_fields(known), **given, **asked})
     except Exception as error:  # whatever a config raises for values that it does not take
-        raise Refused(not_made(part, error)) from error
+        raise RejectionError(reject_transformers_config(part, error)) from error
     if part.out_indices is not None:
-        config.out_indices = _stages(part.out_indices, len(config.stage_names))
+        config.out_indices = _normalize_stages(part.out_indices, len(config.stage_names))
     return config
 
 
-def source_of(part: Transformers) -> tuple[str, str | None]:
+def get_checkpoint_source(part: Transformers) -> tuple[str, str | None]:
     """Where the checkpoint of a part is, folder or repository, and in which revision."""
     if part.folder is not None:
         return str(part.folder), None
@@ -71,25 +71,25 @@ def source_of(part: Transformers) -> tuple[str, str | None]:
     return name, revision or None
 
 
-def _given(part: Transformers) -> dict[str, Any]:
+def _read_config(part: Transformers) -> dict[str, Any]:
     """What the config says that a part names: all of a checkpoint's, the model type alone of an architecture's."""
     if part.folder is None and "/" not in part.name:
         if part.name not in ARCHITECTURES:
-            raise Refused(unknown(part.name, ARCHITECTURES))
+            raise RejectionError(reject_unknown_architecture(part.name, ARCHITECTURES))
         return {"model_type": part.name}
-    name, revision = source_of(part)
+    name, revision = get_checkpoint_source(part)
     try:
         if part.folder is not None:
-            found = json.loads(text_of(part.folder / "config.json", MOST_BYTES))
+            found = json.loads(read_limited_text(part.folder / "config.json", MAX_CONFIG_BYTES))
         else:
             check_reachable(part.name, "config.json")
             found, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     except Exception as error:
-        raise Refused(no_config(part, error)) from error
-    return {key: value for key, value in dict(found).items() if not _picks_code(key)}
+        raise RejectionError(reject_unreadable_config(part, error)) from error
+    return {key: value for key, value in dict(found).items() if not _is_code_field(key)}
 
 
-CODE = (
+CODE_FIELDS = (
     "auto_map",
     "architectures",
     "attn_implementation",
@@ -100,31 +100,31 @@ CODE = (
 """Fields that pick the code to be run, some of which transformers fetches from the hub: nobody is asked for them."""
 
 
-def _picks_code(name: str) -> bool:
-    return name in CODE or name.startswith("_")
+def _is_code_field(name: str) -> bool:
+    return name in CODE_FIELDS or name.startswith("_")
 
 
-MOST_BYTES = 2**20
+MAX_CONFIG_BYTES = 2**20
 """The size of a config. Those of backbones have thousands of bytes."""
 
 
-def _lists_of(config: Any) -> dict[str, list[Any]]:
+def _convert_tuple_fields(config: Any) -> dict[str, list[Any]]:
     """The tuples of a config as the lists that a file has: some networks take those, and fail on their own defaults."""
     fields = {name: getattr(config, name, None) for name in config.to_dict()}
-    return {name: _listed(value) for name, value in fields.items() if isinstance(value, tuple)}
+    return {name: _to_lists(value) for name, value in fields.items() if isinstance(value, tuple)}
 
 
-def _listed(value: Any) -> Any:
+def _to_lists(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _listed(entry) for name, entry in value.items()}
-    return [_listed(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {name: _to_lists(entry) for name, entry in value.items()}
+    return [_to_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _stages(indices: tuple[int, ...], count: int) -> list[int]:
+def _normalize_stages(indices: tuple[int, ...], count: int) -> list[int]:
     for position, index in enumerate(indices):
         if not -count <= index < count:
-            raise Refused(no_stage(position, index, count))
+            raise RejectionError(reject_stage_index(position, index, count))
     positive = [index % count for index in indices]
     if positive != sorted(set(positive)):
-        raise Refused(out_of_order(indices, sorted(set(positive))))
+        raise RejectionError(reject_stage_order(indices, sorted(set(positive))))
     return positive

@@ -15,130 +15,151 @@ from attrs import evolve
 
 from composer.contracts.dispatch import contract
 from composer.contracts.mmseg.arguments import (
-    divisible,
-    evenly_split,
-    known_arguments,
-    no_convolutions,
-    one_convolution,
-    squeezed,
-    two_classes,
+    require_divisible_widths,
+    require_even_split,
+    require_known_mmseg_arguments,
+    require_matching_width,
+    require_one_convolution,
+    require_squeezable_channels,
+    require_two_classes,
 )
-from composer.contracts.mmseg.taken import Taken, finest_first, indices, positions, refining, two_maps
-from composer.contracts.rules import Outcome, Promise, exactly, index_in, maps_only, scaled, whole
+from composer.contracts.mmseg.taken import (
+    SelectedMaps,
+    require_finer_first_map,
+    require_in_index_type,
+    require_selected_finest_first,
+    require_two_maps,
+    resolve_positions,
+)
+from composer.contracts.rules import (
+    ContractResult,
+    Outputs,
+    compute_exact_multiple,
+    require_indices,
+    require_maps,
+    scale_stride,
+    to_exact_grid,
+)
 from composer.feature import Feature, Features
-from composer.parts.mmseg import Mmseg, arguments
+from composer.parts.mmseg import Mmseg, resolve_mmseg_arguments
 
-Told = Mapping[str, Any]
+Arguments = Mapping[str, Any]
 
 
 @contract.register(Mmseg)
-def _(head: Mmseg, features: Features) -> Outcome:
-    told = arguments(head)
-    if refusal := known_arguments(head) or indices(head, told):
+def _(head: Mmseg, features: Features) -> ContractResult:
+    told = resolve_mmseg_arguments(head)
+    if refusal := require_known_mmseg_arguments(head) or require_in_index_type(head, told):
         return refusal
-    taken = Taken(features, positions(head.name, told, features))
-    if refusal := index_in(features, taken.positions, "in_index"):
+    taken = SelectedMaps(features, resolve_positions(head.name, told, features))
+    if refusal := require_indices(features, taken.positions, "in_index"):
         return refusal
     # EncHead looks at the others only where it is told to.
     used = taken.maps[-1:] if head.name == "EncHead" and not told["add_lateral"] else taken.maps
     return (
-        maps_only(used)
-        or divisible(head.name, told, taken.maps)
-        or _RULES.get(head.name, _on_the_first_grid)(told, taken)
+        require_maps(used)
+        or require_divisible_widths(head.name, told, taken.maps)
+        or _MMSEG_RULES.get(head.name, _infer_first_grid)(told, taken)
     )
 
 
-def _on_the_first_grid(told: Told, taken: Taken) -> Outcome:
-    return _scores(taken.maps[0], told)
+def _infer_first_grid(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return _build_score_outputs(taken.maps[0], told)
 
 
-def _on_the_last_grid(told: Told, taken: Taken) -> Outcome:
-    return _scores(taken.maps[-1], told)
+def _infer_last_grid(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return _build_score_outputs(taken.maps[-1], told)
 
 
-def _on_the_finest_grid(told: Told, taken: Taken) -> Outcome:
-    return finest_first(taken) or _on_the_first_grid(told, taken)
+def _infer_finest_grid(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return require_selected_finest_first(taken) or _infer_first_grid(told, taken)
 
 
-def _ann(told: Told, taken: Taken) -> Outcome:
-    return two_maps(taken) or _on_the_last_grid(told, taken)
+def _infer_ann_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return require_two_maps(taken) or _infer_last_grid(told, taken)
 
 
-def _fpn(told: Told, taken: Taken) -> Outcome:
+def _infer_fpn_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
     """mmseg asserts that the first stride is the least, and goes on whatever follows."""
-    refusal = finest_first(taken)
+    refusal = require_selected_finest_first(taken)
     strides = [f.stride for f in taken.maps if f.stride is not None]
     if refusal is not None and strides[0] > min(strides):
-        return evolve(refusal, kind="impossible")
-    return refusal or _on_the_first_grid(told, taken)
+        return evolve(refusal, kind="raises")
+    return refusal or _infer_first_grid(told, taken)
 
 
-def _light_ham(told: Told, taken: Taken) -> Outcome:
-    return evenly_split(told, "ham_channels", "MD_S") or _on_the_finest_grid(told, taken)
+def _infer_light_ham_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return require_even_split(told, "ham_channels", "MD_S") or _infer_finest_grid(told, taken)
 
 
-def _deeplab_plus(told: Told, taken: Taken) -> Outcome:
+def _infer_separable_aspp_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
     """The map is joined with the first of all, at that one's grid."""
     first = taken.features[0]
-    return maps_only((first,)) or refining(taken) or _scores(first, told)
+    return require_maps((first,)) or require_finer_first_map(taken) or _build_score_outputs(first, told)
 
 
-def _fcn(told: Told, taken: Taken) -> Outcome:
-    return no_convolutions(told, taken.maps) or _on_the_first_grid(told, taken)
+def _infer_fcn_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return require_matching_width(told, taken.maps) or _infer_first_grid(told, taken)
 
 
-def _separable_fcn(told: Told, taken: Taken) -> Outcome:
-    return one_convolution(told) or _on_the_first_grid(told, taken)
+def _infer_separable_fcn_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return require_one_convolution(told) or _infer_first_grid(told, taken)
 
 
-def _criss_cross(told: Told, taken: Taken) -> Outcome:
-    return squeezed(told, 1 / 8) or _on_the_first_grid(told, taken)
+def _infer_criss_cross_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return require_squeezable_channels(told, 1 / 8) or _infer_first_grid(told, taken)
 
 
-def _global_context(told: Told, taken: Taken) -> Outcome:
-    return squeezed(told, told["ratio"]) or _on_the_first_grid(told, taken)
+def _infer_global_context_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    return require_squeezable_channels(told, told["ratio"]) or _infer_first_grid(told, taken)
 
 
-def _setr(told: Told, taken: Taken) -> Outcome:
+def _infer_setr_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
     """The map is enlarged after every convolution: exact only where it is whole itself."""
-    if refusal := no_convolutions(told, taken.maps):
+    if refusal := require_matching_width(told, taken.maps):
         return refusal
-    first = exactly(taken.maps[0])
-    stride = scaled(first.stride, Fraction(1, told["up_scale"] ** told["num_convs"]))
-    return Promise(features=[evolve(first, channels=told["num_classes"], stride=stride)], sizes=whole(first))
+    first = to_exact_grid(taken.maps[0])
+    stride = scale_stride(first.stride, Fraction(1, told["up_scale"] ** told["num_convs"]))
+    return Outputs(
+        features=[evolve(first, channels=told["num_classes"], stride=stride)], sizes=compute_exact_multiple(first)
+    )
 
 
-def _segmenter(told: Told, taken: Taken) -> Outcome:
-    told = {**told, **attention(told, taken.maps[0])}
-    return evenly_split(told, "embed_dims", "num_heads") or two_classes(told) or _on_the_first_grid(told, taken)
+def _infer_segmenter_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
+    told = {**told, **resolve_segmenter_attention(told, taken.maps[0])}
+    return (
+        require_even_split(told, "embed_dims", "num_heads")
+        or require_two_classes(told)
+        or _infer_first_grid(told, taken)
+    )
 
 
-def attention(told: Told, feature: Feature) -> dict[str, int]:
+def resolve_segmenter_attention(told: Arguments, feature: Feature) -> dict[str, int]:
     """Segmenter's width and heads: as wide as the map, and a head for 64 channels, where nothing else is said."""
     width = told["embed_dims"] or feature.channels
     return {"embed_dims": width, "num_heads": told["num_heads"] or max(width // 64, 1)}
 
 
-def _scores(feature: Feature, told: Told) -> Promise:
-    return Promise(features=[evolve(feature, channels=told["num_classes"])])
+def _build_score_outputs(feature: Feature, told: Arguments) -> Outputs:
+    return Outputs(features=[evolve(feature, channels=told["num_classes"])])
 
 
-_RULES: Mapping[str, Callable[[Told, Taken], Outcome]] = MappingProxyType(
+_MMSEG_RULES: Mapping[str, Callable[[Arguments, SelectedMaps], ContractResult]] = MappingProxyType(
     {
-        "ANNHead": _ann,
-        "CCHead": _criss_cross,
-        "DepthwiseSeparableASPPHead": _deeplab_plus,
-        "DepthwiseSeparableFCNHead": _separable_fcn,
-        "EncHead": _on_the_last_grid,
-        "FCNHead": _fcn,
-        "FPNHead": _fpn,
-        "GCHead": _global_context,
-        "LightHamHead": _light_ham,
-        "SETRUPHead": _setr,
-        "STDCHead": _fcn,
-        "SegformerHead": _on_the_finest_grid,
-        "SegmenterMaskTransformerHead": _segmenter,
-        "UPerHead": _on_the_finest_grid,
+        "ANNHead": _infer_ann_head,
+        "CCHead": _infer_criss_cross_head,
+        "DepthwiseSeparableASPPHead": _infer_separable_aspp_head,
+        "DepthwiseSeparableFCNHead": _infer_separable_fcn_head,
+        "EncHead": _infer_last_grid,
+        "FCNHead": _infer_fcn_head,
+        "FPNHead": _infer_fpn_head,
+        "GCHead": _infer_global_context_head,
+        "LightHamHead": _infer_light_ham_head,
+        "SETRUPHead": _infer_setr_head,
+        "STDCHead": _infer_fcn_head,
+        "SegformerHead": _infer_finest_grid,
+        "SegmenterMaskTransformerHead": _infer_segmenter_head,
+        "UPerHead": _infer_finest_grid,
     }
 )
 """What sets a head apart; the others give scores at the grid of the first map that they take."""

@@ -9,16 +9,16 @@ from typing import Any
 
 from attrs import asdict
 
-from composer.contracts.rules import Refusal
+from composer.contracts.rules import Rejection
 from composer.feature import Features
 from composer.parts.mmseg import Mmseg
-from composer.problem import nearest
+from composer.problem import suggest
 
-GROUPS = 32
+GN_GROUPS = 32
 """The groups of GN in mmseg's published configs."""
 
 
-OVERLOOKED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+IGNORED_ARGUMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "DepthwiseSeparableFCNHead": ("act", "dilation"),
         "SegmenterMaskTransformerHead": ("channels", "dropout_ratio", "align_corners"),
@@ -27,54 +27,62 @@ OVERLOOKED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What heads take for the class they derive from, and make nothing of."""
 
 
-def known_arguments(head: Mmseg) -> Refusal | None:
+def require_known_mmseg_arguments(head: Mmseg) -> Rejection | None:
     """Refuse an argument that the head of this name has not, or overlooks: one of the others has it."""
     known = head.defaults[head.name]
     for name, value in asdict(head, recurse=False).items():
         if name != "name" and name not in known and value is not None:
-            return Refusal(
+            return Rejection(
                 code="argument",
-                kind="lies" if name in OVERLOOKED.get(head.name, ()) else "impossible",
+                kind="wrong_output" if name in IGNORED_ARGUMENTS.get(head.name, ()) else "raises",
                 expected=f"has no argument {name}",
-                got=_written(value),
-                repair=nearest(name, known),
+                got=_format_value(value),
+                repair=suggest(name, known),
                 about=name,
             )
     return None
 
 
-_NORMED = ("channels", "project_channels", "c1_channels", "ema_channels", "num_codes", "isa_channels", "ham_channels")
+_NORMALIZED_WIDTHS = (
+    "channels",
+    "project_channels",
+    "c1_channels",
+    "ema_channels",
+    "num_codes",
+    "isa_channels",
+    "ham_channels",
+)
 """The widths that a head normalises, where it has them."""
 
 
-def divisible(name: str, told: Mapping[str, Any], chosen: Features) -> Refusal | None:
+def require_divisible_widths(name: str, told: Mapping[str, Any], chosen: Features) -> Rejection | None:
     """Refuse widths that do not fall into the groups of GN."""
     # SETR alone makes no norm where it has no convolution.
     if told.get("norm") != "GN" or (name == "SETRUPHead" and not told["num_convs"]):
         return None
-    for field in _NORMED:
-        width = told.get(field, GROUPS)
-        if width % GROUPS:
-            return Refusal(
+    for field in _NORMALIZED_WIDTHS:
+        width = told.get(field, GN_GROUPS)
+        if width % GN_GROUPS:
+            return Rejection(
                 code="channels",
-                kind="impossible",
-                expected=f"normalises in {GROUPS} groups, so {field} must be a multiple of {GROUPS}",
+                kind="raises",
+                expected=f"normalises in {GN_GROUPS} groups, so {field} must be a multiple of {GN_GROUPS}",
                 got=str(width),
-                repair=f"{field}: {-(-width // GROUPS) * GROUPS}",
+                repair=f"{field}: {-(-width // GN_GROUPS) * GN_GROUPS}",
                 about=field,
             )
-    if _width_of_the_maps(name, told, chosen) % GROUPS:
-        return Refusal(
+    if _count_normalized_channels(name, told, chosen) % GN_GROUPS:
+        return Rejection(
             code="channels",
-            kind="impossible",
-            expected=f"normalises the maps in {GROUPS} groups too, so their channels must be a multiple of {GROUPS}",
+            kind="raises",
+            expected=f"normalises the maps in {GN_GROUPS} groups too, so their channels must be a multiple of {GN_GROUPS}",
             repair="norm: BN",
             about="norm",
         )
     return None
 
 
-def _width_of_the_maps(name: str, told: Mapping[str, Any], chosen: Features) -> int:
+def _count_normalized_channels(name: str, told: Mapping[str, Any], chosen: Features) -> int:
     """How many channels of the maps themselves are normalised, before any convolution changes them."""
     if name == "ANNHead":
         return chosen[-1].channels
@@ -84,14 +92,14 @@ def _width_of_the_maps(name: str, told: Mapping[str, Any], chosen: Features) -> 
     return sum(f.channels for f in chosen) if depthwise else 0
 
 
-def evenly_split(told: Mapping[str, Any], width: str, parts: str) -> Refusal | None:
+def require_even_split(told: Mapping[str, Any], width: str, parts: str) -> Rejection | None:
     """Refuse a number of parts that a width does not fall into."""
     if told[width] % told[parts] == 0:
         return None
     fitting = next(count for count in range(told[parts], 0, -1) if told[width] % count == 0)
-    return Refusal(
+    return Rejection(
         code="channels",
-        kind="impossible",
+        kind="raises",
         expected=f"splits {width}, here {told[width]}, evenly into {parts}",
         got=str(told[parts]),
         repair=f"{parts}: {fitting}",
@@ -99,14 +107,14 @@ def evenly_split(told: Mapping[str, Any], width: str, parts: str) -> Refusal | N
     )
 
 
-def squeezed(told: Mapping[str, Any], by: float) -> Refusal | None:
+def require_squeezable_channels(told: Mapping[str, Any], by: float) -> Rejection | None:
     """Refuse `channels` of which a squeeze leaves none."""
     if int(told["channels"] * by) > 0:
         return None
     least = ceil(1 / by)
-    return Refusal(
+    return Rejection(
         code="channels",
-        kind="impossible",
+        kind="raises",
         expected=f"squeezes channels, so there must be at least {least}",
         got=str(told["channels"]),
         repair=f"channels: {least}",
@@ -114,14 +122,14 @@ def squeezed(told: Mapping[str, Any], by: float) -> Refusal | None:
     )
 
 
-def no_convolutions(told: Mapping[str, Any], chosen: Features) -> Refusal | None:
+def require_matching_width(told: Mapping[str, Any], chosen: Features) -> Rejection | None:
     """Refuse a head without convolutions whose width is not the map's."""
     width = sum(f.channels for f in chosen)
     if told["num_convs"] or width == told["channels"]:
         return None
-    return Refusal(
+    return Rejection(
         code="channels",
-        kind="impossible",
+        kind="raises",
         expected="has no convolution to change the width of the map, so channels must be that",
         got=f"{told['channels']} for {width}",
         repair=f"channels: {width}",
@@ -129,13 +137,13 @@ def no_convolutions(told: Mapping[str, Any], chosen: Features) -> Refusal | None
     )
 
 
-def one_convolution(told: Mapping[str, Any]) -> Refusal | None:
+def require_one_convolution(told: Mapping[str, Any]) -> Rejection | None:
     """Refuse no convolutions, where mmseg replaces the first."""
     if told["num_convs"]:
         return None
-    return Refusal(
+    return Rejection(
         code="count",
-        kind="impossible",
+        kind="raises",
         expected="has one convolution at least",
         got="0",
         repair="num_convs: 1",
@@ -143,11 +151,11 @@ def one_convolution(told: Mapping[str, Any]) -> Refusal | None:
     )
 
 
-def two_classes(told: Mapping[str, Any]) -> Refusal | None:
+def require_two_classes(told: Mapping[str, Any]) -> Rejection | None:
     """Refuse a single class where scores are normalised over classes: one alone would always be nought."""
     if told["num_classes"] > 1:
         return None
-    return Refusal(
+    return Rejection(
         code="classes",
         kind="policy",
         expected="normalises scores over the classes, so it takes two at least",
@@ -157,7 +165,7 @@ def two_classes(told: Mapping[str, Any]) -> Refusal | None:
     )
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A value as a file has it."""
     if isinstance(value, bool):
         return str(value).lower()

@@ -7,128 +7,143 @@ from fractions import Fraction
 from attrs import evolve
 
 from composer.contracts.rules import (
-    Outcome,
-    Promise,
-    Refusal,
-    doubling,
-    exactly,
-    finest_first,
-    more_levels,
-    scaled,
-    too_narrow,
-    whole,
+    ContractResult,
+    Outputs,
+    Rejection,
+    compute_exact_multiple,
+    reject_narrow_maps,
+    require_doubling_strides,
+    require_finest_first,
+    scale_stride,
+    suggest_more_levels,
+    to_exact_grid,
 )
-from composer.contracts.smp.arguments import groups, squeezable, widths
-from composer.contracts.smp.levels import Levels, deep_enough, joining, maps_at, maps_throughout
+from composer.contracts.smp.arguments import require_decoder_widths, require_fpn_groups, require_scse_widths
+from composer.contracts.smp.levels import (
+    Levels,
+    require_all_maps,
+    require_depth,
+    require_joinable_maps,
+    require_used_maps,
+)
 from composer.feature import Feature, Features
 from composer.parts import Smp
-from composer.parts.smp import arguments
+from composer.parts.smp import resolve_smp_arguments
 
 LINKNET_CHANNELS = 32
 """The width that LinkNet ends in, a constant of smp's model."""
 
 
-def unet(decoder: Smp, levels: Levels) -> Outcome:
+def infer_unet(decoder: Smp, levels: Levels) -> ContractResult:
     """Every map is brought to the grid of the next finer one, and in the end to the image's: nothing has to be whole.
 
     A level that is not there has twice the cells of the first that is, so that one has to be.
     """
-    told = arguments(decoder)
+    told = resolve_smp_arguments(decoder)
     channels = told["decoder_channels"]
     return (
-        deep_enough(levels, 1)
-        or maps_at(levels, levels.since(1), pyramid=True)
-        or widths(channels, levels)
-        or squeezable(told["decoder_attention_type"], *channels, *_first_join(levels))
-        or maps_throughout(levels, "lies", pyramid=True)
-        or finest_first(levels.features)
-        or doubling(levels.features)
-        or _enlarged(levels, channels[-1])
+        require_depth(levels, 1)
+        or require_used_maps(levels, levels.since(1), pyramid=True)
+        or require_decoder_widths(channels, levels)
+        or require_scse_widths(told["decoder_attention_type"], *channels, *_list_first_join_channels(levels))
+        or require_all_maps(levels, "wrong_output", pyramid=True)
+        or require_finest_first(levels.features)
+        or require_doubling_strides(levels.features)
+        or _build_enlarged_outputs(levels, channels[-1])
     )
 
 
-def _enlarged(levels: Levels, channels: int) -> Promise:
+def _build_enlarged_outputs(levels: Levels, channels: int) -> Outputs:
     first = levels.features[0]
     if levels.first == 0:
-        return Promise(features=[evolve(first, channels=channels)])
-    return Promise(features=[_missing(levels, channels)], sizes=whole(first))
+        return Outputs(features=[evolve(first, channels=channels)])
+    return Outputs(features=[_build_level_0_map(levels, channels)], sizes=compute_exact_multiple(first))
 
 
-def _missing(levels: Levels, channels: int) -> Feature:
+def _build_level_0_map(levels: Levels, channels: int) -> Feature:
     """A map at level 0, as seen from the finest of the maps at level 1 and on."""
-    finest = exactly(levels.since(1)[0])
-    return evolve(finest, channels=channels, stride=scaled(finest.stride, Fraction(1, 2 ** max(levels.first, 1))))
+    finest = to_exact_grid(levels.since(1)[0])
+    return evolve(finest, channels=channels, stride=scale_stride(finest.stride, Fraction(1, 2 ** max(levels.first, 1))))
 
 
-def _first_join(levels: Levels) -> list[int]:
+def _list_first_join_channels(levels: Levels) -> list[int]:
     """The channels of the last map beside the next finer one: later blocks join what is as wide as the one before."""
     return [levels.channels(levels.depth) + levels.channels(levels.depth - 1)] if levels.depth > 1 else []
 
 
-def unet_plus_plus(decoder: Smp, levels: Levels) -> Outcome:
+def infer_unet_plus_plus(decoder: Smp, levels: Levels) -> ContractResult:
     """Every map is doubled. The last block takes what the row before it gives, and one level makes no row."""
-    told = arguments(decoder)
+    told = resolve_smp_arguments(decoder)
     channels = told["decoder_channels"]
     # The blocks between the levels are as wide as the levels.
     between = [levels.channels(level) for level in range(1, levels.depth - 1)]
     return (
-        deep_enough(levels, 2)
-        or _meeting(levels)
-        or widths(channels, levels)
-        or squeezable(told["decoder_attention_type"], *channels, *_first_join(levels), *between)
-        or _doubled(levels, channels[-1])
+        require_depth(levels, 2)
+        or _require_doubling_maps(levels)
+        or require_decoder_widths(channels, levels)
+        or require_scse_widths(told["decoder_attention_type"], *channels, *_list_first_join_channels(levels), *between)
+        or _infer_doubled(levels, channels[-1])
     )
 
 
-def manet(decoder: Smp, levels: Levels) -> Outcome:
+def infer_manet(decoder: Smp, levels: Levels) -> ContractResult:
     """Every map is doubled."""
-    channels = arguments(decoder)["decoder_channels"]
-    return deep_enough(levels, 1) or _meeting(levels) or widths(channels, levels) or _doubled(levels, channels[-1])
+    channels = resolve_smp_arguments(decoder)["decoder_channels"]
+    return (
+        require_depth(levels, 1)
+        or _require_doubling_maps(levels)
+        or require_decoder_widths(channels, levels)
+        or _infer_doubled(levels, channels[-1])
+    )
 
 
-def linknet(decoder: Smp, levels: Levels) -> Outcome:
+def infer_linknet(decoder: Smp, levels: Levels) -> ContractResult:
     """Every map is doubled."""
-    return deep_enough(levels, 1) or _quartered(levels.since(1)) or _doubled(levels, LINKNET_CHANNELS)
+    return (
+        require_depth(levels, 1) or _require_four_channels(levels.since(1)) or _infer_doubled(levels, LINKNET_CHANNELS)
+    )
 
 
-def _meeting(levels: Levels) -> Refusal | None:
+def _require_doubling_maps(levels: Levels) -> Rejection | None:
     """Refuse maps that do not meet. Before their widths are counted, because of those there may be fewer."""
-    return maps_at(levels, levels.since(1), pyramid=True) or joining(levels, levels.since(1))
+    return require_used_maps(levels, levels.since(1), pyramid=True) or require_joinable_maps(levels, levels.since(1))
 
 
-def _doubled(levels: Levels, channels: int) -> Outcome:
+def _infer_doubled(levels: Levels, channels: int) -> ContractResult:
     """Every map is doubled and meets the next finer one as it is."""
     return (
-        _meeting(levels)
-        or maps_throughout(levels, pyramid=True)
-        or Promise(features=[_missing(levels, channels)], sizes=whole(*levels.since(1)))
+        _require_doubling_maps(levels)
+        or require_all_maps(levels, pyramid=True)
+        or Outputs(features=[_build_level_0_map(levels, channels)], sizes=compute_exact_multiple(*levels.since(1)))
     )
 
 
-def _quartered(used: Features) -> Refusal | None:
+def _require_four_channels(used: Features) -> Rejection | None:
     if all(f.channels >= 4 for f in used):
         return None
-    return too_narrow("quarters the channels of each map, so they need at least 4")
+    return reject_narrow_maps("quarters the channels of each map, so they need at least 4")
 
 
-def fpn(decoder: Smp, levels: Levels) -> Outcome:
+def infer_fpn(decoder: Smp, levels: Levels) -> ContractResult:
     """The last four maps and no more: with three, smp's own would take the image itself for the fourth."""
     if len(levels.features) < 4:
-        return Refusal(
+        return Rejection(
             code="count",
-            kind="impossible",
+            kind="raises",
             expected="takes at least 4 maps",
-            repair=more_levels("four levels or more"),
+            repair=suggest_more_levels("four levels or more"),
         )
     used = levels.features[-4:]
-    told = arguments(decoder)
+    told = resolve_smp_arguments(decoder)
     channels = told["decoder_segmentation_channels"]
     # What is joined is one map for each of the four, or their sum.
     joined = 4 if told["decoder_merge_policy"] == "cat" else 1
     return (
-        maps_at(levels, used, pyramid=True)
-        or groups(channels)
-        or joining(levels, used)
-        or maps_throughout(levels, pyramid=True)
-        or Promise(features=[evolve(exactly(used[0]), channels=joined * channels)], sizes=whole(*used))
+        require_used_maps(levels, used, pyramid=True)
+        or require_fpn_groups(channels)
+        or require_joinable_maps(levels, used)
+        or require_all_maps(levels, pyramid=True)
+        or Outputs(
+            features=[evolve(to_exact_grid(used[0]), channels=joined * channels)], sizes=compute_exact_multiple(*used)
+        )
     )

@@ -10,16 +10,16 @@ from attrs import evolve, frozen
 
 from composer.contracts.rules import (
     Kind,
-    Refusal,
-    exactly,
-    finest_first,
+    Rejection,
     is_map,
-    maps_only,
-    more_levels,
-    pyramid_maps_only,
-    towards_pyramid,
+    require_finest_first,
+    require_maps,
+    require_pyramid_maps,
+    suggest_more_levels,
+    suggest_necks_to_pyramid,
+    to_exact_grid,
 )
-from composer.feature import Features, counted
+from composer.feature import Features, format_count
 from composer.parts import Smp
 
 
@@ -48,13 +48,13 @@ class Levels:
         return self.features[max(level - self.first, 0) :]
 
 
-def levels_of(decoder: Smp, features: Features) -> Levels:
+def build_levels(decoder: Smp, features: Features) -> Levels:
     """The features as levels: as the decoder is told, or by the stride of the first.
 
     An encoder may give the image itself and no level 1, as the Mix Transformers do. The image is then passed over,
     since no decoder looks at its content.
     """
-    if decoder.first_level == 0 and _no_level_1(features):
+    if decoder.first_level == 0 and _is_level_1_missing(features):
         return Levels(2, features[1:])
     if decoder.first_level is not None:
         return Levels(decoder.first_level, features)
@@ -63,84 +63,84 @@ def levels_of(decoder: Smp, features: Features) -> Levels:
     return Levels(2 if stride is not None and stride > 2 else 1, features)
 
 
-def _no_level_1(features: Features) -> bool:
+def _is_level_1_missing(features: Features) -> bool:
     """Whether the first is at the image's own resolution, and the next at a quarter of it."""
     return len(features) > 1 and all(map(is_map, features[:2])) and [f.stride for f in features[:2]] == [1, 4]
 
 
-def deep_enough(levels: Levels, least: int) -> Refusal | None:
+def require_depth(levels: Levels, least: int) -> Rejection | None:
     """Refuse fewer levels than a decoder can be made for."""
     if levels.depth >= least:
         return None
-    needed = counted(least - levels.first + 1, "map")
-    return Refusal(
+    needed = format_count(least - levels.first + 1, "map")
+    return Rejection(
         code="count",
-        kind="impossible",
+        kind="raises",
         expected=f"takes at least {needed} where the first is level {levels.first}",
-        repair=more_levels("more levels"),
+        repair=suggest_more_levels("more levels"),
     )
 
 
-def maps_at(levels: Levels, used: Features, *, pyramid: bool = False) -> Refusal | None:
+def require_used_maps(levels: Levels, used: Features, *, pyramid: bool = False) -> Rejection | None:
     """Refuse what is no map among the features that are `used`."""
-    return None if all(map(is_map, used)) else _maps_only(levels, pyramid=pyramid)
+    return None if all(map(is_map, used)) else _require_level_maps(levels, pyramid=pyramid)
 
 
-def maps_throughout(levels: Levels, kind: Kind = "policy", *, pyramid: bool = False) -> Refusal | None:
+def require_all_maps(levels: Levels, kind: Kind = "policy", *, pyramid: bool = False) -> Rejection | None:
     """Refuse what is no map among the features that a decoder passes over, where nothing else is wrong."""
-    refusal = _maps_only(levels, pyramid=pyramid)
+    refusal = _require_level_maps(levels, pyramid=pyramid)
     return None if refusal is None else evolve(refusal, kind=kind)
 
 
-def _maps_only(levels: Levels, *, pyramid: bool) -> Refusal | None:
-    return (pyramid_maps_only if pyramid else maps_only)(levels.features)
+def _require_level_maps(levels: Levels, *, pyramid: bool) -> Rejection | None:
+    return (require_pyramid_maps if pyramid else require_maps)(levels.features)
 
 
-def joining(levels: Levels, used: Features) -> Refusal | None:
+def require_joinable_maps(levels: Levels, used: Features) -> Rejection | None:
     """Refuse maps of which each is not exactly twice as large as the next: they are doubled, and met by the next."""
     strides = [f.stride for f in used if f.stride is not None]
-    if doubles(strides):
-        return one_offset(used)
+    if is_doubling(strides):
+        return require_one_offset(used)
     if strides != sorted(strides):
-        return _upside_down(levels, used)
-    return Refusal(
+        return _reject_coarsest_first(levels, used)
+    return Rejection(
         code="stride",
-        kind="impossible",
+        kind="raises",
         expected="takes maps whose stride doubles from one to the next",
-        repair=_once_each(levels) or towards_pyramid(levels.features),
+        repair=_suggest_unique_strides(levels) or suggest_necks_to_pyramid(levels.features),
     )
 
 
-def one_offset(used: Features) -> Refusal | None:
+def require_one_offset(used: Features) -> Rejection | None:
     """Refuse maps of which one loses more cells at the borders than another: doubled, it does not meet that one."""
-    offsets = [exactly(f).offset for f in used]
+    offsets = [to_exact_grid(f).offset for f in used]
     if len(set(offsets)) == 1:
         return None
-    return Refusal(
+    return Rejection(
         code="offset",
-        kind="impossible",
+        kind="raises",
         expected="takes maps of which each has exactly twice the cells of the next, so of one offset",
         got=f"offsets {', '.join(map(str, offsets))} at whole multiples of the strides",
         repair="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
     )
 
 
-def _upside_down(levels: Levels, used: Features) -> Refusal:
+def _reject_coarsest_first(levels: Levels, used: Features) -> Rejection:
     throughout = all(map(is_map, levels.features))
-    refusal = finest_first(levels.features if throughout else used)
+    refusal = require_finest_first(levels.features if throughout else used)
     assert refusal is not None
-    return evolve(refusal, kind="impossible", repair=refusal.repair if throughout else None)
+    return evolve(refusal, kind="raises", repair=refusal.repair if throughout else None)
 
 
-def doubles(strides: Iterable[Fraction]) -> bool:
+def is_doubling(strides: Iterable[Fraction]) -> bool:
     """Whether each stride is exactly twice the one before it."""
     return all(coarser == 2 * finer for finer, coarser in pairwise(strides))
 
 
-def _once_each(levels: Levels) -> str | None:
+def _suggest_unique_strides(levels: Levels) -> str | None:
     """The neck that leaves one map of each stride, where these double: without what `AddBottleneckLayer` appends."""
     strides = [f.stride for f in levels.features]
     once = sorted({strides.index(stride) for stride in strides})
     kept = [stride for stride in (strides[index] for index in once) if stride is not None]
     fewer = 1 < len(once) < len(strides) and len(kept) == len(once)
-    return f"necks: [SelectIndices: {{indices: {once}}}]" if fewer and doubles(kept) else None
+    return f"necks: [SelectIndices: {{indices: {once}}}]" if fewer and is_doubling(kept) else None
