@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["composer"]):
         import composer.catalogue
         import composer.contracts
-        import composer.text  # noqa: F401
+        import composer.spec  # noqa: F401
     with TemporaryDirectory() as folder:
         dictionary, seeds = Path(folder) / "words.dict", Path(folder) / "seeds"
         dictionary.write_text(words(), encoding="ascii")

@@ -8,9 +8,8 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from composer.commands.rasters import Array
 from composer.commands.terminal import UsageError
-
-Array = NDArray[Any]
 
 
 @frozen

@@ -15,7 +15,7 @@ NODATA_TAG = 42113
 
 INVERTED_REMARK = "inverted, because its zero is white"
 
-_ORIENTATION, _JPEG = 274, 7
+_TIFF_ORIENTATION, _JPEG = 274, 7
 _WHITE_IS_ZERO, _PALETTE, _YCBCR = 0, 3, 6
 _PLAIN_PHOTOMETRICS = (_WHITE_IS_ZERO, 1, 2, _PALETTE, 5, 34892)
 """Photometric interpretations whose numbers are bands: grey, RGB, palette, inks, raw."""
@@ -55,7 +55,7 @@ def read_tiff(file: str) -> Raster:
     if len(images) > 1:
         remarks = (f"the first of its {len(images)} images", *remarks)
     values, inverted = _convert_colours(file, page, stored)
-    orientation = page.tags.valueof(_ORIENTATION, 1)
+    orientation = page.tags.valueof(_TIFF_ORIENTATION, 1)
     upright, absent = (apply_orientation(x, orientation) for x in (values, np.broadcast_to(absent, values.shape)))
     turned = ("turned upright, as its EXIF orientation says",) if upright is not values else ()
     return build_raster(file, np.moveaxis(upright, -1, 0), remarks + inverted + turned, np.moveaxis(absent, -1, 0))

@@ -193,8 +193,13 @@ class ModuleSubject:
         return to_tensors(network(tensors[0], **({"image_size": size} if told else {})))
 
     def has_expected_outputs(
-        self, given: Sequence[Tensor], promise: Outputs, batch: int, height: int, width: int
-    ) -> bool:  # noqa: ARG002
+        self,
+        given: Sequence[Tensor],
+        promise: Outputs,
+        batch: int,
+        height: int,  # noqa: ARG002
+        width: int,  # noqa: ARG002
+    ) -> bool:
         """Whether it gives as many features as it says, of as many channels, and a batch of the images' number."""
         return len(given) == len(promise.features) and all(
             x.shape[0] == batch and x.shape[_find_channel_axis(x)] == f.channels

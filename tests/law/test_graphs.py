@@ -14,7 +14,7 @@ import composer
 from composer.contracts import Rejection
 from composer.contracts.rules import drop_frames
 from composer.graph import Node, Shared
-from tests.law.strategies import HEADS, JOINS, PARTS, draw_more, parts_for, levels, runs, sizes
+from tests.law.strategies import HEADS, JOINS, PARTS, draw_more, levels, parts_for, runs, sizes
 from tests.law.toys import Toy
 
 NECKS = (

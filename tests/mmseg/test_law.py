@@ -132,7 +132,7 @@ def maps_taken(draw, name: str, count: int, kind: str):
 
 @st.composite
 def inputs(draw, name: str, kind: str):
-    """What the head may or may not take: levels, or not quite, with channels that fall into groups now and then."""
+    """What the head may or may not take: pyramids, or not quite, with channels that fall into groups now and then."""
     drawn = draw(st.sampled_from(("pyramid", "pyramid", "flat", *(("other layout",) if kind == "any" else ()))))
     shape = kind if kind in ("upside down", "other layout") else drawn
     count = draw(st.sampled_from((2, 3, 3, 1) if name != "ANNHead" else (2, 2, 3, 1)))

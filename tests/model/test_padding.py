@@ -63,9 +63,7 @@ def test_pads_the_end_as_torch_does(mode, size, around):
     x = counting(2, 3, *size)
     model(x)
     left, right, top, bottom = around
-    assert torch.equal(
-        model.encoder.fed, F.pad(x, (0, left + right, 0, top + bottom), **TORCH_MODES[mode])
-    )
+    assert torch.equal(model.encoder.fed, F.pad(x, (0, left + right, 0, top + bottom), **TORCH_MODES[mode]))
 
 
 SHORT = [

@@ -22,14 +22,13 @@ from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
 from terratorch.models.backbones.torchgeo_vit import look_up_table
 from torch import Tensor
 
-from composer.adapters.terratorch.fitting_elsewhere import convert_clay, convert_scale_mae, convert_swin
+from composer.adapters.terratorch.fitting_elsewhere import State, convert_clay, convert_scale_mae, convert_swin
 from composer.parts import TerraTorch
 from composer.parts.terratorch import MODALITIES
 from composer.parts.terratorch_names import SWIN
 from composer.problem import suggest
 from composer.quiet import guard_import
 
-State = dict[str, Tensor]
 
 _STEMS = {"resnet_model": "conv1", "swin_model": "features.0.0", "vit_model": "patch_embed.proj"}
 """The first layer of torchgeo's networks, by the name that TerraTorch's wrapper has for the network."""
