@@ -4,9 +4,12 @@ import timm
 import torch
 
 import composer
-from composer import Feature, SegmentationHead, Timm, UperNetDecoder
+from composer.layouts import Feature
+from composer.modules.context import UperNet
 from composer.modules.heads import Segmentation
-from composer.modules.upernet import UperNet
+from composer.parts.decoders import UperNetDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import SegmentationHead
 
 INDICES = (1, 2, 3, 4)
 DECODER = UperNetDecoder(channels=64)

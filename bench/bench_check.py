@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import composer
-from composer.facts import describe
-from composer.pairing import evaluate_pairs, list_decoder_names
+from composer.compatibility import evaluate_pairs, list_decoder_names
+from composer.encoder_info import describe
 from composer.parts import PARTS
 
 SPEC = Path(__file__).parent.parent / "specs" / "resnet50-upernet.yaml"

@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional as F
 
 import composer
-from composer import FCNDecoder, SegmentationHead, Timm
+from composer.parts.decoders import FCNDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import SegmentationHead
 
 SIZES = {"aligned": (224, 224), "unaligned": (218, 250)}
 MULTIPLE = 32

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 import composer
-from composer import Custom, Feature, IdentityDecoder, SelectIndices
+from composer.layouts import Feature
+from composer.parts.decoders import IdentityDecoder
+from composer.parts.encoders import Custom
+from composer.parts.necks import SelectIndices
 
 FEW, MANY = 10, 100
 

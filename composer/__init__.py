@@ -7,23 +7,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from composer.adapters.mmseg.parts import Mmseg as Mmseg
+    from composer.adapters.smp.parts import Smp as Smp
+    from composer.adapters.smp.parts import SmpEncoder as SmpEncoder
+    from composer.adapters.terratorch.parts import TerraTorch as TerraTorch
+    from composer.adapters.transformers.parts import Transformers as Transformers
     from composer.building import build as build
     from composer.checkpoints import Report as Report
     from composer.checkpoints import load_weights as load_weights
-    from composer.contracts import Outputs as Outputs
-    from composer.contracts import Rejection as Rejection
-    from composer.contracts import contract as contract
-    from composer.facts import describe as describe
-    from composer.feature import Feature as Feature
-    from composer.feature import Image as Image
+    from composer.encoder_info import describe as describe
+    from composer.errors import Place as Place
+    from composer.errors import Problem as Problem
+    from composer.errors import SpecError as SpecError
+    from composer.fixes import autofix as autofix
     from composer.graph import Graph as Graph
     from composer.graph import Node as Node
     from composer.graph import Shared as Shared
     from composer.graph import chain as chain
     from composer.inference import infer as infer
+    from composer.layouts import Feature as Feature
+    from composer.layouts import Image as Image
     from composer.limits import Limits as Limits
-    from composer.loaded import LoadedWeights as LoadedWeights
-    from composer.mending import autofix as autofix
     from composer.model import Model as Model
     from composer.model import ModelOutput as ModelOutput
     from composer.modules import module as module
@@ -49,7 +53,6 @@ if TYPE_CHECKING:
     from composer.parts import LinearDecoder as LinearDecoder
     from composer.parts import MaxpoolToPyramidal as MaxpoolToPyramidal
     from composer.parts import MLPDecoder as MLPDecoder
-    from composer.parts import Mmseg as Mmseg
     from composer.parts import Neck as Neck
     from composer.parts import Part as Part
     from composer.parts import PermuteDims as PermuteDims
@@ -59,53 +62,55 @@ if TYPE_CHECKING:
     from composer.parts import ScalarHead as ScalarHead
     from composer.parts import SegmentationHead as SegmentationHead
     from composer.parts import SelectIndices as SelectIndices
-    from composer.parts import Smp as Smp
-    from composer.parts import SmpEncoder as SmpEncoder
     from composer.parts import TemporalPooling as TemporalPooling
-    from composer.parts import TerraTorch as TerraTorch
     from composer.parts import Timm as Timm
-    from composer.parts import Transformers as Transformers
     from composer.parts import UNetDecoder as UNetDecoder
     from composer.parts import UperNetDecoder as UperNetDecoder
     from composer.parts import WeightsFile as WeightsFile
-    from composer.problem import Place as Place
-    from composer.problem import Problem as Problem
-    from composer.problem import SpecError as SpecError
+    from composer.parts.base import contract as contract
+    from composer.parts.rules import Outputs as Outputs
+    from composer.parts.rules import Rejection as Rejection
     from composer.sizes import Padding as Padding
     from composer.sizes import SizeConstraint as SizeConstraint
-    from composer.text import digest as digest
-    from composer.text import read as read
-    from composer.text import reads as reads
-    from composer.text import write as write
-    from composer.typed import TypedGraph as TypedGraph
+    from composer.spec import digest as digest
+    from composer.spec import read as read
+    from composer.spec import reads as reads
+    from composer.spec import write as write
+    from composer.tensors.matching import LoadedWeights as LoadedWeights
+    from composer.typed_graph import TypedGraph as TypedGraph
     from composer.weights import load as load
     from composer.weights import save as save
 
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
+    "adapters.mmseg.parts": "Mmseg",
+    "adapters.smp.parts": "Smp SmpEncoder",
+    "adapters.terratorch.parts": "TerraTorch",
+    "adapters.transformers.parts": "Transformers",
+    "fixes": "autofix",
     "building": "build",
     "checkpoints": "Report load_weights",
-    "contracts": "Outputs Rejection contract",
-    "facts": "describe",
-    "feature": "Feature Image",
+    "encoder_info": "describe",
+    "errors": "Place Problem SpecError",
     "graph": "Graph Node Shared chain",
     "inference": "infer",
+    "layouts": "Feature Image",
     "limits": "Limits",
-    "loaded": "LoadedWeights",
-    "mending": "autofix",
     "model": "Model ModelOutput",
     "modules": "module",
-    "parts": "PARTS AddBottleneckLayer AddFeatures AggregateTokens ASPPRegressionHead ASPPSegmentationHead "
+    "parts": "ASPPRegressionHead ASPPSegmentationHead AddBottleneckLayer AddFeatures AggregateTokens "
     "ClassificationHead ConcatFeatures Custom Decoder EmbeddingHead Encoder EncoderInfo FCNDecoder "
     "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
-    "LinearDecoder MaxpoolToPyramidal MLPDecoder Mmseg Neck Part PermuteDims ProbedEncoder RegressionHead "
-    "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices Smp SmpEncoder TemporalPooling Timm "
-    "TerraTorch Transformers UNetDecoder UperNetDecoder WeightsFile",
-    "problem": "Place Problem SpecError",
+    "LinearDecoder MLPDecoder MaxpoolToPyramidal Neck PARTS Part PermuteDims ProbedEncoder RegressionHead "
+    "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices TemporalPooling Timm UNetDecoder "
+    "UperNetDecoder WeightsFile",
+    "parts.base": "contract",
+    "parts.rules": "Outputs Rejection",
     "sizes": "Padding SizeConstraint",
-    "text": "digest read reads write",
-    "typed": "TypedGraph",
+    "spec": "digest read reads write",
+    "tensors.matching": "LoadedWeights",
+    "typed_graph": "TypedGraph",
     "weights": "load save",
 }
 _MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}

@@ -1,4 +1,4 @@
-"""build(): from a typed graph to a torch module."""
+"""Build a typed graph into a torch module."""
 
 from __future__ import annotations
 
@@ -7,27 +7,106 @@ from contextlib import contextmanager
 from operator import index
 from typing import Any, Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from composer.budget import ResourceUsage, build_out_of_memory_problem, count_resources, find_limit_problems
-from composer.contracts.rules import Rejection, RejectionError, drop_frames
-from composer.feature import Features
+from composer.encoder_info import import_adapter
+from composer.errors import SpecError
 from composer.graph import Graph, Node, Shared
-from composer.inference import infer
-from composer.libraries import import_adapter
-from composer.limits import Limits
-from composer.memory import get_free_memory
+from composer.inference import Describe, build_rejection_problem, infer
+from composer.layouts import Features
+from composer.limits import Limits, get_free_memory
 from composer.model import Model
 from composer.modules import module
-from composer.modules.devices import use_default_device
-from composer.modules.generators import SeededGenerator
-from composer.modules.growth import AllocationLimitError, limit_bytes
+from composer.modules.base import SeededGenerator, use_default_device
+from composer.modules.encoders import use_eval_mode
 from composer.parts import Custom, EncoderInfo, Part, ProbedEncoder
-from composer.problem import SpecError
-from composer.refused import build_rejection_problem
-from composer.typed import TypedGraph
-from composer.verifying import verify_encoders
-from composer.walking import Describe
+from composer.parts.rules import Rejection, RejectionError, compute_implied_sizes, drop_frames
+from composer.resources import (
+    AllocationLimitError,
+    ResourceUsage,
+    build_out_of_memory_problem,
+    count_resources,
+    find_limit_problems,
+    limit_bytes,
+)
+from composer.sizes import SizeConstraint, intersect
+from composer.typed_graph import TypedGraph
+
+
+def verify_encoders(typed: TypedGraph, modules: Mapping[str, nn.Module]) -> None:
+    """Run every encoder that facts are known of, in eval mode and without gradients; it is left as it was.
+
+    Raises SpecError for all that give something else than their facts say.
+    """
+    problems = []
+    for node in typed.order:
+        if node.name in typed.facts and node.name in modules:
+            assert isinstance(node.part, Part)
+            refusal = _find_mismatch(modules[node.name], typed.facts[node.name])
+            if refusal is not None:
+                problems.append(build_rejection_problem(typed.graph, node, node.part, refusal, typed.features))
+    if problems:
+        raise SpecError(problems)
+
+
+def _find_mismatch(network: nn.Module, facts: EncoderInfo) -> Rejection | None:
+    height, width = find_small_size(facts)
+    promised = [feature.shape(1, height, width) for feature in facts.features]
+    try:
+        given = _measure_output_shapes(network, facts, height, width)
+    except Exception as error:  # whatever a network raises that is not as it was
+        return _reject_mismatch(
+            f"take an image of {height} × {width}", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        )
+    if given == promised:
+        return None
+    return _reject_mismatch(
+        f"give {_format_shapes(promised)} for an image of {height} × {width}", _format_shapes(given)
+    )
+
+
+def find_small_size(facts: EncoderInfo) -> tuple[int, int]:
+    """A small size that an encoder takes; where it may be so, not square, to tell rows from columns."""
+    sizes = intersect(
+        [("sizes", facts.sizes), *(("features", compute_implied_sizes(feature)) for feature in facts.features)]
+    )
+    assert isinstance(sizes, SizeConstraint), "facts that no image size meets"
+    least = sizes.compute_padded_size(1, 1)
+    assert least is not None
+    return sizes.compute_padded_size(least[0], 2 * least[1]) or least
+
+
+def _measure_output_shapes(network: nn.Module, facts: EncoderInfo, height: int, width: int) -> list[tuple[int, ...]]:
+    like = next(network.parameters(), torch.empty(0))
+    frames = [] if facts.frames is None else [facts.frames]
+
+    def create_image(channels: int) -> Tensor:
+        return torch.zeros(1, channels, *frames, height, width, dtype=like.dtype, device=like.device)
+
+    images = (
+        {name: create_image(channels) for name, channels in facts.inputs}
+        if facts.inputs
+        else create_image(facts.channels)
+    )
+    with torch.no_grad(), SeededGenerator(), use_eval_mode(network):
+        out = network(images)
+    return [tuple(x.shape) for x in ([out] if isinstance(out, Tensor) else out)]
+
+
+def _format_shapes(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(" × ".join(map(str, shape)) for shape in shapes)
+
+
+def _reject_mismatch(expected: str, got: str) -> Rejection:
+    return Rejection(
+        code="facts",
+        kind="wrong_output",
+        expected=f"must {expected}, by what is known of it",
+        got=got,
+        repair="install the version of its library that its facts are of, or hand in its facts with describe=",
+    )
+
 
 Device = Literal["cpu", "meta"]
 
@@ -126,7 +205,7 @@ def _check_limits(typed: TypedGraph, weights: Mapping[str, ResourceUsage], limit
 
 
 def _check_free_memory(typed: TypedGraph, free: int | None) -> None:
-    """Raise TooMuchError where the whole of a model, of which a part is there, comes to more than is free."""
+    """Raise AllocationLimitError where the whole of a model, of which a part is there, comes to more than is free."""
     if free is not None and sum(weight.bytes for weight in _estimate_resources(typed).values()) > free:
         raise AllocationLimitError
 

@@ -1,4 +1,4 @@
-"""load_weights(): the weights of a model from a checkpoint, whoever wrote it: all of them, or none."""
+"""Load weights from other people's checkpoints."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from os import PathLike
 from attrs import frozen
 from torch import Tensor, nn
 
-from composer.feature import format_count
+from composer.errors import Place, Problem, SpecError
+from composer.layouts import format_count
 from composer.model import Model
-from composer.modules.wrappers import COMPILED, map_unwrapped_names, unwrap
-from composer.problem import Place, Problem, SpecError
+from composer.modules.encoders import COMPILED, map_unwrapped_names, unwrap
+from composer.tensors.archives import StoredTensor, describe_tensor
+from composer.tensors.copying import (
+    PendingCopies,
+    build_weights_error,
+    convert_read_errors,
+    copy_all_or_nothing,
+    refuse_unwritable,
+)
 from composer.tensors.files import open_tensors
-from composer.tensors.prefixes import count_matches
-from composer.tensors.problems import build_weights_error, convert_read_errors
-from composer.tensors.setting import PendingCopies, copy_all_or_nothing, refuse_unwritable
-from composer.tensors.stored import StoredTensor, describe_tensor
+from composer.tensors.matching import count_matches
 
 MAX_LISTED_PREFIXES = 4
 """How many of the other prefixes an error lists."""
@@ -146,7 +151,7 @@ class _NameMatcher:
 
     def __init__(self, model: Model, wanted: Iterable[str], given: Iterable[str]) -> None:
         # Not at the top: TerraTorch's names are known to a later stage, and are needed here alone.
-        from composer.terratorch.keys import find_ignore_reason, list_tensor_names, normalize_tensor_name
+        from composer.terratorch.checkpoints import find_ignore_reason, list_tensor_names, normalize_tensor_name
 
         self.graph = model.graph
         self.reason_to_leave = find_ignore_reason

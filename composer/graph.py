@@ -1,4 +1,4 @@
-"""A model as data: named nodes with named inputs, in any acyclic shape; and the chain as sugar. No torch here."""
+"""Graphs: named nodes, inputs, outputs, and the chain that most models are."""
 
 from __future__ import annotations
 
@@ -8,23 +8,141 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
-from composer.feature import Image, parse_height_and_width
-from composer.parts import Decoder, Encoder, Head, Neck, Part
-from composer.parts.fields import BOOL
-from composer.parts.mistaken import explain_mistake
-from composer.problem import Source
+from composer.errors import Source
+from composer.layouts import Image, parse_height_and_width
+from composer.parts import PART_REGISTRY, Decoder, Encoder, Head, Neck, UnusableError
+from composer.parts.base import Part
+from composer.parts.validators import BOOL
 from composer.sizes import Padding
+
+_MODULE = "torch.nn.modules.module"
+
+
+def explain_mistake(value: Any) -> str | None:
+    """Return what a name, a class or an nn.Module is that stands in place of a part, and how to make a part of it."""
+    if isinstance(value, str):
+        return f"{value!r} is a name, not a part; use {_format_constructor(value)}"
+    if isinstance(value, type) and issubclass(value, Part):
+        return f"{value.__name__} is a class, not a part; use composer.{value.__name__}(…)"
+    if any(base.__module__ == _MODULE for base in type(value).__mro__):
+        return (
+            f"{type(value).__name__} is an nn.Module, not a part; wrap an encoder in composer.Custom(module, "
+            "features=[composer.Feature(channels=…, stride=…)]); register any other part with @composer.module.register"
+        )
+    return None
+
+
+def _format_constructor(name: str) -> str:
+    """Return how Python writes the part of a name; a name without a source is taken for a network of timm."""
+    source, slash, rest = name.partition("/")
+    try:
+        cls = (PART_REGISTRY.get(f"{source}/") if slash else None) or PART_REGISTRY.get(name)
+    except UnusableError:
+        cls = None
+    if cls is None:
+        return "a part, such as composer.Timm('resnet18')" if slash else f"composer.Timm({name!r})"
+    return f"composer.{cls.__name__}({rest!r})" if slash else f"composer.{cls.__name__}(…)"
+
+
+RESERVED_NAMES = frozenset(
+    [
+        "T_destination",
+        "add_module",
+        "append",
+        "apply",
+        "bfloat16",
+        "buffers",
+        "built_state",
+        "call_super_init",
+        "children",
+        "clear",
+        "compile",
+        "copy",
+        "cpu",
+        "cuda",
+        "double",
+        "dump_patches",
+        "eval",
+        "extend",
+        "extra_repr",
+        "float",
+        "forward",
+        "freeze",
+        "from_keys",
+        "fromkeys",
+        "frozen",
+        "get",
+        "get_buffer",
+        "get_extra_state",
+        "get_parameter",
+        "get_submodule",
+        "graph",
+        "half",
+        "has_key",
+        "input_names",
+        "insert",
+        "ipu",
+        "items",
+        "keys",
+        "load_state_dict",
+        "loaded_weights",
+        "modules",
+        "mtia",
+        "named_buffers",
+        "named_children",
+        "named_modules",
+        "named_parameters",
+        "output_names",
+        "parameters",
+        "pop",
+        "popitem",
+        "register_backward_hook",
+        "register_buffer",
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+        "register_load_state_dict_post_hook",
+        "register_load_state_dict_pre_hook",
+        "register_module",
+        "register_parameter",
+        "register_state_dict_post_hook",
+        "register_state_dict_pre_hook",
+        "requires_grad_",
+        "set_extra_state",
+        "set_submodule",
+        "setdefault",
+        "share_memory",
+        "state_dict",
+        "to",
+        "to_empty",
+        "train",
+        "training",
+        "type",
+        "typed",
+        "unfreeze",
+        "update",
+        "values",
+        "xpu",
+        "zero_grad",
+    ]
+)
+"""Names that torch's modules and containers, or the built model, have themselves, so no node may bear them."""
+
 
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """A segment of a node's name."""
+
 
 PATH_PATTERN = re.compile(
     rf"{NAME_PATTERN.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?(?:\.{NAME_PATTERN.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?)*"
 )
 """A node's name: segments with dots, each perhaps with an index: `encoder`, `necks[0]`, `aux.early.decoder`."""
 
+
 MAX_NAME_LENGTH = 256
 """How long a node's name may be."""
+
 
 MAX_ENCODERS = 32
 """How many encoders a graph has: what one of them gives may take a second to find out."""

@@ -9,21 +9,28 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import _register_namedtuple
 
-from composer.entering import PadSpec, compute_padding, explain_weight_mismatch, pad_input, validate_inputs
+from composer.execution import (
+    NodeCall,
+    PadSpec,
+    build_input_spec,
+    build_node_call,
+    build_output_node,
+    compute_padding,
+    explain_weight_mismatch,
+    pad_input,
+    prepare_outputs,
+    validate_inputs,
+)
 from composer.graph import Graph
-from composer.leaving import prepare_outputs
-from composer.loaded import LoadedWeights
-from composer.modules.containers import attach_modules
-from composer.modules.frames import fold_frames, unfold_frames
-from composer.modules.memory_format import make_contiguous_for_training
-from composer.modules.wrappers import map_unwrapped_names
-from composer.plan import NodeCall, build_input_spec, build_node_call, build_output_node
-from composer.typed import TypedGraph
+from composer.modules.encoders import map_unwrapped_names
+from composer.modules.layers import attach_modules, fold_frames, make_contiguous_for_training, unfold_frames
+from composer.tensors.matching import LoadedWeights
+from composer.typed_graph import TypedGraph
 
 
 class ModelOutput(NamedTuple):
     """What a model returns: `output`, a tensor, or a dict by node name where the graph has several outputs; and
-    `auxiliary_heads`, a dict by label. An embedding is a tuple of tensors. A pytree, so that torch.export takes it.
+    `iter_auxiliary_heads`, a dict by label. An embedding is a tuple of tensors. A pytree, so that torch.export takes it.
     """
 
     output: Any
@@ -31,7 +38,7 @@ class ModelOutput(NamedTuple):
 
 
 # torch.export saves a program, and AOTInductor packages one, only with a name for the type that it returns.
-_register_namedtuple(ModelOutput, serialized_type_name="composer.ModelOutput")
+_register_namedtuple(ModelOutput, serialized_type_name="composer.model.ModelOutput")
 
 
 class Model(nn.Module):

@@ -10,7 +10,11 @@ from attrs import Attribute, evolve, field, frozen
 from attrs.validators import optional
 
 PADDING_MODES = ("reflect", "replicate", "zeros")
+
+
 PADDING_SIDES = ("both", "end")
+
+
 MAX_MULTIPLE = 2**20
 """What a side may be asked to be a multiple of, by one or by all together."""
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain, islice
 
-from composer.graph import MAX_ENCODERS, MAX_NAME_LENGTH, PATH_PATTERN, Graph, Node, Shared
+from composer.errors import MAX_PROBLEMS, Problem, suggest
+from composer.graph import MAX_ENCODERS, MAX_NAME_LENGTH, PATH_PATTERN, RESERVED_NAMES, Graph, Node, Shared
 from composer.parts import Encoder
-from composer.problem import MAX_PROBLEMS, Problem, suggest
-from composer.reserved import RESERVED_NAMES
 
 
 def find_structural_problems(graph: Graph) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Weights in files: a model saved with its spec inside, and loaded from that alone. Tensors only, all or nothing."""
+"""Save a model with its spec, and load it again."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from composer.building import build
 from composer.checkpoints import get_model_state, load_weights, unwrap_model
+from composer.files import resolve_target, write_atomically
+from composer.inference import Describe
 from composer.limits import Limits
 from composer.model import Model, summarize_state
 from composer.parts import PART_REGISTRY, EncoderInfo, Part
+from composer.spec import reads, write
+from composer.spec.reader import SPEC_KEY
+from composer.tensors.copying import build_weights_error, convert_read_errors
 from composer.tensors.files import open_safetensors
-from composer.tensors.problems import build_weights_error, convert_read_errors
-from composer.text import reads, write
-from composer.text.embedded import SPEC_KEY
-from composer.walking import Describe
-from composer.writing import resolve_target, write_atomically
 
 FROZEN_KEY = "composer.frozen"
 """The key of a file's metadata under which the names of the frozen nodes are, one a line."""
+
 
 _SAVED_FILE_HINT = "give a file that composer.save wrote"
 
@@ -122,10 +123,14 @@ def _refuse_unloadable(model: Model, state: Mapping[str, Any], file: str | os.Pa
 
 
 _CHANGED_HINT = "put the change into the spec, or save the weights alone: torch.save(model.state_dict(), file)"
+
+
 _GATHER_HINT = (
     "gather it first: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True, "
     "loaded into composer.build(model.graph)"
 )
+
+
 _UNDO_HINTS = {
     "lora_": "merge the adapters first: merge_and_unload()",
     ".parametrizations.": "remove them first: torch.nn.utils.parametrize.remove_parametrizations(layer, name)",

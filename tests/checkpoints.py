@@ -5,7 +5,9 @@ import re
 import torch
 
 import composer
-from composer import FCNDecoder, SegmentationHead, Timm
+from composer.parts.decoders import FCNDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import SegmentationHead
 
 RESNET = Timm("test_resnet", out_indices=[1])
 GRAPH = composer.chain(RESNET, FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=2))

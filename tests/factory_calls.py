@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 import composer
-from composer.facts import describe
+from composer.encoder_info import describe
 from composer.terratorch import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning, translate
-from composer.terratorch.live import build_module_backbone
-from composer.terratorch.live_decoders import build_module_decoder
-from composer.terratorch.translating import ModuleBuilders
+from composer.terratorch.live import build_module_backbone, build_module_decoder
+from composer.terratorch.translation import ModuleBuilders
 
 PLAIN = {"task": "segmentation", "backbone": "timm_resnet18", "decoder": "FCNDecoder", "num_classes": 2}
 NUMBERS = {"task": "regression", "num_classes": None}

@@ -1,4 +1,4 @@
-"""A coverage-guided fuzzer against `composer.reads`: whatever the bytes, a graph or a SpecError.
+"""A coverage-guided fuzzer against `composer.spec.reads`: whatever the bytes, a graph or a SpecError.
 
 It needs atheris, which is not among the extras (`pip install atheris`). From the root of a checkout:
 
@@ -28,9 +28,9 @@ def take(data: bytes) -> bool:
 
     Raises whatever is no answer: another error than a SpecError, and a problem that says nothing or stands nowhere.
     """
-    from composer.problem import SpecError, make_printable
-    from composer.text import reads, write
-    from composer.text.characters import decode_text
+    from composer.errors import SpecError, make_printable
+    from composer.spec import reads, write
+    from composer.spec.yaml import decode_text
 
     try:
         graph = reads(decode_text(data, "spec.yaml"), name="spec.yaml")
@@ -54,11 +54,11 @@ def take(data: bytes) -> bool:
 
 def words() -> str:
     """A dictionary for libFuzzer: the names of parts and fields, and what means something in YAML."""
-    from composer.feature import Image
+    from composer.layouts import Image
     from composer.parts import PARTS
     from composer.sizes import Padding
-    from composer.text.declaring import get_fields
-    from composer.text.forms import CHAIN_KEYS, GRAPH_KEYS
+    from composer.spec.parts import get_fields
+    from composer.spec.reader import CHAIN_KEYS, GRAPH_KEYS
 
     keys = {*CHAIN_KEYS, *GRAPH_KEYS, "part", "share", "from", "timm/resnet18"}
     fields = {name for cls in (*PARTS.values(), Image, Padding) for name in get_fields(cls)}
@@ -77,6 +77,7 @@ def main(arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["composer"]):
         import composer.catalogue
         import composer.contracts
+
         import composer.spec  # noqa: F401
     with TemporaryDirectory() as folder:
         dictionary, seeds = Path(folder) / "words.dict", Path(folder) / "seeds"

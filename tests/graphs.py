@@ -4,8 +4,8 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from composer.feature import Image
-from composer.graph import Graph, Node, Shared, chain
+from composer.graph import RESERVED_NAMES, Graph, Node, Shared, chain
+from composer.layouts import Image
 from composer.parts import (
     DECODERS,
     HEADS,
@@ -40,11 +40,9 @@ from composer.parts import (
 )
 from composer.parts.decoders import UNET_NORMS
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
-from composer.parts.fields import ACTIVATIONS, FINAL_ACTIVATIONS
-from composer.parts.necks import INTERPOLATIONS
-from composer.parts.temporal import POOLINGS
-from composer.parts.tokens import AGGREGATIONS
-from composer.reserved import RESERVED_NAMES
+from composer.parts.pyramids import INTERPOLATIONS
+from composer.parts.tokens import AGGREGATIONS, POOLINGS
+from composer.parts.validators import ACTIVATIONS, FINAL_ACTIVATIONS
 from composer.sizes import PADDING_MODES, PADDING_SIDES, Padding
 
 AWKWARD = [

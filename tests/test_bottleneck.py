@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import composer
-from composer.feature import Feature
+from composer.layouts import Feature
 from tests.law.toys import Toy
 
 PYRAMID = tuple(Feature(channels=c, stride=s) for c, s in ((16, 4), (24, 8), (32, 16), (40, 32)))

@@ -11,12 +11,16 @@ import torch
 from torch import nn
 
 import composer
-from composer import FCNDecoder, Limits, SegmentationHead, SpecError, Timm
 from composer.building import build_modules
-from composer.contracts.rules import Rejection, RejectionError
+from composer.errors import SpecError
+from composer.limits import Limits
 from composer.modules import module
-from composer.modules.growth import MAX_MODULES, AllocationLimitError, limit_bytes, limit_modules
 from composer.parts import PARTS
+from composer.parts.decoders import FCNDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import SegmentationHead
+from composer.parts.rules import Rejection, RejectionError
+from composer.resources import MAX_MODULES, AllocationLimitError, limit_bytes, limit_modules
 from tests.bounded import bounded
 
 HEAD = SegmentationHead(num_classes=2)

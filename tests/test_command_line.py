@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 
 import composer
-from composer.__main__ import main
-from composer.commands.colours import render_classes, render_values
-from composer.commands.feeding import split_by_input
-from composer.commands.pictures import PANEL_MARGIN, TITLE_HEIGHT
-from composer.commands.terminal import UsageError
+from composer.cli.inputs import render_classes, render_values, split_by_input
+from composer.cli.main import main
+from composer.cli.pictures import PANEL_MARGIN, TITLE_HEIGHT
+from composer.cli.terminal import UsageError
 
 ROOT = Path(__file__).parents[1]
 
@@ -577,7 +576,7 @@ class TestRun:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("composer.commands.running.compose_sheet", interrupt)
+        monkeypatch.setattr("composer.cli.run.compose_sheet", interrupt)
         before = sorted(here.iterdir())
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 130
         assert capsys.readouterr().err.endswith("interrupted\n")
@@ -626,7 +625,7 @@ TERRATORCH = "terratorch/… needs terratorch, which is not installed: pip insta
 def some_installed(monkeypatch):
     """timm and smp are installed, and no other library."""
     there = ("timm", "segmentation_models_pytorch")
-    monkeypatch.setattr("composer.libraries.Library.is_installed", lambda library: library.package in there)
+    monkeypatch.setattr("composer.encoder_info.Library.is_installed", lambda library: library.package in there)
 
 
 class TestList:

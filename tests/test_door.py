@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
-from composer.__main__ import main
-from composer.commands.ceiling import limit_memory
+from composer.cli.main import main
+from composer.cli.terminal import limit_memory
 
 ROOT = Path(__file__).parents[1]
 SPEC = """\
@@ -168,7 +168,7 @@ def test_a_picture_that_memory_does_not_suffice_for(here, capsys, monkeypatch):
     def refused(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("composer.commands.images._extract_pixels", refused)
+    monkeypatch.setattr("composer.cli.images._extract_pixels", refused)
     assert run_on("image.png") == 2
     assert capsys.readouterr().err == "image.png: there is not memory enough for an image of this size; crop it.\n"
 
@@ -177,7 +177,7 @@ def test_what_runs_out_of_memory_anywhere_is_one_line(here, capsys, monkeypatch)
     def refused(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("composer.commands.running.prepare_inputs", refused)
+    monkeypatch.setattr("composer.cli.run.prepare_inputs", refused)
     assert run_on("image.png") == 2
     assert capsys.readouterr().err == (
         "there is not memory enough for this; use a smaller model or image, or close other programs.\n"
@@ -186,11 +186,11 @@ def test_what_runs_out_of_memory_anywhere_is_one_line(here, capsys, monkeypatch)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are left to themselves")
 def test_a_process_keeps_to_the_memory_that_there_is():
-    code = "from composer.commands.ceiling import keep_to_memory as k; k(); bytearray(2**46)"
+    code = "from composer.cli.terminal import limit_memory as k; k(); bytearray(2**46)"
     ran = python("-c", code)
     assert ran.stderr.splitlines()[-1] == "MemoryError"
     limit = resource.getrlimit(resource.RLIMIT_DATA)
-    assert limit_memory.__module__ == "composer.commands.ceiling"
+    assert limit_memory.__module__ == "composer.cli.terminal"
     assert resource.getrlimit(resource.RLIMIT_DATA) == limit
 
 
@@ -275,14 +275,14 @@ def interrupting(monkeypatch, place, *, halfway=None):
 
 
 INTERRUPTED = {
-    "while an image is read": (RUN, "composer.commands.running.prepare_inputs", None),
+    "while an image is read": (RUN, "composer.cli.run.prepare_inputs", None),
     "while a model is built": (BUILD, "composer.building._build_module", None),
-    "while a model runs": (RUN, "composer.commands.running._predict", None),
+    "while a model runs": (RUN, "composer.cli.run._predict", None),
     "while a picture is written": (RUN, "pathlib.Path.write_bytes", None),
     "while weights are written": (BUILD, "composer.weights.save_file", 1),
-    "while a spec is mended": (FIT, "composer.mending.autofix", None),
+    "while a spec is mended": (FIT, "composer.fixes.autofix", None),
     "while a spec is written": (FIT, "pathlib.Path.write_text", None),
-    "while pairs are worked out": (MATRIX, "composer.commands.matrix.evaluate_pairs", None),
+    "while pairs are worked out": (MATRIX, "composer.cli.matrix.evaluate_pairs", None),
     "while a matrix is written": (MATRIX, "pathlib.Path.write_text", None),
 }
 
@@ -299,7 +299,7 @@ def test_ctrl_c_leaves_nothing_behind(here, before, capsys, monkeypatch, command
 
 @pytest.mark.usefixtures("attended")
 def test_facts_that_are_half_written_are_not_left_behind(here, monkeypatch, tmp_path):
-    from composer.facts import _store_cached
+    from composer.encoder_info import _store_cached
 
     interrupting(monkeypatch, "pathlib.Path.replace")
     with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 import composer
-from composer import facts
+from composer import encoder_info as facts
 
 PART = composer.Timm("test_resnet", out_indices=[1, 2], options={"drop_rate": 0.1})
 """An encoder that the catalogue says nothing of, because of its options."""
@@ -106,8 +106,8 @@ def test_a_refusal_is_not_kept_on_disk(cache):
 
 
 def test_a_broken_install_is_an_error_of_the_spec(cache, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "composer.adapters.timm", None)
-    monkeypatch.delattr("composer.adapters.timm", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "composer.adapters.timm.modules", None)
+    monkeypatch.delattr("composer.adapters.timm.modules", raising=False)
 
     with pytest.raises(composer.SpecError) as caught:
         composer.infer(composer.chain(PART))
@@ -121,10 +121,10 @@ def test_a_broken_install_is_an_error_of_the_spec(cache, monkeypatch):
 def test_a_network_that_is_probed_may_take_the_memory_that_is_free(cache, monkeypatch):
     """No number is fixed: on a machine with more memory, larger networks are probed."""
     part = composer.Timm("sequencer2d_s", options={"layers": [1, 1, 1, 1]})
-    monkeypatch.setattr("composer.memory.get_free_memory", lambda: 1000)
+    monkeypatch.setattr("composer.limits.get_free_memory", lambda: 1000)
     refused = composer.describe(part, 3)
     facts._describe_cached.cache_clear()
-    monkeypatch.setattr("composer.memory.get_free_memory", lambda: None)
+    monkeypatch.setattr("composer.limits.get_free_memory", lambda: None)
     found = composer.describe(part, 3)
-    assert refused.got == "timm says TooMuchError: it comes to more than 1,000 bytes"
+    assert refused.got == "timm says AllocationLimitError: it comes to more than 1,000 bytes"
     assert [f.stride for f in found.features] == [7, 14, 14]

@@ -7,11 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer import EncoderInfo, Feature
-from composer.__main__ import main
-from composer.contracts import Rejection, contract
-from composer.ways import apply_neck as after
-from composer.ways import find_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
+from composer.cli.main import main
+from composer.layouts import Feature
+from composer.neck_paths import apply_neck as after
+from composer.neck_paths import find_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
+from composer.parts.base import contract
+from composer.parts.encoders import EncoderInfo
+from composer.parts.rules import Rejection
 
 PLAIN = "b c h w"
 

@@ -7,10 +7,10 @@ import attrs
 import pytest
 from attrs import field, frozen
 
+from composer.errors import SpecError
 from composer.graph import chain
 from composer.parts import PARTS, Encoder, Neck, Timm
-from composer.problem import SpecError
-from composer.text import digest, reads, write
+from composer.spec import digest, reads, write
 
 
 def four(_, attribute, value):

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from composer import Graph, Image, chain
+from composer.graph import Graph, chain
+from composer.layouts import Image
 from composer.parts import AddBottleneckLayer, FCNDecoder, RegressionHead, Timm
 
 ENCODER = Timm("resnet18")

@@ -17,8 +17,11 @@ import timm
 import torch
 
 import composer
-from composer import EmbeddingHead, FCNDecoder, SegmentationHead, SpecError, Timm
-from composer.adapters.archives import read_file_weights
+from composer.adapters.weights import read_file_weights
+from composer.errors import SpecError
+from composer.parts.decoders import FCNDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import EmbeddingHead, SegmentationHead
 from composer.tensors.archives import Archive
 from tests.bounded import bounded
 
@@ -356,7 +359,7 @@ def test_shapes_are_compared_before_any_numbers_are_read(tmp_path, door, monkeyp
 def test_a_model_of_other_shapes_reads_no_numbers(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
     composer.save(composer.build(composer.chain(Timm("test_resnet", out_indices=[1]), EmbeddingHead())), file)
-    monkeypatch.setattr("composer.tensors.safetensors_files._read_numbers", lambda *_: pytest.fail("they were read"))
+    monkeypatch.setattr("composer.tensors.files._read_numbers", lambda *_: pytest.fail("they were read"))
     assert refused(composer.load_weights, file).message.startswith("lacks 8 tensors of the model: 6 of decoder (")
 
 

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composer.commands.bands import parse_bands, select_bands, select_preview_bands
-from composer.commands.images import read_raster
-from composer.commands.normalising import PretrainedStats, infer_full_scale, normalize_bands
-from composer.commands.outfile import check_writable, write_output_file
-from composer.commands.preview import render_preview
-from composer.commands.rasters import Raster
-from composer.commands.terminal import UsageError
+from composer.cli.images import Raster, read_raster
+from composer.cli.inputs import (
+    PretrainedStats,
+    infer_full_scale,
+    normalize_bands,
+    parse_bands,
+    render_preview,
+    select_bands,
+    select_preview_bands,
+)
+from composer.cli.terminal import UsageError, check_writable, write_output_file
 
 RED, GREEN, CLEAR = (200, 10, 20), (30, 180, 40), (0, 0, 255, 0)
 

@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 import composer
-from composer.__main__ import main
-from composer.terratorch.configs import reads_config
-from composer.terratorch.sections import parse_config
+from composer.cli.main import main
+from composer.terratorch.configs import parse_config, reads_config
 
 CONFIG = Path(__file__).parent / "terratorch_configs" / "timm_resnet18.yaml"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import composer
-from composer import EncoderInfo, Feature, Timm
+from composer.layouts import Feature
+from composer.parts.encoders import EncoderInfo, Timm
 
 FACTS = {
     Timm("resnet18"): EncoderInfo(features=[Feature(channels=64, stride=4), Feature(channels=128, stride=8)]),

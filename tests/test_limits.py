@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.problem import SpecError, make_printable
-from composer.text import read, reads, write
+from composer.errors import SpecError, make_printable
+from composer.spec import read, reads, write
 
 CHAIN = """\
 input: {channels: 6, size: [224, 224]}
@@ -222,7 +222,7 @@ def test_reading_imports_no_torch():
 @pytest.mark.parametrize("text", [CHAIN, GRAPH], ids=["chain", "graph"])
 def test_without_libyaml_the_same_is_read(text, monkeypatch):
     quick = reads(text)
-    monkeypatch.setattr("composer.text.document._LOADER", yaml.SafeLoader)
+    monkeypatch.setattr("composer.spec.yaml._LOADER", yaml.SafeLoader)
     slow = reads(text)
     assert (slow, slow.source) == (quick, quick.source)
 

@@ -9,20 +9,14 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import composer
-from composer import (
-    AddBottleneckLayer,
-    ConcatFeatures,
-    FCNDecoder,
-    Graph,
-    IdentityDecoder,
-    Image,
-    Node,
-    SegmentationHead,
-    Shared,
-    SpecError,
-    load_weights,
-)
-from composer.checkpoints import Mismatch
+from composer.checkpoints import Mismatch, load_weights
+from composer.errors import SpecError
+from composer.graph import Graph, Node, Shared
+from composer.layouts import Image
+from composer.parts.decoders import FCNDecoder, IdentityDecoder
+from composer.parts.heads import SegmentationHead
+from composer.parts.necks import ConcatFeatures
+from composer.parts.pyramids import AddBottleneckLayer
 from tests.checkpoints import GRAPH, RESNET, as_terratorch_says, lightning, state_of, trained, unlike
 
 

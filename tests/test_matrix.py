@@ -12,12 +12,10 @@ from attrs import evolve
 from PIL import Image
 
 import composer
-from composer import EncoderInfo, Feature, Timm
-from composer.__main__ import main
-from composer.commands.matrix import Matrix
-from composer.commands.matrix_picture import CELL_GAP, CELL_SIZE, MATRIX_TEXT_SIZE, VERDICT_COLOURS, draw_matrix
-from composer.contracts import Rejection
-from composer.pairing import (
+from composer.cli.main import main
+from composer.cli.matrix import Matrix
+from composer.cli.matrix_picture import CELL_GAP, CELL_SIZE, MATRIX_TEXT_SIZE, VERDICT_COLOURS, draw_matrix
+from composer.compatibility import (
     PairResult,
     build_default_decoder,
     copy_for_encoder,
@@ -25,7 +23,10 @@ from composer.pairing import (
     group_equivalent,
     list_decoder_names,
 )
+from composer.layouts import Feature
 from composer.parts import PARTS
+from composer.parts.encoders import EncoderInfo, Timm
+from composer.parts.rules import Rejection
 
 DECODERS = {name: PARTS[name] for name in list_decoder_names(PARTS)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from composer.memory import get_free_memory
+from composer.limits import get_free_memory
 
 MACHINE = "MemTotal: 24000 kB\nMemFree: 100 kB\nMemAvailable:    9000 kB\nSwapTotal: 500 kB\nSwapFree: 400 kB\n"
 AVAILABLE = 9400 * 1024
@@ -13,8 +13,8 @@ AVAILABLE = 9400 * 1024
 @pytest.fixture
 def system(tmp_path, monkeypatch):
     """Writes what a system tells, by file."""
-    monkeypatch.setattr("composer.memory.PROC", tmp_path / "proc")
-    monkeypatch.setattr("composer.memory.GROUPS", tmp_path / "groups")
+    monkeypatch.setattr("composer.limits.PROC", tmp_path / "proc")
+    monkeypatch.setattr("composer.limits.GROUPS", tmp_path / "groups")
 
     def write(files):
         for name, text in files.items():

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 import composer
-from composer.__main__ import main
+from composer.cli.main import main
 
 ENDS = "\ndecoder: FCNDecoder\nhead: {SegmentationHead: {num_classes: 2}}\n"
 NAMES_AND_COLORS = "leave it out: a model does not store the names and colors of its classes"

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import composer
-from composer import FCNDecoder, Graph, Image, Node, SpecError, Timm
-from composer.graph import MAX_ENCODERS
+from composer.errors import SpecError
+from composer.graph import MAX_ENCODERS, Graph, Node
+from composer.layouts import Image
+from composer.parts.decoders import FCNDecoder
+from composer.parts.encoders import Timm
 
 GRAPH = composer.chain(Timm("test_resnet"), FCNDecoder(channels=4), composer.SegmentationHead(num_classes=2))
 ITSELF = []

@@ -10,10 +10,9 @@ import sys
 import pytest
 
 import composer
-from composer.__main__ import main
-from composer.feature import Feature
-from composer.parts.mmseg import MMSEG_HEAD_ARGUMENTS
-from composer.parts.mmseg_heads import UNSUPPORTED_HEADS
+from composer.adapters.mmseg.parts import MMSEG_HEAD_ARGUMENTS, UNSUPPORTED_HEADS
+from composer.cli.main import main
+from composer.layouts import Feature
 from tests.law.toys import Toy
 
 PYRAMID = tuple(Feature(channels=c, stride=s) for c, s in ((32, 4), (64, 8), (96, 16), (128, 32)))
@@ -320,9 +319,9 @@ def test_the_list_shows_what_can_be_had_and_what_not(capsys):
 def anew(monkeypatch):
     """As if nothing had been imported of mmseg, of mmcv and of the adapter."""
     for name in list(sys.modules):
-        if name.split(".")[0] in ("mmseg", "mmcv", "mmengine") or name.startswith("composer.adapters.mmseg"):
+        if name.split(".")[0] in ("mmseg", "mmcv", "mmengine") or name.startswith("composer.adapters.mmseg.modules"):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("composer.adapters.mmseg", raising=False)
+    monkeypatch.delattr("composer.adapters.mmseg.modules", raising=False)
 
 
 def refused_to_build():

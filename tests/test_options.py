@@ -9,7 +9,8 @@ import pytest
 import timm
 
 import composer
-from composer import EmbeddingHead, Timm
+from composer.parts.encoders import Timm
+from composer.parts.heads import EmbeddingHead
 
 NESTED = {"b": {"y": [1, {"z": None}], "x": "s"}, "a": 2.5}
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from composer import Custom, EncoderInfo, Feature, Padding, SizeConstraint
+from composer.layouts import Feature
 from composer.parts import (
     AggregateTokens,
     ASPPRegressionHead,
@@ -25,6 +25,8 @@ from composer.parts import (
     UNetDecoder,
     UperNetDecoder,
 )
+from composer.parts.encoders import Custom, EncoderInfo
+from composer.sizes import Padding, SizeConstraint
 
 FEATURE = Feature(channels=3)
 

@@ -15,10 +15,15 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from composer.tensors.instructions import INSTRUCTIONS_BY_CODE
-from composer.tensors.mentioned import GlobalRef, PersistentRef, ReducedCall
-from composer.tensors.pickled import MAX_INSTRUCTIONS, read_pickle
-from composer.tensors.unreadable import UnreadableError
+from composer.tensors.pickles import (
+    INSTRUCTIONS_BY_CODE,
+    MAX_INSTRUCTIONS,
+    GlobalRef,
+    PersistentRef,
+    ReducedCall,
+    UnreadableError,
+    read_pickle,
+)
 from tests.bounded import bounded
 
 SCALARS = (

@@ -5,8 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from composer.commands.colours import NO_DATA_COLOUR, get_class_colour, render_classes, render_values
-from composer.commands.pictures import (
+from composer.adapters.mmseg.parts import Mmseg
+from composer.cli.inputs import NO_DATA_COLOUR, get_class_colour, render_classes, render_values
+from composer.cli.pictures import (
     LEGEND_ROW_HEIGHT,
     MAX_LEGEND_ROWS,
     MIN_PANEL_WIDTH,
@@ -20,21 +21,13 @@ from composer.commands.pictures import (
     compose_sheet,
     compute_drawn_size,
 )
-from composer.commands.predictions import (
-    ClassMap,
-    ClassProbabilities,
-    Scalars,
-    ValueMap,
-    decode_predictions,
-    format_percent,
-)
+from composer.cli.predictions import ClassMap, ClassProbabilities, Scalars, ValueMap, decode_predictions, format_percent
 from composer.parts import (
     ASPPRegressionHead,
     ASPPSegmentationHead,
     ClassificationHead,
     IdentityDecoder,
     LinearDecoder,
-    Mmseg,
     RegressionHead,
     ScalarHead,
     SegmentationHead,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from composer.tensors.prefixes import count_matches
+from composer.tensors.matching import count_matches
 
 WANTED = ("conv.weight", "conv.bias", "layers.0.conv.weight")
 

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from composer.quiet import guard_import
+from composer.isolation import guard_import
 
 DRAWS = {"Python's": (random.seed, random.random), "numpy's": (np.random.seed, np.random.random)}
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import composer
-from composer.__main__ import main
-from composer.libraries import LIBRARIES
+from composer.cli.main import main
+from composer.encoder_info import LIBRARIES
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

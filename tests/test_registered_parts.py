@@ -7,9 +7,8 @@ import sys
 import pytest
 
 import composer
-from composer.commands.listing import build_parts_table
-from composer.commands.naming import list_encoder_names
-from composer.commands.terminal import UsageError
+from composer.cli.list import build_parts_table, list_encoder_names
+from composer.cli.terminal import UsageError
 from composer.parts import PART_REGISTRY, PARTS
 
 DECLARED = """\

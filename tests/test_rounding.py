@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from composer.adapters.probing import find_strides_and_sizes
 from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
-from composer.feature import Feature
+from composer.layouts import Feature
 from composer.sizes import SizeConstraint
 from tests.law.strategies import draw_more
 

@@ -8,14 +8,13 @@ from torch import nn
 
 import composer
 from composer.checkpoints import Report
-from composer.commands.feeding import _describe_missing_pixels
-from composer.commands.images import read_raster
-from composer.commands.matrix import Matrix
-from composer.commands.matrix_text import format_summary
-from composer.commands.predictions import ClassMap
-from composer.commands.terminal import UsageError
-from composer.feature import Feature, describe_features, format_count
-from composer.pairing import PairResult
+from composer.cli.images import read_raster
+from composer.cli.inputs import _describe_missing_pixels
+from composer.cli.matrix import Matrix, format_summary
+from composer.cli.predictions import ClassMap
+from composer.cli.terminal import UsageError
+from composer.compatibility import PairResult
+from composer.layouts import Feature, describe_features, format_count
 
 SENTENCES = {
     "one channel": ([Feature(channels=1, stride=2)], 'map "b c h w" (1 channel, stride 2)'),

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from composer.adapters.shapes import ShapeInferenceMode
+from composer.adapters.probing import ShapeInferenceMode
 
 NETWORKS = [
     "test_resnet",

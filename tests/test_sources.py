@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from composer.__main__ import main
-from composer.facts import _describe_cached
+from composer.cli.main import main
+from composer.encoder_info import _describe_cached
 
 ROOT = Path(__file__).parents[1]
 SPECS = sorted(ROOT.glob("specs/*.yaml"))
@@ -63,7 +63,7 @@ def test_a_check_loads_no_library_once_facts_are_known(files, loaded, tmp_path):
 def nothing_installed(monkeypatch):
     """No library but timm is installed, and nothing is known of what was."""
     versions = {"timm": "timm-0"}
-    monkeypatch.setattr("composer.libraries.Library.versions", lambda library: versions.get(library.package))
+    monkeypatch.setattr("composer.encoder_info.Library.versions", lambda library: versions.get(library.package))
     monkeypatch.chdir(ROOT)
     _describe_cached.cache_clear()
     yield
@@ -94,7 +94,7 @@ def test_where_a_library_is_not_there_a_check_says_what_installs_it(file, said, 
 
 @pytest.mark.parametrize("file", ["specs/mmseg-upernet.yaml", "specs/dpt-depth.yaml", "specs/bottleneck-unet.yaml"])
 def test_decoders_are_known_without_their_library(file, monkeypatch, capsys):
-    monkeypatch.setattr("composer.libraries.Library.is_installed", lambda library: library.package == "timm")
+    monkeypatch.setattr("composer.encoder_info.Library.is_installed", lambda library: library.package == "timm")
     monkeypatch.chdir(ROOT)
     assert main(["check", file]) == 0
     assert capsys.readouterr().out.startswith(f"{file}: ok  ")

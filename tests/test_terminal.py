@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composer import Place, Problem, SpecError, reads
-from composer.__main__ import main
-from composer.problem import MAX_MESSAGE_LENGTH, make_printable
+from composer.cli.main import main
+from composer.errors import MAX_MESSAGE_LENGTH, Place, Problem, SpecError, make_printable
+from composer.spec import reads
 
 ROOT = Path(__file__).parents[1]
 SPEC = """\

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 import composer
-from composer.facts import describe
+from composer.encoder_info import describe
 from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning, translate
 from tests.factory_calls import NOTED, NUMBERS, REFUSED, SPECS, Maps, Scores, call_of, translated
 

@@ -13,12 +13,11 @@ from attrs import frozen
 from torch import nn
 
 import composer
-from composer import SpecError, load_weights
-from composer.tensors.archives import Archive
+from composer.checkpoints import load_weights
+from composer.errors import SpecError
+from composer.tensors.archives import Archive, from_bytes
 from composer.tensors.files import open_tensors, read_tensor_file
-from composer.tensors.pickled import MAX_PICKLE_BYTES
-from composer.tensors.stored import from_bytes
-from composer.tensors.unreadable import UnreadableError
+from composer.tensors.pickles import MAX_PICKLE_BYTES, UnreadableError
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
 
 
@@ -234,7 +233,7 @@ def test_numbers_are_let_go_as_they_are_set(file, model, monkeypatch):
         assert [numbers for numbers in made if numbers() is not None] == []
 
     torch.save(state_of(trained()), file)
-    monkeypatch.setattr("composer.tensors.torch_files.from_bytes", remembered)
+    monkeypatch.setattr("composer.tensors.archives.from_bytes", remembered)
     monkeypatch.setattr("composer.checkpoints.copy_all_or_nothing", set_all)
     load_weights(model, file)
 
@@ -480,8 +479,8 @@ def test_a_file_that_stops_being_readable_is_said(file, written, monkeypatch):
 
     written({"a": ONE}, file)
     with open_tensors(file) as found:
-        monkeypatch.setattr("composer.tensors.torch_files.from_bytes", broken)
-        monkeypatch.setattr("composer.tensors.safetensors_files.from_bytes", broken)
+        monkeypatch.setattr("composer.tensors.archives.from_bytes", broken)
+        monkeypatch.setattr("composer.tensors.files.from_bytes", broken)
         with pytest.raises(UnreadableError, match=r"^cannot be read \(Input/output error\)$"):
             found.tensors["a"].read()
 

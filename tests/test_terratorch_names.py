@@ -7,24 +7,16 @@ import timm
 import torch
 
 import composer
-from composer import (
-    AddBottleneckLayer,
-    FCNDecoder,
-    IdentityDecoder,
-    Image,
-    LearnedInterpolateToPyramidal,
-    RegressionHead,
-    ReshapeTokensToImage,
-    SegmentationHead,
-    SpecError,
-    TemporalPooling,
-    Timm,
-    UNetDecoder,
-    UperNetDecoder,
-    load_weights,
-)
-from composer.checkpoints import match_names
-from composer.terratorch.keys import UNUSED_ATTENTION, list_tensor_names
+from composer.checkpoints import load_weights, match_names
+from composer.errors import SpecError
+from composer.layouts import Image
+from composer.parts.decoders import FCNDecoder, IdentityDecoder, UNetDecoder, UperNetDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import RegressionHead, SegmentationHead
+from composer.parts.necks import ReshapeTokensToImage
+from composer.parts.pyramids import AddBottleneckLayer, LearnedInterpolateToPyramidal
+from composer.parts.tokens import TemporalPooling
+from composer.terratorch.checkpoints import UNUSED_ATTENTION, list_tensor_names
 from tests.checkpoints import GRAPH, as_terratorch_says, lightning, state_of, trained, unlike
 
 

@@ -8,8 +8,9 @@ from attrs import frozen
 from torch import nn
 
 import composer
-from composer import EncoderInfo, TerraTorch
-from composer.feature import FRAMES, Feature
+from composer.adapters.terratorch.parts import TerraTorch
+from composer.layouts import FRAMES, Feature
+from composer.parts.encoders import EncoderInfo
 from composer.sizes import SizeConstraint
 
 SEEN = Feature(channels=8, stride=16, axes="b n c", prefix=1)

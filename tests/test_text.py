@@ -8,22 +8,13 @@ from attrs import evolve, field, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composer.feature import Feature, Image
+from composer.errors import SpecError
 from composer.graph import Graph, Node, Shared, chain
-from composer.parts import (
-    PARTS,
-    Custom,
-    FCNDecoder,
-    Neck,
-    RegressionHead,
-    SegmentationHead,
-    SelectIndices,
-    Timm,
-)
-from composer.problem import SpecError
+from composer.layouts import Feature, Image
+from composer.parts import PARTS, Custom, FCNDecoder, Neck, RegressionHead, SegmentationHead, SelectIndices, Timm
 from composer.sizes import Padding
-from composer.text import digest, read, reads, write
-from composer.text.scalars import format_scalar, parse_scalar
+from composer.spec import digest, read, reads, write
+from composer.spec.yaml import format_scalar, parse_scalar
 from tests.graphs import AWKWARD, chains, graphs, parts
 
 SPECS = sorted(Path(__file__).parent.parent.joinpath("specs").glob("*.yaml"))

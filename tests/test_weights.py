@@ -13,7 +13,11 @@ from torch import nn
 from torch.nn.utils import prune
 
 import composer
-from composer import Custom, FCNDecoder, Feature, SegmentationHead, SpecError, Timm
+from composer.errors import SpecError
+from composer.layouts import Feature
+from composer.parts.decoders import FCNDecoder
+from composer.parts.encoders import Custom, Timm
+from composer.parts.heads import SegmentationHead
 
 GRAPH = composer.chain(
     Timm("test_resnet", out_indices=[1]), FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=2)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from composer.feature import Feature
+from composer.errors import Place, Problem, SpecError
 from composer.inference import infer
+from composer.layouts import Feature
 from composer.parts import EncoderInfo, Timm
-from composer.problem import Place, Problem, SpecError
 from composer.sizes import SizeConstraint
-from composer.text import reads
+from composer.spec import reads
 from tests.wrong_specs import INFERRED, READ
 
 PYRAMID = tuple(

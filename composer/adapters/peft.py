@@ -9,9 +9,11 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from composer.problem import Place, Problem, SpecError, suggest
+from composer.errors import Place, Problem, SpecError, suggest
 
 PEFT_KEYS = ("method", "replace_qkv", "peft_config_kwargs")
+
+
 PEFT_METHODS = peft.PEFT_TYPE_TO_CONFIG_MAPPING
 
 

@@ -19,7 +19,7 @@ from math import ceil, lcm
 from attrs import evolve, frozen
 
 from composer.adapters.probing import GridFunction, Grids
-from composer.feature import Feature, Features, Rounding
+from composer.layouts import Feature, Features, Rounding
 from composer.sizes import SizeConstraint
 
 

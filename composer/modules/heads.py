@@ -1,7 +1,4 @@
-"""Heads. B batch, C channels, H and W cells, N positions.
-
-The last layer stands where published weights have it: `head.2`, or for regression after whatever precedes it.
-"""
+"""Modules of the heads."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from composer.feature import VECTOR, Features
-from composer.modules.activations import build_activation
-from composer.modules.dispatch import module
+from composer.layouts import VECTOR, Features
+from composer.modules.base import module
+from composer.modules.layers import build_activation
 from composer.parts import ClassificationHead, EmbeddingHead, RegressionHead, ScalarHead, SegmentationHead
 
 

@@ -1,7 +1,4 @@
-"""Necks that pick, reorder, lay out and join. Pyramids have a file of their own.
-
-B batch, C channels, H and W cells, N tokens, T frames; x without a suffix is of any layout.
-"""
+"""Modules of the necks that select, lay out, join or pool features."""
 
 from __future__ import annotations
 
@@ -10,17 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from composer.contracts.rules import to_exact_grid
-from composer.feature import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
-from composer.modules.dispatch import module
+from composer.layouts import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
+from composer.modules.base import module
 from composer.parts import (
     AddBottleneckLayer,
     AddFeatures,
+    AggregateTokens,
     ConcatFeatures,
     PermuteDims,
     ReshapeTokensToImage,
     SelectIndices,
+    TemporalPooling,
 )
+from composer.parts.rules import to_exact_grid
 
 
 class Select(nn.Module):
@@ -168,3 +167,74 @@ def _(neck: ConcatFeatures, *branches: Features) -> nn.Module:
 @module.register(AddFeatures)
 def _(neck: AddFeatures, *branches: Features) -> nn.Module:
     return Add()
+
+
+class Aggregate(nn.Module):
+    """Pools the tokens, or the cells, of the tensors at its positions; or picks one token of each."""
+
+    def __init__(self, neck: AggregateTokens, features: Features) -> None:
+        super().__init__()
+        self.pooling = neck.pooling
+        self.positions = neck.positions
+        self.maps = tuple("h" in features[index].axes for index in neck.positions)
+        self.dropped = tuple(features[index].prefix if neck.drop_cls else 0 for index in neck.positions)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give a vector `(b, c)` for each of the chosen, or `(b, t, c)` where it has frames."""
+        chosen = zip(self.positions, self.maps, self.dropped, strict=True)
+        return tuple(
+            self._pool_tokens(features[index].flatten(-2).mT if is_map else features[index][..., dropped:, :])
+            for index, is_map, dropped in chosen
+        )
+
+    def _pool_tokens(self, x_NC: Tensor) -> Tensor:
+        match self.pooling:
+            case "mean":
+                return x_NC.mean(-2)
+            case "max":
+                # Not amax, which shares the gradient among equal tokens: behind a ReLU many are equal.
+                return x_NC.max(-2).values
+            case "min":
+                return x_NC.min(-2).values
+        return x_NC[..., 0 if self.pooling == "cls" else int(self.pooling), :]
+
+
+@module.register(AggregateTokens)
+def _(neck: AggregateTokens, features: Features) -> nn.Module:
+    return Aggregate(neck, features)
+
+
+class PoolFrames(nn.Module):
+    """Pools each tensor along its own axis of frames, after the frames of each subset have been averaged."""
+
+    def __init__(self, neck: TemporalPooling, features: Features) -> None:
+        super().__init__()
+        self.pooling = neck.pooling
+        self.lengths = neck.subset_lengths
+        layouts = [feature.axes.split() for feature in features]
+        self.axes = tuple((axes.index("t"), axes.index("c")) for axes in layouts)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Give for each tensor one without the axis t; with `keep`, one that has it still."""
+        return tuple(self._pool_frames(x, *axes) for x, axes in zip(features, self.axes, strict=True))
+
+    def _pool_frames(self, x: Tensor, t: int, c: int) -> Tensor:
+        if self.lengths is not None:
+            x = torch.stack([subset.mean(t) for subset in x.split_with_sizes(self.lengths, t)], t)
+        if self.pooling == "mean":
+            return x.mean(t)
+        if self.pooling == "max":
+            # Not amax, which shares the gradient among equal frames: behind a ReLU many are equal.
+            return x.max(t).values
+        if self.pooling == "diff":
+            first, second = x.unbind(t)
+            return first - second
+        if self.pooling == "concat":
+            # The frames are taken out of the layout, so that an axis behind t moves up by one.
+            return torch.cat(x.unbind(t), c - 1 if c > t else c)
+        return x
+
+
+@module.register(TemporalPooling)
+def _(neck: TemporalPooling, features: Features) -> nn.Module:
+    return PoolFrames(neck, features)

@@ -1,21 +1,44 @@
-"""Decoders: from features to one map. Names, arguments and defaults are TerraTorch's. No torch here."""
+"""Decoders: declarations and contracts."""
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from collections.abc import Iterable
+from fractions import Fraction
 
-from composer.parts.fields import (
+from attrs import evolve, field, frozen
+
+from composer.layouts import MAP, VECTOR, Features, format_count
+from composer.parts.base import Decoder, contract
+from composer.parts.pyramids import LearnedInterpolateToPyramidal
+from composer.parts.rules import (
+    ContractResult,
+    Outputs,
+    Rejection,
+    compute_exact_multiple,
+    compute_min_cells,
+    is_map,
+    require,
+    require_doubling_strides,
+    require_finest_first,
+    require_indices,
+    require_maps,
+    require_pyramid_maps,
+    scale_stride,
+    to_exact_grid,
+)
+from composer.parts.validators import (
     ACTIVATIONS,
     BOOL,
     CHANNELS,
     INDEX,
     NON_EMPTY,
     OPTIONAL_CHANNELS,
+    RATE,
     Choice,
     IntRange,
     convert_int_list,
 )
-from composer.parts.kinds import Decoder
+from composer.sizes import ANY_SIZE, SizeConstraint
 
 UNET_NORMS = ("batchnorm", "instancenorm", "identity", True, False)
 
@@ -27,6 +50,13 @@ class IdentityDecoder(Decoder):
     out_index: int = field(default=-1, validator=INDEX)
 
 
+@contract.register(IdentityDecoder)
+def _(decoder: IdentityDecoder, features: Features) -> ContractResult:
+    return require_indices(features, (decoder.out_index,), "out_index") or Outputs(
+        features=[features[decoder.out_index]]
+    )
+
+
 @frozen(kw_only=True)
 class FCNDecoder(Decoder):
     """Takes one map and doubles it `num_convs` times, with a transposed and a 3 × 3 convolution each time."""
@@ -36,6 +66,11 @@ class FCNDecoder(Decoder):
     in_index: int = field(default=-1, validator=INDEX)
 
 
+@contract.register(FCNDecoder)
+def _(decoder: FCNDecoder, features: Features) -> ContractResult:
+    return _infer_upscaled(features, decoder.in_index, decoder.channels, 2**decoder.num_convs)
+
+
 @frozen(kw_only=True)
 class UNetDecoder(Decoder):
     """U-Net over a pyramid, finest map first: `channels` has one entry for each map. Initialised as smp does."""
@@ -43,6 +78,38 @@ class UNetDecoder(Decoder):
     channels: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, CHANNELS])
     use_batchnorm: bool | str = field(default="batchnorm", validator=Choice(UNET_NORMS))
     attention_type: str | None = field(default=None, validator=Choice((None, "scse")))
+
+
+@contract.register(UNetDecoder)
+def _(decoder: UNetDecoder, features: Features) -> ContractResult:
+    return (
+        require_pyramid_maps(features)
+        or _require_width_per_map(decoder, features)
+        or require_finest_first(features)
+        or require_doubling_strides(features)
+        # Every map is brought to the grid of the next finer one, so nothing has to be whole.
+        or Outputs(
+            features=[evolve(features[0], channels=decoder.channels[-1])], sizes=_compute_norm_sizes(decoder, features)
+        )
+    )
+
+
+def _compute_norm_sizes(decoder: UNetDecoder, features: Features) -> SizeConstraint:
+    """Instance normalisation of a single cell is an error in torch, also in eval mode."""
+    return compute_min_cells(features[-2:][0], 2) if decoder.use_batchnorm == "instancenorm" else ANY_SIZE
+
+
+def _require_width_per_map(decoder: UNetDecoder, features: Features) -> Rejection | None:
+    if len(decoder.channels) == len(features):
+        return None
+    return Rejection(
+        code="count",
+        kind="raises",
+        expected=f"has {format_count(len(decoder.channels), 'width')} in channels, one for each map it takes",
+        got=format_count(len(features), "map"),
+        repair=f"channels: {[max(512 // 2**i, 16) for i in range(len(features))]}",
+        about="channels",
+    )
 
 
 @frozen(kw_only=True)
@@ -58,6 +125,26 @@ class UperNetDecoder(Decoder):
     scale_modules: bool = field(default=False, validator=BOOL)
 
 
+@contract.register(UperNetDecoder)
+def _(decoder: UperNetDecoder, features: Features) -> ContractResult:
+    if refusal := require_maps(features):
+        return refusal
+    if decoder.scale_modules:
+        return _infer_learned_pyramid(decoder, features)
+    return require_finest_first(features) or Outputs(features=[evolve(features[0], channels=decoder.channels)])
+
+
+def _infer_learned_pyramid(decoder: UperNetDecoder, features: Features) -> ContractResult:
+    """What the neck promises and then the decoder, whose maps are those that the neck gives."""
+    pyramid = contract(LearnedInterpolateToPyramidal(), features)
+    if isinstance(pyramid, Rejection):
+        return evolve(pyramid, expected=f"{pyramid.expected} with scale_modules", about="scale_modules")
+    assert isinstance(pyramid, Outputs)
+    # Maps that go in in order come out in order, so where they do not it is what goes in that is to be ordered.
+    unordered = require_finest_first(pyramid.features) and require_finest_first(features)
+    return unordered or evolve(pyramid, features=[evolve(pyramid.features[0], channels=decoder.channels)])
+
+
 @frozen(kw_only=True)
 class LinearDecoder(Decoder):
     """One transposed convolution from a map to class scores, `upsampling_size` times as large. Needs no head.
@@ -69,6 +156,20 @@ class LinearDecoder(Decoder):
     upsampling_size: int = field(validator=IntRange(1, 64))
     in_index: int = field(default=-1, validator=INDEX)
     includes_head: bool = field(default=True, validator=BOOL)
+
+
+@contract.register(LinearDecoder)
+def _(decoder: LinearDecoder, features: Features) -> ContractResult:
+    return _infer_upscaled(features, decoder.in_index, decoder.num_classes, decoder.upsampling_size)
+
+
+def _infer_upscaled(features: Features, index: int, channels: int, factor: int) -> ContractResult:
+    """One of the maps, `factor` times as large: exact only where the map itself is whole."""
+    if refusal := require_indices(features, (index,), "in_index") or require_maps((features[index],)):
+        return refusal
+    taken = to_exact_grid(features[index])
+    stride = scale_stride(taken.stride, Fraction(1, factor))
+    return Outputs(features=[evolve(taken, channels=channels, stride=stride)], sizes=compute_exact_multiple(taken))
 
 
 @frozen(kw_only=True)
@@ -83,3 +184,104 @@ class MLPDecoder(Decoder):
     out_dim: int | None = field(default=100, validator=OPTIONAL_CHANNELS)
     activation: str = field(default="ReLU", validator=Choice(ACTIVATIONS))
     out_index: int = field(default=-1, validator=INDEX)
+
+
+@contract.register(MLPDecoder)
+def _(decoder: MLPDecoder, features: Features) -> ContractResult:
+    refusal = (
+        require(features, lambda f: is_map(f) or f.axes == VECTOR, f'maps "{MAP}" or vectors "{VECTOR}"')
+        # The index only says whose width channels: null is.
+        or (require_indices(features, (decoder.out_index,), "out_index") if decoder.channels is None else None)
+        or _require_one_grid(features)
+    )
+    if refusal:
+        return refusal
+    width = decoder.out_dim or decoder.channels or features[decoder.out_index].channels
+    if len({(f.rounding, f.offset) for f in features}) == 1:
+        return Outputs(features=[evolve(features[0], channels=width)])
+    # Maps that round differently are of one size where all are whole.
+    return Outputs(
+        features=[evolve(to_exact_grid(features[0]), channels=width)], sizes=compute_exact_multiple(*features)
+    )
+
+
+def _require_one_grid(features: Features) -> Rejection | None:
+    if len({(f.axes, f.stride, to_exact_grid(f).offset) for f in features}) == 1:
+        return None
+    return Rejection(
+        code="stride",
+        kind="raises",
+        expected="concatenates its inputs, so they must be of one layout, stride and offset"
+        if any(f.offset for f in features)
+        else "concatenates its inputs, so they must be of one layout and stride",
+        repair="necks: [SelectIndices: {indices: [-1]}]",
+    )
+
+
+TRANSFORMS = (None, "resize_concat")
+
+
+def _convert_list(value: int | Iterable[int]) -> int | tuple[int, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else value  # type: ignore[return-value]
+
+
+@frozen(kw_only=True)
+class _ASPPHead(Decoder):
+    """What both heads have in common."""
+
+    channels: int = field(validator=CHANNELS)
+    dilations: tuple[int, ...] = field(default=(1, 6, 12, 18), converter=convert_int_list, validator=IntRange(1, 256))
+    align_corners: bool = field(default=False, validator=BOOL)
+    head_dropout_ratio: float = field(default=0.3, validator=RATE)
+    in_index: int | tuple[int, ...] = field(default=-1, converter=_convert_list, validator=[NON_EMPTY, INDEX])
+    input_transform: str | None = field(default=None, validator=Choice(TRANSFORMS))
+    includes_head: bool = field(default=True, validator=BOOL)
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.in_index, tuple) != (self.input_transform == "resize_concat"):
+            raise ValueError("in_index is a list where input_transform is resize_concat, and a whole number elsewhere")
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Which features are taken."""
+        return self.in_index if isinstance(self.in_index, tuple) else (self.in_index,)
+
+
+@frozen(kw_only=True)
+class ASPPSegmentationHead(_ASPPHead):
+    """Class scores from one map, by convolutions of several dilations beside its mean. Needs no head.
+
+    With `input_transform: resize_concat`, `in_index` is a list of maps, which are brought to the grid of the first
+    of them and concatenated. `includes_head: false` says that a head follows all the same.
+    """
+
+    num_classes: int = field(default=2, validator=CHANNELS)
+
+
+@contract.register(ASPPSegmentationHead)
+def _(head: ASPPSegmentationHead, features: Features) -> ContractResult:
+    return _infer_aspp(head.positions, features, head.num_classes)
+
+
+@frozen(kw_only=True)
+class ASPPRegressionHead(_ASPPHead):
+    """Numbers from one map, by convolutions of several dilations beside its mean. Needs no head.
+
+    With `input_transform: resize_concat`, `in_index` is a list of maps, which are brought to the grid of the first
+    of them and concatenated. `includes_head: false` says that a head follows all the same.
+    """
+
+    out_channels: int = field(default=1, validator=CHANNELS)
+
+
+@contract.register(ASPPRegressionHead)
+def _(head: ASPPRegressionHead, features: Features) -> ContractResult:
+    return _infer_aspp(head.positions, features, head.out_channels)
+
+
+def _infer_aspp(positions: tuple[int, ...], features: Features, channels: int) -> ContractResult:
+    """Every map is brought to the grid of the first that is taken, so nothing has to be whole."""
+    if refusal := require_indices(features, positions, "in_index"):
+        return refusal
+    chosen = tuple(features[index] for index in positions)
+    return require_maps(chosen) or Outputs(features=[evolve(chosen[0], channels=channels)])

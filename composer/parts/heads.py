@@ -1,10 +1,24 @@
-"""Heads: from features to what leaves a model. Names, arguments and defaults are TerraTorch's. No torch here."""
+"""Heads: declarations and contracts."""
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from fractions import Fraction
 
-from composer.parts.fields import (
+from attrs import evolve, field, frozen
+
+from composer.layouts import MAP, VECTOR, Feature, Features
+from composer.parts.base import Head, contract
+from composer.parts.rules import (
+    ContractResult,
+    Outputs,
+    Rejection,
+    compute_exact_multiple,
+    require,
+    require_maps,
+    scale_stride,
+    to_exact_grid,
+)
+from composer.parts.validators import (
     BOOL,
     CHANNELS,
     FINAL_ACTIVATIONS,
@@ -14,7 +28,6 @@ from composer.parts.fields import (
     IntRange,
     convert_optional_int_list,
 )
-from composer.parts.kinds import Head
 
 
 @frozen(kw_only=True)
@@ -26,6 +39,15 @@ class SegmentationHead(Head):
         default=None, converter=convert_optional_int_list, validator=OPTIONAL_CHANNELS
     )
     dropout: float = field(default=0.0, validator=RATE)
+
+
+@contract.register(SegmentationHead)
+def _(head: SegmentationHead, features: Features) -> ContractResult:
+    return (
+        require_maps(features)
+        or _require_one_feature(features)
+        or Outputs(features=[evolve(features[0], channels=head.num_classes)])
+    )
 
 
 @frozen(kw_only=True)
@@ -42,6 +64,19 @@ class RegressionHead(Head):
     dropout: float = field(default=0.0, validator=RATE)
 
 
+@contract.register(RegressionHead)
+def _(head: RegressionHead, features: Features) -> ContractResult:
+    if refusal := require_maps(features) or _require_one_feature(features):
+        return refusal
+    if not head.learned_upscale_layers:
+        return Outputs(features=[evolve(features[0], channels=head.num_outputs)])
+    taken = to_exact_grid(features[0])
+    stride = scale_stride(taken.stride, Fraction(1, 2**head.learned_upscale_layers))
+    return Outputs(
+        features=[evolve(taken, channels=head.num_outputs, stride=stride)], sizes=compute_exact_multiple(taken)
+    )
+
+
 @frozen(kw_only=True)
 class ClassificationHead(Head):
     """Class scores for the whole image: linear layers as wide as `dim_list`, dropout, a linear layer, the mean."""
@@ -54,14 +89,44 @@ class ClassificationHead(Head):
     linear_after_pool: bool = field(default=False, validator=BOOL)
 
 
+@contract.register(ClassificationHead)
+def _(head: ClassificationHead, features: Features) -> ContractResult:
+    return _infer_image_vector(features, head.num_classes)
+
+
 @frozen(kw_only=True)
 class EmbeddingHead(Head):
     """Gives features as they are, however many there are and of whatever layout: as an output, a tuple of tensors.
 
     They are neither brought to the image's size nor cropped to it: they cover the padded image, whose sides
-    `Typed.sizes` tells. With `rescale: false` the padding in front of the image is of whole cells, so that the image
+    `TypedGraph.sizes` tells. With `rescale: false` the padding in front of the image is of whole cells, so that the image
     begins where a cell does.
     """
+
+
+@contract.register(EmbeddingHead)
+def _(head: EmbeddingHead, features: Features) -> ContractResult:
+    if features:
+        return Outputs(features=features)
+    return Rejection(
+        code="count", kind="policy", expected="takes at least one feature, or there is nothing to give", got="none"
+    )
+
+
+def _infer_image_vector(features: Features, channels: int) -> ContractResult:
+    return (
+        require(features, lambda f: f.axes.startswith(VECTOR), f'channels second: a map "{MAP}" or a vector "{VECTOR}"')
+        or _require_one_feature(features)
+        or Outputs(features=[Feature(channels=channels, stride=None, axes=VECTOR)])
+    )
+
+
+def _require_one_feature(features: Features) -> Rejection | None:
+    if len(features) == 1:
+        return None
+    return Rejection(
+        code="count", kind="raises", expected="takes one feature", repair="put a decoder before it: IdentityDecoder"
+    )
 
 
 @frozen(kw_only=True)
@@ -74,3 +139,8 @@ class ScalarHead(Head):
     )
     dropout: float = field(default=0.0, validator=RATE)
     linear_after_pool: bool = field(default=False, validator=BOOL)
+
+
+@contract.register(ScalarHead)
+def _(head: ScalarHead, features: Features) -> ContractResult:
+    return _infer_image_vector(features, head.num_outputs)

@@ -1,15 +1,36 @@
-"""Necks: from features to features. Names, arguments and defaults are TerraTorch's where it has them. No torch here."""
+"""Necks that select, lay out or join features: declarations and contracts."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import ClassVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from composer.parts.fields import BOOL, CHANNELS, INDEX, NON_EMPTY, Choice, IntRange, convert_int_list
-from composer.parts.kinds import Neck
-
-INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
+from composer.layouts import (
+    MAP,
+    MAP_PER_FRAME,
+    TOKENS,
+    TOKENS_PER_FRAME,
+    Feature,
+    Features,
+    describe_features,
+    format_count,
+)
+from composer.parts.base import Neck, contract
+from composer.parts.rules import (
+    ContractResult,
+    Outputs,
+    Rejection,
+    combine,
+    compute_exact_multiple,
+    require_indices,
+    scale_stride,
+    suggest_necks_to_maps,
+    to_exact_grid,
+)
+from composer.parts.validators import BOOL, INDEX, NON_EMPTY, IntRange, convert_int_list
+from composer.sizes import ANY_SIZE, SizeConstraint
 
 
 @frozen(kw_only=True)
@@ -19,6 +40,11 @@ class SelectIndices(Neck):
     indices: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, INDEX])
 
 
+@contract.register(SelectIndices)
+def _(neck: SelectIndices, features: Features) -> ContractResult:
+    return require_indices(features, neck.indices, "indices") or Outputs(features=[features[i] for i in neck.indices])
+
+
 @frozen(kw_only=True)
 class PermuteDims(Neck):
     """Reorders the axes of every feature: axis `i` of the output is axis `new_order[i]` of the input."""
@@ -26,19 +52,31 @@ class PermuteDims(Neck):
     new_order: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, IntRange(0, 4)])
 
 
-@frozen(kw_only=True)
-class InterpolateToPyramidal(Neck):
-    """Makes a pyramid of n maps by interpolation: map i grows by `scale_factor` to the power n - i."""
+@contract.register(PermuteDims)
+def _(neck: PermuteDims, features: Features) -> ContractResult:
+    rank = len(neck.new_order)
+    if sorted(neck.new_order) != list(range(rank)) or any(len(f.axes.split()) != rank for f in features):
+        return Rejection(
+            code="axes",
+            kind="raises",
+            expected=f"takes features of {rank} axes, each named once in new_order {list(neck.new_order)}",
+            about="new_order",
+        )
+    if any(f.axes.split()[neck.new_order[0]] != "b" for f in features):
+        return Rejection(
+            code="batch",
+            kind="policy",
+            expected="leaves the batch in front, because every other part takes it there",
+            got=f"new_order {list(neck.new_order)}",
+            repair="begin new_order with 0",
+            about="new_order",
+        )
+    return Outputs(features=[_permute_axes(feature, neck.new_order) for feature in features])
 
-    scale_factor: int = field(default=2, validator=IntRange(1, 8))
-    mode: str = field(default="nearest", validator=Choice(INTERPOLATIONS))
 
-
-@frozen(kw_only=True)
-class MaxpoolToPyramidal(Neck):
-    """Makes a pyramid of maps by max-pooling: map i shrinks by `kernel_size` to the power i, rounding down."""
-
-    kernel_size: int = field(default=2, validator=IntRange(1, 8))
+def _permute_axes(feature: Feature, order: tuple[int, ...]) -> Feature:
+    axes = feature.axes.split()
+    return evolve(feature, axes=" ".join(axes[axis] for axis in order))
 
 
 @frozen(kw_only=True)
@@ -57,21 +95,89 @@ class ReshapeTokensToImage(Neck):
     h: int | None = field(default=None, validator=IntRange(1, 16_384, optional=True))
 
 
-@frozen(kw_only=True)
-class AddBottleneckLayer(Neck):
-    """Appends one map: the last one, its channels halved by a 1 × 1 convolution."""
+@contract.register(ReshapeTokensToImage)
+def _(neck: ReshapeTokensToImage, features: Features) -> ContractResult:
+    wrong_layout = _require_tokens_or_maps(features)
+    if wrong_layout:
+        return wrong_layout
+    tokens = [feature for feature in features if "n" in feature.axes]
+    return (
+        _require_prefix_removed(neck, tokens)
+        or _require_stated_frames(neck, tokens)
+        or _require_stated_rows(neck, tokens)
+        or Outputs(features=[_reshape_to_grid(f) for f in features], sizes=_compute_row_sizes(neck, tokens))
+    )
 
 
-@frozen(kw_only=True)
-class LearnedInterpolateToPyramidal(Neck):
-    """Makes a pyramid of exactly four maps: learned ×4 and ×2, unchanged, and max-pooled by 2."""
+def _require_tokens_or_maps(features: Features) -> Rejection | None:
+    if features and all(f.axes in (TOKENS, MAP, TOKENS_PER_FRAME, MAP_PER_FRAME) for f in features):
+        return None
+    repair = suggest_necks_to_maps(features)
+    return Rejection(
+        code="layout",
+        kind="raises",
+        expected=f'takes tokens "{TOKENS}", or maps "{MAP}", which pass through',
+        repair=None if repair == "necks: [ReshapeTokensToImage]" else repair,
+    )
 
 
-@frozen(kw_only=True)
-class FeaturePyramidNetworkNeck(Neck):
-    """Mixes every map with what the coarser ones say, finest map first; all have `out_channel` channels after it."""
+def _require_prefix_removed(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Rejection | None:
+    if neck.remove_cls_token or not any(f.prefix for f in tokens):
+        return None
+    return Rejection(
+        code="prefix",
+        kind="raises",
+        expected="lays tokens out on a grid, where prefix tokens have no place",
+        repair="remove_cls_token: true",
+        about="remove_cls_token",
+    )
 
-    out_channel: int = field(default=256, validator=CHANNELS)
+
+def _require_stated_frames(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Rejection | None:
+    stated = neck.effective_time_dim
+    if stated is None or all(f.frames == stated for f in tokens):
+        return None
+    frames = max(f.frames for f in tokens)
+    return Rejection(
+        code="frames",
+        kind="raises",
+        expected=f"is told that tokens have {format_count(stated, 'frame')}",
+        repair=f"effective_time_dim: {frames}",
+        about="effective_time_dim",
+    )
+
+
+def _require_stated_rows(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Rejection | None:
+    heights = {_compute_image_height(f, neck.h or 1) for f in tokens}
+    if neck.h is None or (len(heights) < 2 and all(height.denominator == 1 and height > 0 for height in heights)):
+        return None
+    return Rejection(
+        code="rows",
+        kind="policy",
+        expected=f"is told that every grid has {format_count(neck.h, 'row')}, which no one image height gives",
+        repair="leave h out: the grid is known without it",
+        about="h",
+    )
+
+
+def _compute_row_sizes(neck: ReshapeTokensToImage, tokens: list[Feature]) -> SizeConstraint:
+    """Sizes at which the grid is whole, and has the rows that are stated."""
+    if neck.h is None or not tokens:
+        return compute_exact_multiple(*tokens)
+    return evolve(compute_exact_multiple(*tokens), height=int(_compute_image_height(tokens[0], neck.h)))
+
+
+def _compute_image_height(feature: Feature, rows: int) -> Fraction:
+    """The height of the image of which a grid that is whole has so many rows."""
+    return scale_stride(feature.stride, rows) + to_exact_grid(feature).offset
+
+
+def _reshape_to_grid(feature: Feature) -> Feature:
+    if "n" not in feature.axes:
+        return feature
+    if feature.axes == TOKENS_PER_FRAME:
+        return evolve(feature, axes=MAP_PER_FRAME, prefix=0)
+    return evolve(feature, axes=MAP, channels=feature.channels * feature.frames, prefix=0, frames=1)
 
 
 @frozen(kw_only=True)
@@ -79,6 +185,102 @@ class ConcatFeatures(Neck):
     """Joins branches level by level, one after the other along the channels."""
 
 
+@contract.register(ConcatFeatures)
+def _(neck: ConcatFeatures, *branches: Features) -> ContractResult:
+    return _require_joinable(branches) or _join_branches(branches, concatenated=True)
+
+
 @frozen(kw_only=True)
 class AddFeatures(Neck):
     """Joins branches level by level by adding them up."""
+
+
+@contract.register(AddFeatures)
+def _(neck: AddFeatures, *branches: Features) -> ContractResult:
+    refusal = _require_joinable(branches) or _require_equal_channels(branches)
+    if refusal is None:
+        return _join_branches(branches, concatenated=False)
+    if refusal.code == "join" and any(map(_has_mixed_ranks, zip(*branches, strict=False))):
+        # torch aligns axes from the last one on, so that the batch of one branch may meet the frames of another.
+        return evolve(refusal, kind="wrong_output")
+    # torch spreads a single channel or frame over the others, which nobody has asked for.
+    spread = refusal.code in ("join", "channels") and all(map(_is_broadcastable, zip(*branches, strict=False)))
+    return evolve(refusal, kind="policy") if spread else refusal
+
+
+def _has_mixed_ranks(level: Features) -> bool:
+    return len({len(f.axes.split()) for f in level}) > 1
+
+
+def _is_broadcastable(level: Features) -> bool:
+    """Whether torch would add features of different shapes up without an error."""
+    grids = {(f.axes, f.stride, to_exact_grid(f).offset, f.prefix, 1 if "t" in f.axes else f.frames) for f in level}
+    return len(grids) == 1 and all(
+        len({*sizes} - {1}) <= 1 for sizes in ([f.channels for f in level], [f.frames for f in level])
+    )
+
+
+def _join_branches(branches: tuple[Features, ...], *, concatenated: bool) -> Outputs:
+    joined = []
+    sizes = ANY_SIZE
+    for level in zip(*branches, strict=True):
+        channels = sum(f.channels for f in level) if concatenated else level[0].channels
+        # Maps that round differently are of one size where all are whole.
+        alike = len({(f.rounding, f.offset) for f in level}) == 1
+        joined.append(evolve(level[0] if alike else to_exact_grid(level[0]), channels=channels))
+        sizes = sizes if alike else combine(sizes, compute_exact_multiple(*level))
+    return Outputs(features=joined, sizes=sizes)
+
+
+def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
+    if len(branches) < 2:
+        return Rejection(
+            code="inputs",
+            kind="policy",
+            expected="joins at least two inputs",
+            got=format_count(len(branches), "input"),
+            repair="write the model as nodes, and say what it joins: from: [one, other]",
+        )
+    for position, branch in enumerate(branches[1:], start=1):
+        if len(branch) != len(branches[0]):
+            return Rejection(
+                code="count",
+                kind="raises",
+                expected=f"joins branches level by level, and its first input has {format_count(len(branches[0]), 'level')}",
+                got=format_count(len(branch), "level"),
+                repair=f"bring both to {format_count(min(len(branch), len(branches[0])), 'level')}, with SelectIndices, or "
+                "with the out_indices or the depth of an encoder",
+                input=position,
+            )
+        for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
+            if _get_grid_key(one) != _get_grid_key(other):
+                return Rejection(
+                    code="join",
+                    kind="raises",
+                    expected=f"joins level {level} with {describe_features((one,))}",
+                    got=describe_features((other,)),
+                    repair="give both branches the same layout, stride and offset at each level"
+                    if one.offset or other.offset
+                    else "give both branches the same layout and stride at each level",
+                    input=position,
+                )
+    return None
+
+
+def _get_grid_key(feature: Feature) -> tuple[object, ...]:
+    """What two features have in common that can be joined, at the sizes at which both are whole."""
+    return feature.axes, feature.stride, to_exact_grid(feature).offset, feature.prefix, feature.frames
+
+
+def _require_equal_channels(branches: tuple[Features, ...]) -> Rejection | None:
+    widths = [{f.channels for f in features} for features in zip(*branches, strict=True)]
+    unequal = [level for level, found in enumerate(widths) if len(found) > 1]
+    if not unequal:
+        return None
+    return Rejection(
+        code="channels",
+        kind="raises",
+        expected=f"adds level {unequal[0]} up, so its channels must be equal",
+        got=f"{', '.join(str(branch[unequal[0]].channels) for branch in branches)} channels",
+        repair="join with ConcatFeatures",
+    )

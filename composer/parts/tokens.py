@@ -1,17 +1,32 @@
-"""The neck that makes vectors of tokens. Names and defaults are TerraTorch's. No torch here."""
+"""Necks that pool tokens or frames: declarations and contracts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, evolve, field, frozen
 
-from composer.parts.fields import BOOL, INDEX, NON_EMPTY, convert_int_list
-from composer.parts.kinds import Neck
+from composer.layouts import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features, format_count
+from composer.parts.base import Neck, contract
+from composer.parts.rules import ContractResult, Outputs, Rejection, drop_frames, require_indices
+from composer.parts.validators import (
+    BOOL,
+    INDEX,
+    NON_EMPTY,
+    Choice,
+    IntRange,
+    convert_int_list,
+    convert_optional_int_list,
+)
 
 AGGREGATIONS = ("mean", "max", "min", "cls")
+
+
 MAX_PREFIX = 1024
+
+
+GRID_LAYOUTS = (TOKENS, MAP, TOKENS_PER_FRAME, MAP_PER_FRAME)
 
 
 @frozen
@@ -58,3 +73,178 @@ class AggregateTokens(Neck):
         """Which features are taken: `indices`, however it was given."""
         assert isinstance(self.indices, tuple)
         return self.indices
+
+
+@contract.register(AggregateTokens)
+def _(neck: AggregateTokens, features: Features) -> ContractResult:
+    if refusal := require_indices(features, neck.positions, "indices"):
+        return refusal
+    chosen = tuple(features[index] for index in neck.positions)
+    return (
+        _require_grids(chosen, features)
+        or _require_prefix_token(neck, chosen)
+        or _require_droppable_prefix(neck, chosen)
+        or Outputs(features=[_build_vector(feature) for feature in chosen])
+    )
+
+
+def _require_grids(chosen: Features, features: Features) -> Rejection | None:
+    """Refuse other layouts: whatever axis comes last but one would be taken for the tokens."""
+    wrong = [feature for feature in chosen if feature.axes not in GRID_LAYOUTS]
+    if not wrong:
+        return None
+    return Rejection(
+        code="layout",
+        kind="wrong_output",
+        expected=f'takes tokens "{TOKENS}", maps "{MAP}", or either per frame',
+        repair=_suggest_necks_to_grids(wrong[0], features),
+    )
+
+
+def _suggest_necks_to_grids(wrong: Feature, features: Features) -> str | None:
+    """What turns a feature into one of the layouts that are pooled."""
+    if wrong.stride is None:
+        return "leave this neck out: a vector has nothing to be pooled"
+    if len({feature.axes for feature in features}) > 1:
+        # A permutation is of all features.
+        return None
+    axes = wrong.axes.split()
+    grid = next(grid.split() for grid in GRID_LAYOUTS if set(grid) == set(wrong.axes))
+    return f"necks: [PermuteDims: {{new_order: {[axes.index(axis) for axis in grid]}}}]"
+
+
+def _require_prefix_token(neck: AggregateTokens, chosen: Features) -> Rejection | None:
+    """Refuse to take a token of the grid for one of the prefix: at another size it would stand elsewhere."""
+    token = 0 if neck.pooling == "cls" else neck.pooling
+    prefix = min(feature.prefix for feature in chosen)
+    if isinstance(token, str) or token < prefix:
+        return None
+    asked = "the class token" if neck.pooling == "cls" else f"token {token} of the prefix"
+    return Rejection(
+        code="prefix",
+        kind="wrong_output",
+        expected=f"takes {asked}, which not every feature at indices has",
+        repair=f"use a pooling from 0 to {prefix - 1}" if prefix > 1 else "pooling: cls" if prefix else "pooling: mean",
+        about="pooling",
+    )
+
+
+def _require_droppable_prefix(neck: AggregateTokens, chosen: Features) -> Rejection | None:
+    if not neck.drop_cls or all(feature.prefix for feature in chosen):
+        return None
+    return Rejection(
+        code="prefix",
+        kind="policy",
+        expected="drops the prefix, which not every feature at indices has",
+        repair="drop_cls: false",
+        about="drop_cls",
+    )
+
+
+def _build_vector(feature: Feature) -> Feature:
+    if "t" in feature.axes:
+        return Feature(channels=feature.channels, stride=None, axes="b t c", frames=feature.frames)
+    return Feature(channels=feature.channels, stride=None, axes="b c")
+
+
+POOLINGS = ("mean", "max", "diff", "concat", "keep")
+
+
+@frozen(kw_only=True)
+class TemporalPooling(Neck):
+    """Pools features along their axis of frames, t, which may stand anywhere in their layout.
+
+    `mean` and `max` are taken over the frames, `diff` is the first minus the second of exactly two, `concat` puts the
+    channels of all frames one after the other, frame by frame, and `keep` leaves the frames as they are. With
+    `subset_lengths`, such as [2, 3] of five frames, the frames of each subset are averaged first, and it is the
+    averages that are pooled.
+    """
+
+    pooling: str = field(default="mean", validator=Choice(POOLINGS))
+    subset_lengths: tuple[int, ...] | None = field(
+        default=None,
+        converter=convert_optional_int_list,
+        validator=[NON_EMPTY, IntRange(1, 1024, optional=True, entries=1024)],
+    )
+
+
+@contract.register(TemporalPooling)
+def _(neck: TemporalPooling, features: Features) -> ContractResult:
+    """What is pooled along t is of the layout that is left without t, whichever that is: no other axis is touched."""
+    return (
+        _require_frames(features)
+        or _require_subset_sum(neck, features)
+        or _require_pair(neck, features)
+        or Outputs(features=[_pool_frames(neck, feature) for feature in features])
+    )
+
+
+def _require_frames(features: Features) -> Rejection | None:
+    frameless = [feature for feature in features if "t" not in feature.axes]
+    if not frameless:
+        return None
+    among = any(feature.frames > 1 for feature in frameless)
+    return Rejection(
+        code="layout",
+        kind="raises",
+        expected='takes features with an axis of frames, such as maps "b t c h w"',
+        repair="use ReshapeTokensToImage instead, which lays frames that are among the tokens out in the channels"
+        if among
+        else "give the input frames, or leave this neck out",
+    )
+
+
+def _require_subset_sum(neck: TemporalPooling, features: Features) -> Rejection | None:
+    lengths = neck.subset_lengths
+    other = [] if lengths is None else [f for f in features if f.frames != sum(lengths)]
+    if lengths is None or not other:
+        return None
+    frames = other[0].frames
+    return Rejection(
+        code="frames",
+        kind="raises",
+        expected=f"divides {format_count(sum(lengths), 'frame')} into the subsets {list(lengths)}",
+        got=format_count(frames, "frame"),
+        repair="leave subset_lengths out"
+        if len(lengths) > frames
+        else f"subset_lengths: {_split_frames(frames, len(lengths))}",
+        about="subset_lengths",
+    )
+
+
+def _require_pair(neck: TemporalPooling, features: Features) -> Rejection | None:
+    other = [feature for feature in features if _count_pooled_frames(neck, feature) != 2]
+    if neck.pooling != "diff" or not other:
+        return None
+    frames = other[0].frames
+    subsets = f", in {format_count(_count_pooled_frames(neck, other[0]), 'subset')}" if neck.subset_lengths else ""
+    return Rejection(
+        code="count",
+        kind="raises",
+        expected="takes the difference of exactly two frames or subsets",
+        got=f"{format_count(frames, 'frame')}{subsets}",
+        repair="pooling: mean"
+        if frames < 2
+        else "leave subset_lengths out"
+        if frames == 2
+        else f"subset_lengths: {_split_frames(frames, 2)}",
+        about="pooling",
+    )
+
+
+def _split_frames(frames: int, count: int) -> list[int]:
+    """So many subsets, as equal as can be, the longer ones last."""
+    return [(frames + index) // count for index in range(count)]
+
+
+def _count_pooled_frames(neck: TemporalPooling, feature: Feature) -> int:
+    """How many frames are left to be pooled: one for each subset, where there are subsets."""
+    return feature.frames if neck.subset_lengths is None else len(neck.subset_lengths)
+
+
+def _pool_frames(neck: TemporalPooling, feature: Feature) -> Feature:
+    count = _count_pooled_frames(neck, feature)
+    if neck.pooling == "keep":
+        return evolve(feature, frames=count)
+    pooled = drop_frames(feature)
+    return evolve(pooled, channels=count * pooled.channels) if neck.pooling == "concat" else pooled

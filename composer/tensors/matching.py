@@ -1,4 +1,4 @@
-"""Match the tensors of a checkpoint with those of a network: all that the network needs, or an error."""
+"""Match the tensors of a file with those of a model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,65 @@ import torch
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from composer.loaded import LoadedWeights, list_names
-from composer.tensors.prefixes import count_matches
+MAX_LISTED_NAMES = 5
+"""How many of many names are listed."""
+
+
+@frozen
+class LoadedWeights:
+    """The weights that an encoder was built with: all of its parameters and persistent buffers are set.
+
+    `file` is the path of a file, or None for published weights. `prefix` stood in front of the names in the file, and
+    `unused` are the names of the tensors in it that were left aside.
+    """
+
+    file: str | None = None
+    prefix: str = ""
+    unused: tuple[str, ...] = ()
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The first of many names, each in full, and how many more there are."""
+    more = f" and {len(names) - MAX_LISTED_NAMES:,} more" if len(names) > MAX_LISTED_NAMES else ""
+    return f"{', '.join(names[:MAX_LISTED_NAMES])}{more}"
+
+
+def count_matches(given: Collection[str], wanted: Collection[str]) -> Mapping[str, int]:
+    """Return how many of the `wanted` names stand behind each prefix of the `given` ones, the most first.
+
+    A prefix is empty or ends in a dot. Prefixes behind which none of the wanted names stands are left out. Equal
+    counts are ordered by the length of the prefix, the shortest first.
+    """
+    names = frozenset(wanted)
+    # A name may have millions of dots: no more of it is compared than may be one of the wanted names.
+    longest = max(map(len, names), default=0)
+    counts = Counter(
+        prefix for name in given for prefix in _iter_candidate_prefixes(name, longest) if name[len(prefix) :] in names
+    )
+    return dict(sorted(counts.items(), key=lambda found: (-found[1], len(found[0]), found[0])))
+
+
+def _iter_candidate_prefixes(name: str, longest: int) -> Iterator[str]:
+    """The prefixes behind which at most `longest` characters are left."""
+    first = len(name) - longest
+    if first <= 0:
+        yield ""
+    at = name.find(".", max(0, first - 1))
+    while at >= 0:
+        yield name[: at + 1]
+        at = name.find(".", at + 1)
+
 
 TensorState = Mapping[str, Tensor]
+
+
 Convert = Callable[[dict[str, Tensor]], TensorState]
 """A library's conversion of a checkpoint into the names and shapes of its network. It may change the dict."""
 
+
 MAX_PREFIX_DEPTH = 8
 """How many dots a prefix may have."""
+
 
 MAX_PREFIXES = 16
 """How many prefixes are tried. More than two or three that hold a whole network are rare."""

@@ -3,6 +3,8 @@
 The names below are loaded when they are first asked for, so that a config is translated without importing torch.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +15,20 @@ if TYPE_CHECKING:
     from composer.terratorch.factory import EncoderDecoderFactory as EncoderDecoderFactory
     from composer.terratorch.factory import FactoryModel as FactoryModel
     from composer.terratorch.factory import TerraTorchWarning as TerraTorchWarning
-    from composer.terratorch.translating import Translation as Translation
-    from composer.terratorch.translating import translate as translate
+    from composer.terratorch.translation import Translation as Translation
+    from composer.terratorch.translation import translate as translate
+
 
 _NAMES_BY_MODULE = {
     "configs": "read_config reads_config",
     "factory": "AuxiliaryHead EncoderDecoderFactory FactoryModel TerraTorchWarning",
-    "translating": "Translation translate",
+    "translation": "Translation translate",
 }
+
+
 _MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
+
+
 __all__ = sorted(_MODULE_BY_NAME)
 
 

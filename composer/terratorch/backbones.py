@@ -1,38 +1,157 @@
-"""TerraTorch's backbones in terms of composer's encoders, and how it pads images for them. No torch here."""
+"""TerraTorch's backbones and necks as parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import lcm
 from typing import Any
 
 from attrs import evolve, field, frozen
 
-from composer.contracts import Rejection
-from composer.feature import Image
-from composer.parts import Encoder, EncoderInfo, Neck, ProbedEncoder, Timm, get_part_name
+from composer.errors import suggest
+from composer.layouts import Features, Image, format_count
+from composer.parts import (
+    AddBottleneckLayer,
+    AggregateTokens,
+    Encoder,
+    EncoderInfo,
+    FeaturePyramidNetworkNeck,
+    InterpolateToPyramidal,
+    LearnedInterpolateToPyramidal,
+    MaxpoolToPyramidal,
+    Neck,
+    PermuteDims,
+    ProbedEncoder,
+    ReshapeTokensToImage,
+    SelectIndices,
+    TemporalPooling,
+    Timm,
+    get_part_name,
+)
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
+from composer.parts.rules import Rejection
 from composer.sizes import Padding
-from composer.terratorch.arguments import Arguments, Diagnostics, construct_part
-from composer.terratorch.frames import parse_temporal_wrapper
+from composer.terratorch.calls import Arguments, Diagnostics, construct_part
+
+TEMPORAL_ARGUMENTS = (
+    "use_temporal",
+    "temporal_pooling",
+    "temporal_concat",
+    "temporal_n_timestamps",
+    "temporal_features_permute_op",
+    "temporal_subset_lengths",
+)
+"""The arguments of a backbone that are the wrapper's."""
+
+
+def parse_temporal_wrapper(arguments: Arguments, ledger: Diagnostics) -> tuple[int | None, tuple[Neck, ...], Arguments]:
+    """The frames of the image, the neck that pools them, and the arguments without what says so.
+
+    TerraTorch wraps the backbone; here an encoder of stills runs on each frame, and a neck pools what it gives. That
+    knows which axis is which, so that `temporal_features_permute_op` has to say no more than it does.
+    """
+    rest = arguments.without(*TEMPORAL_ARGUMENTS)
+    if not arguments.get("use_temporal", False):
+        for name in TEMPORAL_ARGUMENTS[1:]:
+            if name in arguments:
+                ledger.add_note(arguments.path(name), f"TerraTorch ignores {name} without use_temporal.")
+        return None, (), rest
+    if arguments.get("temporal_concat") is not None:
+        ledger.add_note(
+            arguments.path("temporal_concat"), "TerraTorch ignores temporal_concat.", "temporal_pooling: concat"
+        )
+    neck = _build_temporal_pooling(arguments, ledger)
+    if arguments.get("temporal_features_permute_op") is not None and neck is not None and neck.pooling != "concat":
+        path = arguments.path("temporal_features_permute_op")
+        message = "TerraTorch undoes temporal_features_permute_op once frames are pooled, which goes by cells"
+        ledger.add_note(path, f"{message}: it has no effect.")
+    frames = _resolve_frame_count(arguments, neck, ledger)
+    return frames, () if neck is None or neck == TemporalPooling(pooling="keep") else (neck,), rest
+
+
+def check_permutation(arguments: Arguments, features: Features, ledger: Diagnostics) -> None:
+    """Refuse a `temporal_features_permute_op` that lays frames side by side along another axis than the channels.
+
+    TerraTorch lays them along the axis that the permutation brings to the second place, of whatever layout.
+    """
+    order = arguments.get("temporal_features_permute_op")
+    if order is None or not arguments.get("use_temporal", False) or arguments.get("temporal_pooling") != "concat":
+        return
+    places = sorted({feature.axes.split().index("c") for feature in features if "n" not in feature.axes.split()})
+    second = order[1] if isinstance(order, list | tuple) and len(order) > 1 else order
+    if places in ([], [second]):
+        return
+    ledger.add_problem(
+        arguments.path("temporal_features_permute_op"),
+        f"the frames would lie side by side along axis {second!r} of each map, and its channels are axis {places[0]}.",
+        f"{'backbone_' if arguments.owner == 'backbone' else ''}temporal_features_permute_op: "
+        f"{'[0, 3, 1, 2]' if places == [3] else 'null'}",
+    )
+
+
+def _build_temporal_pooling(arguments: Arguments, ledger: Diagnostics) -> TemporalPooling | None:
+    fields = Arguments(
+        arguments.owner,
+        {
+            "pooling": arguments.get("temporal_pooling", "mean"),
+            "subset_lengths": arguments.get("temporal_subset_lengths"),
+        },
+        {"pooling": arguments.path("temporal_pooling"), "subset_lengths": arguments.path("temporal_subset_lengths")},
+    )
+    return construct_part(TemporalPooling, fields, ledger)
+
+
+def _resolve_frame_count(arguments: Arguments, neck: TemporalPooling | None, ledger: Diagnostics) -> int | None:
+    """How many frames there are: as many as are stated, or as the pooling asks for."""
+    stated: Any = arguments.get("temporal_n_timestamps")
+    if stated is not None and (type(stated) is not int or stated < 1):
+        path = arguments.path("temporal_n_timestamps")
+        ledger.add_problem(path, f"temporal_n_timestamps is a whole number of at least 1 (got {stated!r}).")
+        return None
+    if neck is None:
+        return None
+    divided = None if neck.subset_lengths is None else sum(neck.subset_lengths)
+    if stated is not None and divided not in (None, stated):
+        ledger.add_problem(
+            arguments.path("temporal_subset_lengths"),
+            f"temporal_subset_lengths come to {format_count(divided, 'frame')}, and temporal_n_timestamps is {stated}.",
+            f"temporal_n_timestamps: {divided}",
+        )
+    found: int | None = stated or divided or (2 if neck.pooling == "diff" else None)
+    if found is None:
+        ledger.add_problem(
+            arguments.path("use_temporal"),
+            "the number of frames has to be known.",
+            f"say how many: {'backbone_temporal' if arguments.owner == 'backbone' else 'temporal'}_n_timestamps",
+            code="missing",
+        )
+    return found
+
 
 Describe = Callable[[ProbedEncoder, int], EncoderInfo | Rejection]
 
+
 _TERRATORCH_FAMILIES = "prithvi terramind clay dofa dinov3 satlas seco fmow ssl4eol ssl4eos12 heliofm"
+
+
 TERRATORCH_PREFIXES = (*(f"{family}_" for family in _TERRATORCH_FAMILIES.split()), "IdentityBackbone", "UNet")
 """How the names of TerraTorch's own backbones begin."""
+
 
 ENCODER_FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
 """The arguments of timm that are fields of an encoder, and not options."""
 
+
 WEIGHT_ARGUMENTS = ("pretrained_cfg_overlay", "checkpoint_path")
 """The arguments of timm that name a file of weights."""
+
 
 SHADOWED_NAMES = (
     "convnext_pico",
     *(f"convnextv2_{size}" for size in ("atto", "femto", "nano", "tiny", "base", "large", "huge")),
 )
 """Names of timm that TerraTorch's own backbones hide, unless they are written `timm_…`; those cannot be built by it."""
+
 
 TORCH_PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
 """torch's ways of padding, and what they are called here."""
@@ -175,3 +294,91 @@ def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) ->
         return 1
     sides = (patch,) if isinstance(patch, int) else tuple(patch)[-2:]
     return 2 * lcm(*sides)
+
+
+NECKS: dict[str, type[Neck]] = {
+    neck.__name__: neck
+    for neck in (
+        SelectIndices,
+        AggregateTokens,
+        PermuteDims,
+        InterpolateToPyramidal,
+        MaxpoolToPyramidal,
+        ReshapeTokensToImage,
+        AddBottleneckLayer,
+        LearnedInterpolateToPyramidal,
+        FeaturePyramidNetworkNeck,
+    )
+}
+"""The necks of TerraTorch 1.2.11."""
+
+
+def build_necks(given: Sequence[Mapping[str, Any]] | None, ledger: Diagnostics) -> list[Neck]:
+    """The necks of a call, `[{"name": "SelectIndices", "indices": [2, 5, 8, 11]}, …]`."""
+    if given is None:
+        return []
+    if not isinstance(given, list | tuple):
+        ledger.add_problem("necks", f"necks is a list of dicts, each with a name (got {given!r}).", code="type")
+        return []
+    necks = [_build_neck(entry, f"necks[{position}]", ledger) for position, entry in enumerate(given)]
+    return [neck for neck in necks if neck is not None]
+
+
+def _build_neck(given: Any, path: str, ledger: Diagnostics) -> Neck | None:
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        ledger.add_problem(
+            path, f"a neck is a dict with a name (got {given!r}).", "{name: SelectIndices, …}", code="type"
+        )
+        return None
+    name = given["name"].removeprefix("terratorch_")
+    if name not in NECKS:
+        ledger.add_problem(f"{path}.name", f"TerraTorch has no neck {name!r}.", suggest(name, NECKS), code="unknown")
+        return None
+    arguments = Arguments.from_mapping(path, {key: value for key, value in given.items() if key != "name"})
+    prepared = _NECK_PREPARERS[name](arguments, ledger) if name in _NECK_PREPARERS else arguments
+    return construct_part(NECKS[name], prepared, ledger)
+
+
+def _prepare_aggregate(arguments: Arguments, ledger: Diagnostics) -> Arguments:
+    """`indices` is used where it counts as true, and the deprecated `index` elsewhere: 0 and [] are no indices."""
+    indices, index = arguments.get("indices"), arguments.get("index", -1)
+    if "indices" in arguments and indices is not None and not indices:
+        ledger.add_note(
+            arguments.path("indices"),
+            f"TerraTorch takes indices: {indices!r} for none, and aggregates level {index}.",
+            "AggregateTokens: {indices: [0]} is the first level",
+        )
+    pooling = arguments.get("pooling", "mean")
+    return arguments.without("index", "temporal_inputs").replace(
+        indices=indices or index, pooling=pooling.lower() if isinstance(pooling, str) else pooling
+    )
+
+
+def _prepare_reshape(arguments: Arguments, _: Diagnostics) -> Arguments:
+    # Per-frame features say themselves that they are.
+    return arguments.without("temporal_inputs")
+
+
+def _prepare_permute(arguments: Arguments, _: Diagnostics) -> Arguments:
+    """torch counts axes from the end too; here each is written as it counts from the front."""
+    order = arguments.get("new_order")
+    if not isinstance(order, list | tuple) or not all(type(axis) is int for axis in order):
+        return arguments
+    return arguments.replace(new_order=[axis + len(order) if -len(order) <= axis < 0 else axis for axis in order])
+
+
+def _prepare_pyramid(arguments: Arguments, ledger: Diagnostics) -> Arguments:
+    if arguments.get("output_ordered_dict", True):
+        ledger.add_note(
+            arguments.path("output_ordered_dict"),
+            "TerraTorch gives an ordered dict here, which no decoder of its factory takes; composer gives a tuple.",
+        )
+    return arguments.without("output_ordered_dict")
+
+
+_NECK_PREPARERS = {
+    "AggregateTokens": _prepare_aggregate,
+    "PermuteDims": _prepare_permute,
+    "ReshapeTokensToImage": _prepare_reshape,
+    "FeaturePyramidNetworkNeck": _prepare_pyramid,
+}

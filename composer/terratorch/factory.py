@@ -1,4 +1,4 @@
-"""The factory, and a model that stands where one of TerraTorch's stands."""
+"""The factory, with TerraTorch's signature."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from composer.building import build_modules
-from composer.entering import compute_padding_for_size
-from composer.facts import describe
+from composer.encoder_info import describe
+from composer.errors import SpecError
+from composer.execution import compute_center_crop_box, compute_padding_for_size
 from composer.inference import infer
-from composer.leaving import compute_center_crop_box
 from composer.model import Model, ModelOutput
-from composer.modules.padding import crop
+from composer.modules.layers import crop
 from composer.parts import Encoder
-from composer.problem import SpecError
-from composer.terratorch.heads import EMBEDDING_TASK
-from composer.terratorch.live import build_module_backbone
-from composer.terratorch.live_decoders import build_module_decoder
-from composer.terratorch.odd_sizes import find_padding_note
-from composer.terratorch.retelling import FactoryCall
-from composer.terratorch.translating import ModuleBuilders, Translation, translate
-from composer.typed import TypedGraph, explain_too_small
+from composer.terratorch.calls import EMBEDDING_TASK
+from composer.terratorch.live import build_module_backbone, build_module_decoder
+from composer.terratorch.problems import FactoryCall, find_padding_note
+from composer.terratorch.translation import ModuleBuilders, Translation, translate
+from composer.typed_graph import TypedGraph, explain_too_small
 
 
 class TerraTorchWarning(UserWarning):

@@ -2,40 +2,41 @@
 
 `check_contract(part)` holds a part to every law, which are named in `ALL_LAWS`; `pytest --composer-parts
 my_package.necks` finds the parts of a module and does so for each, as the module's `composer_checks` say. `features`,
-`pyramids`, `images`, `valid`, `chains`, `graphs` and `texts` are strategies of Hypothesis. Needs the extra `testing`.
+`pyramids`, `images`, `valid`, `chains` and `graphs` are strategies of Hypothesis. Needs the extra `testing`.
 
 The names below are loaded when they are first asked for: pytest loads the plugin with every run.
 """
+
+from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from composer.testing.broken import ContractUncheckable as ContractUncheckable
-    from composer.testing.broken import ContractViolation as ContractViolation
-    from composer.testing.broken import SkippedLawWarning as SkippedLawWarning
+    from composer.testing.checking import ALL_LAWS as ALL_LAWS
     from composer.testing.checking import check_contract as check_contract
-    from composer.testing.fields import valid as valid
-    from composer.testing.grammar import texts as texts
+    from composer.testing.failures import ContractUncheckable as ContractUncheckable
+    from composer.testing.failures import ContractViolation as ContractViolation
+    from composer.testing.failures import SkippedLawWarning as SkippedLawWarning
     from composer.testing.laws import LAWS as LAWS
-    from composer.testing.options import ALL_LAWS as ALL_LAWS
+    from composer.testing.strategies import chains as chains
     from composer.testing.strategies import features as features
+    from composer.testing.strategies import graphs as graphs
     from composer.testing.strategies import images as images
     from composer.testing.strategies import pyramids as pyramids
-    from composer.testing.topologies import chains as chains
-    from composer.testing.topologies import graphs as graphs
+    from composer.testing.strategies import valid as valid
+
 
 _NAMES_BY_MODULE = {
-    "broken": "ContractUncheckable ContractViolation SkippedLawWarning",
-    "checking": "check_contract",
-    "fields": "valid",
-    "grammar": "texts",
-    "topologies": "chains graphs",
+    "checking": "ALL_LAWS check_contract",
+    "failures": "ContractUncheckable ContractViolation SkippedLawWarning",
     "laws": "LAWS",
-    "options": "ALL_LAWS",
-    "strategies": "features images pyramids",
+    "strategies": "chains features graphs images pyramids valid",
 }
+
+
 _MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
+
 
 __all__ = sorted(_MODULE_BY_NAME)
 

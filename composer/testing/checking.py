@@ -1,4 +1,4 @@
-"""check_contract: a part, or a plain neck, held to every law."""
+"""check_contract: hold a part or a plain neck to every law."""
 
 from __future__ import annotations
 
@@ -7,28 +7,123 @@ from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, signature
 from typing import Any
 
+from attrs import field, fields, frozen
 from hypothesis import HealthCheck, Phase, Verbosity, assume, given, settings
 from hypothesis.errors import FailedHealthCheck, Flaky, Unsatisfiable
 from torch import nn
 
-from composer.contracts import Rejection, contract
-from composer.feature import Features
+from composer.layouts import Feature, Features
 from composer.parts import Part, ProbedEncoder
-from composer.testing.broken import ContractUncheckable, ContractViolation, SkippedLawWarning, format_failure
-from composer.testing.cases import MAX_ELEMENTS, compute_min_elements, generate_cases, generate_rejected_cases
-from composer.testing.declared import PartSubject
-from composer.testing.fields import FieldValues, sample_declarations
-from composer.testing.inputs import ClassifiedInputs
+from composer.parts.base import contract
+from composer.parts.rules import Rejection
+from composer.testing.failures import ContractUncheckable, ContractViolation, SkippedLawWarning, format_failure
 from composer.testing.laws import LAWS, REJECTIONS_LAW, Law, check_forced_rejection
-from composer.testing.options import ALL_LAWS, DEFAULT_EXAMPLES, EXAMPLE_INPUTS, Options
-from composer.testing.plain import ModuleSubject, is_plain_neck
-from composer.testing.sorting import classify_inputs
-from composer.testing.subjects import Subject
+from composer.testing.modules import ModuleSubject, classify_inputs, is_plain_neck
+from composer.testing.runs import MAX_ELEMENTS, compute_min_elements, generate_cases, generate_rejected_cases
+from composer.testing.strategies import FieldValues, sample_declarations
+from composer.testing.subjects import ClassifiedInputs, Inputs, PartSubject, Subject
+
+DEFAULT_EXAMPLES = 40
+
+
+ALL_LAWS = (*LAWS, REJECTIONS_LAW)
+
+
+EXAMPLE_INPUTS = "[((Feature(channels=8),),)]"
+
+
+INPUTS_EXAMPLE = f"inputs={EXAMPLE_INPUTS}"
+
+
+def _convert_laws(names: Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(names, Iterable):
+        raise TypeError(f"laws and without must be names of laws (got {names!r})")
+    told = (names,) if isinstance(names, str) else tuple(names)
+    for name in told:
+        if name not in ALL_LAWS:
+            raise ValueError(f"there is no law {name!r}: the laws are {', '.join(ALL_LAWS)}")
+    return told
+
+
+def _convert_inputs(runs: Iterable[Sequence[Features] | Mapping[str, Features]] | None) -> tuple[Inputs, ...] | None:
+    if runs is None:
+        return None
+    if not isinstance(runs, Iterable):
+        raise TypeError(
+            f"inputs must hold what the part is fed, a run after the other, as in {INPUTS_EXAMPLE} (got {runs!r})"
+        )
+    told = tuple(map(_convert_run, runs))
+    if not told:
+        raise ValueError(f"inputs must hold what the part is fed in one run at least, as in {INPUTS_EXAMPLE}")
+    return told
+
+
+def _convert_run(given: Sequence[Features] | Mapping[str, Features]) -> Inputs:
+    several = given.values() if isinstance(given, Mapping) else given
+    if not isinstance(several, Iterable) or not all(map(_are_features, several)):
+        raise TypeError(
+            f"each of inputs must hold tuples of features, one for each input, as in {INPUTS_EXAMPLE} (got {given!r})"
+        )
+    if isinstance(given, Mapping):
+        return Inputs((), tuple((name, tuple(features)) for name, features in given.items()))
+    return Inputs(tuple(map(tuple, given)))
+
+
+def _are_features(thing: object) -> bool:
+    return isinstance(thing, list | tuple) and all(isinstance(one, Feature) for one in thing)
+
+
+def _check_count(number: Any) -> int:
+    if type(number) is not int or number < 1:
+        raise ValueError(f"examples and least must be whole numbers of at least 1 (got {number!r})")
+    return number
+
+
+def _convert_mapping(values: Any) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"arguments and fields must be mappings of names to values (got {values!r})")
+    return dict(values)
+
+
+@frozen(kw_only=True)
+class Options:
+    """What a part is fed, which laws it is held to, in how many runs, and how it is made. See `check_contract`."""
+
+    inputs: tuple[Inputs, ...] | None = field(default=None, converter=_convert_inputs)
+    laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws)
+    without: tuple[str, ...] = field(default=(), converter=_convert_laws)
+    examples: int = field(default=DEFAULT_EXAMPLES, converter=_check_count)
+    arguments: dict[str, Any] = field(factory=dict, converter=_convert_mapping)
+    least: int = field(default=1, converter=_check_count)
+    fields: dict[str, Any] = field(factory=dict, converter=_convert_mapping)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.held:
+            raise ValueError("laws, less those in without, must leave one law to hold the part to")
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The laws that the part is held to."""
+        return tuple(law for law in self.laws if law not in self.without)
+
+
+def parse_options(options: Mapping[str, Any], examples: int) -> Options:
+    """Options as a module tells them. Raises TypeError and ValueError for what is none, with a sentence."""
+    if not isinstance(options, Mapping):
+        raise TypeError(f"a mapping of options is wanted (got {options!r})")
+    known = [one.name for one in fields(Options)]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"there is no option {name!r}: the options are {', '.join(known)}")
+    return Options(**{"examples": examples, **options})
+
 
 MAX_DECLARATIONS = 6
 """How many declarations of a part are held to each law: the plainest, and some with other fields."""
 
+
 INPUTS_HINT = "check_contract(…, inputs=…)"
+
 
 ClassifiedSubjects = tuple[tuple[Subject, ClassifiedInputs], ...]
 """A plain neck, or declarations of a part, each with what it takes and what it refuses."""
@@ -64,9 +159,9 @@ def check_contract(
     them by name, two where any name will do; an encoder of stills is fed frames too, which it runs on one by one, as in
     a model.
 
-    Raises ContractBroken for the first law that is broken, with the smallest run found that breaks it; CannotBeHeld
+    Raises ContractViolation for the first law that is broken, with the smallest run found that breaks it; ContractUncheckable
     where the part cannot be checked: it accepts nothing of all that it was tried with, its contract raises, or its
-    module cannot be built. Warns with UntriedWarning where nothing is known of its refusals. Raises ValueError for a
+    module cannot be built. Warns with SkippedLawWarning where nothing is known of its refusals. Raises ValueError for a
     law that there is not, for no law at all, for no inputs, and for `examples` and `least` below 1; UndrawableError for
     fields of a class that cannot be drawn; and TypeError for what is no part, for options that do not fit it, and in a
     test of `@given`.
@@ -124,7 +219,7 @@ def _build_subjects(part: Any, options: Options) -> tuple[Subject, ...]:
 
 
 def _check_arguments(neck: type[nn.Module], arguments: Mapping[str, Any]) -> None:
-    """Raises CannotBeHeld where a plain neck cannot be made of channels and of these arguments."""
+    """Raises ContractUncheckable where a plain neck cannot be made of channels and of these arguments."""
     takes = signature(neck)
     more = [
         name
@@ -174,7 +269,7 @@ def _check_subject(subject: Subject, law: str, tried: ClassifiedInputs, examples
 
 
 def _require_accepted_inputs(subject: Subject, tried: ClassifiedInputs) -> None:
-    """Raise CannotBeHeld where a subject accepts nothing of all that it was tried with."""
+    """Raise ContractUncheckable where a subject accepts nothing of all that it was tried with."""
     if not tried.accepted:
         because = f" ({tried.reason})" if tried.reason else ""
         raise _build_uncheckable_error(subject, f"it accepts none of the inputs that were tried{because}")

@@ -16,14 +16,24 @@ import pytest
 
 if TYPE_CHECKING:
     from composer.testing.checking import ClassifiedSubjects
-    from composer.testing.finding import DiscoveredPart
+    from composer.testing.discovery import DiscoveredPart
+
 
 HELP = "hold every part of this module, or of a package, to the laws of composer.testing; may be given several times"
+
+
 EXAMPLES_HELP = "how many runs of each part each law sees (default: 40)"
 
+
 SKIPPED_LAWS = "composer: a law that was not tried"
+
+
 FIXED_FIELDS = "composer: fields that stood still"
+
+
 ACCEPTED_INPUTS = "composer: what was taken"
+
+
 SECTIONS = {
     SKIPPED_LAWS: "laws that were not tried",
     FIXED_FIELDS: "fields that stood still",
@@ -78,7 +88,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _discover_parts(name: str, examples: int) -> dict[str, dict[str, DiscoveredPart]]:
-    from composer.testing.finding import NoPartsError, find_parts
+    from composer.testing.discovery import NoPartsError, find_parts
 
     try:
         return find_parts(name, examples)
@@ -116,9 +126,9 @@ class _PartCollector(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """A test for each law; of plain necks all but that of refusals, which they do not have."""
+        from composer.testing.checking import ALL_LAWS
         from composer.testing.laws import REJECTIONS_LAW
-        from composer.testing.options import ALL_LAWS
-        from composer.testing.plain import is_plain_neck
+        from composer.testing.modules import is_plain_neck
 
         for law in ALL_LAWS:
             if law != REJECTIONS_LAW or not is_plain_neck(self.found.part):
@@ -139,14 +149,14 @@ class _LawItem(pytest.Item):
     parent: _PartCollector
 
     def runtest(self) -> None:
-        """Raises ContractBroken with the smallest run found.
+        """Raises ContractViolation with the smallest run found.
 
         What hinders all laws is a failure of the first one: no declaration, no module, a contract or a module that
         raises.
         """
-        from composer.testing.broken import ContractUncheckable, ContractViolation
         from composer.testing.checking import check_law
-        from composer.testing.fields import UndrawableError
+        from composer.testing.failures import ContractUncheckable, ContractViolation
+        from composer.testing.strategies import UndrawableError
 
         options = self.parent.found.options
         if self.name not in options.held:
@@ -167,7 +177,7 @@ class _LawItem(pytest.Item):
             pytest.skip(untried)
 
     def _record_properties(self, held: ClassifiedSubjects) -> None:
-        from composer.testing.fields import list_unvaried_fields
+        from composer.testing.strategies import list_unvaried_fields
 
         part, options = self.parent.found.part, self.parent.found.options
         taken = [tried.taken for _, tried in held]
@@ -184,8 +194,8 @@ class _LawItem(pytest.Item):
 
         With `--tb=long`, all of what was raised.
         """
-        from composer.testing.broken import ContractUncheckable, ContractViolation, locate_error
-        from composer.testing.fields import UndrawableError
+        from composer.testing.failures import ContractUncheckable, ContractViolation, locate_error
+        from composer.testing.strategies import UndrawableError
 
         error = excinfo.value
         if not isinstance(error, ContractViolation | ContractUncheckable | UndrawableError):

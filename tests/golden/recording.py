@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import composer
-from composer.__main__ import main
+from composer.cli.main import main
 from composer.terratorch import EncoderDecoderFactory
 from tests.peers.combinations import (
     CHANNELS,

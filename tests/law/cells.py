@@ -18,17 +18,18 @@ from attrs import evolve, frozen
 from rich.progress import track
 
 import composer
-from composer import EmbeddingHead, Timm, catalogue
-from composer.adapters.timm.census import CPU_NETWORKS
-from composer.contracts import Rejection
-from composer.contracts.rules import compute_implied_sizes
-from composer.feature import MAP
-from composer.libraries import LIBRARIES, import_adapter
-from composer.pairing import VERDICTS, PairResult, build_default_decoder, evaluate_pairs, list_decoder_names
+from bench.census.census import CPU_NETWORKS
+from composer.adapters.timm import catalogue
+from composer.compatibility import VERDICTS, PairResult, build_default_decoder, evaluate_pairs, list_decoder_names
+from composer.encoder_info import LIBRARIES, import_adapter
+from composer.errors import SpecError
+from composer.inference import run_inference
+from composer.layouts import MAP
 from composer.parts import PARTS, get_part_name
-from composer.problem import SpecError
+from composer.parts.encoders import Timm
+from composer.parts.heads import EmbeddingHead
+from composer.parts.rules import Rejection, compute_implied_sizes
 from composer.sizes import intersect
-from composer.walking import run_inference
 from tests.law.test_graphs import recorded, shapes_in
 from tests.law.test_parts import raised_by_us
 

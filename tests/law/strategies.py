@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.feature import MAP, Feature
+from composer.layouts import MAP, Feature
 from composer.testing.strategies import CHANNELS, replace_channels
 from composer.testing.strategies import features as features
 from composer.testing.strategies import pyramids as levels

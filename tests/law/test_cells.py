@@ -6,8 +6,11 @@ import os
 
 import pytest
 
-from composer import FCNDecoder, LearnedInterpolateToPyramidal, MLPDecoder, SelectIndices, Timm, UNetDecoder
-from composer.pairing import PairResult
+from composer.compatibility import PairResult
+from composer.parts.decoders import FCNDecoder, MLPDecoder, UNetDecoder
+from composer.parts.encoders import Timm
+from composer.parts.necks import SelectIndices
+from composer.parts.pyramids import LearnedInterpolateToPyramidal
 from tests.law.cells import Held, decoders, drawn, held
 
 SEED = os.environ["COMPOSER_SAMPLE"]

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import composer
-from composer.contracts import Rejection
-from composer.contracts.rules import drop_frames
 from composer.graph import Node, Shared
+from composer.parts.rules import Rejection, drop_frames
 from tests.law.strategies import HEADS, JOINS, PARTS, draw_more, levels, parts_for, runs, sizes
 from tests.law.toys import Toy
 

@@ -17,8 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.contracts import Outputs, Rejection
-from composer.contracts.rules import compute_exact_multiple, compute_implied_sizes, to_exact_grid
+from composer.parts.rules import Outputs, Rejection, compute_exact_multiple, compute_implied_sizes, to_exact_grid
 from composer.sizes import SizeConstraint, intersect
 from tests.law.strategies import PARTS, draw_more, inputs_for, parts_for, runs
 

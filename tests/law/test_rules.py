@@ -9,10 +9,10 @@ from attrs import evolve
 from torch import nn
 
 import composer
-from composer.adapters.timm import probe
-from composer.contracts import Rejection
+from composer.adapters.timm.probes import probe
 from composer.graph import Node, Shared
-from composer.modules.timm_encoder import TimmEncoder
+from composer.modules.encoders import TimmEncoder
+from composer.parts.rules import Rejection
 from tests.law.toys import Toy
 
 MAP8 = composer.Feature(channels=8, stride=4)

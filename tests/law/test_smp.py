@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import composer
-from composer.contracts import Rejection
-from composer.contracts.rules import is_map
-from composer.contracts.smp.levels import build_levels
-from composer.parts.smp import SMP_DECODER_ARGUMENTS, SMP_INTERPOLATIONS, SMP_NORMS
+from composer.adapters.smp.levels import build_levels
+from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, SMP_INTERPOLATIONS, SMP_NORMS
+from composer.parts.rules import Rejection, is_map
 from tests.law.strategies import draw_more, features, levels, rates, replace_channels, runs, widths
 from tests.law.test_graphs import check
 from tests.law.test_parts import SHOWN_BY, check_promise, check_refusal

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import composer
-from composer.feature import Feature
-from composer.parts.smp_encoders import SMP_ENCODERS
+from composer.adapters.smp.parts import SMP_ENCODERS
+from composer.layouts import Feature
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
 from segmentation_models_pytorch.encoders import encoders

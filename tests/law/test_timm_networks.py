@@ -9,9 +9,9 @@ import pytest
 import timm
 
 import composer
-from composer import catalogue
-from composer.adapters.timm.census import CPU_NETWORKS
-from composer.adapters.timm.holding import verify_network
+from bench.census.census import CPU_NETWORKS
+from bench.census.holding import verify_network
+from composer.adapters.timm import catalogue
 
 SEED = os.environ["COMPOSER_SAMPLE"]
 """Set for the whole run, and told in its first lines, by tests/conftest.py."""
@@ -33,14 +33,16 @@ def test_what_is_not_as_said_is_found(monkeypatch):
     """A catalogue that is wrong by one channel."""
     entry = catalogue.find_entry("test_resnet")
     monkeypatch.setattr(
-        composer.facts, "find_catalogue_info", lambda part, channels: wider(catalogue.lookup(entry, part, channels))
+        composer.encoder_info,
+        "find_catalogue_info",
+        lambda part, channels: wider(catalogue.lookup(entry, part, channels)),
     )
-    composer.facts._describe_cached.cache_clear()
+    composer.encoder_info._describe_cached.cache_clear()
 
     try:
         found = verify_network("test_resnet")
     finally:
-        composer.facts._describe_cached.cache_clear()
+        composer.encoder_info._describe_cached.cache_clear()
 
     assert found.wrong.startswith("at 224 × 224 it gives [(1, 32, 112, 112), ")
     assert "and [(1, 33, 112, 112), " in found.wrong

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.feature import Feature
+from composer.layouts import Feature
 from composer.sizes import ANY_SIZE, SizeConstraint
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import composer
-from composer.feature import Feature
-from composer.libraries import import_adapter
-from composer.parts.mmseg import MMSEG_HEAD_ARGUMENTS, MULTI_MAP_HEADS
+from composer.adapters.mmseg.parts import MMSEG_HEAD_ARGUMENTS, MULTI_MAP_HEADS
+from composer.encoder_info import import_adapter
+from composer.layouts import Feature
 from tests.law.toys import Toy
 
 assert import_adapter("mmseg") is None

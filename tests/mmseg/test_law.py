@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import composer
-from composer.contracts import Rejection
-from composer.contracts.mmseg.arguments import IGNORED_ARGUMENTS
-from composer.libraries import import_adapter
-from composer.parts.mmseg import MMSEG_HEAD_ARGUMENTS, MULTI_MAP_HEADS
+from composer.adapters.mmseg.contracts import IGNORED_ARGUMENTS
+from composer.adapters.mmseg.parts import MMSEG_HEAD_ARGUMENTS, MULTI_MAP_HEADS
+from composer.encoder_info import import_adapter
+from composer.parts.rules import Rejection
 from tests.law.strategies import CHANNELS, draw_more, features, rates, replace_channels, runs
 from tests.law.test_graphs import check
 from tests.law.test_parts import SHOWN_BY, check_promise, check_refusal

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import composer
-from composer.libraries import import_adapter
+from composer.encoder_info import import_adapter
 from composer.terratorch import EncoderDecoderFactory
 
 assert import_adapter("mmseg") is None

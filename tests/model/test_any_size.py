@@ -10,26 +10,17 @@ import torch
 from torch.nn import functional as F
 
 import composer
-from composer import (
-    ClassificationHead,
-    ConcatFeatures,
-    Graph,
-    IdentityDecoder,
-    Image,
-    LinearDecoder,
-    Node,
-    RegressionHead,
-    ReshapeTokensToImage,
-    SegmentationHead,
-    SizeConstraint,
-    SpecError,
-    Timm,
-    UNetDecoder,
-    UperNetDecoder,
-    facts,
-)
-from composer.adapters.timm import probe
-from composer.modules.timm_encoder import TimmEncoder
+from composer import encoder_info as facts
+from composer.adapters.timm.probes import probe
+from composer.errors import SpecError
+from composer.graph import Graph, Node
+from composer.layouts import Image
+from composer.modules.encoders import TimmEncoder
+from composer.parts.decoders import IdentityDecoder, LinearDecoder, UNetDecoder, UperNetDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import ClassificationHead, RegressionHead, SegmentationHead
+from composer.parts.necks import ConcatFeatures, ReshapeTokensToImage
+from composer.sizes import SizeConstraint
 
 CEIL, FLOOR, ANY = ["ceil"] * 5, ["floor"] * 5, SizeConstraint()
 NETWORKS = {

@@ -6,7 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer import Custom, Feature, IdentityDecoder, SegmentationHead, SizeConstraint
+from composer.layouts import Feature
+from composer.parts.decoders import IdentityDecoder
+from composer.parts.encoders import Custom
+from composer.parts.heads import SegmentationHead
+from composer.sizes import SizeConstraint
 
 
 class Stem(nn.Module):

@@ -11,9 +11,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import composer
-from composer import EmbeddingHead, Feature, IdentityDecoder, Image, Node, Padding, SegmentationHead, Timm
-from composer.commands.shapes import compute_symbolic_shape
-from composer.graph import Shared
+from composer.cli.check import compute_symbolic_shape
+from composer.graph import Node, Shared
+from composer.layouts import Feature, Image
+from composer.parts.decoders import IdentityDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import EmbeddingHead, SegmentationHead
+from composer.sizes import Padding
 from tests.law.toys import Toy
 
 ENCODER = Timm("test_resnet", out_indices=[1, 3])

@@ -7,7 +7,8 @@ import timm
 import torch
 
 import composer
-from composer import EmbeddingHead, Timm
+from composer.parts.encoders import Timm
+from composer.parts.heads import EmbeddingHead
 
 NETWORKS = {
     "every level of a ViT": ("test_vit", (1, 4), {"dynamic_img_size": True}),

@@ -9,17 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer import (
-    Custom,
-    EmbeddingHead,
-    Feature,
-    Image,
-    Node,
-    ReshapeTokensToImage,
-    SizeConstraint,
-    TemporalPooling,
-    Timm,
-)
+from composer.graph import Node
+from composer.layouts import Feature, Image
+from composer.parts.encoders import Custom, Timm
+from composer.parts.heads import EmbeddingHead
+from composer.parts.necks import ReshapeTokensToImage
+from composer.parts.tokens import TemporalPooling
+from composer.sizes import SizeConstraint
 
 FRAMES = 3
 ENCODERS = {
@@ -186,7 +182,7 @@ def test_facts_that_were_handed_in_may_be_of_frames():
 
 @frozen
 class Halved(composer.Encoder):
-    """An encoder of one's own that says what it gives in terms of Facts, and learns what it is fed."""
+    """An encoder of one's own that says what it gives in terms of EncoderInfo, and learns what it is fed."""
 
 
 FED = []

@@ -10,19 +10,14 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import composer
-from composer import (
-    Custom,
-    Encoder,
-    Feature,
-    Graph,
-    IdentityDecoder,
-    Image,
-    Node,
-    Padding,
-    SegmentationHead,
-    SelectIndices,
-    SizeConstraint,
-)
+from composer.graph import Graph, Node
+from composer.layouts import Feature, Image
+from composer.parts.base import Encoder
+from composer.parts.decoders import IdentityDecoder
+from composer.parts.encoders import Custom
+from composer.parts.heads import SegmentationHead
+from composer.parts.necks import SelectIndices
+from composer.sizes import Padding, SizeConstraint
 
 
 def echo(channels=3, sizes=SizeConstraint()):  # noqa: B008, frozen

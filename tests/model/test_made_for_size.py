@@ -7,7 +7,11 @@ import timm
 import torch
 
 import composer
-from composer import Image, Node, SegmentationHead, Timm, UperNetDecoder
+from composer.graph import Node
+from composer.layouts import Image
+from composer.parts.decoders import UperNetDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import SegmentationHead
 
 SIZES = {
     "positions of patches": ("mixer_s16_224", (96, 160), 16),

@@ -11,20 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import composer
-from composer import (
-    ConcatFeatures,
-    EmbeddingHead,
-    FCNDecoder,
-    Graph,
-    IdentityDecoder,
-    Image,
-    Node,
-    SegmentationHead,
-    SelectIndices,
-    Shared,
-    SpecError,
-    Timm,
-)
+from composer.errors import SpecError
+from composer.graph import Graph, Node, Shared
+from composer.layouts import Image
+from composer.parts.decoders import FCNDecoder, IdentityDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import EmbeddingHead, SegmentationHead
+from composer.parts.necks import ConcatFeatures, SelectIndices
 
 CHAIN = composer.chain(
     Timm("test_resnet", out_indices=[1, 2]),

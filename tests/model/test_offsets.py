@@ -13,29 +13,16 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer import (
-    ConcatFeatures,
-    Custom,
-    EmbeddingHead,
-    FCNDecoder,
-    Feature,
-    Graph,
-    IdentityDecoder,
-    Image,
-    LinearDecoder,
-    MaxpoolToPyramidal,
-    MLPDecoder,
-    Node,
-    RegressionHead,
-    ReshapeTokensToImage,
-    SegmentationHead,
-    SelectIndices,
-    SizeConstraint,
-    Timm,
-    UNetDecoder,
-)
-from composer.adapters.timm import probe
-from composer.contracts import Outputs, Rejection
+from composer.adapters.timm.probes import probe
+from composer.graph import Graph, Node
+from composer.layouts import Feature, Image
+from composer.parts.decoders import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder
+from composer.parts.encoders import Custom, Timm
+from composer.parts.heads import EmbeddingHead, RegressionHead, SegmentationHead
+from composer.parts.necks import ConcatFeatures, ReshapeTokensToImage, SelectIndices
+from composer.parts.pyramids import MaxpoolToPyramidal
+from composer.parts.rules import Outputs, Rejection
+from composer.sizes import SizeConstraint
 
 NETWORKS = {
     "legacy_xception": ([5, 3, -1, -9, -25], 7),
@@ -328,7 +315,7 @@ def test_an_offset_that_is_none(fields, message):
 
 
 def test_an_offset_is_shown():
-    from composer.commands.shapes import compute_symbolic_shape
+    from composer.cli.check import compute_symbolic_shape
 
     typed = composer.infer(composer.chain(borders(), EmbeddingHead()))
     assert compute_symbolic_shape(typed, "head") == (

@@ -11,7 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer import Custom, Feature, Graph, Image, Node, Padding, SizeConstraint
+from composer.graph import Graph, Node
+from composer.layouts import Feature, Image
+from composer.parts.encoders import Custom
+from composer.sizes import Padding, SizeConstraint
 
 
 class Echo(nn.Module):

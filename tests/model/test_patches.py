@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer import IdentityDecoder, ReshapeTokensToImage, Timm
+from composer.parts.decoders import IdentityDecoder
+from composer.parts.encoders import Timm
+from composer.parts.necks import ReshapeTokensToImage
 
 PATCH = 16
 SIZES = [(288, 512), (128, 512), (64, 256)]

@@ -8,7 +8,9 @@ import timm
 import torch
 
 import composer
-from composer import IdentityDecoder, SpecError, Timm
+from composer.errors import SpecError
+from composer.parts.decoders import IdentityDecoder
+from composer.parts.encoders import Timm
 
 NAME = "test_resnet"
 

@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 
 import composer
-from composer import SmpEncoder, SpecError
+from composer.adapters.smp.parts import SmpEncoder
+from composer.errors import SpecError
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
 import segmentation_models_pytorch as smp

@@ -5,7 +5,10 @@ import timm
 import torch
 
 import composer
-from composer import IdentityDecoder, PermuteDims, ReshapeTokensToImage, SegmentationHead, Timm
+from composer.parts.decoders import IdentityDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import SegmentationHead
+from composer.parts.necks import PermuteDims, ReshapeTokensToImage
 
 NETWORKS = {
     "resnet": ("test_resnet", [1, 3]),

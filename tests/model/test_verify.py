@@ -7,7 +7,9 @@ import torch
 from attrs import evolve
 
 import composer
-from composer import EmbeddingHead, FCNDecoder, LinearDecoder, SegmentationHead, Timm
+from composer.parts.decoders import FCNDecoder, LinearDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import EmbeddingHead, SegmentationHead
 
 ENCODER = Timm("test_resnet", out_indices=[1, 2])
 GRAPH = composer.chain(ENCODER, FCNDecoder(channels=8, num_convs=1), SegmentationHead(num_classes=2))

@@ -13,8 +13,11 @@ from segmentation_models_pytorch.encoders import get_encoder
 from timm.models.convnext import checkpoint_filter_fn
 
 import composer
-from composer import EmbeddingHead, SmpEncoder, SpecError, Timm, WeightsFile
-from composer.__main__ import main
+from composer.adapters.smp.parts import SmpEncoder
+from composer.cli.main import main
+from composer.errors import SpecError
+from composer.parts.encoders import Timm, WeightsFile
+from composer.parts.heads import EmbeddingHead
 
 NAME = "test_resnet"
 

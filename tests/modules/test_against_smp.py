@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from composer.feature import Feature
+from composer.layouts import Feature
 from composer.modules import module
 from composer.parts import UNetDecoder
 

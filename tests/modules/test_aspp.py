@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.feature import Feature
+from composer.layouts import Feature
 from composer.modules import module
 from composer.parts import ASPPRegressionHead, ASPPSegmentationHead
 

@@ -8,7 +8,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.feature import VECTOR, Feature
+from composer.layouts import VECTOR, Feature
 from composer.modules import module
 from composer.parts import (
     ASPPRegressionHead,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from composer.modules.devices import use_default_device
+from composer.modules.base import use_default_device
 
 
 @pytest.fixture(params=["cpu", "meta"])

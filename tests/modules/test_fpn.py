@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from composer.feature import Feature
+from composer.layouts import Feature
 from composer.modules import module
 from composer.parts import FeaturePyramidNetworkNeck
 

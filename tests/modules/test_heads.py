@@ -6,7 +6,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.feature import VECTOR, Feature
+from composer.layouts import VECTOR, Feature
 from composer.modules import module
 from composer.parts import ClassificationHead, RegressionHead, ScalarHead, SegmentationHead
 

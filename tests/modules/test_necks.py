@@ -9,7 +9,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.feature import CHANNELS_LAST, FRAMES, MAP, TOKENS, VECTOR, Feature
+from composer.layouts import CHANNELS_LAST, FRAMES, MAP, TOKENS, VECTOR, Feature
 from composer.modules import module
 from composer.parts import (
     AddBottleneckLayer,

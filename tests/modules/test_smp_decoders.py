@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import composer
-from composer.contracts import Rejection
-from composer.feature import Feature
-from composer.parts.smp import SMP_DECODER_ARGUMENTS
+from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS
+from composer.layouts import Feature
+from composer.parts.rules import Rejection
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
 import segmentation_models_pytorch as smp

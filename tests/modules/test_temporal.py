@@ -7,7 +7,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from composer import Feature, ReshapeTokensToImage, TemporalPooling, contract, module
+from composer.layouts import Feature
+from composer.modules.base import module
+from composer.parts.base import contract
+from composer.parts.necks import ReshapeTokensToImage
+from composer.parts.tokens import TemporalPooling
 
 FRAMES = 5
 HEIGHT, WIDTH = 12, 20

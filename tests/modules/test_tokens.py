@@ -5,7 +5,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from composer.feature import MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature
+from composer.layouts import MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature
 from composer.modules import module
 from composer.parts import AggregateTokens
 

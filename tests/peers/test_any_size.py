@@ -8,7 +8,10 @@ from terratorch.models import EncoderDecoderFactory
 
 import composer
 import composer.terratorch
-from composer import PermuteDims, SegmentationHead, Timm, UperNetDecoder
+from composer.parts.decoders import UperNetDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import SegmentationHead
+from composer.parts.necks import PermuteDims
 
 TO_MAPS = [0, 3, 1, 2]
 CASES = {

@@ -13,26 +13,18 @@ from terratorch.tasks import PixelwiseRegressionTask, SemanticSegmentationTask
 from torch.utils.data import DataLoader, Dataset
 
 import composer
-from composer import (
-    ClassificationHead,
-    FCNDecoder,
-    IdentityDecoder,
-    Image,
-    LearnedInterpolateToPyramidal,
-    PermuteDims,
-    RegressionHead,
-    ReshapeTokensToImage,
-    SegmentationHead,
-    Smp,
-    SpecError,
-    TemporalPooling,
-    Timm,
-    UNetDecoder,
-    UperNetDecoder,
-    load_weights,
-)
 from composer.adapters.peft import apply_peft
-from composer.terratorch.keys import UNUSED_ATTENTION
+from composer.adapters.smp.parts import Smp
+from composer.checkpoints import load_weights
+from composer.errors import SpecError
+from composer.layouts import Image
+from composer.parts.decoders import FCNDecoder, IdentityDecoder, UNetDecoder, UperNetDecoder
+from composer.parts.encoders import Timm
+from composer.parts.heads import ClassificationHead, RegressionHead, SegmentationHead
+from composer.parts.necks import PermuteDims, ReshapeTokensToImage
+from composer.parts.pyramids import LearnedInterpolateToPyramidal
+from composer.parts.tokens import TemporalPooling
+from composer.terratorch.checkpoints import UNUSED_ATTENTION
 
 SIDE = 64
 

@@ -14,8 +14,15 @@ from terratorch.registry import MODEL_FACTORY_REGISTRY
 
 import composer
 from composer.terratorch.configs import read_config, reads_config
-from composer.terratorch.factories import FACTORY, PRITHVI, UNSUPPORTED_FACTORIES
-from composer.terratorch.tasks import EMBEDDING_TASK_CLASS, TASK_ARGUMENTS, TASKS, build_embedding_necks
+from composer.terratorch.tasks import (
+    EMBEDDING_TASK_CLASS,
+    FACTORY,
+    PRITHVI,
+    TASK_ARGUMENTS,
+    TASKS,
+    UNSUPPORTED_FACTORIES,
+    build_embedding_necks,
+)
 
 CONFIGS = Path(__file__).parents[1] / "terratorch_configs"
 

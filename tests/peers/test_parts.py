@@ -9,7 +9,7 @@ from terratorch.models.decoders.aspp_head import ASPPRegressionHead, ASPPSegment
 from torch import Tensor, nn
 
 import composer
-from composer.feature import TOKENS, TOKENS_PER_FRAME, VECTOR, Feature
+from composer.layouts import TOKENS, TOKENS_PER_FRAME, VECTOR, Feature
 
 HEIGHT, WIDTH = 64, 64
 

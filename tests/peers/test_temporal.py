@@ -10,7 +10,12 @@ import torch
 from terratorch.models.utils import TemporalWrapper, _get_backbone
 from torch import nn
 
-from composer import EmbeddingHead, Image, TemporalPooling, Timm, build, chain
+from composer.building import build
+from composer.graph import chain
+from composer.layouts import Image
+from composer.parts.encoders import Timm
+from composer.parts.heads import EmbeddingHead
+from composer.parts.tokens import TemporalPooling
 
 TOLERANCE = 1e-12
 FRAMES = 3

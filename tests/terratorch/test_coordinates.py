@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import composer
-from composer import TerraTorch
+from composer.adapters.terratorch.parts import TerraTorch
 
 TIMES = torch.tensor([[[2020.0, 12.0], [2020.0, 200.0]]] * 2)
 PLACES = torch.tensor([[45.0, 7.0]] * 2)

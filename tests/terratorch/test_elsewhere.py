@@ -14,7 +14,7 @@ from terratorch.models.backbones.scalemae import create_model
 from terratorch.registry import BACKBONE_REGISTRY
 
 import composer
-from composer import TerraTorch
+from composer.adapters.terratorch.parts import TerraTorch
 
 RGB = ["BLUE", "GREEN", "RED"]
 BATCH = 2

@@ -12,10 +12,9 @@ from terratorch.models.backbones.scalemae import create_model, scalemae_model_re
 from terratorch.registry import BACKBONE_REGISTRY, TERRATORCH_BACKBONE_REGISTRY
 
 import composer
-from composer import TerraTorch
-from composer.contracts import Rejection
-from composer.feature import Feature
-from composer.parts.terratorch_names import FAMILIES, SCALE_MAE, UNREGISTERED, UNSUPPORTED_BACKBONES
+from composer.adapters.terratorch.parts import FAMILIES, SCALE_MAE, UNREGISTERED, UNSUPPORTED_BACKBONES, TerraTorch
+from composer.layouts import Feature
+from composer.parts.rules import Rejection
 
 SMALLEST = (
     "prithvi_eo_tiny",
@@ -86,7 +85,7 @@ def backbone(request):
 def rates(device):
     from contextlib import nullcontext
 
-    from composer.adapters.rates import CPULinspace
+    from composer.adapters.probing import CPULinspace
 
     return CPULinspace() if device == "meta" else nullcontext()
 

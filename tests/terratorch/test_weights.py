@@ -10,7 +10,7 @@ import torch
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 
 import composer
-from composer import TerraTorch
+from composer.adapters.terratorch.parts import TerraTorch
 
 SIX = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]
 RESNET = "satlas_resnet50_sentinel2_si_rgb_satlas"

@@ -11,8 +11,7 @@ from torch import nn
 import composer
 import composer.testing
 from composer.testing import ContractUncheckable, ContractViolation, check_contract, valid
-from composer.testing.checking import MAX_DECLARATIONS, collect_subjects
-from composer.testing.options import Options
+from composer.testing.checking import MAX_DECLARATIONS, Options, collect_subjects
 
 
 @frozen

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from composer.testing import check_contract
-from composer.testing.fast import BLOCK_SIZE, HalfPrecisionEmulation, draw_in_blocks
+from composer.testing.subjects import BLOCK_SIZE, HalfPrecisionEmulation, draw_in_blocks
 
 
 def weights(seed=0):

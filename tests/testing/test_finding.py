@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from composer.testing.finding import NoPartsError, find_parts
-from composer.testing.options import ALL_LAWS
+from composer.testing.checking import ALL_LAWS
+from composer.testing.discovery import NoPartsError, find_parts
 
 SOME = "import attrs, composer\n\n\n@attrs.frozen\nclass Some(composer.Neck):\n    width: int = 4\n\n\n"
 FILES = {
@@ -153,7 +153,8 @@ PACKAGE = {
     "_kept": f"{SOME.replace('Some', 'Kept')}composer_checks = {{Kept: {{'without': 'precision'}}}}\n",
     "more/__init__": "from .bases import Some\n",
     "more/deep": SOME.replace("Some", "Deep"),
-    "more/bases": "import composer\nclass Base(composer.Neck): ...\n" + SOME.replace("composer.Neck", "Base"),
+    "more/bases": "import composer\nclass Base(composer.Neck): ...\n"
+    + SOME.replace("composer.parts.base.Neck", "Base"),
     "more/tests/__init__": "",
     "more/tests/parts": SOME.replace("Some", "Tested"),
     "other": "from my_package.more.deep import Deep\n",

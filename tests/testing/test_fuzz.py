@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import composer
-from composer.problem import Place, Problem, SpecError
-from composer.testing import answering, texts
-from composer.testing.answering import Answer, WrongAnswerError, evaluate_text
-from composer.testing.mutating import generate_mutations
-from composer.testing.seeds import BUILTIN_SEEDS, list_seeds
+from composer.errors import Place, Problem, SpecError
+from tests.fuzz import answering
+from tests.fuzz.answering import Answer, WrongAnswerError, evaluate_text
+from tests.fuzz.grammar import texts
+from tests.fuzz.mutating import generate_mutations
+from tests.fuzz.seeds import BUILTIN_SEEDS, list_seeds
 from tests.fuzz_reads import ROOT, take, words
 
 SHORT = settings(

@@ -9,11 +9,11 @@ import time
 import attrs
 import pytest
 
-from composer.testing import drawing, soak
-from composer.testing.__main__ import main
-from composer.testing.reducing import reduce_text
-from composer.testing.tally import Stats, get_versions, load_stats
-from composer.testing.workers import Job, Message, Worker
+from tests.fuzz import drawing, soak
+from tests.fuzz.__main__ import main
+from tests.fuzz.reducing import reduce_text
+from tests.fuzz.tally import Stats, get_versions, load_stats
+from tests.fuzz.workers import Job, Message, Worker
 
 
 class Scripted:

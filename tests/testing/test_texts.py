@@ -7,13 +7,12 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.problem import SpecError
-from composer.testing import texts
-from composer.testing.mutating import generate_mutations
-from composer.testing.seeds import BUILTIN_SEEDS, SPECS_FOLDER, list_seeds
-from composer.testing.spelling import generate_yaml_styles
-from composer.text.document import parse_document
-from composer.text.tree import MappingNode, ScalarNode
+from composer.errors import SpecError
+from composer.spec.yaml import MappingNode, ScalarNode, parse_document
+from tests.fuzz.grammar import texts
+from tests.fuzz.mutating import generate_mutations
+from tests.fuzz.seeds import BUILTIN_SEEDS, SPECS_FOLDER, list_seeds
+from tests.fuzz.spelling import generate_yaml_styles
 
 ALIKE = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 SEARCH = settings(ALIKE, max_examples=2000, phases=[Phase.generate, Phase.shrink], database=None)
@@ -122,7 +121,7 @@ def test_what_is_drawn_shrinks_to_something_readable(shows, smallest):
 
 
 def test_every_part_with_known_fields_is_drawn():
-    from composer.testing.grammar import _DRAWABLE_PARTS
+    from tests.fuzz.grammar import _DRAWABLE_PARTS
 
     assert {*composer.parts.NECKS, *composer.parts.DECODERS, *composer.parts.HEADS} <= set(_DRAWABLE_PARTS)
 

@@ -6,14 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from composer.feature import Feature
+from composer.layouts import Feature
 from composer.sizes import ANY_SIZE, SizeConstraint
-from composer.testing.cases import Case
-from composer.testing.inputs import Inputs
-from composer.testing.plain import ModuleSubject
-from composer.testing.probes import probe_sizes
-from composer.testing.richer import generate_enlarged_cases
-from composer.testing.sorting import classify_inputs
+from composer.testing.modules import ModuleSubject, classify_inputs, probe_sizes
+from composer.testing.runs import Case, generate_enlarged_cases
+from composer.testing.subjects import Inputs
 from tests.testing.gallery import OffByOne
 from tests.testing.sound import MixesLevels, NormsInstances, NormsTokens, WaitsForChannels
 

@@ -7,9 +7,9 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 import composer
-from composer import Transformers
-from composer.contracts import Rejection
-from composer.feature import Feature
+from composer.adapters.transformers.parts import Transformers
+from composer.layouts import Feature
+from composer.parts.rules import Rejection
 
 BLOCKS = """beit dinov2 dinov2_with_registers dinov3_vit lw_detr_vit pixio rf_detr_dinov2 sapiens2 tipsv2_vision_model
 vitdet"""

@@ -1,7 +1,6 @@
-"""smp's encoders and decoders. Importing this registers their modules."""
+"""smp's encoders and decoders: declarations and contracts. Their torch code is in `modules`."""
 
-from composer.adapters.smp import decoders as _decoders  # noqa: F401, registers the module of Smp
-from composer.adapters.smp import weights as _weights  # noqa: F401, registers the module of SmpEncoder
-from composer.adapters.smp.probes import probe
+from composer.adapters.smp import contracts as _contracts  # noqa: F401, registers the contract of Smp
+from composer.adapters.smp.parts import Smp, SmpEncoder
 
-__all__ = ["probe"]
+PARTS = (Smp, SmpEncoder)

@@ -1,6 +1,5 @@
-"""The backbones of TerraTorch: what they give, and they themselves. Importing this registers their module."""
+"""Backbones of TerraTorch: the declaration. Their torch code is in `modules`."""
 
-from composer.adapters.terratorch import weights as _weights  # noqa: F401, registers the module of TerraTorch
-from composer.adapters.terratorch.probes import probe
+from composer.adapters.terratorch.parts import TerraTorch
 
-__all__ = ["probe"]
+PARTS = (TerraTorch,)

@@ -1,16 +1,21 @@
-"""The backbones of TerraTorch as TerraTorch makes them, and as modules. B batch, C channels, T frames."""
+"""Create backbones of TerraTorch as modules."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
-from terratorch.models.backbones.clay_v1.embedder import Embedder
+import torch
+from terratorch.models.backbones.clay_v1.embedder import Embedder, clay_v1_base
 from terratorch.models.backbones.clay_v1.modules import WAVELENGTHS
 from terratorch.models.backbones.dofa_vit import DOFAEncoderWrapper, waves_list
 from terratorch.models.backbones.prithvi_mae import PrithviViT
+from terratorch.models.backbones.prithvi_swin import prithvi_swin_B, prithvi_swin_L
 from terratorch.models.backbones.scalemae import VisionTransformer as ScaleMAE
+from terratorch.models.backbones.scalemae import create_model
+from terratorch.models.backbones.swin_encoder_decoder import MMSegSwinTransformer
 from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
 from terratorch.models.backbones.torchgeo_resnet import ResNetEncoderWrapper
 from terratorch.models.backbones.torchgeo_swin_satlas import SwinEncoderWrapper
@@ -18,15 +23,8 @@ from terratorch.models.backbones.torchgeo_vit import ViTEncoderWrapper
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from composer.adapters.terratorch.coordinates import check_coordinates, get_prithvi_shapes
-from composer.adapters.terratorch.elsewhere import (
-    EXTRA_INPUTS,
-    create_unregistered,
-    forward_clay,
-    forward_scale_mae,
-    get_unregistered_options,
-)
-from composer.adapters.terratorch.refusals import (
+from composer.adapters.terratorch.parts import CLAY, MODALITIES, SCALE_MAE, SWIN, UNREGISTERED, TerraTorch
+from composer.adapters.terratorch.rejections import (
     reject_ambiguous_bands,
     reject_band_count,
     reject_bands_modality,
@@ -41,14 +39,134 @@ from composer.adapters.terratorch.refusals import (
     reject_unknown_modality,
     reject_unnamed_image,
 )
-from composer.contracts.rules import RejectionError
-from composer.modules.growth import limit_modules
-from composer.modules.own_names import TransparentWrapper
-from composer.parts import Channels, TerraTorch
-from composer.parts.fields import MAX_LEVELS, to_keyword_arguments
-from composer.parts.terratorch import MODALITIES
-from composer.parts.terratorch_names import CLAY, UNREGISTERED
-from composer.quiet import guard_import
+from composer.isolation import guard_import
+from composer.modules.encoders import TransparentWrapper
+from composer.parts import Channels
+from composer.parts.rules import RejectionError
+from composer.parts.validators import MAX_LEVELS, to_keyword_arguments
+from composer.resources import limit_modules
+
+COORDINATE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What TerraTorch takes for coordinates: its encoding of them asserts as much."""
+
+
+CoordinateShapes = Mapping[str, tuple[tuple[int, ...], str]]
+"""By the name of an argument, the shape that it must have, and what it is."""
+
+
+def get_prithvi_shapes(image: Tensor, frames: int) -> CoordinateShapes:
+    """Times `(b, t, 2)` and places `(b, 2)`."""
+    batch = image.shape[0]
+    return {
+        "temporal_coords": ((batch, frames, 2), "the year and the day of each frame of each image"),
+        "location_coords": ((batch, 2), "the latitude and the longitude of each image"),
+    }
+
+
+def check_coordinates(given: Mapping[str, Any], image: Tensor, shapes: CoordinateShapes) -> None:
+    """Raise ValueError for what is not of its shape, in numbers of the image's kind. None is none.
+
+    TerraTorch would spread a shape that is nearly right over images, frames or patches.
+    """
+    for name, value in given.items():
+        if value is not None:
+            shape, meaning = shapes[name]
+            _check_coordinate_shape(name, value, shape, meaning)
+            _check_coordinate_numbers(name, value, image)
+
+
+def _check_coordinate_shape(name: str, value: Any, shape: tuple[int, ...], meaning: str) -> None:
+    if not isinstance(value, Tensor) or value.dim() != len(shape) or tuple(value.shape) != shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} must be a tensor of shape {shape}, {meaning} (got {got})")
+
+
+def _check_coordinate_numbers(name: str, value: Tensor, image: Tensor) -> None:
+    if value.dtype not in COORDINATE_DTYPES:
+        raise ValueError(
+            f"{name} must be of {', '.join(map(str, COORDINATE_DTYPES[:-1]))} or {COORDINATE_DTYPES[-1]} (got {value.dtype})"
+        )
+    # What is wider than the image would widen the tokens too, which the weights then do not fit.
+    wider = torch.promote_types(value.dtype, image.dtype) != image.dtype
+    if wider and not torch.is_autocast_enabled(image.device.type):
+        raise ValueError(f"{name} must be no wider than the image, of {image.dtype} (got {value.dtype})")
+    if not torch.compiler.is_compiling() and not _is_finite(value):
+        raise ValueError(f"{name} must hold finite numbers (got {_describe_nonfinite(value)})")
+
+
+def _is_finite(value: Tensor) -> bool:
+    try:
+        return bool(value.isfinite().all())
+    except RuntimeError:  # a tensor without values: on the meta device, or while something is traced
+        return True
+
+
+def _describe_nonfinite(value: Tensor) -> str:
+    index = tuple(int(axis) for axis in (~value.isfinite()).nonzero()[0])
+    return f"{float(value[index])} at {list(index)}"
+
+
+_TIMM_FACTORIES = {made.__name__: made for made in (clay_v1_base, prithvi_swin_B, prithvi_swin_L)}
+
+
+_DROP_RATES = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+
+
+_UNREGISTERED_OPTIONS: Mapping[tuple[str, ...], frozenset[str]] = {
+    CLAY: frozenset(inspect.signature(Embedder.__init__).parameters) - {"self", "kwargs"},
+    SWIN: frozenset(inspect.signature(MMSegSwinTransformer.__init__).parameters) - {"self"},
+    # Others of timm's reach layers that its forward leaves out.
+    SCALE_MAE: frozenset({"default_input_res", "init_values", "qk_norm", *_DROP_RATES}),
+}
+
+
+def get_unregistered_options(part: TerraTorch) -> frozenset[str] | None:
+    """The arguments that have an effect on such a backbone; None of those that TerraTorch's own registry has."""
+    return next((known for names, known in _UNREGISTERED_OPTIONS.items() if part.name in names), None)
+
+
+def create_unregistered(part: TerraTorch, arguments: Mapping[str, Any]) -> Any:
+    """The network with random weights, and with all its levels where the part picks among those of a ScaleMAE."""
+    if part.name not in SCALE_MAE:
+        network = _TIMM_FACTORIES[part.name](features_only=True, **arguments)
+        # A function of TerraTorch's own factories, which cannot be pickled.
+        network.__dict__.pop("prepare_features_for_image_model", None)
+        return network
+    network = create_model(part.name.removeprefix("scalemae_"), **arguments)
+    if part.out_indices is not None:
+        network.out_indices = list(range(len(network.blocks)))
+    return network
+
+
+EXTRA_INPUTS: Mapping[type, frozenset[str]] = {
+    Embedder: frozenset({"time", "latlon", "gsd"}),
+    ScaleMAE: frozenset({"input_res"}),
+}
+"""The keyword arguments that a network takes beside its image. Clay's wavelengths are those of its bands."""
+
+
+def forward_clay(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
+    """The levels of Clay. Raises ValueError for times or places that are not `(b, 4)`, or for no size of a pixel."""
+    batch = image.shape[0]
+    size = extras.get("gsd")
+    if size is not None and not (isinstance(size, int | float) and size > 0 and isfinite(size)):
+        raise ValueError(f"gsd must be a number above 0, the metres of a pixel of all images (got {size!r})")
+    shapes = {
+        "time": ((batch, 4), "the week and the hour of each image, as sines and cosines"),
+        "latlon": ((batch, 4), "the latitude and the longitude of each image, as sines and cosines"),
+    }
+    check_coordinates({name: value for name, value in extras.items() if name != "gsd"}, image, shapes)
+    return network.forward_features(image, **extras)
+
+
+def forward_scale_mae(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
+    """The levels of ScaleMAE. Raises ValueError for sizes of pixels that are not `(b,)`."""
+    shapes = {"input_res": ((image.shape[0],), "the metres of a pixel of each image")}
+    check_coordinates(extras, image, shapes)
+    size = extras.get("input_res")
+    # It multiplies them with positions in single precision, and takes no others.
+    return network(image, None if size is None else size.float())
+
 
 TORCHGEO_WRAPPERS = (DOFAEncoderWrapper, ResNetEncoderWrapper, SwinEncoderWrapper, ViTEncoderWrapper)
 """TerraTorch's wrappers of torchgeo's networks. They keep where their weights are from, and the levels asked for."""
@@ -92,7 +210,7 @@ class TerraTorchBackbone(TransparentWrapper):
 def create_terratorch_backbone(part: TerraTorch, channels: Channels, **more: Any) -> Any:
     """The network with random weights; with all the levels it has, where the part picks among them.
 
-    Raises Refused for arguments that TerraTorch would ignore or misread, or that make the network too deep, and what
+    Raises RejectionError for arguments that TerraTorch would ignore or misread, or that make the network too deep, and what
     it raises itself for others.
     """
     _check_options(part)

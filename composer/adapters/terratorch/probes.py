@@ -12,28 +12,32 @@ import torch
 from attrs import define, evolve
 from torch import Tensor
 
-from composer.adapters.patches import find_patch_size
-from composer.adapters.probing import GridFunction, Grids, find_strides_and_sizes
-from composer.adapters.rates import CPULinspace
-from composer.adapters.shapes import ShapeInferenceMode
+from composer.adapters.probing import (
+    CPULinspace,
+    GridFunction,
+    Grids,
+    ShapeInferenceMode,
+    check_image_numbers,
+    find_patch_size,
+    find_strides_and_sizes,
+)
 from composer.adapters.terratorch.networks import TerraTorchBackbone, create_terratorch_backbone, wrap_backbone
-from composer.adapters.terratorch.refusals import (
+from composer.adapters.terratorch.parts import CLAY, TerraTorch
+from composer.adapters.terratorch.rejections import (
     reject_level_index,
     reject_terratorch_arguments,
     reject_terratorch_sizes,
 )
-from composer.adapters.trial import check_image_numbers
-from composer.contracts.rules import Rejection, RejectionError
-from composer.feature import CHANNELS_LAST, MAP, TOKENS, Feature
-from composer.modules.devices import use_default_device
-from composer.modules.generators import SeededGenerator
-from composer.parts import Channels, EncoderInfo, TerraTorch
-from composer.parts.terratorch_names import CLAY
-from composer.quiet import guard_import
+from composer.isolation import guard_import
+from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature
+from composer.modules.base import SeededGenerator, use_default_device
+from composer.parts import Channels, EncoderInfo
+from composer.parts.rules import Rejection, RejectionError
 from composer.sizes import SizeConstraint
 
 TERRATORCH_DEFAULT_SIDE = 224
 """The side of an image where no option names one."""
+
 
 CLAY_DEFAULT_SIDE = 256
 """The side of an image that Clay is made for, as TerraTorch's `img_size` says."""

@@ -9,19 +9,18 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from composer.adapters.patches import find_patch_size
-from composer.adapters.probing import find_strides_and_sizes
+from composer.adapters.probing import ShapeProbe, find_patch_size, find_strides_and_sizes
 from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
-from composer.adapters.timm.levels import count_levels, get_channels_and_reductions, resolve_timm_levels
+from composer.adapters.timm.catalogue import reject_unknown_network, reject_unknown_tag
 from composer.adapters.timm.networks import (
+    count_levels,
     create_flexible_network,
+    get_channels_and_reductions,
     get_default_size,
     get_layout,
     limit_image_sizes,
     list_candidate_names,
     list_tags,
-)
-from composer.adapters.timm.refusals import (
     reject_any_size,
     reject_fixed_size,
     reject_img_size,
@@ -29,14 +28,13 @@ from composer.adapters.timm.refusals import (
     reject_timm_arguments,
     reject_timm_sizes,
     reject_tokens,
+    resolve_timm_levels,
 )
-from composer.adapters.trial import ShapeProbe
-from composer.catalogue.picking import reject_unknown_network, reject_unknown_tag
-from composer.contracts.rules import Rejection, RejectionError
-from composer.feature import TOKENS, Feature, Features
-from composer.modules.generators import SeededGenerator
-from composer.modules.timm_encoder import TimmEncoder
+from composer.layouts import TOKENS, Feature, Features
+from composer.modules.base import SeededGenerator
+from composer.modules.encoders import TimmEncoder
 from composer.parts import EncoderInfo, Timm
+from composer.parts.rules import Rejection, RejectionError
 from composer.sizes import SizeConstraint
 
 
@@ -121,7 +119,7 @@ def infer_offset_levels(
 def _build_probed_encoder(
     part: Timm, network: Any, indices: tuple[int, ...], channels: int, device: str
 ) -> TimmEncoder:
-    """The network as an encoder. Raises Refused where it is to apply a final norm, and has none for these levels."""
+    """The network as an encoder. Raises RejectionError where it is to apply a final norm, and has none for these levels."""
     encoder = TimmEncoder(network, indices, norm=part.norm)
     if part.norm:
         bare = TimmEncoder(create_flexible_network(part, channels, device)[0], indices)
@@ -139,7 +137,7 @@ def _build_probed_encoder(
 def _infer_any_size(
     trial: ShapeProbe, maps: Features, sizes: SizeConstraint, usual: tuple[int, int]
 ) -> tuple[Features, SizeConstraint]:
-    """The same levels as they round, and the sizes that need no padding. Raises Refused where those are no more."""
+    """The same levels as they round, and the sizes that need no padding. Raises RejectionError where those are no more."""
     known = sizes.compute_padded_size(*usual)
     if known is None or sizes.height is not None:
         trial.compute_grids(*(2 * side for side in usual))
@@ -153,7 +151,7 @@ def _infer_any_size(
 
 
 def probe_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:
-    """The same levels as tokens, prefix first, as the encoder gives them. Raises Refused where it cannot."""
+    """The same levels as tokens, prefix first, as the encoder gives them. Raises RejectionError where it cannot."""
     try:
         with torch.no_grad():
             tokens = encoder(image_BCHW)

@@ -1,7 +1,5 @@
-"""The backbones of transformers: what they give, and they themselves. Importing this registers their module."""
+"""Backbones of transformers: the declaration. Their torch code is in `modules`."""
 
-from composer.adapters.transformers import networks as _networks  # noqa: F401, registers the module of Transformers
-from composer.adapters.transformers.configs import list_networks
-from composer.adapters.transformers.probes import probe
+from composer.adapters.transformers.parts import Transformers
 
-__all__ = ["list_networks", "probe"]
+PARTS = (Transformers,)

@@ -1,0 +1,321 @@
+"""mmseg's decode heads: declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from attrs import Attribute, asdict, field, frozen
+from attrs.validators import optional
+
+from composer.parts.base import Decoder
+from composer.parts.validators import (
+    BOOL,
+    CHANNELS,
+    NON_EMPTY,
+    OPTIONAL_CHANNELS,
+    OPTIONAL_INDEX,
+    RATE,
+    Choice,
+    IntRange,
+)
+
+MMSEG_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "ANNHead": "ANN: non-local attention of a map to a pooled finer one, and then to itself.",
+        "APCHead": "APCNet: context of several pooled sizes, weighed anew for every cell of a map.",
+        "ASPPHead": "DeepLabV3: convolutions of several dilations beside the mean of a map.",
+        "CCHead": "CCNet: every cell of a map attends to its row and its column, several times.",
+        "DAHead": "DANet: attention over the cells of a map beside attention over its channels.",
+        "DMHead": "DMNet: filters of several sizes that are made of the map they filter.",
+        "DNLHead": "DNL: non-local attention, in what cells share and what sets them apart.",
+        "DepthwiseSeparableASPPHead": "DeepLabV3+: pooling as in DeepLabV3, beside the first map, at its grid.",
+        "DepthwiseSeparableFCNHead": "Fast-SCNN's FCN head: depthwise separable convolutions of a map.",
+        "EMAHead": "EMANet: a map written in a few bases, which expectation maximisation finds.",
+        "EncHead": "EncNet: a map whose channels are weighed by how it is told in learned code words.",
+        "FCNHead": "FCN: convolutions of a map.",
+        "FPNHead": "Semantic FPN: all maps brought to the finest grid step by step, and added.",
+        "GCHead": "GCNet: one global context, added to every cell of a map.",
+        "ISAHead": "ISANet: attention among cells that lie far apart, then among those that lie close.",
+        "LightHamHead": "SegNeXt: all maps at the finest grid, seen through a matrix factorisation.",
+        "NLHead": "Non-local network: every cell of a map attends to all others.",
+        "PSPHead": "PSPNet: a map beside itself pooled to several sizes.",
+        "SETRUPHead": "SETR: a map that is convolved and enlarged, once (naive) or several times (PUP).",
+        "STDCHead": "STDC: an FCN head, whose own loss in mmseg looks at boundaries.",
+        "SegformerHead": "SegFormer: all maps mixed per cell and brought to the finest grid.",
+        "SegmenterMaskTransformerHead": "Segmenter: a transformer over the cells of a map and a token for each class.",
+        "UPerHead": "UPerNet: pyramid pooling of the last map, a feature pyramid over all of them.",
+    }
+)
+"""The heads that a list of maps goes into and one map of scores comes out of, each with a line on what it does."""
+
+
+UNSUPPORTED_HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "DDRHead": ("it takes the branches of DDRNet, and gives two maps in train mode", "FCNHead"),
+        "DPTHead": ("it takes pairs of a map and a class token, which are no list of maps", "SETRUPHead"),
+        "IterativeDecodeHead": ("it is made of other heads, and gives a list of maps in train mode", "UPerHead"),
+        "LRASPPHead": ("it pools 49 cells a side, which takes images of some 800 pixels and more", "ASPPHead"),
+        "Mask2FormerHead": ("it needs mmdet, and gives masks of queries in place of a map", "UPerHead"),
+        "MaskFormerHead": ("it needs mmdet, and gives masks of queries in place of a map", "UPerHead"),
+        "OCRHead": ("it takes the prediction of another head beside the maps", "ISAHead"),
+        "PIDHead": ("it takes the branches of PIDNet, and gives three maps in train mode", "FCNHead"),
+        "PSAHead": (
+            "it needs an operation that mmcv compiles, of which there is no package for current torch",
+            "CCHead",
+        ),
+        "PointHead": ("it takes points and the prediction of another head, and gives scores of points", "FPNHead"),
+        "SETRMLAHead": ("it takes maps that are all of one stride, of widths that must add up", "SETRUPHead"),
+        "SideAdapterCLIPHead": ("it takes the image and the features of CLIP beside the maps", "UPerHead"),
+        "VPDDepthHead": ("it gives depth at more cells than the image has pixels", "UPerHead"),
+    }
+)
+"""The heads that do not keep that contract: the reason, and the nearest head that does."""
+
+
+_COMMON: Mapping[str, Any] = {
+    "num_classes": None,
+    "channels": 512,
+    "in_index": -1,
+    "norm": "BN",
+    "act": "ReLU",
+    "dropout_ratio": 0.1,
+    "align_corners": False,
+}
+
+
+_ONE: Mapping[str, Any] = {**_COMMON, "input_transform": None}
+
+
+_SEVERAL: Mapping[str, Any] = {**_COMMON, "in_index": None}
+
+
+_FCN: Mapping[str, Any] = {**_ONE, "kernel_size": 3, "concat_input": True, "dilation": 1}
+
+
+_SCALES: Mapping[str, Any] = {"pool_scales": (1, 2, 3, 6)}
+
+
+_NON_LOCAL: Mapping[str, Any] = {**_FCN, "reduction": 2, "use_scale": True, "mode": "embedded_gaussian"}
+
+
+MMSEG_HEAD_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "ANNHead": {**_SEVERAL, "in_index": (-2, -1), "project_channels": 256, "key_pool_scales": (1, 3, 6, 8)},
+        "APCHead": {**_ONE, **_SCALES, "fusion": True},
+        "ASPPHead": {**_ONE, "dilations": (1, 6, 12, 18)},
+        "CCHead": {**_FCN, "recurrence": 2},
+        "DAHead": {**_ONE, "pam_channels": 64},
+        "DMHead": {**_ONE, "filter_sizes": (1, 3, 5, 7), "fusion": False},
+        "DNLHead": {**_NON_LOCAL, "temperature": 0.05},
+        "DepthwiseSeparableASPPHead": {**_ONE, "dilations": (1, 6, 12, 18), "c1_channels": 48},
+        "DepthwiseSeparableFCNHead": {
+            **{name: default for name, default in _ONE.items() if name != "act"},
+            "channels": 128,
+            "num_convs": 2,
+            "kernel_size": 3,
+            "concat_input": True,
+        },
+        "EMAHead": {
+            **_ONE,
+            "channels": 256,
+            "ema_channels": 512,
+            "num_bases": 64,
+            "num_stages": 3,
+            "concat_input": True,
+            "momentum": 0.1,
+        },
+        "EncHead": {**_SEVERAL, "num_codes": 32, "add_lateral": False},
+        "FCNHead": {**_FCN, "num_convs": 2},
+        "FPNHead": {**_SEVERAL, "channels": 128},
+        "GCHead": {**_FCN, "ratio": 0.25, "pooling_type": "att", "fusion_types": ("channel_add",)},
+        "ISAHead": {**_ONE, "isa_channels": 256, "down_factor": (8, 8)},
+        "LightHamHead": {
+            **_SEVERAL,
+            "norm": "GN",
+            "ham_channels": 512,
+            "MD_S": 1,
+            "MD_R": 64,
+            "train_steps": 6,
+            "eval_steps": 7,
+        },
+        "NLHead": _NON_LOCAL,
+        "PSPHead": {**_ONE, **_SCALES},
+        "SETRUPHead": {**_ONE, "channels": 256, "num_convs": 1, "up_scale": 4, "kernel_size": 3},
+        "STDCHead": {**_FCN, "channels": 64, "num_convs": 1},
+        "SegformerHead": {**_SEVERAL, "channels": 256, "interpolate_mode": "bilinear"},
+        "SegmenterMaskTransformerHead": {
+            "num_classes": None,
+            "in_index": -1,
+            "act": "GELU",
+            "num_layers": 2,
+            "num_heads": None,
+            "embed_dims": None,
+            "mlp_ratio": 4,
+            "drop_path_rate": 0.1,
+            "drop_rate": 0.0,
+            "attn_drop_rate": 0.0,
+        },
+        "UPerHead": {**_SEVERAL, **_SCALES},
+    }
+)
+"""What each head takes, with mmseg's own default; where it has none, and for `norm`, what its published configs say.
+
+`num_classes` has to be given. `in_index` of None takes all maps; `embed_dims` of None is the width of the map, and
+`num_heads` of None a head for 64 of these, as in Segmenter's configs.
+"""
+
+
+MMSEG_NORMS = (None, "BN", "GN", False)
+
+
+MMSEG_ACTIVATIONS = (None, "ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid")
+"""Activations that mmcv knows by the names that torch has for them."""
+
+
+_COUNT = IntRange(1, 64, optional=True)
+
+
+_SIDES = IntRange(1, 256, optional=True)
+
+
+def _convert_list(value: Any | Iterable[Any] | None) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _validate_head_name(_: object, __: Attribute[str], name: Any) -> None:
+    if name in UNSUPPORTED_HEADS:
+        reason, instead = UNSUPPORTED_HEADS[name]
+        raise ValueError(f"{name} cannot be had: {reason}; {instead} can")
+    Choice(tuple(MMSEG_DESCRIPTIONS))(_, __, name)
+
+
+def _validate_odd(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and value % 2 == 0:
+        raise ValueError(f"{attribute.name} must be odd, or the map would grow (got {value!r})")
+
+
+def _validate_positive(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise ValueError(f"{attribute.name} must be a number above 0 (got {value!r})")
+
+
+def _validate_pair(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and (type(value) is not tuple or len(value) != 2):
+        raise ValueError(f"{attribute.name} must be two whole numbers, of rows and of columns (got {value!r})")
+
+
+@frozen
+class _ChoiceList:
+    """A list of which every entry is one of a closed list."""
+
+    known: tuple[str, ...]
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        for entry in value or ():
+            Choice(self.known)(_, attribute, entry)
+
+
+def _make_optional_field(validator: Any) -> Any:
+    return field(default=None, validator=validator, kw_only=True)
+
+
+def _make_optional_list_field(validator: Any) -> Any:
+    return field(default=None, converter=_convert_list, validator=validator, kw_only=True)
+
+
+@frozen
+class Mmseg(Decoder):
+    """A decode head of mmsegmentation: `mmseg/NAME`, with mmseg's arguments. Initialised as mmseg does. Needs no head.
+
+    The scores stay at the grid that they are made on. Channels, strides and, where `in_index` is None, the indices
+    are those of the maps that flow in. `in_index` is the position of the map that a head takes, from the end where it
+    is negative; for a head that takes several, and with `input_transform: resize_concat`, a list of them. With one
+    class the scores are the numbers of a regression.
+
+    An argument that is None has its default, which is mmseg's own, or that of its published configs; one that a head
+    has not is refused. mmseg's configs are spelled plainly: `norm` is BN, GN (in 32 groups) or false, for a head
+    without norms, which is mmseg's own default and none of its configs'; `act` is the name of an activation. Losses
+    are no part of a model here, nor are their arguments: EncHead is without its own loss's branch, and of DAHead's
+    three predictions there is the joint one, so that the layers of the two others never learn. LightHamHead draws its
+    bases once, when it is made, and keeps them in the state dict.
+
+    In train mode, batch norm over a single value is an error in torch: heads with a branch that pools to one cell
+    (APCHead, ASPPHead, DepthwiseSeparableASPPHead, PSPHead, UPerHead) are trained with two images or more, or with
+    `norm: GN`. EMAHead changes its bases in train mode, as norms change their statistics.
+    """
+
+    source: ClassVar[str | None] = "mmseg"
+    names: ClassVar[Mapping[str, str] | None] = MMSEG_DESCRIPTIONS
+    refused: ClassVar[Mapping[str, tuple[str, str]]] = UNSUPPORTED_HEADS
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MMSEG_HEAD_ARGUMENTS
+
+    name: str = field(validator=_validate_head_name)
+    num_classes: int = field(validator=CHANNELS, kw_only=True)
+    channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    in_index: int | tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, OPTIONAL_INDEX])
+    input_transform: str | None = _make_optional_field(Choice((None, "resize_concat")))
+    norm: bool | str | None = _make_optional_field(Choice(MMSEG_NORMS))
+    act: str | None = _make_optional_field(Choice(MMSEG_ACTIVATIONS))
+    dropout_ratio: float | None = _make_optional_field(optional(RATE))
+    align_corners: bool | None = _make_optional_field(optional(BOOL))
+    num_convs: int | None = _make_optional_field(IntRange(0, 64, optional=True))
+    kernel_size: int | None = _make_optional_field([_COUNT, _validate_odd])
+    concat_input: bool | None = _make_optional_field(optional(BOOL))
+    dilation: int | None = _make_optional_field(_SIDES)
+    dilations: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
+    pool_scales: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
+    project_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    key_pool_scales: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
+    fusion: bool | None = _make_optional_field(optional(BOOL))
+    filter_sizes: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
+    recurrence: int | None = _make_optional_field(_COUNT)
+    pam_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    reduction: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    use_scale: bool | None = _make_optional_field(optional(BOOL))
+    mode: str | None = _make_optional_field(Choice((None, "embedded_gaussian", "dot_product")))
+    temperature: float | None = _make_optional_field(_validate_positive)
+    c1_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    ema_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    num_bases: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    num_stages: int | None = _make_optional_field(_COUNT)
+    momentum: float | None = _make_optional_field(optional(RATE))
+    num_codes: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    add_lateral: bool | None = _make_optional_field(optional(BOOL))
+    ratio: float | None = _make_optional_field(_validate_positive)
+    pooling_type: str | None = _make_optional_field(Choice((None, "att", "avg")))
+    fusion_types: tuple[str, ...] | None = _make_optional_list_field(
+        [NON_EMPTY, _ChoiceList(("channel_add", "channel_mul"))]
+    )
+    isa_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    down_factor: tuple[int, ...] | None = _make_optional_list_field([_validate_pair, _SIDES])
+    ham_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    MD_S: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    MD_R: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    train_steps: int | None = _make_optional_field(_COUNT)
+    eval_steps: int | None = _make_optional_field(_COUNT)
+    up_scale: int | None = _make_optional_field(_COUNT)
+    interpolate_mode: str | None = _make_optional_field(Choice((None, "bilinear", "bicubic")))
+    num_layers: int | None = _make_optional_field(_COUNT)
+    num_heads: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    embed_dims: int | None = _make_optional_field(OPTIONAL_CHANNELS)
+    mlp_ratio: int | None = _make_optional_field(_COUNT)
+    drop_path_rate: float | None = _make_optional_field(optional(RATE))
+    drop_rate: float | None = _make_optional_field(optional(RATE))
+    attn_drop_rate: float | None = _make_optional_field(optional(RATE))
+
+    @property
+    def includes_head(self) -> bool:
+        """Always true: mmseg's heads end in a classifier."""
+        return True
+
+
+def resolve_mmseg_arguments(head: Mmseg) -> dict[str, Any]:
+    """What a head is made with: the arguments that are given, also those it has not, and the defaults."""
+    given = {name: value for name, value in asdict(head, recurse=False).items() if value is not None}
+    return {**MMSEG_HEAD_ARGUMENTS[head.name], **{name: value for name, value in given.items() if name != "name"}}
+
+
+MULTI_MAP_HEADS = tuple(name for name, known in MMSEG_HEAD_ARGUMENTS.items() if known["in_index"] != -1)
+"""The heads that take several maps at once. The others take one, or several that are brought to one grid."""

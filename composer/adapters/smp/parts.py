@@ -1,0 +1,289 @@
+"""Encoders and decoders of smp: declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+from attrs import Attribute, evolve, field, frozen
+from attrs.validators import optional
+
+from composer.errors import suggest
+from composer.parts.base import Decoder, Part, ProbedEncoder
+from composer.parts.encoders import IsPretrained, Pretrained, convert_pretrained
+from composer.parts.validators import BOOL, NON_EMPTY, OPTIONAL_CHANNELS, RATE, Choice, IntRange
+
+_RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152"
+
+
+_RESNEXTS = "resnext50_32x4d resnext101_32x4d resnext101_32x8d resnext101_32x16d resnext101_32x32d resnext101_32x48d"
+
+
+_SQUEEZED = "senet154 se_resnet50 se_resnet101 se_resnet152 se_resnext50_32x4d se_resnext101_32x4d"
+
+
+_EFFICIENT = " ".join(f"efficientnet-b{size}" for size in range(8))
+
+
+_TIMM_EFFICIENT = " ".join(f"timm-efficientnet-{size}" for size in (*(f"b{size}" for size in range(9)), "l2"))
+
+
+_LITE = " ".join(f"timm-tf_efficientnet_lite{size}" for size in range(5))
+
+
+_SMP_FAMILIES: Mapping[str, str] = {
+    _RESNETS: "ResNet: residual blocks of convolutions, as torchvision has them.",
+    _RESNEXTS: "ResNeXt: residual blocks whose convolutions are grouped, as torchvision has them.",
+    "dpn68 dpn68b dpn92 dpn98 dpn107 dpn131": "DPN: residual and dense paths side by side.",
+    "vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn": "VGG: plain 3 × 3 convolutions between poolings.",
+    _SQUEEZED: "SENet: residual blocks that weigh their channels by squeeze and excitation.",
+    "densenet121 densenet169 densenet201 densenet161": "DenseNet: each layer sees all before it in its block.",
+    "inceptionresnetv2": "Inception-ResNet v2: branches of several kernel sizes, with residual connections.",
+    "inceptionv4": "Inception v4: branches of several kernel sizes.",
+    _EFFICIENT: "EfficientNet: inverted bottlenecks, of depth and width scaled together.",
+    "mobilenet_v2": "MobileNet v2: inverted bottlenecks, as torchvision has them.",
+    "xception": "Xception: depthwise separable convolutions throughout.",
+    _TIMM_EFFICIENT: "EfficientNet of timm's blocks.",
+    _LITE: "EfficientNet-Lite of timm's blocks: without squeeze and excitation.",
+    "timm-skresnet18 timm-skresnet34 timm-skresnext50_32x4d": "SKNet: residual blocks that choose their kernel size.",
+    "mit_b0 mit_b1 mit_b2 mit_b3 mit_b4 mit_b5": "Mix Transformer, of SegFormer: attention over overlapping patches.",
+    "mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4": "MobileOne: branches that fold into one.",
+}
+
+
+SMP_ENCODERS: Mapping[str, str] = MappingProxyType(
+    {name: line for names, line in _SMP_FAMILIES.items() for name in names.split()}
+)
+"""smp's own encoders, each with a line on what it is."""
+
+
+UNDILATED = ("vgg", "densenet", "inception", "xception")
+"""What the names of those begin with that smp makes no output stride for: they pool where they halve."""
+
+
+RENAMED_PREFIXES: Mapping[str, str] = MappingProxyType(
+    {
+        "tu-": "timm/",
+        "timm-mobilenetv3": "timm/tf_mobilenetv3",
+        **{f"timm-{family}": f"timm/{family}" for family in ("regnet", "res2", "resnest", "gernet")},
+    }
+)
+"""How the names begin by which smp takes a network of timm, and how the name that timm itself has for it begins."""
+
+
+_ENCODER_DEFAULTS: Mapping[str, Any] = {"depth": 5, "pretrained": False, "first_level": False}
+
+
+_DILATED_DEFAULTS: Mapping[str, Any] = {**_ENCODER_DEFAULTS, "output_stride": 32}
+
+
+def _validate_encoder_name(_: object, __: object, value: Any) -> None:
+    for smps, timms in RENAMED_PREFIXES.items():
+        if isinstance(value, str) and value.startswith(smps):
+            raise ValueError(f"smp/{value} is a network of timm: write {timms}{value.removeprefix(smps)}")
+    if value not in SMP_ENCODERS:
+        raise ValueError(f"smp has no encoder {value!r}: {suggest(str(value), SMP_ENCODERS)}")
+
+
+def _validate_output_stride(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and (type(value) is not int or value not in (8, 16, 32)):
+        raise ValueError(f"{attribute.name} must be 8, 16 or 32 (got {value!r})")
+
+
+_PRETRAINED = IsPretrained("the name of a set of weights, ")
+
+
+@frozen
+class SmpEncoder(ProbedEncoder):
+    """An encoder of segmentation_models_pytorch: `smp/NAME`.
+
+    It gives the levels 1 to `depth`, level i at 1 / 2**i of the image's resolution, but for those that smp leaves
+    without channels (level 1 of the Mix Transformers); with `first_level` also level 0, which is the image itself, or
+    what the network makes of it at full resolution (VGG). `output_stride` 8 or 16 dilates the last levels instead of
+    halving their grid. `pretrained` is true for the weights that smp's models take by default (`imagenet`, or the
+    first set that smp lists), the name of a set (`imagenet`, `ssl`, `advprop`), the path of a file, or a `WeightsFile`.
+    """
+
+    source: ClassVar[str | None] = "smp"
+    names: ClassVar[Mapping[str, str] | None] = SMP_ENCODERS
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {name: _ENCODER_DEFAULTS if name.startswith(UNDILATED) else _DILATED_DEFAULTS for name in SMP_ENCODERS}
+    )
+
+    renamed_prefixes: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {f"smp/{smps}": timms for smps, timms in RENAMED_PREFIXES.items()}
+    )
+
+    name: str = field(validator=_validate_encoder_name)
+    depth: int = field(default=5, validator=IntRange(3, 5), kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=_PRETRAINED, kw_only=True)
+    first_level: bool = field(default=False, validator=BOOL, kw_only=True)
+    output_stride: int | None = field(default=None, validator=_validate_output_stride, kw_only=True)
+
+
+SMP_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "Unet": "U-Net: enlarges the last map level by level, each time beside the next finer one.",
+        "UnetPlusPlus": "U-Net++: a U-Net in which every level is joined to all those below it.",
+        "MAnet": "MA-Net: a U-Net with attention over the last map's cells, and over channels at every level.",
+        "Linknet": "LinkNet: doubles the last map level by level, and adds the next finer one.",
+        "FPN": "A feature pyramid over the last four maps, at the grid of the finest of these.",
+        "PSPNet": "Pyramid pooling of the last map, at its own grid.",
+        "DeepLabV3": "Atrous spatial pyramid pooling of the last map, at its own grid.",
+        "DeepLabV3Plus": "Atrous spatial pyramid pooling of the last map, beside the map of level 2, at its grid.",
+        "PAN": "Pyramid attention on the last map, then gates up to level 2, at its grid.",
+        "UPerNet": "UPerNet over the maps from level 2 on: pyramid pooling, a feature pyramid, at level 2's grid.",
+        "Segformer": "SegFormer: all maps mixed per cell and brought to a quarter of the image's resolution.",
+        "DPT": "DPT: tokens or maps of a ViT made a pyramid and fused, at half the image's resolution.",
+    }
+)
+"""smp's decoders, each with a line on what it does. Level i is the one at 1 / 2**i of the image's resolution."""
+
+
+_NORM: Mapping[str, Any] = {"decoder_use_norm": "batchnorm"}
+
+
+_WIDTHS: Mapping[str, Any] = {"decoder_channels": (256, 128, 64, 32, 16)}
+
+
+_NEAREST: Mapping[str, Any] = {"decoder_interpolation": "nearest"}
+
+
+_ASPP_ARGUMENTS: Mapping[str, Any] = {
+    "decoder_channels": 256,
+    "decoder_atrous_rates": (12, 24, 36),
+    "decoder_aspp_separable": False,
+    "decoder_aspp_dropout": 0.5,
+}
+
+
+_UNET: Mapping[str, Any] = {**_WIDTHS, **_NORM, "decoder_attention_type": None, **_NEAREST}
+
+
+SMP_DECODER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "Unet": _UNET,
+        "UnetPlusPlus": _UNET,
+        "MAnet": {**_WIDTHS, **_NORM, "decoder_pab_channels": 64, **_NEAREST},
+        "Linknet": _NORM,
+        "FPN": {
+            "decoder_pyramid_channels": 256,
+            "decoder_segmentation_channels": 128,
+            "decoder_merge_policy": "add",
+            "decoder_dropout": 0.2,
+            **_NEAREST,
+        },
+        "PSPNet": {"psp_out_channels": 512, **_NORM, "psp_dropout": 0.2},
+        "DeepLabV3": _ASPP_ARGUMENTS,
+        "DeepLabV3Plus": {**_ASPP_ARGUMENTS, "decoder_aspp_separable": True},
+        "PAN": {"decoder_channels": 32, "decoder_interpolation": "bilinear"},
+        "UPerNet": {"decoder_channels": 256, **_NORM},
+        "Segformer": {"decoder_segmentation_channels": 256},
+        "DPT": {
+            "decoder_readout": "cat",
+            "decoder_intermediate_channels": (256, 512, 1024, 1024),
+            "decoder_fusion_channels": 256,
+        },
+    }
+)
+"""What smp 0.6's class of each name takes for its decoder, with its defaults."""
+
+
+CENTERED = ("Unet", "UnetPlusPlus")
+"""The decoders to which smp adds a center block for its VGG encoders."""
+
+
+def _build_decoder_defaults(name: str) -> dict[str, Any]:
+    # DPT builds a pyramid from its inputs, whatever their levels.
+    own = {} if name == "DPT" else {"first_level": None}
+    return own | ({"center": None} if name in CENTERED else {}) | dict(SMP_DECODER_ARGUMENTS[name])
+
+
+_DECODER_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {name: _build_decoder_defaults(name) for name in SMP_DECODER_ARGUMENTS}
+)
+
+
+SMP_NORMS = (None, "batchnorm", "identity", True, False)
+"""smp names three more that do not work by name alone: its initialisation fails on `instancenorm`, which has no weights
+then, `layernorm` takes the last axis for the channels, and `inplace` needs inplace_abn.
+"""
+
+
+SMP_INTERPOLATIONS = (None, "nearest", "nearest-exact", "bilinear", "bicubic", "area")
+
+
+def _convert_list(value: int | Iterable[int] | None) -> int | tuple[int, ...] | None:
+    return tuple(value) if isinstance(value, list | tuple) else value  # type: ignore[return-value]
+
+
+def _validate_three_dilations(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and (type(value) is not tuple or len(value) != 3):
+        raise ValueError(f"{attribute.name} must be three dilations (got {value!r})")
+
+
+@frozen
+class Smp(Decoder):
+    """A decoder of segmentation_models_pytorch: `smp/NAME`, with smp's arguments. Initialised as smp does.
+
+    smp counts levels from the image's own resolution, level 0, and halves it from one to the next. `first_level` says
+    which level the first map is: 0, whose content smp drops (as TerraTorch has it drop an encoder's finest map); 1,
+    the first of most encoders; or 2, where an encoder has none at half resolution. Left out, it is 2 for a first map
+    whose stride is more than 2, and 1 elsewhere. After the image itself, level 0, a map at a quarter of its resolution
+    is level 2, as the Mix Transformers give it. `center` is whether Unet and UnetPlusPlus have a center block, two
+    convolutions on the last map; left out, they have one behind one of smp's VGG encoders and none elsewhere, as in
+    smp. An argument that is None has smp's default; one that a decoder has not is refused.
+    """
+
+    source: ClassVar[str | None] = "smp"
+    names: ClassVar[Mapping[str, str] | None] = SMP_DESCRIPTIONS
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _DECODER_DEFAULTS
+    reads_stride: ClassVar[bool] = True
+
+    name: str = field(validator=Choice(tuple(SMP_DESCRIPTIONS)))
+    first_level: int | None = field(default=None, validator=IntRange(0, 2, optional=True), kw_only=True)
+    center: bool | None = field(default=None, validator=optional(BOOL), kw_only=True)
+    decoder_channels: int | tuple[int, ...] | None = field(
+        default=None, converter=_convert_list, validator=[NON_EMPTY, OPTIONAL_CHANNELS], kw_only=True
+    )
+    decoder_use_norm: bool | str | None = field(default=None, validator=Choice(SMP_NORMS), kw_only=True)
+    decoder_attention_type: str | None = field(default=None, validator=Choice((None, "scse")), kw_only=True)
+    decoder_interpolation: str | None = field(default=None, validator=Choice(SMP_INTERPOLATIONS), kw_only=True)
+    decoder_pab_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+    decoder_pyramid_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+    decoder_segmentation_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+    decoder_merge_policy: str | None = field(default=None, validator=Choice((None, "add", "cat")), kw_only=True)
+    decoder_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
+    psp_out_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+    psp_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
+    decoder_atrous_rates: tuple[int, ...] | None = field(
+        default=None,
+        converter=_convert_list,
+        validator=[_validate_three_dilations, IntRange(1, 1024, optional=True)],
+        kw_only=True,
+    )
+    decoder_aspp_separable: bool | None = field(default=None, validator=optional(BOOL), kw_only=True)
+    decoder_aspp_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
+    decoder_readout: str | None = field(default=None, validator=Choice((None, "cat", "add", "ignore")), kw_only=True)
+    decoder_intermediate_channels: tuple[int, ...] | None = field(
+        default=None, converter=_convert_list, validator=[NON_EMPTY, OPTIONAL_CHANNELS], kw_only=True
+    )
+    decoder_fusion_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+
+    def copy_with_encoder(self, encoder: Part | None) -> Self:
+        """Return the decoder with `center` set as smp sets it: by the name of the encoder."""
+        if self.center is not None or self.name not in CENTERED:
+            return self
+        is_vgg = isinstance(encoder, SmpEncoder) and encoder.name.startswith("vgg")
+        return evolve(self, center=True) if is_vgg else self
+
+
+def resolve_smp_arguments(decoder: Smp) -> dict[str, Any]:
+    """What smp's decoder is made with: the arguments that are given, also those it has not, and smp's defaults."""
+    every = dict.fromkeys(name for known in SMP_DECODER_ARGUMENTS.values() for name in known)
+    given = {name: getattr(decoder, name) for name in every}
+    return {
+        **SMP_DECODER_ARGUMENTS[decoder.name],
+        **{name: value for name, value in given.items() if value is not None},
+    }

@@ -1,0 +1,74 @@
+"""`build`: build a model and print its size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from composer.cli.show import summarize_weights
+from composer.cli.terminal import UsageError, check_writable, guard_from_interrupts, log, print_text, read_spec, render
+from composer.errors import make_printable
+from composer.graph import Graph
+from composer.inference import infer
+from composer.layouts import format_count
+from composer.limits import Limits
+from composer.spec.reader import is_weights_file
+from composer.typed_graph import TypedGraph
+
+if TYPE_CHECKING:
+    from composer.model import Model
+
+
+def build_model(
+    graph: Graph | TypedGraph,
+    file: str,
+    *,
+    weights: str | None = None,
+    seed: int = 0,
+    pretrained: bool = True,
+    limits: Limits | None = None,
+) -> tuple[Model, str]:
+    """Build the model whose spec is in `file`, and say in a line where its weights come from.
+
+    That is `weights`, or `file` itself where composer.save wrote it, or what the spec and `seed` say.
+    """
+    with guard_from_interrupts():
+        from composer.building import build
+        from composer.checkpoints import load_weights
+        from composer.weights import load
+
+    if weights is not None:
+        model = build(graph, seed=seed, pretrained=False, limits=limits)
+        report = load_weights(model, weights)
+        origin = f"weights: {format_count(len(report.matched), 'tensor')} from {make_printable(weights)}"
+        if report.set_aside:
+            names = ", ".join(make_printable(name) for name, _ in report.set_aside[:3])
+            more = ", …" if len(report.set_aside) > 3 else ""
+            origin += f"; {len(report.set_aside)} left aside ({names}{more})"
+        return model, origin
+    if is_weights_file(file):
+        model = load(file, limits=limits)
+        return model, f"weights: {format_count(len(model.state_dict()), 'tensor')} from {make_printable(file)}"
+    model = build(graph, seed=seed, pretrained=pretrained, limits=limits)
+    return model, summarize_weights(model, seed, pretrained=pretrained)
+
+
+def build_spec(file: str, *, save_to: str | None, seed: int, pretrained: bool, limits: Limits | None) -> None:
+    """Build the model of a spec, and say what it comes to. Raises UsageError where `save_to` cannot be written."""
+    out = None if save_to is None else check_writable(save_to, (".safetensors",), [("spec", file)])
+    # Before torch is loaded, which takes seconds.
+    typed = infer(read_spec(file))
+    log("building the model …")
+    model, origin = build_model(typed, file, seed=seed, pretrained=pretrained, limits=limits)
+    from composer.cli.check import build_outputs_table
+    from composer.cli.show import build_weights_table, summarize_nodes
+
+    print_text(render(build_weights_table(summarize_nodes(model)), "", build_outputs_table(model.typed), ""))
+    print_text(origin)
+    if out is not None:
+        from composer.weights import save
+
+        try:
+            save(model, out)
+        except OSError as error:
+            raise UsageError(f"{error}; choose another folder.") from error
+        print_text(f"wrote {make_printable(str(save_to))}")

@@ -1,0 +1,382 @@
+"""Run the nodes of a model: validate and pad inputs, then rescale and crop outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from inspect import signature
+from math import lcm
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from composer.graph import Node, Shared
+from composer.layouts import Feature, format_count
+from composer.modules.layers import crop, get_module_path, pad_axis
+from composer.parts import Custom, Encoder, Part, ProbedEncoder
+from composer.sizes import round_up
+from composer.typed_graph import TypedGraph, compute_kept_cells, explain_too_large, explain_too_small
+
+
+class InputSpec(NamedTuple):
+    """An image that the model takes: its layout's rank, the sizes of its fixed axes, its stride as a ratio."""
+
+    name: str
+    shape: str
+    dims: int
+    fixed: tuple[tuple[int, int], ...]
+    numerator: int
+    denominator: int
+
+
+class NodeCall(NamedTuple):
+    """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called.
+
+    `frames` is given for an encoder of stills that runs on so many frames, and `batch` then says where in each of its
+    features the batch is. `extras` are the keyword arguments that an encoder takes beside the image; None is any.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    inputs: tuple[str, ...]
+    named: tuple[tuple[str, str], ...]
+    takes_image: bool
+    takes_size: bool
+    foreign: bool
+    frames: int | None
+    batch: tuple[int, ...]
+    extras: frozenset[str] | None
+
+
+class OutputNode(NamedTuple):
+    """A feature that leaves the model: where from, where its batch is, what its other axes are, and its grid in whole
+    numbers, unless it is a vector, which has none: cells = (side * times - less) // by. `whole` says that all of it
+    leaves, as it is.
+    """
+
+    node: str
+    feature: Feature
+    rescale: bool
+    interpolate: bool
+    whole: bool
+    batch: int
+    axes: tuple[str, ...]
+    grid: tuple[int, int, int] | None
+
+    def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
+        """What was promised for a padded image, but for the batch; None where the image's size is a symbol."""
+        if any(type(side) is not int for side in padded):
+            return None
+        sizes = {"c": self.feature.channels, "t": self.feature.frames}
+        if self.grid is not None:
+            # In whole numbers, because this runs with every image, and fractions take their time.
+            times, less, by = self.grid
+            sizes["h"], sizes["w"] = ((side * times - less) // by for side in padded)
+            among = 1 if "t" in self.axes else self.feature.frames
+            sizes["n"] = self.feature.prefix + among * sizes["h"] * sizes["w"]
+        return tuple(sizes[axis] for axis in self.axes)
+
+
+def build_input_spec(name: str, feature: Feature) -> InputSpec:
+    """The plan of an input, from what its image is as a feature."""
+    assert feature.stride is not None
+    axes = feature.axes.split()
+    sizes = {"c": feature.channels, "t": feature.frames}
+    return InputSpec(
+        name=name,
+        shape=f"({', '.join(str(sizes.get(axis, axis)) for axis in axes)})",
+        dims=len(axes),
+        fixed=tuple((axes.index(axis), size) for axis, size in sizes.items() if axis in axes),
+        numerator=feature.stride.numerator,
+        denominator=feature.stride.denominator,
+    )
+
+
+def build_node_call(node: Node, typed: TypedGraph, modules: Mapping[str, nn.Module]) -> NodeCall:
+    """The plan of a node, for the module that runs there: its own, or the one that it shares."""
+    owner = node.part.node if isinstance(node.part, Shared) else node.name
+    part = next(other.part for other in typed.graph.nodes if other.name == owner)
+    per_frame = node.name in typed.per_frame
+    return NodeCall(
+        name=node.name,
+        path=get_module_path(owner),
+        inputs=node.positional,
+        named=node.named,
+        takes_image=isinstance(part, Encoder),
+        takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner].forward),
+        foreign=isinstance(part, Custom),
+        frames=typed.features[node.sources[0]][0].frames if per_frame else None,
+        batch=tuple(f.axes.split().index("b") for f in typed.features[node.name]) if per_frame else (),
+        extras=frozenset() if per_frame else _get_extra_names(modules[owner], part),
+    )
+
+
+def _get_extra_names(module: nn.Module, part: Part | Shared | None) -> frozenset[str] | None:
+    """The keyword arguments that an encoder takes beside its images: those of a module of one's own, or those that an
+    adapter's module says in `extras`.
+    """
+    if isinstance(part, Custom):
+        return _list_keyword_parameters(module.forward)
+    told = getattr(module, "extras", None) if isinstance(part, ProbedEncoder) else None
+    return told if isinstance(told, frozenset) else frozenset()
+
+
+def _list_keyword_parameters(forward: Callable[..., Any]) -> frozenset[str] | None:
+    """The keyword parameters of an encoder of one's own beside its first, which is the image; None is any."""
+    try:
+        _, *parameters = signature(forward).parameters.values()
+    except ValueError:  # what is compiled may have no signature
+        return frozenset()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+
+
+def _has_image_size(forward: Callable[..., Any]) -> bool:
+    try:
+        return "image_size" in signature(forward).parameters
+    except ValueError:  # what is compiled may have no signature
+        return False
+
+
+def build_output_node(typed: TypedGraph, name: str, feature: Feature) -> OutputNode:
+    """The plan of a feature of an output, or of an auxiliary one."""
+    stride = feature.stride
+    axes = feature.axes.split()
+    return OutputNode(
+        node=name,
+        feature=feature,
+        rescale=typed.is_rescaled(feature),
+        interpolate=stride != 1 or feature.offset != 0,
+        whole=stride is None or name in typed.embeddings,
+        batch=axes.index("b"),
+        axes=tuple(axis for axis in axes if axis != "b"),
+        grid=None if stride is None else _compute_grid_terms(stride, feature),
+    )
+
+
+def _compute_grid_terms(stride: Fraction, feature: Feature) -> tuple[int, int, int]:
+    """H / stride - offset / stride as (H * times - less) / by, rounded down; rounding up is to take less."""
+    offset = feature.offset / stride
+    by = lcm(stride.numerator, offset.denominator)
+    less = -(by - 1) if feature.rounding == "ceil" else int(offset * by)
+    return int(by / stride), less, by
+
+
+Sides = tuple[int, int]
+"""Height and width, or top and left, in reference pixels: integers, or symbols while a model is exported."""
+
+
+class PadSpec(NamedTuple):
+    """An image of `size` inside of a padded one of `padded`, where it begins at `before`."""
+
+    size: Sides
+    padded: Sides
+    before: Sides
+
+
+def validate_inputs(inputs: tuple[InputSpec, ...], image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the images by input. Raises ValueError where they do not match the inputs, with the next step."""
+    names = [one.name for one in inputs]
+    images = image if isinstance(image, Mapping) or len(names) > 1 else {names[0]: image}
+    if not isinstance(images, Mapping) or set(images) != set(names):
+        wanted = "one tensor, or a dict with one named" if len(names) == 1 else "a dict of images named"
+        raise ValueError(f"the model takes {wanted} {', '.join(names)} (got {_describe_argument(image)})")
+    for one in inputs:
+        _check_image(one, images[one.name])
+    for one in inputs[1:]:
+        # torch would spread a single image over the others.
+        counts = images[one.name].shape[0], images[names[0]].shape[0]
+        if counts[0] != counts[1]:
+            raise ValueError(f"{one.name} must have as many images as {names[0]} (got {counts[0]} and {counts[1]})")
+    return images
+
+
+def explain_weight_mismatch(images: Mapping[str, Tensor], weights: Iterable[Tensor]) -> str | None:
+    """Describe an image that the weights cannot compute with, of another type or on another device; None if all fit."""
+    weight = next((weight for weight in weights if weight.is_floating_point()), None)
+    if weight is None:
+        return None
+    for name, x in images.items():
+        target = [f'"{weight.device}"'] if x.device != weight.device else []
+        if x.dtype != weight.dtype and not (_is_cast(x) and _is_cast(weight)):
+            target.append(str(weight.dtype))
+        if target:
+            return (
+                f"{name} is {x.dtype} on {x.device}, and the model's weights are {weight.dtype} on {weight.device}; "
+                f"convert the image: {name}.to({', '.join(target)})"
+            )
+    return None
+
+
+def _is_cast(x: Tensor) -> bool:
+    """Whether autocast is on and converts such a tensor by itself. It converts no float64 and no integers."""
+    device = x.device.type
+    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return is_on and x.dtype in (torch.float32, torch.get_autocast_dtype(device))
+
+
+def compute_padding(
+    inputs: tuple[InputSpec, ...], images: Mapping[str, Tensor], typed: TypedGraph, unit: int
+) -> PadSpec:
+    """The frame of images that cover the same ground. Raises ValueError where they do not, or are too large."""
+    first = inputs[0]
+    height, width = (images[first.name].shape[axis] * first.numerator // first.denominator for axis in (-2, -1))
+    for one in inputs:
+        _check_cover(one, images[one.name], first.name, height, width)
+    return compute_padding_for_size((height, width), typed, unit)
+
+
+def compute_padding_for_size(size: Sides, typed: TypedGraph, unit: int) -> PadSpec:
+    """The frame of an image of this size. `unit` is the typed graph's.
+
+    Raises ValueError where the image is larger than the graph takes.
+    """
+    padded = _compute_padded_size(typed, *size)
+    before = typed.graph.padding.before
+    top, left = (before(target - side, unit) for target, side in zip(padded, size, strict=True))
+    return PadSpec(size, padded, (top, left))
+
+
+def pad_input(one: InputSpec, image: Tensor, frame: PadSpec, mode: str) -> Tensor:
+    """An image, padded in its own pixels."""
+    for axis, start, target in zip((-2, -1), frame.before, frame.padded, strict=True):
+        cells = [pixels * one.denominator // one.numerator for pixels in (start, target)]
+        image = pad_axis(image, axis, cells[0], cells[1], mode)
+    return image
+
+
+def _check_cover(one: InputSpec, image: Tensor, first: str, height: int, width: int) -> None:
+    shape = image.shape
+    if one.numerator > 1 and one.denominator > 1 and any(side % one.denominator for side in shape[-2:]):
+        raise ValueError(
+            f"{one.name} has stride {one.numerator}/{one.denominator}, so its sides must be multiples of "
+            f"{one.denominator} (got {shape[-2]} × {shape[-1]})"
+        )
+    reference = [side * one.numerator for side in shape[-2:]]
+    if reference != [height * one.denominator, width * one.denominator]:
+        raise ValueError(
+            f"{one.name} must have {height * one.denominator / one.numerator:g} × "
+            f"{width * one.denominator / one.numerator:g} pixels, to cover what {first} "
+            f"covers (got {shape[-2]} × {shape[-1]})"
+        )
+
+
+def _compute_padded_size(typed: TypedGraph, height: int, width: int) -> Sides:
+    sizes = typed.sizes
+    if type(height) is int and type(width) is int:
+        padded = sizes.compute_padded_size(height, width)
+        if padded is None:
+            raise ValueError(explain_too_large(typed, height, width))
+        return padded
+    # Symbols: no branch may be taken on them, so the larger of two is left to torch.
+    if sizes.square:
+        height = width = _pick_larger(height, width)
+    multiple, least = sizes.multiple, sizes.least
+    return (
+        sizes.height or round_up(height, multiple, least, _pick_larger),
+        sizes.width or round_up(width, multiple, least, _pick_larger),
+    )
+
+
+def _pick_larger(one: int, other: int) -> int:
+    """The larger of two symbols, without asking which it is unless their bounds do not tell."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return one if statically_known_true(one >= other) else cast(int, torch.sym_max(one, other))
+
+
+def _check_image(one: InputSpec, x: Any) -> None:
+    """Raise ValueError for what is not an image of this input, with the next step where it is clear."""
+    if not isinstance(x, Tensor):
+        convert = {"ndarray": "from_numpy", "list": "stack", "tuple": "stack"}.get(type(x).__name__)
+        step = f"; convert it: torch.{convert}({one.name})" if convert else ""
+        raise ValueError(f"{one.name} must be a tensor of shape {one.shape} (got {type(x).__name__}){step}")
+    if x.dim() == one.dims and all(x.shape[axis] == size for axis, size in one.fixed) and 0 not in x.shape[-2:]:
+        return
+    step = _suggest_fix(one, tuple(x.shape))
+    raise ValueError(f"{one.name} must be of shape {one.shape} (got {tuple(x.shape)}){step and f'; {step}'}")
+
+
+def _suggest_fix(one: InputSpec, shape: tuple[int, ...]) -> str:
+    """What to do with an image of this shape, or with the model, so that they fit; empty where it is not clear."""
+    channels, frames = dict(one.fixed)[1], dict(one.fixed).get(2)
+    if len(shape) == one.dims - 1 and all(shape[axis - 1] == size for axis, size in one.fixed):
+        return f"add the batch: {one.name}[None]"
+    if len(shape) == 4 and frames is not None:
+        return f"put the frames together: torch.stack([…], 2) of {frames} images"
+    if len(shape) == 5 and frames != shape[2] and shape[1] == channels:
+        return f"for images of several frames, build the model with input: {{frames: {shape[2]}}}"
+    if len(shape) != one.dims or shape[1] == channels:
+        return ""
+    if shape[-1] == channels:
+        return f"put the channels second: {one.name}.movedim(-1, 1)"
+    return f"choose {channels} channels, or build the model with input: {{channels: {shape[1]}}}"
+
+
+def _describe_argument(image: object) -> str:
+    if isinstance(image, Mapping):
+        return f"a dict of {', '.join(map(repr, image)) or 'nothing'}"
+    return "one tensor" if isinstance(image, Tensor) else type(image).__name__
+
+
+def prepare_outputs(
+    ends: tuple[OutputNode, ...], tensors: Sequence[Tensor], frame: PadSpec, kept: Sides | None
+) -> tuple[Tensor, ...]:
+    """What leaves the model from one node, for each of its features. `kept` is the crop of what is rescaled.
+
+    Raises RuntimeError where the tensors are not those that were promised: a contract and a module disagree.
+    """
+    if len(tensors) != len(ends):
+        raise RuntimeError(
+            f"{ends[0].node} promised {format_count(len(ends), 'feature')} and gave {len(tensors)}: "
+            f"its contract and its module disagree"
+        )
+    return tuple(_prepare_output(end, x, frame, kept) for end, x in zip(ends, tensors, strict=True))
+
+
+def compute_center_crop_box(frame: PadSpec, kept: Sides) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the middle of an image, in the padded one. Raises ValueError if it is larger."""
+    height, width = frame.size
+    if height < kept[0] or width < kept[1]:
+        raise ValueError(explain_too_small(kept, height, width))
+    top, left = map(_compute_center_start, frame.size, frame.padded, frame.before, kept)
+    return top, left, *kept
+
+
+def _prepare_output(end: OutputNode, x: Tensor, frame: PadSpec, kept: Sides | None) -> Tensor:
+    _check_output_shape(end, x, frame)
+    if end.whole:
+        return x
+    if end.rescale:
+        if end.interpolate:
+            x = F.interpolate(x, size=frame.padded, mode="bilinear")
+        return crop(x, *((*frame.before, *frame.size) if kept is None else compute_center_crop_box(frame, kept)))
+    rows, columns = (
+        compute_kept_cells(end.feature, pixels, start, padded)
+        for pixels, start, padded in zip(frame.size, frame.before, frame.padded, strict=True)
+    )
+    return crop(x, rows[0], columns[0], rows[1], columns[1])
+
+
+def _check_output_shape(end: OutputNode, x: Tensor, frame: PadSpec) -> None:
+    promised = end.shape(frame.padded)
+    at = end.batch
+    if promised is not None and (*x.shape[:at], *x.shape[at + 1 :]) != promised:
+        shape = (*promised[:at], "b", *promised[at:])
+        raise RuntimeError(
+            f"{end.node} promised a feature of shape {shape} and gave {tuple(x.shape)}: "
+            f"its contract and its module disagree"
+        )
+
+
+def _compute_center_start(side: int, padded: int, before: int, kept: int) -> int:
+    """Where the middle `kept` pixels of a side begin, that lies from `before` on in the padded one.
+
+    Where the padding is as even as it can be, the middle of the padded side is the same to within half a pixel, and
+    is taken, because that is what cropping the padded output gives.
+    """
+    around = padded - side
+    return (side + (around if before == around // 2 else 2 * before) - kept) // 2

@@ -1,0 +1,237 @@
+"""Validators and converters for the fields of declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import Attribute, field, frozen
+
+ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity")
+"""Activations that a part may name, with torch's own names. A closed list: no name is ever looked up elsewhere."""
+
+
+FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax")
+
+
+MAX_CHANNELS = 65_536
+
+
+MAX_LEVELS = 64
+
+
+MAX_ENTRIES = 64
+"""Entries of a list of whole numbers: levels, pooled sizes, dilations, widths of layers one after the other."""
+
+
+MAX_IN_OPTIONS = 65_536
+"""What a whole number among the options of a foreign constructor may be, and what those of a list may come to."""
+
+
+MAX_DEPTH = 32
+"""How deep lists nest in an option, and lists and mappings in a text, counted through aliases. A graph needs eight."""
+
+
+@frozen
+class IntRange:
+    """A whole number from `least` to `most`, or a tuple of at most so many `entries` of them.
+
+    Where it is `optional`, None will do instead.
+    """
+
+    least: int
+    most: int
+    optional: bool = field(default=False, kw_only=True)
+    entries: int = field(default=MAX_ENTRIES, kw_only=True)
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        if self.optional and value is None:
+            return
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) > self.entries:
+            raise ValueError(f"{attribute.name} must have at most {self.entries:,} entries (got {len(numbers):,})")
+        for number in numbers:
+            if type(number) is not int or not self.least <= number <= self.most:
+                rule = f"must be a whole number from {self.least} to {self.most}"
+                raise ValueError(f"{attribute.name} {rule} (got {number!r})")
+
+
+@frozen
+class Rate:
+    """A number from 0 up to, but not including, 1: a dropout rate."""
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ValueError(f"{attribute.name} must be a number from 0 up to, but not including, 1 (got {value!r})")
+
+
+@frozen
+class Choice:
+    """One of a closed list of values."""
+
+    known: tuple[Any, ...]
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        # Compared with their types, because in Python True == 1.
+        if not any(type(value) is type(known) and value == known for known in self.known):
+            names = ", ".join(
+                "null" if known is None else str(known).lower() if known in (True, False) else known
+                for known in self.known
+            )
+            raise ValueError(f"{attribute.name} must be one of {names} (got {value!r})")
+
+
+@frozen
+class NonEmpty:
+    """At least one entry."""
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        if isinstance(value, tuple) and not value:
+            raise ValueError(f"{attribute.name} must have at least one entry")
+
+
+@frozen
+class Bool:
+    """True or False, and nothing that merely counts as one of them."""
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        if type(value) is not bool:
+            raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
+
+
+@frozen
+class ForbiddenKeys:
+    """Options that do not hold certain names: `barred` says why of each."""
+
+    barred: Mapping[str, str]
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        for name, _value in value:
+            if name in self.barred:
+                raise ValueError(f"{attribute.name} must not hold {name!r}: {self.barred[name]}")
+
+
+@frozen
+class BoundedOptions:
+    """Options whose whole numbers let no constructor count for minutes: any of them might be a depth."""
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        for name, option in value:
+            number = max(measure_value(option))
+            if number > MAX_IN_OPTIONS:
+                kind = "a list" if isinstance(option, tuple) else "a mapping"
+                what = "a whole number of" if isinstance(option, int) else f"{kind} that comes to"
+                got = option if type(option) is int else number
+                rule = f"{what} at most {MAX_IN_OPTIONS:,} in {name}"
+                raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
+
+
+def measure_value(value: Any) -> tuple[int, int]:
+    """Return what the whole numbers in a value come to, whatever their signs, and how many entries it has inside."""
+    if isinstance(value, tuple | list | FrozenDict):
+        sizes = [measure_value(entry) for entry in (value.values() if isinstance(value, FrozenDict) else value)]
+        return sum(number for number, _ in sizes), len(value) + sum(entries for _, entries in sizes)
+    return (abs(value) if type(value) is int else 0), 0
+
+
+CHANNELS = IntRange(1, MAX_CHANNELS)
+
+
+OPTIONAL_CHANNELS = IntRange(1, MAX_CHANNELS, optional=True)
+
+
+INDEX = IntRange(-MAX_LEVELS, MAX_LEVELS - 1)
+
+
+OPTIONAL_INDEX = IntRange(-MAX_LEVELS, MAX_LEVELS - 1, optional=True)
+
+
+FRAME_COUNT = IntRange(1, 1024, optional=True)
+
+
+RATE = Rate()
+
+
+NON_EMPTY = NonEmpty()
+
+
+BOUNDED_OPTIONS = BoundedOptions()
+
+
+BOOL = Bool()
+
+
+def convert_int_list(values: Iterable[int]) -> tuple[int, ...]:
+    """A list from a file or a caller, as a tuple. Raises ValueError for what is no list."""
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"a list of whole numbers is needed (got {values!r})")
+    return tuple(values)
+
+
+def convert_optional_int_list(values: Iterable[int] | None) -> tuple[int, ...] | None:
+    """As `convert_int_list`, and None stays None."""
+    return None if values is None else convert_int_list(values)
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that cannot be changed and can be hashed, with its keys in order."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(sorted(values.items()))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+    def __reduce__(self) -> tuple[type[FrozenDict], tuple[dict[str, Any]]]:
+        return type(self), (dict(self),)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("the options of a part cannot be changed: make another part, with attrs.evolve")
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
+
+
+Options = tuple[tuple[str, Any], ...]
+"""Arguments for a foreign constructor, frozen: (name, value) pairs, sorted by name."""
+
+
+def to_keyword_arguments(values: Options) -> dict[str, Any]:
+    """Return options as keyword arguments. Mappings inside are plain dicts again, which the callee may change."""
+    return {name: _unfreeze_value(value) for name, value in values}
+
+
+def _unfreeze_value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_unfreeze_value, value))
+    return {name: _unfreeze_value(entry) for name, entry in value.items()} if isinstance(value, FrozenDict) else value
+
+
+def convert_options(values: Mapping[str, Any] | Options) -> Options:
+    """A mapping of plain values as `Options`: sorted pairs, in which lists are tuples and mappings are frozen.
+
+    Raises ValueError for values that are not plain: they would have no text.
+    """
+    pairs = tuple(values.items()) if isinstance(values, Mapping) else values
+    if not isinstance(pairs, tuple | list) or not all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+    ):
+        raise ValueError(f"options map names to plain values (got {values!r})")
+    if not all(isinstance(name, str) for name, _ in pairs):
+        raise ValueError("options are named by strings")
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError(f"options are named once each (got {', '.join(sorted(name for name, _ in pairs))})")
+    return tuple(sorted((name, _freeze_value(name, value)) for name, value in pairs))
+
+
+def _freeze_value(name: str, value: Any, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"option {name} must nest at most {MAX_DEPTH} deep")
+    if isinstance(value, list | tuple):
+        return tuple(_freeze_value(name, entry, depth + 1) for entry in value)
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError(f"option {name} must have strings as keys (got {list(value)!r})")
+        return FrozenDict({key: _freeze_value(name, entry, depth + 1) for key, entry in value.items()})
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"option {name} must be a plain value, a list or a mapping of them (got {value!r})")
