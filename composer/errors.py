@@ -41,6 +41,54 @@ class Place:
         return file if self.line is None else f"{file or '<text>'}:{self.line}:{self.column}"
 
 
+@frozen
+class SetField:
+    """Give a field of a node's part another value, written as a spec writes it."""
+
+    node: str
+    name: str
+    value: str
+
+
+@frozen
+class InsertNecks:
+    """Put parts between a node and one of its inputs, each written as a spec writes it.
+
+    In a chain they join the chain; elsewhere they become nodes called `names`.
+    """
+
+    before: str
+    source: str
+    parts: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+
+
+@frozen
+class Rename:
+    """Write another name in place of one that is unknown."""
+
+    path: str
+    to: str
+
+
+Edit = SetField | InsertNecks | Rename
+
+
+@frozen
+class Fix:
+    """Edits of a spec that solve a problem, and the line that describes them."""
+
+    edits: tuple[Edit, ...]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _convert_repair(value: str | Fix | None) -> str | Fix | None:
+    return _truncate_text(value) if isinstance(value, str) else value
+
+
 @frozen(kw_only=True)
 class Problem:
     """One thing that is wrong: the rule it breaks, where, what was expected, what was got, and how to mend it.
@@ -53,7 +101,7 @@ class Problem:
     place: Place = Place()
     expected: str | None = field(default=None, converter=optional(_truncate_text))
     got: str | None = field(default=None, converter=optional(_truncate_text))
-    repair: str | None = field(default=None, converter=optional(_truncate_text))
+    repair: str | Fix | None = field(default=None, converter=_convert_repair)
 
     def __str__(self) -> str:
         """`file:line:column: error[code] path: message`, and the repair on a line of its own."""
@@ -63,7 +111,7 @@ class Problem:
         """The same of another severity: what is found in passing is a `note`."""
         place = f"{self.place}: " if str(self.place) else ""
         path = f" {make_printable(_truncate_text(self.place.path))}:" if self.place.path else ""
-        repair = f"\n  repair: {make_printable(self.repair)}" if self.repair else ""
+        repair = f"\n  repair: {make_printable(str(self.repair))}" if self.repair else ""
         return f"{place}{severity}[{self.code}]{path} {make_printable(self.message)}{repair}"
 
 

@@ -1,35 +1,334 @@
-"""Search the smallest change that makes a graph valid."""
+"""Search the cheapest edits that make a rejected graph valid."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count, islice
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, frozen
 
-from composer.errors import Place, Problem, SpecError
+from composer.errors import Edit, Fix, InsertNecks, Place, Problem, SetField, SpecError
 from composer.graph import Graph, Node, chain, require_graph
-from composer.inference import Describe, Inference, resolve_describe, run_inference
+from composer.inference import Describe, Inference, infer, resolve_describe, run_inference
 from composer.layouts import Features
-from composer.neck_paths import NeckPath, align_branches, compute_path_cost, expand_paths, pick_evenly_spaced
-from composer.parts import EncoderInfo, Head, IdentityDecoder, Part, Timm
+from composer.neck_paths import NeckPath, align_branches, expand_paths, format_part, pick_evenly_spaced
+from composer.parts import AddBottleneckLayer, EncoderInfo, Head, IdentityDecoder, Part, SelectIndices, Timm
 from composer.parts.base import contract
 from composer.parts.rules import Outputs, Rejection
-from composer.spec.writer import as_chain
+from composer.spec.writer import as_chain, format_value
+
+MAX_DRAFTS = 200
+"""The number of edited graphs that are inferred before the search gives up: a second's work."""
+
+MAX_CANDIDATES = 6
+"""The number of neck paths in front of one part that are followed. The cheapest is nearly always right."""
+
+DETOUR_COST = 0.05
+"""The cost of breaking a chain up, or of asking an encoder for other levels than its own choice."""
+
+REWRITE_COST = 0.3
+"""The cost of changing levels that are written."""
+
+DECODER_LEVELS = range(2, 7)
+"""The numbers of levels that decoders take."""
+
+LOST_LEVEL_COST, LOST_WIDTH_COST, REPEATED_LEVEL_COST = 0.5, 1.5, 3.0
+"""A pyramid keeps its levels: other widths or other levels of the encoder cost less than levels dropped or repeated."""
 
 
-def insert_parts(graph: Graph, before: Node, source: str, parts: Sequence[Part]) -> Iterator[Graph]:
-    """`graph` with `parts` between `before` and its input `source`, in each way in which that can be written.
+@frozen
+class Draft:
+    """An edited graph, and the edits so far, each with the rejected node that it is for."""
+
+    graph: Graph
+    edits: tuple[tuple[str, Edit], ...] = ()
+
+
+Candidate = tuple[float, float, tuple[Draft, ...]]
+"""A lower bound on the cost of all further candidates, the cost of these drafts, and the drafts."""
+
+
+def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = None) -> Graph:
+    """Return `graph` with the cheapest edits that make it valid; the graph itself where it is valid.
+
+    Edits are necks in front of a part that rejects its input, IdentityDecoder in front of a head, as many widths as
+    a decoder needs, and other levels of an encoder of timm. `describe` is as for `infer`, and the result passes it.
+
+    Raises SpecError with the problems of the graph, and one more, if no such edits make it valid.
+    """
+    require_graph(graph)
+    describe = resolve_describe(describe)
+    walk = run_inference(graph, describe)
+    draft = find_draft(walk) if walk.rejections else Draft(graph)
+    try:
+        if draft is not None:
+            return infer(draft.graph, describe).graph
+        walk.to_typed_graph()
+    except SpecError as error:
+        message = "no necks, widths or levels of the encoder solve these problems."
+        raise SpecError(
+            [*error.problems, Problem(code="fit", message=message, place=Place(file=graph.source.file))]
+        ) from None
+    return graph
+
+
+def find_fixes(walk: Inference) -> dict[str, Fix]:
+    """Return a fix for each rejected node: its share of the edits that solve all, else those that it needs alone."""
+    draft = find_draft(walk)
+    if draft is None:
+        alone = {
+            name: _find_local_edits(walk, _get_node(walk.graph, name))
+            for name in islice(walk.rejections, MAX_CANDIDATES)
+        }
+    else:
+        alone = dict.fromkeys(walk.rejections, ())
+        first = next(iter(alone))
+        for name, edit in draft.edits:
+            # A node that only an edit led to is not among the problems; its edits belong to the first of them.
+            owner = name if name in alone else first
+            alone[owner] = (*alone[owner], edit)
+    return {name: Fix(edits, _format_edits(walk.graph, name, edits)) for name, edits in alone.items() if edits}
+
+
+def find_draft(walk: Inference) -> Draft | None:
+    """Return the cheapest draft in which no node is rejected and some image size fits; None if there is none."""
+    order = count()
+    waiting: list[tuple[float, int, Draft | Iterator[Candidate]]] = [(0.0, next(order), Draft(walk.graph))]
+    seen: set[Graph] = set()
+    while waiting and len(seen) < MAX_DRAFTS:
+        cost, _, entry = heappop(waiting)
+        if not isinstance(entry, Draft):
+            _push_next(entry, waiting, order)
+            continue
+        if entry.graph in seen:
+            continue
+        seen.add(entry.graph)
+        current = walk if entry.graph is walk.graph else run_inference(entry.graph, walk.describe)
+        if not current.rejections:
+            if current.find_sizes() is not None:
+                return entry
+            continue
+        for candidates in _propose(current, entry, cost):
+            heappush(waiting, (cost, next(order), candidates))
+    return None
+
+
+def _push_next(candidates: Iterator[Candidate], waiting: list[tuple[float, int, Any]], order: Iterator[int]) -> None:
+    """Push the next candidate; the others wait until nothing is left that is cheaper than they can be."""
+    candidate = next(candidates, None)
+    if candidate is None:
+        return
+    bound, cost, drafts = candidate
+    for place, draft in enumerate(drafts):
+        heappush(waiting, (cost + DETOUR_COST * place, next(order), draft))
+    heappush(waiting, (bound, next(order), candidates))
+
+
+def _propose(walk: Inference, draft: Draft, cost: float) -> list[Iterator[Candidate]]:
+    """Return drafts in which the first rejected part gets what it accepts, or other levels to choose from."""
+    node = next(node for node in walk.graph.nodes if node.name in walk.rejections)
+    if not isinstance(node.part, Part) or node.named:
+        return []
+    streams = [_propose_levels(walk, draft, node, source) for source in node.positional]
+    if len(node.positional) > 1:
+        streams.append(_align_inputs(walk, draft, node))
+    elif node.positional:
+        streams.append(_propose_necks(walk, draft, node, ()))
+        if isinstance(node.part, Head):
+            streams.append(_propose_necks(walk, draft, node, (IdentityDecoder(),)))
+    return [((cost + bound, cost + own, drafts) for bound, own, drafts in stream) for stream in streams]
+
+
+def _propose_necks(walk: Inference, draft: Draft, node: Node, last: tuple[Part, ...]) -> Iterator[Candidate]:
+    """Drafts with necks, and then the parts `last`, in front of a node, if it accepts what they emit."""
+    (source,) = node.positional
+    accepted = 0
+    for path in expand_paths([NeckPath(0, 0.0, (), walk.features[source])]):
+        parts = (*path.necks, *last)
+        features = apply_part(last[0], path.features) if last else path.features
+        change = None if features is None else find_change(walk.parts[node.name], features)
+        if change is None:
+            yield len(parts), 0.0, ()
+            continue
+        cost = len(parts) + path.cost + compute_loss(walk.features[source], path) + change.cost
+        yield len(parts), cost, tuple(_insert(_change_field(draft, node, change), node.name, source, parts))
+        accepted += 1
+        if accepted == MAX_CANDIDATES:
+            return
+
+
+@frozen
+class Change:
+    """A field that a part needs to have another value to accept its inputs, if any, and the cost of changing it."""
+
+    name: str | None = None
+    value: Any = None
+    cost: float = 0.0
+
+
+def find_change(part: Part, *inputs: Features) -> Change | None:
+    """Return the change with which a part accepts its inputs, an empty one if it does so already, or None."""
+    result = contract(part, *inputs)
+    if not isinstance(result, Rejection):
+        return Change()
+    if result.change is None:
+        return None
+    name, value = result.change
+    if isinstance(contract(evolve(part, **{name: value}), *inputs), Rejection):  # type: ignore[misc]
+        return None
+    old = getattr(part, name)
+    lost = max(len(old) - len(value), 0) if isinstance(old, tuple) else 0
+    return Change(name, value, 1.0 + LOST_WIDTH_COST * lost)
+
+
+def compute_loss(features: Features, path: NeckPath) -> float:
+    """Return what a path costs beyond its necks: the levels of a pyramid that it drops, and those that it repeats."""
+    repeated = sum(isinstance(neck, AddBottleneckLayer) for neck in path.necks)
+    is_pyramid = len({feature.stride for feature in features}) > 1
+    kept = [len(neck.indices) for neck in path.necks if isinstance(neck, SelectIndices)]
+    lost = max(len(features) - min(kept), 0) if is_pyramid and kept else 0
+    return LOST_LEVEL_COST * lost + REPEATED_LEVEL_COST * repeated
+
+
+def _change_field(draft: Draft, node: Node, change: Change) -> Draft:
+    if change.name is None:
+        return draft
+    assert isinstance(node.part, Part)
+    part = evolve(node.part, **{change.name: change.value})  # type: ignore[misc]
+    edit = SetField(node.name, change.name, format_value(change.value))
+    return Draft(_replace_part(draft.graph, node.name, part), (*draft.edits, (node.name, edit)))
+
+
+def _replace_part(graph: Graph, name: str, part: Part) -> Graph:
+    return evolve(graph, nodes=[evolve(node, part=part) if node.name == name else node for node in graph.nodes])
+
+
+def _insert(draft: Draft, name: str, source: str, parts: Sequence[Part]) -> Iterator[Draft]:
+    """Return the drafts with parts between a node and its source; the same draft if there are no parts."""
+    if not parts:
+        yield draft
+        return
+    for graph, names in insert_parts(draft.graph, _get_node(draft.graph, name), source, parts):
+        edit = InsertNecks(name, source, tuple(map(format_part, parts)), names)
+        yield Draft(graph, (*draft.edits, (name, edit)))
+
+
+def apply_part(part: Part, *inputs: Features) -> Features | None:
+    """Return the features that a part emits, or None if it rejects its inputs."""
+    result = contract(part, *inputs)
+    if isinstance(result, Rejection):
+        return None
+    return result.features if isinstance(result, Outputs) else tuple(result)
+
+
+def _align_inputs(walk: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:
+    """Drafts in which the branches that a part joins are brought to the same layouts and strides."""
+    part = walk.parts[node.name]
+    branches = [walk.features[source] for source in node.positional]
+    for paths in islice(
+        align_branches(branches, lambda *inputs: apply_part(part, *inputs) is not None), MAX_CANDIDATES
+    ):
+        aligned = draft
+        for source, path in zip(node.positional, paths, strict=True):
+            *_, aligned = _insert(aligned, node.name, source, path.necks)
+        length = sum(path.length for path in paths)
+        loss = sum(map(compute_loss, branches, paths))
+        yield length, length + sum(path.cost for path in paths) + loss, (aligned,)
+
+
+def _propose_levels(walk: Inference, draft: Draft, node: Node, source: str) -> Iterator[Candidate]:
+    """Drafts in which the encoder that a node takes from, perhaps through necks, emits other levels."""
+    encoder = _find_encoder(walk.graph, source)
+    if encoder is None:
+        return
+    part = encoder.part
+    assert isinstance(part, Timm)
+    cost = 1.0 + (DETOUR_COST if part.out_indices is None else REWRITE_COST)
+    for indices in list_level_choices(part, walk.facts[encoder.name]):
+        edit = SetField(encoder.name, "out_indices", format_value(indices))
+        graph = _replace_part(draft.graph, encoder.name, evolve(part, out_indices=indices))
+        yield cost, cost, (Draft(graph, (*draft.edits, (node.name, edit))),)
+
+
+def _find_encoder(graph: Graph, source: str) -> Node | None:
+    """Return the encoder of timm that a chain of nodes with one input each leads back to."""
+    nodes = {node.name: node for node in graph.nodes}
+    node = nodes.get(source)
+    while node is not None and not isinstance(node.part, Timm):
+        node = nodes.get(node.positional[0]) if len(node.sources) == 1 and node.positional else None
+    return node
+
+
+def list_level_choices(encoder: Timm, info: EncoderInfo) -> tuple[tuple[int, ...], ...]:
+    """Return other levels to ask an encoder for: evenly spaced ones of one stride, the last ones of a pyramid."""
+    levels = info.levels
+    if levels is None or (levels <= len(info.features) and encoder.out_indices is None):
+        return ()
+    is_pyramid = len({feature.stride for feature in info.features}) > 1
+    counts = [number for number in DECODER_LEVELS if number <= levels]
+    if is_pyramid:
+        picks = [tuple(range(levels - number, levels)) for number in counts]
+    else:
+        picks = [pick_evenly_spaced(levels, number) for number in counts]
+    chosen = dict.fromkeys([*picks, tuple(range(levels))])
+    return tuple(indices for indices in chosen if indices != encoder.out_indices)
+
+
+def _find_local_edits(walk: Inference, node: Node) -> tuple[Edit, ...]:
+    """Return the edits with which a node accepts its inputs, though the graph stays invalid elsewhere."""
+    if not isinstance(node.part, Part) or node.named or not node.positional:
+        return ()
+    draft = Draft(walk.graph)
+    propose = _align_inputs(walk, draft, node) if len(node.positional) > 1 else _propose_necks(walk, draft, node, ())
+    found = [(cost, drafts[0]) for _, cost, drafts in propose if drafts]
+    return tuple(edit for _, edit in min(found, key=lambda one: one[0])[1].edits) if found else ()
+
+
+def _format_edits(graph: Graph, name: str, edits: Sequence[Edit]) -> str:
+    """Return edits for the problem of a node in one line, as somebody would write them into the spec."""
+    return "; ".join(_format_edit(graph, name, edit) for edit in edits)
+
+
+def _format_edit(graph: Graph, name: str, edit: Edit) -> str:
+    if isinstance(edit, SetField):
+        return f"{'' if edit.node == name else f'{edit.node}.'}{edit.name}: {edit.value}"
+    assert isinstance(edit, InsertNecks)
+    if edit.names is not None:
+        return f"put {', '.join(edit.parts)} between {edit.source} and {edit.before}"
+    if edit.parts[-1] == IdentityDecoder.__name__:
+        necks, decoder = edit.parts[:-1], "decoder: IdentityDecoder"
+    else:
+        necks, decoder = edit.parts, ""
+    lines = [f"necks: [{', '.join(_merge_necks(graph, edit.before, necks))}]"] if necks else []
+    return "; ".join([*lines, decoder] if decoder else lines)
+
+
+def _merge_necks(graph: Graph, before: str, necks: Sequence[str]) -> list[str]:
+    """Return the necks of a chain with `necks` in front of one of its nodes."""
+    names = [node.name for node in graph.nodes if node.name.startswith("necks[")]
+    parts = [format_part(node.part) for node in graph.nodes if node.name in names and isinstance(node.part, Part)]
+    at = names.index(before) if before in names else len(names)
+    return [*parts[:at], *necks, *parts[at:]]
+
+
+def _get_node(graph: Graph, name: str) -> Node:
+    return next(node for node in graph.nodes if node.name == name)
+
+
+def insert_parts(
+    graph: Graph, before: Node, source: str, parts: Sequence[Part]
+) -> Iterator[tuple[Graph, tuple[str, ...] | None]]:
+    """Return `graph` with `parts` between `before` and its input, in each form, with the names of nodes that are not in the chain.
 
     In a chain the parts join the chain, so that the branches beside it are fed by them too; and where there are
     branches, or no chain, they stand between those two nodes alone.
     """
     branches = as_chain(graph)
     if branches is not None:
-        yield from _insert_in_chain(graph, branches, before, parts)
+        yield from ((graph, None) for graph in _insert_in_chain(graph, branches, before, parts))
     if branches is None or branches:
         yield _insert_between(graph, before, source, parts)
 
@@ -57,7 +356,7 @@ def _insert_in_chain(
         return
 
 
-def _insert_between(graph: Graph, before: Node, source: str, parts: Sequence[Part]) -> Graph:
+def _insert_between(graph: Graph, before: Node, source: str, parts: Sequence[Part]) -> tuple[Graph, tuple[str, ...]]:
     taken = {name for name, _ in graph.inputs} | {node.name for node in graph.nodes}
     new: list[Node] = []
     for part in parts:
@@ -68,7 +367,8 @@ def _insert_between(graph: Graph, before: Node, source: str, parts: Sequence[Par
     first = before.sources[0] if not new else new[0].inputs[0]
     place = graph.nodes.index(before)
     fed = evolve(before, inputs=_replace_source(before, str(first), source))
-    return evolve(graph, nodes=(*graph.nodes[:place], *new, fed, *graph.nodes[place + 1 :]))
+    nodes = (*graph.nodes[:place], *new, fed, *graph.nodes[place + 1 :])
+    return evolve(graph, nodes=nodes), tuple(node.name for node in new)
 
 
 def _replace_source(node: Node, old: str, new: str) -> tuple[str, ...] | tuple[tuple[str, str], ...]:
@@ -84,168 +384,3 @@ def _to_snake_case(name: str) -> str:
 def _make_unique_name(name: str, taken: set[str]) -> str:
     """The name, with a number behind it where it is taken."""
     return next(one for one in (name, *(f"{name}_{number}" for number in range(2, 10_000))) if one not in taken)
-
-
-MAX_DRAFTS = 200
-"""How many drafts are looked at before it is said that nothing mends a graph: a second's work."""
-
-
-MAX_PATHS = 6
-"""How many ways to one part are followed up. The best is nearly always right; the image sizes may rule it out."""
-
-
-DECODER_LEVELS = range(2, 7)
-"""How many levels decoders take."""
-
-
-DETOUR_COST = 0.05
-"""What it costs that a chain is a chain no more, or that an encoder is asked for other levels than timm chooses."""
-
-
-Change = tuple[int, float, tuple[Graph, ...]]
-"""How many changes there are by then, what they cost, and the drafts that have them, if any: the others cost more."""
-
-
-def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = None) -> Graph:
-    """`graph` with the fewest changes that make it lawful, and of as few those that cost least; as it is where it is.
-
-    Necks are put in front of what refuses its input, and IdentityDecoder in front of a head. An encoder of timm whose
-    `out_indices` are left open may give others: of a network of one stride, evenly spaced ones. What is written is
-    neither changed nor taken out. `describe` is as for `infer`, and the result passes `infer`.
-
-    Raises SpecError with the problems of the graph, and one more that says so, where no such change mends them.
-    """
-    require_graph(graph)
-    describe = resolve_describe(describe)
-    order = count()
-    waiting: list[tuple[int, float, int, Graph | Iterator[Change]]] = [(0, 0.0, next(order), graph)]
-    seen: set[Graph] = set()
-    problems: tuple[Problem, ...] = ()
-    while waiting and len(seen) < MAX_DRAFTS:
-        changes, cost, _, found = heappop(waiting)
-        if not isinstance(found, Graph):
-            _push_next(found, waiting, order)
-            continue
-        if found in seen:
-            continue
-        seen.add(found)
-        walk = run_inference(found, describe)
-        # What else is wrong with a draft is not asked: to find its repairs is a search too.
-        if not (walk.refused and problems):
-            try:
-                walk.typed()
-            except SpecError as error:
-                problems = problems or error.problems
-            else:
-                return found
-        for stream in _propose_changes(walk, changes, cost):
-            heappush(waiting, (changes, cost, next(order), stream))
-    unfit = "neither necks nor other levels of an encoder mend this."
-    raise SpecError([*problems, Problem(code="fit", message=unfit, place=Place(file=graph.source.file))])
-
-
-def _push_next(stream: Iterator[Change], waiting: list[tuple[int, float, int, Any]], order: Iterator[int]) -> None:
-    """Take the next of a stream; the rest waits until nothing is left that is better than that one."""
-    change = next(stream, None)
-    if change is None:
-        return
-    changes, cost, drafts = change
-    for aside, draft in enumerate(drafts):
-        heappush(waiting, (changes, cost + DETOUR_COST * aside, next(order), draft))
-    heappush(waiting, (changes, cost, next(order), stream))
-
-
-def _propose_changes(walk: Inference, changes: int, cost: float) -> list[Iterator[Change]]:
-    """Drafts in which the first part that refuses is given what it takes, or other levels to choose from.
-
-    `changes` were made before, and `cost` that much.
-    """
-    node = next((node for node in walk.graph.nodes if node.name in walk.refused), None)
-    if node is None or not isinstance(node.part, Part) or node.named:
-        return []
-    streams = [_propose_levels(walk, source) for source in node.positional]
-    streams += (
-        [_align_inputs(walk, node, node.part)] if len(node.positional) > 1 else _find_paths_into(walk, node, node.part)
-    )
-    return [((changes + more, cost + extra, drafts) for more, extra, drafts in stream) for stream in streams]
-
-
-def _find_paths_into(walk: Inference, node: Node, part: Part) -> list[Iterator[Change]]:
-    """What may stand in front of a part so that it takes what there is; before a head a decoder too."""
-
-    def is_accepted(given: Features) -> bool:
-        return _apply_part(part, given) is not None
-
-    def is_accepted_after_decoder(given: Features) -> bool:
-        chosen = _apply_part(IdentityDecoder(), given)
-        return chosen is not None and is_accepted(chosen)
-
-    streams = [_prepend_necks(walk, node, is_accepted, ())]
-    return (
-        [*streams, _prepend_necks(walk, node, is_accepted_after_decoder, (IdentityDecoder(),))]
-        if isinstance(part, Head)
-        else streams
-    )
-
-
-def _prepend_necks(
-    walk: Inference, node: Node, accepts: Callable[[Features], bool], last: tuple[Part, ...]
-) -> Iterator[Change]:
-    """Every way on from the features that a node takes; drafts of those, `MOST` at most, that `accepts` takes."""
-    (source,) = node.positional
-    accepted = 0
-    for way in expand_paths([NeckPath(0, 0.0, (), walk.features[source])]):
-        fits = accepts(way.features)
-        necks = (*way.necks, *last)
-        yield len(necks), way.cost, tuple(insert_parts(walk.graph, node, source, necks)) if fits else ()
-        accepted += fits
-        if accepted == MAX_PATHS:
-            return
-
-
-def _apply_part(part: Part, *inputs: Features) -> Features | None:
-    """What a part gives, None where it refuses."""
-    outcome = contract(part, *inputs)
-    if isinstance(outcome, Rejection):
-        return None
-    return outcome.features if isinstance(outcome, Outputs) else tuple(outcome)
-
-
-def _align_inputs(walk: Inference, node: Node, part: Part) -> Iterator[Change]:
-    """Drafts in which the branches that a part joins are brought to the same layouts and strides."""
-
-    def is_joinable(*inputs: Features) -> bool:
-        return _apply_part(part, *inputs) is not None
-
-    branches = [walk.features[source] for source in node.positional]
-    for pair in islice(align_branches(branches, is_joinable), MAX_PATHS):
-        yield (*compute_path_cost(pair), (_insert_paths(walk.graph, node, pair),))
-
-
-def _insert_paths(graph: Graph, node: Node, pair: tuple[NeckPath, ...]) -> Graph:
-    for source, way in zip(node.positional, pair, strict=True):
-        if way.necks:
-            joining = next(one for one in graph.nodes if one.name == node.name)
-            *_, graph = insert_parts(graph, joining, source, way.necks)
-    return graph
-
-
-def _propose_levels(walk: Inference, source: str) -> Iterator[Change]:
-    """Drafts in which the encoder that a node takes from, perhaps through necks, gives other levels than by itself."""
-    nodes = {node.name: node for node in walk.graph.nodes}
-    node = nodes.get(source)
-    while node is not None and not isinstance(node.part, Timm):
-        node = nodes.get(node.positional[0]) if len(node.sources) == 1 and node.positional else None
-    if node is None or not isinstance(node.part, Timm):
-        return
-    for indices in list_level_choices(node.part, walk.facts[node.name]):
-        asked = evolve(node, part=evolve(node.part, out_indices=indices))
-        yield 1, DETOUR_COST, (evolve(walk.graph, nodes=[asked if one is node else one for one in walk.graph.nodes]),)
-
-
-def list_level_choices(encoder: Timm, facts: EncoderInfo) -> tuple[tuple[int, ...], ...]:
-    """What to ask an encoder for that has more levels than it gives, where it is left to choose: evenly spaced ones."""
-    if encoder.out_indices is not None or facts.levels is None or facts.levels <= len(facts.features):
-        return ()
-    picks = [pick_evenly_spaced(facts.levels, fewer) for fewer in DECODER_LEVELS if fewer <= facts.levels]
-    return tuple(dict.fromkeys([*picks, tuple(range(facts.levels))]))

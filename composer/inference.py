@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 from functools import cache
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 from attrs import define, evolve, field
 
-from composer.errors import Problem, SpecError, truncate_problems
+from composer.errors import Fix, Problem, SpecError, truncate_problems
 from composer.graph import Graph, Node, Shared, require_graph
 from composer.layouts import (
     MAP,
@@ -22,7 +23,6 @@ from composer.layouts import (
     format_count,
     is_bounded_stride,
 )
-from composer.neck_paths import NeckPath, align_branches, find_paths, format_neck_list, format_necks_entry
 from composer.parts import (
     Decoder,
     EmbeddingHead,
@@ -43,63 +43,29 @@ from composer.typed_graph import TypedGraph
 
 
 def build_rejection_problem(
-    graph: Graph, node: Node, part: Part | None, refusal: Rejection, features: Mapping[str, Features]
+    graph: Graph,
+    node: Node,
+    part: Part | None,
+    rejection: Rejection,
+    features: Mapping[str, Features],
+    fix: Fix | None = None,
 ) -> Problem:
-    """The refusal of a contract, with what only the graph knows: the names of both sides, and the place."""
+    """Return the rejection of a contract as a problem of the graph, with the names of both sides and the place."""
     subject = get_part_name(part) if part is not None else node.name
-    got = refusal.got
+    got = rejection.got
     if got is None and node.sources:
-        source = node.sources[refusal.input]
+        source = node.sources[rejection.input]
         got = f"{source} gives {describe_features(features[source])}"
-    path = f"{node.name}.{refusal.about}" if refusal.about else node.name
-    said = f"; {got}" if refusal.got is None else f" (got {got})"
+    path = f"{node.name}.{rejection.about}" if rejection.about else node.name
+    said = f"; {got}" if rejection.got is None else f" (got {got})"
     return Problem(
-        code=refusal.code,
-        message=f"{subject} {refusal.expected}{said if got else ''}.",
+        code=rejection.code,
+        message=f"{subject} {rejection.expected}{said if got else ''}.",
         place=graph.source.place(path),
-        expected=refusal.expected,
+        expected=rejection.expected,
         got=got,
-        repair=_find_repair(graph, node, part, refusal, features),
+        repair=fix or rejection.repair,
     )
-
-
-def _find_repair(
-    graph: Graph, node: Node, part: Part | None, refusal: Rejection, features: Mapping[str, Features]
-) -> str | None:
-    """The refusal's own repair; where that is none, or necks, the best that the search finds instead."""
-    own = refusal.repair
-    if part is None or isinstance(part, Encoder) or node.named:
-        return own
-
-    def is_accepted(*given: Features) -> bool:
-        return not isinstance(contract(part, *given), Rejection)
-
-    inputs = [features[source] for source in node.positional]
-    if len(inputs) > 1:
-        pair = next(align_branches(inputs, is_accepted), None) if refusal.code == "join" else None
-        return own if pair is None else _format_join_repair(node, pair)
-    if not inputs or not (own or "necks:").startswith("necks:"):
-        return own
-    way = next(find_paths(inputs[0], is_accepted), None)
-    return format_necks_entry(_merge_necks(graph, node, way.necks)) if way is not None and way.necks else own
-
-
-def _format_join_repair(node: Node, pair: Sequence[NeckPath]) -> str:
-    """What stands between a node and those that it joins."""
-    necks = [
-        f"{format_neck_list(way.necks)} between {source} and {node.name}"
-        for source, way in zip(node.positional, pair, strict=True)
-        if way.necks
-    ]
-    return f"put {' and '.join(necks)}"
-
-
-def _merge_necks(graph: Graph, node: Node, necks: Sequence[Part]) -> list[Part]:
-    """Necks in front of a node; in a chain with all others that it has, so that the line is as it should be."""
-    chain = [other for other in graph.nodes if other.name.startswith("necks[")]
-    at = chain.index(node) if node in chain else len(chain)
-    every = [other.part for other in chain if isinstance(other.part, Part)]
-    return [*every[:at], *necks, *every[at:]]
 
 
 MAX_CHANNELS = 2**31
@@ -255,7 +221,7 @@ class Inference:
     encoders: dict[str, Part | None] = field(factory=dict)
     per_frame: set[str] = field(factory=set)
     embeddings: set[str] = field(factory=set)
-    refused: dict[str, Rejection] = field(factory=dict)
+    rejections: dict[str, Rejection] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.features.update({name: (image.feature,) for name, image in self.graph.inputs})
@@ -274,12 +240,12 @@ class Inference:
         else:
             outcome = self._find_stacked_heads(node) or self._infer_outputs(node, part)
         if isinstance(outcome, Rejection):
-            self.refused[node.name] = outcome
+            self.rejections[node.name] = outcome
             return
         promise = outcome if isinstance(outcome, Outputs) else _to_outputs(node, outcome)
         refusal = find_overflow(promise.features)
         if refusal is not None:
-            self.refused[node.name] = refusal
+            self.rejections[node.name] = refusal
             return
         self.features[node.name] = promise.features
         self.sizes[node.name] = promise.sizes
@@ -288,12 +254,14 @@ class Inference:
         if isinstance(self.parts[node.name], EmbeddingHead):
             self.embeddings.add(node.name)
 
-    def typed(self) -> TypedGraph:
-        """All that is known. Raises SpecError with all the problems of the graph at once."""
+    def to_typed_graph(self, fixes: Mapping[str, Fix] = MappingProxyType({})) -> TypedGraph:
+        """Return all that is known. Raises SpecError with all the problems of the graph at once, with their fixes."""
         nodes = {node.name: node for node in self.graph.nodes}
         problems = truncate_problems(
-            build_rejection_problem(self.graph, nodes[name], self.parts.get(name), refusal, self.features)
-            for name, refusal in self.refused.items()
+            build_rejection_problem(
+                self.graph, nodes[name], self.parts.get(name), rejection, self.features, fixes.get(name)
+            )
+            for name, rejection in self.rejections.items()
         )
         problems += find_output_problems(self.graph, self.features, self.parts, self.embeddings)
         sizes = intersect(iter_size_constraints(self.graph, self.features, self.sizes))
@@ -306,11 +274,17 @@ class Inference:
             graph=self.graph,
             features=self.features,
             sizes=sizes,
+            node_sizes=self.sizes,
             facts=self.facts,
             order=tuple(self._resolve_node(node) for node in sort_nodes(self.graph)),
             per_frame=frozenset(self.per_frame),
             embeddings=frozenset(self.embeddings),
         )
+
+    def find_sizes(self) -> SizeConstraint | None:
+        """Return the image sizes that the graph takes; None if no size suits all its nodes."""
+        sizes = intersect(iter_size_constraints(self.graph, self.features, self.sizes))
+        return None if isinstance(sizes, Conflict) else sizes
 
     def _resolve_node(self, node: Node) -> Node:
         return node if isinstance(node.part, Shared) else evolve(node, part=self.parts[node.name])
@@ -482,7 +456,12 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = 
 
     Raises SpecError with all the problems at once.
     """
-    return run_inference(graph, resolve_describe(describe)).typed()
+    inference = run_inference(graph, resolve_describe(describe))
+    if not inference.rejections:
+        return inference.to_typed_graph()
+    from composer.fixes import find_fixes  # only a rejected graph needs the search
+
+    return inference.to_typed_graph(find_fixes(inference))
 
 
 def resolve_describe(describe: Describe | Mapping[Any, EncoderInfo] | None) -> Describe:

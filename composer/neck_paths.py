@@ -196,10 +196,11 @@ def format_necks_entry(necks: Sequence[Part]) -> str:
 
 def format_neck_list(necks: Sequence[Part]) -> str:
     """The same without the key and the brackets."""
-    return ", ".join(map(_format_neck, necks))
+    return ", ".join(map(format_part, necks))
 
 
-def _format_neck(neck: Part) -> str:
+def format_part(neck: Part) -> str:
+    """Return a part as a spec writes it, in one line: `SelectIndices: {indices: [1, 2]}`."""
     name = type(neck).__name__
     fields = get_non_default_fields(neck, name)
     told = ", ".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())

@@ -30,6 +30,7 @@ class TypedGraph:
     graph: Graph
     features: Mapping[str, Features]
     sizes: SizeConstraint
+    node_sizes: Mapping[str, SizeConstraint]
     facts: Mapping[str, EncoderInfo]
     order: tuple[Node, ...]
     per_frame: frozenset[str] = frozenset()

@@ -16,6 +16,7 @@ from composer.parts.rules import (
     Rejection,
     compute_exact_multiple,
     compute_min_cells,
+    fit_widths,
     is_map,
     require,
     require_doubling_strides,
@@ -107,7 +108,7 @@ def _require_width_per_map(decoder: UNetDecoder, features: Features) -> Rejectio
         kind="raises",
         expected=f"has {format_count(len(decoder.channels), 'width')} in channels, one for each map it takes",
         got=format_count(len(features), "map"),
-        repair=f"channels: {[max(512 // 2**i, 16) for i in range(len(features))]}",
+        change=("channels", fit_widths(decoder.channels, len(features))),
         about="channels",
     )
 

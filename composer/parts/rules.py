@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil, lcm
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import evolve, field, frozen
 
@@ -37,7 +37,8 @@ class Rejection:
     """Why a part cannot work with its inputs.
 
     `expected` completes a sentence that begins with the part's name ("takes maps ..."). `got` says what came instead;
-    where it is None, the input at `input` is described. `about` names the field that is to blame, if one is.
+    where it is None, the input at `input` is described. `about` names the field that is to blame, if one is. `change` is
+    a field and the value with which the part would accept these inputs.
     """
 
     code: str
@@ -45,6 +46,7 @@ class Rejection:
     expected: str
     got: str | None = None
     repair: str | None = None
+    change: tuple[str, Any] | None = None
     input: int = 0
     about: str | None = None
 
@@ -233,3 +235,8 @@ class RejectionError(ValueError):
     def __init__(self, refusal: Rejection) -> None:
         self.refusal = refusal
         super().__init__(refusal.expected)
+
+
+def fit_widths(widths: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return the first `count` widths; of fewer, the last is halved for each that is missing, down to 16."""
+    return (*widths[:count], *(max(widths[-1] // 2**i, 16) for i in range(1, count - len(widths) + 1)))

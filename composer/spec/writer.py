@@ -177,6 +177,11 @@ def _iter_lines(lead: str, value: Any, indent: int = 0, *, opened: bool = False)
             yield from _iter_lines("-", inner, within)
 
 
+def format_value(value: Any) -> str:
+    """Return plain data as a spec writes it, in one line."""
+    return _format_inline(_to_plain_value(value, "value"))
+
+
 def _format_inline(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{format_scalar(key)}: {_format_inline(inner)}' for key, inner in value.items())}}}"

@@ -135,7 +135,7 @@ class FactoryCall:
             message=message.replace("crop", "image_size_out") if problem.code == "crop" else message,
             got=None if problem.got is None else self._rename_nodes(problem.got),
             place=Place(next((one for one in candidates if one in given), "")),
-            repair=None if problem.repair is None else self._translate_repair(path, problem.repair),
+            repair=None if problem.repair is None else self._translate_repair(path, str(problem.repair)),
         )
 
     def _rename_nodes(self, said: str) -> str:

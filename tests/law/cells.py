@@ -120,11 +120,11 @@ def _direct(cell):
 def _forced(cell):
     """What a decoder does with what it refuses, beside the kind of its refusal."""
     walk = run_inference(cell.graph, composer.describe)
-    if "encoder" in walk.refused:
+    if "encoder" in walk.rejections:
         return Held(cell, "has no facts")
     features, facts = walk.features["encoder"], walk.facts["encoder"]
     height, width = _roomy(features, facts)
-    refusal = walk.refused.get("decoder") or _of_the_whole(walk)
+    refusal = walk.rejections.get("decoder") or _of_the_whole(walk)
     tensors = _given(cell.encoder, features, height, width)
     try:
         out = _decoded(cell.decoder, features, tensors, height, width)
@@ -148,7 +148,7 @@ def _roomy(features, facts):
 def _of_the_whole(walk):
     """What no decoder refuses, but the graph: sizes that none has, and outputs that are no maps."""
     try:
-        walk.typed()
+        walk.to_typed_graph()
     except SpecError as error:
         problem = error.problems[0]
         return Rejection(code=problem.code, kind="wrong_output", expected=problem.message)
