@@ -1,4 +1,4 @@
-"""Knowing whether a model can be: a check, a mended chain and a row of the matrix, beside the only other way.
+"""Knowing whether a model can be: a check, a fixed chain and a row of the matrix, beside the only other way.
 
 That is to build the model, here with segmentation_models_pytorch, and to run it once: on the meta device, which is the
 cheapest. What TerraTorch takes for the same, in bench_terratorch.py, is to be added to its import.
@@ -66,12 +66,12 @@ VIT = composer.chain(
 
 @cache
 def on_meta():
-    """What it takes to build the same, mended, and to run it on the meta device."""
+    """What it takes to build the same, fixed, and to run it on the meta device."""
     import torch
 
-    mended = composer.autofix(VIT)
+    fixed = composer.autofix(VIT)
     image = torch.empty(1, 3, 224, 224, device="meta")
-    return lambda: composer.build(mended, device="meta").eval()(image)
+    return lambda: composer.build(fixed, device="meta").eval()(image)
 
 
 def test_a_fit(paired):

@@ -366,7 +366,7 @@ class TestASavedModel:
 
     def test_it_is_not_rewritten_as_a_spec(self, saved, capsys):
         before = Path("model.safetensors").read_bytes()
-        assert main(["fit", "model.safetensors", "--write"]) == 2
+        assert main(["check", "--fix", "model.safetensors"]) == 2
         assert capsys.readouterr() == ("", "model.safetensors: this is a weights file; give the YAML spec.\n")
         assert Path("model.safetensors").read_bytes() == before
 

@@ -26,14 +26,14 @@ encoder: timm/test_resnet
 decoder: {FCNDecoder: {channels: 8, num_convs: 1}}
 head: {SegmentationHead: {num_classes: 2}}
 """
-UNMENDED = """\
+UNFIXED = """\
 encoder: {timm/test_vit: {tokens: true}}
 decoder: {FCNDecoder: {channels: 8, num_convs: 1}}
 head: {SegmentationHead: {num_classes: 2}}
 """
 RUN = ["run", "spec.yaml", "--image", "image.png", "-o", "out.png"]
 BUILD = ["build", "spec.yaml", "--save", "out.safetensors"]
-FIT = ["fit", "unmended.yaml", "--write"]
+FIX = ["check", "unfixed.yaml", "--fix"]
 MATRIX = ["matrix", "--encoders", "timm/resnet18", "--format", "csv", "-o", "out.csv", "-j", "1"]
 
 
@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch):
     """A folder with two specs and an image, which is where the commands run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(SPEC, encoding="utf-8")
-    (tmp_path / "unmended.yaml").write_text(UNMENDED, encoding="utf-8")
+    (tmp_path / "unfixed.yaml").write_text(UNFIXED, encoding="utf-8")
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save("image.png")
     return tmp_path
@@ -194,7 +194,7 @@ def test_a_process_keeps_to_the_memory_that_there_is():
     assert resource.getrlimit(resource.RLIMIT_DATA) == limit
 
 
-OUTPUTS = {"fit": FIT, "matrix": MATRIX}
+OUTPUTS = {"fix": FIX, "matrix": MATRIX}
 FULL = """
 import resource, runpy, signal, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
@@ -280,8 +280,8 @@ INTERRUPTED = {
     "while a model runs": (RUN, "composer.cli.run._predict", None),
     "while a picture is written": (RUN, "pathlib.Path.write_bytes", None),
     "while weights are written": (BUILD, "composer.weights.save_file", 1),
-    "while a spec is mended": (FIT, "composer.fixes.autofix", None),
-    "while a spec is written": (FIT, "pathlib.Path.write_text", None),
+    "while a spec is fixed": (FIX, "composer.cli.rewrite.fix_text", None),
+    "while a spec is written": (FIX, "pathlib.Path.write_text", None),
     "while pairs are worked out": (MATRIX, "composer.cli.matrix.evaluate_pairs", None),
     "while a matrix is written": (MATRIX, "pathlib.Path.write_text", None),
 }

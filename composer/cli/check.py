@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, evolve, frozen
 
 from composer.cli.terminal import UsageError, log, print_text, read_spec
-from composer.errors import Problem, SpecError, make_printable
+from composer.errors import Fix, Problem, SpecError, make_printable
 from composer.layouts import Feature, Rounding
 from composer.typed_graph import Shape, TypedGraph
 
@@ -196,5 +196,12 @@ def _dump_problem(problem: Problem) -> dict[str, Any]:
         "message": problem.message,
         "expected": problem.expected,
         "got": problem.got,
-        "repair": problem.repair,
+        "repair": None if problem.repair is None else str(problem.repair),
+        "edits": _dump_edits(problem.repair),
     }
+
+
+def _dump_edits(repair: str | Fix | None) -> list[dict[str, Any]]:
+    """Return the edits of a fix for programs: `{"edit": "SetField", "node": "decoder", …}`."""
+    edits = repair.edits if isinstance(repair, Fix) else ()
+    return [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]

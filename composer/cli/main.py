@@ -28,6 +28,9 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `check`."""
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--fix", action="store_true", help="apply the fixes in the files, and print them")
+    group.add_argument("--diff", action="store_true", help="print what --fix would change, and write nothing")
 
 
 def add_spec_argument(parser: argparse.ArgumentParser) -> None:
@@ -89,12 +92,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_weights_arguments(parser)
     _add_limits_arguments(parser)
-
-
-def add_autofix_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `fit`."""
-    add_spec_argument(parser)
-    parser.add_argument("--write", action="store_true", help="write it into FILE; without this, to stdout")
 
 
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
@@ -197,7 +194,6 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_command(commands, "show", _run_show, "show what flows from node to node", add_spec_argument)
     _add_command(commands, "build", _run_build, "build the model, and say what it weighs", add_build_arguments)
     _add_command(commands, "run", _run_prediction, "predict on an image, and draw what comes out", add_run_arguments)
-    _add_command(commands, "fit", _run_autofix, "put in the necks that make a spec lawful", add_autofix_arguments)
     _add_command(commands, "list", _run_list, "list the parts that a spec may name", add_list_arguments)
     _add_command(commands, "matrix", _run_matrix, "say which encoders go with which decoders", add_matrix_arguments)
     _add_command(commands, "import", _run_import, "write the config of another program as a spec", add_import_arguments)
@@ -217,6 +213,10 @@ def _add_command(
 
 
 def _run_check(arguments: argparse.Namespace) -> int:
+    if arguments.fix or arguments.diff:
+        from composer.cli.rewrite import fix_file
+
+        return max(fix_file(file, write=arguments.fix) for file in arguments.files)
     from composer.cli.check import check
 
     return check(arguments.files, arguments.format)
@@ -227,13 +227,6 @@ def _run_show(arguments: argparse.Namespace) -> int:
     from composer.inference import infer
 
     print_text(render(*render_typed_graph(infer(read_spec(arguments.file)))))
-    return 0
-
-
-def _run_autofix(arguments: argparse.Namespace) -> int:
-    from composer.cli.rewrite import autofix_spec
-
-    autofix_spec(arguments.file, in_place=arguments.write)
     return 0
 
 

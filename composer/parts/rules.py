@@ -239,4 +239,5 @@ class RejectionError(ValueError):
 
 def fit_widths(widths: tuple[int, ...], count: int) -> tuple[int, ...]:
     """Return the first `count` widths; of fewer, the last is halved for each that is missing, down to 16."""
-    return (*widths[:count], *(max(widths[-1] // 2**i, 16) for i in range(1, count - len(widths) + 1)))
+    least = min(widths[-1], 16)
+    return (*widths[:count], *(max(widths[-1] // 2**i, least) for i in range(1, count - len(widths) + 1)))

@@ -22,9 +22,7 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
     Raises EditError for an edit whose node is not in the text, or whose form the text cannot express.
     """
     for edit in edits:
-        root = yaml.compose(text, Loader=_LOADER)
-        if not isinstance(root, yaml.MappingNode):
-            raise EditError("the spec is not a mapping")
+        root = _compose(text)
         if isinstance(edit, SetField):
             text = _set_field(text, _find_part(root, edit.node), edit)
         elif isinstance(edit, Rename):
@@ -36,7 +34,14 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
     return text
 
 
-def _find(node: yaml.Node, key: str) -> yaml.Node | None:
+def _compose(text: str) -> yaml.MappingNode:
+    root = yaml.compose(text, Loader=_LOADER)
+    if not isinstance(root, yaml.MappingNode):
+        raise EditError("the spec is not a mapping")
+    return root
+
+
+def _find(node: yaml.Node | None, key: str) -> yaml.Node | None:
     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
     return next((value for name, value in pairs if name.value == key), None)
 
@@ -134,7 +139,7 @@ def _insert_in_chain(text: str, root: yaml.MappingNode, edit: InsertNecks) -> st
         decoder = necks.pop()
     if decoder is not None:
         text = _add_key(text, root, "decoder", decoder, behind=("necks", "encoder"))
-        root = yaml.compose(text, Loader=_LOADER)
+        root = _compose(text)
     return _insert_necks(text, root, edit.before, necks) if necks else text
 
 
@@ -144,9 +149,7 @@ def _insert_necks(text: str, root: yaml.MappingNode, before: str, necks: list[st
     entry = _find(root, "necks")
     if entry is None:
         return _add_key(text, root, "necks", f"[{', '.join(necks)}]", behind=("encoder",))
-    if isinstance(entry, yaml.ScalarNode):  # `necks:` without any
-        key = next(name for name, _ in root.value if name.value == "necks")
-        return _insert_after_key(text, key, f"[{', '.join(necks)}]")
+    assert isinstance(entry, yaml.SequenceNode)
     later = _find_path(root, before) if before.startswith("necks[") else None
     is_flow = entry.flow_style or not entry.value
     for neck in necks if later is None else reversed(necks):
@@ -155,7 +158,7 @@ def _insert_necks(text: str, root: yaml.MappingNode, before: str, necks: list[st
             if later is None
             else _insert_before(text, later, neck)
         )
-        root = yaml.compose(text, Loader=_LOADER)
+        root = _compose(text)
         entry = _find(root, "necks")
         assert isinstance(entry, yaml.SequenceNode)
         later = None if later is None else _find_path(root, before)
@@ -180,7 +183,7 @@ def _insert_nodes(text: str, root: yaml.MappingNode, edit: InsertNecks) -> str:
         shown = part if re.fullmatch(r"[\w/.-]+", part) else f"{{{part}}}"
         text = _insert_before(text, _find_key(text, edit.before), f"{name}: {{part: {shown}, from: {source}}}")
         source = name
-    entry = _find(_find(yaml.compose(text, Loader=_LOADER), "nodes"), edit.before)  # type: ignore[arg-type]
+    entry = _find(_find(_compose(text), "nodes"), edit.before)
     sources = None if entry is None else _find(entry, "from")
     options = sources.value if isinstance(sources, yaml.SequenceNode) else [sources]
     found = next((node for node in options if isinstance(node, yaml.ScalarNode) and node.value == edit.source), None)
@@ -190,9 +193,10 @@ def _insert_nodes(text: str, root: yaml.MappingNode, edit: InsertNecks) -> str:
 
 
 def _find_key(text: str, name: str) -> yaml.Node:
-    nodes = _find(yaml.compose(text, Loader=_LOADER), "nodes")
+    nodes = _find(_compose(text), "nodes")
     assert isinstance(nodes, yaml.MappingNode)
-    return next(key for key, _ in nodes.value if key.value == name)
+    key: yaml.Node = next(key for key, _ in nodes.value if key.value == name)
+    return key
 
 
 def _rename(text: str, root: yaml.MappingNode, edit: Rename) -> str:

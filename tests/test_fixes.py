@@ -1,0 +1,675 @@
+"""Fixes: what is printed is what is applied, it makes the spec valid, and it is what somebody may have meant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import composer
+from composer.cli.main import main
+from composer.cli.rewrite import fix_text
+from composer.errors import Fix
+from composer.layouts import Feature
+from composer.neck_paths import apply_neck as after
+from composer.neck_paths import find_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
+from composer.parts.base import contract
+from composer.parts.rules import Rejection
+
+PLAIN = "b c h w"
+HEAD = "head: {SegmentationHead: {num_classes: 2}}\n"
+
+
+def pyramid(*strides, axes=PLAIN, width=32):
+    return [Feature(channels=width * 2**i, stride=stride, axes=axes) for i, stride in enumerate(strides)]
+
+
+def flat(count, axes=PLAIN, stride=16, prefix=0, frames=1):
+    return [Feature(channels=64, stride=stride, axes=axes, prefix=prefix, frames=frames) for _ in range(count)]
+
+
+CASES = {
+    "a ViT and a U-Net": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
+necks: [LearnedInterpolateToPyramidal]
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "a ViT as it is, and a U-Net of four levels": (
+        """\
+encoder: timm/vit_tiny_patch16_224
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
+necks: [LearnedInterpolateToPyramidal]
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "channels last and one level": (
+        """\
+encoder: {timm/swin_tiny_patch4_window7_224: {features_only: true}}
+decoder: FCNDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/swin_tiny_patch4_window7_224: {features_only: true}}
+necks: [PermuteDims: {new_order: [0, 3, 1, 2]}]
+decoder: FCNDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "channels last and a pyramid": (
+        """\
+encoder: {timm/swin_tiny_patch4_window7_224: {features_only: true}}
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/swin_tiny_patch4_window7_224: {features_only: true}}
+necks: [PermuteDims: {new_order: [0, 3, 1, 2]}]
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "five levels and a decoder of four": (
+        """\
+encoder: timm/resnet18
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: timm/resnet18
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32, 16]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "tokens with registers, and a neck that takes maps": (
+        """\
+encoder: {timm/vit_small_patch14_reg4_dinov2: {out_indices: [2, 5, 8, 11], tokens: true}}
+necks: [FeaturePyramidNetworkNeck]
+decoder: FCNDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_small_patch14_reg4_dinov2: {out_indices: [2, 5, 8, 11], tokens: true}}
+necks: [ReshapeTokensToImage, FeaturePyramidNetworkNeck]
+decoder: FCNDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "tokens with registers, and smp's FPN": (
+        """\
+encoder: {timm/vit_small_patch14_reg4_dinov2: {out_indices: [2, 5, 8, 11], tokens: true}}
+decoder: smp/FPN
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_small_patch14_reg4_dinov2: {out_indices: [2, 5, 8, 11], tokens: true}}
+necks: [ReshapeTokensToImage, LearnedInterpolateToPyramidal]
+decoder: smp/FPN
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "strides that are not whole": (
+        """\
+encoder: timm/pit_ti_224
+decoder: {UNetDecoder: {channels: [128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: timm/pit_ti_224
+necks: [SelectIndices: {indices: [1, 2]}]
+decoder: {UNetDecoder: {channels: [128, 64]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "one stride and a pyramid of smp's": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
+decoder: {smp/UnetPlusPlus: {decoder_channels: [64, 32, 16, 8]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
+necks: [InterpolateToPyramidal]
+decoder: {smp/UnetPlusPlus: {decoder_channels: [64, 32, 16, 8]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "a pyramid upside down": (
+        """\
+encoder: timm/convnext_atto
+necks: [SelectIndices: {indices: [3, 2, 1, 0]}]
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: timm/convnext_atto
+necks: [SelectIndices: {indices: [3, 2, 1, 0]}, SelectIndices: {indices: [3, 2, 1, 0]}]
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "tokens and a classification": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: {tokens: true}}
+head: {ClassificationHead: {num_classes: 4}}
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {tokens: true}}
+necks: [ReshapeTokensToImage]
+decoder: IdentityDecoder
+head: {ClassificationHead: {num_classes: 4}}
+""",
+    ),
+    "vectors of several frames and a classification": (
+        """\
+input: {frames: 4}
+encoder: {timm/vit_tiny_patch16_224: {tokens: true}}
+necks: [AggregateTokens]
+head: {ClassificationHead: {num_classes: 4}}
+""",
+        """\
+input: {frames: 4}
+encoder: {timm/vit_tiny_patch16_224: {tokens: true}}
+necks: [AggregateTokens, TemporalPooling]
+head: {ClassificationHead: {num_classes: 4}}
+""",
+    ),
+    "a finest level that smp's decoder does not want": (
+        """\
+encoder: timm/resnet18
+decoder: smp/DeepLabV3Plus
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: timm/resnet18
+necks: [SelectIndices: {indices: [0, 1, 2, 3]}]
+decoder: smp/DeepLabV3Plus
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "frames and a decoder of single images": (
+        """\
+input: {frames: 4}
+encoder: timm/convnext_atto
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+input: {frames: 4}
+encoder: timm/convnext_atto
+necks: [TemporalPooling]
+decoder: UperNetDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "tokens and a head of mmseg's": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: {tokens: true, out_indices: [2, 5, 8, 11]}}
+decoder: {mmseg/FPNHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {tokens: true, out_indices: [2, 5, 8, 11]}}
+necks: [ReshapeTokensToImage]
+decoder: {mmseg/FPNHead: {num_classes: 2}}
+""",
+    ),
+    "two branches of other strides": (
+        """\
+inputs: {a: {}, b: {channels: 2}}
+nodes:
+  one: {part: {timm/resnet18: {out_indices: [1, 2, 3]}}, from: a}
+  other: {part: {timm/resnet18: {out_indices: [2, 3, 4]}}, from: b}
+  both: {part: ConcatFeatures, from: [one, other]}
+  decoded: {part: FCNDecoder, from: both}
+  out: {part: {SegmentationHead: {num_classes: 2}}, from: decoded}
+outputs: [out]
+""",
+        """\
+inputs: {a: {}, b: {channels: 2}}
+nodes:
+  one: {part: {timm/resnet18: {out_indices: [2, 3, 4]}}, from: a}
+  other: {part: {timm/resnet18: {out_indices: [2, 3, 4]}}, from: b}
+  both: {part: ConcatFeatures, from: [one, other]}
+  decoded: {part: FCNDecoder, from: both}
+  out: {part: {SegmentationHead: {num_classes: 2}}, from: decoded}
+outputs: [out]
+""",
+    ),
+    "three levels that are written and a decoder of four": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [0, 1, 2]}}
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
+necks: [LearnedInterpolateToPyramidal]
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "tokens of a deep network and a U-Net": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: {tokens: true}}
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {tokens: true, out_indices: [2, 5, 8, 11]}}
+necks: [ReshapeTokensToImage, LearnedInterpolateToPyramidal]
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "a head without a decoder": (
+        """\
+encoder: timm/convnext_tiny
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: timm/convnext_tiny
+decoder: IdentityDecoder
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "a branch that takes what the trunk does not": (
+        """\
+encoder: timm/resnet18
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+aux:
+  a: {decoder: {FCNDecoder: {in_index: 4}}, head: RegressionHead}
+""",
+        """\
+encoder: timm/resnet18
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32, 16]}}
+head: {SegmentationHead: {num_classes: 2}}
+aux:
+  a: {decoder: {FCNDecoder: {in_index: 4}}, head: RegressionHead}
+""",
+    ),
+    "branches of other strides": (
+        """\
+inputs: {a: {}, b: {channels: 2}}
+nodes:
+  one: {part: timm/resnet18, from: a}
+  other: {part: timm/convnext_tiny, from: b}
+  both: {part: ConcatFeatures, from: [one, other]}
+  out: {part: {LinearDecoder: {num_classes: 8, upsampling_size: 4}}, from: both}
+outputs: [out]
+""",
+        """\
+inputs: {a: {}, b: {channels: 2}}
+nodes:
+  one: {part: timm/resnet18, from: a}
+  other: {part: timm/convnext_tiny, from: b}
+  select_indices: {part: {SelectIndices: {indices: [1, 2, 3, 4]}}, from: one}
+  both: {part: ConcatFeatures, from: [select_indices, other]}
+  out: {part: {LinearDecoder: {num_classes: 8, upsampling_size: 4}}, from: both}
+outputs: [out]
+""",
+    ),
+    "branches of other layouts, to be added up": (
+        """\
+inputs: {a: {}, b: {channels: 2}}
+nodes:
+  one: {part: timm/resnet18, from: a}
+  other: {part: timm/swin_tiny_patch4_window7_224, from: b}
+  both: {part: AddFeatures, from: [one, other]}
+  out: {part: {LinearDecoder: {num_classes: 8, upsampling_size: 4}}, from: both}
+outputs: [out]
+""",
+        """\
+inputs: {a: {}, b: {channels: 2}}
+nodes:
+  one: {part: timm/resnet18, from: a}
+  other: {part: timm/swin_tiny_patch4_window7_224, from: b}
+  select_indices: {part: {SelectIndices: {indices: [1, 2, 3, 4]}}, from: one}
+  feature_pyramid_network_neck: {part: FeaturePyramidNetworkNeck, from: select_indices}
+  feature_pyramid_network_neck_2: {part: FeaturePyramidNetworkNeck, from: other}
+  both: {part: AddFeatures, from: [feature_pyramid_network_neck, feature_pyramid_network_neck_2]}
+  out: {part: {LinearDecoder: {num_classes: 8, upsampling_size: 4}}, from: both}
+outputs: [out]
+""",
+    ),
+    "one width for four maps": (
+        """\
+encoder: timm/convnext_tiny
+decoder: {UNetDecoder: {channels: [128]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: timm/convnext_tiny
+decoder: {UNetDecoder: {channels: [128, 64, 32, 16]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "one level of a ViT and four widths": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [11]}}
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
+necks: [LearnedInterpolateToPyramidal]
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "a ViT with patches of 14 pixels and DPT": (
+        """\
+encoder: timm/vit_small_patch14_dinov2
+decoder: smp/DPT
+head: {SegmentationHead: {num_classes: 2}}
+""",
+        """\
+encoder: {timm/vit_small_patch14_dinov2: {out_indices: [2, 5, 8, 11]}}
+necks: [LearnedInterpolateToPyramidal]
+decoder: smp/DPT
+head: {SegmentationHead: {num_classes: 2}}
+""",
+    ),
+    "comments and blocks": (
+        """\
+# a model
+encoder:
+  timm/swin_tiny_patch4_window7_224:
+    features_only: true   # channels last
+necks:
+  - SelectIndices: {indices: [0, 1]}
+  # one more level
+  - AddBottleneckLayer
+decoder:
+  UNetDecoder:
+    channels: [256, 128, 64, 32]  # four
+head: {SegmentationHead: {num_classes: 2}}   # two classes
+""",
+        """\
+# a model
+encoder:
+  timm/swin_tiny_patch4_window7_224:
+    features_only: true   # channels last
+necks:
+  - SelectIndices: {indices: [0, 1]}
+  # one more level
+  - PermuteDims: {new_order: [0, 3, 1, 2]}
+  - AddBottleneckLayer
+decoder:
+  UNetDecoder:
+    channels: [256, 128, 64]  # four
+head: {SegmentationHead: {num_classes: 2}}   # two classes
+""",
+    ),
+    "all in one line": (
+        """\
+{encoder: timm/vit_tiny_patch16_224, decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}, head: RegressionHead}
+""",
+        """\
+{encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}, necks: [LearnedInterpolateToPyramidal], decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}, head: RegressionHead}
+""",
+    ),
+    "a list of necks in one line": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: {tokens: true}}
+necks: [SelectIndices: {indices: [0, 1]}]
+decoder: UperNetDecoder
+head: RegressionHead""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {tokens: true}}
+necks: [SelectIndices: {indices: [0, 1]}, ReshapeTokensToImage]
+decoder: UperNetDecoder
+head: RegressionHead""",
+    ),
+    "a key without fields": (
+        """\
+encoder: {timm/vit_tiny_patch16_224: }
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: RegressionHead
+""",
+        """\
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]} }
+necks: [LearnedInterpolateToPyramidal]
+decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
+head: RegressionHead
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "fixed"), CASES.values(), ids=CASES)
+def test_a_spec_is_fixed_where_it_stands(spec, fixed):
+    assert fix_text(spec, "spec.yaml")[0] == fixed
+    composer.infer(composer.reads(fixed))
+
+
+@pytest.mark.parametrize(("spec", "fixed"), CASES.values(), ids=CASES)
+def test_the_graph_is_fixed_as_its_text_is(spec, fixed):
+    assert composer.autofix(composer.reads(spec)) == composer.reads(fixed)
+
+
+@pytest.mark.parametrize("fixed", [fixed for _, fixed in CASES.values()], ids=CASES)
+def test_a_valid_spec_stays_as_it_is(fixed):
+    graph = composer.reads(fixed)
+
+    assert composer.autofix(graph) is graph
+    assert fix_text(fixed, "spec.yaml") == (fixed, [])
+
+
+BUILT = {name: fixed for name, (_, fixed) in CASES.items() if "mmseg/" not in fixed}
+
+
+@pytest.mark.parametrize("spec", BUILT.values(), ids=BUILT)
+def test_a_fixed_spec_runs(spec):
+    typed = composer.infer(composer.reads(spec))
+    model = composer.build(typed, device="meta").eval()
+    height, width = typed.sizes.compute_padded_size(64, 96) or typed.sizes.compute_padded_size(1, 1)
+    images = {
+        name: torch.empty(image.feature.shape(1, height, width), device="meta") for name, image in typed.graph.inputs
+    }
+
+    with torch.no_grad():
+        out = model(images).output
+
+    assert ("b", *out.shape[1:]) == typed.shape(typed.ends[0], height, width)
+
+
+PRINTED = {
+    "widths": ("one width for four maps", "channels: [128, 64, 32, 16]"),
+    "levels and necks": (
+        "one level of a ViT and four widths",
+        "encoder.out_indices: [2, 5, 8, 11]; necks: [LearnedInterpolateToPyramidal]",
+    ),
+    "all necks of the chain": (
+        "tokens with registers, and a neck that takes maps",
+        "necks: [ReshapeTokensToImage, FeaturePyramidNetworkNeck]",
+    ),
+    "a decoder": ("a head without a decoder", "decoder: IdentityDecoder"),
+    "between nodes": ("branches of other strides", "put SelectIndices: {indices: [1, 2, 3, 4]} between one and both"),
+}
+
+
+@pytest.mark.parametrize(("case", "text"), PRINTED.values(), ids=PRINTED)
+def test_a_fix_is_one_line(case, text):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.reads(CASES[case][0]))
+
+    (problem,) = caught.value.problems
+    assert isinstance(problem.repair, Fix)
+    assert str(problem.repair) == text
+    assert str(problem).endswith(f"\n  repair: {text}")
+
+
+NETWORKS = (
+    "resnet18",
+    "swin_tiny_patch4_window7_224",
+    "vit_tiny_patch16_224",
+    "pit_ti_224",
+    "inception_v3",
+    "densenet121",
+)
+DECODERS = (
+    "FCNDecoder", "UperNetDecoder", "MLPDecoder", "{UNetDecoder: {channels: [64]}}",
+    "{UNetDecoder: {channels: [64, 32, 16, 8, 8]}}", "smp/FPN", "smp/Unet", "smp/DPT", "smp/PAN", "smp/DeepLabV3Plus",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_fix_that_is_printed_solves_the_problem(network, decoder):
+    spec = f"encoder: {{timm/{network}: {{tokens: {str('vit' in network).lower()}}}}}\ndecoder: {decoder}\n{HEAD}"
+    try:
+        composer.infer(composer.reads(spec))
+    except composer.SpecError as error:
+        fixes = [problem.repair for problem in error.problems if isinstance(problem.repair, Fix)]
+        fixed, lines = fix_text(spec, "spec.yaml")
+        assert len(lines) == len(fixes)
+        if fixes:
+            composer.infer(composer.reads(fixed))
+
+
+UNFIXED = {
+    "a head behind a prediction": (
+        f"encoder: timm/resnet18\ndecoder: {{LinearDecoder: {{num_classes: 2, upsampling_size: 2}}}}\n{HEAD}",
+        "head",
+    ),
+    "a level that is not there": ("encoder: timm/convnext_tiny\ndecoder: {FCNDecoder: {in_index: 9}}\n", "index"),
+}
+
+
+@pytest.mark.parametrize(("spec", "code"), UNFIXED.values(), ids=UNFIXED)
+def test_without_a_fix_the_problems_say_so(spec, code):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.autofix(composer.reads(spec))
+
+    first, last = caught.value.problems
+    assert first.code == code
+    assert str(last) == "error[fit] no necks, widths or levels of the encoder solve these problems."
+
+
+LAYOUTS = st.sampled_from([PLAIN, "b h w c", "b n c", "b t c h w"])
+FEATURES = st.one_of(
+    st.builds(flat, st.integers(1, 5), LAYOUTS, prefix=st.just(0)),
+    st.builds(
+        lambda count, axes: pyramid(*(2 ** (i + 1) for i in range(count)), axes=axes), st.integers(1, 5), LAYOUTS
+    ),
+)
+TAKERS = [
+    composer.UNetDecoder(channels=[64, 32, 16]),
+    composer.UperNetDecoder(),
+    composer.FCNDecoder(),
+    composer.MLPDecoder(),
+    composer.LearnedInterpolateToPyramidal(),
+    composer.SegmentationHead(num_classes=2),
+]
+
+
+@given(FEATURES, st.sampled_from(TAKERS))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_no_shorter_way_is_there(features, part):
+    """Against all chains of up to two necks, one after the other."""
+
+    def takes(given):
+        return not isinstance(contract(part, given), Rejection)
+
+    one = [(neck,) for neck, _ in iter_candidate_necks(tuple(features))]
+    two = [
+        (first, second) for (first,) in one for second, _ in iter_candidate_necks(after(first, tuple(features)) or ())
+    ]
+    lengths = [len(necks) for necks in [(), *one, *two] if (out := run(necks, features)) and takes(out)]
+    best = next(find_paths(tuple(features), takes), None)
+
+    assert (best is None or best.length > 2) if not lengths else best.length == min(lengths)
+
+
+def run(necks, features):
+    features = tuple(features)
+    for neck in necks:
+        features = features and after(neck, features)
+    return features
+
+
+def test_the_best_way_is_written_as_a_spec_writes_it():
+    necks = next(find_paths(tuple(flat(12)), lambda f: not isinstance(contract(TAKERS[4], f), Rejection))).necks
+
+    assert format_necks_entry((*necks, TAKERS[4])) == (
+        "necks: [SelectIndices: {indices: [2, 5, 8, 11]}, LearnedInterpolateToPyramidal]"
+    )
+
+
+def test_of_a_pyramid_the_coarsest_level_is_picked():
+    takes = lambda features: len(features) == 1  # noqa: E731
+
+    assert next(find_paths(tuple(pyramid(4, 8, 16, 32)), takes)).necks == (composer.SelectIndices(indices=[3]),)
+
+
+@pytest.mark.parametrize(
+    ("levels", "fewer", "picked"),
+    [(12, 4, (2, 5, 8, 11)), (24, 4, (5, 11, 17, 23)), (12, 1, (11,)), (5, 5, (0, 1, 2, 3, 4)), (5, 2, (1, 4))],
+)
+def test_levels_are_spread_evenly(levels, fewer, picked):
+    assert pick_evenly_spaced(levels, fewer) == picked
+
+
+SPEC = "# mine\nencoder: timm/test_resnet\ndecoder: {UNetDecoder: {channels: [16, 8]}}  # small\n" + HEAD
+FIXED = SPEC.replace("[16, 8]", "[16, 8, 8, 8, 8]")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(SPEC, encoding="utf-8")
+    return path
+
+
+def test_check_prints_a_diff_and_writes_nothing(file, capsys):
+    assert main(["check", str(file), "--diff"]) == 0
+    assert capsys.readouterr() == (
+        f"""\
+--- {file}
++++ {file} (fixed)
+@@ -1,4 +1,4 @@
+ # mine
+ encoder: timm/test_resnet
+-decoder: {{UNetDecoder: {{channels: [16, 8]}}}}  # small
++decoder: {{UNetDecoder: {{channels: [16, 8, 8, 8, 8]}}}}  # small
+ head: {{SegmentationHead: {{num_classes: 2}}}}
+""",
+        "",
+    )
+    assert file.read_text(encoding="utf-8") == SPEC
+
+
+def test_check_fixes_a_file_in_place(file, capsys):
+    assert main(["check", str(file), "--fix"]) == 0
+    assert capsys.readouterr() == (f"{file}: decoder.channels: channels: [16, 8, 8, 8, 8]\n", "")
+    assert file.read_text(encoding="utf-8") == FIXED
+    assert [path.name for path in file.parent.iterdir()] == ["model.yaml"]
+
+
+@pytest.mark.parametrize("option", ["--fix", "--diff"])
+def test_check_has_nothing_to_fix(file, capsys, option):
+    file.write_text(FIXED, encoding="utf-8")
+
+    assert main(["check", str(file), option]) == 0
+    assert capsys.readouterr() == ("", f"{file}: ok, nothing to fix\n")
+
+
+def test_what_has_no_fix_is_printed(file, capsys):
+    file.write_text(SPEC.replace("num_classes: 2", "num_clases: 2"), encoding="utf-8")
+
+    assert main(["check", str(file), "--fix"]) == 1
+    assert "num_clases" in capsys.readouterr().out
