@@ -265,11 +265,11 @@ def shapes_in(given):
 def recorded(model):
     """What each node of `model` gives, by name, filled in by the next forward pass."""
     edges = {}
-    run = model._run
+    run = model._run_node
 
     def recording(step, *given):
         edges[step.name] = run(step, *given)
         return edges[step.name]
 
-    model._run = recording
+    model._run_node = recording
     return edges
