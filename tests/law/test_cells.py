@@ -54,7 +54,7 @@ LEVELS = Timm("vit_tiny_patch16_224", out_indices=[2, 5, 8, 11])
 UNET = UNetDecoder(channels=[256, 128, 64, 32])
 SHOWN = {
     "fits": (PairResult(encoder=PYRAMID, decoder=FCNDecoder()), "runs as promised"),
-    "raises": (PairResult(encoder=PYRAMID, decoder=MLPDecoder(), because="…"), "impossible: it raised"),
+    "raises": (PairResult(encoder=PYRAMID, decoder=MLPDecoder(), because="…"), "raises: it raised"),
     "runs, and is refused by policy": (
         PairResult(encoder=VIT, decoder=UNetDecoder(channels=[256, 128, 64]), because="…"),
         "policy: stride: takes maps whose stride doubles from one to the next",
