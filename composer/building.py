@@ -35,9 +35,9 @@ from composer.typed_graph import TypedGraph
 
 
 def verify_encoders(typed: TypedGraph, modules: Mapping[str, nn.Module]) -> None:
-    """Run every encoder that facts are known of, in eval mode and without gradients; it is left as it was.
+    """Run every probed encoder once, in eval mode and without gradients; its state is left as it was.
 
-    Raises SpecError for all that give something else than their facts say.
+    Raises SpecError for all encoders whose features differ from what was inferred.
     """
     problems = []
     for node in typed.order:
@@ -55,7 +55,7 @@ def _find_mismatch(network: nn.Module, facts: EncoderInfo) -> Rejection | None:
     promised = [feature.shape(1, height, width) for feature in facts.features]
     try:
         given = _measure_output_shapes(network, facts, height, width)
-    except Exception as error:  # whatever a network raises that is not as it was
+    except Exception as error:  # whatever a changed network raises
         return _reject_mismatch(
             f"take an image of {height} × {width}", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         )
@@ -67,7 +67,7 @@ def _find_mismatch(network: nn.Module, facts: EncoderInfo) -> Rejection | None:
 
 
 def find_small_size(facts: EncoderInfo) -> tuple[int, int]:
-    """A small size that an encoder takes; where it may be so, not square, to tell rows from columns."""
+    """Return a small image size that an encoder accepts, not square if possible, so that swapped axes show."""
     sizes = intersect(
         [("sizes", facts.sizes), *(("features", compute_implied_sizes(feature)) for feature in facts.features)]
     )
@@ -121,23 +121,20 @@ def build(
     describe: Describe | Mapping[Any, EncoderInfo] | None = None,
     limits: Limits | None = None,
 ) -> Model:
-    """A graph as a torch module, on the CPU and in train mode, as torch makes them.
+    """Build a graph into a torch module on the CPU, in train mode.
 
-    Equal graphs and equal seeds give bit-equal weights, whatever other threads draw meanwhile: a build draws from a
-    generator of its own, and torch's global one is neither seeded nor drawn from, except by a constructor that does so
-    by itself (`torch.manual_seed`). Builds may run in threads, inside of each other and after a fork. `pretrained`
-    false leaves the weights random that a part would load. `verify` runs each encoder of another library once over one
-    small image, and holds it to its facts. `device="meta"` makes a model without weights, which takes no memory and
-    gives shapes alone.
+    Equal graphs and seeds give bit-equal weights: a build draws from a generator of its own, and torch's global one is
+    neither seeded nor drawn from, except by a constructor that calls `torch.manual_seed` itself. Builds may run in
+    threads, inside of each other and after a fork. With `pretrained=False` all weights are random. `verify` runs each
+    encoder of another library once on a small image and compares its features with the inferred ones. With
+    `device="meta"` the model has shapes but no weights, and takes no memory.
 
-    With `limits` all is counted first, on the meta device, so that a model of more is refused before there is one. A
-    model for which there is not memory enough is refused too: it is counted as soon as half a gigabyte of it is
-    there.
+    With `limits` the model is counted on the meta device first, and rejected if it exceeds them. A model that exceeds
+    the free memory is rejected too; it is counted as soon as half a gigabyte of it is allocated.
 
-    Raises ValueError for a `seed` that is not from 0 to 2**63 - 1 and for another `device`, TypeError for what is no
-    graph and for what are no `limits`. Raises SpecError where the graph cannot be, where it exceeds the limits or the
-    memory, where published weights cannot be had, and where a `Custom` module does not give what it declares, or with
-    `verify` a network what its facts say.
+    Raises ValueError for a `seed` outside 0 to 2**63 - 1 and for another `device`, and TypeError for other types.
+    Raises SpecError for an invalid graph, one that exceeds the limits or the memory, pretrained weights that cannot be
+    loaded, and an encoder whose features differ from the declared or inferred ones.
     """
     typed = graph if isinstance(graph, TypedGraph) else infer(graph, describe)
     told = pretrained and device == "cpu"
@@ -150,15 +147,15 @@ def build(
 def build_modules(
     typed: TypedGraph, *, seed: int = 0, pretrained: bool = True, device: Device = "cpu", limits: Limits | None = None
 ) -> dict[str, nn.Module]:
-    """The modules of a typed graph, by node: what `build` hangs into a `Model`, for a class of one's own to hold."""
+    """Build the modules of a typed graph, by node. Arguments and errors are those of `build`."""
     _check_options(seed, device, limits)
-    # First of all, so that what an import draws at random is not drawn from the seed.
+    # First, so that numbers drawn during an import do not come from the seeded generator.
     _load_adapters(typed)
     if limits is not None:
         _check_limits(typed, _estimate_resources(typed), limits)
     free = get_free_memory()
     if limits is None and device == "cpu" and any(getattr(node.part, "options", ()) for node in typed.order):
-        # Constructors reckon with what they are told, in memory of their own, before they make a tensor of it.
+        # Options may make a constructor allocate memory before it creates a tensor.
         with _translate_memory_errors(typed, typed.order[0], free):
             _check_free_memory(typed, free)
     with (
@@ -171,7 +168,7 @@ def build_modules(
             with _translate_memory_errors(typed, node, free):
                 made[node.name] = _build_module(typed, node, pretrained=pretrained)
     if limits is not None:
-        # Once more, for what no meta device could count, and for weights that are not those that were counted.
+        # Once more, for modules that the meta device cannot make, and for weights that were loaded.
         _check_limits(typed, count_resources(made), limits)
     return made
 
@@ -186,7 +183,7 @@ def _check_options(seed: object, device: object, limits: object) -> None:
 
 
 def _is_seed(value: Any) -> bool:
-    """Whether it is a whole number that torch takes, also one of numpy's."""
+    """Return True for an integer that torch accepts as a seed; numpy's integers count."""
     try:
         return not isinstance(value, bool) and 0 <= index(value) < 2**63
     except TypeError:
@@ -194,7 +191,7 @@ def _is_seed(value: Any) -> bool:
 
 
 def _list_owner_nodes(typed: TypedGraph) -> list[Node]:
-    """The nodes that have a module of their own."""
+    """Return the nodes that have their own module."""
     return [node for node in typed.order if not isinstance(node.part, Shared)]
 
 
@@ -205,28 +202,28 @@ def _check_limits(typed: TypedGraph, weights: Mapping[str, ResourceUsage], limit
 
 
 def _check_free_memory(typed: TypedGraph, free: int | None) -> None:
-    """Raise AllocationLimitError where the whole of a model, of which a part is there, comes to more than is free."""
+    """Raise AllocationLimitError if the whole model needs more bytes than are free."""
     if free is not None and sum(weight.bytes for weight in _estimate_resources(typed).values()) > free:
         raise AllocationLimitError
 
 
 def _estimate_resources(typed: TypedGraph) -> dict[str, ResourceUsage]:
-    """What the nodes will weigh, as far as the meta device can make them; it takes no memory and draws no numbers."""
+    """Count the parameters and bytes of each node, as far as the meta device can make its module."""
     made = {}
     with SeededGenerator(), use_default_device("meta"):
         for node in _list_owner_nodes(typed):
             try:
-                # A module of one's own is there already.
+                # A custom module exists already.
                 made[node.name] = (
                     node.part.module if isinstance(node.part, Custom) else _build_module(typed, node, pretrained=False)
                 )
-            except Exception:  # noqa: S112, values that steer a constructor, which the meta device has not
+            except Exception:  # noqa: S112, a constructor that reads values, which the meta device does not have
                 continue
     return count_resources({name: held for name, held in made.items() if isinstance(held, nn.Module)})
 
 
 def _load_adapters(typed: TypedGraph) -> None:
-    """Import what the foreign parts need. Raises SpecError for all that cannot be imported."""
+    """Import the libraries of foreign parts. Raises SpecError for all that cannot be imported."""
     problems = []
     for node in typed.order:
         part = node.part
@@ -240,7 +237,7 @@ def _load_adapters(typed: TypedGraph) -> None:
 
 
 def _build_module(typed: TypedGraph, node: Node, *, pretrained: bool) -> nn.Module:
-    """The module of one node, made for the features that flow into it."""
+    """Build the module of a node for the features of its inputs."""
     part = node.part
     assert not isinstance(part, Shared)
     inputs = [_get_input_features(typed, node, source) for source in node.positional]
@@ -264,7 +261,7 @@ def _build_module(typed: TypedGraph, node: Node, *, pretrained: bool) -> nn.Modu
 
 
 def _get_input_features(typed: TypedGraph, node: Node, source: str) -> Features:
-    """What a node's module is fed from a source: one frame at a time, where it runs on each."""
+    """Return the features that a node's module gets from a source: those of one frame if it runs on each."""
     features = typed.features[source]
     return tuple(map(drop_frames, features)) if node.name in typed.per_frame else features
 
@@ -276,7 +273,7 @@ def _reject_unregistered_part(part: Part) -> Rejection:
 
 @contextmanager
 def _translate_memory_errors(typed: TypedGraph, node: Node, free: int | None) -> Iterator[None]:
-    """Within it, a lack of memory while the module of `node` is made is a SpecError, at the node that has most."""
+    """Turn out-of-memory errors into a SpecError at the node that needs most memory."""
     try:
         yield
     except Exception as error:

@@ -15,7 +15,7 @@ MAX_MESSAGE_LENGTH = 2000
 
 
 def make_printable(text: str) -> str:
-    """A text as it may stand in a line of a terminal: what is no letter, and would move the cursor, is spelled out."""
+    """Return a text with control characters escaped, so that it stays in its line of a terminal."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
@@ -28,7 +28,7 @@ def _truncate_text(text: str) -> str:
 
 @frozen
 class Place:
-    """Where a problem is: a path in the spec (`necks[0].indices[1]`), and the file, line and column where known."""
+    """The place of a problem: a path in the spec (`necks[0].indices[1]`), and file, line and column if known."""
 
     path: str = ""
     file: str | None = None
@@ -36,7 +36,7 @@ class Place:
     column: int | None = None
 
     def __str__(self) -> str:
-        """`specs/vit-unet.yaml:4:10`, or nothing for a graph that has no text."""
+        """Return `specs/vit-unet.yaml:4:10`, or nothing for a graph without a text."""
         file = make_printable(self.file or "")
         return file if self.line is None else f"{file or '<text>'}:{self.line}:{self.column}"
 
@@ -91,7 +91,7 @@ def _convert_repair(value: str | Fix | None) -> str | Fix | None:
 
 @frozen(kw_only=True)
 class Problem:
-    """One thing that is wrong: the rule it breaks, where, what was expected, what was got, and how to mend it.
+    """One problem: its code, message and place, what was expected, what was found, and how to fix it.
 
     Of what is longer than `MOST_SAID` letters, the beginning and the end are kept.
     """
@@ -108,7 +108,7 @@ class Problem:
         return self.said("error")
 
     def said(self, severity: str) -> str:
-        """The same of another severity: what is found in passing is a `note`."""
+        """Return the problem with another severity, such as `note`."""
         place = f"{self.place}: " if str(self.place) else ""
         path = f" {make_printable(_truncate_text(self.place.path))}:" if self.place.path else ""
         repair = f"\n  repair: {make_printable(str(self.repair))}" if self.repair else ""
@@ -117,13 +117,13 @@ class Problem:
 
 @frozen
 class Source:
-    """Where a graph was read: the file, and for each path of the spec its (line, column), counted from 1."""
+    """The file that a graph was read from, and (line, column) of each path of the spec, counted from 1."""
 
     file: str | None = None
     marks: dict[str, tuple[int, int]] = field(factory=dict, repr=False)
 
     def place(self, path: str) -> Place:
-        """The place of `path`; of what encloses it, where the text does not spell it out (a default, say)."""
+        """Return the place of `path`, or of what encloses it if the text does not contain it (a default, say)."""
         enclosing = path
         while enclosing and enclosing not in self.marks:
             enclosing = enclosing[: max(enclosing.rfind("."), enclosing.rfind("["), 0)]
@@ -132,19 +132,19 @@ class Source:
 
 
 MAX_PROBLEMS = 100
-"""How many problems are told at once: nobody reads on, and repairs of twenty thousand would take minutes."""
+"""The number of problems that are reported at once. Finding fixes for thousands would take minutes."""
 
 
 MAX_COMPARED_NAMES = 400
-"""With how many names one that nobody knows is compared, to tell which was meant."""
+"""The number of known names that an unknown name is compared with."""
 
 
 def truncate_problems(problems: Iterable[Problem]) -> list[Problem]:
-    """The problems; of more than may be told at once the first ones, and one more that says so."""
+    """Return the problems; of more than `MAX_PROBLEMS` the first ones, and one more that says so."""
     first = list(islice(problems, MAX_PROBLEMS + 1))
     if len(first) > MAX_PROBLEMS:
         said = f"there are more than {MAX_PROBLEMS} problems; these are the first of them."
-        first[-1] = Problem(code="limit", message=said, place=first[-1].place, repair="mend these, and check again")
+        first[-1] = Problem(code="limit", message=said, place=first[-1].place, repair="fix these, and check again")
     return first
 
 
@@ -163,7 +163,7 @@ SpecError.__module__ = "composer"
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
-    """What to tell a person who wrote a name nobody knows: the names close to it, or the list if it is short."""
+    """Return a suggestion for an unknown name: the names that are close to it, or the first of the known ones."""
     names = _find_nearby_names(name, sorted(known))
     if not names:
         return "there is none to choose from"

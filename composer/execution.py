@@ -21,7 +21,7 @@ from composer.typed_graph import TypedGraph, compute_kept_cells, explain_too_lar
 
 
 class InputSpec(NamedTuple):
-    """An image that the model takes: its layout's rank, the sizes of its fixed axes, its stride as a ratio."""
+    """An input of the model: the rank of its layout, the sizes of its fixed axes, its stride as a ratio."""
 
     name: str
     shape: str
@@ -32,10 +32,10 @@ class InputSpec(NamedTuple):
 
 
 class NodeCall(NamedTuple):
-    """A node as the model runs it: where its module hangs, what it takes, and how it wants to be called.
+    """The call of a node: the path of its module, its inputs, and what its forward method takes.
 
-    `frames` is given for an encoder of stills that runs on so many frames, and `batch` then says where in each of its
-    features the batch is. `extras` are the keyword arguments that an encoder takes beside the image; None is any.
+    A single-image encoder that is applied to each frame has their number in `frames`, and the batch axis of each of
+    its features in `batch`. `extras` are the keyword arguments that an encoder takes beside the image; None is any.
     """
 
     name: str
@@ -51,9 +51,10 @@ class NodeCall(NamedTuple):
 
 
 class OutputNode(NamedTuple):
-    """A feature that leaves the model: where from, where its batch is, what its other axes are, and its grid in whole
-    numbers, unless it is a vector, which has none: cells = (side * times - less) // by. `whole` says that all of it
-    leaves, as it is.
+    """A feature that the model returns, and what is done to it first.
+
+    `grid` gives the cells per side in whole numbers, (side * times - less) // by; a vector has none. With `whole` the
+    tensor is returned as it is.
     """
 
     node: str
@@ -66,12 +67,12 @@ class OutputNode(NamedTuple):
     grid: tuple[int, int, int] | None
 
     def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
-        """What was promised for a padded image, but for the batch; None where the image's size is a symbol."""
+        """Return the shape without the batch for a padded image; None if the image's size is symbolic."""
         if any(type(side) is not int for side in padded):
             return None
         sizes = {"c": self.feature.channels, "t": self.feature.frames}
         if self.grid is not None:
-            # In whole numbers, because this runs with every image, and fractions take their time.
+            # In whole numbers: this runs with every image, and fractions are slow.
             times, less, by = self.grid
             sizes["h"], sizes["w"] = ((side * times - less) // by for side in padded)
             among = 1 if "t" in self.axes else self.feature.frames
@@ -80,7 +81,7 @@ class OutputNode(NamedTuple):
 
 
 def build_input_spec(name: str, feature: Feature) -> InputSpec:
-    """The plan of an input, from what its image is as a feature."""
+    """Return the specification of an input from its feature."""
     assert feature.stride is not None
     axes = feature.axes.split()
     sizes = {"c": feature.channels, "t": feature.frames}
@@ -95,7 +96,7 @@ def build_input_spec(name: str, feature: Feature) -> InputSpec:
 
 
 def build_node_call(node: Node, typed: TypedGraph, modules: Mapping[str, nn.Module]) -> NodeCall:
-    """The plan of a node, for the module that runs there: its own, or the one that it shares."""
+    """Return how to call a node with its own module or the one that it shares."""
     owner = node.part.node if isinstance(node.part, Shared) else node.name
     part = next(other.part for other in typed.graph.nodes if other.name == owner)
     per_frame = node.name in typed.per_frame
@@ -114,8 +115,9 @@ def build_node_call(node: Node, typed: TypedGraph, modules: Mapping[str, nn.Modu
 
 
 def _get_extra_names(module: nn.Module, part: Part | Shared | None) -> frozenset[str] | None:
-    """The keyword arguments that an encoder takes beside its images: those of a module of one's own, or those that an
-    adapter's module says in `extras`.
+    """Return the keyword arguments that an encoder takes beside its images.
+
+    A `Custom` module has them in its signature, a module of an adapter in its attribute `extras`.
     """
     if isinstance(part, Custom):
         return _list_keyword_parameters(module.forward)
@@ -124,10 +126,10 @@ def _get_extra_names(module: nn.Module, part: Part | Shared | None) -> frozenset
 
 
 def _list_keyword_parameters(forward: Callable[..., Any]) -> frozenset[str] | None:
-    """The keyword parameters of an encoder of one's own beside its first, which is the image; None is any."""
+    """Return the keyword parameters of a `Custom` module after the image; None for any."""
     try:
         _, *parameters = signature(forward).parameters.values()
-    except ValueError:  # what is compiled may have no signature
+    except ValueError:  # compiled functions may have no signature
         return frozenset()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -137,12 +139,12 @@ def _list_keyword_parameters(forward: Callable[..., Any]) -> frozenset[str] | No
 def _has_image_size(forward: Callable[..., Any]) -> bool:
     try:
         return "image_size" in signature(forward).parameters
-    except ValueError:  # what is compiled may have no signature
+    except ValueError:  # compiled functions may have no signature
         return False
 
 
 def build_output_node(typed: TypedGraph, name: str, feature: Feature) -> OutputNode:
-    """The plan of a feature of an output, or of an auxiliary one."""
+    """Return how a feature of an output, or of an auxiliary output, is returned."""
     stride = feature.stride
     axes = feature.axes.split()
     return OutputNode(
@@ -158,7 +160,7 @@ def build_output_node(typed: TypedGraph, name: str, feature: Feature) -> OutputN
 
 
 def _compute_grid_terms(stride: Fraction, feature: Feature) -> tuple[int, int, int]:
-    """H / stride - offset / stride as (H * times - less) / by, rounded down; rounding up is to take less."""
+    """Return (times, less, by) with H / stride - offset / stride = (H * times - less) / by, rounded down."""
     offset = feature.offset / stride
     by = lcm(stride.numerator, offset.denominator)
     less = -(by - 1) if feature.rounding == "ceil" else int(offset * by)
@@ -170,7 +172,7 @@ Sides = tuple[int, int]
 
 
 class PadSpec(NamedTuple):
-    """An image of `size` inside of a padded one of `padded`, where it begins at `before`."""
+    """An image of `size` at the position `before` in a padded image of `padded`."""
 
     size: Sides
     padded: Sides
@@ -178,7 +180,7 @@ class PadSpec(NamedTuple):
 
 
 def validate_inputs(inputs: tuple[InputSpec, ...], image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the images by input. Raises ValueError where they do not match the inputs, with the next step."""
+    """Return the images by input name. Raises ValueError, with the next step, for images that do not match the inputs."""
     names = [one.name for one in inputs]
     images = image if isinstance(image, Mapping) or len(names) > 1 else {names[0]: image}
     if not isinstance(images, Mapping) or set(images) != set(names):
@@ -187,7 +189,7 @@ def validate_inputs(inputs: tuple[InputSpec, ...], image: Tensor | Mapping[str, 
     for one in inputs:
         _check_image(one, images[one.name])
     for one in inputs[1:]:
-        # torch would spread a single image over the others.
+        # torch would broadcast a single image.
         counts = images[one.name].shape[0], images[names[0]].shape[0]
         if counts[0] != counts[1]:
             raise ValueError(f"{one.name} must have as many images as {names[0]} (got {counts[0]} and {counts[1]})")
@@ -195,7 +197,7 @@ def validate_inputs(inputs: tuple[InputSpec, ...], image: Tensor | Mapping[str, 
 
 
 def explain_weight_mismatch(images: Mapping[str, Tensor], weights: Iterable[Tensor]) -> str | None:
-    """Describe an image that the weights cannot compute with, of another type or on another device; None if all fit."""
+    """Return an error for an image of another dtype or device than the weights; None if all match."""
     weight = next((weight for weight in weights if weight.is_floating_point()), None)
     if weight is None:
         return None
@@ -212,7 +214,7 @@ def explain_weight_mismatch(images: Mapping[str, Tensor], weights: Iterable[Tens
 
 
 def _is_cast(x: Tensor) -> bool:
-    """Whether autocast is on and converts such a tensor by itself. It converts no float64 and no integers."""
+    """Return True if autocast is on and converts such a tensor. It does not convert float64 and integers."""
     device = x.device.type
     is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return is_on and x.dtype in (torch.float32, torch.get_autocast_dtype(device))
@@ -221,7 +223,7 @@ def _is_cast(x: Tensor) -> bool:
 def compute_padding(
     inputs: tuple[InputSpec, ...], images: Mapping[str, Tensor], typed: TypedGraph, unit: int
 ) -> PadSpec:
-    """The frame of images that cover the same ground. Raises ValueError where they do not, or are too large."""
+    """Return the padding of images that cover the same area. Raises ValueError if they do not, or are too large."""
     first = inputs[0]
     height, width = (images[first.name].shape[axis] * first.numerator // first.denominator for axis in (-2, -1))
     for one in inputs:
@@ -230,9 +232,9 @@ def compute_padding(
 
 
 def compute_padding_for_size(size: Sides, typed: TypedGraph, unit: int) -> PadSpec:
-    """The frame of an image of this size. `unit` is the typed graph's.
+    """Return the padding of an image of this size in reference pixels. `unit` is that of the typed graph.
 
-    Raises ValueError where the image is larger than the graph takes.
+    Raises ValueError if the image is larger than the graph accepts.
     """
     padded = _compute_padded_size(typed, *size)
     before = typed.graph.padding.before
@@ -241,7 +243,7 @@ def compute_padding_for_size(size: Sides, typed: TypedGraph, unit: int) -> PadSp
 
 
 def pad_input(one: InputSpec, image: Tensor, frame: PadSpec, mode: str) -> Tensor:
-    """An image, padded in its own pixels."""
+    """Pad an image, in its own pixels."""
     for axis, start, target in zip((-2, -1), frame.before, frame.padded, strict=True):
         cells = [pixels * one.denominator // one.numerator for pixels in (start, target)]
         image = pad_axis(image, axis, cells[0], cells[1], mode)
@@ -271,7 +273,7 @@ def _compute_padded_size(typed: TypedGraph, height: int, width: int) -> Sides:
         if padded is None:
             raise ValueError(explain_too_large(typed, height, width))
         return padded
-    # Symbols: no branch may be taken on them, so the larger of two is left to torch.
+    # Symbols allow no branches, so torch picks the larger of two.
     if sizes.square:
         height = width = _pick_larger(height, width)
     multiple, least = sizes.multiple, sizes.least
@@ -282,14 +284,14 @@ def _compute_padded_size(typed: TypedGraph, height: int, width: int) -> Sides:
 
 
 def _pick_larger(one: int, other: int) -> int:
-    """The larger of two symbols, without asking which it is unless their bounds do not tell."""
+    """Return the larger of two symbols, without a guard if their bounds decide it."""
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return one if statically_known_true(one >= other) else cast(int, torch.sym_max(one, other))
 
 
 def _check_image(one: InputSpec, x: Any) -> None:
-    """Raise ValueError for what is not an image of this input, with the next step where it is clear."""
+    """Raise ValueError for a value that is not an image of this input, with the next step if it is clear."""
     if not isinstance(x, Tensor):
         convert = {"ndarray": "from_numpy", "list": "stack", "tuple": "stack"}.get(type(x).__name__)
         step = f"; convert it: torch.{convert}({one.name})" if convert else ""
@@ -301,7 +303,7 @@ def _check_image(one: InputSpec, x: Any) -> None:
 
 
 def _suggest_fix(one: InputSpec, shape: tuple[int, ...]) -> str:
-    """What to do with an image of this shape, or with the model, so that they fit; empty where it is not clear."""
+    """Return how to change an image of this shape, or the model, so that they match; empty if it is not clear."""
     channels, frames = dict(one.fixed)[1], dict(one.fixed).get(2)
     if len(shape) == one.dims - 1 and all(shape[axis - 1] == size for axis, size in one.fixed):
         return f"add the batch: {one.name}[None]"
@@ -325,9 +327,9 @@ def _describe_argument(image: object) -> str:
 def prepare_outputs(
     ends: tuple[OutputNode, ...], tensors: Sequence[Tensor], frame: PadSpec, kept: Sides | None
 ) -> tuple[Tensor, ...]:
-    """What leaves the model from one node, for each of its features. `kept` is the crop of what is rescaled.
+    """Return the tensors of one node as the model returns them: rescaled, and cropped to the image or to `kept`.
 
-    Raises RuntimeError where the tensors are not those that were promised: a contract and a module disagree.
+    Raises RuntimeError for tensors of other shapes than the contract promised.
     """
     if len(tensors) != len(ends):
         raise RuntimeError(
@@ -338,7 +340,7 @@ def prepare_outputs(
 
 
 def compute_center_crop_box(frame: PadSpec, kept: Sides) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the middle of an image, in the padded one. Raises ValueError if it is larger."""
+    """Return top, left, height and width of the center crop in the padded image. Raises ValueError if it is too large."""
     height, width = frame.size
     if height < kept[0] or width < kept[1]:
         raise ValueError(explain_too_small(kept, height, width))
@@ -373,10 +375,10 @@ def _check_output_shape(end: OutputNode, x: Tensor, frame: PadSpec) -> None:
 
 
 def _compute_center_start(side: int, padded: int, before: int, kept: int) -> int:
-    """Where the middle `kept` pixels of a side begin, that lies from `before` on in the padded one.
+    """Return the start of the center `kept` pixels of a side that begins at `before` in the padded side.
 
-    Where the padding is as even as it can be, the middle of the padded side is the same to within half a pixel, and
-    is taken, because that is what cropping the padded output gives.
+    With even padding the center of the padded side is the same to within half a pixel, and is taken: it is what
+    cropping the padded output gives.
     """
     around = padded - side
     return (side + (around if before == around // 2 else 2 * before) - kept) // 2

@@ -264,7 +264,7 @@ class Graph:
 
 
 def require_graph(value: object) -> None:
-    """Raise TypeError for what is no graph, with the next step."""
+    """Raise TypeError, with the next step, for a value that is not a graph."""
     if not isinstance(value, Graph):
         raise TypeError(f"a graph is needed, as composer.read and composer.chain make it (got {type(value).__name__})")
 

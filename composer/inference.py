@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import cache
 from inspect import signature
@@ -13,31 +13,26 @@ from attrs import define, evolve, field
 
 from composer.errors import Fix, Problem, SpecError, truncate_problems
 from composer.graph import Graph, Node, Shared, require_graph
+from composer.graph_checks import build_conflict_problem, find_output_problems, find_overflow, iter_size_constraints
 from composer.layouts import (
-    MAP,
-    MAX_PIXELS,
-    VECTOR,
     Feature,
     Features,
     describe_features,
     format_count,
-    is_bounded_stride,
 )
 from composer.parts import (
-    Decoder,
     EmbeddingHead,
     Encoder,
     EncoderInfo,
     Head,
-    IdentityDecoder,
     Part,
     ProbedEncoder,
     get_part_name,
 )
 from composer.parts.base import contract
 from composer.parts.encoders import require_one_image
-from composer.parts.rules import ContractResult, Outputs, Rejection, compute_implied_sizes, require
-from composer.sizes import ANY_SIZE, Conflict, SizeConstraint, intersect
+from composer.parts.rules import ContractResult, Outputs, Rejection
+from composer.sizes import Conflict, SizeConstraint, intersect
 from composer.structure import find_structural_problems, sort_nodes
 from composer.typed_graph import TypedGraph
 
@@ -68,132 +63,12 @@ def build_rejection_problem(
     )
 
 
-MAX_CHANNELS = 2**31
-"""The channels that may flow along an edge: torch counts no further in places."""
-
-
-def find_overflow(features: Features) -> Rejection | None:
-    """Refuse features whose numbers have grown from node to node until no image and no tensor has as many."""
-    for feature in features:
-        if feature.channels > MAX_CHANNELS:
-            return _reject_overflow(f"gives features of at most {MAX_CHANNELS:,} channels", f"{feature.channels:,}")
-        if feature.stride is not None and not is_bounded_stride(feature.stride):
-            rule = f"gives features whose stride is a ratio of numbers of at most {MAX_PIXELS:,}"
-            return _reject_overflow(rule, str(feature.stride))
-    return None
-
-
-def _reject_overflow(expected: str, got: str) -> Rejection:
-    return Rejection(
-        code="limit", kind="policy", expected=expected, got=got, repair="leave it out, or a node before it"
-    )
-
-
-def iter_size_constraints(
-    graph: Graph, features: Mapping[str, Features], sizes: Mapping[str, SizeConstraint]
-) -> Iterator[tuple[str, SizeConstraint]]:
-    """Who demands which sizes: images, parts, and every feature that has to be whole or to have a cell at all."""
-    for name, image in graph.inputs:
-        if image.size is not None:
-            yield name, SizeConstraint(height=image.size[0], width=image.size[1])
-    if graph.padding.multiple > 1:
-        yield "padding", SizeConstraint(multiple=graph.padding.multiple)
-    for name, given in features.items():
-        yield name, sizes.get(name, ANY_SIZE)
-        for feature in given:
-            yield name, compute_implied_sizes(feature)
-
-
-def build_conflict_problem(graph: Graph, conflict: Conflict) -> Problem:
-    """Two demands that no image size meets, as a problem of the second."""
-    return Problem(
-        code="sizes",
-        message=f"no image size suits both: {conflict.first} takes {conflict.first_sizes}; "
-        f"{conflict.second} takes {conflict.second_sizes}.",
-        place=graph.source.place(conflict.second),
-        expected=str(conflict.first_sizes),
-        got=str(conflict.second_sizes),
-        repair="change the input's size or the encoder's img_size to one that both take",
-    )
-
-
-def find_output_problems(
-    graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part], embeddings: Collection[str]
-) -> Iterator[Problem]:
-    """What is wrong with the outputs, and with the crop of them; what is not known, because refused, is passed over."""
-    yield from _find_missing_heads(graph, features, parts)
-    yield from _find_invalid_outputs(graph, features, embeddings)
-    yield from _find_invalid_crop(graph, features, embeddings)
-
-
-def _find_missing_heads(graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part]) -> Iterator[Problem]:
-    """What a decoder gives is no prediction yet: it would be taken for scores of as many classes as it has channels.
-
-    An encoder, a neck, or `IdentityDecoder`, which passes a feature on, are asked for nothing but features.
-    """
-    for name in _list_output_nodes(graph):
-        part = parts.get(name)
-        if name not in features or not isinstance(part, Decoder) or isinstance(part, IdentityDecoder):
-            continue
-        if not part.includes_head:
-            yield Problem(
-                code="head",
-                message=f"{get_part_name(part)} gives features, and no head makes a prediction of them.",
-                place=graph.source.place(name),
-                expected="a head after it",
-                got="none",
-                repair="add a head; EmbeddingHead gives features as they are",
-            )
-
-
-def _find_invalid_outputs(
-    graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]
-) -> Iterator[Problem]:
-    for name in _list_output_nodes(graph):
-        given = features.get(name)
-        if given is None or name in embeddings:
-            continue
-        unfit = require(given, lambda feature: feature.axes in (MAP, VECTOR), "one map or one vector")
-        if unfit is None and len(given) == 1:
-            continue
-        way = "add IdentityDecoder, which passes one feature on"
-        if unfit and len(given) == 1:
-            way = unfit.repair or "bring it to that layout with PermuteDims"
-        yield Problem(
-            code="output",
-            message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {describe_features(given)}.',
-            place=graph.source.place(name),
-            expected="one map or one vector",
-            got=describe_features(given),
-            repair=f"{way}; or head: EmbeddingHead, which gives features as they are",
-        )
-
-
-def _find_invalid_crop(
-    graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]
-) -> Iterator[Problem]:
-    """A crop of outputs none of which is at the image's size."""
-    outputs = [features.get(name) for name in _list_output_nodes(graph) if name not in embeddings]
-    is_map = any(not given or given[0].axes == MAP for given in outputs)
-    if graph.crop is not None and not (graph.rescale and is_map):
-        yield Problem(
-            code="crop",
-            message="crop keeps the centre of output at the image's size, and no output is at it.",
-            place=graph.source.place("crop"),
-            repair="leave crop out" if graph.rescale else "rescale: true",
-        )
-
-
-def _list_output_nodes(graph: Graph) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))))
-
-
 Describe = Callable[[ProbedEncoder, Any], EncoderInfo | Rejection]
-"""What knows the world: the facts of an encoder that is fed `Channels`, or why there are none."""
+"""Returns what an encoder emits for `Channels`, or why it cannot."""
 
 
 def run_inference(graph: Graph, describe: Describe) -> Inference:
-    """A walk over a graph, as far as it goes. Raises SpecError for what is wrong before any feature is known."""
+    """Infer the nodes of a graph as far as possible. Raises SpecError for an invalid structure."""
     require_graph(graph)
     problems = truncate_problems(find_structural_problems(graph))
     if problems:
@@ -206,10 +81,10 @@ def run_inference(graph: Graph, describe: Describe) -> Inference:
 
 @define
 class Inference:
-    """One walk over a graph: what is known so far. A node that takes from a refused one is passed over.
+    """The state of inference over a graph. Nodes behind a rejected one are skipped.
 
     `parts` are the parts of the nodes, with the fields set that follow from the encoder in front of them. `encoders`
-    are those encoders, where there is only one.
+    are these encoders, if there is only one.
     """
 
     graph: Graph
@@ -227,7 +102,7 @@ class Inference:
         self.features.update({name: (image.feature,) for name, image in self.graph.inputs})
 
     def infer_node(self, node: Node) -> None:
-        """Find out what a node gives, or why it refuses. All that it takes has been visited."""
+        """Infer the outputs of a node, or why it rejects its inputs. Its inputs have been inferred."""
         needed_first = (*node.sources, node.part.node) if isinstance(node.part, Shared) else node.sources
         if any(name not in self.features for name in needed_first):
             return
@@ -305,7 +180,7 @@ class Inference:
     def _infer_probed_encoder(
         self, node: Node, part: ProbedEncoder, inputs: list[Features], named: Mapping[str, Features]
     ) -> ContractResult | Features:
-        """What an encoder gives whose facts are to be asked for: with its images told, and theirs alone."""
+        """Infer an encoder that is looked up or probed for the images that it gets."""
         if part.takes_names and len(inputs) > (0 if named else 1):
             return _reject_unnamed_images(node, part, inputs)
         if len(inputs) != (0 if named else 1) or (named and not part.takes_names):
@@ -325,7 +200,7 @@ class Inference:
         return contract(facts, *inputs, **named)
 
     def _resize_encoder_info(self, node: Node, part: ProbedEncoder, facts: EncoderInfo, channels: Any) -> EncoderInfo:
-        """The facts of a network that is made for an image size, made for the size of the graph's input."""
+        """Return the info of a fixed-size network for the size of the graph's input."""
         image = dict(self.graph.inputs).get(node.sources[0])
         if image is None or image.size is None:
             return facts
@@ -355,7 +230,7 @@ class Inference:
                 input=position,
             )
         if owner.name in self.facts:
-            # Its network is there already: made for the owner's image, also where the two are of unlike sizes.
+            # The network is shared: it was made for the owner's image, even if this one has another size.
             self.facts[node.name] = self.facts[owner.name]
             return contract(
                 self.facts[node.name], *(self.features[s] for s in node.positional), **self._get_named_features(node)
@@ -426,7 +301,7 @@ def _reject_inputs(node: Node) -> Rejection:
 
 
 def _reject_unnamed_images(node: Node, part: ProbedEncoder, images: list[Features]) -> Rejection:
-    """Several images for an encoder that takes them by name."""
+    """Reject several unnamed images of an encoder that takes them by name."""
     known = f": {', '.join(part.image_names)}" if part.image_names else ""
     names = part.find_image_names(tuple(image[0].channels for image in images if image)) or ["NAME"] * len(images)
     pairs = [*node.named, *zip(names, node.positional, strict=False)]
@@ -449,12 +324,12 @@ def _is_callable_with(function: Callable[..., Any], positional: int, named: tupl
 
 
 def infer(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = None) -> TypedGraph:
-    """The features on every edge of `graph`, and the image sizes that it takes.
+    """Infer the features on every edge of `graph`, and the image sizes that it accepts.
 
-    `describe` is asked for facts about encoders: a function, or a mapping from encoders to facts. The default knows
-    timm's networks, from a cache on disk that a probe on the meta device fills. Pure but for that.
+    `describe` returns what an encoder emits: a function, or a mapping from encoders to `EncoderInfo`. The default uses
+    a catalogue of timm's networks, and probes others on the meta device; results are cached on disk.
 
-    Raises SpecError with all the problems at once.
+    Raises SpecError with all problems, and a fix for each rejected node if there is one.
     """
     inference = run_inference(graph, resolve_describe(describe))
     if not inference.rejections:
@@ -465,7 +340,7 @@ def infer(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = 
 
 
 def resolve_describe(describe: Describe | Mapping[Any, EncoderInfo] | None) -> Describe:
-    """What knows facts about encoders, as a function: the default, a function, or a mapping."""
+    """Return the source of encoder infos as a function; it may be a function or a mapping already."""
     if describe is None:
         from composer.encoder_info import describe as describe_by_probe
 

@@ -1,4 +1,4 @@
-"""Model: a typed graph as a torch module. It pads the image, runs the nodes, rescales and crops what leaves."""
+"""The torch module of a typed graph: it pads images, runs the nodes, and rescales and crops the outputs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from composer.typed_graph import TypedGraph
 
 
 class ModelOutput(NamedTuple):
-    """What a model returns: `output`, a tensor, or a dict by node name where the graph has several outputs; and
-    `iter_auxiliary_heads`, a dict by label. An embedding is a tuple of tensors. A pytree, so that torch.export takes it.
+    """The result of a model: `output`, a tensor or a dict by node, and `auxiliary_heads`, a dict by label.
+
+    An embedding is a tuple of tensors. It is a pytree, so that torch.export accepts it.
     """
 
     output: Any
@@ -42,12 +43,11 @@ _register_namedtuple(ModelOutput, serialized_type_name="composer.model.ModelOutp
 
 
 class Model(nn.Module):
-    """A built graph: a plain module, whose children are the nodes under their own names.
+    """A built graph: a plain module whose children are the nodes, under their own names.
 
-    Takes one tensor for a graph of one input, `(b, c, h, w)` or with frames `(b, c, t, h, w)`, or a dict by input
-    name. Returns a `ModelOutput`. Images of any size are padded to one that the graph takes, and pixel-wise output
-    comes back at the image's size (with `rescale`), or as the cells that belong to the image (without). Embeddings
-    cover the padded image.
+    It takes one tensor for a graph of one input, `(b, c, h, w)` or with frames `(b, c, t, h, w)`, or a dict by input
+    name, and returns a `ModelOutput`. Images are padded to a size that the graph accepts. Pixel-wise output has the
+    image's size (with `rescale`), or the cells that belong to the image (without). Embeddings cover the padded image.
     """
 
     def __init__(self, typed: TypedGraph, modules: Mapping[str, nn.Module]) -> None:
@@ -65,19 +65,19 @@ class Model(nn.Module):
 
     @property
     def graph(self) -> Graph:
-        """What this model was built from."""
+        """The graph that this model was built from."""
         return self.typed.graph
 
     @property
     def input_names(self) -> list[str]:
-        """The names of the inputs, as torch.onnx.export takes them for a dict of images in this order."""
+        """The names of the inputs for torch.onnx.export, in the order of a dict of images."""
         return [one.name for one in self._inputs]
 
     @property
     def output_names(self) -> list[str]:
-        """The names of the nodes that the tensors of the output come from, in its order: for torch.onnx.export.
+        """The names of the output tensors for torch.onnx.export: those of their nodes, in order.
 
-        The features of an embedding are counted, `head.0`, `head.1`; an auxiliary output has its node's name too.
+        The features of an embedding are numbered, `head.0`, `head.1`.
         """
         return [
             f"{name}.{index}" if name in self.typed.embeddings else name
@@ -87,7 +87,7 @@ class Model(nn.Module):
 
     @property
     def loaded_weights(self) -> dict[str, LoadedWeights]:
-        """The weights that the encoders were built with, by node. A node with random weights is not among them."""
+        """The weights that were loaded when the model was built, by node. Nodes with random weights are left out."""
         paths = {step.name: ".".join(step.path) for step in self._steps}
         found = {name: getattr(self.get_submodule(path), "loaded_weights", None) for name, path in paths.items()}
         return {name: loaded for name, loaded in found.items() if isinstance(loaded, LoadedWeights)}
@@ -95,8 +95,8 @@ class Model(nn.Module):
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> ModelOutput:
         """Run the graph. `extras` (times, places) go to the encoders that have such keyword arguments.
 
-        Raises ValueError for images that it does not take, naming what would do, and TypeError for an extra that no
-        encoder takes.
+        Raises ValueError, with the next step, for images that the model does not accept, and TypeError for an extra
+        that no encoder takes.
         """
         self._check_extras(extras)
         images = validate_inputs(self._inputs, image)
@@ -108,7 +108,7 @@ class Model(nn.Module):
             for step in self._steps:
                 features[step.name] = self._run_node(step, features, frame.padded, extras)
         except RuntimeError as error:
-            # Only what fails is looked at: hooks (FSDP, offloading) and encoders may convert types and devices.
+            # Only after a failure: hooks (FSDP, offloading) and encoders may convert dtypes and devices.
             mismatch = explain_weight_mismatch(images, self.parameters())
             if mismatch is None:
                 raise
@@ -123,8 +123,8 @@ class Model(nn.Module):
     def freeze(self, node: str, *more: str) -> None:
         """Set `requires_grad=False` in nodes and keep them in eval mode, so that their statistics do not change.
 
-        Each argument is the name of a node, or what several names begin with: `necks`, `aux.early`. `unfreeze` is the
-        inverse. Raises ValueError, and freezes nothing, where there is no such node.
+        Each argument is the name of a node, or a common prefix of several: `necks`, `aux.early`. `unfreeze` is the
+        inverse. Raises ValueError, and freezes nothing, for an unknown name.
         """
         for path in self._find_module_paths((node, *more), "freeze"):
             trained = {name for name, p in self._get_node_parameters(path).items() if p.requires_grad}
@@ -135,7 +135,7 @@ class Model(nn.Module):
     def unfreeze(self, node: str, *more: str) -> None:
         """Undo `freeze`: set `requires_grad=True` again where it was before, and let the nodes leave eval mode.
 
-        Takes names as `freeze` does. A node that is not frozen stays as it is.
+        Takes names as `freeze` does. Nodes that are not frozen stay as they are.
         """
         for path in self._find_module_paths((node, *more), "unfreeze") & self._frozen.keys():
             names = self._frozen.pop(path)
@@ -146,18 +146,18 @@ class Model(nn.Module):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The names of the frozen nodes. One whose gradients were all switched on again is not frozen any more."""
+        """The names of the frozen nodes. A node whose gradients were all switched on again is not frozen any more."""
         return tuple(step.name for step in self._steps if self._is_frozen(".".join(step.path)))
 
     def train(self, mode: bool = True) -> Model:  # noqa: FBT001, FBT002, the signature is torch's
-        """Set the mode of every node but the frozen ones, which stay in eval mode."""
+        """Set the mode of all nodes except the frozen ones, which stay in eval mode."""
         super().train(mode)
         for path in filter(self._is_frozen, self._frozen):
             self.get_submodule(path).eval()
         return self
 
     def _find_module_paths(self, nodes: Sequence[str], verb: str) -> set[str]:
-        """The paths of the modules that run at the nodes of these names."""
+        """Return the paths of the modules of these nodes. Raises ValueError for an unknown name."""
         found: set[str] = set()
         for node in nodes:
             paths = {".".join(step.path) for step in self._steps if _is_within(step.name, node)}
@@ -168,13 +168,13 @@ class Model(nn.Module):
         return found
 
     def _get_node_parameters(self, path: str) -> dict[str, nn.Parameter]:
-        """The parameters of a node, by the names that they have without the wrapper of torch.compile."""
+        """Return the parameters of a node by their names without the wrapper of torch.compile."""
         parameters = dict(self.get_submodule(path).named_parameters(path))
         plain = map_unwrapped_names(self, parameters)
         return {plain[name]: parameter for name, parameter in parameters.items()}
 
     def _is_frozen(self, path: str) -> bool:
-        """Whether a node is frozen, and nobody has switched on all its gradients since: `requires_grad_(True)` does."""
+        """Return True for a frozen node, unless `requires_grad_(True)` has switched on all its gradients since."""
         names = self._frozen.get(path)
         if names is None:
             return False
@@ -214,15 +214,15 @@ class Model(nn.Module):
         return tuple(unfold_frames(x, axis, step.frames) for x, axis in zip(given, step.batch, strict=True))
 
     def _prepare_node_output(self, name: str, tensors: Sequence[Tensor], frame: PadSpec) -> Tensor | tuple[Tensor, ...]:
-        """What leaves the model from a node: a tensor, or for an embedding a tuple of them."""
+        """Return the output of a node: a tensor, or a tuple of tensors for an embedding."""
         finished = prepare_outputs(self._ends[name], tensors, frame, self.graph.crop)
         return finished if name in self.typed.embeddings else finished[0]
 
 
 def summarize_state(state: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str] | None]:
-    """Return the shape of each tensor and its kind of numbers, in which all floating-point precisions are alike.
+    """Return the shape and dtype of each tensor; all floating-point dtypes count as one.
 
-    None is for extra state, and for parameters that have no shape before the first image.
+    None stands for extra state, and for lazy parameters, which have no shape yet.
     """
     return {name: _summarize_value(value) for name, value in state.items()}
 
@@ -234,7 +234,7 @@ def _summarize_value(value: Any) -> tuple[tuple[int, ...], str] | None:
 
 
 def _prepare_images(step: NodeCall, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor] | list[dict[str, Tensor]]:
-    """What an encoder is called with: its image, or each of several; or a dict by the names that it knows them by."""
+    """Return the arguments of an encoder: its images, or one dict by the names that it knows them by."""
     if step.named:
         return [{name: _prepare_image(step, features[source][0]) for name, source in step.named}]
     return [_prepare_image(step, features[source][0]) for source in step.inputs]
@@ -242,7 +242,7 @@ def _prepare_images(step: NodeCall, features: Mapping[str, Sequence[Tensor]]) ->
 
 def _prepare_image(step: NodeCall, image: Tensor) -> Tensor:
     image = image if step.frames is None else fold_frames(image)
-    # A module of one's own may begin in place, on what is perhaps the caller's own tensor.
+    # A custom module may work in place, on a tensor that may be the caller's.
     return image.clone() if step.foreign else image
 
 

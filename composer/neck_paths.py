@@ -29,12 +29,11 @@ from composer.parts.rules import Outputs, Rejection
 from composer.spec.writer import get_non_default_fields
 
 MAX_NECKS = 4
-"""How many necks a way has at most: tokens per frame, made maps, pooled, picked and made a pyramid."""
+"""The longest path: reshape tokens of frames, pool the frames, select levels, make a pyramid."""
 
 
 MAX_BRANCHES, MAX_LEVELS = 4, 32
-"""How many branches are brought together, of how many levels each: the work grows with the power of the one, and with
-the square of the other."""
+"""The largest join that is searched: the work grows exponentially with branches and quadratically with levels."""
 
 
 Accepts = Callable[[Features], bool]
@@ -42,10 +41,10 @@ Accepts = Callable[[Features], bool]
 
 @frozen(order=True)
 class NeckPath:
-    """Necks one after the other. Shorter is better, and of two as short the one that costs less.
+    """A chain of necks. A shorter one is better, and of two equally long ones the one that costs less.
 
-    `cost` weighs what is lost (levels, frames) and what is computed. `features` are what comes out. `levels` are those
-    that the encoder is asked for, where they are not its own choice.
+    `cost` counts what is lost (levels, frames) and computed. `features` are the result. `levels` are those that the
+    encoder is asked for, if they are not its own choice.
     """
 
     length: int
@@ -56,14 +55,14 @@ class NeckPath:
 
 
 def find_paths(features: Features, accepts: Accepts, longest: int = MAX_NECKS) -> Iterator[NeckPath]:
-    """Every way to features that `accepts` takes, the best first; the empty one too, where it takes them as given."""
+    """Yield paths to features that `accepts` takes, the cheapest first; the empty path if it takes them as they are."""
     return (way for way in expand_paths([NeckPath(0, 0.0, (), features)], longest) if accepts(way.features))
 
 
 def expand_paths(starts: Iterable[NeckPath], longest: int = MAX_NECKS) -> Iterator[NeckPath]:
-    """Every way on from one of `starts`, the best first, themselves among them, with `longest` necks at most.
+    """Yield `starts` and all paths that begin with one of them, the cheapest first, with `longest` necks at most.
 
-    Dijkstra's search with contracts for edges. Two ways to the same features are one, the better of the two.
+    Dijkstra's search, with contracts as edges. Of two paths to the same features the cheaper one is kept.
     """
     order = count()
     waiting = [(start.length, start.cost, next(order), start) for start in starts]
@@ -87,7 +86,7 @@ def expand_paths(starts: Iterable[NeckPath], longest: int = MAX_NECKS) -> Iterat
 
 
 def _extend_path(way: NeckPath) -> Iterator[NeckPath]:
-    """The ways that are longer by one neck."""
+    """Yield the paths that are longer by one neck."""
     for neck, cost in iter_candidate_necks(way.features):
         further = apply_neck(neck, way.features)
         if further is not None:
@@ -95,10 +94,10 @@ def _extend_path(way: NeckPath) -> Iterator[NeckPath]:
 
 
 def align_branches(branches: Sequence[Features], accept: Callable[..., bool]) -> Iterator[tuple[NeckPath, ...]]:
-    """A way for each of several branches to features that can be joined, the fewest and cheapest necks first.
+    """Yield a path for each of several branches to features that can be joined, the cheapest first.
 
-    `accept` is asked of the features of all, which by then are of the same layouts and strides, level by level. None
-    is looked for where there are more than `BRANCHES`, or one has more than `LEVELS` levels.
+    `accept` gets the features of all branches, which have the same layouts and strides by then. More than
+    `MAX_BRANCHES` branches, or `MAX_LEVELS` levels, are not searched.
     """
     if len(branches) > MAX_BRANCHES or any(len(features) > MAX_LEVELS for features in branches):
         return iter(())
@@ -112,18 +111,18 @@ def align_branches(branches: Sequence[Features], accept: Callable[..., bool]) ->
 
 
 def _get_grid_key(features: Features) -> tuple[Any, ...]:
-    """What has to be alike where tensors are joined along their channels."""
+    """Return what must be equal for tensors to be joined along their channels."""
     return tuple((f.axes, f.stride, f.prefix, f.frames) for f in features)
 
 
 def compute_path_cost(pair: Iterable[NeckPath]) -> tuple[int, float]:
-    """How many necks several ways have together, and what these cost."""
+    """Return the number of necks of several paths together, and their cost."""
     every = tuple(pair)
     return sum(way.length for way in every), sum(way.cost for way in every)
 
 
 def apply_neck(neck: Neck, features: Features) -> Features | None:
-    """What a neck gives, None where it refuses."""
+    """Return the features that a neck emits, or None if it rejects its input."""
     outcome = contract(neck, features)
     if isinstance(outcome, Rejection):
         return None
@@ -131,17 +130,16 @@ def apply_neck(neck: Neck, features: Features) -> Features | None:
 
 
 def iter_candidate_necks(features: Features) -> Iterator[tuple[Neck, float]]:
-    """The necks worth a try on these features, each with what it costs.
+    """Yield the necks to try on these features, with their costs.
 
-    Changing the layout costs next to nothing. Pooling frames loses what was in them, and every level that is not
-    picked is lost. A pyramid that is learned is preferred to one that is interpolated, which is to be had for any
-    number of maps, and that to one that only shrinks.
+    Changing the layout costs least. Pooling frames and dropping levels lose information. A learned pyramid is
+    preferred to an interpolated one, which works for any number of maps, and that to one that only shrinks.
     """
     axes = {feature.axes for feature in features}
     if len(axes) == 1:
         yield from _iter_permutations(features[0].axes)
     if any("n" in one.split() for one in axes):
-        # Frames are rather pooled first: there is less left to be laid out.
+        # Pooling frames first leaves less to reshape.
         yield ReshapeTokensToImage(), 0.02 if any("t" in one.split() for one in axes) else 0.01
     if all("t" in one.split() for one in axes):
         yield TemporalPooling(), 0.5
@@ -165,7 +163,7 @@ def _iter_permutations(axes: str) -> Iterator[tuple[Neck, float]]:
 
 
 def _iter_level_selections(features: Features) -> Iterator[tuple[Neck, float]]:
-    """Fewer levels, spread evenly or in a row, rather the coarse ones; or all of them, finest first."""
+    """Yield selections of fewer levels, evenly spaced or in a row, coarse ones first; or all levels, finest first."""
     levels = len(features)
     strides = [feature.stride or 0 for feature in features]
     if strides != sorted(strides):
@@ -173,7 +171,7 @@ def _iter_level_selections(features: Features) -> Iterator[tuple[Neck, float]]:
     flat = len(set(strides)) == 1
     for fewer in range(levels - 1, 0, -1):
         lost = 0.02 * (levels - fewer)
-        # Networks of one stride say more in levels far apart than in neighbours; those of a pyramid stand in a row.
+        # Levels of one stride differ most if they are far apart; those of a pyramid must be neighbours.
         rows = [levels - fewer, 0] if flat else range(levels - fewer, -1, -1)
         spread = {pick_evenly_spaced(levels, fewer): lost if flat else lost + 0.05}
         in_a_row = {
@@ -185,17 +183,17 @@ def _iter_level_selections(features: Features) -> Iterator[tuple[Neck, float]]:
 
 
 def pick_evenly_spaced(levels: int, fewer: int) -> tuple[int, ...]:
-    """`fewer` of so many levels, spread evenly, the last of all among them: of 12, the four 2, 5, 8 and 11."""
+    """Return `fewer` evenly spaced level indices that include the last: of 12 levels, the four 2, 5, 8 and 11."""
     return tuple(round((position + 1) * levels / fewer) - 1 for position in range(fewer))
 
 
 def format_necks_entry(necks: Sequence[Part]) -> str:
-    """Necks as a spec writes them, in one line: `necks: [SelectIndices: {indices: [1, 2]}]`."""
+    """Return necks as a spec writes them, in one line: `necks: [SelectIndices: {indices: [1, 2]}]`."""
     return f"necks: [{format_neck_list(necks)}]"
 
 
 def format_neck_list(necks: Sequence[Part]) -> str:
-    """The same without the key and the brackets."""
+    """Return necks as a spec writes them, without the key and the brackets."""
     return ", ".join(map(format_part, necks))
 
 

@@ -1,4 +1,4 @@
-"""Whether a graph is a graph: names, references, cycles. No torch here, and nothing about features."""
+"""Check the structure of a graph: names, references, cycles. Features do not matter here."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def sort_nodes(graph: Graph) -> tuple[Node, ...]:
 
 
 def _is_sorted(graph: Graph) -> bool:
-    """Whether each node stands after all that it takes already, as people write them."""
+    """Return True if each node comes after its inputs already, as people write them."""
     before = {name for name, _ in graph.inputs}
     for node in graph.nodes:
         if not before.issuperset(_list_dependencies(node)):
@@ -92,9 +92,9 @@ def _map_nested_names(names: list[str]) -> dict[str, str]:
 
 def _explain_invalid_name(name: str, count: int, inside: dict[str, str]) -> str | None:
     if len(name) > MAX_NAME_LENGTH:
-        return f"{name[: MAX_NAME_LENGTH // 4]!r}… is no name: a name has at most {MAX_NAME_LENGTH} letters."
+        return f"{name[: MAX_NAME_LENGTH // 4]!r}… is not a valid name: a name has at most {MAX_NAME_LENGTH} letters."
     if not PATH_PATTERN.fullmatch(name):
-        return f"{name!r} is no name: a name is letters, digits and _, and begins with a letter."
+        return f"{name!r} is not a valid name: a name is letters, digits and _, and begins with a letter."
     if count > 1:
         return f"{name!r} names {count} things; inputs and nodes share one set of names."
     segments = name.replace("[", ".").split(".")

@@ -19,12 +19,12 @@ Shape = tuple[str | int, ...]
 
 @frozen(kw_only=True)
 class TypedGraph:
-    """What `infer` says of a graph.
+    """The result of `infer`: a graph, and what flows through it.
 
     `features` holds what leaves each input and each node, `sizes` the image sizes the graph takes without padding,
     `facts` what was asked of the world, by node, and `order` the nodes such that each comes after what it takes.
-    `per_frame` names the encoders of stills that run on each frame of what they are fed, and `embeddings` the nodes
-    that give their features as they are.
+    `per_frame` names the single-image encoders that are applied to each frame, and `embeddings` the nodes whose
+    features are returned as they are.
     """
 
     graph: Graph
@@ -54,7 +54,7 @@ class TypedGraph:
         return lcm(*(stride.numerator for stride in strides))
 
     def is_rescaled(self, feature: Feature) -> bool:
-        """Whether an output is brought to the image's size."""
+        """Return True for an output that is resized to the image."""
         return self.graph.rescale and feature.axes == MAP
 
     def shape(self, output: str, height: int, width: int) -> Shape | tuple[Shape, ...]:
@@ -65,7 +65,7 @@ class TypedGraph:
         smaller than the crop of its output.
         """
         if output not in self.ends:
-            raise ValueError(f"{output!r} is no output of this graph; its outputs are {', '.join(self.ends)}")
+            raise ValueError(f"{output!r} is not an output of this graph; its outputs are {', '.join(self.ends)}")
         if any(type(side) is not int or side < 1 for side in (height, width)):
             raise ValueError(f"an image has whole numbers of pixels, at least 1 (got {height!r} × {width!r})")
         padded = self.sizes.compute_padded_size(height, width)
@@ -138,7 +138,7 @@ def explain_too_large(typed: TypedGraph, height: int, width: int) -> str:
 
 
 def explain_too_small(crop: tuple[int, int], height: int, width: int) -> str:
-    """What to say of an image that is smaller than the crop of its output."""
+    """Return the error for an image that is smaller than the crop of its output."""
     return (
         f"an image of {height} × {width} pixels is smaller than the crop of its output, {crop[0]} × {crop[1]}. "
         f"Resize the image or leave crop out."

@@ -21,7 +21,7 @@ STAGES = (
     ("parts",),
     ("graph", "structure"),
     ("spec",),
-    ("neck_paths", "typed_graph", "inference", "encoder_info", "fixes"),
+    ("neck_paths", "typed_graph", "graph_checks", "inference", "encoder_info", "fixes"),
     ("tensors",),
     ("modules", "resources"),
     ("execution", "model"),
@@ -35,7 +35,7 @@ STAGES = (
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
 TORCH_FREE = re.compile(
-    r"composer\.((errors|layouts|sizes|files|isolation|limits|parts|graph|structure|spec|neck_paths|typed_graph|inference"
+    r"composer\.((errors|layouts|sizes|files|isolation|limits|parts|graph|structure|spec|neck_paths|typed_graph|graph_checks|inference"
     r"|encoder_info|fixes|compatibility|__init__|__main__)(\.|$)|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$"
     r"|cli\.(__init__|main|terminal|check)$)"
 )
