@@ -41,7 +41,7 @@ def test_of_many_problems_the_first_are_told(text):
 
     assert len(problems) == MAX_PROBLEMS + 1
     assert [problem.message for problem in problems].index(MORE) == MAX_PROBLEMS
-    assert (problems[-1].code, problems[-1].repair) == ("limit", "mend these, and check again")
+    assert (problems[-1].code, problems[-1].repair) == ("limit", "fix these, and check again")
     assert problems[-1].place.line is not None
 
 
@@ -73,7 +73,7 @@ def test_of_many_nodes_that_are_refused_the_first_are_told():
 def test_a_long_name_is_none():
     text = f"inputs: {{a: {{}}}}\nnodes:\n  ? {'a.' * 200_000}a\n  : {{part: timm/test_resnet, from: a}}\noutputs: []\n"
 
-    assert refusal(text).problems[0].message == f"{'a.' * 32!r}… is no name: a name has at most 256 letters."
+    assert refusal(text).problems[0].message == f"{'a.' * 32!r}… is not a valid name: a name has at most 256 letters."
 
 
 @pytest.mark.parametrize("name", ["{", "}", "{0.x}", "{}"])

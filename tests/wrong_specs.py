@@ -491,7 +491,7 @@ aux: {train: {decoder: FCNDecoder}, 2nd: {decoder: FCNDecoder}}
         """\
 <text>:3:24: error[name] aux.train.decoder: 'aux.train.decoder' cannot be a name, because a torch module has a 'train' of its own.
   repair: choose another name
-<text>:3:52: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is no name: a name is letters, digits and _, and begins with a letter.
+<text>:3:52: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is not a valid name: a name is letters, digits and _, and begins with a letter.
   repair: choose another name""",
     ),
     "unknown references": (
@@ -685,7 +685,7 @@ rescale: !!str no
   repair: add num_classes, a whole number
 <text>:4:22: error[part] aux.2nd.decoder: there is no decoder 'FCNDecodr'.
   repair: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
-<text>:4:22: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is no name: a name is letters, digits and _, and begins with a letter.
+<text>:4:22: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is not a valid name: a name is letters, digits and _, and begins with a letter.
   repair: choose another name
 <text>:5:10: error[yaml] tags mean nothing here (got !!str).
   repair: leave the tag out""",
@@ -902,9 +902,9 @@ aux:
   early: {decoder: {FCNDecoder: {in_index: 0}}}
 """,
         """\
-<text>:2:10: error[head] decoder: FCNDecoder gives features, and no head makes a prediction of them.
+<text>:2:10: error[head] decoder: FCNDecoder gives features; a head must turn them into a prediction.
   repair: add a head; EmbeddingHead gives features as they are
-<text>:4:20: error[head] aux.early.decoder: FCNDecoder gives features, and no head makes a prediction of them.
+<text>:4:20: error[head] aux.early.decoder: FCNDecoder gives features; a head must turn them into a prediction.
   repair: add a head; EmbeddingHead gives features as they are""",
     ),
     "sizes that exclude each other": (
