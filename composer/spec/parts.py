@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar, get_type_hints
 
 import attrs
@@ -263,15 +263,18 @@ def construct(
     given = given or {}
     known = get_fields(cls)
     settable = known.keys() - given.keys()
-    trees = {name: tree for name, tree in (fields.by_name if fields else {}).items() if name in settable}
+    fields = fields or MappingNode((), at.line, at.column)
+    trees = {name: tree for name, tree in fields.by_name.items() if name in settable}
     values: dict[str, Any] = {}
     for name, tree in trees.items():
         count = len(findings.problems)
         value = parse_value(known[name].wanted, tree, join_path(path, name), findings)
         if len(findings.problems) == count:
             values[name] = value
-    keys = [key for key, _ in fields.pairs if key.value not in settable] if fields else []
-    unknown = findings.report_unknown(subject, "field", keys, settable, path, _find_replacements(cls, keys, settable))
+    unknown: list[str] = []
+    if len(trees) < len(fields.pairs):
+        instead = partial(_find_replacement, cls, settable)
+        unknown = findings.report_unknown(subject, "field", fields, settable, path, instead=instead)
     for name, field in known.items():
         if field.required and name in settable and name not in trees:
             repair = f"add {name}, {field.wanted.words}"
@@ -287,14 +290,12 @@ def construct(
     return None
 
 
-def _find_replacements(cls: type, keys: Iterable[Tree], settable: Collection[str]) -> Mapping[str, str]:
-    """Return the fixes for names that are not fields of a declaration."""
-    arguments = {
-        name: f"options: {{{name}: …}}, if it is an argument of the network; {suggest(name, settable)}"
-        for name in map(get_key_name, keys)
-        if "options" in settable and name not in get_fields(cls) and not find_close_matches(name, settable)
-    }
-    return {**arguments, **UNSUPPORTED_KEYS, **getattr(cls, "instead", {})}
+def _find_replacement(cls: type, settable: Collection[str], name: str) -> str | None:
+    """Return the fix for a name that is not a field of a declaration, if it is not a misspelling."""
+    repair = getattr(cls, "instead", {}).get(name) or UNSUPPORTED_KEYS.get(name)
+    if repair or "options" not in settable or name in get_fields(cls) or find_close_matches(name, settable):
+        return repair
+    return f"options: {{{name}: …}}, if it is an argument of the network; {suggest(name, settable)}"
 
 
 def _try_call(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> tuple[T | None, str | None]:
@@ -345,16 +346,16 @@ def _iter_field_errors(
     message = _find_invalid_reason(attribute, value)
     if message is None:
         return
-    is_list = isinstance(tree, SequenceNode) and isinstance(value, tuple)
-    wrong = False
-    for index, entry in enumerate(value if is_list else ()):
+    wrong = []
+    if isinstance(tree, SequenceNode) and isinstance(value, tuple):
         # A rule about entries rejects one alone too, and quotes it; a rule about the list does not quote it.
-        reason = _find_invalid_reason(attribute, (entry,)) or ""
-        if reason.endswith(f"(got {entry!r})."):
-            wrong = True
-            yield f"{path}[{index}]", tree.entries[index], reason  # type: ignore[union-attr]
-    if not wrong:
-        yield path, tree, message
+        reasons = [_find_invalid_reason(attribute, (entry,)) or "" for entry in value]
+        wrong = [
+            (f"{path}[{index}]", tree.entries[index], reason)
+            for index, reason in enumerate(reasons)
+            if reason.endswith(f"(got {value[index]!r}).")
+        ]
+    yield from wrong or [(path, tree, message)]
 
 
 def _find_invalid_reason(attribute: attrs.Attribute[Any], value: Any) -> str | None:

@@ -24,15 +24,7 @@ from composer.spec.schema import (
     is_misspelling,
     parse_value,
 )
-from composer.spec.yaml import (
-    MappingNode,
-    ScalarNode,
-    SequenceNode,
-    Tree,
-    build_error,
-    describe_value,
-    parse_document,
-)
+from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree, build_error, describe_value, parse_document
 from composer.structure import find_structural_problems
 
 SPEC_KEY = "composer.spec"
@@ -134,8 +126,7 @@ class _SpecReader:
         mixed = [key for key, _ in tree.pairs if key.value in foreign]
         if mixed:
             self._report_mixed_forms(mixed, known)
-        keys = [key for key, _ in tree.pairs if key.value not in (*known, *foreign)]
-        unknown = self.findings.report_unknown("a model", "key", keys, known, "")
+        unknown = self.findings.report_unknown("a model", "key", tree, known, "", ignored=foreign)
         # In a mixed file nothing is missing: it may be there in the words of the other form.
         self.unknown = [*known, *names] if mixed else unknown
         graph = self._read_graph() if is_graph else self._read_chain()
@@ -172,18 +163,15 @@ class _SpecReader:
 
     def _iter_branch(self, label: str, tree: Tree) -> Iterator[Part]:
         path = f"aux.{label}"
-        if not isinstance(tree, MappingNode):
-            self.findings.record(path, tree)
-            expected = "a branch such as {decoder: FCNDecoder, head: RegressionHead}"
-            self.findings.report_mismatch(expected, path, tree, _suggest_mapping(tree, "decoder"))
+        expected = "a branch such as {decoder: FCNDecoder, head: RegressionHead}"
+        branch = self.findings.require(MappingNode, tree, path, expected, _suggest_mapping(tree, "decoder"))
+        if branch is None:
             return
-        self.findings.record(path, tree)
-        keys = [key for key, _ in tree.pairs if key.value not in _BRANCH_KINDS]
-        unknown = self.findings.report_unknown("a branch", "key", keys, _BRANCH_KINDS, path)
-        names = tree.by_name
+        names = branch.by_name
+        unknown = self.findings.report_unknown("a branch", "key", branch, _BRANCH_KINDS, path)
         if "decoder" not in names:
             repair = "add decoder: FCNDecoder"
-            self.findings.report_missing("decoder", unknown, "a branch needs a decoder.", path, tree, repair)
+            self.findings.report_missing("decoder", unknown, "a branch needs a decoder.", path, branch, repair)
         for kind in _BRANCH_KINDS if "head" in names else names.keys() & {"decoder"}:
             yield self._read_part(names.get(kind), f"{path}.{kind}", kind)
 
@@ -215,16 +203,14 @@ class _SpecReader:
                 yield label, name
 
     def _read_node(self, name: str, tree: Tree) -> Node:
-        if not isinstance(tree, MappingNode):
+        expected = "a node such as {part: FCNDecoder, from: NAME}"
+        repair = _suggest_mapping(tree, "part", f", from: {self._get_input_name()}")
+        node = self.findings.require(MappingNode, tree, name, expected, repair)
+        if node is None:
             self.unread.add(name)
-            self.findings.record(name, tree)
-            expected = "a node such as {part: FCNDecoder, from: NAME}"
-            repair = _suggest_mapping(tree, "part", f", from: {self._get_input_name()}")
-            self.findings.report_mismatch(expected, name, tree, repair)
             return Node(name, Part(), ())
-        keys = [key for key, _ in tree.pairs if key.value not in _NODE_KEYS]
-        unknown = self.findings.report_unknown("a node", "key", keys, _NODE_KEYS, name)
-        return Node(name, self._read_node_part(name, tree, unknown), self._read_sources(name, tree, unknown))
+        unknown = self.findings.report_unknown("a node", "key", node, _NODE_KEYS, name)
+        return Node(name, self._read_node_part(name, node, unknown), self._read_sources(name, node, unknown))
 
     def _read_node_part(self, name: str, node: MappingNode, unknown: list[str]) -> Part | Shared:
         part, share = node.get("part"), node.get("share")
@@ -236,7 +222,6 @@ class _SpecReader:
             elif not is_misspelling("share", unknown):
                 self.findings.report_missing("part", unknown, message, name, node, "add part: PART")
         if share is None or part is not None:
-            self.findings.record(name, node)
             return self._read_part(part, name, None)
         self.findings.record(name, share)
         owners = self._read_names([(f"{name}.share", share)], name)
@@ -278,13 +263,8 @@ class _SpecReader:
 
     def _read_fields(self, cls: type[T], tree: Tree | None, path: str, expected: str) -> T:
         """Read an instance of a class from a mapping of its fields, or return one with the defaults."""
-        if tree is None:
-            return cls()
-        self.findings.record(path, tree)
-        if isinstance(tree, MappingNode):
-            return construct(cls, path, tree, path, tree, self.findings) or cls()
-        self.findings.report_mismatch(expected, path, tree)
-        return cls()
+        fields = None if tree is None else self.findings.require(MappingNode, tree, path, expected)
+        return (fields and construct(cls, path, fields, path, fields, self.findings)) or cls()
 
     def _read_common(self) -> dict[str, Any]:
         """Read `rescale`, `crop` and `padding`, as arguments for a graph."""
@@ -306,26 +286,16 @@ class _SpecReader:
     def _read_section(self, key: str, expected: str) -> Iterable[tuple[str, Tree]]:
         """Return the names and values under a key of the file, if it is there."""
         tree = self.root.get(key)
-        if tree is None:
-            return ()
-        self.findings.record(key, tree)
-        if isinstance(tree, MappingNode):
-            return tree.by_name.items()
-        self.findings.report_mismatch(expected, key, tree)
-        return ()
+        section = None if tree is None else self.findings.require(MappingNode, tree, key, expected)
+        return section.by_name.items() if section else ()
 
     def _read_list(self, key: str, expected: str) -> Iterable[Tree]:
         """Return the entries of a list under a key of the file, if it is there."""
         tree = self.root.get(key)
-        if tree is None:
-            return ()
-        self.findings.record(key, tree)
-        if isinstance(tree, SequenceNode):
-            return tree.entries
         value = getattr(tree, "value", None)
         repair = f"write [{value}]" if isinstance(value, str) else "begin each with '- '"
-        self.findings.report_mismatch(expected, key, tree, repair)
-        return ()
+        section = None if tree is None else self.findings.require(SequenceNode, tree, key, expected, repair)
+        return section.entries if section else ()
 
     def _get_input_name(self) -> str:
         inputs = self.root.get("inputs")

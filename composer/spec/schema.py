@@ -8,8 +8,7 @@ from fractions import Fraction
 from functools import cache
 from itertools import repeat
 from math import isfinite
-from types import MappingProxyType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from attrs import define, field, frozen
 
@@ -19,26 +18,27 @@ from composer.parts.encoders import WeightsFile
 from composer.parts.validators import Options
 from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree, describe_value, format_scalar, parse_scalar
 
-SYNONYMS: Mapping[str, str] = MappingProxyType(
-    {
-        "backbone": "encoder",
-        "decode_head": "decoder",
-        "classifier": "head",
-        "auxiliary_head": "aux",
-        "auxiliary_heads": "aux",
-        "decoder_channels": "channels",
-    }
-)
+SYNONYMS: Mapping[str, str] = {
+    "backbone": "encoder",
+    "decode_head": "decoder",
+    "classifier": "head",
+    "auxiliary_head": "aux",
+    "auxiliary_heads": "aux",
+    "decoder_channels": "channels",
+}
 """The names that other libraries have for the keys of a spec."""
 
-UNSUPPORTED_KEYS: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(
+UNSUPPORTED_KEYS: Mapping[str, str] = {
+    **dict.fromkeys(
         ("class_names", "classes_names", "label_names", "labels", "id2label", "colors", "colours", "palette"),
         "leave it out: a model does not store the names and colors of its classes",
-    )
-    | dict.fromkeys(("in_channels", "in_chans", "num_channels"), "set the channels of the input: input: {channels: …}")
-)
+    ),
+    **dict.fromkeys(("in_channels", "in_chans", "num_channels"), "set the channels of the input: input: {channels: …}"),
+}
 """Keys that are never a misspelling of another, however similar, with what to do instead."""
+
+
+N = TypeVar("N", MappingNode, SequenceNode)
 
 
 class TooManyProblemsError(Exception):
@@ -86,6 +86,14 @@ class Diagnostics:
         got = got or describe_value(at)
         self.add("type", f"expected {expected} (got {got}).", path, at, expected=expected, got=got, repair=repair)
 
+    def require(self, shape: type[N], at: Tree, path: str, expected: str, repair: str | None = None) -> N | None:
+        """Record the position of a value and return it, if it is of this shape. Otherwise report that."""
+        self.record(path, at)
+        if isinstance(at, shape):
+            return at
+        self.report_mismatch(expected, path, at, repair)
+        return None
+
     def report_missing(
         self, key: str, unknown: Iterable[str], message: str, path: str, at: Tree, repair: str | None
     ) -> None:
@@ -97,17 +105,18 @@ class Diagnostics:
         self,
         owner: str,
         noun: str,
-        keys: Iterable[Tree],
+        mapping: MappingNode,
         known: Collection[str],
         path: str,
-        instead: Mapping[str, str] = UNSUPPORTED_KEYS,
+        *,
+        ignored: Collection[str] = (),
+        instead: Callable[[str], str | None] = UNSUPPORTED_KEYS.get,
     ) -> list[str]:
-        """Report unknown keys and return their names. `instead` has fixes for some of them."""
-        names = []
-        for key in keys:
-            name = get_key_name(key)
-            names.append(name)
-            repair = instead.get(name) or _suggest_key(name, known, owner)
+        """Report the keys of a mapping that are not known, and return their names. `instead` has fixes for some."""
+        keys = [key for key, _ in mapping.pairs if key.value not in known and key.value not in ignored]
+        names = [get_key_name(key) for key in keys]
+        for name, key in zip(names, keys, strict=True):
+            repair = instead(name) or _suggest_key(name, known, owner)
             self.add("key", f"{owner} has no {noun} {name!r}.", join_path(path, name), key, got=name, repair=repair)
         return names
 
@@ -252,11 +261,11 @@ def _make_scalar(words: str, *types: type, read: Callable[[Any, str, Diagnostics
 
 
 def _make_choice(known: tuple[Any, ...]) -> Schema:
-    def accepts(tree: Tree) -> bool:
+    def is_known(tree: Tree) -> bool:
         # Compared with their types, because in Python True == 1.
         return isinstance(tree, ScalarNode) and (type(tree.value), tree.value) in {(type(one), one) for one in known}
 
-    return Schema(f"one of {', '.join(map(str, known))}", accepts, _get_value, known)
+    return Schema(f"one of {', '.join(map(str, known))}", is_known, _get_value, known)
 
 
 def _make_list(entries: tuple[Schema, ...], *, fixed: bool) -> Schema:

@@ -181,6 +181,8 @@ def describe_value(tree: Tree) -> str:
 MAX_TREE_NODES = 20_000
 """Values in a file. Each use of an alias counts as all the values it stands for."""
 
+_DEPTH_RULE = f"lists and mappings nest at most {MAX_DEPTH} deep."
+
 # libyaml is fifteen times as fast; PyYAML can be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -271,12 +273,13 @@ class _TreeBuilder:
                 merged = self._merge_pairs(value, at)
                 continue
             if name in pairs:
-                self._report_repeated(name, pairs.pop(name) if self.as_pyyaml else pairs[name], at)
+                self._report_repeated(name, pairs[name][0].line, at)
+                if self.as_pyyaml:
+                    del pairs[name]  # the value moves to the end, as the position of its key does
             pairs.setdefault(name, (key, value))
         return (*(pair for name, pair in merged.items() if name not in pairs), *pairs.values())
 
-    def _report_repeated(self, name: str, first: tuple[ScalarNode, Tree], at: Position) -> None:
-        line = first[0].line
+    def _report_repeated(self, name: str, line: int, at: Position) -> None:
         if self.as_pyyaml:
             self._report("repeated", f"the key {name!r} is repeated: this value replaces the one on line {line}.", at)
         else:
@@ -325,11 +328,7 @@ class _TreeBuilder:
             rule = f"a file has at most {MAX_TREE_NODES:,} values, counting what each alias stands for."
             self.fail("limit", rule, at)
         if depth > MAX_DEPTH:
-            self.fail_depth(at)
-
-    def fail_depth(self, at: Position) -> NoReturn:
-        """Raise SpecError for a list or mapping that is nested too deep."""
-        self.fail("limit", f"lists and mappings nest at most {MAX_DEPTH} deep.", at)
+            self.fail("limit", _DEPTH_RULE, at)
 
     def fail(self, code: str, message: str, at: Position, repair: str | None = None) -> NoReturn:
         """Raise SpecError with all problems, the last of which ends the reading."""
@@ -352,16 +351,17 @@ def parse_document(text: str, file: str | None = None, *, as_pyyaml: bool = Fals
     """
     _check_size(text.encode(errors="surrogatepass"), file)
     _check_characters(text, file)
-    builder = _TreeBuilder(file, as_pyyaml, yaml.parse(text, Loader=_LOADER))
+    # PyYAML's parsers return None after the last event; yaml.parse asks twice for each.
+    builder = _TreeBuilder(file, as_pyyaml, iter(_LOADER(text).get_event, None))
     try:
         root = builder.build_document()
     except SpecError:
         raise
-    except (yaml.YAMLError, ValueError) as error:
-        # PyYAML's own parser raises ValueError for an escape that is not a character.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML's own parser raises the latter two for an escape that is not a character.
         mark = getattr(error, "problem_mark", None)
         if mark and (deep := _find_excess_depth(text[: mark.index])):
-            builder.fail_depth(deep)
+            builder.fail("limit", _DEPTH_RULE, deep)
         builder.fail("yaml", f"{getattr(error, 'problem', None) or error}.", _get_position(mark))
     if root is None or (isinstance(root, ScalarNode) and root.value is None):
         builder.fail("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
@@ -384,7 +384,7 @@ def _find_excess_depth(text: str) -> Position | None:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 return _get_position(event.start_mark)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, OverflowError):
         pass
     return None
 
