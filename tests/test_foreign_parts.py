@@ -114,9 +114,13 @@ def test_a_source_of_ones_own():
 
 def test_a_field_that_is_no_plain_value_has_neither_text_nor_digest():
     graph = chain(Timm("x"), Foreign(anything=object()))
-    with pytest.raises(SpecError, match=r"necks\[0\].anything: object is no plain value, so it has no text\."):
+    with pytest.raises(
+        SpecError, match=r"necks\[0\].anything: object is not a plain value, so it cannot be written in a spec\."
+    ):
         write(graph, parts=MINE)
-    with pytest.raises(SpecError, match=r"necks\[0\].anything: object is no plain value, so it has no text\."):
+    with pytest.raises(
+        SpecError, match=r"necks\[0\].anything: object is not a plain value, so it cannot be written in a spec\."
+    ):
         digest(graph)
 
 

@@ -526,7 +526,7 @@ class TestNothingIsRun:
         [
             (
                 "rescale: !!python/object/apply:os.system [exit]",
-                "9:16: error[yaml] tags mean nothing here (got !!python/object/apply:os.system).",
+                "9:16: error[yaml] tags are not supported (got !!python/object/apply:os.system).",
             ),
             (
                 "<<: [{rescale: false}, 3]",

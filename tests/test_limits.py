@@ -43,8 +43,8 @@ auxiliary: {middle: both}
 DIGITS = "a whole number has at most 40 digits"
 DEPTH = "lists and mappings nest at most 32 deep."
 NODES = "a file has at most 20,000 values, counting what each alias stands for."
-CIRCLE = "the alias *a stands inside of what it stands for.\n  repair: write it out"
-SIZE = "a text has at most 1,048,576 bytes."
+CIRCLE = "the alias *a refers to a value that contains it.\n  repair: write it out"
+SIZE = "a spec has at most 1,048,576 bytes."
 LEFT_OUT = "\n  repair: leave it out"
 
 
@@ -73,7 +73,7 @@ UTF_8 = "the text is not UTF-8"
 BAD_FILES = {
     "latin-1": (b"encoder: timm/x\nhead: r\xe9sum\xe9\n", f"2:8: error[yaml] {UTF_8} (got the byte 0xe9)."),
     "utf-16": ("encoder: x".encode("utf-16"), f"1:1: error[yaml] {UTF_8} (got the byte 0xff)."),
-    "nul": (b"encoder: a\x00b", "1:11: error[yaml] the character '\\x00' cannot stand in a text."),
+    "nul": (b"encoder: a\x00b", "1:11: error[yaml] the character '\\x00' is not allowed in a spec."),
     "large": (b"#" * (2**20 + 1), f"1:1: error[limit] {SIZE}"),
 }
 
@@ -124,14 +124,14 @@ LIMITS = {
     "circle": ("encoder: &a [*a]", f"1:14: error[yaml] {CIRCLE}"),
     "circle in a mapping": ("&a {x: {y: *a}}", f"1:12: error[yaml] {CIRCLE}"),
     "large": ("é" * (2**19 + 1), f"1:1: error[limit] {SIZE}"),
-    "surrogate": ("a: \ud800", f"1:4: error[yaml] the character '\\ud800' cannot stand in a text.{LEFT_OUT}"),
-    "control": ("a: b\r\nc: \x07", f"2:4: error[yaml] the character '\\x07' cannot stand in a text.{LEFT_OUT}"),
+    "surrogate": ("a: \ud800", f"1:4: error[yaml] the character '\\ud800' is not allowed in a spec.{LEFT_OUT}"),
+    "control": ("a: b\r\nc: \x07", f"2:4: error[yaml] the character '\\x07' is not allowed in a spec.{LEFT_OUT}"),
     "digits": (with_channels("9" * 5000), f"1:19: error[limit] {DIGITS} (got 5,000)."),
     "a digit too many": (with_channels("9" * 41), f"1:19: error[limit] {DIGITS} (got 41)."),
     "hexadecimal": (with_channels("0x" + "f" * 5000), f"1:19: error[limit] {DIGITS} (got 5,002)."),
     "many tag directives": (
         "".join(f"%TAG !x{i}! y\n" for i in range(60_000)),
-        f"1:1: error[yaml] tags mean nothing here (got the directive %TAG).{LEFT_OUT}",
+        f"1:1: error[yaml] tags are not supported (got the directive %TAG).{LEFT_OUT}",
     ),
 }
 

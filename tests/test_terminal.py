@@ -212,6 +212,6 @@ def test_the_name_of_a_part_has_a_most():
     with pytest.raises(SpecError) as caught:
         reads(f"encoder: timm/{'a' * 5000}\ndecoder: FCNDecoder\n")
     assert str(caught.value) == (
-        f"<text>:1:10: error[limit] encoder: 'timm/{'a' * 59}'… is no part: a name has at most 4,096 letters.\n"
+        f"<text>:1:10: error[limit] encoder: invalid part name 'timm/{'a' * 59}'…: a name has at most 4,096 letters.\n"
         "  repair: name a part that python -m composer list encoders shows"
     )

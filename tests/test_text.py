@@ -243,7 +243,9 @@ def test_a_live_module_has_neither_text_nor_digest(function):
     with pytest.raises(SpecError) as caught:
         function(graph)
     assert [problem.place.path for problem in caught.value.problems] == ["a", "b"]
-    assert str(caught.value).startswith("error[text] a: Custom holds a live module, which has no text.\n  repair: ")
+    assert str(caught.value).startswith(
+        "error[text] a: Custom holds a live module, which cannot be written in a spec.\n  repair: "
+    )
 
 
 @frozen(kw_only=True)
@@ -284,7 +286,7 @@ error[text] necks[0]: Doubler is not among the parts that a text may name.
     ),
     "repeated": (
         evolve(BASE, nodes=(*BASE.nodes, Node("head", RegressionHead(), "decoder"))),
-        "error[text] the graph holds something that no text says.",
+        "error[text] the graph holds a value that cannot be written in a spec.",
     ),
 }
 

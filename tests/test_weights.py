@@ -126,7 +126,7 @@ def test_loading_does_not_look_for_published_weights(tmp_path):
 def test_a_graph_without_a_text_is_not_saved(tmp_path):
     model = composer.build(composer.chain(Custom(nn.Conv2d(3, 3, 1), features=Feature(channels=3))))
     message = (
-        "error[text] encoder: Custom holds a live module, which has no text.\n"
+        "error[text] encoder: Custom holds a live module, which cannot be written in a spec.\n"
         "  repair: declare the encoder as a class of your own, and register its contract and module"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):

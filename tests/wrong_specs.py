@@ -50,7 +50,7 @@ encoder: !!python/object/apply:os.system [rm -rf /]
 head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
-<text>:1:10: error[yaml] tags mean nothing here (got !!python/object/apply:os.system).
+<text>:1:10: error[yaml] tags are not supported (got !!python/object/apply:os.system).
   repair: leave the tag out""",
     ),
     "a merge key": (
@@ -60,7 +60,7 @@ input:
   <<: *base
 """,
         """\
-<text>:3:3: error[yaml] merge keys (<<) mean nothing here.
+<text>:3:3: error[yaml] merge keys (<<) are not supported.
   repair: write the keys out""",
     ),
     "a key that is no string": (
@@ -687,7 +687,7 @@ rescale: !!str no
   repair: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
 <text>:4:22: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is not a valid name: a name is letters, digits and _, and begins with a letter.
   repair: choose another name
-<text>:5:10: error[yaml] tags mean nothing here (got !!str).
+<text>:5:10: error[yaml] tags are not supported (got !!str).
   repair: leave the tag out""",
     ),
     "takes from nothing": (

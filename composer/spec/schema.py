@@ -3,64 +3,61 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cache
+from itertools import repeat
 from math import isfinite
-from operator import itemgetter
-from types import MappingProxyType
-from typing import Any, Literal, Protocol, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from attrs import define, field, frozen
 
-from composer.errors import MAX_PROBLEMS, Place, Problem, Source, find_close_matches, suggest
+from composer.errors import MAX_PROBLEMS, Place, Problem, find_close_matches, suggest
 from composer.layouts import parse_stride
 from composer.parts.encoders import WeightsFile
 from composer.parts.validators import Options
 from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree, describe_value, format_scalar, parse_scalar
 
-SYNONYMS: Mapping[str, str] = MappingProxyType(
-    {
-        "backbone": "encoder",
-        "decode_head": "decoder",
-        "classifier": "head",
-        "auxiliary_head": "aux",
-        "auxiliary_heads": "aux",
-        "decoder_channels": "channels",
-    }
-)
-"""What other libraries call the keys of a spec."""
+SYNONYMS: Mapping[str, str] = {
+    "backbone": "encoder",
+    "decode_head": "decoder",
+    "classifier": "head",
+    "auxiliary_head": "aux",
+    "auxiliary_heads": "aux",
+    "decoder_channels": "channels",
+}
+"""The names that other libraries have for the keys of a spec."""
 
-
-UNSUPPORTED_KEYS: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(
+UNSUPPORTED_KEYS: Mapping[str, str] = {
+    **dict.fromkeys(
         ("class_names", "classes_names", "label_names", "labels", "id2label", "colors", "colours", "palette"),
         "leave it out: a model does not store the names and colors of its classes",
-    )
-    | dict.fromkeys(("in_channels", "in_chans", "num_channels"), "set the channels of the input: input: {channels: …}")
-)
-"""Keys that are no misspelling of any other, however much they look like one, with what to do instead."""
+    ),
+    **dict.fromkeys(("in_channels", "in_chans", "num_channels"), "set the channels of the input: input: {channels: …}"),
+}
+"""Keys that are never a misspelling of another, however similar, with what to do instead."""
+
+
+N = TypeVar("N", MappingNode, SequenceNode)
 
 
 class TooManyProblemsError(Exception):
-    """More problems than are told at once have been found."""
+    """Ends the reading of a spec that has more problems than are reported at once."""
 
 
 @define
 class Diagnostics:
-    """Filled while a tree is read; nothing is raised until all of it has been seen, or more is wrong than is told."""
+    """Collects the problems of a spec, and the line and column of each path.
+
+    Each method that reports raises TooManyProblemsError after one problem more than is shown.
+    """
 
     file: str | None = None
     problems: list[Problem] = field(factory=list)
     marks: dict[str, tuple[int, int]] = field(factory=dict)
 
-    @property
-    def source(self) -> Source:
-        """What the graph is told of its text."""
-        return Source(self.file, self.marks)
-
-    def mark(self, path: str, at: Tree) -> None:
-        """Remember where the value of `path` stands."""
+    def record(self, path: str, at: Tree) -> None:
+        """Record the position of the value of `path`."""
         self.marks[path] = (at.line, at.column)
 
     def add(
@@ -74,7 +71,7 @@ class Diagnostics:
         got: str | None = None,
         repair: str | None = None,
     ) -> None:
-        """Put a problem down, at a place of the tree. Raises TooManyProblemsError after one more than are told at once."""
+        """Add a problem at the position of a value."""
         place = Place(path, self.file, at.line, at.column)
         self.problems.append(
             Problem(code=code, message=message, place=place, expected=expected, got=got, repair=repair)
@@ -82,80 +79,104 @@ class Diagnostics:
         if len(self.problems) > MAX_PROBLEMS:
             raise TooManyProblemsError
 
-    def keys(
+    def report_mismatch(
+        self, expected: str, path: str, at: Tree, repair: str | None = None, got: str | None = None
+    ) -> None:
+        """Report a value of the wrong type."""
+        got = got or describe_value(at)
+        self.add("type", f"expected {expected} (got {got}).", path, at, expected=expected, got=got, repair=repair)
+
+    def require(self, shape: type[N], at: Tree, path: str, expected: str, repair: str | None = None) -> N | None:
+        """Record the position of a value and return it, if it is of this shape. Otherwise report that."""
+        self.record(path, at)
+        if isinstance(at, shape):
+            return at
+        self.report_mismatch(expected, path, at, repair)
+        return None
+
+    def report_missing(
+        self, key: str, unknown: Iterable[str], message: str, path: str, at: Tree, repair: str | None
+    ) -> None:
+        """Report a missing key, unless one of the `unknown` keys is a misspelling of it."""
+        if not is_misspelling(key, unknown):
+            self.add("missing", message, path, at, repair=repair)
+
+    def report_unknown(
         self,
         owner: str,
         noun: str,
-        keys: Iterable[Tree],
-        known: Iterable[str],
+        mapping: MappingNode,
+        known: Collection[str],
         path: str,
-        instead: Mapping[str, str] = UNSUPPORTED_KEYS,
-    ) -> None:
-        """Add a problem for each unknown key. `instead` says what to do about some of them."""
-        names = list(known)
-        for key in keys:
-            message = f"{owner} has no {noun} {get_key_name(key)!r}."
-            repair = instead.get(get_key_name(key)) or suggest_key(get_key_name(key), names, owner)
-            self.add("key", message, join_path(path, get_key_name(key)), key, got=get_key_name(key), repair=repair)
+        *,
+        ignored: Collection[str] = (),
+        instead: Callable[[str], str | None] = UNSUPPORTED_KEYS.get,
+    ) -> list[str]:
+        """Report the keys of a mapping that are not known, and return their names. `instead` has fixes for some."""
+        keys = [key for key, _ in mapping.pairs if key.value not in known and key.value not in ignored]
+        names = [get_key_name(key) for key in keys]
+        for name, key in zip(names, keys, strict=True):
+            repair = instead(name) or _suggest_key(name, known, owner)
+            self.add("key", f"{owner} has no {noun} {name!r}.", join_path(path, name), key, got=name, repair=repair)
+        return names
 
 
 def get_key_name(key: Tree) -> str:
-    """The text of a key, which the document has made sure is a string."""
+    """Return the text of a key, which is always a string."""
     return str(getattr(key, "value", ""))
 
 
 def join_path(path: str, name: str) -> str:
-    """The path of a field: `decoder.channels`."""
+    """Return the path of a field: `decoder.channels`."""
     return f"{path}.{name}" if path else name
 
 
-def is_misspelling(missing: str, written: Iterable[str]) -> bool:
-    """Return whether a missing key is there under an unknown name, which is a problem of its own."""
-    names = [name for name in written if name not in UNSUPPORTED_KEYS]
+def is_misspelling(missing: str, unknown: Iterable[str]) -> bool:
+    """Return whether one of the unknown names stands for the missing one."""
+    names = [name for name in unknown if name not in UNSUPPORTED_KEYS]
     return any(SYNONYMS.get(name) == missing for name in names) or bool(find_close_matches(missing, names))
 
 
-def suggest_key(name: str, known: Collection[str], owner: str) -> str:
-    """Return what to write instead of an unknown key."""
+def _suggest_key(name: str, known: Collection[str], owner: str) -> str:
     if SYNONYMS.get(name) in known:
         return f"did you mean {SYNONYMS[name]}?"
     return suggest(name, known) if known else f"leave it out: {owner} has none"
 
 
-class Schema(Protocol):
-    """What a value has to be. `words` completes a sentence that begins with "expected"."""
+@frozen
+class Schema:
+    """The values that a field takes.
 
-    @property
-    def words(self) -> str: ...  # noqa: D102
+    `words` completes a sentence that begins with "expected". `accepts` checks the type of a value, but not of its
+    entries; `read` returns the Python value of an accepted one, and reports the entries that are wrong.
+    """
 
-    def is_valid(self, tree: Tree) -> bool:
-        """Whether the value is of this kind at first sight; its entries are looked at by `read`."""
+    words: str
+    accepts: Callable[[Tree], bool]
+    read: Callable[[Any, str, Diagnostics], Any]
+    known: tuple[Any, ...] = ()
 
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
-        """The value for Python, of which `fits` is true. What is wrong inside is put down in `findings`."""
 
-
-def parse_value(want: Schema, tree: Tree, path: str, findings: Diagnostics) -> Any:
-    """The value of `tree` where it is as wanted. Otherwise None, and a problem in `findings`."""
-    findings.mark(path, tree)
-    if want.is_valid(tree):
-        return want.read(tree, path, findings)
-    got = describe_value(tree)
-    message = f"expected {want.words} (got {got})."
-    findings.add("type", message, path, tree, expected=want.words, got=got, repair=_suggest_rewrite(want, tree))
+def parse_value(schema: Schema, tree: Tree, path: str, findings: Diagnostics) -> Any:
+    """Return the Python value of `tree`. If it is not valid, report that and return None."""
+    findings.record(path, tree)
+    if schema.accepts(tree):
+        return schema.read(tree, path, findings)
+    findings.report_mismatch(schema.words, path, tree, _suggest_rewrite(schema, tree))
     return None
 
 
-def _suggest_rewrite(want: Schema, tree: Tree) -> str | None:
-    """What was probably meant: the first rewriting of the value that is as wanted."""
+def _suggest_rewrite(schema: Schema, tree: Tree) -> str | None:
+    """Return the first rewriting of a value that is valid."""
     for candidate, repair in _iter_rewrites(tree):
         trial = Diagnostics()
-        if want.is_valid(candidate):
-            want.read(candidate, "", trial)
+        if schema.accepts(candidate):
+            schema.read(candidate, "", trial)
             if not trial.problems:
                 return repair
-    known = getattr(want, "known", ())
-    return suggest(str(tree.value), map(str, known)) if known and isinstance(tree, ScalarNode) else None
+    if schema.known and isinstance(tree, ScalarNode):
+        return suggest(str(tree.value), map(str, schema.known))
+    return None
 
 
 _BOOL_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
@@ -166,239 +187,147 @@ def _iter_rewrites(tree: Tree) -> Iterator[tuple[Tree, str]]:
         yield tree.entries[0], f"write {format_scalar(tree.entries[0].value)}"
     if not isinstance(tree, ScalarNode):
         return
-    value, line, column = tree.value, tree.line, tree.column
+    value = tree.value
     if isinstance(value, str):
-        truth = _BOOL_WORDS.get(value.lower())
-        if truth:
-            yield ScalarNode(truth == "true", line, column), f"write {truth}"
-        unquoted = _try_parse_scalar(value)
-        if not isinstance(unquoted, str):
-            yield ScalarNode(unquoted, line, column), f"write {value} without quotes"
-    elif isinstance(value, float) and value.is_integer():
-        yield ScalarNode(int(value), line, column), f"write {int(value)}"
-    yield SequenceNode((tree,), line, column), f"write [{format_scalar(value)}]"
-
-
-def _try_parse_scalar(text: str) -> Any:
-    try:
-        return parse_scalar(text)
-    except ValueError:
-        return text
-
-
-@frozen
-class _ScalarSchema:
-    """A scalar of exactly these types: `true` is no number, `"64"` is none, `64.0` is no whole one."""
-
-    words: str
-    types: tuple[type, ...]
-
-    def is_valid(self, tree: Tree) -> bool:
-        return isinstance(tree, ScalarNode) and type(tree.value) in self.types
-
-    def read(self, tree: Any, _path: str, _findings: Diagnostics, /) -> Any:
-        return tree.value
-
-
-class _NumberSchema(_ScalarSchema):
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
-        number = float(tree.value)
-        if not isfinite(number):
-            findings.add("value", f"a number is finite (got {tree.value}).", path, tree)
-        return number
-
-
-class _RatioSchema(_ScalarSchema):
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
+        if word := _BOOL_WORDS.get(value.lower()):
+            yield tree._replace(value=word == "true"), f"write {word}"
         try:
-            return parse_stride(tree.value)
-        except ValueError as error:
-            findings.add("value", f"{error}.", path, tree)
-            return None
+            unquoted = parse_scalar(value)
+        except ValueError:
+            unquoted = value
+        if not isinstance(unquoted, str):
+            yield tree._replace(value=unquoted), f"write {value} without quotes"
+    elif isinstance(value, float) and value.is_integer():
+        yield tree._replace(value=int(value)), f"write {int(value)}"
+    yield SequenceNode((tree,), tree.line, tree.column), f"write [{format_scalar(value)}]"
 
 
-@frozen
-class _ChoiceSchema:
-    """A value of a closed list."""
-
-    known: tuple[Any, ...]
-
-    @property
-    def words(self) -> str:
-        return f"one of {', '.join(map(str, self.known))}"
-
-    def is_valid(self, tree: Tree) -> bool:
-        return isinstance(tree, ScalarNode) and any(
-            type(tree.value) is type(known) and tree.value == known for known in self.known
-        )
-
-    def read(self, tree: Any, _path: str, _findings: Diagnostics, /) -> Any:
-        return tree.value
+def _get_value(tree: ScalarNode, _path: str, _findings: Diagnostics) -> Any:
+    return tree.value
 
 
-@frozen
-class _ListSchema:
-    """A list, of a fixed length where `entries` has one wanted thing for each."""
-
-    entries: tuple[Schema, ...]
-    fixed: bool
-
-    @property
-    def words(self) -> str:
-        plural = {"a whole number": "whole numbers", "a number": "numbers", "a string": "strings"}
-        kinds = {plural.get(entry.words, "values") for entry in self.entries}
-        count = f"{len(self.entries)} " if self.fixed else ""
-        return f"a list of {count}{kinds.pop() if len(kinds) == 1 else 'values'}"
-
-    def is_valid(self, tree: Tree) -> bool:
-        return isinstance(tree, SequenceNode) and (not self.fixed or len(tree.entries) == len(self.entries))
-
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
-        wanted = self.entries if self.fixed else self.entries * len(tree.entries)
-        pairs = zip(wanted, tree.entries, strict=True)
-        return tuple(parse_value(entry, node, f"{path}[{i}]", findings) for i, (entry, node) in enumerate(pairs))
+def _read_number(tree: Any, path: str, findings: Diagnostics) -> float:
+    number = float(tree.value)
+    if not isfinite(number):
+        findings.add("value", f"a number is finite (got {tree.value}).", path, tree)
+    return number
 
 
-@frozen
-class _UnionSchema:
-    """One of several; the first that fits."""
-
-    alternatives: tuple[Schema, ...]
-
-    @property
-    def words(self) -> str:
-        return ", or ".join(alternative.words for alternative in self.alternatives)
-
-    def is_valid(self, tree: Tree) -> bool:
-        return any(alternative.is_valid(tree) for alternative in self.alternatives)
-
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
-        return next(a for a in self.alternatives if a.is_valid(tree)).read(tree, path, findings)
+def _read_ratio(tree: Any, path: str, findings: Diagnostics) -> Fraction | None:
+    try:
+        return parse_stride(tree.value)
+    except ValueError as error:
+        findings.add("value", f"{error}.", path, tree)
+        return None
 
 
-class _PlainSchema:
-    """A scalar, or a list of such values."""
-
-    words = "a plain value, or a list of them"
-
-    def is_valid(self, tree: Tree) -> bool:
-        return not isinstance(tree, MappingNode)
-
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
-        if isinstance(tree, SequenceNode):
-            return _ListSchema((self,), fixed=False).read(tree, path, findings)
-        if isinstance(tree.value, float):
-            NUMBER.read(tree, path, findings)
-        return tree.value
+def _read_entries(schemas: Iterable[Schema], tree: SequenceNode, path: str, findings: Diagnostics) -> tuple[Any, ...]:
+    pairs = enumerate(zip(schemas, tree.entries, strict=False))
+    return tuple(parse_value(schema, entry, f"{path}[{index}]", findings) for index, (schema, entry) in pairs)
 
 
-class _ValueSchema(_PlainSchema):
-    """A scalar, or a list or a mapping of such values."""
-
-    words = "a plain value, or a list or a mapping of them"
-
-    def is_valid(self, _tree: Tree) -> bool:
-        return True
-
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
-        if isinstance(tree, MappingNode):
-            return {
-                get_key_name(key): parse_value(self, node, join_path(path, get_key_name(key)), findings)
-                for key, node in tree.pairs
-            }
-        return super().read(tree, path, findings)
+def _read_plain(tree: ScalarNode | SequenceNode, path: str, findings: Diagnostics) -> Any:
+    if isinstance(tree, SequenceNode):
+        return _read_entries(repeat(PLAIN), tree, path, findings)
+    return (_read_number if isinstance(tree.value, float) else _get_value)(tree, path, findings)
 
 
-class _OptionsSchema:
-    """Names and plain values."""
-
-    words = "a mapping of names to plain values"
-
-    def is_valid(self, tree: Tree) -> bool:
-        return isinstance(tree, MappingNode)
-
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
-        names = [get_key_name(key) for key, _ in tree.pairs]
-        values = [parse_value(VALUE, node, join_path(path, get_key_name(key)), findings) for key, node in tree.pairs]
-        return tuple(sorted(zip(names, values, strict=True), key=itemgetter(0)))
+def _read_any(tree: Tree, path: str, findings: Diagnostics) -> Any:
+    if isinstance(tree, SequenceNode):
+        return _read_entries(repeat(_ANY), tree, path, findings)
+    if isinstance(tree, MappingNode):
+        values = tree.by_name.items()
+        return {name: parse_value(_ANY, value, join_path(path, name), findings) for name, value in values}
+    return _read_plain(tree, path, findings)
 
 
-class _WeightsFileSchema:
-    """A mapping of the fields of a `WeightsFile`."""
-
-    words = "a mapping of file and prefix"
-
-    def is_valid(self, tree: Tree) -> bool:
-        return isinstance(tree, MappingNode)
-
-    def read(self, tree: Any, path: str, findings: Diagnostics, /) -> Any:
-        from composer.spec.parts import construct  # not at the top: it needs this module
-
-        return construct(WeightsFile, path.rpartition(".")[2], tree, path, tree, findings)
+def _read_options(tree: MappingNode, path: str, findings: Diagnostics) -> Any:
+    return tuple(sorted(_read_any(tree, path, findings).items()))
 
 
-INTEGER = _ScalarSchema("a whole number", (int,))
+def _read_weights_file(tree: MappingNode, path: str, findings: Diagnostics) -> WeightsFile | None:
+    from composer.spec.parts import construct  # not at the top: it needs this module
+
+    return construct(WeightsFile, path.rpartition(".")[2], tree, path, tree, findings)
 
 
-NUMBER = _NumberSchema("a number", (int, float))
+def _is_mapping(tree: Tree) -> bool:
+    return isinstance(tree, MappingNode)
 
 
-BOOLEAN = _ScalarSchema("true or false", (bool,))
+def _make_scalar(words: str, *types: type, read: Callable[[Any, str, Diagnostics], Any] = _get_value) -> Schema:
+    """Make the schema of a scalar of exactly these types: `true` is not a number, nor is `"64"`."""
+    return Schema(words, lambda tree: isinstance(tree, ScalarNode) and type(tree.value) in types, read)
 
 
-STRING = _ScalarSchema("a string", (str,))
+def _make_choice(known: tuple[Any, ...]) -> Schema:
+    def is_known(tree: Tree) -> bool:
+        # Compared with their types, because in Python True == 1.
+        return isinstance(tree, ScalarNode) and (type(tree.value), tree.value) in {(type(one), one) for one in known}
+
+    return Schema(f"one of {', '.join(map(str, known))}", is_known, _get_value, known)
 
 
-NAME = _ScalarSchema("the name of a node or an input", (str,))
+def _make_list(entries: tuple[Schema, ...], *, fixed: bool) -> Schema:
+    """Make the schema of a list: of one entry for each schema if `fixed`, else of any number of the only one."""
+    kinds = {_PLURALS.get(entry.words, "values") for entry in entries}
+    count = f"{len(entries)} " if fixed else ""
+    return Schema(
+        f"a list of {count}{kinds.pop() if len(kinds) == 1 else 'values'}",
+        lambda tree: isinstance(tree, SequenceNode) and (not fixed or len(tree.entries) == len(entries)),
+        lambda tree, path, findings: _read_entries(entries if fixed else repeat(entries[0]), tree, path, findings),
+    )
 
 
-NULL = _ScalarSchema("null", (type(None),))
+def _make_union(alternatives: tuple[Schema, ...]) -> Schema:
+    """Make the schema of a value that the first matching alternative reads."""
+
+    def find(tree: Tree) -> Schema | None:
+        return next((schema for schema in alternatives if schema.accepts(tree)), None)
+
+    def read(tree: Tree, path: str, findings: Diagnostics) -> Any:
+        schema = find(tree)
+        return schema and schema.read(tree, path, findings)
+
+    return Schema(", or ".join(schema.words for schema in alternatives), lambda tree: find(tree) is not None, read)
 
 
-RATIO = _RatioSchema("a whole number or a ratio such as 3/2", (int, str))
+_PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a string": "strings"}
+INTEGER = _make_scalar("a whole number", int)
+NUMBER = _make_scalar("a number", int, float, read=_read_number)
+BOOLEAN = _make_scalar("true or false", bool)
+STRING = _make_scalar("a string", str)
+NAME = _make_scalar("the name of a node or an input", str)
+PLAIN = Schema("a plain value, or a list of them", lambda tree: not isinstance(tree, MappingNode), _read_plain)
+_ANY = Schema("a plain value, or a list or a mapping of them", lambda _: True, _read_any)
+OPTIONS = Schema("a mapping of names to plain values", _is_mapping, _read_options)
+SIDE_PAIR = _make_list((INTEGER, INTEGER), fixed=True)
 
-
-PLAIN = _PlainSchema()
-
-
-VALUE = _ValueSchema()
-
-
-OPTIONS = _OptionsSchema()
-
-
-_SIMPLE_SCHEMAS: dict[Any, Schema] = {
+_SCHEMAS: dict[Any, Schema] = {
     int: INTEGER,
     float: NUMBER,
     bool: BOOLEAN,
     str: STRING,
-    type(None): NULL,
-    Fraction: RATIO,
+    type(None): _make_scalar("null", type(None)),
+    Fraction: _make_scalar("a whole number or a ratio such as 3/2", int, str, read=_read_ratio),
     Options: OPTIONS,
-    WeightsFile: _WeightsFileSchema(),
+    WeightsFile: Schema("a mapping of file and prefix", _is_mapping, _read_weights_file),
+    # Height and width; the field's converter decides whether one number means both.
+    tuple[int, int]: _make_union((SIDE_PAIR, INTEGER)),
 }
-
-
-SIDE_PAIR = _ListSchema((INTEGER, INTEGER), fixed=True)
-
-
-_SIDE_OR_PAIR = _UnionSchema((SIDE_PAIR, INTEGER))
 
 
 @cache
 def build_schema(annotation: Any) -> Schema:
-    """What a field of this annotation takes. One that a text cannot meet exactly takes any plain value."""
+    """Return the schema of a field with this annotation; one that takes any plain value if the type is not known."""
+    if annotation in _SCHEMAS:
+        return _SCHEMAS[annotation]
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation in _SIMPLE_SCHEMAS:
-        return _SIMPLE_SCHEMAS[annotation]
-    if annotation == tuple[int, int]:
-        # Height and width; whether one number stands for both is for the field's converter to say.
-        return _SIDE_OR_PAIR
     if origin in (Union, types.UnionType):
-        return _UnionSchema(tuple(map(build_schema, arguments)))
+        return _make_union(tuple(map(build_schema, arguments)))
     if origin is Literal:
-        return _ChoiceSchema(arguments)
+        return _make_choice(arguments)
     if origin is tuple and arguments:
         fixed = arguments[-1] is not Ellipsis
-        return _ListSchema(tuple(map(build_schema, arguments if fixed else arguments[:-1])), fixed)
+        return _make_list(tuple(map(build_schema, arguments if fixed else arguments[:-1])), fixed=fixed)
     return PLAIN

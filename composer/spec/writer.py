@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 import attrs
-from attrs import evolve, frozen
+from attrs import evolve
 
 from composer.errors import Place, Problem, SpecError
 from composer.graph import Graph, Node, Shared, chain
@@ -17,40 +17,84 @@ from composer.parts import Custom, Decoder, Head, Part, PartRegistry, WeightsFil
 from composer.spec.parts import Parts, get_fields
 from composer.spec.reader import parse_spec
 from composer.spec.schema import OPTIONS
-from composer.spec.yaml import format_scalar
+from composer.spec.yaml import build_error, format_scalar
+
+MAX_LINE_WIDTH = 100
+"""Columns of a line, except for a single value that is longer."""
+
+_BLOCK_SECTIONS = ("necks", "nodes", "aux")
+"""Sections that are written line by line, however short they are."""
+
+_BRANCH_KINDS = {"decoder": Decoder, "head": Head}
 
 
-def get_non_default_fields(declaration: Any, owner: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The fields that differ from their defaults, but for those `given` elsewhere.
+def format_spec(graph: Graph, parts: Parts) -> str:
+    """Return the text that is read as `graph`. Raises SpecError with the reasons if there is none."""
+    require_serializable(graph)
+    names = _map_part_names(graph, parts)
+    branches = as_chain(graph)
+    data = _dump_graph(graph, names) if branches is None else _dump_chain(graph, branches, names)
+    if not graph.rescale:
+        data["rescale"] = graph.rescale
+    if graph.crop is not None:
+        data["crop"] = list(graph.crop)
+    if padding := get_non_default_fields(graph.padding, "padding"):
+        data["padding"] = padding
+    text = dump(data)
+    # A graph made in Python can hold what a text cannot: an invalid name, 1 for true, a list nested too deep.
+    try:
+        same = parse_spec(text, None, parts) == graph
+    except SpecError as error:
+        raise SpecError(evolve(problem, place=Place(problem.place.path)) for problem in error.problems) from None
+    if not same:
+        raise build_error("text", "the graph holds a value that cannot be written in a spec.", Place())
+    return text
 
-    Raises SpecError naming `owner` for a value that has no text.
+
+def compute_digest(graph: Graph) -> str:
+    """Return the SHA-256 of everything that counts when graphs are compared.
+
+    Fields with their default value are left out, so that a part can gain a field without changing old digests.
+    Raises SpecError for a node that cannot be written in a spec.
     """
-    found = {}
-    for name, field in get_fields(type(declaration)).items():
-        value = getattr(declaration, field.attribute.name)
-        if name not in (given or {}) and value != _get_default(field.attribute, declaration):
-            named = dict(value) if field.wanted is OPTIONS else value
-            found[name] = _to_plain_value(named, f"{owner}.{name}")
-    return found
+    require_serializable(graph)
+    content = [
+        [[name, get_non_default_fields(image, name)] for name, image in graph.inputs],
+        [[node.name, _describe_part(node.part, node.name), node.inputs] for node in graph.nodes],
+        graph.outputs,
+        graph.auxiliary,
+        graph.rescale,
+        get_non_default_fields(graph.padding, "padding"),
+        *([graph.crop] if graph.crop else []),
+    ]
+    return sha256(json.dumps(_normalize_numbers(content)).encode()).hexdigest()
 
 
 def require_serializable(graph: Graph) -> None:
     """Raise SpecError for the nodes that hold a live module."""
+    message = "Custom holds a live module, which cannot be written in a spec."
+    repair = "declare the encoder as a class of your own, and register its contract and module"
     live = [node.name for node in graph.nodes if isinstance(node.part, Custom)]
     if live:
-        raise SpecError(
-            Problem(
-                code="text",
-                message="Custom holds a live module, which has no text.",
-                place=Place(name),
-                repair="declare the encoder as a class of your own, and register its contract and module",
-            )
-            for name in live
-        )
+        raise SpecError(Problem(code="text", message=message, place=Place(name), repair=repair) for name in live)
+
+
+def get_non_default_fields(declaration: Any, owner: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the fields that differ from their defaults as plain values, without those in `given`.
+
+    Raises SpecError, at a path inside `owner`, for a value that cannot be written in a spec.
+    """
+    fields = {}
+    for name, field in get_fields(type(declaration)).items():
+        value = getattr(declaration, field.attribute.name)
+        if name not in (given or {}) and value != _get_default(field.attribute, declaration):
+            plain = dict(value) if field.wanted is OPTIONS else value
+            fields[name] = _to_plain_value(plain, f"{owner}.{name}")
+    return fields
 
 
 def _get_default(attribute: attrs.Attribute[Any], declaration: Any) -> Any:
-    """The value of a field that nobody gave; a factory's and a converter's, as attrs has it."""
+    """Return the value of a field that is not set, after its factory and converter."""
     default: Any = attribute.default
     converter: Any = attribute.converter
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
@@ -70,54 +114,8 @@ def _to_plain_value(value: Any, path: str) -> Any:
         return {str(name): _to_plain_value(entry, path) for name, entry in value.items()}
     if isinstance(value, WeightsFile):
         return get_non_default_fields(value, path)
-    message = f"{type(value).__name__} is no plain value, so it has no text."
-    raise SpecError([Problem(code="text", message=message, place=Place(path))])
-
-
-_BRANCH_KINDS = {"decoder": Decoder, "head": Head}
-
-
-def as_chain(graph: Graph) -> dict[str, tuple[str, ...]] | None:
-    """The nodes of each auxiliary branch, where the graph is exactly what the chain form reads into; None elsewhere."""
-    parts = {node.name: node.part for node in graph.nodes if isinstance(node.part, Part)}
-    if len(graph.inputs) != 1 or len(parts) < len(graph.nodes):
-        return None
-    branches = {
-        label: tuple(name for end in _BRANCH_KINDS if (name := f"aux.{label}.{end}") in parts)
-        for label, _ in graph.auxiliary
-    }
-    ends = [name for names in branches.values() for name in names]
-    fitting = all(isinstance(parts[name], _BRANCH_KINDS[name.rpartition(".")[2]]) for name in ends)
-    if not fitting or not all(names[:1] == (f"aux.{label}.decoder",) for label, names in branches.items()):
-        return None
-    trunk = [part for name, part in parts.items() if name not in ends]
-    aux = {label: tuple(parts[name] for name in names) for label, names in branches.items()}
-    try:
-        like = chain(
-            *trunk, aux=aux, input=graph.inputs[0][1], rescale=graph.rescale, crop=graph.crop, padding=graph.padding
-        )
-    except ValueError:
-        return None
-    return branches if like == graph else None
-
-
-def compute_digest(graph: Graph) -> str:
-    """SHA-256 over all that counts when graphs are compared.
-
-    Fields that have their default are left out, so that a part may gain a field and old digests still hold.
-    Raises SpecError where a node holds what has no text.
-    """
-    require_serializable(graph)
-    everything = [
-        [[name, get_non_default_fields(image, name)] for name, image in graph.inputs],
-        [[node.name, _describe_part(node.part, node.name), node.inputs] for node in graph.nodes],
-        graph.outputs,
-        graph.auxiliary,
-        graph.rescale,
-        get_non_default_fields(graph.padding, "padding"),
-        *([graph.crop] if graph.crop else []),
-    ]
-    return sha256(json.dumps(_normalize_numbers(everything)).encode()).hexdigest()
+    message = f"{type(value).__name__} is not a plain value, so it cannot be written in a spec."
+    raise build_error("text", message, Place(path))
 
 
 def _describe_part(part: Part | Shared, owner: str) -> list[Any]:
@@ -130,7 +128,7 @@ def _describe_part(part: Part | Shared, owner: str) -> list[Any]:
 
 
 def _normalize_numbers(value: Any) -> Any:
-    """Numbers that are equal in Python as one number: graphs that hold 1, 1.0 and true are equal."""
+    """Replace numbers that are equal in Python by one of them: graphs that hold 1, 1.0 and true are equal."""
     if isinstance(value, dict):
         return {name: _normalize_numbers(entry) for name, entry in sorted(value.items())}
     if isinstance(value, list | tuple):
@@ -138,43 +136,107 @@ def _normalize_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, bool | float) and float(value).is_integer() else value
 
 
-MAX_LINE_WIDTH = 100
-"""The longest line, but for a single value that is longer."""
+def as_chain(graph: Graph) -> dict[str, tuple[str, ...]] | None:
+    """Return the node names of each auxiliary branch if the chain form describes exactly this graph, or None."""
+    parts = {node.name: node.part for node in graph.nodes if isinstance(node.part, Part)}
+    if len(graph.inputs) != 1 or len(parts) < len(graph.nodes):
+        return None
+    branches = {
+        label: tuple(name for kind in _BRANCH_KINDS if (name := f"aux.{label}.{kind}") in parts)
+        for label, _ in graph.auxiliary
+    }
+    ends = [name for names in branches.values() for name in names]
+    if not all(isinstance(parts[name], _BRANCH_KINDS[name.rpartition(".")[2]]) for name in ends):
+        return None
+    aux = {label: [parts[name] for name in names] for label, names in branches.items()}
+    trunk = [part for name, part in parts.items() if name not in ends]
+    image = graph.inputs[0][1]
+    try:
+        like = chain(*trunk, aux=aux, input=image, rescale=graph.rescale, crop=graph.crop, padding=graph.padding)
+    except ValueError:
+        return None
+    return branches if like == graph else None
 
 
-_BLOCK_SECTIONS = ("necks", "nodes", "aux")
-"""Sections that stand line by line however short they are."""
+def _map_part_names(graph: Graph, parts: Parts) -> Mapping[type[Part], str]:
+    if isinstance(parts, PartRegistry):
+        return parts.find_names(type(node.part) for node in graph.nodes if isinstance(node.part, Part))
+    return {cls: name for name, cls in parts.items()}
+
+
+def _dump_chain(
+    graph: Graph, branches: Mapping[str, tuple[str, ...]], names: Mapping[type[Part], str]
+) -> dict[str, Any]:
+    parts = {node.name: _dump_part(node, names) for node in graph.nodes}
+    sections = {
+        "input": get_non_default_fields(graph.inputs[0][1], "input"),
+        "encoder": parts["encoder"],
+        "necks": [part for name, part in parts.items() if name.startswith("necks[")],
+        "decoder": parts.get("decoder"),
+        "head": parts.get("head"),
+        "aux": {label: {name.rpartition(".")[2]: parts[name] for name in ends} for label, ends in branches.items()},
+    }
+    return {name: section for name, section in sections.items() if section}
+
+
+def _dump_graph(graph: Graph, names: Mapping[type[Part], str]) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "inputs": {name: get_non_default_fields(image, name) for name, image in graph.inputs},
+        "nodes": {node.name: _dump_node(node, names) for node in graph.nodes},
+        "outputs": list(graph.outputs),
+    }
+    return data | ({"auxiliary": dict(graph.auxiliary)} if graph.auxiliary else {})
+
+
+def _dump_node(node: Node, names: Mapping[type[Part], str]) -> dict[str, Any]:
+    data = {"share": node.part.node} if isinstance(node.part, Shared) else {"part": _dump_part(node, names)}
+    if node.named:
+        return data | {"from": dict(node.named)}
+    return data | {"from": node.inputs[0] if len(node.inputs) == 1 else list(node.inputs)}
+
+
+def _dump_part(node: Node, names: Mapping[type[Part], str]) -> Any:
+    part = node.part
+    assert isinstance(part, Part)
+    name = names.get(type(part))
+    if name is None:
+        cls = type(part).__name__
+        message = f"{cls} is not among the parts that a text may name."
+        raise build_error("text", message, Place(node.name), f"hand it in: parts={{**PARTS, {cls!r}: {cls}}}")
+    given = {} if part.source is None else {"name": part.name}  # type: ignore[attr-defined]
+    if name.endswith("/"):
+        name = f"{name}{given['name']}"
+    elif given:
+        name = get_part_name(part)
+    fields = get_non_default_fields(part, node.name, given)
+    return {name: fields} if fields else name
 
 
 def dump(data: Mapping[str, Any]) -> str:
-    """The text of scalars, lists and mappings."""
-    lines = (
-        line
-        for key, value in data.items()
-        for line in _iter_lines(f"{format_scalar(key)}:", value, opened=key in _BLOCK_SECTIONS)
-    )
-    return "".join(f"{line}\n" for line in lines)
+    """Return the YAML of scalars, lists and mappings."""
+    return "".join(f"{line}\n" for key, value in data.items() for line in _iter_lines(f"{format_scalar(key)}:", value))
 
 
-def _iter_lines(lead: str, value: Any, indent: int = 0, *, opened: bool = False) -> Iterator[str]:
-    """The lines of a value after its key or dash, which stand at `indent`."""
+def _iter_lines(lead: str, value: Any, indent: int = 0) -> Iterator[str]:
+    """Yield the lines of a value after its key or dash, which is indented by `indent`."""
     line = f"{' ' * indent}{lead} {_format_inline(value)}"
-    if not isinstance(value, list | dict) or not value or (not opened and len(line) <= MAX_LINE_WIDTH):
+    is_block = indent == 0 and lead.rstrip(":") in _BLOCK_SECTIONS
+    if not isinstance(value, list | dict) or not value or (not is_block and len(line) <= MAX_LINE_WIDTH):
         yield line
         return
     yield f"{' ' * indent}{lead}"
-    # What stands below a dash begins two columns further right than the dash does.
-    within = indent + (4 if lead.startswith("- ") else 2)
+    # The lines below a dash begin two columns further right than the dash.
+    inside = indent + (4 if lead.startswith("- ") else 2)
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _iter_lines(f"{format_scalar(key)}:", inner, within)
+            yield from _iter_lines(f"{format_scalar(key)}:", inner, inside)
         return
     for inner in value:
         if isinstance(inner, dict) and len(inner) == 1:
             ((key, fields),) = inner.items()
-            yield from _iter_lines(f"- {format_scalar(key)}:", fields, within)
+            yield from _iter_lines(f"- {format_scalar(key)}:", fields, inside)
         else:
-            yield from _iter_lines("-", inner, within)
+            yield from _iter_lines("-", inner, inside)
 
 
 def format_value(value: Any) -> str:
@@ -188,83 +250,3 @@ def _format_inline(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_format_inline, value))}]"
     return format_scalar(value)
-
-
-def format_spec(graph: Graph, parts: Parts) -> str:
-    """The text that is read as `graph`. Raises SpecError where there is none, with what stands in the way."""
-    require_serializable(graph)
-    text = dump(_SpecWriter(_map_part_names(graph, parts)).data(graph))
-    # A graph made in Python may hold what no text says: a name that is none, 1 for true, a list without an end.
-    try:
-        same = parse_spec(text, None, parts) == graph
-    except SpecError as error:
-        raise SpecError(evolve(problem, place=Place(problem.place.path)) for problem in error.problems) from None
-    if not same:
-        raise SpecError([Problem(code="text", message="the graph holds something that no text says.")])
-    return text
-
-
-def _map_part_names(graph: Graph, parts: Parts) -> Mapping[type[Part], str]:
-    if isinstance(parts, PartRegistry):
-        return parts.find_names(type(node.part) for node in graph.nodes if isinstance(node.part, Part))
-    return {cls: name for name, cls in parts.items()}
-
-
-@frozen
-class _SpecWriter:
-    """Turns a graph into scalars, lists and mappings. `names` are what a text calls the classes of parts."""
-
-    names: Mapping[type[Part], str]
-
-    def data(self, graph: Graph) -> dict[str, Any]:
-        """The sections of the text: as a chain where that says the same."""
-        branches = as_chain(graph)
-        data = self._dump_graph(graph) if branches is None else self._dump_chain(graph, branches)
-        if not graph.rescale:
-            data["rescale"] = graph.rescale
-        if graph.crop is not None:
-            data["crop"] = list(graph.crop)
-        padding = get_non_default_fields(graph.padding, "padding")
-        return data | ({"padding": padding} if padding else {})
-
-    def _dump_chain(self, graph: Graph, branches: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-        image = get_non_default_fields(graph.inputs[0][1], "input")
-        data: dict[str, Any] = {"input": image} if image else {}
-        parts = {node.name: self._dump_part(node) for node in graph.nodes}
-        data["encoder"] = parts["encoder"]
-        necks = [part for name, part in parts.items() if name.startswith("necks[")]
-        data |= {"necks": necks} if necks else {}
-        data |= {name: parts[name] for name in ("decoder", "head") if name in parts}
-        aux = {label: {name.rpartition(".")[2]: parts[name] for name in names} for label, names in branches.items()}
-        return data | ({"aux": aux} if aux else {})
-
-    def _dump_graph(self, graph: Graph) -> dict[str, Any]:
-        data: dict[str, Any] = {
-            "inputs": {name: get_non_default_fields(image, name) for name, image in graph.inputs},
-            "nodes": {node.name: self._dump_node(node) for node in graph.nodes},
-            "outputs": list(graph.outputs),
-        }
-        return data | ({"auxiliary": dict(graph.auxiliary)} if graph.auxiliary else {})
-
-    def _dump_node(self, node: Node) -> dict[str, Any]:
-        what = {"share": node.part.node} if isinstance(node.part, Shared) else {"part": self._dump_part(node)}
-        if node.named:
-            return what | {"from": dict(node.named)}
-        return what | {"from": node.inputs[0] if len(node.inputs) == 1 else list(node.inputs)}
-
-    def _dump_part(self, node: Node) -> Any:
-        part = node.part
-        assert isinstance(part, Part)
-        name = self.names.get(type(part))
-        if name is None:
-            cls = type(part).__name__
-            message = f"{cls} is not among the parts that a text may name."
-            repair = f"hand it in: parts={{**PARTS, {cls!r}: {cls}}}"
-            raise SpecError([Problem(code="text", message=message, place=Place(node.name), repair=repair)])
-        given = {} if part.source is None else {"name": part.name}  # type: ignore[attr-defined]
-        if name.endswith("/"):
-            name = f"{name}{given['name']}"
-        elif given:
-            name = get_part_name(part)
-        fields = get_non_default_fields(part, node.name, given)
-        return {name: fields} if fields else name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
@@ -15,69 +15,62 @@ from composer.errors import MAX_PROBLEMS, Place, Problem, SpecError, truncate_pr
 from composer.parts.validators import MAX_DEPTH
 
 MAX_SPEC_BYTES = 2**20
-"""The size of a text. Models are described in hundreds of bytes."""
-
+"""Size of a spec in bytes. Models take hundreds."""
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+# libyaml takes time that grows with the square of the number of these.
+_TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
 # A key with its value, or one whose value begins on the next line. No path looks like that.
 _SPEC_START = re.compile(r"\s*[A-Za-z]+:(\s|$)")
 
 
-_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-
-
-# libyaml takes time that grows with the square of the number of these.
-_TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
+def build_error(code: str, message: str, place: Place, repair: str | None = None) -> SpecError:
+    """Build the error for a single problem."""
+    return SpecError([Problem(code=code, message=message, place=place, repair=repair)])
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of the file at `path`. Raises SpecError where there is none, and where it is too large or no UTF-8."""
+    """Return the text of a file. Raises SpecError if it cannot be read, is too large, or is not UTF-8."""
     name = os.fsdecode(path)
     try:
         with open(name, "rb") as file:
             data = file.read(MAX_SPEC_BYTES + 1)
     except (OSError, ValueError) as error:
         if "\n" in name or _SPEC_START.match(name):
-            began = name.strip().partition("\n")[0][:64]
-            message = f"expected the path of a file (got a text that begins with {began!r})."
-            raise SpecError([Problem(code="file", message=message, repair="use composer.reads for a text")]) from None
+            start = name.strip().partition("\n")[0][:64]
+            message = f"expected the path of a file (got a text that begins with {start!r})."
+            raise build_error("file", message, Place(), "use composer.reads for a text") from None
         reason = getattr(error, "strerror", None) or str(error)
-        message = f"the file cannot be read: {reason}."
-        raise SpecError([Problem(code="file", message=message, place=Place("", name))]) from None
+        raise build_error("file", f"the file cannot be read: {reason}.", Place("", name)) from None
     return decode_text(data, name)
 
 
 def decode_text(data: bytes, file: str | None = None) -> str:
-    """The text of a file. Raises SpecError for one that is too large, and for bytes that are no UTF-8."""
-    if len(data) > MAX_SPEC_BYTES:
-        _refuse_size(file)
+    """Decode the bytes of a spec. Raises SpecError if there are too many, or they are not UTF-8."""
+    _check_size(data, file)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         message = f"the text is not UTF-8 (got the byte 0x{data[error.start]:02x})."
         place = _compute_place(data[: error.start].decode(), file)
-        raise SpecError([Problem(code="yaml", message=message, place=place, repair="save it as UTF-8")]) from None
+        raise build_error("yaml", message, place, "save it as UTF-8") from None
 
 
-def refuse_characters(text: str, file: str | None) -> None:
-    """Raise SpecError for a text that is too large, or holds what libyaml stumbles over."""
-    if len(text) > MAX_SPEC_BYTES or len(text.encode(errors="surrogatepass")) > MAX_SPEC_BYTES:
-        _refuse_size(file)
+def _check_size(data: bytes, file: str | None) -> None:
+    if len(data) > MAX_SPEC_BYTES:
+        raise build_error("limit", f"a spec has at most {MAX_SPEC_BYTES:,} bytes.", Place("", file, 1, 1))
+
+
+def _check_characters(text: str, file: str | None) -> None:
+    """Raise SpecError for characters that YAML forbids, and for directives that libyaml is slow to read."""
     if match := _UNPRINTABLE.search(text):
-        message = f"the character {match[0]!r} cannot stand in a text."
+        message = f"the character {match[0]!r} is not allowed in a spec."
     elif match := _TAG_DIRECTIVE.search(text):
-        message = "tags mean nothing here (got the directive %TAG)."
+        message = "tags are not supported (got the directive %TAG)."
     else:
         return
-    place = _compute_place(text[: match.start()], file)
-    raise SpecError([Problem(code="yaml", message=message, place=place, repair="leave it out")])
-
-
-def _refuse_size(file: str | None) -> NoReturn:
-    message = f"a text has at most {MAX_SPEC_BYTES:,} bytes."
-    raise SpecError([Problem(code="limit", message=message, place=Place("", file, 1, 1))])
+    raise build_error("yaml", message, _compute_place(text[: match.start()], file), "leave it out")
 
 
 def _compute_place(before: str, file: str | None) -> Place:
@@ -87,12 +80,10 @@ def _compute_place(before: str, file: str | None) -> Place:
 
 ScalarValue = str | int | float | bool | None
 
-
 MAX_DIGITS = 40
-"""Digits of a whole number: more than any field takes, and few enough that none is slow to read."""
+"""Digits of an integer: more than any field takes, and few enough to convert quickly."""
 
-
-_WORDS: dict[str, ScalarValue] = {
+_CONSTANTS: dict[str, ScalarValue] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -100,34 +91,22 @@ _WORDS: dict[str, ScalarValue] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
-
-
-_INTEGER_PATTERN = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-
-
-_BASES = {"0o": 8, "0x": 16}
-
-
-_FLOAT_PATTERN = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-
-
 _CONSTANT_SPELLINGS = {"None": "null", "True": "true", "False": "false", "inf": ".inf", "-inf": "-.inf", "nan": ".nan"}
-
-
+_INTEGER_PATTERN = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_BASES = {"0o": 8, "0x": 16}
+_FLOAT_PATTERN = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+# Strings that need no quotes in any position. Narrower than YAML's own rule, and simple.
 _UNQUOTED = re.compile(r"(?:\w|/|\.{1,2}/|~/)(?:[\w/.+@=-]| (?! ))*(?<! )")
-"""Strings that mean themselves without quotes, wherever they stand. Narrower than YAML's own rule, and simple."""
-
-
 _ESCAPED = re.compile("[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
 def parse_scalar(text: str) -> ScalarValue:
-    """The value of a scalar without quotes: `no` is a string, `010` is ten, `1e-1` a number.
+    """Return the value of a scalar without quotes, by the core schema of YAML 1.2: `no` is a string, `010` is ten.
 
-    Raises ValueError for a whole number of more than `MOST_DIGITS` digits.
+    Raises ValueError for an integer of more than `MAX_DIGITS` digits.
     """
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
     if text[0] not in "+-.0123456789":
         return text
     if _INTEGER_PATTERN.fullmatch(text):
@@ -139,24 +118,17 @@ def parse_scalar(text: str) -> ScalarValue:
 
 
 def format_scalar(value: ScalarValue) -> str:
-    """The scalar that is read as `value`: with quotes only where it would be something else without."""
+    """Return the scalar that is read as `value`, with quotes only where they are necessary."""
     if not isinstance(value, str):
         return _CONSTANT_SPELLINGS.get(repr(value), repr(value))
-    if _UNQUOTED.fullmatch(value) and _is_plain_string(value):
+    if _UNQUOTED.fullmatch(value) and not _INTEGER_PATTERN.fullmatch(value) and parse_scalar(value) is value:
         return value
     quoted = json.dumps(value, ensure_ascii=False)
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
 
 
-def _is_plain_string(text: str) -> bool:
-    try:
-        return parse_scalar(text) is text
-    except ValueError:
-        return False
-
-
 class ScalarNode(NamedTuple):
-    """A string, number, truth value or null."""
+    """A string, number, boolean or null."""
 
     value: ScalarValue
     line: int
@@ -173,189 +145,195 @@ class SequenceNode(NamedTuple):
 
 
 class MappingNode(NamedTuple):
-    """Keys and values, in order; keys are strings, and no key is there twice."""
+    """Keys and values, in order. Keys are strings and unique."""
 
     pairs: tuple[tuple[ScalarNode, Tree], ...]
     line: int
     column: int
 
-    def get(self, key: str) -> Tree | None:
-        """The value of a key; None where there is no such key."""
-        return next((value for name, value in self.pairs if name.value == key), None)
+    @property
+    def by_name(self) -> dict[str, Tree]:
+        """The values by their keys."""
+        return {str(key.value): value for key, value in self.pairs}
+
+    def get(self, name: str) -> Tree | None:
+        """Return the value of a key, or None if there is no such key."""
+        return next((value for key, value in self.pairs if key.value == name), None)
 
 
 Tree = ScalarNode | SequenceNode | MappingNode
 
 
 def describe_value(tree: Tree) -> str:
-    """A value as it is named after `got`: `'64', a string`."""
+    """Describe a value in the words that follow `got`: `'64', a string`."""
     if isinstance(tree, SequenceNode):
         return f"a list of {len(tree.entries)}"
     if isinstance(tree, MappingNode):
         return "a mapping"
     value = tree.value
     if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
+        return format_scalar(value)
     if not isinstance(value, str):
         return f"{value!r}, a {'whole number' if isinstance(value, int) else 'number'}"
     return f"{value if len(value) <= 60 else value[:57] + '...'!r}, a string"
 
 
 MAX_TREE_NODES = 20_000
-"""Values in a file, where each use of an alias counts all that it stands for."""
+"""Values in a file. Each use of an alias counts as all the values it stands for."""
 
+_DEPTH_RULE = f"lists and mappings nest at most {MAX_DEPTH} deep."
 
 # libyaml is fifteen times as fast; PyYAML can be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-
 Position = tuple[int, int]
-"""A line and a column."""
-
-
-@define
-class _OpenCollection:
-    """A list or mapping that is being read: `key` is the one whose value comes next, `height` how deep it nests."""
-
-    at: Position
-    anchor: str | None
-    is_mapping: bool
-    nodes_before: int
-    items: list[Tree] = field(factory=list)
-    pairs: list[tuple[ScalarNode, Tree]] = field(factory=list)
-    key: Tree | None = None
-    lines: dict[str, int] = field(factory=dict)
-    merged: tuple[MappingNode, ...] = ()
-    height: int = 1
+"""A line and a column, counted from 1."""
 
 
 @define
 class _TreeBuilder:
-    """A tree while its events pass by. What can be passed over is put down in `problems`; the rest is raised."""
+    """Builds a tree from the events of a YAML parser, and counts depth and nodes before it descends.
+
+    The events are read directly because `yaml.compose` loses where an alias is used and which tags are written, and
+    reads the whole file before a limit can stop it. `problems` collects what reading can go on from.
+    """
 
     file: str | None
-    as_pyyaml: bool = False
+    as_pyyaml: bool
+    events: Iterator[Any]
     problems: list[Problem] = field(factory=list)
-    stack: list[_OpenCollection] = field(factory=list)
-    anchors: dict[str, tuple[Tree, int, int] | None] = field(factory=dict)
+    # None while the value of an anchor is being built.
+    anchors: dict[str, Tree | None] = field(factory=dict)
     nodes: int = 0
-    documents: int = 0
     incomplete: bool = False
-    root: Tree | None = None
 
-    def document(self, _: yaml.DocumentStartEvent, at: Position) -> None:
-        self.documents += 1
-        if self.documents > 1:
-            self.fail("yaml", "a file holds one document; a second one begins here.", at)
+    def build_document(self) -> Tree | None:
+        """Build the only document of a file."""
+        root: Tree | None = None
+        for event in self.events:
+            if isinstance(event, yaml.NodeEvent):
+                root = self._build_tree(event, 0)
+            elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                self.fail(
+                    "yaml", "a file holds one document; a second one begins here.", _get_position(event.start_mark)
+                )
+        return root
 
-    def scalar(self, event: yaml.ScalarEvent, at: Position) -> None:
-        self._count_nodes(1, at)
-        value: ScalarValue = event.value
+    def _build_tree(self, event: Any, depth: int) -> Tree:
+        """Build the value that starts with `event`, inside of `depth` lists and mappings."""
+        at = _get_position(event.start_mark)
+        if isinstance(event, yaml.AliasEvent):
+            return self._resolve_alias(event.anchor, depth, at)
+        is_scalar = isinstance(event, yaml.ScalarEvent)
+        self._count_node(depth if is_scalar else depth + 1, at)
         if event.tag is not None:
-            self._report_tag(event.tag, at)
-        if not event.style:
-            try:
-                value = parse_scalar(event.value)
-            except ValueError as error:
-                self._report("limit", str(error), at)
-        scalar = ScalarNode(value, *at, bool(event.style))
-        if event.anchor:
-            self.anchors[event.anchor] = scalar, 1, 0
-        self._insert(scalar, 0)
-
-    def start(self, event: yaml.CollectionStartEvent, at: Position) -> None:
-        self._count_nodes(1, at)
-        if event.tag is not None:
-            self._report_tag(event.tag, at)
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._report("yaml", f"tags are not supported (got {tag}).", at, "leave the tag out")
         if event.anchor:
             self.anchors[event.anchor] = None
-        is_mapping = isinstance(event, yaml.MappingStartEvent)
-        self.stack.append(_OpenCollection(at, event.anchor, is_mapping, self.nodes - 1))
-        self._check_depth(0, at)
+        tree: Tree
+        if is_scalar:
+            tree = ScalarNode(self._resolve_scalar(event, at), *at, bool(event.style))
+        elif isinstance(event, yaml.MappingStartEvent):
+            tree = MappingNode(self._build_pairs(depth + 1), *at)
+        else:
+            tree = SequenceNode(tuple(self._iter_entries(depth + 1)), *at)
+        if event.anchor:
+            self.anchors[event.anchor] = tree
+        return tree
 
-    def end(self, _: yaml.CollectionEndEvent, __: Position) -> None:
-        done = self.stack.pop()
-        tree = (
-            MappingNode(_merge_pairs(done), *done.at) if done.is_mapping else SequenceNode(tuple(done.items), *done.at)
-        )
-        if done.anchor:
-            self.anchors[done.anchor] = tree, self.nodes - done.nodes_before, done.height
-        self._insert(tree, done.height)
+    def _resolve_scalar(self, event: Any, at: Position) -> ScalarValue:
+        if not event.style:
+            try:
+                return parse_scalar(event.value)
+            except ValueError as error:
+                self._report("limit", str(error), at)
+        return str(event.value)
 
-    def alias(self, event: yaml.AliasEvent, at: Position) -> None:
-        name = event.anchor
+    def _iter_entries(self, depth: int) -> Iterator[Tree]:
+        for event in self.events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                return
+            yield self._build_tree(event, depth)
+
+    def _build_pairs(self, depth: int) -> tuple[tuple[ScalarNode, Tree], ...]:
+        pairs: dict[str, tuple[ScalarNode, Tree]] = {}
+        merged: dict[str, tuple[ScalarNode, Tree]] = {}
+        for event in self.events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key, value = self._build_tree(event, depth), self._build_tree(next(self.events), depth)
+            at = (key.line, key.column)
+            if not isinstance(key, ScalarNode) or not isinstance(key.value, str):
+                self.incomplete = True
+                self._report("yaml", f"a key is a string (got {describe_value(key)}).", at)
+                continue
+            name = key.value
+            if name == "<<" and not key.quoted and not merged:
+                merged = self._merge_pairs(value, at)
+                continue
+            if name in pairs:
+                self._report_repeated(name, pairs[name][0].line, at)
+                if self.as_pyyaml:
+                    del pairs[name]  # the value moves to the end, as the position of its key does
+            pairs.setdefault(name, (key, value))
+        return (*(pair for name, pair in merged.items() if name not in pairs), *pairs.values())
+
+    def _report_repeated(self, name: str, line: int, at: Position) -> None:
+        if self.as_pyyaml:
+            self._report("repeated", f"the key {name!r} is repeated: this value replaces the one on line {line}.", at)
+        else:
+            message = f"the key {name!r} is here for the second time; the first is on line {line}."
+            self._report("repeated", message, at, "leave one of them out")
+
+    def _merge_pairs(self, value: Tree, at: Position) -> dict[str, tuple[ScalarNode, Tree]]:
+        """Return the pairs that a mapping takes from the value of its merge key; earlier sources win."""
+        sources = value.entries if isinstance(value, SequenceNode) else (value,)
+        mappings = [source for source in sources if isinstance(source, MappingNode)]
+        if self.as_pyyaml and mappings and len(mappings) == len(sources):
+            merged: dict[str, tuple[ScalarNode, Tree]] = {}
+            for pair in (pair for mapping in mappings for pair in mapping.pairs):
+                merged.setdefault(str(pair[0].value), pair)
+            return merged
+        self.incomplete = True
+        message = "merge keys (<<) are not supported."
+        if self.as_pyyaml:
+            message = f"a merge key (<<) takes a mapping, or a list of them (got {describe_value(value)})."
+        self._report("yaml", message, at, "write the keys out")
+        return {}
+
+    def _resolve_alias(self, name: Any, depth: int, at: Position) -> Tree:
         if name not in self.anchors:
             self.fail("yaml", f"there is no anchor &{name} before this alias.", at)
-        anchored = self.anchors[name]
-        if anchored is None:
-            self.fail("yaml", f"the alias *{name} stands inside of what it stands for.", at, "write it out")
-        tree, nodes, height = anchored
-        self._count_nodes(nodes, at)
-        self._check_depth(height, at)
-        self._insert(tree, height)
+        tree = self.anchors[name]
+        if tree is None:
+            self.fail("yaml", f"the alias *{name} refers to a value that contains it.", at, "write it out")
+        self._count_alias(tree, depth, at)
+        return tree
 
-    def _insert(self, tree: Tree, height: int) -> None:
-        if not self.stack:
-            self.root = tree
+    def _count_alias(self, tree: Tree, depth: int, at: Position) -> None:
+        """Count every value that an alias stands for, because aliases of aliases multiply."""
+        if isinstance(tree, ScalarNode):
+            self._count_node(depth, at)
             return
-        parent = self.stack[-1]
-        if height >= parent.height:
-            parent.height = height + 1
-        if not parent.is_mapping:
-            parent.items.append(tree)
-        elif parent.key is None:
-            parent.key = tree
-        else:
-            self._add_pair(parent, parent.key, tree)
-            parent.key = None
+        self._count_node(depth + 1, at)
+        pairs = ((entry,) for entry in tree.entries) if isinstance(tree, SequenceNode) else tree.pairs
+        for pair in pairs:
+            for child in pair:
+                self._count_alias(child, depth + 1, at)
 
-    def _add_pair(self, parent: _OpenCollection, key: Tree, value: Tree) -> None:
-        at = (key.line, key.column)
-        if not isinstance(key, ScalarNode) or not isinstance(key.value, str):
-            self.incomplete = True
-            self._report("yaml", f"a key is a string (got {describe_value(key)}).", at)
-        elif key.value == "<<" and not key.quoted and not parent.merged:
-            self._handle_merge_key(parent, key, value)
-        elif key.value in parent.lines:
-            self._handle_repeated_key(parent, key, value, at)
-        else:
-            parent.lines[key.value] = key.line
-            parent.pairs.append((key, value))
-
-    def _handle_repeated_key(self, parent: _OpenCollection, key: ScalarNode, value: Tree, at: Position) -> None:
-        name, before = str(key.value), parent.lines[str(key.value)]
-        if not self.as_pyyaml:
-            message = f"the key {name!r} is here for the second time; the first is on line {before}."
-            self._report("repeated", message, at, "leave one of them out")
-            return
-        self._report("repeated", f"the key {name!r} is repeated: this value replaces the one on line {before}.", at)
-        parent.lines[name] = key.line
-        parent.pairs = [pair for pair in parent.pairs if pair[0].value != name] + [(key, value)]
-
-    def _handle_merge_key(self, parent: _OpenCollection, key: ScalarNode, value: Tree) -> None:
-        sources = value.entries if isinstance(value, SequenceNode) else (value,)
-        mappings = tuple(one for one in sources if isinstance(one, MappingNode))
-        if self.as_pyyaml and mappings and len(mappings) == len(sources):
-            parent.merged = mappings
-            return
-        self.incomplete = True
-        said = f"a merge key (<<) takes a mapping, or a list of them (got {describe_value(value)})."
-        refused = said if self.as_pyyaml else "merge keys (<<) mean nothing here."
-        self._report("yaml", refused, (key.line, key.column), "write the keys out")
-
-    def _count_nodes(self, nodes: int, at: Position) -> None:
-        self.nodes += nodes
+    def _count_node(self, depth: int, at: Position) -> None:
+        self.nodes += 1
         if self.nodes > MAX_TREE_NODES:
             rule = f"a file has at most {MAX_TREE_NODES:,} values, counting what each alias stands for."
             self.fail("limit", rule, at)
+        if depth > MAX_DEPTH:
+            self.fail("limit", _DEPTH_RULE, at)
 
-    def _check_depth(self, height: int, at: Position) -> None:
-        if len(self.stack) + height > MAX_DEPTH:
-            self.fail("limit", f"lists and mappings nest at most {MAX_DEPTH} deep.", at)
-
-    def _report_tag(self, tag: str, at: Position) -> None:
-        written = tag.replace("tag:yaml.org,2002:", "!!")
-        self._report("yaml", f"tags mean nothing here (got {written}).", at, "leave the tag out")
+    def fail(self, code: str, message: str, at: Position, repair: str | None = None) -> NoReturn:
+        """Raise SpecError with all problems, the last of which ends the reading."""
+        self._report(code, message, at, repair)
+        raise SpecError(self.problems)
 
     def _report(self, code: str, message: str, at: Position, repair: str | None = None) -> None:
         place = Place("", self.file, *at)
@@ -363,82 +341,54 @@ class _TreeBuilder:
         if len(self.problems) > MAX_PROBLEMS:
             raise SpecError(truncate_problems(self.problems))
 
-    def fail(self, code: str, message: str, at: Position, repair: str | None = None) -> NoReturn:
-        self._report(code, message, at, repair)
-        raise SpecError(self.problems)
-
-
-_EVENT_HANDLERS: dict[type[yaml.Event], Callable[[_TreeBuilder, Any, Position], None]] = {
-    yaml.DocumentStartEvent: _TreeBuilder.document,
-    yaml.ScalarEvent: _TreeBuilder.scalar,
-    yaml.SequenceStartEvent: _TreeBuilder.start,
-    yaml.MappingStartEvent: _TreeBuilder.start,
-    yaml.SequenceEndEvent: _TreeBuilder.end,
-    yaml.MappingEndEvent: _TreeBuilder.end,
-    yaml.AliasEvent: _TreeBuilder.alias,
-}
-
 
 def parse_document(text: str, file: str | None = None, *, as_pyyaml: bool = False) -> tuple[Tree, list[Problem]]:
-    """The tree of `text`, and the problems that can be passed over: a repeated key, a tag, a number that is too long.
+    """Return the tree of a text, and the problems beside it: repeated keys, tags, integers with too many digits.
 
-    With `as_pyyaml`, a mapping takes what it lacks from those of its merge key (`<<: *defaults`), the first ones before
-    the rest, as YAML 1.1 has it, and of a repeated key the last value. Raises SpecError where there is no tree or
-    something is left out of it: no YAML, an empty file, an exceeded limit, a key that is no string, without
-    `as_pyyaml` a merge key.
+    With `as_pyyaml`, merge keys (`<<: *defaults`) work as in YAML 1.1, and the last value of a repeated key counts.
+    Raises SpecError if there is no complete tree: invalid YAML, an empty file, an exceeded limit, a key that is not a
+    string, or a merge key without `as_pyyaml`.
     """
-    refuse_characters(text, file)
-    growing = _TreeBuilder(file, as_pyyaml)
+    _check_size(text.encode(errors="surrogatepass"), file)
+    _check_characters(text, file)
+    # PyYAML's parsers return None after the last event; yaml.parse asks twice for each.
+    builder = _TreeBuilder(file, as_pyyaml, iter(_LOADER(text).get_event, None))
     try:
-        _read_events(growing, text, _LOADER)
+        root = builder.build_document()
     except SpecError:
         raise
-    except (yaml.YAMLError, ValueError) as error:
-        # ValueError: what the slower reader says of an escape that is no character.
-        said = getattr(error, "problem", None) or str(error)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML's own parser raises the latter two for an escape that is not a character.
         mark = getattr(error, "problem_mark", None)
-        if mark is not None:
-            _refuse_deep_nesting(text[: mark.index], file, as_pyyaml=as_pyyaml)
-        growing.fail("yaml", f"{said}.", _get_position(mark))
-    if growing.root is None or (isinstance(growing.root, ScalarNode) and growing.root.value is None):
-        growing.fail("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
-    if growing.incomplete:
-        raise SpecError(growing.problems)
-    return growing.root, growing.problems
+        if mark and (deep := _find_excess_depth(text[: mark.index])):
+            builder.fail("limit", _DEPTH_RULE, deep)
+        builder.fail("yaml", f"{getattr(error, 'problem', None) or error}.", _get_position(mark))
+    if root is None or (isinstance(root, ScalarNode) and root.value is None):
+        builder.fail("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
+    if builder.incomplete:
+        raise SpecError(builder.problems)
+    return root, builder.problems
 
 
-def _read_events(growing: _TreeBuilder, text: str, loader: Any) -> None:
-    for event in yaml.parse(text, Loader=loader):
-        take = _EVENT_HANDLERS.get(type(event))
-        if take is not None:
-            take(growing, event, _get_position(event.start_mark))
+def _find_excess_depth(text: str) -> Position | None:
+    """Return where lists and mappings nest too deep before the end of `text`, at which libyaml stopped.
 
-
-def _refuse_deep_nesting(text: str, file: str | None, *, as_pyyaml: bool) -> None:
-    """Raise SpecError if lists and mappings nest too deep before the end of `text`, where libyaml gave up.
-
-    libyaml reads up to 1,024 characters ahead of its events, and newer versions have a nesting limit of their own
-    (1,000). They can reach it before the event that exceeds ours. PyYAML's own reader has none.
+    libyaml reads up to 1,024 characters ahead of its events, and can meet its own nesting limit (1,000) before the
+    event that exceeds ours. PyYAML's own parser has no such limit.
     """
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        try:
-            _read_events(_TreeBuilder(file, as_pyyaml), text, yaml.SafeLoader)
-        except SpecError:
-            raise
-        except (yaml.YAMLError, ValueError):
-            return
-
-
-def _merge_pairs(done: _OpenCollection) -> tuple[tuple[ScalarNode, Tree], ...]:
-    """The pairs of a mapping, behind those that it lacks and takes from others."""
-    taken: dict[str, tuple[ScalarNode, Tree]] = {}
-    for mapping in done.merged:
-        for key, value in mapping.pairs:
-            if str(key.value) not in done.lines:
-                taken.setdefault(str(key.value), (key, value))
-    return (*taken.values(), *done.pairs)
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return None
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                return _get_position(event.start_mark)
+    except (yaml.YAMLError, ValueError, OverflowError):
+        pass
+    return None
 
 
 def _get_position(mark: Any) -> Position:
-    """yaml's marks count from 0."""
+    # yaml's marks count from 0.
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)
