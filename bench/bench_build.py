@@ -22,7 +22,7 @@ def bare(features_only):
     encoder = timm.create_model("resnet18", features_only=features_only, **_indices(features_only))
     if not features_only:
         encoder.prune_intermediate_layers(list(INDICES), prune_norm=True, prune_head=True)
-    return torch.nn.ModuleList([encoder, UperNet(DECODER, PYRAMID), Segmentation(HEAD, 64)])
+    return torch.nn.ModuleList([encoder, UperNet(DECODER, PYRAMID), Segmentation(HEAD, (Feature(channels=64),))])
 
 
 def _indices(features_only):

@@ -17,7 +17,7 @@ from composer.layouts import Features
 from composer.neck_paths import NeckPath, align_branches, compute_path_cost, expand_paths, pick_evenly_spaced
 from composer.parts import EncoderInfo, Head, IdentityDecoder, Part, Timm
 from composer.parts.base import contract
-from composer.parts.rules import Outputs, Rejection
+from composer.parts.rules import Rejection
 from composer.spec.writer import as_chain
 
 
@@ -206,9 +206,7 @@ def _prepend_necks(
 def _apply_part(part: Part, *inputs: Features) -> Features | None:
     """What a part gives, None where it refuses."""
     outcome = contract(part, *inputs)
-    if isinstance(outcome, Rejection):
-        return None
-    return outcome.features if isinstance(outcome, Outputs) else tuple(outcome)
+    return None if isinstance(outcome, Rejection) else outcome.features
 
 
 def _align_inputs(walk: Inference, node: Node, part: Part) -> Iterator[Change]:

@@ -12,11 +12,11 @@ from composer.layouts import Features
 from composer.modules.base import module
 from composer.modules.layers import AdaptiveAveragePool, build_conv_norm_act, is_same_grid, resize_like
 from composer.modules.pyramids import LearnedPyramid, scale_pyramid
-from composer.parts import ASPPRegressionHead, ASPPSegmentationHead, UperNetDecoder
+from composer.parts import ASPPRegressionHead, ASPPSegmentationHead, LearnedInterpolateToPyramidal, UperNetDecoder
 
 
 class ASPP(nn.Module):
-    """Convolutions of several dilations beside the mean over the whole map, fused, and dropout of whole channels."""
+    """Fuse convolutions of several dilations with the mean over the whole map, and drop out whole channels."""
 
     def __init__(self, head: ASPPSegmentationHead | ASPPRegressionHead, features: Features) -> None:
         super().__init__()
@@ -32,9 +32,9 @@ class ASPP(nn.Module):
         self.dropout = nn.Dropout2d(head.head_dropout_ratio) if head.head_dropout_ratio else nn.Identity()
 
     def fuse(self, features: Sequence[Tensor]) -> Tensor:
-        """Give one map `(b, channels, h, w)` on the grid of the first of the chosen maps `(b, c_i, h_i, w_i)`."""
+        """Return one map `(b, channels, h, w)` on the grid of the first of the chosen maps `(b, c_i, h_i, w_i)`."""
         x_BCHW = self._concat_maps(features)
-        # One cell brought to a grid by interpolation is that cell everywhere.
+        # Interpolating a single cell repeats it.
         mean_BCHW = self.image_pool(x_BCHW).expand(-1, -1, *x_BCHW.shape[-2:])
         fused: Tensor = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *self.aspp_modules(x_BCHW)], dim=1)))
         return fused
@@ -49,7 +49,7 @@ class ASPP(nn.Module):
 
 
 class _Branches(nn.Module):
-    """From `(b, c, h, w)` to a `(b, width, h, w)` for each dilation."""
+    """Apply a convolution for each dilation, `(b, c, h, w)` to `(b, width, h, w)`."""
 
     def __init__(self, incoming: int, width: int, dilations: Sequence[int]) -> None:
         super().__init__()
@@ -60,42 +60,35 @@ class _Branches(nn.Module):
         return [branch(x_BCHW) for branch in self.model_sequence]
 
 
+@module.register(ASPPSegmentationHead)
 class ASPPSegmentation(ASPP):
-    """Class scores for each cell."""
+    """Compute class scores for each cell."""
 
     def __init__(self, head: ASPPSegmentationHead, features: Features) -> None:
         super().__init__(head, features)
         self.conv_seg = nn.Conv2d(head.channels, head.num_classes, kernel_size=1)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give class scores `(b, num_classes, h, w)` on the grid of the first of the chosen maps."""
+        """Return class scores `(b, num_classes, h, w)` on the grid of the first of the chosen maps."""
         return (self.conv_seg(self.fuse(features)),)
 
 
+@module.register(ASPPRegressionHead)
 class ASPPRegression(ASPP):
-    """Numbers for each cell."""
+    """Compute numbers for each cell."""
 
     def __init__(self, head: ASPPRegressionHead, features: Features) -> None:
         super().__init__(head, features)
         self.conv_reg = nn.Conv2d(head.channels, head.out_channels, kernel_size=1)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give numbers `(b, out_channels, h, w)` on the grid of the first of the chosen maps."""
+        """Return numbers `(b, out_channels, h, w)` on the grid of the first of the chosen maps."""
         return (self.conv_reg(self.fuse(features)),)
 
 
-@module.register(ASPPSegmentationHead)
-def _(head: ASPPSegmentationHead, features: Features) -> nn.Module:
-    return ASPPSegmentation(head, features)
-
-
-@module.register(ASPPRegressionHead)
-def _(head: ASPPRegressionHead, features: Features) -> nn.Module:
-    return ASPPRegression(head, features)
-
-
+@module.register(UperNetDecoder)
 class UperNet(nn.Module):
-    """Pyramid pooling on the coarsest map, a feature pyramid from there to the finest, and all levels fused."""
+    """Pool the coarsest map at several scales, build a feature pyramid up to the finest map, and fuse all levels."""
 
     def __init__(self, decoder: UperNetDecoder, features: Features) -> None:
         super().__init__()
@@ -105,7 +98,7 @@ class UperNet(nn.Module):
         self.scales = decoder.scale_modules
         # Modules are made in this order because published seeds were.
         if self.scales:
-            learned = LearnedPyramid(features)
+            learned = LearnedPyramid(LearnedInterpolateToPyramidal(), features)
             self.fpn1, self.fpn2 = learned.fpn1, learned.fpn2
             widths = [widths[0] // 4, widths[1] // 2, *widths[2:]]
         *finer, coarsest = widths
@@ -120,13 +113,13 @@ class UperNet(nn.Module):
             self.lateral_convs.append(build_conv_norm_act(channels, width, 1))
             self.fpn_convs.append(build_conv_norm_act(width, width, 3))
         self.fpn_bottleneck = build_conv_norm_act(len(features) * width, width, 3)
-        # What is scaled is resized without asking whether it has to be; the first is on its own grid in any case.
+        # Scaled maps are always resized; the first map is on its own grid in any case.
         self.as_next_finer = tuple(not self.scales and is_same_grid(*pair) for pair in pairwise(features))
         others = (not self.scales and is_same_grid(features[0], f) for f in features[1:])
         self.as_finest = (True, *others)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, channels, h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
+        """Return one map `(b, channels, h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
         *finer, coarsest = scale_pyramid(self.fpn1, self.fpn2, features) if self.scales else features
         laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, finer, strict=True)]
         laterals.append(self._pool_pyramid(coarsest))
@@ -138,15 +131,10 @@ class UperNet(nn.Module):
         return (self.fpn_bottleneck(torch.cat(aligned, dim=1)),)
 
     def _pool_pyramid(self, x_BCHW: Tensor) -> Tensor:
-        """The coarsest map beside its averages over grids of a few cells, fused."""
+        """Fuse the coarsest map with its averages over grids of a few cells."""
         averages = [self._resize_like(x_BCHW, pooling(x_BCHW), same=False) for pooling in self.psp_modules]
         fused: Tensor = self.bottleneck(torch.cat([x_BCHW, *averages], dim=1))
         return fused
 
     def _resize_like(self, like: Tensor, x_BCHW: Tensor, *, same: bool) -> Tensor:
         return x_BCHW if same else resize_like(x_BCHW, like, "bilinear", align_corners=self.align_corners)
-
-
-@module.register(UperNetDecoder)
-def _(decoder: UperNetDecoder, features: Features) -> nn.Module:
-    return UperNet(decoder, features)

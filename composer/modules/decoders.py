@@ -13,12 +13,12 @@ from torch.nn.utils import skip_init
 from composer.layouts import VECTOR, Features
 from composer.modules.base import module
 from composer.modules.layers import build_activation, is_same_grid, make_contiguous_for_training, resize_like
-from composer.modules.necks import Select
-from composer.parts import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder
+from composer.parts import FCNDecoder, LinearDecoder, MLPDecoder, UNetDecoder
 
 
+@module.register(LinearDecoder)
 class Linear(nn.Module):
-    """One transposed convolution whose kernel is its stride: each cell becomes a square of its own."""
+    """Apply one transposed convolution whose kernel is its stride: each cell becomes a square."""
 
     def __init__(self, decoder: LinearDecoder, features: Features) -> None:
         super().__init__()
@@ -28,12 +28,13 @@ class Linear(nn.Module):
         self.conv = nn.ConvTranspose2d(channels, decoder.num_classes, kernel_size=size, stride=size)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, num_classes, h * size, w * size)` for the map `(b, c, h, w)` at `index`."""
+        """Return one map `(b, num_classes, h * size, w * size)` for the map `(b, c, h, w)` at `index`."""
         return (self.conv(features[self.index]),)
 
 
+@module.register(MLPDecoder)
 class MLP(nn.Module):
-    """The channels of all inputs mixed per cell: a hidden layer, an activation, and an output layer if one is asked."""
+    """Mix the channels of all inputs per cell: a hidden layer, an activation, and an output layer if requested."""
 
     def __init__(self, decoder: MLPDecoder, features: Features) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class MLP(nn.Module):
         self.output_layer = nn.Identity() if decoder.out_dim is None else nn.Linear(width, decoder.out_dim)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, width, h, w)` for maps `(b, c_i, h, w)`, or one vector for vectors."""
+        """Return one map `(b, width, h, w)` for maps `(b, c_i, h, w)`, or one vector for vectors."""
         x = torch.cat(tuple(features), dim=1)
         if self.vectors:
             return (self._project(x),)
@@ -55,23 +56,9 @@ class MLP(nn.Module):
         return mixed
 
 
-@module.register(IdentityDecoder)
-def _(decoder: IdentityDecoder, features: Features) -> nn.Module:
-    return Select((decoder.out_index,))
-
-
-@module.register(LinearDecoder)
-def _(decoder: LinearDecoder, features: Features) -> nn.Module:
-    return Linear(decoder, features)
-
-
-@module.register(MLPDecoder)
-def _(decoder: MLPDecoder, features: Features) -> nn.Module:
-    return MLP(decoder, features)
-
-
+@module.register(FCNDecoder)
 class FCN(nn.Module):
-    """One map doubled `num_convs` times."""
+    """Double one map `num_convs` times."""
 
     def __init__(self, decoder: FCNDecoder, features: Features) -> None:
         super().__init__()
@@ -80,9 +67,9 @@ class FCN(nn.Module):
         self.convs = nn.Sequential(*map(_build_upsample_block, widths, widths[1:]))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, channels, h * 2**num_convs, w * 2**num_convs)` for the map `(b, c, h, w)` at `index`."""
+        """Return one map `(b, channels, h * 2**num_convs, w * 2**num_convs)` for the map `(b, c, h, w)` at `index`."""
         y_BCHW: Tensor = self.convs(features[self.index])
-        # torch draws what a dropout drops in the order of memory, so that in train mode the order is the usual one.
+        # A following dropout draws in memory order, so in train mode the usual order is kept.
         return (y_BCHW.contiguous() if self.training else y_BCHW,)
 
 
@@ -96,26 +83,20 @@ def _build_upsample_block(incoming: int, outgoing: int) -> nn.Module:
 
 
 class _LayerNorm2d(nn.Module):
-    """Layer normalisation of each cell over its channels, `(b, c, h, w)` to the same."""
+    """Normalise each cell over its channels, `(b, c, h, w)` to the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.ln = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        # Without gradients the result stays in channels-last memory: the next convolution is as fast in it, and this
-        # permutation is free.
+        # Without gradients the result stays in channels-last memory, where the permutation is free.
         y_BCHW: Tensor = self.ln(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return make_contiguous_for_training(y_BCHW, like=x_BCHW)
 
 
-@module.register(FCNDecoder)
-def _(decoder: FCNDecoder, features: Features) -> nn.Module:
-    return FCN(decoder, features)
-
-
 SQUEEZE_RATIO = 16
-"""How many channels become one where scse looks at the channels."""
+"""The factor by which scse reduces the channels in its channel gate."""
 
 
 _NORMS: dict[bool | str, Callable[[int], nn.Module]] = {
@@ -127,8 +108,9 @@ _NORMS: dict[bool | str, Callable[[int], nn.Module]] = {
 }
 
 
+@module.register(UNetDecoder)
 class UNet(nn.Module):
-    """From the coarsest map up: enlarge, concatenate the next finer map, convolve twice; in the end without a map."""
+    """From the coarsest map up: enlarge, concatenate the next finer map, convolve twice; the last block has no skip."""
 
     def __init__(self, decoder: UNetDecoder, features: Features) -> None:
         super().__init__()
@@ -136,7 +118,7 @@ class UNet(nn.Module):
         self.decoder = _Blocks(decoder, features)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, channels[-1], h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
+        """Return one map `(b, channels[-1], h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
         return (self.decoder(features),)
 
 
@@ -153,7 +135,7 @@ class _Blocks(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         x_BCHW, *skips = reversed(features)
-        # All but the last block take a finer map; the last one works on what has reached the finest grid.
+        # All blocks but the last take a finer map; the last one refines the finest grid.
         *joining, last = self.blocks
         for block, skip_BCHW, grows in zip(joining, skips, self.grows, strict=True):
             x_BCHW = resize_like(x_BCHW, skip_BCHW, "nearest") if grows else x_BCHW
@@ -167,7 +149,7 @@ class _Block(nn.Module):
         super().__init__()
         norm = _NORMS[decoder.use_batchnorm]
         self.conv1 = _build_conv_block(incoming + skip, outgoing, norm)
-        # Attention before the convolutions chooses between the map from below and the skip: without one, no choice.
+        # Attention before the convolutions weighs the coarser map against the skip, so it needs a skip.
         self.attention1 = _build_attention(decoder.attention_type if skip else None, incoming + skip)
         self.conv2 = _build_conv_block(outgoing, outgoing, norm)
         self.attention2 = _build_attention(decoder.attention_type, outgoing)
@@ -184,9 +166,9 @@ def _build_conv_block(incoming: int, outgoing: int, norm: Callable[[int], nn.Mod
 
 
 def _build_conv2d(incoming: int, outgoing: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
-    """A convolution that keeps the grid, with weights uniform in ±√(6 / fan-in) and no bias to begin with.
+    """Build a convolution that keeps the grid, with weights uniform in ±√(6 / fan-in) and bias 0.
 
-    torch's own weights are not drawn first only to be replaced: drawing is most of what it takes to make a model.
+    torch's own initialisation is skipped: drawing random weights is most of the time of a build.
     """
     layer: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d, incoming, outgoing, kernel, padding=kernel // 2, bias=bias, device=torch.get_default_device()
@@ -204,11 +186,11 @@ def _build_attention(kind: str | None, channels: int) -> nn.Module:
 
 
 class _SCSE(nn.Module):
-    """Each value times the sum of two gates in 0..1: one for its channel, one for its cell."""
+    """Multiply each value by the sum of two gates in 0..1: one for its channel, one for its cell."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # At least one: a squeeze to no channels at all would leave a constant gate, and weights that never learn.
+        # At least one: with no channels the gate would be constant and its weights would never learn.
         squeezed = max(channels // SQUEEZE_RATIO, 1)
         self.cSE = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
@@ -222,8 +204,3 @@ class _SCSE(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         gates_BCHW: Tensor = self.cSE(x_BCHW) + self.sSE(x_BCHW)
         return x_BCHW * gates_BCHW
-
-
-@module.register(UNetDecoder)
-def _(decoder: UNetDecoder, features: Features) -> nn.Module:
-    return UNet(decoder, features)

@@ -52,34 +52,10 @@ def _find_only_child(module: nn.Module) -> str | None:
     return "0" if type(module) is nn.Sequential and len(module) == 1 else None
 
 
-class ModuleProxy(nn.Module):
-    """A module to derive from, whose parameters, buffers and children are those of `original`, by the same names."""
-
-    def __init__(self, original: nn.Module) -> None:
-        super().__init__()
-        # A tuple, which torch does not search for modules.
-        self._original = (original,)
-        self._parameters = original._parameters
-        self._buffers = original._buffers
-        self._modules = original._modules
-        self._non_persistent_buffers_set = original._non_persistent_buffers_set
-
-    @property
-    def original(self) -> Any:
-        """The module that this one stands in for."""
-        return self._original[0]
-
-    def train(self, mode: bool = True) -> ModuleProxy:  # noqa: FBT001, FBT002, the signature is torch's
-        """Set the mode of the original itself too, which is no child of this module."""
-        super().train(mode)
-        self.original.training = mode
-        return self
-
-
 class TransparentWrapper(nn.Module):
-    """A module that has the parameters, buffers and children of a network, and not that network inside it.
+    """Give a network another `forward`, with the network's own parameters, buffers and children.
 
-    So its state dict bears the names that published checkpoints use.
+    The network is not a child of the wrapper, so the state dict has the names that published checkpoints use.
     """
 
     loaded_weights: LoadedWeights | None = None
@@ -91,18 +67,18 @@ class TransparentWrapper(nn.Module):
 
     @property
     def network(self) -> Any:
-        """The library's own module."""
+        """The wrapped module."""
         return self._network[0]
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002, the signature is torch's
-        """Set the mode of the network itself too, which is no child of this module."""
+        """Set the mode of this module, its children, and the wrapped module itself."""
         super().train(mode)
         self.network.training = mode
         return self
 
 
 def get_shared_module_state(network: Any) -> dict[str, Any]:
-    """What an `TransparentWrapper` of `network` holds of it."""
+    """Return the attributes that a `TransparentWrapper` of `network` shares with it."""
     return {
         # A tuple, which torch does not search for modules.
         "_network": (network,),
@@ -113,41 +89,22 @@ def get_shared_module_state(network: Any) -> dict[str, Any]:
     }
 
 
-class TimmEncoder(nn.Module):
-    """A plain network of timm that gives the levels `indices`, as maps or as tokens, with its final norm or without.
+class TimmEncoder(TransparentWrapper):
+    """Give the levels `indices` of a plain timm network, as maps or tokens, with or without its final norm.
 
-    It has the network's own parameters, buffers and children, not a network inside it, so that its state dict bears
-    the names that published checkpoints use. What none of the levels needs is pruned away.
+    Layers that none of these levels needs are pruned.
     """
 
-    loaded_weights: LoadedWeights | None = None
-
     def __init__(self, network: Any, indices: Sequence[int], *, tokens: bool = False, norm: bool = False) -> None:
-        super().__init__()
-        self.indices = list(network.prune_intermediate_layers(list(indices), prune_norm=not norm, prune_head=True))
+        levels = network.prune_intermediate_layers(list(indices), prune_norm=not norm, prune_head=True)
+        super().__init__(network)
+        self.indices = list(levels)
         self.tokens = tokens
         # Two networks of timm have no such argument.
         self._normed = {"norm": True} if norm else {}
-        # A tuple, which torch does not search for modules.
-        self._network = (network,)
-        self._parameters = network._parameters
-        self._buffers = network._buffers
-        self._modules = network._modules
-        self._non_persistent_buffers_set = network._non_persistent_buffers_set
-
-    @property
-    def network(self) -> Any:
-        """timm's own module."""
-        return self._network[0]
-
-    def train(self, mode: bool = True) -> TimmEncoder:  # noqa: FBT001, FBT002, the signature is torch's
-        """Set the mode of the network itself too, which is no child of this module."""
-        super().train(mode)
-        self.network.training = mode
-        return self
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Each level as `(b, c, h, w)`, or with `tokens` as `(b, prefix + h * w, c)`."""
+        """Return each level as `(b, c, h, w)`, or with `tokens` as `(b, prefix + h * w, c)`."""
         run, asked = self.network.forward_intermediates, {"indices": self.indices, "intermediates_only": True}
         if not self.tokens:
             return tuple(run(image_BCHW, **asked, **self._normed))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from attrs import evolve
 
 from composer.layouts import Feature, Features
-from composer.parts.rules import ContractResult, Rejection
+from composer.parts.rules import ContractResult, Outputs, Rejection
 
 if TYPE_CHECKING:
     from composer.parts.encoders import EncoderInfo
@@ -20,13 +20,32 @@ Channels = int | tuple[tuple[str, int], ...]
 """The channels of an encoder's image; of several, those of each by name."""
 
 
-@singledispatch
-def contract(part: Any, *inputs: Features, **named: Features) -> ContractResult | Features:
-    """What `part` gives for these inputs: features, a `Outputs` where it demands image sizes, or a `Rejection`.
+class ContractFunction:
+    """The open function `contract`: single dispatch on the class of the part, with one result type."""
 
-    An input is a tuple of features; a part that joins takes several, by position or by name. Pure. A part of one's
-    own is added with `@composer.contract.register(ItsClass)`.
-    """
+    def __init__(self) -> None:
+        rules = singledispatch(_reject_unregistered)
+        self.register = rules.register
+        self.dispatch = rules.dispatch
+
+    def __call__(self, part: Any, /, *inputs: Features, **named: Features) -> ContractResult:
+        """Return the features that `part` emits for these inputs and the image sizes it demands, or a `Rejection`.
+
+        An input is a tuple of features; a part that joins takes several, by position or by name. Pure. Add your own
+        part with `@composer.contract.register(ItsClass)`: the registered function returns features, `Outputs` or a
+        `Rejection`. Raises TypeError where it returns anything else.
+        """
+        result = self.dispatch(type(part))(part, *inputs, **named)
+        if isinstance(result, Outputs | Rejection):
+            return result
+        if isinstance(result, list | tuple) and all(isinstance(feature, Feature) for feature in result):
+            return Outputs(features=result)
+        raise TypeError(
+            f"the contract of {type(part).__name__} must return features, Outputs or a Rejection (got {result!r})"
+        )
+
+
+def _reject_unregistered(part: Any, *_: Features, **__: Features) -> ContractResult | Features:
     return Rejection(
         code="part",
         kind="raises",
@@ -34,6 +53,9 @@ def contract(part: Any, *inputs: Features, **named: Features) -> ContractResult 
         got="a class that is not registered",
         repair=f"register one: @composer.contract.register({type(part).__name__})",
     )
+
+
+contract = ContractFunction()
 
 
 class Part:

@@ -139,7 +139,6 @@ def _infer_learned_pyramid(decoder: UperNetDecoder, features: Features) -> Contr
     pyramid = contract(LearnedInterpolateToPyramidal(), features)
     if isinstance(pyramid, Rejection):
         return evolve(pyramid, expected=f"{pyramid.expected} with scale_modules", about="scale_modules")
-    assert isinstance(pyramid, Outputs)
     # Maps that go in in order come out in order, so where they do not it is what goes in that is to be ordered.
     unordered = require_finest_first(pyramid.features) and require_finest_first(features)
     return unordered or evolve(pyramid, features=[evolve(pyramid.features[0], channels=decoder.channels)])

@@ -305,7 +305,7 @@ def _(encoder: Custom, image: Features) -> ContractResult:
     facts = EncoderInfo(
         features=encoder.features, channels=encoder.channels, frames=encoder.frames, sizes=encoder.sizes
     )
-    return contract(facts, image)  # type: ignore[return-value]
+    return contract(facts, image)
 
 
 def require_one_image(image: Features) -> Rejection | None:
