@@ -98,7 +98,6 @@ class _LayerNorm2d(nn.Module):
 SQUEEZE_RATIO = 16
 """The factor by which scse reduces the channels in its channel gate."""
 
-
 _NORMS: dict[bool | str, Callable[[int], nn.Module]] = {
     True: nn.BatchNorm2d,
     False: nn.Identity,

@@ -115,29 +115,33 @@ class TimmEncoder(TransparentWrapper):
 
 @module.register(Custom)
 def _(part: Custom, _: Features) -> nn.Module:
-    """The module itself, checked by one forward pass over one small image, in eval mode and without gradients.
+    """Return the module itself, checked by a forward pass of a small image, in eval mode without gradients.
 
-    Raises RejectionError where it gives something else than declared. The module is left as it was.
+    Raises RejectionError where its outputs are not as declared. The module is not changed.
     """
     network = part.module
     if not isinstance(network, nn.Module):
         raise RejectionError(_reject_declaration("must hold a torch.nn.Module", repr(network)))
     height, width = _find_small_custom_size(part)
-    promised = [f.shape(1, height, width) for f in part.features]
+    expected = [f.shape(1, height, width) for f in part.features]
     try:
-        given = _measure_custom_shapes(network, (part.channels, *([part.frames] if part.frames else []), height, width))
+        shapes = _measure_custom_shapes(
+            network, (part.channels, *([part.frames] if part.frames else []), height, width)
+        )
     except Exception as error:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise RejectionError(
-            _reject_declaration(f"must take an image of {height} × {width}, which its sizes admit", said)
+            _reject_declaration(f"must take an image of {height} × {width}, which its sizes admit", reason)
         ) from error
-    if given != promised:
-        raise RejectionError(_reject_declaration(f"declares {promised} for an image of {height} × {width}", str(given)))
+    if shapes != expected:
+        raise RejectionError(
+            _reject_declaration(f"declares {expected} for an image of {height} × {width}", str(shapes))
+        )
     return network
 
 
 def _find_small_custom_size(part: Custom) -> tuple[int, int]:
-    """A small size that the declaration admits; where it may be so, not square, to tell rows from columns."""
+    """Return a small valid size; not square if possible, to tell rows from columns."""
     sizes = intersect([("sizes", part.sizes), *(("features", compute_implied_sizes(f)) for f in part.features)])
     if isinstance(sizes, Conflict):
         raise RejectionError(
@@ -161,7 +165,7 @@ def _measure_custom_shapes(network: nn.Module, size: tuple[int, ...]) -> list[tu
 
 @contextmanager
 def use_eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode for as long as it lasts; then every module has the mode that it had."""
+    """Use eval mode in a context, and restore the mode of every module afterwards."""
     modes = [(child, child.training) for child in network.modules()]
     network.eval()
     try:
