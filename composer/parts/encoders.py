@@ -275,8 +275,8 @@ class Custom(Encoder):
     """Your own module as an encoder, with declared features: used unchanged, and checked by `build`.
 
     `module` is called with one tensor `(b, channels, h, w)`, or `(b, channels, frames, h, w)` where `frames` is set,
-    and returns a tensor or a list of them as `features` declares, with strides relative to its image. Without `frames` it
-    is run on each frame of an image with frames. `sizes` constrains its image. A graph with a `Custom` cannot be
+    and returns a tensor or a list of them as `features` declares, with strides relative to its image. Without `frames`
+    it is run on each frame of an image with frames. `sizes` constrains its image. A graph with a `Custom` cannot be
     written and has no digest. Equal only to itself, because a module is.
     """
 
