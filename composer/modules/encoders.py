@@ -53,7 +53,7 @@ def _find_only_child(module: nn.Module) -> str | None:
 
 
 class TransparentWrapper(nn.Module):
-    """Give a network another `forward`, with the network's own parameters, buffers and children.
+    """Wrap a network in a module with another `forward`, with the network's own parameters, buffers and children.
 
     The network is not a child of the wrapper, so the state dict has the names that published checkpoints use.
     """
@@ -90,7 +90,7 @@ def get_shared_module_state(network: Any) -> dict[str, Any]:
 
 
 class TimmEncoder(TransparentWrapper):
-    """Give the levels `indices` of a plain timm network, as maps or tokens, with or without its final norm.
+    """Return the levels `indices` of a plain timm network, as maps or tokens, with or without its final norm.
 
     Layers that none of these levels needs are pruned.
     """
@@ -105,10 +105,10 @@ class TimmEncoder(TransparentWrapper):
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Return each level as `(b, c, h, w)`, or with `tokens` as `(b, prefix + h * w, c)`."""
-        run, asked = self.network.forward_intermediates, {"indices": self.indices, "intermediates_only": True}
+        run, options = self.network.forward_intermediates, {"indices": self.indices, "intermediates_only": True}
         if not self.tokens:
-            return tuple(run(image_BCHW, **asked, **self._normed))
-        levels = run(image_BCHW, **asked, **self._normed, return_prefix_tokens=True, output_fmt="NLC")
+            return tuple(run(image_BCHW, **options, **self._normed))
+        levels = run(image_BCHW, **options, **self._normed, return_prefix_tokens=True, output_fmt="NLC")
         pairs = [level if isinstance(level, tuple | list) else (level, None) for level in levels]
         return tuple(x if prefix is None else torch.cat([prefix, x], dim=1) for x, prefix in pairs)
 

@@ -79,7 +79,7 @@ IS_PRETRAINED = IsPretrained()
 
 
 def get_weights_file(value: Pretrained) -> tuple[str, str | None] | None:
-    """Return the path and the prefix of a weights file, or None where published weights or none are asked for."""
+    """Return the path and the prefix of a weights file, or None for published weights or none."""
     if isinstance(value, WeightsFile):
         return value.file, value.prefix
     return (value, None) if isinstance(value, str) else None
@@ -154,7 +154,7 @@ def _convert_features(value: Any) -> Features:
 
 def _validate_sizes(_: object, attribute: Attribute[SizeConstraint], value: Any) -> None:
     if not isinstance(value, SizeConstraint):
-        raise ValueError(f"{attribute.name} must be Sizes (got {value!r})")
+        raise ValueError(f"{attribute.name} must be a SizeConstraint (got {value!r})")
 
 
 def _validate_network_name(_: object, __: object, value: Any) -> None:

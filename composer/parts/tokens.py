@@ -115,11 +115,11 @@ def _require_prefix_token(neck: AggregateTokens, chosen: Features) -> Rejection 
     prefix = min(feature.prefix for feature in chosen)
     if isinstance(token, str) or token < prefix:
         return None
-    asked = "the class token" if neck.pooling == "cls" else f"token {token} of the prefix"
+    name = "the class token" if neck.pooling == "cls" else f"token {token} of the prefix"
     return Rejection(
         code="prefix",
         kind="wrong_output",
-        expected=f"takes {asked}, which not every feature at indices has",
+        expected=f"takes {name}, which not every feature at indices has",
         repair=f"use a pooling from 0 to {prefix - 1}" if prefix > 1 else "pooling: cls" if prefix else "pooling: mean",
         about="pooling",
     )

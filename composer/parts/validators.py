@@ -48,13 +48,9 @@ class IntRange:
                 raise ValueError(f"{attribute.name} {rule} (got {number!r})")
 
 
-@frozen
-class Rate:
-    """Validate a dropout rate: a number from 0 up to, but not including, 1."""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ValueError(f"{attribute.name} must be a number from 0 up to, but not including, 1 (got {value!r})")
+def _validate_rate(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{attribute.name} must be a number from 0 up to, but not including, 1 (got {value!r})")
 
 
 @frozen
@@ -73,22 +69,14 @@ class Choice:
             raise ValueError(f"{attribute.name} must be one of {names} (got {value!r})")
 
 
-@frozen
-class NonEmpty:
-    """Validate that a tuple has at least one entry."""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        if isinstance(value, tuple) and not value:
-            raise ValueError(f"{attribute.name} must have at least one entry")
+def _validate_non_empty(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, tuple) and not value:
+        raise ValueError(f"{attribute.name} must have at least one entry")
 
 
-@frozen
-class Bool:
-    """Validate True or False, and not 0 or 1."""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        if type(value) is not bool:
-            raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
+def _validate_bool(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
 
 
 @frozen
@@ -103,19 +91,16 @@ class ForbiddenKeys:
                 raise ValueError(f"{attribute.name} must not hold {name!r}: {self.barred[name]}")
 
 
-@frozen
-class BoundedOptions:
-    """Validate that no whole number in options is so large that a constructor runs for minutes: any may be a depth."""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        for name, option in value:
-            number = max(measure_value(option))
-            if number > MAX_IN_OPTIONS:
-                kind = "a list" if isinstance(option, tuple) else "a mapping"
-                what = "a whole number of" if isinstance(option, int) else f"{kind} that comes to"
-                got = option if type(option) is int else number
-                rule = f"{what} at most {MAX_IN_OPTIONS:,} in {name}"
-                raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
+def _validate_bounded_options(_: object, attribute: Attribute[Any], value: Any) -> None:
+    """Reject whole numbers in options that are so large that a constructor runs for minutes: any may be a depth."""
+    for name, option in value:
+        number = max(measure_value(option))
+        if number > MAX_IN_OPTIONS:
+            kind = "a list" if isinstance(option, tuple) else "a mapping"
+            what = "a whole number of" if isinstance(option, int) else f"{kind} that comes to"
+            got = option if type(option) is int else number
+            rule = f"{what} at most {MAX_IN_OPTIONS:,} in {name}"
+            raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
 
 
 def measure_value(value: Any) -> tuple[int, int]:
@@ -131,10 +116,10 @@ OPTIONAL_CHANNELS = IntRange(1, MAX_CHANNELS, optional=True)
 INDEX = IntRange(-MAX_LEVELS, MAX_LEVELS - 1)
 OPTIONAL_INDEX = IntRange(-MAX_LEVELS, MAX_LEVELS - 1, optional=True)
 FRAME_COUNT = IntRange(1, 1024, optional=True)
-RATE = Rate()
-NON_EMPTY = NonEmpty()
-BOUNDED_OPTIONS = BoundedOptions()
-BOOL = Bool()
+RATE = _validate_rate
+NON_EMPTY = _validate_non_empty
+BOUNDED_OPTIONS = _validate_bounded_options
+BOOL = _validate_bool
 
 
 def convert_int_list(values: Iterable[int]) -> tuple[int, ...]:
