@@ -5,7 +5,7 @@ import torch
 
 import composer
 from composer.layouts import Feature
-from composer.modules.context import UperNet
+from composer.modules.decoders import UperNet
 from composer.modules.heads import Segmentation
 from composer.parts.decoders import UperNetDecoder
 from composer.parts.encoders import Timm
