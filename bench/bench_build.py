@@ -5,7 +5,7 @@ import torch
 
 import composer
 from composer.layouts import Feature
-from composer.modules.context import UperNet
+from composer.modules.decoders import UperNet
 from composer.modules.heads import Segmentation
 from composer.parts.decoders import UperNetDecoder
 from composer.parts.encoders import Timm
@@ -22,7 +22,7 @@ def bare(features_only):
     encoder = timm.create_model("resnet18", features_only=features_only, **_indices(features_only))
     if not features_only:
         encoder.prune_intermediate_layers(list(INDICES), prune_norm=True, prune_head=True)
-    return torch.nn.ModuleList([encoder, UperNet(DECODER, PYRAMID), Segmentation(HEAD, 64)])
+    return torch.nn.ModuleList([encoder, UperNet(DECODER, PYRAMID), Segmentation(HEAD, (Feature(channels=64),))])
 
 
 def _indices(features_only):

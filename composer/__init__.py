@@ -3,6 +3,7 @@
 The names below are loaded when they are first asked for, so that importing composer imports neither torch nor timm.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,42 +32,8 @@ if TYPE_CHECKING:
     from composer.model import Model as Model
     from composer.model import ModelOutput as ModelOutput
     from composer.modules import module as module
+    from composer.parts import *  # noqa: F403
     from composer.parts import PARTS as PARTS
-    from composer.parts import AddBottleneckLayer as AddBottleneckLayer
-    from composer.parts import AddFeatures as AddFeatures
-    from composer.parts import AggregateTokens as AggregateTokens
-    from composer.parts import ASPPRegressionHead as ASPPRegressionHead
-    from composer.parts import ASPPSegmentationHead as ASPPSegmentationHead
-    from composer.parts import ClassificationHead as ClassificationHead
-    from composer.parts import ConcatFeatures as ConcatFeatures
-    from composer.parts import Custom as Custom
-    from composer.parts import Decoder as Decoder
-    from composer.parts import EmbeddingHead as EmbeddingHead
-    from composer.parts import Encoder as Encoder
-    from composer.parts import EncoderInfo as EncoderInfo
-    from composer.parts import FCNDecoder as FCNDecoder
-    from composer.parts import FeaturePyramidNetworkNeck as FeaturePyramidNetworkNeck
-    from composer.parts import Head as Head
-    from composer.parts import IdentityDecoder as IdentityDecoder
-    from composer.parts import InterpolateToPyramidal as InterpolateToPyramidal
-    from composer.parts import LearnedInterpolateToPyramidal as LearnedInterpolateToPyramidal
-    from composer.parts import LinearDecoder as LinearDecoder
-    from composer.parts import MaxpoolToPyramidal as MaxpoolToPyramidal
-    from composer.parts import MLPDecoder as MLPDecoder
-    from composer.parts import Neck as Neck
-    from composer.parts import Part as Part
-    from composer.parts import PermuteDims as PermuteDims
-    from composer.parts import ProbedEncoder as ProbedEncoder
-    from composer.parts import RegressionHead as RegressionHead
-    from composer.parts import ReshapeTokensToImage as ReshapeTokensToImage
-    from composer.parts import ScalarHead as ScalarHead
-    from composer.parts import SegmentationHead as SegmentationHead
-    from composer.parts import SelectIndices as SelectIndices
-    from composer.parts import TemporalPooling as TemporalPooling
-    from composer.parts import Timm as Timm
-    from composer.parts import UNetDecoder as UNetDecoder
-    from composer.parts import UperNetDecoder as UperNetDecoder
-    from composer.parts import WeightsFile as WeightsFile
     from composer.parts.base import contract as contract
     from composer.parts.rules import Outputs as Outputs
     from composer.parts.rules import Rejection as Rejection
@@ -99,12 +66,7 @@ _NAMES_BY_MODULE = {
     "limits": "Limits",
     "model": "Model ModelOutput",
     "modules": "module",
-    "parts": "ASPPRegressionHead ASPPSegmentationHead AddBottleneckLayer AddFeatures AggregateTokens "
-    "ClassificationHead ConcatFeatures Custom Decoder EmbeddingHead Encoder EncoderInfo FCNDecoder "
-    "FeaturePyramidNetworkNeck Head IdentityDecoder InterpolateToPyramidal LearnedInterpolateToPyramidal "
-    "LinearDecoder MLPDecoder MaxpoolToPyramidal Neck PARTS Part PermuteDims ProbedEncoder RegressionHead "
-    "ReshapeTokensToImage ScalarHead SegmentationHead SelectIndices TemporalPooling Timm UNetDecoder "
-    "UperNetDecoder WeightsFile",
+    "parts": "PARTS",
     "parts.base": "contract",
     "parts.rules": "Outputs Rejection",
     "sizes": "Padding SizeConstraint",
@@ -115,14 +77,23 @@ _NAMES_BY_MODULE = {
 }
 _MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
-__all__ = sorted(_MODULE_BY_NAME)
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_BY_NAME:
-        raise AttributeError(f"module 'composer' has no attribute {name!r}")
-    return getattr(import_module(f"composer.{_MODULE_BY_NAME[name]}"), name)
+    if name == "__all__":
+        return __dir__()
+    if name in _MODULE_BY_NAME:
+        return getattr(import_module(f"composer.{_MODULE_BY_NAME[name]}"), name)
+    if name in _get_part_names():
+        return getattr(import_module("composer.parts"), name)
+    raise AttributeError(f"module 'composer' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(_MODULE_BY_NAME)
+    return sorted({*_MODULE_BY_NAME, *_get_part_names()})
+
+
+def _get_part_names() -> Mapping[str, type]:
+    """Return the public classes of `composer.parts`, whose table is loaded when the first of them is used."""
+    from composer.parts import PUBLIC_NAMES
+
+    return PUBLIC_NAMES

@@ -17,7 +17,7 @@ from composer.layouts import Features
 from composer.neck_paths import NeckPath, align_branches, expand_paths, format_part, pick_evenly_spaced
 from composer.parts import AddBottleneckLayer, EncoderInfo, Head, IdentityDecoder, Part, SelectIndices, Timm
 from composer.parts.base import contract
-from composer.parts.rules import Outputs, Rejection
+from composer.parts.rules import Rejection
 from composer.spec.writer import as_chain, format_value
 
 MAX_DRAFTS = 200
@@ -219,9 +219,7 @@ def _insert(draft: Draft, name: str, source: str, parts: Sequence[Part]) -> Iter
 def apply_part(part: Part, *inputs: Features) -> Features | None:
     """Return the features that a part emits, or None if it rejects its inputs."""
     result = contract(part, *inputs)
-    if isinstance(result, Rejection):
-        return None
-    return result.features if isinstance(result, Outputs) else tuple(result)
+    return None if isinstance(result, Rejection) else result.features
 
 
 def _align_inputs(walk: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:

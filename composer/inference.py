@@ -31,7 +31,7 @@ from composer.parts import (
 )
 from composer.parts.base import contract
 from composer.parts.encoders import require_one_image
-from composer.parts.rules import ContractResult, Outputs, Rejection
+from composer.parts.rules import ContractResult, Rejection
 from composer.sizes import Conflict, SizeConstraint, intersect
 from composer.structure import find_structural_problems, sort_nodes
 from composer.typed_graph import TypedGraph
@@ -117,14 +117,13 @@ class Inference:
         if isinstance(outcome, Rejection):
             self.rejections[node.name] = outcome
             return
-        promise = outcome if isinstance(outcome, Outputs) else _to_outputs(node, outcome)
-        refusal = find_overflow(promise.features)
+        refusal = find_overflow(outcome.features)
         if refusal is not None:
             self.rejections[node.name] = refusal
             return
-        self.features[node.name] = promise.features
-        self.sizes[node.name] = promise.sizes
-        if promise.per_frame:
+        self.features[node.name] = outcome.features
+        self.sizes[node.name] = outcome.sizes
+        if outcome.per_frame:
             self.per_frame.add(node.name)
         if isinstance(self.parts[node.name], EmbeddingHead):
             self.embeddings.add(node.name)
@@ -164,7 +163,7 @@ class Inference:
     def _resolve_node(self, node: Node) -> Node:
         return node if isinstance(node.part, Shared) else evolve(node, part=self.parts[node.name])
 
-    def _infer_outputs(self, node: Node, part: Part) -> ContractResult | Features:
+    def _infer_outputs(self, node: Node, part: Part) -> ContractResult:
         inputs = [self.features[source] for source in node.positional]
         named = self._get_named_features(node)
         if isinstance(part, ProbedEncoder):
@@ -179,7 +178,7 @@ class Inference:
 
     def _infer_probed_encoder(
         self, node: Node, part: ProbedEncoder, inputs: list[Features], named: Mapping[str, Features]
-    ) -> ContractResult | Features:
+    ) -> ContractResult:
         """Infer an encoder that is looked up or probed for the images that it gets."""
         if part.takes_names and len(inputs) > (0 if named else 1):
             return _reject_unnamed_images(node, part, inputs)
@@ -211,7 +210,7 @@ class Inference:
         resized = None if other is None else self.describe(other, channels)
         return resized if isinstance(resized, EncoderInfo) else facts
 
-    def _infer_shared(self, node: Node, shared: Shared) -> ContractResult | Features:
+    def _infer_shared(self, node: Node, shared: Shared) -> ContractResult:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)
         pairs = zip(owner.sources, node.sources, strict=False)
         alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
@@ -264,14 +263,6 @@ def _compute_stride_factor(one: Feature, other: Feature) -> Fraction | None:
         return Fraction(0) if one == other else None
     factor = other.stride / one.stride
     return factor if evolve(other, stride=one.stride, offset=other.offset / factor) == one else None
-
-
-def _to_outputs(node: Node, outcome: Features) -> Outputs:
-    try:
-        return Outputs(features=outcome)
-    except TypeError as error:
-        error.add_note(f"the contract of {node.name} must return features, a Promise or a Refusal (got {outcome!r})")
-        raise
 
 
 def _reject_inputs(node: Node) -> Rejection:

@@ -5,50 +5,45 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
-
-def _check_limit(_: object, attribute: Attribute[Any], value: Any) -> None:
-    if value is not None and (type(value) is not int or value < 0):
-        raise ValueError(f"{attribute.name} must be a whole number of at least 0 (got {value!r})")
+from composer.layouts import WholeNumber
 
 
 @frozen(kw_only=True)
 class Limits:
-    """The `parameters` that a model may have, and the `bytes` of them and of its buffers; None is no limit.
+    """The `parameters` that a model may have, and the `bytes` of its parameters and buffers; None means no limit.
 
-    What several nodes share counts once. Raises ValueError for what is no number.
+    Shared tensors count once. Raises ValueError for anything but whole numbers of at least 0.
     """
 
-    parameters: int | None = field(default=None, validator=_check_limit)
-    bytes: int | None = field(default=None, validator=_check_limit)
+    parameters: int | None = field(default=None, validator=WholeNumber(0, optional=True))
+    bytes: int | None = field(default=None, validator=WholeNumber(0, optional=True))
 
 
 PROC = Path("/proc")
 
-
 GROUPS = Path("/sys/fs/cgroup")
-"""Where Linux tells it: of the whole machine, and of the group of processes that a container is."""
+"""Linux's files on the memory of the machine and of control groups, such as a container."""
 
 
 def get_free_memory() -> int | None:
-    """The bytes that can be had before something must give way, swap included; None where the system does not tell."""
+    """Return the bytes available before the OOM killer acts, swap included; None where it is unknown."""
     known = [*_iter_machine_memory(), *_iter_cgroup_memory()]
     return max(0, min(known)) if known else None
 
 
 def _iter_machine_memory() -> Iterator[int]:
-    told = _read_numbers(PROC / "meminfo")
-    if "MemAvailable" in told:
-        yield 1024 * (told["MemAvailable"] + told.get("SwapFree", 0))
+    memory = _read_numbers(PROC / "meminfo")
+    if "MemAvailable" in memory:
+        yield 1024 * (memory["MemAvailable"] + memory.get("SwapFree", 0))
 
 
 def _iter_cgroup_memory() -> Iterator[int]:
-    """What the groups that this process is in have left, in both of the forms in which Linux tells of groups.
+    """Yield the memory left in each control group of this process, for versions 1 and 2 of cgroups.
 
-    The files that a group has read are held in memory until it is wanted for something else.
+    Cached files count as free, because Linux drops them when memory is needed.
     """
     for line in _read_text(PROC / "self" / "cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -60,7 +55,7 @@ def _iter_cgroup_memory() -> Iterator[int]:
 
 
 def _iter_remaining_memory(root: Path, path: str, limit: str, used: str, reclaimable: str) -> Iterator[int]:
-    """What is left in a group and in those around it. In a container the path may be one that is outside of it."""
+    """Yield the memory left in a group and its ancestors. In a container the path may not exist."""
     inner = Path(path.strip("/"))
     for folder in (root / inner, *(root / outer for outer in inner.parents)):
         most, now = _read_text(folder / limit).strip(), _read_text(folder / used).strip()
@@ -69,7 +64,7 @@ def _iter_remaining_memory(root: Path, path: str, limit: str, used: str, reclaim
 
 
 def _read_numbers(file: Path) -> dict[str, int]:
-    """Lines such as `MemAvailable:   123 kB` and `inactive_file 123`, by name."""
+    """Parse lines such as `MemAvailable:   123 kB` and `inactive_file 123`."""
     return {name: int(number) for name, number in re.findall(r"^(\w+):?\s+(\d+)", _read_text(file), re.MULTILINE)}
 
 

@@ -25,7 +25,7 @@ from composer.parts import (
     TemporalPooling,
 )
 from composer.parts.base import contract
-from composer.parts.rules import Outputs, Rejection
+from composer.parts.rules import Rejection
 from composer.spec.writer import get_non_default_fields
 
 MAX_NECKS = 4
@@ -124,9 +124,7 @@ def compute_path_cost(pair: Iterable[NeckPath]) -> tuple[int, float]:
 def apply_neck(neck: Neck, features: Features) -> Features | None:
     """Return the features that a neck emits, or None if it rejects its input."""
     outcome = contract(neck, features)
-    if isinstance(outcome, Rejection):
-        return None
-    return outcome.features if isinstance(outcome, Outputs) else tuple(outcome)
+    return None if isinstance(outcome, Rejection) else outcome.features
 
 
 def iter_candidate_necks(features: Features) -> Iterator[tuple[Neck, float]]:

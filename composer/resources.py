@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import local
 from typing import Any
 
-from attrs import define, frozen
+from attrs import frozen
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
@@ -24,19 +24,18 @@ from composer.parts.rules import Rejection, RejectionError
 from composer.typed_graph import TypedGraph
 
 MAX_MODULES = 4_096
-"""Modules inside of one network. The largest networks of timm have some 1,800."""
-
+"""The maximum number of modules in one network. The largest networks of timm have some 1,800."""
 
 LARGE_MODEL_BYTES = 2**29
-"""Bytes that a model may come to before it is worth the while to count what the whole of it will come to."""
+"""The size from which on the whole model is counted before it is built."""
 
 
 class AllocationLimitError(MemoryError):
-    """What has been made of a model comes to more than there is memory for."""
+    """Raised during a build, where the model needs more memory than is available."""
 
 
 class _RegistrationHooks(local):
-    """What watches the modules that this thread makes: `children` for modules in modules, `tensors` for tensors."""
+    """The hooks of this thread, called for child modules and for tensors as they are registered."""
 
     def __init__(self) -> None:
         self.children: list[Callable[[nn.Module | None], None]] = []
@@ -47,172 +46,146 @@ _REGISTRATION_HOOKS = _RegistrationHooks()
 
 
 def _call_child_hooks(_: nn.Module, __: str, child: nn.Module | None) -> None:
-    for watch in tuple(_REGISTRATION_HOOKS.children):
-        watch(child)
+    for hook in tuple(_REGISTRATION_HOOKS.children):
+        hook(child)
 
 
 def _call_tensor_hooks(_: nn.Module, __: str, tensor: Tensor | None) -> None:
-    for watch in tuple(_REGISTRATION_HOOKS.tensors):
-        watch(tensor)
+    for hook in tuple(_REGISTRATION_HOOKS.tensors):
+        hook(tensor)
 
 
-# Registered once and for all: torch iterates over its hooks, and another thread that makes a module at the moment in
-# which one is added or removed would fail.
+# Registered once: torch iterates over its hooks, so adding or removing one would break a build in another thread.
 register_module_module_registration_hook(_call_child_hooks)
-
-
 register_module_parameter_registration_hook(_call_tensor_hooks)
-
-
 register_module_buffer_registration_hook(_call_tensor_hooks)
 
 
 @contextmanager
-def _use_hook(watches: list[Any], watch: Callable[[Any], None]) -> Iterator[None]:
-    watches.append(watch)
+def _use_hook(hooks: list[Any], hook: Callable[[Any], None]) -> Iterator[None]:
+    hooks.append(hook)
     try:
         yield
     finally:
-        watches.remove(watch)
+        hooks.remove(hook)
 
 
 @contextmanager
 def limit_modules() -> Iterator[None]:
-    """Within it, a network of more than `MOST_MODULES` modules is stopped: whatever its constructor calls its depth.
+    """Stop the construction of a network of more than `MAX_MODULES` modules, as a context.
 
-    Raises RejectionError, time and again where a constructor catches it.
+    Raises RejectionError, repeatedly where a constructor catches it.
     """
-    made = 0
+    count = 0
 
     def count_child(child: nn.Module | None) -> None:
-        nonlocal made
-        made += child is not None
-        if made > MAX_MODULES:
-            raise RejectionError(_reject_module_count())
+        nonlocal count
+        count += child is not None
+        if count > MAX_MODULES:
+            raise RejectionError(
+                Rejection(
+                    code="budget",
+                    kind="policy",
+                    expected=f"has at most {MAX_MODULES:,} modules",
+                    got="more of them from its options",
+                    repair="ask for a network that is less deep",
+                    about="options",
+                )
+            )
 
     with _use_hook(_REGISTRATION_HOOKS.children, count_child):
         yield
-
-
-def _reject_module_count() -> Rejection:
-    return Rejection(
-        code="budget",
-        kind="policy",
-        expected=f"has at most {MAX_MODULES:,} modules",
-        got="more of them from its options",
-        repair="ask for a network that is less deep",
-        about="options",
-    )
-
-
-@define
-class _AllocationCounter:
-    """The bytes that have been registered so far, and what is to be done when they come to so many."""
-
-    large: int
-    most: int | None
-    enlarged: Callable[[], None]
-    bytes: int = 0
-
-    def add(self, tensor: Tensor | None) -> None:
-        if tensor is None or tensor.is_meta:
-            return
-        before = self.bytes
-        self.bytes += tensor.nbytes
-        if before <= self.large < self.bytes:
-            self.enlarged()
-        if self.most is not None and self.bytes > self.most:
-            raise AllocationLimitError(f"it comes to more than {self.most:,} bytes")
 
 
 @contextmanager
 def limit_bytes(
     most: int | None, enlarged: Callable[[], None] = lambda: None, large: int = LARGE_MODEL_BYTES
 ) -> Iterator[None]:
-    """Within it, what modules hold is added up as it is registered, which is before numbers are put into it.
+    """Count the bytes of tensors as modules register them, as a context: that is before the memory is written to.
 
-    Memory that nobody has written to takes none. `enlarged` is called once, where it comes to more than `large` bytes;
-    where it comes to more than `most`, AllocationLimitError is raised.
+    Calls `enlarged` once above `large` bytes, and raises AllocationLimitError above `most` bytes.
     """
-    with _use_hook(_REGISTRATION_HOOKS.tensors, _AllocationCounter(large, most, enlarged).add):
+    total = 0
+
+    def count_tensor(tensor: Tensor | None) -> None:
+        nonlocal total
+        if tensor is None or tensor.is_meta:
+            return
+        before, total = total, total + tensor.nbytes
+        if before <= large < total:
+            enlarged()
+        if most is not None and total > most:
+            raise AllocationLimitError(f"it comes to more than {most:,} bytes")
+
+    with _use_hook(_REGISTRATION_HOOKS.tensors, count_tensor):
         yield
 
 
 @frozen
 class ResourceUsage:
-    """The parameters of a node, and the bytes of those and of its buffers."""
+    """The number of parameters of a node, and the bytes of its parameters and buffers."""
 
     parameters: int = 0
     bytes: int = 0
 
 
 def count_resources(modules: Mapping[str, nn.Module]) -> dict[str, ResourceUsage]:
-    """What each node's module weighs; a tensor that several hold counts where it comes first."""
+    """Return the usage of each node's module; a shared tensor counts for the first node."""
     seen: set[int] = set()
-    weights = {}
-    for node, held in modules.items():
-        parameters = [tensor for tensor in held.parameters() if id(tensor) not in seen]
-        buffers = [tensor for tensor in held.buffers() if id(tensor) not in seen]
+    usage = {}
+    for node, network in modules.items():
+        parameters = [tensor for tensor in network.parameters() if id(tensor) not in seen]
+        buffers = [tensor for tensor in network.buffers() if id(tensor) not in seen]
         tensors = [*parameters, *buffers]
         seen |= {id(tensor) for tensor in tensors}
-        weights[node] = ResourceUsage(
+        usage[node] = ResourceUsage(
             sum(tensor.numel() for tensor in parameters),
             sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         )
-    return weights
+    return usage
 
 
-def find_limit_problems(typed: TypedGraph, weights: Mapping[str, ResourceUsage], limits: Limits) -> list[Problem]:
-    """A problem for each limit that is exceeded, at the node that has most of what there is too much of."""
+def find_limit_problems(typed: TypedGraph, usage: Mapping[str, ResourceUsage], limits: Limits) -> list[Problem]:
+    """Return a problem for each exceeded limit, at the node with the largest share."""
     problems = []
-    parameters = {node: weight.parameters for node, weight in weights.items()}
-    if limits.parameters is not None and sum(parameters.values()) > limits.parameters:
-        problems.append(_build_limit_problem(typed, parameters, "parameters", f"{limits.parameters:,}", "{:,}"))
-    sizes = {node: weight.bytes for node, weight in weights.items()}
-    if limits.bytes is not None and sum(sizes.values()) > limits.bytes:
-        problems.append(_build_limit_problem(typed, sizes, "bytes", f"{limits.bytes:,}", "{:,}"))
+    for resource, limit in (("parameters", limits.parameters), ("bytes", limits.bytes)):
+        counts = {node: getattr(used, resource) for node, used in usage.items()}
+        total = sum(counts.values())
+        if limit is None or total <= limit:
+            continue
+        largest = max(counts, key=lambda name: counts[name])
+        refusal = Rejection(
+            code="budget",
+            kind="policy",
+            expected=f"has most of the model's {resource}, of which there may be {limit:,}",
+            got=f"{counts[largest]:,} of {total:,}",
+            repair=f"{_suggest_smaller(typed, largest)}, or allow as many",
+        )
+        problems.append(_build_node_problem(typed, largest, refusal))
     return problems
 
 
 def build_out_of_memory_problem(
-    typed: TypedGraph, weights: Mapping[str, ResourceUsage], free: int | None, node: str
+    typed: TypedGraph, usage: Mapping[str, ResourceUsage], free: int | None, node: str
 ) -> Problem:
-    """The problem of a model that there is not memory enough for, which came to light at `node`.
-
-    It is told of the node that has most, where their `weights` are known.
-    """
-    heaviest = max(weights, key=lambda name: weights[name].bytes, default=node)
-    total = sum(weight.bytes for weight in weights.values())
-    there = "" if free is None else f", with {format_bytes(free)} free"
-    got = (
-        f"{format_bytes(weights[heaviest].bytes)} of the model's {format_bytes(total)}{there}" if weights else "no more"
-    )
+    """Return the problem of a model that does not fit in memory, at its largest node, or at `node` without `usage`."""
+    largest = max(usage, key=lambda name: usage[name].bytes, default=node)
+    total = sum(used.bytes for used in usage.values())
+    available = "" if free is None else f", with {_format_bytes(free)} free"
+    share = f"{_format_bytes(usage[largest].bytes)} of the model's {_format_bytes(total)}" if usage else ""
     refusal = Rejection(
         code="memory",
         kind="raises",
         expected="needs more memory than there is",
-        got=got,
-        repair=_suggest_smaller(typed, heaviest),
+        got=f"{share}{available}" if usage else "no more",
+        repair=_suggest_smaller(typed, largest),
     )
-    return _build_node_problem(typed, heaviest, refusal)
+    return _build_node_problem(typed, largest, refusal)
 
 
-def format_bytes(count: int) -> str:
-    """`9.4 GB` or `94.4 MB`, of a thousand million and of a million bytes."""
+def _format_bytes(count: int) -> str:
+    """Return `9.4 GB` or `94.4 MB`, in powers of 1000."""
     return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"
-
-
-def _build_limit_problem(typed: TypedGraph, counts: Mapping[str, int], what: str, most: str, form: str) -> Problem:
-    heaviest = max(counts, key=lambda name: counts[name])
-    total = sum(counts.values())
-    refusal = Rejection(
-        code="budget",
-        kind="policy",
-        expected=f"has most of the model's {what}, of which there may be {most}",
-        got=f"{form.format(counts[heaviest])} of {form.format(total)}",
-        repair=f"{_suggest_smaller(typed, heaviest)}, or allow as many",
-    )
-    return _build_node_problem(typed, heaviest, refusal)
 
 
 def _build_node_problem(typed: TypedGraph, name: str, refusal: Rejection) -> Problem:

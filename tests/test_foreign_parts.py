@@ -7,6 +7,7 @@ import attrs
 import pytest
 from attrs import field, frozen
 
+import composer
 from composer.errors import SpecError
 from composer.graph import chain
 from composer.parts import PARTS, Encoder, Neck, Timm
@@ -127,3 +128,38 @@ def test_a_field_that_is_no_plain_value_has_neither_text_nor_digest():
 def test_parts_of_one_name_have_their_own_digests():
     other = type("Foreign", (Neck,), {"__module__": "elsewhere"})
     assert digest(chain(Timm("x"), Foreign())) != digest(chain(Timm("x"), frozen(other)()))
+
+
+@frozen(kw_only=True)
+class Plain(Neck):
+    """Its contract returns what it is told to."""
+
+    result: object
+
+
+@composer.contract.register(Plain)
+def _(neck, features):
+    return neck.result
+
+
+def test_plain_features_become_outputs():
+    features = (composer.Feature(channels=3),)
+
+    assert composer.contract(Plain(result=list(features)), features) == composer.Outputs(features=features)
+
+
+@pytest.mark.parametrize("result", [None, "abc", 3, [None]], ids=repr)
+def test_a_contract_that_returns_something_else_raises(result):
+    message = f"the contract of Plain must return features, Outputs or a Rejection (got {result!r})"
+
+    with pytest.raises(TypeError) as called:
+        composer.contract(Plain(result=result), ())
+    with pytest.raises(TypeError) as inferred:
+        composer.infer(chain(Timm("resnet18"), Plain(result=result)))
+
+    assert str(called.value) == str(inferred.value) == message
+
+
+def test_contracts_are_dispatched_by_class():
+    assert composer.contract.dispatch(Plain) is not composer.contract.dispatch(object)
+    assert composer.contract.dispatch(Foreign) is composer.contract.dispatch(object)

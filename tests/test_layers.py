@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import composer
+import composer.parts
 import composer.testing
 
 PACKAGE = Path(__file__).parents[1] / "composer"
@@ -134,6 +135,11 @@ def test_no_module_bears_a_public_name():
     """After an import, the module would hide the function."""
     assert {path.stem for path in FILES if path.parent == PACKAGE} & set(dir(composer)) == set()
     assert {path.stem for path in FILES if stage_of(path) == "testing"} & set(composer.testing.__all__) == set()
+
+
+def test_public_parts_are_those_of_one_table():
+    assert {*composer.parts.PUBLIC_NAMES} < {*composer.__all__} == {*dir(composer)}
+    assert all(getattr(composer, name) is part for name, part in composer.parts.PUBLIC_NAMES.items())
 
 
 def test_every_file_has_a_stage():

@@ -96,7 +96,7 @@ def test_what_is_handed_in_is_all_there_is(own_parts):
 WRONG = {
     "no part": (
         "Nothing",
-        "Nothing is registered by own-parts as own_parts:NO_PART, which is no part.",
+        "Nothing is registered by own-parts as own_parts:NO_PART, which is not a part.",
         "register a class that derives from composer.Encoder, Neck, Decoder or Head",
     ),
     "not there": (

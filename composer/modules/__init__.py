@@ -3,7 +3,6 @@
 Mathematics, names of weights and initialisation are TerraTorch's, so that its checkpoints fit.
 """
 
-from composer.modules import context as context
 from composer.modules import decoders as decoders
 from composer.modules import encoders as encoders
 from composer.modules import heads as heads

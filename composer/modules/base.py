@@ -19,32 +19,33 @@ from composer.layouts import Features
 
 @singledispatch
 def module(part: Any, *inputs: Features, **named: Features) -> nn.Module:
-    """The torch module of `part` for these inputs: what `contract` promises, as a thing that runs.
+    """Build the torch module of `part` for these inputs, which computes the features that `contract` returns.
 
     An input is a tuple of features; a part that joins takes several, by position or by name. The module is called
-    in the same way, with a sequence of tensors for each input, and returns a tuple: one tensor for each feature
-    promised. It changes neither its inputs nor, in eval mode, itself. Where its `forward` has a keyword parameter
-    `image_size`, it is given the height and width of the reference image in pixels, as integers or symbols.
+    in the same way, with a sequence of tensors for each input, and returns a tuple with one tensor for each output
+    feature. It changes neither its inputs nor, in eval mode, itself. Where its `forward` has a keyword parameter
+    `image_size`, it receives the height and width of the reference image in pixels, as integers or symbols.
 
-    A part of one's own is added with `@composer.module.register(ItsClass)`. Raises TypeError for one that is not.
+    Add your own part with `@composer.module.register(ItsClass)`, on a function or a module class that is called in
+    this way. Raises TypeError for a part that is not registered.
     """
     name = type(part).__name__
     raise TypeError(f"{name} has no module. Register one: @composer.module.register({name})")
 
 
 def get_default_device() -> str:
-    """The device that new tensors are made on now."""
+    """Return the default device of new tensors."""
     return str(torch.get_default_device())
 
 
 def use_default_device(device: str) -> AbstractContextManager[Any]:
-    """Within it, what names no device is made on `device`.
+    """Return a context in which new tensors are made on `device` by default.
 
-    torch's own context looks at every call of torch from Python, which takes a tenth of the time in which a small
-    network is made. It is entered only where it changes something.
+    torch's own context intercepts every call of torch, a tenth of the build time of a small network, so it is entered
+    only where the device changes.
     """
-    wanted = torch.device(device)
-    return nullcontext() if torch.get_default_device() == wanted else wanted
+    default = torch.device(device)
+    return nullcontext() if torch.get_default_device() == default else default
 
 
 _WITH_GENERATOR_ARGUMENT: frozenset[Callable[..., Any]] = frozenset(
@@ -61,7 +62,7 @@ _WITHOUT_GENERATOR_ARGUMENT: frozenset[Callable[..., Any]] = frozenset(
 
 
 class _GlobalGeneratorState(local):
-    """Whether the global generator of torch is lent to this thread, so that the contexts around leave it alone."""
+    """Mark in `now` that an inner context of this thread has replaced the state of torch's global generator."""
 
     now = False
 
@@ -70,11 +71,11 @@ _GLOBAL_GENERATOR = _GlobalGeneratorState()
 
 
 class SeededGenerator(TorchFunctionMode):
-    """A context in which what this thread draws on the CPU comes from a new generator, seeded with `seed`.
+    """A context in which this thread draws random numbers on the CPU from a new generator, seeded with `seed`.
 
-    The numbers are those that torch's global generator would give after the same seed. That one is neither seeded nor
-    drawn from, so that other threads, other contexts inside of this one, and forks do not disturb each other. Where
-    torch takes no generator (dropout in train mode, `rand_like`), the global one is lent for that one call.
+    The numbers equal those of torch's global generator after the same seed. The global one is neither seeded nor used,
+    so other threads, inner contexts and forks do not disturb each other. Only for functions that take no generator
+    (dropout in train mode, `rand_like`) its state is replaced, for that one call.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -88,7 +89,7 @@ class SeededGenerator(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """`func` of its arguments, with the generator where it draws and is given none."""
+        """Call `func`, with the generator where it draws and has none."""
         kwargs = kwargs or {}
         if not _is_random(func):
             return func(*args, **kwargs)
@@ -102,27 +103,27 @@ class SeededGenerator(TorchFunctionMode):
 
     @contextmanager
     def _swap_global_generator(self) -> Iterator[None]:
-        found = torch.default_generator.get_state()
+        previous = torch.default_generator.get_state()
         _GLOBAL_GENERATOR.now = True
         torch.default_generator.set_state(self._generator.get_state())
         try:
             yield
         finally:
             self._generator.set_state(torch.default_generator.get_state())
-            torch.default_generator.set_state(found)
+            torch.default_generator.set_state(previous)
             _GLOBAL_GENERATOR.now = False
 
 
 @cache
 def _is_random(func: Callable[..., Any]) -> bool:
-    """Return whether a function may draw. The argument tells those of `torch.nn.init`, which libraries replace."""
+    """Return whether a function may draw. Those of `torch.nn.init`, which libraries replace, have a `generator`."""
     if func in _WITH_GENERATOR_ARGUMENT or func in _WITHOUT_GENERATOR_ARGUMENT:
         return True
     return isfunction(func) and "generator" in signature(func).parameters
 
 
 def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call draws on the CPU, or on the meta device, which takes its generators and draws nothing."""
+    """Return whether a call draws on the CPU, or on the meta device, which accepts CPU generators."""
     tensor = args[0] if args else kwargs.get("tensor")
     device = tensor.device if isinstance(tensor, Tensor) else kwargs.get("device") or torch.get_default_device()
     return torch.device(device).type in ("cpu", "meta")

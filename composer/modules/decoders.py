@@ -1,4 +1,4 @@
-"""Modules of the linear, FCN, MLP and UNet decoders."""
+"""Modules of the decoders."""
 
 from __future__ import annotations
 
@@ -12,66 +12,30 @@ from torch.nn.utils import skip_init
 
 from composer.layouts import VECTOR, Features
 from composer.modules.base import module
-from composer.modules.layers import build_activation, is_same_grid, make_contiguous_for_training, resize_like
-from composer.modules.necks import Select
-from composer.parts import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder
+from composer.modules.layers import (
+    AdaptiveAveragePool,
+    build_activation,
+    build_conv_norm_act,
+    is_same_grid,
+    make_contiguous_for_training,
+    resize_like,
+)
+from composer.modules.pyramids import LearnedPyramid, scale_pyramid
+from composer.parts import (
+    ASPPRegressionHead,
+    ASPPSegmentationHead,
+    FCNDecoder,
+    LearnedInterpolateToPyramidal,
+    LinearDecoder,
+    MLPDecoder,
+    UNetDecoder,
+    UperNetDecoder,
+)
 
 
-class Linear(nn.Module):
-    """One transposed convolution whose kernel is its stride: each cell becomes a square of its own."""
-
-    def __init__(self, decoder: LinearDecoder, features: Features) -> None:
-        super().__init__()
-        self.index = decoder.in_index
-        size = decoder.upsampling_size
-        channels = features[self.index].channels
-        self.conv = nn.ConvTranspose2d(channels, decoder.num_classes, kernel_size=size, stride=size)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, num_classes, h * size, w * size)` for the map `(b, c, h, w)` at `index`."""
-        return (self.conv(features[self.index]),)
-
-
-class MLP(nn.Module):
-    """The channels of all inputs mixed per cell: a hidden layer, an activation, and an output layer if one is asked."""
-
-    def __init__(self, decoder: MLPDecoder, features: Features) -> None:
-        super().__init__()
-        self.vectors = features[0].axes == VECTOR
-        width = decoder.channels or features[decoder.out_index].channels
-        self.hidden_layer = nn.Linear(sum(f.channels for f in features), width)
-        self.activation = build_activation(decoder.activation)
-        self.output_layer = nn.Identity() if decoder.out_dim is None else nn.Linear(width, decoder.out_dim)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, width, h, w)` for maps `(b, c_i, h, w)`, or one vector for vectors."""
-        x = torch.cat(tuple(features), dim=1)
-        if self.vectors:
-            return (self._project(x),)
-        return (self._project(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),)
-
-    def _project(self, x: Tensor) -> Tensor:
-        mixed: Tensor = self.output_layer(self.activation(self.hidden_layer(x)))
-        return mixed
-
-
-@module.register(IdentityDecoder)
-def _(decoder: IdentityDecoder, features: Features) -> nn.Module:
-    return Select((decoder.out_index,))
-
-
-@module.register(LinearDecoder)
-def _(decoder: LinearDecoder, features: Features) -> nn.Module:
-    return Linear(decoder, features)
-
-
-@module.register(MLPDecoder)
-def _(decoder: MLPDecoder, features: Features) -> nn.Module:
-    return MLP(decoder, features)
-
-
+@module.register(FCNDecoder)
 class FCN(nn.Module):
-    """One map doubled `num_convs` times."""
+    """Double one map `num_convs` times."""
 
     def __init__(self, decoder: FCNDecoder, features: Features) -> None:
         super().__init__()
@@ -80,9 +44,9 @@ class FCN(nn.Module):
         self.convs = nn.Sequential(*map(_build_upsample_block, widths, widths[1:]))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, channels, h * 2**num_convs, w * 2**num_convs)` for the map `(b, c, h, w)` at `index`."""
+        """Return one map `(b, channels, h * 2**num_convs, w * 2**num_convs)` for the map `(b, c, h, w)` at `index`."""
         y_BCHW: Tensor = self.convs(features[self.index])
-        # torch draws what a dropout drops in the order of memory, so that in train mode the order is the usual one.
+        # A following dropout draws in memory order, so in train mode the usual order is kept.
         return (y_BCHW.contiguous() if self.training else y_BCHW,)
 
 
@@ -96,27 +60,20 @@ def _build_upsample_block(incoming: int, outgoing: int) -> nn.Module:
 
 
 class _LayerNorm2d(nn.Module):
-    """Layer normalisation of each cell over its channels, `(b, c, h, w)` to the same."""
+    """Normalise each cell over its channels, `(b, c, h, w)` to the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.ln = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        # Without gradients the result stays in channels-last memory: the next convolution is as fast in it, and this
-        # permutation is free.
+        # Without gradients the result stays in channels-last memory, where the permutation is free.
         y_BCHW: Tensor = self.ln(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return make_contiguous_for_training(y_BCHW, like=x_BCHW)
 
 
-@module.register(FCNDecoder)
-def _(decoder: FCNDecoder, features: Features) -> nn.Module:
-    return FCN(decoder, features)
-
-
 SQUEEZE_RATIO = 16
-"""How many channels become one where scse looks at the channels."""
-
+"""The factor by which scse reduces the channels in its channel gate."""
 
 _NORMS: dict[bool | str, Callable[[int], nn.Module]] = {
     True: nn.BatchNorm2d,
@@ -127,8 +84,9 @@ _NORMS: dict[bool | str, Callable[[int], nn.Module]] = {
 }
 
 
+@module.register(UNetDecoder)
 class UNet(nn.Module):
-    """From the coarsest map up: enlarge, concatenate the next finer map, convolve twice; in the end without a map."""
+    """From the coarsest map up: enlarge, concatenate the next finer map, convolve twice; the last block has no skip."""
 
     def __init__(self, decoder: UNetDecoder, features: Features) -> None:
         super().__init__()
@@ -136,7 +94,7 @@ class UNet(nn.Module):
         self.decoder = _Blocks(decoder, features)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one map `(b, channels[-1], h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
+        """Return one map `(b, channels[-1], h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
         return (self.decoder(features),)
 
 
@@ -153,7 +111,7 @@ class _Blocks(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         x_BCHW, *skips = reversed(features)
-        # All but the last block take a finer map; the last one works on what has reached the finest grid.
+        # All blocks but the last take a finer map; the last one refines the finest grid.
         *joining, last = self.blocks
         for block, skip_BCHW, grows in zip(joining, skips, self.grows, strict=True):
             x_BCHW = resize_like(x_BCHW, skip_BCHW, "nearest") if grows else x_BCHW
@@ -167,7 +125,7 @@ class _Block(nn.Module):
         super().__init__()
         norm = _NORMS[decoder.use_batchnorm]
         self.conv1 = _build_conv_block(incoming + skip, outgoing, norm)
-        # Attention before the convolutions chooses between the map from below and the skip: without one, no choice.
+        # Attention before the convolutions weighs the coarser map against the skip, so it needs a skip.
         self.attention1 = _build_attention(decoder.attention_type if skip else None, incoming + skip)
         self.conv2 = _build_conv_block(outgoing, outgoing, norm)
         self.attention2 = _build_attention(decoder.attention_type, outgoing)
@@ -184,9 +142,9 @@ def _build_conv_block(incoming: int, outgoing: int, norm: Callable[[int], nn.Mod
 
 
 def _build_conv2d(incoming: int, outgoing: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
-    """A convolution that keeps the grid, with weights uniform in ±√(6 / fan-in) and no bias to begin with.
+    """Build a convolution that keeps the grid, with weights uniform in ±√(6 / fan-in) and bias 0.
 
-    torch's own weights are not drawn first only to be replaced: drawing is most of what it takes to make a model.
+    torch's own initialisation is skipped: drawing random weights is most of the time of a build.
     """
     layer: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d, incoming, outgoing, kernel, padding=kernel // 2, bias=bias, device=torch.get_default_device()
@@ -204,11 +162,11 @@ def _build_attention(kind: str | None, channels: int) -> nn.Module:
 
 
 class _SCSE(nn.Module):
-    """Each value times the sum of two gates in 0..1: one for its channel, one for its cell."""
+    """Multiply each value by the sum of two gates in 0..1: one for its channel, one for its cell."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # At least one: a squeeze to no channels at all would leave a constant gate, and weights that never learn.
+        # At least one: with no channels the gate would be constant and its weights would never learn.
         squeezed = max(channels // SQUEEZE_RATIO, 1)
         self.cSE = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
@@ -224,6 +182,166 @@ class _SCSE(nn.Module):
         return x_BCHW * gates_BCHW
 
 
-@module.register(UNetDecoder)
-def _(decoder: UNetDecoder, features: Features) -> nn.Module:
-    return UNet(decoder, features)
+@module.register(UperNetDecoder)
+class UperNet(nn.Module):
+    """Pool the coarsest map at several scales, build a feature pyramid up to the finest map, and fuse all levels."""
+
+    def __init__(self, decoder: UperNetDecoder, features: Features) -> None:
+        super().__init__()
+        width = decoder.channels
+        widths = [f.channels for f in features]
+        self.align_corners = decoder.align_corners
+        self.scales = decoder.scale_modules
+        # Modules are made in this order because published seeds were.
+        if self.scales:
+            learned = LearnedPyramid(LearnedInterpolateToPyramidal(), features)
+            self.fpn1, self.fpn2 = learned.fpn1, learned.fpn2
+            widths = [widths[0] // 4, widths[1] // 2, *widths[2:]]
+        *finer, coarsest = widths
+        self.psp_modules = nn.ModuleList(
+            nn.Sequential(AdaptiveAveragePool(cells), build_conv_norm_act(coarsest, width, 1))
+            for cells in decoder.pool_scales
+        )
+        self.bottleneck = build_conv_norm_act(coarsest + len(decoder.pool_scales) * width, width, 3)
+        self.lateral_convs = nn.ModuleList()
+        self.fpn_convs = nn.ModuleList()
+        for channels in finer:
+            self.lateral_convs.append(build_conv_norm_act(channels, width, 1))
+            self.fpn_convs.append(build_conv_norm_act(width, width, 3))
+        self.fpn_bottleneck = build_conv_norm_act(len(features) * width, width, 3)
+        # Scaled maps are always resized; the first map is on its own grid in any case.
+        self.as_next_finer = tuple(not self.scales and is_same_grid(*pair) for pair in pairwise(features))
+        others = (not self.scales and is_same_grid(features[0], f) for f in features[1:])
+        self.as_finest = (True, *others)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one map `(b, channels, h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
+        *finer, coarsest = scale_pyramid(self.fpn1, self.fpn2, features) if self.scales else features
+        laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, finer, strict=True)]
+        laterals.append(self._pool_pyramid(coarsest))
+        for level in reversed(range(len(finer))):
+            above = self._resize_like(laterals[level], laterals[level + 1], same=self.as_next_finer[level])
+            laterals[level] = laterals[level] + above
+        levels = [fpn(x) for fpn, x in zip(self.fpn_convs, laterals[:-1], strict=True)] + laterals[-1:]
+        aligned = [self._resize_like(levels[0], x, same=same) for x, same in zip(levels, self.as_finest, strict=True)]
+        return (self.fpn_bottleneck(torch.cat(aligned, dim=1)),)
+
+    def _pool_pyramid(self, x_BCHW: Tensor) -> Tensor:
+        """Fuse the coarsest map with its averages over grids of a few cells."""
+        averages = [self._resize_like(x_BCHW, pooling(x_BCHW), same=False) for pooling in self.psp_modules]
+        fused: Tensor = self.bottleneck(torch.cat([x_BCHW, *averages], dim=1))
+        return fused
+
+    def _resize_like(self, like: Tensor, x_BCHW: Tensor, *, same: bool) -> Tensor:
+        return x_BCHW if same else resize_like(x_BCHW, like, "bilinear", align_corners=self.align_corners)
+
+
+@module.register(LinearDecoder)
+class Linear(nn.Module):
+    """Apply one transposed convolution whose kernel is its stride: each cell becomes a square."""
+
+    def __init__(self, decoder: LinearDecoder, features: Features) -> None:
+        super().__init__()
+        self.index = decoder.in_index
+        size = decoder.upsampling_size
+        channels = features[self.index].channels
+        self.conv = nn.ConvTranspose2d(channels, decoder.num_classes, kernel_size=size, stride=size)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one map `(b, num_classes, h * size, w * size)` for the map `(b, c, h, w)` at `index`."""
+        return (self.conv(features[self.index]),)
+
+
+@module.register(MLPDecoder)
+class MLP(nn.Module):
+    """Mix the channels of all inputs per cell: a hidden layer, an activation, and an output layer if requested."""
+
+    def __init__(self, decoder: MLPDecoder, features: Features) -> None:
+        super().__init__()
+        self.vectors = features[0].axes == VECTOR
+        width = decoder.channels or features[decoder.out_index].channels
+        self.hidden_layer = nn.Linear(sum(f.channels for f in features), width)
+        self.activation = build_activation(decoder.activation)
+        self.output_layer = nn.Identity() if decoder.out_dim is None else nn.Linear(width, decoder.out_dim)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one map `(b, width, h, w)` for maps `(b, c_i, h, w)`, or one vector for vectors."""
+        x = torch.cat(tuple(features), dim=1)
+        if self.vectors:
+            return (self._project(x),)
+        return (self._project(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),)
+
+    def _project(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.output_layer(self.activation(self.hidden_layer(x)))
+        return mixed
+
+
+class ASPP(nn.Module):
+    """Fuse convolutions of several dilations with the mean over the whole map, and drop out whole channels."""
+
+    def __init__(self, head: ASPPSegmentationHead | ASPPRegressionHead, features: Features) -> None:
+        super().__init__()
+        chosen = [features[index] for index in head.positions]
+        incoming, width = sum(f.channels for f in chosen), head.channels
+        self.positions = head.positions
+        self.align_corners = head.align_corners
+        self.as_first = tuple(is_same_grid(chosen[0], f) for f in chosen)
+        # Modules are made in this order because published seeds were.
+        self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), build_conv_norm_act(incoming, width, 1))
+        self.aspp_modules = _Branches(incoming, width, head.dilations)
+        self.bottleneck = build_conv_norm_act((len(head.dilations) + 1) * width, width, 3)
+        self.dropout = nn.Dropout2d(head.head_dropout_ratio) if head.head_dropout_ratio else nn.Identity()
+
+    def fuse(self, features: Sequence[Tensor]) -> Tensor:
+        """Return one map `(b, channels, h, w)` on the grid of the first of the chosen maps `(b, c_i, h_i, w_i)`."""
+        x_BCHW = self._concat_maps(features)
+        # Interpolating a single cell repeats it.
+        mean_BCHW = self.image_pool(x_BCHW).expand(-1, -1, *x_BCHW.shape[-2:])
+        fused: Tensor = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *self.aspp_modules(x_BCHW)], dim=1)))
+        return fused
+
+    def _concat_maps(self, features: Sequence[Tensor]) -> Tensor:
+        maps = [features[index] for index in self.positions]
+        aligned = [
+            x if same else resize_like(x, maps[0], "bilinear", align_corners=self.align_corners)
+            for x, same in zip(maps, self.as_first, strict=True)
+        ]
+        return aligned[0] if len(aligned) == 1 else torch.cat(aligned, dim=1)
+
+
+class _Branches(nn.Module):
+    """Apply a convolution for each dilation, `(b, c, h, w)` to `(b, width, h, w)`."""
+
+    def __init__(self, incoming: int, width: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        branches = (build_conv_norm_act(incoming, width, 3 if d > 1 else 1, d) for d in dilations)
+        self.model_sequence = nn.ModuleList(branches)
+
+    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
+        return [branch(x_BCHW) for branch in self.model_sequence]
+
+
+@module.register(ASPPSegmentationHead)
+class ASPPSegmentation(ASPP):
+    """Compute class scores for each cell."""
+
+    def __init__(self, head: ASPPSegmentationHead, features: Features) -> None:
+        super().__init__(head, features)
+        self.conv_seg = nn.Conv2d(head.channels, head.num_classes, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return class scores `(b, num_classes, h, w)` on the grid of the first of the chosen maps."""
+        return (self.conv_seg(self.fuse(features)),)
+
+
+@module.register(ASPPRegressionHead)
+class ASPPRegression(ASPP):
+    """Compute numbers for each cell."""
+
+    def __init__(self, head: ASPPRegressionHead, features: Features) -> None:
+        super().__init__(head, features)
+        self.conv_reg = nn.Conv2d(head.channels, head.out_channels, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return numbers `(b, out_channels, h, w)` on the grid of the first of the chosen maps."""
+        return (self.conv_reg(self.fuse(features)),)

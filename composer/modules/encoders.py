@@ -52,34 +52,10 @@ def _find_only_child(module: nn.Module) -> str | None:
     return "0" if type(module) is nn.Sequential and len(module) == 1 else None
 
 
-class ModuleProxy(nn.Module):
-    """A module to derive from, whose parameters, buffers and children are those of `original`, by the same names."""
-
-    def __init__(self, original: nn.Module) -> None:
-        super().__init__()
-        # A tuple, which torch does not search for modules.
-        self._original = (original,)
-        self._parameters = original._parameters
-        self._buffers = original._buffers
-        self._modules = original._modules
-        self._non_persistent_buffers_set = original._non_persistent_buffers_set
-
-    @property
-    def original(self) -> Any:
-        """The module that this one stands in for."""
-        return self._original[0]
-
-    def train(self, mode: bool = True) -> ModuleProxy:  # noqa: FBT001, FBT002, the signature is torch's
-        """Set the mode of the original itself too, which is no child of this module."""
-        super().train(mode)
-        self.original.training = mode
-        return self
-
-
 class TransparentWrapper(nn.Module):
-    """A module that has the parameters, buffers and children of a network, and not that network inside it.
+    """Wrap a network in a module with another `forward`, with the network's own parameters, buffers and children.
 
-    So its state dict bears the names that published checkpoints use.
+    The network is not a child of the wrapper, so the state dict has the names that published checkpoints use.
     """
 
     loaded_weights: LoadedWeights | None = None
@@ -91,18 +67,18 @@ class TransparentWrapper(nn.Module):
 
     @property
     def network(self) -> Any:
-        """The library's own module."""
+        """The wrapped module."""
         return self._network[0]
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002, the signature is torch's
-        """Set the mode of the network itself too, which is no child of this module."""
+        """Set the mode of this module, its children, and the wrapped module itself."""
         super().train(mode)
         self.network.training = mode
         return self
 
 
 def get_shared_module_state(network: Any) -> dict[str, Any]:
-    """What an `TransparentWrapper` of `network` holds of it."""
+    """Return the attributes that a `TransparentWrapper` of `network` shares with it."""
     return {
         # A tuple, which torch does not search for modules.
         "_network": (network,),
@@ -113,74 +89,59 @@ def get_shared_module_state(network: Any) -> dict[str, Any]:
     }
 
 
-class TimmEncoder(nn.Module):
-    """A plain network of timm that gives the levels `indices`, as maps or as tokens, with its final norm or without.
+class TimmEncoder(TransparentWrapper):
+    """Return the levels `indices` of a plain timm network, as maps or tokens, with or without its final norm.
 
-    It has the network's own parameters, buffers and children, not a network inside it, so that its state dict bears
-    the names that published checkpoints use. What none of the levels needs is pruned away.
+    Layers that none of these levels needs are pruned.
     """
 
-    loaded_weights: LoadedWeights | None = None
-
     def __init__(self, network: Any, indices: Sequence[int], *, tokens: bool = False, norm: bool = False) -> None:
-        super().__init__()
-        self.indices = list(network.prune_intermediate_layers(list(indices), prune_norm=not norm, prune_head=True))
+        levels = network.prune_intermediate_layers(list(indices), prune_norm=not norm, prune_head=True)
+        super().__init__(network)
+        self.indices = list(levels)
         self.tokens = tokens
         # Two networks of timm have no such argument.
         self._normed = {"norm": True} if norm else {}
-        # A tuple, which torch does not search for modules.
-        self._network = (network,)
-        self._parameters = network._parameters
-        self._buffers = network._buffers
-        self._modules = network._modules
-        self._non_persistent_buffers_set = network._non_persistent_buffers_set
-
-    @property
-    def network(self) -> Any:
-        """timm's own module."""
-        return self._network[0]
-
-    def train(self, mode: bool = True) -> TimmEncoder:  # noqa: FBT001, FBT002, the signature is torch's
-        """Set the mode of the network itself too, which is no child of this module."""
-        super().train(mode)
-        self.network.training = mode
-        return self
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Each level as `(b, c, h, w)`, or with `tokens` as `(b, prefix + h * w, c)`."""
-        run, asked = self.network.forward_intermediates, {"indices": self.indices, "intermediates_only": True}
+        """Return each level as `(b, c, h, w)`, or with `tokens` as `(b, prefix + h * w, c)`."""
+        run, options = self.network.forward_intermediates, {"indices": self.indices, "intermediates_only": True}
         if not self.tokens:
-            return tuple(run(image_BCHW, **asked, **self._normed))
-        levels = run(image_BCHW, **asked, **self._normed, return_prefix_tokens=True, output_fmt="NLC")
+            return tuple(run(image_BCHW, **options, **self._normed))
+        levels = run(image_BCHW, **options, **self._normed, return_prefix_tokens=True, output_fmt="NLC")
         pairs = [level if isinstance(level, tuple | list) else (level, None) for level in levels]
         return tuple(x if prefix is None else torch.cat([prefix, x], dim=1) for x, prefix in pairs)
 
 
 @module.register(Custom)
 def _(part: Custom, _: Features) -> nn.Module:
-    """The module itself, checked by one forward pass over one small image, in eval mode and without gradients.
+    """Return the module itself, checked by a forward pass of a small image, in eval mode without gradients.
 
-    Raises RejectionError where it gives something else than declared. The module is left as it was.
+    Raises RejectionError where its outputs are not as declared. The module is not changed.
     """
     network = part.module
     if not isinstance(network, nn.Module):
         raise RejectionError(_reject_declaration("must hold a torch.nn.Module", repr(network)))
     height, width = _find_small_custom_size(part)
-    promised = [f.shape(1, height, width) for f in part.features]
+    expected = [f.shape(1, height, width) for f in part.features]
     try:
-        given = _measure_custom_shapes(network, (part.channels, *([part.frames] if part.frames else []), height, width))
+        shapes = _measure_custom_shapes(
+            network, (part.channels, *([part.frames] if part.frames else []), height, width)
+        )
     except Exception as error:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise RejectionError(
-            _reject_declaration(f"must take an image of {height} × {width}, which its sizes admit", said)
+            _reject_declaration(f"must take an image of {height} × {width}, which its sizes admit", reason)
         ) from error
-    if given != promised:
-        raise RejectionError(_reject_declaration(f"declares {promised} for an image of {height} × {width}", str(given)))
+    if shapes != expected:
+        raise RejectionError(
+            _reject_declaration(f"declares {expected} for an image of {height} × {width}", str(shapes))
+        )
     return network
 
 
 def _find_small_custom_size(part: Custom) -> tuple[int, int]:
-    """A small size that the declaration admits; where it may be so, not square, to tell rows from columns."""
+    """Return a small valid size; not square if possible, to tell rows from columns."""
     sizes = intersect([("sizes", part.sizes), *(("features", compute_implied_sizes(f)) for f in part.features)])
     if isinstance(sizes, Conflict):
         raise RejectionError(
@@ -204,7 +165,7 @@ def _measure_custom_shapes(network: nn.Module, size: tuple[int, ...]) -> list[tu
 
 @contextmanager
 def use_eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode for as long as it lasts; then every module has the mode that it had."""
+    """Use eval mode in a context, and restore the mode of every module afterwards."""
     modes = [(child, child.training) for child in network.modules()]
     network.eval()
     try:

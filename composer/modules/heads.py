@@ -13,12 +13,14 @@ from composer.modules.layers import build_activation
 from composer.parts import ClassificationHead, EmbeddingHead, RegressionHead, ScalarHead, SegmentationHead
 
 
+@module.register(SegmentationHead)
 class Segmentation(nn.Module):
-    """3 × 3 convolutions, dropout, a 1 × 1 convolution."""
+    """Apply 3 × 3 convolutions, dropout, and a 1 × 1 convolution."""
 
-    def __init__(self, head: SegmentationHead, channels: int) -> None:
+    def __init__(self, head: SegmentationHead, features: Features) -> None:
         super().__init__()
-        widths = (channels, *(head.channel_list or ()))
+        (feature,) = features
+        widths = (feature.channels, *(head.channel_list or ()))
         self.head = nn.Sequential(
             nn.Sequential(*(_build_conv_relu(*pair) for pair in pairwise(widths))),
             nn.Dropout(head.dropout) if head.dropout else nn.Identity(),
@@ -26,21 +28,24 @@ class Segmentation(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give class scores `(b, num_classes, h, w)` for one map `(b, c, h, w)`."""
+        """Return class scores `(b, num_classes, h, w)` for one map `(b, c, h, w)`."""
         (x_BCHW,) = features
         return (self.head(x_BCHW),)
 
 
+@module.register(RegressionHead)
 class Regression(nn.Module):
-    """Learned doublings, 3 × 3 convolutions, dropout, a 1 × 1 convolution, the final activation."""
+    """Apply learned doublings, 3 × 3 convolutions, dropout, a 1 × 1 convolution, and the final activation."""
 
-    def __init__(self, head: RegressionHead, channels: int) -> None:
+    def __init__(self, head: RegressionHead, features: Features) -> None:
         super().__init__()
-        widths = (channels, *(head.channel_list or ()))
+        (feature,) = features
+        widths = (feature.channels, *(head.channel_list or ()))
         stages: list[nn.Module] = []
         if head.learned_upscale_layers:
             doublings = (
-                _PixelShuffleUpsample(channels, batch_norm=head.batch_norm) for _ in range(head.learned_upscale_layers)
+                _PixelShuffleUpsample(feature.channels, batch_norm=head.batch_norm)
+                for _ in range(head.learned_upscale_layers)
             )
             stages.append(nn.Sequential(*doublings))
         if head.channel_list is not None:
@@ -51,16 +56,19 @@ class Regression(nn.Module):
         self.final_act = nn.Identity() if head.final_act is None else build_activation(head.final_act)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give numbers `(b, num_outputs, h * 2**layers, w * 2**layers)` for one map `(b, c, h, w)`."""
+        """Return numbers `(b, num_outputs, h * 2**layers, w * 2**layers)` for one map `(b, c, h, w)`."""
         (x_BCHW,) = features
         return (self.final_act(self.head(x_BCHW)),)
 
 
+@module.register(ClassificationHead)
+@module.register(ScalarHead)
 class Scalars(nn.Module):
-    """Linear layers, dropout, a linear layer, and the mean over positions, which may also come first."""
+    """Apply linear layers, dropout, a linear layer, and the mean over positions, which may also come first."""
 
-    def __init__(self, head: ClassificationHead | ScalarHead, outputs: int, features: Features) -> None:
+    def __init__(self, head: ClassificationHead | ScalarHead, features: Features) -> None:
         super().__init__()
+        outputs = head.num_classes if isinstance(head, ClassificationHead) else head.num_outputs
         (feature,) = features
         widths = (feature.channels, *(head.dim_list or ()))
         self.head = nn.Sequential(
@@ -69,11 +77,11 @@ class Scalars(nn.Module):
             nn.Linear(widths[-1], outputs),
         )
         self.vector = feature.axes == VECTOR
-        # A single linear layer commutes with the mean, so there the cheap order gives what the other would.
+        # A single linear layer commutes with the mean, so the cheaper order is used.
         self.mean_first = head.linear_after_pool or not (head.dim_list or head.dropout)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give numbers `(b, outputs)` for one map `(b, c, h, w)` or one vector `(b, c)`."""
+        """Return numbers `(b, outputs)` for one map `(b, c, h, w)` or one vector `(b, c)`."""
         (x,) = features
         if self.vector:
             return (self.head(x),)
@@ -83,16 +91,20 @@ class Scalars(nn.Module):
         return (self.head(x_BCN.transpose(1, 2)).mean(1),)
 
 
+@module.register(EmbeddingHead)
 class Embedding(nn.Module):
-    """What it is given, as it is."""
+    """Return the features unchanged."""
+
+    def __init__(self, head: EmbeddingHead, features: Features) -> None:
+        super().__init__()
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give the tensors themselves, of whatever shapes."""
+        """Return the tensors themselves, of any shapes."""
         return tuple(features)
 
 
 class _PixelShuffleUpsample(nn.Module):
-    """From `(b, c, h, w)` to `(b, c, 2h, 2w)`: four values for each cell, then laid out as a square."""
+    """Double a map, `(b, c, h, w)` to `(b, c, 2h, 2w)`: four values for each cell, laid out as a square."""
 
     def __init__(self, channels: int, *, batch_norm: bool) -> None:
         super().__init__()
@@ -114,33 +126,3 @@ def _build_conv_norm_relu(incoming: int, outgoing: int) -> nn.Module:
     # The norm subtracts what a bias would add.
     convolution = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outgoing), nn.ReLU(inplace=True))
-
-
-def _get_channels(features: Features) -> int:
-    (feature,) = features
-    return feature.channels
-
-
-@module.register(SegmentationHead)
-def _(head: SegmentationHead, features: Features) -> nn.Module:
-    return Segmentation(head, _get_channels(features))
-
-
-@module.register(RegressionHead)
-def _(head: RegressionHead, features: Features) -> nn.Module:
-    return Regression(head, _get_channels(features))
-
-
-@module.register(ClassificationHead)
-def _(head: ClassificationHead, features: Features) -> nn.Module:
-    return Scalars(head, head.num_classes, features)
-
-
-@module.register(ScalarHead)
-def _(head: ScalarHead, features: Features) -> nn.Module:
-    return Scalars(head, head.num_outputs, features)
-
-
-@module.register(EmbeddingHead)
-def _(head: EmbeddingHead, features: Features) -> nn.Module:
-    return Embedding()

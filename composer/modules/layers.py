@@ -17,15 +17,15 @@ _ACTIVATION_CLASSES: dict[str, type[nn.Module]] = {name: getattr(nn, name) for n
 
 
 def build_activation(name: str) -> nn.Module:
-    """The module that a part names: torch's own class of that name. Softmax is over the channels, axis 1.
+    """Build the activation of torch with this name. Softmax is over the channels, axis 1.
 
-    Raises KeyError for a name that is not on the parts' closed list.
+    Raises KeyError for a name that is not in `FINAL_ACTIVATIONS`.
     """
     return nn.Softmax(dim=1) if name == "Softmax" else _ACTIVATION_CLASSES[name]()
 
 
 def build_conv_norm_act(incoming: int, outgoing: int, kernel: int, dilation: int = 1) -> nn.Module:
-    """A convolution without bias that keeps the grid, batch norm and ReLU, under the names `conv`, `norm`, `act`."""
+    """Build a convolution without bias that keeps the grid, batch norm and ReLU, named `conv`, `norm`, `act`."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
         OrderedDict(
@@ -37,12 +37,12 @@ def build_conv_norm_act(incoming: int, outgoing: int, kernel: int, dilation: int
 
 
 def is_same_grid(one: Feature, other: Feature) -> bool:
-    """Whether two maps have equally many cells at every image size, so that neither has to be resized."""
+    """Return whether two maps have equal sizes for every image size, so that neither has to be resized."""
     return (one.stride, one.rounding, one.offset) == (other.stride, other.rounding, other.offset)
 
 
 def resize_like(x_BCHW: Tensor, like: Tensor, mode: str, *, align_corners: bool | None = None) -> Tensor:
-    """`x_BCHW` on the grid of `like`: to its size and not by a factor, because sizes may have been rounded."""
+    """Resize `x_BCHW` to the size of `like`: not by a factor, because sizes may have been rounded."""
     height, width = like.shape[-2:]
     return F.interpolate(x_BCHW, size=(height, width), mode=mode, align_corners=align_corners)
 
@@ -50,8 +50,8 @@ def resize_like(x_BCHW: Tensor, like: Tensor, mode: str, *, align_corners: bool 
 def make_contiguous_for_training(x: Tensor, like: Tensor) -> Tensor:
     """Return `x`, contiguous where `like` is contiguous, gradients are on and both are on the CPU.
 
-    oneDNN's backward pass of a convolution takes twice as long in channels-last memory. A user who chooses
-    channels-last memory feeds it, and keeps it. A compiler chooses memory formats itself.
+    oneDNN's backward pass of a convolution takes twice as long in channels-last memory. Inputs in channels-last memory
+    keep it. A compiler chooses memory formats itself.
     """
     if torch.is_grad_enabled() and like.is_cpu and not torch.compiler.is_compiling() and like.is_contiguous():
         return x.contiguous()
@@ -59,14 +59,14 @@ def make_contiguous_for_training(x: Tensor, like: Tensor) -> Tensor:
 
 
 class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
-    """torch's AdaptiveAvgPool2d, in a form that an export with dynamic sizes can run at every size.
+    """Average over a grid of windows as torch's AdaptiveAvgPool2d does, also when exported with dynamic sizes.
 
-    The exporters unroll torch's own at the size of the example. Two products with 0/1 windows give the same up to
+    The exporters unroll torch's class at the size of the example. Two products with 0/1 windows are equal up to
     rounding. They are written as sums because matmul asks whether a symbolic side is 1, which export rejects.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Give `(b, c, n, n)`, the averages over a grid of n × n overlapping windows."""
+        """Return `(b, c, n, n)`, the averages over a grid of n × n overlapping windows."""
         height, width = x_BCHW.shape[-2:]
         if (type(height) is int and type(width) is int) or not torch.compiler.is_exporting():
             averaged: Tensor = super().forward(x_BCHW)
@@ -78,7 +78,7 @@ class AdaptiveAveragePool(nn.AdaptiveAvgPool2d):
 
 
 def _compute_window_weights(cells: int, side: int, like: Tensor) -> Tensor:
-    """The weights `(cells, side)` of a side in each average: cell i covers floor(i·side/n) to ceil((i+1)·side/n)."""
+    """Return the weights `(cells, side)` of each average: cell i covers floor(i·side/n) to ceil((i+1)·side/n)."""
     index = torch.arange(cells, device=like.device)[:, None]
     start = index * side // cells
     end = ((index + 1) * side + cells - 1) // cells
@@ -87,13 +87,13 @@ def _compute_window_weights(cells: int, side: int, like: Tensor) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-def fold_frames(film_BCTHW: Tensor) -> Tensor:
-    """The frames of all films as one batch of stills `(b * t, c, h, w)`, film by film."""
-    return film_BCTHW.transpose(1, 2).flatten(0, 1)
+def fold_frames(x_BCTHW: Tensor) -> Tensor:
+    """Fold frames into the batch: `(b, c, t, h, w)` to `(b * t, c, h, w)`."""
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
 
 
 def unfold_frames(x: Tensor, batch: int, frames: int) -> Tensor:
-    """What was given for the `stills` of films, with the axis `batch` taken apart again into films and `frames`."""
+    """Unfold the frames of a tensor: split its axis `batch` into batch and `frames`."""
     return torch.unflatten(x, batch, (-1, frames))
 
 
@@ -108,14 +108,14 @@ def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tenso
         return _select_entries(x, axis, torch.arange(length, device=x.device) - before, mode)
     if length == size:
         return x
-    # Only what is new is gathered: the image itself is copied in one piece, which is several times as fast.
+    # Only the padding is gathered: copying the image in one piece is several times as fast.
     front = _select_entries(x, axis, torch.arange(-before, 0, device=x.device), mode)
     back = _select_entries(x, axis, torch.arange(size, length - before, device=x.device), mode)
     return torch.cat([front, x, back], dim=axis)
 
 
 def _select_entries(x: Tensor, axis: int, index: Tensor, mode: str) -> Tensor:
-    """The entries of `x` along `axis` at positions that may lie outside of it."""
+    """Return the entries of `x` along `axis` at positions that may be outside of it."""
     size = x.shape[axis]
     inside = index.clamp(0, size - 1)
     if mode == "reflect":
@@ -132,23 +132,23 @@ def _select_entries(x: Tensor, axis: int, index: Tensor, mode: str) -> Tensor:
 
 
 def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """The rows from `top` and columns from `left` of a map: `height` by `width`, or as many as there are."""
+    """Crop a map to `height` rows from `top` and `width` columns from `left`, or as many as it has."""
     for axis, start, length in ((-2, top, height), (-1, left, width)):
         if type(start) is int and type(length) is int:
             x_BCHW = x_BCHW.narrow(axis, start, min(length, x_BCHW.shape[axis] - start))
         else:
-            # A slice would ask whether it lies inside, which is not to be known of a symbol.
+            # A slice would check its bounds, which fails for a symbol.
             x_BCHW = x_BCHW.index_select(axis, torch.arange(length, device=x_BCHW.device) + start)
     return x_BCHW
 
 
 def get_module_path(name: str) -> tuple[str, ...]:
-    """The attributes that lead to a node's module: `necks[0]` is `necks`, `0`."""
+    """Return the attributes that lead to a node's module: `necks[0]` is `necks`, `0`."""
     return tuple(name.replace("[", ".").replace("]", "").split("."))
 
 
 def attach_modules(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    """Give `root` the modules as children, at their names, with containers between."""
+    """Attach modules to `root` by their names, with containers between."""
     tree: dict[str, Any] = {}
     for name, module in modules.items():
         *above, last = get_module_path(name)

@@ -14,6 +14,7 @@ from composer.parts import (
     AddFeatures,
     AggregateTokens,
     ConcatFeatures,
+    IdentityDecoder,
     PermuteDims,
     ReshapeTokensToImage,
     SelectIndices,
@@ -22,40 +23,48 @@ from composer.parts import (
 from composer.parts.rules import to_exact_grid
 
 
+@module.register(SelectIndices)
 class Select(nn.Module):
-    """Tensors by position, as they are."""
+    """Select tensors by position."""
 
-    def __init__(self, indices: Sequence[int]) -> None:
+    def __init__(self, neck: SelectIndices, features: Features) -> None:
         super().__init__()
-        self.indices = tuple(indices)
+        self.indices = neck.indices
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give the tensors at `indices`, of whatever shapes, in that order."""
+        """Return the tensors at `indices`, of any shapes, in that order."""
         return tuple(features[index] for index in self.indices)
 
 
-class Permute(nn.Module):
-    """Every tensor with its axes in another order, and contiguous in it."""
+@module.register(IdentityDecoder)
+def _(decoder: IdentityDecoder, features: Features) -> nn.Module:
+    return Select(SelectIndices(indices=(decoder.out_index,)), features)
 
-    def __init__(self, order: Sequence[int]) -> None:
+
+@module.register(PermuteDims)
+class Permute(nn.Module):
+    """Reorder the axes of every tensor."""
+
+    def __init__(self, neck: PermuteDims, features: Features) -> None:
         super().__init__()
-        self.order = tuple(order)
+        self.order = neck.new_order
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give for each tensor one whose axis `i` is its axis `order[i]`."""
+        """Return contiguous tensors whose axis `i` is axis `order[i]` of the input."""
         return tuple(x.permute(self.order).contiguous() for x in features)
 
 
+@module.register(ReshapeTokensToImage)
 class TokensToMaps(nn.Module):
-    """Tokens `(b, prefix + t*h*w, c)` laid out as maps `(b, t*c, h, w)`, frame by frame; maps pass through.
+    """Lay tokens `(b, prefix + t*h*w, c)` out as maps `(b, t*c, h, w)`, frame by frame; pass maps through.
 
     Tokens per frame `(b, t, prefix + h*w, c)` become maps per frame `(b, t, c, h, w)`.
-    The grid is counted in the image, never guessed from the number of tokens: where the two disagree, torch raises.
+    The grid follows from the image size, never from the number of tokens: where the two disagree, torch raises.
     """
 
     def __init__(self, neck: ReshapeTokensToImage, features: Features) -> None:
         super().__init__()
-        # Tokens whose channels come second could pass for a grid of as many cells, and would be scrambled in silence.
+        # Tokens with channels second could match the cells of a grid by chance, and would be scrambled silently.
         if not all(f.axes in (MAP, TOKENS, MAP_PER_FRAME, TOKENS_PER_FRAME) for f in features):
             raise ValueError(f'takes tokens "{TOKENS}" and maps "{MAP}" (got {[f.axes for f in features]})')
         self.dropped = tuple(f.prefix if neck.remove_cls_token else 0 for f in features)
@@ -63,20 +72,20 @@ class TokensToMaps(nn.Module):
         self.strides = tuple(_compute_stride_terms(f) for f in features)
 
     def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Give a map for each tensor; `image_size` is the reference's height and width in pixels."""
-        laid_out = []
-        for x, dropped, frames, stride in zip(features, self.dropped, self.frames, self.strides, strict=True):
-            laid_out.append(
-                x
-                if stride is None
-                else _reshape_to_map(x[..., dropped:, :], frames, _compute_grid_size(image_size, stride))
-            )
-        return tuple(laid_out)
+        """Return a map for each tensor; `image_size` is the reference's height and width in pixels."""
+        layouts = zip(features, self.dropped, self.frames, self.strides, strict=True)
+        return tuple(
+            x
+            if stride is None
+            else _reshape_to_map(x[..., dropped:, :], frames, _compute_grid_size(image_size, stride))
+            for x, dropped, frames, stride in layouts
+        )
 
 
 def _compute_stride_terms(feature: Feature) -> tuple[int, int, int] | None:
-    """The stride of tokens as two integers, which a symbolic size can be multiplied with, and the cells that the grid
-    has less than whole strides; None for a map.
+    """Return the numerator and denominator of the stride of tokens, and the cells lost at the border; None for a map.
+
+    Integers, because a symbolic size can be multiplied with them.
     """
     if "n" not in feature.axes:
         return None
@@ -91,86 +100,64 @@ def _compute_grid_size(image_size: tuple[int, int], stride: tuple[int, int, int]
 
 
 def _reshape_to_map(x: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-    """A map of `x_BNC`, whose frames go into the channels, or a map per frame of `x_BTNC`."""
+    """Return a map of `x_BNC` with its frames among the channels, or a map per frame of `x_BTNC`."""
     x_BTHWC = x.reshape(x.shape[0], frames, *grid, x.shape[-1])
     x_BTCHW = x_BTHWC.permute(0, 1, 4, 2, 3)
     # Contiguous, because convolutions copy it otherwise, and an export with symbolic sizes cannot tell whether it is.
     return (x_BTCHW if x.dim() == 4 else x_BTCHW.flatten(1, 2)).contiguous()
 
 
+@module.register(AddBottleneckLayer)
 class AppendBottleneck(nn.Module):
-    """All maps, and the last one once more with half its channels."""
+    """Append a copy of the last map with half its channels."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, neck: AddBottleneckLayer, features: Features) -> None:
         super().__init__()
+        channels = features[-1].channels
         self.bottleneck = nn.Conv2d(channels, channels // 2, kernel_size=1)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give the maps `(b, c, h, w)` and one more `(b, c // 2, h, w)`."""
+        """Return the maps `(b, c, h, w)` and one more `(b, c // 2, h, w)`."""
         return (*features, self.bottleneck(features[-1]))
 
 
+@module.register(ConcatFeatures)
 class Concat(nn.Module):
-    """Branches joined level by level along the axis of the channels, wherever that is in a level's layout."""
+    """Concatenate branches level by level along the channel axis of each level's layout."""
 
-    def __init__(self, axes: Sequence[int]) -> None:
+    def __init__(self, neck: ConcatFeatures, *branches: Features) -> None:
         super().__init__()
-        self.axes = tuple(axes)
+        self.axes = tuple(feature.axes.split().index("c") for feature in branches[0])
 
     def forward(self, *branches: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one tensor for each level: `c` is the sum over the branches, all else is equal in them."""
+        """Return one tensor for each level: `c` is the sum over the branches, all other axes are equal."""
         levels = zip(self.axes, *branches, strict=True)
         return tuple(torch.cat(level, dim=axis) for axis, *level in levels)
 
 
+@module.register(AddFeatures)
 class Add(nn.Module):
-    """Branches added up level by level."""
+    """Add branches level by level."""
+
+    def __init__(self, neck: AddFeatures, *branches: Features) -> None:
+        super().__init__()
 
     def forward(self, *branches: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give one tensor for each level, of the shape that it has in every branch."""
+        """Return one tensor for each level, of the shape that it has in every branch."""
         return tuple(_sum_branches(level) for level in zip(*branches, strict=True))
 
 
 def _sum_branches(level: tuple[Tensor, ...]) -> Tensor:
-    # Not sum(level), which would begin with 0 and so run over the first tensor once more.
+    # Not sum(level), which adds the first tensor to 0.
     total, *others = level
     for x in others:
         total = total + x
     return total
 
 
-@module.register(SelectIndices)
-def _(neck: SelectIndices, features: Features) -> nn.Module:
-    return Select(neck.indices)
-
-
-@module.register(PermuteDims)
-def _(neck: PermuteDims, features: Features) -> nn.Module:
-    return Permute(neck.new_order)
-
-
-@module.register(ReshapeTokensToImage)
-def _(neck: ReshapeTokensToImage, features: Features) -> nn.Module:
-    return TokensToMaps(neck, features)
-
-
-@module.register(AddBottleneckLayer)
-def _(neck: AddBottleneckLayer, features: Features) -> nn.Module:
-    return AppendBottleneck(features[-1].channels)
-
-
-@module.register(ConcatFeatures)
-def _(neck: ConcatFeatures, *branches: Features) -> nn.Module:
-    return Concat([f.axes.split().index("c") for f in branches[0]])
-
-
-@module.register(AddFeatures)
-def _(neck: AddFeatures, *branches: Features) -> nn.Module:
-    return Add()
-
-
+@module.register(AggregateTokens)
 class Aggregate(nn.Module):
-    """Pools the tokens, or the cells, of the tensors at its positions; or picks one token of each."""
+    """Pool the tokens, or the cells, of the tensors at `positions`, or pick one token of each."""
 
     def __init__(self, neck: AggregateTokens, features: Features) -> None:
         super().__init__()
@@ -180,7 +167,7 @@ class Aggregate(nn.Module):
         self.dropped = tuple(features[index].prefix if neck.drop_cls else 0 for index in neck.positions)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give a vector `(b, c)` for each of the chosen, or `(b, t, c)` where it has frames."""
+        """Return a vector `(b, c)` for each chosen feature, or `(b, t, c)` for one with frames."""
         chosen = zip(self.positions, self.maps, self.dropped, strict=True)
         return tuple(
             self._pool_tokens(features[index].flatten(-2).mT if is_map else features[index][..., dropped:, :])
@@ -199,13 +186,9 @@ class Aggregate(nn.Module):
         return x_NC[..., 0 if self.pooling == "cls" else int(self.pooling), :]
 
 
-@module.register(AggregateTokens)
-def _(neck: AggregateTokens, features: Features) -> nn.Module:
-    return Aggregate(neck, features)
-
-
+@module.register(TemporalPooling)
 class PoolFrames(nn.Module):
-    """Pools each tensor along its own axis of frames, after the frames of each subset have been averaged."""
+    """Pool each tensor along its frame axis, after averaging the frames of each subset."""
 
     def __init__(self, neck: TemporalPooling, features: Features) -> None:
         super().__init__()
@@ -215,26 +198,22 @@ class PoolFrames(nn.Module):
         self.axes = tuple((axes.index("t"), axes.index("c")) for axes in layouts)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give for each tensor one without the axis t; with `keep`, one that has it still."""
+        """Return each tensor without its axis t; with `keep`, one that still has it."""
         return tuple(self._pool_frames(x, *axes) for x, axes in zip(features, self.axes, strict=True))
 
     def _pool_frames(self, x: Tensor, t: int, c: int) -> Tensor:
         if self.lengths is not None:
             x = torch.stack([subset.mean(t) for subset in x.split_with_sizes(self.lengths, t)], t)
-        if self.pooling == "mean":
-            return x.mean(t)
-        if self.pooling == "max":
-            # Not amax, which shares the gradient among equal frames: behind a ReLU many are equal.
-            return x.max(t).values
-        if self.pooling == "diff":
-            first, second = x.unbind(t)
-            return first - second
-        if self.pooling == "concat":
-            # The frames are taken out of the layout, so that an axis behind t moves up by one.
-            return torch.cat(x.unbind(t), c - 1 if c > t else c)
+        match self.pooling:
+            case "mean":
+                return x.mean(t)
+            case "max":
+                # Not amax, which shares the gradient among equal frames: behind a ReLU many are equal.
+                return x.max(t).values
+            case "diff":
+                first, second = x.unbind(t)
+                return first - second
+            case "concat":
+                # Without the axis t, an axis behind it moves up by one.
+                return torch.cat(x.unbind(t), c - 1 if c > t else c)
         return x
-
-
-@module.register(TemporalPooling)
-def _(neck: TemporalPooling, features: Features) -> nn.Module:
-    return PoolFrames(neck, features)

@@ -4,89 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from composer.parts import base, decoders, encoders, heads, necks, pyramids, tokens
 from composer.parts.base import Channels as Channels
-from composer.parts.base import Decoder as Decoder
-from composer.parts.base import Encoder as Encoder
-from composer.parts.base import Head as Head
-from composer.parts.base import Neck as Neck
-from composer.parts.base import Part as Part
-from composer.parts.base import ProbedEncoder as ProbedEncoder
 from composer.parts.base import get_part_name as get_part_name
-from composer.parts.decoders import ASPPRegressionHead as ASPPRegressionHead
-from composer.parts.decoders import ASPPSegmentationHead as ASPPSegmentationHead
-from composer.parts.decoders import FCNDecoder as FCNDecoder
-from composer.parts.decoders import IdentityDecoder as IdentityDecoder
-from composer.parts.decoders import LinearDecoder as LinearDecoder
-from composer.parts.decoders import MLPDecoder as MLPDecoder
-from composer.parts.decoders import UNetDecoder as UNetDecoder
-from composer.parts.decoders import UperNetDecoder as UperNetDecoder
-from composer.parts.encoders import Custom as Custom
-from composer.parts.encoders import EncoderInfo as EncoderInfo
-from composer.parts.encoders import Timm as Timm
-from composer.parts.encoders import WeightsFile as WeightsFile
-from composer.parts.heads import ClassificationHead as ClassificationHead
-from composer.parts.heads import EmbeddingHead as EmbeddingHead
-from composer.parts.heads import RegressionHead as RegressionHead
-from composer.parts.heads import ScalarHead as ScalarHead
-from composer.parts.heads import SegmentationHead as SegmentationHead
-from composer.parts.necks import AddFeatures as AddFeatures
-from composer.parts.necks import ConcatFeatures as ConcatFeatures
-from composer.parts.necks import PermuteDims as PermuteDims
-from composer.parts.necks import ReshapeTokensToImage as ReshapeTokensToImage
-from composer.parts.necks import SelectIndices as SelectIndices
-from composer.parts.pyramids import AddBottleneckLayer as AddBottleneckLayer
-from composer.parts.pyramids import FeaturePyramidNetworkNeck as FeaturePyramidNetworkNeck
-from composer.parts.pyramids import InterpolateToPyramidal as InterpolateToPyramidal
-from composer.parts.pyramids import LearnedInterpolateToPyramidal as LearnedInterpolateToPyramidal
-from composer.parts.pyramids import MaxpoolToPyramidal as MaxpoolToPyramidal
 from composer.parts.registry import PartRegistry as PartRegistry
 from composer.parts.registry import PartTable
 from composer.parts.registry import UnusableError as UnusableError
-from composer.parts.tokens import AggregateTokens as AggregateTokens
-from composer.parts.tokens import TemporalPooling as TemporalPooling
 
-NECKS: tuple[type[Neck], ...] = (
-    SelectIndices,
-    PermuteDims,
-    InterpolateToPyramidal,
-    MaxpoolToPyramidal,
-    ReshapeTokensToImage,
-    AddBottleneckLayer,
-    LearnedInterpolateToPyramidal,
-    FeaturePyramidNetworkNeck,
-    AggregateTokens,
-    ConcatFeatures,
-    AddFeatures,
-    TemporalPooling,
+if TYPE_CHECKING:
+    from composer.parts.base import *  # noqa: F403
+    from composer.parts.decoders import *  # noqa: F403
+    from composer.parts.encoders import *  # noqa: F403
+    from composer.parts.heads import *  # noqa: F403
+    from composer.parts.necks import *  # noqa: F403
+    from composer.parts.pyramids import *  # noqa: F403
+    from composer.parts.tokens import *  # noqa: F403
+
+NECKS: tuple[type[base.Neck], ...] = (
+    necks.SelectIndices,
+    necks.PermuteDims,
+    pyramids.InterpolateToPyramidal,
+    pyramids.MaxpoolToPyramidal,
+    necks.ReshapeTokensToImage,
+    pyramids.AddBottleneckLayer,
+    pyramids.LearnedInterpolateToPyramidal,
+    pyramids.FeaturePyramidNetworkNeck,
+    tokens.AggregateTokens,
+    necks.ConcatFeatures,
+    necks.AddFeatures,
+    tokens.TemporalPooling,
+)
+DECODERS: tuple[type[base.Decoder], ...] = (
+    decoders.IdentityDecoder,
+    decoders.FCNDecoder,
+    decoders.UNetDecoder,
+    decoders.UperNetDecoder,
+    decoders.LinearDecoder,
+    decoders.MLPDecoder,
+    decoders.ASPPSegmentationHead,
+    decoders.ASPPRegressionHead,
+)
+HEADS: tuple[type[base.Head], ...] = (
+    heads.SegmentationHead,
+    heads.RegressionHead,
+    heads.ClassificationHead,
+    heads.ScalarHead,
+    heads.EmbeddingHead,
+)
+_OTHERS = (
+    *(base.Part, base.Encoder, base.ProbedEncoder, base.Neck, base.Decoder, base.Head),
+    *(encoders.Timm, encoders.Custom, encoders.EncoderInfo, encoders.WeightsFile),
 )
 
-
-DECODERS: tuple[type[Decoder], ...] = (
-    IdentityDecoder,
-    FCNDecoder,
-    UNetDecoder,
-    UperNetDecoder,
-    LinearDecoder,
-    MLPDecoder,
-    ASPPSegmentationHead,
-    ASPPRegressionHead,
+PUBLIC_NAMES: Mapping[str, type] = MappingProxyType(
+    {public.__name__: public for public in (*NECKS, *DECODERS, *HEADS, *_OTHERS)}
 )
+"""The classes that `composer.parts` and `composer` export, by name."""
 
-
-HEADS: tuple[type[Head], ...] = (SegmentationHead, RegressionHead, ClassificationHead, ScalarHead, EmbeddingHead)
-
+# Exported from the table above, so that a new part is entered once.
+globals().update(PUBLIC_NAMES)
 
 SOURCES: Mapping[str, str] = MappingProxyType(
     {source: f"composer.adapters.{source}" for source in ("smp", "mmseg", "transformers", "terratorch")}
 )
-"""The package with the parts of each foreign library, as its `PARTS`. It is imported when a part is looked up."""
+"""The package of each foreign library; its `PARTS` are imported when one of them is looked up."""
 
-PARTS: Mapping[str, type[Part]] = PartTable((*NECKS, *DECODERS, *HEADS, Timm), SOURCES)
-"""The parts that a text may name. A name that ends in `/` is any of a source: `timm/resnet50` is `Timm("resnet50")`."""
+PARTS: Mapping[str, type[base.Part]] = PartTable((*NECKS, *DECODERS, *HEADS, encoders.Timm), SOURCES)
+"""The parts that a spec may name. A name that ends in `/` is a source: `timm/resnet50` is `Timm("resnet50")`."""
 
 PART_REGISTRY = PartRegistry(PARTS)
 """The built-in parts, and those of installed packages."""
 
-KINDS: Mapping[str, type[Part]] = MappingProxyType({"encoder": Encoder, "neck": Neck, "decoder": Decoder, "head": Head})
-"""The base class of each kind of part, in the order in which they follow each other."""
+KINDS: Mapping[str, type[base.Part]] = MappingProxyType(
+    {"encoder": base.Encoder, "neck": base.Neck, "decoder": base.Decoder, "head": base.Head}
+)
+"""The base class of each kind of part, in the order of a chain."""

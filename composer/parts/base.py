@@ -10,23 +10,42 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from attrs import evolve
 
 from composer.layouts import Feature, Features
-from composer.parts.rules import ContractResult, Rejection
+from composer.parts.rules import ContractResult, Outputs, Rejection
 
 if TYPE_CHECKING:
     from composer.parts.encoders import EncoderInfo
 
 
 Channels = int | tuple[tuple[str, int], ...]
-"""The channels of an encoder's image; of several, those of each by name."""
+"""The channels of an encoder's image, or of each of its images by name."""
 
 
-@singledispatch
-def contract(part: Any, *inputs: Features, **named: Features) -> ContractResult | Features:
-    """What `part` gives for these inputs: features, a `Outputs` where it demands image sizes, or a `Rejection`.
+class ContractFunction:
+    """The open function `contract`: single dispatch on the class of the part, with one result type."""
 
-    An input is a tuple of features; a part that joins takes several, by position or by name. Pure. A part of one's
-    own is added with `@composer.contract.register(ItsClass)`.
-    """
+    def __init__(self) -> None:
+        rules = singledispatch(_reject_unregistered)
+        self.register = rules.register
+        self.dispatch = rules.dispatch
+
+    def __call__(self, part: Any, /, *inputs: Features, **named: Features) -> ContractResult:
+        """Return the features that `part` emits for these inputs and the image sizes it demands, or a `Rejection`.
+
+        An input is a tuple of features; a part that joins takes several, by position or by name. Pure. Add your own
+        part with `@composer.contract.register(ItsClass)`: the registered function returns features, `Outputs` or a
+        `Rejection`. Raises TypeError where it returns anything else.
+        """
+        result = self.dispatch(type(part))(part, *inputs, **named)
+        if isinstance(result, Outputs | Rejection):
+            return result
+        if isinstance(result, list | tuple) and all(isinstance(feature, Feature) for feature in result):
+            return Outputs(features=result)
+        raise TypeError(
+            f"the contract of {type(part).__name__} must return features, Outputs or a Rejection (got {result!r})"
+        )
+
+
+def _reject_unregistered(part: Any, *_: Features, **__: Features) -> ContractResult | Features:
     return Rejection(
         code="part",
         kind="raises",
@@ -36,18 +55,24 @@ def contract(part: Any, *inputs: Features, **named: Features) -> ContractResult 
     )
 
 
-class Part:
-    """A declaration: a frozen attrs class whose fields are all that `contract` and `module` are told.
+contract = ContractFunction()
 
-    `source` is set by a part that names something in a foreign library: it is written `source/name`, and has a
-    field `name`; `names` holds the names where there are only so many, each with a line on what it does, and `defaults`
-    the fields that each of them has, with what None stands for there; its other fields stay None. `refused` holds names
-    of the source that are known and cannot be had, each with the reason and another name that will do; `moved` what
-    names that the library knows begin with, and what the part's name begins with here; `outside` patterns, in lower
-    case, of names that are looked for in this source and are not in it, each with the reason. `instead` holds names
-    that are not fields, although users of the library may expect so, each with what to do instead. A part that predicts
-    says so in `includes_head`, as a class or in a field. `reads_stride` is true for a part whose module depends on the
-    strides of its inputs, and not only on the ratios of them: it is not shared with inputs of other strides.
+
+class Part:
+    """A declaration: a frozen attrs class, whose fields are all that `contract` and `module` depend on.
+
+    A part of a foreign library sets `source`: it is written `source/name`, and has a field `name`. Its other attributes
+    are optional:
+
+    - `names`: the valid names, where they are few, each with one line of description.
+    - `defaults`: for each of these names the fields it has, with the meaning of None there; other fields stay None.
+    - `renamed_prefixes`: prefixes of the library's names, each with its prefix here.
+    - `refused`: known names that are not available, each with the reason and an alternative.
+    - `outside`: patterns, in lower case, of names that users expect in this source, each with the reason.
+    - `instead`: names that users of the library expect as fields, each with the alternative.
+
+    `includes_head` is true for a part that predicts, as a class attribute or a field. `reads_stride` is true for a part
+    whose module depends on the strides of its inputs, not only on their ratios: it is not shared with other strides.
     """
 
     __slots__ = ()
@@ -62,78 +87,78 @@ class Part:
 
     @property
     def includes_head(self) -> bool:
-        """Whether the output is a prediction, which takes no head."""
+        """Return whether the output is a prediction, which takes no head."""
         return False
 
     def copy_with_encoder(self, encoder: Part | None) -> Self:  # noqa: ARG002
-        """Return the part with the fields set that its library derives from the encoder that feeds it, if only one."""
+        """Return the part with the fields that its library derives from the only encoder that feeds it."""
         return self
 
 
 class Encoder(Part):
-    """From an image to features."""
+    """Turns images into features."""
 
     __slots__ = ()
 
 
 class ProbedEncoder(Encoder):
-    """An encoder whose features are a fact about the world: `describe` is asked for them."""
+    """An encoder whose features are looked up: `describe` returns its `EncoderInfo`."""
 
     __slots__ = ()
 
     def copy_without_pretrained(self) -> Self:
-        """The same without weights: where they come from says nothing of what an encoder gives."""
+        """Return the same encoder without weights, which do not affect its features."""
         return evolve(self, pretrained=False) if self.pretrained is not False else self  # type: ignore[attr-defined, misc]
 
     @property
     def takes_names(self) -> bool:
-        """Whether it takes several images, each by a name."""
+        """Return whether it takes several images by name."""
         return False
 
     @property
     def image_names(self) -> tuple[str, ...]:
-        """The names that it knows for images, where it takes several by name."""
+        """Return the valid names of its images, where it takes several by name."""
         return ()
 
     def find_image_names(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:  # noqa: ARG002
-        """A name for each of several images of so many channels; None where it has not as many that fit."""
+        """Return a name for each of several images of these channels; None where not all of them fit."""
         return None
 
     def copy_with_inputs(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
-        """The same, as told by the images that it is fed: what depends on them, and the part leaves open."""
+        """Return the same encoder with the open fields set that depend on its images."""
         return self
 
     def copy_with_image_size(self, height: int, width: int, facts: EncoderInfo) -> Self | None:  # noqa: ARG002
-        """Return the same, made for images of this size; None where its size does not matter, or is written.
+        """Return the same encoder for images of this size; None where the size does not matter, or is set already.
 
-        `facts` are those of the network as it is made without a size.
+        `facts` describe the network without a size.
         """
         return None
 
 
 class Neck(Part):
-    """From features to features. A neck that joins branches takes several inputs."""
+    """Turns features into features. A neck that joins branches takes several inputs."""
 
     __slots__ = ()
 
 
 class Decoder(Part):
-    """From features to one feature."""
+    """Turns features into one feature."""
 
     __slots__ = ()
 
 
 class Head(Part):
-    """From features, mostly from one, to what leaves the model: a prediction, or an embedding."""
+    """Turns features, mostly one, into an output of the model: a prediction or an embedding."""
 
     __slots__ = ()
 
     @property
     def includes_head(self) -> bool:
-        """Always true."""
+        """Return True."""
         return True
 
 
 def get_part_name(part: Part) -> str:
-    """The name of a part as it is written in a file: `FCNDecoder`, `timm/resnet50`."""
+    """Return the name of a part as it is written in a file: `FCNDecoder`, `timm/resnet50`."""
     return type(part).__name__ if part.source is None else f"{part.source}/{part.name}"  # type: ignore[attr-defined]

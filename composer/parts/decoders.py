@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fractions import Fraction
 
 from attrs import evolve, field, frozen
 
@@ -24,8 +23,8 @@ from composer.parts.rules import (
     require_indices,
     require_maps,
     require_pyramid_maps,
-    scale_stride,
     to_exact_grid,
+    upsample_map,
 )
 from composer.parts.validators import (
     ACTIVATIONS,
@@ -46,7 +45,7 @@ UNET_NORMS = ("batchnorm", "instancenorm", "identity", True, False)
 
 @frozen(kw_only=True)
 class IdentityDecoder(Decoder):
-    """Passes one feature on as it is."""
+    """Pass one feature on unchanged."""
 
     out_index: int = field(default=-1, validator=INDEX)
 
@@ -60,7 +59,7 @@ def _(decoder: IdentityDecoder, features: Features) -> ContractResult:
 
 @frozen(kw_only=True)
 class FCNDecoder(Decoder):
-    """Takes one map and doubles it `num_convs` times, with a transposed and a 3 × 3 convolution each time."""
+    """Double one map `num_convs` times, with a transposed and a 3 × 3 convolution each time."""
 
     channels: int = field(default=256, validator=CHANNELS)
     num_convs: int = field(default=4, validator=IntRange(1, 8))
@@ -69,12 +68,12 @@ class FCNDecoder(Decoder):
 
 @contract.register(FCNDecoder)
 def _(decoder: FCNDecoder, features: Features) -> ContractResult:
-    return _infer_upscaled(features, decoder.in_index, decoder.channels, 2**decoder.num_convs)
+    return _infer_upsampled(features, decoder.in_index, decoder.channels, 2**decoder.num_convs)
 
 
 @frozen(kw_only=True)
 class UNetDecoder(Decoder):
-    """U-Net over a pyramid, finest map first: `channels` has one entry for each map. Initialised as smp does."""
+    """Apply a U-Net to a pyramid, finest map first: `channels` has one entry per map. Initialised as in smp."""
 
     channels: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, CHANNELS])
     use_batchnorm: bool | str = field(default="batchnorm", validator=Choice(UNET_NORMS))
@@ -88,7 +87,7 @@ def _(decoder: UNetDecoder, features: Features) -> ContractResult:
         or _require_width_per_map(decoder, features)
         or require_finest_first(features)
         or require_doubling_strides(features)
-        # Every map is brought to the grid of the next finer one, so nothing has to be whole.
+        # Every map is resized to the grid of the next finer one, so no size has to be whole.
         or Outputs(
             features=[evolve(features[0], channels=decoder.channels[-1])], sizes=_compute_norm_sizes(decoder, features)
         )
@@ -115,9 +114,9 @@ def _require_width_per_map(decoder: UNetDecoder, features: Features) -> Rejectio
 
 @frozen(kw_only=True)
 class UperNetDecoder(Decoder):
-    """UPerNet: pyramid pooling on the last map, then a feature pyramid, at the grid of the first map.
+    """Apply UPerNet: pyramid pooling on the last map, then a feature pyramid, at the grid of the first map.
 
-    `scale_modules` puts LearnedInterpolateToPyramidal in front, with its weights inside the decoder.
+    `scale_modules` runs LearnedInterpolateToPyramidal first, with its weights inside the decoder.
     """
 
     pool_scales: tuple[int, ...] = field(default=(1, 2, 3, 6), converter=convert_int_list, validator=IntRange(1, 64))
@@ -136,21 +135,20 @@ def _(decoder: UperNetDecoder, features: Features) -> ContractResult:
 
 
 def _infer_learned_pyramid(decoder: UperNetDecoder, features: Features) -> ContractResult:
-    """What the neck promises and then the decoder, whose maps are those that the neck gives."""
+    """Return the outputs of the decoder behind the neck, with the sizes that the neck demands."""
     pyramid = contract(LearnedInterpolateToPyramidal(), features)
     if isinstance(pyramid, Rejection):
         return evolve(pyramid, expected=f"{pyramid.expected} with scale_modules", about="scale_modules")
-    assert isinstance(pyramid, Outputs)
-    # Maps that go in in order come out in order, so where they do not it is what goes in that is to be ordered.
+    # The neck keeps the order of its maps, so the fix is an order of the inputs.
     unordered = require_finest_first(pyramid.features) and require_finest_first(features)
     return unordered or evolve(pyramid, features=[evolve(pyramid.features[0], channels=decoder.channels)])
 
 
 @frozen(kw_only=True)
 class LinearDecoder(Decoder):
-    """One transposed convolution from a map to class scores, `upsampling_size` times as large. Needs no head.
+    """Turn a map into class scores by one transposed convolution, `upsampling_size` times as large. Needs no head.
 
-    `includes_head: false` says that a head follows all the same.
+    Set `includes_head: false` where a head follows.
     """
 
     num_classes: int = field(validator=CHANNELS)
@@ -161,24 +159,23 @@ class LinearDecoder(Decoder):
 
 @contract.register(LinearDecoder)
 def _(decoder: LinearDecoder, features: Features) -> ContractResult:
-    return _infer_upscaled(features, decoder.in_index, decoder.num_classes, decoder.upsampling_size)
+    return _infer_upsampled(features, decoder.in_index, decoder.num_classes, decoder.upsampling_size)
 
 
-def _infer_upscaled(features: Features, index: int, channels: int, factor: int) -> ContractResult:
-    """One of the maps, `factor` times as large: exact only where the map itself is whole."""
-    if refusal := require_indices(features, (index,), "in_index") or require_maps((features[index],)):
-        return refusal
-    taken = to_exact_grid(features[index])
-    stride = scale_stride(taken.stride, Fraction(1, factor))
-    return Outputs(features=[evolve(taken, channels=channels, stride=stride)], sizes=compute_exact_multiple(taken))
+def _infer_upsampled(features: Features, index: int, channels: int, factor: int) -> ContractResult:
+    return (
+        require_indices(features, (index,), "in_index")
+        or require_maps((features[index],))
+        or upsample_map(features[index], channels, factor)
+    )
 
 
 @frozen(kw_only=True)
 class MLPDecoder(Decoder):
-    """Concatenates maps (or vectors) of one size and mixes their channels per cell: to `channels`, then to `out_dim`.
+    """Concatenate maps (or vectors) of one size and mix their channels per cell: to `channels`, then to `out_dim`.
 
-    `channels: null` is the width of input `out_index`, and `out_dim: null` leaves the last layer out. With both,
-    this is what TerraTorch's decoder computes whatever it is told.
+    `channels: null` is the width of input `out_index`, and `out_dim: null` omits the last layer. With both null,
+    the result is that of TerraTorch's decoder, which ignores its arguments.
     """
 
     channels: int | None = field(default=100, validator=OPTIONAL_CHANNELS)
@@ -191,7 +188,7 @@ class MLPDecoder(Decoder):
 def _(decoder: MLPDecoder, features: Features) -> ContractResult:
     refusal = (
         require(features, lambda f: is_map(f) or f.axes == VECTOR, f'maps "{MAP}" or vectors "{VECTOR}"')
-        # The index only says whose width channels: null is.
+        # out_index only matters for the width where channels is null.
         or (require_indices(features, (decoder.out_index,), "out_index") if decoder.channels is None else None)
         or _require_one_grid(features)
     )
@@ -200,7 +197,7 @@ def _(decoder: MLPDecoder, features: Features) -> ContractResult:
     width = decoder.out_dim or decoder.channels or features[decoder.out_index].channels
     if len({(f.rounding, f.offset) for f in features}) == 1:
         return Outputs(features=[evolve(features[0], channels=width)])
-    # Maps that round differently are of one size where all are whole.
+    # Maps that round differently have equal sizes only where all are whole.
     return Outputs(
         features=[evolve(to_exact_grid(features[0]), channels=width)], sizes=compute_exact_multiple(*features)
     )
@@ -228,7 +225,7 @@ def _convert_list(value: int | Iterable[int]) -> int | tuple[int, ...]:
 
 @frozen(kw_only=True)
 class _ASPPHead(Decoder):
-    """What both heads have in common."""
+    """The fields that both ASPP heads share."""
 
     channels: int = field(validator=CHANNELS)
     dilations: tuple[int, ...] = field(default=(1, 6, 12, 18), converter=convert_int_list, validator=IntRange(1, 256))
@@ -244,16 +241,16 @@ class _ASPPHead(Decoder):
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Which features are taken."""
+        """Return the positions of the features that are used."""
         return self.in_index if isinstance(self.in_index, tuple) else (self.in_index,)
 
 
 @frozen(kw_only=True)
 class ASPPSegmentationHead(_ASPPHead):
-    """Class scores from one map, by convolutions of several dilations beside its mean. Needs no head.
+    """Compute class scores from one map by convolutions of several dilations and its mean. Needs no head.
 
-    With `input_transform: resize_concat`, `in_index` is a list of maps, which are brought to the grid of the first
-    of them and concatenated. `includes_head: false` says that a head follows all the same.
+    With `input_transform: resize_concat`, `in_index` is a list of maps, which are resized to the grid of the first
+    and concatenated. Set `includes_head: false` where a head follows.
     """
 
     num_classes: int = field(default=2, validator=CHANNELS)
@@ -266,10 +263,10 @@ def _(head: ASPPSegmentationHead, features: Features) -> ContractResult:
 
 @frozen(kw_only=True)
 class ASPPRegressionHead(_ASPPHead):
-    """Numbers from one map, by convolutions of several dilations beside its mean. Needs no head.
+    """Compute numbers from one map by convolutions of several dilations and its mean. Needs no head.
 
-    With `input_transform: resize_concat`, `in_index` is a list of maps, which are brought to the grid of the first
-    of them and concatenated. `includes_head: false` says that a head follows all the same.
+    With `input_transform: resize_concat`, `in_index` is a list of maps, which are resized to the grid of the first
+    and concatenated. Set `includes_head: false` where a head follows.
     """
 
     out_channels: int = field(default=1, validator=CHANNELS)
@@ -281,7 +278,7 @@ def _(head: ASPPRegressionHead, features: Features) -> ContractResult:
 
 
 def _infer_aspp(positions: tuple[int, ...], features: Features, channels: int) -> ContractResult:
-    """Every map is brought to the grid of the first that is taken, so nothing has to be whole."""
+    """Infer one map on the grid of the first chosen map, to which the others are resized."""
     if refusal := require_indices(features, positions, "in_index"):
         return refusal
     chosen = tuple(features[index] for index in positions)

@@ -38,9 +38,9 @@ def _strip_dots(value: Any) -> Any:
 
 @frozen
 class WeightsFile:
-    """A weights file, and the prefix in front of the names that belong to the network: `teacher.backbone`.
+    """A weights file, and the prefix of the names of the network's tensors: `teacher.backbone`.
 
-    A prefix is only needed where a file holds several networks. Without it, use the path alone.
+    A prefix is only needed where a file holds several networks; otherwise use the path alone.
     """
 
     file: str = field(validator=_validate_text)
@@ -79,20 +79,15 @@ IS_PRETRAINED = IsPretrained()
 
 
 def get_weights_file(value: Pretrained) -> tuple[str, str | None] | None:
-    """Return the path and the prefix of a weights file, or None where published weights or none are asked for."""
+    """Return the path and the prefix of a weights file, or None for published weights or none."""
     if isinstance(value, WeightsFile):
         return value.file, value.prefix
     return (value, None) if isinstance(value, str) else None
 
 
 _FIELD = "it is a field of its own"
-
-
 _WEIGHTS_REASON = "composer loads weights itself"
-
-
 _NETWORK_REASON = "composer makes the network itself"
-
 
 FORBIDDEN_TIMM_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -115,14 +110,10 @@ FORBIDDEN_TIMM_OPTIONS: Mapping[str, str] = MappingProxyType(
         "device": "the built model is moved with to()",
     }
 )
-"""Arguments of timm that `options` may not hold, each with the reason why."""
-
+"""Arguments of timm that `options` must not hold, each with the reason."""
 
 _ALWAYS_ON = "leave it out: it is always on where the network supports it"
-
-
 _NO_CLASSIFIER = "leave it out: an encoder has no classifier"
-
 
 TIMM_ARGUMENT_HINTS: Mapping[str, str] = MappingProxyType(
     {
@@ -136,17 +127,14 @@ TIMM_ARGUMENT_HINTS: Mapping[str, str] = MappingProxyType(
         "weights": "pretrained: true, or pretrained: FILE",
     }
 )
-"""Arguments of timm that are not fields, each with what to do instead."""
-
+"""Arguments of timm that are not fields, each with the alternative."""
 
 _MAX_PIXELS = 16_384
-
-
 _SIDE = IntRange(1, _MAX_PIXELS, optional=True)
 
 
 def _convert_img_size(value: Any) -> tuple[int, int] | None:
-    """timm's `img_size`: one number for a square, or height and width."""
+    """Convert timm's `img_size`, one number for a square or height and width. Raises ValueError for other values."""
     if value is None:
         return None
     if type(value) is int:
@@ -166,7 +154,7 @@ def _convert_features(value: Any) -> Features:
 
 def _validate_sizes(_: object, attribute: Attribute[SizeConstraint], value: Any) -> None:
     if not isinstance(value, SizeConstraint):
-        raise ValueError(f"{attribute.name} must be Sizes (got {value!r})")
+        raise ValueError(f"{attribute.name} must be a SizeConstraint (got {value!r})")
 
 
 def _validate_network_name(_: object, __: object, value: Any) -> None:
@@ -176,21 +164,19 @@ def _validate_network_name(_: object, __: object, value: Any) -> None:
 
 @frozen
 class Timm(ProbedEncoder):
-    """A network of timm, as an encoder: `timm/NAME`.
+    """A network of timm as an encoder: `timm/NAME`.
 
-    The fields are timm's own arguments. `out_indices` picks levels (timm's default where it is absent: all levels
-    of a pyramid, the last three of a plain ViT). `pretrained` is true, false, the path of a weights
-    file, or a `WeightsFile`.
-    `features_only` takes timm's own wrapper, with the layouts and parameter names that it has; otherwise the plain
-    network runs, gives `"b c h w"`, and keeps the names that published checkpoints use. `tokens` asks a ViT for
-    its tokens, prefix first, and `norm` for its levels behind its final norm. `any_size` feeds a convolutional network
-    images as they are, or padded to no more than it needs itself: its levels then round; otherwise images are padded
-    until every level is whole. Whatever else the network takes goes under `options`.
+    The fields are timm's own arguments. `out_indices` selects levels (by default timm's: all levels of a pyramid, the
+    last three of a plain ViT). `pretrained` is true, false, the path of a weights file, or a `WeightsFile`.
+    `features_only` uses timm's own wrapper, with its layouts and parameter names; otherwise the plain network runs,
+    emits `"b c h w"`, and keeps the names that published checkpoints use. `tokens` selects the tokens of a ViT, prefix
+    first, and `norm` its levels after its final norm. `any_size` accepts any image size without padding, or with no
+    more than the network itself needs: its levels are then rounded; otherwise images are padded until every level is
+    whole. All other arguments of the network go under `options`.
 
     With `any_size` output is stretched over the image, as by timm's users and TerraTorch: ceil(H / stride) cells that
-    reach beyond the image, or floor(H / stride) that end before it, become H pixels. What is seen moves by up to a
-    stride less one at the far border, and by nothing where the stride divides the image. Without `any_size` it stays
-    where it is.
+    reach beyond the image, or floor(H / stride) that end before it, become H pixels. This shifts the output by up to
+    stride - 1 pixels at the far border, and not at all where the stride divides the image.
     """
 
     source: ClassVar[str | None] = "timm"
@@ -221,10 +207,10 @@ class Timm(ProbedEncoder):
             raise ValueError("norm and features_only exclude each other: timm's wrapper gives levels without a norm")
 
     def copy_with_image_size(self, height: int, width: int, facts: EncoderInfo) -> Self | None:
-        """Return the same with `img_size`, unless one is written, or the image is larger than that may be.
+        """Return the same encoder with `img_size`, unless one is set, or the image exceeds the maximum.
 
-        What timm makes for a size has positions, biases or windows of that size. It takes one size, or has a switch to
-        take others, or takes multiples of its windows.
+        Such networks of timm have positions, biases or windows of one size: they take that size, or have a switch for
+        others, or take multiples of their windows.
         """
         switches = dict(facts.arguments).keys() & {"dynamic_img_size", "strict_img_size"}
         windowed = facts.sizes.multiple > max(f.stride or 1 for f in facts.features)
@@ -235,15 +221,14 @@ class Timm(ProbedEncoder):
 
 @frozen(kw_only=True)
 class EncoderInfo(Encoder):
-    """What is known of an encoder: its features, with strides relative to what it is fed, and the sizes it takes.
+    """The features of an encoder, with strides relative to its image, and the image sizes that it takes.
 
-    `sizes` counts pixels of the image that the encoder is fed. `channels` is how many it takes. `frames` is how many
-    it takes at once; where it is None, the encoder takes stills, and is run on each frame of an image that has frames.
-    `inputs` are the channels of each image by name, where it takes several.
-    `arguments` are those that a foreign constructor needs besides the declared ones to keep the promise (the resolved
-    levels, switches for flexible sizes). `mean` and `std` are what its published weights expect, per RGB band in 0..1.
-    `patch` is the height and width of the patches that it cuts an image into, where it does. `levels` is how many
-    it has in all, where that is known and more of them may be asked for.
+    `sizes` counts pixels of the encoder's own image, which has `channels`. `frames` is the number of frames that it
+    takes at once; None is a single-image encoder, which is run on each frame of an image with frames. `inputs` are the
+    channels of each image by name, where it takes several. `arguments` are passed to a foreign constructor besides the
+    declared ones (the resolved levels, switches for flexible sizes). `mean` and `std` are the normalisation that its
+    published weights expect, per RGB band in 0..1. `patch` is the height and width of its patches, if it has any.
+    `levels` is the number of all its levels, where it is known and more can be selected.
     """
 
     features: Features = field(converter=_convert_features, validator=NON_EMPTY)
@@ -260,10 +245,10 @@ class EncoderInfo(Encoder):
 
 @contract.register(EncoderInfo)
 def _(facts: EncoderInfo, image: Features = (), /, **named: Features) -> ContractResult:
-    """An encoder's strides and sizes count pixels of what it is fed; the graph's count reference pixels.
+    """Convert strides and sizes from pixels of the encoder's image into reference pixels.
 
-    What an encoder of stills gives for each frame has the frames right behind the batch: that is how the frames are
-    folded into the batch, and unfolded again. Of several images, each is of one modality and all are of one grid.
+    Features per frame of a single-image encoder have the frames behind the batch, because frames are folded into the
+    batch and unfolded again. Several images are one per modality, all of one grid.
     """
     refusal = (
         _require_named_images(facts, named)
@@ -272,25 +257,27 @@ def _(facts: EncoderInfo, image: Features = (), /, **named: Features) -> Contrac
     )
     if refusal:
         return refusal
-    (fed,) = next(iter(named.values()), image)
-    assert fed.stride is not None
-    sizes = _convert_to_reference_pixels(facts.sizes, fed.stride)
+    (first,) = next(iter(named.values()), image)
+    assert first.stride is not None
+    sizes = _convert_to_reference_pixels(facts.sizes, first.stride)
     if sizes is None:
         return Rejection(code="sizes", kind="raises", expected=f"takes images of {facts.sizes} pixels")
-    features = [_rescale_feature(feature, fed.stride) for feature in facts.features]
-    if facts.frames is not None or fed.axes == MAP:
+    features = [_rescale_feature(feature, first.stride) for feature in facts.features]
+    if facts.frames is not None or first.axes == MAP:
         return Outputs(features=features, sizes=sizes)
-    return Outputs(features=[_add_frame_axis(feature, fed.frames) for feature in features], sizes=sizes, per_frame=True)
+    return Outputs(
+        features=[_add_frame_axis(feature, first.frames) for feature in features], sizes=sizes, per_frame=True
+    )
 
 
 @frozen(eq=False)
 class Custom(Encoder):
-    """A module of one's own as an encoder, with its features declared: used as it is, and checked when built.
+    """Your own module as an encoder, with declared features: used unchanged, and checked by `build`.
 
-    `module` is called with one tensor `(b, channels, h, w)`, or `(b, channels, frames, h, w)` where `frames` is given,
-    and returns a tensor or a list of them, as `features` declares them, with strides relative to what it is fed. One
-    without `frames` takes stills, and is run on each frame of an image that has frames. `sizes` is what it demands of
-    the image. A graph that holds one has no text and no digest. Equal only to itself, because a module is.
+    `module` is called with one tensor `(b, channels, h, w)`, or `(b, channels, frames, h, w)` where `frames` is set,
+    and returns a tensor or a list of them as `features` declares, with strides relative to its image. Without `frames`
+    it is run on each frame of an image with frames. `sizes` constrains its image. A graph with a `Custom` cannot be
+    written and has no digest. Equal only to itself, because a module is.
     """
 
     module: Any
@@ -305,11 +292,11 @@ def _(encoder: Custom, image: Features) -> ContractResult:
     facts = EncoderInfo(
         features=encoder.features, channels=encoder.channels, frames=encoder.frames, sizes=encoder.sizes
     )
-    return contract(facts, image)  # type: ignore[return-value]
+    return contract(facts, image)
 
 
 def require_one_image(image: Features) -> Rejection | None:
-    """Refuse what is no image, with or without frames: what no encoder takes."""
+    """Reject inputs that are not one image, with or without frames."""
     if len(image) == 1 and image[0].axes in (MAP, FRAMES):
         return None
     return Rejection(
@@ -320,45 +307,45 @@ def require_one_image(image: Features) -> Rejection | None:
     )
 
 
-def _require_matching_image(facts: EncoderInfo, fed: Feature) -> Rejection | None:
-    if fed.channels != facts.channels:
+def _require_matching_image(facts: EncoderInfo, image: Feature) -> Rejection | None:
+    if image.channels != facts.channels:
         return Rejection(
             code="channels",
             kind="raises",
             expected=f"takes an image of {format_count(facts.channels, 'channel')}",
             repair=f"input: {{channels: {facts.channels}}}",
         )
-    if facts.frames is not None and (fed.axes, fed.frames) != (FRAMES, facts.frames):
+    if facts.frames is not None and (image.axes, image.frames) != (FRAMES, facts.frames):
         return Rejection(
             code="frames",
             kind="raises",
             expected=f"takes an image of {format_count(facts.frames, 'frame')} at once",
             repair=f"input: {{frames: {facts.frames}}}",
         )
-    if facts.frames is None and fed.axes == FRAMES and any("t" in f.axes or f.frames > 1 for f in facts.features):
+    if facts.frames is None and image.axes == FRAMES and any("t" in f.axes or f.frames > 1 for f in facts.features):
         return Rejection(
             code="frames",
             kind="policy",
-            expected="gives frames for a still, and would give frames of frames for each of an image's",
+            expected="emits frames for a single image, and would emit frames of frames for an image with frames",
             repair="feed it an image without frames, or declare how many frames it takes at once",
         )
     return None
 
 
 def _require_named_images(facts: EncoderInfo, named: Mapping[str, Features]) -> Rejection | None:
-    """Refuse images that are not those that an encoder of several takes, each by its name."""
-    taken = dict(facts.inputs)
-    if taken.keys() != named.keys():
+    """Reject images whose names, channels or grids are not those that the encoder takes."""
+    channels = dict(facts.inputs)
+    if channels.keys() != named.keys():
         return Rejection(
             code="inputs",
             kind="raises",
-            expected=f"takes {_format_image_names(taken)}" if taken else "takes one image, without a name",
+            expected=f"takes {_format_image_names(channels)}" if channels else "takes one image, without a name",
             got=_format_image_names(named) if named else "an image without a name",
-            repair=f"from: {{{', '.join(f'{name}: IMAGE' for name in taken)}}}" if taken else "from: IMAGE",
+            repair=f"from: {{{', '.join(f'{name}: IMAGE' for name in channels)}}}" if channels else "from: IMAGE",
         )
     first, *others = (named[name][0] for name in named)
     for position, (name, image) in enumerate(named.items()):
-        refusal = require_one_image(image) or _require_matching_image(evolve(facts, channels=taken[name]), image[0])
+        refusal = require_one_image(image) or _require_matching_image(evolve(facts, channels=channels[name]), image[0])
         if refusal:
             return evolve(refusal, expected=f"{refusal.expected} as {name}", input=position)
     for position, (name, other) in enumerate(zip([*named][1:], others, strict=True), start=1):
@@ -389,7 +376,7 @@ def _rescale_feature(feature: Feature, stride: Fraction) -> Feature:
 
 
 def _convert_to_reference_pixels(sizes: SizeConstraint, stride: Fraction) -> SizeConstraint | None:
-    """`sizes` of an image of `stride`, as sizes of the reference. None where a fixed side would be no whole number."""
+    """Convert the sizes of an image of `stride` into reference pixels; None where a fixed side is not whole."""
     fixed = [None if side is None else side * stride for side in (sizes.height, sizes.width)]
     if any(side is not None and side.denominator != 1 for side in fixed):
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from attrs import evolve, field, frozen
 
 from composer.layouts import MAP, VECTOR, Feature, Features
@@ -12,11 +10,9 @@ from composer.parts.rules import (
     ContractResult,
     Outputs,
     Rejection,
-    compute_exact_multiple,
     require,
     require_maps,
-    scale_stride,
-    to_exact_grid,
+    upsample_map,
 )
 from composer.parts.validators import (
     BOOL,
@@ -32,7 +28,7 @@ from composer.parts.validators import (
 
 @frozen(kw_only=True)
 class SegmentationHead(Head):
-    """Class scores for each cell: 3 × 3 convolutions to the widths of `channel_list`, dropout, a 1 × 1 convolution."""
+    """Compute class scores per cell: 3 × 3 convolutions of widths `channel_list`, dropout, a 1 × 1 convolution."""
 
     num_classes: int = field(validator=CHANNELS)
     channel_list: tuple[int, ...] | None = field(
@@ -52,7 +48,7 @@ def _(head: SegmentationHead, features: Features) -> ContractResult:
 
 @frozen(kw_only=True)
 class RegressionHead(Head):
-    """Numbers for each cell: `learned_upscale_layers` doublings, 3 × 3 convolutions, dropout, a 1 × 1 convolution."""
+    """Compute numbers per cell: `learned_upscale_layers` doublings, 3 × 3 convolutions, dropout, 1 × 1 convolution."""
 
     num_outputs: int = field(default=1, validator=CHANNELS)
     final_act: str | None = field(default=None, validator=Choice((None, *FINAL_ACTIVATIONS)))
@@ -68,18 +64,14 @@ class RegressionHead(Head):
 def _(head: RegressionHead, features: Features) -> ContractResult:
     if refusal := require_maps(features) or _require_one_feature(features):
         return refusal
-    if not head.learned_upscale_layers:
-        return Outputs(features=[evolve(features[0], channels=head.num_outputs)])
-    taken = to_exact_grid(features[0])
-    stride = scale_stride(taken.stride, Fraction(1, 2**head.learned_upscale_layers))
-    return Outputs(
-        features=[evolve(taken, channels=head.num_outputs, stride=stride)], sizes=compute_exact_multiple(taken)
-    )
+    if head.learned_upscale_layers:
+        return upsample_map(features[0], head.num_outputs, 2**head.learned_upscale_layers)
+    return Outputs(features=[evolve(features[0], channels=head.num_outputs)])
 
 
 @frozen(kw_only=True)
 class ClassificationHead(Head):
-    """Class scores for the whole image: linear layers as wide as `dim_list`, dropout, a linear layer, the mean."""
+    """Compute class scores of an image: linear layers of widths `dim_list`, dropout, a linear layer, the mean."""
 
     num_classes: int = field(validator=CHANNELS)
     dim_list: tuple[int, ...] | None = field(
@@ -95,12 +87,29 @@ def _(head: ClassificationHead, features: Features) -> ContractResult:
 
 
 @frozen(kw_only=True)
-class EmbeddingHead(Head):
-    """Gives features as they are, however many there are and of whatever layout: as an output, a tuple of tensors.
+class ScalarHead(Head):
+    """Compute numbers of an image: linear layers of widths `dim_list`, dropout, a linear layer, the mean."""
 
-    They are neither brought to the image's size nor cropped to it: they cover the padded image, whose sides
-    `TypedGraph.sizes` tells. With `rescale: false` the padding in front of the image is of whole cells, so that the image
-    begins where a cell does.
+    num_outputs: int = field(validator=CHANNELS)
+    dim_list: tuple[int, ...] | None = field(
+        default=None, converter=convert_optional_int_list, validator=OPTIONAL_CHANNELS
+    )
+    dropout: float = field(default=0.0, validator=RATE)
+    linear_after_pool: bool = field(default=False, validator=BOOL)
+
+
+@contract.register(ScalarHead)
+def _(head: ScalarHead, features: Features) -> ContractResult:
+    return _infer_image_vector(features, head.num_outputs)
+
+
+@frozen(kw_only=True)
+class EmbeddingHead(Head):
+    """Return features unchanged, of any number and layout: the output is a tuple of tensors.
+
+    They are neither rescaled nor cropped to the image: they cover the padded image, whose size follows from
+    `TypedGraph.sizes`. With `rescale: false` the padding before the image is whole cells, so the image begins at the
+    border of a cell.
     """
 
 
@@ -127,20 +136,3 @@ def _require_one_feature(features: Features) -> Rejection | None:
     return Rejection(
         code="count", kind="raises", expected="takes one feature", repair="put a decoder before it: IdentityDecoder"
     )
-
-
-@frozen(kw_only=True)
-class ScalarHead(Head):
-    """Numbers for the whole image: linear layers as wide as `dim_list`, dropout, a linear layer, the mean."""
-
-    num_outputs: int = field(validator=CHANNELS)
-    dim_list: tuple[int, ...] | None = field(
-        default=None, converter=convert_optional_int_list, validator=OPTIONAL_CHANNELS
-    )
-    dropout: float = field(default=0.0, validator=RATE)
-    linear_after_pool: bool = field(default=False, validator=BOOL)
-
-
-@contract.register(ScalarHead)
-def _(head: ScalarHead, features: Features) -> ContractResult:
-    return _infer_image_vector(features, head.num_outputs)

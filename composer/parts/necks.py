@@ -35,7 +35,7 @@ from composer.sizes import ANY_SIZE, SizeConstraint
 
 @frozen(kw_only=True)
 class SelectIndices(Neck):
-    """Picks features by position, in the order given; negative positions count from the end."""
+    """Select features by position, in the given order; negative positions count from the end."""
 
     indices: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, INDEX])
 
@@ -47,7 +47,7 @@ def _(neck: SelectIndices, features: Features) -> ContractResult:
 
 @frozen(kw_only=True)
 class PermuteDims(Neck):
-    """Reorders the axes of every feature: axis `i` of the output is axis `new_order[i]` of the input."""
+    """Reorder the axes of every feature: axis `i` of the output is axis `new_order[i]` of the input."""
 
     new_order: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, IntRange(0, 4)])
 
@@ -81,11 +81,11 @@ def _permute_axes(feature: Feature, order: tuple[int, ...]) -> Feature:
 
 @frozen(kw_only=True)
 class ReshapeTokensToImage(Neck):
-    """Lays tokens out on the grid they came from, `(H / stride, W / stride)`; frames are folded into the channels.
+    """Lay tokens out on their grid, `(H / stride, W / stride)`; frames are folded into the channels.
 
-    Tokens per frame, which have an axis of frames, become a map per frame. `remove_cls_token` drops the prefix, however
-    many tokens it has. `effective_time_dim` states the frames that are expected, and `h` the rows; both are known
-    without being stated. Maps, and maps per frame, pass through untouched.
+    Tokens per frame, which have an axis of frames, become a map per frame. `remove_cls_token` drops all tokens of the
+    prefix. `effective_time_dim` and `h` state the expected frames and rows; both are optional, since they are known.
+    Maps, and maps per frame, pass through unchanged.
     """
 
     reads_stride: ClassVar[bool] = True
@@ -141,7 +141,7 @@ def _require_stated_frames(neck: ReshapeTokensToImage, tokens: list[Feature]) ->
     return Rejection(
         code="frames",
         kind="raises",
-        expected=f"is told that tokens have {format_count(stated, 'frame')}",
+        expected=f"expects tokens of {format_count(stated, 'frame')}",
         repair=f"effective_time_dim: {frames}",
         about="effective_time_dim",
     )
@@ -154,21 +154,21 @@ def _require_stated_rows(neck: ReshapeTokensToImage, tokens: list[Feature]) -> R
     return Rejection(
         code="rows",
         kind="policy",
-        expected=f"is told that every grid has {format_count(neck.h, 'row')}, which no one image height gives",
+        expected=f"expects every grid to have {format_count(neck.h, 'row')}, which no image height satisfies",
         repair="leave h out: the grid is known without it",
         about="h",
     )
 
 
 def _compute_row_sizes(neck: ReshapeTokensToImage, tokens: list[Feature]) -> SizeConstraint:
-    """Sizes at which the grid is whole, and has the rows that are stated."""
+    """Return the sizes at which the grid is whole and has `h` rows, where these are stated."""
     if neck.h is None or not tokens:
         return compute_exact_multiple(*tokens)
     return evolve(compute_exact_multiple(*tokens), height=int(_compute_image_height(tokens[0], neck.h)))
 
 
 def _compute_image_height(feature: Feature, rows: int) -> Fraction:
-    """The height of the image of which a grid that is whole has so many rows."""
+    """Return the image height at which an exact grid has `rows` rows."""
     return scale_stride(feature.stride, rows) + to_exact_grid(feature).offset
 
 
@@ -182,7 +182,7 @@ def _reshape_to_grid(feature: Feature) -> Feature:
 
 @frozen(kw_only=True)
 class ConcatFeatures(Neck):
-    """Joins branches level by level, one after the other along the channels."""
+    """Concatenate branches level by level along the channels."""
 
 
 @contract.register(ConcatFeatures)
@@ -192,7 +192,7 @@ def _(neck: ConcatFeatures, *branches: Features) -> ContractResult:
 
 @frozen(kw_only=True)
 class AddFeatures(Neck):
-    """Joins branches level by level by adding them up."""
+    """Add branches level by level."""
 
 
 @contract.register(AddFeatures)
@@ -201,9 +201,9 @@ def _(neck: AddFeatures, *branches: Features) -> ContractResult:
     if refusal is None:
         return _join_branches(branches, concatenated=False)
     if refusal.code == "join" and any(map(_has_mixed_ranks, zip(*branches, strict=False))):
-        # torch aligns axes from the last one on, so that the batch of one branch may meet the frames of another.
+        # torch aligns axes from the last one, so the batch of one branch may be added to the frames of another.
         return evolve(refusal, kind="wrong_output")
-    # torch spreads a single channel or frame over the others, which nobody has asked for.
+    # torch broadcasts a single channel or frame over the others, which is not what was requested.
     spread = refusal.code in ("join", "channels") and all(map(_is_broadcastable, zip(*branches, strict=False)))
     return evolve(refusal, kind="policy") if spread else refusal
 
@@ -213,7 +213,7 @@ def _has_mixed_ranks(level: Features) -> bool:
 
 
 def _is_broadcastable(level: Features) -> bool:
-    """Whether torch would add features of different shapes up without an error."""
+    """Return whether torch would add features of different shapes without an error."""
     grids = {(f.axes, f.stride, to_exact_grid(f).offset, f.prefix, 1 if "t" in f.axes else f.frames) for f in level}
     return len(grids) == 1 and all(
         len({*sizes} - {1}) <= 1 for sizes in ([f.channels for f in level], [f.frames for f in level])
@@ -225,7 +225,7 @@ def _join_branches(branches: tuple[Features, ...], *, concatenated: bool) -> Out
     sizes = ANY_SIZE
     for level in zip(*branches, strict=True):
         channels = sum(f.channels for f in level) if concatenated else level[0].channels
-        # Maps that round differently are of one size where all are whole.
+        # Maps that round differently have equal sizes only where all are whole.
         alike = len({(f.rounding, f.offset) for f in level}) == 1
         joined.append(evolve(level[0] if alike else to_exact_grid(level[0]), channels=channels))
         sizes = sizes if alike else combine(sizes, compute_exact_multiple(*level))
@@ -246,10 +246,11 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
             return Rejection(
                 code="count",
                 kind="raises",
-                expected=f"joins branches level by level, and its first input has {format_count(len(branches[0]), 'level')}",
+                expected="joins branches level by level, and its first input has "
+                f"{format_count(len(branches[0]), 'level')}",
                 got=format_count(len(branch), "level"),
-                repair=f"bring both to {format_count(min(len(branch), len(branches[0])), 'level')}, with SelectIndices, or "
-                "with the out_indices or the depth of an encoder",
+                repair=f"bring both to {format_count(min(len(branch), len(branches[0])), 'level')}, with "
+                "SelectIndices, or with the out_indices or the depth of an encoder",
                 input=position,
             )
         for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
@@ -268,13 +269,13 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
 
 
 def _get_grid_key(feature: Feature) -> tuple[object, ...]:
-    """What two features have in common that can be joined, at the sizes at which both are whole."""
+    """Return what two features must share to be joined, at the sizes at which both are whole."""
     return feature.axes, feature.stride, to_exact_grid(feature).offset, feature.prefix, feature.frames
 
 
 def _require_equal_channels(branches: tuple[Features, ...]) -> Rejection | None:
-    widths = [{f.channels for f in features} for features in zip(*branches, strict=True)]
-    unequal = [level for level, found in enumerate(widths) if len(found) > 1]
+    levels = zip(*branches, strict=True)
+    unequal = [number for number, level in enumerate(levels) if len({f.channels for f in level}) > 1]
     if not unequal:
         return None
     return Rejection(

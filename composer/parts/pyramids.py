@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import reduce
 
 from attrs import evolve, field, frozen
 
@@ -32,7 +33,7 @@ INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 
 @frozen(kw_only=True)
 class InterpolateToPyramidal(Neck):
-    """Makes a pyramid of n maps by interpolation: map i grows by `scale_factor` to the power n - i."""
+    """Make a pyramid of n maps by interpolation: map i grows by `scale_factor` to the power n - i."""
 
     scale_factor: int = field(default=2, validator=IntRange(1, 8))
     mode: str = field(default="nearest", validator=Choice(INTERPOLATIONS))
@@ -48,7 +49,7 @@ def _(neck: InterpolateToPyramidal, features: Features) -> ContractResult:
 
 
 def _require_scalable_maps(features: Features, factors: list[int]) -> Rejection | None:
-    """Refuse what is no map: torch would scale whatever axes come last. Scaling by 1 would do no harm."""
+    """Reject features that are not maps: torch would scale their last two axes. Scaling by 1 is harmless."""
     harmful = any(not is_map(f) and factor > 1 for f, factor in zip(features, factors, strict=True))
     return require_maps(features, "wrong_output" if harmful else "policy")
 
@@ -59,7 +60,7 @@ def _scale_exactly(feature: Feature, by: Fraction) -> Feature:
 
 @frozen(kw_only=True)
 class MaxpoolToPyramidal(Neck):
-    """Makes a pyramid of maps by max-pooling: map i shrinks by `kernel_size` to the power i, rounding down."""
+    """Make a pyramid of maps by max-pooling: map i shrinks by `kernel_size` to the power i, rounding down."""
 
     kernel_size: int = field(default=2, validator=IntRange(1, 8))
 
@@ -69,20 +70,15 @@ def _(neck: MaxpoolToPyramidal, features: Features) -> ContractResult:
     kernels = [neck.kernel_size**exponent for exponent in range(len(features))]
     if refusal := _require_scalable_maps(features, kernels):
         return refusal
-    sizes = ANY_SIZE
-    pooled = []
-    for feature, kernel in zip(features, kernels, strict=True):
-        out, demand = _pool_map(feature, kernel)
-        pooled.append(out)
-        sizes = combine(sizes, demand)
-    return Outputs(features=pooled, sizes=sizes)
+    pooled = [_pool_map(feature, kernel) for feature, kernel in zip(features, kernels, strict=True)]
+    return Outputs(features=[out for out, _ in pooled], sizes=reduce(combine, (sizes for _, sizes in pooled)))
 
 
 def _pool_map(feature: Feature, kernel: int) -> tuple[Feature, SizeConstraint]:
-    """A map after max-pooling by `kernel`, rounding down.
+    """Return a map after max-pooling by `kernel`, rounding down, and the sizes that this demands.
 
-    floor(floor(x) / k) = floor(x / k), so a map that rounds down goes on doing so, with its offset; one that rounds up
-    has to be whole.
+    floor(floor(x) / k) = floor(x / k), so a map that rounds down keeps rounding down, with its offset; one that rounds
+    up has to be whole.
     """
     if kernel == 1:
         return feature, ANY_SIZE
@@ -94,7 +90,7 @@ def _pool_map(feature: Feature, kernel: int) -> tuple[Feature, SizeConstraint]:
 
 @frozen(kw_only=True)
 class AddBottleneckLayer(Neck):
-    """Appends one map: the last one, its channels halved by a 1 × 1 convolution."""
+    """Append a copy of the last map, its channels halved by a 1 × 1 convolution."""
 
 
 @contract.register(AddBottleneckLayer)
@@ -109,7 +105,7 @@ def _(neck: AddBottleneckLayer, features: Features) -> ContractResult:
 
 @frozen(kw_only=True)
 class LearnedInterpolateToPyramidal(Neck):
-    """Makes a pyramid of exactly four maps: learned ×4 and ×2, unchanged, and max-pooled by 2."""
+    """Make a pyramid of exactly four maps: learned ×4 and ×2, unchanged, and max-pooled by 2."""
 
 
 @contract.register(LearnedInterpolateToPyramidal)
@@ -122,7 +118,7 @@ def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult
             repair=_suggest_four_levels(len(features)),
         )
     first, second, third, fourth = features
-    # The first two are convolved; the fourth would be pooled along whatever axes come last, the third passes through.
+    # The first two are convolved; the fourth would be pooled along its last two axes, the third passes through.
     unpooled: Kind = "policy" if is_map(fourth) else "wrong_output"
     if refusal := require_maps(features, unpooled if is_map(first) and is_map(second) else "raises"):
         return refusal
@@ -150,7 +146,7 @@ def _suggest_four_levels(count: int) -> str:
 
 @frozen(kw_only=True)
 class FeaturePyramidNetworkNeck(Neck):
-    """Mixes every map with what the coarser ones say, finest map first; all have `out_channel` channels after it."""
+    """Add to every map the coarser ones, finest map first; every output has `out_channel` channels."""
 
     out_channel: int = field(default=256, validator=CHANNELS)
 
@@ -160,6 +156,6 @@ def _(neck: FeaturePyramidNetworkNeck, features: Features) -> ContractResult:
     return (
         require_maps(features)
         or require_finest_first(features)
-        # Each map is brought to the grid of the next finer one, so nothing has to be whole.
+        # Each map is resized to the grid of the next finer one, so no size has to be whole.
         or Outputs(features=[evolve(feature, channels=neck.out_channel) for feature in features])
     )

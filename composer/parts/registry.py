@@ -23,7 +23,7 @@ ENTRY_POINT_GROUP = "composer.parts"
 
 
 class UnusableError(Exception):
-    """A registered part that cannot be had. `repair` is what would mend it."""
+    """A registered part that cannot be loaded. `repair` is the fix."""
 
     def __init__(self, message: str, repair: str) -> None:
         super().__init__(message)
@@ -31,14 +31,14 @@ class UnusableError(Exception):
 
 
 def list_part_names(part: type[Part]) -> tuple[str, ...]:
-    """Return the names by which a spec may name a part: its own, those of its source, or all of its source (`timm/`)."""
+    """Return the names of a part in a spec: its own, those of its source, or its whole source (`timm/`)."""
     if part.source is None:
         return (part.__name__,)
     return (f"{part.source}/",) if part.names is None else tuple(f"{part.source}/{name}" for name in part.names)
 
 
 class PartTable(Mapping[str, type[Part]]):
-    """Parts by name: those given, and those of foreign libraries, whose package is imported when one is looked up."""
+    """Parts by name: built-in ones, and those of foreign libraries, which are imported when one is looked up."""
 
     def __init__(self, parts: Iterable[type[Part]], sources: Mapping[str, str]) -> None:
         self._parts = {name: part for part in parts for name in list_part_names(part)}
@@ -64,19 +64,19 @@ def _load_source(package: str) -> dict[str, type[Part]]:
 
 
 class PartRegistry(Mapping[str, type[Part]]):
-    """The built-in parts, and those that installed packages register, by the names that a text has for them.
+    """The built-in parts, and those that installed packages register, by their names in a spec.
 
-    A package is imported when one of its parts is asked for by name, and not before; a built-in part is never
-    replaced. Raises UnusableError for a part that is registered and cannot be had.
+    A package is imported when one of its parts is looked up by name; a built-in part is never replaced. Raises
+    UnusableError for a registered part that cannot be loaded.
     """
 
     def __init__(self, builtin: Mapping[str, type[Part]]) -> None:
         self._builtin = builtin
 
     def __getitem__(self, name: str) -> type[Part]:
-        found = self._builtin.get(name)
-        if found is not None:
-            return found
+        builtin = self._builtin.get(name)
+        if builtin is not None:
+            return builtin
         entries = [entry for entry in _list_entry_points() if entry.name == name]
         if not entries:
             raise KeyError(name)
@@ -92,7 +92,7 @@ class PartRegistry(Mapping[str, type[Part]]):
         return sum(1 for _ in self)
 
     def find_names(self, classes: Iterable[type[Part]]) -> dict[type[Part], str]:
-        """What a text calls each of `classes`. Only packages that one of them may be of are imported."""
+        """Return the name of each of `classes` in a spec. Only the packages that define them are imported."""
         names = {part: name for name, part in self._builtin.items()}
         packages = {part.__module__.partition(".")[0] for part in classes if part not in names}
         for entry in _list_entry_points() if packages else ():
@@ -103,21 +103,21 @@ class PartRegistry(Mapping[str, type[Part]]):
 
 
 def _list_entry_points() -> tuple[EntryPoint, ...]:
-    """The entry points of all that is installed now."""
+    """Return the entry points of all installed packages."""
     return _load_entry_points(tuple((folder, _get_modified_time(folder)) for folder in sys.path))
 
 
 @lru_cache(maxsize=1)
 def _load_entry_points(_folders: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
-    # Loading it takes a tenth of the time that a check may take, and built-in parts are known without.
+    # Imported late: it takes a tenth of the time of a check, and built-in parts do not need it.
     from importlib.metadata import entry_points
 
-    # Asked for each part that a text names, it would take hundredths of a second each time.
+    # Cached, because each lookup takes hundredths of a second.
     return tuple(entry_points(group=ENTRY_POINT_GROUP))
 
 
 def _get_modified_time(folder: str) -> int:
-    """When something was last installed into a folder, or taken away from it."""
+    """Return the time of the last installation into a folder, or removal from it."""
     try:
         return os.stat(folder or ".").st_mtime_ns
     except OSError:
@@ -132,19 +132,19 @@ def _load_class(entries: list[EntryPoint]) -> type[Part]:
         )
     try:
         with guard_import():
-            found = entries[0].load()
+            part = entries[0].load()
     except Exception as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}"
         raise UnusableError(
-            f"{name} is registered by {by[0]}, which cannot be imported (got {told}).",
+            f"{name} is registered by {by[0]}, which cannot be imported (got {reason}).",
             f"pip install --force-reinstall {by[0]}",
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Part)):
+    if not (isinstance(part, type) and issubclass(part, Part)):
         raise UnusableError(
-            f"{name} is registered by {by[0]} as {entries[0].value}, which is no part.",
+            f"{name} is registered by {by[0]} as {entries[0].value}, which is not a part.",
             "register a class that derives from composer.Encoder, Neck, Decoder or Head",
         )
-    return found
+    return part
 
 
 def _get_distribution_name(entry: EntryPoint) -> str:

@@ -14,17 +14,17 @@ from composer.layouts import MAP, TOKENS, Feature, Features, format_count
 from composer.sizes import ANY_SIZE, SizeConstraint
 
 Kind = Literal["raises", "wrong_output", "policy"]
-"""Forced through, what is `impossible` raises; what `lies` gives something else than was asked for; what is refused by
-`policy` runs, and is refused for the reason that is stated.
+"""The kind of a rejection. Forced to run, a part that is rejected as `raises` raises, and one that is rejected as
+`wrong_output` returns something other than requested; `policy` would run, and is rejected for a stated reason.
 """
 
 
 @frozen(kw_only=True)
 class Outputs:
-    """What a part gives, and which image sizes it demands for that, in reference pixels.
+    """The features that a part emits, and the image sizes it demands for that, in reference pixels.
 
-    `per_frame` is said by an encoder of stills that is fed an image with frames: the model runs its module on each
-    frame, and `features` are those of all frames, with an axis t.
+    `per_frame` is set for a single-image encoder whose input has frames: the model runs its module on each frame, and
+    `features` have an axis t for all frames.
     """
 
     features: Features = field(converter=tuple[Feature, ...])
@@ -34,11 +34,11 @@ class Outputs:
 
 @frozen(kw_only=True)
 class Rejection:
-    """Why a part cannot work with its inputs.
+    """The reason why a part cannot work with its inputs.
 
-    `expected` completes a sentence that begins with the part's name ("takes maps ..."). `got` says what came instead;
-    where it is None, the input at `input` is described. `about` names the field that is to blame, if one is. `change` is
-    a field and the value with which the part would accept these inputs.
+    `expected` completes a sentence that begins with the part's name ("takes maps ..."). `got` names the actual value;
+    where it is None, the input at `input` is described. `about` names the field that causes it, if one does. `change`
+    is a field and the value with which the part would accept these inputs.
     """
 
     code: str
@@ -51,21 +51,29 @@ class Rejection:
     about: str | None = None
 
 
+class RejectionError(ValueError):
+    """Carry a `Rejection` out of code that cannot return one."""
+
+    def __init__(self, refusal: Rejection) -> None:
+        self.refusal = refusal
+        super().__init__(refusal.expected)
+
+
 ContractResult = Outputs | Rejection
 
 
 def compute_exact_multiple(*features: Feature) -> SizeConstraint:
-    """The sizes at which every one of `features` is what `exactly` says, whatever its rounding."""
+    """Return the sizes at which every feature has an exact grid, whatever its rounding."""
     grids = [to_exact_grid(f) for f in features if f.stride is not None]
     least = max((ceil(scale_stride(f.stride, 1) + f.offset) for f in grids if f.offset), default=1)
     return SizeConstraint(multiple=lcm(*(scale_stride(f.stride, 1).numerator for f in grids)), least=max(least, 1))
 
 
 def to_exact_grid(feature: Feature) -> Feature:
-    """A grid as it is where the sides of the image are whole multiples of its stride.
+    """Return a feature with the grid that it has where the sides of the image are multiples of its stride.
 
-    A whole number of cells more or less than `H / stride`: floor((H - offset) / stride) = H / stride - lost, where
-    lost = ceil(offset / stride). No offset is left of one that only rounds.
+    floor((H - offset) / stride) = H / stride - lost, where lost = ceil(offset / stride): a whole number of cells. An
+    offset that only rounds disappears.
     """
     if feature.stride is None:
         return feature
@@ -74,27 +82,50 @@ def to_exact_grid(feature: Feature) -> Feature:
 
 
 def compute_min_cells(feature: Feature, cells: int) -> SizeConstraint:
-    """The sizes at which `feature`, rounding down, has at least `cells` cells per side."""
+    """Return the sizes at which `feature`, rounding down, has at least `cells` cells per side."""
     assert feature.stride is not None
     return SizeConstraint(least=max(ceil(feature.stride * cells + feature.offset), 1))
 
 
 def compute_implied_sizes(feature: Feature) -> SizeConstraint:
-    """The sizes at which a feature is what it promises to be: whole where it is exact, and never without a cell."""
+    """Return the sizes at which a feature is valid: whole where it is exact, and with at least one cell."""
     if feature.stride is None or feature.rounding == "ceil":
         return ANY_SIZE
     return compute_exact_multiple(feature) if feature.rounding == "exact" else compute_min_cells(feature, 1)
 
 
 def combine(one: SizeConstraint, other: SizeConstraint) -> SizeConstraint:
-    """What two demands of multiple and least come to."""
+    """Return the sizes that meet both constraints, of which only `multiple` and `least` count."""
     return SizeConstraint(multiple=lcm(one.multiple, other.multiple), least=max(one.least, other.least))
+
+
+def scale_stride(stride: Fraction | None, by: int | Fraction) -> Fraction:
+    """Return a stride after a map has shrunk by `by`; `Fraction(1, 2)` for a map that has doubled."""
+    assert stride is not None
+    return stride * by
+
+
+def upsample_map(feature: Feature, channels: int, factor: int) -> Outputs:
+    """Return a map of `channels`, `factor` times as large, at the sizes at which its input is whole."""
+    exact = to_exact_grid(feature)
+    stride = scale_stride(exact.stride, Fraction(1, factor))
+    return Outputs(features=[evolve(exact, channels=channels, stride=stride)], sizes=compute_exact_multiple(exact))
+
+
+def drop_frames(feature: Feature) -> Feature:
+    """Return a feature without its frame axis, as it is for one frame or after pooling over frames."""
+    return evolve(feature, axes=" ".join(axis for axis in feature.axes.split() if axis != "t"), frames=1)
+
+
+def is_map(feature: Feature) -> bool:
+    """Return whether a tensor can be the input of a 2-D convolution."""
+    return feature.axes == MAP
 
 
 def require(
     features: Features, test: Callable[[Feature], bool], takes: str, kind_of_rule: Kind = "raises"
 ) -> Rejection | None:
-    """Refuse features of which some do not pass `test`, with the neck that would mend their layout."""
+    """Reject features that do not all pass `test`, and suggest the neck that fixes their layout."""
     if features and all(map(test, features)):
         return None
     pools = features and all("t" in f.axes and test(drop_frames(f)) for f in features)
@@ -102,29 +133,19 @@ def require(
     return Rejection(code="layout", kind=kind_of_rule, expected=f"takes {takes}", repair=repair)
 
 
+def require_maps(features: Features, kind_of_rule: Kind = "raises") -> Rejection | None:
+    """Reject features that are not all maps `"b c h w"`."""
+    return require(features, is_map, f'maps "{MAP}"', kind_of_rule)
+
+
 def require_pyramid_maps(features: Features) -> Rejection | None:
-    """Refuse whatever is not a map, with the necks that lead all the way to a pyramid of maps."""
+    """Reject features that are not all maps, and suggest the necks that lead to a pyramid of maps."""
     refusal = require(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next')
     return None if refusal is None else evolve(refusal, repair=suggest_necks_to_pyramid(features))
 
 
-def is_map(feature: Feature) -> bool:
-    """Whether a tensor can go through a 2-D convolution as it is."""
-    return feature.axes == MAP
-
-
-def require_maps(features: Features, kind_of_rule: Kind = "raises") -> Rejection | None:
-    """Refuse whatever is not a map `"b c h w"`."""
-    return require(features, is_map, f'maps "{MAP}"', kind_of_rule)
-
-
-def reject_narrow_maps(expected: str) -> Rejection:
-    """Refuse maps whose channels would come to none."""
-    return Rejection(code="channels", kind="raises", expected=expected)
-
-
 def require_indices(features: Features, indices: tuple[int, ...], about: str) -> Rejection | None:
-    """Refuse positions that `features` does not have."""
+    """Reject positions that `features` does not have."""
     count = len(features)
     wrong = [position for position, index in enumerate(indices) if not -count <= index < count]
     if not wrong:
@@ -140,13 +161,8 @@ def require_indices(features: Features, indices: tuple[int, ...], about: str) ->
     )
 
 
-def suggest_more_levels(wanted: str) -> str:
-    """What to do about too few levels. A contract does not see the encoder: smp's have a depth, others out_indices."""
-    return f"let the encoder give {wanted}, with its out_indices or its depth"
-
-
 def require_finest_first(features: Features) -> Rejection | None:
-    """Refuse a pyramid upside down: it would run, and its skip connections would carry the coarse to the fine."""
+    """Reject a pyramid in reverse order: it would run, with skip connections from coarse to fine."""
     strides = [f.stride for f in features if f.stride is not None]
     if strides == sorted(strides):
         return None
@@ -160,7 +176,7 @@ def require_finest_first(features: Features) -> Rejection | None:
 
 
 def require_doubling_strides(features: Features) -> Rejection | None:
-    """Refuse strides that do not double; the last may equal the one before it, as `AddBottleneckLayer` leaves it."""
+    """Reject strides that do not double; the last may equal the one before it, as `AddBottleneckLayer` leaves it."""
     strides = [f.stride for f in features if f.stride is not None]
     ratios = _compute_ratios(strides)
     if all(ratio == 2 for ratio in ratios[:-1]) and all(ratio in (1, 2) for ratio in ratios[-1:]):
@@ -173,24 +189,23 @@ def require_doubling_strides(features: Features) -> Rejection | None:
     )
 
 
-def drop_frames(feature: Feature) -> Feature:
-    """A feature that has an axis of frames, without it: what is pooled over time, or given for each frame."""
-    return evolve(feature, axes=" ".join(axis for axis in feature.axes.split() if axis != "t"), frames=1)
+def reject_narrow_maps(expected: str) -> Rejection:
+    """Build the rejection of maps that have too few channels to divide."""
+    return Rejection(code="channels", kind="raises", expected=expected)
 
 
-def scale_stride(stride: Fraction | None, by: int | Fraction) -> Fraction:
-    """A stride after a map has shrunk by `by`; `Fraction(1, 2)` for a map that has doubled."""
-    assert stride is not None
-    return stride * by
+def suggest_more_levels(wanted: str) -> str:
+    """Return the fix for too few levels. A contract does not see the encoder, so both of its fields are named."""
+    return f"let the encoder give {wanted}, with its out_indices or its depth"
 
 
 def suggest_necks_to_maps(features: Features) -> str | None:
-    """The necks that turn `features` into maps, as they are written in a file; None where there is no such neck."""
+    """Return the necks that turn `features` into maps, as written in a file; None where there is no such neck."""
     return _format_necks(_find_necks_to_maps(features))
 
 
 def suggest_necks_to_pyramid(features: Features) -> str | None:
-    """The necks that turn features of one stride into a pyramid of maps; None where there are no such necks."""
+    """Return the necks that turn features of one stride into a pyramid of maps; None where there are none."""
     first, second = _find_necks_to_maps(features), _find_necks_to_pyramid(features)
     return None if first is None or second is None else _format_necks(first + second)
 
@@ -227,14 +242,6 @@ def _find_necks_to_pyramid(features: Features) -> list[str] | None:
 
 def _compute_ratios(strides: list[Fraction]) -> list[Fraction]:
     return [later / earlier for earlier, later in pairwise(strides)]
-
-
-class RejectionError(ValueError):
-    """Carries a `Rejection` out of code that cannot return one."""
-
-    def __init__(self, refusal: Rejection) -> None:
-        self.refusal = refusal
-        super().__init__(refusal.expected)
 
 
 def fit_widths(widths: tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -21,17 +21,13 @@ from composer.parts.validators import (
 )
 
 AGGREGATIONS = ("mean", "max", "min", "cls")
-
-
 MAX_PREFIX = 1024
-
-
 GRID_LAYOUTS = (TOKENS, MAP, TOKENS_PER_FRAME, MAP_PER_FRAME)
 
 
 @frozen
 class _Pooling:
-    """One of the ways of pooling, or the position of a token of the prefix."""
+    """Validate the name of a pooling, or the position of a token of the prefix."""
 
     known: ClassVar[tuple[str, ...]] = AGGREGATIONS
 
@@ -43,7 +39,7 @@ class _Pooling:
 
 
 def _convert_indices(value: int | Iterable[int] | None) -> tuple[int, ...]:
-    """One position, several, or none given: the last."""
+    """Convert one position, several, or None for the last, into a tuple."""
     if value is None:
         return (-1,)
     return (value,) if type(value) is int else convert_int_list(value)  # type: ignore[arg-type]
@@ -51,11 +47,11 @@ def _convert_indices(value: int | Iterable[int] | None) -> tuple[int, ...]:
 
 @frozen(kw_only=True)
 class AggregateTokens(Neck):
-    """Makes one vector of each feature at `indices`: the mean, maximum or minimum of its tokens, or one of its prefix.
+    """Pool each feature at `indices` into a vector: the mean, maximum or minimum of its tokens, or a prefix token.
 
     `indices` is a list, or one position; null is the last. `pooling: cls` is the first token of the prefix, and a
-    whole number is that token of the prefix. The prefix is pooled along with the grid unless `drop_cls` drops it,
-    however many tokens it has. Of tokens or maps per frame each frame is pooled alone.
+    whole number is that token of the prefix. The prefix is pooled along with the grid unless `drop_cls` drops all of
+    it. Tokens or maps per frame are pooled frame by frame.
     """
 
     pooling: str | int = field(default="mean", validator=_Pooling())
@@ -70,7 +66,7 @@ class AggregateTokens(Neck):
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Which features are taken: `indices`, however it was given."""
+        """Return `indices` as a tuple."""
         assert isinstance(self.indices, tuple)
         return self.indices
 
@@ -89,7 +85,7 @@ def _(neck: AggregateTokens, features: Features) -> ContractResult:
 
 
 def _require_grids(chosen: Features, features: Features) -> Rejection | None:
-    """Refuse other layouts: whatever axis comes last but one would be taken for the tokens."""
+    """Reject other layouts: their second to last axis would be pooled as tokens."""
     wrong = [feature for feature in chosen if feature.axes not in GRID_LAYOUTS]
     if not wrong:
         return None
@@ -102,11 +98,11 @@ def _require_grids(chosen: Features, features: Features) -> Rejection | None:
 
 
 def _suggest_necks_to_grids(wrong: Feature, features: Features) -> str | None:
-    """What turns a feature into one of the layouts that are pooled."""
+    """Return the fix that turns a feature into one of the layouts that can be pooled."""
     if wrong.stride is None:
         return "leave this neck out: a vector has nothing to be pooled"
     if len({feature.axes for feature in features}) > 1:
-        # A permutation is of all features.
+        # A permutation applies to all features.
         return None
     axes = wrong.axes.split()
     grid = next(grid.split() for grid in GRID_LAYOUTS if set(grid) == set(wrong.axes))
@@ -114,16 +110,16 @@ def _suggest_necks_to_grids(wrong: Feature, features: Features) -> str | None:
 
 
 def _require_prefix_token(neck: AggregateTokens, chosen: Features) -> Rejection | None:
-    """Refuse to take a token of the grid for one of the prefix: at another size it would stand elsewhere."""
+    """Reject a grid token as prefix token: its position would change with the image size."""
     token = 0 if neck.pooling == "cls" else neck.pooling
     prefix = min(feature.prefix for feature in chosen)
     if isinstance(token, str) or token < prefix:
         return None
-    asked = "the class token" if neck.pooling == "cls" else f"token {token} of the prefix"
+    name = "the class token" if neck.pooling == "cls" else f"token {token} of the prefix"
     return Rejection(
         code="prefix",
         kind="wrong_output",
-        expected=f"takes {asked}, which not every feature at indices has",
+        expected=f"takes {name}, which not every feature at indices has",
         repair=f"use a pooling from 0 to {prefix - 1}" if prefix > 1 else "pooling: cls" if prefix else "pooling: mean",
         about="pooling",
     )
@@ -152,12 +148,11 @@ POOLINGS = ("mean", "max", "diff", "concat", "keep")
 
 @frozen(kw_only=True)
 class TemporalPooling(Neck):
-    """Pools features along their axis of frames, t, which may stand anywhere in their layout.
+    """Pool features along their frame axis t, at any position in their layout.
 
-    `mean` and `max` are taken over the frames, `diff` is the first minus the second of exactly two, `concat` puts the
-    channels of all frames one after the other, frame by frame, and `keep` leaves the frames as they are. With
-    `subset_lengths`, such as [2, 3] of five frames, the frames of each subset are averaged first, and it is the
-    averages that are pooled.
+    `mean` and `max` are taken over the frames, `diff` is the first minus the second of exactly two, `concat`
+    concatenates the channels of all frames, and `keep` leaves the frames unchanged. With `subset_lengths`, such as
+    [2, 3] of five frames, the frames of each subset are averaged first, and the averages are pooled.
     """
 
     pooling: str = field(default="mean", validator=Choice(POOLINGS))
@@ -170,7 +165,6 @@ class TemporalPooling(Neck):
 
 @contract.register(TemporalPooling)
 def _(neck: TemporalPooling, features: Features) -> ContractResult:
-    """What is pooled along t is of the layout that is left without t, whichever that is: no other axis is touched."""
     return (
         _require_frames(features)
         or _require_subset_sum(neck, features)
@@ -196,10 +190,10 @@ def _require_frames(features: Features) -> Rejection | None:
 
 def _require_subset_sum(neck: TemporalPooling, features: Features) -> Rejection | None:
     lengths = neck.subset_lengths
-    other = [] if lengths is None else [f for f in features if f.frames != sum(lengths)]
-    if lengths is None or not other:
+    unequal = [f.frames for f in features if lengths is not None and f.frames != sum(lengths)]
+    if lengths is None or not unequal:
         return None
-    frames = other[0].frames
+    frames = unequal[0]
     return Rejection(
         code="frames",
         kind="raises",
@@ -233,12 +227,12 @@ def _require_pair(neck: TemporalPooling, features: Features) -> Rejection | None
 
 
 def _split_frames(frames: int, count: int) -> list[int]:
-    """So many subsets, as equal as can be, the longer ones last."""
+    """Split frames into `count` subsets of nearly equal length, the longer ones last."""
     return [(frames + index) // count for index in range(count)]
 
 
 def _count_pooled_frames(neck: TemporalPooling, feature: Feature) -> int:
-    """How many frames are left to be pooled: one for each subset, where there are subsets."""
+    """Return the number of frames to pool: one per subset, where there are subsets."""
     return feature.frames if neck.subset_lengths is None else len(neck.subset_lengths)
 
 

@@ -8,35 +8,27 @@ from typing import Any
 from attrs import Attribute, field, frozen
 
 ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity")
-"""Activations that a part may name, with torch's own names. A closed list: no name is ever looked up elsewhere."""
-
+"""Activations that a part may name, by torch's names. The list is closed: no other name is looked up."""
 
 FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax")
-
-
 MAX_CHANNELS = 65_536
-
-
 MAX_LEVELS = 64
 
-
 MAX_ENTRIES = 64
-"""Entries of a list of whole numbers: levels, pooled sizes, dilations, widths of layers one after the other."""
-
+"""The maximum length of a list of whole numbers, such as levels, dilations or widths."""
 
 MAX_IN_OPTIONS = 65_536
-"""What a whole number among the options of a foreign constructor may be, and what those of a list may come to."""
-
+"""The maximum of a whole number among the options of a foreign constructor, and of the sum of a list of them."""
 
 MAX_DEPTH = 32
-"""How deep lists nest in an option, and lists and mappings in a text, counted through aliases. A graph needs eight."""
+"""The maximum nesting depth of an option or a spec, counted through aliases. A graph needs eight."""
 
 
 @frozen
 class IntRange:
-    """A whole number from `least` to `most`, or a tuple of at most so many `entries` of them.
+    """Validate a whole number from `least` to `most`, or a tuple of at most `entries` of them.
 
-    Where it is `optional`, None will do instead.
+    None is valid where it is `optional`.
     """
 
     least: int
@@ -56,18 +48,14 @@ class IntRange:
                 raise ValueError(f"{attribute.name} {rule} (got {number!r})")
 
 
-@frozen
-class Rate:
-    """A number from 0 up to, but not including, 1: a dropout rate."""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            raise ValueError(f"{attribute.name} must be a number from 0 up to, but not including, 1 (got {value!r})")
+def _validate_rate(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{attribute.name} must be a number from 0 up to, but not including, 1 (got {value!r})")
 
 
 @frozen
 class Choice:
-    """One of a closed list of values."""
+    """Validate one of a closed list of values."""
 
     known: tuple[Any, ...]
 
@@ -81,27 +69,19 @@ class Choice:
             raise ValueError(f"{attribute.name} must be one of {names} (got {value!r})")
 
 
-@frozen
-class NonEmpty:
-    """At least one entry."""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        if isinstance(value, tuple) and not value:
-            raise ValueError(f"{attribute.name} must have at least one entry")
+def _validate_non_empty(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, tuple) and not value:
+        raise ValueError(f"{attribute.name} must have at least one entry")
 
 
-@frozen
-class Bool:
-    """True or False, and nothing that merely counts as one of them."""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        if type(value) is not bool:
-            raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
+def _validate_bool(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
 
 
 @frozen
 class ForbiddenKeys:
-    """Options that do not hold certain names: `barred` says why of each."""
+    """Validate that options do not hold certain names: `barred` maps each to the reason."""
 
     barred: Mapping[str, str]
 
@@ -111,23 +91,20 @@ class ForbiddenKeys:
                 raise ValueError(f"{attribute.name} must not hold {name!r}: {self.barred[name]}")
 
 
-@frozen
-class BoundedOptions:
-    """Options whose whole numbers let no constructor count for minutes: any of them might be a depth."""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        for name, option in value:
-            number = max(measure_value(option))
-            if number > MAX_IN_OPTIONS:
-                kind = "a list" if isinstance(option, tuple) else "a mapping"
-                what = "a whole number of" if isinstance(option, int) else f"{kind} that comes to"
-                got = option if type(option) is int else number
-                rule = f"{what} at most {MAX_IN_OPTIONS:,} in {name}"
-                raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
+def _validate_bounded_options(_: object, attribute: Attribute[Any], value: Any) -> None:
+    """Reject whole numbers in options that are so large that a constructor runs for minutes: any may be a depth."""
+    for name, option in value:
+        number = max(measure_value(option))
+        if number > MAX_IN_OPTIONS:
+            kind = "a list" if isinstance(option, tuple) else "a mapping"
+            what = "a whole number of" if isinstance(option, int) else f"{kind} that comes to"
+            got = option if type(option) is int else number
+            rule = f"{what} at most {MAX_IN_OPTIONS:,} in {name}"
+            raise ValueError(f"{attribute.name} must hold {rule} (got {got:,})")
 
 
 def measure_value(value: Any) -> tuple[int, int]:
-    """Return what the whole numbers in a value come to, whatever their signs, and how many entries it has inside."""
+    """Return the sum of the absolute whole numbers in a value, and the number of its entries at all depths."""
     if isinstance(value, tuple | list | FrozenDict):
         sizes = [measure_value(entry) for entry in (value.values() if isinstance(value, FrozenDict) else value)]
         return sum(number for number, _ in sizes), len(value) + sum(entries for _, entries in sizes)
@@ -135,41 +112,25 @@ def measure_value(value: Any) -> tuple[int, int]:
 
 
 CHANNELS = IntRange(1, MAX_CHANNELS)
-
-
 OPTIONAL_CHANNELS = IntRange(1, MAX_CHANNELS, optional=True)
-
-
 INDEX = IntRange(-MAX_LEVELS, MAX_LEVELS - 1)
-
-
 OPTIONAL_INDEX = IntRange(-MAX_LEVELS, MAX_LEVELS - 1, optional=True)
-
-
 FRAME_COUNT = IntRange(1, 1024, optional=True)
-
-
-RATE = Rate()
-
-
-NON_EMPTY = NonEmpty()
-
-
-BOUNDED_OPTIONS = BoundedOptions()
-
-
-BOOL = Bool()
+RATE = _validate_rate
+NON_EMPTY = _validate_non_empty
+BOUNDED_OPTIONS = _validate_bounded_options
+BOOL = _validate_bool
 
 
 def convert_int_list(values: Iterable[int]) -> tuple[int, ...]:
-    """A list from a file or a caller, as a tuple. Raises ValueError for what is no list."""
+    """Convert a list into a tuple. Raises ValueError for anything but a list or tuple."""
     if not isinstance(values, list | tuple):
         raise ValueError(f"a list of whole numbers is needed (got {values!r})")
     return tuple(values)
 
 
 def convert_optional_int_list(values: Iterable[int] | None) -> tuple[int, ...] | None:
-    """As `convert_int_list`, and None stays None."""
+    """Convert a list into a tuple, and keep None. Raises ValueError for other values."""
     return None if values is None else convert_int_list(values)
 
 
@@ -196,7 +157,7 @@ Options = tuple[tuple[str, Any], ...]
 
 
 def to_keyword_arguments(values: Options) -> dict[str, Any]:
-    """Return options as keyword arguments. Mappings inside are plain dicts again, which the callee may change."""
+    """Return options as keyword arguments. Inner mappings become plain dicts, which the callee may change."""
     return {name: _unfreeze_value(value) for name, value in values}
 
 
@@ -207,9 +168,9 @@ def _unfreeze_value(value: Any) -> Any:
 
 
 def convert_options(values: Mapping[str, Any] | Options) -> Options:
-    """A mapping of plain values as `Options`: sorted pairs, in which lists are tuples and mappings are frozen.
+    """Convert a mapping of plain values into `Options`: sorted pairs with tuples for lists and frozen mappings.
 
-    Raises ValueError for values that are not plain: they would have no text.
+    Raises ValueError for values that are not plain, because they cannot be written to a file.
     """
     pairs = tuple(values.items()) if isinstance(values, Mapping) else values
     if not isinstance(pairs, tuple | list) or not all(

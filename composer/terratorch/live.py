@@ -15,7 +15,7 @@ from composer.adapters.probing import find_patch_size
 from composer.layouts import MAP, VECTOR, Feature, Features, Image
 from composer.modules import module
 from composer.modules.base import SeededGenerator
-from composer.modules.encoders import ModuleProxy, use_eval_mode
+from composer.modules.encoders import TransparentWrapper, use_eval_mode
 from composer.parts import Decoder, Encoder, Neck
 from composer.parts.base import contract
 from composer.parts.rules import ContractResult, Outputs, Rejection, compute_exact_multiple
@@ -224,12 +224,12 @@ def _make_rejection(expected: str, got: str) -> Rejection:
     )
 
 
-class ListInputWrapper(ModuleProxy):
+class ListInputWrapper(TransparentWrapper):
     """A module that is called with a list of tensors of its own, which it may change."""
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Give the one tensor that the module gives."""
-        out: Any = self.original([x.clone() for x in features])
+        out: Any = self.network([x.clone() for x in features])
         return (out,)
 
 

@@ -19,7 +19,7 @@ from composer.graph import Graph, Node, chain
 from composer.layouts import MAP, ROUNDINGS, Feature, Features, Image
 from composer.parts import DECODERS, HEADS, NECKS, AddFeatures, ConcatFeatures, Part, Timm
 from composer.parts.base import contract
-from composer.parts.rules import Outputs, Rejection
+from composer.parts.rules import ContractResult, Rejection
 from composer.parts.validators import Choice, IntRange
 from composer.sizes import Padding
 from composer.testing.failures import format_error
@@ -391,7 +391,5 @@ def _get_encoder_features(encoder: Timm, image: tuple[Feature]) -> Features | No
     return None if isinstance(facts, Rejection) else _get_features(contract(facts, image))
 
 
-def _get_features(outcome: Any) -> Features | None:
-    if isinstance(outcome, Rejection):
-        return None
-    return outcome.features if isinstance(outcome, Outputs) else tuple(outcome)
+def _get_features(outcome: ContractResult) -> Features | None:
+    return None if isinstance(outcome, Rejection) else outcome.features

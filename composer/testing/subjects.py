@@ -339,14 +339,9 @@ class PartSubject:
             if isinstance(told, Rejection):
                 return told
         outcome = contract(told, *inputs.positional, **dict(inputs.named))
-        if isinstance(outcome, Rejection):
-            return outcome
-        features = outcome.features if isinstance(outcome, Outputs) else outcome
-        if not isinstance(features, list | tuple) or not all(isinstance(one, Feature) for one in features):
-            raise TypeError(f"what a contract gives is features, a Promise or a Refusal (got {outcome!r})")
-        if not features:
+        if isinstance(outcome, Outputs) and not outcome.features:
             raise TypeError("what a contract gives is one feature at least (got none)")
-        return outcome if isinstance(outcome, Outputs) else Outputs(features=features)
+        return outcome
 
     def explain_rejection(self, inputs: Inputs) -> str:
         """The refusal's sentence."""

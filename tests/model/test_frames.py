@@ -157,8 +157,8 @@ REFUSED = {
     "frames of frames": (
         (Custom(nn.Identity(), features=Feature(channels=3, axes="b n c", frames=2)), 3),
         (
-            "error[frames] encoder: Custom gives frames for a still, and would give frames of frames for each of an "
-            'image\'s; image gives map "b c t h w" (3 channels, stride 1, 3 frames).\n'
+            "error[frames] encoder: Custom emits frames for a single image, and would emit frames of frames for an "
+            'image with frames; image gives map "b c t h w" (3 channels, stride 1, 3 frames).\n'
             "  repair: feed it an image without frames, or declare how many frames it takes at once"
         ),
     ),

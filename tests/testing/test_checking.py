@@ -189,7 +189,7 @@ UNHELD = {
         {},
         (
             "cannot check Forgetful(where='contract'): for map \"b c h w\" (11 channels, stride 2), its contract "
-            "raises TypeError: what a contract gives is features, a Promise or a Refusal (got None)"
+            "raises TypeError: the contract of Forgetful must return features, Outputs or a Rejection (got None)"
         ),
     ),
     "a contract that promises nothing": (

@@ -233,7 +233,7 @@ HINDERED = {
         part(lambda neck, features: None, GivesNone),
         (
             'cannot check GivesNone(): for map "b c h w" (11 channels, stride 2), its contract raises TypeError: '
-            "what a contract gives is features, a Promise or a Refusal (got None)"
+            "the contract of GivesNone must return features, Outputs or a Rejection (got None)"
         ),
     ),
     "a declaration that its module does not keep": (
