@@ -100,6 +100,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     terratorch.add_argument("config", metavar="CONFIG", help="the file given to `terratorch fit --config`")
     terratorch.add_argument("-o", "--out", metavar="SPEC", help="the spec to write: .yaml; without it, to stdout")
+
+    explain = _add_command(commands, "explain", "codes:explain_code", "explain an error code, or list all of them")
+    explain.add_argument("code", nargs="?", metavar="CODE", help="the word in brackets of an error, such as layout")
     return parser
 
 
