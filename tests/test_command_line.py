@@ -298,7 +298,7 @@ class TestBuild:
     def test_pretrained_weights_can_be_left_out(self, here, capsys):
         assert main(["build", "scene.yaml", "--seed", "4", "--no-pretrained"]) == 0
         assert capsys.readouterr().out.endswith(
-            "weights: random, seed 4 (encoder asks for pretrained ones; --no-pretrained leaves them out)\n"
+            "weights: random, seed 4 (--no-pretrained: no pretrained weights for encoder)\n"
         )
 
     def test_saved_weights_are_those_of_the_seed(self, here, capsys):
@@ -413,7 +413,7 @@ class TestRun:
     def test_a_scene_is_a_line(self, here, capsys):
         assert main(["run", "scene.yaml", "--no-pretrained", "--image", "photo.png"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[1] == "weights: random, seed 0 (encoder asks for pretrained ones; --no-pretrained leaves them out)"
+        assert lines[1] == "weights: random, seed 0 (--no-pretrained: no pretrained weights for encoder)"
         assert re.fullmatch(r"head: (class [0-6] \d\d?\.\d %(, |$)){5}", lines[2])
         assert len(lines) == 3
         assert sorted(path.suffix for path in here.iterdir()).count(".png") == 3
@@ -730,14 +730,14 @@ class TestList:
             (
                 ["heads", "X"],
                 (
-                    "no part of the heads is named 'X'; there are SegmentationHead, RegressionHead, "
+                    "no head is named 'X'; there are SegmentationHead, RegressionHead, "
                     "ClassificationHead, ScalarHead, EmbeddingHead"
                 ),
             ),
             (
                 ["decoders", "timm/*"],
                 (
-                    "no part of the decoders is named 'timm/*'; there are IdentityDecoder, FCNDecoder, UNetDecoder, "
+                    "no decoder is named 'timm/*'; there are IdentityDecoder, FCNDecoder, UNetDecoder, "
                     "UperNetDecoder, LinearDecoder, MLPDecoder, ASPPSegmentationHead, ASPPRegressionHead, smp/…, "
                     "mmseg/…"
                 ),
@@ -753,7 +753,7 @@ class TestList:
                 ["encoders", "mmseg/*"],
                 "no encoder is named 'mmseg/*', but decoders are: python -m composer list decoders 'mmseg/*'",
             ),
-            (["encoders", "transformers/*"], f"no encoder that is known is named 'transformers/*'; {TRANSFORMERS}"),
+            (["encoders", "transformers/*"], f"no known encoder is named 'transformers/*'; {TRANSFORMERS}"),
             (
                 ["encoders", "terratorch/convnextv2_atto"],
                 (

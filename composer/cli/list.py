@@ -60,7 +60,7 @@ def build_parts_table(kinds: str, pattern: str | None) -> Table:
     broken = [why for name, why in unusable.items() if is_match(name, pattern)]
     if not matching and not unsupported:
         names = ", ".join(dict.fromkeys(re.sub("/.*", "/…", name) for name in parts))
-        raise UsageError("\n".join(broken) or f"no part of the {kinds} is named {pattern!r}; there are {names}")
+        raise UsageError("\n".join(broken) or f"no {PLURALS[kinds]} is named {pattern!r}; there are {names}")
     # Names that differ in size only share a row.
     alike = groupby(matching, lambda name: (describe_part(matching[name], name), *format_fields(matching[name], name)))
     rows = [
@@ -209,7 +209,7 @@ def _explain_no_match(pattern: str, unsupported: dict[str, str], missing: list[s
     if unsupported:
         return "\n".join(f"{name}: {why}" for name, why in unsupported.items())
     if missing:
-        return f"no encoder that is known is named {pattern!r}; {', '.join(map(describe_installation, missing))}"
+        return f"no known encoder is named {pattern!r}; {', '.join(map(describe_installation, missing))}"
     others = [f"{kind}s" for kind in KINDS if kind != "encoder" and _filter_names(list_parts(f"{kind}s")[0], pattern)]
     if others:
         return f"no encoder is named {pattern!r}, but {others[0]} are: python -m composer list {others[0]} {pattern!r}"

@@ -10,7 +10,7 @@ from attrs import frozen
 from composer.cli.check import build_outputs_table
 from composer.cli.terminal import build_table, get_terminal_width, print_text, read_spec, render
 from composer.errors import make_printable
-from composer.graph import Graph, Node, Shared
+from composer.graph import Node, Shared
 from composer.inference import infer
 from composer.layouts import Features, format_count, get_layout_kind
 from composer.parts import Part, get_part_name
@@ -230,20 +230,16 @@ def _format_counts(summary: NodeSummary) -> tuple[str, str, str]:
 def summarize_weights(model: Model, seed: int, *, pretrained: bool) -> str:
     """Return a line on where the weights of a built model come from, and one for each weights file that was read."""
     loaded = model.loaded_weights
-    asking = [name for name in list_pretrained_nodes(model.graph) if name not in loaded]
-    if not pretrained and asking:
-        nodes = ", ".join(asking)
-        return f"weights: random, seed {seed} ({nodes} asks for pretrained ones; --no-pretrained leaves them out)"
+    unreported = ", ".join(
+        node.name for node in model.graph.nodes if getattr(node.part, "pretrained", False) and node.name not in loaded
+    )
+    if not pretrained and unreported:
+        return f"weights: random, seed {seed} (--no-pretrained: no pretrained weights for {unreported})"
     nodes = f"pretrained in {', '.join(loaded)}; " if loaded else ""
     # A part of another package may not report the weights that it loads.
-    unknown = f"; {', '.join(asking)} asks for pretrained ones and does not report them" if asking else ""
+    unknown = f"; {unreported} is pretrained, and does not report what it loaded" if unreported else ""
     line = f"weights: {nodes}random{' elsewhere' if loaded else ''}, seed {seed}{unknown}"
     return "\n".join([line, *(_summarize_weight_file(name, found) for name, found in loaded.items() if found.file)])
-
-
-def list_pretrained_nodes(graph: Graph) -> tuple[str, ...]:
-    """List the nodes whose part asks for published weights, or for those of a file."""
-    return tuple(node.name for node in graph.nodes if getattr(node.part, "pretrained", False))
 
 
 def _summarize_weight_file(name: str, weights: LoadedWeights) -> str:
