@@ -123,8 +123,8 @@ SAID = {
     "far.npy": "cannot be read as an image (memory mapped length must be positive).",
     "below.npy": "cannot be read as an image (memory mapped length must be positive).",
     "objects.npy": "an image holds numbers (this holds objects of Python).",
-    "nan.npy": "image: band 1 of those that the model is fed holds no data at all.",
-    "large.npy": "image: band 1 holds numbers too large to reckon with, such as 3.29843e+299.",
+    "nan.npy": "image: band 1 of the input holds no data at all.",
+    "large.npy": "image: band 1 holds numbers too large to average, such as 3.29843e+299.",
     "lies.tif": "cannot be read as an image (failed to read 162000000 bytes, got 13118).",
     "bomb.tif": "an image has at most 4 GiB (this has 9,052.5); crop it.",
     "pipe.png": "this is a pipe or a device; name a file.",
@@ -170,7 +170,7 @@ def test_a_picture_that_memory_does_not_suffice_for(here, capsys, monkeypatch):
 
     monkeypatch.setattr("composer.cli.images._extract_pixels", refused)
     assert run_on("image.png") == 2
-    assert capsys.readouterr().err == "image.png: there is not memory enough for an image of this size; crop it.\n"
+    assert capsys.readouterr().err == "image.png: out of memory for an image of this size; crop it.\n"
 
 
 def test_what_runs_out_of_memory_anywhere_is_one_line(here, capsys, monkeypatch):
@@ -180,7 +180,7 @@ def test_what_runs_out_of_memory_anywhere_is_one_line(here, capsys, monkeypatch)
     monkeypatch.setattr("composer.cli.run.prepare_inputs", refused)
     assert run_on("image.png") == 2
     assert capsys.readouterr().err == (
-        "there is not memory enough for this; use a smaller model or image, or close other programs.\n"
+        "out of memory; use a smaller model or image, or close other programs.\n"
     )
 
 
@@ -240,9 +240,9 @@ def test_a_full_disk_behind_stdout_is_one_line(here):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ([*RUN[:-1], "folder.png"], "folder.png: this is no file that could be replaced; choose another name."),
+        ([*RUN[:-1], "folder.png"], "folder.png: this is not a regular file; choose another name."),
         ([*RUN[:-1], "none/out.png"], "none/out.png: there is no folder {here}/none; make it first."),
-        ([*BUILD[:-1], "x.safetensors"], "x.safetensors: this is no file that could be replaced; choose another name."),
+        ([*BUILD[:-1], "x.safetensors"], "x.safetensors: this is not a regular file; choose another name."),
         ([*BUILD[:-1], "none/x.safetensors"], "none/x.safetensors: there is no folder {here}/none; make it first."),
     ],
     ids=["run-folder", "run-none", "build-folder", "build-none"],

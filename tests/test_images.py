@@ -427,20 +427,20 @@ class TestTiff:
             ("0", np.int16, [True, False], None),
             (" -3.0\0", np.int16, [False, True], None),
             ("nan", np.float32, [False, False], None),
-            ("nan", np.int16, [False, False], "its mark of no data, 'nan', is no number of int16, and means nothing"),
+            ("nan", np.int16, [False, False], "its no-data value 'nan' is not a number of int16, and is ignored"),
             (
                 "1e999",
                 np.int16,
                 [False, False],
-                "its mark of no data, '1e999', is no number of int16, and means nothing",
+                "its no-data value '1e999' is not a number of int16, and is ignored",
             ),
-            ("-1", np.uint16, [False, False], "its mark of no data, '-1', is no number of uint16, and means nothing"),
-            ("0.5", np.int16, [False, False], "its mark of no data, '0.5', is no number of int16, and means nothing"),
+            ("-1", np.uint16, [False, False], "its no-data value '-1' is not a number of uint16, and is ignored"),
+            ("0.5", np.int16, [False, False], "its no-data value '0.5' is not a number of int16, and is ignored"),
             (
                 "none",
                 np.float32,
                 [False, False],
-                "its mark of no data, 'none', is no number of float32, and means nothing",
+                "its no-data value 'none' is not a number of float32, and is ignored",
             ),
         ],
         ids=lambda value: getattr(value, "__name__", None) or str(value)[:6],
@@ -495,7 +495,7 @@ class TestUnreadable:
         [
             ("none.png", None, "there is no such file; check the path."),
             ("zero.png", b"", "the file is empty."),
-            ("text.png", b"hello", "this is no image that Pillow can read; PNG, JPEG, TIFF and .npy will do."),
+            ("text.png", b"hello", "not an image that Pillow can read; use PNG, JPEG, TIFF or .npy."),
             ("text.npy", b"hello", "cannot be read as an image (.*)."),
             ("text.tif", b"hello", "cannot be read as an image (.*)."),
             ("x.npz", b"PK", "this is a collection of arrays; save the one that is the image as .npy."),
@@ -539,7 +539,7 @@ class TestBands:
                 made(np.zeros((1, 4, 5))),
                 3,
                 None,
-                ((1, 1, 1), "one grey band, given to the model three times"),
+                ((1, 1, 1), "one grey band, used for all three channels"),
                 id="grey",
             ),
         ],
@@ -554,7 +554,7 @@ class TestBands:
                 ten,
                 6,
                 None,
-                "x.npy: the model's image takes 6 bands, and this image has 10; "
+                "x.npy: input 'image' expects 6 bands; the file has 10; "
                 "pick them with --bands, counted from 1: --bands 1,2,3,4,5,6.",
                 id="too many",
             ),
@@ -562,11 +562,11 @@ class TestBands:
                 made(np.zeros((1, 4, 5))),
                 6,
                 None,
-                "x.npy: the model's image takes 6 bands, and this image has 1; use another image.",
+                "x.npy: input 'image' expects 6 bands; the file has 1; use another image.",
                 id="too few",
             ),
             pytest.param(ten, 3, (4, 11, 12), "--bands: x.npy has 10 bands, counted from 1 (got 11,12).", id="beyond"),
-            pytest.param(ten, 3, (4, 3), "--bands: the model's image takes 3 bands (got 2: 4,3).", id="not as many"),
+            pytest.param(ten, 3, (4, 3), "--bands: input 'image' expects 3 bands (got 2: 4,3).", id="not as many"),
         ],
     )
     def test_not_fed(self, image, channels, asked, said):
@@ -638,7 +638,7 @@ class TestNormalising:
         ]
 
     def test_a_band_without_any_data_is_refused(self):
-        said = "x.npy: image: band 2 of those that the model is fed holds no data at all."
+        said = "x.npy: image: band 2 of the input holds no data at all."
         with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
             normalize_bands(np.zeros((2, 1, 1)), np.array([[[False]], [[True]]]), None, "x.npy: image")
 
@@ -721,7 +721,7 @@ class TestOutFile:
         ("name", "said"),
         [
             ("x.gif", "the name must end in .png or .jpg."),
-            ("folder.png", "this is no file that could be replaced; choose another name."),
+            ("folder.png", "this is not a regular file; choose another name."),
             ("none/x.png", "there is no folder {folder}/none; make it first."),
         ],
     )

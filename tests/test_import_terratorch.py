@@ -617,7 +617,7 @@ class TestCommand:
             (["folder.yaml"], "folder.yaml: this is a folder; name a file in it."),
             (
                 ["c.yaml", "-o", "folder.yaml"],
-                "folder.yaml: this is no file that could be replaced; choose another name.",
+                "folder.yaml: this is not a regular file; choose another name.",
             ),
             (["c.yaml", "-o", "spec.txt"], "spec.txt: the name must end in .yaml or .yml."),
             (

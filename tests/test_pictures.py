@@ -6,22 +6,30 @@ import numpy as np
 import pytest
 
 from composer.adapters.mmseg.parts import Mmseg
-from composer.cli.inputs import NO_DATA_COLOUR, get_class_colour, render_classes, render_values
 from composer.cli.pictures import (
-    LEGEND_ROW_HEIGHT,
-    MAX_LEGEND_ROWS,
+    LINE_HEIGHT,
     MIN_PANEL_WIDTH,
     PANEL_MARGIN,
     PAPER,
-    RULE,
     SWATCH_SIZE,
     TITLE_HEIGHT,
-    build_input_panel,
-    build_prediction_panel,
     compose_sheet,
     compute_drawn_size,
+    resize_pixels,
 )
-from composer.cli.predictions import ClassMap, ClassProbabilities, Scalars, ValueMap, decode_predictions, format_percent
+from composer.cli.predictions import (
+    NO_DATA_COLOUR,
+    Prediction,
+    decode_classes,
+    decode_predictions,
+    decode_probabilities,
+    decode_scalars,
+    decode_values,
+    format_percent,
+    get_class_colour,
+    render_classes,
+    render_values,
+)
 from composer.parts import (
     ASPPRegressionHead,
     ASPPSegmentationHead,
@@ -38,7 +46,7 @@ LOW, HIGH = (41, 18, 84), (251, 232, 88)
 
 
 def drawn(*parts) -> np.ndarray:
-    return np.asarray(compose_sheet([build_prediction_panel(part, SIZE) for part in parts]))
+    return np.asarray(compose_sheet([], parts, SIZE))
 
 
 def at(pixels, left, top):
@@ -50,15 +58,16 @@ def has_ink(pixels, left, top, width, height):
     return bool((region < 120).all(axis=-1).any())
 
 
-def quarters(*classes) -> ClassMap:
+def quarters(*classes) -> Prediction:
     """A map of 2 × 2 cells."""
-    return ClassMap("head", np.array(classes).reshape(2, 2), 10)
+    return decode_classes("head", np.array(classes).reshape(2, 2), 10)
 
 
 class TestColours:
     def test_classes_look_different(self):
-        colours = np.array([get_class_colour(index) for index in range(150)], dtype=float)
-        assert min(np.linalg.norm(one - other) for one, other in combinations(colours, 2)) > 35
+        colours = np.array([get_class_colour(index) for index in range(20)], dtype=float)
+        assert min(np.linalg.norm(one - other) for one, other in combinations(colours, 2)) > 25
+        assert len({get_class_colour(index) for index in range(256)}) == 256
 
     def test_no_class_looks_like_paper(self):
         assert max(sum(get_class_colour(index)) for index in range(256)) < 3 * 235
@@ -117,10 +126,16 @@ class TestPredictions:
                 id="not finite",
             ),
             pytest.param(
-                ClassificationHead(num_classes=3), np.log([1.0, 6.0, 3.0]), ["out: class 1, 60.0 %"], id="softmax"
+                ClassificationHead(num_classes=3),
+                np.log([1.0, 6.0, 3.0]),
+                ["out: class 1 60.0 %, class 2 30.0 %, class 0 10.0 %"],
+                id="softmax",
             ),
             pytest.param(
-                ClassificationHead(num_classes=1), np.log([3.0]), ["out: class 1, 75.0 %"], id="one score for an image"
+                ClassificationHead(num_classes=1),
+                np.log([3.0]),
+                ["out: class 1 75.0 %, class 0 25.0 %"],
+                id="one score for an image",
             ),
             pytest.param(
                 ScalarHead(num_outputs=2), np.array([0.5, 1234.56]), ["out: 0.5, 1235"], id="numbers for an image"
@@ -164,7 +179,7 @@ class TestPredictions:
         assert [str(prediction) for prediction in decode_predictions("out", part, output)] == said
 
     def test_many_classes_are_summed_up(self):
-        assert str(ClassMap("out", np.arange(8).reshape(2, 4), 9)) == (
+        assert str(decode_classes("out", np.arange(8).reshape(2, 4), 9)) == (
             "out: 8 of 9 classes: "
             "class 0 12.5 %, class 1 12.5 %, class 2 12.5 %, class 3 12.5 %, class 4 12.5 %, and 3 more"
         )
@@ -195,11 +210,7 @@ class TestPanels:
     def test_input_and_prediction_stand_side_by_side(self):
         pixels = np.zeros((3, 4, 3), np.uint8)
         pixels[0, 3] = (250, 0, 0)
-        both = np.asarray(
-            compose_sheet(
-                [build_input_panel("image", pixels, "", SIZE), build_prediction_panel(quarters(0, 1, 2, 3), SIZE)]
-            )
-        )
+        both = np.asarray(compose_sheet([("image", pixels)], [quarters(0, 1, 2, 3)], SIZE))
         right = SIZE[0] + PANEL_MARGIN
         assert both.shape[1] == 2 * SIZE[0] + 3 * PANEL_MARGIN
         assert [at(both, 399, TITLE_HEIGHT), at(both, 299, TITLE_HEIGHT), at(both, 399, TITLE_HEIGHT + 100)] == [
@@ -221,69 +232,52 @@ class TestPanels:
         colours = np.unique(pixels[top : top + SIZE[1], PANEL_MARGIN : PANEL_MARGIN + SIZE[0]].reshape(-1, 3), axis=0)
         assert sorted(map(tuple, colours.tolist())) == sorted(get_class_colour(index) for index in (2, 4, 7))
 
-    def test_the_legend_names_classes_by_share_down_the_columns(self):
-        pixels = drawn(quarters(4, 4, 7, 2))
-        top = TITLE_HEIGHT + SIZE[1] + 12
-        swatches = [
-            at(pixels, SWATCH_SIZE // 2, top + LEGEND_ROW_HEIGHT * line + LEGEND_ROW_HEIGHT // 2) for line in (0, 1)
+    def test_the_legend_names_classes_by_share(self):
+        prediction = quarters(4, 4, 7, 2)
+        assert prediction.legend == [
+            (get_class_colour(4), "class 4 50.0 %"),
+            (get_class_colour(2), "class 2 25.0 %"),
+            (get_class_colour(7), "class 7 25.0 %"),
         ]
-        assert swatches == [get_class_colour(4), get_class_colour(2)]
-        assert has_ink(pixels, SWATCH_SIZE + 10, top, 60, LEGEND_ROW_HEIGHT)
-        cell = next(x for x in range(60, 399) if at(pixels, x, top + LEGEND_ROW_HEIGHT // 2) == get_class_colour(7))
-        assert [
-            at(pixels, cell + SWATCH_SIZE - 1, top + LEGEND_ROW_HEIGHT // 2),
-            at(pixels, cell + SWATCH_SIZE, top + LEGEND_ROW_HEIGHT // 2),
-        ] == [
-            get_class_colour(7),
-            PAPER,
-        ]
+        pixels = drawn(prediction)
+        tops = [TITLE_HEIGHT + SIZE[1] + LINE_HEIGHT * line for line in range(3)]
+        swatches = [at(pixels, SWATCH_SIZE // 2, top + LINE_HEIGHT // 2) for top in tops]
+        assert swatches == [get_class_colour(index) for index in (4, 2, 7)]
+        assert [has_ink(pixels, SWATCH_SIZE + 10, top, 60, LINE_HEIGHT) for top in tops] == [True] * 3
 
     def test_a_long_legend_ends_in_a_line_that_sums_up(self):
-        legend = build_prediction_panel(ClassMap("head", np.arange(100).reshape(10, 10), 100), SIZE).legend
-        assert legend.size == (SIZE[0], 12 + LEGEND_ROW_HEIGHT * MAX_LEGEND_ROWS)
-        last = np.asarray(legend)[-LEGEND_ROW_HEIGHT:]
-        assert (last[:, :SWATCH_SIZE] != get_class_colour(0)).any()
-        assert (last < 150).any()
+        legend = decode_classes("head", np.arange(100).reshape(10, 10), 100).legend
+        assert len(legend) == 9
+        assert legend[-1] == (None, "and 92 more classes 92.0 %")
 
     def test_values_have_a_scale_from_the_smallest_to_the_largest(self):
-        pixels = drawn(ValueMap("height", np.array([[1.0, 2.0], [3.0, 5.0]])))
-        bar = TITLE_HEIGHT + SIZE[1] + 12 + SWATCH_SIZE // 2
+        values = decode_values("height", np.array([[1.0, 2.0], [3.0, 5.0]]))
+        pixels = drawn(values)
         assert [at(pixels, 0, TITLE_HEIGHT), at(pixels, 399, TITLE_HEIGHT + 299)] == [LOW, HIGH]
-        assert [at(pixels, 0, bar), at(pixels, 399, bar)] == [LOW, HIGH]
         assert at(pixels, 399, TITLE_HEIGHT) == tuple(render_values(np.array([2.0]), 1, 5)[0].tolist())
-        assert [
-            has_ink(pixels, left, bar + SWATCH_SIZE, 40, LEGEND_ROW_HEIGHT - SWATCH_SIZE // 2) for left in (0, 180, 360)
-        ] == [True] * 3
-        assert not has_ink(pixels, 60, bar + SWATCH_SIZE, 100, LEGEND_ROW_HEIGHT - SWATCH_SIZE // 2)
+        middle = tuple(render_values(np.array([3.0]), 1, 5)[0].tolist())
+        assert values.legend == [(LOW, "1"), (middle, "3"), (HIGH, "5")]
 
     def test_one_number_everywhere(self):
-        pixels = drawn(ValueMap("height", np.full((2, 2), 7.0)))
-        assert {at(pixels, x, TITLE_HEIGHT + SIZE[1] + 12 + SWATCH_SIZE // 2) for x in (0, 200, 399)} == {LOW}
+        assert decode_values("height", np.full((2, 2), 7.0)).legend == [(LOW, "7")]
 
-    def test_bars_are_as_long_as_the_probabilities(self):
-        pixels = drawn(ClassProbabilities("scene", np.array([0.0, 0.75, 0.25])))
-        middle = TITLE_HEIGHT + LEGEND_ROW_HEIGHT * 3 // 4
-        lines = [pixels[PANEL_MARGIN + middle + LEGEND_ROW_HEIGHT * 3 // 2 * line].tolist() for line in range(3)]
-        filled = [line.count(list(get_class_colour(0))) for line in lines]
-        left = [line.count(list(RULE)) for line in lines]
-        full = filled[0] + left[0]
-        assert filled == [round(full * 0.75), round(full * 0.25), 0]
-        assert [sum(pair) for pair in zip(filled, left, strict=True)] == [full] * 3
-
-    def test_numbers_stand_in_a_line_each(self):
-        pixels = drawn(Scalars("biomass", np.array([0.5, 1234.5])))
-        lines = [TITLE_HEIGHT, TITLE_HEIGHT + LEGEND_ROW_HEIGHT]
-        assert pixels.shape[0] == 2 * PANEL_MARGIN + TITLE_HEIGHT + 2 * LEGEND_ROW_HEIGHT
-        assert [has_ink(pixels, 0, line, 40, LEGEND_ROW_HEIGHT) for line in lines] == [True, True]
-        assert [has_ink(pixels, 370, line, 30, LEGEND_ROW_HEIGHT) for line in lines] == [True, True]
-        assert not has_ink(pixels, 60, TITLE_HEIGHT, 200, 2 * LEGEND_ROW_HEIGHT)
+    def test_probabilities_and_numbers_are_lines(self):
+        scene = decode_probabilities("scene", np.array([0.0, 0.75, 0.25]))
+        lines = [text for _, text in scene.legend]
+        assert lines == ["class 1 75.0 %", "class 2 25.0 %", "class 0 0.0 %"]
+        assert str(scene) == f"scene: {', '.join(lines)}"
+        numbers = decode_scalars("biomass", np.array([0.5, 1234.5]))
+        assert numbers.legend == [(None, "[0] 0.5"), (None, "[1] 1234")]
+        pixels = drawn(numbers)
+        assert pixels.shape[0] == 2 * PANEL_MARGIN + TITLE_HEIGHT + 2 * LINE_HEIGHT
+        assert has_ink(pixels, 0, TITLE_HEIGHT, 100, LINE_HEIGHT)
 
     @pytest.mark.parametrize(
         ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2), (9, 3, 3)]
     )
     def test_panels_stand_in_a_grid(self, count, columns, rows):
         pixels = np.full((300, 400, 3), 9, np.uint8)
-        whole = np.asarray(compose_sheet([build_input_panel("image", pixels, "", SIZE)] * count))
+        whole = np.asarray(compose_sheet([("image", pixels)] * count, [], SIZE))
         assert whole.shape[:2] == (
             rows * (TITLE_HEIGHT + 300 + PANEL_MARGIN) + PANEL_MARGIN,
             columns * (400 + PANEL_MARGIN) + PANEL_MARGIN,
@@ -291,18 +285,17 @@ class TestPanels:
         assert (whole.reshape(-1, 3) == 9).all(axis=-1).sum() >= count * 300 * 400
 
     def test_a_narrow_picture_has_room_for_its_legend(self):
-        panel = build_prediction_panel(quarters(0, 1, 2, 3), (30, 300))
-        assert (panel.picture.width, panel.legend.width) == (30, MIN_PANEL_WIDTH)
-        assert compose_sheet([panel]).width == MIN_PANEL_WIDTH + 2 * PANEL_MARGIN
+        sheet = compose_sheet([], [quarters(0, 1, 2, 3)], (30, 300))
+        assert sheet.width == MIN_PANEL_WIDTH + 2 * PANEL_MARGIN
 
-    def test_a_long_title_is_cut_and_stays_inside(self):
-        pixels = drawn(ValueMap("a_very_long_name_of_a_node_" * 5, np.zeros((2, 2))))
+    def test_a_long_title_stays_inside(self):
+        pixels = drawn(decode_values("a_very_long_name_of_a_node_" * 5, np.zeros((2, 2))))
         assert (pixels[: PANEL_MARGIN + TITLE_HEIGHT, PANEL_MARGIN + SIZE[0] :] == PAPER).all()
         assert has_ink(pixels, SIZE[0] - 60, 0, 60, TITLE_HEIGHT)
 
     def test_a_large_picture_is_averaged_and_a_small_one_stays_sharp(self):
         checks = np.indices((2000, 2000)).sum(axis=0) % 2 * 255
-        large = build_input_panel("image", np.repeat(checks[..., None], 3, axis=-1).astype(np.uint8), "", (1000, 1000))
-        assert np.unique(np.asarray(large.picture)).tolist() == [128]
-        small = build_input_panel("image", np.array([[[0] * 3, [255] * 3]], np.uint8), "", (400, 200))
-        assert np.unique(np.asarray(small.picture)).tolist() == [0, 255]
+        large = resize_pixels(np.repeat(checks[..., None], 3, axis=-1).astype(np.uint8), (1000, 1000))
+        assert np.unique(np.asarray(large)).tolist() == [128]
+        small = resize_pixels(np.array([[[0] * 3, [255] * 3]], np.uint8), (400, 200))
+        assert np.unique(np.asarray(small)).tolist() == [0, 255]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from composer.cli.show import summarize_weights
 from composer.cli.terminal import UsageError, check_writable, guard_from_interrupts, log, print_text, read_spec, render
 from composer.errors import make_printable
-from composer.graph import Graph
 from composer.inference import infer
 from composer.layouts import format_count
 from composer.limits import Limits
@@ -19,25 +18,29 @@ if TYPE_CHECKING:
 
 
 def build_model(
-    graph: Graph | TypedGraph,
+    typed: TypedGraph,
     file: str,
     *,
     weights: str | None = None,
     seed: int = 0,
     pretrained: bool = True,
-    limits: Limits | None = None,
+    max_parameters: int | None = None,
+    max_memory: int | None = None,
 ) -> tuple[Model, str]:
-    """Build the model whose spec is in `file`, and say in a line where its weights come from.
+    """Build the model whose spec is in `file`; return it with a line that says where its weights come from.
 
-    That is `weights`, or `file` itself where composer.save wrote it, or what the spec and `seed` say.
+    The weights are those of the file `weights`, of `file` itself where composer.save wrote it, or as the spec and
+    `seed` say. `max_memory` is in bytes.
     """
     with guard_from_interrupts():
         from composer.building import build
         from composer.checkpoints import load_weights
         from composer.weights import load
 
+    no_limits = max_parameters is None and max_memory is None
+    limits = None if no_limits else Limits(parameters=max_parameters, bytes=max_memory)
     if weights is not None:
-        model = build(graph, seed=seed, pretrained=False, limits=limits)
+        model = build(typed, seed=seed, pretrained=False, limits=limits)
         report = load_weights(model, weights)
         origin = f"weights: {format_count(len(report.matched), 'tensor')} from {make_printable(weights)}"
         if report.set_aside:
@@ -48,17 +51,20 @@ def build_model(
     if is_weights_file(file):
         model = load(file, limits=limits)
         return model, f"weights: {format_count(len(model.state_dict()), 'tensor')} from {make_printable(file)}"
-    model = build(graph, seed=seed, pretrained=pretrained, limits=limits)
+    model = build(typed, seed=seed, pretrained=pretrained, limits=limits)
     return model, summarize_weights(model, seed, pretrained=pretrained)
 
 
-def build_spec(file: str, *, save_to: str | None, seed: int, pretrained: bool, limits: Limits | None) -> None:
-    """Build the model of a spec, and say what it comes to. Raises UsageError where `save_to` cannot be written."""
+def build_spec(file: str, *, save_to: str | None, **options: Any) -> None:
+    """Build the model of a spec and print its size; `options` are those of `build_model`.
+
+    Raises UsageError where `save_to` cannot be written.
+    """
     out = None if save_to is None else check_writable(save_to, (".safetensors",), [("spec", file)])
-    # Before torch is loaded, which takes seconds.
+    # Invalid specs are reported before torch is imported, which takes seconds.
     typed = infer(read_spec(file))
     log("building the model …")
-    model, origin = build_model(typed, file, seed=seed, pretrained=pretrained, limits=limits)
+    model, origin = build_model(typed, file, **options)
     from composer.cli.check import build_outputs_table
     from composer.cli.show import build_weights_table, summarize_nodes
 

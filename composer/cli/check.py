@@ -9,65 +9,59 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, evolve, frozen
 
-from composer.cli.terminal import UsageError, log, print_text, read_spec
+from composer.cli.terminal import UsageError, build_table, log, print_text, read_spec
 from composer.errors import Fix, Problem, SpecError, make_printable
 from composer.layouts import Feature, Rounding
 from composer.typed_graph import Shape, TypedGraph
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+    from rich.table import Table
 
 EXAMPLE_SIDE = 224
-"""A side of the example image, rounded up to what the graph takes."""
-
+"""A side of the example image, before padding."""
 
 UNALIGNED_SIZE = (225, 300)
 """An example that most graphs have to pad."""
 
 
-def build_outputs_table(typed: TypedGraph) -> RenderableType:
-    """The shape of every output, for an image or two."""
-    from rich import box
-    from rich.table import Table
-
-    sizes = list(iter_example_sizes(typed))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("output")
+def build_outputs_table(typed: TypedGraph) -> Table:
+    """Build a table of the shape of every output, for one or two image sizes."""
+    sizes = list(_iter_example_sizes(typed))
+    table = build_table("output")
     for size in sizes:
         padded = typed.sizes.compute_padded_size(*size)
         assert padded is not None
-        inside = f"\npadded to {padded[0]} × {padded[1]}" if padded != size else ""
-        table.add_column(f"image of {size[0]} × {size[1]}{inside}")
+        note = f"\npadded to {padded[0]} × {padded[1]}" if padded != size else ""
+        table.add_column(f"image of {size[0]} × {size[1]}{note}")
     labels = {node: f" ({label}, auxiliary)" for label, node in typed.graph.auxiliary}
     for end in dict.fromkeys(typed.ends):
         note = labels.get(end, "") if end not in typed.graph.outputs else ""
-        shapes = (to_shapes(typed, end, typed.shape(end, *size)) for size in sizes)
-        table.add_row(f"{end}{note}", *("\n".join(map(format_shape, each)) for each in shapes))
+        shapes = (_to_shapes(typed, end, typed.shape(end, *size)) for size in sizes)
+        table.add_row(f"{end}{note}", *("\n".join(map(_format_shape, each)) for each in shapes))
     return table
 
 
-def iter_example_sizes(typed: TypedGraph) -> Iterator[tuple[int, int]]:
-    """Sizes to show the outputs' shapes for: one that the graph takes, and where it may be, one that is padded."""
-    whole = typed.sizes.compute_padded_size(EXAMPLE_SIDE, EXAMPLE_SIDE) or typed.sizes.compute_padded_size(1, 1)
-    assert whole is not None
-    yield whole
+def _iter_example_sizes(typed: TypedGraph) -> Iterator[tuple[int, int]]:
+    """Yield an image size that needs no padding, and where the graph pads, one that does."""
+    padded = typed.sizes.compute_padded_size(EXAMPLE_SIDE, EXAMPLE_SIDE) or typed.sizes.compute_padded_size(1, 1)
+    assert padded is not None
+    yield padded
     if typed.sizes.compute_padded_size(*UNALIGNED_SIZE) is not None:
         yield UNALIGNED_SIZE
 
 
-def to_shapes(typed: TypedGraph, end: str, shape: Any) -> tuple[Shape, ...]:
-    """The shapes of an embedding; a tuple of one, for another output."""
+def _to_shapes(typed: TypedGraph, end: str, shape: Any) -> tuple[Shape, ...]:
+    """Return the shapes of an embedding, and a tuple of one for other outputs."""
     return shape if end in typed.embeddings else (shape,)
 
 
-def format_shape(shape: Shape) -> str:
+def _format_shape(shape: Shape) -> str:
     """`(b, 10, 288, 512)`."""
     return f"({', '.join(map(str, shape))})"
 
 
 def compute_symbolic_shape(typed: TypedGraph, end: str) -> Shape | tuple[Shape, ...]:
-    """The shape of an output for an image of `H` by `W` pixels: `("b", 10, "H", "W")`, or `"ceil(H/4)"` for cells.
+    """Return the shape of an output for an image of `H` by `W` pixels: `("b", 10, "H", "W")`, or `"ceil(H/4)"`.
 
     For an embedding a tuple of shapes, `(("b", 64, "H/4", "W/4"), …)`, where `H` and `W` count the padded image.
     """
@@ -91,29 +85,26 @@ def _compute_output_shape(typed: TypedGraph, feature: Feature) -> Shape:
         return ("b", feature.channels)
     if typed.is_rescaled(feature) or (feature.stride == 1 and not feature.offset):
         return ("b", feature.channels, "H", "W")
-    without = evolve(feature, offset=0)
     lost = -ceil(feature.offset / feature.stride)
-    return (
-        "b",
-        feature.channels,
-        *(_format_cell_count(without, side, "ceil") + (f"{lost:+}" if lost else "") for side in "HW"),
-    )
+    suffix = f"{lost:+}" if lost else ""
+    height, width = (_format_cell_count(evolve(feature, offset=0), side, "ceil") + suffix for side in "HW")
+    return ("b", feature.channels, height, width)
 
 
 def _format_cell_count(feature: Feature, side: str, rounding: Rounding) -> str:
     assert feature.stride is not None
     above, below = feature.stride.denominator, feature.stride.numerator
-    many = "" if above == 1 else str(above)
+    factor = "" if above == 1 else str(above)
     if feature.offset:
         side = f"({side}{'-' if feature.offset > 0 else '+'}{abs(feature.offset)})"
     if below == 1:
-        return f"{many}{side}"
-    return f"{many}{side}/{below}" if rounding == "exact" else f"{rounding}({many}{side}/{below})"
+        return f"{factor}{side}"
+    return f"{factor}{side}/{below}" if rounding == "exact" else f"{rounding}({factor}{side}/{below})"
 
 
 @frozen
 class Report:
-    """What was found out about one file: a typed graph, or problems, or why it could not be read."""
+    """The result of checking one file: a typed graph, or problems, or why it could not be read."""
 
     file: str
     typed: TypedGraph | None = None
@@ -122,7 +113,7 @@ class Report:
 
     @property
     def code(self) -> int:
-        """The exit code that this file asks for."""
+        """The exit code for this file."""
         return 2 if self.unreadable else 1 if self.problems else 0
 
     def __str__(self) -> str:
@@ -133,7 +124,7 @@ class Report:
         return f"{make_printable(self.file)}: ok  {ends}; {self.typed.sizes}"
 
     def as_data(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the same as plain data, for JSON."""
         from composer.spec import digest
 
         typed = self.typed
@@ -145,23 +136,28 @@ class Report:
             "ok": typed is not None,
             "digest": None if typed is None else digest(typed.graph),
             "sizes": None if typed is None else asdict(typed.sizes),
-            "outputs": {}
-            if typed is None
-            else {end: compute_symbolic_shape(typed, end) for end in typed.graph.outputs},
-            "auxiliary": {}
-            if typed is None
-            else {name: compute_symbolic_shape(typed, end) for name, end in typed.graph.auxiliary},
+            "outputs": {end: compute_symbolic_shape(typed, end) for end in typed.graph.outputs} if typed else {},
+            "auxiliary": {name: compute_symbolic_shape(typed, end) for name, end in typed.graph.auxiliary}
+            if typed
+            else {},
             "problems": problems,
         }
 
 
 def _format_end(typed: TypedGraph, end: str) -> str:
-    shapes = " ".join(map(format_shape, to_shapes(typed, end, compute_symbolic_shape(typed, end))))
+    shapes = " ".join(map(_format_shape, _to_shapes(typed, end, compute_symbolic_shape(typed, end))))
     return f"{end} {shapes}{' of the padded image' if end in typed.embeddings else ''}"
 
 
-def check(files: Sequence[str], form: str) -> int:
-    """Report on every file, in `form` text or json. Returns the exit code: 2 where a file cannot be read."""
+def check(files: Sequence[str], form: str, *, fix: bool = False, diff: bool = False) -> int:
+    """Check every file and print the reports, in `form` text or json; with `fix` or `diff` fix the files instead.
+
+    Return 2 for unreadable files, 1 for problems.
+    """
+    if fix or diff:
+        from composer.cli.rewrite import fix_file
+
+        return max(fix_file(file, write=fix) for file in files)
     reports = []
     for file in files:
         report = build_report(file)
@@ -174,7 +170,7 @@ def check(files: Sequence[str], form: str) -> int:
 
 
 def build_report(file: str) -> Report:
-    """What there is to say about one file."""
+    """Check one file."""
     from composer.inference import infer
 
     try:

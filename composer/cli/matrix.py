@@ -14,10 +14,11 @@ from typing import Any
 
 from attrs import frozen
 
-from composer.adapters.timm.catalogue import list_networks as catalogued
+from composer.adapters.timm.catalogue import list_networks
 from composer.cli.list import is_match
 from composer.cli.terminal import (
     UsageError,
+    build_table,
     check_writable,
     drop_interrupts,
     log,
@@ -41,7 +42,20 @@ from composer.parts import PART_REGISTRY, PARTS, ProbedEncoder, get_part_name
 from composer.spec.writer import get_non_default_fields
 
 MIN_PARALLEL_GROUPS = 8
-"""So many kinds of encoders and more are shared out among processes, which take a moment to begin."""
+"""Groups of encoders from which starting processes pays off."""
+
+MAX_LISTED_PAIRS = 150
+"""Pairs that a table lists one by one; of more, it counts the verdicts of each decoder."""
+
+GLYPHS: Mapping[Verdict, str] = {"fits": "●", "necks": "◐", "refused": "·"}
+
+MEANINGS: Mapping[Verdict, str] = {
+    "fits": "fits as it is",
+    "necks": "fits with necks, or with other levels of the encoder",
+    "refused": "does not fit",
+}
+
+COLUMNS = ("encoder", "decoder", "verdict", "out_indices", "necks", "fields", "because")
 
 
 @frozen
@@ -52,17 +66,27 @@ class Matrix:
     decoders: tuple[str, ...]
     cells: tuple[PairResult, ...]
 
-    def iter_rows(self) -> Iterator[tuple[str, tuple[PairResult, ...]]]:
-        """Each encoder with its cells, one for each decoder."""
-        wide = len(self.decoders)
-        for place, name in enumerate(self.encoders):
-            yield name, self.cells[place * wide : (place + 1) * wide]
+    def iter_pairs(self) -> Iterator[tuple[str, str, PairResult]]:
+        """Yield (encoder, decoder, result)."""
+        names = ((encoder, decoder) for encoder in self.encoders for decoder in self.decoders)
+        for (encoder, decoder), cell in zip(names, self.cells, strict=True):
+            yield encoder, decoder, cell
 
-    @property
-    def counts(self) -> dict[Verdict, int]:
-        """How many pairs there are of each verdict."""
-        counted = Counter(cell.verdict for cell in self.cells)
-        return {verdict: counted[verdict] for verdict in VERDICTS}
+
+def write_matrix(encoders: Sequence[str], decoders: Sequence[str], form: str, out: str | None, jobs: int) -> None:
+    """Evaluate the pairs of all encoders and decoders that match the patterns; write them to `out` or to stdout.
+
+    Raises UsageError for a pattern that nothing matches, and for a file that cannot be written.
+    """
+    write, suffix = {"table": (as_table, ".txt"), "csv": (as_csv, ".csv"), "json": (as_json, ".json")}[form]
+    path = None if out is None else check_writable(out, (suffix,))
+    matrix = compute_matrix(encoders, decoders, jobs)
+    text = write(matrix)
+    if path is None:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+        return
+    write_output_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    log(f"{format_summary(matrix)}\nwrote {out}")
 
 
 def compute_matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int) -> Matrix:
@@ -70,38 +94,36 @@ def compute_matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int) 
 
     Raises UsageError for a pattern that nothing matches.
     """
-    found = {pattern: _find_encoder_names(pattern) for pattern in encoders}
-    every = list_decoder_names(PART_REGISTRY)
-    chosen = {pattern: [name for name in every if is_match(name, pattern)] for pattern in decoders}
-    for pattern, names in found.items():
+    matching = [_find_encoder_names(pattern) for pattern in encoders]
+    known = list_decoder_names(PART_REGISTRY)
+    chosen = [[name for name in known if is_match(name, pattern)] for pattern in decoders]
+    for pattern, names in zip(encoders, matching, strict=True):
         if not names:
             raise UsageError(f"no encoder is named {pattern!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
-    for pattern, names in chosen.items():
+    for pattern, names in zip(decoders, chosen, strict=True):
         if not names:
-            raise UsageError(f"no decoder is named {pattern!r}; there are {', '.join(every)}")
-    parts = [_build_encoder(name) for name in dict.fromkeys(chain.from_iterable(found.values()))]
-    columned = tuple(dict.fromkeys(chain.from_iterable(chosen.values())))
-    return Matrix(tuple(map(get_part_name, parts)), columned, tuple(_compute_cells(parts, columned, jobs)))
+            raise UsageError(f"no decoder is named {pattern!r}; there are {', '.join(known)}")
+    parts = [_build_encoder(name) for name in dict.fromkeys(chain.from_iterable(matching))]
+    columns = tuple(dict.fromkeys(chain.from_iterable(chosen)))
+    return Matrix(tuple(map(get_part_name, parts)), columns, tuple(_compute_cells(parts, columns, jobs)))
 
 
 def _find_encoder_names(pattern: str) -> list[str]:
-    """The encoders that are known by name and match; or the very one, of a source whose names are not known here."""
+    """Return the listed encoders that match, or a name without stars of a source whose names are not listed."""
     named = [name for name, part in PARTS.items() if issubclass(part, ProbedEncoder) and not name.endswith("/")]
-    known = [*(f"timm/{name}" for name in catalogued()), *named]
-    found = [name for name in known if is_match(name, pattern)]
+    known = [*(f"timm/{name}" for name in list_networks()), *named]
     source = f"{pattern.partition('/')[0]}/"
-    is_one = (
-        not set(pattern) & set("*?[") and source in PART_REGISTRY and issubclass(PART_REGISTRY[source], ProbedEncoder)
-    )
-    return found or ([pattern] if is_one else [])
+    is_name = not set(pattern) & set("*?[")
+    is_encoder = is_name and source in PART_REGISTRY and issubclass(PART_REGISTRY[source], ProbedEncoder)
+    return [name for name in known if is_match(name, pattern)] or ([pattern] if is_encoder else [])
 
 
 def _build_encoder(name: str) -> ProbedEncoder:
     source, _, rest = name.partition("/")
     part = PART_REGISTRY[name] if name in PART_REGISTRY else PART_REGISTRY[f"{source}/"]
-    found = part(rest)  # type: ignore[call-arg]
-    assert isinstance(found, ProbedEncoder)
-    return found
+    encoder = part(rest)  # type: ignore[call-arg]
+    assert isinstance(encoder, ProbedEncoder)
+    return encoder
 
 
 def _compute_cells(encoders: Sequence[ProbedEncoder], decoders: tuple[str, ...], jobs: int) -> Iterator[PairResult]:
@@ -111,14 +133,10 @@ def _compute_cells(encoders: Sequence[ProbedEncoder], decoders: tuple[str, ...],
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     rows: dict[ProbedEncoder, tuple[PairResult, ...]] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        groups = group_equivalent(shown.track(encoders, description="encoders described"), describe)
-        work = [(group[0], decoders) for group in groups]
-        for group, cells in shown.track(
-            zip(groups, _compute_rows(work, jobs), strict=True),
-            total=len(groups),
-            description="kinds of encoders paired",
-        ):
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        groups = group_equivalent(progress.track(encoders, description="encoders described"), describe)
+        results = zip(groups, _compute_rows([(group[0], decoders) for group in groups], jobs), strict=True)
+        for group, cells in progress.track(results, total=len(groups), description="groups of encoders paired"):
             rows |= {encoder: tuple(copy_for_encoder(encoder, cell) for cell in cells) for encoder in group}
     for encoder in encoders:
         yield from rows[encoder]
@@ -128,7 +146,7 @@ def _compute_rows(work: Sequence[tuple[ProbedEncoder, tuple[str, ...]]], jobs: i
     if jobs == 1 or len(work) < MIN_PARALLEL_GROUPS:
         yield from map(_compute_row, work)
         return
-    # Ctrl-C reaches all processes of a terminal. This one ends the others, which have nothing to say of it.
+    # Ctrl-C reaches all processes of a terminal; this one ends the others, and only this one prints a message.
     with mask_interrupts():
         pool = multiprocessing.get_context("spawn").Pool(min(jobs, len(work)), drop_interrupts)
     with pool:
@@ -140,143 +158,75 @@ def _compute_row(work: tuple[ProbedEncoder, tuple[str, ...]]) -> tuple[PairResul
     return evaluate_pairs(encoder, {name: PART_REGISTRY[name] for name in decoders}, describe)
 
 
-MAX_LISTED_PAIRS = 150
-"""Up to so many pairs are listed, each with what stands between or why nothing does; more are drawn as a grid."""
-
-
-GLYPHS: Mapping[Verdict, str] = {"fits": "●", "necks": "◐", "refused": "·"}
-
-
-MEANINGS: Mapping[Verdict, str] = {
-    "fits": "fits as it is",
-    "necks": "fits with necks, or with other levels of the encoder",
-    "refused": "does not fit",
-}
-
-
-COLUMNS = ("encoder", "decoder", "verdict", "out_indices", "necks", "fields", "because")
-
-
 def as_csv(matrix: Matrix) -> str:
-    """A line for each pair; lists and fields in it are JSON."""
+    """Format a line for each pair; lists and fields in it are JSON."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _flatten_value(value) for name, value in told.items()} for told in iter_records(matrix))
+    for record in iter_records(matrix):
+        writer.writerow({name: _flatten_value(value) for name, value in record.items()})
     return out.getvalue()
-
-
-def as_json(matrix: Matrix) -> str:
-    """A list with an object for each pair, a line each."""
-    return "".join(["[\n", ",\n".join(json.dumps(told) for told in iter_records(matrix)), "\n]\n"])
-
-
-def iter_records(matrix: Matrix) -> Iterator[dict[str, Any]]:
-    """Each pair as plain values: names, the verdict, the levels and necks that it takes, the decoder's fields."""
-    for encoder, cells in matrix.iter_rows():
-        for decoder, cell in zip(matrix.decoders, cells, strict=True):
-            values = (
-                encoder,
-                decoder,
-                cell.verdict,
-                cell.levels and list(cell.levels),
-                _dump_necks(cell),
-                _get_decoder_fields(cell),
-                cell.because,
-            )
-            yield dict(zip(COLUMNS, values, strict=True))
-
-
-def _dump_necks(cell: PairResult) -> list[Any]:
-    named = [(type(neck).__name__, get_non_default_fields(neck, "neck")) for neck in cell.necks]
-    return [{name: told} if told else name for name, told in named]
-
-
-def _get_decoder_fields(cell: PairResult) -> dict[str, Any]:
-    return get_non_default_fields(cell.decoder, "decoder", {} if cell.decoder.source is None else {"name": None})
 
 
 def _flatten_value(value: Any) -> Any:
     return "" if value in (None, [], {}) else json.dumps(value) if isinstance(value, list | dict) else value
 
 
+def as_json(matrix: Matrix) -> str:
+    """Format a list with an object for each pair, a line each."""
+    return "".join(["[\n", ",\n".join(map(json.dumps, iter_records(matrix))), "\n]\n"])
+
+
+def iter_records(matrix: Matrix) -> Iterator[dict[str, Any]]:
+    """Yield each pair as plain values: names, verdict, levels, necks, fields of the decoder, reason."""
+    for encoder, decoder, cell in matrix.iter_pairs():
+        necks = [(type(neck).__name__, get_non_default_fields(neck, "neck")) for neck in cell.necks]
+        name_field = {} if cell.decoder.source is None else {"name": None}
+        values = (
+            encoder,
+            decoder,
+            cell.verdict,
+            cell.levels and list(cell.levels),
+            [{name: fields} if fields else name for name, fields in necks],
+            get_non_default_fields(cell.decoder, "decoder", name_field),
+            cell.because,
+        )
+        yield dict(zip(COLUMNS, values, strict=True))
+
+
 def as_table(matrix: Matrix) -> str:
-    """For people: few pairs one below the other, and of many a grid with a letter for each; then how many are what."""
-    body = _format_pairs(matrix) if len(matrix.cells) <= MAX_LISTED_PAIRS else _format_grid(matrix)
+    """Format a table for people: each pair, or of many pairs the count of each verdict per decoder; then a summary."""
+    body = _format_pairs(matrix) if len(matrix.cells) <= MAX_LISTED_PAIRS else _format_counts(matrix)
     return f"{body}\n\n{format_summary(matrix)}"
 
 
 def format_summary(matrix: Matrix) -> str:
-    """How many pairs there are of each verdict."""
-    total = len(matrix.cells)
-    told = [f"{GLYPHS[verdict]} {count:,} {MEANINGS[verdict]}" for verdict, count in matrix.counts.items()]
-    sides = [
-        format_count(len(matrix.encoders), "encoder", form=","),
-        format_count(len(matrix.decoders), "decoder", form=","),
-    ]
-    return "\n".join([f"{' × '.join(sides)}, {format_count(total, 'pair', form=',')}:", *told])
+    """Return the number of pairs of each verdict."""
+    encoders, decoders = format_count(len(matrix.encoders), "encoder", form=","), len(matrix.decoders)
+    pairs = format_count(len(matrix.cells), "pair", form=",")
+    counts = Counter(cell.verdict for cell in matrix.cells)
+    lines = [f"{GLYPHS[verdict]} {counts[verdict]:,} {MEANINGS[verdict]}" for verdict in VERDICTS]
+    return "\n".join([f"{encoders} × {format_count(decoders, 'decoder', form=',')}, {pairs}:", *lines])
 
 
 def _format_pairs(matrix: Matrix) -> str:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = build_table()
     for heading in ("encoder", "decoder", "", "what it takes, or why not"):
         table.add_column(heading, no_wrap=heading in ("encoder", "decoder"))
-    for encoder, cells in matrix.iter_rows():
-        for place, (decoder, cell) in enumerate(zip(matrix.decoders, cells, strict=True)):
-            table.add_row("" if place else encoder, decoder, GLYPHS[cell.verdict], describe_cell(cell))
+    for encoder, decoder, cell in matrix.iter_pairs():
+        is_first = decoder == matrix.decoders[0]
+        levels = [f"out_indices: {list(cell.levels)}"] if cell.levels else []
+        necks = [format_necks_entry(cell.necks)] if cell.necks else []
+        changes = "; ".join([*levels, *necks])
+        table.add_row(encoder if is_first else "", decoder, GLYPHS[cell.verdict], cell.because or changes)
     return render(table)
 
 
-def describe_cell(cell: PairResult) -> str:
-    """What stands beside a verdict: the levels and the necks that the pair takes, or why it does not fit."""
-    if cell.because is not None:
-        return cell.because
-    told = [f"out_indices: {list(cell.levels)}"] if cell.levels else []
-    return "; ".join([*told, *([format_necks_entry(cell.necks)] if cell.necks else [])])
-
-
-def _format_grid(matrix: Matrix) -> str:
-    """A row for each encoder, a column for each decoder, headed by its number."""
-    wide = max(map(len, matrix.encoders))
-    legend = [f"{number:>3} {name}" for number, name in enumerate(matrix.decoders, 1)]
-    numbers = [str(number).rjust(2) for number in range(1, len(matrix.decoders) + 1)]
-    heads = [" " * wide + " " + " ".join(number[digit] for number in numbers) for digit in (0, 1)]
-    body = [
-        f"{encoder.ljust(wide)} {' '.join(GLYPHS[cell.verdict] for cell in cells)}"
-        for encoder, cells in matrix.iter_rows()
-    ]
-    return "\n".join([*legend, "", *(line.rstrip() for line in heads), *body])
-
-
-TEXT_FORMATS = {"table": as_table, "csv": as_csv, "json": as_json}
-
-
-MATRIX_SUFFIXES = {"table": (".txt",), "csv": (".csv",), "json": (".json",), "png": (".png",)}
-
-
-def write_matrix(encoders: Sequence[str], decoders: Sequence[str], form: str, out: str | None, jobs: int) -> None:
-    """Work out the pairs of the encoders and decoders that match any of the patterns, and write them.
-
-    They go to stdout where no file is named.
-
-    Raises UsageError for a pattern that nothing matches, and for a file that cannot be written.
-    """
-    if form == "png" and out is None:
-        raise UsageError("a picture needs a file: --format png -o matrix.png.")
-    path = None if out is None else check_writable(out, MATRIX_SUFFIXES[form])
-    found = compute_matrix(encoders, decoders, jobs)
-    if path is None:
-        sys.stdout.write(TEXT_FORMATS[form](found).rstrip("\n") + "\n")
-        return
-    if form == "png":
-        from composer.cli.matrix_picture import draw_matrix
-
-        picture = draw_matrix(found)
-        write_output_file(path, picture.save)
-    else:
-        text = TEXT_FORMATS[form](found)
-        write_output_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-    log(f"{format_summary(found)}\nwrote {out}")
+def _format_counts(matrix: Matrix) -> str:
+    counts = Counter((decoder, cell.verdict) for _, decoder, cell in matrix.iter_pairs())
+    table = build_table("decoder")
+    for verdict in VERDICTS:
+        table.add_column(GLYPHS[verdict], justify="right")
+    for decoder in matrix.decoders:
+        table.add_row(decoder, *(f"{counts[decoder, verdict]:,}" for verdict in VERDICTS))
+    return f"{render(table)}\n\nFor each pair: --format csv or --format json."

@@ -84,9 +84,9 @@ def fix_file(file: str, *, write: bool) -> int:
 
 
 def import_terratorch(config: str, out: str | None) -> None:
-    """Write the spec of a TerraTorch config to `out` or to stdout, and to stderr what was left out.
+    """Write the spec of a TerraTorch config to `out` or to stdout, and to stderr notes on what the spec leaves out.
 
-    Raises SpecError for a config that has no spec, and UsageError for files that cannot be read or written.
+    Raises SpecError for a config that cannot be converted, and UsageError for files that cannot be read or written.
     """
     from composer.spec import write
     from composer.terratorch.configs import read_config
@@ -94,8 +94,8 @@ def import_terratorch(config: str, out: str | None) -> None:
     check_readable(config)
     path = None if out is None else check_writable(out, SPEC_SUFFIXES, [("config", config)])
     translation = read_config(config)
-    for found in translation.notes:
-        log(found.said("note"))
+    for note in translation.notes:
+        log(note.said("note"))
     spec = write(translation.graph)
     if path is None:
         sys.stdout.write(spec)

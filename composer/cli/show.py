@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from composer.cli.check import build_outputs_table
+from composer.cli.terminal import build_table, get_terminal_width, print_text, read_spec, render
 from composer.errors import make_printable
-from composer.graph import Graph, Node, Shared
+from composer.graph import Node, Shared
+from composer.inference import infer
 from composer.layouts import Features, format_count, get_layout_kind
 from composer.parts import Part, get_part_name
 from composer.parts.base import contract
@@ -19,152 +21,52 @@ from composer.spec.writer import dump, get_non_default_fields
 from composer.typed_graph import TypedGraph
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
     from composer.model import Model
     from composer.tensors.matching import LoadedWeights
 
-
-@frozen
-class NodeSummary:
-    """What the module of a node holds: parameters, how many of them are trained, and bytes with its buffers."""
-
-    node: str
-    part: str
-    parameters: int = 0
-    trainable: int = 0
-    bytes: int = 0
-
-
-def summarize_nodes(model: Model) -> list[NodeSummary]:
-    """A `Weight` for each node, in order. A node that shares the module of another weighs nothing itself."""
-    from composer.modules.layers import get_module_path
-
-    weights = []
-    for node in model.typed.order:
-        if isinstance(node.part, Shared):
-            weights.append(NodeSummary(node.name, f"share: {node.part.node}"))
-            continue
-        module = model.get_submodule(".".join(get_module_path(node.name)))
-        parameters = list(module.parameters())
-        tensors = [*parameters, *module.buffers()]
-        weights.append(
-            NodeSummary(
-                node.name,
-                get_part_name(node.part),
-                sum(tensor.numel() for tensor in parameters),
-                sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
-                sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-            )
-        )
-    return weights
-
-
-def build_weights_table(weights: list[NodeSummary]) -> RenderableType:
-    """The weights of all nodes, and their sum."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        header_style="bold",
-        footer_style="bold",
-        show_footer=True,
-        padding=(0, 2, 0, 0),
-    )
-    counts = [sum(side) for side in zip(*((w.parameters, w.trainable, w.bytes) for w in weights), strict=True)]
-    table.add_column("node", "total", style="cyan", overflow="fold")
-    table.add_column("part", overflow="fold")
-    table.add_column("parameters", f"{counts[0]:,}", justify="right", no_wrap=True)
-    table.add_column("trainable", f"{counts[1]:,}", justify="right", no_wrap=True)
-    table.add_column("memory", format_megabytes(counts[2]), justify="right", no_wrap=True)
-    for weight in weights:
-        figures = (f"{weight.parameters:,}", f"{weight.trainable:,}", format_megabytes(weight.bytes))
-        table.add_row(weight.node, weight.part, *figures)
-    return table
-
-
-def format_megabytes(count: int) -> str:
-    """`94.4 MB`, of a million bytes each."""
-    return f"{count / 1e6:.1f} MB"
-
-
-def list_pretrained_nodes(graph: Graph) -> tuple[str, ...]:
-    """The nodes whose part asks for weights that were published, or that stand in a file."""
-    return tuple(node.name for node in graph.nodes if getattr(node.part, "pretrained", False))
-
-
-def summarize_weights(model: Model, seed: int, *, pretrained: bool) -> str:
-    """Where a built model's weights come from, and how to have the others. A line more for each file that was read."""
-    loaded = model.loaded_weights
-    asking = [name for name in list_pretrained_nodes(model.graph) if name not in loaded]
-    if not pretrained and asking:
-        nodes = ", ".join(asking)
-        return f"weights: random, seed {seed} ({nodes} asks for pretrained ones; --no-pretrained leaves them out)"
-    nodes = f"pretrained in {', '.join(loaded)}; " if loaded else ""
-    # A part of another package need not report what it has loaded.
-    unknown = f"; {', '.join(asking)} asks for pretrained ones and does not report them" if asking else ""
-    line = f"weights: {nodes}random{' elsewhere' if loaded else ''}, seed {seed}{unknown}"
-    return "\n".join([line, *(_summarize_weight_file(name, found) for name, found in loaded.items() if found.file)])
-
-
-def _summarize_weight_file(name: str, found: LoadedWeights) -> str:
-    from composer.tensors.matching import list_names
-
-    behind = f", prefix {make_printable(found.prefix)}" if found.prefix else ""
-    names = make_printable(list_names(found.unused))
-    aside = f"; {format_count(len(found.unused), 'tensor')} left aside: {names}" if found.unused else ""
-    return f"{name}: {make_printable(found.file or '')}{behind}{aside}"
-
-
 LABEL_WIDTH = 8
 """The width of the words before the figures: channels, stride, rounding, demands."""
 
 
-def render_typed_graph(typed: TypedGraph) -> tuple[RenderableType, ...]:
-    """What `show` prints: the nodes, then what goes in and which sizes, and what comes out."""
-    return _NodeTable(typed), "", _build_summary_table(typed), "", build_outputs_table(typed)
+def show(file: str) -> None:
+    """Print the nodes of a graph, its inputs and sizes, and its outputs."""
+    typed = infer(read_spec(file))
+    print_text(render(_build_node_table(typed), "", _build_input_table(typed), "", build_outputs_table(typed)))
 
 
-@frozen
-class _NodeTable:
-    """A row for each node: its name and part in columns of their own where there is room, in one where there is not."""
+def _build_node_table(typed: TypedGraph) -> Table:
+    """Build a table with a row for each node. Name and part share a column where the terminal is narrow."""
+    from rich.console import Console
 
-    typed: TypedGraph
+    wide = _fill_node_table(typed, wide=True)
+    fits = Console(width=10_000).measure(wide).maximum <= get_terminal_width()
+    return wide if fits else _fill_node_table(typed, wide=False)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        wide = self._build_table(wide=True)
-        fits = console.measure(wide, options=options.update(width=10_000)).maximum <= options.max_width
-        yield wide if fits else self._build_table(wide=False)
 
-    def _build_table(self, *, wide: bool) -> Table:
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
+def _fill_node_table(typed: TypedGraph, *, wide: bool) -> Table:
+    from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
-        for title in ("node", "part") if wide else ("node and part",):
-            table.add_column(title, overflow="fold", no_wrap=wide)
-        table.add_column("gives", no_wrap=True)
-        for number, (node, demand) in enumerate(zip(self.typed.order, list_size_demands(self.typed), strict=True)):
-            if number:
-                table.add_row()
-            part, *fields = format_part(node.part)
-            name = Text(node.name, "bold cyan")
-            part_name = Text(part, "bold")
-            indent = "" if wide else "  "
-            sources = Text("".join(f"\n{indent}← {source}" for source in _iter_sources(node)), "dim")
-            told = Text("".join(f"\n{indent}{field}" for field in fields), "dim")
-            if wide:
-                cells = [Text.assemble(name, sources), Text.assemble(part_name, told)]
-            else:
-                cells = [Text.assemble(name, "  ", part_name, sources, told)]
-            demanded = Text(f"\n{'demands':<{LABEL_WIDTH}} {demand}", "yellow") if demand else Text()
-            table.add_row(*cells, Text.assemble("\n".join(format_features(self.typed.features[node.name])), demanded))
-        return table
+    table = build_table(gap=3)
+    for title in ("node", "part") if wide else ("node and part",):
+        table.add_column(title, overflow="fold", no_wrap=wide)
+    table.add_column("gives", no_wrap=True)
+    indent = "" if wide else "  "
+    for number, (node, demand) in enumerate(zip(typed.order, list_size_demands(typed), strict=True)):
+        if number:
+            table.add_row()
+        part, *fields = format_part(node.part)
+        name, part_name = Text(node.name, "bold cyan"), Text(part, "bold")
+        sources = Text("".join(f"\n{indent}← {source}" for source in _iter_sources(node)), "dim")
+        arguments = Text("".join(f"\n{indent}{field}" for field in fields), "dim")
+        if wide:
+            cells = [Text.assemble(name, sources), Text.assemble(part_name, arguments)]
+        else:
+            cells = [Text.assemble(name, "  ", part_name, sources, arguments)]
+        demands = Text(f"\n{'demands':<{LABEL_WIDTH}} {demand}", "yellow") if demand else Text()
+        table.add_row(*cells, Text.assemble("\n".join(format_features(typed.features[node.name])), demands))
+    return table
 
 
 def _iter_sources(node: Node) -> Iterator[str]:
@@ -173,7 +75,7 @@ def _iter_sources(node: Node) -> Iterator[str]:
 
 
 def format_part(part: Part | Shared) -> list[str]:
-    """A part's name, then each field that is not at its default, as a spec writes it: `channels: 256`."""
+    """Return a part's name and its fields that are not at their defaults, as a spec writes them: `channels: 256`."""
     if isinstance(part, Shared):
         return [f"share: {part.node}"]
     name = get_part_name(part)
@@ -182,28 +84,24 @@ def format_part(part: Part | Shared) -> list[str]:
 
 
 def format_features(features: Features) -> list[str]:
-    """What leaves a node, compactly: how many and of which layout; then a line per fact, a column per feature."""
+    """Return the count and layout of features, then a line per property with a column per feature."""
     if not features:
         return ["nothing"]
-    layouts = list(dict.fromkeys((get_layout_kind(feature), feature.axes) for feature in features))
-    many = f"{len(features)} × " if len(features) > 1 else ""
-    lines = [f"{many}{' and '.join(f'{what} {axes}' for what, axes in layouts)}"]
-    rows = [("channels", [str(feature.channels) for feature in features])]
-    if any(feature.stride is not None for feature in features):
-        rows.append(("stride", ["–" if feature.stride is None else str(feature.stride) for feature in features]))
-    if any(feature.rounding != "exact" for feature in features):
+    layouts = dict.fromkeys(f"{get_layout_kind(feature)} {feature.axes}" for feature in features)
+    count = f"{len(features)} × " if len(features) > 1 else ""
+    rows = [("channels", [str(f.channels) for f in features])]
+    if any(f.stride is not None for f in features):
+        rows.append(("stride", ["–" if f.stride is None else str(f.stride) for f in features]))
+    if any(f.rounding != "exact" for f in features):
         rows.append(("rounding", ["–" if f.rounding == "exact" else f.rounding for f in features]))
-    if any(feature.offset for feature in features):
-        rows.append(("offset", [str(feature.offset) for feature in features]))
-    if any(feature.prefix for feature in features):
-        rows.append(("prefix", [str(feature.prefix) for feature in features]))
-    if any(feature.frames > 1 for feature in features):
-        rows.append(("frames", [str(feature.frames) for feature in features]))
-    return lines + _align_columns(rows)
+    for name, default in (("offset", 0), ("prefix", 0), ("frames", 1)):
+        if any(getattr(f, name) != default for f in features):
+            rows.append((name, [str(getattr(f, name)) for f in features]))
+    return [f"{count}{' and '.join(layouts)}", *_align_columns(rows)]
 
 
 def _align_columns(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    """Each fact on a line, its values in columns, six to a line; only once where they are all the same."""
+    """Format each row as a line, its values in columns, six to a line; only once where they are all the same."""
     varied = [values for _, values in rows if len(set(values)) > 1]
     widths = [max(map(len, column)) for column in zip(*varied, strict=True)]
     lines = []
@@ -218,30 +116,30 @@ def _align_columns(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
 
 
 def list_size_demands(typed: TypedGraph) -> list[str]:
-    """For each node in order, what it adds to the sizes that were asked of the image before it; nothing for most."""
-    met = _intersect_constraints(
+    """Return for each node what it adds to the size constraints of the inputs and the nodes before it; mostly ""."""
+    total = _intersect_constraints(
         ANY_SIZE,
         *(SizeConstraint(height=i.size[0], width=i.size[1]) for _, i in typed.graph.inputs if i.size is not None),
     )
-    told = []
+    demands = []
     for node in typed.order:
         own = _compute_node_constraint(typed, node)
-        both = _intersect_constraints(met, own)
-        # Once both sides are fixed, there is nothing to add.
-        told.append(_format_constraint(own) if both != met and None in (met.height, met.width) else "")
-        met = both
-    return told
+        both = _intersect_constraints(total, own)
+        # Once both sides are fixed, nothing can be added.
+        demands.append(_format_constraint(own) if both != total and None in (total.height, total.width) else "")
+        total = both
+    return demands
 
 
 def _format_constraint(sizes: SizeConstraint) -> str:
-    """Only what is demanded: `multiple of 32`, `at least 64`, `square`."""
+    """Format only what is constrained: `multiple of 32`, `at least 64`, `square`."""
     if sizes.height is not None and sizes.width is not None:
         return str(sizes)
-    asked = [f"multiple of {sizes.multiple}"] if sizes.multiple > 1 else []
-    asked += [f"at least {sizes.least}"] if sizes.least > sizes.multiple else []
-    asked += ["square"] if sizes.square else []
-    asked += [f"{name} {side}" for name, side in (("height", sizes.height), ("width", sizes.width)) if side is not None]
-    return ", ".join(asked)
+    rules = [f"multiple of {sizes.multiple}"] if sizes.multiple > 1 else []
+    rules += [f"at least {sizes.least}"] if sizes.least > sizes.multiple else []
+    rules += ["square"] if sizes.square else []
+    rules += [f"{name} {side}" for name, side in (("height", sizes.height), ("width", sizes.width)) if side is not None]
+    return ", ".join(rules)
 
 
 def _compute_node_constraint(typed: TypedGraph, node: Node) -> SizeConstraint:
@@ -249,28 +147,105 @@ def _compute_node_constraint(typed: TypedGraph, node: Node) -> SizeConstraint:
     part = typed.facts.get(owner) or next(other.part for other in typed.order if other.name == owner)
     named = {name: typed.features[source] for name, source in node.named}
     outcome = contract(part, *(typed.features[source] for source in node.positional), **named)
-    asked = outcome.sizes if isinstance(outcome, Outputs) else ANY_SIZE
-    return _intersect_constraints(asked, *(compute_implied_sizes(feature) for feature in typed.features[node.name]))
+    sizes = outcome.sizes if isinstance(outcome, Outputs) else ANY_SIZE
+    return _intersect_constraints(sizes, *(compute_implied_sizes(feature) for feature in typed.features[node.name]))
 
 
 def _intersect_constraints(*sizes: SizeConstraint) -> SizeConstraint:
-    met = intersect([("", one) for one in sizes])
-    assert isinstance(met, SizeConstraint)  # infer has intersected them all
-    return met
+    both = intersect([("", constraint) for constraint in sizes])
+    assert isinstance(both, SizeConstraint)  # infer has intersected them all
+    return both
 
 
-def _build_summary_table(typed: TypedGraph) -> RenderableType:
+def _build_input_table(typed: TypedGraph) -> Table:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="bold")
     table.add_column()
     for number, (name, image) in enumerate(typed.graph.inputs):
-        facts = [format_count(image.channels, "channel")]
-        facts += [f"stride {image.stride}"] if image.stride != 1 else []
-        facts += [format_count(image.frames, "frame")] if image.frames is not None else []
-        table.add_row("inputs" if not number else "", f"{name}: {', '.join(facts)}")
+        properties = [format_count(image.channels, "channel")]
+        properties += [f"stride {image.stride}"] if image.stride != 1 else []
+        properties += [format_count(image.frames, "frame")] if image.frames is not None else []
+        table.add_row("inputs" if not number else "", f"{name}: {', '.join(properties)}")
     padding = typed.graph.padding
-    places = "on both sides" if padding.side == "both" else "at the end"
-    table.add_row("sizes", f"{typed.sizes}; what is smaller or between is padded ({padding.mode}, {places})")
+    side = "on both sides" if padding.side == "both" else "at the end"
+    table.add_row("sizes", f"{typed.sizes}; other sizes are padded ({padding.mode}, {side})")
     return table
+
+
+@frozen
+class NodeSummary:
+    """Counts of a node's module: parameters, trainable parameters, and bytes with its buffers."""
+
+    node: str
+    part: str
+    parameters: int = 0
+    trainable: int = 0
+    bytes: int = 0
+
+
+def summarize_nodes(model: Model) -> list[NodeSummary]:
+    """Count each node, in order. A node that shares the module of another has counts of 0."""
+    from composer.modules.layers import get_module_path
+
+    summaries = []
+    for node in model.typed.order:
+        if isinstance(node.part, Shared):
+            summaries.append(NodeSummary(node.name, f"share: {node.part.node}"))
+            continue
+        module = model.get_submodule(".".join(get_module_path(node.name)))
+        parameters = list(module.parameters())
+        summaries.append(
+            NodeSummary(
+                node.name,
+                get_part_name(node.part),
+                sum(tensor.numel() for tensor in parameters),
+                sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
+                sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *module.buffers()]),
+            )
+        )
+    return summaries
+
+
+def build_weights_table(summaries: list[NodeSummary]) -> Table:
+    """Build a table of all nodes with a footer for their sums."""
+    table = build_table(footer_style="bold", show_footer=True)
+    total = NodeSummary(
+        "total", "", *(sum(getattr(s, name) for s in summaries) for name in ("parameters", "trainable", "bytes"))
+    )
+    table.add_column("node", total.node, style="cyan", overflow="fold")
+    table.add_column("part", overflow="fold")
+    for heading, footer in zip(("parameters", "trainable", "memory"), _format_counts(total), strict=True):
+        table.add_column(heading, footer, justify="right", no_wrap=True)
+    for summary in summaries:
+        table.add_row(summary.node, summary.part, *_format_counts(summary))
+    return table
+
+
+def _format_counts(summary: NodeSummary) -> tuple[str, str, str]:
+    return f"{summary.parameters:,}", f"{summary.trainable:,}", f"{summary.bytes / 1e6:.1f} MB"
+
+
+def summarize_weights(model: Model, seed: int, *, pretrained: bool) -> str:
+    """Return a line on where the weights of a built model come from, and one for each weights file that was read."""
+    loaded = model.loaded_weights
+    unreported = ", ".join(
+        node.name for node in model.graph.nodes if getattr(node.part, "pretrained", False) and node.name not in loaded
+    )
+    if not pretrained and unreported:
+        return f"weights: random, seed {seed} (--no-pretrained: no pretrained weights for {unreported})"
+    nodes = f"pretrained in {', '.join(loaded)}; " if loaded else ""
+    # A part of another package may not report the weights that it loads.
+    unknown = f"; {unreported} is pretrained, and does not report what it loaded" if unreported else ""
+    line = f"weights: {nodes}random{' elsewhere' if loaded else ''}, seed {seed}{unknown}"
+    return "\n".join([line, *(_summarize_weight_file(name, found) for name, found in loaded.items() if found.file)])
+
+
+def _summarize_weight_file(name: str, weights: LoadedWeights) -> str:
+    from composer.tensors.matching import list_names
+
+    prefix = f", prefix {make_printable(weights.prefix)}" if weights.prefix else ""
+    names = make_printable(list_names(weights.unused))
+    aside = f"; {format_count(len(weights.unused), 'tensor')} left aside: {names}" if weights.unused else ""
+    return f"{name}: {make_printable(weights.file or '')}{prefix}{aside}"

@@ -13,115 +13,63 @@ from typing import TYPE_CHECKING, Any
 
 from composer import files as writing
 from composer.errors import make_printable
-from composer.files import make_partial_path
 from composer.limits import get_free_memory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
     from composer.graph import Graph
 
-
-@contextmanager
-def guard_from_interrupts() -> Iterator[None]:
-    """Within it, Ctrl-C is kept, and raised as KeyboardInterrupt at the end.
-
-    torch brings the process down where it is interrupted halfway into its own import.
-    """
-    came: list[int] = []
-    before = _set_handler(lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def mask_interrupts() -> Iterator[None]:
-    """Within it, Ctrl-C waits for the end; the processes that multiprocessing starts never hear of it.
-
-    Windows has nothing of the kind: there both go on as before.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    from multiprocessing.resource_tracker import ensure_running
-
-    ensure_running()  # or the first of them would start it, and starting it lets Ctrl-C through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def drop_interrupts() -> None:
-    """From here on, Ctrl-C is passed over."""
-    _set_handler(signal.SIG_IGN)
-
-
-def _set_handler(by: Any) -> Any:
-    """The handler that was there before; None where nothing was changed, because only a main thread may do so."""
-    is_main = threading.current_thread() is threading.main_thread()
-    return signal.signal(signal.SIGINT, by) if is_main else None
-
-
-def limit_memory() -> None:
-    """From here on, memory that this machine has not is not given to this process: asking for it raises MemoryError.
-
-    Linux gives more than it has, and kills whoever makes use of it. Elsewhere nothing is done.
-    """
-    free, used = get_free_memory(), _read_data_size()
-    if sys.platform != "linux" or free is None or used is None:
-        return
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = used + free
-    with suppress(ValueError, OSError):
-        resource.setrlimit(
-            resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
-
-
-def _read_data_size() -> int | None:
-    """The bytes that count against that limit already."""
-    try:
-        found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    except (OSError, ValueError):
-        return None
-    return 1024 * int(found[1]) if found else None
-
-
 MIN_TABLE_WIDTH = 40
-"""Columns of a table, also where a terminal says that it has fewer: nothing could be read."""
+"""Columns of a table on a terminal that reports fewer."""
 
 
 class UsageError(Exception):
-    """What the caller has to change, in one line: the command ends with it, and with exit code 2."""
+    """An error of the caller in one line; the command ends with it, and with exit code 2."""
 
 
 def print_text(text: str) -> None:
-    """Lines of the result, on stdout, perhaps in colours. Whoever names a file makes sure that it can be `shown`."""
+    """Print lines of the result to stdout. The caller makes names of files printable."""
     sys.stdout.write(f"{text}\n")
 
 
 def log(text: str) -> None:
-    """A line about what is going on, on stderr, where it is seen at once and stays out of a pipe."""
+    """Print progress, notes and errors to stderr at once."""
     lines = "\n".join(map(make_printable, text.split("\n")))
     sys.stderr.write(f"{lines}\n")
     sys.stderr.flush()
 
 
-def render(*parts: RenderableType) -> str:
-    """Tables and text as rich draws them: as wide as the terminal, and with colours only where stdout is one."""
+def build_table(*headings: str, gap: int = 2, **options: Any) -> Table:
+    """Build an empty table with a line under its headings; `options` are those of rich."""
+    from rich import box
+    from rich.table import Table
+
+    padding = (0, gap, 0, 0)
+    return Table(
+        *headings,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        padding=padding,
+        **options,
+    )
+
+
+def get_terminal_width() -> int:
+    """Return the columns of the terminal, and at least as many as a table needs."""
     from rich.console import Console
 
-    console = Console(markup=False, highlight=False, emoji=False)
-    console.width = max(console.width, MIN_TABLE_WIDTH)
+    return max(Console().width, MIN_TABLE_WIDTH)
+
+
+def render(*parts: RenderableType) -> str:
+    """Render tables and text with rich: as wide as the terminal, with colours only where stdout is a terminal."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False, width=get_terminal_width())
     with console.capture() as capture:
         for part in parts:
             console.print(part)
@@ -129,9 +77,9 @@ def render(*parts: RenderableType) -> str:
 
 
 def read_spec(file: str) -> Graph:
-    """The graph that a file holds, a spec or what composer.save wrote; a pipe is read once.
+    """Read the graph of a spec or of a file that composer.save wrote; a pipe is read once.
 
-    Raises UsageError where there is no such file, SpecError for what is in it.
+    Raises UsageError for a file that cannot be read, and SpecError for an invalid spec.
     """
     from composer.spec import read
 
@@ -140,7 +88,7 @@ def read_spec(file: str) -> Graph:
 
 
 def read_spec_text(file: str) -> str:
-    """The text that a file holds; a pipe is read once. Raises as `read_spec` does."""
+    """Read the text of a spec; a pipe is read once. Raises as `read_spec` does."""
     from composer.spec import yaml as characters
     from composer.spec.reader import is_weights_file
 
@@ -151,14 +99,14 @@ def read_spec_text(file: str) -> str:
 
 
 def check_file(file: str) -> None:
-    """As `check_readable`, and for what is no file either: a pipe would be waited for, a device has no end."""
+    """Raise UsageError for a file that cannot be read, and for pipes and devices, which may never end."""
     if _is_special(file):
         raise UsageError(f"{file}: this is a pipe or a device; name a file.")
     check_readable(file)
 
 
 def check_readable(file: str) -> None:
-    """Raise UsageError where a file cannot be opened, with the next step. A pipe is left to who reads it: once."""
+    """Raise UsageError for a file that cannot be opened. Pipes are not opened: they can be read only once."""
     if not file:
         raise UsageError("'' names no file; check the path.")
     if _is_special(file):
@@ -183,26 +131,26 @@ def _is_special(file: str) -> bool:
 
 
 def check_writable(file: str, suffixes: Collection[str], inputs: Iterable[tuple[str, str]] = ()) -> Path:
-    """Where `file` will be written, links followed. `inputs` are the files that are read, each behind what it is.
+    """Return the path that will be written, with links resolved.
 
-    Raises UsageError where `file` cannot be written, and where it is one of `inputs`, before any work is done.
+    `inputs` are (kind, file) pairs of what the command reads. Raises UsageError where `file` cannot be written or is
+    one of `inputs`.
     """
-    known = " or ".join(suffixes)
     if Path(file).suffix.lower() not in suffixes:
-        raise UsageError(f"{file}: the name must end in {known}.")
+        raise UsageError(f"{file}: the name must end in {' or '.join(suffixes)}.")
     try:
         path = Path(file).resolve()
         is_other, is_in_folder = path.exists() and not path.is_file(), path.parent.is_dir()
-    except (OSError, RuntimeError) as error:  # a name that is too long, links that lead in a circle
+    except (OSError, RuntimeError) as error:  # a name that is too long, or links in a circle
         raise _build_unwritable_error(file, error) from error
     if is_other:
-        raise UsageError(f"{file}: this is no file that could be replaced; choose another name.")
+        raise UsageError(f"{file}: this is not a regular file; choose another name.")
     if not is_in_folder:
         raise UsageError(f"{file}: there is no folder {path.parent}; make it first.")
-    for what, other in inputs:
+    for kind, other in inputs:
         if _is_same(path, other):
-            raise UsageError(f"{file}: this is the {what} itself, which would be lost; choose another name.")
-    trial = make_partial_path(path)
+            raise UsageError(f"{file}: this is the {kind} itself, which would be lost; choose another name.")
+    trial = writing.make_partial_path(path)
     try:
         trial.touch(exist_ok=False)
     except OSError as error:
@@ -219,13 +167,80 @@ def _build_unwritable_error(file: str, error: OSError | RuntimeError) -> UsageEr
 def _is_same(path: Path, other: str) -> bool:
     try:
         return path.samefile(other)
-    except (OSError, ValueError):  # one of them is not there
+    except (OSError, ValueError):  # one of them does not exist
         return False
 
 
 def write_output_file(path: Path, fill: Callable[[Path], object]) -> None:
-    """As `composer.files` has it. Raises UsageError where the disk refuses."""
+    """Write a file whole or not at all. Raises UsageError where that fails."""
     try:
         writing.write_atomically(path, fill)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error}).") from error
+
+
+@contextmanager
+def guard_from_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block, because torch crashes when its import is interrupted."""
+    received: list[int] = []
+    before = _set_handler(lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    if received:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def mask_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block, and keep it from processes that multiprocessing starts within.
+
+    Has no effect on Windows.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing.resource_tracker import ensure_running
+
+    ensure_running()  # starting it later would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def drop_interrupts() -> None:
+    """Ignore Ctrl-C from here on."""
+    _set_handler(signal.SIG_IGN)
+
+
+def _set_handler(handler: Any) -> Any:
+    """Set the handler of SIGINT and return the one before; outside the main thread, do nothing and return None."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return signal.signal(signal.SIGINT, handler) if is_main else None
+
+
+def limit_memory() -> None:
+    """Limit this process to the free memory, so that it raises MemoryError before the OOM killer acts. Linux only."""
+    free, used = get_free_memory(), _read_data_size()
+    if sys.platform != "linux" or free is None or used is None:
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = used + free if hard == resource.RLIM_INFINITY else min(used + free, hard)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _read_data_size() -> int | None:
+    """Return the bytes that already count against RLIMIT_DATA."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    match = re.search(r"^VmData:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(match[1]) if match else None
