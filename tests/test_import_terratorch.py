@@ -10,6 +10,7 @@ import yaml
 
 import composer
 from composer.cli.main import main
+from composer.terratorch.calls import Diagnostics
 from composer.terratorch.configs import parse_config, reads_config
 
 CONFIG = Path(__file__).parent / "terratorch_configs" / "timm_resnet18.yaml"
@@ -346,10 +347,11 @@ class TestPlaces:
 
     def test_the_arguments_that_a_factory_renames_stand_where_they_are_written(self):
         lines = [*FCN, "bands: [RED, NIR]", "num_frames: 3"]
-        found = parse_config(model(*lines, factory="PrithviModelFactory").replace("resnet10t", "prithvi_vit"), "c.yaml")
-        assert (found.call["backbone_in_chans"], found.call["backbone_num_frames"]) == (2, 3)
-        assert found.places.place("backbone_in_chans") == composer.Place(f"{ARGS}.bands", "c.yaml", 9, 7)
-        assert found.places.place("backbone_num_frames") == composer.Place(f"{ARGS}.num_frames", "c.yaml", 10, 7)
+        report = Diagnostics("c.yaml")
+        call = parse_config(model(*lines, factory="PrithviModelFactory").replace("resnet10t", "prithvi_vit"), report)
+        assert (call["backbone_in_chans"], call["backbone_num_frames"]) == (2, 3)
+        assert report.locate("backbone_in_chans") == composer.Place(f"{ARGS}.bands", "c.yaml", 9, 7)
+        assert report.locate("backbone_num_frames") == composer.Place(f"{ARGS}.num_frames", "c.yaml", 10, 7)
 
     @pytest.mark.parametrize(
         ("lines", "message"),
@@ -458,8 +460,8 @@ class TestNoConfig:
             (
                 "model: {class_path: my.SemanticSegmentationTask, init_args: {}}\n",
                 (
-                    "c.yaml:1:21: error[unknown] model.class_path: my.SemanticSegmentationTask is no task of "
-                    "TerraTorch's.\n"
+                    "c.yaml:1:21: error[unknown] model.class_path: my.SemanticSegmentationTask is not a task of "
+                    "TerraTorch.\n"
                     "  repair: did you mean SemanticSegmentationTask?"
                 ),
             ),
@@ -497,7 +499,7 @@ class TestNoConfig:
         [
             (
                 "model: {class_path: a.B}",
-                f"[value] {INIT}.model: a model of one's own is not imported (got a mapping).",
+                f"[value] {INIT}.model: a custom model is not imported (got a mapping).",
             ),
             (
                 "freeze_backbon: true",
@@ -549,7 +551,7 @@ class TestNothingIsRun:
         activation = refusal(model("decoder: FCNDecoder", "head_final_act: spy.Act", task="PixelwiseRegressionTask"))
 
         assert said[0] == "c.yaml:1:1: note[aside] custom_modules_path: nothing is imported from it: set aside."
-        assert task.startswith("c.yaml:2:15: error[unknown] model.class_path: spy.Task is no task of TerraTorch's.")
+        assert task.startswith("c.yaml:2:15: error[unknown] model.class_path: spy.Task is not a task of TerraTorch.")
         assert activation.startswith(f"c.yaml:8:7: error[value] {ARGS}.head_final_act: ")
         assert "spy" not in sys.modules
 

@@ -19,9 +19,8 @@ from composer.model import Model, ModelOutput
 from composer.modules.layers import crop
 from composer.parts import Encoder
 from composer.terratorch.calls import EMBEDDING_TASK
-from composer.terratorch.live import build_module_backbone, build_module_decoder
 from composer.terratorch.problems import FactoryCall, find_padding_note
-from composer.terratorch.translation import ModuleBuilders, Translation, translate
+from composer.terratorch.translation import Translation, translate
 from composer.typed_graph import TypedGraph, explain_too_small
 
 
@@ -72,21 +71,19 @@ class EncoderDecoderFactory:
         Warns, with TerraTorchWarning, where TerraTorch does not do what an argument says. Raises SpecError, a
         ValueError, with all that is wrong: unknown names, arguments that nothing uses, parts that do not fit.
         """
-        given = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
-        translation = translate(
-            given, describe, ModuleBuilders(backbone=build_module_backbone, decoder=build_module_decoder)
-        )
+        call = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
+        translation = translate(call, describe)
         for note in translation.notes:
             repair = f" ({note.repair})" if note.repair else ""
             warnings.warn(f"{note.place.path}: {note.message}{repair}", TerraTorchWarning, stacklevel=2)
-        call = FactoryCall(given, translation.graph)
+        mapping = FactoryCall(call, translation.graph)
         try:
             model = build_factory_model(translation, task.lower())
         except SpecError as error:
-            raise SpecError(map(call.map_problem, error.problems)) from None
-        padded = find_padding_note(model.typed)
-        if padded is not None:
-            note = call.map_problem(padded)
+            raise SpecError(map(mapping.map_problem, error.problems)) from None
+        padding = find_padding_note(model.typed)
+        if padding is not None:
+            note = mapping.map_problem(padding)
             warnings.warn(f"{note.place.path}: {note.message}", TerraTorchWarning, stacklevel=2)
         if peft_config is not None:
             from composer.adapters.peft import apply_peft
