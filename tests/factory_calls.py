@@ -629,10 +629,7 @@ REFUSED = {
     ),
     "auxiliary heads that are no list": (
         {"aux_decoders": {"name": "one", "decoder": "FCNDecoder"}},
-        (
-            "error[type] aux_decoders: aux_decoders is a list of auxiliary heads (got {'name': 'one', "
-            "'decoder': 'FCNDecoder'}).\n"
-        ),
+        ("error[type] aux_decoders: auxiliary heads are a list (got {'name': 'one', 'decoder': 'FCNDecoder'}).\n"),
     ),
     "auxiliary heads that are none": (
         {

@@ -122,7 +122,7 @@ class TestModules:
         with pytest.raises(composer.SpecError) as raised:
             built(backbone=backbone)
         assert str(raised.value).startswith(
-            "error[module] backbone: Maps was run to see what it gives, and it raised RuntimeError: Given groups=1, "
+            "error[module] backbone: Maps was run to find its features, and it raised RuntimeError: Given groups=1, "
         )
 
 

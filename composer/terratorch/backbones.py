@@ -10,36 +10,16 @@ from attrs import evolve, field, frozen
 
 from composer.errors import suggest
 from composer.layouts import Features, Image, format_count
-from composer.parts import (
-    AddBottleneckLayer,
-    AggregateTokens,
-    Encoder,
-    EncoderInfo,
-    FeaturePyramidNetworkNeck,
-    InterpolateToPyramidal,
-    LearnedInterpolateToPyramidal,
-    MaxpoolToPyramidal,
-    Neck,
-    PermuteDims,
-    ProbedEncoder,
-    ReshapeTokensToImage,
-    SelectIndices,
-    TemporalPooling,
-    Timm,
-    get_part_name,
-)
+from composer.parts import NECKS as BUILT_IN_NECKS
+from composer.parts import Encoder, EncoderInfo, Neck, ProbedEncoder, TemporalPooling, Timm, get_part_name
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
 from composer.parts.rules import Rejection
 from composer.sizes import Padding
 from composer.terratorch.calls import Arguments, Diagnostics, construct_part
 
 TEMPORAL_ARGUMENTS = (
-    "use_temporal",
-    "temporal_pooling",
-    "temporal_concat",
-    "temporal_n_timestamps",
-    "temporal_features_permute_op",
-    "temporal_subset_lengths",
+    *("use_temporal", "temporal_pooling", "temporal_concat", "temporal_n_timestamps"),
+    *("temporal_features_permute_op", "temporal_subset_lengths"),
 )
 """The arguments of a backbone that configure TerraTorch's temporal wrapper."""
 
@@ -86,11 +66,11 @@ def check_permutation(arguments: Arguments, features: Features, report: Diagnost
     report.add_problem(
         arguments.locate(name),
         f"the frames would lie side by side along axis {second!r} of each map, and its channels are axis {places[0]}.",
-        f"{_spell(name, arguments)}: {'[0, 3, 1, 2]' if places == [3] else 'null'}",
+        f"{_format_argument(name, arguments)}: {'[0, 3, 1, 2]' if places == [3] else 'null'}",
     )
 
 
-def _spell(name: str, arguments: Arguments) -> str:
+def _format_argument(name: str, arguments: Arguments) -> str:
     """Return an argument with its prefix, or without inside `backbone_kwargs`."""
     return f"backbone_{name}" if arguments.owner == "backbone" else name
 
@@ -113,7 +93,7 @@ def _resolve_frame_count(arguments: Arguments, neck: TemporalPooling | None, rep
         )
     count: int | None = stated or implied or (2 if neck.pooling == "diff" else None)
     if count is None:
-        repair = f"say how many: {_spell('temporal_n_timestamps', arguments)}"
+        repair = f"say how many: {_format_argument('temporal_n_timestamps', arguments)}"
         path = arguments.locate("use_temporal")
         report.add_problem(path, "the number of frames has to be known.", repair, "missing")
     return count
@@ -281,20 +261,12 @@ def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) ->
     return 2 * lcm(*([patch] if isinstance(patch, int) else patch[-2:]))
 
 
-NECKS: dict[str, type[Neck]] = {
-    neck.__name__: neck
-    for neck in (
-        SelectIndices,
-        AggregateTokens,
-        PermuteDims,
-        InterpolateToPyramidal,
-        MaxpoolToPyramidal,
-        ReshapeTokensToImage,
-        AddBottleneckLayer,
-        LearnedInterpolateToPyramidal,
-        FeaturePyramidNetworkNeck,
-    )
-}
+_NECK_NAMES = (
+    "SelectIndices AggregateTokens PermuteDims InterpolateToPyramidal MaxpoolToPyramidal ReshapeTokensToImage "
+    "AddBottleneckLayer LearnedInterpolateToPyramidal FeaturePyramidNetworkNeck"
+)
+
+NECKS = {neck.__name__: neck for neck in BUILT_IN_NECKS if neck.__name__ in _NECK_NAMES.split()}
 """The necks of TerraTorch 1.2.11."""
 
 

@@ -29,15 +29,15 @@ class Diagnostics:
     problems: list[Problem] = field(factory=list)
     notes: list[Problem] = field(factory=list)
 
-    def mark(self, argument: str, path: str, key: Tree, value: Tree | None = None) -> None:
+    def record_place(self, argument: str, path: str, key: Tree, value: Tree | None = None) -> None:
         """Record the place of an argument and of everything in its value; mappings are located by their keys."""
         self.marks[argument] = Place(path, self.file, key.line, key.column)
         if isinstance(value, MappingNode):
             for name, inner in value.pairs:
-                self.mark(f"{argument}.{name.value}", f"{path}.{name.value}", name, inner)
+                self.record_place(f"{argument}.{name.value}", f"{path}.{name.value}", name, inner)
         if isinstance(value, SequenceNode):
             for position, inner in enumerate(value.entries):
-                self.mark(f"{argument}[{position}]", f"{path}[{position}]", inner, inner)
+                self.record_place(f"{argument}[{position}]", f"{path}[{position}]", inner, inner)
 
     def locate(self, argument: str) -> Place:
         """Return the place of an argument, or of what encloses it where the config does not spell it out."""
@@ -212,7 +212,7 @@ def get_head_fields(entry: Any) -> dict[str, Any] | None:
 def iter_auxiliary_heads(heads: Any, report: Diagnostics) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the path and the three fields of each valid auxiliary head. No two have the same name in the graph."""
     if not isinstance(heads, list | tuple):
-        report.add_problem("aux_decoders", f"aux_decoders is a list of auxiliary heads (got {heads!r}).", code="type")
+        report.add_problem("aux_decoders", f"auxiliary heads are a list (got {heads!r}).", code="type")
         return
     names: dict[str, str] = {}
     for position, entry in enumerate(heads):

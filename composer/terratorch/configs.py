@@ -105,7 +105,7 @@ def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
         return None
     for key, _ in root.pairs:
         if key.value != MODEL and "." not in get_key_name(key):
-            reason = "nothing is imported from it" if key.value == "custom_modules_path" else "no part of a model"
+            reason = "nothing is imported from it" if key.value == "custom_modules_path" else "not part of a model"
             report.add_note(get_key_name(key), f"{reason}: set aside.", code="aside", at=key)
     if not isinstance(model, MappingNode):
         message = f"a model is a class_path with init_args (got {describe_value(model)}); no other file is read."
@@ -135,11 +135,11 @@ def _get_value(mapping: MappingNode, name: str) -> Tree | None:
     return None if isinstance(value, ScalarNode) and value.value is None else value
 
 
-def _require_mapping(value: Tree, name: str, path: str, at: Tree, report: Diagnostics) -> TypeGuard[MappingNode]:
+def _require_mapping(value: Tree, path: str, report: Diagnostics) -> TypeGuard[MappingNode]:
     if isinstance(value, MappingNode):
         return True
-    message = f"{name} is a mapping of arguments (got {describe_value(value)})."
-    report.add_problem(path, message, None, "type", at=at)
+    message = f"{path.rpartition('.')[2]} is a mapping of arguments (got {describe_value(value)})."
+    report.add_problem(path, message, None, "type", at=value)
     return False
 
 
@@ -190,9 +190,9 @@ def _parse_model(model: MappingNode, at: Tree, report: Diagnostics) -> dict[str,
         report.add_problem(MODEL, f"a model has {missing}.", CONFIG_EXAMPLE, "missing", at=at)
         return None
     task = _parse_task(path, report)
-    if not _require_mapping(init, "init_args", INIT_ARGS, init, report) or task is None:
+    if not _require_mapping(init, INIT_ARGS, report) or task is None:
         return None
-    report.mark("task", f"{MODEL}.class_path", _find_key(model, "class_path"))
+    report.record_place("task", f"{MODEL}.class_path", _find_key(model, "class_path"))
     return _parse_init_args(task, init, _find_key(model, "init_args"), report)
 
 
@@ -221,9 +221,9 @@ def _parse_init_args(task: str, init: MappingNode, at: Tree, report: Diagnostics
     if arguments is None:
         report.add_problem(MODEL_ARGS, f"{task} needs model_args.", None, "missing", at=at)
         return None
-    if not _require_mapping(arguments, "model_args", MODEL_ARGS, arguments, report) or factory is None:
+    if not _require_mapping(arguments, MODEL_ARGS, report) or factory is None:
         return None
-    call = _parse_model_args(arguments, _find_key(init, "model_args"), report)
+    call: dict[str, Any] | None = _parse_model_args(arguments, _find_key(init, "model_args"), report)
     if call is not None and factory == PRITHVI:
         call = _convert_prithvi_call(call, arguments, _find_key(init, "model_args"), report)
     if call is not None and embedding and not call.get("necks"):
@@ -238,7 +238,7 @@ def _check_init_arg(task: str, key: Tree, value: Tree, report: Diagnostics) -> N
     if name in FREEZE_ARGUMENTS:
         if _to_python(value):
             repair = f'call model.freeze("{FREEZE_ARGUMENTS[name]}")'
-            report.add_note(path, "what is frozen is no part of a spec: set aside.", repair, "aside", at=key)
+            report.add_note(path, "freezing is not part of a spec: set aside.", repair, "aside", at=key)
     elif name == MODEL:
         if _to_python(value) is None:
             return
@@ -250,7 +250,7 @@ def _check_init_arg(task: str, key: Tree, value: Tree, report: Diagnostics) -> N
         report.add_problem(path, message, repair, at=key)
     elif name in TASK_ARGUMENTS[task]:
         if name not in get_model_arguments(task):
-            report.add_note(path, "no part of a model: set aside.", code="aside", at=key)
+            report.add_note(path, "not part of a model: set aside.", code="aside", at=key)
     elif close := get_close_matches(name, (*get_model_arguments(task), *FREEZE_ARGUMENTS), n=1):
         report.add_problem(path, f"{task} has no argument {name!r}.", f"did you mean {close[0]}?", "key", at=key)
     elif "." not in name:
@@ -272,22 +272,18 @@ def _parse_factory(init: MappingNode, at: Tree, report: Diagnostics) -> str | No
     return None
 
 
-def _parse_model_args(arguments: MappingNode, at: Tree, report: Diagnostics) -> dict[str, Any] | None:
+def _parse_model_args(arguments: MappingNode, at: Tree, report: Diagnostics) -> dict[str, Any]:
     """Return `model_args` in Python, with the place of each argument recorded."""
     call: dict[str, Any] = _to_python(arguments)
     report.marks[""] = Place(MODEL_ARGS, report.file, at.line, at.column)
     for key, value in arguments.pairs:
-        report.mark(get_key_name(key), f"{MODEL_ARGS}.{get_key_name(key)}", key, value)
+        report.record_place(get_key_name(key), f"{MODEL_ARGS}.{get_key_name(key)}", key, value)
     for name, home in (("task", f"{MODEL}.class_path"), ("aux_decoders", f"{INIT_ARGS}.aux_heads")):
         if call.pop(name, None) is not None:
             message = f"the task hands {name} to the factory itself."
             report.add_problem(name, message, f"say it in {home}", "unused")
-    for name in ("backbone_kwargs", "decoder_kwargs", "head_kwargs"):
-        kwargs, at = _get_value(arguments, name), _find_key(arguments, name)
-        if kwargs is not None and not _require_mapping(kwargs, name, f"{MODEL_ARGS}.{name}", at, report):
-            return None
     if call.get("peft_config") is not None:
-        message = "adapters are put into a model that is built, and are no part of a spec: set aside."
+        message = "adapters are added to a built model, and are not part of a spec: set aside."
         repair = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
         report.add_note("peft_config", message, repair, "aside")
     return call
@@ -310,36 +306,23 @@ def _convert_prithvi_call(
     return converted
 
 
-def _parse_aux_heads(heads: Tree | None, report: Diagnostics) -> list[dict[str, Any]]:
-    """Return `aux_heads` as dicts, or none of them where one is invalid."""
-    path = f"{INIT_ARGS}.aux_heads"
+def _parse_aux_heads(heads: Tree | None, report: Diagnostics) -> Any:
+    """Return `aux_heads` in Python, with the place of each field recorded; none where one has another class."""
     if heads is None:
         return []
-    if not isinstance(heads, SequenceNode):
-        message = f"aux_heads is a list of heads (got {describe_value(heads)})."
-        report.add_problem(path, message, None, "type", at=heads)
-        return []
-    parsed = [_parse_aux_head(entry, f"{path}[{i}]", i, report) for i, entry in enumerate(heads.entries)]
-    return [head for head in parsed if head is not None] if None not in parsed else []
-
-
-def _parse_aux_head(entry: Tree, path: str, position: int, report: Diagnostics) -> dict[str, Any] | None:
-    """Return one auxiliary head, written as a mapping of its fields or as a class with init_args."""
-    if isinstance(entry, MappingNode) and isinstance(wrapped := entry.get("class_path"), ScalarNode):
-        if str(wrapped.value).rpartition(".")[2] != "AuxiliaryHead":
-            message = f"an auxiliary head is an AuxiliaryHead (got {describe_value(wrapped)})."
-            report.add_problem(f"{path}.class_path", message, None, "unknown", at=wrapped)
-            return None
-        entry, path = entry.get("init_args") or entry, f"{path}.init_args"
-    if not isinstance(entry, MappingNode):
-        message = f"an auxiliary head is a mapping (got {describe_value(entry)})."
-        report.add_problem(path, message, "{name: NAME, decoder: FCNDecoder, decoder_args: {…}}", "type", at=entry)
-        return None
-    report.mark(f"aux_decoders[{position}]", path, entry, entry)
-    arguments = _get_value(entry, "decoder_args")
-    if arguments and not _require_mapping(arguments, "decoder_args", f"{path}.decoder_args", entry, report):
-        return None
-    return dict(_to_python(entry))
+    path = f"{INIT_ARGS}.aux_heads"
+    report.record_place("aux_decoders", path, heads, heads)
+    parsed = _to_python(heads)
+    for i, entry in enumerate(heads.entries if isinstance(heads, SequenceNode) else ()):
+        if isinstance(entry, MappingNode) and (name := entry.get("class_path")) is not None:
+            if str(_to_python(name)).rpartition(".")[2] != "AuxiliaryHead":
+                message = f"an auxiliary head is an AuxiliaryHead (got {describe_value(name)})."
+                report.add_problem(f"{path}[{i}].class_path", message, None, "unknown", at=name)
+                return []
+            fields = entry.get("init_args") or entry
+            report.record_place(f"aux_decoders[{i}]", f"{path}[{i}].init_args", fields, fields)
+            parsed[i] = _to_python(fields)
+    return parsed
 
 
 def _add_embedding_necks(
@@ -354,7 +337,7 @@ def _add_embedding_necks(
         return None
     message = f"{EMBEDDING_TASK_CLASS} adds necks: {', '.join(neck['name'] for neck in necks)}."
     report.add_note(INIT_ARGS, message, "model_args: {necks: […]} replaces them", "aside", at=at)
-    report.mark("necks", INIT_ARGS, at)
+    report.record_place("necks", INIT_ARGS, at)
     for argument, source in (("indices", "layers"), ("pooling", "embedding_pooling")):
-        report.mark(f"necks[0].{argument}", f"{INIT_ARGS}.{source}", _find_key(init, source, at))
+        report.record_place(f"necks[0].{argument}", f"{INIT_ARGS}.{source}", _find_key(init, source, at))
     return {**call, "necks": necks}

@@ -11,33 +11,16 @@ from composer.adapters.mmseg.contracts import GN_GROUPS
 from composer.adapters.mmseg.parts import MMSEG_HEAD_ARGUMENTS, UNSUPPORTED_HEADS, Mmseg
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, Smp
 from composer.errors import suggest
-from composer.parts import (
-    ASPPRegressionHead,
-    ASPPSegmentationHead,
-    Decoder,
-    FCNDecoder,
-    IdentityDecoder,
-    LinearDecoder,
-    MLPDecoder,
-    Part,
-    UNetDecoder,
-    UperNetDecoder,
-)
+from composer.parts import DECODERS as BUILT_IN_DECODERS
+from composer.parts import Decoder, Part
 from composer.terratorch.calls import Arguments, Diagnostics, build_head, construct_part, is_module, route_arguments
 
-DECODERS: dict[str, type[Decoder]] = {
-    decoder.__name__: decoder
-    for decoder in (
-        FCNDecoder,
-        UperNetDecoder,
-        UNetDecoder,
-        IdentityDecoder,
-        LinearDecoder,
-        MLPDecoder,
-        ASPPSegmentationHead,
-        ASPPRegressionHead,
-    )
-}
+_DECODER_NAMES = (
+    "FCNDecoder UperNetDecoder UNetDecoder IdentityDecoder LinearDecoder MLPDecoder ASPPSegmentationHead "
+    "ASPPRegressionHead"
+)
+
+DECODERS = {decoder.__name__: decoder for decoder in BUILT_IN_DECODERS if decoder.__name__ in _DECODER_NAMES.split()}
 """The decoders of TerraTorch 1.2.11 that its factory can build, and two whose head it overlooks."""
 
 _DPT_REASON = "a decoder that smp makes for an encoder of its own alone; composer's smp/DPT takes any ViT"

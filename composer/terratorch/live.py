@@ -51,7 +51,7 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
     padding = _parse_padding(find_patch_size(backbone), rest, report)
     probed = probe_module(backbone, frames, channels if type(channels) is int else None)
     if isinstance(probed, str):
-        message = f"{name} was run to see what it gives, and {probed}."
+        message = f"{name} was run to find its features, and {probed}."
         repair = CUSTOM_REPAIR if "in_chans" in rest else f"{CHANNELS_REPAIR}, or {CUSTOM_REPAIR}"
         report.add_problem("backbone", message, repair, "module")
         return None

@@ -28,20 +28,11 @@ from composer.terratorch.calls import (
 )
 from composer.terratorch.decoders import BranchBuilder
 
+_COMPONENT_ARGUMENTS = ("backbone_kwargs", "decoder_kwargs", "head_kwargs")
+
 FACTORY_ARGUMENTS = (
-    "task",
-    "backbone",
-    "decoder",
-    "backbone_kwargs",
-    "decoder_kwargs",
-    "head_kwargs",
-    "num_classes",
-    "num_outputs",
-    "necks",
-    "aux_decoders",
-    "rescale",
-    "image_size_out",
-    "peft_config",
+    *("task", "backbone", "decoder", "num_classes", "num_outputs", "necks", "aux_decoders"),
+    *("rescale", "image_size_out", "peft_config", *_COMPONENT_ARGUMENTS),
 )
 """The named arguments of `build_model`."""
 
@@ -66,8 +57,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
     problem is that of the argument: `decoder_channels`, `necks[1].indices`. `report` may hold problems found before.
     """
     report = Diagnostics() if report is None else report
-    # An empty argument is an absent one: TerraTorch's embedding task passes `aux_decoders=[]`.
-    named = {name: call[name] for name in FACTORY_ARGUMENTS if call.get(name) not in (None, [], (), {})}
+    named = _get_named_arguments(call, report)
     rest = {name: value for name, value in call.items() if name not in FACTORY_ARGUMENTS}
     task = _resolve_task(named.get("task"), report)
     arguments, rest = route_arguments("backbone_", named.get("backbone_kwargs"), rest)
@@ -111,6 +101,15 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         raise SpecError(report.problems) from None
     labels = {normalize_branch(name): name for name in branches}
     return Translation(graph, report.notes, {label: name for label, name in labels.items() if label != name})
+
+
+def _get_named_arguments(call: Mapping[str, Any], report: Diagnostics) -> dict[str, Any]:
+    # An empty argument is an absent one: TerraTorch's embedding task passes `aux_decoders=[]`.
+    named = {name: call[name] for name in FACTORY_ARGUMENTS if call.get(name) not in (None, [], (), {})}
+    for name in _COMPONENT_ARGUMENTS:
+        if not isinstance(named.get(name, {}), Mapping):
+            report.add_problem(name, f"{name} is a dict of arguments (got {named.pop(name)!r}).", code="type")
+    return named
 
 
 def _resolve_task(task: Any, report: Diagnostics) -> str:
