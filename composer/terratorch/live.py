@@ -55,7 +55,7 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
         repair = CUSTOM_REPAIR if "in_chans" in rest else f"{CHANNELS_REPAIR}, or {CUSTOM_REPAIR}"
         report.add_problem("backbone", message, repair, "module")
         return None
-    encoder = probed.encoder
+    encoder, fallback = probed
     widths = [feature.channels for feature in encoder.features]
     if widths != list(stated):
         message = (
@@ -66,7 +66,7 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
     if any(side is not None and side % padding.multiple for side in (encoder.sizes.height, encoder.sizes.width)):
         padding = evolve(padding, multiple=1)
     image = Image(channels=encoder.channels, frames=frames or encoder.frames)
-    return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding, fallback=probed.fallback)
+    return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding, fallback=fallback)
 
 
 def _build_encoder_backbone(

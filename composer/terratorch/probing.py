@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve
 from torch import Tensor, nn
 
 from composer.adapters.probing import GridFunction, Grids, find_patch_size, find_strides_and_sizes
@@ -27,12 +27,8 @@ EXTRA_PIXELS = 192
 """Pixels more, which are a whole number of cells of each stride that networks have."""
 
 
-@frozen
-class ProbedModule:
-    """A module as a declared encoder, and the necks that do what its own hook does."""
-
-    encoder: Custom
-    fallback: tuple[Neck, ...] = ()
+ProbedModule = tuple[Custom, tuple[Neck, ...]]
+"""A module as a declared encoder, and the necks that do what its own hook does."""
 
 
 def run_on_zeros(network: nn.Module, *shapes: Sequence[int], as_list: bool = False) -> Any:
@@ -62,7 +58,7 @@ def probe_module(network: nn.Module, frames: int | None, channels: int | None = 
         levels = _run_levels(network, shape)
         found = levels if isinstance(levels, str) else _describe_encoder(network, shape, levels)
         if isinstance(found, Custom) and not isinstance(levels, str):
-            return ProbedModule(found, _find_hook_necks(network, found, levels, shape[-2:]))
+            return found, _find_hook_necks(network, found, levels, shape[-2:])
         reasons.append(str(found))
     # The likeliest image came first.
     return reasons[0]
