@@ -105,7 +105,8 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
 
 def _get_named_arguments(call: Mapping[str, Any], report: Diagnostics) -> dict[str, Any]:
     # An empty argument is an absent one: TerraTorch's embedding task passes `aux_decoders=[]`.
-    named = {name: call[name] for name in FACTORY_ARGUMENTS if call.get(name) not in (None, [], (), {})}
+    empty = [name for name, value in call.items() if isinstance(value, list | tuple | Mapping) and not value]
+    named = {name: call[name] for name in FACTORY_ARGUMENTS if call.get(name) is not None and name not in empty}
     for name in _COMPONENT_ARGUMENTS:
         if not isinstance(named.get(name, {}), Mapping):
             report.add_problem(name, f"{name} is a dict of arguments (got {named.pop(name)!r}).", code="type")
