@@ -10,8 +10,6 @@ from torch import nn
 import composer
 from composer.encoder_info import describe
 from composer.terratorch import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning, translate
-from composer.terratorch.live import build_module_backbone, build_module_decoder
-from composer.terratorch.translation import ModuleBuilders
 
 PLAIN = {"task": "segmentation", "backbone": "timm_resnet18", "decoder": "FCNDecoder", "num_classes": 2}
 NUMBERS = {"task": "regression", "num_classes": None}
@@ -27,9 +25,7 @@ def call_of(**changes):
 
 
 def translated(**changes):
-    return translate(
-        call_of(**changes), describe, ModuleBuilders(backbone=build_module_backbone, decoder=build_module_decoder)
-    )
+    return translate(call_of(**changes), describe)
 
 
 def built(**changes):
@@ -633,10 +629,7 @@ REFUSED = {
     ),
     "auxiliary heads that are no list": (
         {"aux_decoders": {"name": "one", "decoder": "FCNDecoder"}},
-        (
-            "error[type] aux_decoders: aux_decoders is a list of auxiliary heads (got {'name': 'one', "
-            "'decoder': 'FCNDecoder'}).\n"
-        ),
+        ("error[type] aux_decoders: auxiliary heads are a list (got {'name': 'one', 'decoder': 'FCNDecoder'}).\n"),
     ),
     "auxiliary heads that are none": (
         {
@@ -782,16 +775,17 @@ REFUSED = {
         (
             "error[type] backbone: a backbone is the name of a network, or a module whose out_channels are a "
             "list (got Conv2d with out_channels 4).\n"
-            "  repair: declare what it gives: backbone=composer.Custom(module, features=[…], channels=…, "
+            "  repair: declare its features: backbone=composer.Custom(module, features=[…], channels=…, "
             "sizes=…)\n"
         ),
     ),
     "what is no module": (
         {"backbone": 7, "decoder": 8},
         """\
-        error[type] backbone: a backbone is the name of a network, or a module whose out_channels are a list (got 7).
-          repair: declare what it gives: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)
+        error[type] backbone: a backbone is the name of a network (got 7).
+          repair: backbone: timm_resnet50
         error[type] decoder: a decoder is the name of one, or a module (got 8).
+          repair: decoder: FCNDecoder
         """,
     ),
     "how a backbone is padded": (

@@ -10,6 +10,7 @@ import yaml
 
 import composer
 from composer.cli.main import main
+from composer.terratorch.calls import Diagnostics
 from composer.terratorch.configs import parse_config, reads_config
 
 CONFIG = Path(__file__).parent / "terratorch_configs" / "timm_resnet18.yaml"
@@ -194,10 +195,10 @@ class TestNotes:
     def test_every_key_that_is_no_part_of_the_model_is_said(self):
         text = "seed_everything: 0\n" + model(*LAST, beside=["loss: ce", "aux_loss: {a: 1.0}"]) + "trainer:\n  a: 1\n"
         assert notes(text) == [
-            "c.yaml:1:1: note[aside] seed_everything: no part of a model: set aside.",
-            "c.yaml:10:5: note[aside] model.init_args.loss: no part of a model: set aside.",
-            "c.yaml:11:5: note[aside] model.init_args.aux_loss: no part of a model: set aside.",
-            "c.yaml:12:1: note[aside] trainer: no part of a model: set aside.",
+            "c.yaml:1:1: note[aside] seed_everything: not part of a model: set aside.",
+            "c.yaml:10:5: note[aside] model.init_args.loss: not part of a model: set aside.",
+            "c.yaml:11:5: note[aside] model.init_args.aux_loss: not part of a model: set aside.",
+            "c.yaml:12:1: note[aside] trainer: not part of a model: set aside.",
         ]
 
     @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ class TestNotes:
     def test_freezing_is_said_with_what_to_call(self, line, node):
         assert notes(model(*LAST, beside=[f"{line}: true"])) == [
             (
-                f"c.yaml:9:5: note[aside] model.init_args.{line}: what is frozen is no part of a spec: set aside.\n"
+                f"c.yaml:9:5: note[aside] model.init_args.{line}: freezing is not part of a spec: set aside.\n"
                 f'  repair: call model.freeze("{node}")'
             )
         ]
@@ -215,8 +216,8 @@ class TestNotes:
     def test_adapters_are_said_with_what_to_call(self):
         assert notes(model(*LAST, "peft_config: {method: LORA}")) == [
             (
-                f"c.yaml:9:7: note[aside] {ARGS}.peft_config: adapters are put into a model that is built, and are "
-                "no part of a spec: set aside.\n"
+                f"c.yaml:9:7: note[aside] {ARGS}.peft_config: adapters are added to a built model, and are "
+                "not part of a spec: set aside.\n"
                 "  repair: composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
             )
         ]
@@ -227,7 +228,7 @@ class TestNotes:
                 "c.yaml:9:5: note[aside] model.init_args.metrics: SemanticSegmentationTask of TerraTorch 1.2.11 has no "
                 "argument 'metrics': set aside."
             ),
-            "c.yaml:10:5: note[aside] model.init_args.class_names: no part of a model: set aside.",
+            "c.yaml:10:5: note[aside] model.init_args.class_names: not part of a model: set aside.",
         ]
 
     def test_necks_that_the_task_adds_are_said(self):
@@ -325,11 +326,10 @@ class TestPlaces:
                 "9:64: error[count] X[0].decoder_args.decoder_channels",
             ),
             ("{name: a, decoder: FCNDecodr, decoder_args: {}}", "9:27: error[unknown] X[0].decoder"),
-            ("{name: a, decoder: FCNDecoder, decoder_args: 3}", "9:17: error[type] X[0].decoder_args"),
+            ("{name: a, decoder: FCNDecoder, decoder_args: 3}", "9:48: error[type] X[0].decoder_args"),
             ("{name: a.b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[name] X[0].name"),
             ("{name: a, decoder: FCNDecoder, decodr: x}", "9:48: error[unused] X[0].decodr"),
             ("3", "9:17: error[type] X[0]"),
-            ("3, {name: a, decoder: FCNDecodr}", "9:17: error[type] X[0]"),
             ("{class_path: torch.nn.Linear, init_args: {}}", "9:30: error[unknown] X[0].class_path"),
         ],
         ids=lambda value: value.partition("X")[2] if "X" in value else "",
@@ -346,10 +346,11 @@ class TestPlaces:
 
     def test_the_arguments_that_a_factory_renames_stand_where_they_are_written(self):
         lines = [*FCN, "bands: [RED, NIR]", "num_frames: 3"]
-        found = parse_config(model(*lines, factory="PrithviModelFactory").replace("resnet10t", "prithvi_vit"), "c.yaml")
-        assert (found.call["backbone_in_chans"], found.call["backbone_num_frames"]) == (2, 3)
-        assert found.places.place("backbone_in_chans") == composer.Place(f"{ARGS}.bands", "c.yaml", 9, 7)
-        assert found.places.place("backbone_num_frames") == composer.Place(f"{ARGS}.num_frames", "c.yaml", 10, 7)
+        report = Diagnostics("c.yaml")
+        call = parse_config(model(*lines, factory="PrithviModelFactory").replace("resnet10t", "prithvi_vit"), report)
+        assert (call["backbone_in_chans"], call["backbone_num_frames"]) == (2, 3)
+        assert report.locate("backbone_in_chans") == composer.Place(f"{ARGS}.bands", "c.yaml", 9, 7)
+        assert report.locate("backbone_num_frames") == composer.Place(f"{ARGS}.num_frames", "c.yaml", 10, 7)
 
     @pytest.mark.parametrize(
         ("lines", "message"),
@@ -377,7 +378,7 @@ class TestPlaces:
             f"c.yaml:7:7: error[unknown] {ARGS}.decoder: TerraTorch has no decoder 'FCNDecodr'.",
             f"c.yaml:9:7: error[unused] {ARGS}.channels: channels was passed but not used.",
             "c.yaml:10:5: error[key] model.init_args.model_arg: SemanticSegmentationTask has no argument 'model_arg'.",
-            f"c.yaml:11:16: error[type] {INIT}.aux_heads: aux_heads is a list of heads (got 4, a whole number).",
+            f"c.yaml:11:16: error[type] {INIT}.aux_heads: auxiliary heads are a list (got 4).",
         ]
 
 
@@ -458,8 +459,8 @@ class TestNoConfig:
             (
                 "model: {class_path: my.SemanticSegmentationTask, init_args: {}}\n",
                 (
-                    "c.yaml:1:21: error[unknown] model.class_path: my.SemanticSegmentationTask is no task of "
-                    "TerraTorch's.\n"
+                    "c.yaml:1:21: error[unknown] model.class_path: my.SemanticSegmentationTask is not a task of "
+                    "TerraTorch.\n"
                     "  repair: did you mean SemanticSegmentationTask?"
                 ),
             ),
@@ -497,7 +498,7 @@ class TestNoConfig:
         [
             (
                 "model: {class_path: a.B}",
-                f"[value] {INIT}.model: a model of one's own is not imported (got a mapping).",
+                f"[value] {INIT}.model: a custom model is not imported (got a mapping).",
             ),
             (
                 "freeze_backbon: true",
@@ -549,7 +550,7 @@ class TestNothingIsRun:
         activation = refusal(model("decoder: FCNDecoder", "head_final_act: spy.Act", task="PixelwiseRegressionTask"))
 
         assert said[0] == "c.yaml:1:1: note[aside] custom_modules_path: nothing is imported from it: set aside."
-        assert task.startswith("c.yaml:2:15: error[unknown] model.class_path: spy.Task is no task of TerraTorch's.")
+        assert task.startswith("c.yaml:2:15: error[unknown] model.class_path: spy.Task is not a task of TerraTorch.")
         assert activation.startswith(f"c.yaml:8:7: error[value] {ARGS}.head_final_act: ")
         assert "spy" not in sys.modules
 
@@ -563,15 +564,15 @@ decoder: {UNetDecoder: {channels: [512, 256, 128, 64]}}
 head: {SegmentationHead: {num_classes: 3, channel_list: [256], dropout: 0.1}}
 """
 ASIDE = """\
-c.yaml:2:1: note[aside] seed_everything: no part of a model: set aside.
-c.yaml:3:1: note[aside] trainer: no part of a model: set aside.
-c.yaml:13:1: note[aside] data: no part of a model: set aside.
-c.yaml:47:5: note[aside] model.init_args.loss: no part of a model: set aside.
-c.yaml:48:5: note[aside] model.init_args.plot_on_val: no part of a model: set aside.
-c.yaml:49:5: note[aside] model.init_args.ignore_index: no part of a model: set aside.
-c.yaml:53:5: note[aside] model.init_args.tiled_inference_parameters: no part of a model: set aside.
-c.yaml:60:1: note[aside] optimizer: no part of a model: set aside.
-c.yaml:65:1: note[aside] lr_scheduler: no part of a model: set aside.
+c.yaml:2:1: note[aside] seed_everything: not part of a model: set aside.
+c.yaml:3:1: note[aside] trainer: not part of a model: set aside.
+c.yaml:13:1: note[aside] data: not part of a model: set aside.
+c.yaml:47:5: note[aside] model.init_args.loss: not part of a model: set aside.
+c.yaml:48:5: note[aside] model.init_args.plot_on_val: not part of a model: set aside.
+c.yaml:49:5: note[aside] model.init_args.ignore_index: not part of a model: set aside.
+c.yaml:53:5: note[aside] model.init_args.tiled_inference_parameters: not part of a model: set aside.
+c.yaml:60:1: note[aside] optimizer: not part of a model: set aside.
+c.yaml:65:1: note[aside] lr_scheduler: not part of a model: set aside.
 """
 
 

@@ -10,9 +10,8 @@ import pytest
 from torch import nn
 
 import composer
-from composer.encoder_info import describe
-from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning, translate
-from tests.factory_calls import NOTED, NUMBERS, REFUSED, SPECS, Maps, Scores, call_of, translated
+from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning
+from tests.factory_calls import NOTED, NUMBERS, REFUSED, SPECS, Maps, call_of, translated
 
 
 @pytest.mark.parametrize(("changes", "spec"), SPECS.values(), ids=SPECS)
@@ -26,17 +25,6 @@ def test_what_is_wrong_is_said_at_its_argument(changes, said):
         translated(**changes)
 
     assert f"{raised.value}\n" == dedent(said).replace("{timm}", version("timm"))
-
-
-def test_a_config_holds_no_modules():
-    call = call_of(backbone=Maps(), decoder=Scores(includes_head=True))
-
-    with pytest.raises(composer.SpecError) as raised:
-        translate(call, describe)
-    assert [problem.message.split(" (got ")[0] for problem in raised.value.problems] == [
-        "a backbone is the name of a network",
-        "a decoder is the name of one",
-    ]
 
 
 @pytest.mark.parametrize(("changes", "notes"), NOTED.values(), ids=NOTED)

@@ -78,7 +78,7 @@ class TestModules:
         with pytest.raises(composer.SpecError) as raised:
             translated(backbone=backbone)
         assert raised.value.problems[0].repair == (
-            "say how many channels it takes: backbone_in_chans=…, or declare what it gives: "
+            "say how many channels it takes: backbone_in_chans=…, or declare its features: "
             "backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
         )
         assert translated(backbone=backbone, backbone_in_chans=7).graph.inputs[0][1] == composer.Image(channels=7)
@@ -113,7 +113,7 @@ class TestModules:
             built(backbone=Tokens(), necks=[{"name": "SelectIndices", "indices": [0]}], decoder=Scores(False))
 
         assert raised.value.problems[0].code == "module"
-        assert raised.value.problems[0].message.startswith("LiveDecoder takes these features, run over an image of ")
+        assert raised.value.problems[0].message.startswith("ModuleDecoder takes these features, run over an image of ")
 
     def test_a_backbone_that_raises_is_refused_with_what_it_raised(self):
         backbone = Maps()
@@ -122,7 +122,7 @@ class TestModules:
         with pytest.raises(composer.SpecError) as raised:
             built(backbone=backbone)
         assert str(raised.value).startswith(
-            "error[module] backbone: Maps was run to see what it gives, and it raised RuntimeError: Given groups=1, "
+            "error[module] backbone: Maps was run to find its features, and it raised RuntimeError: Given groups=1, "
         )
 
 

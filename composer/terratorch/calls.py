@@ -1,49 +1,101 @@
-"""The arguments of a call of TerraTorch's factory, by component."""
+"""Arguments of a call of TerraTorch's factory, by component, and the problems found in them."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import attrs
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from composer.errors import Place, Problem, SpecError, suggest
+from composer.errors import Place, Problem, SpecError, suggest, truncate_problems
 from composer.parts import ClassificationHead, EmbeddingHead, Head, Part, RegressionHead, ScalarHead, SegmentationHead
 from composer.parts.validators import FINAL_ACTIVATIONS
+from composer.spec.yaml import MappingNode, SequenceNode, Tree
 
 
 @define
 class Diagnostics:
-    """What was found wrong with a call, and what is worth knowing about it: where TerraTorch does otherwise."""
+    """Collect the problems of a call, and notes on where TerraTorch behaves differently.
 
+    The place of a problem is an argument: `decoder_channels`, `necks[1].indices`. Where the call was read from a
+    config, `marks` maps each argument to its place in the file; `""` is the place of the whole call.
+    """
+
+    file: str | None = None
+    marks: dict[str, Place] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     notes: list[Problem] = field(factory=list)
 
-    def add_problem(self, path: str, message: str, repair: str | None = None, code: str = "value") -> None:
-        """Put down what is wrong at `path`."""
-        _append_once(Problem(code=code, message=message, place=Place(path), repair=repair), self.problems)
+    def record_place(self, argument: str, path: str, key: Tree, value: Tree | None = None) -> None:
+        """Record the place of an argument and of everything in its value; mappings are located by their keys."""
+        self.marks[argument] = Place(path, self.file, key.line, key.column)
+        if isinstance(value, MappingNode):
+            for name, inner in value.pairs:
+                self.record_place(f"{argument}.{name.value}", f"{path}.{name.value}", name, inner)
+        if isinstance(value, SequenceNode):
+            for position, inner in enumerate(value.entries):
+                self.record_place(f"{argument}[{position}]", f"{path}[{position}]", inner, inner)
 
-    def add_note(self, path: str, message: str, repair: str | None = None) -> None:
-        """Put down that what stands at `path` has no effect in TerraTorch, or another one than it seems to have."""
-        _append_once(Problem(code="terratorch", message=message, place=Place(path), repair=repair), self.notes)
+    def locate(self, argument: str) -> Place:
+        """Return the place of an argument, or of what encloses it where the config does not spell it out."""
+        for enclosing in (*iter_enclosing_paths(argument), ""):
+            if enclosing in self.marks:
+                rest = argument[len(enclosing) :]
+                joint = "." if rest and rest[0] not in ".[" else ""
+                return evolve(self.marks[enclosing], path=f"{self.marks[enclosing].path}{joint}{rest}")
+        return Place(argument, self.file)
 
-    def close(self) -> None:
-        """Raise SpecError where anything is wrong."""
+    def add_problem(
+        self, path: str, message: str, repair: str | None = None, code: str = "value", at: Tree | None = None
+    ) -> None:
+        """Add a problem at an argument; with `at`, `path` is a path of the config and `at` its position there."""
+        self._add(self.problems, path, message, repair, code, at)
+
+    def add_note(
+        self, path: str, message: str, repair: str | None = None, code: str = "terratorch", at: Tree | None = None
+    ) -> None:
+        """Add a note on an argument that has another effect in TerraTorch than it appears to have, or none."""
+        self._add(self.notes, path, message, repair, code, at)
+
+    def _add(
+        self, known: list[Problem], path: str, message: str, repair: str | None, code: str, at: Tree | None
+    ) -> None:
+        place = self.locate(path) if at is None else Place(path, self.file, at.line, at.column)
+        problem = Problem(code=code, message=message, place=place, repair=repair)
+        # The main head's problems recur for every auxiliary head, and values that are not YAML have their own.
+        if problem not in known and not any(
+            other.code == "yaml" and (other.place.line, other.place.column) == (place.line, place.column)
+            for other in self.problems
+        ):
+            known.append(problem)
+
+    def raise_problems(self) -> None:
+        """Raise SpecError with all problems, in the order of the file, if there are any."""
         if self.problems:
-            raise SpecError(self.problems)
+            raise SpecError(truncate_problems(sort_problems(self.problems)))
 
 
-def _append_once(problem: Problem, found: list[Problem]) -> None:
-    """Each once: what is wrong with the main head is wrong with every auxiliary one, which is made like it."""
-    if problem not in found:
-        found.append(problem)
+def sort_problems(problems: list[Problem]) -> list[Problem]:
+    """Return problems in the order of the file; those without a position keep theirs."""
+    return sorted(problems, key=lambda problem: (problem.place.line or 0, problem.place.column or 0))
+
+
+def iter_enclosing_paths(path: str) -> Iterator[str]:
+    """Yield a path, then each that encloses it: `a.b[0]`, `a.b`, `a`."""
+    while path:
+        yield path
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
 
 
 @frozen
 class Arguments:
-    """Named values, each with the path at which the caller wrote it. `owner` is the path of them all."""
+    """Named values of one component, each with the path at which the caller wrote it.
+
+    `owner` is the path of the component.
+    """
 
     owner: str
     values: Mapping[str, Any] = field(factory=dict)
@@ -51,174 +103,156 @@ class Arguments:
 
     @classmethod
     def from_mapping(cls, owner: str, values: Mapping[str, Any]) -> Arguments:
-        """The values of a mapping that stands at `owner`."""
+        """Return the values of a mapping that is itself the argument `owner`."""
         return cls(owner, dict(values), {name: f"{owner}.{name}" for name in values})
 
-    def path(self, name: str) -> str:
-        """Where the value of `name` stands; the owner's path where it was not given."""
+    def locate(self, name: str) -> str:
+        """Return the path of an argument, or the owner's where it is absent."""
         return self.paths.get(name, self.owner)
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of `name`, or the default."""
-        return self.values.get(name, default)
-
-    def without(self, *names: str) -> Arguments:
-        """The same but for these."""
-        return attrs.evolve(self, values={name: value for name, value in self.values.items() if name not in names})
-
-    def replace(self, **values: Any) -> Arguments:
-        """The same with other values for these names."""
-        return attrs.evolve(self, values={**self.values, **values})
-
-    def add_with_path(self, name: str, value: Any, path: str) -> Arguments:
-        """The same with a value that the caller wrote elsewhere, at `path`."""
-        return attrs.evolve(self, values={**self.values, name: value}, paths={**self.paths, name: path})
-
-    def rename(self, **names: str) -> Arguments:
-        """The same with some names replaced: `renamed(old="new")`."""
-        values = {names.get(name, name): value for name, value in self.values.items()}
-        paths = {names.get(name, name): path for name, path in self.paths.items()}
-        return attrs.evolve(self, values=values, paths=paths)
-
     def __iter__(self) -> Iterator[str]:
         return iter(self.values)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of an argument, or the default."""
+        return self.values.get(name, default)
+
+    def drop(self, *names: str) -> Arguments:
+        """Return the arguments without these."""
+        return evolve(self, values={name: value for name, value in self.values.items() if name not in names})
+
+    def replace(self, **values: Any) -> Arguments:
+        """Return the arguments with other values for these names."""
+        return evolve(self, values={**self.values, **values})
+
+    def rename(self, **names: str) -> Arguments:
+        """Return the arguments under other names: `rename(old="new")`."""
+        values = {names.get(name, name): value for name, value in self.values.items()}
+        return evolve(self, values=values, paths={names.get(name, name): path for name, path in self.paths.items()})
+
 
 def route_arguments(
-    prefix: str, given: Mapping[str, Any] | None, rest: Mapping[str, Any], owner: str = ""
+    prefix: str, kwargs: Mapping[str, Any] | None, rest: Mapping[str, Any], owner: str = ""
 ) -> tuple[Arguments, dict[str, Any]]:
-    """The arguments of one component, and what is left for the others.
+    """Return the arguments of one component, and what is left for the others.
 
-    They are those of its own dict, `backbone_kwargs`; where that is empty or not given, those that begin with its
-    prefix, `backbone_`. A prefixed argument beside a dict is left over, as it is in TerraTorch.
+    They are those of its own dict, `backbone_kwargs`; where that is empty or absent, those that begin with its prefix,
+    `backbone_`. A prefixed argument beside a dict is left over, as it is in TerraTorch.
     """
-    if given:
-        return Arguments.from_mapping(f"{prefix}kwargs", given), dict(rest)
-    mine = {name: name.removeprefix(prefix) for name in rest if name.startswith(prefix)}
+    if kwargs:
+        return Arguments.from_mapping(f"{prefix}kwargs", kwargs), dict(rest)
+    names = {name.removeprefix(prefix): name for name in rest if name.startswith(prefix)}
     within = f"{owner}." if owner else ""
-    taken = Arguments(
+    arguments = Arguments(
         owner or prefix.removesuffix("_"),
-        {short: rest[name] for name, short in mine.items()},
-        {short: f"{within}{name}" for name, short in mine.items()},
+        {short: rest[name] for short, name in names.items()},
+        {short: f"{within}{name}" for short, name in names.items()},
     )
-    return taken, {name: value for name, value in rest.items() if name not in mine}
+    return arguments, {name: value for name, value in rest.items() if not name.startswith(prefix)}
+
+
+def is_module(value: Any) -> bool:
+    """Return whether a value is a module of torch, which is not imported for this: no module exists without it."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
 
 
 P = TypeVar("P", bound=Part)
 
 
-def construct_part(cls: type[P], arguments: Arguments, ledger: Diagnostics, known_as: str | None = None) -> P | None:
-    """A part with these fields; None, and a problem for each field, where it cannot be."""
-    fields = {entry.name: entry for entry in attrs.fields(cls)}  # type: ignore[arg-type]
-    name = known_as or cls.__name__
-    unknown = [given for given in arguments if given not in fields]
-    for given in unknown:
-        ledger.add_problem(
-            arguments.path(given), f"{name} has no argument {given!r}.", suggest(given, fields), code="unused"
-        )
-    missing = [
-        entry.name
-        for entry in fields.values()
-        if entry.default is attrs.NOTHING and entry.init and entry.name not in arguments
-    ]
-    for needed in missing:
-        ledger.add_problem(arguments.owner, f"{name} needs {needed}.", code="missing")
+def construct_part(cls: type[P], arguments: Arguments, report: Diagnostics, label: str | None = None) -> P | None:
+    """Build a part from its fields; None, with a problem for each invalid field. `label` is its name in messages."""
+    fields = attrs.fields_dict(cls)  # type: ignore[arg-type]
+    label = label or cls.__name__
+    unknown = [name for name in arguments if name not in fields]
+    required = [name for name, entry in fields.items() if entry.default is attrs.NOTHING and entry.init]
+    missing = [name for name in required if name not in arguments]
+    for name in unknown:
+        message = f"{label} has no argument {name!r}."
+        report.add_problem(arguments.locate(name), message, suggest(name, fields), "unused")
+    for name in missing:
+        report.add_problem(arguments.owner, f"{label} needs {name}.", code="missing")
     if unknown or missing:
         return None
     try:
         return cls(**arguments.values)
     except ValueError as error:
-        # Validators name the field first. Converters do not, but show the value.
-        shown = (given for given in arguments if repr(arguments.get(given)) in str(error))
+        # Validators name the field first. Converters do not, but quote the value.
+        quoted = (name for name in arguments if repr(arguments.get(name)) in str(error))
         first = str(error).split(" ")[0].split("[")[0]
-        path = arguments.path(first if first in fields else next(shown, ""))
-        ledger.add_problem(path, f"{name}: {error}.")
+        path = arguments.locate(first if first in fields else next(quoted, ""))
+        report.add_problem(path, f"{label}: {error}.")
         return None
 
 
-AUXILIARY_FIELDS = ("name", "decoder", "decoder_args")
-"""What an auxiliary head has, in TerraTorch's class and in a dict."""
+_HEAD_FIELDS = ("name", "decoder", "decoder_args")
 
 
 def normalize_branch(name: str) -> str:
-    """What a graph calls the branch of this name: `fcn-aux_1` is `fcn_aux_1` there, and `_x` is `aux_x`.
+    """Return the name of an auxiliary head in a graph: `fcn-aux_1` becomes `fcn_aux_1`, and `_x` becomes `aux_x`.
 
-    TerraTorch takes any name without a dot; that of a node is letters, digits and _, and begins with a letter.
+    TerraTorch accepts any name without a dot; a node's name is letters, digits and _, and begins with a letter.
     """
     plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return plain if plain[:1].isalpha() else f"aux{'' if plain.startswith('_') else '_'}{plain}"
 
 
-def iter_auxiliary_heads(given: Any, ledger: Diagnostics) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The path of each auxiliary head that has all it needs, and the head as a mapping of its three fields.
+def get_head_fields(entry: Any) -> dict[str, Any] | None:
+    """Return the fields of an auxiliary head, a dict or an object of TerraTorch's class or ours; None for others."""
+    if isinstance(entry, Mapping):
+        return dict(entry)
+    if all(hasattr(entry, name) for name in _HEAD_FIELDS):
+        return {name: getattr(entry, name) for name in _HEAD_FIELDS}
+    return None
 
-    No two of them come to one name in the graph.
-    """
-    if given is None:
-        return
-    if not isinstance(given, list | tuple):
-        ledger.add_problem("aux_decoders", f"aux_decoders is a list of auxiliary heads (got {given!r}).", code="type")
+
+def iter_auxiliary_heads(heads: Any, report: Diagnostics) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the path and the three fields of each valid auxiliary head. No two have the same name in the graph."""
+    if not isinstance(heads, list | tuple):
+        report.add_problem("aux_decoders", f"auxiliary heads are a list (got {heads!r}).", code="type")
         return
     names: dict[str, str] = {}
-    for position, entry in enumerate(given):
+    for position, entry in enumerate(heads):
         path = f"aux_decoders[{position}]"
-        fields = _parse_head_fields(entry, path, ledger)
+        fields = get_head_fields(entry)
         if fields is None:
+            message = f"an auxiliary head is an AuxiliaryHead or a dict (got {entry!r})."
+            report.add_problem(path, message, "{name: NAME, decoder: FCNDecoder, decoder_args: {…}}", "type")
             continue
-        name = fields["name"]
-        if normalize_branch(name) in names:
-            # TerraTorch keeps the last of those that bear one name, and builds the others for nothing.
-            other = names[normalize_branch(name)]
-            alike = "" if other == name else f", which a graph would call {normalize_branch(name)} too"
-            message = f"there is an auxiliary head {other!r} already{alike}."
-            ledger.add_problem(f"{path}.name", message, "choose another name", "name")
+        fields["decoder_args"] = fields.get("decoder_args") or {}
+        if not _check_head_fields(fields, path, report):
             continue
-        names[normalize_branch(name)] = name
+        name, label = fields["name"], normalize_branch(fields["name"])
+        if label in names:
+            # TerraTorch keeps the last head of a name, and builds the others for nothing.
+            alike = "" if names[label] == name else f", which a graph would call {label} too"
+            message = f"there is an auxiliary head {names[label]!r} already{alike}."
+            report.add_problem(f"{path}.name", message, "choose another name", "name")
+            continue
+        names[label] = name
         yield path, fields
 
 
-def _parse_head_fields(entry: Any, path: str, ledger: Diagnostics) -> dict[str, Any] | None:
-    """The fields of one; None, and problems, where they are not as they must be."""
-    fields = dict(entry) if isinstance(entry, Mapping) else _get_head_attributes(entry)
-    if fields is None:
-        repair = "{name: NAME, decoder: FCNDecoder, decoder_args: {…}}"
-        ledger.add_problem(
-            path, f"an auxiliary head is an AuxiliaryHead or a dict (got {entry!r}).", repair, code="type"
-        )
-        return None
-    before = len(ledger.problems)
-    for name in fields:
-        if name not in AUXILIARY_FIELDS:
-            ledger.add_problem(
-                f"{path}.{name}", f"an auxiliary head has no {name!r}.", suggest(name, AUXILIARY_FIELDS), "unused"
-            )
-    for name in ("name", "decoder"):
-        if fields.get(name) is None:
-            ledger.add_problem(path, f"an auxiliary head needs a {name}.", code="missing")
-    name, arguments = fields.get("name"), fields.get("decoder_args") or {}
-    if name is not None and not (isinstance(name, str) and _is_valid_head_name(name)):
+def _check_head_fields(fields: Mapping[str, Any], path: str, report: Diagnostics) -> bool:
+    unknown = [name for name in fields if name not in _HEAD_FIELDS]
+    missing = [name for name in ("name", "decoder") if fields.get(name) is None]
+    name, arguments = fields.get("name"), fields["decoder_args"]
+    unnamed = name is not None and not (isinstance(name, str) and 1 <= len(name) <= 60 and "." not in name)
+    for key in unknown:
+        message = f"an auxiliary head has no {key!r}."
+        report.add_problem(f"{path}.{key}", message, suggest(key, _HEAD_FIELDS), "unused")
+    for key in missing:
+        report.add_problem(path, f"an auxiliary head needs a {key}.", code="missing")
+    if unnamed:
         message = f"a name has from 1 to 60 characters, and no dot (got {name!r})."
-        ledger.add_problem(f"{path}.name", message, "choose another name", "name")
+        report.add_problem(f"{path}.name", message, "choose another name", "name")
     if not isinstance(arguments, Mapping):
         message = f"decoder_args is a dict of arguments (got {arguments!r})."
-        ledger.add_problem(f"{path}.decoder_args", message, "{decoder_channels: 256}", "type")
-    return {**fields, "decoder_args": arguments} if len(ledger.problems) == before else None
-
-
-def _is_valid_head_name(name: str) -> bool:
-    return 1 <= len(name) <= 60 and "." not in name
-
-
-def _get_head_attributes(entry: Any) -> dict[str, Any] | None:
-    """The fields of an object of TerraTorch's class, or of ours."""
-    return (
-        {field: getattr(entry, field) for field in AUXILIARY_FIELDS}
-        if all(hasattr(entry, f) for f in AUXILIARY_FIELDS)
-        else None
-    )
+        report.add_problem(f"{path}.decoder_args", message, "{decoder_channels: 256}", "type")
+    return isinstance(arguments, Mapping) and not (unknown or missing or unnamed)
 
 
 HEADS: dict[str, type[Head]] = {
@@ -230,86 +264,63 @@ HEADS: dict[str, type[Head]] = {
 }
 """The head of each task."""
 
-
 PIXEL_WISE = ("segmentation", "regression")
-
 
 EMBEDDING_TASK = "embedding_generation"
 
+NUM_CLASSES, NUM_OUTPUTS = "num_classes", "num_outputs"
 
-def build_head(task: str, arguments: Arguments, ledger: Diagnostics) -> Head | None:
-    """The head that TerraTorch would really have used for these arguments; None where there is none."""
-    if task == "scalar_regression" and "num_outputs" not in arguments:
-        arguments = arguments.rename(num_classes="num_outputs")
-    needed = {"segmentation": "num_classes", "classification": "num_classes", "scalar_regression": "num_outputs"}
-    if task in needed and needed[task] not in arguments:
-        _report_missing_outputs(task, needed[task], arguments, ledger)
+
+def get_output_names(task: str) -> tuple[str, str]:
+    """Return the task's own argument for the number of predicted values, and the argument of the other tasks."""
+    regression = task in ("regression", "scalar_regression")
+    return (NUM_OUTPUTS, NUM_CLASSES) if regression else (NUM_CLASSES, NUM_OUTPUTS)
+
+
+def build_head(task: str, arguments: Arguments, report: Diagnostics) -> Head | None:
+    """Build the head that TerraTorch builds for these arguments; None, with problems, where they are invalid."""
+    name, other = get_output_names(task)
+    if name not in arguments and other in arguments:
+        if task != "scalar_regression":
+            nouns = "classes" if other == NUM_CLASSES else "outputs but classes"
+            repair = f"{name}: {arguments.get(other)}"
+            report.add_problem(arguments.locate(other), f"{task} has no {nouns}.", repair, "unused")
+            return None
+        arguments = arguments.rename(**{other: name})
+    if name not in arguments and task != "regression":
+        report.add_problem(name, f"{task} needs {name}.", "say how many are to be predicted", "missing")
         return None
     if task == "regression":
-        arguments = _prepare_regression(arguments, ledger)
-    return construct_part(HEADS[task], arguments, ledger)
+        arguments = _prepare_regression(arguments, report)
+    return construct_part(HEADS[task], arguments, report)
 
 
-def _report_missing_outputs(task: str, name: str, arguments: Arguments, ledger: Diagnostics) -> None:
-    """Say that a head is not told how much it predicts, or is told so under the name that other tasks have for it."""
-    other = "num_outputs"
-    if other in arguments:
-        ledger.add_problem(
-            arguments.path(other), f"{task} has no outputs but classes.", f"{name}: {arguments.get(other)}", "unused"
-        )
-    else:
-        ledger.add_problem(name, f"{task} needs {name}.", "say how many are to be predicted", code="missing")
-
-
-def _prepare_regression(arguments: Arguments, ledger: Diagnostics) -> Arguments:
-    if "num_classes" in arguments and "num_outputs" not in arguments:
-        ledger.add_problem(
-            arguments.path("num_classes"),
-            "regression has no classes.",
-            f"num_outputs: {arguments.get('num_classes')}",
-            code="unused",
-        )
-        arguments = arguments.without("num_classes")
+def _prepare_regression(arguments: Arguments, report: Diagnostics) -> Arguments:
     if arguments.get("batch_norm") is False:
-        ledger.add_note(
-            arguments.path("batch_norm"),
+        report.add_note(
+            arguments.locate("batch_norm"),
             "TerraTorch never reads batch_norm, so the head is built with batch norm.",
             "RegressionHead: {batch_norm: false} does what it says",
         )
-        arguments = arguments.without("batch_norm")
+        arguments = arguments.drop("batch_norm")
     if arguments.get("final_act") is None:
-        return arguments.without("final_act")
-    return arguments.replace(final_act=_parse_activation(arguments, ledger))
+        return arguments.drop("final_act")
+    return arguments.replace(final_act=_parse_activation(arguments, report))
 
 
-def _parse_activation(arguments: Arguments, ledger: Diagnostics) -> str | None:
-    """The name of an activation that is given as a path, `torch.nn.Sigmoid`, or as a module. Nothing is imported."""
-    given: Any = arguments.get("final_act")
-    path = given if isinstance(given, str) else f"{type(given).__module__}.{type(given).__name__}"
+def _parse_activation(arguments: Arguments, report: Diagnostics) -> str | None:
+    """Return the name of an activation: a path, `torch.nn.Sigmoid`, or a module. Nothing is imported."""
+    act: Any = arguments.get("final_act")
+    path = act if isinstance(act, str) else f"{type(act).__module__}.{type(act).__name__}"
     home, _, name = path.rpartition(".")
-    ours = home == "torch.nn" or home.startswith("torch.nn.modules.")
-    # A module that was made with arguments of its own shows them.
-    plain = isinstance(given, str) or repr(given) in (
-        f"{name}()",
-        f"{name}(dim=None)",
-        f"{name}(dim=1)",
-        _DEFAULT_REPRS.get(name),
-    )
-    if ours and plain and name in FINAL_ACTIVATIONS:
+    known = (home == "torch.nn" or home.startswith("torch.nn.modules.")) and name in FINAL_ACTIVATIONS
+    # A module with arguments of its own shows them. Softmax is over the channels.
+    if known and (isinstance(act, str) or repr(act) in (repr(type(act)()), "Softmax(dim=1)")):
         return name
-    message = f"final_act is torch.nn.X, with X one of {', '.join(FINAL_ACTIVATIONS)} (got {given!r}); "
-    ledger.add_problem(
-        arguments.path("final_act"),
+    message = f"final_act is torch.nn.X, with X one of {', '.join(FINAL_ACTIVATIONS)} (got {act!r}); "
+    report.add_problem(
+        arguments.locate("final_act"),
         f"{message}nothing is imported or called by its name.",
         "choose one of these, or apply the function to the model's output",
     )
     return None
-
-
-_DEFAULT_REPRS = {
-    "GELU": "GELU(approximate='none')",
-    "LeakyReLU": "LeakyReLU(negative_slope=0.01)",
-    "ELU": "ELU(alpha=1.0)",
-    "Softplus": "Softplus(beta=1.0, threshold=20.0)",
-}
-"""How modules with arguments look that were made without any."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from composer.adapters.mmseg.parts import Mmseg
-from composer.graph import Graph, Node
+from composer.graph import Graph
 from composer.modules.layers import get_module_path
 from composer.parts import Part, TemporalPooling, Timm, UNetDecoder
 from composer.terratorch.calls import normalize_branch
@@ -17,7 +17,7 @@ _PEFT_PREFIX = "base_model.model."
 
 
 def normalize_tensor_name(name: str) -> str:
-    """A name with each auxiliary head called as a graph calls its branch, and without what old versions put inside."""
+    """Return a name with the branches of the graph for auxiliary heads, and without the wrapper of old versions."""
     parts = [part for part in name.split(".") if part != "_timm_module"]
     for at, part in enumerate(parts[1:], start=1):
         if parts[at - 1] == "aux_heads":
@@ -26,13 +26,14 @@ def normalize_tensor_name(name: str) -> str:
 
 
 def list_tensor_names(graph: Graph, key: str) -> tuple[str, ...]:
-    """The names that a model's tensor may have in a checkpoint of TerraTorch, the likeliest first.
+    """Return the names that a model's tensor may have in a checkpoint of TerraTorch, the likeliest first.
 
-    `key` is its name in the state dict of the model. What stands at no place that TerraTorch has, has its own name.
+    `key` is its name in the state dict of the model, which it keeps where TerraTorch has no place for it.
     """
-    node = _find_node(graph, key)
-    if node is None:
+    nodes = [node for node in graph.nodes if key.startswith(f"{_join_module_path(node.name)}.")]
+    if not nodes:
         return (key,)
+    node = max(nodes, key=lambda node: len(node.name))
     place = _find_terratorch_path(graph, node.name)
     within = key.removeprefix(f"{_join_module_path(node.name)}.")
     if isinstance(node.part, Mmseg):
@@ -44,54 +45,42 @@ def list_tensor_names(graph: Graph, key: str) -> tuple[str, ...]:
 
 
 def find_ignore_reason(graph: Graph, name: str) -> str | None:
-    """Why a tensor of a checkpoint has no place in any model of composer's; None where it ought to have one."""
-    return UNUSED_ATTENTION if name.startswith(tuple(_iter_unused_prefixes(graph))) else None
+    """Return why a tensor of a checkpoint has no place in any model of composer; None where it should have one."""
+    for node in graph.nodes:
+        if isinstance(node.part, UNetDecoder) and node.part.attention_type is not None:
+            # smp makes an attention for the last block too, which takes no finer map to attend to.
+            last = len(node.part.channels) - 1
+            if name.startswith(f"{_find_terratorch_path(graph, node.name)}.decoder.blocks.{last}.attention1."):
+                return UNUSED_ATTENTION
+    return None
 
 
 def _join_module_path(node: str) -> str:
     return ".".join(get_module_path(node))
 
 
-def _find_node(graph: Graph, key: str) -> Node | None:
-    around = [node for node in graph.nodes if key.startswith(f"{_join_module_path(node.name)}.")]
-    return max(around, key=lambda node: len(node.name), default=None)
-
-
 def _find_terratorch_path(graph: Graph, node: str) -> str:
-    """Where TerraTorch has the module of a node."""
+    """Return the path of the module in TerraTorch's model that a node is."""
     kind, *rest = get_module_path(node)
     if kind == "necks" and len(rest) == 1:
-        # TerraTorch pools frames inside the encoder, so that its necks are counted without the one that does so here.
+        # TerraTorch pools frames inside the encoder, so that the neck that does so here does not count.
         before = [f"necks[{index}]" for index in range(int(rest[0]))]
         pooling = sum(isinstance(n.part, TemporalPooling) for n in graph.nodes if n.name in before)
         return f"neck.{int(rest[0]) - pooling}"
-    if kind == "aux" and len(rest) == 2 and rest[1] in _BRANCH_INDEX:
-        return f"aux_heads.{rest[0]}.{_BRANCH_INDEX[rest[1]]}"
+    if kind == "aux" and len(rest) == 2 and rest[1] in ("decoder", "head"):
+        return f"aux_heads.{rest[0]}.{('decoder', 'head').index(rest[1])}"
     return _join_module_path(node)
 
 
-_BRANCH_INDEX = {"decoder": 0, "head": 1}
-
-
 def _iter_encoder_names(part: Part | object, within: str) -> Iterator[str]:
-    """What stands before and within: PEFT's wrapper, and inside it the one with which TerraTorch takes frames."""
+    """Yield the names of an encoder's tensor inside PEFT's wrapper, TerraTorch's wrapper for frames, and timm's."""
     peft = _PEFT_PREFIX if within.startswith(_PEFT_PREFIX) else ""
     plain = within.removeprefix(peft)
-    spellings = (plain, *_list_timm_names(plain)) if isinstance(part, Timm) and not part.features_only else (plain,)
+    names = [plain]
+    if isinstance(part, Timm) and not part.features_only:
+        # TerraTorch always takes one of timm's wrappers. One keeps the network as it is; another its children, with
+        # the stages of a sequence as children of its own; a third keeps the network, and listens to its layers.
+        names += [f"model.{plain}", plain.replace(".", "_", 1), f"body.{plain}"]
     for frames in ("", "encoder."):
-        for spelling in spellings:
-            yield f"{peft}{frames}{spelling}"
-
-
-def _list_timm_names(plain: str) -> tuple[str, ...]:
-    """The names in timm's wrappers of what a plain network calls `plain`: TerraTorch always takes a wrapper."""
-    # One keeps the network as it is; another the children, with the stages of a sequence as children of its own; a
-    # third keeps the network too, and listens to its layers.
-    return f"model.{plain}", plain.replace(".", "_", 1), f"body.{plain}"
-
-
-def _iter_unused_prefixes(graph: Graph) -> Iterator[str]:
-    """What begins the names of attention that smp makes for the last block, which takes no finer map to attend to."""
-    for node in graph.nodes:
-        if isinstance(node.part, UNetDecoder) and node.part.attention_type is not None:
-            yield f"{_find_terratorch_path(graph, node.name)}.decoder.blocks.{len(node.part.channels) - 1}.attention1."
+        for name in names:
+            yield f"{peft}{frames}{name}"

@@ -7,15 +7,13 @@ from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
-import torch
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from composer.adapters.probing import find_patch_size
 from composer.layouts import MAP, VECTOR, Feature, Features, Image
 from composer.modules import module
-from composer.modules.base import SeededGenerator
-from composer.modules.encoders import TransparentWrapper, use_eval_mode
+from composer.modules.encoders import TransparentWrapper
 from composer.parts import Decoder, Encoder, Neck
 from composer.parts.base import contract
 from composer.parts.rules import ContractResult, Outputs, Rejection, compute_exact_multiple
@@ -28,102 +26,83 @@ from composer.terratorch.backbones import (
     parse_temporal_wrapper,
 )
 from composer.terratorch.calls import Arguments, Diagnostics
-from composer.terratorch.probing import ProbedModule, probe_module
+from composer.terratorch.probing import format_error, probe_module, run_on_zeros
 
 CHANNELS_REPAIR = "say how many channels it takes: backbone_in_chans=…"
 
+CUSTOM_REPAIR = "declare its features: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
 
-CUSTOM_REPAIR = "declare what it gives: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
 
+def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnostics) -> Backbone | None:
+    """Build the encoder of a module, or of an encoder of composer's, which is used as declared.
 
-def build_module_backbone(module: Any, arguments: Arguments, ledger: Diagnostics) -> Backbone | None:
-    """A module as an encoder: used as it is, once a run over zeros has told what it gives.
-
-    A module has `out_channels`, as TerraTorch asks. An encoder of composer's is taken at its word.
+    A module has `out_channels`, as TerraTorch requires, and is run over zeros to find its features.
     """
-    frames, pooling, rest = parse_temporal_wrapper(arguments, ledger)
-    if isinstance(module, Encoder):
-        return _build_encoder_backbone(module, frames, pooling, rest, ledger)
-    told = rest.get("in_chans")
-    _report_ignored_arguments(rest.without("in_chans"), ledger)
-    stated = getattr(module, "out_channels", None)
-    if not isinstance(module, nn.Module) or not isinstance(stated, list | tuple):
-        got = f"{type(module).__name__} with out_channels {stated!r}" if isinstance(module, nn.Module) else repr(module)
+    frames, pooling, rest = parse_temporal_wrapper(arguments, report)
+    if isinstance(backbone, Encoder):
+        return _build_encoder_backbone(backbone, frames, pooling, rest, report)
+    _report_ignored_arguments(rest.drop("in_chans"), report)
+    name, stated, channels = type(backbone).__name__, getattr(backbone, "out_channels", None), rest.get("in_chans")
+    if not isinstance(stated, list | tuple):
+        got = f"{name} with out_channels {stated!r}"
         message = f"a backbone is the name of a network, or a module whose out_channels are a list (got {got})."
-        ledger.add_problem("backbone", message, CUSTOM_REPAIR, code="type")
+        report.add_problem("backbone", message, CUSTOM_REPAIR, "type")
         return None
-    padding = _parse_padding(find_patch_size(module), rest, ledger)
-    look = probe_module(module, frames, told if type(told) is int else None)
-    if not isinstance(look, ProbedModule):
-        message = f"{type(module).__name__} was run to see what it gives, and {look}."
-        ledger.add_problem(
-            "backbone",
-            message,
-            CUSTOM_REPAIR if "in_chans" in rest else f"{CHANNELS_REPAIR}, or {CUSTOM_REPAIR}",
-            code="module",
-        )
+    padding = _parse_padding(find_patch_size(backbone), rest, report)
+    probed = probe_module(backbone, frames, channels if type(channels) is int else None)
+    if isinstance(probed, str):
+        message = f"{name} was run to find its features, and {probed}."
+        repair = CUSTOM_REPAIR if "in_chans" in rest else f"{CHANNELS_REPAIR}, or {CUSTOM_REPAIR}"
+        report.add_problem("backbone", message, repair, "module")
         return None
-    _check_out_channels(module, list(stated), look, ledger)
-    sides = (look.encoder.sizes.height, look.encoder.sizes.width)
-    unfit = any(side is not None and side % padding.multiple for side in sides)
-    return Backbone(
-        encoder=look.encoder,
-        image=Image(channels=look.encoder.channels, frames=frames or look.encoder.frames),
-        pooling=pooling,
-        padding=evolve(padding, multiple=1) if unfit else padding,
-        fallback=look.fallback,
-    )
-
-
-def _check_out_channels(module: Any, stated: list[Any], look: ProbedModule, ledger: Diagnostics) -> None:
-    """Note that a backbone is not as it says, which is what TerraTorch builds the rest of the model for."""
-    given = [feature.channels for feature in look.encoder.features]
-    if given != stated:
+    encoder, fallback = probed
+    widths = [feature.channels for feature in encoder.features]
+    if widths != list(stated):
         message = (
-            f"{type(module).__name__} says in out_channels that it gives features of {stated} channels, and gives "
-            f"{given}. TerraTorch builds for the former, composer for the latter."
+            f"{name} says in out_channels that it gives features of {list(stated)} channels, and gives {widths}. "
+            "TerraTorch builds for the former, composer for the latter."
         )
-        ledger.add_note("backbone", message, f"set its out_channels to {given}")
+        report.add_note("backbone", message, f"set its out_channels to {widths}")
+    if any(side is not None and side % padding.multiple for side in (encoder.sizes.height, encoder.sizes.width)):
+        padding = evolve(padding, multiple=1)
+    image = Image(channels=encoder.channels, frames=frames or encoder.frames)
+    return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding, fallback=fallback)
 
 
 def _build_encoder_backbone(
-    encoder: Encoder, frames: int | None, pooling: tuple[Neck, ...], arguments: Arguments, ledger: Diagnostics
+    encoder: Encoder, frames: int | None, pooling: tuple[Neck, ...], arguments: Arguments, report: Diagnostics
 ) -> Backbone | None:
-    """An encoder of composer's. One that takes any number of channels is fed `in_chans`."""
-    taken = getattr(encoder, "channels", None)
-    _report_ignored_arguments(arguments if taken else arguments.without("in_chans"), ledger)
-    image = build_image(
-        taken or arguments.get("in_chans", 3), frames or getattr(encoder, "frames", None), arguments, ledger
-    )
-    padding = _parse_padding(None, arguments, ledger)
+    channels = getattr(encoder, "channels", None)
+    # An encoder that takes any number of channels gets `in_chans`.
+    _report_ignored_arguments(arguments if channels else arguments.drop("in_chans"), report)
+    frames = frames or getattr(encoder, "frames", None)
+    image = build_image(channels or arguments.get("in_chans", 3), frames, arguments, report)
+    padding = _parse_padding(None, arguments, report)
     return None if image is None else Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
 
 
-def _report_ignored_arguments(arguments: Arguments, ledger: Diagnostics) -> None:
-    for name in arguments.without("padding", "patch_size"):
-        ledger.add_note(arguments.path(name), f"TerraTorch ignores {name}: the backbone is made already.")
+def _report_ignored_arguments(arguments: Arguments, report: Diagnostics) -> None:
+    for name in arguments.drop("padding", "patch_size"):
+        report.add_note(arguments.locate(name), f"TerraTorch ignores {name}: the backbone is made already.")
 
 
-def _parse_padding(seen: tuple[int, int] | None, arguments: Arguments, ledger: Diagnostics) -> Padding:
-    """As TerraTorch pads: for the patches that a call states, or else for those that are seen in the backbone."""
-    mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or seen
+def _parse_padding(found: tuple[int, int] | None, arguments: Arguments, report: Diagnostics) -> Padding:
+    """Return TerraTorch's padding: for the patches that a call states, or else for those found in the backbone."""
+    mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
     sides = [patch] if isinstance(patch, int) else patch
     if sides and (not isinstance(sides, list | tuple) or any(type(side) is not int or side < 1 for side in sides)):
-        path = arguments.path("patch_size")
-        ledger.add_problem(path, f"patch_size is a whole number, or a list of them (got {patch!r}).")
-        return Padding()
-    if mode is None:
-        return Padding()
-    if mode not in TORCH_PADDING_MODES:
-        ledger.add_problem(
-            arguments.path("padding"), f"padding is one of {', '.join(TORCH_PADDING_MODES)} (got {mode!r})."
-        )
-        return Padding()
-    return Padding(mode=TORCH_PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
+        message = f"patch_size is a whole number, or a list of them (got {patch!r})."
+        report.add_problem(arguments.locate("patch_size"), message)
+    elif mode in TORCH_PADDING_MODES:
+        return Padding(mode=TORCH_PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
+    elif mode is not None:
+        message = f"padding is one of {', '.join(TORCH_PADDING_MODES)} (got {mode!r})."
+        report.add_problem(arguments.locate("padding"), message)
+    return Padding()
 
 
 PROBE_SIZES = ((4, 4), (4, 6))
-"""The sizes at which a decoder is tried, in the coarsest grid's cells: a square, and one that is not."""
+"""The sizes at which a decoder is run, in cells of the coarsest grid: a square, and one that is not."""
 
 
 @frozen(eq=False)
@@ -134,101 +113,80 @@ class ModuleDecoder(Decoder):
     includes_head: bool = field(default=False, kw_only=True)
 
 
-def build_module_decoder(decoder: Any, path: str, ledger: Diagnostics) -> ModuleDecoder | None:
-    """The part for a module that is handed in. `includes_head` is the module's own word, which TerraTorch overlooks."""
-    if not isinstance(decoder, nn.Module):
-        ledger.add_problem(path, f"a decoder is the name of one, or a module (got {decoder!r}).", code="type")
-        return None
-    if getattr(decoder, "includes_head", False):
-        ledger.add_note(
-            path, "TerraTorch puts a head of its own behind this decoder, although it says that it includes one."
-        )
-    return ModuleDecoder(decoder, includes_head=bool(getattr(decoder, "includes_head", False)))
+def build_module_decoder(decoder: nn.Module, path: str, report: Diagnostics) -> ModuleDecoder:
+    """Build the part of a module, which may have `includes_head`; TerraTorch overlooks that."""
+    includes_head = bool(getattr(decoder, "includes_head", False))
+    if includes_head:
+        message = "TerraTorch puts a head of its own behind this decoder, although it says that it includes one."
+        report.add_note(path, message)
+    return ModuleDecoder(decoder, includes_head=includes_head)
 
 
 @contract.register(ModuleDecoder)
 def _(decoder: ModuleDecoder, features: Features) -> ContractResult:
-    multiple = compute_exact_multiple(*features).multiple
-    borders = round_up(1, multiple, compute_exact_multiple(*features).least) - multiple
-    tried = []
-    for rows, columns in PROBE_SIZES:
-        size = (rows * multiple + borders, columns * multiple + borders)
+    exact = compute_exact_multiple(*features)
+    borders = round_up(1, exact.multiple, exact.least) - exact.multiple
+    sizes = [(rows * exact.multiple + borders, columns * exact.multiple + borders) for rows, columns in PROBE_SIZES]
+    shapes = []
+    for height, width in sizes:
         try:
-            tried.append((size, _compute_output_shape(decoder.module, features, *size)))
+            shapes.append(_compute_output_shape(decoder.module, features, height, width))
         except Exception as error:  # whatever a module raises for features that it does not take
-            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-            return _make_rejection(f"takes these features, run over an image of {size[0]} × {size[1]}", said)
-    given = _infer_feature(*tried)
-    if given is None:
-        return _make_rejection("gives one map or one vector, of a stride that is the same at all sizes", str(tried))
-    on_a_grid = _match_input_grid(decoder.module, features, given, multiple)
-    return (
-        Outputs(features=[on_a_grid])
-        if on_a_grid
-        else Outputs(features=[given], sizes=compute_exact_multiple(*features))
-    )
+            expected = f"takes these features, run over an image of {height} × {width}"
+            return _make_rejection(expected, format_error(error))
+    feature = _infer_feature(sizes, shapes)
+    if feature is None:
+        expected = "gives one map or one vector, of a stride that is the same at all sizes"
+        return _make_rejection(expected, str([*zip(sizes, shapes, strict=True)]))
+    rounded = _match_input_grid(decoder.module, features, feature, exact.multiple)
+    return Outputs(features=[rounded]) if rounded else Outputs(features=[feature], sizes=exact)
 
 
-def _match_input_grid(network: nn.Module, features: Features, given: Feature, multiple: int) -> Feature | None:
-    """What a decoder gives where it leaves its map on the grid of one that it takes, however that rounds; else None.
-
-    TerraTorch does not pad for a network without patches, so that at most sizes its grids round.
-    """
-    grids = [f for f in features if f.axes == MAP and f.stride == given.stride and f.rounding != "exact"]
-    if given.axes == VECTOR and any(f.rounding != "exact" for f in features):
-        grids = [given]
-    for grid in grids:
-        found = evolve(grid, channels=given.channels)
-        with suppress(Exception):  # whatever a module raises for grids that do not divide each other
-            sizes = [
-                (side, side + 2 * multiple + 1) for side in range(3 * multiple, 4 * multiple, max(multiple // 7, 1))
-            ]
-            if all(_compute_output_shape(network, features, *size) == found.shape(2, *size) for size in sizes):
-                return found
-    return None
+def _make_rejection(expected: str, got: str) -> Rejection:
+    repair = "declare a decoder of your own, and register its contract and module"
+    return Rejection(code="module", kind="raises", expected=expected, got=got, repair=repair)
 
 
 def _compute_output_shape(network: nn.Module, features: Features, height: int, width: int) -> tuple[int, ...]:
-    parameter = next(network.parameters(), torch.empty(0))
-    zeros = [torch.zeros(f.shape(2, height, width), dtype=parameter.dtype, device=parameter.device) for f in features]
-    with torch.no_grad(), SeededGenerator(), use_eval_mode(network):
-        out = network(zeros)
-    return tuple(out.shape)
+    return tuple(run_on_zeros(network, *(f.shape(2, height, width) for f in features), as_list=True).shape)
 
 
-ProbedShape = tuple[tuple[int, int], tuple[int, ...]]
-"""The size of an image, and the shape of what a decoder gives for it."""
-
-
-def _infer_feature(one: ProbedShape, other: ProbedShape) -> Feature | None:
-    """What a decoder gives, by two images of one height: a wider image has more columns, and as many rows."""
-    (size, shape), (wider, shape_of_wider) = one, other
+def _infer_feature(sizes: list[tuple[int, int]], shapes: list[tuple[int, ...]]) -> Feature | None:
+    """Infer the output feature from two images of one height: the wider one has more columns, and as many rows."""
+    (size, wider), (shape, shape_of_wider) = sizes, shapes
     if len(shape) == 2 and shape == shape_of_wider:
         return Feature(channels=shape[1], stride=None, axes=VECTOR)
     if len(shape) != 4 or shape[:3] != shape_of_wider[:3] or shape[3] >= shape_of_wider[3]:
         return None
     stride = Fraction(wider[1] - size[1], shape_of_wider[3] - shape[3])
-    offsets = {side - cells * stride for side, cells in zip(size, shape[2:], strict=True)}
-    offset = offsets.pop()
-    whole_strides = (offset / stride).denominator == 1
-    return Feature(channels=shape[1], stride=stride, offset=offset) if whole_strides and not offsets else None
+    offset, other = (side - cells * stride for side, cells in zip(size, shape[2:], strict=True))
+    whole = (offset / stride).denominator == 1 and offset == other
+    return Feature(channels=shape[1], stride=stride, offset=offset) if whole else None
 
 
-def _make_rejection(expected: str, got: str) -> Rejection:
-    return Rejection(
-        code="module",
-        kind="raises",
-        expected=expected,
-        got=got,
-        repair="declare a decoder of your own, and register its contract and module",
-    )
+def _match_input_grid(network: nn.Module, features: Features, output: Feature, multiple: int) -> Feature | None:
+    """Return the output with the rounding of an input of its grid, where it keeps that at all sizes; else None.
+
+    TerraTorch does not pad for a network without patches, so that its grids round at most sizes.
+    """
+    grids = [f for f in features if f.axes == MAP and f.stride == output.stride and f.rounding != "exact"]
+    if output.axes == VECTOR and any(f.rounding != "exact" for f in features):
+        grids = [output]
+    sides = range(3 * multiple, 4 * multiple, max(multiple // 7, 1))
+    for grid in grids:
+        feature = evolve(grid, channels=output.channels)
+        with suppress(Exception):  # whatever a module raises for grids that do not divide each other
+            sizes = [(side, side + 2 * multiple + 1) for side in sides]
+            if all(_compute_output_shape(network, features, *size) == feature.shape(2, *size) for size in sizes):
+                return feature
+    return None
 
 
 class ListInputWrapper(TransparentWrapper):
     """A module that is called with a list of tensors of its own, which it may change."""
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give the one tensor that the module gives."""
+        """Return the one tensor of the module, in a tuple."""
         out: Any = self.network([x.clone() for x in features])
         return (out,)
 

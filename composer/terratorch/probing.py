@@ -1,13 +1,14 @@
-"""Probe a module for what it emits."""
+"""Run a module over zeros, and infer the features that it returns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any, cast
+from itertools import islice
+from typing import Any
 
 import torch
-from attrs import define, evolve, frozen
+from attrs import evolve
 from torch import Tensor, nn
 
 from composer.adapters.probing import GridFunction, Grids, find_patch_size, find_strides_and_sizes
@@ -20,65 +21,67 @@ from composer.parts import Custom, Neck, PermuteDims, ReshapeTokensToImage, Sele
 from composer.sizes import SizeConstraint
 
 DEFAULT_SIDE = 224
-"""Where a module says nothing of the images that it takes, this is tried."""
-
+"""The side in pixels that is tried for a module without an image size."""
 
 EXTRA_PIXELS = 192
 """Pixels more, which are a whole number of cells of each stride that networks have."""
 
 
-@frozen
-class ProbedModule:
-    """What was seen: the module as a declared encoder, and the necks that do what its own hook does."""
+ProbedModule = tuple[Custom, tuple[Neck, ...]]
+"""A module as a declared encoder, and the necks that do what its own hook does."""
 
-    encoder: Custom
-    fallback: tuple[Neck, ...] = ()
+
+def run_on_zeros(network: nn.Module, *shapes: Sequence[int], as_list: bool = False) -> Any:
+    """Return the output for zeros of these shapes, in eval mode and without gradients.
+
+    The weights, the mode and torch's random state stay as they are. With `as_list` the inputs are one argument.
+    """
+    parameter = next(network.parameters(), torch.empty(0))
+    zeros = [torch.zeros(*shape, dtype=parameter.dtype, device=parameter.device) for shape in shapes]
+    with torch.no_grad(), SeededGenerator(), use_eval_mode(network):
+        return network(zeros) if as_list else network(*zeros)
+
+
+def format_error(error: Exception) -> str:
+    """Return the type and the first line of an error."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def probe_module(network: nn.Module, frames: int | None, channels: int | None = None) -> ProbedModule | str:
-    """What a network gives, or why that cannot be told. `frames` is given where it is to run on each frame alone.
+    """Return the encoder that a module is, or why that cannot be found out.
 
-    `channels` is how many it takes, where that is stated; else what its layers seem to take is tried. It is run in
-    eval mode, without gradients, over zeros of the size that it seems to take; its weights, its mode and torch's
-    random state are left as they were.
+    `frames` is given where the module runs on each frame. `channels` is the stated number of channels; without it,
+    those that the layers of the module take are tried. The module is run at the image size that it states, or 224.
     """
-    reasons = ["it says neither how many channels nor what size it takes"]
-    for count, together, size in _iter_candidate_inputs(network, frames, channels):
-        run = _ModuleRunner(network, count, together)
-        maps = run.features(*size)
-        if maps is None:
-            reasons.append(f"it raised {run.error}")
-            continue
-        found = _describe_encoder(run, maps, size)
-        if not isinstance(found, str):
-            return ProbedModule(found, _find_hook_necks(network, found, maps, size))
-        reasons.append(found)
-    return reasons[min(1, len(reasons) - 1)]
+    reasons = []
+    for shape in _iter_image_shapes(network, frames, channels):
+        levels = _run_levels(network, shape)
+        found = levels if isinstance(levels, str) else _describe_encoder(network, shape, levels)
+        if isinstance(found, Custom) and not isinstance(levels, str):
+            return found, _find_hook_necks(network, found, levels, shape[-2:])
+        reasons.append(str(found))
+    # The likeliest image came first.
+    return reasons[0]
 
 
-def _iter_candidate_inputs(
-    network: nn.Module, frames: int | None, told: int | None
-) -> Iterator[tuple[int, int | None, tuple[int, int]]]:
-    """Channels, frames and size that a network might take, the likeliest first."""
+def _iter_image_shapes(network: nn.Module, frames: int | None, channels: int | None) -> Iterator[tuple[int, ...]]:
+    """Yield (c, h, w) and (c, t, h, w) of images that a module might take, the likeliest first."""
     size = _find_image_size(network)
-    stated = next((n for child in network.modules() if (n := getattr(child, "num_frames", None))), None)
-    channels = dict.fromkeys([told] if told else [*_iter_stated_channels(network), *_iter_stem_channels(network), 3])
-    for count in channels:
-        yield count, None, size
-        if frames is None and isinstance(stated, int):
-            yield count, stated, size
+    together = next(_iter_attributes(network, "num_frames"), None)
+    for count in dict.fromkeys([channels] if channels else [*_iter_channels(network), 3]):
+        yield count, *size
+        if frames is None and together:
+            yield count, together, *size
 
 
-def _iter_stated_channels(network: nn.Module) -> Iterator[int]:
+def _iter_attributes(network: nn.Module, *names: str) -> Iterator[int]:
     for child in network.modules():
-        for name in ("in_chans", "in_channels"):
-            if type(count := getattr(child, name, None)) is int:
-                yield count
-                return
+        yield from (count for name in names if type(count := getattr(child, name, None)) is int)
 
 
-def _iter_stem_channels(network: nn.Module) -> Iterator[int]:
-    """What the first layers take: a convolution, or a linear layer over all the pixels of a patch."""
+def _iter_channels(network: nn.Module) -> Iterator[int]:
+    """Yield the stated channels, then those of the first layer: a convolution, or a linear layer over a patch."""
+    yield from islice(_iter_attributes(network, "in_chans", "in_channels"), 1)
     patch = find_patch_size(network)
     for child in network.modules():
         if isinstance(child, nn.Conv2d | nn.Conv3d):
@@ -101,140 +104,114 @@ def _find_image_size(network: nn.Module) -> tuple[int, int]:
     return DEFAULT_SIDE, DEFAULT_SIDE
 
 
-@define
-class _ModuleRunner:
-    """Runs a network over zeros, and keeps what it raised last."""
-
-    network: nn.Module
-    channels: int
-    frames: int | None
-    error: str = ""
-
-    def features(self, height: int, width: int) -> Sequence[Tensor] | None:
-        """What it gives for one image; None where it raises, or gives no tensors."""
-        parameter = next(self.network.parameters(), torch.empty(0))
-        frames = () if self.frames is None else (self.frames,)
-        image = torch.zeros(1, self.channels, *frames, height, width, dtype=parameter.dtype, device=parameter.device)
-        try:
-            with torch.no_grad(), SeededGenerator(), use_eval_mode(self.network):
-                out = self.network(image)
-        except Exception as error:  # whatever a network raises for an image that it does not take
-            self.error = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-            return None
-        levels = [out] if isinstance(out, Tensor) else out
-        if not isinstance(levels, list | tuple) or not levels or not all(isinstance(x, Tensor) for x in levels):
-            self.error = f"nothing, but gave {type(out).__name__} in place of a list of tensors"
-            return None
-        return levels
+def _run_levels(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor] | str:
+    """Return the tensors for an image of this shape, or what the module did instead."""
+    try:
+        out = run_on_zeros(network, (1, *shape))
+    except Exception as error:  # whatever a network raises for an image that it does not take
+        return f"it raised {format_error(error)}"
+    levels = [out] if isinstance(out, Tensor) else out
+    if not isinstance(levels, list | tuple) or not levels or not all(isinstance(x, Tensor) for x in levels):
+        return f"it raised nothing, but gave {type(out).__name__} in place of a list of tensors"
+    return list(levels)
 
 
-def _describe_encoder(run: _ModuleRunner, levels: Sequence[Tensor], size: tuple[int, int]) -> Custom | str:
-    patch = find_patch_size(run.network)
-    stated: list[int] = list(cast(Any, run.network).out_channels)
-    layouts = [_detect_layout(x, stated[i] if i < len(stated) else None, patch, size) for i, x in enumerate(levels)]
-    kinds = [layout for layout in layouts if layout is not None]
-    if len(kinds) < len(levels):
+def _describe_encoder(network: Any, shape: tuple[int, ...], levels: list[Tensor]) -> Custom | str:
+    channels, *frames, height, width = shape
+    patch = find_patch_size(network)
+    stated = [*network.out_channels, *[None] * len(levels)]
+    layouts = [_detect_layout(x, count, patch, (height, width)) for x, count in zip(levels, stated, strict=False)]
+    features = tuple(layout for layout in layouts if layout is not None)
+    if len(features) < len(levels):
         return f"gave tensors that are neither maps nor tokens: {[tuple(x.shape) for x in levels]}"
 
     def compute_grids(height: int, width: int) -> Grids | None:
-        tried = run.features(height, width)
-        if tried is None or len(tried) != len(levels):
+        tensors = _run_levels(network, (channels, *frames, height, width))
+        if isinstance(tensors, str) or len(tensors) != len(features):
             return None
-        grids = [layout.grid(x, height, width) for layout, x in zip(kinds, tried, strict=True)]
-        whole = tuple(grid for grid in grids if grid is not None)
-        return whole if len(whole) == len(grids) else None
+        cells = (height // patch[0], width // patch[1]) if patch else (height, width)
+        grids = [_measure_grid(x, feature, cells) for x, feature in zip(tensors, features, strict=True)]
+        return tuple(grid for grid in grids if grid) if all(grids) else None
 
-    grids = compute_grids(*size)
-    assert grids is not None
-    found = find_strides_and_sizes(compute_grids, size, tuple(max(round(size[0] / rows), 1) for rows, _ in grids))
+    grids = compute_grids(height, width)
+    if grids is None:
+        return f"gave tokens that are not one for each patch: {[tuple(x.shape) for x in levels]}"
+    reductions = tuple(max(round(height / rows), 1) for rows, _ in grids)
+    found = find_strides_and_sizes(compute_grids, (height, width), reductions)
     if found is None:
         return "its cells are not square"
     strides, sizes = found
-    features = tuple(layout.feature(stride) for layout, stride in zip(kinds, strides, strict=True))
-    if patch is None and sizes.height is None:
-        # TerraTorch pads for patches alone, so that the rest is fed images of any size.
-        found_out = infer_rounding(compute_grids, features, sizes, 2 * max(sizes.multiple, sizes.least))
-        features, sizes = (features, sizes) if isinstance(found_out, RoundingMismatch) else found_out
-    elif patch is None:
-        features, sizes = _find_border_offsets(compute_grids, features, size) or (features, sizes)
-    return Custom(run.network, features=features, channels=run.channels, sizes=sizes, frames=run.frames)
+    features = tuple(evolve(feature, stride=stride) for feature, stride in zip(features, strides, strict=True))
+    if patch is None:
+        # TerraTorch pads for patches alone, so that other networks are fed images of any size.
+        features, sizes = _infer_rounded(compute_grids, features, sizes, (height, width))
+    return Custom(network, features=features, channels=channels, sizes=sizes, frames=frames[0] if frames else None)
 
 
-def _find_border_offsets(
-    grids_at: GridFunction, features: Features, size: tuple[int, int]
-) -> tuple[Features, SizeConstraint] | None:
-    """The levels of a network that was found to take one size, where they are whole at none because of their borders.
-
-    What it has more of in a larger image tells its strides, whatever it loses at the borders.
-    """
-    here, further = grids_at(*size), grids_at(*(side + EXTRA_PIXELS for side in size))
-    if here is None or further is None or any(one[0] >= other[0] for one, other in zip(here, further, strict=True)):
-        return None
-    more = [other[0] - one[0] for one, other in zip(here, further, strict=True)]
-    strided = tuple(evolve(f, stride=Fraction(EXTRA_PIXELS, cells)) for f, cells in zip(features, more, strict=True))
-    return infer_offsets(grids_at, strided, max(size))
-
-
-@frozen
-class _Layout:
-    """The layout of a level: a map, or tokens of patches of `patch` pixels."""
-
-    axes: str
-    channels: int
-    patch: tuple[int, int] = (1, 1)
-    prefix: int = 0
-    frames: int = 1
-
-    def grid(self, x: Tensor, height: int, width: int) -> tuple[int, int] | None:
-        """Rows and columns of a level for an image of this size; None where its shape is another."""
-        if x.dim() != len(self.axes.split()):
-            return None
-        shape = dict(zip(self.axes.split(), x.shape, strict=True))
-        if shape["c"] != self.channels:
-            return None
-        if self.axes != TOKENS:
-            return shape["h"], shape["w"]
-        rows, columns = height // self.patch[0], width // self.patch[1]
-        return (rows, columns) if shape["n"] == self.prefix + self.frames * rows * columns else None
-
-    def feature(self, stride: Any) -> Feature:
-        return Feature(channels=self.channels, stride=stride, axes=self.axes, prefix=self.prefix, frames=self.frames)
+def _infer_rounded(
+    grids_at: GridFunction, features: Features, sizes: SizeConstraint, size: tuple[int, int]
+) -> tuple[Features, SizeConstraint]:
+    """Return features and sizes with the rounding of each level, or as they are where none is found."""
+    if sizes.height is None:
+        rounded = infer_rounding(grids_at, features, sizes, 2 * max(sizes.multiple, sizes.least))
+        return (features, sizes) if isinstance(rounded, RoundingMismatch) else rounded
+    # A network that loses cells at the borders is whole at no size: a larger image shows its strides.
+    grids, larger = grids_at(*size), grids_at(*(side + EXTRA_PIXELS for side in size))
+    gains = [b[0] - a[0] for a, b in zip(grids or (), larger or (), strict=False)]
+    if not gains or min(gains) < 1:
+        return features, sizes
+    strided = tuple(evolve(f, stride=Fraction(EXTRA_PIXELS, gain)) for f, gain in zip(features, gains, strict=True))
+    return infer_offsets(grids_at, strided, max(size)) or (features, sizes)
 
 
 def _detect_layout(
     x: Tensor, stated: int | None, patch: tuple[int, int] | None, size: tuple[int, int]
-) -> _Layout | None:
+) -> Feature | None:
+    """Return the feature that a tensor is, of a stride that is not known yet; None for other tensors."""
     if x.dim() == 4:
-        # The channels that the backbone states tell a channels-last map; in doubt it is the usual layout.
+        # The stated channels identify a channels-last map; in doubt it is the usual layout.
         last = x.shape[1] != stated and x.shape[3] == stated
-        return _Layout(CHANNELS_LAST, x.shape[3]) if last else _Layout(MAP, x.shape[1])
+        return Feature(channels=x.shape[3 if last else 1], axes=CHANNELS_LAST if last else MAP)
     if x.dim() != 3 or patch is None:
         return None
-    cells = (size[0] // patch[0]) * (size[1] // patch[1])
-    return _Layout(TOKENS, x.shape[2], patch, prefix=x.shape[1] % cells, frames=max(x.shape[1] // cells, 1))
+    frames, prefix = divmod(x.shape[1], (size[0] // patch[0]) * (size[1] // patch[1]))
+    return Feature(channels=x.shape[2], axes=TOKENS, prefix=prefix, frames=max(frames, 1))
 
 
-def _find_hook_necks(
-    network: Any, encoder: Custom, levels: Sequence[Tensor], size: tuple[int, int]
-) -> tuple[Neck, ...]:
-    """The necks that do what `prepare_features_for_image_model` does, which TerraTorch calls where none are given.
+def _measure_grid(x: Tensor, feature: Feature, cells: tuple[int, int]) -> tuple[int, int] | None:
+    """Return rows and columns of a tensor; None where its shape is not that of the feature.
+
+    `cells` are the rows and columns of patches in the image, which is the grid of tokens.
+    """
+    axes = feature.axes.split()
+    shape = dict(zip(axes, x.shape, strict=False))
+    if x.dim() != len(axes) or shape["c"] != feature.channels:
+        return None
+    if feature.axes != TOKENS:
+        return shape["h"], shape["w"]
+    return cells if shape["n"] == feature.prefix + feature.frames * cells[0] * cells[1] else None
+
+
+def _find_hook_necks(network: Any, encoder: Custom, levels: list[Tensor], size: tuple[int, ...]) -> tuple[Neck, ...]:
+    """Return the necks that do what `prepare_features_for_image_model` does, which TerraTorch calls without necks.
 
     It lays tokens out as maps, some of all levels and some of the last one alone, and guesses a square grid; or it
     brings the channels of maps to the front.
     """
-    prepare = getattr(network, "prepare_features_for_image_model", None)
+    prepare: Callable[[list[Tensor]], Any] | None = getattr(network, "prepare_features_for_image_model", None)
     if prepare is None:
         return ()
     try:
-        theirs = list(prepare(list(levels)))
+        prepared = list(prepare(list(levels)))
     except Exception:  # its guess of the grid need not fit its own tokens
-        theirs = []
+        prepared = []
     if not any(f.axes == TOKENS for f in encoder.features):
-        in_front = [x.permute(0, 3, 1, 2) for x in levels if x.dim() == 4]
-        return (PermuteDims(new_order=[0, 3, 1, 2]),) if _are_equal(theirs, in_front) else ()
+        permuted = [x.permute(0, 3, 1, 2) for x in levels if x.dim() == 4]
+        return (PermuteDims(new_order=[0, 3, 1, 2]),) if _are_equal(prepared, permuted) else ()
     reshape = ReshapeTokensToImage()
-    ours = module_of(reshape, encoder.features)(levels, image_size=size)
-    return (SelectIndices(indices=[-1]), reshape) if len(ours) > 1 and _are_equal(theirs, ours[-1:]) else (reshape,)
+    maps = module_of(reshape, encoder.features)(levels, image_size=size)
+    last_alone = len(maps) > 1 and _are_equal(prepared, maps[-1:])
+    return (SelectIndices(indices=[-1]), reshape) if last_alone else (reshape,)
 
 
 def _are_equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -10,217 +10,157 @@ from attrs import field, frozen
 from composer.errors import Problem, SpecError, suggest
 from composer.graph import Graph, chain
 from composer.layouts import Features
-from composer.parts import EmbeddingHead, Neck, Part, ProbedEncoder, SelectIndices
+from composer.parts import EmbeddingHead, Encoder, Part, ProbedEncoder, SelectIndices
 from composer.terratorch.backbones import Backbone, Describe, build_named_backbone, build_necks, check_permutation
 from composer.terratorch.calls import (
     EMBEDDING_TASK,
     HEADS,
+    NUM_CLASSES,
+    NUM_OUTPUTS,
     PIXEL_WISE,
     Arguments,
     Diagnostics,
+    get_output_names,
+    is_module,
     iter_auxiliary_heads,
     normalize_branch,
     route_arguments,
 )
-from composer.terratorch.decoders import BranchBuilder, DecoderBuilder
+from composer.terratorch.decoders import BranchBuilder
+
+_COMPONENT_ARGUMENTS = ("backbone_kwargs", "decoder_kwargs", "head_kwargs")
 
 FACTORY_ARGUMENTS = (
-    "task",
-    "backbone",
-    "decoder",
-    "backbone_kwargs",
-    "decoder_kwargs",
-    "head_kwargs",
-    "num_classes",
-    "num_outputs",
-    "necks",
-    "aux_decoders",
-    "rescale",
-    "image_size_out",
-    "peft_config",
+    *("task", "backbone", "decoder", "num_classes", "num_outputs", "necks", "aux_decoders"),
+    *("rescale", "image_size_out", "peft_config", *_COMPONENT_ARGUMENTS),
 )
-"""The arguments that `build_model` has names for."""
+"""The named arguments of `build_model`."""
 
 
 @frozen
 class Translation:
-    """The graph of a call, and notes on what TerraTorch does with it that it does not say."""
+    """The graph of a call, and notes on where TerraTorch does otherwise than the call says.
+
+    `branches` maps branches of the graph to the names that the call has for them, where a graph cannot hold those:
+    `{"fcn_aux_1": "fcn-aux_1"}`.
+    """
 
     graph: Graph
     notes: tuple[Problem, ...] = field(converter=tuple[Problem, ...])
     branches: Mapping[str, str] = field(factory=dict)
-    """What the call calls the branches that a graph cannot call so: `{"fcn_aux_1": "fcn-aux_1"}`."""
 
 
-BackboneBuilder = Callable[[Any, Arguments, Diagnostics], Backbone | None]
+def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics | None = None) -> Translation:
+    """Return the graph of the model that `EncoderDecoderFactory().build_model(**call)` builds.
 
-
-@frozen(kw_only=True)
-class ModuleBuilders:
-    """What makes parts of live modules that are handed in. A config holds none."""
-
-    backbone: BackboneBuilder | None = None
-    decoder: DecoderBuilder | None = None
-
-
-def translate(call: Mapping[str, Any], describe: Describe, modules: ModuleBuilders = ModuleBuilders()) -> Translation:
-    """What `EncoderDecoderFactory().build_model(**call)` builds, as a graph.
-
-    Raises SpecError, with all problems, where there is nothing that it could build, or nothing that would work. The
-    path of a problem is that of the argument: `decoder_channels`, `necks[1].indices`.
+    Raises SpecError, with all problems, where TerraTorch could not build a model, or not one that works. The path of a
+    problem is that of the argument: `decoder_channels`, `necks[1].indices`. `report` may hold problems found before.
     """
-    ledger = Diagnostics()
-    given, rest = _split_call(call)
-    task = _resolve_task(given.get("task"), ledger)
-    arguments, rest = route_arguments("backbone_", given.get("backbone_kwargs"), rest)
-    backbone = _build_backbone(given.get("backbone"), arguments, ledger, describe, modules)
+    report = Diagnostics() if report is None else report
+    named = _get_named_arguments(call, report)
+    rest = {name: value for name, value in call.items() if name not in FACTORY_ARGUMENTS}
+    task = _resolve_task(named.get("task"), report)
+    arguments, rest = route_arguments("backbone_", named.get("backbone_kwargs"), rest)
+    backbone = _build_backbone(named.get("backbone"), arguments, report, describe)
     if backbone is not None:
-        check_permutation(arguments, _get_backbone_features(backbone, describe), ledger)
-    necks = build_necks(given.get("necks"), ledger) or _get_fallback_necks(task, backbone, ledger)
-    trunk, branches, rest = _build_branches(task, given, rest, ledger, modules)
-    _check_all_used(rest, given, ledger)
-    _check_output_size(task, given, ledger)
-    ledger.close()
-    assert backbone is not None
-    try:
-        graph = _build_graph(
-            task, given, backbone, necks, trunk, {normalize_branch(name): parts for name, parts in branches.items()}
-        )
-    except ValueError as error:
-        said = str(error).replace("crop", "image_size_out")
-        ledger.add_problem(said.split(" ")[0], f"{said}.")
-        raise SpecError(ledger.problems) from None
-    return Translation(
-        graph, ledger.notes, {normalize_branch(name): name for name in branches if normalize_branch(name) != name}
-    )
-
-
-def _check_all_used(rest: Mapping[str, Any], given: Mapping[str, Any], ledger: Diagnostics) -> None:
+        check_permutation(arguments, _get_backbone_features(backbone, describe), report)
+    necks = build_necks(named.get("necks"), report)
+    if not necks and backbone is not None and task != EMBEDDING_TASK:
+        # TerraTorch calls the backbone's own hook where no neck is given.
+        necks = list(backbone.fallback)
+        if any(isinstance(neck, SelectIndices) for neck in necks):
+            message = "the backbone's own hook hands on its last feature alone, and TerraTorch builds a decoder for all"
+            report.add_note("backbone", f"{message}.", "necks: [{name: ReshapeTokensToImage}] hands on all of them")
+    trunk, branches, rest = _build_branches(task, named, rest, report)
     for name in rest:
-        beside = f"{name.partition('_')[0]}_kwargs"
-        repair = (
-            f"write it into {beside}"
-            if given.get(beside)
-            else suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
-        )
-        ledger.add_problem(name, f"{name} was passed but not used.", repair, code="unused")
-
-
-def _check_output_size(task: str, given: Mapping[str, Any], ledger: Diagnostics) -> None:
-    """Note what is said of the size of an output that has none."""
+        kwargs = f"{name.partition('_')[0]}_kwargs"
+        known = suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
+        repair = f"write it into {kwargs}" if named.get(kwargs) else known
+        report.add_problem(name, f"{name} was passed but not used.", repair, "unused")
     if task not in PIXEL_WISE:
         for name in ("rescale", "image_size_out"):
-            if name in given and given[name] is not True:
-                ledger.add_note(name, f"the output of {task} has no size, and TerraTorch ignores {name}.")
+            if named.pop(name, True) is not True:
+                report.add_note(name, f"the output of {task} has no size, and TerraTorch ignores {name}.")
+    report.raise_problems()
+    assert backbone is not None
+    try:
+        graph = chain(
+            backbone.encoder,
+            *backbone.pooling,
+            *necks,
+            *trunk,
+            aux={normalize_branch(name): parts for name, parts in branches.items()},
+            input=backbone.image,
+            rescale=named.get("rescale", True),
+            crop=named.get("image_size_out"),
+            padding=backbone.padding,
+        )
+    except ValueError as error:
+        message = str(error).replace("crop", "image_size_out")
+        report.add_problem(message.split(" ")[0], f"{message}.")
+        raise SpecError(report.problems) from None
+    labels = {normalize_branch(name): name for name in branches}
+    return Translation(graph, report.notes, {label: name for label, name in labels.items() if label != name})
 
 
-def _split_call(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    given = {name: call[name] for name in FACTORY_ARGUMENTS if name in call and not _is_empty(call[name])}
-    return given, {name: value for name, value in call.items() if name not in FACTORY_ARGUMENTS}
+def _get_named_arguments(call: Mapping[str, Any], report: Diagnostics) -> dict[str, Any]:
+    # An empty argument is an absent one: TerraTorch's embedding task passes `aux_decoders=[]`.
+    empty = [name for name, value in call.items() if isinstance(value, list | tuple | Mapping) and not value]
+    named = {name: call[name] for name in FACTORY_ARGUMENTS if call.get(name) is not None and name not in empty}
+    for name in _COMPONENT_ARGUMENTS:
+        if not isinstance(named.get(name, {}), Mapping):
+            report.add_problem(name, f"{name} is a dict of arguments (got {named.pop(name)!r}).", code="type")
+    return named
 
 
-def _is_empty(value: Any) -> bool:
-    """Whether an argument asks for nothing: TerraTorch's embedding task passes `aux_decoders=[]`."""
-    return value is None or (isinstance(value, list | tuple | Mapping) and not value)
-
-
-def _resolve_task(task: Any, ledger: Diagnostics) -> str:
+def _resolve_task(task: Any, report: Diagnostics) -> str:
     name = task.lower() if isinstance(task, str) else task
     if name in HEADS:
         return str(name)
-    ledger.add_problem("task", f"the factory has no task {task!r}.", suggest(str(task), HEADS), code="unknown")
+    report.add_problem("task", f"the factory has no task {task!r}.", suggest(str(task), HEADS), "unknown")
     return "segmentation"
 
 
-def _build_backbone(
-    given: Any, arguments: Arguments, ledger: Diagnostics, describe: Describe, modules: ModuleBuilders
-) -> Backbone | None:
-    if isinstance(given, str):
-        return build_named_backbone(given, arguments, ledger, describe)
-    if given is not None and modules.backbone is not None:
-        return modules.backbone(given, arguments, ledger)
-    code = "missing" if given is None else "type"
-    ledger.add_problem(
-        "backbone", f"a backbone is the name of a network (got {given!r}).", "backbone: timm_resnet50", code
-    )
+def _build_backbone(backbone: Any, arguments: Arguments, report: Diagnostics, describe: Describe) -> Backbone | None:
+    if isinstance(backbone, str):
+        return build_named_backbone(backbone, arguments, report, describe)
+    if is_module(backbone) or isinstance(backbone, Encoder):
+        from composer.terratorch.live import build_module_backbone
+
+        return build_module_backbone(backbone, arguments, report)
+    code = "missing" if backbone is None else "type"
+    message = f"a backbone is the name of a network (got {backbone!r})."
+    report.add_problem("backbone", message, "backbone: timm_resnet50", code)
     return None
 
 
-def _get_fallback_necks(task: str, backbone: Backbone | None, ledger: Diagnostics) -> list[Neck]:
-    """The necks for the hook of a backbone, which TerraTorch calls where no neck is given, but for embeddings."""
-    if backbone is None or task == EMBEDDING_TASK:
-        return []
-    if any(isinstance(neck, SelectIndices) for neck in backbone.fallback):
-        message = "the backbone's own hook hands on its last feature alone, and TerraTorch builds a decoder for all."
-        ledger.add_note("backbone", message, "necks: [{name: ReshapeTokensToImage}] hands on all of them")
-    return list(backbone.fallback)
-
-
 def _get_backbone_features(backbone: Backbone, describe: Describe) -> Features:
-    """What a backbone gives of a still."""
+    """Return the features of a backbone for one image."""
     encoder = backbone.encoder
     facts = describe(encoder, backbone.image.channels) if isinstance(encoder, ProbedEncoder) else encoder
     return getattr(facts, "features", ())
 
 
-BuiltBranches = tuple[list[Part], dict[str, tuple[Part, ...]], dict[str, Any]]
-
-
 def _build_branches(
-    task: str, given: Mapping[str, Any], rest: dict[str, Any], ledger: Diagnostics, modules: ModuleBuilders
-) -> BuiltBranches:
-    """Decoder and head, the auxiliary branches, and the arguments that are left."""
-    decoder = given.get("decoder")
-    decoder_arguments, rest = route_arguments("decoder_", given.get("decoder_kwargs"), rest)
-    head_arguments, rest = route_arguments("head_", given.get("head_kwargs"), rest)
+    task: str, named: Mapping[str, Any], rest: dict[str, Any], report: Diagnostics
+) -> tuple[tuple[Part, ...], dict[str, tuple[Part, ...]], dict[str, Any]]:
+    """Build decoder and head, and the auxiliary branches; return them, and the arguments that are left."""
+    decoder_arguments, rest = route_arguments("decoder_", named.get("decoder_kwargs"), rest)
+    head_arguments, rest = route_arguments("head_", named.get("head_kwargs"), rest)
     if task == EMBEDDING_TASK:
-        unused = [name for name in ("decoder", "num_classes", "num_outputs", "aux_decoders") if name in given]
-        unused += [arguments.path(name) for arguments in (decoder_arguments, head_arguments) for name in arguments]
+        unused = [name for name in ("decoder", NUM_CLASSES, NUM_OUTPUTS, "aux_decoders") if name in named]
+        unused += [arguments.locate(name) for arguments in (decoder_arguments, head_arguments) for name in arguments]
         for path in unused:
-            ledger.add_note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
-        return [EmbeddingHead()], {}, rest
-    if "num_classes" in given and "num_outputs" in given:
-        ledger.add_problem(
-            "num_outputs", "one of num_outputs and num_classes is given, not both.", "leave one out", "unused"
-        )
-        given = {name: value for name, value in given.items() if name != _SUPERFLUOUS[task]}
-    if decoder is None:
-        ledger.add_problem("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", code="missing")
-        return [], {}, rest
-    outputs = next(((name, given[name]) for name in ("num_outputs", "num_classes") if name in given), None)
-    branches = BranchBuilder(task, outputs, head_arguments, ledger, modules.decoder)
-    trunk = branches.build_trunk(decoder, decoder_arguments)
-    heads = iter_auxiliary_heads(given.get("aux_decoders"), ledger)
-    aux = {head["name"]: branches.auxiliary(head, path) for path, head in heads}
-    return list(trunk), aux, rest
-
-
-_SUPERFLUOUS = {
-    "segmentation": "num_outputs",
-    "classification": "num_outputs",
-    "regression": "num_classes",
-    "scalar_regression": "num_classes",
-}
-"""Of two names for how much is predicted, the one that is not the task's own."""
-
-
-def _build_graph(
-    task: str,
-    given: Mapping[str, Any],
-    backbone: Backbone,
-    necks: list[Neck],
-    trunk: list[Part],
-    aux: Mapping[str, tuple[Part, ...]],
-) -> Graph:
-    pixel_wise = task in PIXEL_WISE
-    return chain(
-        backbone.encoder,
-        *backbone.pooling,
-        *necks,
-        *trunk,
-        aux=aux,
-        input=backbone.image,
-        rescale=given.get("rescale", True) if pixel_wise else True,
-        crop=given.get("image_size_out") if pixel_wise else None,
-        padding=backbone.padding,
-    )
+            report.add_note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
+        return (EmbeddingHead(),), {}, rest
+    names = [name for name in get_output_names(task) if name in named]
+    if len(names) == 2:
+        message = "one of num_outputs and num_classes is given, not both."
+        report.add_problem(NUM_OUTPUTS, message, "leave one out", "unused")
+    if "decoder" not in named:
+        report.add_problem("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", "missing")
+        return (), {}, rest
+    branches = BranchBuilder(task, (names[0], named[names[0]]) if names else None, head_arguments, report)
+    trunk = branches.build_trunk(named["decoder"], decoder_arguments)
+    heads = iter_auxiliary_heads(named.get("aux_decoders", ()), report)
+    return trunk, {head["name"]: branches.build_auxiliary(head, path) for path, head in heads}, rest

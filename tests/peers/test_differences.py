@@ -479,8 +479,8 @@ class TestSizes:
 
         assert run(theirs_of(backbone=Tokens(), **call), image(64, 64)).shape == (2, 2, 3, 3)
         assert refused(backbone=Tokens(), **call) == (
-            "error[crop] image_size_out: image_size_out keeps the centre of output at the image's size, and no output "
-            "is at it.\n  repair: rescale: true"
+            "error[crop] image_size_out: crop keeps the centre of output at the image's size, and no output is at it.\n"
+            "  repair: rescale: true"
         )
 
     def test_image_size_is_not_handed_to_the_backbone(self, both):
