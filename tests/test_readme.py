@@ -12,17 +12,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import fields
 
 import composer
 from composer.cli.main import main
 from composer.encoder_info import LIBRARIES
+from composer.testing import ALL_LAWS, ContractViolation
+from composer.testing.checking import DEFAULT_EXAMPLES, Options
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+KIT = (ROOT / "composer" / "testing" / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 MODEL, GRAPH = blocks("yaml")
@@ -136,10 +140,31 @@ def test_the_part_of_ones_own_keeps_the_laws(here):
     assert held_to_the_laws(here).stdout.splitlines()[-1].startswith("8 passed, 1 skipped")
 
 
-def test_what_a_module_tells_of_its_part_is_heeded(here):
-    (checks,) = re.findall(r"`(composer_checks = .*)`", TEXT)
-    (chosen,) = re.findall(r"`-k \"(.*?)\"`", TEXT.replace("\n", " "))
-    (here / "my_necks.py").write_text(f"{NECKS}\n\n{checks}\n", encoding="utf-8")
+def test_the_code_of_the_readme_of_the_kit_runs(here):
+    """Each block, one after the other; the message it shows is that of a module with one wrong number."""
+    necks, *others = blocks("python", KIT)
+    shown = {}
+    exec(compile("\n\n".join((necks, *others)), "composer/testing/README.md", "exec"), shown)
+    assert set(shown["composer_checks"]) == {shown["Doubler"]}
+
+    with pytest.raises(ContractViolation) as caught:
+        exec(compile(necks.replace("scale_factor=2", "scale_factor=3"), "composer/testing/README.md", "exec"), {})
+    assert f"{caught.value}\n" == blocks("text", KIT)[0]
+
+
+def test_the_readme_of_the_kit_has_every_law_and_option():
+    rows = re.findall(r"^\| (`.*?`) \|", KIT, flags=re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert names[: len(ALL_LAWS)] == list(ALL_LAWS)
+    assert set(names[len(ALL_LAWS) :]) == {field.name for field in fields(Options)}
+    assert f"{DEFAULT_EXAMPLES} examples" in KIT
+
+
+def test_the_options_of_a_module_are_used(here):
+    (checks,) = [block for block in blocks("python", KIT) if block.startswith("composer_checks")]
+    (chosen,) = re.findall(r"`-k \"(.*?)\"`", KIT)
+    necks = blocks("python", KIT)[0].partition("\n\ncheck_contract(")[0]
+    (here / "my_necks.py").write_text(f"{necks}\n\n{checks}\n", encoding="utf-8")
 
     assert held_to_the_laws(here, "-k", "memory").stdout.splitlines()[-1].startswith("1 skipped, 8 deselected")
     assert held_to_the_laws(here, "-k", chosen).stdout.splitlines()[-1].startswith("1 passed, 8 deselected")

@@ -1,10 +1,10 @@
-"""What composer holds its own parts to, for yours: laws, strategies, and a plugin of pytest.
+"""Contract tests for your own parts: laws, Hypothesis strategies, and a pytest plugin.
 
-`check_contract(part)` holds a part to every law, which are named in `ALL_LAWS`; `pytest --composer-parts
-my_package.necks` finds the parts of a module and does so for each, as the module's `composer_checks` say. `features`,
-`pyramids`, `images`, `valid`, `chains` and `graphs` are strategies of Hypothesis. Needs the extra `testing`.
+`check_contract(part)` checks a part against every law in `ALL_LAWS`. `pytest --composer-parts my_package.necks` finds
+the parts of a module and checks each of them, with the options in the module's `composer_checks`. `features`,
+`pyramids`, `images`, `valid`, `chains` and `graphs` are Hypothesis strategies. Needs the extra `testing`.
 
-The names below are loaded when they are first asked for: pytest loads the plugin with every run.
+Names are imported on first use, because pytest loads the plugin in every run.
 """
 
 from __future__ import annotations
@@ -26,17 +26,13 @@ if TYPE_CHECKING:
     from composer.testing.strategies import pyramids as pyramids
     from composer.testing.strategies import valid as valid
 
-
 _NAMES_BY_MODULE = {
     "checking": "ALL_LAWS check_contract",
     "failures": "ContractUncheckable ContractViolation SkippedLawWarning",
     "laws": "LAWS",
     "strategies": "chains features graphs images pyramids valid",
 }
-
-
-_MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
-
+_MODULE_BY_NAME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
 __all__ = sorted(_MODULE_BY_NAME)
 

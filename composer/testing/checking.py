@@ -1,4 +1,4 @@
-"""check_contract: hold a part or a plain neck to every law."""
+"""check_contract: check a part or a plain neck against the laws."""
 
 from __future__ import annotations
 
@@ -17,60 +17,60 @@ from composer.parts import Part, ProbedEncoder
 from composer.parts.base import contract
 from composer.parts.rules import Rejection
 from composer.testing.failures import ContractUncheckable, ContractViolation, SkippedLawWarning, format_failure
+from composer.testing.inputs import ClassifiedInputs, Inputs
 from composer.testing.laws import LAWS, REJECTIONS_LAW, Law, check_forced_rejection
-from composer.testing.modules import ModuleSubject, classify_inputs, is_plain_neck
+from composer.testing.modules import ModuleSubject, is_plain_neck
 from composer.testing.runs import MAX_ELEMENTS, compute_min_elements, generate_cases, generate_rejected_cases
 from composer.testing.strategies import FieldValues, sample_declarations
-from composer.testing.subjects import ClassifiedInputs, Inputs, PartSubject, Subject
-
-DEFAULT_EXAMPLES = 40
-
+from composer.testing.subjects import PartSubject, Subject, classify_inputs
 
 ALL_LAWS = (*LAWS, REJECTIONS_LAW)
 
+DEFAULT_EXAMPLES = 20
+
+MAX_DECLARATIONS = 6
+"""Declarations of a class that are checked: the default one, and some with other fields."""
 
 EXAMPLE_INPUTS = "[((Feature(channels=8),),)]"
 
-
-INPUTS_EXAMPLE = f"inputs={EXAMPLE_INPUTS}"
+INPUTS_HINT = "check_contract(…, inputs=…)"
 
 
 def _convert_laws(names: Iterable[str]) -> tuple[str, ...]:
     if not isinstance(names, Iterable):
         raise TypeError(f"laws and without must be names of laws (got {names!r})")
-    told = (names,) if isinstance(names, str) else tuple(names)
-    for name in told:
+    laws = (names,) if isinstance(names, str) else tuple(names)
+    for name in laws:
         if name not in ALL_LAWS:
-            raise ValueError(f"there is no law {name!r}: the laws are {', '.join(ALL_LAWS)}")
-    return told
+            raise ValueError(f"unknown law {name!r}: the laws are {', '.join(ALL_LAWS)}")
+    return laws
 
 
 def _convert_inputs(runs: Iterable[Sequence[Features] | Mapping[str, Features]] | None) -> tuple[Inputs, ...] | None:
     if runs is None:
         return None
     if not isinstance(runs, Iterable):
-        raise TypeError(
-            f"inputs must hold what the part is fed, a run after the other, as in {INPUTS_EXAMPLE} (got {runs!r})"
-        )
-    told = tuple(map(_convert_run, runs))
-    if not told:
-        raise ValueError(f"inputs must hold what the part is fed in one run at least, as in {INPUTS_EXAMPLE}")
-    return told
+        raise TypeError(f"inputs must be a list of runs, as in inputs={EXAMPLE_INPUTS} (got {runs!r})")
+    inputs = tuple(map(_convert_run, runs))
+    if not inputs:
+        raise ValueError(f"inputs must hold at least one run, as in inputs={EXAMPLE_INPUTS}")
+    return inputs
 
 
-def _convert_run(given: Sequence[Features] | Mapping[str, Features]) -> Inputs:
-    several = given.values() if isinstance(given, Mapping) else given
+def _convert_run(run: Sequence[Features] | Mapping[str, Features]) -> Inputs:
+    several = run.values() if isinstance(run, Mapping) else run
     if not isinstance(several, Iterable) or not all(map(_are_features, several)):
         raise TypeError(
-            f"each of inputs must hold tuples of features, one for each input, as in {INPUTS_EXAMPLE} (got {given!r})"
+            f"each run in inputs must hold a tuple of features for each input, as in inputs={EXAMPLE_INPUTS} "
+            f"(got {run!r})"
         )
-    if isinstance(given, Mapping):
-        return Inputs((), tuple((name, tuple(features)) for name, features in given.items()))
-    return Inputs(tuple(map(tuple, given)))
+    if isinstance(run, Mapping):
+        return Inputs((), tuple((name, tuple(features)) for name, features in run.items()))
+    return Inputs(tuple(map(tuple, run)))
 
 
 def _are_features(thing: object) -> bool:
-    return isinstance(thing, list | tuple) and all(isinstance(one, Feature) for one in thing)
+    return isinstance(thing, list | tuple) and all(isinstance(entry, Feature) for entry in thing)
 
 
 def _check_count(number: Any) -> int:
@@ -87,7 +87,7 @@ def _convert_mapping(values: Any) -> dict[str, Any]:
 
 @frozen(kw_only=True)
 class Options:
-    """What a part is fed, which laws it is held to, in how many runs, and how it is made. See `check_contract`."""
+    """The options of `check_contract`, validated."""
 
     inputs: tuple[Inputs, ...] | None = field(default=None, converter=_convert_inputs)
     laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws)
@@ -98,35 +98,24 @@ class Options:
     fields: dict[str, Any] = field(factory=dict, converter=_convert_mapping)
 
     def __attrs_post_init__(self) -> None:
-        if not self.held:
-            raise ValueError("laws, less those in without, must leave one law to hold the part to")
+        if not self.checked_laws:
+            raise ValueError("laws minus without must leave at least one law to check")
 
     @property
-    def held(self) -> tuple[str, ...]:
-        """The laws that the part is held to."""
+    def checked_laws(self) -> tuple[str, ...]:
+        """The laws to check."""
         return tuple(law for law in self.laws if law not in self.without)
 
 
 def parse_options(options: Mapping[str, Any], examples: int) -> Options:
-    """Options as a module tells them. Raises TypeError and ValueError for what is none, with a sentence."""
+    """Return the options that a module has for a part. Raises TypeError and ValueError for invalid ones."""
     if not isinstance(options, Mapping):
-        raise TypeError(f"a mapping of options is wanted (got {options!r})")
-    known = [one.name for one in fields(Options)]
+        raise TypeError(f"options must be a mapping (got {options!r})")
+    known = [option.name for option in fields(Options)]
     for name in options:
         if name not in known:
-            raise TypeError(f"there is no option {name!r}: the options are {', '.join(known)}")
+            raise TypeError(f"unknown option {name!r}: the options are {', '.join(known)}")
     return Options(**{"examples": examples, **options})
-
-
-MAX_DECLARATIONS = 6
-"""How many declarations of a part are held to each law: the plainest, and some with other fields."""
-
-
-INPUTS_HINT = "check_contract(…, inputs=…)"
-
-
-ClassifiedSubjects = tuple[tuple[Subject, ClassifiedInputs], ...]
-"""A plain neck, or declarations of a part, each with what it takes and what it refuses."""
 
 
 def check_contract(
@@ -140,32 +129,27 @@ def check_contract(
     least: int = 1,
     fields: Mapping[str, FieldValues] | None = None,
 ) -> None:
-    """Hold a part to the laws: its contract's promises against its module's forward passes.
+    """Check a part against the laws: what its contract promises against what its module returns.
 
-    The part is a declaration; or the class of one, of which a few declarations are drawn, as `valid` draws them, by
-    `fields`; or a plain neck in TerraTorch's style, the class or the module, that says in `process_channel_list` how
-    many channels it gives. `arguments` are then those of its class beside the channels, and `least` is how many cells a
-    side of what it is fed has at least.
+    `part` is a declaration; the class of one, of which a few declarations are drawn, as `valid` does, with `fields`;
+    or a plain neck in TerraTorch's style, a module or its class, with `process_channel_list`. `arguments` are those of
+    its class after the channels, and `least` is the smallest number of cells a side of its inputs.
 
         check_contract(Doubler)  # a few of its declarations
         check_contract(Resize, fields={"mode": ["nearest", "bilinear"]})
         check_contract(TopTokens(count=4), inputs=[((Feature(channels=8, stride=16, axes="b n c"),),)])
         check_contract(PlainNeck, arguments={"out_channels": 8}, without=["precision"])
 
-    Each law sees `examples` runs: over all layouts, pyramids, widths, prefixes, frames and roundings that the part
-    takes (or over `inputs`: for each run a sequence of inputs, or a mapping of those by name; each input a tuple of
-    features), sizes square and not, odd ones, batches of one to five. The runs are the same every time. `laws` are
-    names in `LAWS`, or "refusals"; those in `without` are left out. A part whose contract takes inputs by name is fed
-    them by name, two where any name will do; an encoder of stills is fed frames too, which it runs on one by one, as in
-    a model.
+    Each law checks `examples` runs, the same every time: all layouts, pyramids, widths, prefixes, frames and roundings
+    that the part accepts, or those in `inputs` (for each run a sequence of inputs, or a mapping by name; each input is
+    a tuple of features); sizes square and not, even and odd; batches of one to five. `laws` are names in `ALL_LAWS`;
+    those in `without` are left out. An encoder for single images is also checked with frames. Torch's random state is
+    kept.
 
-    Raises ContractViolation for the first law that is broken, with the smallest run found that breaks it; ContractUncheckable
-    where the part cannot be checked: it accepts nothing of all that it was tried with, its contract raises, or its
-    module cannot be built. Warns with SkippedLawWarning where nothing is known of its refusals. Raises ValueError for a
-    law that there is not, for no law at all, for no inputs, and for `examples` and `least` below 1; UndrawableError for
-    fields of a class that cannot be drawn; and TypeError for what is no part, for options that do not fit it, and in a
-    test of `@given`.
-    Torch's random state is left as it was.
+    Raises ContractViolation for the first law that is broken, with the smallest failing run; ContractUncheckable if the
+    part accepts no inputs, its contract raises, or its module cannot be built; UndrawableError if no values of a field
+    are known; ValueError and TypeError for invalid options, and TypeError within a test of `@given`. Warns with
+    SkippedLawWarning if there are no rejections to check.
     """
     options = Options(
         inputs=inputs,
@@ -176,124 +160,122 @@ def check_contract(
         least=least,
         fields=fields or {},
     )
-    held = collect_subjects(part, options)
-    for law in options.held:
-        if untried := check_law(held, law, options.examples):
-            warnings.warn(untried, SkippedLawWarning, stacklevel=2)
+    subjects = collect_subjects(part, options)
+    for law in options.checked_laws:
+        if reason := check_law(subjects, law, options.examples):
+            warnings.warn(reason, SkippedLawWarning, stacklevel=2)
+
+
+ClassifiedSubjects = tuple[tuple[Subject, ClassifiedInputs], ...]
+"""A plain neck, or declarations of a part, each with the inputs that it accepts and rejects."""
 
 
 def collect_subjects(part: Any, options: Options) -> ClassifiedSubjects:
-    """What of a part is held to the laws, each with what it takes: a plain neck, a declaration, or a few of a class.
+    """Return the declarations to check, or the plain neck, with their inputs.
 
-    Declarations that take nothing are left out where others take something. Raises TypeError for what is no part, and
-    for options that do not fit it.
+    Declarations that accept nothing are left out if others accept something. Raises TypeError for something that is
+    not a part, and for options of another kind of part.
     """
-    is_class = isinstance(part, type) and issubclass(part, Part)
-    if not (is_class or isinstance(part, Part) or is_plain_neck(part)):
-        wanted = "a declaration or its class, or a plain neck, which has process_channel_list"
-        raise TypeError(f"a part is wanted: {wanted} (got {part!r})")
-    if options.fields and not is_class:
-        raise TypeError(f"fields are drawn for the class of a part (got {part!r})")
-    if options.arguments and not (isinstance(part, type) and is_plain_neck(part)):
-        raise TypeError(f"arguments are those of the class of a plain neck (got {part!r})")
-    if options.least > 1 and not is_plain_neck(part):
-        raise TypeError(f"least is said of plain necks; a contract says it, Promise(sizes=…) (got {part!r})")
+    is_class, is_plain = isinstance(part, type), is_plain_neck(part)
+    is_part = issubclass(part, Part) if isinstance(part, type) else isinstance(part, Part)
+    if not is_part and not is_plain:
+        raise TypeError(f"part must be a declaration, its class, or a neck with process_channel_list (got {part!r})")
+    if options.fields and not (is_part and is_class):
+        raise TypeError(f"option 'fields' needs the class of a declaration (got {part!r})")
+    if options.arguments and not (is_plain and is_class):
+        raise TypeError(f"option 'arguments' needs the class of a plain neck (got {part!r})")
+    if options.least > 1 and not is_plain:
+        raise TypeError(f"option 'least' needs a plain neck; in a contract, return Outputs(sizes=…) (got {part!r})")
+    subjects = (_build_module_subject(part, options),) if is_plain else _build_part_subjects(part, options)
     tried = tuple(
         (subject, classify_inputs(subject, subject.iter_candidates() if options.inputs is None else options.inputs))
-        for subject in _build_subjects(part, options)
+        for subject in subjects
     )
     return tuple(one for one in tried if one[1].accepted) or tried[:1]
 
 
-def _build_subjects(part: Any, options: Options) -> tuple[Subject, ...]:
-    if is_plain_neck(part):
-        if isinstance(part, type):
-            _check_arguments(part, options.arguments)
-        return (ModuleSubject(part, options.arguments, options.least),)
-    several = sample_declarations(part, MAX_DECLARATIONS, **options.fields) if isinstance(part, type) else (part,)
-    one = several[0]
-    if not isinstance(one, ProbedEncoder) and contract.dispatch(type(one)) is contract.dispatch(object):
-        name = type(one).__name__
+def _build_part_subjects(part: Part | type[Part], options: Options) -> tuple[Subject, ...]:
+    parts = sample_declarations(part, MAX_DECLARATIONS, **options.fields) if isinstance(part, type) else (part,)
+    if not isinstance(parts[0], ProbedEncoder) and contract.dispatch(type(parts[0])) is contract.dispatch(object):
+        name = type(parts[0]).__name__
         raise ContractUncheckable(f"{name} has no contract. Register one: @composer.contract.register({name})")
-    return tuple(map(PartSubject, several))
+    return tuple(map(PartSubject, parts))
 
 
-def _check_arguments(neck: type[nn.Module], arguments: Mapping[str, Any]) -> None:
-    """Raises ContractUncheckable where a plain neck cannot be made of channels and of these arguments."""
-    takes = signature(neck)
-    more = [
-        name
-        for name, parameter in list(takes.parameters.items())[1:]
+def _build_module_subject(neck: nn.Module | type[nn.Module], options: Options) -> Subject:
+    """Build the subject. Raises ContractUncheckable if the class does not accept these arguments."""
+    subject = ModuleSubject(neck, options.arguments, options.least)
+    if not isinstance(neck, type):
+        return subject
+    parameters = list(signature(neck).parameters.values())[1:]
+    missing = [
+        parameter.name
+        for parameter in parameters
         if parameter.default is Parameter.empty
         and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        and name not in arguments
+        and parameter.name not in options.arguments
     ]
-    if more:
-        several = f"arguments {' and '.join(map(repr, more))} are" if len(more) > 1 else f"argument {more[0]!r} is"
-        shown = {**arguments, **dict.fromkeys(more, 64)}
-        value = ", ".join(f'"{name}": {one!r}' for name, one in shown.items())
-        what = f"cannot construct {neck.__name__}: {several} missing"
+    if missing:
+        names = f"arguments {' and '.join(map(repr, missing))} are" if missing[1:] else f"argument {missing[0]!r} is"
+        example = {**options.arguments, **dict.fromkeys(missing, 64)}
+        value = ", ".join(f'"{name}": {value!r}' for name, value in example.items())
+        what = f"cannot construct {neck.__name__}: {names} missing"
         raise ContractUncheckable(what, neck.__name__, "arguments", f"{{{value}}}")
     try:
-        takes.bind([8], **arguments)
+        signature(neck).bind([8], **options.arguments)
     except TypeError as error:
-        raise ContractUncheckable(f"cannot construct {ModuleSubject(neck, arguments).name}: {error}") from None
+        raise ContractUncheckable(f"cannot construct {subject.name}: {error}") from None
+    return subject
 
 
-def check_law(held: ClassifiedSubjects, law: str, examples: int = DEFAULT_EXAMPLES) -> str:
-    """Hold declarations to one law, each in `examples` runs. Gives why none of them was tried, or nothing.
+def check_law(subjects: ClassifiedSubjects, law: str, examples: int = DEFAULT_EXAMPLES) -> str:
+    """Check subjects against a law. Return why it was skipped for all of them, or an empty string.
 
     Raises as `check_contract` does.
     """
-    reasons = [_check_subject(subject, law, tried, examples) for subject, tried in held]
+    check = _check_rejections if law == REJECTIONS_LAW else _check_accepted
+    reasons = [check(subject, law, tried, examples) for subject, tried in subjects]
     return reasons[0] if all(reasons) else ""
 
 
-def _check_subject(subject: Subject, law: str, tried: ClassifiedInputs, examples: int) -> str:
-    if law == REJECTIONS_LAW:
-        return "" if isinstance(subject, ModuleSubject) else _check_rejections(subject, tried, examples)
-    _require_accepted_inputs(subject, tried)
+def _check_accepted(subject: Subject, law: str, tried: ClassifiedInputs, examples: int) -> str:
+    def fail(why: str) -> ContractUncheckable:
+        return ContractUncheckable(f"cannot check {subject.name}: {why}", subject.name, "inputs", EXAMPLE_INPUTS)
+
+    if not tried.accepted:
+        raise fail(f"it accepts none of the inputs that were tried{f' ({tried.reason})' if tried.reason else ''}")
     if law == "shapes" and tried.fault:
         raise ContractViolation(law, format_failure(subject.name, law, tried.fault))
-    most = compute_min_elements(subject, tried)
-    if most is None:
-        raise _build_uncheckable_error(subject, "no image size fits any input that it accepts")
-    most = max(2 * most, MAX_ELEMENTS)
+    fewest = compute_min_elements(subject, tried)
+    if fewest is None:
+        raise fail("no image size fits any input that it accepts")
+    most = max(2 * fewest, MAX_ELEMENTS)
     try:
         _run_law(generate_cases(subject, tried, most), LAWS[law], examples)
     except Unsatisfiable:
-        raise _build_uncheckable_error(
-            subject, f"almost every input that it accepts has more than {most:,} numbers"
-        ) from None
+        raise fail(f"almost every input that it accepts has more than {most:,} numbers") from None
     return ""
 
 
-def _require_accepted_inputs(subject: Subject, tried: ClassifiedInputs) -> None:
-    """Raise ContractUncheckable where a subject accepts nothing of all that it was tried with."""
-    if not tried.accepted:
-        because = f" ({tried.reason})" if tried.reason else ""
-        raise _build_uncheckable_error(subject, f"it accepts none of the inputs that were tried{because}")
-
-
-def _build_uncheckable_error(subject: Subject, why: str) -> ContractUncheckable:
-    return ContractUncheckable(f"cannot check {subject.name}: {why}", subject.name, "inputs", EXAMPLE_INPUTS)
-
-
-def _check_rejections(subject: Subject, tried: ClassifiedInputs, examples: int) -> str:
-    untried = f"{subject.name} is not held to the law '{REJECTIONS_LAW}': "
-    if not tried.refused:
-        return f"{untried}it refuses nothing of all that it was tried with; say what it refuses, {INPUTS_HINT}."
-    outcomes = map(subject.outcome, tried.refused)
+def _check_rejections(subject: Subject, law: str, tried: ClassifiedInputs, examples: int) -> str:
+    if isinstance(subject, ModuleSubject):
+        return ""
+    skipped = f"{subject.name}: law '{law}' skipped:"
+    if not tried.rejected:
+        return f"{skipped} no input that was tried is rejected; pass some that are, {INPUTS_HINT}"
+    outcomes = map(subject.infer, tried.rejected)
     if all(isinstance(outcome, Rejection) and outcome.kind == "wrong_output" for outcome in outcomes):
-        return f"{untried}of kind lies is all that it refuses, and there is nothing to compare what it would give with."
+        return f"{skipped} all rejections are of kind 'wrong_output', which cannot be tested here"
     try:
         _run_law(generate_rejected_cases(subject, tried), check_forced_rejection, examples)
     except Unsatisfiable:
-        return f"{untried}all that it refuses has more than {MAX_ELEMENTS:,} numbers; say something smaller, {INPUTS_HINT}."
+        return f"{skipped} rejected inputs have more than {MAX_ELEMENTS:,} numbers; pass smaller ones, {INPUTS_HINT}"
     return ""
 
 
-def _run_law(drawn: Any, law: Law, examples: int) -> None:
+def _run_law(cases: Any, law: Law, examples: int) -> None:
+    """Run a law on cases of a strategy, and raise its own error for the smallest one that fails."""
+
     @settings(
         max_examples=examples,
         deadline=None,
@@ -310,19 +292,17 @@ def _run_law(drawn: Any, law: Law, examples: int) -> None:
         law(case)
 
     try:
-        given(drawn)(check_case)()  # type: ignore[no-untyped-call]
+        given(cases)(check_case)()  # type: ignore[no-untyped-call]
     except (ContractViolation, ContractUncheckable) as error:
-        vars(error).pop("__notes__", None)  # by Hypothesis; the text has it all
+        vars(error).pop("__notes__", None)  # Hypothesis's; the text has all of it
         raise error.with_traceback(None) from error.__cause__
     except FailedHealthCheck as error:
         raise TypeError(
-            "check_contract draws runs itself, and may not stand in a test of @given; check_contract(PartClass) draws "
-            "declarations too"
+            "check_contract draws its own runs and cannot be called in a test of @given; check_contract(PartClass) "
+            "draws declarations too"
         ) from error
     except Flaky as flaky:
-        found = [
-            one for one in getattr(flaky, "exceptions", ()) if isinstance(one, ContractViolation | ContractUncheckable)
-        ]
-        if not found:
+        errors = (error for error in getattr(flaky, "exceptions", ()) if isinstance(error, ContractViolation))
+        if (first := next(errors, None)) is None:
             raise
-        raise found[0].with_traceback(None) from None
+        raise first.with_traceback(None) from None

@@ -1,4 +1,4 @@
-"""Find the parts of a module."""
+"""Find the parts of a module, for the pytest plugin."""
 
 from __future__ import annotations
 
@@ -15,39 +15,35 @@ from typing import Any
 from attrs import frozen
 
 from composer.parts import Part
-from composer.testing.checking import DEFAULT_EXAMPLES, Options
-from composer.testing.checking import parse_options as options_told
+from composer.testing.checking import DEFAULT_EXAMPLES, Options, parse_options
 from composer.testing.failures import format_error, locate_error
 from composer.testing.modules import is_plain_neck
 
 CHECKS_NAME = "composer_checks"
-"""The name in a module of what is told of its parts: options of `check_contract`, by class."""
-
+"""The name of a module's options of `check_contract`, by class."""
 
 _SKIPPED_MODULES = re.compile(r"_|tests?$|test_|conftest$")
-"""Modules of a package that are its own affair."""
 
 
 class NoPartsError(ValueError):
-    """A module that cannot be imported, or in which there is no part. The text says what to do."""
+    """A module cannot be imported or has no parts. The text says what to do."""
 
 
 @frozen
 class DiscoveredPart:
-    """A part, or a plain neck, and what its module tells of it."""
+    """The class of a part or a plain neck, and its options."""
 
     part: type[Any]
     options: Options
 
 
 def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> dict[str, dict[str, DiscoveredPart]]:
-    """The parts of a module, and its plain necks, by their names and in the order in which they are defined.
+    """Return the parts and plain necks of a module, by module and name, in order of definition.
 
-    They stand under the name of their module: of a package all modules are looked through, but those whose names begin
-    with an underscore and its tests. Those that a module imports from another package are another's. Raises
-    NoPartsError.
+    A package is searched, without its tests and private modules. Parts imported from other packages are left out.
+    Raises NoPartsError.
     """
-    modules = list(_walk_modules(_import_module(name)))
+    modules = list(_iter_modules(_import_module(name)))
     parts: dict[str, dict[str, type[Any]]] = {}
     seen: set[type[Any]] = set()
     for module in modules:
@@ -55,13 +51,13 @@ def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> dict[str, dict[st
         seen.update(parts[module.__name__].values())
     if not seen:
         raise NoPartsError(
-            f"{name} has no parts: a class that derives from composer.Encoder, Neck, Decoder or Head, or a module with "
-            f"process_channel_list"
+            f"{name} has no parts: it needs a class derived from composer.Encoder, Neck, Decoder or Head, or a module "
+            f"with process_channel_list"
         )
     options = _collect_options(modules, seen, examples)
-    usual = Options(examples=examples)
+    default = Options(examples=examples)
     return {
-        module: {own: DiscoveredPart(part, options.get(part, usual)) for own, part in several.items()}
+        module: {own: DiscoveredPart(part, options.get(part, default)) for own, part in several.items()}
         for module, several in parts.items()
         if several
     }
@@ -69,71 +65,66 @@ def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> dict[str, dict[st
 
 def _import_module(name: str) -> ModuleType:
     if not all(piece.isidentifier() for piece in name.split(".")) or name.endswith(".py"):
-        meant = ".".join(PurePath(name.removesuffix(".py")).parts)
-        raise NoPartsError(f"{name!r} is not the name of a module{f'; did you mean {meant}?' if meant else ''}")
+        suggestion = ".".join(PurePath(name.removesuffix(".py")).parts)
+        raise NoPartsError(f"{name!r} is not a module name{f'; did you mean {suggestion}?' if suggestion else ''}")
     try:
         return import_module(name)
     except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
-        todo = (
-            "; run pytest where it can be, or set PYTHONPATH" if missing else f"\n  at   {locate_error(error) or name}"
-        )
-        raise NoPartsError(f"{name} cannot be imported (got {format_error(error)}){todo}") from error
+        hint = "; run pytest in its folder, or set PYTHONPATH" if missing else f"\n  at   {locate_error(error) or name}"
+        raise NoPartsError(f"cannot import {name} (got {format_error(error)}){hint}") from error
 
 
-def _walk_modules(module: ModuleType) -> Iterator[ModuleType]:
-    """A module; of a package those in it too."""
+def _iter_modules(module: ModuleType) -> Iterator[ModuleType]:
     yield module
-    for one in iter_modules(getattr(module, "__path__", ())):
-        if not _SKIPPED_MODULES.match(one.name):
-            yield from _walk_modules(_import_module(f"{module.__name__}.{one.name}"))
+    for info in iter_modules(getattr(module, "__path__", ())):
+        if not _SKIPPED_MODULES.match(info.name):
+            yield from _iter_modules(_import_module(f"{module.__name__}.{info.name}"))
 
 
 def _iter_parts(module: ModuleType) -> Iterator[tuple[str, type[Any]]]:
-    home, seen = module.__name__, set()
+    package, seen = module.__name__, set()
     for name, thing in vars(module).items():
         if not isinstance(thing, type) or isabstract(thing) or name.startswith("_") or thing in seen:
             continue
-        own = thing.__module__ == home or thing.__module__.startswith(f"{home}.")
-        if own and (_is_part_class(thing) or is_plain_neck(thing)):
+        is_own = f"{thing.__module__}.".startswith(f"{package}.")
+        if is_own and (_is_part_class(thing) or is_plain_neck(thing)):
             seen.add(thing)
             yield name, thing
 
 
 def _is_part_class(thing: type[Any]) -> bool:
-    """Whether a class is a part. Raises NoPartsError for one that is none because `@frozen` was forgotten."""
+    """Return whether a class is a part. Raises NoPartsError if `@frozen` was forgotten."""
     if not issubclass(thing, Part):
         return False
     if "__attrs_attrs__" in vars(thing):
         return True
     inherits = hasattr(thing, "__attrs_attrs__")
     if thing.__subclasses__() or (inherits and not get_annotations(thing)):
-        return inherits  # what others derive from; or another name for the same fields
+        return inherits  # a base class, or another name for the same fields
     kind = next(base.__name__ for base in thing.__mro__ if base.__module__ == Part.__module__)
     raise NoPartsError(
-        f"{thing.__module__}.{thing.__qualname__} derives from composer.{kind} and is no attrs class, so that "
-        f"it has no fields: write @attrs.frozen above it, or begin its name with an underscore"
+        f"{thing.__module__}.{thing.__qualname__} derives from composer.{kind}, but is not an attrs class: decorate it "
+        f"with @attrs.frozen, or begin its name with an underscore"
     )
 
 
 def _collect_options(modules: Sequence[ModuleType], parts: set[type[Any]], examples: int) -> dict[type[Any], Options]:
-    """What modules tell of parts, and those in which the parts are defined; the first has the word."""
+    """Return the options in these modules and in those that define the parts; the first module takes precedence."""
     options: dict[type[Any], Options] = {}
     homes = [sys.modules[part.__module__] for part in parts if part.__module__ in sys.modules]
     for module in dict.fromkeys([*modules, *homes]):
         checks = getattr(module, CHECKS_NAME, {})
-        where = f"{CHECKS_NAME} of {module.__name__}"
+        place = f"{CHECKS_NAME} of {module.__name__}"
         if not isinstance(checks, Mapping):
-            raise NoPartsError(f"{where} must be a mapping of parts to options (got {checks!r})")
-        for part, said in checks.items():
-            if part not in parts and module not in modules:
-                continue
+            raise NoPartsError(f"{place} must be a mapping of parts to options (got {checks!r})")
+        for part, values in checks.items():
             if part not in parts:
-                raise NoPartsError(
-                    f"{where} names {getattr(part, '__name__', repr(part))}, which is no part that is found"
-                )
+                if module in modules:
+                    raise NoPartsError(f"{place}: unknown part {getattr(part, '__name__', repr(part))}")
+                continue
             try:
-                options.setdefault(part, options_told(said, examples))
+                options.setdefault(part, parse_options(values, examples))
             except (TypeError, ValueError) as error:
-                raise NoPartsError(f"{where}, {part.__name__}: {error}") from error
+                raise NoPartsError(f"{place}, {part.__name__}: {error}") from error
     return options

@@ -1,7 +1,6 @@
-"""A plugin of pytest: `pytest --composer-parts my_package.necks` tests every part of a module, law by law.
+"""Pytest plugin: `pytest --composer-parts my_package.necks` checks every part of a module, one test for each law.
 
-It is loaded with every run of pytest where composer is installed, so that nothing is imported before the option is
-used.
+Pytest loads it in every run where composer is installed, so nothing else is imported until the option is used.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,35 +17,19 @@ if TYPE_CHECKING:
     from composer.testing.checking import ClassifiedSubjects
     from composer.testing.discovery import DiscoveredPart
 
+HELP = "check every part of this module or package against the laws of composer.testing; repeatable"
 
-HELP = "hold every part of this module, or of a package, to the laws of composer.testing; may be given several times"
+EXAMPLES_HELP = "runs of each part for each law (default: 20)"
 
-
-EXAMPLES_HELP = "how many runs of each part each law sees (default: 40)"
-
-
-SKIPPED_LAWS = "composer: a law that was not tried"
-
-
-FIXED_FIELDS = "composer: fields that stood still"
-
-
-ACCEPTED_INPUTS = "composer: what was taken"
-
-
-SECTIONS = {
-    SKIPPED_LAWS: "laws that were not tried",
-    FIXED_FIELDS: "fields that stood still",
-    ACCEPTED_INPUTS: "what was taken",
-}
-"""What is told at the end; what was taken only with `-v`."""
+SKIPPED_LAWS, FIXED_FIELDS, ACCEPTED_INPUTS = "skipped laws", "fields never varied", "accepted inputs"
+"""Sections at the end of a run; the last one needs `-v`."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The two options."""
+    """Add the two options."""
     group = parser.getgroup("composer")
     group.addoption("--composer-parts", action="append", default=[], metavar="MODULE", help=HELP)
-    group.addoption("--composer-examples", type=_parse_examples, default=40, metavar="N", help=EXAMPLES_HELP)
+    group.addoption("--composer-examples", type=_parse_examples, default=20, metavar="N", help=EXAMPLES_HELP)
 
 
 def _parse_examples(text: str) -> int:
@@ -57,10 +40,9 @@ def _parse_examples(text: str) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Put the parts' tests behind all others, before `-k` and `-m` choose among them.
+    """Append the tests of the parts, before `-k` and `-m` select tests.
 
-    Modules are also found in the folder in which pytest was called. Raises UsageError for one that cannot be imported,
-    or has no parts.
+    Modules in the current folder are found too. Raises UsageError for a module that cannot be imported or has no parts.
     """
     names = session.config.getoption("--composer-parts")
     here = str(session.config.invocation_params.dir)
@@ -75,15 +57,15 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was not tried: whoever reads no further than `passed` reads that too."""
+    """Print what was not checked, and with `-v` the accepted inputs."""
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    properties = [one for report in reports for one in getattr(report, "user_properties", ())]
-    for key, title in SECTIONS.items():
-        told = dict.fromkeys(value for name, value in properties if name == key)
-        if told and (key != ACCEPTED_INPUTS or terminalreporter.verbosity > 0):
+    properties = [entry for report in reports for entry in getattr(report, "user_properties", ())]
+    for title in (SKIPPED_LAWS, FIXED_FIELDS, ACCEPTED_INPUTS):
+        lines = dict.fromkeys(value for key, value in properties if key == f"composer: {title}")
+        if lines and (title != ACCEPTED_INPUTS or terminalreporter.verbosity > 0):
             terminalreporter.ensure_newline()
             terminalreporter.section(title)
-            for line in told:
+            for line in lines:
                 terminalreporter.write_line(line)
 
 
@@ -97,35 +79,39 @@ def _discover_parts(name: str, examples: int) -> dict[str, dict[str, DiscoveredP
 
 
 def _get_failure_text(error: Exception) -> str:
-    """The text of a failure, with what to write into the module that is tested."""
-    return str(getattr(error, "said_to_modules", error))
+    return str(getattr(error, "text_for_modules", error))
+
+
+def _format_field_hint(name: str, fields: Iterable[str]) -> str:
+    values = ", ".join(f'"{field}": […]' for field in fields)
+    return f'Add to your module: composer_checks = {{{name}: {{"fields": {{{values}}}}}}}'
 
 
 class _ModuleCollector(pytest.Collector):
-    """A module of which the parts are tested."""
+    """A module with parts."""
 
     def __init__(self, *, parts: dict[str, DiscoveredPart], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.parts = parts
 
     def collect(self) -> Iterator[pytest.Collector]:
-        """Its parts, as they are defined."""
+        """Yield its parts, in order of definition."""
         for name, found in self.parts.items():
             yield _PartCollector.from_parent(self, name=name, found=found)
 
 
 class _PartCollector(pytest.Collector):
-    """A part of the module: a class, of which declarations are drawn."""
+    """A part of a module: a class, of which declarations are drawn."""
 
     def __init__(self, *, found: DiscoveredPart, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.found = found
-        self._held: ClassifiedSubjects | None = None
-        self.hindered = ""
-        """Why no law can be held, once a test has failed for that."""
+        self.blocker = ""
+        """Why no law can be checked, once a test has failed for it."""
+        self._subjects: ClassifiedSubjects | None = None
 
     def collect(self) -> Iterator[pytest.Item]:
-        """A test for each law; of plain necks all but that of refusals, which they do not have."""
+        """Yield a test for each law; plain necks reject nothing, so they have no law of refusals."""
         from composer.testing.checking import ALL_LAWS
         from composer.testing.laws import REJECTIONS_LAW
         from composer.testing.modules import is_plain_neck
@@ -134,66 +120,62 @@ class _PartCollector(pytest.Collector):
             if law != REJECTIONS_LAW or not is_plain_neck(self.found.part):
                 yield _LawItem.from_parent(self, name=law)
 
-    def held(self) -> ClassifiedSubjects:
-        """Declarations of the part, each with what it takes and what it refuses; found once for all laws."""
+    def get_subjects(self) -> ClassifiedSubjects:
+        """Return declarations of the part with their inputs; they are collected once for all laws."""
         from composer.testing.checking import collect_subjects
 
-        if self._held is None:
-            self._held = collect_subjects(self.found.part, self.found.options)
-        return self._held
+        if self._subjects is None:
+            self._subjects = collect_subjects(self.found.part, self.found.options)
+        return self._subjects
 
 
 class _LawItem(pytest.Item):
-    """One law, to which every declaration of the part is held."""
+    """One law, for every declaration of a part."""
 
     parent: _PartCollector
 
     def runtest(self) -> None:
-        """Raises ContractViolation with the smallest run found.
+        """Check the law. Raises ContractViolation with the smallest failing run.
 
-        What hinders all laws is a failure of the first one: no declaration, no module, a contract or a module that
-        raises.
+        An error that affects all laws (no declaration, no module, a contract or a module that raises) fails the first
+        one, and the others are skipped.
         """
         from composer.testing.checking import check_law
         from composer.testing.failures import ContractUncheckable, ContractViolation
         from composer.testing.strategies import UndrawableError
 
         options = self.parent.found.options
-        if self.name not in options.held:
+        if self.name not in options.checked_laws:
             pytest.skip("left out by composer_checks")
-        if self.parent.hindered:
-            pytest.skip(self.parent.hindered)
+        if self.parent.blocker:
+            pytest.skip(self.parent.blocker)
         try:
-            held = self.parent.held()
-            self._record_properties(held)
-            untried = check_law(held, self.name, options.examples)
+            subjects = self.parent.get_subjects()
+            self._record_properties(subjects)
+            reason = check_law(subjects, self.name, options.examples)
         except (ContractViolation, ContractUncheckable, UndrawableError) as error:
             raises = self.name == "shapes" and error.__cause__ is not None
             if raises or not isinstance(error, ContractViolation):
-                self.parent.hindered = f"{_get_failure_text(error).splitlines()[0]} ({self.nodeid} fails for that)"
+                self.parent.blocker = f"{_get_failure_text(error).splitlines()[0]} (see {self.nodeid})"
             raise
-        if untried:
-            self.user_properties.append((SKIPPED_LAWS, untried))
-            pytest.skip(untried)
+        if reason:
+            self.user_properties.append((f"composer: {SKIPPED_LAWS}", reason))
+            pytest.skip(reason)
 
-    def _record_properties(self, held: ClassifiedSubjects) -> None:
+    def _record_properties(self, subjects: ClassifiedSubjects) -> None:
         from composer.testing.strategies import list_unvaried_fields
 
-        part, options = self.parent.found.part, self.parent.found.options
-        taken = [tried.taken for _, tried in held]
-        more = f" (and {len(taken) - 1} with other fields)" if len(taken) > 1 else ""
-        self.user_properties.append((ACCEPTED_INPUTS, f"{self.parent.nodeid}: {held[0][0].name}{more} {taken[0]}"))
-        still = () if "__attrs_attrs__" not in vars(part) else list_unvaried_fields(part, **options.fields)
-        if still:
-            told = ", ".join(f'"{name}": […]' for name in still)
-            say = f'composer_checks = {{{part.__name__}: {{"fields": {{{told}}}}}}}'
-            self.user_properties.append((FIXED_FIELDS, f"{self.parent.nodeid}: {', '.join(still)}; say {say}"))
+        part, options, node = self.parent.found.part, self.parent.found.options, self.parent.nodeid
+        subject, tried = subjects[0]
+        more = f" (and {len(subjects) - 1} with other fields)" if len(subjects) > 1 else ""
+        self.user_properties.append((f"composer: {ACCEPTED_INPUTS}", f"{node}: {subject.name}{more} {tried.summary}"))
+        fixed = () if "__attrs_attrs__" not in vars(part) else list_unvaried_fields(part, **options.fields)
+        if fixed:
+            hint = _format_field_hint(part.__name__, fixed)
+            self.user_properties.append((f"composer: {FIXED_FIELDS}", f"{node}: {', '.join(fixed)}. {hint}"))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
-        """What was promised and what came, and where it raised; how it came to that is told of anything else.
-
-        With `--tb=long`, all of what was raised.
-        """
+        """Return the message of a violation and where it was raised; with `--tb=long`, the traceback of its cause."""
         from composer.testing.failures import ContractUncheckable, ContractViolation, locate_error
         from composer.testing.strategies import UndrawableError
 
@@ -205,12 +187,11 @@ class _LawItem(pytest.Item):
         if cause is not None and locate_error(cause):
             lines.append(f"  at   {locate_error(cause)}")
         if isinstance(error, UndrawableError):
-            name = self.parent.found.part.__name__
-            lines.append(f"  here that is said by the module: composer_checks = {{{name}: {{…}}}}")
+            lines.append(f"  {_format_field_hint(self.parent.found.part.__name__, ['…'])}")
         if cause is not None and self.config.getoption("tbstyle") == "long":
             lines += ["", "".join(traceback.format_exception(cause))]
         return "\n".join(lines)
 
     def reportinfo(self) -> tuple[str, None, str]:
-        """Named after the part and the law."""
+        """Return the name of the part and the law."""
         return self.nodeid, None, f"{self.parent.name}::{self.name}"

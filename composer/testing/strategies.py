@@ -9,7 +9,6 @@ from fractions import Fraction
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
-from attrs import evolve
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
@@ -24,19 +23,17 @@ from composer.parts.validators import Choice, IntRange
 from composer.sizes import Padding
 from composer.testing.failures import format_error
 
-CHANNELS = (11, 13, 17, 19, 23, 29)
-"""Primes that no grid drawn here and no batch has, so that a channel is never taken for a row by accident."""
+# --- features
 
+CHANNELS = (11, 13, 17, 19, 23, 29)
+"""Primes that differ from every grid side and batch size drawn here, so that axes are not confused by accident."""
 
 LAYOUTS = ("b c h w", "b h w c", "b n c", "b c", "b t c h w", "b c t h w", "b c n", "b w c h", "b t n c", "b t c")
 
-
 STRIDES = tuple(map(Fraction, (1, 2, 4, 8, 16)))
 
-
 OFFSETS = (0, 0, 5, 19, -1, -9)
-"""What convolutions without padding, and levels that round in turn up and down, come to; mostly nothing."""
-
+"""Offsets of unpadded convolutions, and of levels that round up and down in turn; usually 0."""
 
 MAX_PYRAMID_LEVELS = 5
 
@@ -45,7 +42,7 @@ MAX_PYRAMID_LEVELS = 5
 def features(
     draw: st.DrawFn, axes: str | None = None, stride: Fraction | None = None, channels: Sequence[int] = CHANNELS
 ) -> Feature:
-    """One feature: of any layout, stride, rounding, prefix, frames and offset, or of the layout and stride given."""
+    """Draw a feature of any layout, stride, rounding, prefix, frames and offset, or of these axes and this stride."""
     axes = axes or draw(st.sampled_from(LAYOUTS))
     names = axes.split()
     if "n" not in names and "h" not in names:
@@ -53,9 +50,9 @@ def features(
         return Feature(channels=draw(st.sampled_from(channels)), axes=axes, stride=None, frames=frames)
     stride = stride or draw(st.sampled_from(STRIDES))
     rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
-    # A grid that is whole loses whole cells, and one that is rounded up none.
-    some: Sequence[int | Fraction] = OFFSETS if rounding == "floor" else [*[0] * 7, 2 * stride]
-    offset = 0 if rounding == "ceil" else draw(st.sampled_from(some))
+    # The offset of an exact grid is a multiple of the stride; a grid that is rounded up has none.
+    offsets: Sequence[int | Fraction] = OFFSETS if rounding == "floor" else [*[0] * 7, 2 * stride]
+    offset = 0 if rounding == "ceil" else draw(st.sampled_from(offsets))
     return Feature(
         channels=draw(st.sampled_from(channels)),
         axes=axes,
@@ -69,9 +66,9 @@ def features(
 
 @st.composite
 def pyramids(draw: st.DrawFn, favourite: str = MAP) -> Features:
-    """What an encoder or a neck might give: a pyramid, a flat stack, a pyramid upside down, or a jumble.
+    """Draw the outputs of an encoder or a neck: a pyramid, a flat stack, a reversed pyramid, or unrelated features.
 
-    Half of them are of the layout `favourite`, the others of any.
+    Half of them have the layout `favourite`.
     """
     count = draw(st.sampled_from((1, 2, 3, 4, 4, 5)))
     shape = draw(st.sampled_from(("pyramid", "pyramid", "flat", "flat", "bottleneck", "upside down", "jumble")))
@@ -83,7 +80,7 @@ def pyramids(draw: st.DrawFn, favourite: str = MAP) -> Features:
 
 
 def list_strides(shape: str, count: int, first: int) -> list[Fraction]:
-    """The strides of so many levels: `pyramid`, `flat`, `bottleneck` (the last two alike), or `upside down`."""
+    """Return the strides of `count` levels: `pyramid`, `flat`, `bottleneck` (last two equal) or `upside down`."""
     strides = [Fraction(first * (1 if shape == "flat" else 2**level)) for level in range(count)]
     if shape == "bottleneck" and count > 1:
         strides[-1] = strides[-2]
@@ -92,7 +89,7 @@ def list_strides(shape: str, count: int, first: int) -> list[Fraction]:
 
 @st.composite
 def images(draw: st.DrawFn) -> Image:
-    """An input of a graph: of a few bands, with frames or without, and perhaps of one size."""
+    """Draw an input of a graph, with or without frames and a fixed size."""
     return Image(
         channels=draw(st.sampled_from((3, 1, 2, 6, 12))),
         frames=draw(st.sampled_from((None, None, 1, 2, 3))),
@@ -101,116 +98,106 @@ def images(draw: st.DrawFn) -> Image:
     )
 
 
-def replace_channels(feature: Feature, channels: int) -> Feature:
-    """The same feature with other channels."""
-    return evolve(feature, channels=channels)
-
+# --- declarations
 
 Strategy = st.SearchStrategy[Any]
 
-
 FieldValues = st.SearchStrategy[Any] | Iterable[Any]
-"""How a field is drawn: a strategy, or the values that it is drawn from."""
-
+"""The values of a field: a strategy, or a list to draw from."""
 
 P = TypeVar("P", bound=Part)
 
-
 INTEGER_VALUES = (1, 2, 3, 4, 6, 8, 16, 32)
-"""Whole numbers that fields are tried with, where they admit them."""
-
 
 TIMM_NETWORKS = (
-    "test_resnet",
-    "test_convnext",
-    "test_vit",
-    "resnet18",
-    "vit_tiny_patch16_224",
-    "swin_tiny_patch4_window7_224",
+    *("test_resnet", "test_convnext", "test_vit"),
+    *("resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"),
 )
-"""Networks of timm that are small, and are of the kinds that there are: maps, channels last, tokens."""
-
+"""Small networks of every kind: maps, channels-last maps, tokens."""
 
 REJECTING_ERRORS = (ValueError, TypeError, AssertionError)
-"""What a class raises for fields that it does not take."""
+"""Errors by which a class rejects its fields."""
 
 
 class UndrawableError(TypeError):
-    """A field of which too little is known. The text says what to do."""
+    """No values can be generated for a field. The text says what to do."""
 
 
 def valid(part_class: type[P], **fields: FieldValues) -> st.SearchStrategy[P]:
-    """Parts of this class with fields that it takes; `fields` says how some of them are drawn, by name.
+    """Return a strategy of valid declarations of a class.
 
-    That is a strategy, or a list of values. The others are drawn by what is known of them: the default, the
-    annotation, and the validator, where it is one of composer's or one of `attrs.validators` that lists values. A draw
-    that the class refuses with ValueError, TypeError or an assertion is no draw. Raises UndrawableError for a field
-    without a default of which too little is known, and TypeError for a field that there is not, or that has no values.
+    `fields` gives some fields a strategy, or a list of values. Other fields are drawn from their default, annotation
+    and validator (composer's own, or one of `attrs.validators` that lists values). Values that the class rejects with
+    ValueError, TypeError or an assertion are skipped. Raises UndrawableError for a field without a default whose
+    values are unknown, and TypeError for an unknown field, or one with an empty list.
     """
     return _build_parts_strategy(part_class, fields, [])
 
 
 def _build_parts_strategy(
-    part_class: type[P], fields: Mapping[str, FieldValues], refused: list[Exception]
+    part_class: type[P], fields: Mapping[str, FieldValues], errors: list[Exception]
 ) -> st.SearchStrategy[P]:
-    """As `valid`; what the class raises is put into `refused`."""
-    ways = {name: _build_field_strategy(part_class, name, values) for name, values in fields.items()}
+    """Build the strategy of `valid`; errors of the class are appended to `errors`."""
+    chosen = {name: _build_field_strategy(part_class, name, values) for name, values in fields.items()}
     names = part_class.names
-    if part_class.source is not None and "name" not in ways:
-        ways["name"] = st.sampled_from(sorted(names) if names is not None else _list_networks(part_class))
-    drawn = {
-        name: ways[name] if name in ways else _build_default_strategy(part_class, field, hint)
+    if part_class.source is not None and "name" not in chosen:
+        chosen["name"] = st.sampled_from(sorted(names) if names is not None else _list_networks(part_class))
+    strategies = {
+        name: chosen[name] if name in chosen else _build_default_strategy(part_class, field, hint)
         for name, field, hint in _list_fields(part_class)
-        if names is None or name in ways
+        if names is None or name in chosen
     }
 
     @st.composite
     def draw_part(draw: st.DrawFn) -> P | None:
-        values = {name: draw(strategy) for name, strategy in drawn.items()}
+        values = {name: draw(strategy) for name, strategy in strategies.items()}
         try:
             return part_class(**values)
         except REJECTING_ERRORS as error:
-            refused.append(error)
+            errors.append(error)
             return None
 
     return draw_part().filter(lambda part: part is not None)  # type: ignore[return-value]
 
 
 def sample_declarations(part_class: type[P], most: int, **fields: FieldValues) -> tuple[P, ...]:
-    """Unlike declarations of a part, the same every time: that of the defaults first, where there is one.
+    """Return up to `most` different declarations, always the same: the one with default values first, if it exists.
 
-    Raises as `valid` does, and UndrawableError where the class takes none of what is drawn.
+    Raises as `valid` does, and UndrawableError if the class rejects every draw.
     """
-    found: list[P] = []  # and no set: a field may be a list
-    refused: list[Exception] = []
+    parts: list[P] = []  # not a set: a field may hold a list
+    errors: list[Exception] = []
     with suppress(*REJECTING_ERRORS):
-        found += [part_class()] if not fields else []
+        parts += [part_class()] if not fields else []
 
     @settings(max_examples=5 * most, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal, backend="hypothesis")  # fmt: skip
-    @given(_build_parts_strategy(part_class, fields, refused))
+    @given(_build_parts_strategy(part_class, fields, errors))
     def collect_part(part: P) -> None:
-        if len(found) < most and part not in found:
-            found.append(part)
+        if len(parts) < most and part not in parts:
+            parts.append(part)
 
     try:
         collect_part()
-    except Unsatisfiable as none:
-        if not found:
+    except Unsatisfiable as unsatisfiable:
+        if not parts:
             name = part_class.__name__
             raise UndrawableError(
-                f"{name} takes none of the fields that were drawn (it raises {format_error(refused[-1])}); say what it takes, "
-                f"valid({name}, …)"
-            ) from none
-    return tuple(found)
+                f"{name} rejects all generated field values (it raises {format_error(errors[-1])}); pass values that "
+                f"it accepts: valid({name}, …)"
+            ) from unsatisfiable
+    return tuple(parts)
 
 
 def list_unvaried_fields(part_class: type[Part], **fields: FieldValues) -> tuple[str, ...]:
-    """The fields that every declaration leaves at their defaults, because nothing is known of them but those."""
+    """Return the fields that keep their default in every declaration, because no other values are known."""
     if part_class.source is not None:
         return ()
-    declared = [one for one in _list_fields(part_class) if one[0] not in fields]
-    return tuple(name for name, field, hint in declared if _find_known_values(field.validator, hint) is None)
+    return tuple(
+        name
+        for name, field, hint in _list_fields(part_class)
+        if name not in fields and _find_known_values(field.validator, hint) is None
+    )
 
 
 def _build_field_strategy(part_class: type[Part], name: str, values: FieldValues) -> Strategy:
@@ -221,37 +208,37 @@ def _build_field_strategy(part_class: type[Part], name: str, values: FieldValues
         return values
     listed = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
     if isinstance(values, Set):
-        listed.sort(key=repr)  # that the draws are the same every time
+        listed.sort(key=repr)  # the order of a set differs between runs
     if not listed:
-        raise TypeError(f"{part_class.__name__}.{name}: a list of values is wanted, or a strategy (got {values!r})")
+        raise TypeError(f"{part_class.__name__}.{name} must be a list of values or a strategy (got {values!r})")
     return st.sampled_from(listed)
 
 
 def _list_networks(part_class: type[Part]) -> tuple[str, ...]:
     if issubclass(part_class, Timm):
         return TIMM_NETWORKS
-    raise UndrawableError(f"a {part_class.__name__} has no names to choose from: valid({part_class.__name__}, name=…)")
+    raise UndrawableError(f"{part_class.__name__} needs a list of names: valid({part_class.__name__}, name=[…])")
 
 
 def _list_fields(part_class: type[Part]) -> list[tuple[str, attrs.Attribute[Any], Any]]:
-    """The fields that a constructor takes, by the names that it has for them, each with its annotation."""
+    """Return the constructor arguments of a class: name, attribute, annotation."""
     try:
         hints = get_type_hints(part_class)
-    except NameError:  # an annotation that is there for type checkers alone
+    except NameError:  # an annotation that is imported for type checkers only
         hints = {}
     fields: tuple[attrs.Attribute[Any], ...] = getattr(part_class, "__attrs_attrs__", ())
     return [(field.alias or field.name, field, hints.get(field.name, Any)) for field in fields if field.init]
 
 
 def _build_default_strategy(part_class: type[Part], field: attrs.Attribute[Any], hint: Any) -> Strategy:
-    """The default, and what the annotation and the validator admit besides."""
+    """Return a strategy of the default and of the values that the annotation and validator allow."""
     known = _find_known_values(field.validator, hint)
     if field.default is attrs.NOTHING:
         if known is None:
             name = part_class.__name__
             raise UndrawableError(
-                f"too little is known of {name}.{field.alias} to draw it: give it a default, or an annotation or a "
-                f"validator that lists what it takes; or say valid({name}, {field.alias}=…)"
+                f"cannot generate values of {name}.{field.alias}: give the field a default, an annotation or a "
+                f"validator that lists its values, or call valid({name}, {field.alias}=[…])"
             )
         return known
     factory = getattr(field.default, "factory", None)
@@ -260,16 +247,15 @@ def _build_default_strategy(part_class: type[Part], field: attrs.Attribute[Any],
 
 
 def _find_known_values(validator: object, hint: Any) -> Strategy | None:
-    """Values by a validator that lists them, or else by the annotation; None where neither says enough."""
+    """Return a strategy of the values that a validator lists, or the annotation; None if neither lists any."""
     validators = getattr(validator, "_validators", (validator,))
-    for one in validators:
-        if isinstance(one, Choice):
-            return st.sampled_from(one.known)
-        options = getattr(one, "options", None)
+    for check in validators:
+        if isinstance(check, Choice):
+            return st.sampled_from(check.known)
+        options = getattr(check, "options", None)
         if isinstance(options, list | tuple | set | frozenset) and options:
             return st.sampled_from(sorted(options, key=repr))
-    numbers = next((one for one in validators if isinstance(one, IntRange)), None)
-    return _build_type_strategy(hint, numbers)
+    return _build_type_strategy(hint, next((check for check in validators if isinstance(check, IntRange)), None))
 
 
 def _build_type_strategy(hint: Any, numbers: IntRange | None) -> Strategy | None:
@@ -289,8 +275,8 @@ def _build_type_strategy(hint: Any, numbers: IntRange | None) -> Strategy | None
 def _build_integer_strategy(numbers: IntRange | None) -> Strategy:
     if numbers is None:
         return st.sampled_from(INTEGER_VALUES)
-    admitted = [number for number in (*INTEGER_VALUES, 0, -1, -2) if numbers.least <= number <= numbers.most]
-    return st.sampled_from(admitted or [numbers.least])
+    allowed = [number for number in (*INTEGER_VALUES, 0, -1, -2) if numbers.least <= number <= numbers.most]
+    return st.sampled_from(allowed or [numbers.least])
 
 
 _STRATEGIES_BY_TYPE: dict[Any, Callable[[IntRange | None], Strategy]] = {
@@ -300,55 +286,50 @@ _STRATEGIES_BY_TYPE: dict[Any, Callable[[IntRange | None], Strategy]] = {
     type(None): lambda _: st.none(),
 }
 
+# --- graphs
 
 JOIN_NECKS = (ConcatFeatures, AddFeatures)
 
-
 CHAIN_NECKS = tuple(part for part in NECKS if part not in JOIN_NECKS)
 
-
 MAX_PART_TRIES = 4
-"""How many parts are drawn for a place until one takes what is there: the last stays, whatever it says."""
+"""Parts drawn for a place until one accepts its inputs; the last one is kept in any case."""
 
-
-PartClasses = tuple[type[Part], ...]
+_SETTINGS: dict[str, st.SearchStrategy[Any]] = {
+    "rescale": st.booleans(),
+    "padding": st.builds(
+        Padding,
+        mode=st.sampled_from(("reflect", "replicate", "zeros")),
+        side=st.sampled_from(("both", "end")),
+        multiple=st.sampled_from((1, 1, 32)),
+    ),
+}
 
 
 @st.composite
 def chains(draw: st.DrawFn) -> Graph:
-    """An encoder of timm, necks, a decoder, a head, and perhaps a head beside it. Not all of them are lawful."""
+    """Draw a chain: a timm encoder, necks, a decoder, a head, and sometimes an auxiliary head. Some are invalid."""
     image, encoder = draw(images()), draw(valid(Timm))
     parts: list[Part] = [encoder]
-    flowing = _get_encoder_features(encoder, (image.feature,))
-    for wanted in (CHAIN_NECKS,) * draw(st.sampled_from((0, 0, 1, 2))):
-        flowing = _append(draw, parts, wanted, flowing)
-    trunk = flowing
-    flowing = _append(draw, parts, DECODERS, flowing)
-    if not parts[-1].includes_head:
-        _append(draw, parts, HEADS, flowing)
-    aux = {}
-    if draw(st.sampled_from((False, False, False, True))):
-        branch: list[Part] = []
-        given = _append(draw, branch, DECODERS, trunk)
-        if not branch[-1].includes_head:
-            _append(draw, branch, HEADS, given)
-        aux["early"] = branch
-    return chain(*parts, aux=aux, input=image, rescale=draw(st.sampled_from((True, False))), padding=draw(_PADDINGS))
+    trunk = _get_encoder_features(encoder, image)
+    for _ in range(draw(st.sampled_from((0, 0, 1, 2)))):
+        trunk = _append(draw, parts, CHAIN_NECKS, trunk)
+    parts += _draw_branch(draw, trunk)
+    aux = {"early": _draw_branch(draw, trunk)} if draw(st.sampled_from((False, False, False, True))) else {}
+    return chain(*parts, aux=aux, input=image, **_draw_settings(draw))
 
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
-    """Two images, an encoder for each, a join, a decoder, and one head or two. Not all of them are lawful."""
+    """Draw a graph: two images, an encoder for each, a join, a decoder, and one or two heads. Some are invalid."""
     encoder = draw(valid(Timm))
     other = draw(st.sampled_from((encoder, encoder, draw(valid(Timm)))))
     inputs = {"first": draw(images()), "second": draw(images())}
-    one, two = (
-        _get_encoder_features(encoder, (inputs["first"].feature,)),
-        _get_encoder_features(other, (inputs["second"].feature,)),
-    )
+    first = _get_encoder_features(encoder, inputs["first"])
+    second = _get_encoder_features(other, inputs["second"])
     join = draw(st.sampled_from(JOIN_NECKS))()
     nodes = [Node("one", encoder, "first"), Node("two", other, "second"), Node("joined", join, ("one", "two"))]
-    joined = None if one is None or two is None else _get_features(contract(join, one, two))
+    joined = None if first is None or second is None else _get_features(contract(join, first, second))
     parts: list[Part] = []
     decoded = _append(draw, parts, DECODERS, joined)
     nodes.append(Node("decoded", parts[-1], "joined"))
@@ -358,37 +339,37 @@ def graphs(draw: st.DrawFn) -> Graph:
         for name in outputs:
             _append(draw, parts, HEADS, decoded)
             nodes.append(Node(name, parts[-1], "decoded"))
-    return Graph(
-        inputs=inputs,
-        nodes=nodes,
-        outputs=outputs,
-        rescale=draw(st.sampled_from((True, False))),
-        padding=draw(_PADDINGS),
-    )
+    return Graph(inputs=inputs, nodes=nodes, outputs=outputs, **_draw_settings(draw))
 
 
-_PADDINGS = st.builds(
-    Padding,
-    mode=st.sampled_from(("reflect", "replicate", "zeros")),
-    side=st.sampled_from(("both", "end")),
-    multiple=st.sampled_from((1, 1, 32)),
-)
+def _draw_settings(draw: st.DrawFn) -> dict[str, Any]:
+    return {name: draw(strategy) for name, strategy in _SETTINGS.items()}
 
 
-def _append(draw: st.DrawFn, parts: list[Part], wanted: PartClasses, flowing: Features | None) -> Features | None:
-    """Draw a part of the wanted classes, mostly one that takes what flows; give what it gives, if that is known."""
+def _draw_branch(draw: st.DrawFn, trunk: Features | None) -> list[Part]:
+    parts: list[Part] = []
+    decoded = _append(draw, parts, DECODERS, trunk)
+    if not parts[-1].includes_head:
+        _append(draw, parts, HEADS, decoded)
+    return parts
+
+
+def _append(
+    draw: st.DrawFn, parts: list[Part], classes: tuple[type[Part], ...], inputs: Features | None
+) -> Features | None:
+    """Append a part, usually one that accepts the inputs. Return its outputs, or None if they are not known."""
     for _ in range(MAX_PART_TRIES):
-        part: Part = draw(st.sampled_from(wanted).flatmap(valid))
-        given = None if flowing is None else _get_features(contract(part, flowing))
-        if given is not None or flowing is None:
+        part: Part = draw(st.sampled_from(classes).flatmap(valid))
+        outputs = None if inputs is None else _get_features(contract(part, inputs))
+        if outputs is not None or inputs is None:
             break
     parts.append(part)
-    return given
+    return outputs
 
 
-def _get_encoder_features(encoder: Timm, image: tuple[Feature]) -> Features | None:
-    facts = describe(encoder, image[0].channels)
-    return None if isinstance(facts, Rejection) else _get_features(contract(facts, image))
+def _get_encoder_features(encoder: Timm, image: Image) -> Features | None:
+    info = describe(encoder, image.feature.channels)
+    return None if isinstance(info, Rejection) else _get_features(contract(info, (image.feature,)))
 
 
 def _get_features(outcome: ContractResult) -> Features | None:

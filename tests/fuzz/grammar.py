@@ -1,4 +1,4 @@
-"""A Hypothesis strategy of spec texts: graphs said as chains and as nodes, by the declarations, in every style."""
+"""A Hypothesis strategy of spec texts: graphs as chains and as nodes, in every style of YAML."""
 
 from __future__ import annotations
 
@@ -14,27 +14,15 @@ from composer.parts import PARTS, Part, Timm, get_part_name
 from composer.spec.parts import get_fields
 from composer.spec.writer import as_chain, get_non_default_fields
 from composer.testing.strategies import chains, graphs, valid
-from tests.fuzz.spelling import Data, generate_yaml_styles
+from tests.fuzz.yaml_styles import Data, generate_yaml_styles
 
 NODE_NAMES = (
-    "a",
-    "b",
-    "c",
-    "no",
-    "optical",
-    "necks[0]",
-    "aux.early.decoder",
-    "x9",
-    "S2L2A",
-    "left.right[3]",
-    "y_",
-    "Null",
+    *("a", "b", "c", "no", "optical", "necks[0]"),
+    *("aux.early.decoder", "x9", "S2L2A", "left.right[3]", "y_", "Null"),
 )
-"""What nodes are called in a graph of names: none of them stands inside of another."""
-
+"""Names of nodes; none of them is a prefix of another."""
 
 _CROPS = (None, None, None, (32, 32), (33, 48), (1, 1))
-
 
 _CHANGES: tuple[dict[str, Any], ...] = (
     *[{}] * 12,
@@ -53,10 +41,9 @@ _CHANGES: tuple[dict[str, Any], ...] = (
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
-    """The text of a graph, that composer reads. About half are lawful, and `infer` raises SpecError for the others.
+    """Draw the text of a graph that composer reads; about half are valid, and `infer` rejects the others.
 
-    Chains and graphs of names, with anchors, comments, quotes and both styles of YAML. The smallest is a line for an
-    encoder and one for a head.
+    It is a chain or a graph of names, with anchors, comments, quotes and both styles of YAML.
     """
     graph = draw(st.sampled_from(_GRAPH_STRATEGIES).flatmap(lambda shape: shape()))
     graph = evolve(graph, crop=draw(st.sampled_from(_CROPS)), nodes=[_update_node(draw, node) for node in graph.nodes])
@@ -76,7 +63,7 @@ def texts(draw: st.DrawFn) -> str:
 
 @st.composite
 def _generate_random_graphs(draw: st.DrawFn) -> Graph:
-    """Parts of any kind one after the other, each with fields that it takes, whatever it is fed."""
+    """Draw a sequence of parts with valid fields, whether or not they fit together."""
     kinds = draw(st.lists(st.sampled_from(_DRAWABLE_PARTS), min_size=1, max_size=3))
     parts = [draw(valid(Timm)), *(draw(valid(kind)) for kind in kinds)]
     names = NODE_NAMES[: len(parts)]
@@ -85,7 +72,7 @@ def _generate_random_graphs(draw: st.DrawFn) -> Graph:
 
 
 def _list_drawable_parts() -> tuple[type[Part], ...]:
-    """The classes of parts whose fields are known well enough."""
+    """Return the classes of parts for whose fields values can be generated."""
     found = []
     for part in dict.fromkeys(PARTS.values()):
         with suppress(TypeError):
@@ -96,12 +83,11 @@ def _list_drawable_parts() -> tuple[type[Part], ...]:
 
 _DRAWABLE_PARTS = _list_drawable_parts()
 
-
 _GRAPH_STRATEGIES = (chains, chains, chains, graphs, graphs, _generate_random_graphs)
 
 
 def _update_node(draw: st.DrawFn, node: Node) -> Node:
-    """A node whose network of timm is told more, where it takes that."""
+    """Return a node with another option for its timm network, if that is valid."""
     if not isinstance(node.part, Timm):
         return node
     with suppress(ValueError):
@@ -112,12 +98,12 @@ def _update_node(draw: st.DrawFn, node: Node) -> Node:
 def _as_chain(draw: st.DrawFn, graph: Graph, branches: dict[str, tuple[str, ...]]) -> dict[str, Data]:
     image = _dump_fields(draw, graph.inputs[0][1])
     data: dict[str, Data] = {"input": image} if image else {}
-    said = {node.name: _dump_part(draw, node.part) for node in graph.nodes}
-    data["encoder"] = said["encoder"]
-    necks = [part for name, part in said.items() if name.startswith("necks[")]
+    dumped = {node.name: _dump_part(draw, node.part) for node in graph.nodes}
+    data["encoder"] = dumped["encoder"]
+    necks = [part for name, part in dumped.items() if name.startswith("necks[")]
     data |= {"necks": necks} if necks else {}
-    data |= {name: said[name] for name in ("decoder", "head") if name in said}
-    aux = {label: {name.rpartition(".")[2]: said[name] for name in names} for label, names in branches.items()}
+    data |= {name: dumped[name] for name in ("decoder", "head") if name in dumped}
+    aux = {label: {name.rpartition(".")[2]: dumped[name] for name in names} for label, names in branches.items()}
     return data | ({"aux": aux} if aux else {})
 
 
@@ -149,7 +135,7 @@ def _dump_part(draw: st.DrawFn, part: Part | Shared) -> Data:
 
 
 def _dump_fields(draw: st.DrawFn, declared: Any) -> dict[str, Data]:
-    """The fields that differ from their defaults, and now and then some that do not."""
+    """Return the fields that differ from their defaults, and sometimes others."""
     given = {} if getattr(declared, "source", None) is None else {"name": declared.name}
     differing = get_non_default_fields(declared, "", given)
     if given:

@@ -1,4 +1,4 @@
-"""Specs to begin with: those of a checkout, and a few of the package's own. No torch here."""
+"""Valid specs to mutate: a few small ones, and those of the folder `specs`."""
 
 from __future__ import annotations
 
@@ -52,13 +52,11 @@ decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 4}}
 
 
 BUILTIN_SEEDS = (_CHAIN_SPEC, _TOKENS_SPEC, _SHARED_SPEC, _FRAMES_SPEC)
-"""Specs of small networks that hold most of what a spec may hold."""
-
+"""Specs of small networks with most of the features of a spec."""
 
 SPECS_FOLDER = Path(__file__).parents[2] / "specs"
-"""Where a checkout has its specs."""
 
 
 def list_seeds() -> tuple[str, ...]:
-    """The texts that are spoilt: of a checkout, those of its folder `specs` too."""
+    """Return the texts to mutate."""
     return (*BUILTIN_SEEDS, *(path.read_text(encoding="utf-8") for path in sorted(SPECS_FOLDER.glob("*.yaml"))))

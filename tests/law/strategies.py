@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 
 import composer
 from composer.layouts import MAP, Feature
-from composer.testing.strategies import CHANNELS, replace_channels
+from composer.testing.strategies import CHANNELS
 from composer.testing.strategies import features as features
 from composer.testing.strategies import pyramids as levels
+
+
+def replace_channels(feature: Feature, channels: int) -> Feature:
+    """The same feature with other channels."""
+    return evolve(feature, channels=channels)
 
 
 def runs(examples: int) -> list:

@@ -102,11 +102,11 @@ class Plain(nn.Module):
 def test_of_a_class_declarations_are_drawn():
     check_contract(Resize, examples=2)
     with pytest.raises(
-        ContractViolation, match=r"^Resize\(mode='far'\) breaks the law 'shapes': it gives something else"
+        ContractViolation, match=r"^Resize\(mode='far'\) breaks the law 'shapes': its outputs differ from its contract"
     ):
         check_contract(Resize, examples=2, fields={"mode": ["near", "far"]})
     with pytest.raises(
-        ContractViolation, match=r"^Resize\(mode='far'\) breaks the law 'shapes': it gives something else"
+        ContractViolation, match=r"^Resize\(mode='far'\) breaks the law 'shapes': its outputs differ from its contract"
     ):
         check_contract(Resize, examples=2, fields={"mode": st.just("far")})
 
@@ -119,7 +119,7 @@ def test_of_a_class_a_few_declarations_are_drawn():
 
 def test_a_law_is_left_out():
     laws = [law for law in composer.testing.ALL_LAWS if law != "precision"]
-    assert Options(without="precision").held == tuple(laws)
+    assert Options(without="precision").checked_laws == tuple(laws)
     check_contract(Resize("far"), laws=["shapes", "memory"], without=["shapes"], examples=2)
 
 
@@ -129,38 +129,38 @@ WRONG = {
     "a string": (
         "x",
         {},
-        "a part is wanted: a declaration or its class, or a plain neck, which has process_channel_list (got 'x')",
+        "part must be a declaration, its class, or a neck with process_channel_list (got 'x')",
     ),
     "a module that is no neck": (
         nn.ReLU(),
         {},
-        "a part is wanted: a declaration or its class, or a plain neck, which has process_channel_list (got ReLU())",
+        "part must be a declaration, its class, or a neck with process_channel_list (got ReLU())",
     ),
     "fields of a declaration": (
         Resize(),
         {"fields": {"mode": ["near"]}},
-        "fields are drawn for the class of a part (got Resize(mode='near'))",
+        "option 'fields' needs the class of a declaration (got Resize(mode='near'))",
     ),
     "arguments of a declaration": (
         Resize(),
         {"arguments": {"width": 8}},
-        "arguments are those of the class of a plain neck (got Resize(mode='near'))",
+        "option 'arguments' needs the class of a plain neck (got Resize(mode='near'))",
     ),
     "least of a declaration": (
         Resize(),
         {"least": 2},
-        "least is said of plain necks; a contract says it, Promise(sizes=…) (got Resize(mode='near'))",
+        "option 'least' needs a plain neck; in a contract, return Outputs(sizes=…) (got Resize(mode='near'))",
     ),
     "a field that there is not": (Resize, {"fields": {"size": [8]}}, "Resize has no field 'size': it has mode"),
     "inputs that are not nested": (
         Resize(),
         {"inputs": [(composer.Feature(channels=8),)]},
-        (f"each of inputs must hold tuples of features, one for each input, as in {SHOWN} (got ({A_FEATURE},))"),
+        f"each run in inputs must hold a tuple of features for each input, as in {SHOWN} (got ({A_FEATURE},))",
     ),
     "no inputs": (
         Resize(),
         {"inputs": []},
-        f"inputs must hold what the part is fed in one run at least, as in {SHOWN}",
+        f"inputs must hold at least one run, as in {SHOWN}",
     ),
     "no examples": (Resize(), {"examples": 0}, "examples and least must be whole numbers of at least 1 (got 0)"),
     "a list of arguments": (
@@ -197,7 +197,7 @@ UNHELD = {
         {},
         (
             "cannot check Forgetful(where='promise'): for map \"b c h w\" (11 channels, stride 2), its contract raises "
-            "TypeError: what a contract gives is one feature at least (got none)"
+            "TypeError: a contract must return at least one feature (got none)"
         ),
     ),
     "channels in a list in a list": (
@@ -205,7 +205,7 @@ UNHELD = {
         {},
         (
             "cannot check Nested(): it accepts none of the inputs that were tried (it raises TypeError: "
-            "process_channel_list gives [[11]], where a list of whole numbers is wanted). Call "
+            "process_channel_list must return a list of integers (got [[11]])). Call "
             "check_contract(Nested, inputs=[((Feature(channels=8),),)])"
         ),
     ),
@@ -233,9 +233,9 @@ def test_a_module_that_gives_nothing_is_told():
     with pytest.raises(ContractViolation) as caught:
         check_contract(Forgetful())
     assert str(caught.value) == (
-        "Forgetful(where='module') breaks the law 'shapes': it raises TypeError: a list or a tuple of tensors is "
-        "wanted, and it gives None.\n"
-        '  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2'
+        "Forgetful(where='module') breaks the law 'shapes': it raises TypeError: a module must return a tensor, or "
+        "a list or tuple of tensors (got None).\n"
+        '  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2'
     )
 
 
@@ -248,7 +248,7 @@ def test_within_a_test_of_given_it_is_told_what_to_say_in_place_of_it():
     with pytest.raises(TypeError) as caught:
         test()
     assert str(caught.value) == (
-        "check_contract draws runs itself, and may not stand in a test of @given; check_contract(PartClass) draws "
+        "check_contract draws its own runs and cannot be called in a test of @given; check_contract(PartClass) draws "
         "declarations too"
     )
 
@@ -271,17 +271,17 @@ def test_the_public_names_are_those_that_are_listed():
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        (ValueError, {"laws": ()}, "laws, less those in without, must leave one law to hold the part to"),
+        (ValueError, {"laws": ()}, "laws minus without must leave at least one law to check"),
         (
             ValueError,
             {"without": composer.testing.ALL_LAWS},
-            "laws, less those in without, must leave one law to hold the part to",
+            "laws minus without must leave at least one law to check",
         ),
         (TypeError, {"laws": 5}, "laws and without must be names of laws (got 5)"),
         (
             TypeError,
             {"inputs": 5},
-            f"inputs must hold what the part is fed, a run after the other, as in {SHOWN} (got 5)",
+            f"inputs must be a list of runs, as in {SHOWN} (got 5)",
         ),
     ],
     ids=["no laws", "all laws left out", "laws that are none", "inputs that are none"],

@@ -48,48 +48,46 @@ def written(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-UNFROZEN = (
-    "derives from composer.Neck and is no attrs class, so that it has no fields: write @attrs.frozen above it, or"
-)
+UNFROZEN = "derives from composer.Neck, but is not an attrs class: decorate it with @attrs.frozen, or"
 WRONG = {
     "no such module": (
         "my_package.heads",
         (
-            "my_package.heads cannot be imported (got ModuleNotFoundError: No module named 'my_package.heads'); run "
-            "pytest where it can be, or set PYTHONPATH"
+            "cannot import my_package.heads (got ModuleNotFoundError: No module named 'my_package.heads'); run pytest "
+            "in its folder, or set PYTHONPATH"
         ),
     ),
     "no parts": (
         "my_package.empty",
         (
-            "my_package.empty has no parts: a class that derives from composer.Encoder, Neck, Decoder or Head, or a "
-            "module with process_channel_list"
+            "my_package.empty has no parts: it needs a class derived from composer.Encoder, Neck, Decoder or Head, or "
+            "a module with process_channel_list"
         ),
     ),
-    "no name": ("", "'' is not the name of a module"),
+    "no name": ("", "'' is not a module name"),
     "a file": (
         "my_package/some.py",
-        "'my_package/some.py' is not the name of a module; did you mean my_package.some?",
+        "'my_package/some.py' is not a module name; did you mean my_package.some?",
     ),
-    "a file here": ("./my_parts.py", "'./my_parts.py' is not the name of a module; did you mean my_parts?"),
-    "a file by its name": ("my_parts.py", "'my_parts.py' is not the name of a module; did you mean my_parts?"),
+    "a file here": ("./my_parts.py", "'./my_parts.py' is not a module name; did you mean my_parts?"),
+    "a file by its name": ("my_parts.py", "'my_parts.py' is not a module name; did you mean my_parts?"),
     "what it imports is not there": (
         "my_package.lacking",
         (
-            "my_package.lacking cannot be imported (got ModuleNotFoundError: No module named 'nowhere')\n"
+            "cannot import my_package.lacking (got ModuleNotFoundError: No module named 'nowhere')\n"
             "  at   my_package/lacking.py:2, in <module>"
         ),
     ),
     "not Python": (
         "my_package.typo",
         (
-            "my_package.typo cannot be imported (got SyntaxError: invalid syntax (typo.py, line 1))\n"
+            "cannot import my_package.typo (got SyntaxError: invalid syntax (typo.py, line 1))\n"
             "  at   my_package/typo.py:1"
         ),
     ),
     "it exits": (
         "my_package.leaving",
-        "my_package.leaving cannot be imported (got SystemExit: 3)\n  at   my_package/leaving.py:1, in <module>",
+        "cannot import my_package.leaving (got SystemExit: 3)\n  at   my_package/leaving.py:1, in <module>",
     ),
     "not frozen": (
         "my_package.forgotten",
@@ -102,19 +100,19 @@ WRONG = {
     ),
     "checks of another part": (
         "my_package.other",
-        "composer_checks of my_package.other names Some, which is no part that is found",
+        "composer_checks of my_package.other: unknown part Some",
     ),
     "an option that there is not": (
         "my_package.option",
         (
-            "composer_checks of my_package.option, Some: there is no option 'withot': the options are inputs, laws, "
+            "composer_checks of my_package.option, Some: unknown option 'withot': the options are inputs, laws, "
             "without, examples, arguments, least, fields"
         ),
     ),
     "a law that there is not": (
         "my_package.law",
         (
-            "composer_checks of my_package.law, Some: there is no law 'precison': the laws are shapes, inputs, again, "
+            "composer_checks of my_package.law, Some: unknown law 'precison': the laws are shapes, inputs, again, "
             "itself, batch, memory, precision, gradients, refusals"
         ),
     ),
@@ -125,14 +123,14 @@ WRONG = {
     "inputs that are no features": (
         "my_package.things",
         (
-            "composer_checks of my_package.things, Some: each of inputs must hold tuples of features, one for each "
+            "composer_checks of my_package.things, Some: each run in inputs must hold a tuple of features for each "
             "input, as in inputs=[((Feature(channels=8),),)] (got (('map',),))"
         ),
     ),
     "inputs that are not nested": (
         "my_package.nesting",
         (
-            "composer_checks of my_package.nesting, Some: each of inputs must hold tuples of features, one for each "
+            "composer_checks of my_package.nesting, Some: each run in inputs must hold a tuple of features for each "
             "input, as in inputs=[((Feature(channels=8),),)] (got (Feature(channels=8, stride=Fraction(1, 1), "
             "axes='b c h w', rounding='exact', prefix=0, frames=1, offset=0),))"
         ),
@@ -153,8 +151,7 @@ PACKAGE = {
     "_kept": f"{SOME.replace('Some', 'Kept')}composer_checks = {{Kept: {{'without': 'precision'}}}}\n",
     "more/__init__": "from .bases import Some\n",
     "more/deep": SOME.replace("Some", "Deep"),
-    "more/bases": "import composer\nclass Base(composer.Neck): ...\n"
-    + SOME.replace("composer.parts.base.Neck", "Base"),
+    "more/bases": "import composer\nclass Base(composer.Neck): ...\n" + SOME.replace("composer.Neck", "Base"),
     "more/tests/__init__": "",
     "more/tests/parts": SOME.replace("Some", "Tested"),
     "other": "from my_package.more.deep import Deep\n",
@@ -173,9 +170,9 @@ def test_a_package_is_looked_through_and_each_part_found_once(written):
         "my_package.more": ["Some"],
         "my_package.more.deep": ["Deep"],
     }
-    assert found["my_package.more.deep"]["Deep"].options.held == ALL_LAWS
+    assert found["my_package.more.deep"]["Deep"].options.checked_laws == ALL_LAWS
     assert found["my_package.more.deep"]["Deep"].options.examples == 7
-    assert found["my_package"]["Kept"].options.held == tuple(law for law in ALL_LAWS if law != "precision")
+    assert found["my_package"]["Kept"].options.checked_laws == tuple(law for law in ALL_LAWS if law != "precision")
 
 
 def test_a_module_has_the_word_about_the_parts_that_it_brings(written):
@@ -183,4 +180,4 @@ def test_a_module_has_the_word_about_the_parts_that_it_brings(written):
     written({**PACKAGE, "__init__": told})
     options = find_parts("my_package", 7)["my_package"]["Kept"].options
 
-    assert (options.held, options.examples) == (("shapes",), 3)
+    assert (options.checked_laws, options.examples) == (("shapes",), 3)

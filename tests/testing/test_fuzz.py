@@ -1,4 +1,4 @@
-"""Whatever the text: a short run of the soak's texts, seen to bite; and of the coverage-guided fuzzer's harness."""
+"""Whatever the text: a short run of the fuzzer's texts, seen to bite; and of the coverage-guided fuzzer's harness."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 import composer
 from composer.errors import Place, Problem, SpecError
-from tests.fuzz import answering
-from tests.fuzz.answering import Answer, WrongAnswerError, evaluate_text
+from tests.fuzz import oracle
 from tests.fuzz.grammar import texts
-from tests.fuzz.mutating import generate_mutations
+from tests.fuzz.mutations import generate_mutations
+from tests.fuzz.oracle import WrongAnswerError, evaluate_text
 from tests.fuzz.seeds import BUILTIN_SEEDS, list_seeds
 from tests.fuzz_reads import ROOT, take, words
 
@@ -42,30 +42,25 @@ def _no_network(monkeypatch):
     ids=["of the grammar", "spoilt", "specs spoilt"],
 )
 def test_whatever_a_text_says_it_is_answered(strategy):
-    verdicts = set()
+    answers = set()
 
     @SHORT
     @given(strategy)
     def holds(text):
-        verdicts.add(evaluate_text(text, os.environ["COMPOSER_CACHE"]).verdict)
+        answers.add(evaluate_text(text, os.environ["COMPOSER_CACHE"]))
 
     holds()
 
-    assert verdicts >= {"refused"}
+    assert answers - {None}
 
 
 @pytest.mark.parametrize("text", BUILTIN_SEEDS, ids=["chain", "tokens", "shared", "frames"])
-def test_what_is_lawful_and_small_is_run(text):
-    assert evaluate_text(text, os.environ["COMPOSER_CACHE"]) == Answer("run")
+def test_a_valid_text_has_no_problems(text):
+    assert evaluate_text(text, os.environ["COMPOSER_CACHE"]) is None
 
 
-def test_what_is_large_is_accepted():
-    text = "encoder: timm/resnet18\ndecoder: {FCNDecoder: {channels: 4096}}\nhead: RegressionHead\n"
-    assert evaluate_text(text) == Answer("accepted", ("budget",))
-
-
-def test_what_is_refused_tells_the_rules():
-    assert evaluate_text("encoder: 5\nhead: Nothing\n") == Answer("refused", ("part", "type"))
+def test_an_invalid_text_has_codes():
+    assert evaluate_text("encoder: 5\nhead: Nothing\n") == ("part", "type")
 
 
 # --- each law is broken once
@@ -76,14 +71,6 @@ def raising(error):
         raise error
 
     return function
-
-
-def other_shape(out):
-    return out._replace(output=out.output[:, :, 1:])
-
-
-def shifted(self, image, forward=composer.Model.forward):
-    return other_shape(forward(self, image))
 
 
 def opening(text, reads=composer.reads):
@@ -113,21 +100,11 @@ BROKEN = {
         composer,
         "write",
         lambda graph: BUILTIN_SEEDS[1],
-        "what is written is read equal",
+        "a written graph is read equal",
         "test_vit",
     ),
     "writing raises": (composer, "write", raising(SpecError([])), "write raises nothing but a SpecError", "SpecError"),
-    "building refuses": (
-        composer,
-        "build",
-        raising(SpecError([Problem(code="x", message="m")])),
-        "what is accepted builds",
-        "m",
-    ),
-    "building raises": (composer, "build", raising(ValueError("m")), "build raises nothing but", "ValueError: m"),
-    "another shape": (composer.Model, "forward", shifted, "forward gives what was inferred", "head is ('b', 3, 2"),
-    "forward raises": (composer.Model, "forward", raising(RuntimeError("m")), "forward at an admitted size", "m"),
-    "time": (answering, "SECONDS", -1.0, "read and infer are bounded in time", "they took"),
+    "time": (oracle, "MAX_SECONDS", -1.0, "read and infer are bounded in time", "they took"),
     "a file": (composer, "reads", opening, "nothing is opened or fetched", "/var/composer-is-not-here"),
     "a socket": (
         composer,

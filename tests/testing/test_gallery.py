@@ -43,51 +43,51 @@ def test_every_law_catches_one_and_lets_the_sound_one_pass(law):
 
 MESSAGES = {
     "WrongStride": """\
-WrongStride() breaks the law 'shapes': it gives something else than it promises.
-  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2
-  promised        got
+WrongStride() breaks the law 'shapes': its outputs differ from its contract.
+  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2
+  expected        got
   1 × 11 × 2 × 2  1 × 11 × 3 × 3  ←""",
     "PromisesFour": """\
-PromisesFour() breaks the law 'shapes': it gives something else than it promises.
-  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2
-  promised        got
+PromisesFour() breaks the law 'shapes': its outputs differ from its contract.
+  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2
+  expected        got
   1 × 11 × 1 × 1  1 × 11 × 1 × 1
   1 × 11 × 1 × 1  nothing  ←
   1 × 11 × 1 × 1  nothing  ←
   1 × 11 × 1 × 1  nothing  ←""",
     "Sideways": """\
-Sideways() breaks the law 'shapes': it gives something else than it promises.
-  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 4
-  promised        got
+Sideways() breaks the law 'shapes': its outputs differ from its contract.
+  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 4
+  expected        got
   1 × 11 × 1 × 2  1 × 11 × 2 × 1  ←""",
     "FlipsAFlag": """\
-FlipsAFlag() breaks the law 'itself': two runs in eval mode changed seen_odd.
-  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
+FlipsAFlag() breaks the law 'itself': runs in eval mode changed seen_odd.
+  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
     "CountsPrivately": """\
-CountsPrivately() breaks the law 'itself': two runs in eval mode changed _runs.
-  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
+CountsPrivately() breaks the law 'itself': runs in eval mode changed _runs.
+  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
     "GrowsItsState": """\
-GrowsItsState() breaks the law 'itself': two runs in eval mode changed cache (which appeared).
-  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
+GrowsItsState() breaks the law 'itself': runs in eval mode changed cache (which appeared).
+  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
     "WritesInTraining": """\
-WritesInTraining() breaks the law 'inputs': in train mode a tensor that it is fed has other values afterwards.
-  fed  map "b c h w" (11 channels, stride 2), of 2 images of 2 × 2""",
+WritesInTraining() breaks the law 'inputs': in train mode it changes an input tensor in place.
+  input  map "b c h w" (11 channels, stride 2), 2 images of 2 × 2""",
     "CentresLargeBatches": """\
-CentresLargeBatches() breaks the law 'batch': image 0 of the batch gives something else alone.
-  fed  map "b c h w" (11 channels, stride 2), of 4 images of 2 × 2
+CentresLargeBatches() breaks the law 'batch': image 0 of the batch gives another output alone.
+  input  map "b c h w" (11 channels, stride 2), 4 images of 2 × 2
   feature 0, at (0, 5, 0, 0):
   in the batch  -0.105934
   alone         -2.55109""",
     "CutsTheGradient": """\
-CutsTheGradient() breaks the law 'gradients': no gradient reaches what it is fed from feature 0 of what it gives.
-  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
+CutsTheGradient() breaks the law 'gradients': no gradient reaches the inputs from feature 0 of its outputs.
+  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
     "DeadParameter": """\
-DeadParameter() breaks the law 'gradients': unused gets no gradient.
-  fed  map "b c h w" (11 channels, stride 2), of 1 image of 2 × 2""",
+DeadParameter() breaks the law 'gradients': no gradient reaches unused.
+  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
     "RefusesWhatItCan": """\
-RefusesWhatItCan() breaks the law 'refusals': it takes one map, and calls all else impossible; forced, it gives \
-3 × 11 × 2 × 2, 3 × 13 × 2 × 2, 3 × 17 × 2 × 2, 3 × 19 × 2 × 2.
-  fed  4 × map "b c h w" (11, 13, 17, 19 channels, stride 2), of 3 images of 4 × 4""",
+RefusesWhatItCan() breaks the law 'refusals': its contract rejects this input as impossible (it takes one map), \
+but its module returns 3 × 11 × 2 × 2, 3 × 13 × 2 × 2, 3 × 17 × 2 × 2, 3 × 19 × 2 × 2.
+  input  4 × map "b c h w" (11, 13, 17, 19 channels, stride 2), 3 images of 4 × 4""",
 }
 
 
@@ -106,15 +106,15 @@ def test_a_refusal_that_is_not_real_is_no_matter_of_the_other_laws():
 
 PLAIN = {
     RowsForColumns: (
-        "RowsForColumns() breaks the law 'shapes': feature 0 of what it gives has rows for columns, fed map \"b c h "
-        'w" (11 channels, stride 2), of 2 images of 6 × 10.'
+        "RowsForColumns() breaks the law 'shapes': feature 0 has rows for columns, for map \"b c h w\" (11 "
+        "channels, stride 2), 2 images of 6 × 10."
     ),
     OffByOne: (
-        "OffByOne() breaks the law 'shapes': it takes one level, and nothing of several: fed 4 × map \"b c h w\" (11 "
+        "OffByOne() breaks the law 'shapes': it accepts one level, but not several: for 4 × map \"b c h w\" (11 "
         "channels, stride 2), it raises IndexError: list index out of range."
     ),
     Misspelt: (
-        "Misspelt() breaks the law 'shapes': it takes one level, and nothing of several: fed 4 × map \"b c h w\" (11 "
+        "Misspelt() breaks the law 'shapes': it accepts one level, but not several: for 4 × map \"b c h w\" (11 "
         "channels, stride 2), it raises AttributeError: 'Misspelt' object has no attribute 'skale'."
     ),
     SquareMaps: (

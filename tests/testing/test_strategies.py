@@ -72,7 +72,7 @@ class Choosy(composer.Neck):
 
 
 def test_a_field_of_which_too_little_is_known_is_asked_for():
-    with pytest.raises(TypeError, match=r"^too little is known of Choosy.mode to draw it: give it a default, or"):
+    with pytest.raises(TypeError, match=r"^cannot generate values of Choosy.mode: give the field a default, an"):
         valid(Choosy)
 
 
@@ -89,9 +89,9 @@ def test_a_field_is_drawn_from_a_list_of_values():
 
 WRONG = {
     "no such field": ({"mod": ["near"]}, "Choosy has no field 'mod': it has mode, width"),
-    "a string": ({"mode": "near"}, "Choosy.mode: a list of values is wanted, or a strategy (got 'near')"),
-    "a value": ({"width": 8}, "Choosy.width: a list of values is wanted, or a strategy (got 8)"),
-    "no values": ({"width": []}, "Choosy.width: a list of values is wanted, or a strategy (got [])"),
+    "a string": ({"mode": "near"}, "Choosy.mode must be a list of values or a strategy (got 'near')"),
+    "a value": ({"width": 8}, "Choosy.width must be a list of values or a strategy (got 8)"),
+    "no values": ({"width": []}, "Choosy.width must be a list of values or a strategy (got [])"),
 }
 
 
@@ -111,8 +111,8 @@ def test_declarations_that_the_class_always_refuses_are_told():
     with pytest.raises(UndrawableError) as caught:
         sample_declarations(Choosy, 6, mode=["near"], width=[3])
     assert str(caught.value) == (
-        "Choosy takes none of the fields that were drawn (it raises ValueError: width must be a multiple of 8); say "
-        "what it takes, valid(Choosy, …)"
+        "Choosy rejects all generated field values (it raises ValueError: width must be a multiple of 8); pass values "
+        "that it accepts: valid(Choosy, …)"
     )
 
 

@@ -10,9 +10,9 @@ import composer
 from composer.errors import SpecError
 from composer.spec.yaml import MappingNode, ScalarNode, parse_document
 from tests.fuzz.grammar import texts
-from tests.fuzz.mutating import generate_mutations
+from tests.fuzz.mutations import generate_mutations
 from tests.fuzz.seeds import BUILTIN_SEEDS, SPECS_FOLDER, list_seeds
-from tests.fuzz.spelling import generate_yaml_styles
+from tests.fuzz.yaml_styles import generate_yaml_styles
 
 ALIKE = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 SEARCH = settings(ALIKE, max_examples=2000, phases=[Phase.generate, Phase.shrink], database=None)

@@ -8,9 +8,10 @@ from torch import nn
 
 from composer.layouts import Feature
 from composer.sizes import ANY_SIZE, SizeConstraint
-from composer.testing.modules import ModuleSubject, classify_inputs, probe_sizes
-from composer.testing.runs import Case, generate_enlarged_cases
-from composer.testing.subjects import Inputs
+from composer.testing.inputs import Inputs
+from composer.testing.modules import ModuleSubject, probe_sizes
+from composer.testing.runs import Case, list_enlarged_cases
+from composer.testing.subjects import classify_inputs
 from tests.testing.gallery import OffByOne
 from tests.testing.sound import MixesLevels, NormsInstances, NormsTokens, WaitsForChannels
 
@@ -41,13 +42,13 @@ def tried_with(neck, least=1):
 def test_a_plain_neck_takes_nothing_by_coincidence(neck, taken):
     _, tried = tried_with(neck)
     assert {inputs.edges[0].axes for inputs in tried.accepted} == taken
-    assert {inputs.edges[0].axes for inputs in tried.untaken} == {"b c h w", "b n c"} - taken
+    assert {inputs.edges[0].axes for inputs in tried.failed} == {"b c h w", "b n c"} - taken
 
 
 def test_it_is_said_how_much_a_plain_neck_takes_and_why_not_more():
     _, tried = tried_with(OffByOne)
-    assert tried.taken == (
-        'took 16 of 142 inputs; not: 4 × map "b c h w" (11, 13, 17, 19 channels, stride 2) (it raises RuntimeError: '
+    assert tried.summary == (
+        'accepted 16 of 122 inputs; not 4 × map "b c h w" (11, 13, 17, 19 channels, stride 2) (it raises RuntimeError: '
         "The size of tensor a (13) must match the size of tensor b (17) at non-singleton dimension 1)"
     )
 
@@ -71,22 +72,22 @@ def test_a_probe_is_run_once():
 
     plain, inputs = ModuleSubject(Counted), Inputs(((Feature(channels=11, stride=2),),))
     rounded = Inputs(((Feature(channels=11, stride=2, rounding="floor"),),))
-    assert [plain.outcome(one) is None for one in (inputs, rounded, inputs)] == [False] * 3
+    assert [plain.infer(one) is None for one in (inputs, rounded, inputs)] == [False] * 3
     assert made == [[11]]
 
 
 def test_the_least_cells_of_a_plain_neck_are_those_of_its_coarsest_level():
     plain, _ = tried_with(NormsInstances, least=2)
     inputs = Inputs(((Feature(channels=11, stride=4), Feature(channels=13, stride=8)),))
-    assert plain.outcome(inputs).sizes == SizeConstraint(least=16)
+    assert plain.infer(inputs).sizes == SizeConstraint(least=16)
 
 
 def test_richer_inputs_are_of_more_cells_and_then_of_more_levels_and_channels():
     plain, tried = tried_with(MixesLevels)
     inputs = Inputs(((Feature(channels=11, stride=2),),))
-    case = Case(plain, inputs, plain.outcome(inputs), 1, 2, 2, tried)
+    case = Case(plain, inputs, plain.infer(inputs), 1, 2, 2, tried)
     found = [
         (len(one.inputs.edges), one.inputs.edges[0].channels, one.height, one.width)
-        for one in generate_enlarged_cases(case)
+        for one in list_enlarged_cases(case)
     ]
     assert found == [(1, 11, 8, 10), (5, 32, 4, 5)]

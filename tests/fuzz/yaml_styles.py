@@ -1,4 +1,4 @@
-"""One spec spelled in many ways: flow and block style, quotes, anchors and aliases, comments. No torch here."""
+"""Write data as YAML in many styles: flow and block, quotes, anchors and aliases, comments."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from hypothesis import strategies as st
 from composer.spec.yaml import format_scalar
 
 Data = Any
-"""What a spec says, as Python has it: scalars, lists, and dicts with strings for keys."""
-
+"""The data of a spec: scalars, lists, and dicts with strings for keys."""
 
 _COMMENTS = ("", "", "", "  # as in the paper", " #{[&*!|>'\"%@`", "   ")
-
 
 _ENDS = ("\n", "\n", "\n", "\r\n", "\r")
 
 
 @st.composite
 def generate_yaml_styles(draw: st.DrawFn, data: dict[str, Data]) -> str:
-    """A text that is read as `data`, in a style that is drawn: plain and in blocks where it is shrunk."""
+    """Draw a text that is read as `data`; it shrinks to plain block style."""
     writer = _YamlWriter(draw, _choose_anchors(draw, data))
     lines = list(writer.write_block(data, 0))
     comments = draw(st.booleans())
@@ -41,7 +39,7 @@ def generate_yaml_styles(draw: st.DrawFn, data: dict[str, Data]) -> str:
 
 
 def _choose_anchors(draw: st.DrawFn, data: Data) -> dict[str, str]:
-    """Anchors for some of what is there more than once, by what it is."""
+    """Draw anchors for some of the values that occur more than once, by their repr."""
     counts = Counter(map(repr, _iter_descendants(data)))
     again = [said for said, count in counts.items() if count > 1]
     drawn = draw(st.lists(st.sampled_from(again), max_size=4, unique=True)) if again else []
@@ -56,14 +54,14 @@ def _iter_descendants(data: Data) -> Iterator[Data]:
 
 @define
 class _YamlWriter:
-    """Writes values down. `anchors` are names by what is named, and `known` the names that stand already."""
+    """Writes values. `anchors` are names by the repr of a value, and `known` the names already defined."""
 
     draw: st.DrawFn
     anchors: dict[str, str]
     known: set[str] = field(factory=set)
 
     def write_block(self, data: Data, indent: int) -> Iterator[str]:
-        """A list or a mapping that is not empty, line by line."""
+        """Yield the lines of a list or a mapping that is not empty."""
         blank = " " * indent
         entries = [(f"{self.key(name)}:", value) for name, value in data.items()] if isinstance(data, dict) else []
         for lead, value in entries or [("-", value) for value in data]:
@@ -75,7 +73,7 @@ class _YamlWriter:
                 yield from self.write_block(value, indent + self.draw(st.sampled_from((2, 2, 1, 4))))
 
     def write_flow(self, data: Data, mark: str | None = None) -> str:
-        """A value on one line. `mark` is what stands before it, or in place of it, where that is known."""
+        """Return a value on one line, after its anchor, or as an alias."""
         mark = self._make_anchor(data) if mark is None else mark
         if mark.startswith("*"):
             return mark
@@ -88,11 +86,11 @@ class _YamlWriter:
         return f"{mark} {said}".lstrip()
 
     def key(self, name: str) -> str:
-        """A key: plain, or in quotes."""
+        """Return a key, plain or in quotes."""
         return _format_string(self.draw, name)
 
     def scalar(self, value: Data) -> str:
-        """A scalar in one of the ways that mean the same."""
+        """Return a scalar in one of its equal forms."""
         if isinstance(value, str):
             return _format_string(self.draw, value)
         return self.draw(st.sampled_from(_list_scalar_forms(value)))
@@ -101,20 +99,19 @@ class _YamlWriter:
         name = self.anchors.get(repr(value))
         if name is None:
             return ""
-        # An alias in flow style takes the colon or comma behind it for its own.
+        # In flow style, an alias would include the colon or comma after it.
         mark = f"*{name} " if name in self.known else f"&{name}"
         self.known.add(name)
         return mark
 
     def _is_block(self, value: Data) -> bool:
-        """Whether a value is written line by line."""
         return isinstance(value, dict | list) and bool(value) and self.draw(st.sampled_from((True, False)))
 
 
 def _format_string(draw: st.DrawFn, text: str) -> str:
     plain = format_scalar(text)
     ways = [plain, plain, plain, f"'{text.replace(chr(39), 2 * chr(39))}'", json.dumps(text)]
-    # Quotes of one kind cannot hold what the other must escape.
+    # Single quotes cannot hold characters that double quotes escape.
     return draw(st.sampled_from(ways)) if text.isprintable() and text.isascii() else plain
 
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies of spoilt texts: a spec with a few edits of its characters, or of its tree. No torch here."""
+"""A Hypothesis strategy of mutated texts: specs with a few edits of their characters or their tree."""
 
 from __future__ import annotations
 
@@ -14,62 +14,25 @@ from composer.spec.parts import get_fields
 from composer.spec.reader import CHAIN_KEYS, GRAPH_KEYS
 from composer.spec.yaml import MappingNode, ScalarNode, Tree, parse_document
 from composer.spec.yaml import SequenceNode as Entries
-from tests.fuzz.spelling import Data, generate_yaml_styles
+from tests.fuzz.yaml_styles import Data, generate_yaml_styles
 
-YAML_TOKENS = (
-    "\n",
-    " ",
-    ":",
-    "-",
-    "{",
-    "}",
-    "[",
-    "]",
-    ",",
-    "&a ",
-    "*a",
-    "<<: *a",
-    "#",
-    "'",
-    '"',
-    "|\n",
-    ">",
-    "!!int ",
-    "? ",
-)
+YAML_TOKENS = (*"\n :-{}[],#'\">", "&a ", "*a", "<<: *a", "|\n", "!!int ", "? ")
 
-
-STRAY_CHARACTERS = (
-    "\t",
-    "\x00",
-    "\x85",
-    "\u2028",
-    "\ufeff",
-    "\ud800",
-    "é",
-    "\u202e",
-    "🙂",
-    "%YAML 1.1\n",
-    "%TAG ! x\n",
-    "---\n",
-    "...\n",
-)
-
+STRAY_CHARACTERS = (*"\t\x00\x85\u2028\ufeff\ud800é\u202e🙂", "%YAML 1.1\n", "%TAG ! x\n", "---\n", "...\n")
 
 EDGE_VALUES: tuple[Data, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 64, 65, 2**16, 2**20, 2**31, 2**63, -(2**63), 10**39, 10**41),
     *(0.5, -0.0, 1e308, 1e-320, float("inf"), float("nan"), "", " ", "64", "no", "é", "\u202e", "{}", "<<", "a" * 300),
     *([], {}, [[]], {"": None}, [0], [None], {"part": "FCNDecoder", "from": "image"}, [1] * 70),
 )
-"""What stands in the place of something else: of another type, too large, or nothing."""
-
+"""Replacements of a value: of another type, too large, or nothing."""
 
 _EXCESSIVE_DEPTH = 33
 """Deeper than a spec may nest."""
 
 
 def generate_mutations(*texts: str) -> st.SearchStrategy[str]:
-    """One of `texts` with one to four edits, of its tree or of its characters."""
+    """Return a strategy of `texts` with one to four edits."""
     return _generate_mutated_text(texts)
 
 
@@ -117,7 +80,6 @@ def _insert_slice(draw: st.DrawFn, text: str, other: str) -> str:
 
 
 def _merge_lines(draw: st.DrawFn, text: str, other: str) -> str:
-    """Lines of both, in turn."""
     lines = text.splitlines(keepends=True)
     at = draw(st.integers(0, len(lines)))
     more = other.splitlines(keepends=True)
@@ -126,7 +88,8 @@ def _merge_lines(draw: st.DrawFn, text: str, other: str) -> str:
 
 
 _TEXT_EDITS: tuple[Callable[[st.DrawFn, str, str], str], ...] = (
-    *(_remove_slice, _insert_token, _replace_bit, _repeat_slice, _insert_slice, _merge_lines),
+    *(_remove_slice, _insert_token, _replace_bit),
+    *(_repeat_slice, _insert_slice, _merge_lines),
 )
 
 
@@ -139,14 +102,13 @@ def _pick_slice(draw: st.DrawFn, text: str) -> tuple[int, int]:
 
 
 def _apply_tree_edit(draw: st.DrawFn, data: dict[str, Data], other: dict[str, Data]) -> dict[str, Data]:
-    """The data with one edit, at a place that is drawn."""
     holder, key = draw(st.sampled_from(list(_iter_places(data))))
     draw(st.sampled_from(_TREE_EDITS))(draw, holder, key, other)
     return data
 
 
 def _iter_places(data: Data) -> Iterator[tuple[Any, Any]]:
-    """Every place of a tree, as what holds it and where in there."""
+    """Yield every place of a tree, as its container and its key."""
     pairs = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in list(pairs):
         yield data, key
@@ -174,13 +136,11 @@ def _add_key(draw: st.DrawFn, holder: Any, key: Any, _: Data) -> None:
 
 
 def _copy_entry(draw: st.DrawFn, holder: Any, key: Any, other: Data) -> None:
-    """What stands somewhere in the other spec, or in this one."""
     source, place = draw(st.sampled_from(list(_iter_places(other))))
     holder[key] = source[place]
 
 
 def _swap_entries(draw: st.DrawFn, holder: Any, key: Any, _: Data) -> None:
-    """With another entry of the same list or mapping."""
     beside = draw(st.sampled_from(list(holder) if isinstance(holder, dict) else range(len(holder))))
     holder[key], holder[beside] = holder[beside], holder[key]
 
@@ -196,7 +156,7 @@ def _repeat_entry(draw: st.DrawFn, holder: Any, key: Any, _: Data) -> None:
 
 
 def _replace_part(draw: st.DrawFn, holder: Any, key: Any, _: Data) -> None:
-    """The name of another part, for one of which the fields stay."""
+    """Rename a part and keep its fields."""
     name = draw(st.sampled_from(_PART_NAMES) | st.sampled_from(_NETWORK_NAMES))
     if isinstance(holder, dict) and isinstance(holder[key], dict):
         holder[name] = holder.pop(key)
@@ -205,18 +165,9 @@ def _replace_part(draw: st.DrawFn, holder: Any, key: Any, _: Data) -> None:
 
 
 _TREE_EDITS = (
-    _replace_entry,
-    _remove_entry,
-    _rename_key,
-    _add_key,
-    _copy_entry,
-    _swap_entries,
-    _wrap_entry,
-    _repeat_entry,
-    _replace_part,
-    _replace_part,
+    *(_replace_entry, _remove_entry, _rename_key, _add_key, _copy_entry),
+    *(_swap_entries, _wrap_entry, _repeat_entry, _replace_part, _replace_part),
 )
-
 
 _KEYS = tuple(
     dict.fromkeys(
@@ -224,15 +175,13 @@ _KEYS = tuple(
     )
 )
 
-
 _PART_NAMES = tuple(name for name in PARTS if not name.endswith("/"))
-
 
 _NETWORK_NAMES = tuple(f"timm/{name}" for name in list_networks())
 
 
 def _parse_data(text: str) -> Data:
-    """What a text says, as Python has it; None of one that is no YAML."""
+    """Return the data of a text; None if it is not YAML."""
     try:
         tree, _ = parse_document(text)
     except SpecError:
