@@ -179,9 +179,7 @@ def test_what_runs_out_of_memory_anywhere_is_one_line(here, capsys, monkeypatch)
 
     monkeypatch.setattr("composer.cli.run.prepare_inputs", refused)
     assert run_on("image.png") == 2
-    assert capsys.readouterr().err == (
-        "out of memory; use a smaller model or image, or close other programs.\n"
-    )
+    assert capsys.readouterr().err == ("out of memory; use a smaller model or image, or close other programs.\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are left to themselves")

@@ -190,7 +190,9 @@ REFUSED = [
     pytest.param(custom, {"sizes": 32}, "sizes must be a SizeConstraint (got 32)", id="custom-sizes"),
     pytest.param(EncoderInfo, {"features": "b c h w"}, f"{FEATURES} 'b c h w')", id="facts-no-features"),
     pytest.param(EncoderInfo, {"features": []}, "features must have at least one entry", id="facts-empty"),
-    pytest.param(EncoderInfo, {"features": FEATURE, "sizes": None}, "sizes must be a SizeConstraint (got None)", id="facts-sizes"),
+    pytest.param(
+        EncoderInfo, {"features": FEATURE, "sizes": None}, "sizes must be a SizeConstraint (got None)", id="facts-sizes"
+    ),
     pytest.param(SizeConstraint, {"multiple": 1.5}, f"multiple {POSITIVE} 1.5)", id="sizes-fraction"),
     pytest.param(SizeConstraint, {"multiple": True}, f"multiple {POSITIVE} True)", id="sizes-truth"),
     pytest.param(SizeConstraint, {"least": "32"}, f"least {POSITIVE} '32')", id="sizes-string"),

@@ -14,7 +14,6 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from composer.encoder_info import describe, import_adapter
-from composer.layouts import Feature
 from composer.modules import module
 from composer.modules.layers import fold_frames, unfold_frames
 from composer.parts import Channels, Custom, Encoder, EncoderInfo, Part, ProbedEncoder, get_part_name
@@ -134,96 +133,6 @@ class PartSubject(Subject):
         if isinstance(result, Outputs) and not result.features:
             raise TypeError("a contract must return at least one feature (got none)")
         return result
-
-    def make(self, inputs: Inputs) -> nn.Module:
-        """Build the module for these inputs."""
-        raise NotImplementedError
-
-    def call(self, network: nn.Module, inputs: Inputs, tensors: Tensors, size: Size) -> tuple[Tensor, ...]:
-        """Call the module as a model does, for an image of this size."""
-        raise NotImplementedError
-
-    def has_expected_outputs(self, outputs: Sequence[Tensor], expected: Outputs, batch: int, size: Size) -> bool:
-        """Return whether tensors are as the contract says."""
-        raise NotImplementedError
-
-    def explain_rejection(self, inputs: Inputs) -> str:
-        """Return why inputs are not accepted."""
-        outcome = self.infer(inputs)
-        return f"it {outcome.expected}" if isinstance(outcome, Rejection) else "no image size fits"
-
-    def find_fault(self, accepted: Sequence[Inputs], failed: Sequence[Inputs]) -> str:  # noqa: ARG002
-        """Return a bug that is known before any law runs, or an empty string."""
-        return ""
-
-    def run_query(self, inputs: Inputs) -> Outputs | Rejection | None:
-        """Return `infer(inputs)`. Raises ContractUncheckable if the contract raises."""
-        try:
-            return self.infer(inputs)
-        except Exception as error:
-            what = f"cannot check {self.name}: for {inputs}, its contract raises {format_error(error)}"
-            raise ContractUncheckable(what) from error
-
-
-def classify_inputs(subject: Subject, candidates: Iterable[Inputs]) -> ClassifiedInputs:
-    """Sort candidates by the contract's result. Raises ContractUncheckable if the contract raises."""
-    accepted: list[Inputs] = []
-    rejected: list[Inputs] = []
-    failed: list[Inputs] = []
-    for inputs in candidates:
-        outcome = subject.run_query(inputs)
-        (accepted if isinstance(outcome, Outputs) else rejected if outcome is not None else failed).append(inputs)
-    others = (*rejected, *failed)
-    reason = subject.explain_rejection(others[0]) if others else ""
-    fault = subject.find_fault(accepted, failed)
-    return ClassifiedInputs(tuple(accepted), tuple(rejected), tuple(failed), reason, fault)
-
-
-def to_tensors(out: Any) -> tuple[Tensor, ...]:
-    """Return the output of a module as a tuple. Raises TypeError unless it is a tensor or an iterable of tensors."""
-    outputs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, Iterable) else (out,)
-    if not all(isinstance(x, Tensor) for x in outputs) or isinstance(out, Mapping):
-        kind = "None" if out is None else f"a {type(out).__name__}"
-        raise TypeError(f"a module must return a tensor, or a list or tuple of tensors (got {kind})")
-    return outputs
-
-
-@frozen
-class PartSubject(Subject):
-    """A declared part."""
-
-    part: Part
-
-    @property
-    def name(self) -> str:
-        """The declaration."""
-        return repr(self.part)
-
-    @property
-    def has_input_gradients(self) -> bool:
-        """True if the part is not an encoder."""
-        return not isinstance(self.part, Encoder)
-
-    def iter_candidates(self) -> Iterable[Inputs]:
-        """Yield inputs that fit the signature of the contract."""
-        return iter_candidate_inputs(self.part)
-
-    def infer(self, inputs: Inputs) -> Outputs | Rejection | None:
-        """Return the contract's result. Raises TypeError if it is neither features, Outputs nor a Rejection."""
-        declared: Any = self.part
-        if isinstance(self.part, ProbedEncoder):
-            declared = _get_encoder_info(self.part, inputs)
-            if isinstance(declared, Rejection):
-                return declared
-        outcome = contract(declared, *inputs.positional, **dict(inputs.named))
-        if isinstance(outcome, Rejection):
-            return outcome
-        features = outcome.features if isinstance(outcome, Outputs) else outcome
-        if not isinstance(features, list | tuple) or not all(isinstance(feature, Feature) for feature in features):
-            raise TypeError(f"a contract must return features, Outputs or a Rejection (got {outcome!r})")
-        if not features:
-            raise TypeError("a contract must return at least one feature (got none)")
-        return outcome if isinstance(outcome, Outputs) else Outputs(features=features)
 
     def make(self, inputs: Inputs) -> nn.Module:
         """Build the module without pretrained weights; a `Custom` module is copied, because laws change it.
