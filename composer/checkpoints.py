@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import islice
 from os import PathLike
+from typing import Any
 
+import torch
 from attrs import frozen
 from torch import Tensor, nn
 
@@ -15,24 +18,16 @@ from composer.errors import Place, Problem, SpecError
 from composer.layouts import format_count
 from composer.model import Model
 from composer.modules.encoders import COMPILED, map_unwrapped_names, unwrap
-from composer.tensors.archives import StoredTensor, describe_tensor
-from composer.tensors.copying import (
-    PendingCopies,
-    build_weights_error,
-    convert_read_errors,
-    copy_all_or_nothing,
-    refuse_unwritable,
-)
+from composer.tensors import UnreadableError
 from composer.tensors.files import open_tensors
 from composer.tensors.matching import count_matches
 
 MAX_LISTED_PREFIXES = 4
-"""How many of the other prefixes an error lists."""
 
 
 @frozen
 class Mismatch:
-    """A tensor with another shape, or another kind of numbers, in the file than in the model. Both are described."""
+    """A tensor whose shape or number type differs between the file and the model, with a description of both."""
 
     name: str
     source: str
@@ -45,12 +40,12 @@ class Mismatch:
 
 @frozen(kw_only=True)
 class Report:
-    """What became of the tensors of a checkpoint.
+    """The result of loading a checkpoint.
 
-    `matched` are pairs of a name in the model and the name in the file that its numbers came from. `missing` are names
-    of the model that are not in the file, `unexpected` are names of the file that are not in the model, and
-    `mismatched` are in both and do not fit: of all three there are only those that `ignore` allowed. `set_aside` are
-    names in the file that do not belong to this model, each with the reason.
+    `matched` are pairs of a name in the model and the name in the file whose numbers it has. `missing` are names of the
+    model that are not in the file, `unexpected` are names of the file that are not in the model, and `mismatched` are
+    in both and do not fit: all three hold only names that `ignore` allows. `set_aside` are names in the file that do
+    not belong to this model, each with the reason.
     """
 
     matched: tuple[tuple[str, str], ...]
@@ -75,27 +70,78 @@ def load_weights(
 ) -> Report:
     """Set the weights of a built model from a checkpoint: all of them, or none where anything does not fit.
 
-    The file is what composer.save wrote, another safetensors file, or what torch.save wrote: a state dict, or a
+    The file is one that composer.save wrote, another safetensors file, or one that torch.save wrote: a state dict, or a
     checkpoint that holds one, such as Lightning's. Only tensors are read; nothing in the file is imported or run. The
-    names are those of the model, or TerraTorch's, behind any prefix that a wrapper put in front of them (`model.`,
-    `module.`). The prefix with most of the names is taken, and what is not behind it is set aside; `prefix` chooses
-    where several fit. Floating-point numbers are cast to the precision of the model; whole numbers must be of the
-    model's kind.
+    names are those of the model, or TerraTorch's, behind any prefix that a wrapper adds (`model.`, `module.`). The
+    prefix with most of the names is used, and tensors without it are set aside; `prefix` chooses where several fit.
+    Floating-point numbers are cast to the precision of the model; integers must have the model's type.
 
     `ignore` lists names, or glob patterns (`head.*`), that may be missing, unexpected or of another shape: names of the
-    model or of the file, with or without the prefix. What is listed and fits is set.
+    model or of the file, with or without the prefix. Listed tensors that fit are set.
 
-    Raises TypeError for a module that composer did not build. Raises SpecError where the file is none of these, where
-    several prefixes fit, and for all else that is missing, unexpected or does not fit; the model is then as it was.
+    Raises TypeError for a module that composer did not build. Raises SpecError, before any tensor is set, where the
+    file is none of these, where several prefixes fit, and for everything that is missing, unexpected or does not fit.
     """
     if isinstance(ignore, str):
         raise ValueError(f"ignore must be a list of names or patterns (got {ignore!r})")
     built = unwrap_model(model, "load_weights")
     wanted = get_model_state(built)
-    refuse_unwritable(wanted, file)
-    report, waiting = _read_checkpoint(built, wanted, file, prefix, tuple(ignore))
-    copy_all_or_nothing(waiting, file)
+    _refuse_unwritable(wanted, file)
+    with convert_read_errors(file):
+        tensors = open_tensors(file).tensors
+    names = _NameMatcher(built, wanted, tensors)
+    at = names.find_prefix(file) if prefix is None else f"{prefix.removesuffix('.')}." if prefix else ""
+    report = _compare_names(names, at, wanted, tensors)
+    _check_report(report, at, names, file, tuple(ignore))
+    with torch.no_grad():
+        for name, source in report.matched:
+            try:
+                wanted[name].copy_(tensors[source])
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                message = f"cannot be put into the model, whose {name} cannot be set ({reason})"
+                raise build_weights_error(file, message, "build the model again") from error
     return report
+
+
+def build_weights_error(file: str | PathLike[str], message: str, repair: str) -> SpecError:
+    """Build the error for a file of weights; `message` continues its name."""
+    return SpecError([Problem(code="weights", place=Place(file=str(file)), message=f"{message}.", repair=repair)])
+
+
+@contextmanager
+def convert_read_errors(file: str | PathLike[str]) -> Iterator[None]:
+    """Raise SpecError that names the file where it cannot be read."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise build_weights_error(file, str(error), error.repair) from error
+
+
+def _refuse_unwritable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> None:
+    """Raise SpecError for a model that cannot keep all numbers: some have no memory, or share it with others."""
+    for name, value in wanted.items():
+        if not isinstance(value, Tensor):
+            message = f"cannot be put into a model whose {name} holds extra state, not a tensor"
+            raise build_weights_error(file, message, "let the module keep that state as a tensor: register_buffer")
+        if value.is_meta:
+            message = "cannot be put into a model on the meta device"
+            raise build_weights_error(file, message, "build the model on the CPU")
+        if _has_overlap(value):
+            message = f"cannot be put into a model whose {name} has several of its numbers in one place"
+            raise build_weights_error(file, message, "give that tensor memory of its own: .clone()")
+
+
+def _has_overlap(tensor: Tensor) -> bool:
+    """Return whether two numbers of a tensor may share memory: a step is not larger than what the smaller ones span."""
+    if tensor.layout is not torch.strided or not tensor.numel():
+        return False
+    reach = 0
+    for step, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length > 1 and step <= reach:
+            return True
+        reach += step * (length - 1)
+    return False
 
 
 def unwrap_model(module: nn.Module, function: str) -> Model:
@@ -111,78 +157,61 @@ def unwrap_model(module: nn.Module, function: str) -> Model:
 
 
 def get_model_state(model: Model) -> dict[str, Tensor]:
-    """The state dict of a model, without the names that wrappers around its children add."""
+    """Return the state dict of a model, without the names that wrappers around its children add."""
     state = model.state_dict()
     plain = map_unwrapped_names(model, state)
     return {plain[name]: value for name, value in state.items()}
 
 
-def _read_checkpoint(
-    model: Model, wanted: Mapping[str, Tensor], file: str | PathLike[str], prefix: str | None, ignore: Sequence[str]
-) -> tuple[Report, PendingCopies]:
-    """The report on a file, and what the model's tensors will be: after this only that holds the file's numbers."""
-    with convert_read_errors(file), open_tensors(file) as found:
-        names = _NameMatcher(model, wanted, found.tensors)
-        at = names.find_prefix(file) if prefix is None else _as_prefix(prefix)
-        report = _compare_names(names, at, wanted, found.tensors)
-        _check_report(report, at, names, file, ignore)
-        return report, [(name, wanted[name], found.tensors[source].read()) for name, source in report.matched]
-
-
-def _as_prefix(prefix: str) -> str:
-    return f"{prefix.removesuffix('.')}." if prefix else ""
-
-
-def match_names(candidates: Mapping[str, Sequence[str]], given: Iterable[str]) -> dict[str, str]:
-    """Map each key to the first of its candidates that is given; no given name is used twice."""
-    free = set(given)
-    found: dict[str, str] = {}
-    # Each round takes the next likely names, so that an exact name goes before one that may be meant.
+def match_names(candidates: Mapping[str, Sequence[str]], names: Iterable[str]) -> dict[str, str]:
+    """Map each key to the first of its candidates that is in `names`; no name is used twice."""
+    free = set(names)
+    matched: dict[str, str] = {}
+    # By rank, so that an exact name of one key wins over an alternative of another.
     for rank in range(max(map(len, candidates.values()), default=0)):
-        for key, names in candidates.items():
-            if key not in found and rank < len(names) and names[rank] in free:
-                found[key] = names[rank]
-                free.remove(names[rank])
-    return {key: found[key] for key in candidates if key in found}
+        for key, options in candidates.items():
+            if key not in matched and rank < len(options) and options[rank] in free:
+                matched[key] = options[rank]
+                free.remove(options[rank])
+    return {key: matched[key] for key in candidates if key in matched}
 
 
 class _NameMatcher:
-    """The names of a model's tensors and those in a file, and which belongs to which."""
+    """Match the names of a model's tensors with those of a file."""
 
-    def __init__(self, model: Model, wanted: Iterable[str], given: Iterable[str]) -> None:
-        # Not at the top: TerraTorch's names are known to a later stage, and are needed here alone.
+    def __init__(self, model: Model, wanted: Iterable[str], tensors: Iterable[str]) -> None:
+        # Not at the top: the core does not import composer.terratorch, except for these names.
         from composer.terratorch.checkpoints import find_ignore_reason, list_tensor_names, normalize_tensor_name
 
         self.graph = model.graph
-        self.reason_to_leave = find_ignore_reason
-        self.iter_candidates = {
+        self.find_ignore_reason = find_ignore_reason
+        self.candidates = {
             key: tuple(
                 dict.fromkeys(normalize_tensor_name(name) for name in (key, *list_tensor_names(self.graph, key)))
             )
             for key in wanted
         }
-        # Two names that become equal are of two tensors, and only one of them can be meant.
+        # Of two names that become equal, the first is used.
         self.sources: dict[str, str] = {}
-        for name in given:
-            self.sources.setdefault(normalize_tensor_name(_strip_compiled(name)), name)
+        for name in tensors:
+            plain = ".".join(part for part in name.split(".") if part != COMPILED)
+            self.sources.setdefault(normalize_tensor_name(plain), name)
         self.plain = {source: name for name, source in self.sources.items()}
 
     def match(self, prefix: str) -> dict[str, str]:
-        """Map each name of the model that the file has behind `prefix` to the name in the file; none is used twice."""
+        """Map each name of the model that the file has behind `prefix` to the name in the file."""
         behind = {name.removeprefix(prefix): source for name, source in self.sources.items() if name.startswith(prefix)}
-        return {key: behind[name] for key, name in match_names(self.iter_candidates, behind).items()}
+        return {key: behind[name] for key, name in match_names(self.candidates, behind).items()}
 
     def find_prefix(self, file: str | PathLike[str]) -> str:
-        """The prefix behind which most of the model's names are. Raises SpecError where several fit equally well."""
-        counts = count_matches(self.sources, {name for names in self.iter_candidates.values() for name in names})
+        """Return the prefix of most of the model's names. Raises SpecError where several fit equally well."""
+        counts = count_matches(self.sources, {name for names in self.candidates.values() for name in names})
         most = max(counts.values(), default=0)
         first, *others = [prefix for prefix, count in counts.items() if count == most] or [""]
         # Two models have tensors of their own. One tensor may fit at several prefixes: `a.b.x`, as `b.x` behind `a.`.
         used = set(self.match(first).values())
-        rivals = list(
-            islice((prefix for prefix in others if used.isdisjoint(self.match(prefix).values())), MAX_LISTED_PREFIXES)
-        )
-        if rivals:
+        separate = (prefix for prefix in others if used.isdisjoint(self.match(prefix).values()))
+        if rivals := list(islice(separate, MAX_LISTED_PREFIXES)):
             raise build_weights_error(
                 file,
                 f"has {format_count(most, 'tensor')} of this model behind each of several prefixes: "
@@ -192,115 +221,101 @@ class _NameMatcher:
         return first
 
 
-def _strip_compiled(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != COMPILED)
-
-
 def _compare_names(
-    names: _NameMatcher, prefix: str, wanted: Mapping[str, Tensor], given: Mapping[str, StoredTensor]
+    names: _NameMatcher, prefix: str, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> Report:
     pairs = names.match(prefix)
-    unlike = {
+    mismatched = {
         name: Mismatch(name, source, *kinds)
         for name, source in pairs.items()
-        if len(set(kinds := _describe_mismatch(given[source], wanted[name]))) > 1
+        if len(set(kinds := _describe_mismatch(tensors[source], wanted[name]))) > 1
     }
     used = frozenset(pairs.values())
-    left = {name: _find_ignore_reason(names, prefix, name) for name in given if name not in used}
+    reasons = {name: _find_ignore_reason(names, prefix, name) for name in tensors if name not in used}
     return Report(
-        matched=tuple(pair for pair in pairs.items() if pair[0] not in unlike),
+        matched=tuple(pair for pair in pairs.items() if pair[0] not in mismatched),
         missing=tuple(name for name in wanted if name not in pairs),
-        unexpected=tuple(name for name, reason in left.items() if reason is None),
-        mismatched=tuple(unlike.values()),
-        set_aside=tuple((name, reason) for name, reason in left.items() if reason is not None),
+        unexpected=tuple(name for name, reason in reasons.items() if reason is None),
+        mismatched=tuple(mismatched.values()),
+        set_aside=tuple((name, reason) for name, reason in reasons.items() if reason is not None),
     )
 
 
 def _find_ignore_reason(names: _NameMatcher, prefix: str, source: str) -> str | None:
-    """Why a tensor of the file does not belong to this model; None where it should have a place in it."""
+    """Return why a tensor of the file does not belong to the model, or None where it should."""
     name = names.plain.get(source, source)
     if not name.startswith(prefix):
         return f"not behind {prefix}"
-    return names.reason_to_leave(names.graph, name.removeprefix(prefix))
+    return names.find_ignore_reason(names.graph, name.removeprefix(prefix))
 
 
-def _describe_mismatch(given: StoredTensor, wanted: Tensor) -> tuple[str, str]:
-    """What each is, as far as it matters: the precision of floating-point numbers does not."""
-    if given.dtype.is_floating_point and wanted.is_floating_point():
-        return str(list(given.shape)), str(list(wanted.shape))
-    return describe_tensor(given), describe_tensor(wanted)
+def _describe_mismatch(source: Tensor, wanted: Tensor) -> tuple[str, str]:
+    """Describe both tensors, equal where they fit: the precision of floating-point numbers does not count."""
+    kinds = [f"{str(tensor.dtype).removeprefix('torch.')} " for tensor in (source, wanted)]
+    if source.is_floating_point() and wanted.is_floating_point():
+        kinds = ["", ""]
+    return f"{kinds[0]}{list(source.shape)}", f"{kinds[1]}{list(wanted.shape)}"
 
 
 def _check_report(
     report: Report, prefix: str, names: _NameMatcher, file: str | PathLike[str], ignore: Sequence[str]
 ) -> None:
-    """Raise SpecError, with a problem of each kind, for what has no partner and is not listed."""
+    """Raise SpecError, with a problem of each kind, for tensors without a partner that `ignore` does not list."""
     behind = f" behind {prefix}" if prefix else ""
     if not report.matched and not report.mismatched:
         raise build_weights_error(
             file,
-            f"has no tensor of this model{behind}: {_list_examples(names.sources.values())} in the file, "
-            f"and {_list_examples(names.iter_candidates)} in the model",
+            f"has no tensor of this model{behind}: {_list_first_names(names.sources.values()) or 'nothing'} "
+            f"in the file, and {_list_first_names(names.candidates)} in the model",
             "give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec",
         )
-    missing = [name for name in report.missing if not _is_listed([name], ignore)]
+
+    def is_listed(*candidates: str) -> bool:
+        return any(fnmatchcase(name, pattern) for name in candidates for pattern in ignore)
+
+    def strip_prefix(source: str) -> str:
+        return names.plain.get(source, source).removeprefix(prefix)
+
+    missing = {name: name for name in report.missing if not is_listed(name)}
     unexpected = {
-        source: name
-        for source in report.unexpected
-        if not _is_listed([source, name := names.plain.get(source, source).removeprefix(prefix)], ignore)
+        source: strip_prefix(source) for source in report.unexpected if not is_listed(source, strip_prefix(source))
     }
-    unlike = [
-        mismatch
+    mismatched = {
+        str(mismatch): mismatch.name
         for mismatch in report.mismatched
-        if not _is_listed([mismatch.name, source := mismatch.source, names.plain[source].removeprefix(prefix)], ignore)
-    ]
-    found = (
-        (f"lacks {{}} of the model{behind}", {name: name for name in missing}),
+        if not is_listed(mismatch.name, mismatch.source, strip_prefix(mismatch.source))
+    }
+    kinds = (
+        (f"lacks {{}} of the model{behind}", missing),
         ("has {} that the model does not have", unexpected),
-        ("has {} of another shape or type than the model's", {str(m): m.name for m in unlike}),
+        ("has {} of another shape or type than the model's", mismatched),
     )
-    problems = [_build_tensor_problem(file, what, wrong) for what, wrong in found if wrong]
-    if problems:
+    if problems := [_build_tensor_problem(file, message, tensors) for message, tensors in kinds if tensors]:
         raise SpecError(problems)
 
 
-def _list_examples(names: Iterable[str]) -> str:
-    first, *more = list(names) or ["nothing"]
-    return f"{', '.join((first, *more[:2]))}{', …' if len(more) > 2 else ''}"
-
-
-def _is_listed(names: Iterable[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def _build_tensor_problem(file: str | PathLike[str], what: str, names: Mapping[str, str]) -> Problem:
-    """The problem of several tensors, by the place of each: `names` maps a description of each to its plain name."""
+def _build_tensor_problem(file: str | PathLike[str], message: str, names: Mapping[str, str]) -> Problem:
+    """Build the problem of several tensors, grouped by node: `names` maps a description of each to its plain name."""
     groups: dict[str, list[str]] = {}
     for description, name in names.items():
         groups.setdefault(_find_place(name), []).append(description)
-    listed = "; ".join(
-        f"{len(group)} of {place} ({', '.join(_iter_first_names(group))})" for place, group in groups.items()
-    )
-    patterns = ", ".join(f'"{place}{".*" * (place not in names.values())}"' for place in groups)
+    listed = "; ".join(f"{len(group)} of {place} ({_list_first_names(group)})" for place, group in groups.items())
+    plain = frozenset(names.values())
+    patterns = ", ".join(f'"{place}{"" if place in plain else ".*"}"' for place in groups)
     return Problem(
         code="weights",
         place=Place(file=str(file)),
-        message=f"{what.format(format_count(len(names), 'tensor'))}: {listed}.",
+        message=f"{message.format(format_count(len(names), 'tensor'))}: {listed}.",
         got="; ".join(names),
         repair=f"give a checkpoint of this very model, or allow it: load_weights(model, file, ignore=[{patterns}])",
     )
 
 
 def _find_place(name: str) -> str:
-    """The place of the graph that a name begins with, in the model's names or in TerraTorch's."""
-    found = _PLACE_PATTERN.match(name)
-    return found[0] if found else name
+    """Return the place in the graph that a tensor's name begins with, in the model's names or in TerraTorch's."""
+    return m[0] if (m := re.match(r"(?:necks?\.|aux\.[^.]+\.|aux_heads\.[^.]+\.)?[^.]+", name)) else name
 
 
-_PLACE_PATTERN = re.compile(r"(?:necks?\.|aux\.[^.]+\.|aux_heads\.[^.]+\.)?[^.]+")
-
-
-def _iter_first_names(group: Sequence[str]) -> Iterator[str]:
-    yield from group[:3]
-    if len(group) > 3:
-        yield "…"
+def _list_first_names(names: Iterable[str]) -> str:
+    first = list(islice(names, 4))
+    return ", ".join([*first[:3], "…"] if len(first) > 3 else first)

@@ -11,45 +11,44 @@ from secrets import token_hex
 
 
 def resolve_target(file: str | os.PathLike[str]) -> Path:
-    """Where `file` will be written, links followed. Raises OSError where there is what no file may take the place of.
+    """Return where `file` will be written, with links followed.
 
-    That is a folder, a device, a pipe, or a file that may not be written to.
+    Raises OSError for a folder, a device, a pipe, and a file that may not be written to.
     """
     try:
         path = Path(file).resolve()
         there = path.stat() if path.exists() else None
-    except (RuntimeError, ValueError) as error:  # links that go round, and what no path may have in it
+    except (RuntimeError, ValueError) as error:  # links in a circle, and invalid characters
         raise OSError(errno.EINVAL, str(error), str(file)) from error
     if there is None:
         return path
     if stat.S_ISDIR(there.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
     if not stat.S_ISREG(there.st_mode):
-        raise OSError(errno.EINVAL, "This is no file that could be replaced", str(file))
+        raise OSError(errno.EINVAL, "Not a regular file, so it is not replaced", str(file))
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
     return path
 
 
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write a file beside `path`, then put it in its place: no one ever sees half of it.
+    """Let `fill` write a file beside `path`, then move it there in one step, so that nobody reads half of it.
 
-    It has the rights of the file that it replaces, or those that the system gives a new one. Whatever happens,
-    nothing else is left behind.
+    It has the permissions of the file that it replaces, or those of a new file. Nothing else is left behind.
     """
     partial = make_partial_path(path)
     try:
-        # Also writers that make a file of their own, which nobody else may read, fill one that has its rights.
+        # Before `fill`, because some writers create files that only the owner can read.
         partial.touch(exist_ok=False)
-        rights = stat.S_IMODE((path if path.exists() else partial).stat().st_mode)
+        mode = stat.S_IMODE((path if path.exists() else partial).stat().st_mode)
         fill(partial)
-        partial.chmod(rights)
+        partial.chmod(mode)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def make_partial_path(path: Path) -> Path:
-    """The name of a file that nobody has, in the same folder: it can take the place of `path` in one step."""
-    # The suffix stays, because writers choose the format by it.
+    """Return an unused name in the folder of `path`, from which a file can be moved there in one step."""
+    # Writers choose the format by the suffix.
     return path.with_name(f".{token_hex(8)}.partial{path.suffix}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from composer.building import build
-from composer.checkpoints import get_model_state, load_weights, unwrap_model
+from composer.checkpoints import build_weights_error, convert_read_errors, get_model_state, load_weights, unwrap_model
 from composer.files import resolve_target, write_atomically
 from composer.inference import Describe
 from composer.limits import Limits
@@ -20,25 +20,25 @@ from composer.model import Model, summarize_state
 from composer.parts import PART_REGISTRY, EncoderInfo, Part
 from composer.spec import reads, write
 from composer.spec.reader import SPEC_KEY
-from composer.tensors.copying import build_weights_error, convert_read_errors
 from composer.tensors.files import open_safetensors
+from composer.tensors.matching import list_names
 
 FROZEN_KEY = "composer.frozen"
-"""The key of a file's metadata under which the names of the frozen nodes are, one a line."""
+"""The key of a file's metadata for the names of the frozen nodes, one a line."""
 
-
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SAVED_FILE_HINT = "give a file that composer.save wrote"
 
 
 def save(model: nn.Module, file: str | os.PathLike[str], *, parts: Mapping[str, type[Part]] = PART_REGISTRY) -> None:
     """Write the weights of `model` as safetensors, with its spec inside. `parts` are those that a spec may name.
 
-    Wrappers of torch.compile, DataParallel and DistributedDataParallel are removed. The file also says which nodes are
-    frozen. It is written whole or not at all; a link is followed.
+    Wrappers of torch.compile, DataParallel and DistributedDataParallel are removed. The file also lists the frozen
+    nodes. It is written whole or not at all; a link is followed.
 
-    Raises TypeError for a module that composer did not build, SpecError where the graph has no text (it holds a module
-    of one's own) and where `load` would refuse the tensors, and OSError where the file cannot be written, or is a
-    device, a pipe or a folder.
+    Raises TypeError for a module that composer did not build, SpecError where the graph has no text (it holds a live
+    module) and where `load` would reject the tensors, and OSError where the file cannot be written, or is a device, a
+    pipe or a folder.
     """
     built = unwrap_model(model, "save")
     target = resolve_target(file)
@@ -60,47 +60,35 @@ def load(
     describe: Describe | Mapping[Any, EncoderInfo] | None = None,
     limits: Limits | None = None,
 ) -> Model:
-    """The model that `save` wrote, from its file alone: the spec is read, inferred and built, and every weight set.
+    """Return the model that `save` wrote, from its file alone: the spec is read and built, and every weight is set.
 
-    The nodes that were frozen are frozen again. `parts` are those that the spec may name, `describe` is what `infer`
-    asks for facts, and `limits` are what the model may come to.
+    The nodes that were frozen are frozen again. `parts` are those that the spec may name; `describe` and `limits` are
+    those of `build`.
 
-    Raises SpecError where the file is no such file, where the model is too large, and where its tensors are not
+    Raises SpecError where `save` did not write the file, where the model is too large, and where its tensors are not
     exactly those of the model.
     """
-    with convert_read_errors(file), open_safetensors(file, _SAVED_FILE_HINT) as found:
-        text, frozen = found.metadata.get(SPEC_KEY), found.metadata.get(FROZEN_KEY)
-        precisions = {name: stored.dtype for name, stored in found.tensors.items() if stored.dtype in _PRECISIONS}
+    with convert_read_errors(file):
+        saved = open_safetensors(file, _SAVED_FILE_HINT)
+    text, frozen = saved.metadata.get(SPEC_KEY), saved.metadata.get(FROZEN_KEY)
     if text is None:
         repair = "build the model, then composer.load_weights"
         raise build_weights_error(file, "holds no spec, so it was not written by composer.save", repair)
-    # What the weights were before they were trained is of no interest, and may be gone from where it came.
+    # Pretrained weights would be overwritten, and may no longer be available.
     graph = reads(text, name=f"{os.fspath(file)}: spec", parts=parts)
     model = build(graph, pretrained=False, describe=describe, limits=limits)
-    _set_precision(model, precisions)
+    # All of a model may be of half precision, or only its head.
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and name in saved.tensors and saved.tensors[name].dtype in _PRECISIONS:
+            tensor.data = tensor.data.to(saved.tensors[name].dtype)
     load_weights(model, file, prefix="")
     if frozen is not None:
-        _freeze_nodes(model, frozen.split("\n"), file)
+        try:
+            model.freeze(*frozen.split("\n"))
+        except ValueError as error:
+            message = f"lists frozen nodes that the model does not have: {error}"
+            raise build_weights_error(file, message, _SAVED_FILE_HINT) from error
     return model
-
-
-_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def _set_precision(model: Model, precisions: Mapping[str, torch.dtype]) -> None:
-    """Give each weight the precision that it was saved with, for all of a model may be half, or only its head."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(precisions.get(name, tensor.dtype))
-
-
-def _freeze_nodes(model: Model, nodes: Sequence[str], file: str | os.PathLike[str]) -> None:
-    try:
-        model.freeze(*nodes)
-    except ValueError as error:
-        raise build_weights_error(
-            file, f"lists frozen nodes that the model does not have: {error}", _SAVED_FILE_HINT
-        ) from error
 
 
 def _refuse_unloadable(model: Model, state: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
@@ -109,28 +97,22 @@ def _refuse_unloadable(model: Model, state: Mapping[str, Any], file: str | os.Pa
     if faults:
         reason, repair = next(iter(faults.values()))
         names = [name for name, fault in faults.items() if fault == (reason, repair)]
-        raise build_weights_error(file, f"cannot be written because of {_list_first_names(names)} ({reason})", repair)
-    given, wanted = summarize_state(state), model.built_state
-    new = [name for name in given if name not in wanted]
-    changed = [name for name in wanted if given.get(name) != wanted[name]]
-    if new or changed:
-        names = [*new, *changed]
-        message = f"cannot be written because of {_list_first_names(names)} (not as the spec describes the model)"
-        repair = next(
-            (repair for mark, repair in _UNDO_HINTS.items() if any(mark in name for name in names)), _CHANGED_HINT
-        )
-        raise build_weights_error(file, message, repair)
+    else:
+        current, built = summarize_state(state), model.built_state
+        names = [name for name in current if name not in built]
+        names += [name for name in built if current.get(name) != built[name]]
+        reason = "not as the spec describes the model"
+        hints = (hint for mark, hint in _UNDO_HINTS.items() if any(mark in name for name in names))
+        repair = next(hints, _CHANGED_HINT)
+    if names:
+        raise build_weights_error(file, f"cannot be written because of {list_names(names, 3)} ({reason})", repair)
 
 
 _CHANGED_HINT = "put the change into the spec, or save the weights alone: torch.save(model.state_dict(), file)"
-
-
 _GATHER_HINT = (
     "gather it first: torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True, "
     "loaded into composer.build(model.graph)"
 )
-
-
 _UNDO_HINTS = {
     "lora_": "merge the adapters first: merge_and_unload()",
     ".parametrizations.": "remove them first: torch.nn.utils.parametrize.remove_parametrizations(layer, name)",
@@ -138,11 +120,11 @@ _UNDO_HINTS = {
     "_mask": "make it permanent first: torch.nn.utils.prune.remove(layer, name)",
     "_flat_param": _GATHER_HINT,
 }
-"""What is in the names of tensors after a common change to a model, and how to undo that change."""
+"""How to undo common changes to a model, by a part of the names that its tensors then have."""
 
 
 def _find_fault(value: Any) -> tuple[str, str] | None:
-    """Why a value of a state dict cannot be stored, behind its name, and the way out; None where it can."""
+    """Return why a value of a state dict cannot be stored, and the next step, or None where it can."""
     if not isinstance(value, Tensor):
         return "extra state, not a tensor", "let the module keep that state as a tensor: register_buffer"
     if type(value) is not Tensor:
@@ -160,13 +142,8 @@ def _find_fault(value: Any) -> tuple[str, str] | None:
     return None
 
 
-def _list_first_names(names: Sequence[str]) -> str:
-    more = len(names) - 3
-    return f"{', '.join(names[:3])}{f' and {more} more' if more > 0 else ''}"
-
-
 def _ensure_own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors wants them: contiguous, and none sharing memory with another."""
+    """Return the tensors as safetensors needs them: contiguous, and none sharing memory with another."""
     seen: set[int] = set()
     own = {}
     for name, tensor in state.items():

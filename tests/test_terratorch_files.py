@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import weakref
 import zipfile
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from torch import nn
 import composer
 from composer.checkpoints import load_weights
 from composer.errors import SpecError
-from composer.tensors.archives import Archive, from_bytes
-from composer.tensors.files import open_tensors, read_tensor_file
-from composer.tensors.pickles import MAX_PICKLE_BYTES, UnreadableError
+from composer.tensors import UnreadableError
+from composer.tensors.files import read_tensor_file
+from composer.tensors.torch_files import MAX_PICKLE_BYTES
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
 
 
@@ -73,10 +72,6 @@ def of_protocol_4(state, file):
     torch.save(nn.Module.state_dict(composer.build(GRAPH)) | state, file, pickle_protocol=4)
 
 
-def before_torch_1_6(state, file):
-    torch.save({"epoch": 1, "state_dict": state}, file, _use_new_zipfile_serialization=False)
-
-
 def sharing_memory(state, file):
     """Views of one tensor: other strides, and an offset."""
     views = {}
@@ -101,7 +96,6 @@ FORMS = [
     of_compiled_encoder,
     as_parameters,
     of_protocol_4,
-    before_torch_1_6,
     sharing_memory,
 ]
 
@@ -122,7 +116,6 @@ FORMS = [
         "compiled-encoder",
         "parameters",
         "protocol-4",
-        "torch-1.5",
         "views",
     ],
 )
@@ -133,15 +126,6 @@ def test_a_checkpoint_of_every_form_is_loaded(written, file, model):
     load_weights(model, str(file))
 
     assert unlike(state_of(model), state) == []
-
-
-def test_memory_that_tensors_share_is_read_once(file):
-    x = torch.arange(6.0)
-    torch.save({"whole": x, "part": x[2:4]}, file)
-    with open_tensors(file) as found:
-        read = {name: stored.read() for name, stored in found.tensors.items()}
-    assert read["part"].tolist() == [2, 3]
-    assert read["part"].untyped_storage().data_ptr() == read["whole"].untyped_storage().data_ptr()
 
 
 ONE = torch.ones(2)
@@ -159,10 +143,9 @@ def test_a_file_without_checksums_is_read(file):
     assert read_tensor_file(file)["a"].tolist() == [0, 1, 2]
 
 
-def test_a_long_pickle_is_not_read(file, monkeypatch):
+def test_a_long_pickle_is_not_read(file):
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a/data.pkl", bytes(MAX_PICKLE_BYTES + 1))
-    monkeypatch.setattr(Archive, "read", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UnreadableError, match=r"^has a pickle of more than 67,108,864 bytes$"):
         read_tensor_file(file)
 
@@ -170,12 +153,11 @@ def test_a_long_pickle_is_not_read(file, monkeypatch):
 KINDS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64)
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "torch-1.5"])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_numbers_of_newer_kinds_are_read(file, kind, zipped):
+def test_numbers_of_newer_kinds_are_read(file, kind):
     whole = torch.arange(1, 9).to(kind)
     expected = {"a": whole, "b": whole[2:4], "c": ONE}
-    torch.save(expected, file, _use_new_zipfile_serialization=zipped)
+    torch.save(expected, file)
     read = read_tensor_file(file)
     assert [x.dtype for x in read.values()] == [x.dtype for x in expected.values()]
     assert [x.double().tolist() for x in read.values()] == [x.double().tolist() for x in expected.values()]
@@ -186,15 +168,14 @@ def with_attribute(tensor):
     return tensor
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "torch-1.5"])
-def test_tensors_with_attributes_are_tensors(file, zipped):
+def test_tensors_with_attributes_are_tensors(file):
     content = {
         "buffer": nn.Buffer(torch.arange(3.0)),
         "tensor": with_attribute(torch.arange(4.0)[1:]),
         "parameter": with_attribute(nn.Parameter(torch.arange(5.0))),
         "kind": with_attribute(torch.arange(3).to(torch.uint16)),
     }
-    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    torch.save(content, file)
     assert {name: x.tolist() for name, x in read_tensor_file(file).items()} == {
         "buffer": [0, 1, 2],
         "tensor": [1, 2, 3],
@@ -206,36 +187,17 @@ def test_tensors_with_attributes_are_tensors(file, zipped):
 BESIDE = {
     "module": nn.CrossEntropyLoss,
     "quantized": lambda: torch.quantize_per_tensor(torch.ones(7), 0.1, 0, torch.qint8),
+    "sparse": lambda: torch.eye(2).to_sparse(),
     "float8": lambda: torch.ones(5).to(torch.float8_e5m2),
 }
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
 @pytest.mark.parametrize("other", BESIDE.values(), ids=BESIDE)
-def test_a_file_of_torch_before_1_6_is_read_past_what_else_it_holds(file, other):
-    """The memory of all that it holds lies one behind the other."""
+def test_a_file_is_read_past_what_else_it_holds(file, other):
     content = {"before": other(), "state_dict": {f"{n}": torch.full((3,), n) for n in range(5)}, "behind": other()}
-    torch.save(content, file, _use_new_zipfile_serialization=False)
+    torch.save(content, file)
     assert {name: x.tolist() for name, x in read_tensor_file(file).items()} == {f"{n}": [n] * 3 for n in range(5)}
-
-
-def test_numbers_are_let_go_as_they_are_set(file, model, monkeypatch):
-    """What reads a file remembers memory that tensors share, and must not outlive the reading."""
-    made = []
-
-    def remembered(*arguments):
-        numbers = from_bytes(*arguments)
-        made.append(weakref.ref(numbers))
-        return numbers
-
-    def set_all(waiting, _):
-        assert len(made) == len(waiting) == len(model.state_dict())
-        assert [numbers for numbers in made if numbers() is not None] == []
-
-    torch.save(state_of(trained()), file)
-    monkeypatch.setattr("composer.tensors.archives.from_bytes", remembered)
-    monkeypatch.setattr("composer.checkpoints.copy_all_or_nothing", set_all)
-    load_weights(model, file)
 
 
 class Remembered:
@@ -309,12 +271,6 @@ def cut(file):
     file.write_bytes(file.read_bytes()[:-1000])
 
 
-def garbled(file):
-    content = bytearray(file.read_bytes())
-    content[content.index(state_of(trained())["encoder.conv1.0.weight"].numpy().tobytes())] ^= 0xFF
-    file.write_bytes(content)
-
-
 def folder(file):
     file.unlink()
     file.mkdir()
@@ -326,10 +282,11 @@ def saved(content, **options):
 
 NO_STATE = "save the state dict: torch.save(model.state_dict(), file)"
 DENSE = "save it as a plain tensor: tensor.to_dense(), or tensor.dequantize()"
-PICKLE = "is a pickle, but not of the form that torch.save writes by default."
+PICKLE = "is a pickle outside a zip archive, as torch wrote before 1.6."
+CONVERT = "convert it: torch.save(torch.load(file, weights_only=True), file)"
 NEITHER = "give a file of safetensors, or one that torch.save wrote"
 AGAIN = "save or copy it again"
-NOT_OF_TORCH = "is damaged, or no file that torch.save wrote "
+NOT_OF_TORCH = "is damaged, or was not written by torch.save."
 OF_THIS = "give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
 OTHER = (
     "has no tensor of this model: a in the file, and encoder.conv1.0.weight, encoder.conv1.1.weight, "
@@ -341,49 +298,49 @@ QUANTIZED = (
 )
 """The pickle of a state dict of one tensor, over memory that has numbers of two kinds."""
 DAMAGED = {
-    "nothing": (lambda file: file.unlink(), "is no file.", "check the path"),
+    "nothing": (lambda file: file.unlink(), "is not a file.", "check the path"),
     "folder": (folder, "is a folder.", "check the path"),
-    "empty": (lambda file: file.write_bytes(b""), "is no safetensors file (", NEITHER),
+    "empty": (lambda file: file.write_bytes(b""), "is not a safetensors file (", NEITHER),
     "text": (lambda file: file.write_text("state_dict"), "is a text.", NEITHER),
-    "short-text": (lambda file: file.write_text("state"), "is no safetensors file (", NEITHER),
+    "short-text": (lambda file: file.write_text("state"), "is not a safetensors file (", NEITHER),
     "pointer": (
         lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
         "is a pointer of git-lfs, and not the file itself.",
         "fetch the file: git lfs pull",
     ),
-    "bare-pickle": (lambda file: file.write_bytes(pickle.dumps({"a": 1})), PICKLE, NO_STATE),
-    "bare-pickle-2": (lambda file: file.write_bytes(pickle.dumps({"a": 1}, 2)), PICKLE, NO_STATE),
-    "old-protocol-3": (saved({"a": ONE}, pickle_protocol=3, _use_new_zipfile_serialization=False), PICKLE, NO_STATE),
-    "old-protocol-4": (saved({"a": ONE}, pickle_protocol=4, _use_new_zipfile_serialization=False), PICKLE, NO_STATE),
-    "cut": (cut, NOT_OF_TORCH + "(it does not end as an archive does).", AGAIN),
-    "garbled": (garbled, "is damaged (its data/0 cannot be read).", AGAIN),
-    "headless": (headless, "is damaged (its data/0 cannot be read).", AGAIN),
-    "far-away": (far_away, "is damaged (its data/0 cannot be read).", AGAIN),
+    "bare-pickle": (lambda file: file.write_bytes(pickle.dumps({"a": 1})), PICKLE, CONVERT),
+    "bare-pickle-2": (lambda file: file.write_bytes(pickle.dumps({"a": 1}, 2)), PICKLE, CONVERT),
+    "old": (saved({"a": ONE}, _use_new_zipfile_serialization=False), PICKLE, CONVERT),
+    "old-protocol-3": (saved({"a": ONE}, pickle_protocol=3, _use_new_zipfile_serialization=False), PICKLE, CONVERT),
+    "old-protocol-4": (saved({"a": ONE}, pickle_protocol=4, _use_new_zipfile_serialization=False), PICKLE, CONVERT),
+    "cut": (cut, NOT_OF_TORCH, AGAIN),
+    "headless": (headless, "is damaged (the numbers of encoder.conv1.0.weight cannot be read).", AGAIN),
+    "far-away": (far_away, "is damaged (the numbers of encoder.conv1.0.weight cannot be read).", AGAIN),
     "program": (program, "is a program that torch.jit wrote.", NO_STATE),
     "another-zip": (
         rezipped(lambda records: (records.clear(), records.update({"word/a.xml": b"<a/>"}))),
-        NOT_OF_TORCH + "(it has no data.pkl).",
+        NOT_OF_TORCH,
         AGAIN,
     ),
     "compressed": (
         rezipped(lambda records: None, zipfile.ZIP_DEFLATED),
-        "has records that are compressed, or overlap; torch.save writes none that do.",
+        "has compressed records; torch.save does not compress.",
         AGAIN,
     ),
-    "no-pickle": (record("data.pkl", b"\x80"), "is damaged (its pickle ends too early).", AGAIN),
+    "no-pickle": (record("data.pkl", b"\x80"), NOT_OF_TORCH, AGAIN),
     "short-numbers": (
         record("data/0", b"\0" * 8),
-        "is damaged (encoder.conv1.0.weight is of 432 numbers, which are not 8 bytes).",
+        "is damaged (encoder.conv1.0.weight reaches beyond its numbers).",
         AGAIN,
     ),
     "no-numbers": (
         rezipped(lambda records: records.pop(next(iter(records)).split("/")[0] + "/data/5")),
-        NOT_OF_TORCH + "(it has no data/5).",
+        "is damaged (the numbers of encoder.conv1.1.num_batches_tracked cannot be read).",
         AGAIN,
     ),
     "other-order": (
         record("byteorder", b"big"),
-        "has bytes in the other order than this machine's.",
+        "has another byte order than this machine.",
         "save it on a machine like this",
     ),
     "number": (saved(3), "holds no tensors by name.", NO_STATE),
@@ -395,7 +352,7 @@ DAMAGED = {
     "by-number": (saved({1: ONE}), "holds no tensors by name.", NO_STATE),
     "also-others": (
         saved({"a": ONE, "b": 1, "c": "x", "d": None, "e": Path("x")}),
-        "holds tensors by name beside 4 that are none (b, c, d, …).",
+        "holds tensors by name beside 4 other values (b, c, d, …).",
         NO_STATE,
     ),
     "sparse": (
@@ -410,14 +367,14 @@ DAMAGED = {
     ),
     "expanded": (
         saved({"a": torch.ones(1).expand(10_000)}),
-        "has a, which shows few numbers many times over.",
+        "has a, a view that repeats its numbers beyond the size of the file.",
         "save it in memory of its own: tensor.clone()",
     ),
     "complex": (saved({"a": torch.ones(2, dtype=torch.complex64)}), OTHER, OF_THIS),
     "quantized": (
         record("data.pkl", QUANTIZED),
-        "has numbers of a kind that is not read (torch.QInt8Storage).",
-        "convert them to floating-point numbers, and save it again",
+        "has a of a kind that is not read ('QInt8Storage').",
+        "convert it to floating-point numbers, and save it again",
     ),
     "conjugate": (
         saved({"a": torch.ones(2, dtype=torch.complex64).conj()}),
@@ -466,25 +423,6 @@ def test_a_header_may_have_the_length_that_begins_like_a_pickle(file, length):
     assert read_tensor_file(file)["a"].tolist() == [1, 1]
 
 
-def test_errors_of_whoever_opened_a_file_are_their_own(file, tmp_path):
-    torch.save({"a": ONE}, file)
-    with pytest.raises(FileNotFoundError), open_tensors(file):
-        (tmp_path / "none").read_bytes()
-
-
-@pytest.mark.parametrize("written", [plainly, as_safetensors, before_torch_1_6], ids=["torch", "safetensors", "1.5"])
-def test_a_file_that_stops_being_readable_is_said(file, written, monkeypatch):
-    def broken(*_):
-        raise OSError(5, "Input/output error")
-
-    written({"a": ONE}, file)
-    with open_tensors(file) as found:
-        monkeypatch.setattr("composer.tensors.archives.from_bytes", broken)
-        monkeypatch.setattr("composer.tensors.files.from_bytes", broken)
-        with pytest.raises(UnreadableError, match=r"^cannot be read \(Input/output error\)$"):
-            found.tensors["a"].read()
-
-
 @frozen
 class Lying:
     """It claims to be a tensor over memory that it does not have."""
@@ -496,8 +434,8 @@ class Lying:
 
 
 STORAGE = torch.ones(4)._typed_storage()
-NOT_THERE = "a looks at numbers that are not there"
-NOT_MADE = "a is not made as torch makes a tensor"
+NOT_THERE = "a reaches beyond its numbers"
+NOT_MADE = "a is not a valid tensor"
 LIES = {
     "beyond": ((STORAGE, 0, (100,), (1,), False, {}), NOT_THERE),
     "before": ((STORAGE, -1, (2,), (1,), False, {}), NOT_THERE),
@@ -541,7 +479,7 @@ def test_nothing_in_a_checkpoint_is_run(file, model, tmp_path, place):
         load_weights(model, file)
         assert unlike(state_of(model), state) == []
     else:
-        with pytest.raises(SpecError, match=r"holds tensors by name beside 1 that are none \(extra\)\."):
+        with pytest.raises(SpecError, match=r"holds tensors by name beside 1 other values \(extra\)\."):
             load_weights(model, file)
     assert not canary.exists()
 

@@ -215,7 +215,7 @@ def test_extra_state_that_is_no_tensor_is_refused(file):
     before = model.head.head[2].weight.detach().clone()
     message = (
         f"{file}: error[weights] cannot be put into a model whose decoder._extra_state holds extra "
-        "state, which is no tensor.\n  repair: let the module keep that state as a tensor: register_buffer"
+        "state, not a tensor.\n  repair: let the module keep that state as a tensor: register_buffer"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         composer.load_weights(model, file)
@@ -452,12 +452,12 @@ def folder(file):
 
 
 DAMAGED = [
-    pytest.param(nothing, "is no file", "check the path", id="nothing"),
+    pytest.param(nothing, "is not a file", "check the path", id="nothing"),
     pytest.param(folder, "is a folder", "check the path", id="folder"),
-    pytest.param(empty, "is no safetensors file (", "give a file that composer.save wrote", id="empty"),
-    pytest.param(truncated, "is no safetensors file (", "give a file that composer.save wrote", id="truncated"),
-    pytest.param(garbled, "is no safetensors file (", "give a file that composer.save wrote", id="garbled"),
-    pytest.param(pickled, "is no safetensors file (", "give a file that composer.save wrote", id="pickle"),
+    pytest.param(empty, "is not a safetensors file (", "give a file that composer.save wrote", id="empty"),
+    pytest.param(truncated, "is not a safetensors file (", "give a file that composer.save wrote", id="truncated"),
+    pytest.param(garbled, "is not a safetensors file (", "give a file that composer.save wrote", id="garbled"),
+    pytest.param(pickled, "is not a safetensors file (", "give a file that composer.save wrote", id="pickle"),
 ]
 """What ends with a parenthesis goes on in safetensors' own words."""
 
@@ -583,8 +583,8 @@ def into_a_circle(folder):
 
 
 UNWRITABLE = {
-    "pipe": (into_a_pipe, r"^\[Errno 22\] This is no file that could be replaced: '.*pipe'$"),
-    "link-to-a-pipe": (through_a_link, r"^\[Errno 22\] This is no file that could be replaced: '.*link'$"),
+    "pipe": (into_a_pipe, r"^\[Errno 22\] Not a regular file, so it is not replaced: '.*pipe'$"),
+    "link-to-a-pipe": (through_a_link, r"^\[Errno 22\] Not a regular file, so it is not replaced: '.*link'$"),
     "circle": (into_a_circle, r"^\[Errno 22\] Symlink loop from '.*circle': '.*circle'$"),
     "folder": (lambda folder: folder, r"^\[Errno 21\] Is a directory: '.*'$"),
     "here": (lambda folder: ".", r"^\[Errno 21\] Is a directory: '\.'$"),

@@ -1,4 +1,4 @@
-"""Match the tensors of a file with those of a model."""
+"""Match the tensors of a file with those of a network."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 MAX_LISTED_NAMES = 5
-"""How many of many names are listed."""
+MAX_PREFIX_DEPTH = 8  # dots in a prefix
+MAX_PREFIXES = 16  # prefixes that are tried; more than two or three with a whole network are rare
+
+TensorState = Mapping[str, Tensor]
+Convert = Callable[[dict[str, Tensor]], TensorState]
+"""A library's conversion of a checkpoint into the names and shapes of its network. It may change the dict."""
 
 
 @frozen
 class LoadedWeights:
     """The weights that an encoder was built with: all of its parameters and persistent buffers are set.
 
-    `file` is the path of a file, or None for published weights. `prefix` stood in front of the names in the file, and
-    `unused` are the names of the tensors in it that were left aside.
+    `file` is the path of a file, or None for published weights. `prefix` is what the names in the file begin with, and
+    `unused` are the names of its tensors that were not loaded.
     """
 
     file: str | None = None
@@ -27,29 +32,29 @@ class LoadedWeights:
     unused: tuple[str, ...] = ()
 
 
-def list_names(names: Sequence[str]) -> str:
-    """The first of many names, each in full, and how many more there are."""
-    more = f" and {len(names) - MAX_LISTED_NAMES:,} more" if len(names) > MAX_LISTED_NAMES else ""
-    return f"{', '.join(names[:MAX_LISTED_NAMES])}{more}"
+def list_names(names: Sequence[str], limit: int = MAX_LISTED_NAMES) -> str:
+    """Return the first of many names, each in full, and how many more there are."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return f"{', '.join(names[:limit])}{more}"
 
 
-def count_matches(given: Collection[str], wanted: Collection[str]) -> Mapping[str, int]:
-    """Return how many of the `wanted` names stand behind each prefix of the `given` ones, the most first.
+def count_matches(names: Collection[str], wanted: Collection[str]) -> Mapping[str, int]:
+    """Return how many of the `wanted` names are behind each prefix of `names`, the most first.
 
-    A prefix is empty or ends in a dot. Prefixes behind which none of the wanted names stands are left out. Equal
-    counts are ordered by the length of the prefix, the shortest first.
+    A prefix is empty or ends in a dot. Prefixes without a wanted name are left out. Equal counts are ordered by the
+    length of the prefix, the shortest first.
     """
-    names = frozenset(wanted)
-    # A name may have millions of dots: no more of it is compared than may be one of the wanted names.
-    longest = max(map(len, names), default=0)
+    needed = frozenset(wanted)
+    # A name may have millions of dots: only as much of its end is compared as a wanted name is long.
+    longest = max(map(len, needed), default=0)
     counts = Counter(
-        prefix for name in given for prefix in _iter_candidate_prefixes(name, longest) if name[len(prefix) :] in names
+        prefix for name in names for prefix in _iter_long_prefixes(name, longest) if name[len(prefix) :] in needed
     )
-    return dict(sorted(counts.items(), key=lambda found: (-found[1], len(found[0]), found[0])))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0])))
 
 
-def _iter_candidate_prefixes(name: str, longest: int) -> Iterator[str]:
-    """The prefixes behind which at most `longest` characters are left."""
+def _iter_long_prefixes(name: str, longest: int) -> Iterator[str]:
+    """Yield the prefixes with at most `longest` characters behind them."""
     first = len(name) - longest
     if first <= 0:
         yield ""
@@ -59,23 +64,8 @@ def _iter_candidate_prefixes(name: str, longest: int) -> Iterator[str]:
         at = name.find(".", at + 1)
 
 
-TensorState = Mapping[str, Tensor]
-
-
-Convert = Callable[[dict[str, Tensor]], TensorState]
-"""A library's conversion of a checkpoint into the names and shapes of its network. It may change the dict."""
-
-
-MAX_PREFIX_DEPTH = 8
-"""How many dots a prefix may have."""
-
-
-MAX_PREFIXES = 16
-"""How many prefixes are tried. More than two or three that hold a whole network are rare."""
-
-
 class MismatchError(ValueError):
-    """A checkpoint that does not fill a network, of which `fitting` tensors fit.
+    """A checkpoint does not fill a network; `fitting` of its tensors fit.
 
     `repair` is the next step, where there is a better one than usual.
     """
@@ -90,7 +80,7 @@ class MismatchError(ValueError):
 class Match:
     """The tensors of a checkpoint that fill a network, by the network's names.
 
-    `prefix` stood in front of their names in the checkpoint, and `unused` are the names of its other tensors.
+    `prefix` is what their names in the checkpoint begin with, and `unused` are the names of its other tensors.
     """
 
     prefix: str
@@ -98,7 +88,7 @@ class Match:
     unused: tuple[str, ...]
 
     def report(self, file: str) -> LoadedWeights:
-        """Say what was loaded from a file."""
+        """Return what was loaded from a file."""
         return LoadedWeights(file, self.prefix.removesuffix("."), self.unused)
 
     def fill(self, wanted: TensorState) -> None:
@@ -110,7 +100,7 @@ class Match:
 
 
 def match(
-    given: TensorState,
+    tensors: TensorState,
     wanted: TensorState,
     convert: Convert = dict,
     *,
@@ -119,177 +109,163 @@ def match(
 ) -> Match:
     """Find the tensors that fill `wanted`, the parameters and persistent buffers of a network, in a checkpoint.
 
-    Plain names are tried first, then every prefix behind which there are enough tensors. Where `prefix` is given, no
-    other is tried. What stands behind a prefix is converted before it is compared. Every wanted tensor must be there
-    in its shape, except for integers and booleans (the network computes its indices and masks itself, and counters
-    do not matter) and names that are `optional`.
+    Plain names are tried first, then every prefix behind which there are enough tensors; with `prefix`, only that.
+    The tensors behind a prefix are converted before they are compared. Every wanted tensor must be there in its shape,
+    except for integers and booleans, which the network computes itself (indices, masks) or does not need (counters),
+    and names that are `optional`.
 
     Raises MismatchError where no prefix fills the network, and where several do with different tensors.
     """
     needed = [name for name, tensor in wanted.items() if not (_is_computed(tensor) or optional(name))]
-    drawn = torch.get_rng_state()
+    random_state = torch.get_rng_state()
 
     def try_prefix(prefix: str) -> _Attempt:
-        # What a conversion draws at random is the same each time, so that equal tensors are.
-        torch.set_rng_state(drawn)
-        return _try_prefix(given, wanted, needed, convert, prefix)
+        # A conversion may draw random numbers; equal tensors must stay equal.
+        torch.set_rng_state(random_state)
+        return _try_prefix(tensors, wanted, needed, convert, prefix)
 
+    prefixes = _find_prefixes(tensors, needed)
     if prefix is not None:
-        return _require_match(try_prefix(f"{prefix}."), given, needed)
+        return _require_match(try_prefix(f"{prefix}."), tensors, prefixes)
     plain = try_prefix("")
-    prefixes = _find_prefixes(given, needed)
-    if plain.match is not None and (all(name in given for name in needed) or _is_nested(prefixes)):
+    if plain.match is not None and (all(name in tensors for name in needed) or _is_nested(prefixes)):
         return plain.match
     others = [try_prefix(other) for other in prefixes]
-    complete = list(_drop_equal([one.match for one in others if one.match is not None]))
-    # A conversion may strip a prefix too, and of two networks take the first.
-    if plain.match is not None and not any(_is_same_state(plain.match.tensors, one.tensors) for one in complete):
+    complete = _drop_equal([attempt.match for attempt in others if attempt.match is not None])
+    # A conversion may strip a prefix too, and select the first of two networks.
+    if plain.match is not None and not any(_is_same_state(plain.match, other) for other in complete):
         return plain.match
     if len(complete) == 1:
         return complete[0]
     if complete:
-        listed = ", ".join(one.prefix[:-1] for one in complete)
+        listed = ", ".join(other.prefix[:-1] for other in complete)
         raise MismatchError(
             f"a whole network behind each of the prefixes {listed}",
             f"choose one: pretrained: {{file: FILE, prefix: {complete[0].prefix[:-1]}}}",
         )
-    nearest = max([plain, *others], key=lambda one: one.fitting)
+    nearest = max([plain, *others], key=lambda attempt: attempt.fitting)
     raise MismatchError(nearest.describe(), fitting=nearest.fitting)
 
 
 def _is_computed(tensor: Tensor) -> bool:
-    """Whether a network has a tensor from its architecture: an index, a mask or a counter. Statistics are floats."""
+    """Return whether a tensor is an index, a mask or a counter, which depends on the architecture only."""
     return not isinstance(tensor, nn.Parameter) and not (tensor.is_floating_point() or tensor.is_complex())
 
 
 @frozen
 class _Attempt:
-    """How far the tensors behind a prefix fill a network: the match, or all that is wrong."""
+    """The result of trying a prefix: a match, or everything that is wrong."""
 
     prefix: str
     match: Match | None = None
     fitting: int = 0
     needed: int = 0
     missing: Sequence[str] = ()
-    unlike: Sequence[str] = ()
+    mismatched: Sequence[str] = ()
     unused: Sequence[str] = ()
     error: str | None = field(default=None, kw_only=True)
 
-    def describe(self) -> str:
-        """Say what does not fit, with names of both sides."""
+    def describe(self, nearest: str = ", the nearest") -> str:
+        """Describe what does not fit, with names of both sides."""
         behind = f" behind the prefix {self.prefix[:-1]}" if self.prefix else ""
         if self.error is not None:
             return f"tensors{behind} that cannot be converted: {self.error}"
-        nearest = ", the nearest" if self.prefix else ""
-        said = [f"{self.fitting} of the {self.needed} tensors that the network needs{behind}{nearest}"]
-        named = (("missing", self.missing), ("of another shape", self.unlike), ("not used", self.unused))
-        return "; ".join([*said, *(f"{what}: {list_names(names)}" for what, names in named if names)])
+        counted = f"{self.fitting} of the {self.needed} tensors that the network needs{behind}{behind and nearest}"
+        groups = (("missing", self.missing), ("of another shape", self.mismatched), ("not used", self.unused))
+        return "; ".join([counted, *(f"{what}: {list_names(names)}" for what, names in groups if names)])
 
 
 def _try_prefix(
-    given: TensorState, wanted: TensorState, needed: Sequence[str], convert: Convert, prefix: str
+    tensors: TensorState, wanted: TensorState, needed: Sequence[str], convert: Convert, prefix: str
 ) -> _Attempt:
-    behind = {name[len(prefix) :]: tensor for name, tensor in given.items() if name.startswith(prefix)}
+    behind = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     try:
-        # A library may look elsewhere for what is empty.
-        found = convert(dict(behind)) if behind else {}
+        # A library may look elsewhere for weights where there are none.
+        converted = convert(dict(behind)) if behind else {}
     except MemoryError:
         raise
-    except Exception as error:  # whatever a conversion raises for tensors that it does not know
+    except Exception as error:  # whatever a conversion raises for unknown tensors
         words = " ".join(str(error).split())
         fitting = sum(name in behind and _is_compatible(behind[name], wanted[name]) for name in needed)
         return _Attempt(prefix, fitting=fitting, error=f"{type(error).__name__}{f': {words}' if words else ''}")
-    missing = [name for name in needed if name not in found]
-    alike = {name: tensor for name, tensor in wanted.items() if name in found and _is_compatible(found[name], tensor)}
-    unlike = [
-        f"{name} {_describe_kind(found[name])} instead of {_describe_kind(tensor)}"
-        for name, tensor in wanted.items()
-        if name in found and name not in alike
+    missing = [name for name in needed if name not in converted]
+    pairs = {name: (converted[name], tensor) for name, tensor in wanted.items() if name in converted}
+    compatible = [name for name, pair in pairs.items() if _is_compatible(*pair)]
+    mismatched = [
+        f"{name} {_describe_tensor(found)} instead of {_describe_tensor(tensor)}"
+        for name, (found, tensor) in pairs.items()
+        if not _is_compatible(found, tensor)
     ]
-    # Counters last, so that the names that a message lists are those of weights.
-    unused = tuple(sorted(_list_unused(given, prefix, behind, found, wanted), key=_is_counter))
-    fitting = sum(name in alike for name in needed)
-    attempt = _Attempt(prefix, None, fitting, len(needed), missing, unlike, unused)
-    if missing or unlike:
+    # Where a conversion renamed tensors, those that it dropped cannot be told from those that it joined with others.
+    rest = behind if converted.keys() <= behind.keys() else converted
+    unused = [name for name in tensors if not name.startswith(prefix)]
+    unused += [f"{prefix}{name}" for name in rest if name not in pairs]
+    # Counters last, so that a message lists names of weights.
+    unused.sort(key=lambda name: name.endswith("num_batches_tracked"))
+    fitting = len(frozenset(needed).intersection(compatible))
+    attempt = _Attempt(prefix, None, fitting, len(needed), missing, mismatched, tuple(unused))
+    if missing or mismatched:
         return attempt
-    return evolve(attempt, match=Match(prefix, {name: found[name] for name in alike}, unused))
+    return evolve(attempt, match=Match(prefix, {name: converted[name] for name in compatible}, tuple(unused)))
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+def _is_compatible(found: Tensor, wanted: Tensor) -> bool:
+    return found.shape == wanted.shape and _get_number_kind(found) == _get_number_kind(wanted)
 
 
-def _is_compatible(given: Tensor, wanted: Tensor) -> bool:
-    return given.shape == wanted.shape and _name_numbers(given) == _name_numbers(wanted)
-
-
-def _name_numbers(tensor: Tensor) -> str:
-    """What kind of numbers a tensor has. The precision does not matter."""
+def _get_number_kind(tensor: Tensor) -> str:
     return "complex number" if tensor.is_complex() else "float" if tensor.is_floating_point() else "integer"
 
 
-def _describe_kind(tensor: Tensor) -> str:
-    shape = str(list(tensor.shape))
-    return shape if tensor.is_floating_point() else f"{shape} of {_name_numbers(tensor)}s"
+def _describe_tensor(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)}{'' if tensor.is_floating_point() else f' of {_get_number_kind(tensor)}s'}"
 
 
-def _list_unused(
-    given: TensorState, prefix: str, behind: TensorState, found: TensorState, wanted: TensorState
-) -> Iterator[str]:
-    """The tensors that go nowhere. Where a conversion renamed some, those that it dropped cannot be told from those
-    that it joined: then only what it left over is listed.
-    """
-    yield from (name for name in given if not name.startswith(prefix))
-    left = behind if found.keys() <= behind.keys() else found
-    yield from (f"{prefix}{name}" for name in left if not (name in found and name in wanted))
-
-
-def _require_match(attempt: _Attempt, given: TensorState, needed: Collection[str]) -> Match:
+def _require_match(attempt: _Attempt, tensors: TensorState, prefixes: Sequence[str]) -> Match:
     if attempt.match is not None:
         return attempt.match
-    if not any(name.startswith(attempt.prefix) for name in given):
-        known = _find_prefixes(given, needed)
-        listed = f"; prefixes: {list_names([name[:-1] for name in known])}" if known else ""
-        raise MismatchError(f"no name that begins with {attempt.prefix}; names: {list_names(list(given))}{listed}")
-    raise MismatchError(attempt.describe().replace(", the nearest", "", 1), fitting=attempt.fitting)
+    if not any(name.startswith(attempt.prefix) for name in tensors):
+        listed = f"; prefixes: {list_names([name[:-1] for name in prefixes])}" if prefixes else ""
+        raise MismatchError(f"no name that begins with {attempt.prefix}; names: {list_names(list(tensors))}{listed}")
+    raise MismatchError(attempt.describe(nearest=""), fitting=attempt.fitting)
 
 
-def _find_prefixes(given: Iterable[str], needed: Collection[str]) -> list[str]:
-    """The prefixes behind which a whole network may be, the likeliest first.
+def _find_prefixes(names: Collection[str], needed: Collection[str]) -> list[str]:
+    """Return the prefixes behind which a whole network may be, the likeliest first.
 
-    A conversion may split tensors, but never so many that half as many as are needed would not do.
+    A conversion may split tensors, but a file has at least half as many as are needed.
     """
-    names = list(given)
-    behind = Counter(prefix for name in names for prefix in _iter_prefixes(name))
-    large = [prefix for prefix, count in behind.most_common() if 2 * count >= len(needed)]
-    likely = [prefix for prefix in count_matches(names, needed) if prefix in frozenset(large)]
+    counts = Counter(prefix for name in names for prefix in _iter_short_prefixes(name))
+    large = [prefix for prefix, count in counts.most_common() if 2 * count >= len(needed)]
+    enough = frozenset(large)
+    likely = [prefix for prefix in count_matches(names, needed) if prefix in enough]
     return list(dict.fromkeys([*likely, *large]))[:MAX_PREFIXES]
 
 
-def _iter_prefixes(name: str) -> Iterator[str]:
+def _iter_short_prefixes(name: str) -> Iterator[str]:
     at = 0
-    for segment in name.split(".", MAX_PREFIX_DEPTH)[:-1][:MAX_PREFIX_DEPTH]:
+    for segment in name.split(".", MAX_PREFIX_DEPTH)[:-1]:
         at += len(segment) + 1
         yield name[:at]
 
 
 def _is_nested(prefixes: Iterable[str]) -> bool:
-    """Whether each prefix continues the one before it: then no two networks stand beside each other."""
-    ordered = sorted(prefixes, key=len)
-    return all(longer.startswith(shorter) for shorter, longer in pairwise(ordered))
+    """Return whether each prefix continues the one before it, so that there is one network at most."""
+    return all(longer.startswith(shorter) for shorter, longer in pairwise(sorted(prefixes, key=len)))
 
 
-def _drop_equal(matches: Sequence[Match]) -> Iterator[Match]:
-    """One match of each set of equal tensors: a conversion may strip a prefix too."""
-    seen: list[Match] = []
-    for one in matches:
-        if not any(_is_same_state(one.tensors, other.tensors) for other in seen):
-            seen.append(one)
-            yield one
+def _drop_equal(matches: Sequence[Match]) -> list[Match]:
+    """Return the first of each set of matches with equal tensors: a conversion may strip a prefix too."""
+    different: list[Match] = []
+    for candidate in matches:
+        if not any(_is_same_state(candidate, other) for other in different):
+            different.append(candidate)
+    return different
 
 
-def _is_same_state(one: TensorState, other: TensorState) -> bool:
-    """Whether all tensors are equal, and of one precision: torch compares no others."""
-    return one.keys() == other.keys() and all(
-        tensor.dtype == other[name].dtype and torch.equal(tensor, other[name]) for name, tensor in one.items()
+def _is_same_state(match: Match, other: Match) -> bool:
+    """Return whether all tensors are equal, and of one precision, as torch.equal requires."""
+    return match.tensors.keys() == other.tensors.keys() and all(
+        tensor.dtype == other.tensors[name].dtype and torch.equal(tensor, other.tensors[name])
+        for name, tensor in match.tensors.items()
     )

@@ -492,7 +492,7 @@ def test_a_shard_outside_the_folder_is_not_read(tmp_path, part, name, made):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"conv1.weight": "../other.safetensors"}}))
     assert refused(part(name, pretrained=str(index))).got == (
-        "ValueError: model.safetensors.index.json names '../other.safetensors', which is no file beside it"
+        "ValueError: model.safetensors.index.json names '../other.safetensors', which is not a file beside it"
     )
 
 

@@ -227,7 +227,7 @@ def test_a_config_that_would_never_end_is_refused(folder, fields):
 def test_a_config_that_is_no_file_is_not_waited_for(folder):
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
-    assert refused(Transformers(f"{folder}")).got == "OSError: it is no file"
+    assert refused(Transformers(f"{folder}")).got == "OSError: it is not a file"
 
 
 def test_a_config_of_any_size_is_not_read(folder):
@@ -323,18 +323,18 @@ INDICES = {
     ),
     "a folder below": (
         {"weight_map": {"a": "below/model.safetensors"}},
-        f"ValueError: {INDEX} names 'below/model.safetensors', which is no file beside it",
+        f"ValueError: {INDEX} names 'below/model.safetensors', which is not a file beside it",
     ),
     "any file at all": (
         {"weight_map": {"a": "/etc/passwd"}},
-        f"ValueError: {INDEX} names '/etc/passwd', which is no file beside it",
+        f"ValueError: {INDEX} names '/etc/passwd', which is not a file beside it",
     ),
-    "the folder above": ({"weight_map": {"a": ".."}}, f"ValueError: {INDEX} names '..', which is no file beside it"),
+    "the folder above": ({"weight_map": {"a": ".."}}, f"ValueError: {INDEX} names '..', which is not a file beside it"),
     "another system's folders": (
         {"weight_map": {"a": "..\\a"}},
-        f"ValueError: {INDEX} names '..\\\\a', which is no file beside it",
+        f"ValueError: {INDEX} names '..\\\\a', which is not a file beside it",
     ),
-    "no name": ({"weight_map": {"a": ""}}, f"ValueError: {INDEX} names '', which is no file beside it"),
+    "no name": ({"weight_map": {"a": ""}}, f"ValueError: {INDEX} names '', which is not a file beside it"),
     **{
         name: (told, f"ValueError: {INDEX} has no weight_map that names the file of each weight")
         for name, told in {
@@ -359,7 +359,7 @@ UNREAD = {
         lambda file: file.write_text("no"),
         f"ValueError: {INDEX} cannot be read (Expecting value: line 1 column 1 (char 0))",
     ),
-    "a pipe": (os.mkfifo, f"ValueError: {INDEX} cannot be read (it is no file)"),
+    "a pipe": (os.mkfifo, f"ValueError: {INDEX} cannot be read (it is not a file)"),
     "of any size": (
         lambda file: (file.touch(), os.truncate(file, 2**24 + 1)),
         f"ValueError: {INDEX} cannot be read (it has more than 16,777,216 bytes)",
@@ -378,7 +378,7 @@ def test_a_shard_without_end_is_not_waited_for(folder):
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "shard.safetensors")
     write_index(folder, {"a": "shard.safetensors"})
-    assert refused(Transformers(f"{folder}", pretrained=True)).got == "ValueError: shard.safetensors is no file"
+    assert refused(Transformers(f"{folder}", pretrained=True)).got == "ValueError: shard.safetensors is not a file"
 
 
 @pytest.fixture
