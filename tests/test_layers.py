@@ -36,7 +36,7 @@ STAGES = (
 
 TORCH_FREE = re.compile(
     r"composer\.((errors|layouts|sizes|files|isolation|limits|parts|graph|structure|spec|neck_paths|typed_graph|inference"
-    r"|encoder_info|fixes|compatibility|__init__|__main__)(\.|$)|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$"
+    r"|encoder_info|fixes|compatibility|__init__|__main__)(\.|$)|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$|adapters\.decoders$"
     r"|cli\.(__init__|main|terminal|check)$)"
 )
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""
