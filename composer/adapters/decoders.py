@@ -1,6 +1,6 @@
 """Fields and argument checks that the decoders of smp and mmseg share.
 
-Both libraries have one declaration for all their decoders. An argument that is None has the library's default, and
+Both libraries have one declaration for all their decoders. An argument of None has the library's default, and
 `Part.defaults` lists the arguments of each decoder.
 """
 

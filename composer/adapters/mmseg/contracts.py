@@ -73,7 +73,7 @@ def build_call(head: Mmseg, features: Features) -> Call:
 
 @frozen
 class Rule:
-    """What sets a head apart: further checks, and a grid other than that of the first map that it uses."""
+    """The contract of a head: its own checks, and its output, by default at the grid of the first map that it uses."""
 
     checks: tuple[Callable[[Call], Rejection | None], ...] = ()
     infer: Callable[[Call], Outputs] = lambda call: _build_outputs(call.maps[0], call)
