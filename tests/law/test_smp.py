@@ -20,7 +20,7 @@ from tests.law.test_parts import SHOWN_BY, check_promise, check_refusal
 from tests.law.toys import Toy
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
-import composer.adapters.smp
+import composer.adapters.smp.modules
 
 CLIMBERS = ("Unet", "UnetPlusPlus", "MAnet")
 """The decoders that have a list of widths, one for each level."""

@@ -18,7 +18,7 @@ from composer.parts.rules import Rejection
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
 import segmentation_models_pytorch as smp
 
-import composer.adapters.smp
+import composer.adapters.smp.modules
 
 CNN = {"encoder_name": "resnet18", "encoder_weights": None, "in_channels": 3, "classes": 1}
 NAMES = tuple(SMP_DECODER_ARGUMENTS)

@@ -1,4 +1,4 @@
-"""Contracts of mmseg's decode heads."""
+"""Contracts of mmseg's decode heads: a table, read by one function."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from math import ceil
 from types import MappingProxyType
 from typing import Any
 
-from attrs import asdict, evolve, frozen
+from attrs import evolve, frozen
 
+from composer.adapters.decoders import GROUPS, reject_argument, require_group_multiple, require_known_arguments
 from composer.adapters.mmseg.parts import MULTI_MAP_HEADS, Mmseg, resolve_mmseg_arguments
-from composer.errors import suggest
 from composer.layouts import Feature, Features, format_count
 from composer.parts.base import contract
 from composer.parts.rules import (
@@ -25,9 +25,7 @@ from composer.parts.rules import (
     to_exact_grid,
 )
 
-GN_GROUPS = 32
-"""The groups of GN in mmseg's published configs."""
-
+GN_GROUPS = GROUPS
 
 IGNORED_ARGUMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -35,26 +33,9 @@ IGNORED_ARGUMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "SegmenterMaskTransformerHead": ("channels", "dropout_ratio", "align_corners"),
     }
 )
-"""What heads take for the class they derive from, and make nothing of."""
+"""Arguments that heads accept for their base class, without effect."""
 
-
-def require_known_mmseg_arguments(head: Mmseg) -> Rejection | None:
-    """Refuse an argument that the head of this name has not, or overlooks: one of the others has it."""
-    known = head.defaults[head.name]
-    for name, value in asdict(head, recurse=False).items():
-        if name != "name" and name not in known and value is not None:
-            return Rejection(
-                code="argument",
-                kind="wrong_output" if name in IGNORED_ARGUMENTS.get(head.name, ()) else "raises",
-                expected=f"has no argument {name}",
-                got=_format_value(value),
-                repair=suggest(name, known),
-                about=name,
-            )
-    return None
-
-
-_NORMALIZED_WIDTHS = (
+NORMALIZED_WIDTHS = (
     "channels",
     "project_channels",
     "c1_channels",
@@ -63,199 +44,124 @@ _NORMALIZED_WIDTHS = (
     "isa_channels",
     "ham_channels",
 )
-"""The widths that a head normalises, where it has them."""
-
-
-def require_divisible_widths(name: str, told: Mapping[str, Any], chosen: Features) -> Rejection | None:
-    """Refuse widths that do not fall into the groups of GN."""
-    # SETR alone makes no norm where it has no convolution.
-    if told.get("norm") != "GN" or (name == "SETRUPHead" and not told["num_convs"]):
-        return None
-    for field in _NORMALIZED_WIDTHS:
-        width = told.get(field, GN_GROUPS)
-        if width % GN_GROUPS:
-            return Rejection(
-                code="channels",
-                kind="raises",
-                expected=f"normalises in {GN_GROUPS} groups, so {field} must be a multiple of {GN_GROUPS}",
-                got=str(width),
-                repair=f"{field}: {-(-width // GN_GROUPS) * GN_GROUPS}",
-                about=field,
-            )
-    if _count_normalized_channels(name, told, chosen) % GN_GROUPS:
-        return Rejection(
-            code="channels",
-            kind="raises",
-            expected=f"normalises the maps in {GN_GROUPS} groups too, so their channels must be a multiple of {GN_GROUPS}",
-            repair="norm: BN",
-            about="norm",
-        )
-    return None
-
-
-def _count_normalized_channels(name: str, told: Mapping[str, Any], chosen: Features) -> int:
-    """How many channels of the maps themselves are normalised, before any convolution changes them."""
-    if name == "ANNHead":
-        return chosen[-1].channels
-    depthwise = name == "DepthwiseSeparableFCNHead" or (
-        name == "DepthwiseSeparableASPPHead" and max(told["dilations"]) > 1
-    )
-    return sum(f.channels for f in chosen) if depthwise else 0
-
-
-def require_even_split(told: Mapping[str, Any], width: str, parts: str) -> Rejection | None:
-    """Refuse a number of parts that a width does not fall into."""
-    if told[width] % told[parts] == 0:
-        return None
-    fitting = next(count for count in range(told[parts], 0, -1) if told[width] % count == 0)
-    return Rejection(
-        code="channels",
-        kind="raises",
-        expected=f"splits {width}, here {told[width]}, evenly into {parts}",
-        got=str(told[parts]),
-        repair=f"{parts}: {fitting}",
-        about=parts,
-    )
-
-
-def require_squeezable_channels(told: Mapping[str, Any], by: float) -> Rejection | None:
-    """Refuse `channels` of which a squeeze leaves none."""
-    if int(told["channels"] * by) > 0:
-        return None
-    least = ceil(1 / by)
-    return Rejection(
-        code="channels",
-        kind="raises",
-        expected=f"squeezes channels, so there must be at least {least}",
-        got=str(told["channels"]),
-        repair=f"channels: {least}",
-        about="channels",
-    )
-
-
-def require_matching_width(told: Mapping[str, Any], chosen: Features) -> Rejection | None:
-    """Refuse a head without convolutions whose width is not the map's."""
-    width = sum(f.channels for f in chosen)
-    if told["num_convs"] or width == told["channels"]:
-        return None
-    return Rejection(
-        code="channels",
-        kind="raises",
-        expected="has no convolution to change the width of the map, so channels must be that",
-        got=f"{told['channels']} for {width}",
-        repair=f"channels: {width}",
-        about="channels",
-    )
-
-
-def require_one_convolution(told: Mapping[str, Any]) -> Rejection | None:
-    """Refuse no convolutions, where mmseg replaces the first."""
-    if told["num_convs"]:
-        return None
-    return Rejection(
-        code="count",
-        kind="raises",
-        expected="has one convolution at least",
-        got="0",
-        repair="num_convs: 1",
-        about="num_convs",
-    )
-
-
-def require_two_classes(told: Mapping[str, Any]) -> Rejection | None:
-    """Refuse a single class where scores are normalised over classes: one alone would always be nought."""
-    if told["num_classes"] > 1:
-        return None
-    return Rejection(
-        code="classes",
-        kind="policy",
-        expected="normalises scores over the classes, so it takes two at least",
-        got="1",
-        repair="num_classes: 2",
-        about="num_classes",
-    )
-
-
-def _format_value(value: Any) -> str:
-    """A value as a file has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(list(value) if isinstance(value, tuple) else value)
+"""The widths that heads normalise."""
 
 
 @frozen
-class SelectedMaps:
-    """The features that flow in, and the positions of those that a head takes."""
+class Call:
+    """A head's arguments and inputs, and the positions of the inputs that it uses."""
 
+    name: str
+    arguments: Mapping[str, Any]
     features: Features
     positions: tuple[int, ...]
 
     @property
     def maps(self) -> Features:
-        """Those that are taken, in the order in which they are."""
+        """The inputs that the head uses, in the order of `positions`."""
         return tuple(self.features[position] for position in self.positions)
 
 
-def require_in_index_type(head: Mmseg, told: Mapping[str, Any]) -> Rejection | None:
-    """Refuse a list where one map is taken, and one index where several are."""
-    given = told["in_index"]
-    concatenates = told.get("input_transform") == "resize_concat"
-    if isinstance(given, tuple) and head.name not in MULTI_MAP_HEADS and not concatenates:
-        able = "input_transform" in head.defaults[head.name]
-        repair = "input_transform: resize_concat" if able else f"in_index: {given[-1]}"
-        return _reject_in_index("takes one map, so in_index is a whole number", list(given), repair)
-    if isinstance(head.in_index, int) and (head.name in MULTI_MAP_HEADS or concatenates):
-        return _reject_in_index("takes several maps, so in_index is a list", given, f"in_index: [{given}]")
+def build_call(head: Mmseg, features: Features) -> Call:
+    """Return the arguments and positions for these inputs. A head of several maps uses all of them by default."""
+    arguments = resolve_mmseg_arguments(head)
+    index = arguments["in_index"]
+    several = head.name in MULTI_MAP_HEADS or arguments.get("input_transform") == "resize_concat"
+    positions = index if isinstance(index, tuple) else tuple(range(len(features))) if several else (index,)
+    return Call(head.name, arguments, features, positions)
+
+
+@frozen
+class Rule:
+    """The contract of a head: its own checks, and its output, by default at the grid of the first map that it uses."""
+
+    checks: tuple[Callable[[Call], Rejection | None], ...] = ()
+    infer: Callable[[Call], Outputs] = lambda call: _build_outputs(call.maps[0], call)
+
+
+@contract.register(Mmseg)
+def _(head: Mmseg, features: Features) -> ContractResult:
+    known, ignored = head.defaults[head.name], IGNORED_ARGUMENTS.get(head.name, ())
+    call, rule = build_call(head, features), RULES.get(head.name, Rule())
+    if rejection := (
+        require_known_arguments(head, known, ignored)
+        or _require_in_index_type(head, call.arguments)
+        or require_indices(features, call.positions, "in_index")
+    ):
+        return rejection
+    # EncHead uses the maps before the last for its lateral convolutions only.
+    used = call.maps[-1:] if call.arguments.get("add_lateral") is False else call.maps
+    if rejection := require_maps(used) or _require_groups(call):
+        return rejection
+    return next((rejection for check in rule.checks if (rejection := check(call))), None) or rule.infer(call)
+
+
+def _require_in_index_type(head: Mmseg, arguments: Mapping[str, Any]) -> Rejection | None:
+    index = arguments["in_index"]
+    several = head.name in MULTI_MAP_HEADS or arguments.get("input_transform") == "resize_concat"
+    if isinstance(index, tuple) and not several:
+        rejection = reject_argument(
+            "in_index", "takes one map, so in_index is a whole number", index, index[-1], code="type"
+        )
+        concatenates = "input_transform" in head.defaults[head.name]
+        return evolve(rejection, repair="input_transform: resize_concat") if concatenates else rejection
+    if isinstance(head.in_index, int) and several:
+        return reject_argument("in_index", "takes several maps, so in_index is a list", index, [index], code="type")
     return None
 
 
-def _reject_in_index(expected: str, got: object, repair: str) -> Rejection:
-    return Rejection(code="type", kind="raises", expected=expected, got=str(got), repair=repair, about="in_index")
-
-
-def resolve_positions(name: str, told: Mapping[str, Any], features: Features) -> tuple[int, ...]:
-    """The positions of what a head takes: of all, where it takes several and is not told which."""
-    given = told["in_index"]
-    if isinstance(given, tuple):
-        return given
-    several = name in MULTI_MAP_HEADS or told.get("input_transform") == "resize_concat"
-    return tuple(range(len(features))) if several else (given,)
-
-
-def require_two_maps(taken: SelectedMaps) -> Rejection | None:
-    """Refuse other than two maps, where one is compared with the other."""
-    if len(taken.positions) == 2:
+def _require_groups(call: Call) -> Rejection | None:
+    """Reject widths that a group norm cannot divide."""
+    arguments = call.arguments
+    # SETRUPHead has no norm without a convolution.
+    if arguments.get("norm") != "GN" or (call.name == "SETRUPHead" and not arguments["num_convs"]):
         return None
-    return Rejection(
-        code="count",
-        kind="raises",
-        expected="takes two maps",
-        got=format_count(len(taken.positions), "map"),
-        repair="in_index: [-2, -1]",
-        about="in_index",
+    for name in NORMALIZED_WIDTHS:
+        if rejection := require_group_multiple(name, arguments.get(name, 0)):
+            return rejection
+    if _count_normalized_channels(call) % GN_GROUPS == 0:
+        return None
+    expected = f"normalises the maps in {GN_GROUPS} groups too, so their channels must be a multiple of {GN_GROUPS}"
+    return reject_argument("norm", expected, None, "BN")
+
+
+def _count_normalized_channels(call: Call) -> int:
+    """Return the channels of the inputs that are normalised before any convolution changes them."""
+    if call.name == "ANNHead":
+        return call.maps[-1].channels
+    depthwise = call.name == "DepthwiseSeparableFCNHead" or (
+        call.name == "DepthwiseSeparableASPPHead" and max(call.arguments["dilations"]) > 1
     )
+    return sum(f.channels for f in call.maps) if depthwise else 0
 
 
-def require_selected_finest_first(taken: SelectedMaps) -> Rejection | None:
-    """Refuse maps upside down: the scores are at the grid of the first of them."""
-    strides = [f.stride for f in taken.maps if f.stride is not None]
+def _require_two_maps(call: Call) -> Rejection | None:
+    count = len(call.positions)
+    if count == 2:
+        return None
+    return reject_argument("in_index", "takes two maps", format_count(count, "map"), [-2, -1], code="count")
+
+
+def _require_finest_first(call: Call) -> Rejection | None:
+    strides = [f.stride for f in call.maps if f.stride is not None]
     if strides == sorted(strides):
         return None
     order = sorted(range(len(strides)), key=strides.__getitem__)
+    # FPNHead asserts that the first stride is the smallest, in whatever order the others are.
     return Rejection(
         code="order",
-        kind="policy",
+        kind="raises" if call.name == "FPNHead" and strides[0] > min(strides) else "policy",
         expected="gives scores at the grid of the first map, so strides must not decrease",
-        repair=f"in_index: {[taken.positions[place] for place in order]}",
+        repair=f"in_index: {[call.positions[place] for place in order]}",
     )
 
 
-def require_finer_first_map(taken: SelectedMaps) -> Rejection | None:
-    """Refuse a first map that is coarser than the one it is to refine."""
-    first, refined = taken.features[0].stride, taken.maps[0].stride
-    if first is None or refined is None or first <= refined:
-        return None
-    order = sorted(range(len(taken.features)), key=lambda place: taken.features[place].stride or 0)
+def _require_first_feature(call: Call) -> Rejection | None:
+    """Reject a first input that cannot refine the map: one that is not a map, or is coarser."""
+    first, refined = call.features[0].stride, call.maps[0].stride
+    if (rejection := require_maps(call.features[:1])) or first is None or refined is None or first <= refined:
+        return rejection
+    order = sorted(range(len(call.features)), key=lambda place: call.features[place].stride or 0)
     return Rejection(
         code="order",
         kind="policy",
@@ -265,123 +171,96 @@ def require_finer_first_map(taken: SelectedMaps) -> Rejection | None:
     )
 
 
-Arguments = Mapping[str, Any]
+def _require_squeezable_channels(call: Call) -> Rejection | None:
+    ratio = call.arguments.get("ratio", 1 / 8)
+    if int(call.arguments["channels"] * ratio) > 0:
+        return None
+    least = ceil(1 / ratio)
+    expected = f"squeezes channels, so there must be at least {least}"
+    return reject_argument("channels", expected, call.arguments["channels"], least)
 
 
-@contract.register(Mmseg)
-def _(head: Mmseg, features: Features) -> ContractResult:
-    told = resolve_mmseg_arguments(head)
-    if refusal := require_known_mmseg_arguments(head) or require_in_index_type(head, told):
-        return refusal
-    taken = SelectedMaps(features, resolve_positions(head.name, told, features))
-    if refusal := require_indices(features, taken.positions, "in_index"):
-        return refusal
-    # EncHead looks at the others only where it is told to.
-    used = taken.maps[-1:] if head.name == "EncHead" and not told["add_lateral"] else taken.maps
-    return (
-        require_maps(used)
-        or require_divisible_widths(head.name, told, taken.maps)
-        or _MMSEG_RULES.get(head.name, _infer_first_grid)(told, taken)
-    )
+def _require_matching_width(call: Call) -> Rejection | None:
+    """Reject a head without convolutions whose width is not the map's."""
+    channels, width = call.arguments["channels"], sum(f.channels for f in call.maps)
+    if call.arguments["num_convs"] or width == channels:
+        return None
+    expected = "has no convolution to change the width of the map, so channels must be that"
+    return reject_argument("channels", expected, f"{channels} for {width}", width)
 
 
-def _infer_first_grid(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return _build_score_outputs(taken.maps[0], told)
+def _require_one_convolution(call: Call) -> Rejection | None:
+    """Reject a head without convolutions, because mmseg replaces the first."""
+    if call.arguments["num_convs"]:
+        return None
+    return reject_argument("num_convs", "has one convolution at least", 0, 1, code="count")
 
 
-def _infer_last_grid(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return _build_score_outputs(taken.maps[-1], told)
+def _require_ham_split(call: Call) -> Rejection | None:
+    return _require_even_split(call.arguments, "ham_channels", "MD_S")
 
 
-def _infer_finest_grid(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return require_selected_finest_first(taken) or _infer_first_grid(told, taken)
+def _require_attention_split(call: Call) -> Rejection | None:
+    return _require_even_split(resolve_segmenter_attention(call), "embed_dims", "num_heads")
 
 
-def _infer_ann_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return require_two_maps(taken) or _infer_last_grid(told, taken)
+def _require_even_split(arguments: Mapping[str, Any], width: str, parts: str) -> Rejection | None:
+    if arguments[width] % arguments[parts] == 0:
+        return None
+    divisor = next(count for count in range(arguments[parts], 0, -1) if arguments[width] % count == 0)
+    expected = f"splits {width}, here {arguments[width]}, evenly into {parts}"
+    return reject_argument(parts, expected, arguments[parts], divisor)
 
 
-def _infer_fpn_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    """mmseg asserts that the first stride is the least, and goes on whatever follows."""
-    refusal = require_selected_finest_first(taken)
-    strides = [f.stride for f in taken.maps if f.stride is not None]
-    if refusal is not None and strides[0] > min(strides):
-        return evolve(refusal, kind="raises")
-    return refusal or _infer_first_grid(told, taken)
+def resolve_segmenter_attention(call: Call) -> dict[str, int]:
+    """Return Segmenter's width, by default that of the map, and its heads, by default one for 64 channels."""
+    width = call.arguments["embed_dims"] or call.maps[0].channels
+    return {"embed_dims": width, "num_heads": call.arguments["num_heads"] or max(width // 64, 1)}
 
 
-def _infer_light_ham_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return require_even_split(told, "ham_channels", "MD_S") or _infer_finest_grid(told, taken)
+def _require_two_classes(call: Call) -> Rejection | None:
+    """Reject a single class where scores are normalised over the classes: it would always be 0."""
+    if call.arguments["num_classes"] > 1:
+        return None
+    expected = "normalises scores over the classes, so it takes two at least"
+    return reject_argument("num_classes", expected, 1, 2, code="classes", kind="policy")
 
 
-def _infer_separable_aspp_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    """The map is joined with the first of all, at that one's grid."""
-    first = taken.features[0]
-    return require_maps((first,)) or require_finer_first_map(taken) or _build_score_outputs(first, told)
+def _infer_last_grid(call: Call) -> Outputs:
+    return _build_outputs(call.maps[-1], call)
 
 
-def _infer_fcn_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return require_matching_width(told, taken.maps) or _infer_first_grid(told, taken)
+def _infer_first_feature_grid(call: Call) -> Outputs:
+    return _build_outputs(call.features[0], call)
 
 
-def _infer_separable_fcn_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return require_one_convolution(told) or _infer_first_grid(told, taken)
+def _infer_setr(call: Call) -> Outputs:
+    """Return an enlarged grid: each convolution is followed by a resize, which is exact for a whole grid only."""
+    first = to_exact_grid(call.maps[0])
+    stride = scale_stride(first.stride, Fraction(1, call.arguments["up_scale"] ** call.arguments["num_convs"]))
+    return evolve(_build_outputs(evolve(first, stride=stride), call), sizes=compute_exact_multiple(first))
 
 
-def _infer_criss_cross_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return require_squeezable_channels(told, 1 / 8) or _infer_first_grid(told, taken)
+def _build_outputs(grid: Feature, call: Call) -> Outputs:
+    return Outputs(features=[evolve(grid, channels=call.arguments["num_classes"])])
 
 
-def _infer_global_context_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    return require_squeezable_channels(told, told["ratio"]) or _infer_first_grid(told, taken)
-
-
-def _infer_setr_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    """The map is enlarged after every convolution: exact only where it is whole itself."""
-    if refusal := require_matching_width(told, taken.maps):
-        return refusal
-    first = to_exact_grid(taken.maps[0])
-    stride = scale_stride(first.stride, Fraction(1, told["up_scale"] ** told["num_convs"]))
-    return Outputs(
-        features=[evolve(first, channels=told["num_classes"], stride=stride)], sizes=compute_exact_multiple(first)
-    )
-
-
-def _infer_segmenter_head(told: Arguments, taken: SelectedMaps) -> ContractResult:
-    told = {**told, **resolve_segmenter_attention(told, taken.maps[0])}
-    return (
-        require_even_split(told, "embed_dims", "num_heads")
-        or require_two_classes(told)
-        or _infer_first_grid(told, taken)
-    )
-
-
-def resolve_segmenter_attention(told: Arguments, feature: Feature) -> dict[str, int]:
-    """Segmenter's width and heads: as wide as the map, and a head for 64 channels, where nothing else is said."""
-    width = told["embed_dims"] or feature.channels
-    return {"embed_dims": width, "num_heads": told["num_heads"] or max(width // 64, 1)}
-
-
-def _build_score_outputs(feature: Feature, told: Arguments) -> Outputs:
-    return Outputs(features=[evolve(feature, channels=told["num_classes"])])
-
-
-_MMSEG_RULES: Mapping[str, Callable[[Arguments, SelectedMaps], ContractResult]] = MappingProxyType(
+RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "ANNHead": _infer_ann_head,
-        "CCHead": _infer_criss_cross_head,
-        "DepthwiseSeparableASPPHead": _infer_separable_aspp_head,
-        "DepthwiseSeparableFCNHead": _infer_separable_fcn_head,
-        "EncHead": _infer_last_grid,
-        "FCNHead": _infer_fcn_head,
-        "FPNHead": _infer_fpn_head,
-        "GCHead": _infer_global_context_head,
-        "LightHamHead": _infer_light_ham_head,
-        "SETRUPHead": _infer_setr_head,
-        "STDCHead": _infer_fcn_head,
-        "SegformerHead": _infer_finest_grid,
-        "SegmenterMaskTransformerHead": _infer_segmenter_head,
-        "UPerHead": _infer_finest_grid,
+        "ANNHead": Rule((_require_two_maps,), _infer_last_grid),
+        "CCHead": Rule((_require_squeezable_channels,)),
+        "DepthwiseSeparableASPPHead": Rule((_require_first_feature,), _infer_first_feature_grid),
+        "DepthwiseSeparableFCNHead": Rule((_require_one_convolution,)),
+        "EncHead": Rule(infer=_infer_last_grid),
+        "FCNHead": Rule((_require_matching_width,)),
+        "FPNHead": Rule((_require_finest_first,)),
+        "GCHead": Rule((_require_squeezable_channels,)),
+        "LightHamHead": Rule((_require_ham_split, _require_finest_first)),
+        "SETRUPHead": Rule((_require_matching_width,), _infer_setr),
+        "STDCHead": Rule((_require_matching_width,)),
+        "SegformerHead": Rule((_require_finest_first,)),
+        "SegmenterMaskTransformerHead": Rule((_require_attention_split, _require_two_classes)),
+        "UPerHead": Rule((_require_finest_first,)),
     }
 )
-"""What sets a head apart; the others give scores at the grid of the first map that they take."""
+"""The heads that differ from the plain `Rule()`."""

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from composer.adapters.mmseg.contracts import GN_GROUPS, SelectedMaps, resolve_positions, resolve_segmenter_attention
-from composer.adapters.mmseg.parts import MULTI_MAP_HEADS, Mmseg, resolve_mmseg_arguments
+from composer.adapters.mmseg.contracts import GN_GROUPS, Call, build_call, resolve_segmenter_attention
+from composer.adapters.mmseg.parts import MULTI_MAP_HEADS, Mmseg
 from composer.isolation import drop_warnings
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module, use_default_device
@@ -22,7 +22,7 @@ COMPILED_OPS = "mmcv._ext"
 
 
 class UncompiledOps(ModuleType):
-    """In the place of mmcv's compiled operations: each of them is there, and raises RuntimeError when it is called."""
+    """Stands in for mmcv's compiled operations, each of which raises RuntimeError when it is called."""
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         if name.startswith("__"):
@@ -35,14 +35,14 @@ class UncompiledOps(ModuleType):
 
 
 def import_decode_heads() -> ModuleType:
-    """mmseg's heads. Raises whatever importing them raises."""
-    # First, so that an mmseg that is not there is told from an mmcv that is not.
+    """Return the module of mmseg's heads. Raises whatever importing it raises."""
+    # First, so that a missing mmseg is distinguished from a missing mmcv.
     import_module("mmseg")
-    # Asked before anything is imported that needs them: what fails halfway stays registered with mmcv.
+    # Before anything imports them, because what fails halfway stays registered with mmcv.
     if COMPILED_OPS not in sys.modules and find_spec(COMPILED_OPS) is None:
         sys.modules[COMPILED_OPS] = UncompiledOps(COMPILED_OPS)
         try:
-            # What is written in plain torch there, as CCHead's attention is, works.
+            # Operations in plain torch work, such as the attention of CCHead.
             import_module("mmcv.ops")
         finally:
             del sys.modules[COMPILED_OPS]
@@ -54,37 +54,40 @@ HEADS = import_decode_heads()
 
 @module.register(Mmseg)
 def _(part: Mmseg, features: Features) -> nn.Module:
-    """mmseg's own head, which gives a tuple."""
-    with drop_warnings():  # each makes a loss too, which warns of what it was not told
+    """Return mmseg's own head, which returns a tuple."""
+    with drop_warnings():  # each builds a loss too, which warns about missing arguments
         head = _create_head(part, features)
         _init_head(head)
-    if part.name in _FINALIZERS:
-        _FINALIZERS[part.name](part, head)
-    # Hooks, because a module around the head would give its parameters other names than mmseg's.
+    if part.name == "LightHamHead":
+        _register_bases(head, build_call(part, features).arguments)
+    if part.name == "ANNHead" and head.dropout is None:
+        # mmseg calls it even if it has none.
+        head.dropout = nn.Identity()
+    # Hooks, because a wrapper would change the names of mmseg's parameters.
     head.register_forward_pre_hook(_make_contiguous)
     head.register_forward_hook(_to_single_output)
     return head
 
 
 def _create_head(part: Mmseg, features: Features) -> nn.Module:
-    """The head by its name; on the CPU first where its constructor reads a tensor, which on meta cannot be done."""
+    """Return the head; its constructor runs on the CPU if it reads a tensor, which the meta device does not allow."""
     with use_default_device("cpu") if part.name == "SegmenterMaskTransformerHead" else nullcontext():
         head: nn.Module = getattr(HEADS, part.name)(**_build_head_arguments(part, features))
     return head.to(get_default_device())
 
 
 def _make_contiguous(_: nn.Module, inputs: tuple[Sequence[Tensor]]) -> tuple[list[Tensor]]:
-    """mmseg looks at maps as lists of cells, without asking whether they lie in memory as such."""
+    # mmseg calls view on its inputs.
     return ([x_BCHW.contiguous() for x_BCHW in inputs[0]],)
 
 
 def _to_single_output(_: nn.Module, __: object, out: Tensor | tuple[Tensor, ...]) -> tuple[Tensor]:
-    """A tuple of the one prediction. The first of DAHead's is that of both its branches."""
+    # The first of DAHead's predictions is that of both its branches.
     return (out,) if isinstance(out, Tensor) else (out[0],)
 
 
 def _init_head(head: Any) -> None:
-    """As mmengine's runner does, without two lines in its log for each parameter. On the meta device are no values."""
+    """Initialise as mmengine's runner does, without its two log lines for each parameter."""
     if get_default_device() == "meta":
         return
     head._dump_init_info = lambda: None
@@ -93,85 +96,56 @@ def _init_head(head: Any) -> None:
 
 
 def _build_head_arguments(part: Mmseg, features: Features) -> dict[str, Any]:
-    told = resolve_mmseg_arguments(part)
-    taken = SelectedMaps(features, resolve_positions(part.name, told, features))
-    told |= _build_input_arguments(part, told, taken) | _convert_norm_and_act(told)
-    if part.name in _EXTRA_ARGUMENTS:
-        told |= _EXTRA_ARGUMENTS[part.name](told, taken)
-    return told
+    call = build_call(part, features)
+    arguments = dict(call.arguments)
+    converted = _convert_norm_and_act(arguments) | _convert_own(arguments, call)
+    return arguments | _build_input_arguments(part, call) | converted
 
 
-def _build_input_arguments(part: Mmseg, told: Mapping[str, Any], taken: SelectedMaps) -> dict[str, Any]:
-    """`in_channels` and `in_index`: lists of them where several maps are taken."""
-    widths = [f.channels for f in taken.maps]
-    if part.name in MULTI_MAP_HEADS or told.get("input_transform"):
-        # What was given stays, so that mmseg itself refuses what it cannot be.
-        return {"in_channels": widths, "in_index": taken.positions if part.in_index is None else part.in_index}
-    return {"in_channels": widths[0], "in_index": told["in_index"]}
+def _build_input_arguments(part: Mmseg, call: Call) -> dict[str, Any]:
+    """Return `in_channels` and `in_index`: lists if the head takes several maps."""
+    widths = [f.channels for f in call.maps]
+    if part.name in MULTI_MAP_HEADS or call.arguments.get("input_transform"):
+        # An in_index of the wrong type stays, so that mmseg itself rejects it.
+        return {"in_channels": widths, "in_index": call.positions if part.in_index is None else part.in_index}
+    return {"in_channels": widths[0], "in_index": call.arguments["in_index"]}
 
 
-def _convert_norm_and_act(told: dict[str, Any]) -> dict[str, Any]:
-    """Norms and activations as mmseg's configs have them; what they are called here is left out."""
+def _convert_norm_and_act(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Remove `norm` and `act`, and return them as mmseg's configs have them."""
     norms = {"BN": {"type": "BN"}, "GN": {"type": "GN", "num_groups": GN_GROUPS}, False: None}
-    given = {}
-    if "norm" in told:
-        given["norm_cfg"] = norms[told.pop("norm")]
-    if "act" in told:
-        given["act_cfg"] = {"type": told.pop("act")}
-    return given
+    converted = {}
+    if "norm" in arguments:
+        converted["norm_cfg"] = norms[arguments.pop("norm")]
+    if "act" in arguments:
+        converted["act_cfg"] = {"type": arguments.pop("act")}
+    return converted
 
 
-def _build_fpn_arguments(_: Mapping[str, Any], taken: SelectedMaps) -> dict[str, Any]:
-    # As ratios, whose logarithms are whole where they should be; nothing else is made of them.
-    least = taken.maps[0].stride or 1
-    return {"feature_strides": [float((f.stride or 1) / least) for f in taken.maps]}
+def _convert_own(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
+    """Return what a single head takes besides, or in another form; the latter is removed from `arguments`."""
+    match call.name:
+        case "FPNHead":
+            # mmseg uses their ratios only, and the logarithm of a power of 2 is exact.
+            finest = call.maps[0].stride or 1
+            return {"feature_strides": [float((f.stride or 1) / finest) for f in call.maps]}
+        case "DepthwiseSeparableASPPHead":
+            return {"c1_in_channels": call.features[0].channels}
+        case "EncHead":
+            return {"use_se_loss": False}
+        case "LightHamHead":
+            ham = {name: arguments.pop(name) for name in ("MD_S", "MD_R", "train_steps", "eval_steps")}
+            return {"ham_kwargs": {**ham, "rand_init": False}}
+        case "SegmenterMaskTransformerHead":
+            attention = resolve_segmenter_attention(call)
+            # The width of the classifier that every head builds and this one deletes.
+            return {**attention, "channels": attention["embed_dims"]}
+    return {}
 
 
-def _build_aspp_arguments(_: Mapping[str, Any], taken: SelectedMaps) -> dict[str, Any]:
-    return {"c1_in_channels": taken.features[0].channels}
-
-
-def _build_encnet_arguments(_: Mapping[str, Any], __: SelectedMaps) -> dict[str, Any]:
-    return {"use_se_loss": False}
-
-
-def _build_ham_arguments(told: dict[str, Any], _: SelectedMaps) -> dict[str, Any]:
-    ham = {name: told.pop(name) for name in ("MD_S", "MD_R", "train_steps", "eval_steps")}
-    return {"ham_kwargs": {**ham, "rand_init": False}}
-
-
-def _build_segmenter_arguments(told: Mapping[str, Any], taken: SelectedMaps) -> dict[str, Any]:
-    given = resolve_segmenter_attention(told, taken.maps[0])
-    # The width of a classifier that every head is made with, and that this one drops.
-    return {**given, "channels": given["embed_dims"]}
-
-
-_EXTRA_ARGUMENTS: Mapping[str, Callable[[dict[str, Any], SelectedMaps], dict[str, Any]]] = {
-    "FPNHead": _build_fpn_arguments,
-    "DepthwiseSeparableASPPHead": _build_aspp_arguments,
-    "EncHead": _build_encnet_arguments,
-    "LightHamHead": _build_ham_arguments,
-    "SegmenterMaskTransformerHead": _build_segmenter_arguments,
-}
-"""What some heads are told besides, and what others are told in another form."""
-
-
-def _register_bases(part: Mmseg, head: Any) -> None:
-    """mmseg draws the bases at the first forward, and a model should not change when it is used."""
-    told, ham = resolve_mmseg_arguments(part), head.hamburger.ham
-    width = told["ham_channels"] // told["MD_S"]
+def _register_bases(head: Any, arguments: Mapping[str, Any]) -> None:
+    """Draw the bases now; mmseg does so in the first forward pass, but a model must not change when it is used."""
+    ham, count, rank = head.hamburger.ham, arguments["MD_S"], arguments["MD_R"]
     device = head.conv_seg.weight.device
-    ham.register_buffer("bases", ham._build_bases(1, told["MD_S"], width, told["MD_R"], device=device))
-
-
-def _fill_missing_dropout(_: Mmseg, head: Any) -> None:
-    """mmseg calls ANN's dropout also where it has made none."""
-    if head.dropout is None:
-        head.dropout = nn.Identity()
-
-
-_FINALIZERS: Mapping[str, Callable[[Mmseg, Any], None]] = {
-    "LightHamHead": _register_bases,
-    "ANNHead": _fill_missing_dropout,
-}
-"""What some heads lack when they are made."""
+    bases = ham._build_bases(1, count, arguments["ham_channels"] // count, rank, device=device)
+    ham.register_buffer("bases", bases)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from attrs import Attribute, asdict, field, frozen
+from attrs import Attribute, field, frozen
 from attrs.validators import optional
 
+from composer.adapters.decoders import declare_argument, declare_list_argument, resolve_arguments
 from composer.parts.base import Decoder
 from composer.parts.validators import (
     BOOL,
@@ -33,7 +34,7 @@ MMSEG_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "DepthwiseSeparableASPPHead": "DeepLabV3+: pooling as in DeepLabV3, beside the first map, at its grid.",
         "DepthwiseSeparableFCNHead": "Fast-SCNN's FCN head: depthwise separable convolutions of a map.",
         "EMAHead": "EMANet: a map written in a few bases, which expectation maximisation finds.",
-        "EncHead": "EncNet: a map whose channels are weighed by how it is told in learned code words.",
+        "EncHead": "EncNet: a map whose channels are weighted by its encoding in learned code words.",
         "FCNHead": "FCN: convolutions of a map.",
         "FPNHead": "Semantic FPN: all maps brought to the finest grid step by step, and added.",
         "GCHead": "GCNet: one global context, added to every cell of a map.",
@@ -48,13 +49,12 @@ MMSEG_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "UPerHead": "UPerNet: pyramid pooling of the last map, a feature pyramid over all of them.",
     }
 )
-"""The heads that a list of maps goes into and one map of scores comes out of, each with a line on what it does."""
-
+"""The heads that take a list of maps and return one map of scores, each with a description."""
 
 UNSUPPORTED_HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "DDRHead": ("it takes the branches of DDRNet, and gives two maps in train mode", "FCNHead"),
-        "DPTHead": ("it takes pairs of a map and a class token, which are no list of maps", "SETRUPHead"),
+        "DPTHead": ("it takes pairs of a map and a class token instead of a list of maps", "SETRUPHead"),
         "IterativeDecodeHead": ("it is made of other heads, and gives a list of maps in train mode", "UPerHead"),
         "LRASPPHead": ("it pools 49 cells a side, which takes images of some 800 pixels and more", "ASPPHead"),
         "Mask2FormerHead": ("it needs mmdet, and gives masks of queries in place of a map", "UPerHead"),
@@ -71,8 +71,7 @@ UNSUPPORTED_HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "VPDDepthHead": ("it gives depth at more cells than the image has pixels", "UPerHead"),
     }
 )
-"""The heads that do not keep that contract: the reason, and the nearest head that does."""
-
+"""Unsupported heads, each with the reason and the closest supported head."""
 
 _COMMON: Mapping[str, Any] = {
     "num_classes": None,
@@ -84,21 +83,15 @@ _COMMON: Mapping[str, Any] = {
     "align_corners": False,
 }
 
-
 _ONE: Mapping[str, Any] = {**_COMMON, "input_transform": None}
-
 
 _SEVERAL: Mapping[str, Any] = {**_COMMON, "in_index": None}
 
-
 _FCN: Mapping[str, Any] = {**_ONE, "kernel_size": 3, "concat_input": True, "dilation": 1}
-
 
 _SCALES: Mapping[str, Any] = {"pool_scales": (1, 2, 3, 6)}
 
-
 _NON_LOCAL: Mapping[str, Any] = {**_FCN, "reduction": 2, "use_scale": True, "mode": "embedded_gaussian"}
-
 
 MMSEG_HEAD_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -160,28 +153,20 @@ MMSEG_HEAD_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "UPerHead": {**_SEVERAL, **_SCALES},
     }
 )
-"""What each head takes, with mmseg's own default; where it has none, and for `norm`, what its published configs say.
+"""The arguments of each head with mmseg's defaults, or those of its published configs for `norm` and where it has none.
 
-`num_classes` has to be given. `in_index` of None takes all maps; `embed_dims` of None is the width of the map, and
-`num_heads` of None a head for 64 of these, as in Segmenter's configs.
+`num_classes` is required. An `in_index` of None selects all maps, an `embed_dims` of None is the width of the map, and
+a `num_heads` of None is one head for 64 of these, as in Segmenter's configs.
 """
-
 
 MMSEG_NORMS = (None, "BN", "GN", False)
 
-
 MMSEG_ACTIVATIONS = (None, "ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid")
-"""Activations that mmcv knows by the names that torch has for them."""
-
+"""Activations that mmcv has under torch's names."""
 
 _COUNT = IntRange(1, 64, optional=True)
 
-
 _SIDES = IntRange(1, 256, optional=True)
-
-
-def _convert_list(value: Any | Iterable[Any] | None) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def _validate_head_name(_: object, __: Attribute[str], name: Any) -> None:
@@ -208,7 +193,7 @@ def _validate_pair(_: object, attribute: Attribute[Any], value: Any) -> None:
 
 @frozen
 class _ChoiceList:
-    """A list of which every entry is one of a closed list."""
+    """A list whose entries are all in `known`."""
 
     known: tuple[str, ...]
 
@@ -217,33 +202,25 @@ class _ChoiceList:
             Choice(self.known)(_, attribute, entry)
 
 
-def _make_optional_field(validator: Any) -> Any:
-    return field(default=None, validator=validator, kw_only=True)
-
-
-def _make_optional_list_field(validator: Any) -> Any:
-    return field(default=None, converter=_convert_list, validator=validator, kw_only=True)
-
-
 @frozen
 class Mmseg(Decoder):
     """A decode head of mmsegmentation: `mmseg/NAME`, with mmseg's arguments. Initialised as mmseg does. Needs no head.
 
-    The scores stay at the grid that they are made on. Channels, strides and, where `in_index` is None, the indices
-    are those of the maps that flow in. `in_index` is the position of the map that a head takes, from the end where it
-    is negative; for a head that takes several, and with `input_transform: resize_concat`, a list of them. With one
-    class the scores are the numbers of a regression.
+    The scores keep the grid that the head computes them on. Channels and strides come from the inputs. `in_index` is
+    the position of the input that the head uses, negative from the end; heads of several maps and
+    `input_transform: resize_concat` take a list of positions, or all inputs by default. With one class, the scores are
+    the values of a regression.
 
-    An argument that is None has its default, which is mmseg's own, or that of its published configs; one that a head
-    has not is refused. mmseg's configs are spelled plainly: `norm` is BN, GN (in 32 groups) or false, for a head
-    without norms, which is mmseg's own default and none of its configs'; `act` is the name of an activation. Losses
-    are no part of a model here, nor are their arguments: EncHead is without its own loss's branch, and of DAHead's
-    three predictions there is the joint one, so that the layers of the two others never learn. LightHamHead draws its
-    bases once, when it is made, and keeps them in the state dict.
+    An argument that is None has mmseg's default, or that of its published configs. An argument that the head does not
+    have is rejected. `norm` is BN, GN (in 32 groups) or false for no norms, which is mmseg's own default but used by
+    none of its configs; `act` is the name of an activation. Losses and their arguments are not part of a model:
+    EncHead is built without the branch of its own loss, and DAHead returns the joint one of its three predictions, so
+    the layers of the other two get no gradients. LightHamHead draws its bases once, when it is built, and keeps them
+    in the state dict.
 
-    In train mode, batch norm over a single value is an error in torch: heads with a branch that pools to one cell
-    (APCHead, ASPPHead, DepthwiseSeparableASPPHead, PSPHead, UPerHead) are trained with two images or more, or with
-    `norm: GN`. EMAHead changes its bases in train mode, as norms change their statistics.
+    In train mode, torch rejects batch norm over a single value: heads with a branch that pools to one cell (APCHead,
+    ASPPHead, DepthwiseSeparableASPPHead, PSPHead, UPerHead) need a batch size of at least 2, or `norm: GN`. EMAHead
+    changes its bases in train mode, as norms change their statistics.
     """
 
     source: ClassVar[str | None] = "mmseg"
@@ -253,69 +230,66 @@ class Mmseg(Decoder):
 
     name: str = field(validator=_validate_head_name)
     num_classes: int = field(validator=CHANNELS, kw_only=True)
-    channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    in_index: int | tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, OPTIONAL_INDEX])
-    input_transform: str | None = _make_optional_field(Choice((None, "resize_concat")))
-    norm: bool | str | None = _make_optional_field(Choice(MMSEG_NORMS))
-    act: str | None = _make_optional_field(Choice(MMSEG_ACTIVATIONS))
-    dropout_ratio: float | None = _make_optional_field(optional(RATE))
-    align_corners: bool | None = _make_optional_field(optional(BOOL))
-    num_convs: int | None = _make_optional_field(IntRange(0, 64, optional=True))
-    kernel_size: int | None = _make_optional_field([_COUNT, _validate_odd])
-    concat_input: bool | None = _make_optional_field(optional(BOOL))
-    dilation: int | None = _make_optional_field(_SIDES)
-    dilations: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
-    pool_scales: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
-    project_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    key_pool_scales: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
-    fusion: bool | None = _make_optional_field(optional(BOOL))
-    filter_sizes: tuple[int, ...] | None = _make_optional_list_field([NON_EMPTY, _SIDES])
-    recurrence: int | None = _make_optional_field(_COUNT)
-    pam_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    reduction: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    use_scale: bool | None = _make_optional_field(optional(BOOL))
-    mode: str | None = _make_optional_field(Choice((None, "embedded_gaussian", "dot_product")))
-    temperature: float | None = _make_optional_field(_validate_positive)
-    c1_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    ema_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    num_bases: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    num_stages: int | None = _make_optional_field(_COUNT)
-    momentum: float | None = _make_optional_field(optional(RATE))
-    num_codes: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    add_lateral: bool | None = _make_optional_field(optional(BOOL))
-    ratio: float | None = _make_optional_field(_validate_positive)
-    pooling_type: str | None = _make_optional_field(Choice((None, "att", "avg")))
-    fusion_types: tuple[str, ...] | None = _make_optional_list_field(
-        [NON_EMPTY, _ChoiceList(("channel_add", "channel_mul"))]
-    )
-    isa_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    down_factor: tuple[int, ...] | None = _make_optional_list_field([_validate_pair, _SIDES])
-    ham_channels: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    MD_S: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    MD_R: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    train_steps: int | None = _make_optional_field(_COUNT)
-    eval_steps: int | None = _make_optional_field(_COUNT)
-    up_scale: int | None = _make_optional_field(_COUNT)
-    interpolate_mode: str | None = _make_optional_field(Choice((None, "bilinear", "bicubic")))
-    num_layers: int | None = _make_optional_field(_COUNT)
-    num_heads: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    embed_dims: int | None = _make_optional_field(OPTIONAL_CHANNELS)
-    mlp_ratio: int | None = _make_optional_field(_COUNT)
-    drop_path_rate: float | None = _make_optional_field(optional(RATE))
-    drop_rate: float | None = _make_optional_field(optional(RATE))
-    attn_drop_rate: float | None = _make_optional_field(optional(RATE))
+    channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    in_index: int | tuple[int, ...] | None = declare_list_argument(NON_EMPTY, OPTIONAL_INDEX)
+    input_transform: str | None = declare_argument(Choice((None, "resize_concat")))
+    norm: bool | str | None = declare_argument(Choice(MMSEG_NORMS))
+    act: str | None = declare_argument(Choice(MMSEG_ACTIVATIONS))
+    dropout_ratio: float | None = declare_argument(optional(RATE))
+    align_corners: bool | None = declare_argument(optional(BOOL))
+    num_convs: int | None = declare_argument(IntRange(0, 64, optional=True))
+    kernel_size: int | None = declare_argument([_COUNT, _validate_odd])
+    concat_input: bool | None = declare_argument(optional(BOOL))
+    dilation: int | None = declare_argument(_SIDES)
+    dilations: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, _SIDES)
+    pool_scales: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, _SIDES)
+    project_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    key_pool_scales: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, _SIDES)
+    fusion: bool | None = declare_argument(optional(BOOL))
+    filter_sizes: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, _SIDES)
+    recurrence: int | None = declare_argument(_COUNT)
+    pam_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    reduction: int | None = declare_argument(OPTIONAL_CHANNELS)
+    use_scale: bool | None = declare_argument(optional(BOOL))
+    mode: str | None = declare_argument(Choice((None, "embedded_gaussian", "dot_product")))
+    temperature: float | None = declare_argument(_validate_positive)
+    c1_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    ema_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    num_bases: int | None = declare_argument(OPTIONAL_CHANNELS)
+    num_stages: int | None = declare_argument(_COUNT)
+    momentum: float | None = declare_argument(optional(RATE))
+    num_codes: int | None = declare_argument(OPTIONAL_CHANNELS)
+    add_lateral: bool | None = declare_argument(optional(BOOL))
+    ratio: float | None = declare_argument(_validate_positive)
+    pooling_type: str | None = declare_argument(Choice((None, "att", "avg")))
+    fusion_types: tuple[str, ...] | None = declare_list_argument(NON_EMPTY, _ChoiceList(("channel_add", "channel_mul")))
+    isa_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    down_factor: tuple[int, ...] | None = declare_list_argument(_validate_pair, _SIDES)
+    ham_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    MD_S: int | None = declare_argument(OPTIONAL_CHANNELS)
+    MD_R: int | None = declare_argument(OPTIONAL_CHANNELS)
+    train_steps: int | None = declare_argument(_COUNT)
+    eval_steps: int | None = declare_argument(_COUNT)
+    up_scale: int | None = declare_argument(_COUNT)
+    interpolate_mode: str | None = declare_argument(Choice((None, "bilinear", "bicubic")))
+    num_layers: int | None = declare_argument(_COUNT)
+    num_heads: int | None = declare_argument(OPTIONAL_CHANNELS)
+    embed_dims: int | None = declare_argument(OPTIONAL_CHANNELS)
+    mlp_ratio: int | None = declare_argument(_COUNT)
+    drop_path_rate: float | None = declare_argument(optional(RATE))
+    drop_rate: float | None = declare_argument(optional(RATE))
+    attn_drop_rate: float | None = declare_argument(optional(RATE))
 
     @property
     def includes_head(self) -> bool:
-        """Always true: mmseg's heads end in a classifier."""
+        """Return True: mmseg's heads end in a classifier."""
         return True
 
 
 def resolve_mmseg_arguments(head: Mmseg) -> dict[str, Any]:
-    """What a head is made with: the arguments that are given, also those it has not, and the defaults."""
-    given = {name: value for name, value in asdict(head, recurse=False).items() if value is not None}
-    return {**MMSEG_HEAD_ARGUMENTS[head.name], **{name: value for name, value in given.items() if name != "name"}}
+    """Return the defaults, updated with all arguments that are set, whether the head has such an argument or not."""
+    return resolve_arguments(head, MMSEG_HEAD_ARGUMENTS[head.name])
 
 
 MULTI_MAP_HEADS = tuple(name for name, known in MMSEG_HEAD_ARGUMENTS.items() if known["in_index"] != -1)
-"""The heads that take several maps at once. The others take one, or several that are brought to one grid."""
+"""The heads that take several maps. The others take one, or several resized to one grid and concatenated."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from attrs import Attribute, evolve, field, frozen
 from attrs.validators import optional
 
+from composer.adapters.decoders import declare_argument, declare_list_argument, resolve_arguments
 from composer.errors import suggest
 from composer.parts.base import Decoder, Part, ProbedEncoder
 from composer.parts.encoders import IsPretrained, Pretrained, convert_pretrained
@@ -16,21 +17,15 @@ from composer.parts.validators import BOOL, NON_EMPTY, OPTIONAL_CHANNELS, RATE, 
 
 _RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152"
 
-
 _RESNEXTS = "resnext50_32x4d resnext101_32x4d resnext101_32x8d resnext101_32x16d resnext101_32x32d resnext101_32x48d"
-
 
 _SQUEEZED = "senet154 se_resnet50 se_resnet101 se_resnet152 se_resnext50_32x4d se_resnext101_32x4d"
 
-
 _EFFICIENT = " ".join(f"efficientnet-b{size}" for size in range(8))
-
 
 _TIMM_EFFICIENT = " ".join(f"timm-efficientnet-{size}" for size in (*(f"b{size}" for size in range(9)), "l2"))
 
-
 _LITE = " ".join(f"timm-tf_efficientnet_lite{size}" for size in range(5))
-
 
 _SMP_FAMILIES: Mapping[str, str] = {
     _RESNETS: "ResNet: residual blocks of convolutions, as torchvision has them.",
@@ -51,16 +46,13 @@ _SMP_FAMILIES: Mapping[str, str] = {
     "mobileone_s0 mobileone_s1 mobileone_s2 mobileone_s3 mobileone_s4": "MobileOne: branches that fold into one.",
 }
 
-
 SMP_ENCODERS: Mapping[str, str] = MappingProxyType(
     {name: line for names, line in _SMP_FAMILIES.items() for name in names.split()}
 )
-"""smp's own encoders, each with a line on what it is."""
-
+"""smp's own encoders, each with a description."""
 
 UNDILATED = ("vgg", "densenet", "inception", "xception")
-"""What the names of those begin with that smp makes no output stride for: they pool where they halve."""
-
+"""Prefixes of the encoders that smp cannot dilate, because they halve their grids by pooling."""
 
 RENAMED_PREFIXES: Mapping[str, str] = MappingProxyType(
     {
@@ -69,11 +61,9 @@ RENAMED_PREFIXES: Mapping[str, str] = MappingProxyType(
         **{f"timm-{family}": f"timm/{family}" for family in ("regnet", "res2", "resnest", "gernet")},
     }
 )
-"""How the names begin by which smp takes a network of timm, and how the name that timm itself has for it begins."""
-
+"""Prefixes of smp's names for networks of timm, each with the prefix of timm's own name."""
 
 _ENCODER_DEFAULTS: Mapping[str, Any] = {"depth": 5, "pretrained": False, "first_level": False}
-
 
 _DILATED_DEFAULTS: Mapping[str, Any] = {**_ENCODER_DEFAULTS, "output_stride": 32}
 
@@ -98,11 +88,11 @@ _PRETRAINED = IsPretrained("the name of a set of weights, ")
 class SmpEncoder(ProbedEncoder):
     """An encoder of segmentation_models_pytorch: `smp/NAME`.
 
-    It gives the levels 1 to `depth`, level i at 1 / 2**i of the image's resolution, but for those that smp leaves
-    without channels (level 1 of the Mix Transformers); with `first_level` also level 0, which is the image itself, or
-    what the network makes of it at full resolution (VGG). `output_stride` 8 or 16 dilates the last levels instead of
-    halving their grid. `pretrained` is true for the weights that smp's models take by default (`imagenet`, or the
-    first set that smp lists), the name of a set (`imagenet`, `ssl`, `advprop`), the path of a file, or a `WeightsFile`.
+    It returns the levels 1 to `depth`, level i at 1 / 2**i of the image's resolution, except for levels without
+    channels (level 1 of the Mix Transformers). With `first_level` it also returns level 0: the image itself, or VGG's
+    features at full resolution. `output_stride` 8 or 16 dilates the last levels instead of halving their grids.
+    `pretrained` is true for the default weights of smp's models (`imagenet`, or the first set that smp lists), the
+    name of a set (`imagenet`, `ssl`, `advprop`), the path of a file, or a `WeightsFile`.
     """
 
     source: ClassVar[str | None] = "smp"
@@ -110,7 +100,6 @@ class SmpEncoder(ProbedEncoder):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: _ENCODER_DEFAULTS if name.startswith(UNDILATED) else _DILATED_DEFAULTS for name in SMP_ENCODERS}
     )
-
     renamed_prefixes: ClassVar[Mapping[str, str]] = MappingProxyType(
         {f"smp/{smps}": timms for smps, timms in RENAMED_PREFIXES.items()}
     )
@@ -119,7 +108,7 @@ class SmpEncoder(ProbedEncoder):
     depth: int = field(default=5, validator=IntRange(3, 5), kw_only=True)
     pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=_PRETRAINED, kw_only=True)
     first_level: bool = field(default=False, validator=BOOL, kw_only=True)
-    output_stride: int | None = field(default=None, validator=_validate_output_stride, kw_only=True)
+    output_stride: int | None = declare_argument(_validate_output_stride)
 
 
 SMP_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
@@ -138,17 +127,13 @@ SMP_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "DPT": "DPT: tokens or maps of a ViT made a pyramid and fused, at half the image's resolution.",
     }
 )
-"""smp's decoders, each with a line on what it does. Level i is the one at 1 / 2**i of the image's resolution."""
-
+"""smp's decoders, each with a description. Level i has 1 / 2**i of the image's resolution."""
 
 _NORM: Mapping[str, Any] = {"decoder_use_norm": "batchnorm"}
 
-
 _WIDTHS: Mapping[str, Any] = {"decoder_channels": (256, 128, 64, 32, 16)}
 
-
 _NEAREST: Mapping[str, Any] = {"decoder_interpolation": "nearest"}
-
 
 _ASPP_ARGUMENTS: Mapping[str, Any] = {
     "decoder_channels": 256,
@@ -157,9 +142,7 @@ _ASPP_ARGUMENTS: Mapping[str, Any] = {
     "decoder_aspp_dropout": 0.5,
 }
 
-
 _UNET: Mapping[str, Any] = {**_WIDTHS, **_NORM, "decoder_attention_type": None, **_NEAREST}
-
 
 SMP_DECODER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -187,35 +170,28 @@ SMP_DECODER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""What smp 0.6's class of each name takes for its decoder, with its defaults."""
-
+"""The decoder arguments of each model class in smp 0.6, with their defaults."""
 
 CENTERED = ("Unet", "UnetPlusPlus")
-"""The decoders to which smp adds a center block for its VGG encoders."""
+"""The decoders to which smp adds a center block after a VGG encoder."""
 
 
 def _build_decoder_defaults(name: str) -> dict[str, Any]:
     # DPT builds a pyramid from its inputs, whatever their levels.
-    own = {} if name == "DPT" else {"first_level": None}
-    return own | ({"center": None} if name in CENTERED else {}) | dict(SMP_DECODER_ARGUMENTS[name])
+    extra = {} if name == "DPT" else {"first_level": None}
+    return extra | ({"center": None} if name in CENTERED else {}) | dict(SMP_DECODER_ARGUMENTS[name])
 
 
 _DECODER_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {name: _build_decoder_defaults(name) for name in SMP_DECODER_ARGUMENTS}
 )
 
-
 SMP_NORMS = (None, "batchnorm", "identity", True, False)
-"""smp names three more that do not work by name alone: its initialisation fails on `instancenorm`, which has no weights
-then, `layernorm` takes the last axis for the channels, and `inplace` needs inplace_abn.
+"""smp has three more, which do not work by name alone: its initialisation fails on `instancenorm`, which has no weights
+then, `layernorm` normalises the last axis instead of the channels, and `inplace` needs inplace_abn.
 """
 
-
 SMP_INTERPOLATIONS = (None, "nearest", "nearest-exact", "bilinear", "bicubic", "area")
-
-
-def _convert_list(value: int | Iterable[int] | None) -> int | tuple[int, ...] | None:
-    return tuple(value) if isinstance(value, list | tuple) else value  # type: ignore[return-value]
 
 
 def _validate_three_dilations(_: object, attribute: Attribute[Any], value: Any) -> None:
@@ -227,13 +203,13 @@ def _validate_three_dilations(_: object, attribute: Attribute[Any], value: Any) 
 class Smp(Decoder):
     """A decoder of segmentation_models_pytorch: `smp/NAME`, with smp's arguments. Initialised as smp does.
 
-    smp counts levels from the image's own resolution, level 0, and halves it from one to the next. `first_level` says
-    which level the first map is: 0, whose content smp drops (as TerraTorch has it drop an encoder's finest map); 1,
-    the first of most encoders; or 2, where an encoder has none at half resolution. Left out, it is 2 for a first map
-    whose stride is more than 2, and 1 elsewhere. After the image itself, level 0, a map at a quarter of its resolution
-    is level 2, as the Mix Transformers give it. `center` is whether Unet and UnetPlusPlus have a center block, two
-    convolutions on the last map; left out, they have one behind one of smp's VGG encoders and none elsewhere, as in
-    smp. An argument that is None has smp's default; one that a decoder has not is refused.
+    smp counts levels from the image's resolution, level 0, and halves the resolution at each level. `first_level` is
+    the level of the first map: 0, whose content smp drops (TerraTorch passes an encoder's finest map there); 1, the
+    first level of most encoders; or 2, for encoders without a map at half resolution. By default it is 2 if the first
+    map has a stride above 2, and 1 otherwise. After the image itself as level 0, a map at a quarter of its resolution
+    is level 2, as in the Mix Transformers. `center` adds a center block, two convolutions on the last map, to Unet and
+    UnetPlusPlus; by default they have one after smp's VGG encoders only, as in smp. An argument that is None has smp's
+    default. An argument that the decoder does not have is rejected.
     """
 
     source: ClassVar[str | None] = "smp"
@@ -242,37 +218,30 @@ class Smp(Decoder):
     reads_stride: ClassVar[bool] = True
 
     name: str = field(validator=Choice(tuple(SMP_DESCRIPTIONS)))
-    first_level: int | None = field(default=None, validator=IntRange(0, 2, optional=True), kw_only=True)
-    center: bool | None = field(default=None, validator=optional(BOOL), kw_only=True)
-    decoder_channels: int | tuple[int, ...] | None = field(
-        default=None, converter=_convert_list, validator=[NON_EMPTY, OPTIONAL_CHANNELS], kw_only=True
+    first_level: int | None = declare_argument(IntRange(0, 2, optional=True))
+    center: bool | None = declare_argument(optional(BOOL))
+    decoder_channels: int | tuple[int, ...] | None = declare_list_argument(NON_EMPTY, OPTIONAL_CHANNELS)
+    decoder_use_norm: bool | str | None = declare_argument(Choice(SMP_NORMS))
+    decoder_attention_type: str | None = declare_argument(Choice((None, "scse")))
+    decoder_interpolation: str | None = declare_argument(Choice(SMP_INTERPOLATIONS))
+    decoder_pab_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    decoder_pyramid_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    decoder_segmentation_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    decoder_merge_policy: str | None = declare_argument(Choice((None, "add", "cat")))
+    decoder_dropout: float | None = declare_argument(optional(RATE))
+    psp_out_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    psp_dropout: float | None = declare_argument(optional(RATE))
+    decoder_atrous_rates: tuple[int, ...] | None = declare_list_argument(
+        _validate_three_dilations, IntRange(1, 1024, optional=True)
     )
-    decoder_use_norm: bool | str | None = field(default=None, validator=Choice(SMP_NORMS), kw_only=True)
-    decoder_attention_type: str | None = field(default=None, validator=Choice((None, "scse")), kw_only=True)
-    decoder_interpolation: str | None = field(default=None, validator=Choice(SMP_INTERPOLATIONS), kw_only=True)
-    decoder_pab_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
-    decoder_pyramid_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
-    decoder_segmentation_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
-    decoder_merge_policy: str | None = field(default=None, validator=Choice((None, "add", "cat")), kw_only=True)
-    decoder_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
-    psp_out_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
-    psp_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
-    decoder_atrous_rates: tuple[int, ...] | None = field(
-        default=None,
-        converter=_convert_list,
-        validator=[_validate_three_dilations, IntRange(1, 1024, optional=True)],
-        kw_only=True,
-    )
-    decoder_aspp_separable: bool | None = field(default=None, validator=optional(BOOL), kw_only=True)
-    decoder_aspp_dropout: float | None = field(default=None, validator=optional(RATE), kw_only=True)
-    decoder_readout: str | None = field(default=None, validator=Choice((None, "cat", "add", "ignore")), kw_only=True)
-    decoder_intermediate_channels: tuple[int, ...] | None = field(
-        default=None, converter=_convert_list, validator=[NON_EMPTY, OPTIONAL_CHANNELS], kw_only=True
-    )
-    decoder_fusion_channels: int | None = field(default=None, validator=OPTIONAL_CHANNELS, kw_only=True)
+    decoder_aspp_separable: bool | None = declare_argument(optional(BOOL))
+    decoder_aspp_dropout: float | None = declare_argument(optional(RATE))
+    decoder_readout: str | None = declare_argument(Choice((None, "cat", "add", "ignore")))
+    decoder_intermediate_channels: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, OPTIONAL_CHANNELS)
+    decoder_fusion_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
 
     def copy_with_encoder(self, encoder: Part | None) -> Self:
-        """Return the decoder with `center` set as smp sets it: by the name of the encoder."""
+        """Return the decoder with `center` set from the name of the encoder, as in smp."""
         if self.center is not None or self.name not in CENTERED:
             return self
         is_vgg = isinstance(encoder, SmpEncoder) and encoder.name.startswith("vgg")
@@ -280,10 +249,6 @@ class Smp(Decoder):
 
 
 def resolve_smp_arguments(decoder: Smp) -> dict[str, Any]:
-    """What smp's decoder is made with: the arguments that are given, also those it has not, and smp's defaults."""
-    every = dict.fromkeys(name for known in SMP_DECODER_ARGUMENTS.values() for name in known)
-    given = {name: getattr(decoder, name) for name in every}
-    return {
-        **SMP_DECODER_ARGUMENTS[decoder.name],
-        **{name: value for name, value in given.items() if value is not None},
-    }
+    """Return smp's arguments: its defaults, and all that are set, whether the decoder has such an argument or not."""
+    arguments = resolve_arguments(decoder, SMP_DECODER_ARGUMENTS[decoder.name])
+    return {name: value for name, value in arguments.items() if name not in ("first_level", "center")}
