@@ -171,7 +171,7 @@ def convert_state_dict(state: Mapping[str, Tensor], network: Any, part: TerraTor
         own = network.state_dict()
         renamed, stem, known = (_convert_swin if part.name in SWIN else _convert_scale_mae)(state, own)
         theirs = _get_stem(renamed, stem, own[stem])
-        return {**renamed, stem: _mix_stem(theirs, own[stem], _resolve_bands(part, known, own[stem]), known)}
+        return {**renamed, stem: _merge_stem(theirs, own[stem], _resolve_bands(part, known, own[stem]), known)}
     inner = next((name for name in _STEMS if hasattr(network, name)), None)
     return dict(state) if inner is None else _convert_torchgeo(state, network, inner, part, published)
 
@@ -281,7 +281,7 @@ def _convert_torchgeo(state: Mapping[str, Tensor], network: Any, inner: str, par
     spelled = dict(zip(names, known, strict=True))
     asked = part.channel_bands and [spelled.get(name, name) for name in part.channel_bands]
     bands = _resolve_bands(part, known, own, asked, set(known) if is_landsat else {*known, *_list_band_names()})
-    return _prefix_state(inner, {**state, stem: _mix_stem(theirs, own, bands, known)}, network)
+    return _prefix_state(inner, {**state, stem: _merge_stem(theirs, own, bands, known)}, network)
 
 
 def _get_stem(state: Mapping[str, Tensor], name: str, own: Tensor) -> Tensor:
@@ -297,7 +297,7 @@ def _get_stem(state: Mapping[str, Tensor], name: str, own: Tensor) -> Tensor:
     return stem
 
 
-def _mix_stem(stem: Tensor, own: Tensor, bands: Sequence[str], known: Sequence[str]) -> Tensor:
+def _merge_stem(stem: Tensor, own: Tensor, bands: Sequence[str], known: Sequence[str]) -> Tensor:
     """Return the first layer `own` for `bands`, with the channels of `stem`, a first layer for the bands `known`."""
     mixed = own.clone()
     for position, band in enumerate(bands):
