@@ -16,6 +16,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from composer.errors import format_error
 from composer.isolation import guard_import
 from composer.layouts import Feature
 from composer.parts import Channels, EncoderInfo, ProbedEncoder, Timm, get_part_name
@@ -25,9 +26,9 @@ from composer.sizes import SizeConstraint
 
 @frozen
 class Library:
-    """A foreign library: the name it is imported by, what pip installs, and the distributions that decide its facts.
+    """A foreign library: its package, the requirement for pip, and the distributions that determine its networks.
 
-    `together` is what is installed anew where the library is broken, if it breaks with others.
+    `together` are the distributions to reinstall where the library is broken, if it depends on their versions.
     """
 
     package: str
@@ -36,39 +37,40 @@ class Library:
     together: str | None = None
 
     def is_installed(self) -> bool:
-        """Whether it is there. It is not imported, so it may yet be broken."""
+        """Return True where the package exists. It is not imported, so it may still be broken."""
         return find_spec(self.package) is not None
 
-    def versions(self) -> str | None:
-        """The versions that what is known of the library holds for, as a file may be called: `timm-1.0.31`."""
-        found = [(name, _find_version(name)) for name in self.distributions]
-        return "+".join(f"{name}-{one}" for name, one in found) if all(one for _, one in found) else None
-
-    def missing(self) -> Rejection:
-        """Why a part of the library cannot be had where it is not installed."""
-        return Rejection(
-            code="install",
-            kind="policy",
-            expected=f"needs {self.package}",
-            got="no installation of it",
-            repair=f"pip install {self.requirement}",
-        )
+    def format_versions(self) -> str | None:
+        """Return the installed versions as part of a file name, `timm-1.0.31`; None where a distribution is missing."""
+        versions = [(name, _find_version(name)) for name in self.distributions]
+        return "+".join(f"{name}-{version}" for name, version in versions) if all(v for _, v in versions) else None
 
     def reject_broken(self, error: Exception) -> Rejection:
-        """Why a part of the library cannot be had where importing it raises."""
+        """Reject a part of the library where importing it raises `error`."""
         return Rejection(
             code="install",
             kind="policy",
             expected=f"needs {self.package}, which cannot be imported",
-            got=f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}",
+            got=format_error(error),
             repair=f"pip install --force-reinstall {self.together or self.requirement}",
         )
 
 
-def _find_version(distribution: str) -> str | None:
-    """The version that is installed: read off the folder that says so, where there is one; None where there is none.
+def reject_missing(package: str, requirement: str) -> Rejection:
+    """Reject a part that needs a package which is not installed; pip installs it as `requirement`."""
+    return Rejection(
+        code="install",
+        kind="policy",
+        expected=f"needs {package}",
+        got="no installation of it",
+        repair=f"pip install {requirement}",
+    )
 
-    importlib.metadata looks for the same folder first, and takes a tenth of the time that a check may take to load.
+
+def _find_version(distribution: str) -> str | None:
+    """Return the installed version, read from the name of its metadata folder; None where there is none.
+
+    importlib.metadata looks for the same folder, but loading it takes a tenth of the time of a check.
     """
     start, end = f"{distribution.replace('-', '_')}-", ".dist-info"
     for folder in sys.path:
@@ -101,11 +103,11 @@ LIBRARIES: Mapping[str, Library] = MappingProxyType(
         "terratorch": Library("terratorch", "'terratorch>=1.2.11,<2'", ("terratorch", "torchgeo", "timm")),
     }
 )
-"""The libraries that have an adapter, by the source that a spec writes."""
+"""The libraries that have an adapter, by their source in a spec."""
 
 
 def get_adapter(source: str) -> Any:
-    """The adapter of a source. Importing it, the first time, imports its library, and what that does besides is kept.
+    """Return the adapter of a source. The first import imports its library, without its side effects.
 
     Raises whatever the import raises.
     """
@@ -115,35 +117,35 @@ def get_adapter(source: str) -> Any:
 
 
 def import_adapter(source: str) -> Rejection | None:
-    """Import the adapter of a source; or why that cannot be.
+    """Import the adapter of a source; return the rejection of its parts where that fails.
 
-    A source that has no adapter here is somebody else's, who has registered what it needs.
+    A source without an adapter belongs to a third party, which has registered its own contracts and modules.
     """
     if source not in LIBRARIES:
         return None
     library = LIBRARIES[source]
     try:
         get_adapter(source)
-    except Exception as error:  # a broken install is the fault of the specs that need it, and of no other
-        missing = isinstance(error, ModuleNotFoundError) and error.name == library.package
-        return library.missing() if missing else library.reject_broken(error)
+    except Exception as error:  # a broken install must only reject the specs that need it
+        if isinstance(error, ModuleNotFoundError) and error.name == library.package:
+            return reject_missing(library.package, library.requirement)
+        return library.reject_broken(error)
     return None
 
 
 CACHE_FORMAT = 8
-"""The format of a file of facts. A file of another format is found out anew."""
+"""The format of a cached file. Encoders in files of another format are probed again."""
 
 
 def describe(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection:
-    """The facts of an encoder that is fed an image of `channels` channels, or why there are none.
+    """Return the features and image sizes of an encoder for an image of `channels` channels, or its rejection.
 
-    Of several images, `channels` are those of each by name: pairs, in the order in which the encoder is fed them.
+    For several images, `channels` are those of each by name: pairs, in the order in which the encoder is fed them.
 
-    The catalogue knows every network of one version of timm, which is the one it answers for, and where none is
-    installed. What it cannot tell is probed, which imports torch and the library and takes seconds; no weights are
-    made and nothing is downloaded. What was probed is kept in the folder that the environment variable COMPOSER_CACHE
-    names (`~/.cache/composer` by default), a file for each question, under the version of the library that
-    answered. A folder that cannot be written to is no error.
+    The catalogue has every network of one version of timm, and is used with that version or without timm. Other
+    encoders are probed, which imports torch and the library and takes seconds; no weights are made and nothing is
+    downloaded. Results are cached in the folder of the environment variable COMPOSER_CACHE (`~/.cache/composer` by
+    default), a file for each declaration and version of the library. A read-only folder is not an error.
     """
     if part.source not in LIBRARIES:
         return Rejection(
@@ -160,27 +162,30 @@ def describe(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection
 def _describe_cached(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection:
     assert part.source is not None
     library = LIBRARIES[part.source]
-    versions = library.versions()
-    info = _look_up_catalogue(part, channels, versions)
+    versions = library.format_versions()
+    info = _find_catalogue_info(part, channels, versions)
     if info is not None:
         return info
     if versions is None:
-        return library.missing()
-    question = {"part": get_part_name(part), "channels": _to_json_types(channels), **_dump_fields(part)}
+        return reject_missing(library.package, library.requirement)
     folder = _get_cache_folder()
     if folder is None:
         return _probe_encoder(part, channels)
-    file = folder / "facts" / versions / f"{_hash_question(question)}.json"
-    known = _read_cached(file, question)
-    if known is not None:
-        return known
-    facts = _probe_encoder(part, channels)
-    if isinstance(facts, EncoderInfo):
-        _store_cached(file, question, facts)
-    return facts
+    # A value through JSON, so that it equals the one that is read back.
+    key = json.loads(json.dumps({"part": get_part_name(part), "channels": channels, **asdict(part)}))  # type: ignore[arg-type]
+    file = folder / "facts" / versions / f"{_hash_key(key)}.json"
+    cached = _read_cached(file, key)
+    if cached is not None:
+        return cached
+    result = _probe_encoder(part, channels)
+    if isinstance(result, EncoderInfo):
+        _store_cached(file, key, result)
+    return result
 
 
-def _look_up_catalogue(part: ProbedEncoder, channels: Channels, versions: str | None) -> EncoderInfo | Rejection | None:
+def _find_catalogue_info(
+    part: ProbedEncoder, channels: Channels, versions: str | None
+) -> EncoderInfo | Rejection | None:
     if not isinstance(part, Timm) or not isinstance(channels, int):
         return None
     from composer.adapters.timm.catalogue import find_catalogue_info, get_catalogue_version
@@ -190,48 +195,38 @@ def _look_up_catalogue(part: ProbedEncoder, channels: Channels, versions: str | 
 
 def _probe_encoder(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection:
     assert part.source is not None
-    refusal = import_adapter(part.source)
-    if refusal is not None:
-        return refusal
+    rejection = import_adapter(part.source)
+    if rejection is not None:
+        return rejection
     from composer.limits import get_free_memory
     from composer.resources import limit_bytes
 
     with limit_bytes(get_free_memory()):
-        found: EncoderInfo | Rejection = get_adapter(part.source).probe(part, channels)
-    return found
+        result: EncoderInfo | Rejection = get_adapter(part.source).probe(part, channels)
+    return result
 
 
 def _get_cache_folder() -> Path | None:
-    """Where facts are kept; None for a user who has no home, as in a container."""
+    """Return the folder of the cache; None for a user without a home, as in a container."""
     try:
         return Path(os.environ.get("COMPOSER_CACHE") or Path.home() / ".cache" / "composer")
     except RuntimeError:
         return None
 
 
-def _dump_fields(part: ProbedEncoder) -> dict[str, Any]:
-    fields: dict[str, Any] = _to_json_types(asdict(part))  # type: ignore[arg-type]
-    return fields
+def _hash_key(key: Mapping[str, Any]) -> str:
+    import hashlib  # not at the top: networks in the catalogue need no file, and its import takes time
+
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _to_json_types(value: Any) -> Any:
-    """A value through JSON, so that what is read back is compared like with like."""
-    return json.loads(json.dumps(value))
-
-
-def _hash_question(question: Mapping[str, Any]) -> str:
-    import hashlib  # not at the top: what stands in the catalogue needs no file, and would wait for it
-
-    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _read_cached(file: Path, question: Mapping[str, Any]) -> EncoderInfo | None:
-    """What a file answers; None where it is absent, damaged, of another format, or answers another question."""
+def _read_cached(file: Path, key: Mapping[str, Any]) -> EncoderInfo | None:
+    """Read an info; None where the file is absent, damaged, of another format, or of another encoder."""
     try:
-        if not file.is_file():  # a pipe would be waited for
+        if not file.is_file():  # reading a pipe would block
             return None
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != CACHE_FORMAT or content["question"] != question:
+        if content["format"] != CACHE_FORMAT or content["question"] != key:
             return None
         return _parse_encoder_info(content["facts"])
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -239,25 +234,21 @@ def _read_cached(file: Path, question: Mapping[str, Any]) -> EncoderInfo | None:
 
 
 def _parse_encoder_info(data: dict[str, Any]) -> EncoderInfo:
-    features = tuple(Feature(**feature) for feature in data.pop("features"))
+    patch = data.pop("patch")
     return EncoderInfo(
-        features=features,
+        features=tuple(Feature(**feature) for feature in data.pop("features")),
         sizes=SizeConstraint(**data.pop("sizes")),
         mean=tuple(data.pop("mean")),
         std=tuple(data.pop("std")),
-        patch=_parse_patch(data.pop("patch")),
+        patch=None if patch is None else (patch[0], patch[1]),
         **data,
     )
 
 
-def _parse_patch(patch: list[int] | None) -> tuple[int, int] | None:
-    return None if patch is None else (patch[0], patch[1])
-
-
-def _store_cached(file: Path, question: Mapping[str, Any], facts: EncoderInfo) -> None:
+def _store_cached(file: Path, key: Mapping[str, Any], info: EncoderInfo) -> None:
     from composer.files import write_atomically
 
-    content = json.dumps({"format": CACHE_FORMAT, "question": question, "facts": asdict(facts)}, default=str)
+    content = json.dumps({"format": CACHE_FORMAT, "question": key, "facts": asdict(info)}, default=str)
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda partial: partial.write_text(content, encoding="utf-8"))

@@ -21,6 +21,11 @@ def make_printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
+def format_error(error: BaseException) -> str:
+    """Return the type and the text of an exception in one line: `ValueError: too many heads`."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}"
+
+
 def _truncate_text(text: str) -> str:
     half = MAX_MESSAGE_LENGTH // 2
     return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:half]} … {text[-half:]}"

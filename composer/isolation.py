@@ -11,14 +11,13 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from threading import RLock
 
 _PROCESS_LOCK = RLock()
-"""Held while something changes that the whole process shares: streams, log levels, warning filters, the environment.
+"""Held while state of the whole process is changed: streams, log levels, warning filters, the environment.
 
-Two threads that each restored what they had found would restore what the other had changed.
+Without it, a thread could restore what another has changed in the meantime.
 """
 
-
 if hasattr(os, "register_at_fork"):
-    # A fork waits until no other thread is changing anything: in the child nobody would restore it.
+    # A fork waits until no other thread holds the lock: in the child nothing would restore the state.
     os.register_at_fork(
         before=_PROCESS_LOCK.acquire, after_in_parent=_PROCESS_LOCK.release, after_in_child=_PROCESS_LOCK.release
     )
@@ -26,7 +25,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def drop_warnings() -> Iterator[None]:
-    """Within it, warnings are lost."""
+    """Discard warnings inside this context."""
     with _PROCESS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -34,25 +33,26 @@ def drop_warnings() -> Iterator[None]:
 
 @contextmanager
 def guard_import() -> Iterator[None]:
-    """Within it warnings, log lines and what is printed are lost; after it the environment is as it was, and so are the
-    random states of Python and of numpy: some packages draw when they are imported.
+    """Discard warnings, log lines and printed text inside this context, and restore the environment after it.
+
+    The random states of Python and numpy are restored too: some packages draw numbers when they are imported.
     """
-    # Not at the top: a check imports nobody's package, and would wait for these.
+    # Not at the top: most checks import no third-party package, and these imports take time.
     import logging
     import random
 
     with drop_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         environment, disabled = dict(os.environ), logging.root.manager.disable
-        drawn, numpy = random.getstate(), sys.modules.get("numpy.random")
-        numpy_drawn = None if numpy is None else numpy.get_state()
+        state, numpy = random.getstate(), sys.modules.get("numpy.random")
+        numpy_state = None if numpy is None else numpy.get_state()
         logging.disable(logging.CRITICAL)
         try:
             yield
         finally:
             logging.disable(disabled)
-            random.setstate(drawn)
+            random.setstate(state)
             if numpy is not None:
-                numpy.set_state(numpy_drawn)
+                numpy.set_state(numpy_state)
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ.update(environment)

@@ -96,7 +96,7 @@ ARGUMENTS = {
     ),
     "stride": (
         Timm("test_resnet", output_stride=5),
-        "refuses its arguments (got timm says AssertionError).",
+        "refuses its arguments (got timm says AssertionError: no reason given).",
         "correct or leave out output_stride",
     ),
     "patch": (

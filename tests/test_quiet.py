@@ -57,6 +57,9 @@ def test_what_is_said_is_lost_and_the_environment_is_as_it_was(capfd, monkeypatc
 
 
 def test_numpy_is_not_imported_for_it():
-    tell = "from composer.quiet import contained\nwith contained(): pass\nimport sys; print('numpy' in sys.modules)"
+    tell = (
+        "from composer.isolation import guard_import\nwith guard_import(): pass\n"
+        "import sys; print('numpy' in sys.modules)"
+    )
     ran = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"

@@ -63,7 +63,7 @@ def test_a_check_loads_no_library_once_facts_are_known(files, loaded, tmp_path):
 def nothing_installed(monkeypatch):
     """No library but timm is installed, and nothing is known of what was."""
     versions = {"timm": "timm-0"}
-    monkeypatch.setattr("composer.encoder_info.Library.versions", lambda library: versions.get(library.package))
+    monkeypatch.setattr("composer.encoder_info.Library.format_versions", lambda library: versions.get(library.package))
     monkeypatch.chdir(ROOT)
     _describe_cached.cache_clear()
     yield

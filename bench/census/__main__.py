@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import timm
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench.census.census import CPU_NETWORKS, measure_worker
+from bench.census.census import CPU_NETWORKS, format_catalogue, measure_worker
 from bench.census.holding import verify_network
-from composer.adapters.timm.catalogue import CATALOGUE, format_catalogue
+from composer.adapters.timm.catalogue import CATALOGUE
 from composer.files import write_atomically
 
 T = TypeVar("T")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Mapping
 from fractions import Fraction
 from math import lcm
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from attrs import evolve
 
 from composer.adapters.probing import ShapeProbe, find_strides_and_sizes
-from composer.adapters.timm.catalogue import Entry, Level, WeightsInfo, lookup, to_plain
+from composer.adapters.timm.catalogue import Entry, Level, WeightsInfo, lookup
 from composer.adapters.timm.networks import (
     count_levels,
     create_flexible_network,
@@ -235,3 +237,41 @@ def _find_wrapper_layout(part: Timm, facts: EncoderInfo) -> str | None:
     axes = wrapped.features[0].axes
     same = evolve(facts, features=[evolve(f, axes=axes) for f in facts.features])
     return axes if wrapped == same else None
+
+
+def to_plain(entry: Entry) -> dict[str, Any]:
+    """Return an entry as lists and numbers, the levels as columns: a line of the catalogue."""
+    columns: dict[str, Any] = {
+        "channels": [level.channels for level in entry.levels],
+        "strides": [int(s) if (s := level.stride).denominator == 1 else str(s) for level in entry.levels],
+        "multiples": [level.multiple for level in entry.levels],
+        "least": [level.least for level in entry.levels],
+    }
+    if any(level.offset is not None for level in entry.levels):
+        columns["offsets"] = [level.offset for level in entry.levels]
+        columns["shortest"] = [level.shortest for level in entry.levels]
+    return {
+        "family": entry.family,
+        **columns,
+        "default": entry.default,
+        "sizes": entry.sizes,
+        "prefix": entry.prefix,
+        "any_channels": entry.any_channels,
+        "wrapper": entry.wrapper,
+        "patch": entry.patch,
+        "parameters": entry.parameters,
+        "usual": _dump_weights(entry.usual),
+        "weights": {tag: _dump_weights(weights) for tag, weights in entry.weights.items()},
+        "dilated": entry.dilated,
+        "rebuilt": entry.rebuilt,
+    }
+
+
+def _dump_weights(weights: WeightsInfo) -> list[Any]:
+    return [list(weights.size), list(weights.mean), list(weights.std)]
+
+
+def format_catalogue(version: str, entries: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """Return the text of the catalogue: the `to_plain` of each network, and null for one that has to be probed."""
+    lines = [["timm", version], *([name, data] for name, data in entries.items())]
+    return "".join(f"{json.dumps(line)}\n" for line in lines)

@@ -13,16 +13,14 @@ from composer.errors import Place, Problem, SpecError, suggest
 
 PEFT_KEYS = ("method", "replace_qkv", "peft_config_kwargs")
 
-
 PEFT_METHODS = peft.PEFT_TYPE_TO_CONFIG_MAPPING
 
 
 def apply_peft(encoder: nn.Module, config: Mapping[str, Any]) -> nn.Module:
-    """The encoder with adapters, by TerraTorch's configuration: `method` (`LORA`, or another of PEFT's), arguments of
-    its configuration as `peft_config_kwargs`, and `replace_qkv`, the name of linear layers to split into three first.
+    """Return the encoder with adapters, inside PEFT's own wrapper. The encoder itself is changed.
 
-    The encoder is changed, and returned inside PEFT's own wrapper. Raises SpecError for a configuration that PEFT
-    does not take.
+    `config` is TerraTorch's: `method` (`LORA`, or another of PEFT's), `peft_config_kwargs` for its configuration, and
+    `replace_qkv`, the name of linear layers to split into three first. Raises SpecError for an invalid `config`.
     """
     unknown = [name for name in config if name not in PEFT_KEYS]
     if unknown:
@@ -56,12 +54,12 @@ def _split_qkv_layers(encoder: nn.Module, suffix: str) -> None:
         parent, _, child = name.rpartition(".")
         layer = encoder.get_submodule(name)
         if not isinstance(layer, nn.Linear) or layer.out_features != 3 * layer.in_features:
-            raise _make_peft_error("replace_qkv", f"{name} is no linear layer that gives three times what it takes.")
+            raise _make_peft_error("replace_qkv", f"{name} is not a linear layer with 3 outputs per input.")
         setattr(encoder.get_submodule(parent), child, SplitQKV(layer))
 
 
 class SplitQKV(nn.Module):
-    """One linear layer that gives queries, keys and values, as three: so that an adapter may change some of them."""
+    """A linear layer for queries, keys and values, split into three so that an adapter may change some of them."""
 
     def __init__(self, joint: nn.Linear) -> None:
         super().__init__()
@@ -72,7 +70,7 @@ class SplitQKV(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(…, c)` to `(…, 3 c)`: queries, keys and values, one after the other."""
+        """Return queries, keys and values, one after the other: `(…, c)` to `(…, 3 c)`."""
         return torch.cat([self.q_linear(x), self.k_linear(x), self.v_linear(x)], dim=-1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
 from functools import cache
@@ -11,29 +11,192 @@ from math import lcm, prod
 from typing import Any
 
 import torch
-from attrs import define
+from attrs import define, field, frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature
+from composer.modules.base import SeededGenerator
+from composer.parts import Channels, EncoderInfo
+from composer.parts.rules import Rejection, RejectionError
 from composer.sizes import SizeConstraint
+
+Grids = tuple[tuple[int, int], ...]
+"""(rows, columns) of each level."""
+
+GridFunction = Callable[[int, int], Grids | None]
+"""The grids of a network for an image of (height, width); None where it raises."""
+
+
+def probe_on_devices(probe_on: Callable[[str], EncoderInfo | Rejection]) -> EncoderInfo | Rejection:
+    """Return the result of `probe_on("meta")`; that of `probe_on("cpu")` where the network does not run on meta.
+
+    The meta device has no values, which some networks read in their forward pass. A rejection that `probe_on` raises
+    as a RejectionError holds on both devices.
+    """
+    try:
+        result = probe_on("meta")
+        if isinstance(result, Rejection) and (result.code, result.kind) == ("network", "raises"):
+            with SeededGenerator():
+                result = probe_on("cpu")
+    except RejectionError as error:
+        return error.refusal
+    return result
 
 
 def find_patch_size(network: nn.Module) -> tuple[int, int] | None:
-    """Height and width of a patch in pixels, as the first of a network's modules says that has one; None elsewhere."""
+    """Return the height and width of a patch in pixels, from the first module that has a `patch_size`; else None."""
     for child in network.modules():
         patch = getattr(child, "patch_size", None)
         if type(patch) is int:
             return patch, patch
         if isinstance(patch, list | tuple) and patch:
-            # One number stands for both sides, and the first of three is of the frames.
+            # A single number is both sides, and the first of three is the frames.
             return int(patch[-2:][0]), int(patch[-1])
     return None
 
 
+@frozen
+class LevelLayout:
+    """The axes of a level, its channels, its prefix tokens and its frames."""
+
+    axes: str
+    channels: int
+    prefix: int = 0
+    frames: int = 1
+
+    def build_feature(self, stride: Fraction) -> Feature:
+        """Return the feature of this layout with `stride` pixels a cell."""
+        return Feature(channels=self.channels, stride=stride, axes=self.axes, prefix=self.prefix, frames=self.frames)
+
+
+@define
+class ShapeProbe:
+    """Runs an encoder on images of any size, and keeps the exception of the last run and the layouts of the levels.
+
+    `channels` are those of the image; of several images, those of each by name. `axes` is the layout of the levels
+    with four axes; where it is None, their aspect ratio tells rows and columns from channels. Levels with three axes
+    are tokens, `patch` pixels a cell (None: one token for the image) and `token_frames` frames. `widths` are the
+    channels of the levels; where they are None, the layouts of the first image count. Some networks return garbage at
+    sizes that they do not take: an image at which the layouts differ counts as rejected and clears `steady`.
+    """
+
+    encoder: Callable[[Any], Iterable[Any]]
+    channels: Channels
+    device: str
+    axes: str | None = None
+    widths: tuple[int, ...] | None = None
+    patch: tuple[int, int] | None = field(default=None, kw_only=True)
+    frames: int | None = field(default=None, kw_only=True)
+    token_frames: int = field(default=1, kw_only=True)
+    error: Exception | None = field(default=None, init=False)
+    layouts: tuple[LevelLayout, ...] | None = field(default=None, init=False)
+    steady: bool = field(default=True, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.widths is not None:
+            self.layouts = tuple(LevelLayout(self.axes or MAP, width) for width in self.widths)
+
+    def compute_grids(self, height: int, width: int) -> Grids | None:
+        """Return the grids of all levels for an image of (height, width); None where the network does not take it."""
+        self.error = None
+        try:
+            with torch.no_grad(), ShapeInferenceMode() if self.device == "meta" else nullcontext():
+                levels = [self._measure_level(x, height, width) for x in self.encoder(self._make_input(height, width))]
+        except Exception as error:  # whatever a network raises at a size that it does not take
+            self.error = error
+            return None
+        layouts = tuple(layout for layout, _ in levels)
+        if any(layout.prefix < 0 for layout in layouts):
+            return None
+        self.layouts = self.layouts or layouts
+        self.steady = self.steady and layouts == self.layouts
+        return tuple(grid for _, grid in levels) if layouts == self.layouts else None
+
+    def build_features(self, strides: Iterable[Fraction]) -> tuple[Feature, ...]:
+        """Return the features of the levels that were measured, with these strides."""
+        return tuple(layout.build_feature(stride) for layout, stride in zip(self.layouts or (), strides, strict=True))
+
+    def _make_input(self, height: int, width: int) -> Any:
+        if isinstance(self.channels, int):
+            return self._make_image(self.channels, height, width)
+        return {name: self._make_image(count, height, width) for name, count in self.channels}
+
+    def _make_image(self, channels: int, height: int, width: int) -> Tensor:
+        shape = (channels, *(() if self.frames is None else (self.frames,)), height, width)
+        if self.device != "meta" and prod(shape) > MAX_IMAGE_NUMBERS:
+            raise MemoryError(f"an image of {prod(shape):,} numbers exceeds the {MAX_IMAGE_NUMBERS:,} that are tried")
+        # Uninitialised memory may hold NaN, and some networks draw at random by the values of the image.
+        return torch.zeros(1, *shape, device=self.device)
+
+    def _measure_level(self, x: Any, height: int, width: int) -> tuple[LevelLayout, tuple[int, int]]:
+        if not isinstance(x, Tensor) or x.dim() not in (3, 4):
+            raise TypeError(f"it gives {f'a tensor of {x.dim()} axes' if isinstance(x, Tensor) else type(x).__name__}")
+        if x.dim() == 4:
+            axes = self.axes or (MAP if height * x.shape[3] == width * x.shape[2] else CHANNELS_LAST)
+            shape = dict(zip(axes.split(), x.shape, strict=True))
+            return LevelLayout(axes, shape["c"]), (shape["h"], shape["w"])
+        # The number of tokens alone does not tell rows from columns.
+        rows, columns = self.patch or (height, width)
+        grid = height // rows, width // columns
+        return LevelLayout(TOKENS, x.shape[2], x.shape[1] - self.token_frames * prod(grid), self.token_frames), grid
+
+
+MAX_IMAGE_NUMBERS = 2**26
+"""Numbers in an image on the CPU: a quarter of a gigabyte. The activations of a network are many times as large."""
+
+
+def find_strides_and_sizes(
+    grids_at: GridFunction, size: tuple[int, int], reductions: tuple[int, ...] | None = None
+) -> tuple[tuple[Fraction, ...], SizeConstraint] | None:
+    """Return the exact strides of a network's levels, and the image sizes at which they hold.
+
+    `size` is one that the network takes, `reductions` the strides that its library states (None: those at `size`).
+    They are believed only where they hold at two sizes that are not square, on odd and even grids. Block attention
+    and the like need 2, 4 or 8 times the largest reduction. A network that takes no other size, or whose grids do not
+    follow its strides, is described at `size` alone, where any grid is an exact ratio of the image. None where the
+    two sides have different strides there.
+    """
+    grids = grids_at(*size) if reductions is None else None
+    if reductions is None and grids is None:
+        return None
+    step = lcm(*(reductions or (max(1, round(size[0] / max(rows, 1))) for rows, _ in grids or ())))
+    if step <= max(size):
+        for multiple in (step, 2 * step, 4 * step, 8 * step):
+            strides = _find_flexible_strides(grids_at, size, multiple)
+            if strides is not None:
+                least = _find_min_side(grids_at, strides, multiple, max(size))
+                return strides, SizeConstraint(multiple=multiple, least=least)
+    strides = _compute_strides_at(grids_at, *size)
+    return None if strides is None else (strides, SizeConstraint(height=size[0], width=size[1]))
+
+
+def _find_flexible_strides(grids_at: GridFunction, size: tuple[int, int], multiple: int) -> tuple[Fraction, ...] | None:
+    odd = max(size) // multiple | 1
+    tall, wide = (odd * multiple, (odd + 1) * multiple), ((odd + 1) * multiple, max(odd - 2, 1) * multiple)
+    strides = _compute_strides_at(grids_at, *tall)
+    return strides if strides is not None and strides == _compute_strides_at(grids_at, *wide) else None
+
+
+def _compute_strides_at(grids_at: GridFunction, height: int, width: int) -> tuple[Fraction, ...] | None:
+    grids = grids_at(height, width)
+    if grids is None or any(height * columns != width * rows or 0 in (rows, columns) for rows, columns in grids):
+        return None
+    return tuple(Fraction(height, rows) for rows, _ in grids)
+
+
+def _find_min_side(grids_at: GridFunction, strides: tuple[Fraction, ...], multiple: int, known: int) -> int:
+    """Return the smallest multiple at which the network runs and keeps its strides."""
+    for side in range(multiple, known, multiple):
+        if _compute_strides_at(grids_at, side, side) == strides:
+            return side
+    return multiple * -(-known // multiple)
+
+
 class CPULinspace(TorchFunctionMode):
-    """A context in which numbers at even distances have values, whatever the device: many networks have a rate for
-    each block, and read it as a number.
+    """A context in which `torch.linspace` has values on any device: many networks read the drop rate of each block
+    off such a tensor.
     """
 
     def __torch_function__(
@@ -43,7 +206,7 @@ class CPULinspace(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """`func` of its arguments, on the CPU where it is `torch.linspace`."""
+        """Return `func` of its arguments, on the CPU where it is `torch.linspace`."""
         return func(*args, **{**(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {})})
 
 
@@ -51,18 +214,15 @@ SHAPE_PRESERVING: frozenset[Callable[..., Any]] = frozenset(
     (F.dropout, F.relu, F.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.silu, F.gelu,
      F.sigmoid, F.hardswish, F.hardsigmoid, torch.relu, torch.relu_, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_)
 )  # fmt: skip
-"""What gives a tensor of the shape and memory format of its first argument."""
-
+"""Functions that return the shape and memory format of their first argument."""
 
 BROADCASTING: frozenset[Callable[..., Any]] = frozenset(
     (Tensor.add, Tensor.add_, Tensor.mul, Tensor.mul_, Tensor.sub, Tensor.div, torch.add, torch.mul)
 )
-"""The same, where the second argument can be spread over the first."""
-
+"""The same, where the second argument broadcasts to the first."""
 
 NORMS: frozenset[Callable[..., Any]] = frozenset((F.batch_norm, F.group_norm, F.layer_norm))
-"""What gives the same, if its weights are of the right shape."""
-
+"""The same, where the weights are of the right shape."""
 
 TRANSPOSED_CONVS: frozenset[Callable[..., Any]] = frozenset(
     (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -71,7 +231,7 @@ TRANSPOSED_CONVS: frozenset[Callable[..., Any]] = frozenset(
 
 
 class ShapeInferenceMode(TorchFunctionMode):
-    """A context in which what keeps the shape and the memory format of a tensor gives that very tensor, uncomputed."""
+    """A context in which functions that keep the shape and memory format of a tensor return it, uncomputed."""
 
     def __torch_function__(
         self,
@@ -80,14 +240,14 @@ class ShapeInferenceMode(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """`func` of its arguments, or the first of them where it is like the result."""
+        """Return `func` of its arguments, or the first of them where the result has its shape and memory format."""
         if (func in SHAPE_PRESERVING and _is_plain(args[:1])) or (func in BROADCASTING and _is_plain(args[:2])):
             return args[0]
         if func in NORMS and args and isinstance(args[0], Tensor):
-            given = {**dict(zip(_list_parameter_names(func), args, strict=False)), **(kwargs or {})}
-            if func is F.layer_norm and _is_valid_layer_norm(args[0], given):
+            named = {**dict(zip(_list_parameter_names(func), args, strict=False)), **(kwargs or {})}
+            if func is F.layer_norm and _is_valid_layer_norm(args[0], named):
                 return args[0].contiguous()
-            if func is not F.layer_norm and _is_plain(args[:1]) and _is_valid_channel_norm(args[0], given):
+            if func is not F.layer_norm and _is_plain(args[:1]) and _is_valid_channel_norm(args[0], named):
                 return args[0]
         if func in TRANSPOSED_CONVS and len(args) > 1:
             _check_channels(args[0], args[1])
@@ -99,20 +259,19 @@ def _list_parameter_names(func: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(signature(func).parameters)
 
 
-def _is_valid_layer_norm(x: Tensor, given: Mapping[str, Any]) -> bool:
-    """Whether a layer norm is made for the last axes of `x`."""
-    shape = tuple(given["normalized_shape"])
-    weights = (given.get("weight"), given.get("bias"))
+def _is_valid_layer_norm(x: Tensor, arguments: Mapping[str, Any]) -> bool:
+    shape = tuple(arguments["normalized_shape"])
+    weights = (arguments.get("weight"), arguments.get("bias"))
     return tuple(x.shape[-len(shape) :]) == shape and all(w is None or tuple(w.shape) == shape for w in weights)
 
 
-def _is_valid_channel_norm(x: Tensor, given: Mapping[str, Any]) -> bool:
-    """Whether a batch norm, or a group norm, is made for the channels of `x`, and has more than one value to each."""
-    groups = given.get("num_groups", 1)
-    if x.dim() < 2 or given.get("training") or x.shape[1] % groups or x.numel() == groups:
+def _is_valid_channel_norm(x: Tensor, arguments: Mapping[str, Any]) -> bool:
+    """Return True for a batch or group norm over the channels of `x`, with more than one value to each."""
+    groups = arguments.get("num_groups", 1)
+    if x.dim() < 2 or arguments.get("training") or x.shape[1] % groups or x.numel() == groups:
         return False
     names = ("running_mean", "running_var", "weight", "bias")
-    return all(given.get(name) is None or tuple(given[name].shape) == (x.shape[1],) for name in names)
+    return all(arguments.get(name) is None or tuple(arguments[name].shape) == (x.shape[1],) for name in names)
 
 
 def _check_channels(x: Tensor, weight: Tensor) -> None:
@@ -125,7 +284,7 @@ def _check_channels(x: Tensor, weight: Tensor) -> None:
 
 
 def _is_plain(operands: Sequence[Any]) -> bool:
-    """Whether the first operand is in one of the usual memory formats, and the others are spread over it."""
+    """Return True where the first operand is in a usual memory format and the others broadcast to it."""
     if not operands or not isinstance(operands[0], Tensor):
         return False
     first = operands[0]
@@ -135,106 +294,6 @@ def _is_plain(operands: Sequence[Any]) -> bool:
     )
 
 
-def _is_broadcastable(one: torch.Size, over: torch.Size) -> bool:
-    pairs = zip(reversed(one), reversed(over), strict=False)
-    return len(one) <= len(over) and all(mine in (1, theirs) for mine, theirs in pairs)
-
-
-Grids = tuple[tuple[int, int], ...]
-"""(rows, columns) of each level."""
-
-
-GridFunction = Callable[[int, int], Grids | None]
-"""The grids that a network gives for an image of (height, width); None where it raises."""
-
-
-def find_strides_and_sizes(
-    grids_at: GridFunction, size: tuple[int, int], reductions: tuple[int, ...]
-) -> tuple[tuple[Fraction, ...], SizeConstraint] | None:
-    """The exact strides of a network's levels, and the image sizes at which they hold.
-
-    `size` is one that the network is known to take, `reductions` what it says of itself, which is only believed
-    where it is found to be true: at two sizes that are not square, on odd and even grids. Block attention and the
-    like ask for 2, 4 or 8 times the largest reduction. A network that takes no other size, or whose grids do not
-    follow its strides, is described at `size` alone, where any grid is an exact ratio of the image. None where
-    the two sides have different strides there.
-    """
-    step = lcm(*reductions)
-    if step <= max(size):
-        for multiple in (step, 2 * step, 4 * step, 8 * step):
-            strides = _find_flexible_strides(grids_at, size, multiple)
-            if strides is not None:
-                return strides, SizeConstraint(
-                    multiple=multiple, least=_find_min_side(grids_at, strides, multiple, max(size))
-                )
-    grids = grids_at(*size)
-    strides = None if grids is None else _compute_strides(grids, *size)
-    return None if strides is None else (strides, SizeConstraint(height=size[0], width=size[1]))
-
-
-def _find_flexible_strides(grids_at: GridFunction, size: tuple[int, int], multiple: int) -> tuple[Fraction, ...] | None:
-    odd = max(size) // multiple | 1
-    one, other = (odd * multiple, (odd + 1) * multiple), ((odd + 1) * multiple, max(odd - 2, 1) * multiple)
-    strides = _compute_strides_at(grids_at, *one)
-    return strides if strides is not None and strides == _compute_strides_at(grids_at, *other) else None
-
-
-def _compute_strides_at(grids_at: GridFunction, height: int, width: int) -> tuple[Fraction, ...] | None:
-    grids = grids_at(height, width)
-    return None if grids is None else _compute_strides(grids, height, width)
-
-
-def _compute_strides(grids: Grids, height: int, width: int) -> tuple[Fraction, ...] | None:
-    if any(Fraction(height, rows) != Fraction(width, columns) for rows, columns in grids):
-        return None
-    return tuple(Fraction(height, rows) for rows, _ in grids)
-
-
-def _find_min_side(grids_at: GridFunction, strides: tuple[Fraction, ...], multiple: int, known: int) -> int:
-    """The smallest multiple at which the network runs and keeps its strides."""
-    for side in range(multiple, known, multiple):
-        if _compute_strides_at(grids_at, side, side) == strides:
-            return side
-    return multiple * -(-known // multiple)
-
-
-@define
-class ShapeProbe:
-    """Runs a network at image sizes that it may not take, and keeps what it raised, if it did, the last time."""
-
-    encoder: nn.Module
-    channels: int
-    device: str
-    axes: str
-    widths: tuple[int, ...]
-    error: Exception | None = None
-
-    def compute_grids(self, height: int, width: int) -> Grids | None:
-        """The grids of all levels for an image of (height, width), or None where the network does not take it."""
-        self.error = None
-        try:
-            check_image_numbers(self.device, self.channels, height, width)
-            with torch.no_grad(), ShapeInferenceMode() if self.device == "meta" else nullcontext():
-                maps = self.encoder(torch.empty(1, self.channels, height, width, device=self.device))
-        except Exception as error:  # whatever a network raises at a size that it does not take
-            self.error = error
-            return None
-        # Some networks return garbage at a size they do not take, and its width gives them away.
-        at = self.axes.split().index("c")
-        fits = all(x.dim() == 4 and x.shape[at] == c for x, c in zip(maps, self.widths, strict=True))
-        return tuple(_get_grid(x, self.axes) for x in maps) if fits else None
-
-
-MAX_IMAGE_NUMBERS = 2**26
-"""Numbers in an image that is computed on: a quarter of a gigabyte. A network makes many times as many of them."""
-
-
-def check_image_numbers(device: str, *shape: int) -> None:
-    """Raise MemoryError for an image that would take gigabytes to compute on. The meta device computes nothing."""
-    if device != "meta" and prod(shape) > MAX_IMAGE_NUMBERS:
-        raise MemoryError(f"an image of {prod(shape):,} numbers is more than the {MAX_IMAGE_NUMBERS:,} that are tried")
-
-
-def _get_grid(x: Tensor, axes: str) -> tuple[int, int]:
-    names_of_axes = axes.split()
-    return x.shape[names_of_axes.index("h")], x.shape[names_of_axes.index("w")]
+def _is_broadcastable(shape: torch.Size, target: torch.Size) -> bool:
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(side in (1, wanted) for side, wanted in pairs)

@@ -189,7 +189,7 @@ def _list_source_names(source: str, pattern: str) -> list[str]:
     library = LIBRARIES[source]
     if not _has_possible_match(pattern, source):
         return []
-    if source == "timm" and library.versions() in (None, f"timm-{get_catalogue_version()}"):
+    if source == "timm" and library.format_versions() in (None, f"timm-{get_catalogue_version()}"):
         return [f"timm/{name}" for name in list_networks()]
     return [f"{source}/{name}" for name in get_adapter(source).list_networks()] if library.is_installed() else []
 

@@ -201,7 +201,7 @@ REFUSED = {
     ),
     "one size or an error": (
         "timm/visformer_tiny",
-        "gives what it promises at one image size only (got exactly 224 × 224).",
+        "works at one image size only (got exactly 224 × 224).",
         "leave any_size out",
     ),
 }

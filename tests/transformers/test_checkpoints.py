@@ -469,5 +469,5 @@ def test_a_checkpoint_of_something_else_is_refused(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     problem = refused(Transformers(f"{folder}"))
     assert problem.message == (
-        f"transformers/{folder} is no checkpoint of an architecture that AutoBackbone makes (got model_type 'bert')."
+        f"transformers/{folder} is not a checkpoint of an architecture that AutoBackbone makes (got model_type 'bert')."
     )

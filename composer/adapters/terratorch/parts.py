@@ -28,9 +28,9 @@ from composer.parts.validators import (
 
 @frozen
 class Family:
-    """Backbones of one kind: a line on them, and which of a part's fields they have.
+    """Backbones of one kind: a line that describes them, and which fields of a part they have.
 
-    `bands` are names of channels, `frames` are seen at once, and `several` images are taken by name.
+    `bands` are names of channels, `frames` several frames in one input, `several` images by name.
     """
 
     line: str
@@ -40,16 +40,12 @@ class Family:
 
 
 _LANDSAT = ("tm_toa", "etm_toa", "etm_sr", "oli_tirs_toa", "oli_sr")
-
-
 _SSL_METHODS = ("moco", "simclr")
-
-
 _SATLAS_INPUTS = ("mi_ms", "mi_rgb", "si_ms", "si_rgb")
 
 
 def _join_names(begin: str, *ends: tuple[str, ...]) -> Iterator[str]:
-    """Every name that begins so and goes on with one of each, joined by underscores."""
+    """Yield every name that begins with `begin` and continues with one of each of `ends`, joined by underscores."""
     if not ends:
         yield begin
         return
@@ -58,16 +54,9 @@ def _join_names(begin: str, *ends: tuple[str, ...]) -> Iterator[str]:
 
 
 _V2 = ("tiny_tl", "100_tl", "300", "300_tl", "600", "600_tl")
-
-
 _PRITHVI = ("prithvi_eo_tiny", "prithvi_eo_v1_100", *_join_names("prithvi_eo_v2", _V2))
-
-
 _TERRAMIND = ("terramind_v01_base", *_join_names("terramind_v1", ("tiny", "small", "base", "large")))
-
-
 _TOKENIZERS = tuple(_join_names("terramind_v1_tokenizer", ("dem", "lulc", "ndvi", "s1grd", "s1rtc", "s2l2a")))
-
 
 _SSL4EO = (
     *_join_names("ssl4eol_resnet18_landsat", _LANDSAT, _SSL_METHODS),
@@ -76,7 +65,6 @@ _SSL4EO = (
     *_join_names("ssl4eos12_resnet50", ("sentinel1_all",), ("decur", "moco")),
     *_join_names("ssl4eos12_resnet50_sentinel2", ("all_decur", "all_dino", "all_moco", "all_softcon", "rgb_moco")),
 )
-
 
 _SSL4EO_VIT = (
     *(
@@ -87,14 +75,12 @@ _SSL4EO_VIT = (
     *_join_names("ssl4eos12_vit_small_patch16_224_sentinel2_all", ("dino", "moco")),
 )
 
-
 _SATLAS = (
     "satlas_resnet152_sentinel2_mi_ms",
     "satlas_resnet152_sentinel2_mi_rgb",
     *_join_names("satlas_resnet152_sentinel2", ("si_ms_satlas", "si_rgb_satlas")),
     *(f"satlas_resnet50_sentinel2_{seen}_satlas" for seen in _SATLAS_INPUTS),
 )
-
 
 _SATLAS_SWIN = (
     *_join_names("satlas_swin_b", ("landsat_mi_ms", "landsat_mi_rgb", "naip_mi_rgb", "naip_si_rgb")),
@@ -103,27 +89,16 @@ _SATLAS_SWIN = (
     *_join_names("satlas_swin_t_sentinel2", _SATLAS_INPUTS),
 )
 
-
 _SECO = tuple(f"seco_{network}_sentinel2_rgb_seco" for network in ("resnet18", "resnet50"))
-
-
 CLAY = ("clay_v1_base",)
-
-
 SWIN = ("prithvi_swin_B", "prithvi_swin_L")
-
-
 SCALE_MAE = tuple(f"scalemae_{name}" for name in ("vit_base_patch16", "vit_large_patch16", "vit_huge_patch14"))
-
-
 UNREGISTERED = (*CLAY, *SWIN, *SCALE_MAE)
 """The backbones that TerraTorch registers with timm, and ScaleMAE's, which it has in a table by the names after
 `scalemae_`.
 """
 
-
 _SEVERAL_MODALITIES = "two modalities or more, by name"
-
 
 _TERRATORCH_FAMILIES: Mapping[tuple[str, ...], Family] = {
     _PRITHVI: Family("Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", bands=True, frames=True),
@@ -151,18 +126,13 @@ _TERRATORCH_FAMILIES: Mapping[tuple[str, ...], Family] = {
     ("IdentityBackbone",): Family("The image itself, as the only level."),
 }
 
-
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {name: family for names, family in _TERRATORCH_FAMILIES.items() for name in names}
 )
-"""The backbones that can be had, each with its family."""
-
+"""The backbones that are supported, each with its family."""
 
 _SCORES = "it gives the scores of a classifier, and no features"
-
-
 _CODE = "TerraTorch downloads the code of this network from GitHub and runs it"
-
 
 _DINOV3 = {
     **{f"convnext_{size}": f"convnext_{size}.dinov3_lvd1689m" for size in ("tiny", "small", "base", "large")},
@@ -175,9 +145,7 @@ _DINOV3 = {
     "vit7b16": "vit_7b_patch16_dinov3",
 }
 
-
 _V2_SIZES = ("atto", "femto", "nano", "tiny", "base", "large", "huge")
-
 
 UNSUPPORTED_BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -186,37 +154,20 @@ UNSUPPORTED_BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
         **{f"dinov3_{name}": (_CODE, f"timm/{instead}") for name, instead in _DINOV3.items()},
     }
 )
-"""The backbones that cannot be had, each with the reason and the name of another that will do."""
-
+"""The backbones that are not supported, each with the reason and the name of an alternative."""
 
 _CLAY_15 = (
     "TerraTorch has Clay 1.5 as a masked autoencoder alone, which downloads a teacher and gives losses and no features"
 )
 
-
 KNOWN_ABSENT: Mapping[str, str] = MappingProxyType(dict.fromkeys(("*clay*15*", "*clay*1[._]5*"), _CLAY_15))
-"""Patterns of names that people look for and TerraTorch has no backbone of, each with what is said."""
-
-
-def explain_absence(name: str) -> str | None:
-    """Why a name that people look for here is not here; None of any other."""
-    return next((reason for pattern, reason in KNOWN_ABSENT.items() if fnmatchcase(name.lower(), pattern)), None)
-
+"""Patterns of names that people look for and TerraTorch has no backbone of, each with the reason."""
 
 _FIELD = "it is a field of its own"
-
-
 _CHANNELS = "it is the channels of the input"
-
-
 _FRAMES = "it is the frames of the input"
-
-
 _WEIGHTS = "composer loads weights itself: give the path of a file as pretrained"
-
-
 _BANDS = "give the names of the channels as bands"
-
 
 FORBIDDEN_TERRATORCH_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -241,24 +192,22 @@ FORBIDDEN_TERRATORCH_OPTIONS: Mapping[str, str] = MappingProxyType(
         "features_only": "composer makes the network itself",
     }
 )
-"""Arguments of TerraTorch that `options` may not hold, each with the reason why."""
-
+"""Arguments of TerraTorch that `options` may not hold, each with the reason."""
 
 MODALITIES: Mapping[str, int] = MappingProxyType({"S2L2A": 12, "S2L1C": 13, "S1GRD": 2, "S1RTC": 2, "RGB": 3, "DEM": 1})
-"""The images that TerraMind has weights for, by the names that TerraTorch has for them, each with its channels: those
-of its `MODALITY_INFO`.
-"""
+"""The channels of the images that TerraMind has weights for, by TerraTorch's names: those of its `MODALITY_INFO`."""
 
 
 def _validate_backbone_name(_: object, __: object, value: Any) -> None:
     if value in UNSUPPORTED_BACKBONES:
-        raise ValueError(
-            f"terratorch/{value} cannot be had: {UNSUPPORTED_BACKBONES[value][0]}; use {UNSUPPORTED_BACKBONES[value][1]}"
-        )
-    if value not in FAMILIES and (reason := explain_absence(str(value))):
-        raise ValueError(f"terratorch/{value} cannot be had: {reason}")
-    if value not in FAMILIES:
-        raise ValueError(f"TerraTorch has no backbone {value!r}: {suggest(str(value), FAMILIES)}")
+        reason, instead = UNSUPPORTED_BACKBONES[value]
+        raise ValueError(f"terratorch/{value} cannot be had: {reason}; use {instead}")
+    if value in FAMILIES:
+        return
+    absence = next((why for pattern, why in KNOWN_ABSENT.items() if fnmatchcase(str(value).lower(), pattern)), None)
+    if absence:
+        raise ValueError(f"terratorch/{value} cannot be had: {absence}")
+    raise ValueError(f"TerraTorch has no backbone {value!r}: {suggest(str(value), FAMILIES)}")
 
 
 def _convert_names(values: Any) -> tuple[str, ...] | None:
@@ -271,17 +220,14 @@ def _convert_names(values: Any) -> tuple[str, ...] | None:
     return tuple(values)
 
 
-_BACKBONE_DEFAULTS: Mapping[str, Any] = {"out_indices": None, "pretrained": False, "options": ()}
-
-
 def _build_backbone_defaults(family: Family) -> Mapping[str, Any]:
-    """The fields that a backbone has, beside those that all have."""
+    """Return the fields that a backbone of this family has, with their defaults."""
     own = [("bands", family.bands), ("frames", family.frames), ("modalities", family.several)]
-    return {**_BACKBONE_DEFAULTS, **{name: None for name, has in own if has}}
+    return {"out_indices": None, "pretrained": False, "options": (), **{name: None for name, has in own if has}}
 
 
 def _convert_bands(values: Any) -> tuple[str, ...] | FrozenDict | None:
-    """Return the names of bands; those of each modality where they are given so, as a mapping or as pairs."""
+    """Return the names of bands; those of each modality where `values` are a mapping or pairs."""
     is_pairs = isinstance(values, tuple) and any(isinstance(entry, tuple) for entry in values)
     if not isinstance(values, Mapping) and not is_pairs:
         return _convert_names(values)
@@ -302,10 +248,10 @@ class TerraTorch(ProbedEncoder):
     every block of a transformer, the last level of a pyramid). `pretrained` is true for the weights that TerraTorch
     publishes for this name, false, the path of a file with such weights, or a `WeightsFile`. `bands` names the
     channels of the image, as TerraTorch does (`BLUE`, `NIR_NARROW`) or as the weights do (`B2`): the first layer
-    takes those channels of the weights, and a band that they do not have begins at random; DOFA is told their
-    wavelengths. TerraMind takes the bands of each modality, `bands: {S2L2A: [BLUE, GREEN, RED]}`; a list is that of
-    the one modality that `modalities` names. `frames` is how many Prithvi sees at once: as many as its input has.
-    `modalities` says of what modality an image is that TerraMind is fed by itself; several are fed by their names,
+    takes those channels of the weights, and random weights for a band that they lack; DOFA computes it from the
+    wavelengths of the bands. TerraMind takes the bands of each modality, `bands: {S2L2A: [BLUE, GREEN, RED]}`; a list
+    is that of the one modality in `modalities`. `frames` is the number of frames of a Prithvi, the input's by default.
+    `modalities` names the modality of a single image for TerraMind; several are fed by their names,
     `from: {S2L2A: optical, S1GRD: radar}`. A name that TerraMind has no weights for is a new modality where this
     field lists it. `options` are other arguments of the constructor.
     """
@@ -347,18 +293,18 @@ class TerraTorch(ProbedEncoder):
 
     @property
     def family(self) -> Family:
-        """What is known of backbones of this kind without TerraTorch."""
+        """The facts of backbones of this kind."""
         return FAMILIES[self.name]
 
     @property
     def channel_bands(self) -> tuple[str, ...] | None:
-        """The names of the channels of the one image that it takes."""
+        """The names of the channels of its only image."""
         return None if isinstance(self.bands, FrozenDict) else self.bands  # type: ignore[return-value]
 
     def get_modality_bands(self, modalities: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """Return the names of the bands by modality, of those that are given.
+        """Return the names of the bands by modality, where the part has names.
 
-        Raises ValueError for a list of names that might be those of several modalities.
+        Raises ValueError for a list of names where there is not exactly one modality.
         """
         if self.bands is None or isinstance(self.bands, FrozenDict):
             return self.bands or {}
@@ -368,28 +314,28 @@ class TerraTorch(ProbedEncoder):
 
     @property
     def takes_names(self) -> bool:
-        """Whether it takes several images, each by the name of its modality."""
+        """True where it takes several images, each by the name of its modality."""
         return self.family.several
 
     @property
     def image_names(self) -> tuple[str, ...]:
-        """The modalities that it lists, or else those that there are weights for."""
+        """The modalities that it lists, or those that TerraMind has weights for."""
         return (self.modalities or tuple(MODALITIES)) if self.family.several else ()
 
     def find_image_names(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:
-        """Modalities of so many channels, each once; one of the user's own may have any number."""
+        """Return a different modality for each number of channels, or None; a new modality may have any number."""
         free = sorted(self.image_names, key=lambda name: name not in MODALITIES)
-        found = []
+        names = []
         for count in channels:
             name = next((name for name in free if MODALITIES.get(name, count) == count), None)
             if name is None:
                 return None
             free.remove(name)
-            found.append(name)
-        return tuple(found)
+            names.append(name)
+        return tuple(names)
 
     def copy_with_inputs(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
-        """With the frames of its image, where it sees several at once and does not say how many."""
+        """Return the part with the frames of its image, where it takes several and declares no number."""
         if self.family.frames and self.frames is None and images and images[0].axes == FRAMES:
             return evolve(self, frames=images[0].frames)
         return self

@@ -16,6 +16,7 @@ from attrs import define
 from timm.models import _builder
 from torch import Tensor, nn
 
+from composer.adapters.rejections import convert_errors
 from composer.adapters.timm.networks import create_timm_network, reject_timm_weights, resolve_timm_levels
 from composer.adapters.timm.networks import list_networks as list_networks
 from composer.adapters.timm.probes import probe as probe
@@ -25,7 +26,6 @@ from composer.modules.base import get_default_device, module
 from composer.modules.encoders import TimmEncoder
 from composer.parts import EncoderInfo, Timm
 from composer.parts.encoders import get_weights_file
-from composer.parts.rules import RejectionError
 from composer.tensors.matching import LoadedWeights, TensorState, match
 
 _TIMM_LOAD: Callable[..., None] = _builder.load_pretrained
@@ -33,10 +33,10 @@ _TIMM_LOAD: Callable[..., None] = _builder.load_pretrained
 
 @define
 class PendingLoad:
-    """A network of timm that is to be loaded: `load` is timm's own function for it.
+    """A network of timm whose weights are not loaded yet: `load` is timm's own function for that.
 
-    `network` is as timm made it, before anything is wrapped or pruned. It shares its tensors with the one that is
-    kept, so that a tensor of that one is known here by the name that checkpoints use.
+    `network` is as timm made it, before it is wrapped or pruned. It shares its tensors with the network that is kept,
+    and has them under the names that checkpoints use.
     """
 
     network: nn.Module
@@ -52,69 +52,65 @@ class PendingLoad:
         return self._record_state(self.config)
 
     def _record_state(self, config: Mapping[str, Any]) -> TensorState:
-        with record_loaded_state(self.network) as found, warnings.catch_warnings():
+        with record_loaded_state(self.network) as states, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # timm resamples with calls that torch advises against
             self.load(self.network, pretrained_cfg=config)
-        if not found:
+        if not states:
             raise ValueError("timm has a loader of its own for these weights, which composer cannot check")
-        return found[0]
+        return states[0]
 
     def map_tensors(self, kept: nn.Module) -> dict[str, Tensor]:
-        """The parameters and persistent buffers of the network that is kept, by the names of the whole one."""
+        """Return the parameters and persistent buffers of the kept network, by the names of the whole network."""
         names = {id(tensor): name for name, tensor in self.network.state_dict(keep_vars=True).items()}
         return {names.get(id(tensor), name): tensor for name, tensor in kept.state_dict(keep_vars=True).items()}
 
 
-_PENDING_LOADS: ContextVar[list[PendingLoad] | None] = ContextVar("_LOADINGS", default=None)
+_PENDING_LOADS: ContextVar[list[PendingLoad] | None] = ContextVar("_PENDING_LOADS", default=None)
 
 
 def _load_or_record(model: nn.Module, pretrained_cfg: Mapping[str, Any], **arguments: Any) -> None:
-    noted = _PENDING_LOADS.get()
-    if noted is None:
+    pending = _PENDING_LOADS.get()
+    if pending is None:
         _TIMM_LOAD(model, pretrained_cfg=pretrained_cfg, **arguments)
         return
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    noted.append(PendingLoad(deepcopy(model, tensors), partial(_TIMM_LOAD, **arguments), pretrained_cfg))
+    pending.append(PendingLoad(deepcopy(model, tensors), partial(_TIMM_LOAD, **arguments), pretrained_cfg))
 
 
-# timm finds the filter of a checkpoint where it makes a network, and hands it to this function alone.
+# timm looks up the filter of a checkpoint where it makes a network, and passes it to this function only.
 _builder.load_pretrained = _load_or_record  # type: ignore[assignment]
 
 
 @contextmanager
 def collect_pending_loads() -> Iterator[list[PendingLoad]]:
-    """Within it, timm makes networks and does not load them: what it would have loaded is put into the list."""
-    noted: list[PendingLoad] = []
-    token = _PENDING_LOADS.set(noted)
+    """Make timm create networks without loading them inside this context, and collect the loads in a list."""
+    pending: list[PendingLoad] = []
+    token = _PENDING_LOADS.set(pending)
     try:
-        yield noted
+        yield pending
     finally:
         _PENDING_LOADS.reset(token)
 
 
 @module.register(Timm)
 def _(part: Timm, image: Features, *, facts: EncoderInfo, pretrained: bool = True) -> nn.Module:
-    """The network with random weights, or with the published ones where the part asks and `pretrained` allows."""
+    """Build the network with random weights, or with others where the part asks and `pretrained` allows."""
     channels = image[0].channels
     arguments = {**_drop_classifier(part), **dict(facts.arguments)}
-    # EncoderInfo that were handed in need not say which levels they are of.
+    # An EncoderInfo from the user may lack the indices of its levels.
     indices = arguments.pop("out_indices", None) or _find_timm_levels(part, channels)
     if not (pretrained and part.pretrained):
         return _wrap_network(part, create_timm_network(part, channels, get_default_device(), **arguments), indices)
-    try:
+    with convert_errors(lambda error: reject_timm_weights(part, error)):
         source = get_weights_file(part.pretrained)
         state = None if source is None else read_file_weights(Path(source[0]))
         if state is None:
             _check_published_reachable(part)
-        with collect_pending_loads() as loadings:
+        with collect_pending_loads() as loads:
             network = create_timm_network(part, channels, get_default_device(), pretrained=True, **arguments)
-        (loading,) = loadings
+        (load,) = loads
         encoder = _wrap_network(part, network, indices)
-        encoder.loaded_weights = _load_timm_weights(part, state, loading, encoder)  # type: ignore[assignment]
-    except (RejectionError, MemoryError):
-        raise
-    except Exception as error:
-        raise RejectionError(reject_timm_weights(part, error)) from error
+        encoder.loaded_weights = _load_timm_weights(part, state, load, encoder)  # type: ignore[assignment]
     return encoder
 
 
@@ -123,7 +119,7 @@ def _wrap_network(part: Timm, network: Any, indices: tuple[int, ...]) -> nn.Modu
 
 
 def _drop_classifier(part: Timm) -> dict[str, int]:
-    """A classifier would be drawn at random and pruned again.
+    """Return the arguments for a network without its classifier, which would be drawn at random and pruned again.
 
     Without it all 1,371 networks of timm 1.0.31 have the same parameters and buffers left.
     """
@@ -134,23 +130,21 @@ def _find_timm_levels(part: Timm, channels: int) -> tuple[int, ...]:
     return resolve_timm_levels(part, create_timm_network(part, channels, "meta"), channels, "meta")
 
 
-def _load_timm_weights(
-    part: Timm, state: TensorState | None, loading: PendingLoad, encoder: nn.Module
-) -> LoadedWeights:
-    """Fill the encoder with the tensors of a file, or with those that timm publishes. Raises where they do not."""
-    wanted = loading.map_tensors(encoder)
+def _load_timm_weights(part: Timm, state: TensorState | None, load: PendingLoad, encoder: nn.Module) -> LoadedWeights:
+    """Fill the encoder with the tensors of a file or those that timm publishes. Raises where they do not match."""
+    wanted = load.map_tensors(encoder)
     source = get_weights_file(part.pretrained)
     if state is not None and source is not None:
         file, prefix = source
-        found = match(state, wanted, loading.convert, prefix=prefix)
+        found = match(state, wanted, load.convert, prefix=prefix)
         found.fill(wanted)
         return found.report(file)
-    match(loading.convert_published(), wanted).fill(wanted)
+    match(load.convert_published(), wanted).fill(wanted)
     return LoadedWeights()
 
 
 def _check_published_reachable(part: Timm) -> None:
-    """Raise at once where the weights cannot be had, and not after timm and the hub have tried again and again."""
+    """Raise at once where the weights cannot be downloaded, and not after many attempts of timm and the hub."""
     published = timm.get_pretrained_cfg(part.name)
     if published is not None and published.hf_hub_id:
         check_reachable(published.hf_hub_id, published.hf_hub_filename)

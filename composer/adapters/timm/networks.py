@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import Any
 
 import timm
@@ -11,15 +10,15 @@ from attrs import evolve
 from timm.models.mvitv2 import MultiScaleVit
 
 from composer.adapters.probing import GridFunction
-from composer.adapters.rounding import RoundingMismatch
-from composer.adapters.timm.catalogue import normalize_indices
+from composer.adapters.rejections import normalize_indices, reject_all_sizes, reject_network, suggest_arguments
 from composer.adapters.weights import reject_weights
+from composer.errors import format_error
 from composer.isolation import drop_warnings
-from composer.layouts import CHANNELS_LAST, MAP, format_count
+from composer.layouts import CHANNELS_LAST, MAP
 from composer.modules.base import use_default_device
 from composer.parts import Timm
 from composer.parts.encoders import get_weights_file
-from composer.parts.rules import Rejection, RejectionError
+from composer.parts.rules import Kind, Rejection, RejectionError
 from composer.parts.validators import to_keyword_arguments
 from composer.resources import limit_modules
 from composer.sizes import SizeConstraint
@@ -29,12 +28,12 @@ SIZE_SWITCHES: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"stri
 
 
 def list_networks(pattern: str = "*") -> list[str]:
-    """timm's networks whose name matches a glob pattern, without `timm/`."""
+    """List timm's networks whose name matches a glob pattern, without `timm/`."""
     return list(timm.list_models(pattern))
 
 
 def list_candidate_names(name: str) -> list[str]:
-    """The names that `name` may have been meant to be: all networks, and the tagged ones that begin as it does."""
+    """List the names to suggest for an unknown `name`: all networks, and the tagged ones that begin as it does."""
     return list_networks() + list(timm.list_pretrained(f"{name.split('.')[0]}*"))
 
 
@@ -44,44 +43,43 @@ def list_tags(network: str) -> list[str]:
 
 
 def get_declared_arguments(part: Timm) -> dict[str, Any]:
-    """The arguments that the declaration spells out, as timm names them."""
-    given = {"output_stride": part.output_stride, "img_size": part.img_size}
-    return {name: value for name, value in given.items() if value is not None} | to_keyword_arguments(part.options)
+    """Return the arguments that the declaration sets, as timm names them."""
+    fields = {"output_stride": part.output_stride, "img_size": part.img_size}
+    return {name: value for name, value in fields.items() if value is not None} | to_keyword_arguments(part.options)
 
 
 def create_timm_network(part: Timm, channels: int, device: str, **arguments: Any) -> Any:
-    """The network that a part declares, in timm's wrapper where it asks for that. `arguments` come on top.
+    """Create the network that a part declares, in timm's wrapper with `features_only`. `arguments` are added.
 
     Raises whatever timm raises for arguments that the network does not take, and RejectionError for one too deep.
     """
     if part.features_only:
         arguments |= {"features_only": True}
         arguments |= {} if part.out_indices is None else {"out_indices": part.out_indices}
-    with (
-        use_default_device(device),
-        limit_modules(),
-        drop_warnings(),
-    ):  # meta tensors warn that initialising them does nothing
+    # Tensors on the meta device warn that initialising them does nothing.
+    with use_default_device(device), limit_modules(), drop_warnings():
         return timm.create_model(part.name, **{"in_chans": channels, **get_declared_arguments(part), **arguments})
 
 
 def create_flexible_network(part: Timm, channels: int, device: str) -> tuple[Any, dict[str, bool]]:
-    """The network without weights, and the switch that makes its image size flexible. Raises as `create` does."""
-    *switches, last = (
-        ({},) if get_declared_arguments(part).keys() & {"dynamic_img_size", "strict_img_size"} else SIZE_SWITCHES
-    )
+    """Create the network without weights, and return it with the switch that makes its image size flexible.
+
+    Raises as `create_timm_network` does.
+    """
+    declared = get_declared_arguments(part).keys() & {"dynamic_img_size", "strict_img_size"}
+    *switches, last = ({},) if declared else SIZE_SWITCHES
     for switch in switches:
         try:
             return create_timm_network(part, channels, device, **switch), switch
         except RejectionError:
             raise
-        except Exception:  # noqa: S112, a switch that a network does not know is a TypeError, and the last try has none
+        except Exception:  # noqa: S112, an unknown switch is a TypeError, and the last try has none
             continue
     return create_timm_network(part, channels, device, **last), last
 
 
 def get_default_size(part: Timm, network: Any) -> tuple[int, int]:
-    """The image size at which a network is sure to run."""
+    """Return the image size at which a network is sure to run."""
     _, height, width = network.pretrained_cfg["input_size"]
     return part.img_size or (height, width)
 
@@ -98,19 +96,19 @@ def limit_image_sizes(network: Any, size: tuple[int, int], grids_at: GridFunctio
 
 
 def get_layout(part: Timm, network: Any) -> str:
-    """The layout of what a network gives: timm's wrapper gives its own, which the plain network is asked to turn."""
-    # Absent on the networks that know no other layout than the usual one.
-    told = str(getattr(network, "output_fmt", "")) if part.features_only else ""
-    return CHANNELS_LAST if told.endswith("NHWC") else MAP
+    """Return the layout of the levels: maps of a plain network, the network's own layout in timm's wrapper."""
+    # Networks that only have the usual layout lack the attribute.
+    layout = str(getattr(network, "output_fmt", "")) if part.features_only else ""
+    return CHANNELS_LAST if layout.endswith("NHWC") else MAP
 
 
 def resolve_timm_levels(part: Timm, network: Any, channels: int, device: str) -> tuple[int, ...]:
-    """The levels asked for, counted from 0; timm's own choice where none are. Raises RejectionError for what it has not."""
+    """Return `out_indices` counted from 0, or timm's default. Raises RejectionError for missing levels."""
     if part.out_indices is None:
         if not part.features_only:
             network = create_timm_network(evolve(part, features_only=True, tokens=False, norm=False), channels, device)
         return tuple(network.feature_info.out_indices)
-    # timm's wrapper fails without a word on a level that it has not, so it is the plain network that is asked.
+    # timm's wrapper fails silently on a missing level, so the levels are those of the plain network.
     plain = create_timm_network(evolve(part, features_only=False), channels, device)
     indices = normalize_indices(part.out_indices, count_levels(plain))
     if isinstance(indices, Rejection):
@@ -119,18 +117,19 @@ def resolve_timm_levels(part: Timm, network: Any, channels: int, device: str) ->
 
 
 def count_levels(network: Any) -> int:
-    """How many levels a network has in all; timm's wrapper keeps the list of them to itself."""
+    """Return the number of levels of a network."""
+    # timm's wrapper has the list of them inside an object.
     return len(getattr(network.feature_info, "info", network.feature_info))
 
 
 def get_channels_and_reductions(
     part: Timm, network: Any, indices: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The channels and reductions that timm states for the levels."""
+    """Return the channels and reductions that timm states for the levels."""
     if part.features_only:
         return tuple(network.feature_info.channels()), tuple(network.feature_info.reduction())
     infos = [network.feature_info[index] for index in indices]
-    # SAM's final norm stands behind a neck that narrows.
+    # SAM's final norm comes after a neck with fewer channels.
     width = "num_chs_norm" if part.norm and all("num_chs_norm" in info for info in infos) else "num_chs"
     return tuple(info[width] for info in infos), tuple(info["reduction"] for info in infos)
 
@@ -139,38 +138,24 @@ _UNEXPECTED_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def reject_timm_arguments(part: Timm, error: Exception) -> Rejection:
-    """A constructor that raised; Python names an argument that it has not."""
+    """Reject a network whose constructor raised `error`."""
+    declared = get_declared_arguments(part)
     unexpected = _UNEXPECTED_ARGUMENT.search(str(error))
-    named = (
-        [unexpected[1]]
-        if unexpected and unexpected[1] in get_declared_arguments(part)
-        else get_declared_arguments(part)
-    )
-    given = ", ".join(named) or "its arguments"
-    return _reject_network("refuses its arguments", _format_timm_error(error), f"correct or leave out {given}")
+    named = [unexpected[1]] if unexpected and unexpected[1] in declared else declared
+    repair = suggest_arguments(named or ["its arguments"])
+    return reject_network("refuses its arguments", format_timm_error(error), repair)
 
 
 def reject_timm_sizes(part: Timm, channels: int, error: Exception | None) -> Rejection:
-    """A network that ran nowhere; `error` is what it raised, if it did."""
-    given = ", ".join(get_declared_arguments(part))
-    return _reject_network(
-        f"runs at no image size tried with {format_count(channels, 'input channel')}",
-        _format_timm_error(error) if error else "cells that are not square, or levels of other channels than it states",
-        f"correct or leave out {given}" if given else "choose another network",
-    )
-
-
-def reject_tokens(error: Exception) -> Rejection:
-    """A network that has no tokens to give."""
-    return _reject_network(
-        "cannot give its tokens", _format_timm_error(error), "leave tokens out: maps are what it gives"
-    )
+    """Reject a network that runs at no size tried; `error` is what it raised, if it did."""
+    got = "cells that are not square, or levels of other channels than it states"
+    return reject_all_sizes(channels, format_timm_error(error) if error else got, get_declared_arguments(part))
 
 
 def reject_norm(error: Exception | None) -> Rejection:
-    """A network that has no final norm for its levels, or does not take the wish for it."""
+    """Reject `norm` where a network has no final norm for its levels, or raises `error` with it."""
     if error is not None:
-        return _reject_network("cannot apply its final norm to its levels", _format_timm_error(error), "leave norm out")
+        return reject_network("cannot apply its final norm to its levels", format_timm_error(error), "leave norm out")
     return Rejection(
         code="network",
         kind="wrong_output",
@@ -182,7 +167,7 @@ def reject_norm(error: Exception | None) -> Rejection:
 
 
 def reject_img_size(size: tuple[int, int], sizes: SizeConstraint) -> Rejection:
-    """Return the refusal of an `img_size` that is not one of the sizes the network takes."""
+    """Reject an `img_size` that is not one of the sizes the network takes."""
     nearest = sizes.compute_padded_size(*size)
     return Rejection(
         code="sizes",
@@ -194,56 +179,23 @@ def reject_img_size(size: tuple[int, int], sizes: SizeConstraint) -> Rejection:
     )
 
 
-def reject_fixed_size(sizes: SizeConstraint, error: Exception | None) -> Rejection:
-    """A network that takes images of one size; `error` is what it raised at another, if it did."""
-    return Rejection(
-        code="sizes",
-        kind="raises" if error else "wrong_output",
-        expected="gives what it promises at one image size only",
-        got=str(sizes),
-        repair="leave any_size out",
-        about="any_size",
-    )
-
-
-def reject_any_size(
-    misfit: RoundingMismatch, stride: Fraction | None, error: Exception | None, multiple: int
-) -> Rejection:
-    """A network that takes multiples of its largest stride only; `stride` and `error` are those of the misfit."""
-    if misfit.grid is None:
-        rule = "does not run at every image size"
-        got = "levels of other channels than it states" if error is None else _format_timm_error(error)
-    else:
-        rule = "has levels that round neither down nor up at every image size"
-        got = f"{misfit.grid[0]} × {misfit.grid[1]} cells of stride {stride}"
-    return Rejection(
-        code="sizes",
-        kind="raises" if error else "wrong_output",
-        expected=rule,
-        got=f"at {misfit.height} × {misfit.width}, {got}",
-        repair=f"leave any_size out: images are then padded to multiples of {multiple}",
-        about="any_size",
-    )
+def reject_any_size(expected: str, got: str, repair: str, error: Exception | None) -> Rejection:
+    """Reject `any_size` for a network that does not round at every size; `error` is what it raised there, if it did."""
+    kind: Kind = "raises" if error else "wrong_output"
+    return Rejection(code="sizes", kind=kind, expected=expected, got=got, repair=repair, about="any_size")
 
 
 def reject_timm_weights(part: Timm, error: Exception) -> Rejection:
-    """Weights that cannot be had, or do not fit."""
+    """Reject weights that cannot be loaded or do not match."""
     source = get_weights_file(part.pretrained)
     if source is None:
-        return reject_weights(
-            "cannot load the weights that timm publishes for it",
-            error,
-            "check the connection, give the path of a weights file, or set pretrained: false",
-            part.pretrained,
-        )
-    repair = "give the path of a weights file that fits this network"
-    return reject_weights(f"cannot load the weights {source[0]}", error, repair, part.pretrained)
+        named = "that timm publishes for it"
+        repair = "check the connection, give the path of a weights file, or set pretrained: false"
+    else:
+        named, repair = source[0], "give the path of a weights file that fits this network"
+    return reject_weights(f"cannot load the weights {named}", error, repair, part.pretrained)
 
 
-def _format_timm_error(error: Exception) -> str:
-    words = " ".join(str(error).split())[:300]
-    return f"timm says {type(error).__name__}{': ' if words else ''}{words}"
-
-
-def _reject_network(expected: str, got: str, repair: str) -> Rejection:
-    return Rejection(code="network", kind="raises", expected=expected, got=got, repair=repair)
+def format_timm_error(error: Exception) -> str:
+    """Return an exception of timm in one line."""
+    return f"timm says {format_error(error)}"

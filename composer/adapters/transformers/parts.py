@@ -21,7 +21,6 @@ from composer.parts.validators import (
 
 _OUT_INDICES_REASON = "out_indices is a field of its own"
 
-
 FORBIDDEN_TRANSFORMERS_OPTIONS = {
     "out_indices": _OUT_INDICES_REASON,
     "out_features": _OUT_INDICES_REASON,
@@ -38,20 +37,19 @@ FORBIDDEN_TRANSFORMERS_OPTIONS = {
 
 def _validate_checkpoint_name(_: object, __: object, value: Any) -> None:
     if not isinstance(value, str) or not value:
-        told = "an architecture such as 'swin', a checkpoint OWNER/NAME, or a folder that begins with ./ or /"
-        raise ValueError(f"name must be {told} (got {value!r})")
+        expected = "an architecture such as 'swin', a checkpoint OWNER/NAME, or a folder that begins with ./ or /"
+        raise ValueError(f"name must be {expected} (got {value!r})")
 
 
 @frozen
 class Transformers(ProbedEncoder):
     """A backbone of transformers: `transformers/NAME`, of those that its AutoBackbone makes.
 
-    `transformers/swin` is an architecture, as the defaults of its config make it; `transformers/OWNER/NAME` a
-    checkpoint of the hub, perhaps with `@REVISION`, and `transformers/./FOLDER` or `transformers//FOLDER` one on disk,
-    whose config.json says what it is. `out_indices` picks stages, counted as transformers counts them (0 is mostly the
-    stem; what the config picks where it is absent: mostly the last). `pretrained` loads the weights of the checkpoint;
-    those of a file where it is a path or a `WeightsFile`. `options` are fields of the config. No code of a checkpoint
-    is ever run.
+    `transformers/swin` is an architecture with the defaults of its config; `transformers/OWNER/NAME` a checkpoint of
+    the hub, perhaps with `@REVISION`, and `transformers/./FOLDER` or `transformers//FOLDER` one on disk, with a
+    config.json. `out_indices` picks stages, counted as in transformers (0 is mostly the stem; the default is the
+    config's, mostly the last). `pretrained` loads the weights of the checkpoint; those of a file where it is a path or
+    a `WeightsFile`. `options` are fields of the config. No code of a checkpoint is ever run.
     """
 
     source: ClassVar[str | None] = "transformers"
@@ -73,12 +71,17 @@ class Transformers(ProbedEncoder):
         """The folder of a checkpoint on disk."""
         return Path(self.name.partition("#")[0]) if self.name.startswith(("/", "./", "../")) else None
 
+    @property
+    def is_architecture(self) -> bool:
+        """True for an architecture, which has no weights; False for a checkpoint."""
+        return self.folder is None and "/" not in self.name
+
     def copy_without_pretrained(self) -> Self:
-        """The same without weights; a folder is told apart by what its config holds, which may change."""
+        """Return the part without weights; the name of a folder gets a hash of its config.json, which may change."""
         plain = evolve(self, pretrained=False)
         file = None if self.folder is None else self.folder / "config.json"
         if file is None or not file.is_file():
             return plain
-        import hashlib  # not at the top: few checks need it, and all would wait for it
+        import hashlib  # not at the top: few checks need it, and its import takes time
 
         return evolve(plain, name=f"{self.name}#{hashlib.sha256(file.read_bytes()).hexdigest()[:24]}")
