@@ -211,7 +211,7 @@ class Mmseg(Decoder):
     `input_transform: resize_concat` take a list of positions, or all inputs by default. With one class, the scores are
     the values of a regression.
 
-    An argument that is None has mmseg's default, or that of its published configs. An argument that the head does not
+    With None an argument has mmseg's default, or that of its published configs. An argument that the head does not
     have is rejected. `norm` is BN, GN (in 32 groups) or false for no norms, which is mmseg's own default but used by
     none of its configs; `act` is the name of an activation. Losses and their arguments are not part of a model:
     EncHead is built without the branch of its own loss, and DAHead returns the joint one of its three predictions, so

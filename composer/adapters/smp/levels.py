@@ -46,7 +46,7 @@ class Levels:
 
 
 def build_levels(decoder: Smp, features: Features) -> Levels:
-    """Return the features as levels; the first is `first_level`, or follows from its stride where that is None."""
+    """Return the features as levels; the first is `first_level`, or follows from its stride if that is not set."""
     if decoder.first_level == 0 and _is_level_1_missing(features):
         # No decoder uses the image's content, so it is dropped.
         return Levels(2, features[1:])

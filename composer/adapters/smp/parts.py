@@ -208,7 +208,7 @@ class Smp(Decoder):
     first level of most encoders; or 2, for encoders without a map at half resolution. By default it is 2 if the first
     map has a stride above 2, and 1 otherwise. After the image itself as level 0, a map at a quarter of its resolution
     is level 2, as in the Mix Transformers. `center` adds a center block, two convolutions on the last map, to Unet and
-    UnetPlusPlus; by default they have one after smp's VGG encoders only, as in smp. An argument that is None has smp's
+    UnetPlusPlus; by default they have one after smp's VGG encoders only, as in smp. With None an argument has smp's
     default. An argument that the decoder does not have is rejected.
     """
 
