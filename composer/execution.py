@@ -180,7 +180,7 @@ class PadSpec(NamedTuple):
 
 
 def validate_inputs(inputs: tuple[InputSpec, ...], image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the images by input name. Raises ValueError, with the next step, for images that do not match the inputs."""
+    """Return the images by input name. Raises ValueError, with the next step, for images that do not match."""
     names = [one.name for one in inputs]
     images = image if isinstance(image, Mapping) or len(names) > 1 else {names[0]: image}
     if not isinstance(images, Mapping) or set(images) != set(names):
@@ -340,7 +340,7 @@ def prepare_outputs(
 
 
 def compute_center_crop_box(frame: PadSpec, kept: Sides) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of the center crop in the padded image. Raises ValueError if it is too large."""
+    """Return top, left, height and width of the center crop in the padded image. Raises ValueError if too large."""
     height, width = frame.size
     if height < kept[0] or width < kept[1]:
         raise ValueError(explain_too_small(kept, height, width))

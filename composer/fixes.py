@@ -17,7 +17,7 @@ from composer.layouts import Features
 from composer.neck_paths import NeckPath, align_branches, expand_paths, format_part, pick_evenly_spaced
 from composer.parts import AddBottleneckLayer, EncoderInfo, Head, IdentityDecoder, Part, SelectIndices, Timm
 from composer.parts.base import contract
-from composer.parts.rules import Rejection
+from composer.parts.rules import Change, Rejection
 from composer.spec.writer import as_chain, format_value
 
 MAX_DRAFTS = 200
@@ -149,39 +149,34 @@ def _propose_necks(walk: Inference, draft: Draft, node: Node, last: tuple[Part, 
     for path in expand_paths([NeckPath(0, 0.0, (), walk.features[source])]):
         parts = (*path.necks, *last)
         features = apply_part(last[0], path.features) if last else path.features
-        change = None if features is None else find_change(walk.parts[node.name], features)
-        if change is None:
+        found = None if features is None else find_change(walk.parts[node.name], features)
+        if found is None:
             yield len(parts), 0.0, ()
             continue
-        cost = len(parts) + path.cost + compute_loss(walk.features[source], path) + change.cost
-        yield len(parts), cost, tuple(_insert(_change_field(draft, node, change), node.name, source, parts))
+        change, extra = found
+        cost = len(parts) + path.cost + compute_loss(walk.features[source], path) + extra
+        yield len(parts), cost, tuple(_insert(_set_field(draft, node, change), node.name, source, parts))
         accepted += 1
         if accepted == MAX_CANDIDATES:
             return
 
 
-@frozen
-class Change:
-    """A field that a part needs to have another value to accept its inputs, if any, and the cost of changing it."""
-
-    name: str | None = None
-    value: Any = None
-    cost: float = 0.0
-
-
-def find_change(part: Part, *inputs: Features) -> Change | None:
-    """Return the change with which a part accepts its inputs, an empty one if it does so already, or None."""
+def find_change(part: Part, *inputs: Features) -> tuple[Change | None, float] | None:
+    """Return the change with which a part accepts its inputs and its cost; no change if it does so already, or None."""
     result = contract(part, *inputs)
     if not isinstance(result, Rejection):
-        return Change()
-    if result.change is None:
+        return None, 0.0
+    change = result.change
+    if change is None:
         return None
-    name, value = result.change
-    if isinstance(contract(evolve(part, **{name: value}), *inputs), Rejection):  # type: ignore[misc]
+    try:
+        changed = evolve(part, **{change.name: change.value})  # type: ignore[misc]
+    except (TypeError, ValueError):  # a field that does not take this value
         return None
-    old = getattr(part, name)
-    lost = max(len(old) - len(value), 0) if isinstance(old, tuple) else 0
-    return Change(name, value, 1.0 + LOST_WIDTH_COST * lost)
+    if isinstance(contract(changed, *inputs), Rejection):
+        return None
+    lost = max(len(change.old) - len(change.value), 0) if isinstance(change.old, tuple) else 0
+    return change, 1.0 + LOST_WIDTH_COST * lost
 
 
 def compute_loss(features: Features, path: NeckPath) -> float:
@@ -193,8 +188,8 @@ def compute_loss(features: Features, path: NeckPath) -> float:
     return LOST_LEVEL_COST * lost + REPEATED_LEVEL_COST * repeated
 
 
-def _change_field(draft: Draft, node: Node, change: Change) -> Draft:
-    if change.name is None:
+def _set_field(draft: Draft, node: Node, change: Change | None) -> Draft:
+    if change is None:
         return draft
     assert isinstance(node.part, Part)
     part = evolve(node.part, **{change.name: change.value})  # type: ignore[misc]
@@ -319,7 +314,7 @@ def _get_node(graph: Graph, name: str) -> Node:
 def insert_parts(
     graph: Graph, before: Node, source: str, parts: Sequence[Part]
 ) -> Iterator[tuple[Graph, tuple[str, ...] | None]]:
-    """Return `graph` with `parts` between `before` and its input, in each form, with the names of nodes that are not in the chain.
+    """Yield `graph` with `parts` between `before` and its input, and the names of new nodes outside of a chain.
 
     In a chain the parts join the chain, so that the branches beside it are fed by them too; and where there are
     branches, or no chain, they stand between those two nodes alone.

@@ -1,5 +1,6 @@
 """Fixes: what is printed is what is applied, it makes the spec valid, and it is what somebody may have meant."""
 
+# ruff: noqa: E501  specs stand here as they are written
 from __future__ import annotations
 
 import pytest

@@ -13,7 +13,7 @@ from attrs import asdict, field
 
 from composer.errors import suggest
 from composer.parts.base import Part
-from composer.parts.rules import Kind, Rejection
+from composer.parts.rules import Change, Kind, Rejection
 
 
 def declare_argument(validator: Any) -> Any:
@@ -59,15 +59,23 @@ def format_value(value: Any) -> str:
 
 
 def reject_argument(
-    name: str, expected: str, got: object, instead: object, *, code: str = "channels", kind: Kind = "raises"
+    name: str,
+    expected: str,
+    got: object,
+    instead: object,
+    *,
+    old: object = None,
+    code: str = "channels",
+    kind: Kind = "raises",
 ) -> Rejection:
-    """Return the rejection of an argument, repaired by the value `instead`."""
+    """Return the rejection of an argument that would be accepted if it was `instead`, and not `old`."""
     return Rejection(
         code=code,
         kind=kind,
         expected=expected,
         got=None if got is None else format_value(got),
-        repair=f"{name}: {format_value(instead)}",
+        repair=f"{name}: {'null' if instead is None else format_value(instead)}",
+        change=Change(name, tuple(instead) if isinstance(instead, list) else instead, old),
         about=name,
     )
 

@@ -10,6 +10,7 @@ from composer.layouts import MAP, VECTOR, Features, format_count
 from composer.parts.base import Decoder, contract
 from composer.parts.pyramids import LearnedInterpolateToPyramidal
 from composer.parts.rules import (
+    Change,
     ContractResult,
     Outputs,
     Rejection,
@@ -107,7 +108,7 @@ def _require_width_per_map(decoder: UNetDecoder, features: Features) -> Rejectio
         kind="raises",
         expected=f"has {format_count(len(decoder.channels), 'width')} in channels, one for each map it takes",
         got=format_count(len(features), "map"),
-        change=("channels", fit_widths(decoder.channels, len(features))),
+        change=Change("channels", fit_widths(decoder.channels, len(features)), decoder.channels),
         about="channels",
     )
 

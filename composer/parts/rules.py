@@ -32,13 +32,22 @@ class Outputs:
     per_frame: bool = False
 
 
+@frozen
+class Change:
+    """A field of a part, the value with which it would accept its inputs, and the one that it has."""
+
+    name: str
+    value: Any
+    old: Any = None
+
+
 @frozen(kw_only=True)
 class Rejection:
     """The reason why a part cannot work with its inputs.
 
     `expected` completes a sentence that begins with the part's name ("takes maps ..."). `got` names the actual value;
     where it is None, the input at `input` is described. `about` names the field that causes it, if one does. `change`
-    is a field and the value with which the part would accept these inputs.
+    is what would make the part accept these inputs.
     """
 
     code: str
@@ -46,7 +55,7 @@ class Rejection:
     expected: str
     got: str | None = None
     repair: str | None = None
-    change: tuple[str, Any] | None = None
+    change: Change | None = None
     input: int = 0
     about: str | None = None
 

@@ -55,7 +55,8 @@ class Held:
     def __str__(self) -> str:
         """The pair, and what became of it."""
         necks = "".join(f" + {get_part_name(neck)}" for neck in self.cell.necks)
-        return f"{get_part_name(self.cell.encoder)}{necks} + {get_part_name(self.cell.decoder)}: {self.wrong or self.shown}"
+        pair = f"{get_part_name(self.cell.encoder)}{necks} + {get_part_name(self.cell.decoder)}"
+        return f"{pair}: {self.wrong or self.shown}"
 
 
 def decoders(pattern="*"):

@@ -28,6 +28,7 @@ from composer.parts.rules import (
     combine,
     compute_exact_multiple,
     compute_min_cells,
+    fit_widths,
     is_map,
     reject_narrow_maps,
     require,
@@ -142,13 +143,14 @@ def _require_widths(call: Call) -> Rejection | None:
     if isinstance(widths, tuple):
         if len(widths) == levels.depth:
             return None
+        fixed = list(fit_widths(widths, levels.depth))
         expected = f"has {format_count(len(widths), 'width')} in decoder_channels, one for each level it climbs"
         got = f"{format_count(levels.depth, 'level')} from the last map, level {levels.depth}, to level 0"
         if len(widths) == levels.depth - 1 and levels.first == 1 and levels.features[0].stride == 1:
             # The first map is at the image's resolution, so more likely level 0 than level 1.
             rejection = reject_argument("first_level", expected, got, 0, code="count")
             return evolve(rejection, about="decoder_channels")
-    return reject_argument("decoder_channels", expected, got, fixed, code="count")
+    return reject_argument("decoder_channels", expected, got, fixed, old=widths, code="count")
 
 
 def _require_scse_widths(call: Call) -> Rejection | None:
@@ -165,7 +167,7 @@ def _require_scse_widths(call: Call) -> Rejection | None:
     if not narrow:
         return None
     expected = f"squeezes channels by {SCSE_REDUCTION} in each block with scse, so a block must have that many"
-    return reject_argument("decoder_attention_type", expected, f"one of {min(narrow)}", "null")
+    return reject_argument("decoder_attention_type", expected, f"one of {min(narrow)}", None)
 
 
 def _require_four_channels(call: Call) -> Rejection | None:
@@ -293,6 +295,7 @@ def _infer_dpt(arguments: Mapping[str, Any], features: Features) -> ContractResu
             f"has {format_count(len(widths), 'width')} in decoder_intermediate_channels, one for each feature",
             format_count(len(features), "feature"),
             [defaults[min(place, 3)] for place in range(len(features))],
+            old=widths,
             code="count",
         )
     if arguments["decoder_readout"] == "cat" and len({f.prefix > 0 for f in features}) > 1:
