@@ -174,6 +174,7 @@ class TestCheck:
             "expected": "a whole number",
             "got": "'yes', a string",
             "repair": None,
+            "edits": [],
         }
         assert [absent["ok"], *(absent["problems"][0][key] for key in ("code", "file", "message"))] == [
             False,
