@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from composer.limits import Limits as Limits
     from composer.model import Model as Model
     from composer.model import ModelOutput as ModelOutput
-    from composer.modules import module as module
+    from composer.modules.base import module as module
     from composer.parts import *  # noqa: F403
     from composer.parts import PARTS as PARTS
     from composer.parts.base import contract as contract

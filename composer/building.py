@@ -17,8 +17,7 @@ from composer.inference import Describe, build_rejection_problem, infer
 from composer.layouts import Features
 from composer.limits import Limits, get_free_memory
 from composer.model import Model
-from composer.modules import module
-from composer.modules.base import SeededGenerator, use_default_device
+from composer.modules.base import SeededGenerator, module, use_default_device
 from composer.modules.encoders import use_eval_mode
 from composer.parts import Custom, EncoderInfo, Part, ProbedEncoder
 from composer.parts.rules import Rejection, RejectionError, compute_implied_sizes, drop_frames

@@ -181,7 +181,7 @@ class _NameMatcher:
 
     def __init__(self, model: Model, wanted: Iterable[str], tensors: Iterable[str]) -> None:
         # Not at the top: the core does not import composer.terratorch, except for these names.
-        from composer.terratorch.checkpoints import find_ignore_reason, list_tensor_names, normalize_tensor_name
+        from composer.terratorch.translation import find_ignore_reason, list_tensor_names, normalize_tensor_name
 
         self.graph = model.graph
         self.find_ignore_reason = find_ignore_reason

@@ -31,9 +31,8 @@ from composer.parts import (
     SelectIndices,
     Timm,
     UNetDecoder,
-    get_part_name,
 )
-from composer.parts.base import contract
+from composer.parts.base import contract, get_part_name
 from composer.parts.rules import Rejection
 from composer.parts.validators import MAX_LEVELS
 

@@ -17,9 +17,10 @@ from typing import Any
 from attrs import asdict, frozen
 
 from composer.errors import format_error
-from composer.isolation import guard_import
 from composer.layouts import Feature
-from composer.parts import Channels, EncoderInfo, ProbedEncoder, Timm, get_part_name
+from composer.parts import EncoderInfo, ProbedEncoder, Timm
+from composer.parts.base import Channels, get_part_name
+from composer.parts.registry import guard_import
 from composer.parts.rules import Rejection
 from composer.sizes import SizeConstraint
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from composer.graph import Node, Shared
 from composer.layouts import Feature, format_count
-from composer.modules.layers import crop, get_module_path, pad_axis
+from composer.modules.base import crop, get_module_path, pad_axis
 from composer.parts import Custom, Encoder, Part, ProbedEncoder
 from composer.sizes import round_up
 from composer.typed_graph import TypedGraph, compute_kept_cells, explain_too_large, explain_too_small

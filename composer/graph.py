@@ -10,8 +10,9 @@ from attrs import Attribute, field, frozen
 
 from composer.errors import Source
 from composer.layouts import Image, parse_height_and_width
-from composer.parts import PART_REGISTRY, Decoder, Encoder, Head, Neck, UnusableError
+from composer.parts import PART_REGISTRY, Decoder, Encoder, Head, Neck
 from composer.parts.base import Part
+from composer.parts.registry import UnusableError
 from composer.parts.validators import BOOL
 from composer.sizes import Padding
 

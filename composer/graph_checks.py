@@ -1,15 +1,208 @@
-"""Check the features of a graph as a whole: size constraints, outputs, crop, overflow."""
+"""Check a graph: its structure, and the features of its nodes as a whole."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain, islice
 
-from composer.errors import Problem
-from composer.graph import Graph
+from composer.errors import MAX_PROBLEMS, Problem, suggest
+from composer.graph import MAX_ENCODERS, MAX_NAME_LENGTH, PATH_PATTERN, RESERVED_NAMES, Graph, Node, Shared
 from composer.layouts import MAP, MAX_PIXELS, VECTOR, Features, describe_features, is_bounded_stride
-from composer.parts import Decoder, IdentityDecoder, Part, get_part_name
+from composer.parts import Decoder, Encoder, IdentityDecoder, Part
+from composer.parts.base import get_part_name
 from composer.parts.rules import Rejection, compute_implied_sizes, require
 from composer.sizes import ANY_SIZE, Conflict, SizeConstraint
+
+
+def find_structural_problems(graph: Graph) -> Iterator[Problem]:
+    """All that is wrong with a graph before any feature is known: names, references, cycles, dead ends."""
+    faults = list(
+        islice(
+            chain(_find_invalid_names(graph), _find_invalid_references(graph), _find_excess_encoders(graph)),
+            MAX_PROBLEMS + 1,
+        )
+    )
+    yield from faults
+    # Where a name is wrong, what takes from it is not known, and would be called a circle or a dead end.
+    cycle = None if faults else _find_cycle(graph)
+    if cycle:
+        yield Problem(
+            code="cycle",
+            message=f"nodes take from each other in a circle: {' → '.join(cycle)}.",
+            place=graph.source.place(cycle[0]),
+            repair=f"break the circle where it should begin, with an input of the graph: "
+            f"{', '.join(name for name, _ in graph.inputs)}",
+        )
+    elif not faults:
+        yield from _find_unused_nodes(graph)
+
+
+def sort_nodes(graph: Graph) -> tuple[Node, ...]:
+    """The nodes such that each comes after what it takes; otherwise in the order given. The graph has no cycle."""
+    if _is_sorted(graph):
+        return graph.nodes
+    nodes = {node.name: node for node in graph.nodes}
+    done = {name for name, _ in graph.inputs}
+    result: list[Node] = []
+    # Depth first with a stack of our own, because a graph may be longer than Python's.
+    for root in graph.nodes:
+        stack = [root.name]
+        while stack:
+            name = stack[-1]
+            missing = (
+                [] if name in done else [before for before in _list_dependencies(nodes[name]) if before not in done]
+            )
+            stack.extend(reversed(missing))
+            if not missing:
+                stack.pop()
+                if name not in done:
+                    done.add(name)
+                    result.append(nodes[name])
+    return tuple(result)
+
+
+def _is_sorted(graph: Graph) -> bool:
+    """Return True if each node comes after its inputs already, as people write them."""
+    before = {name for name, _ in graph.inputs}
+    for node in graph.nodes:
+        if not before.issuperset(_list_dependencies(node)):
+            return False
+        before.add(node.name)
+    return True
+
+
+def _list_dependencies(node: Node) -> tuple[str, ...]:
+    return (*node.sources, node.part.node) if isinstance(node.part, Shared) else node.sources
+
+
+def _find_invalid_names(graph: Graph) -> Iterator[Problem]:
+    names = [name for name, _ in graph.inputs] + [node.name for node in graph.nodes]
+    inside = _map_nested_names(names)
+    for name, count in Counter(names).items():
+        if message := _explain_invalid_name(name, count, inside):
+            yield Problem(code="name", message=message, place=graph.source.place(name), repair="choose another name")
+
+
+def _map_nested_names(names: list[str]) -> dict[str, str]:
+    """The first name that stands inside of what each prefix of a name would name."""
+    inside: dict[str, str] = {}
+    for name in (name for name in names if len(name) <= MAX_NAME_LENGTH):
+        for end in (position for position, sign in enumerate(name) if sign in ".["):
+            inside.setdefault(name[:end], name)
+    return inside
+
+
+def _explain_invalid_name(name: str, count: int, inside: dict[str, str]) -> str | None:
+    if len(name) > MAX_NAME_LENGTH:
+        return f"{name[: MAX_NAME_LENGTH // 4]!r}… is not a valid name: a name has at most {MAX_NAME_LENGTH} letters."
+    if not PATH_PATTERN.fullmatch(name):
+        return f"{name!r} is not a valid name: a name is letters, digits and _, and begins with a letter."
+    if count > 1:
+        return f"{name!r} names {count} things; inputs and nodes share one set of names."
+    segments = name.replace("[", ".").split(".")
+    if taken := RESERVED_NAMES.intersection(segments):
+        return f"{name!r} cannot be a name, because a torch module has a {min(taken)!r} of its own."
+    return f"{name!r} cannot be a node and hold the node {inside[name]!r} too." if name in inside else None
+
+
+def _find_invalid_references(graph: Graph) -> Iterator[Problem]:
+    inputs = [name for name, _ in graph.inputs]
+    nodes = [node.name for node in graph.nodes]
+    owners = [node.name for node in graph.nodes if not isinstance(node.part, Shared)]
+    both = [*inputs, *nodes]
+    named = [(path, source, both) for node in graph.nodes for path, source in _iter_sources(node)]
+    named += [(f"{node.name}.share", node.part.node, owners) for node in graph.nodes if isinstance(node.part, Shared)]
+    named += [(f"outputs[{position}]", name, nodes) for position, name in enumerate(graph.outputs)]
+    named += [(f"auxiliary.{label}", name, nodes) for label, name in graph.auxiliary]
+    sets = {id(known): frozenset(known) for known in (both, nodes, owners)}
+    for path, name, known in named:
+        if name not in sets[id(known)]:
+            yield _build_unknown_name_problem(graph, path, name, known, inputs)
+    for name, count in Counter(graph.outputs).items():
+        if count > 1:
+            place = f"outputs[{len(graph.outputs) - 1 - graph.outputs[::-1].index(name)}]"
+            yield _build_reference_problem(graph, place, f"{name} is named {count} times.", "name each output once")
+    for node in graph.nodes:
+        if not node.sources:
+            yield _build_reference_problem(
+                graph, node.name, f"{node.name} takes from nothing.", f"from: {(inputs or nodes)[0]}"
+            )
+    if not graph.outputs:
+        yield _build_reference_problem(
+            graph, "outputs", "the graph has no output.", f"outputs: [{nodes[-1] if nodes else 'a node'}]"
+        )
+
+
+def _find_excess_encoders(graph: Graph) -> Iterator[Problem]:
+    encoders = [node for node in graph.nodes if isinstance(node.part, Encoder)]
+    if len(encoders) > MAX_ENCODERS:
+        yield Problem(
+            code="limit",
+            message=f"a graph has at most {MAX_ENCODERS} encoders (got {len(encoders):,}).",
+            place=graph.source.place(encoders[MAX_ENCODERS].name),
+            repair="let nodes share the weights of one: share: NODE in place of a part",
+        )
+
+
+def _build_reference_problem(graph: Graph, path: str, message: str, repair: str) -> Problem:
+    return Problem(code="reference", message=message, place=graph.source.place(path), repair=repair)
+
+
+def _iter_sources(node: Node) -> Iterator[tuple[str, str]]:
+    """The path and the source of each thing that a node takes."""
+    several = len(node.inputs) > 1
+    for position, source in enumerate(node.positional):
+        yield (f"{node.name}.from[{position}]" if several else f"{node.name}.from"), source
+    for name, source in node.named:
+        yield f"{node.name}.from.{name}", source
+
+
+def _build_unknown_name_problem(graph: Graph, path: str, name: str, known: list[str], inputs: list[str]) -> Problem:
+    what = "input or node" if set(inputs) & set(known) else "node"
+    other = " that has a part of its own" if path.endswith(".share") else f", only an input {name!r}"
+    return Problem(
+        code="reference",
+        message=f"there is no {what} {name!r}{other if name in inputs or path.endswith('.share') else ''}.",
+        place=graph.source.place(path),
+        got=name,
+        repair=suggest(name, known),
+    )
+
+
+def _find_cycle(graph: Graph) -> list[str] | None:
+    if _is_sorted(graph):
+        return None
+    try:
+        TopologicalSorter({node.name: _list_dependencies(node) for node in graph.nodes}).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        return cycle
+    return None
+
+
+def _find_unused_nodes(graph: Graph) -> Iterator[Problem]:
+    """Nodes and inputs that no output needs: their parameters would never get a gradient."""
+    nodes = {node.name: node for node in graph.nodes}
+    needed = [*graph.outputs, *(name for _, name in graph.auxiliary)]
+    reached = set(needed)
+    while needed:
+        name = needed.pop()
+        fresh = [
+            before for before in (_list_dependencies(nodes[name]) if name in nodes else ()) if before not in reached
+        ]
+        reached.update(fresh)
+        needed += fresh
+    for name in [*(name for name, _ in graph.inputs), *nodes]:
+        if name not in reached:
+            yield Problem(
+                code="unused",
+                message=f"nothing that leaves the graph needs {name}.",
+                place=graph.source.place(name),
+                repair="take from it, name it in outputs, or leave it out",
+            )
+
 
 MAX_CHANNELS = 2**31
 """The largest number of channels: torch uses 32-bit sizes in places."""

@@ -13,27 +13,20 @@ from attrs import define, evolve, field
 
 from composer.errors import Fix, Problem, SpecError, truncate_problems
 from composer.graph import Graph, Node, Shared, require_graph
-from composer.graph_checks import build_conflict_problem, find_output_problems, find_overflow, iter_size_constraints
-from composer.layouts import (
-    Feature,
-    Features,
-    describe_features,
-    format_count,
+from composer.graph_checks import (
+    build_conflict_problem,
+    find_output_problems,
+    find_overflow,
+    find_structural_problems,
+    iter_size_constraints,
+    sort_nodes,
 )
-from composer.parts import (
-    EmbeddingHead,
-    Encoder,
-    EncoderInfo,
-    Head,
-    Part,
-    ProbedEncoder,
-    get_part_name,
-)
-from composer.parts.base import contract
+from composer.layouts import Feature, Features, describe_features, format_count
+from composer.parts import EmbeddingHead, Encoder, EncoderInfo, Head, Part, ProbedEncoder
+from composer.parts.base import contract, get_part_name
 from composer.parts.encoders import require_one_image
 from composer.parts.rules import ContractResult, Rejection
 from composer.sizes import Conflict, SizeConstraint, intersect
-from composer.structure import find_structural_problems, sort_nodes
 from composer.typed_graph import TypedGraph
 
 

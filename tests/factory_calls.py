@@ -9,7 +9,8 @@ from torch import nn
 
 import composer
 from composer.encoder_info import describe
-from composer.terratorch import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning, translate
+from composer.terratorch.factory import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning
+from composer.terratorch.translation import translate
 
 PLAIN = {"task": "segmentation", "backbone": "timm_resnet18", "decoder": "FCNDecoder", "num_classes": 2}
 NUMBERS = {"task": "regression", "num_classes": None}

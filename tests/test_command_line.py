@@ -16,8 +16,7 @@ from safetensors import safe_open
 import composer
 from composer.cli.inputs import split_by_input
 from composer.cli.main import main
-from composer.cli.pictures import PANEL_MARGIN, TITLE_HEIGHT
-from composer.cli.predictions import render_classes, render_values
+from composer.cli.predictions import PANEL_MARGIN, TITLE_HEIGHT, render_classes, render_values
 from composer.cli.terminal import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -582,7 +581,7 @@ class TestRun:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("composer.cli.run.compose_sheet", interrupt)
+        monkeypatch.setattr("composer.cli.predictions.compose_sheet", interrupt)
         before = sorted(here.iterdir())
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 130
         assert capsys.readouterr().err.endswith("interrupted\n")

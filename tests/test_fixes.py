@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composer
+from composer.cli.check import fix_text
 from composer.cli.main import main
-from composer.cli.rewrite import fix_text
 from composer.errors import Fix
 from composer.layouts import Feature
 from composer.neck_paths import apply_neck as after

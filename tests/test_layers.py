@@ -18,11 +18,11 @@ import composer.testing
 PACKAGE = Path(__file__).parents[1] / "composer"
 
 STAGES = (
-    ("errors", "layouts", "sizes", "files", "isolation", "limits"),
+    ("errors", "layouts", "sizes", "files", "limits"),
     ("parts",),
-    ("graph", "structure"),
+    ("graph", "graph_checks"),
     ("spec",),
-    ("neck_paths", "typed_graph", "graph_checks", "inference", "encoder_info", "fixes"),
+    ("neck_paths", "typed_graph", "inference", "encoder_info", "fixes"),
     ("tensors",),
     ("modules", "resources"),
     ("execution", "model"),
@@ -36,9 +36,9 @@ STAGES = (
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
 TORCH_FREE = re.compile(
-    r"composer\.((errors|layouts|sizes|files|isolation|limits|parts|graph|structure|spec|neck_paths|typed_graph"
-    r"|graph_checks|inference|encoder_info|fixes|compatibility|__init__|__main__)(\.|$)"
-    r"|adapters\.decoders$|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$"
+    r"composer\.((errors|layouts|sizes|files|limits|parts|graph|graph_checks|spec|neck_paths|typed_graph"
+    r"|inference|encoder_info|fixes|compatibility|__init__|__main__)(\.|$)"
+    r"|adapters\.rejections$|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$"
     r"|cli\.(__init__|main|terminal|check)$)"
 )
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""

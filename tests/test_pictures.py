@@ -6,20 +6,17 @@ import numpy as np
 import pytest
 
 from composer.adapters.mmseg.parts import Mmseg
-from composer.cli.pictures import (
+from composer.cli.predictions import (
     LINE_HEIGHT,
     MIN_PANEL_WIDTH,
+    NO_DATA_COLOUR,
     PANEL_MARGIN,
     PAPER,
     SWATCH_SIZE,
     TITLE_HEIGHT,
+    Prediction,
     compose_sheet,
     compute_drawn_size,
-    resize_pixels,
-)
-from composer.cli.predictions import (
-    NO_DATA_COLOUR,
-    Prediction,
     decode_classes,
     decode_predictions,
     decode_probabilities,
@@ -29,6 +26,7 @@ from composer.cli.predictions import (
     get_class_colour,
     render_classes,
     render_values,
+    resize_pixels,
 )
 from composer.parts import (
     ASPPRegressionHead,

@@ -17,8 +17,8 @@ from attrs import fields
 import composer
 from composer.cli.main import main
 from composer.encoder_info import LIBRARIES
-from composer.testing import ALL_LAWS, ContractViolation
-from composer.testing.checking import DEFAULT_EXAMPLES, Options
+from composer.testing.checking import ALL_LAWS, DEFAULT_EXAMPLES, Options
+from composer.testing.failures import ContractViolation
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 import composer
-from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning
+from composer.terratorch.factory import EncoderDecoderFactory, TerraTorchWarning
 from tests.factory_calls import NOTED, NUMBERS, REFUSED, SPECS, Maps, call_of, translated
 
 

@@ -16,7 +16,7 @@ from composer.parts.heads import RegressionHead, SegmentationHead
 from composer.parts.necks import ReshapeTokensToImage
 from composer.parts.pyramids import AddBottleneckLayer, LearnedInterpolateToPyramidal
 from composer.parts.tokens import TemporalPooling
-from composer.terratorch.checkpoints import UNUSED_ATTENTION, list_tensor_names
+from composer.terratorch.translation import UNUSED_ATTENTION, list_tensor_names
 from tests.checkpoints import GRAPH, as_terratorch_says, lightning, state_of, trained, unlike
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import composer
 from composer.cli.main import main
-from composer.terratorch import EncoderDecoderFactory
+from composer.terratorch.factory import EncoderDecoderFactory
 
 README = Path(composer.__file__).parent / "terratorch" / "README.md"
 TEXT = README.read_text(encoding="utf-8")

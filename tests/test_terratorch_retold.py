@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import composer
-from composer.terratorch import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning
+from composer.terratorch.factory import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning
 from tests.factory_calls import FRAMES, NUMBERS, Maps, built, call_of
 
 

@@ -20,9 +20,11 @@ from composer.adapters.timm.networks import (
     create_flexible_network,
     get_channels_and_reductions,
     get_default_size,
+    infer_offset_levels,
     limit_image_sizes,
+    probe,
+    probe_tokens,
 )
-from composer.adapters.timm.probes import infer_offset_levels, probe, probe_tokens
 from composer.layouts import MAP, Feature
 from composer.modules.encoders import TimmEncoder
 from composer.parts import EncoderInfo, Timm

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature
 from composer.modules.base import SeededGenerator
-from composer.parts import Channels, EncoderInfo
+from composer.parts import EncoderInfo
+from composer.parts.base import Channels
 from composer.parts.rules import Rejection, RejectionError
 from composer.sizes import SizeConstraint
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from composer.adapters.timm.catalogue import get_catalogue_version, list_networks
 from composer.cli.terminal import UsageError, build_table, get_terminal_width, log, print_text, render
 from composer.encoder_info import LIBRARIES, get_adapter
-from composer.parts import KINDS, PART_REGISTRY, Part, UnusableError
+from composer.parts import KINDS, PART_REGISTRY, Part
+from composer.parts.registry import UnusableError
 from composer.spec.parts import Field, get_fields
 from composer.spec.schema import OPTIONS
 from composer.spec.writer import dump

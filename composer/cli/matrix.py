@@ -38,7 +38,8 @@ from composer.compatibility import (
 from composer.encoder_info import describe
 from composer.layouts import format_count
 from composer.neck_paths import format_necks_entry
-from composer.parts import PART_REGISTRY, PARTS, ProbedEncoder, get_part_name
+from composer.parts import PART_REGISTRY, PARTS, ProbedEncoder
+from composer.parts.base import get_part_name
 from composer.spec.writer import get_non_default_fields
 
 MIN_PARALLEL_GROUPS = 8

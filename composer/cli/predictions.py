@@ -1,21 +1,26 @@
-"""Decode the outputs of a model: classes or values per pixel, probabilities or numbers per image."""
+"""Predictions as data, and as pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from colorsys import hls_to_rgb
+from math import ceil, isqrt
 from typing import Any
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from composer.adapters.mmseg.parts import Mmseg
 from composer.layouts import format_count
 from composer.parts import ASPPRegressionHead, Part, RegressionHead, ScalarHead
 
 Array = NDArray[Any]
+
+
 Colour = tuple[int, int, int]
+
 
 CLASS_COLOURS: tuple[Colour, ...] = (
     (62, 95, 138),
@@ -33,13 +38,17 @@ CLASS_COLOURS: tuple[Colour, ...] = (
 )
 """The colours of the first classes; those of further ones are computed."""
 
+
 RAMP = np.array([(41, 18, 84), (49, 77, 150), (27, 136, 150), (87, 190, 108), (251, 232, 88)], dtype=np.float64)
 """The colours of values from low to high, ever lighter."""
 
+
 NO_DATA_COLOUR: Colour = (205, 205, 205)
+
 
 MAX_VALUE_MAPS = 4
 """Maps of values that are shown of one output; a message names the number of all."""
+
 
 MAX_CLASSES, MAX_LEGEND_CLASSES, MAX_SCALARS = 5, 8, 8
 """Classes that are printed and drawn, and numbers that are printed, of one prediction."""
@@ -167,3 +176,81 @@ def render_values(values: Array, low: float, high: float) -> NDArray[np.uint8]:
     pixels = np.stack(channels, axis=-1).round().astype(np.uint8)
     pixels[~finite] = NO_DATA_COLOUR
     return pixels
+
+
+INK: Colour = (28, 28, 30)
+
+
+PAPER: Colour = (255, 255, 255)
+
+
+PANEL_MARGIN, TITLE_HEIGHT, LINE_HEIGHT, SWATCH_SIZE, MIN_PANEL_WIDTH = 28, 40, 28, 16, 320
+"""Pixels of a sheet."""
+
+
+TITLE_SIZE, TEXT_SIZE = 22, 17
+
+
+MAX_PICTURE_SIDE, MIN_PICTURE_SIDE = 1024, 384
+"""The longer side of a picture as it is drawn."""
+
+
+def compute_drawn_size(height: int, width: int) -> tuple[int, int]:
+    """Return (width, height) of an image as it is drawn: large ones smaller, small ones by a whole factor larger."""
+    longest = max(height, width)
+    if longest > MAX_PICTURE_SIDE:
+        return max(width * MAX_PICTURE_SIDE // longest, 1), max(height * MAX_PICTURE_SIDE // longest, 1)
+    factor = ceil(MIN_PICTURE_SIDE / longest)
+    return width * factor, height * factor
+
+
+def compose_sheet(
+    inputs: Sequence[tuple[str, NDArray[np.uint8]]], predictions: Sequence[Prediction], size: tuple[int, int]
+) -> Image.Image:
+    """Draw inputs and predictions on one white sheet: up to three panels in a row, more in a grid.
+
+    `inputs` are names and RGB (height, width, 3); all pictures are drawn at `size` (width, height).
+    """
+    panels = [_draw_panel(name, resize_pixels(pixels, size)) for name, pixels in inputs]
+    for prediction in predictions:
+        pixels, has_classes = prediction.pixels, prediction.has_classes
+        picture = None if pixels is None else resize_pixels(pixels, size, average=not has_classes)
+        panels.append(_draw_panel(prediction.name, picture, prediction.legend))
+    columns = len(panels) if len(panels) <= 3 else isqrt(len(panels) - 1) + 1
+    rows = ceil(len(panels) / columns)
+    across = max(panel.width for panel in panels) + PANEL_MARGIN
+    down = max(panel.height for panel in panels) + PANEL_MARGIN
+    sheet = Image.new("RGB", (across * columns + PANEL_MARGIN, down * rows + PANEL_MARGIN), PAPER)
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, columns)
+        sheet.paste(panel, (PANEL_MARGIN + across * column, PANEL_MARGIN + down * row))
+    return sheet
+
+
+def resize_pixels(pixels: NDArray[np.uint8], size: tuple[int, int], *, average: bool = True) -> Image.Image:
+    """Resize RGB (height, width, 3) to `size` (width, height).
+
+    Pixels stay sharp where they grow, and are averaged where they shrink, unless they are colours of classes.
+    """
+    shrinks = average and size[0] < pixels.shape[1]
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.NEAREST)
+
+
+def _draw_panel(
+    title: str, picture: Image.Image | None, legend: Sequence[tuple[Colour | None, str]] = ()
+) -> Image.Image:
+    """Draw a titled picture with the lines of its legend below it, each after a swatch of its colour."""
+    width, height = picture.size if picture else (0, 0)
+    panel = Image.new("RGB", (max(width, MIN_PANEL_WIDTH), TITLE_HEIGHT + height + LINE_HEIGHT * len(legend)), PAPER)
+    draw = ImageDraw.Draw(panel)
+    font = ImageFont.load_default(TEXT_SIZE)
+    draw.text((0, TITLE_HEIGHT // 2 - 4), title, INK, ImageFont.load_default(TITLE_SIZE), anchor="lm")
+    if picture:
+        panel.paste(picture, (0, TITLE_HEIGHT))
+    for number, (colour, text) in enumerate(legend):
+        middle = TITLE_HEIGHT + height + LINE_HEIGHT * number + LINE_HEIGHT // 2
+        if colour is not None:
+            top = middle - SWATCH_SIZE // 2
+            draw.rectangle((0, top, SWATCH_SIZE - 1, top + SWATCH_SIZE - 1), fill=colour)
+        draw.text((SWATCH_SIZE + 10, middle), text, INK, font, anchor="lm")
+    return panel

@@ -13,8 +13,8 @@ from composer.errors import make_printable
 from composer.graph import Node, Shared
 from composer.inference import infer
 from composer.layouts import Features, format_count, get_layout_kind
-from composer.parts import Part, get_part_name
-from composer.parts.base import contract
+from composer.parts import Part
+from composer.parts.base import contract, get_part_name
 from composer.parts.rules import Outputs, compute_implied_sizes
 from composer.sizes import ANY_SIZE, SizeConstraint, intersect
 from composer.spec.writer import dump, get_non_default_fields
@@ -187,7 +187,7 @@ class NodeSummary:
 
 def summarize_nodes(model: Model) -> list[NodeSummary]:
     """Count each node, in order. A node that shares the module of another has counts of 0."""
-    from composer.modules.layers import get_module_path
+    from composer.modules.base import get_module_path
 
     summaries = []
     for node in model.typed.order:

@@ -7,5 +7,4 @@ from composer.modules import decoders as decoders
 from composer.modules import encoders as encoders
 from composer.modules import heads as heads
 from composer.modules import necks as necks
-from composer.modules import pyramids as pyramids
 from composer.modules.base import module as module

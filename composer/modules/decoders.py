@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from composer.layouts import VECTOR, Features
-from composer.modules.base import module
-from composer.modules.layers import (
+from composer.modules.base import (
     AdaptiveAveragePool,
     build_activation,
     build_conv_norm_act,
     is_same_grid,
     make_contiguous_for_training,
+    module,
     resize_like,
 )
-from composer.modules.pyramids import LearnedPyramid, scale_pyramid
+from composer.modules.necks import LearnedPyramid, scale_pyramid
 from composer.parts import (
     ASPPRegressionHead,
     ASPPSegmentationHead,

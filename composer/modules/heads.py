@@ -8,8 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from composer.layouts import VECTOR, Features
-from composer.modules.base import module
-from composer.modules.layers import build_activation
+from composer.modules.base import build_activation, module
 from composer.parts import ClassificationHead, EmbeddingHead, RegressionHead, ScalarHead, SegmentationHead
 
 

@@ -6,14 +6,7 @@ from attrs import evolve, field, frozen
 
 from composer.layouts import MAP, VECTOR, Feature, Features
 from composer.parts.base import Head, contract
-from composer.parts.rules import (
-    ContractResult,
-    Outputs,
-    Rejection,
-    require,
-    require_maps,
-    upsample_map,
-)
+from composer.parts.rules import ContractResult, Outputs, Rejection, require, require_maps, upsample_map
 from composer.parts.validators import (
     BOOL,
     CHANNELS,

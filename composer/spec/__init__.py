@@ -12,7 +12,7 @@ from composer.spec.yaml import read_text
 
 
 def read(path: str | os.PathLike[str], *, parts: Parts = PART_REGISTRY) -> Graph:
-    """Read the graph in a spec file, or in a weights file that `composer.save` wrote.
+    """Read the graph in a spec file, or in a weights file that `composer.weights.save` wrote.
 
     `parts` are the parts that the spec may name. Raises SpecError with all problems at once, a missing file included.
     """

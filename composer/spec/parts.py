@@ -12,7 +12,8 @@ import attrs
 from attrs import frozen
 
 from composer.errors import find_close_matches, suggest
-from composer.parts import KINDS, Part, UnusableError
+from composer.parts import KINDS, Part
+from composer.parts.registry import UnusableError
 from composer.spec.schema import (
     UNSUPPORTED_KEYS,
     Diagnostics,

@@ -11,6 +11,7 @@ from attrs import define, evolve, field
 
 from composer.errors import Place, Problem, Source, SpecError, truncate_problems
 from composer.graph import Graph, InputNames, Node, Shared, chain
+from composer.graph_checks import find_structural_problems
 from composer.layouts import Image, parse_height_and_width
 from composer.parts import KINDS, Part
 from composer.sizes import Padding
@@ -25,7 +26,6 @@ from composer.spec.schema import (
     parse_value,
 )
 from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree, build_error, describe_value, parse_document
-from composer.structure import find_structural_problems
 
 SPEC_KEY = "composer.spec"
 """The metadata key of a weights file that holds the spec, as text."""

@@ -13,7 +13,9 @@ from attrs import evolve
 
 from composer.errors import Place, Problem, SpecError
 from composer.graph import Graph, Node, Shared, chain
-from composer.parts import Custom, Decoder, Head, Part, PartRegistry, WeightsFile, get_part_name
+from composer.parts import Custom, Decoder, Head, Part, WeightsFile
+from composer.parts.base import get_part_name
+from composer.parts.registry import PartRegistry
 from composer.spec.parts import Parts, get_fields
 from composer.spec.reader import parse_spec
 from composer.spec.schema import OPTIONS

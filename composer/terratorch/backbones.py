@@ -11,7 +11,8 @@ from attrs import evolve, field, frozen
 from composer.errors import suggest
 from composer.layouts import Features, Image, format_count
 from composer.parts import NECKS as BUILT_IN_NECKS
-from composer.parts import Encoder, EncoderInfo, Neck, ProbedEncoder, TemporalPooling, Timm, get_part_name
+from composer.parts import Encoder, EncoderInfo, Neck, ProbedEncoder, TemporalPooling, Timm
+from composer.parts.base import get_part_name
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
 from composer.parts.rules import Rejection
 from composer.sizes import Padding

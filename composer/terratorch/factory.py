@@ -16,7 +16,7 @@ from composer.errors import SpecError
 from composer.execution import compute_center_crop_box, compute_padding_for_size
 from composer.inference import infer
 from composer.model import Model, ModelOutput
-from composer.modules.layers import crop
+from composer.modules.base import crop
 from composer.parts import Encoder
 from composer.terratorch.calls import EMBEDDING_TASK
 from composer.terratorch.problems import FactoryCall, find_padding_note

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from composer.adapters.probing import find_patch_size
 from composer.layouts import MAP, VECTOR, Feature, Features, Image
-from composer.modules import module
+from composer.modules.base import module
 from composer.modules.encoders import TransparentWrapper
 from composer.parts import Decoder, Encoder, Neck
 from composer.parts.base import contract

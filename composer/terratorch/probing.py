@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from composer.adapters.probing import GridFunction, Grids, find_patch_size, find_strides_and_sizes
 from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
 from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature, Features
-from composer.modules import module as module_of
 from composer.modules.base import SeededGenerator
+from composer.modules.base import module as module_of
 from composer.modules.encoders import use_eval_mode
 from composer.parts import Custom, Neck, PermuteDims, ReshapeTokensToImage, SelectIndices
 from composer.sizes import SizeConstraint

@@ -11,7 +11,8 @@ from attrs import evolve, field, frozen
 
 from composer.errors import Place, Problem
 from composer.graph import Graph, Node, Shared
-from composer.parts import Encoder, TemporalPooling, get_part_name
+from composer.parts import Encoder, TemporalPooling
+from composer.parts.base import get_part_name
 from composer.parts.rules import compute_implied_sizes
 from composer.terratorch.backbones import NECKS
 from composer.terratorch.calls import (

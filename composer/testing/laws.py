@@ -17,14 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from composer.parts.rules import Rejection
 from composer.testing.failures import ContractViolation, format_error, format_tensor_shape, format_worst_difference
-from composer.testing.runs import (
-    Case,
-    build_network,
-    build_violation,
-    list_enlarged_cases,
-    run_case,
-    run_checked,
-)
+from composer.testing.runs import Case, build_network, build_violation, list_enlarged_cases, run_case, run_checked
 from composer.testing.subjects import draw_in_blocks
 
 Law = Callable[[Case], None]

@@ -14,10 +14,9 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from composer.encoder_info import describe, import_adapter
-from composer.modules import module
-from composer.modules.layers import fold_frames, unfold_frames
-from composer.parts import Channels, Custom, Encoder, EncoderInfo, Part, ProbedEncoder, get_part_name
-from composer.parts.base import contract
+from composer.modules.base import fold_frames, module, unfold_frames
+from composer.parts import Custom, Encoder, EncoderInfo, Part, ProbedEncoder
+from composer.parts.base import Channels, contract, get_part_name
 from composer.parts.rules import Outputs, Rejection, drop_frames
 from composer.testing.failures import ContractUncheckable, format_error
 from composer.testing.inputs import ClassifiedInputs, Inputs, iter_candidate_inputs

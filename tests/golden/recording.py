@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 import composer
 from composer.cli.main import main
-from composer.terratorch import EncoderDecoderFactory
+from composer.terratorch.factory import EncoderDecoderFactory
 from tests.peers.combinations import (
     CHANNELS,
     PIXEL_WISE_COMBINATIONS,

@@ -25,7 +25,8 @@ from composer.encoder_info import LIBRARIES, import_adapter
 from composer.errors import SpecError
 from composer.inference import run_inference
 from composer.layouts import MAP
-from composer.parts import PARTS, get_part_name
+from composer.parts import PARTS
+from composer.parts.base import get_part_name
 from composer.parts.encoders import Timm
 from composer.parts.heads import EmbeddingHead
 from composer.parts.rules import Rejection, compute_implied_sizes

@@ -10,7 +10,7 @@ import torch
 
 import composer
 from composer.encoder_info import import_adapter
-from composer.terratorch import EncoderDecoderFactory
+from composer.terratorch.factory import EncoderDecoderFactory
 
 assert import_adapter("mmseg") is None
 decode_heads = import_module("mmseg.models.decode_heads")

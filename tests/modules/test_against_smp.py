@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from composer.layouts import Feature
-from composer.modules import module
+from composer.modules.base import module
 from composer.parts import UNetDecoder
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.layouts import Feature
-from composer.modules import module
+from composer.modules.base import module
 from composer.parts import ASPPRegressionHead, ASPPSegmentationHead
 
 PYRAMID = (Feature(channels=4, stride=8), Feature(channels=6, stride=16), Feature(channels=8, stride=32))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.layouts import VECTOR, Feature
-from composer.modules import module
+from composer.modules.base import module
 from composer.parts import (
     ASPPRegressionHead,
     ASPPSegmentationHead,

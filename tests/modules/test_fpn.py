@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from composer.layouts import Feature
-from composer.modules import module
+from composer.modules.base import module
 from composer.parts import FeaturePyramidNetworkNeck
 
 

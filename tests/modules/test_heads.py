@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.layouts import VECTOR, Feature
-from composer.modules import module
+from composer.modules.base import module
 from composer.parts import ClassificationHead, RegressionHead, ScalarHead, SegmentationHead
 
 MAP = (Feature(channels=6, stride=4),)

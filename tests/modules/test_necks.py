@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.layouts import CHANNELS_LAST, FRAMES, MAP, TOKENS, VECTOR, Feature
-from composer.modules import module
+from composer.modules.base import module
 from composer.parts import (
     AddBottleneckLayer,
     AddFeatures,

@@ -6,7 +6,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from composer.layouts import MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature
-from composer.modules import module
+from composer.modules.base import module
 from composer.parts import AggregateTokens
 
 HEIGHT, WIDTH = 64, 96

@@ -24,7 +24,7 @@ from composer.parts.heads import ClassificationHead, RegressionHead, Segmentatio
 from composer.parts.necks import PermuteDims, ReshapeTokensToImage
 from composer.parts.pyramids import LearnedInterpolateToPyramidal
 from composer.parts.tokens import TemporalPooling
-from composer.terratorch.checkpoints import UNUSED_ATTENTION
+from composer.terratorch.translation import UNUSED_ATTENTION
 
 SIDE = 64
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning
+from composer.terratorch.factory import EncoderDecoderFactory, TerraTorchWarning
 from tests.peers.combinations import CHANNELS, SWIN, VIT, Pyramid, prithvi
 
 TO_MAPS = [{"name": "ReshapeTokensToImage"}]

@@ -13,8 +13,8 @@ import torch
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 
 import composer
+from composer.adapters.terratorch.networks import probe
 from composer.adapters.terratorch.parts import TerraTorch
-from composer.adapters.terratorch.probes import probe
 
 TIMES, PLACE = torch.tensor([[[2020.0, 12.0], [2020.0, 200.0]]]), torch.tensor([[45.0, 7.0]])
 

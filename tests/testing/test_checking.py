@@ -10,8 +10,9 @@ from torch import nn
 
 import composer
 import composer.testing
-from composer.testing import ContractUncheckable, ContractViolation, check_contract, valid
-from composer.testing.checking import MAX_DECLARATIONS, Options, collect_subjects
+from composer.testing.checking import MAX_DECLARATIONS, Options, check_contract, collect_subjects
+from composer.testing.failures import ContractUncheckable, ContractViolation
+from composer.testing.strategies import valid
 
 
 @frozen

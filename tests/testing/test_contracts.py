@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.testing import ALL_LAWS, ContractUncheckable, ContractViolation, SkippedLawWarning, check_contract
+from composer.testing.checking import ALL_LAWS, check_contract
+from composer.testing.failures import ContractUncheckable, ContractViolation, SkippedLawWarning
 from tests.testing.gallery import RefusesWhatItCan
 
 TAKE_ALL = (

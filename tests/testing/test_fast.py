@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from composer.testing import check_contract
+from composer.testing.checking import check_contract
 from composer.testing.laws import HalfPrecisionEmulation
 from composer.testing.subjects import BLOCK_SIZE, draw_in_blocks
 

@@ -6,7 +6,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from composer.testing import ALL_LAWS, LAWS, ContractUncheckable, ContractViolation, check_contract
+from composer.testing.checking import ALL_LAWS, check_contract
+from composer.testing.failures import ContractUncheckable, ContractViolation
+from composer.testing.laws import LAWS
 from tests.testing.gallery import (
     BROKEN,
     Misspelt,

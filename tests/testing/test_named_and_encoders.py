@@ -8,7 +8,8 @@ from attrs import evolve, frozen
 from torch import nn
 
 import composer
-from composer.testing import ContractUncheckable, ContractViolation, check_contract
+from composer.testing.checking import check_contract
+from composer.testing.failures import ContractUncheckable, ContractViolation
 
 
 def part(promise, network, kind=composer.Neck):

@@ -13,8 +13,18 @@ from hypothesis.errors import Unsatisfiable
 
 import composer
 from composer.parts import DECODERS, HEADS, NECKS
-from composer.testing import chains, features, graphs, images, pyramids, valid
-from composer.testing.strategies import LAYOUTS, UndrawableError, list_unvaried_fields, sample_declarations
+from composer.testing.strategies import (
+    LAYOUTS,
+    UndrawableError,
+    chains,
+    features,
+    graphs,
+    images,
+    list_unvaried_fields,
+    pyramids,
+    sample_declarations,
+    valid,
+)
 
 QUICK = settings(
     max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)

@@ -10,8 +10,8 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from composer.adapters.decoders import GROUPS, reject_argument, require_group_multiple, require_known_arguments
 from composer.adapters.mmseg.parts import MULTI_MAP_HEADS, Mmseg, resolve_mmseg_arguments
+from composer.adapters.rejections import GROUPS, reject_argument, require_group_multiple, require_known_arguments
 from composer.layouts import Feature, Features, format_count
 from composer.parts.base import contract
 from composer.parts.rules import (

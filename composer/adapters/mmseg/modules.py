@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from composer.adapters.mmseg.contracts import GN_GROUPS, Call, build_call, resolve_segmenter_attention
 from composer.adapters.mmseg.parts import MULTI_MAP_HEADS, Mmseg
-from composer.isolation import drop_warnings
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module, use_default_device
+from composer.parts.registry import drop_warnings
 
 COMPILED_OPS = "mmcv._ext"
 

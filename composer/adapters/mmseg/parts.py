@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from attrs import Attribute, field, frozen
 from attrs.validators import optional
 
-from composer.adapters.decoders import declare_argument, declare_list_argument, resolve_arguments
+from composer.adapters.rejections import declare_argument, declare_list_argument, resolve_arguments
 from composer.parts.base import Decoder
 from composer.parts.validators import (
     BOOL,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from attrs import evolve, frozen
 
-from composer.adapters.decoders import reject_argument, require_group_multiple, require_known_arguments
+from composer.adapters.rejections import reject_argument, require_group_multiple, require_known_arguments
 from composer.adapters.smp.levels import (
     Levels,
     build_levels,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from attrs import Attribute, evolve, field, frozen
 from attrs.validators import optional
 
-from composer.adapters.decoders import declare_argument, declare_list_argument, resolve_arguments
+from composer.adapters.rejections import declare_argument, declare_list_argument, resolve_arguments
 from composer.errors import suggest
 from composer.parts.base import Decoder, Part, ProbedEncoder
 from composer.parts.encoders import IsPretrained, Pretrained, convert_pretrained

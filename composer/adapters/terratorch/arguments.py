@@ -25,7 +25,7 @@ from composer.adapters.terratorch.parts import CLAY, MODALITIES, SCALE_MAE, SWIN
 from composer.adapters.weights import reject_weights
 from composer.errors import format_error, suggest
 from composer.layouts import format_count
-from composer.parts import Channels
+from composer.parts.base import Channels
 from composer.parts.rules import Kind, Rejection, RejectionError
 
 _DROP_RATES = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")

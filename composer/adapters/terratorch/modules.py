@@ -41,15 +41,16 @@ from composer.adapters.probing import CPULinspace
 from composer.adapters.rejections import convert_errors
 from composer.adapters.terratorch.arguments import reject_terratorch_arguments, reject_terratorch_weights
 from composer.adapters.terratorch.networks import create_terratorch_backbone, wrap_backbone
+from composer.adapters.terratorch.networks import probe as probe
 from composer.adapters.terratorch.parts import CLAY, MODALITIES, SWIN, UNREGISTERED, TerraTorch
-from composer.adapters.terratorch.probes import probe as probe
 from composer.adapters.weights import check_reachable, fetch_file, read_file_weights
 from composer.errors import suggest
-from composer.isolation import guard_import
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module
-from composer.parts import Channels, EncoderInfo
+from composer.parts import EncoderInfo
+from composer.parts.base import Channels
 from composer.parts.encoders import get_weights_file
+from composer.parts.registry import guard_import
 from composer.tensors.matching import LoadedWeights, TensorState, match
 
 State = dict[str, Tensor]

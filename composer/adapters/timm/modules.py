@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from composer.adapters.rejections import convert_errors
 from composer.adapters.timm.networks import create_timm_network, reject_timm_weights, resolve_timm_levels
 from composer.adapters.timm.networks import list_networks as list_networks
-from composer.adapters.timm.probes import probe as probe
+from composer.adapters.timm.networks import probe as probe
 from composer.adapters.weights import check_reachable, read_file_weights, record_loaded_state
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module

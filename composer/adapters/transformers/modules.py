@@ -11,13 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_BACKBONE_MAPPING
 
-from composer.adapters.probing import (
-    CPULinspace,
-    ShapeProbe,
-    find_patch_size,
-    find_strides_and_sizes,
-    probe_on_devices,
-)
+from composer.adapters.probing import CPULinspace, ShapeProbe, find_patch_size, find_strides_and_sizes, probe_on_devices
 from composer.adapters.rejections import convert_errors
 from composer.adapters.transformers.configs import (
     build_config,
@@ -29,12 +23,12 @@ from composer.adapters.transformers.configs import (
 from composer.adapters.transformers.configs import list_networks as list_networks
 from composer.adapters.transformers.parts import Transformers
 from composer.adapters.weights import WEIGHT_FILES, check_reachable, read_file_weights, read_one_file, read_shards
-from composer.isolation import guard_import
 from composer.layouts import MAP, Features, format_count
 from composer.modules.base import module, use_default_device
 from composer.modules.encoders import TransparentWrapper, get_shared_module_state
 from composer.parts import EncoderInfo
 from composer.parts.encoders import get_weights_file
+from composer.parts.registry import guard_import
 from composer.parts.rules import Rejection, RejectionError
 from composer.resources import limit_modules
 from composer.tensors.files import SHARD_INDEX_SUFFIX
