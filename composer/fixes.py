@@ -219,6 +219,8 @@ def apply_part(part: Part, *inputs: Features) -> Features | None:
 
 def _align_inputs(walk: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:
     """Drafts in which the branches that a part joins are brought to the same layouts and strides."""
+    if walk.rejections[node.name].code == "inputs":  # the part does not take several inputs
+        return
     part = walk.parts[node.name]
     branches = [walk.features[source] for source in node.positional]
     for paths in islice(

@@ -225,7 +225,7 @@ class SmpDecoder(nn.Module):
     """A decoder of smp over maps, finest first. It drops the first `dropped` maps.
 
     In the place of `missing` levels it passes maps without channels, as smp's encoders do, each with twice the cells
-    of the next.
+    of the next. A first feature that is not a map is not used, and takes their place.
     """
 
     def __init__(self, decoder: nn.Module, missing: int, dropped: int) -> None:
@@ -238,10 +238,15 @@ class SmpDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return one map for maps `(b, c_i, h_i, w_i)`."""
         used = features[self.dropped :]
-        batch, _, height, width = used[0].shape
         factors = [2**steps for steps in range(self.missing, 0, -1)]
-        empty = [used[0].new_empty(batch, 0, height * factor, width * factor) for factor in factors]
-        return (self._smp_decoder([*empty, *used]),)
+        return (self._smp_decoder([*(_make_empty_level(used[0], factor) for factor in factors), *used]),)
+
+
+def _make_empty_level(x: Tensor, factor: int) -> Tensor:
+    if x.dim() != 4:
+        return x
+    batch, _, height, width = x.shape
+    return x.new_empty(batch, 0, height * factor, width * factor)
 
 
 class SmpDPT(nn.Module):
