@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.graph import Node, Shared
+from composer.graph import Node, Shared, get_module_path
 from composer.layouts import Feature, format_count
-from composer.modules.base import crop, get_module_path, pad_axis
+from composer.modules.base import crop, pad_axis
 from composer.parts import Custom, Encoder, Part, ProbedEncoder
 from composer.sizes import round_up
 from composer.typed_graph import TypedGraph, compute_kept_cells, explain_too_large, explain_too_small

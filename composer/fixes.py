@@ -23,6 +23,12 @@ from composer.spec.writer import as_chain, format_value
 MAX_DRAFTS = 200
 """The number of edited graphs that are inferred before the search gives up: a second's work."""
 
+SMALL_GRAPH = 30
+"""The nodes of a graph of which that many drafts are inferred; of larger ones, fewer are."""
+
+UNFIXABLE = ("inputs", "limit")
+"""Codes of rejections that no necks, widths or levels solve."""
+
 MAX_CANDIDATES = 6
 """The number of neck paths in front of one part that are followed. The cheapest is nearly always right."""
 
@@ -98,7 +104,8 @@ def find_draft(walk: Inference) -> Draft | None:
     order = count()
     waiting: list[tuple[float, int, Draft | Iterator[Candidate]]] = [(0.0, next(order), Draft(walk.graph))]
     seen: set[Graph] = set()
-    while waiting and len(seen) < MAX_DRAFTS:
+    drafts = MAX_DRAFTS * SMALL_GRAPH // max(len(walk.graph.nodes), SMALL_GRAPH)
+    while waiting and len(seen) <= drafts:
         cost, _, entry = heappop(waiting)
         if not isinstance(entry, Draft):
             _push_next(entry, waiting, order)
@@ -130,7 +137,7 @@ def _push_next(candidates: Iterator[Candidate], waiting: list[tuple[float, int, 
 def _propose(walk: Inference, draft: Draft, cost: float) -> list[Iterator[Candidate]]:
     """Return drafts in which the first rejected part gets what it accepts, or other levels to choose from."""
     node = next(node for node in walk.graph.nodes if node.name in walk.rejections)
-    if not isinstance(node.part, Part) or node.named:
+    if not isinstance(node.part, Part) or node.named or walk.rejections[node.name].code in UNFIXABLE:
         return []
     streams = [_propose_levels(walk, draft, node, source) for source in node.positional]
     if len(node.positional) > 1:
@@ -219,8 +226,6 @@ def apply_part(part: Part, *inputs: Features) -> Features | None:
 
 def _align_inputs(walk: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:
     """Drafts in which the branches that a part joins are brought to the same layouts and strides."""
-    if walk.rejections[node.name].code == "inputs":  # the part does not take several inputs
-        return
     part = walk.parts[node.name]
     branches = [walk.features[source] for source in node.positional]
     for paths in islice(
@@ -274,7 +279,8 @@ def list_level_choices(encoder: Timm, info: EncoderInfo) -> tuple[tuple[int, ...
 
 def _find_local_edits(walk: Inference, node: Node) -> tuple[Edit, ...]:
     """Return the edits with which a node accepts its inputs, though the graph stays invalid elsewhere."""
-    if not isinstance(node.part, Part) or node.named or not node.positional:
+    is_fixable = node.positional and not node.named and walk.rejections[node.name].code not in UNFIXABLE
+    if not isinstance(node.part, Part) or not is_fixable:
         return ()
     draft = Draft(walk.graph)
     propose = _align_inputs(walk, draft, node) if len(node.positional) > 1 else _propose_necks(walk, draft, node, ())

@@ -343,3 +343,8 @@ def _rank_part(part: Part) -> int:
         unknown = f"{type(part).__name__} is of no known kind: derive it from Encoder, Neck, Decoder or Head"
         raise ValueError(explain_mistake(part) or unknown)
     return found[0]
+
+
+def get_module_path(name: str) -> tuple[str, ...]:
+    """Return the attributes that lead to a node's module: `necks[0]` is `necks`, `0`."""
+    return tuple(name.replace("[", ".").replace("]", "").split("."))

@@ -181,7 +181,7 @@ class TestMemory:
     @pytest.fixture(autouse=True)
     def machine(self, monkeypatch):
         """One with ten megabytes."""
-        monkeypatch.setattr("composer.limits.get_free_memory", lambda: 10**7)
+        monkeypatch.setattr("composer.building.get_free_memory", lambda: 10**7)
 
     def test_a_model_that_fits_is_built(self):
         assert counts(composer.build(GRAPH))[1] < 10**7
@@ -201,7 +201,7 @@ class TestMemory:
 
 
 def test_a_system_that_does_not_tell_is_believed(monkeypatch):
-    monkeypatch.setattr("composer.limits.get_free_memory", lambda: None)
+    monkeypatch.setattr("composer.building.get_free_memory", lambda: None)
     assert list(build_modules(composer.infer(GRAPH))) == ["encoder", "decoder", "head"]
 
 

@@ -581,7 +581,7 @@ class TestRun:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("composer.cli.predictions.compose_sheet", interrupt)
+        monkeypatch.setattr("composer.cli.build.compose_sheet", interrupt)
         before = sorted(here.iterdir())
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 130
         assert capsys.readouterr().err.endswith("interrupted\n")

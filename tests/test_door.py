@@ -177,7 +177,7 @@ def test_what_runs_out_of_memory_anywhere_is_one_line(here, capsys, monkeypatch)
     def refused(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("composer.cli.inputs.prepare_inputs", refused)
+    monkeypatch.setattr("composer.cli.build.prepare_inputs", refused)
     assert run_on("image.png") == 2
     assert capsys.readouterr().err == ("out of memory; use a smaller model or image, or close other programs.\n")
 
@@ -273,14 +273,14 @@ def interrupting(monkeypatch, place, *, halfway=None):
 
 
 INTERRUPTED = {
-    "while an image is read": (RUN, "composer.cli.inputs.prepare_inputs", None),
+    "while an image is read": (RUN, "composer.cli.build.prepare_inputs", None),
     "while a model is built": (BUILD, "composer.building._build_module", None),
     "while a model runs": (RUN, "composer.cli.build._predict", None),
     "while a picture is written": (RUN, "pathlib.Path.write_bytes", None),
     "while weights are written": (BUILD, "composer.weights.save_file", 1),
     "while a spec is fixed": (FIX, "composer.cli.check.fix_text", None),
     "while a spec is written": (FIX, "pathlib.Path.write_text", None),
-    "while pairs are worked out": (MATRIX, "composer.compatibility.evaluate_pairs", None),
+    "while pairs are worked out": (MATRIX, "composer.cli.matrix.evaluate_pairs", None),
     "while a matrix is written": (MATRIX, "pathlib.Path.write_text", None),
 }
 

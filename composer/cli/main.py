@@ -64,7 +64,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--save", dest="save_to", metavar="OUT", help="write the weights, with the spec inside, to OUT.safetensors"
     )
 
-    run = _add_command(commands, "run", "run:run", "predict on an image, and draw the prediction", spec, model)
+    run = _add_command(commands, "run", "build:run", "predict on an image, and draw the prediction", spec, model)
     run.add_argument(
         "--image",
         dest="images",
@@ -94,7 +94,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "-j", "--jobs", type=jobs, default=os.cpu_count() or 1, metavar="N", help="processes (one for each core)"
     )
 
-    program = _add_command(commands, "import", "rewrite:import_terratorch", "convert a config of another program")
+    program = _add_command(commands, "import", "check:import_terratorch", "convert a config of another program")
     terratorch = program.add_subparsers(required=True, metavar="PROGRAM").add_parser(
         "terratorch", help="a config of TerraTorch", allow_abbrev=False
     )

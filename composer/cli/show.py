@@ -10,7 +10,7 @@ from attrs import frozen
 from composer.cli.check import build_outputs_table
 from composer.cli.terminal import build_table, get_terminal_width, print_text, read_spec, render
 from composer.errors import make_printable
-from composer.graph import Node, Shared
+from composer.graph import Node, Shared, get_module_path
 from composer.inference import infer
 from composer.layouts import Features, format_count, get_layout_kind
 from composer.parts import Part
@@ -187,7 +187,6 @@ class NodeSummary:
 
 def summarize_nodes(model: Model) -> list[NodeSummary]:
     """Count each node, in order. A node that shares the module of another has counts of 0."""
-    from composer.modules.base import get_module_path
 
     summaries = []
     for node in model.typed.order:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from composer.graph import get_module_path
 from composer.layouts import Feature, Features
 from composer.parts.validators import FINAL_ACTIVATIONS
 
@@ -258,11 +259,6 @@ def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor
             # A slice would check its bounds, which fails for a symbol.
             x_BCHW = x_BCHW.index_select(axis, torch.arange(length, device=x_BCHW.device) + start)
     return x_BCHW
-
-
-def get_module_path(name: str) -> tuple[str, ...]:
-    """Return the attributes that lead to a node's module: `necks[0]` is `necks`, `0`."""
-    return tuple(name.replace("[", ".").replace("]", "").split("."))
 
 
 def attach_modules(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:

@@ -9,9 +9,8 @@ from attrs import field, frozen
 
 from composer.adapters.mmseg.parts import Mmseg
 from composer.errors import Problem, SpecError, suggest
-from composer.graph import Graph, chain
+from composer.graph import Graph, chain, get_module_path
 from composer.layouts import Features
-from composer.modules.base import get_module_path
 from composer.parts import (
     EmbeddingHead,
     Encoder,
