@@ -26,8 +26,8 @@ MAX_DRAFTS = 200
 SMALL_GRAPH = 30
 """The nodes of a graph of which that many drafts are inferred; of larger ones, fewer are."""
 
-UNFIXABLE = ("inputs", "limit")
-"""Codes of rejections that no necks, widths or levels solve."""
+ADVISED = ("argument", "index", "inputs", "limit", "order", "type")
+"""Codes of rejections for which the advice of a contract is better than necks or other levels."""
 
 MAX_CANDIDATES = 6
 """The number of neck paths in front of one part that are followed. The cheapest is nearly always right."""
@@ -137,7 +137,10 @@ def _push_next(candidates: Iterator[Candidate], waiting: list[tuple[float, int, 
 def _propose(walk: Inference, draft: Draft, cost: float) -> list[Iterator[Candidate]]:
     """Return drafts in which the first rejected part gets what it accepts, or other levels to choose from."""
     node = next(node for node in walk.graph.nodes if node.name in walk.rejections)
-    if not isinstance(node.part, Part) or node.named or walk.rejections[node.name].code in UNFIXABLE:
+    rejection = walk.rejections[node.name]
+    if not isinstance(node.part, Part) or node.named:
+        return []
+    if not _is_fixable(rejection):
         return []
     streams = [_propose_levels(walk, draft, node, source) for source in node.positional]
     if len(node.positional) > 1:
@@ -149,6 +152,12 @@ def _propose(walk: Inference, draft: Draft, cost: float) -> list[Iterator[Candid
     return [((cost + bound, cost + own, drafts) for bound, own, drafts in stream) for stream in streams]
 
 
+def _is_fixable(rejection: Rejection) -> bool:
+    """Return False for a rejection that its own advice solves better than necks or levels."""
+    advises = rejection.change is None and not (rejection.repair or "necks:").startswith("necks:")
+    return not advises or rejection.code not in ADVISED
+
+
 def _propose_necks(walk: Inference, draft: Draft, node: Node, last: tuple[Part, ...]) -> Iterator[Candidate]:
     """Drafts with necks, and then the parts `last`, in front of a node, if it accepts what they emit."""
     (source,) = node.positional
@@ -157,7 +166,8 @@ def _propose_necks(walk: Inference, draft: Draft, node: Node, last: tuple[Part, 
         parts = (*path.necks, *last)
         features = apply_part(last[0], path.features) if last else path.features
         found = None if features is None else find_change(walk.parts[node.name], features)
-        if found is None:
+        # More than one repeated level is not what anybody means.
+        if found is None or path.necks.count(AddBottleneckLayer()) > 1:
             yield len(parts), 0.0, ()
             continue
         change, extra = found
@@ -279,7 +289,7 @@ def list_level_choices(encoder: Timm, info: EncoderInfo) -> tuple[tuple[int, ...
 
 def _find_local_edits(walk: Inference, node: Node) -> tuple[Edit, ...]:
     """Return the edits with which a node accepts its inputs, though the graph stays invalid elsewhere."""
-    is_fixable = node.positional and not node.named and walk.rejections[node.name].code not in UNFIXABLE
+    is_fixable = node.positional and not node.named and _is_fixable(walk.rejections[node.name])
     if not isinstance(node.part, Part) or not is_fixable:
         return ()
     draft = Draft(walk.graph)

@@ -15,6 +15,7 @@ from composer.adapters.rejections import GROUPS, reject_argument, require_group_
 from composer.layouts import Feature, Features, format_count
 from composer.parts.base import contract
 from composer.parts.rules import (
+    Change,
     ContractResult,
     Outputs,
     Rejection,
@@ -104,7 +105,8 @@ def _require_in_index_type(head: Mmseg, arguments: Mapping[str, Any]) -> Rejecti
             "in_index", "takes one map, so in_index is a whole number", index, index[-1], code="type"
         )
         concatenates = "input_transform" in head.defaults[head.name]
-        return evolve(rejection, repair="input_transform: resize_concat") if concatenates else rejection
+        change = Change("input_transform", "resize_concat")
+        return evolve(rejection, repair="input_transform: resize_concat", change=change) if concatenates else rejection
     if isinstance(head.in_index, int) and several:
         return reject_argument("in_index", "takes several maps, so in_index is a list", index, [index], code="type")
     return None
