@@ -26,7 +26,7 @@ MAX_DRAFTS = 200
 SMALL_GRAPH = 30
 """The nodes of a graph of which that many drafts are inferred; of larger ones, fewer are."""
 
-ADVISED = ("argument", "index", "inputs", "limit", "order", "type")
+ADVISED = ("argument", "head", "index", "inputs", "limit", "order", "prefix", "type")
 """Codes of rejections for which the advice of a contract is better than necks or other levels."""
 
 MAX_CANDIDATES = 6
@@ -89,14 +89,17 @@ def find_fixes(walk: Inference) -> dict[str, Fix]:
             name: _find_local_edits(walk, _get_node(walk.graph, name))
             for name in islice(walk.rejections, MAX_CANDIDATES)
         }
-    else:
-        alone = dict.fromkeys(walk.rejections, ())
-        first = next(iter(alone))
-        for name, edit in draft.edits:
-            # A node that only an edit led to is not among the problems; its edits belong to the first of them.
-            owner = name if name in alone else first
-            alone[owner] = (*alone[owner], edit)
-    return {name: Fix(edits, _format_edits(walk.graph, name, edits)) for name, edits in alone.items() if edits}
+        return {name: Fix(edits, _format_edits(walk.graph, name, edits)) for name, edits in alone.items() if edits}
+    shares: dict[str, tuple[Edit, ...]] = dict.fromkeys(walk.rejections, ())
+    first = next(iter(shares))
+    for name, edit in draft.edits:
+        # A node that only an edit led to is not among the problems; its edits belong to the first of them.
+        owner = name if name in shares else first
+        shares[owner] = (*shares[owner], edit)
+    texts = {name: _format_edits(walk.graph, name, edits) for name, edits in shares.items()}
+    # A problem that the edits of another solve has the same text.
+    solving = next(text for text in texts.values() if text)
+    return {name: Fix(edits, texts[name] or solving) for name, edits in shares.items()}
 
 
 def find_draft(walk: Inference) -> Draft | None:
@@ -161,13 +164,15 @@ def _is_fixable(rejection: Rejection) -> bool:
 def _propose_necks(walk: Inference, draft: Draft, node: Node, last: tuple[Part, ...]) -> Iterator[Candidate]:
     """Drafts with necks, and then the parts `last`, in front of a node, if it accepts what they emit."""
     (source,) = node.positional
+    rejection = walk.rejections[node.name]
+    repeats = int(rejection.code != "count" or rejection.change is not None)
     accepted = 0
     for path in expand_paths([NeckPath(0, 0.0, (), walk.features[source])]):
         parts = (*path.necks, *last)
         features = apply_part(last[0], path.features) if last else path.features
         found = None if features is None else find_change(walk.parts[node.name], features)
-        # More than one repeated level is not what anybody means.
-        if found is None or path.necks.count(AddBottleneckLayer()) > 1:
+        # One level may be repeated, but not where a part asks for more of them.
+        if found is None or path.necks.count(AddBottleneckLayer()) > repeats:
             yield len(parts), 0.0, ()
             continue
         change, extra = found

@@ -104,7 +104,7 @@ class TestModules:
         decoder = Scores(includes_head)
         model = built(backbone=Maps(), decoder=decoder)
 
-        assert model.decoder.original is decoder
+        assert model.decoder.network is decoder
         assert hasattr(model, "head") is not includes_head
         assert model(torch.rand(1, 2, 8, 12)).output.shape == (1, classes, 8, 12)
 

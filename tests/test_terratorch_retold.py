@@ -22,7 +22,7 @@ RETOLD = {
         {"decoder": "smp_Unet", "decoder_decoder_channels": [1]},
         "count",
         "decoder_decoder_channels",
-        "decoder_decoder_channels: [256, 128, 64, 32]",
+        "decoder_decoder_channels: [1, 1, 1, 1]",
     ),
     "one that is swallowed": (
         {"decoder": "smp_Unet", "decoder_channels": [32, 16, 8, 8]},
@@ -34,13 +34,13 @@ RETOLD = {
         {"decoder": "smp_Unet", "decoder_kwargs": {"decoder_channels": [1]}},
         "count",
         "decoder_kwargs.decoder_channels",
-        "decoder_kwargs.decoder_channels: [256, 128, 64, 32]",
+        "decoder_kwargs.decoder_channels: [1, 1, 1, 1]",
     ),
     "an argument of an auxiliary head": (
         {"aux_decoders": [AuxiliaryHead("fcn-aux", "smp_Unet", {"decoder_decoder_channels": [1]})]},
         "count",
         "aux_decoders[0].decoder_args.decoder_decoder_channels",
-        "aux_decoders[0].decoder_args.decoder_decoder_channels: [256, 128, 64, 32]",
+        "aux_decoders[0].decoder_args.decoder_decoder_channels: [1, 1, 1, 1]",
     ),
     "a place in the repair": (
         {"decoder": "IdentityDecoder", "decoder_out_index": 9},
@@ -94,7 +94,7 @@ RETOLD = {
         {"backbone": given("b c h w"), "backbone_padding": None, "decoder": "UNetDecoder", "decoder_channels": [8, 8]},
         "count",
         "decoder_channels",
-        "decoder_channels: [512]",
+        "decoder_channels: [8]",
     ),
 }
 

@@ -713,7 +713,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:2:35: error[count] decoder.channels: UNetDecoder has 2 widths in channels, one for each map it takes (got 5 maps).
-  repair: channels: [512, 256, 128, 64, 32]""",
+  repair: channels: [64, 32, 16, 16, 16]""",
     ),
     "tokens where maps belong": (
         """\
@@ -767,7 +767,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:2:7: error[count] head: SegmentationHead takes one feature; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: put a decoder before it: IdentityDecoder""",
+  repair: decoder: IdentityDecoder""",
     ),
     "head after head": (
         """\
@@ -1040,7 +1040,7 @@ aux:
 <text>:2:34: error[index] decoder.in_index: FCNDecoder takes feature 9 (got 5 features).
   repair: use in_index from -5 to 4
 <text>:4:41: error[count] aux.a.decoder.channels: UNetDecoder has 1 width in channels, one for each map it takes (got 5 maps).
-  repair: channels: [512, 256, 128, 64, 32]""",
+  repair: channels: [8, 8, 8, 8, 8]""",
     ),
     "too few levels": (
         """\
@@ -1076,7 +1076,7 @@ outputs: [out, two]
 """,
         """\
 <text>:5:18: error[count] joined: ConcatFeatures joins branches level by level, and its first input has 5 levels (got 4 levels).
-  repair: bring both to 4 levels, with SelectIndices, or with the out_indices or the depth of an encoder
+  repair: put SelectIndices: {indices: [1, 2, 3, 4]} between x and joined
 <text>:6:15: error[inputs] two: FCNDecoder takes one input (got 2 inputs).
   repair: join them first, with ConcatFeatures or AddFeatures""",
     ),
