@@ -133,7 +133,7 @@ def _are_close(outputs: Sequence[Tensor], others: Sequence[Tensor], tolerance: f
 
 def _compute_largest(x: Tensor) -> float:
     finite = x[x.isfinite()].abs()
-    return float(finite.max().clamp_min(1e-3)) if finite.numel() else 1.0
+    return float(finite.detach().max().clamp_min(1e-3)) if finite.numel() else 1.0
 
 
 def check_forced_rejection(case: Case) -> None:
