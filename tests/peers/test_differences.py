@@ -892,8 +892,8 @@ class TestByChoice:
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8]},
                 "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
                 'gives 2 × map "b c h w" (6, 10 channels, stride 2, 8, rounding ceil).\n'
-                "  repair: necks: [{name: SelectIndices, indices: [0, 2]}, {name: SelectIndices, indices: [1]}, "
-                "{name: AddBottleneckLayer}]",
+                "  repair: decoder_channels: [8]; necks: [{name: SelectIndices, indices: [0, 2]}, "
+                "{name: SelectIndices, indices: [1]}]",
                 id="not-doubling",
             ),
         ],
