@@ -119,7 +119,7 @@ def test_the_python_gives_what_is_shown(here):
 
     result = runner.run(parser.get_doctest("\n".join(blocks("pycon")), {}, "README", "README.md", 0))
 
-    assert (result.failed, result.attempted) == (0, 14)
+    assert (result.failed, result.attempted) == (0, 11)
 
 
 def test_the_part_of_ones_own_keeps_the_laws(here):

@@ -287,8 +287,8 @@ def frames_before_films(x, batch, frames):
 
 
 WRONG = {
-    "read-in-the-wrong-order": ("stills", read_in_the_wrong_order),
-    "frames-first": ("by_frame", frames_before_films),
+    "read-in-the-wrong-order": ("fold_frames", read_in_the_wrong_order),
+    "frames-first": ("unfold_frames", frames_before_films),
 }
 
 
