@@ -98,7 +98,7 @@ def _convert_repair(value: str | Fix | None) -> str | Fix | None:
 class Problem:
     """One problem: its code, message and place, what was expected, what was found, and how to fix it.
 
-    Of what is longer than `MOST_SAID` letters, the beginning and the end are kept.
+    Texts of more than `MAX_MESSAGE_LENGTH` letters keep their beginning and end.
     """
 
     code: str

@@ -14,7 +14,7 @@ from composer.errors import Edit, Fix, InsertNecks, Place, Problem, SetField, Sp
 from composer.graph import Graph, Node, chain, require_graph
 from composer.inference import Describe, Inference, infer, resolve_describe, run_inference
 from composer.layouts import Features
-from composer.neck_paths import NeckPath, align_branches, expand_paths, format_part, pick_evenly_spaced
+from composer.neck_paths import NeckPath, align_branches, apply_part, expand_paths, format_part, pick_evenly_spaced
 from composer.parts import AddBottleneckLayer, EncoderInfo, Head, IdentityDecoder, Part, SelectIndices, Timm
 from composer.parts.base import contract
 from composer.parts.rules import Change, Rejection
@@ -141,9 +141,7 @@ def _propose(walk: Inference, draft: Draft, cost: float) -> list[Iterator[Candid
     """Return drafts in which the first rejected part gets what it accepts, or other levels to choose from."""
     node = next(node for node in walk.graph.nodes if node.name in walk.rejections)
     rejection = walk.rejections[node.name]
-    if not isinstance(node.part, Part) or node.named:
-        return []
-    if not _is_fixable(rejection):
+    if not isinstance(node.part, Part) or node.named or not _is_fixable(rejection):
         return []
     streams = [_propose_levels(walk, draft, node, source) for source in node.positional]
     if len(node.positional) > 1:
@@ -231,12 +229,6 @@ def _insert(draft: Draft, name: str, source: str, parts: Sequence[Part]) -> Iter
     for graph, names in insert_parts(draft.graph, _get_node(draft.graph, name), source, parts):
         edit = InsertNecks(name, source, tuple(map(format_part, parts)), names)
         yield Draft(graph, (*draft.edits, (name, edit)))
-
-
-def apply_part(part: Part, *inputs: Features) -> Features | None:
-    """Return the features that a part emits, or None if it rejects its inputs."""
-    result = contract(part, *inputs)
-    return None if isinstance(result, Rejection) else result.features
 
 
 def _align_inputs(walk: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:

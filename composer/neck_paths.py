@@ -88,7 +88,7 @@ def expand_paths(starts: Iterable[NeckPath], longest: int = MAX_NECKS) -> Iterat
 def _extend_path(way: NeckPath) -> Iterator[NeckPath]:
     """Yield the paths that are longer by one neck."""
     for neck, cost in iter_candidate_necks(way.features):
-        further = apply_neck(neck, way.features)
+        further = apply_part(neck, way.features)
         if further is not None:
             yield NeckPath(way.length + 1, way.cost + cost, (*way.necks, neck), further, way.levels)
 
@@ -121,10 +121,10 @@ def compute_path_cost(pair: Iterable[NeckPath]) -> tuple[int, float]:
     return sum(way.length for way in every), sum(way.cost for way in every)
 
 
-def apply_neck(neck: Neck, features: Features) -> Features | None:
-    """Return the features that a neck emits, or None if it rejects its input."""
-    outcome = contract(neck, features)
-    return None if isinstance(outcome, Rejection) else outcome.features
+def apply_part(part: Part, *inputs: Features) -> Features | None:
+    """Return the features that a part emits, or None if it rejects its inputs."""
+    result = contract(part, *inputs)
+    return None if isinstance(result, Rejection) else result.features
 
 
 def iter_candidate_necks(features: Features) -> Iterator[tuple[Neck, float]]:

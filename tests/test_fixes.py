@@ -13,7 +13,7 @@ from composer.cli.check import fix_text
 from composer.cli.main import main
 from composer.errors import Fix
 from composer.layouts import Feature
-from composer.neck_paths import apply_neck as after
+from composer.neck_paths import apply_part as after
 from composer.neck_paths import find_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
 from composer.parts.base import contract
 from composer.parts.rules import Rejection
