@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.cli.check import fix_text
+from composer.cli.check import FixedSpec, fix_text
 from composer.cli.main import main
 from composer.errors import Fix
 from composer.layouts import Feature
@@ -453,7 +453,7 @@ head: RegressionHead
 
 @pytest.mark.parametrize(("spec", "fixed"), CASES.values(), ids=CASES)
 def test_a_spec_is_fixed_where_it_stands(spec, fixed):
-    assert fix_text(spec, "spec.yaml")[0] == fixed
+    assert fix_text(spec, "spec.yaml").text == fixed
     composer.infer(composer.reads(fixed))
 
 
@@ -467,7 +467,7 @@ def test_a_valid_spec_stays_as_it_is(fixed):
     graph = composer.reads(fixed)
 
     assert composer.autofix(graph) is graph
-    assert fix_text(fixed, "spec.yaml") == (fixed, [])
+    assert fix_text(fixed, "spec.yaml") == FixedSpec(fixed, (), (), ())
 
 
 BUILT = {name: fixed for name, (_, fixed) in CASES.items() if "mmseg/" not in fixed}
@@ -532,14 +532,23 @@ DECODERS = (
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_fix_that_is_printed_solves_the_problem(network, decoder):
     spec = f"encoder: {{timm/{network}: {{tokens: {str('vit' in network).lower()}}}}}\ndecoder: {decoder}\n{HEAD}"
+    problems = find_problems(spec)
+    fixes = [problem.repair for problem in problems if isinstance(problem.repair, Fix)]
+
+    fixed = fix_text(spec, "spec.yaml")
+
+    assert fixed.skipped == ()
+    assert len(fixed.applied) == len(fixes)
+    assert fixed.problems == (() if fixes else problems)
+    assert find_problems(fixed.text) == fixed.problems
+
+
+def find_problems(spec):
     try:
-        composer.infer(composer.reads(spec))
+        composer.infer(composer.reads(spec, name="spec.yaml"))
     except composer.SpecError as error:
-        fixes = [problem.repair for problem in error.problems if isinstance(problem.repair, Fix)]
-        fixed, lines = fix_text(spec, "spec.yaml")
-        assert len(lines) == len(fixes)
-        if fixes:
-            composer.infer(composer.reads(fixed))
+        return error.problems
+    return ()
 
 
 UNFIXED = {
@@ -674,3 +683,46 @@ def test_what_has_no_fix_is_printed(file, capsys):
 
     assert main(["check", str(file), "--fix"]) == 1
     assert "num_clases" in capsys.readouterr().out
+
+
+BRANCH = """\
+encoder: timm/resnet18
+decoder: {FCNDecoder: {in_index: 4}}
+head: RegressionHead
+aux: {a: {decoder: MLPDecoder, head: RegressionHead}}
+"""
+
+
+def test_a_branch_may_put_necks_into_the_trunk():
+    spec = BRANCH.replace(", in_index: 4", "").replace("{in_index: 4}", "{}")
+    spec = spec.replace("timm/resnet18", "{timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}")
+    spec = spec.replace("MLPDecoder", "{UNetDecoder: {channels: [64, 32, 16, 16]}}")
+    fixed = spec.replace("\ndecoder", "\nnecks: [LearnedInterpolateToPyramidal]\ndecoder", 1)
+
+    assert fix_text(spec, "spec.yaml") == FixedSpec(
+        fixed, ("aux.a.decoder: necks: [LearnedInterpolateToPyramidal]",), (), ()
+    )
+
+
+def test_a_fix_that_the_text_cannot_express_is_left_to_the_user(tmp_path, capsys):
+    """A branch of a chain has no necks of its own, and the trunk needs the level that the branch would drop."""
+    file = tmp_path / "model.yaml"
+    file.write_text(BRANCH, encoding="utf-8")
+
+    assert main(["check", str(file), "--fix"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{file}:4:")
+    assert err.startswith(f"{file}: not applied, so edit the spec by hand: aux.a.decoder: put ")
+    assert file.read_text(encoding="utf-8") == BRANCH
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(file, capsys):
+    assert main(["check", str(file.with_name("none.yaml")), str(file), "--fix"]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+    assert file.read_text(encoding="utf-8") == FIXED
+
+
+def test_json_does_not_go_with_fixes(file, capsys):
+    assert main(["check", str(file), "--fix", "--format", "json"]) == 2
+    assert capsys.readouterr().err == "--format json cannot be combined with --fix or --diff; leave it out.\n"
+    assert file.read_text(encoding="utf-8") == SPEC

@@ -169,7 +169,9 @@ def check(files: Sequence[str], form: str, *, fix: bool = False, diff: bool = Fa
     Return 2 for unreadable files, 1 for problems.
     """
     if fix or diff:
-        return max(fix_file(file, write=fix) for file in files)
+        if form != "text":
+            raise UsageError(f"--format {form} cannot be combined with --fix or --diff; leave it out.")
+        return max(_fix_or_log(file, write=fix) for file in files)
     reports = []
     for file in files:
         report = build_report(file)
@@ -217,37 +219,42 @@ def _dump_edits(repair: str | Fix | None) -> list[dict[str, Any]]:
 
 SPEC_SUFFIXES = (".yaml", ".yml")
 
-
 MAX_ROUNDS = 10
-"""The number of times that a spec is fixed and read again: a misspelled name hides what is wrong behind it."""
+"""The number of times that a spec is fixed and read again: one problem may hide another."""
 
 
-def fix_text(text: str, name: str) -> tuple[str, list[str]]:
-    """Return a spec with the fixes of its problems applied, as far as they are edits, and a line for each fix."""
+@frozen
+class FixedSpec:
+    """A spec with fixes applied, a line for each fix, a line for each that was not applied, and the problems left."""
+
+    text: str
+    applied: tuple[str, ...]
+    skipped: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def fix_text(text: str, name: str) -> FixedSpec:
+    """Apply the fixes of the problems of a spec to its text, as far as they are edits and solve the problems."""
     from composer.spec.edits import EditError, apply_edits
 
     applied: list[str] = []
     problems = _find_problems(text, name)
     for _ in range(MAX_ROUNDS):
-        fixes = {
-            (problem.code, problem.place.path): problem.repair
-            for problem in problems
-            if isinstance(problem.repair, Fix)
-        }
+        fixes = {(one.code, one.place.path): one.repair for one in problems if isinstance(one.repair, Fix)}
+        lines = [f"{path}: {fix}" for (_, path), fix in fixes.items()]
         if not fixes:
             break
         try:
             fixed = apply_edits(text, [edit for fix in fixes.values() for edit in fix.edits])
         except EditError as error:
-            applied += [f"{path}: not applied: {fix} ({error})" for (_, path), fix in fixes.items()]
-            break
-        after = _find_problems(fixed, name)
-        if any((problem.code, problem.place.path) in fixes or problem.code == "yaml" for problem in after):
-            applied += [f"{path}: not applied: {fix} (it does not solve this)" for (_, path), fix in fixes.items()]
-            break
-        applied += [f"{path}: {fix}" for (_, path), fix in fixes.items()]
-        text, problems = fixed, after
-    return text, applied
+            return FixedSpec(text, tuple(applied), tuple(f"{line} ({error})" for line in lines), problems)
+        left = _find_problems(fixed, name)
+        if any((problem.code, problem.place.path) in fixes or problem.code == "yaml" for problem in left):
+            reason = "the edited text still has this problem"
+            return FixedSpec(text, tuple(applied), tuple(f"{line} ({reason})" for line in lines), problems)
+        applied += lines
+        text, problems = fixed, left
+    return FixedSpec(text, tuple(applied), (), problems)
 
 
 def _find_problems(text: str, name: str) -> tuple[Problem, ...]:
@@ -261,27 +268,36 @@ def _find_problems(text: str, name: str) -> tuple[Problem, ...]:
     return ()
 
 
+def _fix_or_log(file: str, *, write: bool) -> int:
+    try:
+        return fix_file(file, write=write)
+    except UsageError as error:
+        log(str(error))
+        return 2
+
+
 def fix_file(file: str, *, write: bool) -> int:
     """Apply the fixes that `check` prints, in the file or as a diff on stdout. Returns the exit code.
 
-    Comments and layout stay. Problems that no edit fixes are printed, and the exit code is then 1. Raises UsageError
-    for a file that cannot be read or written.
+    Comments and layout stay. Problems that are left are printed, and the exit code is then 1; fixes that could not be
+    applied go to stderr, to be made by hand. Raises UsageError for a file that cannot be read or written.
     """
     old = read_spec_text(file)
     path = check_writable(file, SPEC_SUFFIXES) if write else None
-    new, applied = fix_text(old, file)
-    if path is not None and new != old:
-        write_output_file(path, lambda partial: partial.write_text(new, encoding="utf-8"))
-        print_text("\n".join(f"{make_printable(file)}: {line}" for line in applied))
+    fixed = fix_text(old, file)
+    if path is not None and fixed.text != old:
+        write_output_file(path, lambda partial: partial.write_text(fixed.text, encoding="utf-8"))
+        print_text("\n".join(f"{make_printable(file)}: {make_printable(line)}" for line in fixed.applied))
     if path is None:
-        lines = unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), file, f"{file} (fixed)")
-        sys.stdout.writelines(lines)
-    left = _find_problems(new, file)
-    for problem in left:
+        before, after = (text.splitlines(keepends=True) for text in (old, fixed.text))
+        sys.stdout.writelines(unified_diff(before, after, file, f"{file} (fixed)"))
+    for problem in fixed.problems:
         print_text(str(problem))
-    if not left and new == old:
+    for line in fixed.skipped:
+        log(f"{make_printable(file)}: not applied, so edit the spec by hand: {make_printable(line)}")
+    if not fixed.problems and fixed.text == old:
         log(f"{file}: ok, nothing to fix")
-    return 1 if left else 0
+    return 1 if fixed.problems else 0
 
 
 def import_terratorch(config: str, out: str | None) -> None:

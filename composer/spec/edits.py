@@ -144,8 +144,6 @@ def _insert_in_chain(text: str, root: yaml.MappingNode, edit: InsertNecks) -> st
 
 
 def _insert_necks(text: str, root: yaml.MappingNode, before: str, necks: list[str]) -> str:
-    if before.startswith("aux."):
-        raise EditError(f"{before} is in a branch, which has no necks")
     entry = _find(root, "necks")
     if entry is None:
         return _add_key(text, root, "necks", f"[{', '.join(necks)}]", behind=("encoder",))
