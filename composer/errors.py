@@ -68,15 +68,7 @@ class InsertNecks:
     names: tuple[str, ...] | None = None
 
 
-@frozen
-class Rename:
-    """Write another name in place of one that is unknown."""
-
-    path: str
-    to: str
-
-
-Edit = SetField | InsertNecks | Rename
+Edit = SetField | InsertNecks
 
 
 @frozen

@@ -303,7 +303,6 @@ def _format_edits(graph: Graph, name: str, edits: Sequence[Edit]) -> str:
 def _format_edit(graph: Graph, name: str, edit: Edit) -> str:
     if isinstance(edit, SetField):
         return f"{'' if edit.node == name else f'{edit.node}.'}{edit.name}: {edit.value}"
-    assert isinstance(edit, InsertNecks)
     if edit.names is not None:
         return f"put {', '.join(edit.parts)} between {edit.source} and {edit.before}"
     if edit.parts[-1] == IdentityDecoder.__name__:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import yaml
 
-from composer.errors import Edit, InsertNecks, Rename, SetField
+from composer.errors import Edit, InsertNecks, SetField
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -25,8 +25,6 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
         root = _compose(text)
         if isinstance(edit, SetField):
             text = _set_field(text, _find_part(root, edit.node), edit)
-        elif isinstance(edit, Rename):
-            text = _rename(text, root, edit)
         elif edit.names is None:
             text = _insert_in_chain(text, root, edit)
         else:
@@ -134,11 +132,9 @@ def _insert_before(text: str, node: yaml.Node, entry: str) -> str:
 
 
 def _insert_in_chain(text: str, root: yaml.MappingNode, edit: InsertNecks) -> str:
-    necks, decoder = list(edit.parts), None
-    if necks[-1] == "IdentityDecoder" and edit.before == "head":
-        decoder = necks.pop()
-    if decoder is not None:
-        text = _add_key(text, root, "decoder", decoder, behind=("necks", "encoder"))
+    necks = list(edit.parts)
+    if necks[-1] == "IdentityDecoder":
+        text = _add_key(text, root, "decoder", necks.pop(), behind=("necks", "encoder"))
         root = _compose(text)
     return _insert_necks(text, root, edit.before, necks) if necks else text
 
@@ -195,12 +191,3 @@ def _find_key(text: str, name: str) -> yaml.Node:
     assert isinstance(nodes, yaml.MappingNode)
     key: yaml.Node = next(key for key, _ in nodes.value if key.value == name)
     return key
-
-
-def _rename(text: str, root: yaml.MappingNode, edit: Rename) -> str:
-    found = _find_path(root, edit.path)
-    if isinstance(found, yaml.ScalarNode):
-        return _replace(text, found, edit.to)
-    if isinstance(found, yaml.MappingNode) and len(found.value) == 1:
-        return _replace(text, found.value[0][0], edit.to)
-    raise EditError(f"{edit.path} is not a name")
