@@ -25,8 +25,9 @@ from composer.layouts import Feature, Features, describe_features, format_count
 from composer.parts import EmbeddingHead, Encoder, EncoderInfo, Head, Part, ProbedEncoder
 from composer.parts.base import contract, get_part_name
 from composer.parts.encoders import require_one_image
-from composer.parts.rules import ContractResult, Rejection
+from composer.parts.rules import Change, ContractResult, Rejection
 from composer.sizes import Conflict, SizeConstraint, intersect
+from composer.spec.writer import format_value
 from composer.typed_graph import TypedGraph
 
 
@@ -52,8 +53,13 @@ def build_rejection_problem(
         place=graph.source.place(path),
         expected=rejection.expected,
         got=got,
-        repair=fix or rejection.repair,
+        repair=fix or rejection.repair or _format_change(rejection.change),
     )
+
+
+def _format_change(change: Change | None) -> str | None:
+    """Return the first step for a part that rejects its inputs for more reasons than one."""
+    return None if change is None else f"{change.name}: {format_value(change.value)}"
 
 
 Describe = Callable[[ProbedEncoder, Any], EncoderInfo | Rejection]

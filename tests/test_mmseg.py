@@ -13,6 +13,7 @@ import composer
 from composer.adapters.mmseg.parts import MMSEG_HEAD_ARGUMENTS, UNSUPPORTED_HEADS
 from composer.cli.main import main
 from composer.layouts import Feature
+from composer.parts.rules import Change
 from tests.law.toys import Toy
 
 PYRAMID = tuple(Feature(channels=c, stride=s) for c, s in ((32, 4), (64, 8), (96, 16), (128, 32)))
@@ -237,7 +238,7 @@ def test_the_least_width_of_a_squeeze(ratio, channels):
     assert int(channels * ratio) > 0
     assert isinstance(composer.contract(head("GCHead", ratio=ratio, channels=channels), PYRAMID), composer.Outputs)
     refused = channels > 1 and composer.contract(head("GCHead", ratio=ratio, channels=channels - 1), PYRAMID)
-    assert not refused or refused.repair == f"channels: {channels}"
+    assert not refused or refused.change == Change("channels", channels)
 
 
 FIELDS = [

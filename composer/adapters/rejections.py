@@ -12,6 +12,7 @@ from composer.errors import suggest
 from composer.layouts import format_count
 from composer.parts.base import Channels, Part
 from composer.parts.rules import Change, Kind, Rejection, RejectionError
+from composer.spec.writer import format_value
 
 
 def reject_network(expected: str, got: str, repair: str, kind: Kind = "raises") -> Rejection:
@@ -119,13 +120,6 @@ def require_known_arguments(part: Part, known: Iterable[str], ignored: Collectio
     return None
 
 
-def format_value(value: Any) -> str:
-    """Return a value as YAML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(list(value) if isinstance(value, tuple) else value)
-
-
 def reject_argument(
     name: str,
     expected: str,
@@ -141,8 +135,7 @@ def reject_argument(
         code=code,
         kind=kind,
         expected=expected,
-        got=None if got is None else format_value(got),
-        repair=f"{name}: {'null' if instead is None else format_value(instead)}",
+        got=got if got is None or isinstance(got, str) else format_value(got),
         change=Change(name, tuple(instead) if isinstance(instead, list) else instead, old),
         about=name,
     )

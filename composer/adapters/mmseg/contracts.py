@@ -106,7 +106,7 @@ def _require_in_index_type(head: Mmseg, arguments: Mapping[str, Any]) -> Rejecti
         )
         concatenates = "input_transform" in head.defaults[head.name]
         change = Change("input_transform", "resize_concat")
-        return evolve(rejection, repair="input_transform: resize_concat", change=change) if concatenates else rejection
+        return evolve(rejection, change=change) if concatenates else rejection
     if isinstance(head.in_index, int) and several:
         return reject_argument("in_index", "takes several maps, so in_index is a list", index, [index], code="type")
     return None
