@@ -73,6 +73,11 @@ def raising(error):
     return function
 
 
+def crop_output(self, image, forward=composer.Model.forward):
+    out = forward(self, image)
+    return out._replace(output=out.output[:, :, 1:])
+
+
 def opening(text, reads=composer.reads):
     with open("/var/composer-is-not-here", encoding="ascii"):
         pass
@@ -104,6 +109,16 @@ BROKEN = {
         "test_vit",
     ),
     "writing raises": (composer, "write", raising(SpecError([])), "write raises nothing but a SpecError", "SpecError"),
+    "building is refused": (
+        composer,
+        "build",
+        raising(SpecError([Problem(code="x", message="m")])),
+        "a valid graph builds",
+        "m",
+    ),
+    "building raises": (composer, "build", raising(ValueError("m")), "build raises nothing but", "ValueError: m"),
+    "another shape": (composer.Model, "forward", crop_output, "forward gives what was inferred", "head is ('b', 3, 2"),
+    "forward raises": (composer.Model, "forward", raising(RuntimeError("m")), "forward at", "m"),
     "time": (oracle, "MAX_SECONDS", -1.0, "read and infer are bounded in time", "they took"),
     "a file": (composer, "reads", opening, "nothing is opened or fetched", "/var/composer-is-not-here"),
     "a socket": (
