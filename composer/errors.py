@@ -131,7 +131,6 @@ class Source:
 MAX_PROBLEMS = 100
 """The number of problems that are reported at once. Finding fixes for thousands would take minutes."""
 
-
 MAX_COMPARED_NAMES = 400
 """The number of known names that an unknown name is compared with."""
 

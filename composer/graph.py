@@ -130,20 +130,16 @@ RESERVED_NAMES = frozenset(
 )
 """Names that torch's modules and containers, or the built model, have themselves, so no node may bear them."""
 
-
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """A segment of a node's name."""
-
 
 PATH_PATTERN = re.compile(
     rf"{NAME_PATTERN.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?(?:\.{NAME_PATTERN.pattern}(?:\[(?:0|[1-9][0-9]{{0,3}})\])?)*"
 )
 """A node's name: segments with dots, each perhaps with an index: `encoder`, `necks[0]`, `aux.early.decoder`."""
 
-
 MAX_NAME_LENGTH = 256
 """How long a node's name may be."""
-
 
 MAX_ENCODERS = 32
 """How many encoders a graph has: what one of them gives may take a second to find out."""

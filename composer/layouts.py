@@ -17,7 +17,6 @@ CHANNELS_LAST = "b h w c"
 TOKENS = "b n c"
 VECTOR = "b c"
 
-
 FRAMES = "b c t h w"
 """The layout of an image with frames. Features per frame have the frames behind the batch instead: `"b t …"`."""
 

@@ -31,10 +31,8 @@ from composer.spec.writer import get_non_default_fields
 MAX_NECKS = 4
 """The longest path: reshape tokens of frames, pool the frames, select levels, make a pyramid."""
 
-
 MAX_BRANCHES, MAX_LEVELS = 4, 32
 """The largest join that is searched: the work grows exponentially with branches and quadratically with levels."""
-
 
 Accepts = Callable[[Features], bool]
 

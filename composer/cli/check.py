@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 EXAMPLE_SIDE = 224
 """A side of the example image, before padding."""
 
-
 UNALIGNED_SIZE = (225, 300)
 """An example that most graphs have to pad."""
 

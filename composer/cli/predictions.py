@@ -18,9 +18,7 @@ from composer.parts import ASPPRegressionHead, Part, RegressionHead, ScalarHead
 
 Array = NDArray[Any]
 
-
 Colour = tuple[int, int, int]
-
 
 CLASS_COLOURS: tuple[Colour, ...] = (
     (62, 95, 138),
@@ -38,17 +36,13 @@ CLASS_COLOURS: tuple[Colour, ...] = (
 )
 """The colours of the first classes; those of further ones are computed."""
 
-
 RAMP = np.array([(41, 18, 84), (49, 77, 150), (27, 136, 150), (87, 190, 108), (251, 232, 88)], dtype=np.float64)
 """The colours of values from low to high, ever lighter."""
 
-
 NO_DATA_COLOUR: Colour = (205, 205, 205)
-
 
 MAX_VALUE_MAPS = 4
 """Maps of values that are shown of one output; a message names the number of all."""
-
 
 MAX_CLASSES, MAX_LEGEND_CLASSES, MAX_SCALARS = 5, 8, 8
 """Classes that are printed and drawn, and numbers that are printed, of one prediction."""
@@ -180,16 +174,12 @@ def render_values(values: Array, low: float, high: float) -> NDArray[np.uint8]:
 
 INK: Colour = (28, 28, 30)
 
-
 PAPER: Colour = (255, 255, 255)
-
 
 PANEL_MARGIN, TITLE_HEIGHT, LINE_HEIGHT, SWATCH_SIZE, MIN_PANEL_WIDTH = 28, 40, 28, 16, 320
 """Pixels of a sheet."""
 
-
 TITLE_SIZE, TEXT_SIZE = 22, 17
-
 
 MAX_PICTURE_SIDE, MIN_PICTURE_SIDE = 1024, 384
 """The longer side of a picture as it is drawn."""

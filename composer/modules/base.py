@@ -57,7 +57,6 @@ _WITH_GENERATOR_ARGUMENT: frozenset[Callable[..., Any]] = frozenset(
      torch.multinomial, torch.normal, torch.poisson, torch.rand, torch.randint, torch.randn, torch.randperm)
 )  # fmt: skip
 
-
 _WITHOUT_GENERATOR_ARGUMENT: frozenset[Callable[..., Any]] = frozenset(
     (torch.rand_like, torch.randn_like, torch.randint_like, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
      F.alpha_dropout, F.feature_alpha_dropout, F.rrelu)

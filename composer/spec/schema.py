@@ -37,7 +37,6 @@ UNSUPPORTED_KEYS: Mapping[str, str] = {
 }
 """Keys that are never a misspelling of another, however similar, with what to do instead."""
 
-
 N = TypeVar("N", MappingNode, SequenceNode)
 
 

@@ -22,33 +22,24 @@ from composer.tensors import CONVERT_HINT, SAVE_AGAIN_HINT, SAVE_STATE_DICT_HINT
 
 ZIP_MAGIC = b"PK\x03\x04"
 
-
 MAX_DIRECTORY_BYTES = 2**22  # 60 for each record, so 70,000 records
-
 
 MAX_PICKLE_BYTES = 2**26
 
-
 MAX_STEPS = 750_000  # 61 for each tensor, so 12,000 tensors
-
 
 CALL_STEPS = 16  # a call takes as long as this many other instructions
 
-
 MAX_NAME_LENGTH = 1000
-
 
 _DTYPE_NAMES = """
     bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 bfloat16 float16 float32 float64 complex64 complex128
     float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz
 """
 
-
 READ_DTYPES = {name: getattr(torch, name) for name in _DTYPE_NAMES.split()}
 
-
 _STORAGES = torch.storage._storage_type_to_dtype_map()
-
 
 _DTYPES: Mapping[str, torch.dtype] = {
     **{name: dtype for name, dtype in _STORAGES.items() if dtype in READ_DTYPES.values()},
@@ -57,12 +48,9 @@ _DTYPES: Mapping[str, torch.dtype] = {
 }
 """The number types by the names that a pickle has for them: `float32` and `FloatStorage`."""
 
-
 _TORCH_MODULES = ("torch", "torch.storage", "torch._utils", "torch._tensor")
 
-
 _TENSOR_REBUILDERS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
-
 
 _PARAMETER_REBUILDERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 
@@ -227,9 +215,7 @@ _KEPT_INSTRUCTIONS = """
     BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL
 """
 
-
 _REPLACED_INSTRUCTIONS = "FRAME SETITEM SETITEMS BINPERSID REDUCE NEWOBJ_EX"
-
 
 _EQUAL_INSTRUCTIONS = {
     "BUILD": "POP",
@@ -360,17 +346,13 @@ def _is_tensor(value: Any) -> bool:
 MAX_HEADER_BYTES = 2**24
 """The size of a safetensors header, which has about 150 bytes for each tensor: this is 100,000."""
 
-
 MAX_SIZE_RATIO = 4
 """How many times as large as a file its tensors may be: those that share memory are counted each."""
 
-
 SHARD_INDEX_SUFFIX = ".index.json"
-
 
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 """The keys under which a checkpoint may hold the state dict."""
-
 
 _LFS_POINTER = b"version https://git-lfs."
 

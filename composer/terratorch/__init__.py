@@ -25,9 +25,7 @@ _NAMES_BY_MODULE = {
     "translation": "Translation translate",
 }
 
-
 _MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
-
 
 __all__ = sorted(_MODULE_BY_NAME)
 

@@ -102,7 +102,6 @@ def _resolve_frame_count(arguments: Arguments, neck: TemporalPooling | None, rep
 
 Describe = Callable[[ProbedEncoder, int], EncoderInfo | Rejection]
 
-
 _TERRATORCH_FAMILIES = "prithvi terramind clay dofa dinov3 satlas seco fmow ssl4eol ssl4eos12 heliofm"
 
 TERRATORCH_PREFIXES = (*(f"{family}_" for family in _TERRATORCH_FAMILIES.split()), "IdentityBackbone", "UNet")

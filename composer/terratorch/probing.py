@@ -26,7 +26,6 @@ DEFAULT_SIDE = 224
 EXTRA_PIXELS = 192
 """Pixels more, which are a whole number of cells of each stride that networks have."""
 
-
 ProbedModule = tuple[Custom, tuple[Neck, ...]]
 """A module as a declared encoder, and the necks that do what its own hook does."""
 

@@ -40,7 +40,6 @@ from composer.terratorch.decoders import BranchBuilder
 
 _COMPONENT_ARGUMENTS = ("backbone_kwargs", "decoder_kwargs", "head_kwargs")
 
-
 FACTORY_ARGUMENTS = (
     *("task", "backbone", "decoder", "num_classes", "num_outputs", "necks", "aux_decoders"),
     *("rescale", "image_size_out", "peft_config", *_COMPONENT_ARGUMENTS),
@@ -178,7 +177,6 @@ def _build_branches(
 
 
 UNUSED_ATTENTION = "TerraTorch's U-Net has an attention here that it never runs"
-
 
 _PEFT_PREFIX = "base_model.model."
 

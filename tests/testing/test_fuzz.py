@@ -54,7 +54,11 @@ def test_whatever_a_text_says_it_is_answered(strategy):
     assert answers - {None}
 
 
-@pytest.mark.parametrize("text", BUILTIN_SEEDS, ids=["chain", "tokens", "shared", "frames"])
+LARGE = "encoder: timm/resnet18\ndecoder: {FCNDecoder: {channels: 4096}}\nhead: RegressionHead\n"
+"""A model that is inferred, and too large to be run here."""
+
+
+@pytest.mark.parametrize("text", [*BUILTIN_SEEDS, LARGE], ids=["chain", "tokens", "shared", "frames", "large"])
 def test_a_valid_text_has_no_problems(text):
     assert evaluate_text(text, os.environ["COMPOSER_CACHE"]) is None
 

@@ -52,7 +52,6 @@ from composer.sizes import SizeConstraint
 TORCHGEO_WRAPPERS = (DOFAEncoderWrapper, ResNetEncoderWrapper, SwinEncoderWrapper, ViTEncoderWrapper)
 """TerraTorch's wrappers of torchgeo's networks. They keep the origin of their weights, and the levels requested."""
 
-
 _TIMM_FACTORIES = {factory.__name__: factory for factory in (clay_v1_base, prithvi_swin_B, prithvi_swin_L)}
 
 
@@ -146,7 +145,6 @@ def _list_extra_inputs(network: Any) -> frozenset[str]:
 CoordinateShapes = Mapping[str, tuple[tuple[int, ...], str]]
 """By the name of an argument, the shape that it must have, and its meaning."""
 
-
 COORDINATE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """The types of coordinates that TerraTorch's encoding of them accepts."""
 
@@ -222,7 +220,6 @@ def _is_finite(value: Tensor) -> bool:
 
 TERRATORCH_DEFAULT_SIDE = 224
 """The side of an image where no option names one."""
-
 
 CLAY_DEFAULT_SIDE = 256
 """The side of an image that Clay is made for: its `img_size` in TerraTorch."""

@@ -54,7 +54,6 @@ def read_folder_weights(folder: Path) -> dict[str, Tensor]:
 ADDED_NORMS = "hidden_states_norms."
 """The norms after each stage. Checkpoints of classifiers lack them, and they keep their initial weights."""
 
-
 HOOKS_MODULE = "transformers.utils.output_capturing"
 """The module whose hooks collect the hidden states. A network without them gets them when it next runs."""
 
