@@ -102,9 +102,9 @@ class Problem:
 
     def __str__(self) -> str:
         """`file:line:column: error[code] path: message`, and the repair on a line of its own."""
-        return self.said("error")
+        return self.format("error")
 
-    def said(self, severity: str) -> str:
+    def format(self, severity: str) -> str:
         """Return the problem with another severity, such as `note`."""
         place = f"{self.place}: " if str(self.place) else ""
         path = f" {make_printable(_truncate_text(self.place.path))}:" if self.place.path else ""
@@ -119,7 +119,7 @@ class Source:
     file: str | None = None
     marks: dict[str, tuple[int, int]] = field(factory=dict, repr=False)
 
-    def place(self, path: str) -> Place:
+    def locate(self, path: str) -> Place:
         """Return the place of `path`, or of what encloses it if the text does not contain it (a default, say)."""
         enclosing = path
         while enclosing and enclosing not in self.marks:

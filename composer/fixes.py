@@ -67,12 +67,12 @@ def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None 
     """
     require_graph(graph)
     describe = resolve_describe(describe)
-    walk = run_inference(graph, describe)
-    draft = find_draft(walk) if walk.rejections else Draft(graph)
+    state = run_inference(graph, describe)
+    draft = find_draft(state) if state.rejections else Draft(graph)
     try:
         if draft is not None:
             return infer(draft.graph, describe).graph
-        walk.to_typed_graph()
+        state.to_typed_graph()
     except SpecError as error:
         message = "no necks, widths or levels of the encoder solve these problems."
         raise SpecError(
@@ -81,33 +81,33 @@ def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None 
     return graph
 
 
-def find_fixes(walk: Inference) -> dict[str, Fix]:
+def find_fixes(state: Inference) -> dict[str, Fix]:
     """Return a fix for each rejected node: its share of the edits that solve all, else those that it needs alone."""
-    draft = find_draft(walk)
+    draft = find_draft(state)
     if draft is None:
         alone = {
-            name: _find_local_edits(walk, _get_node(walk.graph, name))
-            for name in islice(walk.rejections, MAX_CANDIDATES)
+            name: _find_local_edits(state, _get_node(state.graph, name))
+            for name in islice(state.rejections, MAX_CANDIDATES)
         }
-        return {name: Fix(edits, _format_edits(walk.graph, name, edits)) for name, edits in alone.items() if edits}
-    shares: dict[str, tuple[Edit, ...]] = dict.fromkeys(walk.rejections, ())
+        return {name: Fix(edits, _format_edits(state.graph, name, edits)) for name, edits in alone.items() if edits}
+    shares: dict[str, tuple[Edit, ...]] = dict.fromkeys(state.rejections, ())
     first = next(iter(shares))
     for name, edit in draft.edits:
         # A node that only an edit led to is not among the problems; its edits belong to the first of them.
         owner = name if name in shares else first
         shares[owner] = (*shares[owner], edit)
-    texts = {name: _format_edits(walk.graph, name, edits) for name, edits in shares.items()}
+    texts = {name: _format_edits(state.graph, name, edits) for name, edits in shares.items()}
     # A problem that the edits of another solve has the same text.
     solving = next(text for text in texts.values() if text)
     return {name: Fix(edits, texts[name] or solving) for name, edits in shares.items()}
 
 
-def find_draft(walk: Inference) -> Draft | None:
+def find_draft(state: Inference) -> Draft | None:
     """Return the cheapest draft in which no node is rejected and some image size fits; None if there is none."""
     order = count()
-    waiting: list[tuple[float, int, Draft | Iterator[Candidate]]] = [(0.0, next(order), Draft(walk.graph))]
+    waiting: list[tuple[float, int, Draft | Iterator[Candidate]]] = [(0.0, next(order), Draft(state.graph))]
     seen: set[Graph] = set()
-    drafts = MAX_DRAFTS * SMALL_GRAPH // max(len(walk.graph.nodes), SMALL_GRAPH)
+    drafts = MAX_DRAFTS * SMALL_GRAPH // max(len(state.graph.nodes), SMALL_GRAPH)
     while waiting and len(seen) <= drafts:
         cost, _, entry = heappop(waiting)
         if not isinstance(entry, Draft):
@@ -116,7 +116,7 @@ def find_draft(walk: Inference) -> Draft | None:
         if entry.graph in seen:
             continue
         seen.add(entry.graph)
-        current = walk if entry.graph is walk.graph else run_inference(entry.graph, walk.describe)
+        current = state if entry.graph is state.graph else run_inference(entry.graph, state.describe)
         if not current.rejections:
             if current.find_sizes() is not None:
                 return entry
@@ -137,19 +137,19 @@ def _push_next(candidates: Iterator[Candidate], waiting: list[tuple[float, int, 
     heappush(waiting, (bound, next(order), candidates))
 
 
-def _propose(walk: Inference, draft: Draft, cost: float) -> list[Iterator[Candidate]]:
+def _propose(state: Inference, draft: Draft, cost: float) -> list[Iterator[Candidate]]:
     """Return drafts in which the first rejected part gets what it accepts, or other levels to choose from."""
-    node = next(node for node in walk.graph.nodes if node.name in walk.rejections)
-    rejection = walk.rejections[node.name]
+    node = next(node for node in state.graph.nodes if node.name in state.rejections)
+    rejection = state.rejections[node.name]
     if not isinstance(node.part, Part) or node.named or not _is_fixable(rejection):
         return []
-    streams = [_propose_levels(walk, draft, node, source) for source in node.positional]
+    streams = [_propose_levels(state, draft, node, source) for source in node.positional]
     if len(node.positional) > 1:
-        streams.append(_align_inputs(walk, draft, node))
+        streams.append(_align_inputs(state, draft, node))
     elif node.positional:
-        streams.append(_propose_necks(walk, draft, node, ()))
+        streams.append(_propose_necks(state, draft, node, ()))
         if isinstance(node.part, Head):
-            streams.append(_propose_necks(walk, draft, node, (IdentityDecoder(),)))
+            streams.append(_propose_necks(state, draft, node, (IdentityDecoder(),)))
     return [((cost + bound, cost + own, drafts) for bound, own, drafts in stream) for stream in streams]
 
 
@@ -159,22 +159,22 @@ def _is_fixable(rejection: Rejection) -> bool:
     return not advises or rejection.code not in ADVISED
 
 
-def _propose_necks(walk: Inference, draft: Draft, node: Node, last: tuple[Part, ...]) -> Iterator[Candidate]:
+def _propose_necks(state: Inference, draft: Draft, node: Node, last: tuple[Part, ...]) -> Iterator[Candidate]:
     """Drafts with necks, and then the parts `last`, in front of a node, if it accepts what they emit."""
     (source,) = node.positional
-    rejection = walk.rejections[node.name]
+    rejection = state.rejections[node.name]
     repeats = int(rejection.code != "count" or rejection.change is not None)
     accepted = 0
-    for path in expand_paths([NeckPath(0, 0.0, (), walk.features[source])]):
+    for path in expand_paths([NeckPath(0, 0.0, (), state.features[source])]):
         parts = (*path.necks, *last)
         features = apply_part(last[0], path.features) if last else path.features
-        found = None if features is None else find_change(walk.parts[node.name], features)
+        found = None if features is None else find_change(state.parts[node.name], features)
         # One level may be repeated, but not where a part asks for more of them.
         if found is None or path.necks.count(AddBottleneckLayer()) > repeats:
             yield len(parts), 0.0, ()
             continue
         change, extra = found
-        cost = len(parts) + path.cost + compute_loss(walk.features[source], path) + extra
+        cost = len(parts) + path.cost + compute_loss(state.features[source], path) + extra
         yield len(parts), cost, tuple(_insert(_set_field(draft, node, change), node.name, source, parts))
         accepted += 1
         if accepted == MAX_CANDIDATES:
@@ -231,10 +231,10 @@ def _insert(draft: Draft, name: str, source: str, parts: Sequence[Part]) -> Iter
         yield Draft(graph, (*draft.edits, (name, edit)))
 
 
-def _align_inputs(walk: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:
+def _align_inputs(state: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:
     """Drafts in which the branches that a part joins are brought to the same layouts and strides."""
-    part = walk.parts[node.name]
-    branches = [walk.features[source] for source in node.positional]
+    part = state.parts[node.name]
+    branches = [state.features[source] for source in node.positional]
     for paths in islice(
         align_branches(branches, lambda *inputs: apply_part(part, *inputs) is not None), MAX_CANDIDATES
     ):
@@ -246,15 +246,15 @@ def _align_inputs(walk: Inference, draft: Draft, node: Node) -> Iterator[Candida
         yield length, length + sum(path.cost for path in paths) + loss, (aligned,)
 
 
-def _propose_levels(walk: Inference, draft: Draft, node: Node, source: str) -> Iterator[Candidate]:
+def _propose_levels(state: Inference, draft: Draft, node: Node, source: str) -> Iterator[Candidate]:
     """Drafts in which the encoder that a node takes from, perhaps through necks, emits other levels."""
-    encoder = _find_encoder(walk.graph, source)
+    encoder = _find_encoder(state.graph, source)
     if encoder is None:
         return
     part = encoder.part
     assert isinstance(part, Timm)
     cost = 1.0 + (DETOUR_COST if part.out_indices is None else REWRITE_COST)
-    for indices in list_level_choices(part, walk.facts[encoder.name]):
+    for indices in list_level_choices(part, state.facts[encoder.name]):
         edit = SetField(encoder.name, "out_indices", format_value(indices))
         graph = _replace_part(draft.graph, encoder.name, evolve(part, out_indices=indices))
         yield cost, cost, (Draft(graph, (*draft.edits, (node.name, edit))),)
@@ -284,13 +284,13 @@ def list_level_choices(encoder: Timm, info: EncoderInfo) -> tuple[tuple[int, ...
     return tuple(indices for indices in chosen if indices != encoder.out_indices)
 
 
-def _find_local_edits(walk: Inference, node: Node) -> tuple[Edit, ...]:
+def _find_local_edits(state: Inference, node: Node) -> tuple[Edit, ...]:
     """Return the edits with which a node accepts its inputs, though the graph stays invalid elsewhere."""
-    is_fixable = node.positional and not node.named and _is_fixable(walk.rejections[node.name])
+    is_fixable = node.positional and not node.named and _is_fixable(state.rejections[node.name])
     if not isinstance(node.part, Part) or not is_fixable:
         return ()
-    draft = Draft(walk.graph)
-    propose = _align_inputs(walk, draft, node) if len(node.positional) > 1 else _propose_necks(walk, draft, node, ())
+    draft = Draft(state.graph)
+    propose = _align_inputs(state, draft, node) if len(node.positional) > 1 else _propose_necks(state, draft, node, ())
     found = [(cost, drafts[0]) for _, cost, drafts in propose if drafts]
     return tuple(edit for _, edit in min(found, key=lambda one: one[0])[1].edits) if found else ()
 
@@ -330,8 +330,8 @@ def insert_parts(
 ) -> Iterator[tuple[Graph, tuple[str, ...] | None]]:
     """Yield `graph` with `parts` between `before` and its input, and the names of new nodes outside of a chain.
 
-    In a chain the parts join the chain, so that the branches beside it are fed by them too; and where there are
-    branches, or no chain, they stand between those two nodes alone.
+    In a chain the parts join the chain, so that they are in front of its branches too. With branches, or without a
+    chain, they also come between these two nodes alone.
     """
     branches = as_chain(graph)
     if branches is not None:
@@ -343,17 +343,17 @@ def insert_parts(
 def _insert_in_chain(
     graph: Graph, branches: dict[str, tuple[str, ...]], before: Node, parts: Sequence[Part]
 ) -> Iterator[Graph]:
-    aside = [name for names in branches.values() for name in names]
-    trunk = [node for node in graph.nodes if node.name not in aside]
+    branch_names = [name for names in branches.values() for name in names]
+    trunk = [node for node in graph.nodes if node.name not in branch_names]
     names = [node.name for node in trunk]
     ends = [name for name in ("decoder", "head") if name in names]
     at = names.index(before.name) if before.name in names else len(names) - len(ends)
-    every = {node.name: node.part for node in graph.nodes}
-    placed = [*(node.part for node in trunk[:at]), *parts, *(node.part for node in trunk[at:])]
+    by_name = {node.name: node.part for node in graph.nodes}
+    ordered = [*(node.part for node in trunk[:at]), *parts, *(node.part for node in trunk[at:])]
     try:
         yield chain(
-            *placed,  # type: ignore[arg-type]
-            aux={label: tuple(every[name] for name in names) for label, names in branches.items()},  # type: ignore[misc]
+            *ordered,  # type: ignore[arg-type]
+            aux={label: tuple(by_name[name] for name in names) for label, names in branches.items()},  # type: ignore[misc]
             input=graph.inputs[0][1],
             rescale=graph.rescale,
             crop=graph.crop,
@@ -373,8 +373,8 @@ def _insert_between(graph: Graph, before: Node, source: str, parts: Sequence[Par
         source = name
     first = before.sources[0] if not new else new[0].inputs[0]
     place = graph.nodes.index(before)
-    fed = evolve(before, inputs=_replace_source(before, str(first), source))
-    nodes = (*graph.nodes[:place], *new, fed, *graph.nodes[place + 1 :])
+    rewired = evolve(before, inputs=_replace_source(before, str(first), source))
+    nodes = (*graph.nodes[:place], *new, rewired, *graph.nodes[place + 1 :])
     return evolve(graph, nodes=nodes), tuple(node.name for node in new)
 
 
@@ -389,5 +389,5 @@ def _to_snake_case(name: str) -> str:
 
 
 def _make_unique_name(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it where it is taken."""
+    """Return the name, with a number after it if it is taken."""
     return next(one for one in (name, *(f"{name}_{number}" for number in range(2, 10_000))) if one not in taken)

@@ -31,7 +31,7 @@ def find_structural_problems(graph: Graph) -> Iterator[Problem]:
         yield Problem(
             code="cycle",
             message=f"nodes take from each other in a circle: {' → '.join(cycle)}.",
-            place=graph.source.place(cycle[0]),
+            place=graph.source.locate(cycle[0]),
             repair=f"break the circle where it should begin, with an input of the graph: "
             f"{', '.join(name for name, _ in graph.inputs)}",
         )
@@ -82,7 +82,7 @@ def _find_invalid_names(graph: Graph) -> Iterator[Problem]:
     inside = _map_nested_names(names)
     for name, count in Counter(names).items():
         if message := _explain_invalid_name(name, count, inside):
-            yield Problem(code="name", message=message, place=graph.source.place(name), repair="choose another name")
+            yield Problem(code="name", message=message, place=graph.source.locate(name), repair="choose another name")
 
 
 def _map_nested_names(names: list[str]) -> dict[str, str]:
@@ -141,13 +141,13 @@ def _find_excess_encoders(graph: Graph) -> Iterator[Problem]:
         yield Problem(
             code="limit",
             message=f"a graph has at most {MAX_ENCODERS} encoders (got {len(encoders):,}).",
-            place=graph.source.place(encoders[MAX_ENCODERS].name),
+            place=graph.source.locate(encoders[MAX_ENCODERS].name),
             repair="let nodes share the weights of one: share: NODE in place of a part",
         )
 
 
 def _build_reference_problem(graph: Graph, path: str, message: str, repair: str) -> Problem:
-    return Problem(code="reference", message=message, place=graph.source.place(path), repair=repair)
+    return Problem(code="reference", message=message, place=graph.source.locate(path), repair=repair)
 
 
 def _iter_sources(node: Node) -> Iterator[tuple[str, str]]:
@@ -165,7 +165,7 @@ def _build_unknown_name_problem(graph: Graph, path: str, name: str, known: list[
     return Problem(
         code="reference",
         message=f"there is no {what} {name!r}{other if name in inputs or path.endswith('.share') else ''}.",
-        place=graph.source.place(path),
+        place=graph.source.locate(path),
         got=name,
         repair=suggest(name, known),
     )
@@ -199,7 +199,7 @@ def _find_unused_nodes(graph: Graph) -> Iterator[Problem]:
             yield Problem(
                 code="unused",
                 message=f"nothing that leaves the graph needs {name}.",
-                place=graph.source.place(name),
+                place=graph.source.locate(name),
                 repair="take from it, name it in outputs, or leave it out",
             )
 
@@ -246,7 +246,7 @@ def build_conflict_problem(graph: Graph, conflict: Conflict) -> Problem:
         code="sizes",
         message=f"no image size suits both: {conflict.first} takes {conflict.first_sizes}; "
         f"{conflict.second} takes {conflict.second_sizes}.",
-        place=graph.source.place(conflict.second),
+        place=graph.source.locate(conflict.second),
         expected=str(conflict.first_sizes),
         got=str(conflict.second_sizes),
         repair="change the input's size or the encoder's img_size to one that both take",
@@ -275,7 +275,7 @@ def _find_missing_heads(graph: Graph, features: Mapping[str, Features], parts: M
             yield Problem(
                 code="head",
                 message=f"{get_part_name(part)} gives features; a head must turn them into a prediction.",
-                place=graph.source.place(name),
+                place=graph.source.locate(name),
                 expected="a head after it",
                 got="none",
                 repair="add a head; EmbeddingHead gives features as they are",
@@ -298,7 +298,7 @@ def _find_invalid_outputs(
         yield Problem(
             code="output",
             message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {describe_features(given)}.',
-            place=graph.source.place(name),
+            place=graph.source.locate(name),
             expected="one map or one vector",
             got=describe_features(given),
             repair=f"{way}; or head: EmbeddingHead, which gives features as they are",
@@ -315,7 +315,7 @@ def _find_invalid_crop(
         yield Problem(
             code="crop",
             message="crop keeps the centre of output at the image's size, and no output is at it.",
-            place=graph.source.place("crop"),
+            place=graph.source.locate("crop"),
             repair="leave crop out" if graph.rescale else "rescale: true",
         )
 

@@ -50,7 +50,7 @@ def build_rejection_problem(
     return Problem(
         code=rejection.code,
         message=f"{subject} {rejection.expected}{said if got else ''}.",
-        place=graph.source.place(path),
+        place=graph.source.locate(path),
         expected=rejection.expected,
         got=got,
         repair=fix or rejection.repair or _format_change(rejection.change),
@@ -72,10 +72,10 @@ def run_inference(graph: Graph, describe: Describe) -> Inference:
     problems = truncate_problems(find_structural_problems(graph))
     if problems:
         raise SpecError(problems)
-    walk = Inference(graph, describe)
+    inference = Inference(graph, describe)
     for node in sort_nodes(graph):
-        walk.infer_node(node)
-    return walk
+        inference.infer_node(node)
+    return inference
 
 
 @define

@@ -46,7 +46,7 @@ def spec(text):
 
 
 def notes(text):
-    return [note.said("note") for note in imported(text).notes]
+    return [note.format("note") for note in imported(text).notes]
 
 
 def refusal(text):

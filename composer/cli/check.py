@@ -311,7 +311,7 @@ def import_terratorch(config: str, out: str | None) -> None:
     path = None if out is None else check_writable(out, SPEC_SUFFIXES, [("config", config)])
     translation = read_config(config)
     for note in translation.notes:
-        log(note.said("note"))
+        log(note.format("note"))
     spec = write(translation.graph)
     if path is None:
         sys.stdout.write(spec)
