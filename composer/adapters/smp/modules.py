@@ -33,7 +33,7 @@ from composer.modules.encoders import TransparentWrapper
 from composer.parts import EncoderInfo
 from composer.parts.encoders import get_weights_file
 from composer.parts.registry import drop_warnings
-from composer.parts.rules import Rejection, RejectionError
+from composer.parts.rules import Rejection, RejectionError, is_map
 from composer.tensors.matching import LoadedWeights, Match, MismatchError, TensorState, match
 
 
@@ -225,28 +225,28 @@ class SmpDecoder(nn.Module):
     """A decoder of smp over maps, finest first. It drops the first `dropped` maps.
 
     In the place of `missing` levels it passes maps without channels, as smp's encoders do, each with twice the cells
-    of the next. A first feature that is not a map is not used, and takes their place.
+    of the next; with `repeats`, it passes the first feature, which is not a map and is not used.
     """
 
-    def __init__(self, decoder: nn.Module, missing: int, dropped: int) -> None:
+    def __init__(self, decoder: nn.Module, missing: int, dropped: int, *, repeats: bool) -> None:
         super().__init__()
         # Published weights are named decoder._smp_decoder.
         self._smp_decoder = decoder
         self.missing = missing
         self.dropped = dropped
+        self.repeats = repeats
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return one map for maps `(b, c_i, h_i, w_i)`."""
         used = features[self.dropped :]
         factors = [2**steps for steps in range(self.missing, 0, -1)]
-        return (self._smp_decoder([*(_make_empty_level(used[0], factor) for factor in factors), *used]),)
+        missing = [used[0] if self.repeats else _make_empty_level(used[0], factor) for factor in factors]
+        return (self._smp_decoder([*missing, *used]),)
 
 
-def _make_empty_level(x: Tensor, factor: int) -> Tensor:
-    if x.dim() != 4:
-        return x
-    batch, _, height, width = x.shape
-    return x.new_empty(batch, 0, height * factor, width * factor)
+def _make_empty_level(x_BCHW: Tensor, factor: int) -> Tensor:
+    batch, _, height, width = x_BCHW.shape
+    return x_BCHW.new_empty(batch, 0, height * factor, width * factor)
 
 
 class SmpDPT(nn.Module):
@@ -304,7 +304,8 @@ def _(part: Smp, features: Features) -> nn.Module:
         decoder = create(**arguments, **({depth: levels.depth} if depth else {}))
         if not part.name.startswith("DeepLab"):  # which smp leaves as torch initialises them
             _init_decoder(decoder)
-        return SmpDecoder(decoder, levels.first, dropped=len(features) - len(levels.features))
+        dropped = len(features) - len(levels.features)
+        return SmpDecoder(decoder, levels.first, dropped, repeats=not is_map(levels.features[0]))
 
 
 def _rename_arguments(part: Smp) -> dict[str, Any]:
