@@ -26,12 +26,13 @@ from composer.parts import (
 )
 from composer.parts.base import contract
 from composer.parts.rules import Rejection
+from composer.parts.validators import MAX_LEVELS
 from composer.spec.writer import get_non_default_fields
 
 MAX_NECKS = 4
 """The longest path: reshape tokens of frames, pool the frames, select levels, make a pyramid."""
 
-MAX_BRANCHES, MAX_LEVELS = 4, 32
+MAX_BRANCHES, MAX_BRANCH_LEVELS = 4, 32
 """The largest join that is searched: the work grows exponentially with branches and quadratically with levels."""
 
 Accepts = Callable[[Features], bool]
@@ -95,9 +96,9 @@ def align_branches(branches: Sequence[Features], accept: Callable[..., bool]) ->
     """Yield a path for each of several branches to features that can be joined, the cheapest first.
 
     `accept` gets the features of all branches, which have the same layouts and strides by then. More than
-    `MAX_BRANCHES` branches, or `MAX_LEVELS` levels, are not searched.
+    `MAX_BRANCHES` branches, or `MAX_BRANCH_LEVELS` levels, are not searched.
     """
-    if len(branches) > MAX_BRANCHES or any(len(features) > MAX_LEVELS for features in branches):
+    if len(branches) > MAX_BRANCHES or any(len(features) > MAX_BRANCH_LEVELS for features in branches):
         return iter(())
     grids: list[dict[Any, list[NeckPath]]] = [{} for _ in branches]
     for found, features in zip(grids, branches, strict=True):
@@ -159,7 +160,11 @@ def _iter_permutations(axes: str) -> Iterator[tuple[Neck, float]]:
 
 
 def _iter_level_selections(features: Features) -> Iterator[tuple[Neck, float]]:
-    """Yield selections of fewer levels, evenly spaced or in a row, coarse ones first; or all levels, finest first."""
+    """Yield selections of fewer levels, evenly spaced or in a row, coarse ones first; or all levels, finest first.
+
+    Of more levels than `SelectIndices` can name, the last ones are left out.
+    """
+    features = features[:MAX_LEVELS]
     levels = len(features)
     strides = [feature.stride or 0 for feature in features]
     if strides != sorted(strides):

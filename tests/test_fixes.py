@@ -15,6 +15,7 @@ from composer.errors import Fix
 from composer.layouts import Feature
 from composer.neck_paths import apply_part as after
 from composer.neck_paths import find_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
+from composer.parts import SelectIndices
 from composer.parts.base import contract
 from composer.parts.rules import Rejection
 
@@ -618,6 +619,19 @@ def test_the_best_way_is_written_as_a_spec_writes_it():
     assert format_necks_entry((*necks, TAKERS[4])) == (
         "necks: [SelectIndices: {indices: [2, 5, 8, 11]}, LearnedInterpolateToPyramidal]"
     )
+
+
+MANY = {
+    "of one stride": flat(65),
+    "the coarsest first": [Feature(channels=8, stride=stride, axes=PLAIN) for stride in range(65, 0, -1)],
+}
+
+
+@pytest.mark.parametrize("features", MANY.values(), ids=MANY)
+def test_only_levels_that_a_spec_can_name_are_selected(features):
+    selections = [neck.indices for neck, _ in iter_candidate_necks(features) if isinstance(neck, SelectIndices)]
+
+    assert max(map(max, selections)) == 63
 
 
 def test_of_a_pyramid_the_coarsest_level_is_picked():
