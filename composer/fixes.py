@@ -26,8 +26,8 @@ MAX_DRAFTS = 200
 SMALL_GRAPH = 30
 """The nodes of a graph of which that many drafts are inferred; of larger ones, fewer are."""
 
-ADVISED = ("argument", "head", "index", "inputs", "limit", "order", "prefix", "type")
-"""Codes of rejections for which the advice of a contract is better than necks or other levels."""
+UNSEARCHED = ("head", "inputs", "limit")
+"""Codes of rejections that no necks and no other levels solve."""
 
 MAX_CANDIDATES = 6
 """The number of neck paths in front of one part that are followed. The cheapest is nearly always right."""
@@ -154,9 +154,9 @@ def _propose(state: Inference, draft: Draft, cost: float) -> list[Iterator[Candi
 
 
 def _is_fixable(rejection: Rejection) -> bool:
-    """Return False for a rejection that its own advice solves better than necks or levels."""
-    advises = rejection.change is None and not (rejection.repair or "necks:").startswith("necks:")
-    return not advises or rejection.code not in ADVISED
+    """Return whether to search necks and levels; not where the contract has advice on a field, which is better."""
+    advises_field = rejection.repair is not None and rejection.about is not None
+    return rejection.change is not None or not (advises_field or rejection.code in UNSEARCHED)
 
 
 def _propose_necks(state: Inference, draft: Draft, node: Node, last: tuple[Part, ...]) -> Iterator[Candidate]:

@@ -26,7 +26,6 @@ from composer.parts.rules import (
     compute_exact_multiple,
     require_indices,
     scale_stride,
-    suggest_necks_to_maps,
     to_exact_grid,
 )
 from composer.parts.validators import BOOL, INDEX, NON_EMPTY, IntRange, convert_int_list
@@ -112,12 +111,8 @@ def _(neck: ReshapeTokensToImage, features: Features) -> ContractResult:
 def _require_tokens_or_maps(features: Features) -> Rejection | None:
     if features and all(f.axes in (TOKENS, MAP, TOKENS_PER_FRAME, MAP_PER_FRAME) for f in features):
         return None
-    repair = suggest_necks_to_maps(features)
     return Rejection(
-        code="layout",
-        kind="raises",
-        expected=f'takes tokens "{TOKENS}", or maps "{MAP}", which pass through',
-        repair=None if repair == "necks: [ReshapeTokensToImage]" else repair,
+        code="layout", kind="raises", expected=f'takes tokens "{TOKENS}", or maps "{MAP}", which pass through'
     )
 
 

@@ -111,12 +111,8 @@ class LearnedInterpolateToPyramidal(Neck):
 @contract.register(LearnedInterpolateToPyramidal)
 def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult:
     if len(features) != 4:
-        return Rejection(
-            code="count",
-            kind="raises",
-            expected="takes exactly four maps",
-            repair=_suggest_four_levels(len(features)),
-        )
+        repair = suggest_more_levels("four levels") if len(features) < 4 else None
+        return Rejection(code="count", kind="raises", expected="takes exactly four maps", repair=repair)
     first, second, third, fourth = features
     # The first two are convolved; the fourth would be pooled along its last two axes, the third passes through.
     unpooled: Kind = "policy" if is_map(fourth) else "wrong_output"
@@ -136,12 +132,6 @@ def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult
         ),
         sizes=combine(compute_exact_multiple(first, second), least),
     )
-
-
-def _suggest_four_levels(count: int) -> str:
-    if count > 4:
-        return f"necks: [SelectIndices: {{indices: {[round(i * (count - 1) / 3) for i in range(4)]}}}]"
-    return suggest_more_levels("four levels")
 
 
 @frozen(kw_only=True)

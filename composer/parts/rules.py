@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from attrs import evolve, field, frozen
 
-from composer.layouts import MAP, TOKENS, Feature, Features, format_count
+from composer.layouts import MAP, Feature, Features, format_count
 from composer.sizes import ANY_SIZE, SizeConstraint
 
 Kind = Literal["raises", "wrong_output", "policy"]
@@ -134,12 +134,10 @@ def is_map(feature: Feature) -> bool:
 def require(
     features: Features, test: Callable[[Feature], bool], takes: str, kind_of_rule: Kind = "raises"
 ) -> Rejection | None:
-    """Reject features that do not all pass `test`, and suggest the neck that fixes their layout."""
+    """Reject features that do not all pass `test`."""
     if features and all(map(test, features)):
         return None
-    pools = features and all("t" in f.axes and test(drop_frames(f)) for f in features)
-    repair = _format_necks([_TEMPORAL_POOLING]) if pools else suggest_necks_to_maps(features)
-    return Rejection(code="layout", kind=kind_of_rule, expected=f"takes {takes}", repair=repair)
+    return Rejection(code="layout", kind=kind_of_rule, expected=f"takes {takes}")
 
 
 def require_maps(features: Features, kind_of_rule: Kind = "raises") -> Rejection | None:
@@ -148,9 +146,8 @@ def require_maps(features: Features, kind_of_rule: Kind = "raises") -> Rejection
 
 
 def require_pyramid_maps(features: Features) -> Rejection | None:
-    """Reject features that are not all maps, and suggest the necks that lead to a pyramid of maps."""
-    refusal = require(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next')
-    return None if refusal is None else evolve(refusal, repair=suggest_necks_to_pyramid(features))
+    """Reject features that are not all maps, where a pyramid of maps is needed."""
+    return require(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next')
 
 
 def require_indices(features: Features, indices: tuple[int, ...], about: str) -> Rejection | None:
@@ -175,13 +172,7 @@ def require_finest_first(features: Features) -> Rejection | None:
     strides = [f.stride for f in features if f.stride is not None]
     if strides == sorted(strides):
         return None
-    order = sorted(range(len(features)), key=lambda index: strides[index])
-    return Rejection(
-        code="order",
-        kind="policy",
-        expected="takes maps finest first, so strides must not decrease",
-        repair=f"necks: [SelectIndices: {{indices: {order}}}]",
-    )
+    return Rejection(code="order", kind="policy", expected="takes maps finest first, so strides must not decrease")
 
 
 def require_doubling_strides(features: Features) -> Rejection | None:
@@ -194,7 +185,6 @@ def require_doubling_strides(features: Features) -> Rejection | None:
         code="stride",
         kind="policy",
         expected="takes maps whose stride doubles from one to the next",
-        repair=suggest_necks_to_pyramid(features),
     )
 
 
@@ -206,47 +196,6 @@ def reject_narrow_maps(expected: str) -> Rejection:
 def suggest_more_levels(wanted: str) -> str:
     """Return the fix for too few levels. A contract does not see the encoder, so both of its fields are named."""
     return f"let the encoder give {wanted}, with its out_indices or its depth"
-
-
-def suggest_necks_to_maps(features: Features) -> str | None:
-    """Return the necks that turn `features` into maps, as written in a file; None where there is no such neck."""
-    return _format_necks(_find_necks_to_maps(features))
-
-
-def suggest_necks_to_pyramid(features: Features) -> str | None:
-    """Return the necks that turn features of one stride into a pyramid of maps; None where there are none."""
-    first, second = _find_necks_to_maps(features), _find_necks_to_pyramid(features)
-    return None if first is None or second is None else _format_necks(first + second)
-
-
-def _format_necks(necks: list[str] | None) -> str | None:
-    return f"necks: [{', '.join(necks)}]" if necks else None
-
-
-_TEMPORAL_POOLING = "TemporalPooling"
-
-
-def _find_necks_to_maps(features: Features) -> list[str] | None:
-    if features and all(map(is_map, features)):
-        return []
-    if features and all(f.axes == TOKENS for f in features):
-        return ["ReshapeTokensToImage"]
-    if features and all("t" in f.axes for f in features):
-        further = _find_necks_to_maps(tuple(map(drop_frames, features)))
-        return None if further is None else [_TEMPORAL_POOLING, *further]
-    if features and all(sorted(f.axes) == sorted(MAP) and f.axes == features[0].axes for f in features):
-        axes = features[0].axes.split()
-        return [f"PermuteDims: {{new_order: {[axes.index(axis) for axis in MAP.split()]}}}"]
-    return None
-
-
-def _find_necks_to_pyramid(features: Features) -> list[str] | None:
-    strides = [f.stride for f in features if f.stride is not None]
-    if all(ratio == 2 for ratio in _compute_ratios(strides)):
-        return []
-    if len(set(strides)) > 1:
-        return None
-    return ["LearnedInterpolateToPyramidal"] if len(features) == 4 else ["InterpolateToPyramidal"]
 
 
 def _compute_ratios(strides: list[Fraction]) -> list[Fraction]:

@@ -77,14 +77,14 @@ def _(neck: AggregateTokens, features: Features) -> ContractResult:
         return refusal
     chosen = tuple(features[index] for index in neck.positions)
     return (
-        _require_grids(chosen, features)
+        _require_grids(chosen)
         or _require_prefix_token(neck, chosen)
         or _require_droppable_prefix(neck, chosen)
         or Outputs(features=[_build_vector(feature) for feature in chosen])
     )
 
 
-def _require_grids(chosen: Features, features: Features) -> Rejection | None:
+def _require_grids(chosen: Features) -> Rejection | None:
     """Reject other layouts: their second to last axis would be pooled as tokens."""
     wrong = [feature for feature in chosen if feature.axes not in GRID_LAYOUTS]
     if not wrong:
@@ -93,20 +93,8 @@ def _require_grids(chosen: Features, features: Features) -> Rejection | None:
         code="layout",
         kind="wrong_output",
         expected=f'takes tokens "{TOKENS}", maps "{MAP}", or either per frame',
-        repair=_suggest_necks_to_grids(wrong[0], features),
+        repair="leave this neck out: a vector has nothing to be pooled" if wrong[0].stride is None else None,
     )
-
-
-def _suggest_necks_to_grids(wrong: Feature, features: Features) -> str | None:
-    """Return the fix that turns a feature into one of the layouts that can be pooled."""
-    if wrong.stride is None:
-        return "leave this neck out: a vector has nothing to be pooled"
-    if len({feature.axes for feature in features}) > 1:
-        # A permutation applies to all features.
-        return None
-    axes = wrong.axes.split()
-    grid = next(grid.split() for grid in GRID_LAYOUTS if set(grid) == set(wrong.axes))
-    return f"necks: [PermuteDims: {{new_order: {[axes.index(axis) for axis in grid]}}}]"
 
 
 def _require_prefix_token(neck: AggregateTokens, chosen: Features) -> Rejection | None:

@@ -150,11 +150,13 @@ def _require_finest_first(call: Call) -> Rejection | None:
         return None
     order = sorted(range(len(strides)), key=strides.__getitem__)
     # FPNHead asserts that the first stride is the smallest, in whatever order the others are.
-    return Rejection(
+    return reject_argument(
+        "in_index",
+        "gives scores at the grid of the first map, so strides must not decrease",
+        None,
+        [call.positions[place] for place in order],
         code="order",
         kind="raises" if call.name == "FPNHead" and strides[0] > min(strides) else "policy",
-        expected="gives scores at the grid of the first map, so strides must not decrease",
-        repair=f"in_index: {[call.positions[place] for place in order]}",
     )
 
 
@@ -163,13 +165,11 @@ def _require_first_feature(call: Call) -> Rejection | None:
     first, refined = call.features[0].stride, call.maps[0].stride
     if (rejection := require_maps(call.features[:1])) or first is None or refined is None or first <= refined:
         return rejection
-    order = sorted(range(len(call.features)), key=lambda place: call.features[place].stride or 0)
     return Rejection(
         code="order",
         kind="policy",
         expected="refines a map with the first of all, so that one must not be coarser",
         got=f"stride {first} for {refined}",
-        repair=f"necks: [SelectIndices: {{indices: {order}}}]",
     )
 
 

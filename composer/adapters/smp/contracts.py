@@ -197,7 +197,6 @@ def _require_max_depth(call: Call) -> Rejection | None:
         kind="policy",
         expected="has gates for the levels up to 5, and would pass over those between them and the last",
         got=f"level {call.levels.depth}",
-        repair=f"necks: [SelectIndices: {{indices: {list(range(6 - call.levels.first))}}}]",
     )
 
 

@@ -15,7 +15,6 @@ from composer.parts.rules import (
     is_map,
     require_finest_first,
     scale_stride,
-    suggest_necks_to_pyramid,
     to_exact_grid,
 )
 
@@ -71,17 +70,11 @@ def require_joinable_maps(levels: Levels, used: Features) -> Rejection | None:
     """Reject maps that do not match the next one doubled: unlike strides that merely double, this raises in smp."""
     strides = [scale_stride(f.stride, 1) for f in used]
     if strides != sorted(strides):
-        only_maps = all(map(is_map, levels.features))
-        rejection = require_finest_first(levels.features if only_maps else used)
+        rejection = require_finest_first(used)
         assert rejection is not None
-        return evolve(rejection, kind="raises", repair=rejection.repair if only_maps else None)
+        return evolve(rejection, kind="raises")
     if not is_doubling(strides):
-        return Rejection(
-            code="stride",
-            kind="raises",
-            expected="takes maps whose stride doubles from one to the next",
-            repair=_suggest_unique_strides(levels) or suggest_necks_to_pyramid(levels.features),
-        )
+        return Rejection(code="stride", kind="raises", expected="takes maps whose stride doubles from one to the next")
     offsets = [to_exact_grid(f).offset for f in used]
     if len(set(offsets)) == 1:
         return None
@@ -94,27 +87,14 @@ def require_joinable_maps(levels: Levels, used: Features) -> Rejection | None:
     )
 
 
-def _suggest_unique_strides(levels: Levels) -> str | None:
-    """Return the neck that keeps one map of each stride, if these double: it drops what `AddBottleneckLayer` adds."""
-    strides = [f.stride for f in levels.features]
-    indices = sorted({strides.index(stride) for stride in strides})
-    unique = [stride for stride in (strides[index] for index in indices) if stride is not None]
-    fewer = 1 < len(indices) < len(strides) and len(unique) == len(indices)
-    return f"necks: [SelectIndices: {{indices: {indices}}}]" if fewer and is_doubling(unique) else None
-
-
 def require_upsampling_factor(levels: Levels) -> Rejection | None:
     """Reject a last map that DeepLabV3Plus cannot enlarge to level 2 by a factor of one of smp's output strides."""
     if _has_upsampling_factor(levels):
         return None
-    counts = range(len(levels.features) - 1, 3 - levels.first, -1) if all(map(is_map, levels.features)) else ()
-    shorter = (count for count in counts if _has_upsampling_factor(Levels(levels.first, levels.features[:count])))
-    count = next(shorter, None)
     return Rejection(
         code="stride",
         kind="raises",
         expected=f"enlarges the last map by {'4 or 2' if levels.depth > 3 else '2'}, to meet the map of level 2",
-        repair=f"necks: [SelectIndices: {{indices: {list(range(count))}}}]" if count else None,
     )
 
 
