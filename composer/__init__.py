@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from composer.graph import Node as Node
     from composer.graph import Shared as Shared
     from composer.graph import chain as chain
+    from composer.inference import TypedGraph as TypedGraph
     from composer.inference import infer as infer
     from composer.layouts import Feature as Feature
     from composer.layouts import Image as Image
@@ -39,12 +40,11 @@ if TYPE_CHECKING:
     from composer.parts.rules import Rejection as Rejection
     from composer.sizes import Padding as Padding
     from composer.sizes import SizeConstraint as SizeConstraint
-    from composer.spec import digest as digest
-    from composer.spec import read as read
-    from composer.spec import reads as reads
-    from composer.spec import write as write
+    from composer.spec.reader import read as read
+    from composer.spec.reader import reads as reads
+    from composer.spec.writer import digest as digest
+    from composer.spec.writer import write as write
     from composer.tensors.matching import LoadedWeights as LoadedWeights
-    from composer.typed_graph import TypedGraph as TypedGraph
     from composer.weights import load as load
     from composer.weights import save as save
 
@@ -61,7 +61,7 @@ _NAMES_BY_MODULE = {
     "encoder_info": "describe",
     "errors": "Place Problem SpecError",
     "graph": "Graph Node Shared chain",
-    "inference": "infer",
+    "inference": "TypedGraph infer",
     "layouts": "Feature Image",
     "limits": "Limits",
     "model": "Model ModelOutput",
@@ -70,9 +70,9 @@ _NAMES_BY_MODULE = {
     "parts.base": "contract",
     "parts.rules": "Outputs Rejection",
     "sizes": "Padding SizeConstraint",
-    "spec": "digest read reads write",
+    "spec.reader": "read reads",
+    "spec.writer": "digest write",
     "tensors.matching": "LoadedWeights",
-    "typed_graph": "TypedGraph",
     "weights": "load save",
 }
 _MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}

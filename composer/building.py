@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from composer.encoder_info import import_adapter
 from composer.errors import SpecError
 from composer.graph import Graph, Node, Shared
-from composer.inference import Describe, build_rejection_problem, infer
+from composer.inference import Describe, TypedGraph, build_rejection_problem, infer
 from composer.layouts import Features
 from composer.limits import Limits, get_free_memory
 from composer.model import Model
@@ -30,7 +30,6 @@ from composer.resources import (
     limit_bytes,
 )
 from composer.sizes import SizeConstraint, intersect
-from composer.typed_graph import TypedGraph
 
 
 def verify_encoders(typed: TypedGraph, modules: Mapping[str, nn.Module]) -> None:

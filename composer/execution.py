@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.graph import Node, Shared, get_module_path
+from composer.inference import TypedGraph, compute_kept_cells, explain_too_large, explain_too_small
 from composer.layouts import Feature, format_count
 from composer.modules.base import crop, pad_axis
 from composer.parts import Custom, Encoder, Part, ProbedEncoder
 from composer.sizes import round_up
-from composer.typed_graph import TypedGraph, compute_kept_cells, explain_too_large, explain_too_small
 
 
 class InputSpec(NamedTuple):

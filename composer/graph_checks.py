@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from inspect import signature
 from itertools import chain, islice
+from typing import Any
 
 from composer.errors import MAX_PROBLEMS, Problem, suggest
 from composer.graph import MAX_ENCODERS, MAX_NAME_LENGTH, PATH_PATTERN, RESERVED_NAMES, Graph, Node, Shared
-from composer.layouts import MAP, MAX_PIXELS, VECTOR, Features, describe_features, is_bounded_stride
-from composer.parts import Decoder, Encoder, IdentityDecoder, Part
+from composer.layouts import MAP, MAX_PIXELS, VECTOR, Features, describe_features, format_count, is_bounded_stride
+from composer.parts import Decoder, Encoder, IdentityDecoder, Part, ProbedEncoder
 from composer.parts.base import get_part_name
 from composer.parts.rules import Rejection, compute_implied_sizes, require
 from composer.sizes import ANY_SIZE, Conflict, SizeConstraint
@@ -322,3 +325,54 @@ def _find_invalid_crop(
 
 def _list_output_nodes(graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))))
+
+
+def reject_inputs(node: Node) -> Rejection:
+    """Reject inputs of another number, or under other names, than the part of a node takes."""
+    if node.named and node.positional:
+        return Rejection(
+            code="inputs",
+            kind="raises",
+            expected="takes its inputs by position or by name, and not both",
+            got=f"{len(node.positional)} by position, {len(node.named)} by name",
+            repair=f"from: {{{', '.join(f'{name}: {source}' for name, source in node.named)}}}",
+        )
+    if node.named:
+        return Rejection(
+            code="inputs",
+            kind="raises",
+            expected="does not take inputs by these names",
+            got=", ".join(name for name, _ in node.named),
+            repair=f"from: [{', '.join(node.sources)}]",
+        )
+    return Rejection(
+        code="inputs",
+        kind="raises",
+        expected="takes one input",
+        got=format_count(len(node.sources), "input"),
+        repair="join them first, with ConcatFeatures or AddFeatures",
+    )
+
+
+def reject_unnamed_images(node: Node, part: ProbedEncoder, images: list[Features]) -> Rejection:
+    """Reject several unnamed images of an encoder that takes them by name."""
+    known = f": {', '.join(part.image_names)}" if part.image_names else ""
+    names = part.find_image_names(tuple(image[0].channels for image in images if image)) or ["NAME"] * len(images)
+    pairs = [*node.named, *zip(names, node.positional, strict=False)]
+    return Rejection(
+        code="inputs",
+        kind="raises",
+        expected=f"takes images by name{known}",
+        got=f"{format_count(len(images), 'image')} without a name",
+        repair=f"from: {{{', '.join(f'{name}: {source}' for name, source in pairs)}}}",
+    )
+
+
+@cache
+def is_callable_with(function: Callable[..., Any], positional: int, named: tuple[str, ...]) -> bool:
+    """Return whether a contract or module takes so many positional inputs and these named ones."""
+    try:
+        signature(function).bind(None, *[None] * positional, **dict.fromkeys(named))
+    except TypeError:
+        return False
+    return True

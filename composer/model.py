@@ -22,10 +22,10 @@ from composer.execution import (
     validate_inputs,
 )
 from composer.graph import Graph
+from composer.inference import TypedGraph
 from composer.modules.base import attach_modules, fold_frames, make_contiguous_for_training, unfold_frames
 from composer.modules.encoders import map_unwrapped_names
 from composer.tensors.matching import LoadedWeights
-from composer.typed_graph import TypedGraph
 
 
 class ModelOutput(NamedTuple):

@@ -17,11 +17,10 @@ from torch.nn.modules.module import (
 
 from composer.errors import Problem
 from composer.graph import Node
-from composer.inference import build_rejection_problem
+from composer.inference import TypedGraph, build_rejection_problem
 from composer.limits import Limits
 from composer.parts import Encoder, Part
 from composer.parts.rules import Rejection, RejectionError
-from composer.typed_graph import TypedGraph
 
 MAX_MODULES = 4_096
 """The maximum number of modules in one network. The largest networks of timm have some 1,800."""

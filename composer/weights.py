@@ -18,8 +18,8 @@ from composer.inference import Describe
 from composer.limits import Limits
 from composer.model import Model, summarize_state
 from composer.parts import PART_REGISTRY, EncoderInfo, Part
-from composer.spec import reads, write
-from composer.spec.reader import SPEC_KEY
+from composer.spec.reader import SPEC_KEY, reads
+from composer.spec.writer import write
 from composer.tensors.files import open_safetensors
 from composer.tensors.matching import list_names
 

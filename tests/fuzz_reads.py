@@ -29,7 +29,8 @@ def take(data: bytes) -> bool:
     Raises whatever is no answer: another error than a SpecError, and a problem that says nothing or stands nowhere.
     """
     from composer.errors import SpecError, make_printable
-    from composer.spec import reads, write
+    from composer.spec.reader import reads
+    from composer.spec.writer import write
     from composer.spec.yaml import decode_text
 
     try:

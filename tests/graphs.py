@@ -40,7 +40,7 @@ from composer.parts import (
 )
 from composer.parts.decoders import UNET_NORMS
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
-from composer.parts.pyramids import INTERPOLATIONS
+from composer.parts.necks import INTERPOLATIONS
 from composer.parts.tokens import AGGREGATIONS, POOLINGS
 from composer.parts.validators import ACTIVATIONS, FINAL_ACTIVATIONS
 from composer.sizes import PADDING_MODES, PADDING_SIDES, Padding

@@ -11,7 +11,8 @@ import composer
 from composer.errors import SpecError
 from composer.graph import chain
 from composer.parts import PARTS, Encoder, Neck, Timm
-from composer.spec import digest, reads, write
+from composer.spec.reader import reads
+from composer.spec.writer import digest, write
 
 
 def four(_, attribute, value):

@@ -22,7 +22,7 @@ STAGES = (
     ("parts",),
     ("graph", "graph_checks"),
     ("spec",),
-    ("neck_paths", "typed_graph", "inference", "encoder_info", "fixes"),
+    ("neck_paths", "inference", "encoder_info", "fixes"),
     ("tensors",),
     ("modules", "resources"),
     ("execution", "model"),
@@ -36,7 +36,7 @@ STAGES = (
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
 TORCH_FREE = re.compile(
-    r"composer\.((errors|layouts|sizes|files|limits|parts|graph|graph_checks|spec|neck_paths|typed_graph"
+    r"composer\.((errors|layouts|sizes|files|limits|parts|graph|graph_checks|spec|neck_paths"
     r"|inference|encoder_info|fixes|compatibility|__init__|__main__)(\.|$)"
     r"|adapters\.rejections$|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$"
     r"|cli\.(__init__|main|terminal|check)$)"

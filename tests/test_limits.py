@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import composer
 from composer.errors import SpecError, make_printable
-from composer.spec import read, reads, write
+from composer.spec.reader import read, reads
+from composer.spec.writer import write
 
 CHAIN = """\
 input: {channels: 6, size: [224, 224]}

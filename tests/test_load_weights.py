@@ -15,8 +15,7 @@ from composer.graph import Graph, Node, Shared
 from composer.layouts import Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder
 from composer.parts.heads import SegmentationHead
-from composer.parts.necks import ConcatFeatures
-from composer.parts.pyramids import AddBottleneckLayer
+from composer.parts.necks import AddBottleneckLayer, ConcatFeatures
 from tests.checkpoints import GRAPH, RESNET, as_terratorch_says, lightning, state_of, trained, unlike
 
 

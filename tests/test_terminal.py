@@ -13,7 +13,7 @@ from PIL import Image
 
 from composer.cli.main import main
 from composer.errors import MAX_MESSAGE_LENGTH, Place, Problem, SpecError, make_printable
-from composer.spec import reads
+from composer.spec.reader import reads
 
 ROOT = Path(__file__).parents[1]
 SPEC = """\

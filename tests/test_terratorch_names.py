@@ -13,8 +13,7 @@ from composer.layouts import Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, UNetDecoder, UperNetDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import RegressionHead, SegmentationHead
-from composer.parts.necks import ReshapeTokensToImage
-from composer.parts.pyramids import AddBottleneckLayer, LearnedInterpolateToPyramidal
+from composer.parts.necks import AddBottleneckLayer, LearnedInterpolateToPyramidal, ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
 from composer.terratorch.translation import UNUSED_ATTENTION, list_tensor_names
 from tests.checkpoints import GRAPH, as_terratorch_says, lightning, state_of, trained, unlike

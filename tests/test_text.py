@@ -13,7 +13,8 @@ from composer.graph import Graph, Node, Shared, chain
 from composer.layouts import Feature, Image
 from composer.parts import PARTS, Custom, FCNDecoder, Neck, RegressionHead, SegmentationHead, SelectIndices, Timm
 from composer.sizes import Padding
-from composer.spec import digest, read, reads, write
+from composer.spec.reader import read, reads
+from composer.spec.writer import digest, write
 from composer.spec.yaml import format_scalar, parse_scalar
 from tests.graphs import AWKWARD, chains, graphs, parts
 

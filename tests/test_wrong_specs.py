@@ -7,7 +7,7 @@ from composer.inference import infer
 from composer.layouts import Feature
 from composer.parts import EncoderInfo, Timm
 from composer.sizes import SizeConstraint
-from composer.spec import reads
+from composer.spec.reader import reads
 from tests.wrong_specs import INFERRED, READ
 
 PYRAMID = tuple(

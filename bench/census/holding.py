@@ -17,7 +17,7 @@ from composer.graph import chain
 from composer.inference import infer
 from composer.layouts import Image
 from composer.parts import EmbeddingHead, Timm
-from composer.typed_graph import TypedGraph
+from composer.inference import TypedGraph
 
 VERIFIED_SIZES = ((96, 160), (288, 192))
 """The images beside those of its own size that a network is fed that takes others, or the next larger that it takes."""

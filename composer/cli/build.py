@@ -22,12 +22,11 @@ from composer.cli.terminal import (
 )
 from composer.errors import make_printable
 from composer.graph import Shared
-from composer.inference import infer
+from composer.inference import TypedGraph, infer
 from composer.layouts import format_count
 from composer.limits import Limits
 from composer.parts import Part
 from composer.spec.reader import is_weights_file
-from composer.typed_graph import TypedGraph
 
 if TYPE_CHECKING:
     from composer.model import Model

@@ -23,8 +23,8 @@ from composer.cli.terminal import (
     write_output_file,
 )
 from composer.errors import Fix, Problem, SpecError, make_printable
+from composer.inference import Shape, TypedGraph
 from composer.layouts import Feature, Rounding
-from composer.typed_graph import Shape, TypedGraph
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,7 +138,7 @@ class Report:
 
     def as_data(self) -> dict[str, Any]:
         """Return the same as plain data, for JSON."""
-        from composer.spec import digest
+        from composer.spec.writer import digest
 
         typed = self.typed
         problems = [_dump_problem(problem) for problem in self.problems]
@@ -258,7 +258,7 @@ def fix_text(text: str, name: str) -> FixedSpec:
 
 def _find_problems(text: str, name: str) -> tuple[Problem, ...]:
     from composer.inference import infer
-    from composer.spec import reads
+    from composer.spec.reader import reads
 
     try:
         infer(reads(text, name=name))
@@ -304,7 +304,7 @@ def import_terratorch(config: str, out: str | None) -> None:
 
     Raises SpecError for a config that cannot be converted, and UsageError for files that cannot be read or written.
     """
-    from composer.spec import write
+    from composer.spec.writer import write
     from composer.terratorch.configs import read_config
 
     check_readable(config)

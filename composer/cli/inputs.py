@@ -14,8 +14,8 @@ from composer.cli.images import Array, Raster, read_raster
 from composer.cli.predictions import NO_DATA_COLOUR
 from composer.cli.terminal import UsageError
 from composer.graph import Shared
+from composer.inference import TypedGraph, explain_too_large
 from composer.layouts import Image, format_count
-from composer.typed_graph import TypedGraph, explain_too_large
 
 Bands = tuple[int, ...]
 

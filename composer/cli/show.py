@@ -11,14 +11,13 @@ from composer.cli.check import build_outputs_table
 from composer.cli.terminal import build_table, get_terminal_width, print_text, read_spec, render
 from composer.errors import make_printable
 from composer.graph import Node, Shared, get_module_path
-from composer.inference import infer
+from composer.inference import TypedGraph, infer
 from composer.layouts import Features, format_count, get_layout_kind
 from composer.parts import Part
 from composer.parts.base import contract, get_part_name
 from composer.parts.rules import Outputs, compute_implied_sizes
 from composer.sizes import ANY_SIZE, SizeConstraint, intersect
 from composer.spec.writer import dump, get_non_default_fields
-from composer.typed_graph import TypedGraph
 
 if TYPE_CHECKING:
     from rich.table import Table

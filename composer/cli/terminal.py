@@ -81,7 +81,7 @@ def read_spec(file: str) -> Graph:
 
     Raises UsageError for a file that cannot be read, and SpecError for an invalid spec.
     """
-    from composer.spec import read
+    from composer.spec.reader import read
 
     check_readable(file)
     return read(file)

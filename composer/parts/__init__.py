@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from composer.parts import base, decoders, encoders, heads, necks, pyramids, tokens
+from composer.parts import base, decoders, encoders, heads, necks, tokens
 from composer.parts.base import Channels as Channels
 from composer.parts.base import get_part_name as get_part_name
 from composer.parts.registry import PartRegistry as PartRegistry
@@ -19,18 +19,17 @@ if TYPE_CHECKING:
     from composer.parts.encoders import *  # noqa: F403
     from composer.parts.heads import *  # noqa: F403
     from composer.parts.necks import *  # noqa: F403
-    from composer.parts.pyramids import *  # noqa: F403
     from composer.parts.tokens import *  # noqa: F403
 
 NECKS: tuple[type[base.Neck], ...] = (
     necks.SelectIndices,
     necks.PermuteDims,
-    pyramids.InterpolateToPyramidal,
-    pyramids.MaxpoolToPyramidal,
+    necks.InterpolateToPyramidal,
+    necks.MaxpoolToPyramidal,
     necks.ReshapeTokensToImage,
-    pyramids.AddBottleneckLayer,
-    pyramids.LearnedInterpolateToPyramidal,
-    pyramids.FeaturePyramidNetworkNeck,
+    necks.AddBottleneckLayer,
+    necks.LearnedInterpolateToPyramidal,
+    necks.FeaturePyramidNetworkNeck,
     tokens.AggregateTokens,
     necks.ConcatFeatures,
     necks.AddFeatures,

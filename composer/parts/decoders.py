@@ -8,7 +8,7 @@ from attrs import evolve, field, frozen
 
 from composer.layouts import MAP, VECTOR, Features, format_count
 from composer.parts.base import Decoder, contract
-from composer.parts.pyramids import LearnedInterpolateToPyramidal
+from composer.parts.necks import LearnedInterpolateToPyramidal
 from composer.parts.rules import (
     Change,
     ContractResult,

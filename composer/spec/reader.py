@@ -13,7 +13,7 @@ from composer.errors import Place, Problem, Source, SpecError, truncate_problems
 from composer.graph import Graph, InputNames, Node, Shared, chain
 from composer.graph_checks import find_structural_problems
 from composer.layouts import Image, parse_height_and_width
-from composer.parts import KINDS, Part
+from composer.parts import KINDS, PART_REGISTRY, Part
 from composer.sizes import Padding
 from composer.spec.parts import Parts, T, construct, resolve_part
 from composer.spec.schema import (
@@ -25,12 +25,53 @@ from composer.spec.schema import (
     is_misspelling,
     parse_value,
 )
-from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree, build_error, describe_value, parse_document
+from composer.spec.yaml import (
+    MappingNode,
+    ScalarNode,
+    SequenceNode,
+    Tree,
+    build_error,
+    describe_value,
+    parse_document,
+    read_text,
+)
 
 SPEC_KEY = "composer.spec"
 """The metadata key of a weights file that holds the spec, as text."""
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+
+CHAIN_ONLY_KEYS = ("input", "encoder", "necks", "decoder", "head", "aux")
+GRAPH_ONLY_KEYS = ("inputs", "nodes", "outputs", "auxiliary")
+_COMMON_KEYS = ("rescale", "crop", "padding")
+CHAIN_KEYS = (*CHAIN_ONLY_KEYS, *_COMMON_KEYS)
+GRAPH_KEYS = (*GRAPH_ONLY_KEYS, *_COMMON_KEYS)
+_REQUIRED_KEYS = {"inputs": "inputs: {image: {channels: 3}}", "nodes": "nodes: {NAME: {part: PART, from: NAME}}"}
+_NODE_KEYS = ("part", "share", "from")
+_BRANCH_KINDS = ("decoder", "head")
+
+
+def read(path: str | os.PathLike[str], *, parts: Parts = PART_REGISTRY) -> Graph:
+    """Read the graph in a spec file, or in a weights file that `composer.save` wrote.
+
+    `parts` are the parts that the spec may name. Raises SpecError with all problems at once, a missing file included.
+    """
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"read takes the path of a file, and composer.reads a text (got {type(path).__name__})")
+    name = os.fsdecode(path)
+    if is_weights_file(path) and os.path.isfile(path):
+        return parse_spec(read_embedded_spec(path), f"{name}: spec", parts)
+    return parse_spec(read_text(path), name, parts)
+
+
+def reads(text: str, *, name: str | None = None, parts: Parts = PART_REGISTRY) -> Graph:
+    """Read the graph in a text. `name` is the file named in its problems, and `parts` are the parts it may name.
+
+    Raises SpecError with all problems at once.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"reads takes a text, and composer.read the path of a file (got {type(text).__name__})")
+    return parse_spec(text, name, parts)
 
 
 def is_weights_file(path: str | os.PathLike[str]) -> bool:
@@ -52,16 +93,6 @@ def read_embedded_spec(path: str | os.PathLike[str]) -> str:
         repair = "give the YAML spec, or a file that composer.save wrote; `run` takes other weights with --weights FILE"
         raise build_error("file", "no spec was found in this weights file.", Place("", os.fsdecode(path)), repair)
     return str(text)
-
-
-CHAIN_ONLY_KEYS = ("input", "encoder", "necks", "decoder", "head", "aux")
-GRAPH_ONLY_KEYS = ("inputs", "nodes", "outputs", "auxiliary")
-_COMMON_KEYS = ("rescale", "crop", "padding")
-CHAIN_KEYS = (*CHAIN_ONLY_KEYS, *_COMMON_KEYS)
-GRAPH_KEYS = (*GRAPH_ONLY_KEYS, *_COMMON_KEYS)
-_REQUIRED_KEYS = {"inputs": "inputs: {image: {channels: 3}}", "nodes": "nodes: {NAME: {part: PART, from: NAME}}"}
-_NODE_KEYS = ("part", "share", "from")
-_BRANCH_KINDS = ("decoder", "head")
 
 
 def parse_spec(text: str, file: str | None, parts: Parts) -> Graph:

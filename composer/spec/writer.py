@@ -12,8 +12,8 @@ import attrs
 from attrs import evolve
 
 from composer.errors import Place, Problem, SpecError
-from composer.graph import Graph, Node, Shared, chain
-from composer.parts import Custom, Decoder, Head, Part, WeightsFile
+from composer.graph import Graph, Node, Shared, chain, require_graph
+from composer.parts import PART_REGISTRY, Custom, Decoder, Head, Part, WeightsFile
 from composer.parts.base import get_part_name
 from composer.parts.registry import PartRegistry
 from composer.spec.parts import Parts, get_fields
@@ -30,8 +30,13 @@ _BLOCK_SECTIONS = ("necks", "nodes", "aux")
 _BRANCH_KINDS = {"decoder": Decoder, "head": Head}
 
 
-def format_spec(graph: Graph, parts: Parts) -> str:
-    """Return the text that is read as `graph`. Raises SpecError with the reasons if there is none."""
+def write(graph: Graph, *, parts: Parts = PART_REGISTRY) -> str:
+    """Return a graph as text: `reads(write(graph)) == graph`. `parts` are the parts that the text may name.
+
+    Raises SpecError if there is no such text: a node holds a live module or a part that is not among `parts`, or the
+    graph is not valid because a name is repeated or unknown.
+    """
+    require_graph(graph)
     require_serializable(graph)
     names = _map_part_names(graph, parts)
     branches = as_chain(graph)
@@ -53,12 +58,14 @@ def format_spec(graph: Graph, parts: Parts) -> str:
     return text
 
 
-def compute_digest(graph: Graph) -> str:
-    """Return the SHA-256 of everything that counts when graphs are compared.
+def digest(graph: Graph) -> str:
+    """Return 64 hexadecimal digits that are equal for equal graphs and different for different ones.
 
-    Fields with their default value are left out, so that a part can gain a field without changing old digests.
-    Raises SpecError for a node that cannot be written in a spec.
+    The order of nodes counts, as in `==`; the text that a graph was read from does not. Fields with their default
+    value are left out, so that a part can gain a field without changing old digests. Raises SpecError for a node that
+    holds a live module or another value that cannot be written in a spec.
     """
+    require_graph(graph)
     require_serializable(graph)
     content = [
         [[name, get_non_default_fields(image, name)] for name, image in graph.inputs],

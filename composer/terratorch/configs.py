@@ -11,8 +11,8 @@ from attrs import evolve
 from composer.encoder_info import describe as describe_by_probe
 from composer.errors import Place, SpecError, suggest, truncate_problems
 from composer.inference import infer
-from composer.spec import write
 from composer.spec.schema import get_key_name, join_path
+from composer.spec.writer import write
 from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree, describe_value, parse_document, read_text
 from composer.terratorch.backbones import Describe
 from composer.terratorch.calls import Diagnostics, sort_problems

@@ -14,14 +14,13 @@ from composer.building import build_modules
 from composer.encoder_info import describe
 from composer.errors import SpecError
 from composer.execution import compute_center_crop_box, compute_padding_for_size
-from composer.inference import infer
+from composer.inference import TypedGraph, infer
 from composer.model import Model, ModelOutput
 from composer.modules.base import crop
 from composer.parts import Encoder
 from composer.terratorch.calls import EMBEDDING_TASK
 from composer.terratorch.problems import FactoryCall, find_padding_note
 from composer.terratorch.translation import translate
-from composer.typed_graph import TypedGraph
 
 
 class TerraTorchWarning(UserWarning):

@@ -11,6 +11,7 @@ from attrs import evolve, field, frozen
 
 from composer.errors import Place, Problem
 from composer.graph import Graph, Node, Shared
+from composer.inference import TypedGraph
 from composer.parts import Encoder, TemporalPooling
 from composer.parts.base import get_part_name
 from composer.parts.rules import compute_implied_sizes
@@ -23,7 +24,6 @@ from composer.terratorch.calls import (
     iter_enclosing_paths,
     normalize_branch,
 )
-from composer.typed_graph import TypedGraph
 
 
 @frozen

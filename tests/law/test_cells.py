@@ -9,8 +9,7 @@ import pytest
 from composer.compatibility import PairResult
 from composer.parts.decoders import FCNDecoder, MLPDecoder, UNetDecoder
 from composer.parts.encoders import Timm
-from composer.parts.necks import SelectIndices
-from composer.parts.pyramids import LearnedInterpolateToPyramidal
+from composer.parts.necks import LearnedInterpolateToPyramidal, SelectIndices
 from tests.law.cells import Held, decoders, drawn, held
 
 SEED = os.environ["COMPOSER_SAMPLE"]

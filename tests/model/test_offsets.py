@@ -19,8 +19,7 @@ from composer.layouts import Feature, Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder
 from composer.parts.encoders import Custom, Timm
 from composer.parts.heads import EmbeddingHead, RegressionHead, SegmentationHead
-from composer.parts.necks import ConcatFeatures, ReshapeTokensToImage, SelectIndices
-from composer.parts.pyramids import MaxpoolToPyramidal
+from composer.parts.necks import ConcatFeatures, MaxpoolToPyramidal, ReshapeTokensToImage, SelectIndices
 from composer.parts.rules import Outputs, Rejection
 from composer.sizes import SizeConstraint
 

@@ -21,8 +21,7 @@ from composer.layouts import Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, UNetDecoder, UperNetDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import ClassificationHead, RegressionHead, SegmentationHead
-from composer.parts.necks import PermuteDims, ReshapeTokensToImage
-from composer.parts.pyramids import LearnedInterpolateToPyramidal
+from composer.parts.necks import LearnedInterpolateToPyramidal, PermuteDims, ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
 from composer.terratorch.translation import UNUSED_ATTENTION
 

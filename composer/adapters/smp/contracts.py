@@ -104,7 +104,7 @@ def _(decoder: Smp, features: Features) -> ContractResult:
     layout = require_layout(levels.features if rule.unused else call.used)
     if layout and not (call.used and all(map(is_map, call.used))):
         return layout
-    if rule.strides == "joined" and (rejection := require_joinable_maps(levels, call.used)):
+    if rule.strides == "joined" and (rejection := require_joinable_maps(call.used)):
         return rejection
     for check in (_require_widths, _require_scse_widths, *rule.checks):
         if rejection := check(call):

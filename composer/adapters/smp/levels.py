@@ -66,7 +66,7 @@ def is_doubling(strides: Iterable[Fraction]) -> bool:
     return all(coarser == 2 * finer for finer, coarser in pairwise(strides))
 
 
-def require_joinable_maps(levels: Levels, used: Features) -> Rejection | None:
+def require_joinable_maps(used: Features) -> Rejection | None:
     """Reject maps that do not match the next one doubled: unlike strides that merely double, this raises in smp."""
     strides = [scale_stride(f.stride, 1) for f in used]
     if strides != sorted(strides):
