@@ -98,11 +98,11 @@ def _format_shapes(shapes: list[tuple[int, ...]]) -> str:
 
 def _reject_mismatch(expected: str, got: str) -> Rejection:
     return Rejection(
-        code="facts",
+        code="features",
         kind="wrong_output",
         expected=f"must {expected}, by what is known of it",
         got=got,
-        repair="install the version of its library that its facts are of, or hand in its facts with describe=",
+        fix="install the version of its library that its facts are of, or hand in its facts with describe=",
     )
 
 
@@ -265,8 +265,8 @@ def _get_input_features(typed: TypedGraph, node: Node, source: str) -> Features:
 
 
 def _reject_unregistered_part(part: Part) -> Rejection:
-    repair = f"register one: @composer.module.register({type(part).__name__})"
-    return Rejection(code="part", kind="raises", expected="has no module", got="a class not registered", repair=repair)
+    fix = f"register one: @composer.module.register({type(part).__name__})"
+    return Rejection(code="part", kind="raises", expected="has no module", got="a class not registered", fix=fix)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ MAX_DRAFTS = 200
 SMALL_GRAPH = 30
 """The nodes of a graph of which that many drafts are inferred; of larger ones, fewer are."""
 
-UNSEARCHED = ("head", "inputs", "limit")
+UNSEARCHED = ("inputs", "limit", "output")
 """Codes of rejections that no necks and no other levels solve."""
 
 MAX_CANDIDATES = 6
@@ -76,7 +76,7 @@ def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None 
     except SpecError as error:
         message = "no necks, widths or levels of the encoder solve these problems."
         raise SpecError(
-            [*error.problems, Problem(code="fit", message=message, place=Place(file=graph.source.file))]
+            [*error.problems, Problem(code="search", message=message, place=Place(file=graph.source.file))]
         ) from None
     return graph
 
@@ -155,7 +155,7 @@ def _propose(state: Inference, draft: Draft, cost: float) -> list[Iterator[Candi
 
 def _is_fixable(rejection: Rejection) -> bool:
     """Return whether to search necks and levels; not where the contract has advice on a field, which is better."""
-    advises_field = rejection.repair is not None and rejection.about is not None
+    advises_field = rejection.fix is not None and rejection.about is not None
     return rejection.change is not None or not (advises_field or rejection.code in UNSEARCHED)
 
 

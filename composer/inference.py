@@ -185,7 +185,7 @@ def build_rejection_problem(
         place=graph.source.locate(path),
         expected=rejection.expected,
         got=got,
-        repair=fix or rejection.repair or _format_change(rejection.change),
+        fix=fix or rejection.fix or _format_change(rejection.change),
     )
 
 
@@ -352,11 +352,11 @@ class Inference:
         if unlike or not alike or len(owner.sources) != len(node.sources):
             position = unlike[0] if unlike else 0
             return Rejection(
-                code="share",
+                code="join",
                 kind="policy",
                 expected=f"shares the weights of {owner.name}, which was made for "
                 f"{describe_features(self.features[owner.sources[position]])}",
-                repair="give both nodes inputs of the same features",
+                fix="give both nodes inputs of the same features",
                 input=position,
             )
         if owner.name in self.facts:
@@ -373,11 +373,11 @@ class Inference:
             return None
         what = "an embedding" if heads[0] in self.embeddings else "a prediction"
         return Rejection(
-            code="head",
+            code="output",
             kind="policy",
             expected="takes features",
             got=f"{what}, from {heads[0]}",
-            repair="leave this head out",
+            fix="leave this head out",
         )
 
 
@@ -423,7 +423,7 @@ def resolve_describe(describe: Describe | Mapping[Any, EncoderInfo] | None) -> D
         return lambda part, _: (
             known.get(part)
             or Rejection(
-                code="facts", kind="policy", expected="is not among the facts that were handed in", got="no facts"
+                code="features", kind="policy", expected="is not among the facts that were handed in", got="no facts"
             )
         )
     return describe

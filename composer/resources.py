@@ -83,11 +83,11 @@ def limit_modules() -> Iterator[None]:
         if count > MAX_MODULES:
             raise RejectionError(
                 Rejection(
-                    code="budget",
+                    code="limit",
                     kind="policy",
                     expected=f"has at most {MAX_MODULES:,} modules",
                     got="more of them from its options",
-                    repair="ask for a network that is less deep",
+                    fix="ask for a network that is less deep",
                     about="options",
                 )
             )
@@ -154,11 +154,11 @@ def find_limit_problems(typed: TypedGraph, usage: Mapping[str, ResourceUsage], l
             continue
         largest = max(counts, key=lambda name: counts[name])
         refusal = Rejection(
-            code="budget",
+            code="limit",
             kind="policy",
             expected=f"has most of the model's {resource}, of which there may be {limit:,}",
             got=f"{counts[largest]:,} of {total:,}",
-            repair=f"{_suggest_smaller(typed, largest)}, or allow as many",
+            fix=f"{_suggest_smaller(typed, largest)}, or allow as many",
         )
         problems.append(_build_node_problem(typed, largest, refusal))
     return problems
@@ -173,11 +173,11 @@ def build_out_of_memory_problem(
     available = "" if free is None else f", with {_format_bytes(free)} free"
     share = f"{_format_bytes(usage[largest].bytes)} of the model's {_format_bytes(total)}" if usage else ""
     refusal = Rejection(
-        code="memory",
+        code="limit",
         kind="raises",
         expected="needs more memory than there is",
         got=f"{share}{available}" if usage else "no more",
-        repair=_suggest_smaller(typed, largest),
+        fix=_suggest_smaller(typed, largest),
     )
     return _build_node_problem(typed, largest, refusal)
 

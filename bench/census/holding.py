@@ -14,10 +14,9 @@ from composer.adapters.probing import ShapeInferenceMode
 from composer.building import build
 from composer.errors import SpecError
 from composer.graph import chain
-from composer.inference import infer
+from composer.inference import TypedGraph, infer
 from composer.layouts import Image
 from composer.parts import EmbeddingHead, Timm
-from composer.inference import TypedGraph
 
 VERIFIED_SIZES = ((96, 160), (288, 192))
 """The images beside those of its own size that a network is fed that takes others, or the next larger that it takes."""

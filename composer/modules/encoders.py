@@ -177,5 +177,5 @@ def use_eval_mode(network: nn.Module) -> Iterator[None]:
 
 def _reject_declaration(expected: str, got: str) -> Rejection:
     return Rejection(
-        code="declaration", kind="wrong_output", expected=expected, got=got, repair="correct features= or sizes="
+        code="features", kind="wrong_output", expected=expected, got=got, fix="correct features= or sizes="
     )

@@ -54,7 +54,7 @@ class Rejection:
     kind: Kind
     expected: str
     got: str | None = None
-    repair: str | None = None
+    fix: str | None = None
     change: Change | None = None
     input: int = 0
     about: str | None = None
@@ -162,7 +162,7 @@ def require_indices(features: Features, indices: tuple[int, ...], about: str) ->
         kind="raises",
         expected=f"takes feature {indices[wrong[0]]}",
         got=format_count(len(features), "feature"),
-        repair=f"use {about} from {-count} to {count - 1}" if count else None,
+        fix=f"use {about} from {-count} to {count - 1}" if count else None,
         about=at,
     )
 
@@ -172,7 +172,7 @@ def require_finest_first(features: Features) -> Rejection | None:
     strides = [f.stride for f in features if f.stride is not None]
     if strides == sorted(strides):
         return None
-    return Rejection(code="order", kind="policy", expected="takes maps finest first, so strides must not decrease")
+    return Rejection(code="index", kind="policy", expected="takes maps finest first, so strides must not decrease")
 
 
 def require_doubling_strides(features: Features) -> Rejection | None:

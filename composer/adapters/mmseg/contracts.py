@@ -155,7 +155,7 @@ def _require_finest_first(call: Call) -> Rejection | None:
         "gives scores at the grid of the first map, so strides must not decrease",
         None,
         [call.positions[place] for place in order],
-        code="order",
+        code="index",
         kind="raises" if call.name == "FPNHead" and strides[0] > min(strides) else "policy",
     )
 
@@ -166,7 +166,7 @@ def _require_first_feature(call: Call) -> Rejection | None:
     if (rejection := require_maps(call.features[:1])) or first is None or refined is None or first <= refined:
         return rejection
     return Rejection(
-        code="order",
+        code="index",
         kind="policy",
         expected="refines a map with the first of all, so that one must not be coarser",
         got=f"stride {first} for {refined}",
@@ -225,7 +225,7 @@ def _require_two_classes(call: Call) -> Rejection | None:
     if call.arguments["num_classes"] > 1:
         return None
     expected = "normalises scores over the classes, so it takes two at least"
-    return reject_argument("num_classes", expected, 1, 2, code="classes", kind="policy")
+    return reject_argument("num_classes", expected, 1, 2, code="value", kind="policy")
 
 
 def _infer_last_grid(call: Call) -> Outputs:

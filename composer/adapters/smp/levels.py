@@ -79,11 +79,11 @@ def require_joinable_maps(used: Features) -> Rejection | None:
     if len(set(offsets)) == 1:
         return None
     return Rejection(
-        code="offset",
+        code="stride",
         kind="raises",
         expected="takes maps of which each has exactly twice the cells of the next, so of one offset",
         got=f"offsets {', '.join(map(str, offsets))} at whole multiples of the strides",
-        repair="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
+        fix="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
     )
 
 

@@ -110,18 +110,18 @@ def _reject_dilation(error: Exception) -> Rejection:
         kind="raises",
         expected="cannot be dilated",
         got=f"smp says {' '.join(str(error).split())[:300]}",
-        repair="leave output_stride out",
+        fix="leave output_stride out",
         about="output_stride",
     )
 
 
 def _reject_smp_sizes(channels: int, error: Exception | None) -> Rejection:
     return Rejection(
-        code="network",
+        code="part",
         kind="raises",
         expected=f"runs at no image size tried with {format_count(channels, 'input channel')}",
         got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}" if error else "other maps than it states",
-        repair="choose another network",
+        fix="choose another network",
     )
 
 
@@ -213,12 +213,12 @@ def _reject_smp_weights(part: SmpEncoder, error: Exception) -> Rejection:
     source = get_weights_file(part.pretrained)
     named = "that smp publishes for it" if source is None else source[0]
     published = source is None or part.pretrained in list_weight_sets(part.name)
-    repair = (
+    fix = (
         "check the connection, give the path of a weights file, or set pretrained: false"
         if published
         else f"give the path of a weights file that fits this encoder, or one of {known}"
     )
-    return reject_weights(f"cannot load the weights {named}", error, repair, part.pretrained)
+    return reject_weights(f"cannot load the weights {named}", error, fix, part.pretrained)
 
 
 class SmpDecoder(nn.Module):

@@ -56,9 +56,9 @@ def build_config(part: Transformers, channels: int) -> Any:
     kind = values.pop("model_type", None)
     if kind == "timm_backbone":
         backbone = values.get("backbone")
-        repair = f"use timm/{backbone or 'NAME'}"
+        fix = f"use timm/{backbone or 'NAME'}"
         raise RejectionError(
-            reject_network("is a wrapper around a network of timm", backbone or "no name of one", repair, "policy")
+            reject_network("is a wrapper around a network of timm", backbone or "no name of one", fix, "policy")
         )
     if kind not in ARCHITECTURES:
         expected = "is not a checkpoint of an architecture that AutoBackbone makes"
@@ -99,8 +99,8 @@ def _read_config(part: Transformers) -> dict[str, Any]:
     """Return the fields of a checkpoint's config; of an architecture, its model type only."""
     if part.is_architecture:
         if part.name not in ARCHITECTURES:
-            repair = suggest(part.name, ARCHITECTURES)
-            raise RejectionError(reject_network("is not an architecture that AutoBackbone makes", VERSION, repair))
+            fix = suggest(part.name, ARCHITECTURES)
+            raise RejectionError(reject_network("is not an architecture that AutoBackbone makes", VERSION, fix))
         return {"model_type": part.name}
     with convert_errors(lambda error: _reject_unreadable_config(part, error)):
         if part.folder is not None:
@@ -129,12 +129,12 @@ def _to_lists(value: Any) -> Any:
 
 
 def _reject_unreadable_config(part: Transformers, error: Exception) -> Rejection:
-    repair = (
+    fix = (
         "check the name and the connection, or give the path of a folder that holds the checkpoint"
         if part.folder is None
         else "give the path of a folder that holds a config.json"
     )
-    return reject_network("cannot read the config of this checkpoint", format_error(error), repair)
+    return reject_network("cannot read the config of this checkpoint", format_error(error), fix)
 
 
 def reject_transformers_config(part: Transformers, error: Exception) -> Rejection:
@@ -167,13 +167,13 @@ def reject_transformers_weights(part: Transformers, error: Exception) -> Rejecti
             kind="raises",
             expected="is an architecture, and has no weights",
             got="pretrained: true",
-            repair=f"name a checkpoint, transformers/OWNER/{part.name}-…, or set pretrained: false",
+            fix=f"name a checkpoint, transformers/OWNER/{part.name}-…, or set pretrained: false",
             about="pretrained",
         )
     named = "of this checkpoint" if source is None else source[0]
-    repair = (
+    fix = (
         "check the connection, give the path of a folder that holds the checkpoint, or set pretrained: false"
         if source is None
         else "give the path of a weights file that fits this network, or set pretrained: false"
     )
-    return reject_weights(f"cannot load the weights {named}", error, repair, part.pretrained)
+    return reject_weights(f"cannot load the weights {named}", error, fix, part.pretrained)
