@@ -143,7 +143,7 @@ head: {SegmentationHead: {num_classes: '64', dropout: true, channel_list: 5}}
   fix: write 64 without quotes
 <text>:2:55: error[type] head.dropout: expected a number (got true).
 <text>:2:75: error[type] head.channel_list: expected a list of whole numbers, or null (got 5, a whole number).
-  fix: write [5]""",
+  fix: write a list, such as [5]""",
     ),
     "wrong types in lists": (
         """\

@@ -196,7 +196,7 @@ def _iter_rewrites(tree: Tree) -> Iterator[tuple[Tree, str]]:
             yield tree._replace(value=unquoted), f"write {value} without quotes"
     elif isinstance(value, float) and value.is_integer():
         yield tree._replace(value=int(value)), f"write {int(value)}"
-    yield SequenceNode((tree,), tree.line, tree.column), f"write [{format_scalar(value)}]"
+    yield SequenceNode((tree,), tree.line, tree.column), f"write a list, such as [{format_scalar(value)}]"
 
 
 def _get_value(tree: ScalarNode, _path: str, _findings: Diagnostics) -> Any:
