@@ -1,4 +1,4 @@
-"""`python -m composer.adapters.timm`: `census` measures the networks of the installed timm and writes the catalogue,
+"""`python -m bench.census`: `census` measures the networks of the installed timm and writes the catalogue,
 `verify` holds it to them.
 """
 
