@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure what is not measured yet, then write the catalogue whole; stopped, it goes on where it was. Or hold it to
     the networks, and tell which are not as it says.
     """
-    parser = argparse.ArgumentParser(prog="python -m composer.adapters.timm", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.census", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     census = commands.add_parser("census", help="measure every network, and write the catalogue")
     census.add_argument("-o", "--output", type=Path, default=CATALOGUE, help="the file of the catalogue")
