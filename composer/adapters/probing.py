@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
-from functools import cache
-from inspect import signature
 from math import lcm, prod
 from typing import Any
 
@@ -211,28 +209,8 @@ class CPULinspace(TorchFunctionMode):
         return func(*args, **{**(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {})})
 
 
-SHAPE_PRESERVING: frozenset[Callable[..., Any]] = frozenset(
-    (F.dropout, F.relu, F.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.silu, F.gelu,
-     F.sigmoid, F.hardswish, F.hardsigmoid, torch.relu, torch.relu_, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_)
-)  # fmt: skip
-"""Functions that return the shape and memory format of their first argument."""
-
-BROADCASTING: frozenset[Callable[..., Any]] = frozenset(
-    (Tensor.add, Tensor.add_, Tensor.mul, Tensor.mul_, Tensor.sub, Tensor.div, torch.add, torch.mul)
-)
-"""The same, where the second argument broadcasts to the first."""
-
-NORMS: frozenset[Callable[..., Any]] = frozenset((F.batch_norm, F.group_norm, F.layer_norm))
-"""The same, where the weights are of the right shape."""
-
-TRANSPOSED_CONVS: frozenset[Callable[..., Any]] = frozenset(
-    (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-)
-"""Convolutions whose channels torch does not compare on the meta device."""
-
-
 class ShapeInferenceMode(TorchFunctionMode):
-    """A context in which functions that keep the shape and memory format of a tensor return it, uncomputed."""
+    """A context in which norms return what they are given: on the meta device they take most of the time."""
 
     def __torch_function__(
         self,
@@ -241,60 +219,14 @@ class ShapeInferenceMode(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Return `func` of its arguments, or the first of them where the result has its shape and memory format."""
-        if (func in SHAPE_PRESERVING and _is_plain(args[:1])) or (func in BROADCASTING and _is_plain(args[:2])):
+        """Return `func` of its arguments, or the first of them where that has its shape and memory format."""
+        if func is F.layer_norm and args[0].shape[-1:] == tuple(args[1]):
+            return args[0].contiguous()
+        if func is F.batch_norm and args[1] is not None and len(args[1]) == args[0].shape[1] and _is_plain(args[0]):
             return args[0]
-        if func in NORMS and args and isinstance(args[0], Tensor):
-            named = {**dict(zip(_list_parameter_names(func), args, strict=False)), **(kwargs or {})}
-            if func is F.layer_norm and _is_valid_layer_norm(args[0], named):
-                return args[0].contiguous()
-            if func is not F.layer_norm and _is_plain(args[:1]) and _is_valid_channel_norm(args[0], named):
-                return args[0]
-        if func in TRANSPOSED_CONVS and len(args) > 1:
-            _check_channels(args[0], args[1])
         return func(*args, **(kwargs or {}))
 
 
-@cache
-def _list_parameter_names(func: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(signature(func).parameters)
-
-
-def _is_valid_layer_norm(x: Tensor, arguments: Mapping[str, Any]) -> bool:
-    shape = tuple(arguments["normalized_shape"])
-    weights = (arguments.get("weight"), arguments.get("bias"))
-    return tuple(x.shape[-len(shape) :]) == shape and all(w is None or tuple(w.shape) == shape for w in weights)
-
-
-def _is_valid_channel_norm(x: Tensor, arguments: Mapping[str, Any]) -> bool:
-    """Return True for a batch or group norm over the channels of `x`, with more than one value to each."""
-    groups = arguments.get("num_groups", 1)
-    if x.dim() < 2 or arguments.get("training") or x.shape[1] % groups or x.numel() == groups:
-        return False
-    names = ("running_mean", "running_var", "weight", "bias")
-    return all(arguments.get(name) is None or tuple(arguments[name].shape) == (x.shape[1],) for name in names)
-
-
-def _check_channels(x: Tensor, weight: Tensor) -> None:
-    channels = x.shape[1 - weight.dim()]
-    if channels != weight.shape[0]:
-        raise RuntimeError(
-            f"Given transposed=1, weight of size {list(weight.shape)}, expected input{list(x.shape)} to have "
-            f"{weight.shape[0]} channels, but got {channels} channels instead"
-        )
-
-
-def _is_plain(operands: Sequence[Any]) -> bool:
-    """Return True where the first operand is in a usual memory format and the others broadcast to it."""
-    if not operands or not isinstance(operands[0], Tensor):
-        return False
-    first = operands[0]
-    usual = first.is_contiguous() or (first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last))
-    return usual and all(
-        _is_broadcastable(other.shape, first.shape) for other in operands[1:] if isinstance(other, Tensor)
-    )
-
-
-def _is_broadcastable(shape: torch.Size, target: torch.Size) -> bool:
-    pairs = zip(reversed(shape), reversed(target), strict=False)
-    return len(shape) <= len(target) and all(side in (1, wanted) for side, wanted in pairs)
+def _is_plain(x: Tensor) -> bool:
+    """Return whether a tensor is in one of the usual memory formats, which a norm over channels keeps."""
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
