@@ -118,17 +118,9 @@ def _iter_wrong_encoders(typed: TypedGraph, modules: Mapping[str, nn.Module]) ->
     """Run every probed encoder once, and yield a rejection for each whose features differ from the inferred ones."""
     for name, facts in typed.facts.items():
         if name in modules and (mismatch := find_mismatch(modules[name], facts)):
-            expected, got = mismatch
-            yield (
-                name,
-                Rejection(
-                    code="facts",
-                    kind="wrong_output",
-                    expected=f"{expected}, by what is known of it",
-                    got=got,
-                    repair="install the version of its library that its facts are of, or hand in its facts with describe=",
-                ),
-            )
+            expected, got = f"{mismatch[0]}, by what is known of it", mismatch[1]
+            repair = "install the version of its library that its facts are of, or hand in its facts with describe="
+            yield name, Rejection(code="facts", kind="wrong_output", expected=expected, got=got, repair=repair)
 
 
 def _list_owner_nodes(typed: TypedGraph) -> list[Node]:
