@@ -22,13 +22,11 @@ from composer.adapters.probing import (
 from composer.adapters.rejections import normalize_indices, reject_all_sizes, reject_network, suggest_arguments
 from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
 from composer.adapters.timm.catalogue import reject_unknown_network, reject_unknown_tag
-from composer.adapters.weights import reject_weights
 from composer.errors import format_error
 from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Features
 from composer.modules.base import use_default_device
 from composer.modules.encoders import TimmEncoder
 from composer.parts import EncoderInfo, Timm
-from composer.parts.encoders import get_weights_file
 from composer.parts.registry import drop_warnings
 from composer.parts.rules import Kind, Rejection, RejectionError
 from composer.parts.validators import to_keyword_arguments
@@ -191,21 +189,12 @@ def reject_img_size(size: tuple[int, int], sizes: SizeConstraint) -> Rejection:
     )
 
 
-def reject_any_size(expected: str, got: str, repair: str, error: Exception | None) -> Rejection:
+def reject_any_size(expected: str, got: str, repair: str, error: Exception | None) -> RejectionError:
     """Reject `any_size` for a network that does not round at every size; `error` is what it raised there, if it did."""
     kind: Kind = "raises" if error else "wrong_output"
-    return Rejection(code="sizes", kind=kind, expected=expected, got=got, repair=repair, about="any_size")
-
-
-def reject_timm_weights(part: Timm, error: Exception) -> Rejection:
-    """Reject weights that cannot be loaded or do not match."""
-    source = get_weights_file(part.pretrained)
-    if source is None:
-        named = "that timm publishes for it"
-        repair = "check the connection, give the path of a weights file, or set pretrained: false"
-    else:
-        named, repair = source[0], "give the path of a weights file that fits this network"
-    return reject_weights(f"cannot load the weights {named}", error, repair, part.pretrained)
+    return RejectionError(
+        Rejection(code="sizes", kind=kind, expected=expected, got=got, repair=repair, about="any_size")
+    )
 
 
 def format_timm_error(error: Exception) -> str:
@@ -304,7 +293,7 @@ def _infer_any_size(
     if known is None or sizes.height is not None:
         trial.compute_grids(*(2 * side for side in usual))
         expected = "works at one image size only"
-        raise RejectionError(reject_any_size(expected, str(sizes), "leave any_size out", trial.error))
+        raise reject_any_size(expected, str(sizes), "leave any_size out", trial.error)
     found = infer_rounding(trial.compute_grids, maps, sizes, max(known))
     if not isinstance(found, RoundingMismatch):
         return found
@@ -317,7 +306,7 @@ def _infer_any_size(
         got = f"{found.grid[0]} × {found.grid[1]} cells of stride {maps[found.level].stride}"
     repair = f"leave any_size out: images are then padded to multiples of {sizes.multiple}"
     got = f"at {found.height} × {found.width}, {got}"
-    raise RejectionError(reject_any_size(expected, got, repair, trial.error))
+    raise reject_any_size(expected, got, repair, trial.error)
 
 
 def probe_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:

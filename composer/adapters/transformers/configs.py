@@ -19,7 +19,7 @@ from composer.adapters.rejections import (
     suggest_arguments,
 )
 from composer.adapters.transformers.parts import Transformers
-from composer.adapters.weights import check_reachable, read_limited_text, reject_weights
+from composer.adapters.weights import check_reachable, read_limited_text, reject_pretrained
 from composer.encoder_info import reject_missing
 from composer.errors import format_error, suggest
 from composer.parts.encoders import get_weights_file
@@ -160,8 +160,7 @@ def reject_transformers_sizes(part: Transformers, channels: int, error: Exceptio
 
 def reject_transformers_weights(part: Transformers, error: Exception) -> Rejection:
     """Reject weights that cannot be loaded or do not match."""
-    source = get_weights_file(part.pretrained)
-    if source is None and part.is_architecture:
+    if part.is_architecture and get_weights_file(part.pretrained) is None:
         return Rejection(
             code="weights",
             kind="raises",
@@ -170,10 +169,4 @@ def reject_transformers_weights(part: Transformers, error: Exception) -> Rejecti
             repair=f"name a checkpoint, transformers/OWNER/{part.name}-…, or set pretrained: false",
             about="pretrained",
         )
-    named = "of this checkpoint" if source is None else source[0]
-    repair = (
-        "check the connection, give the path of a folder that holds the checkpoint, or set pretrained: false"
-        if source is None
-        else "give the path of a weights file that fits this network, or set pretrained: false"
-    )
-    return reject_weights(f"cannot load the weights {named}", error, repair, part.pretrained)
+    return reject_pretrained(part.pretrained, error, "of this checkpoint")
