@@ -44,6 +44,14 @@ class Levels:
         """Return the features of `level` and of all coarser levels."""
         return self.features[max(level - self.first, 0) :]
 
+    def select_last(self, count: int) -> Features:
+        """Return the last features."""
+        return self.features[-count:]
+
+    def select_ends(self) -> Features:
+        """Return the features of level 2, or the first one that is there, and of the last level."""
+        return (self.select_from(2)[0], self.features[-1])
+
 
 def build_levels(decoder: Smp, features: Features) -> Levels:
     """Return the features as levels; the first is `first_level`, or follows from its stride if that is not set."""
@@ -80,7 +88,7 @@ def require_joinable_maps(levels: Levels, used: Features) -> Rejection | None:
             code="stride",
             kind="raises",
             expected="takes maps whose stride doubles from one to the next",
-            repair=_suggest_unique_strides(levels) or suggest_necks_to_pyramid(levels.features),
+            repair=suggest_necks_to_pyramid(levels.features),
         )
     offsets = [to_exact_grid(f).offset for f in used]
     if len(set(offsets)) == 1:
@@ -92,34 +100,3 @@ def require_joinable_maps(levels: Levels, used: Features) -> Rejection | None:
         got=f"offsets {', '.join(map(str, offsets))} at whole multiples of the strides",
         repair="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
     )
-
-
-def _suggest_unique_strides(levels: Levels) -> str | None:
-    """Return the neck that keeps one map of each stride, if these double: it drops what `AddBottleneckLayer` adds."""
-    strides = [f.stride for f in levels.features]
-    indices = sorted({strides.index(stride) for stride in strides})
-    unique = [stride for stride in (strides[index] for index in indices) if stride is not None]
-    fewer = 1 < len(indices) < len(strides) and len(unique) == len(indices)
-    return f"necks: [SelectIndices: {{indices: {indices}}}]" if fewer and is_doubling(unique) else None
-
-
-def require_upsampling_factor(levels: Levels) -> Rejection | None:
-    """Reject a last map that DeepLabV3Plus cannot enlarge to level 2 by a factor of one of smp's output strides."""
-    if _has_upsampling_factor(levels):
-        return None
-    counts = range(len(levels.features) - 1, 3 - levels.first, -1) if all(map(is_map, levels.features)) else ()
-    shorter = (count for count in counts if _has_upsampling_factor(Levels(levels.first, levels.features[:count])))
-    count = next(shorter, None)
-    return Rejection(
-        code="stride",
-        kind="raises",
-        expected=f"enlarges the last map by {'4 or 2' if levels.depth > 3 else '2'}, to meet the map of level 2",
-        repair=f"necks: [SelectIndices: {{indices: {list(range(count))}}}]" if count else None,
-    )
-
-
-def _has_upsampling_factor(levels: Levels) -> bool:
-    fine, last = levels.select_from(2)[0], levels.features[-1]
-    factor = scale_stride(last.stride, 1) / scale_stride(fine.stride, 1)
-    fits = factor == 2 or (factor == 4 and levels.depth > 3)
-    return fits and to_exact_grid(fine).offset == to_exact_grid(last).offset
