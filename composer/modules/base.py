@@ -262,23 +262,11 @@ def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor
 
 def attach_modules(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     """Attach modules to `root` by their names, with containers between."""
-    tree: dict[str, Any] = {}
     for name, module in modules.items():
-        *above, last = get_module_path(name)
-        branch = tree
-        for segment in above:
-            branch = branch.setdefault(segment, {})
-        branch[last] = module
-    for name, child in _build_containers(tree):
-        root.add_module(name, child)
-
-
-def _build_containers(tree: Mapping[str, Any]) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in tree.items():
-        yield name, child if isinstance(child, nn.Module) else _build_container(dict(_build_containers(child)))
-
-
-def _build_container(children: Mapping[str, nn.Module]) -> nn.Module:
-    if list(children) == [str(index) for index in range(len(children))]:
-        return nn.ModuleList(children.values())
-    return nn.ModuleDict(children)
+        *above, last = path = get_module_path(name)
+        parent = root
+        for segment, following in zip(above, path[1:], strict=True):
+            if segment not in parent._modules:
+                parent.add_module(segment, nn.ModuleList() if following == "0" else nn.ModuleDict())
+            parent = parent.get_submodule(segment)
+        parent.add_module(last, module)

@@ -276,8 +276,10 @@ class MLP(nn.Module):
         return mixed
 
 
+@module.register(ASPPSegmentationHead)
+@module.register(ASPPRegressionHead)
 class ASPP(nn.Module):
-    """Fuse convolutions of several dilations with the mean over the whole map, and drop out whole channels."""
+    """Fuse convolutions of several dilations with the mean over the whole map, and compute scores or numbers."""
 
     def __init__(self, head: ASPPSegmentationHead | ASPPRegressionHead, features: Features) -> None:
         super().__init__()
@@ -291,14 +293,19 @@ class ASPP(nn.Module):
         self.aspp_modules = _Branches(incoming, width, head.dilations)
         self.bottleneck = build_conv_norm_act((len(head.dilations) + 1) * width, width, 3)
         self.dropout = nn.Dropout2d(head.head_dropout_ratio) if head.head_dropout_ratio else nn.Identity()
+        if isinstance(head, ASPPSegmentationHead):
+            self.last, outputs = "conv_seg", head.num_classes
+        else:
+            self.last, outputs = "conv_reg", head.out_channels
+        self.add_module(self.last, nn.Conv2d(head.channels, outputs, kernel_size=1))
 
-    def fuse(self, features: Sequence[Tensor]) -> Tensor:
-        """Return one map `(b, channels, h, w)` on the grid of the first of the chosen maps `(b, c_i, h_i, w_i)`."""
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one map `(b, outputs, h, w)` on the grid of the first of the chosen maps `(b, c_i, h_i, w_i)`."""
         x_BCHW = self._concat_maps(features)
         # Interpolating a single cell repeats it.
         mean_BCHW = self.image_pool(x_BCHW).expand(-1, -1, *x_BCHW.shape[-2:])
-        fused: Tensor = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *self.aspp_modules(x_BCHW)], dim=1)))
-        return fused
+        fused = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *self.aspp_modules(x_BCHW)], dim=1)))
+        return (getattr(self, self.last)(fused),)
 
     def _concat_maps(self, features: Sequence[Tensor]) -> Tensor:
         maps = [features[index] for index in self.positions]
@@ -319,29 +326,3 @@ class _Branches(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> list[Tensor]:
         return [branch(x_BCHW) for branch in self.model_sequence]
-
-
-@module.register(ASPPSegmentationHead)
-class ASPPSegmentation(ASPP):
-    """Compute class scores for each cell."""
-
-    def __init__(self, head: ASPPSegmentationHead, features: Features) -> None:
-        super().__init__(head, features)
-        self.conv_seg = nn.Conv2d(head.channels, head.num_classes, kernel_size=1)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return class scores `(b, num_classes, h, w)` on the grid of the first of the chosen maps."""
-        return (self.conv_seg(self.fuse(features)),)
-
-
-@module.register(ASPPRegressionHead)
-class ASPPRegression(ASPP):
-    """Compute numbers for each cell."""
-
-    def __init__(self, head: ASPPRegressionHead, features: Features) -> None:
-        super().__init__(head, features)
-        self.conv_reg = nn.Conv2d(head.channels, head.out_channels, kernel_size=1)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return numbers `(b, out_channels, h, w)` on the grid of the first of the chosen maps."""
-        return (self.conv_reg(self.fuse(features)),)
