@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
 from math import lcm, prod
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature
-from composer.modules.base import SeededGenerator
+from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature, Features
+from composer.modules.base import CallMode, SeededGenerator
 from composer.parts import EncoderInfo
 from composer.parts.base import Channels
 from composer.parts.rules import Rejection, RejectionError
@@ -56,20 +55,6 @@ def find_patch_size(network: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-@frozen
-class LevelLayout:
-    """The axes of a level, its channels, its prefix tokens and its frames."""
-
-    axes: str
-    channels: int
-    prefix: int = 0
-    frames: int = 1
-
-    def build_feature(self, stride: Fraction) -> Feature:
-        """Return the feature of this layout with `stride` pixels a cell."""
-        return Feature(channels=self.channels, stride=stride, axes=self.axes, prefix=self.prefix, frames=self.frames)
-
-
 @define
 class ShapeProbe:
     """Runs an encoder on images of any size, and keeps the exception of the last run and the layouts of the levels.
@@ -90,12 +75,12 @@ class ShapeProbe:
     frames: int | None = field(default=None, kw_only=True)
     token_frames: int = field(default=1, kw_only=True)
     error: Exception | None = field(default=None, init=False)
-    layouts: tuple[LevelLayout, ...] | None = field(default=None, init=False)
+    layouts: Features | None = field(default=None, init=False)
     steady: bool = field(default=True, init=False)
 
     def __attrs_post_init__(self) -> None:
         if self.widths is not None:
-            self.layouts = tuple(LevelLayout(self.axes or MAP, width) for width in self.widths)
+            self.layouts = tuple(Feature(axes=self.axes or MAP, channels=width) for width in self.widths)
 
     def compute_grids(self, height: int, width: int) -> Grids | None:
         """Return the grids of all levels for an image of (height, width); None where the network does not take it."""
@@ -106,16 +91,16 @@ class ShapeProbe:
         except Exception as error:  # whatever a network raises at a size that it does not take
             self.error = error
             return None
-        layouts = tuple(layout for layout, _ in levels)
-        if any(layout.prefix < 0 for layout in layouts):
+        layouts = tuple(layout for layout, _ in levels if layout is not None)
+        if len(layouts) < len(levels):
             return None
         self.layouts = self.layouts or layouts
         self.steady = self.steady and layouts == self.layouts
         return tuple(grid for _, grid in levels) if layouts == self.layouts else None
 
-    def build_features(self, strides: Iterable[Fraction]) -> tuple[Feature, ...]:
+    def build_features(self, strides: Iterable[Fraction]) -> Features:
         """Return the features of the levels that were measured, with these strides."""
-        return tuple(layout.build_feature(stride) for layout, stride in zip(self.layouts or (), strides, strict=True))
+        return tuple(evolve(layout, stride=stride) for layout, stride in zip(self.layouts or (), strides, strict=True))
 
     def _make_input(self, height: int, width: int) -> Any:
         if isinstance(self.channels, int):
@@ -129,17 +114,21 @@ class ShapeProbe:
         # Uninitialised memory may hold NaN, and some networks draw at random by the values of the image.
         return torch.zeros(1, *shape, device=self.device)
 
-    def _measure_level(self, x: Any, height: int, width: int) -> tuple[LevelLayout, tuple[int, int]]:
+    def _measure_level(self, x: Any, height: int, width: int) -> tuple[Feature | None, tuple[int, int]]:
+        """Return the layout and the grid of a level; no layout where there are fewer tokens than cells."""
         if not isinstance(x, Tensor) or x.dim() not in (3, 4):
             raise TypeError(f"it gives {f'a tensor of {x.dim()} axes' if isinstance(x, Tensor) else type(x).__name__}")
         if x.dim() == 4:
             axes = self.axes or (MAP if height * x.shape[3] == width * x.shape[2] else CHANNELS_LAST)
             shape = dict(zip(axes.split(), x.shape, strict=True))
-            return LevelLayout(axes, shape["c"]), (shape["h"], shape["w"])
+            return Feature(axes=axes, channels=shape["c"]), (shape["h"], shape["w"])
         # The number of tokens alone does not tell rows from columns.
         rows, columns = self.patch or (height, width)
         grid = height // rows, width // columns
-        return LevelLayout(TOKENS, x.shape[2], x.shape[1] - self.token_frames * prod(grid), self.token_frames), grid
+        prefix = x.shape[1] - self.token_frames * prod(grid)
+        if prefix < 0:
+            return None, grid
+        return Feature(axes=TOKENS, channels=x.shape[2], prefix=prefix, frames=self.token_frames), grid
 
 
 MAX_IMAGE_NUMBERS = 2**26
@@ -193,38 +182,26 @@ def _find_min_side(grids_at: GridFunction, strides: tuple[Fraction, ...], multip
     return multiple * -(-known // multiple)
 
 
-class CPULinspace(TorchFunctionMode):
+class CPULinspace(CallMode):
     """A context in which `torch.linspace` has values on any device: many networks read the drop rate of each block
     off such a tensor.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Return `func` of its arguments, on the CPU where it is `torch.linspace`."""
-        return func(*args, **{**(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {})})
+        return func(*args, **kwargs | ({"device": "cpu"} if func is torch.linspace else {}))
 
 
-class ShapeInferenceMode(TorchFunctionMode):
+class ShapeInferenceMode(CallMode):
     """A context in which norms return what they are given: on the meta device they take most of the time."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Return `func` of its arguments, or the first of them where that has its shape and memory format."""
         if func is F.layer_norm and args[0].shape[-1:] == tuple(args[1]):
             return args[0].contiguous()
         if func is F.batch_norm and args[1] is not None and len(args[1]) == args[0].shape[1] and _is_plain(args[0]):
             return args[0]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _is_plain(x: Tensor) -> bool:

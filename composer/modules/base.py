@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 from composer.graph import get_module_path
 from composer.layouts import Feature, Features
-from composer.parts.validators import FINAL_ACTIVATIONS
 
 
 @singledispatch
@@ -72,7 +71,25 @@ class _GlobalGeneratorState(local):
 _GLOBAL_GENERATOR = _GlobalGeneratorState()
 
 
-class SeededGenerator(TorchFunctionMode):
+class CallMode(TorchFunctionMode):
+    """A context in which `call` is called in place of every function of torch."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return `call` of a function and its arguments."""
+        return self.call(func, args, {**kwargs} if kwargs else {})
+
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Return the result of `func`."""
+        raise NotImplementedError
+
+
+class SeededGenerator(CallMode):
     """A context in which this thread draws random numbers on the CPU from a new generator, seeded with `seed`.
 
     The numbers equal those of torch's global generator after the same seed. The global one is neither seeded nor used,
@@ -84,20 +101,13 @@ class SeededGenerator(TorchFunctionMode):
         super().__init__()
         self._generator = torch.Generator().manual_seed(seed)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call `func`, with the generator where it draws and has none."""
-        kwargs = kwargs or {}
         if not _is_random(func):
             return func(*args, **kwargs)
         if func not in _WITHOUT_GENERATOR_ARGUMENT:
             if kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
-                kwargs = {**kwargs, "generator": self._generator}
+                kwargs["generator"] = self._generator
         elif kwargs.get("training", True) and not _GLOBAL_GENERATOR.now:
             with self._swap_global_generator():
                 return func(*args, **kwargs)
@@ -131,15 +141,10 @@ def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return torch.device(device).type in ("cpu", "meta")
 
 
-_ACTIVATION_CLASSES: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in FINAL_ACTIVATIONS}
-
-
 def build_activation(name: str) -> nn.Module:
-    """Build the activation of torch with this name. Softmax is over the channels, axis 1.
-
-    Raises KeyError for a name that is not in `FINAL_ACTIVATIONS`.
-    """
-    return nn.Softmax(dim=1) if name == "Softmax" else _ACTIVATION_CLASSES[name]()
+    """Build the activation of torch with a name of `FINAL_ACTIVATIONS`. Softmax is over the channels, axis 1."""
+    built: nn.Module = nn.Softmax(dim=1) if name == "Softmax" else getattr(nn, name)()
+    return built
 
 
 def build_conv_norm_act(incoming: int, outgoing: int, kernel: int, dilation: int = 1) -> nn.Module:

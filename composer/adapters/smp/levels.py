@@ -78,11 +78,8 @@ def is_doubling(strides: Iterable[Fraction]) -> bool:
 def require_joinable_maps(levels: Levels, used: Features) -> Rejection | None:
     """Reject maps that do not match the next one doubled: unlike strides that merely double, this raises in smp."""
     strides = [scale_stride(f.stride, 1) for f in used]
-    if strides != sorted(strides):
-        only_maps = all(map(is_map, levels.features))
-        rejection = require_finest_first(levels.features if only_maps else used)
-        assert rejection is not None
-        return evolve(rejection, kind="raises", repair=rejection.repair if only_maps else None)
+    if rejection := require_finest_first(used):
+        return evolve(rejection, kind="raises", repair=None)
     if not is_doubling(strides):
         return Rejection(
             code="stride",
