@@ -108,7 +108,7 @@ def _get_extra_names(module: nn.Module, part: Part | Shared | None) -> frozenset
     return extras if isinstance(extras, frozenset) else frozenset()
 
 
-def _takes_image_size(module: nn.Module) -> bool:
+def _has_image_size(module: nn.Module) -> bool:
     return any(parameter.name == "image_size" for parameter in _list_parameters(module.forward))
 
 

@@ -55,7 +55,7 @@ register_module_buffer_registration_hook(_call_watchers)
 
 
 @contextmanager
-def _watch(watcher: Callable[[nn.Module | Tensor], None]) -> Iterator[None]:
+def _use_watcher(watcher: Callable[[nn.Module | Tensor], None]) -> Iterator[None]:
     _WATCHERS.active.append(watcher)
     try:
         yield
@@ -85,7 +85,7 @@ def limit_modules() -> AbstractContextManager[None]:
                 )
             )
 
-    return _watch(count_child)
+    return _use_watcher(count_child)
 
 
 def limit_bytes(
@@ -107,7 +107,7 @@ def limit_bytes(
         if most is not None and total > most:
             raise AllocationLimitError(f"it comes to more than {most:,} bytes")
 
-    return _watch(count_tensor)
+    return _use_watcher(count_tensor)
 
 
 @frozen

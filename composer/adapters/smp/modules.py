@@ -51,7 +51,7 @@ def _create_smp_encoder(part: SmpEncoder, weights: str | None = None) -> Any:
         return get_encoder(part.name, depth=part.depth, weights=weights)
 
 
-def _adapt_smp_encoder(network: Any, part: SmpEncoder, channels: int, *, weighted: bool) -> Any:
+def _set_channels_and_stride(network: Any, part: SmpEncoder, channels: int, *, weighted: bool) -> Any:
     """Return the same network for `channels` channels, dilated where the part asks: as smp adapts its own.
 
     Where it is `weighted`, the first layer keeps its weights, over and over for more channels. Raises ValueError
@@ -68,7 +68,7 @@ def _create_random_smp(part: SmpEncoder, channels: int) -> Any:
     device = get_default_device()
     with CPULinspace() if device == "meta" else nullcontext():
         network = _create_smp_encoder(part)
-    return _adapt_smp_encoder(network, part, channels, weighted=False).to(device)
+    return _set_channels_and_stride(network, part, channels, weighted=False).to(device)
 
 
 def _list_smp_levels(part: SmpEncoder, network: Any) -> tuple[int, ...]:
@@ -136,7 +136,7 @@ def _create_pretrained_smp(part: SmpEncoder, channels: int) -> tuple[Any, Loaded
         at = published[name]
         check_reachable(f"{at['repo_id']}@{at['revision']}", "model.safetensors")
         # smp loads it strictly.
-        return _adapt_smp_encoder(_create_smp_encoder(part, name), part, channels, weighted=True), LoadedWeights()
+        return _set_channels_and_stride(_create_smp_encoder(part, name), part, channels, weighted=True), LoadedWeights()
     source = get_weights_file(part.pretrained)
     assert source is not None
     if not Path(source[0]).is_file():
@@ -152,14 +152,14 @@ def _create_smp_from_file(part: SmpEncoder, file: str, prefix: str | None, chann
     for weighted in (True, False) if channels != 3 else (True,):
         network = _create_smp_encoder(part)
         if not weighted:
-            _adapt_smp_encoder(network, part, channels, weighted=False)
+            _set_channels_and_stride(network, part, channels, weighted=False)
         try:
             found = _load_smp_state(network, state, prefix)
         except MismatchError as error:
             failed.append(error)
             continue
         if weighted:
-            _adapt_smp_encoder(network, part, channels, weighted=True)
+            _set_channels_and_stride(network, part, channels, weighted=True)
         return network, found.report(file)
     raise max(failed, key=lambda error: error.fitting)
 

@@ -87,14 +87,6 @@ def build_config(part: Transformers, channels: int) -> Any:
     return config
 
 
-def get_checkpoint_source(part: Transformers) -> tuple[str, str | None]:
-    """Return the folder or repository of a checkpoint, and its revision."""
-    if part.folder is not None:
-        return str(part.folder), None
-    name, _, revision = part.name.partition("@")
-    return name, revision or None
-
-
 def _read_config(part: Transformers) -> dict[str, Any]:
     """Return the fields of a checkpoint's config; of an architecture, its model type only."""
     if part.is_architecture:
@@ -107,8 +99,8 @@ def _read_config(part: Transformers) -> dict[str, Any]:
             values = json.loads(read_limited_text(part.folder / "config.json", MAX_CONFIG_BYTES))
         else:
             check_reachable(part.name, "config.json")
-            name, revision = get_checkpoint_source(part)
-            values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+            name, _, revision = part.name.partition("@")
+            values, _ = PreTrainedConfig.get_config_dict(name, revision=revision or None)
         return {key: value for key, value in dict(values).items() if not _is_code_field(key)}
 
 
