@@ -54,17 +54,25 @@ def _find_only_child(module: nn.Module) -> str | None:
 
 
 class TransparentWrapper(nn.Module):
-    """Wrap a network in a module with another `forward`, with the network's own parameters, buffers and children.
+    """Wrap a network in a module that returns its levels, with its own parameters, buffers and children.
 
     The network is not a child of the wrapper, so the state dict has the names that published checkpoints use.
+    `indices` select levels; by default all are returned.
     """
 
     loaded_weights: LoadedWeights | None = None
+    indices: Sequence[int] | None
     _network: tuple[Any]
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, indices: Sequence[int] | None = None) -> None:
         super().__init__()
         vars(self).update(get_shared_module_state(network))
+        self.indices = indices
+
+    def forward(self, *images: Any, **extras: Any) -> tuple[Tensor, ...]:
+        """Return each level, as the network gives it."""
+        levels = self.network(*images, **extras)
+        return tuple(levels if self.indices is None else (levels[index] for index in self.indices))
 
     @property
     def network(self) -> Any:
@@ -98,8 +106,7 @@ class TimmEncoder(TransparentWrapper):
 
     def __init__(self, network: Any, indices: Sequence[int], *, tokens: bool = False, norm: bool = False) -> None:
         levels = network.prune_intermediate_layers(list(indices), prune_norm=not norm, prune_head=True)
-        super().__init__(network)
-        self.indices = list(levels)
+        super().__init__(network, list(levels))
         self.tokens = tokens
         # Two networks of timm have no such argument.
         self._normed = {"norm": True} if norm else {}

@@ -32,19 +32,6 @@ from composer.parts.rules import Rejection, is_map
 from composer.tensors.matching import LoadedWeights, Match, MismatchError, TensorState, match
 
 
-class SmpLevels(TransparentWrapper):
-    """An encoder of smp that gives the levels `indices`, level i at 1 / 2**i of the image's resolution."""
-
-    def __init__(self, network: Any, indices: Sequence[int]) -> None:
-        super().__init__(network)
-        self.indices = tuple(indices)
-
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Return each level as `(b, c, h, w)`."""
-        levels = self.network(image_BCHW)
-        return tuple(levels[index] for index in self.indices)
-
-
 def _create_smp_encoder(part: SmpEncoder, weights: str | None = None) -> Any:
     """Create the network for three channels, without dilation, with a published set of weights or random ones."""
     with drop_warnings():  # of the names that smp's next version will have, and of tensors on the meta device
@@ -94,7 +81,7 @@ def probe(part: SmpEncoder, channels: int) -> EncoderInfo | Rejection:
         return evolve(rejection, code="argument", about="output_stride")
     indices = _list_smp_levels(part, network)
     widths = tuple(network.out_channels[index] for index in indices)
-    trial = ShapeProbe(SmpLevels(network, indices).eval(), channels, "meta", MAP, widths)
+    trial = ShapeProbe(TransparentWrapper(network, indices).eval(), channels, "meta", MAP, widths)
     reductions = tuple(min(2**index, part.output_stride or 32) for index in indices)
     found = find_strides_and_sizes(trial.compute_grids, SMP_DEFAULT_SIZE, reductions)
     if found is None:
@@ -116,7 +103,7 @@ def _(part: SmpEncoder, image: Features, *, facts: EncoderInfo, pretrained: bool
     else:
         network = _create_random_smp(part, channels)
     # An EncoderInfo from the user may lack the indices of its levels.
-    encoder = SmpLevels(network, dict(facts.arguments).get("levels") or _list_smp_levels(part, network))
+    encoder = TransparentWrapper(network, dict(facts.arguments).get("levels") or _list_smp_levels(part, network))
     encoder.loaded_weights = loaded
     return encoder
 

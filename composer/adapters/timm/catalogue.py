@@ -30,9 +30,9 @@ CATALOGUE = Path(__file__).with_name("timm.jsonl")
 class WeightsInfo:
     """The image size that weights were trained with, and the mean and standard deviation of the bands in 0..1."""
 
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    size: tuple[int, int] = field(converter=tuple)
+    mean: tuple[float, ...] = field(converter=tuple[float, ...])
+    std: tuple[float, ...] = field(converter=tuple[float, ...])
 
 
 @frozen(kw_only=True)
@@ -131,14 +131,8 @@ def _parse_entry(data: dict[str, Any]) -> Entry:
     absent = [None] * len(data["channels"])
     rows = zip(*(data.pop(column, None) or absent for column in _LEVEL_COLUMNS.values()), strict=True)
     levels = [Level(**dict(zip(_LEVEL_COLUMNS, row, strict=True))) for row in rows]
-    usual = _parse_weights(data.pop("usual"))
-    weights = {tag: _parse_weights(weights) for tag, weights in data.pop("weights").items()}
-    return Entry(levels=levels, usual=usual, weights=weights, **data)
-
-
-def _parse_weights(data: list[Any]) -> WeightsInfo:
-    size, mean, std = data
-    return WeightsInfo((size[0], size[1]), tuple(mean), tuple(std))
+    weights = {tag: WeightsInfo(*info) for tag, info in data.pop("weights").items()}
+    return Entry(levels=levels, usual=WeightsInfo(*data.pop("usual")), weights=weights, **data)
 
 
 def reject_unknown_network(name: str, version: str, names: Sequence[str]) -> Rejection:

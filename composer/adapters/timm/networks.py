@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from composer.adapters.probing import (
 )
 from composer.adapters.rejections import normalize_indices, reject_all_sizes, reject_network, suggest_arguments
 from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
-from composer.adapters.timm.catalogue import reject_unknown_network, reject_unknown_tag
+from composer.adapters.timm.catalogue import SWITCHES, reject_unknown_network, reject_unknown_tag
 from composer.errors import format_error
 from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Features
 from composer.modules.base import use_default_device
@@ -33,7 +34,7 @@ from composer.parts.validators import to_keyword_arguments
 from composer.resources import limit_modules
 from composer.sizes import SizeConstraint
 
-SIZE_SWITCHES: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+SIZE_SWITCHES: tuple[Mapping[str, bool], ...] = (*SWITCHES.values(), {})
 """The switches by which timm's networks take other image sizes, in the order in which they are tried."""
 
 
@@ -71,7 +72,7 @@ def create_timm_network(part: Timm, channels: int, device: str, **arguments: Any
         return timm.create_model(part.name, **{"in_chans": channels, **get_declared_arguments(part), **arguments})
 
 
-def create_flexible_network(part: Timm, channels: int, device: str) -> tuple[Any, dict[str, bool]]:
+def create_flexible_network(part: Timm, channels: int, device: str) -> tuple[Any, Mapping[str, bool]]:
     """Create the network without weights, and return it with the switch that makes its image size flexible.
 
     Raises as `create_timm_network` does.
@@ -166,14 +167,8 @@ def reject_norm(error: Exception | None) -> Rejection:
     """Reject `norm` where a network has no final norm for its levels, or raises `error` with it."""
     if error is not None:
         return reject_network("cannot apply its final norm to its levels", format_timm_error(error), "leave norm out")
-    return Rejection(
-        code="network",
-        kind="wrong_output",
-        expected="has no final norm that norm could apply",
-        got="levels as they are",
-        repair="leave norm out",
-        about="norm",
-    )
+    expected = "has no final norm that norm could apply"
+    return evolve(reject_network(expected, "levels as they are", "leave norm out", "wrong_output"), about="norm")
 
 
 def reject_img_size(size: tuple[int, int], sizes: SizeConstraint) -> Rejection:
