@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from composer.graph import get_module_path
-from composer.layouts import Feature, Features
+from composer.layouts import Features
 
 
 @singledispatch
@@ -157,11 +157,6 @@ def build_conv_norm_act(incoming: int, outgoing: int, kernel: int, dilation: int
             act=nn.ReLU(inplace=True),
         )
     )
-
-
-def is_same_grid(one: Feature, other: Feature) -> bool:
-    """Return whether two maps have equal sizes for every image size, so that neither has to be resized."""
-    return (one.stride, one.rounding, one.offset) == (other.stride, other.rounding, other.offset)
 
 
 def resize_like(x_BCHW: Tensor, like: Tensor, mode: str, *, align_corners: bool | None = None) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.layouts import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
-from composer.modules.base import is_same_grid, module, resize_like
+from composer.modules.base import module, resize_like
 from composer.parts import (
     AddBottleneckLayer,
     AddFeatures,
@@ -312,13 +311,12 @@ class FPN(nn.Module):
         for block in (*self.inner_blocks, *self.layer_blocks):
             nn.init.kaiming_uniform_(block[0].weight, a=1)
             nn.init.zeros_(block[0].bias)
-        self.as_next_finer = tuple(is_same_grid(*pair) for pair in pairwise(features))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return a map `(b, width, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
         *finer, total = (inner(x) for inner, x in zip(self.inner_blocks, features, strict=True))
         totals = [total]
-        for x, same in zip(reversed(finer), reversed(self.as_next_finer), strict=True):
-            total = x + (total if same else resize_like(total, x, "nearest"))
+        for x in reversed(finer):
+            total = x + resize_like(total, x, "nearest")
             totals.append(total)
         return tuple(layer(x) for layer, x in zip(self.layer_blocks, reversed(totals), strict=True))
