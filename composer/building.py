@@ -96,14 +96,21 @@ def build_modules(
     return made
 
 
-def _check_options(seed: Any, device: object, limits: object) -> None:
-    # An integer that torch accepts as a seed; numpy's count.
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= index(seed) < 2**63:
+def _check_options(seed: object, device: object, limits: object) -> None:
+    if not _is_seed(seed):
         raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1 (got {seed!r})")
     if device not in get_args(Device):
         raise ValueError(f"device must be 'cpu' or 'meta' (got {device!r}); a model is moved to others: model.to(…)")
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits must be composer.Limits (got {limits!r})")
+
+
+def _is_seed(value: Any) -> bool:
+    """Return True for an integer that torch accepts as a seed; numpy's integers count."""
+    try:
+        return not isinstance(value, bool) and 0 <= index(value) < 2**63
+    except TypeError:
+        return False
 
 
 def _iter_missing_libraries(typed: TypedGraph) -> Iterator[tuple[str, Rejection]]:
