@@ -126,8 +126,8 @@ def _iter_wrong_encoders(typed: TypedGraph, modules: Mapping[str, nn.Module]) ->
     for name, facts in typed.facts.items():
         if name in modules and (mismatch := find_mismatch(modules[name], facts)):
             expected, got = f"{mismatch[0]}, by what is known of it", mismatch[1]
-            repair = "install the version of its library that its facts are of, or hand in its facts with describe="
-            yield name, Rejection(code="facts", kind="wrong_output", expected=expected, got=got, repair=repair)
+            fix = "install the version of its library that its facts are of, or hand in its facts with describe="
+            yield name, Rejection(code="features", kind="wrong_output", expected=expected, got=got, fix=fix)
 
 
 def _list_owner_nodes(typed: TypedGraph) -> list[Node]:
@@ -175,8 +175,8 @@ def _get_input_features(typed: TypedGraph, node: Node, source: str) -> Features:
 
 
 def _reject_unregistered_part(part: Part) -> Rejection:
-    repair = f"register one: @composer.module.register({type(part).__name__})"
-    return Rejection(code="part", kind="raises", expected="has no module", got="a class not registered", repair=repair)
+    fix = f"register one: @composer.module.register({type(part).__name__})"
+    return Rejection(code="part", kind="raises", expected="has no module", got="a class not registered", fix=fix)
 
 
 @contextmanager

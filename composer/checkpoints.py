@@ -104,9 +104,9 @@ def load_weights(
     return report
 
 
-def build_weights_error(file: str | PathLike[str], message: str, repair: str) -> SpecError:
+def build_weights_error(file: str | PathLike[str], message: str, fix: str) -> SpecError:
     """Build the error for a file of weights; `message` continues its name."""
-    return SpecError([Problem(code="weights", place=Place(file=str(file)), message=f"{message}.", repair=repair)])
+    return SpecError([Problem(code="weights", place=Place(file=str(file)), message=f"{message}.", fix=fix)])
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def convert_read_errors(file: str | PathLike[str]) -> Iterator[None]:
     try:
         yield
     except UnreadableError as error:
-        raise build_weights_error(file, str(error), error.repair) from error
+        raise build_weights_error(file, str(error), error.fix) from error
 
 
 def _refuse_unwritable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> None:
@@ -292,7 +292,7 @@ def _build_tensor_problem(file: str | PathLike[str], message: str, names: Mappin
         place=Place(file=str(file)),
         message=f"{message.format(format_count(len(names), 'tensor'))}: {listed}.",
         got="; ".join(names),
-        repair=f"give a checkpoint of this very model, or allow it: load_weights(model, file, ignore=[{patterns}])",
+        fix=f"give a checkpoint of this very model, or allow it: load_weights(model, file, ignore=[{patterns}])",
     )
 
 

@@ -53,7 +53,7 @@ class Library:
             kind="policy",
             expected=f"needs {self.package}, which cannot be imported",
             got=format_error(error),
-            repair=f"pip install --force-reinstall {self.together or self.requirement}",
+            fix=f"pip install --force-reinstall {self.together or self.requirement}",
         )
 
 
@@ -64,7 +64,7 @@ def reject_missing(package: str, requirement: str) -> Rejection:
         kind="policy",
         expected=f"needs {package}",
         got="no installation of it",
-        repair=f"pip install {requirement}",
+        fix=f"pip install {requirement}",
     )
 
 
@@ -150,11 +150,11 @@ def describe(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection
     """
     if part.source not in LIBRARIES:
         return Rejection(
-            code="facts",
+            code="features",
             kind="policy",
             expected="is not known to describe()",
             got=type(part).__name__,
-            repair="hand in a describe= that knows it",
+            fix="hand in a describe= that knows it",
         )
     return _describe_cached(part.copy_without_pretrained(), channels)
 

@@ -82,7 +82,7 @@ class Fix:
         return self.text
 
 
-def _convert_repair(value: str | Fix | None) -> str | Fix | None:
+def _convert_fix(value: str | Fix | None) -> str | Fix | None:
     return _truncate_text(value) if isinstance(value, str) else value
 
 
@@ -98,18 +98,18 @@ class Problem:
     place: Place = Place()
     expected: str | None = field(default=None, converter=optional(_truncate_text))
     got: str | None = field(default=None, converter=optional(_truncate_text))
-    repair: str | Fix | None = field(default=None, converter=_convert_repair)
+    fix: str | Fix | None = field(default=None, converter=_convert_fix)
 
     def __str__(self) -> str:
-        """`file:line:column: error[code] path: message`, and the repair on a line of its own."""
+        """`file:line:column: error[code] path: message`, and the fix on a line of its own."""
         return self.format("error")
 
     def format(self, severity: str) -> str:
         """Return the problem with another severity, such as `note`."""
         place = f"{self.place}: " if str(self.place) else ""
         path = f" {make_printable(_truncate_text(self.place.path))}:" if self.place.path else ""
-        repair = f"\n  repair: {make_printable(str(self.repair))}" if self.repair else ""
-        return f"{place}{severity}[{self.code}]{path} {make_printable(self.message)}{repair}"
+        fix = f"\n  fix: {make_printable(str(self.fix))}" if self.fix else ""
+        return f"{place}{severity}[{self.code}]{path} {make_printable(self.message)}{fix}"
 
 
 @frozen
@@ -140,7 +140,7 @@ def truncate_problems(problems: Iterable[Problem]) -> list[Problem]:
     first = list(islice(problems, MAX_PROBLEMS + 1))
     if len(first) > MAX_PROBLEMS:
         said = f"there are more than {MAX_PROBLEMS} problems; these are the first of them."
-        first[-1] = Problem(code="limit", message=said, place=first[-1].place, repair="fix these, and check again")
+        first[-1] = Problem(code="limit", message=said, place=first[-1].place, fix="fix these, and check again")
     return first
 
 

@@ -76,7 +76,7 @@ def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None 
     except SpecError as error:
         message = "no necks, widths or levels of the encoder solve these problems."
         raise SpecError(
-            [*error.problems, Problem(code="fit", message=message, place=Place(file=graph.source.file))]
+            [*error.problems, Problem(code="search", message=message, place=Place(file=graph.source.file))]
         ) from None
     return graph
 
@@ -155,7 +155,7 @@ def _propose(state: Inference, draft: Draft, cost: float) -> list[Iterator[Candi
 
 def _is_fixable(rejection: Rejection) -> bool:
     """Return False for a rejection that its own advice solves better than necks or levels."""
-    advises = rejection.change is None and not (rejection.repair or "necks:").startswith("necks:")
+    advises = rejection.change is None and not (rejection.fix or "necks:").startswith("necks:")
     return not advises or rejection.code not in ADVISED
 
 

@@ -29,10 +29,10 @@ def find_structural_problems(graph: Graph) -> Iterator[Problem]:
     cycle = None if faults else _find_cycle(graph)
     if cycle:
         yield Problem(
-            code="cycle",
+            code="node",
             message=f"nodes take from each other in a circle: {' → '.join(cycle)}.",
             place=graph.source.locate(cycle[0]),
-            repair=f"break the circle where it should begin, with an input of the graph: "
+            fix=f"break the circle where it should begin, with an input of the graph: "
             f"{', '.join(name for name, _ in graph.inputs)}",
         )
     elif not faults:
@@ -82,7 +82,7 @@ def _find_invalid_names(graph: Graph) -> Iterator[Problem]:
     inside = _map_nested_names(names)
     for name, count in Counter(names).items():
         if message := _explain_invalid_name(name, count, inside):
-            yield Problem(code="name", message=message, place=graph.source.locate(name), repair="choose another name")
+            yield Problem(code="node", message=message, place=graph.source.locate(name), fix="choose another name")
 
 
 def _map_nested_names(names: list[str]) -> dict[str, str]:
@@ -142,12 +142,12 @@ def _find_excess_encoders(graph: Graph) -> Iterator[Problem]:
             code="limit",
             message=f"a graph has at most {MAX_ENCODERS} encoders (got {len(encoders):,}).",
             place=graph.source.locate(encoders[MAX_ENCODERS].name),
-            repair="let nodes share the weights of one: share: NODE in place of a part",
+            fix="let nodes share the weights of one: share: NODE in place of a part",
         )
 
 
-def _build_reference_problem(graph: Graph, path: str, message: str, repair: str) -> Problem:
-    return Problem(code="reference", message=message, place=graph.source.locate(path), repair=repair)
+def _build_reference_problem(graph: Graph, path: str, message: str, fix: str) -> Problem:
+    return Problem(code="node", message=message, place=graph.source.locate(path), fix=fix)
 
 
 def _iter_sources(node: Node) -> Iterator[tuple[str, str]]:
@@ -163,11 +163,11 @@ def _build_unknown_name_problem(graph: Graph, path: str, name: str, known: list[
     what = "input or node" if set(inputs) & set(known) else "node"
     other = " that has a part of its own" if path.endswith(".share") else f", only an input {name!r}"
     return Problem(
-        code="reference",
+        code="node",
         message=f"there is no {what} {name!r}{other if name in inputs or path.endswith('.share') else ''}.",
         place=graph.source.locate(path),
         got=name,
-        repair=suggest(name, known),
+        fix=suggest(name, known),
     )
 
 
@@ -200,7 +200,7 @@ def _find_unused_nodes(graph: Graph) -> Iterator[Problem]:
                 code="unused",
                 message=f"nothing that leaves the graph needs {name}.",
                 place=graph.source.locate(name),
-                repair="take from it, name it in outputs, or leave it out",
+                fix="take from it, name it in outputs, or leave it out",
             )
 
 
@@ -221,7 +221,7 @@ def find_overflow(features: Features) -> Rejection | None:
 
 def _reject_overflow(expected: str, got: str) -> Rejection:
     return Rejection(
-        code="limit", kind="policy", expected=expected, got=got, repair="leave it out, or a node before it"
+        code="limit", kind="policy", expected=expected, got=got, fix="leave it out, or a node before it"
     )
 
 
@@ -249,7 +249,7 @@ def build_conflict_problem(graph: Graph, conflict: Conflict) -> Problem:
         place=graph.source.locate(conflict.second),
         expected=str(conflict.first_sizes),
         got=str(conflict.second_sizes),
-        repair="change the input's size or the encoder's img_size to one that both take",
+        fix="change the input's size or the encoder's img_size to one that both take",
     )
 
 
@@ -273,12 +273,12 @@ def _find_missing_heads(graph: Graph, features: Mapping[str, Features], parts: M
             continue
         if not part.includes_head:
             yield Problem(
-                code="head",
+                code="output",
                 message=f"{get_part_name(part)} gives features; a head must turn them into a prediction.",
                 place=graph.source.locate(name),
                 expected="a head after it",
                 got="none",
-                repair="add a head; EmbeddingHead gives features as they are",
+                fix="add a head; EmbeddingHead gives features as they are",
             )
 
 
@@ -294,14 +294,14 @@ def _find_invalid_outputs(
             continue
         way = "add IdentityDecoder, which passes one feature on"
         if unfit and len(given) == 1:
-            way = unfit.repair or "bring it to that layout with PermuteDims"
+            way = unfit.fix or "bring it to that layout with PermuteDims"
         yield Problem(
             code="output",
             message=f'an output is one map "{MAP}" or one vector "{VECTOR}"; {name} gives {describe_features(given)}.',
             place=graph.source.locate(name),
             expected="one map or one vector",
             got=describe_features(given),
-            repair=f"{way}; or head: EmbeddingHead, which gives features as they are",
+            fix=f"{way}; or head: EmbeddingHead, which gives features as they are",
         )
 
 
@@ -313,10 +313,10 @@ def _find_invalid_crop(
     is_map = any(not given or given[0].axes == MAP for given in outputs)
     if graph.crop is not None and not (graph.rescale and is_map):
         yield Problem(
-            code="crop",
+            code="value",
             message="crop keeps the centre of output at the image's size, and no output is at it.",
             place=graph.source.locate("crop"),
-            repair="leave crop out" if graph.rescale else "rescale: true",
+            fix="leave crop out" if graph.rescale else "rescale: true",
         )
 
 

@@ -53,7 +53,7 @@ def build_rejection_problem(
         place=graph.source.locate(path),
         expected=rejection.expected,
         got=got,
-        repair=fix or rejection.repair or _format_change(rejection.change),
+        fix=fix or rejection.fix or _format_change(rejection.change),
     )
 
 
@@ -220,11 +220,11 @@ class Inference:
         if unlike or not alike or len(owner.sources) != len(node.sources):
             position = unlike[0] if unlike else 0
             return Rejection(
-                code="share",
+                code="join",
                 kind="policy",
                 expected=f"shares the weights of {owner.name}, which was made for "
                 f"{describe_features(self.features[owner.sources[position]])}",
-                repair="give both nodes inputs of the same features",
+                fix="give both nodes inputs of the same features",
                 input=position,
             )
         if owner.name in self.facts:
@@ -241,11 +241,11 @@ class Inference:
             return None
         what = "an embedding" if heads[0] in self.embeddings else "a prediction"
         return Rejection(
-            code="head",
+            code="output",
             kind="policy",
             expected="takes features",
             got=f"{what}, from {heads[0]}",
-            repair="leave this head out",
+            fix="leave this head out",
         )
 
 
@@ -271,7 +271,7 @@ def _reject_inputs(node: Node) -> Rejection:
             kind="raises",
             expected="takes its inputs by position or by name, and not both",
             got=f"{len(node.positional)} by position, {len(node.named)} by name",
-            repair=f"from: {{{', '.join(f'{name}: {source}' for name, source in node.named)}}}",
+            fix=f"from: {{{', '.join(f'{name}: {source}' for name, source in node.named)}}}",
         )
     if node.named:
         return Rejection(
@@ -279,14 +279,14 @@ def _reject_inputs(node: Node) -> Rejection:
             kind="raises",
             expected="does not take inputs by these names",
             got=", ".join(name for name, _ in node.named),
-            repair=f"from: [{', '.join(node.sources)}]",
+            fix=f"from: [{', '.join(node.sources)}]",
         )
     return Rejection(
         code="inputs",
         kind="raises",
         expected="takes one input",
         got=format_count(len(node.sources), "input"),
-        repair="join them first, with ConcatFeatures or AddFeatures",
+        fix="join them first, with ConcatFeatures or AddFeatures",
     )
 
 
@@ -300,7 +300,7 @@ def _reject_unnamed_images(node: Node, part: ProbedEncoder, images: list[Feature
         kind="raises",
         expected=f"takes images by name{known}",
         got=f"{format_count(len(images), 'image')} without a name",
-        repair=f"from: {{{', '.join(f'{name}: {source}' for name, source in pairs)}}}",
+        fix=f"from: {{{', '.join(f'{name}: {source}' for name, source in pairs)}}}",
     )
 
 
@@ -340,7 +340,7 @@ def resolve_describe(describe: Describe | Mapping[Any, EncoderInfo] | None) -> D
         return lambda part, _: (
             known.get(part)
             or Rejection(
-                code="facts", kind="policy", expected="is not among the facts that were handed in", got="no facts"
+                code="features", kind="policy", expected="is not among the facts that were handed in", got="no facts"
             )
         )
     return describe

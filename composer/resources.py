@@ -76,11 +76,11 @@ def limit_modules() -> AbstractContextManager[None]:
         if count > MAX_MODULES:
             raise RejectionError(
                 Rejection(
-                    code="budget",
+                    code="limit",
                     kind="policy",
                     expected=f"has at most {MAX_MODULES:,} modules",
                     got="more of them from its options",
-                    repair="ask for a network that is less deep",
+                    fix="ask for a network that is less deep",
                     about="options",
                 )
             )
@@ -151,11 +151,11 @@ def require_limits(typed: TypedGraph, usage: Mapping[str, ResourceUsage], limits
         if limit is not None and total > limit:
             largest = max(counts, key=lambda name: counts[name])
             rejection = Rejection(
-                code="budget",
+                code="limit",
                 kind="policy",
                 expected=f"has most of the model's {resource}, of which there may be {limit:,}",
                 got=f"{counts[largest]:,} of {total:,}",
-                repair=f"{_suggest_smaller(typed, largest)}, or allow as many",
+                fix=f"{_suggest_smaller(typed, largest)}, or allow as many",
             )
             rejections.append((largest, rejection))
     raise_rejections(typed, rejections)
@@ -170,11 +170,11 @@ def reject_memory(
     available = "" if free is None else f", with {_format_bytes(free)} free"
     share = f"{_format_bytes(usage[largest].bytes)} of the model's {_format_bytes(total)}" if usage else ""
     return largest, Rejection(
-        code="memory",
+        code="limit",
         kind="raises",
         expected="needs more memory than there is",
         got=f"{share}{available}" if usage else "no more",
-        repair=_suggest_smaller(typed, largest),
+        fix=_suggest_smaller(typed, largest),
     )
 
 

@@ -72,8 +72,8 @@ def load(
         saved = open_safetensors(file, _SAVED_FILE_HINT)
     text, frozen = saved.metadata.get(SPEC_KEY), saved.metadata.get(FROZEN_KEY)
     if text is None:
-        repair = "build the model, then composer.load_weights"
-        raise build_weights_error(file, "holds no spec, so it was not written by composer.save", repair)
+        fix = "build the model, then composer.load_weights"
+        raise build_weights_error(file, "holds no spec, so it was not written by composer.save", fix)
     # Pretrained weights would be overwritten, and may no longer be available.
     graph = reads(text, name=f"{os.fspath(file)}: spec", parts=parts)
     model = build(graph, pretrained=False, describe=describe, limits=limits)
@@ -95,17 +95,17 @@ def _refuse_unloadable(model: Model, state: Mapping[str, Any], file: str | os.Pa
     """Raise SpecError where `load` could not set this state in the model that the spec describes."""
     faults = {name: fault for name, value in state.items() if (fault := _find_fault(value)) is not None}
     if faults:
-        reason, repair = next(iter(faults.values()))
-        names = [name for name, fault in faults.items() if fault == (reason, repair)]
+        reason, fix = next(iter(faults.values()))
+        names = [name for name, fault in faults.items() if fault == (reason, fix)]
     else:
         current, built = summarize_state(state), model.built_state
         names = [name for name in current if name not in built]
         names += [name for name in built if current.get(name) != built[name]]
         reason = "not as the spec describes the model"
         hints = (hint for mark, hint in _UNDO_HINTS.items() if any(mark in name for name in names))
-        repair = next(hints, _CHANGED_HINT)
+        fix = next(hints, _CHANGED_HINT)
     if names:
-        raise build_weights_error(file, f"cannot be written because of {list_names(names, 3)} ({reason})", repair)
+        raise build_weights_error(file, f"cannot be written because of {list_names(names, 3)} ({reason})", fix)
 
 
 _CHANGED_HINT = "put the change into the spec, or save the weights alone: torch.save(model.state_dict(), file)"
@@ -129,10 +129,10 @@ def _find_fault(value: Any) -> tuple[str, str] | None:
         return "extra state, not a tensor", "let the module keep that state as a tensor: register_buffer"
     if type(value) is not Tensor:
         name = type(value).__name__
-        repair = (
+        fix = (
             _GATHER_HINT if name == "DTensor" else "save the model before it is converted, or a copy in plain tensors"
         )
-        return f"{name}, not a plain tensor", repair
+        return f"{name}, not a plain tensor", fix
     if value.layout is not torch.strided or value.is_quantized:
         return "sparse or quantised", "convert it first: tensor.to_dense(), or tensor.dequantize()"
     if value.is_meta:

@@ -329,46 +329,46 @@ REFUSED = {
     "no task": (
         {"task": None},
         """\
-        error[unknown] task: the factory has no task None.
-          repair: known: classification, embedding_generation, regression, scalar_regression, segmentation
+        error[part] task: the factory has no task None.
+          fix: known: classification, embedding_generation, regression, scalar_regression, segmentation
         """,
     ),
     "another task": (
         {"task": "object_detection"},
         """\
-        error[unknown] task: the factory has no task 'object_detection'.
-          repair: known: classification, embedding_generation, regression, scalar_regression, segmentation
+        error[part] task: the factory has no task 'object_detection'.
+          fix: known: classification, embedding_generation, regression, scalar_regression, segmentation
         """,
     ),
     "no backbone": (
         {"backbone": None},
         """\
-        error[missing] backbone: a backbone is the name of a network (got None).
-          repair: backbone: timm_resnet50
+        error[key] backbone: a backbone is the name of a network (got None).
+          fix: backbone: timm_resnet50
         """,
     ),
     "a misspelled backbone": (
         {"backbone": "resnet19"},
         """\
-        error[network] backbone: timm/resnet19 is not a network of timm (got timm {timm}).
-          repair: did you mean resnet18 or resnet61q or resnet51q?
+        error[part] backbone: timm/resnet19 is not a network of timm (got timm {timm}).
+          fix: did you mean resnet18 or resnet61q or resnet51q?
         """,
     ),
     "prithvi": (
         {"backbone": "prithvi_eo_v2_300", "backbone_bands": ["RED"], "backbone_num_frames": 4},
         (
-            "error[unknown] backbone: prithvi_eo_v2_300 is a backbone of TerraTorch's own, and composer knows "
+            "error[part] backbone: prithvi_eo_v2_300 is a backbone of TerraTorch's own, and composer knows "
             "timm's by name alone.\n"
-            '  repair: build it and hand in the module: backbone=BACKBONE_REGISTRY.build("prithvi_eo_v2_300", '
+            '  fix: build it and hand in the module: backbone=BACKBONE_REGISTRY.build("prithvi_eo_v2_300", '
             "…)\n"
         ),
     ),
     "terramind": (
         {"backbone": "terratorch_terramind_v1_base"},
         (
-            "error[unknown] backbone: terramind_v1_base is a backbone of TerraTorch's own, and composer knows "
+            "error[part] backbone: terramind_v1_base is a backbone of TerraTorch's own, and composer knows "
             "timm's by name alone.\n"
-            '  repair: build it and hand in the module: backbone=BACKBONE_REGISTRY.build("terramind_v1_base", '
+            '  fix: build it and hand in the module: backbone=BACKBONE_REGISTRY.build("terramind_v1_base", '
             "…)\n"
         ),
     ),
@@ -382,9 +382,9 @@ REFUSED = {
         },
         """\
         error[unused] backbone_features_only: TerraTorch takes timm's networks with features_only alone.
-          repair: leave it out
+          fix: leave it out
         error[unused] backbone_padding: timm's networks take no padding, and TerraTorch hands it on to them.
-          repair: padding: {mode: …} in a spec
+          fix: padding: {mode: …} in a spec
         error[unused] backbone_pretrained_cfg: pretrained_cfg cannot be handed to timm: composer loads weights itself.
         error[unused] backbone_model_name: model_name cannot be handed to timm: the network is named by name.
         error[value] backbone_in_chans: channels must be a whole number of at least 1 (got 0).
@@ -393,82 +393,82 @@ REFUSED = {
     "an argument that the network has not": (
         {"backbone_kwargs": {"drop_rat": 0.1}},
         (
-            "error[network] backbone: timm/resnet18 refuses its arguments (got timm says TypeError: "
+            "error[part] backbone: timm/resnet18 refuses its arguments (got timm says TypeError: "
             "ResNet.__init__() got an unexpected keyword argument 'drop_rat').\n"
-            "  repair: correct or leave out drop_rat\n"
+            "  fix: correct or leave out drop_rat\n"
         ),
     ),
     "one argument of several that the network has not": (
         {"backbone_drop_rat": 0.1, "backbone_drop_path_rate": 0.1},
         (
-            "error[network] backbone: timm/resnet18 refuses its arguments (got timm says TypeError: "
+            "error[part] backbone: timm/resnet18 refuses its arguments (got timm says TypeError: "
             "ResNet.__init__() got an unexpected keyword argument 'drop_rat').\n"
-            "  repair: correct or leave out drop_rat\n"
+            "  fix: correct or leave out drop_rat\n"
         ),
     ),
     "levels in another order": (
         {"backbone_out_indices": [4, 3]},
         (
-            "error[order] backbone_out_indices: timm/resnet18 gives its levels in its own order, each once (got "
+            "error[index] backbone_out_indices: timm/resnet18 gives its levels in its own order, each once (got "
             "out_indices [4, 3]).\n"
-            "  repair: backbone_out_indices: [3, 4], and SelectIndices for another order\n"
+            "  fix: backbone_out_indices: [3, 4], and SelectIndices for another order\n"
         ),
     ),
     "no decoder": (
         {"decoder": None},
         """\
-        error[missing] decoder: segmentation needs a decoder.
-          repair: decoder: FCNDecoder
+        error[key] decoder: segmentation needs a decoder.
+          fix: decoder: FCNDecoder
         """,
     ),
     "a misspelled decoder": (
         {"decoder": "smp_Unett"},
         """\
-        error[unknown] decoder: TerraTorch has no decoder 'smp_Unett'.
-          repair: did you mean smp_Unet or smp_MAnet or smp_UPerNet?
+        error[part] decoder: TerraTorch has no decoder 'smp_Unett'.
+          fix: did you mean smp_Unet or smp_MAnet or smp_UPerNet?
         """,
     ),
     "a head of mmseg without its width": (
         {"decoder": "mmseg_FCNHead"},
         """\
-        error[missing] decoder: mmseg's FCNHead needs channels.
-          repair: decoder_channels: 512
+        error[key] decoder: mmseg's FCNHead needs channels.
+          fix: decoder_channels: 512
         """,
     ),
     "a head of mmseg that cannot be had": (
         {"decoder": "mmseg_OCRHead", "decoder_channels": 64},
         """\
-        error[unknown] decoder: mmseg's OCRHead cannot be had: it takes the prediction of another head beside the maps.
-          repair: decoder: mmseg_ISAHead
+        error[part] decoder: mmseg's OCRHead cannot be had: it takes the prediction of another head beside the maps.
+          fix: decoder: mmseg_ISAHead
         """,
     ),
     "a norm of mmseg in other groups": (
         {"decoder": "FCNHead", "decoder_channels": 64, "decoder_norm_cfg": {"type": "GN", "num_groups": 8}},
         """\
         error[value] decoder_norm_cfg: a norm is BN, SyncBN, or GN in 32 groups (got {'type': 'GN', 'num_groups': 8}).
-          repair: decoder_norm_cfg: {type: BN}
+          fix: decoder_norm_cfg: {type: BN}
         """,
     ),
     "no decoder of a model": (
         {"decoder": "SatMAEHead"},
         """\
-        error[unknown] decoder: SatMAEHead is a head of masked autoencoders, which needs more than features.
-          repair: decoder: FCNDecoder
+        error[part] decoder: SatMAEHead is a head of masked autoencoders, which needs more than features.
+          fix: decoder: FCNDecoder
         """,
     ),
     "a decoder of smp that cannot be built there": (
         {"decoder": "smp_DPT"},
         (
-            "error[unknown] decoder: smp_DPT is a decoder that smp makes for an encoder of its own alone; "
+            "error[part] decoder: smp_DPT is a decoder that smp makes for an encoder of its own alone; "
             "composer's smp/DPT takes any ViT.\n"
-            "  repair: decoder: FCNDecoder\n"
+            "  fix: decoder: FCNDecoder\n"
         ),
     ),
     "an argument that a decoder has not": (
         {"decoder_chanels": 8},
         """\
         error[unused] decoder_chanels: FCNDecoder has no argument 'chanels'.
-          repair: did you mean channels?
+          fix: did you mean channels?
         """,
     ),
     "a value that a decoder does not take": (
@@ -480,7 +480,7 @@ REFUSED = {
     "a decoder that needs more": (
         {"decoder": "LinearDecoder"},
         """\
-        error[missing] decoder: LinearDecoder needs upsampling_size.
+        error[key] decoder: LinearDecoder needs upsampling_size.
         """,
     ),
     "an activation of anyone's": (
@@ -507,48 +507,48 @@ REFUSED = {
         },
         """\
         error[type] necks[0]: a neck is a dict with a name (got {'indices': [0]}).
-          repair: {name: SelectIndices, …}
-        error[unknown] necks[1].name: TerraTorch has no neck 'SelectIndex'.
-          repair: did you mean SelectIndices?
-        error[missing] necks[2]: SelectIndices needs indices.
+          fix: {name: SelectIndices, …}
+        error[part] necks[1].name: TerraTorch has no neck 'SelectIndex'.
+          fix: did you mean SelectIndices?
+        error[key] necks[2]: SelectIndices needs indices.
         error[unused] necks[3].order: PermuteDims has no argument 'order'.
-          repair: did you mean new_order?
-        error[missing] necks[3]: PermuteDims needs new_order.
+          fix: did you mean new_order?
+        error[key] necks[3]: PermuteDims needs new_order.
         """,
     ),
     "no classes": (
         {"num_classes": None},
         """\
-        error[missing] num_classes: segmentation needs num_classes.
-          repair: say how many are to be predicted
+        error[key] num_classes: segmentation needs num_classes.
+          fix: say how many are to be predicted
         """,
     ),
     "outputs for classes": (
         {"num_classes": None, "num_outputs": 3},
         """\
         error[unused] num_outputs: segmentation has no outputs but classes.
-          repair: num_classes: 3
+          fix: num_classes: 3
         """,
     ),
     "classes for outputs": (
         {"task": "regression", "num_classes": 3, "aux_decoders": [AuxiliaryHead("one", "FCNDecoder")]},
         """\
         error[unused] num_classes: regression has no classes.
-          repair: num_outputs: 3
+          fix: num_outputs: 3
         """,
     ),
     "no outputs": (
         {"task": "scalar_regression", "num_classes": None},
         """\
-        error[missing] num_outputs: scalar_regression needs num_outputs.
-          repair: say how many are to be predicted
+        error[key] num_outputs: scalar_regression needs num_outputs.
+          fix: say how many are to be predicted
         """,
     ),
     "both": (
         {"num_outputs": 2},
         """\
         error[unused] num_outputs: one of num_outputs and num_classes is given, not both.
-          repair: leave one out
+          fix: leave one out
         """,
     ),
     "no number of classes": (
@@ -566,32 +566,32 @@ REFUSED = {
         },
         """\
         error[unused] decoder_num_convs: decoder_num_convs was passed but not used.
-          repair: write it into decoder_kwargs
+          fix: write it into decoder_kwargs
         error[unused] head_dropout: head_dropout was passed but not used.
-          repair: write it into head_kwargs
+          fix: write it into head_kwargs
         """,
     ),
     "arguments of nothing": (
         {"rescael": False, "nonsense": 1},
         (
             "error[unused] rescael: rescael was passed but not used.\n"
-            "  repair: did you mean rescale?\n"
+            "  fix: did you mean rescale?\n"
             "error[unused] nonsense: nonsense was passed but not used.\n"
-            "  repair: known: aux_decoders, backbone, backbone_kwargs, decoder, decoder_kwargs, head_kwargs, "
+            "  fix: known: aux_decoders, backbone, backbone_kwargs, decoder, decoder_kwargs, head_kwargs, "
             "image_size_out, necks, num_classes, num_outputs, peft_config, rescale, task\n"
         ),
     ),
     "all at once": (
         {"task": "regression", "num_classes": 2, "backbone": "resnet19", "decoder_chanels": 8, "rescael": False},
         """\
-        error[network] backbone: timm/resnet19 is not a network of timm (got timm {timm}).
-          repair: did you mean resnet18 or resnet61q or resnet51q?
+        error[part] backbone: timm/resnet19 is not a network of timm (got timm {timm}).
+          fix: did you mean resnet18 or resnet61q or resnet51q?
         error[unused] decoder_chanels: FCNDecoder has no argument 'chanels'.
-          repair: did you mean channels?
+          fix: did you mean channels?
         error[unused] num_classes: regression has no classes.
-          repair: num_outputs: 2
+          fix: num_outputs: 2
         error[unused] rescael: rescael was passed but not used.
-          repair: did you mean rescale?
+          fix: did you mean rescale?
         """,
     ),
     "another's activation": (
@@ -600,7 +600,7 @@ REFUSED = {
             "error[value] head_final_act: final_act is torch.nn.X, with X one of ReLU, GELU, SiLU, LeakyReLU, "
             "ELU, Tanh, Sigmoid, Softplus, Identity, Softmax (got 'torch.nn.functional.relu'); nothing is "
             "imported or called by its name.\n"
-            "  repair: choose one of these, or apply the function to the model's output\n"
+            "  fix: choose one of these, or apply the function to the model's output\n"
         ),
     ),
     "an activation with arguments": (
@@ -609,23 +609,23 @@ REFUSED = {
             "error[value] head_final_act: final_act is torch.nn.X, with X one of ReLU, GELU, SiLU, LeakyReLU, "
             "ELU, Tanh, Sigmoid, Softplus, Identity, Softmax (got LeakyReLU(negative_slope=0.3)); nothing is "
             "imported or called by its name.\n"
-            "  repair: choose one of these, or apply the function to the model's output\n"
+            "  fix: choose one of these, or apply the function to the model's output\n"
         ),
     ),
     "a head behind a head": (
         {"decoder": "LinearDecoder", "decoder_upsampling_size": 2, "head_dropout": 0.1, "head_channel_list": [8]},
         """\
         error[unused] head_dropout: LinearDecoder includes a head, so there is none for dropout.
-          repair: leave it out
+          fix: leave it out
         error[unused] head_channel_list: LinearDecoder includes a head, so there is none for channel_list.
-          repair: leave it out
+          fix: leave it out
         """,
     ),
     "a head behind a decoder of one's own": (
         {"decoder": Scores(includes_head=True), "decoder_channels": 8, "head_dropout": 0.1},
         """\
         error[unused] head_dropout: Scores includes a head, so there is none for dropout.
-          repair: leave it out
+          fix: leave it out
         """,
     ),
     "auxiliary heads that are no list": (
@@ -644,25 +644,25 @@ REFUSED = {
         },
         """\
         error[type] aux_decoders[0]: an auxiliary head is an AuxiliaryHead or a dict (got 'FCNDecoder').
-          repair: {name: NAME, decoder: FCNDecoder, decoder_args: {…}}
+          fix: {name: NAME, decoder: FCNDecoder, decoder_args: {…}}
         error[unused] aux_decoders[1].args: an auxiliary head has no 'args'.
-          repair: known: decoder, decoder_args, name
-        error[name] aux_decoders[1].name: a name has from 1 to 60 characters, and no dot (got 'a.b').
-          repair: choose another name
-        error[missing] aux_decoders[2]: an auxiliary head needs a name.
-        error[missing] aux_decoders[2]: an auxiliary head needs a decoder.
+          fix: known: decoder, decoder_args, name
+        error[node] aux_decoders[1].name: a name has from 1 to 60 characters, and no dot (got 'a.b').
+          fix: choose another name
+        error[key] aux_decoders[2]: an auxiliary head needs a name.
+        error[key] aux_decoders[2]: an auxiliary head needs a decoder.
         error[type] aux_decoders[2].decoder_args: decoder_args is a dict of arguments (got 7).
-          repair: {decoder_channels: 256}
-        error[name] aux_decoders[4].name: there is an auxiliary head 'one' already.
-          repair: choose another name
+          fix: {decoder_channels: 256}
+        error[node] aux_decoders[4].name: there is an auxiliary head 'one' already.
+          fix: choose another name
         """,
     ),
     "auxiliary heads that a graph would call the same": (
         {"aux_decoders": [AuxiliaryHead("fcn-aux", "FCNDecoder"), AuxiliaryHead("fcn_aux", "FCNDecoder")]},
         (
-            "error[name] aux_decoders[1].name: there is an auxiliary head 'fcn-aux' already, which a graph would call "
+            "error[node] aux_decoders[1].name: there is an auxiliary head 'fcn-aux' already, which a graph would call "
             "fcn_aux too.\n"
-            "  repair: choose another name\n"
+            "  fix: choose another name\n"
         ),
     ),
     "weights in a file": (
@@ -670,7 +670,7 @@ REFUSED = {
         (
             "error[unused] backbone_pretrained_cfg_overlay: pretrained_cfg_overlay cannot be handed to timm: composer "
             "loads weights itself.\n"
-            "  repair: backbone_pretrained: PATH\n"
+            "  fix: backbone_pretrained: PATH\n"
         ),
     ),
     "weights in a file, in a dict": (
@@ -678,7 +678,7 @@ REFUSED = {
         (
             "error[unused] backbone_kwargs.checkpoint_path: checkpoint_path cannot be handed to timm: composer loads "
             "weights itself.\n"
-            "  repair: backbone_kwargs: {pretrained: PATH}\n"
+            "  fix: backbone_kwargs: {pretrained: PATH}\n"
         ),
     ),
     "axes that there are not": (
@@ -696,7 +696,7 @@ REFUSED = {
         (
             "error[value] backbone_temporal_features_permute_op: the frames would lie side by side along axis 3 of "
             "each map, and its channels are axis 1.\n"
-            "  repair: backbone_temporal_features_permute_op: null\n"
+            "  fix: backbone_temporal_features_permute_op: null\n"
         ),
     ),
     "what is wrong with auxiliary heads": (
@@ -712,30 +712,30 @@ REFUSED = {
             ]
         },
         (
-            "error[unknown] aux_decoders[0].decoder: TerraTorch has no decoder 'FCNdecoder'.\n"
-            "  repair: did you mean FCNDecoder?\n"
+            "error[part] aux_decoders[0].decoder: TerraTorch has no decoder 'FCNdecoder'.\n"
+            "  fix: did you mean FCNDecoder?\n"
             "error[unused] aux_decoders[1].decoder_args.channels: channels was passed but not used: an "
             "argument begins with decoder_ or head_.\n"
-            "  repair: write decoder_channels\n"
+            "  fix: write decoder_channels\n"
             "error[unused] aux_decoders[1].decoder_args.decoder_chanels: FCNDecoder has no argument 'chanels'.\n"
-            "  repair: did you mean channels?\n"
+            "  fix: did you mean channels?\n"
             "error[unused] aux_decoders[2].decoder_args.head_dropout: LinearDecoder includes a head, so there "
             "is none for dropout.\n"
-            "  repair: leave it out\n"
+            "  fix: leave it out\n"
         ),
     ),
     "frames that nobody counted": (
         {"backbone_use_temporal": True},
         """\
-        error[missing] backbone_use_temporal: the number of frames has to be known.
-          repair: say how many: backbone_temporal_n_timestamps
+        error[key] backbone_use_temporal: the number of frames has to be known.
+          fix: say how many: backbone_temporal_n_timestamps
         """,
     ),
     "frames that nobody counted, in a dict": (
         {"backbone_kwargs": {"use_temporal": True}},
         """\
-        error[missing] backbone_kwargs.use_temporal: the number of frames has to be known.
-          repair: say how many: temporal_n_timestamps
+        error[key] backbone_kwargs.use_temporal: the number of frames has to be known.
+          fix: say how many: temporal_n_timestamps
         """,
     ),
     "frames that are miscounted": (
@@ -743,7 +743,7 @@ REFUSED = {
         (
             "error[value] backbone_temporal_subset_lengths: temporal_subset_lengths come to 4 frames, and "
             "temporal_n_timestamps is 3.\n"
-            "  repair: temporal_n_timestamps: 4\n"
+            "  fix: temporal_n_timestamps: 4\n"
         ),
     ),
     "frames that are none": (
@@ -776,7 +776,7 @@ REFUSED = {
         (
             "error[type] backbone: a backbone is the name of a network, or a module whose out_channels are a "
             "list (got Conv2d with out_channels 4).\n"
-            "  repair: declare its features: backbone=composer.Custom(module, features=[…], channels=…, "
+            "  fix: declare its features: backbone=composer.Custom(module, features=[…], channels=…, "
             "sizes=…)\n"
         ),
     ),
@@ -784,9 +784,9 @@ REFUSED = {
         {"backbone": 7, "decoder": 8},
         """\
         error[type] backbone: a backbone is the name of a network (got 7).
-          repair: backbone: timm_resnet50
+          fix: backbone: timm_resnet50
         error[type] decoder: a decoder is the name of one, or a module (got 8).
-          repair: decoder: FCNDecoder
+          fix: decoder: FCNDecoder
         """,
     ),
     "how a backbone is padded": (

@@ -52,14 +52,14 @@ def test_what_is_taken_runs(name):
 GOT = 'necks[0] gives 5 × map "b c h w" (16, 24, 32, 40, 20 channels, stride 4, 8, 16, 32, 32)'
 ONCE_EACH = (
     "error[stride] decoder: smp/{} takes maps whose stride doubles from one to the next; "
-    f"{GOT}.\n  repair: necks: [AddBottleneckLayer, SelectIndices: {{{{indices: [0, 1, 2, 3]}}}}]"
+    f"{GOT}.\n  fix: necks: [AddBottleneckLayer, SelectIndices: {{{{indices: [0, 1, 2, 3]}}}}]"
 )
 REFUSED = {
     **{name: ONCE_EACH.format(name) for name in ("UnetPlusPlus", "MAnet", "Linknet", "FPN")},
     "DeepLabV3Plus": "error[stride] decoder: smp/DeepLabV3Plus enlarges the last map by 4 or 2, to meet the map of level 2; "
-    f"{GOT}.\n  repair: necks: [AddBottleneckLayer, SelectIndices: {{indices: [1, 2, 3, 4]}}]",
+    f"{GOT}.\n  fix: necks: [AddBottleneckLayer, SelectIndices: {{indices: [1, 2, 3, 4]}}]",
     "PAN": "error[count] decoder: smp/PAN has gates for the levels up to 5, and would pass over those between them and the "
-    "last (got level 6).\n  repair: necks: [AddBottleneckLayer, SelectIndices: {indices: [1, 2, 3, 4]}]",
+    "last (got level 6).\n  fix: necks: [AddBottleneckLayer, SelectIndices: {indices: [1, 2, 3, 4]}]",
 }
 REPAIRS = {
     "UnetPlusPlus": [0, 1, 2, 3],

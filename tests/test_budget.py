@@ -63,7 +63,7 @@ def test_what_is_counted_is_what_the_model_has(graph):
 def test_one_more_than_there_may_be_is_refused(graph, what):
     have = counts(composer.build(graph))[what == "bytes"]
     (problem,) = refused(graph, limits=Limits(**{what: have - 1})).problems
-    assert problem.code == "budget"
+    assert problem.code == "limit"
     assert problem.expected == f"has most of the model's {what}, of which there may be {have - 1:,}"
     assert problem.got.endswith(f" of {have:,}")
 
@@ -71,16 +71,16 @@ def test_one_more_than_there_may_be_is_refused(graph, what):
 def test_the_node_that_has_most_is_to_blame():
     text = f"encoder: timm/test_resnet\ndecoder: {{FCNDecoder: {{channels: 512}}}}\n{HEAD_OF_TWO}\n"
     assert str(refused(composer.reads(text, name="a.yaml"), limits=Limits(parameters=10**7))) == (
-        "a.yaml:2:10: error[budget] decoder: FCNDecoder has most of the model's parameters, of which there may be "
+        "a.yaml:2:10: error[limit] decoder: FCNDecoder has most of the model's parameters, of which there may be "
         "10,000,000 (got 12,787,712 of 13,161,426).\n"
-        f"  repair: {FEWER}, or allow as many"
+        f"  fix: {FEWER}, or allow as many"
     )
 
 
 def test_an_encoder_is_repaired_by_another():
     (problem,) = refused(GRAPH, limits=Limits(bytes=1000)).problems
     assert problem.place.path == "encoder"
-    assert problem.repair == f"{SMALLER}, or allow as many"
+    assert problem.fix == f"{SMALLER}, or allow as many"
 
 
 def test_both_limits_are_told_at_once():
@@ -126,7 +126,7 @@ def test_a_file_is_held_to_limits_before_its_weights_are_read(tmp_path):
     composer.save(composer.build(GRAPH), file)
     with pytest.raises(SpecError) as caught:
         composer.load(file, limits=Limits(parameters=1))
-    assert caught.value.problems[0].code == "budget"
+    assert caught.value.problems[0].code == "limit"
     assert composer.load(file, limits=Limits(parameters=10**7)).graph == GRAPH
 
 
@@ -162,7 +162,7 @@ def _(neck, features):
     try:
         return module(Steered(), features)
     except RuntimeError as error:
-        refusal = Rejection(code="network", kind="raises", expected="cannot be made", got=str(error))
+        refusal = Rejection(code="part", kind="raises", expected="cannot be made", got=str(error))
         raise RejectionError(refusal) from error
 
 
@@ -189,9 +189,9 @@ class TestMemory:
     def test_a_model_that_does_not_is_refused_at_the_node_that_has_most(self):
         graph = composer.chain(Timm("test_resnet"), FCNDecoder(channels=512), HEAD)
         assert str(refused(graph)) == (
-            "error[memory] decoder: FCNDecoder needs more memory than there is "
+            "error[limit] decoder: FCNDecoder needs more memory than there is "
             "(got 51.2 MB of the model's 52.7 MB, with 10.0 MB free).\n"
-            f"  repair: {FEWER}"
+            f"  fix: {FEWER}"
         )
 
     def test_a_model_on_the_meta_device_takes_none(self):
@@ -250,7 +250,7 @@ def answers():
 @pytest.mark.parametrize("name", HEAVY)
 def test_more_than_there_is_memory_for_gets_an_answer_at_once(answers, name):
     """No number is drawn: neither time nor memory is spent on what cannot be."""
-    assert f"error[memory] {HEAVY[name][1]}: " in answers[name]["said"]
+    assert f"error[limit] {HEAVY[name][1]}: " in answers[name]["said"]
     assert answers[name]["megabytes"] < 600
 
 
@@ -357,8 +357,8 @@ def test_a_network_that_is_too_deep_is_refused_before_it_is_there(part):
     with pytest.raises(SpecError) as caught:
         composer.infer(composer.chain(part, FCNDecoder(), HEAD))
     assert str(caught.value) == (
-        f"error[budget] encoder.options: timm/{part.name} has at most 4,096 modules "
-        "(got more of them from its options).\n  repair: ask for a network that is less deep"
+        f"error[limit] encoder.options: timm/{part.name} has at most 4,096 modules "
+        "(got more of them from its options).\n  fix: ask for a network that is less deep"
     )
 
 

@@ -51,7 +51,7 @@ def said(graph, **options):
 def test_a_part_without_a_module_is_a_problem():
     assert said(composer.chain(composer.Timm("test_resnet"), Unmade(), composer.IdentityDecoder())) == (
         "error[part] necks[0]: Unmade has no module (got a class not registered).\n"
-        "  repair: register one: @composer.module.register(Unmade)"
+        "  fix: register one: @composer.module.register(Unmade)"
     )
 
 

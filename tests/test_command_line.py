@@ -172,7 +172,7 @@ class TestCheck:
             "message": "expected a whole number (got 'yes', a string).",
             "expected": "a whole number",
             "got": "'yes', a string",
-            "repair": None,
+            "fix": None,
             "edits": [],
         }
         assert [absent["ok"], *(absent["problems"][0][key] for key in ("code", "file", "message"))] == [
@@ -321,8 +321,8 @@ class TestBuild:
     def test_a_model_that_is_too_large_is_refused(self, here, capsys, command, option, limit, said):
         assert main([*command, "segmentation.yaml", option, limit]) == 1
         assert capsys.readouterr().err.splitlines()[-2:] == [
-            f"segmentation.yaml:2:10: error[budget] encoder: timm/resnet10t has most of the model's {said}.",
-            "  repair: choose a smaller network, or allow as many",
+            f"segmentation.yaml:2:10: error[limit] encoder: timm/resnet10t has most of the model's {said}.",
+            "  fix: choose a smaller network, or allow as many",
         ]
 
     def test_a_model_that_is_small_enough_is_built(self, here, capsys):
@@ -365,7 +365,7 @@ class TestASavedModel:
         assert main(["check", "plain.pt"]) == 1
         assert capsys.readouterr().out == (
             "plain.pt: error[file] no spec was found in this weights file.\n"
-            "  repair: give the YAML spec, or a file that composer.save wrote; `run` takes other weights with "
+            "  fix: give the YAML spec, or a file that composer.save wrote; `run` takes other weights with "
             "--weights FILE\n"
         )
 

@@ -115,7 +115,7 @@ def test_a_broken_install_is_an_error_of_the_spec(cache, monkeypatch):
     (problem,) = caught.value.problems
     assert (problem.code, problem.place.path) == ("install", "encoder")
     assert problem.message.startswith("timm/test_resnet needs timm, which cannot be imported (got ")
-    assert problem.repair == "pip install --force-reinstall timm torch torchvision"
+    assert problem.fix == "pip install --force-reinstall timm torch torchvision"
 
 
 def test_a_network_that_is_probed_may_take_the_memory_that_is_free(cache, monkeypatch):

@@ -510,9 +510,9 @@ def test_a_fix_is_one_line(case, text):
         composer.infer(composer.reads(CASES[case][0]))
 
     (problem,) = caught.value.problems
-    assert isinstance(problem.repair, Fix)
-    assert str(problem.repair) == text
-    assert str(problem).endswith(f"\n  repair: {text}")
+    assert isinstance(problem.fix, Fix)
+    assert str(problem.fix) == text
+    assert str(problem).endswith(f"\n  fix: {text}")
 
 
 NETWORKS = (
@@ -534,7 +534,7 @@ DECODERS = (
 def test_a_fix_that_is_printed_solves_the_problem(network, decoder):
     spec = f"encoder: {{timm/{network}: {{tokens: {str('vit' in network).lower()}}}}}\ndecoder: {decoder}\n{HEAD}"
     problems = find_problems(spec)
-    fixes = [problem.repair for problem in problems if isinstance(problem.repair, Fix)]
+    fixes = [problem.fix for problem in problems if isinstance(problem.fix, Fix)]
 
     fixed = fix_text(spec, "spec.yaml")
 
@@ -568,7 +568,7 @@ def test_without_a_fix_the_problems_say_so(spec, code):
 
     first, last = caught.value.problems
     assert first.code == code
-    assert str(last) == "error[fit] no necks, widths or levels of the encoder solve these problems."
+    assert str(last) == "error[search] no necks, widths or levels of the encoder solve these problems."
 
 
 LAYOUTS = st.sampled_from([PLAIN, "b h w c", "b n c", "b t c h w"])

@@ -255,7 +255,7 @@ def told(door, file):
     """What is wrong with a file, at the door where it is a file of the model's, or where a spec names it."""
     problem = refused(DOORS[door], file)
     if door == "pretrained":
-        assert problem.repair == "give the path of a weights file that fits this network"
+        assert problem.fix == "give the path of a weights file that fits this network"
         return problem.got.removeprefix("ValueError: the file ")
     return problem.message.removesuffix(".")
 
@@ -377,7 +377,7 @@ def test_a_header_of_any_size_is_not_read(tmp_path):
     problem = refused(composer.load_weights, file)
     assert str(problem) == (
         f"{file}: error[weights] has a header of more than 16,777,216 bytes.\n"
-        "  repair: give a file of safetensors, or one that torch.save wrote"
+        "  fix: give a file of safetensors, or one that torch.save wrote"
     )
 
 
@@ -387,7 +387,7 @@ def test_numbers_of_a_kind_that_is_not_read_are_named(tmp_path):
     file.write_bytes(safetensors_of(header, bytes(4)))
     assert str(refused(composer.load_weights, file)) == (
         f"{file}: error[weights] has a of a kind that is not read ('float8_e8m0fnu').\n"
-        "  repair: convert it to floating-point numbers, and save it again"
+        "  fix: convert it to floating-point numbers, and save it again"
     )
 
 
@@ -433,7 +433,7 @@ def test_a_model_without_memory_keeps_nothing_and_says_so(tmp_path, saved):
     with pytest.raises(SpecError) as caught:
         composer.load_weights(composer.build(GRAPH, device="meta"), file)
     assert str(caught.value) == (
-        f"{file}: error[weights] cannot be put into a model on the meta device.\n  repair: build the model on the CPU"
+        f"{file}: error[weights] cannot be put into a model on the meta device.\n  fix: build the model on the CPU"
     )
 
 
@@ -458,7 +458,7 @@ def test_a_tensor_that_cannot_be_set_is_named(tmp_path, monkeypatch):
         composer.load_weights(model, file)
     assert str(caught.value) == (
         f"{file}: error[weights] cannot be put into the model, whose encoder.conv1.0.weight cannot be set (device lost "
-        "at 0x1).\n  repair: build the model again"
+        "at 0x1).\n  fix: build the model again"
     )
 
 

@@ -177,9 +177,9 @@ class TestRepeatedKeys:
     @pytest.mark.parametrize(
         ("lines", "classes", "note"),
         [
-            pytest.param(["num_classes: 3"], 3, "9:7: note[repeated] {key} line 8.", id="once more"),
+            pytest.param(["num_classes: 3"], 3, "9:7: note[key] {key} line 8.", id="once more"),
             pytest.param(
-                ["num_classes: 3", "num_classes: 4"], 4, "10:7: note[repeated] {key} line 9.", id="twice more"
+                ["num_classes: 3", "num_classes: 4"], 4, "10:7: note[key] {key} line 9.", id="twice more"
             ),
         ],
     )
@@ -195,10 +195,10 @@ class TestNotes:
     def test_every_key_that_is_no_part_of_the_model_is_said(self):
         text = "seed_everything: 0\n" + model(*LAST, beside=["loss: ce", "aux_loss: {a: 1.0}"]) + "trainer:\n  a: 1\n"
         assert notes(text) == [
-            "c.yaml:1:1: note[aside] seed_everything: not part of a model: set aside.",
-            "c.yaml:10:5: note[aside] model.init_args.loss: not part of a model: set aside.",
-            "c.yaml:11:5: note[aside] model.init_args.aux_loss: not part of a model: set aside.",
-            "c.yaml:12:1: note[aside] trainer: not part of a model: set aside.",
+            "c.yaml:1:1: note[note] seed_everything: not part of a model: set aside.",
+            "c.yaml:10:5: note[note] model.init_args.loss: not part of a model: set aside.",
+            "c.yaml:11:5: note[note] model.init_args.aux_loss: not part of a model: set aside.",
+            "c.yaml:12:1: note[note] trainer: not part of a model: set aside.",
         ]
 
     @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ class TestNotes:
     def test_freezing_is_said_with_what_to_call(self, line, node):
         assert notes(model(*LAST, beside=[f"{line}: true"])) == [
             (
-                f"c.yaml:9:5: note[aside] model.init_args.{line}: freezing is not part of a spec: set aside.\n"
-                f'  repair: call model.freeze("{node}")'
+                f"c.yaml:9:5: note[note] model.init_args.{line}: freezing is not part of a spec: set aside.\n"
+                f'  fix: call model.freeze("{node}")'
             )
         ]
         assert notes(model(*LAST, beside=[f"{line}: no"])) == []
@@ -216,27 +216,27 @@ class TestNotes:
     def test_adapters_are_said_with_what_to_call(self):
         assert notes(model(*LAST, "peft_config: {method: LORA}")) == [
             (
-                f"c.yaml:9:7: note[aside] {ARGS}.peft_config: adapters are added to a built model, and are "
+                f"c.yaml:9:7: note[note] {ARGS}.peft_config: adapters are added to a built model, and are "
                 "not part of a spec: set aside.\n"
-                "  repair: composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
+                "  fix: composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
             )
         ]
 
     def test_arguments_that_the_task_does_not_have_are_said(self):
         assert notes(model(*LAST, beside=["metrics: {val: []}", "class_names: [a]"])) == [
             (
-                "c.yaml:9:5: note[aside] model.init_args.metrics: SemanticSegmentationTask of TerraTorch 1.2.11 has no "
+                "c.yaml:9:5: note[note] model.init_args.metrics: SemanticSegmentationTask of TerraTorch 1.2.11 has no "
                 "argument 'metrics': set aside."
             ),
-            "c.yaml:10:5: note[aside] model.init_args.class_names: not part of a model: set aside.",
+            "c.yaml:10:5: note[note] model.init_args.class_names: not part of a model: set aside.",
         ]
 
     def test_necks_that_the_task_adds_are_said(self):
         text = "model:\n  class_path: EmbeddingGenerationTask\n  init_args:\n    model_args: {backbone: resnet10t}\n"
         assert notes(text) == [
             (
-                "c.yaml:3:3: note[aside] model.init_args: EmbeddingGenerationTask adds necks: SelectIndices, "
-                "ReshapeTokensToImage.\n  repair: model_args: {necks: […]} replaces them"
+                "c.yaml:3:3: note[note] model.init_args: EmbeddingGenerationTask adds necks: SelectIndices, "
+                "ReshapeTokensToImage.\n  fix: model_args: {necks: […]} replaces them"
             )
         ]
 
@@ -244,7 +244,7 @@ class TestNotes:
         head = "{name: fcn-aux, decoder: IdentityDecoder}"
         assert notes(model(*LAST, beside=[f"aux_heads: [{head}]"])) == [
             (
-                f"c.yaml:9:18: note[aside] {INIT}.aux_heads[0].name: names in a spec are letters, digits and _: "
+                f"c.yaml:9:18: note[note] {INIT}.aux_heads[0].name: names in a spec are letters, digits and _: "
                 "fcn-aux is fcn_aux there."
             )
         ]
@@ -252,7 +252,7 @@ class TestNotes:
     def test_images_that_terratorch_would_not_pad_are_said(self):
         assert notes(model(*FCN)) == [
             (
-                f"c.yaml:7:7: note[terratorch] {ARGS}.decoder: FCNDecoder needs sides that are multiples of 32: others "
+                f"c.yaml:7:7: note[note] {ARGS}.decoder: FCNDecoder needs sides that are multiples of 32: others "
                 "are padded, and cropped. TerraTorch feeds them as they are, and gives other numbers or fails."
             )
         ]
@@ -261,9 +261,9 @@ class TestNotes:
         head = "{name: a, decoder: UNetDecoder, decoder_args: {decoder_channels: [8, 8, 8, 8, 8], head_dropout: 0.5}}"
         assert notes(model(*LAST, beside=[f"aux_heads: [{head}]"])) == [
             (
-                f"c.yaml:9:99: note[terratorch] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch makes "
+                f"c.yaml:9:99: note[note] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch makes "
                 "auxiliary heads with the arguments of the main head, and ignores head_dropout.\n"
-                "  repair: aux: {a: {head: …}} has arguments of its own"
+                "  fix: aux: {a: {head: …}} has arguments of its own"
             )
         ]
 
@@ -290,7 +290,7 @@ class TestPlaces:
                 ["necks:", "- {name: SelectIndices, indices: [0, 1]}", "- {name: SelectIndices, indices: [4]}", *FCN],
                 "9:41: error[index] X.necks[1].indices[0]",
             ),
-            (["necks:", "- {name: MaxpoolToPyramidl}", *FCN], "8:10: error[unknown] X.necks[0].name"),
+            (["necks:", "- {name: MaxpoolToPyramidl}", *FCN], "8:10: error[part] X.necks[0].name"),
             (["necks:", "- {name: LearnedInterpolateToPyramidal}", *FCN], "8:9: error[count] X.necks[0]"),
             (["decoder: FCNDecoder", "decoder_in_index: 9", "num_classes: 2"], "8:7: error[index] X.decoder_in_index"),
             (["decoder: FCNDecoder", "decoder_in_indx: 1", "num_classes: 2"], "8:7: error[unused] X.decoder_in_indx"),
@@ -298,11 +298,11 @@ class TestPlaces:
             (["backbone_out_indices: [x]", *FCN], "7:7: error[value] X.backbone_out_indices"),
             (["backbone_kwargs: {out_indices: [x]}", *FCN], "7:25: error[value] X.backbone_kwargs.out_indices"),
             (["backbone_in_chans: 0", *FCN], "7:7: error[value] X.backbone_in_chans"),
-            (["decoder: FCNDecoder"], "5:5: error[missing] X.num_classes"),
-            (["num_classes: 2"], "5:5: error[missing] X.decoder"),
+            (["decoder: FCNDecoder"], "5:5: error[key] X.num_classes"),
+            (["num_classes: 2"], "5:5: error[key] X.decoder"),
             ([*FCN, "head_droput: 0.1"], "9:7: error[unused] X.head_droput"),
             ([*FCN, "image_size_out: [4, x]"], "9:7: error[value] X.image_size_out"),
-            ([*FCN, "rescale: false", "image_size_out: [4, 4]"], "10:7: error[crop] X.image_size_out"),
+            ([*FCN, "rescale: false", "image_size_out: [4, 4]"], "10:7: error[value] X.image_size_out"),
             ([*FCN, "task: regression"], "9:7: error[unused] X.task"),
             ([*FCN, "aux_decoders: [3]"], "9:7: error[unused] X.aux_decoders"),
             ([*FCN, "decoder_kwargs: 3"], "9:7: error[type] X.decoder_kwargs"),
@@ -325,12 +325,12 @@ class TestPlaces:
                 "{name: a, decoder: UNetDecoder, decoder_args: {decoder_channels: [8]}}",
                 "9:64: error[count] X[0].decoder_args.decoder_channels",
             ),
-            ("{name: a, decoder: FCNDecodr, decoder_args: {}}", "9:27: error[unknown] X[0].decoder"),
+            ("{name: a, decoder: FCNDecodr, decoder_args: {}}", "9:27: error[part] X[0].decoder"),
             ("{name: a, decoder: FCNDecoder, decoder_args: 3}", "9:48: error[type] X[0].decoder_args"),
-            ("{name: a.b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[name] X[0].name"),
+            ("{name: a.b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[node] X[0].name"),
             ("{name: a, decoder: FCNDecoder, decodr: x}", "9:48: error[unused] X[0].decodr"),
             ("3", "9:17: error[type] X[0]"),
-            ("{class_path: torch.nn.Linear, init_args: {}}", "9:30: error[unknown] X[0].class_path"),
+            ("{class_path: torch.nn.Linear, init_args: {}}", "9:30: error[part] X[0].class_path"),
         ],
         ids=lambda value: value.partition("X")[2] if "X" in value else "",
     )
@@ -375,7 +375,7 @@ class TestPlaces:
             model("decoder: FCNDecodr", "num_classes: 2", "channels: 3", beside=["model_arg: 1", "aux_heads: 4"])
         )
         assert [line for line in said.splitlines() if "error[" in line] == [
-            f"c.yaml:7:7: error[unknown] {ARGS}.decoder: TerraTorch has no decoder 'FCNDecodr'.",
+            f"c.yaml:7:7: error[part] {ARGS}.decoder: TerraTorch has no decoder 'FCNDecodr'.",
             f"c.yaml:9:7: error[unused] {ARGS}.channels: channels was passed but not used.",
             "c.yaml:10:5: error[key] model.init_args.model_arg: SemanticSegmentationTask has no argument 'model_arg'.",
             f"c.yaml:11:16: error[type] {INIT}.aux_heads: auxiliary heads are a list (got 4).",
@@ -386,62 +386,62 @@ class TestNoConfig:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("- 1\n", "c.yaml:1:1: error[type] a config is a mapping of keys (got a list of 1).\n  repair: EXAMPLE"),
-            ("trainer: {}\n", "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n  repair: EXAMPLE"),
+            ("- 1\n", "c.yaml:1:1: error[type] a config is a mapping of keys (got a list of 1).\n  fix: EXAMPLE"),
+            ("trainer: {}\n", "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n  fix: EXAMPLE"),
             (
                 "modle: {}\n",
                 (
-                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
-                    "  repair: did you mean model where modle stands?"
+                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
+                    "  fix: did you mean model where modle stands?"
                 ),
             ),
             (
                 "fit: {model: {class_path: x}}\n",
                 (
-                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
-                    "  repair: put what stands under fit at the top"
+                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
+                    "  fix: put what stands under fit at the top"
                 ),
             ),
             (
                 "class_path: x\ninit_args: {}\n",
                 (
-                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
-                    "  repair: put class_path and init_args under model"
+                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
+                    "  fix: put class_path and init_args under model"
                 ),
             ),
             (
                 "backbone: resnet18\ndecoder: FCNDecoder\n",
                 (
-                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
-                    f"  repair: put all this under {ARGS}, and the class_path of a task beside it"
+                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
+                    f"  fix: put all this under {ARGS}, and the class_path of a task beside it"
                 ),
             ),
             (
                 "model_args: {}\n",
                 (
-                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
-                    "  repair: put all this under model.init_args, and the class_path of a task beside it"
+                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
+                    "  fix: put all this under model.init_args, and the class_path of a task beside it"
                 ),
             ),
             (
                 "encoder: timm/resnet18\n",
                 (
-                    "c.yaml:1:1: error[missing] a config of TerraTorch's has a model.\n"
-                    "  repair: this looks like a spec of composer's own: python -m composer check FILE"
+                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
+                    "  fix: this looks like a spec of composer's own: python -m composer check FILE"
                 ),
             ),
             (
                 "model: other.yaml\n",
                 (
                     "c.yaml:1:8: error[type] model: a model is a class_path with init_args "
-                    "(got 'other.yaml', a string); no other file is read.\n  repair: put what that file holds here"
+                    "(got 'other.yaml', a string); no other file is read.\n  fix: put what that file holds here"
                 ),
             ),
             (
                 "model.class_path: x\n",
                 (
                     "c.yaml:1:1: error[key] model.class_path: keys that are joined by dots are not taken apart.\n"
-                    "  repair: model: {class_path: …}"
+                    "  fix: model: {class_path: …}"
                 ),
             ),
             (
@@ -449,7 +449,7 @@ class TestNoConfig:
                 (
                     "c.yaml:1:1: error[key] model.model_args.backbone: keys that are joined by dots are not taken "
                     "apart.\n"
-                    "  repair: model: {init_args: {model_args: {backbone: …}}}"
+                    "  fix: model: {init_args: {model_args: {backbone: …}}}"
                 ),
             ),
             (
@@ -459,9 +459,9 @@ class TestNoConfig:
             (
                 "model: {class_path: my.SemanticSegmentationTask, init_args: {}}\n",
                 (
-                    "c.yaml:1:21: error[unknown] model.class_path: my.SemanticSegmentationTask is not a task of "
+                    "c.yaml:1:21: error[part] model.class_path: my.SemanticSegmentationTask is not a task of "
                     "TerraTorch.\n"
-                    "  repair: did you mean SemanticSegmentationTask?"
+                    "  fix: did you mean SemanticSegmentationTask?"
                 ),
             ),
             (
@@ -504,14 +504,14 @@ class TestNoConfig:
                 "freeze_backbon: true",
                 (
                     f"[key] {INIT}.freeze_backbon: SemanticSegmentationTask has no argument 'freeze_backbon'.\n"
-                    "  repair: did you mean freeze_backbone?"
+                    "  fix: did you mean freeze_backbone?"
                 ),
             ),
             (
                 "optimizer.lr: 1",
                 (
                     f"[key] {INIT}.optimizer.lr: keys that are joined by dots are not taken apart.\n"
-                    "  repair: optimizer: {lr: …}"
+                    "  fix: optimizer: {lr: …}"
                 ),
             ),
         ],
@@ -549,8 +549,8 @@ class TestNothingIsRun:
         task = refusal(model(*FCN, task="spy.Task"))
         activation = refusal(model("decoder: FCNDecoder", "head_final_act: spy.Act", task="PixelwiseRegressionTask"))
 
-        assert said[0] == "c.yaml:1:1: note[aside] custom_modules_path: nothing is imported from it: set aside."
-        assert task.startswith("c.yaml:2:15: error[unknown] model.class_path: spy.Task is not a task of TerraTorch.")
+        assert said[0] == "c.yaml:1:1: note[note] custom_modules_path: nothing is imported from it: set aside."
+        assert task.startswith("c.yaml:2:15: error[part] model.class_path: spy.Task is not a task of TerraTorch.")
         assert activation.startswith(f"c.yaml:8:7: error[value] {ARGS}.head_final_act: ")
         assert "spy" not in sys.modules
 
@@ -564,15 +564,15 @@ decoder: {UNetDecoder: {channels: [512, 256, 128, 64]}}
 head: {SegmentationHead: {num_classes: 3, channel_list: [256], dropout: 0.1}}
 """
 ASIDE = """\
-c.yaml:2:1: note[aside] seed_everything: not part of a model: set aside.
-c.yaml:3:1: note[aside] trainer: not part of a model: set aside.
-c.yaml:13:1: note[aside] data: not part of a model: set aside.
-c.yaml:47:5: note[aside] model.init_args.loss: not part of a model: set aside.
-c.yaml:48:5: note[aside] model.init_args.plot_on_val: not part of a model: set aside.
-c.yaml:49:5: note[aside] model.init_args.ignore_index: not part of a model: set aside.
-c.yaml:53:5: note[aside] model.init_args.tiled_inference_parameters: not part of a model: set aside.
-c.yaml:60:1: note[aside] optimizer: not part of a model: set aside.
-c.yaml:65:1: note[aside] lr_scheduler: not part of a model: set aside.
+c.yaml:2:1: note[note] seed_everything: not part of a model: set aside.
+c.yaml:3:1: note[note] trainer: not part of a model: set aside.
+c.yaml:13:1: note[note] data: not part of a model: set aside.
+c.yaml:47:5: note[note] model.init_args.loss: not part of a model: set aside.
+c.yaml:48:5: note[note] model.init_args.plot_on_val: not part of a model: set aside.
+c.yaml:49:5: note[note] model.init_args.ignore_index: not part of a model: set aside.
+c.yaml:53:5: note[note] model.init_args.tiled_inference_parameters: not part of a model: set aside.
+c.yaml:60:1: note[note] optimizer: not part of a model: set aside.
+c.yaml:65:1: note[note] lr_scheduler: not part of a model: set aside.
 """
 
 
@@ -604,8 +604,8 @@ class TestCommand:
         assert capsys.readouterr() == (
             "",
             (
-                f"bad.yaml:5:5: error[missing] {ARGS}.num_classes: segmentation needs num_classes.\n"
-                "  repair: say how many are to be predicted\n"
+                f"bad.yaml:5:5: error[key] {ARGS}.num_classes: segmentation needs num_classes.\n"
+                "  fix: say how many are to be predicted\n"
             ),
         )
         assert (here / "spec.yaml").read_text() == "something else"

@@ -24,7 +24,7 @@ outputs: [h]
 """,
         (
             "<text>:4:13: error[inputs] j: ConcatFeatures does not take inputs by these names (got x, y).\n"
-            "  repair: from: [e, e]"
+            "  fix: from: [e, e]"
         ),
     ),
     "an encoder of two images": (
@@ -37,7 +37,7 @@ outputs: [h]
 """,
         (
             "<text>:3:13: error[inputs] e: timm/resnet18 takes one input (got 2 inputs).\n"
-            "  repair: join them first, with ConcatFeatures or AddFeatures"
+            "  fix: join them first, with ConcatFeatures or AddFeatures"
         ),
     ),
     "the share of a refused node": (
@@ -50,7 +50,7 @@ nodes:
   h: {part: IdentityDecoder, from: j}
 outputs: [h]
 """,
-        "<text>:3:13: error[facts] e: timm/resnet34 is not among the facts that were handed in (got no facts).",
+        "<text>:3:13: error[features] e: timm/resnet34 is not among the facts that were handed in (got no facts).",
     ),
     "an output named twice": (
         """\
@@ -60,13 +60,13 @@ nodes:
   h: {part: IdentityDecoder, from: e}
 outputs: [h, h]
 """,
-        "<text>:5:14: error[reference] outputs[1]: h is named 2 times.\n  repair: name each output once",
+        "<text>:5:14: error[node] outputs[1]: h is named 2 times.\n  fix: name each output once",
     ),
     "a join in a chain": (
         "encoder: timm/resnet18\nnecks: [ConcatFeatures]\ndecoder: IdentityDecoder\n",
         (
             "<text>:2:9: error[inputs] necks[0]: ConcatFeatures joins at least two inputs (got 1 input).\n"
-            "  repair: write the model as nodes, and say what it joins: from: [one, other]"
+            "  fix: write the model as nodes, and say what it joins: from: [one, other]"
         ),
     ),
 }
@@ -110,13 +110,13 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize(("part", "message", "repair"), ARGUMENTS.values(), ids=ARGUMENTS)
-def test_what_timm_refuses_is_said_in_its_own_words(part, message, repair):
+@pytest.mark.parametrize(("part", "message", "fix"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_what_timm_refuses_is_said_in_its_own_words(part, message, fix):
     with pytest.raises(composer.SpecError) as caught:
         composer.infer(composer.chain(part, composer.IdentityDecoder()))
 
     (problem,) = caught.value.problems
-    assert (problem.message, problem.repair) == (f"timm/{part.name} {message}", repair)
+    assert (problem.message, problem.fix) == (f"timm/{part.name} {message}", fix)
 
 
 DECODERS = {

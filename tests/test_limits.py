@@ -43,9 +43,9 @@ auxiliary: {middle: both}
 DIGITS = "a whole number has at most 40 digits"
 DEPTH = "lists and mappings nest at most 32 deep."
 NODES = "a file has at most 20,000 values, counting what each alias stands for."
-CIRCLE = "the alias *a refers to a value that contains it.\n  repair: write it out"
+CIRCLE = "the alias *a refers to a value that contains it.\n  fix: write it out"
 SIZE = "a spec has at most 1,048,576 bytes."
-LEFT_OUT = "\n  repair: leave it out"
+LEFT_OUT = "\n  fix: leave it out"
 
 
 def fresh(code):

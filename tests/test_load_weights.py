@@ -149,7 +149,7 @@ def test_two_models_in_one_file_are_named_and_one_is_to_be_chosen(file, model):
     before = state_of(model)
     message = (
         f"{file}: error[weights] has 38 tensors of this model behind each of several prefixes: 'model.', "
-        "'ema.module.'.\n  repair: choose one: load_weights(model, file, prefix='model.')"
+        "'ema.module.'.\n  fix: choose one: load_weights(model, file, prefix='model.')"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         load_weights(model, file)
@@ -203,7 +203,7 @@ def test_a_list_of_shards_is_named_as_what_it_is(tmp_path, model):
     file.write_text('{"weight_map": {"encoder.conv1.0.weight": "model-00001-of-00002.safetensors"}}')
     message = (
         f"{file}: error[weights] is a list of shards, and not the weights themselves.\n"
-        "  repair: put the tensors of all shards into one dict and save that: torch.save(state, file)"
+        "  fix: put the tensors of all shards into one dict and save that: torch.save(state, file)"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         load_weights(model, file)
@@ -225,7 +225,7 @@ def test_a_prefix_that_no_tensor_has_is_refused(file, model):
         f"{file}: error[weights] has no tensor of this model behind teacher.: model.encoder.conv1.0.weight, "
         "model.encoder.conv1.1.weight, model.encoder.conv1.1.bias, … in the file, and encoder.conv1.0.weight, "
         "encoder.conv1.1.weight, encoder.conv1.1.bias, … in the model.\n"
-        "  repair: give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
+        "  fix: give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         load_weights(model, file, prefix="teacher")
@@ -280,7 +280,7 @@ def both(*changes):
     return lambda state: [change(state) for change in changes]
 
 
-REPAIR = "\n  repair: give a checkpoint of this very model, or allow it: load_weights(model, file, ignore="
+REPAIR = "\n  fix: give a checkpoint of this very model, or allow it: load_weights(model, file, ignore="
 OTHER = "has 1 tensor of another shape or type than the model's: 1 of "
 UNFIT = {
     "missing": (
@@ -417,7 +417,7 @@ def test_a_checkpoint_of_something_else_sets_nothing_even_if_all_is_ignored(file
     message = (
         f"{file}: error[weights] has no tensor of this model: fc.weight in the file, and encoder.conv1.0.weight, "
         "encoder.conv1.1.weight, encoder.conv1.1.bias, … in the model.\n"
-        "  repair: give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
+        "  fix: give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         load_weights(model, file, ignore=["*"])

@@ -41,7 +41,7 @@ def test_of_many_problems_the_first_are_told(text):
 
     assert len(problems) == MAX_PROBLEMS + 1
     assert [problem.message for problem in problems].index(MORE) == MAX_PROBLEMS
-    assert (problems[-1].code, problems[-1].repair) == ("limit", "fix these, and check again")
+    assert (problems[-1].code, problems[-1].fix) == ("limit", "fix these, and check again")
     assert problems[-1].place.line is not None
 
 
@@ -59,7 +59,7 @@ def test_a_chain_of_ten_thousand_necks_is_read_and_inferred():
 
     assert str(refusal(text, infer=True)) == (
         "<text>:2:69: error[limit] necks[3]: MaxpoolToPyramidal gives features whose stride is a ratio of numbers of "
-        "at most 1,048,576 (got 2097152).\n  repair: leave it out, or a node before it"
+        "at most 1,048,576 (got 2097152).\n  fix: leave it out, or a node before it"
     )
 
 
@@ -87,7 +87,7 @@ def test_a_repair_names_an_input_whatever_its_name(name):
         place=Place("x", "x.yaml", 3, 6),
         expected="a node such as {part: FCNDecoder, from: NAME}",
         got="'FCNDecoder', a string",
-        repair=f"write {{part: FCNDecoder, from: {name}}}",
+        fix=f"write {{part: FCNDecoder, from: {name}}}",
     )
 
 
@@ -98,14 +98,14 @@ GROWING = {
         + "outputs: [n2000]\n",
         (
             "<text>:18:15: error[limit] n15: ConcatFeatures gives features of at most 2,147,483,648 channels "
-            "(got 4,294,967,296).\n  repair: leave it out, or a node before it"
+            "(got 4,294,967,296).\n  fix: leave it out, or a node before it"
         ),
     ),
     "cells that shrink": (
         f"encoder: timm/test_resnet\nnecks: [{', '.join(['{InterpolateToPyramidal: {scale_factor: 8}}'] * 3)}]\n",
         (
             "<text>:2:54: error[limit] necks[1]: InterpolateToPyramidal gives features whose stride is a ratio of "
-            "numbers of at most 1,048,576 (got 1/536870912).\n  repair: leave it out, or a node before it"
+            "numbers of at most 1,048,576 (got 1/536870912).\n  fix: leave it out, or a node before it"
         ),
     ),
     "sizes that no image has": (
@@ -116,7 +116,7 @@ GROWING = {
         (
             "<text>:1:35: error[sizes] b: no image size suits both: a takes multiple of 1048573, at least 1048573, any "
             "shape; b takes multiple of 1048575, at least 1048575, any shape.\n"
-            "  repair: change the input's size or the encoder's img_size to one that both take"
+            "  fix: change the input's size or the encoder's img_size to one that both take"
         ),
     ),
     "a stride that no image has": (

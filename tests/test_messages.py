@@ -16,83 +16,83 @@ TIMM_FIELDS = "any_size, features_only, img_size, norm, options, out_indices, ou
 READ = {
     "backbone": (
         f"backbone: timm/resnet18{ENDS}",
-        "<text>:1:1: error[key] backbone: a model has no key 'backbone'.\n  repair: did you mean encoder?",
+        "<text>:1:1: error[key] backbone: a model has no key 'backbone'.\n  fix: did you mean encoder?",
     ),
     "decode_head": (
         "encoder: timm/resnet18\ndecode_head: FCNDecoder\n",
-        "<text>:2:1: error[key] decode_head: a model has no key 'decode_head'.\n  repair: did you mean decoder?",
+        "<text>:2:1: error[key] decode_head: a model has no key 'decode_head'.\n  fix: did you mean decoder?",
     ),
     "auxiliary_head": (
         f"auxiliary_head: {{}}\nencoder: timm/resnet18{ENDS}",
-        "<text>:1:1: error[key] auxiliary_head: a model has no key 'auxiliary_head'.\n  repair: did you mean aux?",
+        "<text>:1:1: error[key] auxiliary_head: a model has no key 'auxiliary_head'.\n  fix: did you mean aux?",
     ),
     "class_names": (
         "encoder: timm/resnet18\nhead: {SegmentationHead: {num_classes: 2, class_names: [a, b]}}\n",
         (
             "<text>:2:43: error[key] head.class_names: SegmentationHead has no field 'class_names'.\n"
-            f"  repair: {NAMES_AND_COLORS}"
+            f"  fix: {NAMES_AND_COLORS}"
         ),
     ),
     "class_names without num_classes": (
         "encoder: timm/resnet18\nhead: {SegmentationHead: {class_names: [a, b]}}\n",
         (
-            "<text>:2:7: error[missing] head: SegmentationHead needs num_classes.\n"
-            "  repair: add num_classes, a whole number\n"
+            "<text>:2:7: error[key] head: SegmentationHead needs num_classes.\n"
+            "  fix: add num_classes, a whole number\n"
             "<text>:2:27: error[key] head.class_names: SegmentationHead has no field 'class_names'.\n"
-            f"  repair: {NAMES_AND_COLORS}"
+            f"  fix: {NAMES_AND_COLORS}"
         ),
     ),
     "colors": (
         f"colors: [red]\nencoder: timm/resnet18{ENDS}",
-        f"<text>:1:1: error[key] colors: a model has no key 'colors'.\n  repair: {NAMES_AND_COLORS}",
+        f"<text>:1:1: error[key] colors: a model has no key 'colors'.\n  fix: {NAMES_AND_COLORS}",
     ),
     "in_channels": (
         f"in_channels: 6\nencoder: timm/resnet18{ENDS}",
         (
             "<text>:1:1: error[key] in_channels: a model has no key 'in_channels'.\n"
-            "  repair: set the channels of the input: input: {channels: …}"
+            "  fix: set the channels of the input: input: {channels: …}"
         ),
     ),
     "dynamic_img_size": (
         f"encoder: {{timm/test_vit: {{dynamic_img_size: true}}}}{ENDS}",
         (
             "<text>:1:27: error[key] encoder.dynamic_img_size: timm/test_vit has no field 'dynamic_img_size'.\n"
-            "  repair: leave it out: it is always on where the network supports it"
+            "  fix: leave it out: it is always on where the network supports it"
         ),
     ),
     "strict_img_size": (
         f"encoder: {{timm/test_vit: {{strict_img_size: false}}}}{ENDS}",
         (
             "<text>:1:27: error[key] encoder.strict_img_size: timm/test_vit has no field 'strict_img_size'.\n"
-            "  repair: leave it out: it is always off where the network supports it"
+            "  fix: leave it out: it is always off where the network supports it"
         ),
     ),
     "in_chans": (
         f"encoder: {{timm/resnet18: {{in_chans: 6}}}}{ENDS}",
         (
             "<text>:1:27: error[key] encoder.in_chans: timm/resnet18 has no field 'in_chans'.\n"
-            "  repair: set the channels of the input: input: {channels: …}"
+            "  fix: set the channels of the input: input: {channels: …}"
         ),
     ),
     "num_classes of an encoder": (
         f"encoder: {{timm/resnet18: {{num_classes: 6}}}}{ENDS}",
         (
             "<text>:1:27: error[key] encoder.num_classes: timm/resnet18 has no field 'num_classes'.\n"
-            "  repair: leave it out: an encoder has no classifier"
+            "  fix: leave it out: an encoder has no classifier"
         ),
     ),
     "checkpoint_path": (
         f"encoder: {{timm/resnet18: {{checkpoint_path: a.pth}}}}{ENDS}",
         (
             "<text>:1:27: error[key] encoder.checkpoint_path: timm/resnet18 has no field 'checkpoint_path'.\n"
-            "  repair: pretrained: FILE"
+            "  fix: pretrained: FILE"
         ),
     ),
     "drop_path_rate": (
         f"encoder: {{timm/resnet18: {{drop_path_rate: 0.1}}}}{ENDS}",
         (
             "<text>:1:27: error[key] encoder.drop_path_rate: timm/resnet18 has no field 'drop_path_rate'.\n"
-            "  repair: options: {drop_path_rate: …}, if it is an argument of the network; "
+            "  fix: options: {drop_path_rate: …}, if it is an argument of the network; "
             f"known: {TIMM_FIELDS}"
         ),
     ),
@@ -100,35 +100,35 @@ READ = {
         f"encoder: {{timm/resnet18: {{pretraind: true}}}}{ENDS}",
         (
             "<text>:1:27: error[key] encoder.pretraind: timm/resnet18 has no field 'pretraind'.\n"
-            "  repair: did you mean pretrained?"
+            "  fix: did you mean pretrained?"
         ),
     ),
     "the Hub": (
         f"encoder: hf-hub:timm/resnet50.a1_in1k{ENDS}",
         (
             "<text>:1:10: error[part] encoder: there is no encoder 'hf-hub:timm/resnet50.a1_in1k'.\n"
-            "  repair: did you mean timm/resnet50.a1_in1k?"
+            "  fix: did you mean timm/resnet50.a1_in1k?"
         ),
     ),
     "the Hub, with a network that nearly is one": (
         f"encoder: hf_hub:timm/resnet5000{ENDS}",
         (
             "<text>:1:10: error[part] encoder: there is no encoder 'hf_hub:timm/resnet5000'.\n"
-            "  repair: did you mean timm/resnet50 or timm/resnet50t or timm/resnet50s?"
+            "  fix: did you mean timm/resnet50 or timm/resnet50t or timm/resnet50s?"
         ),
     ),
     "an address on the Hub": (
         f"encoder: https://huggingface.co/timm/resnet50.a1_in1k{ENDS}",
         (
             "<text>:1:10: error[part] encoder: there is no encoder 'https://huggingface.co/timm/resnet50.a1_in1k'.\n"
-            "  repair: did you mean timm/resnet50.a1_in1k?"
+            "  fix: did you mean timm/resnet50.a1_in1k?"
         ),
     ),
     "a path": (
         "specs/vit-unet.yaml",
         (
             "<text>:1:1: error[type] expected a mapping of keys (got 'specs/vit-unet.yaml', a string).\n"
-            "  repair: composer.read reads a file"
+            "  fix: composer.read reads a file"
         ),
     ),
 }
@@ -147,22 +147,22 @@ INFERRED = {
     "a wrong tag": (
         "resnet50.a9_in1k",
         (
-            f"error[network] encoder: timm/resnet50.a9_in1k has no weights with the tag a9_in1k (got {VERSION}).\n"
-            f"  repair: use one of its tags: {TAGS}; or none: timm/resnet50"
+            f"error[part] encoder: timm/resnet50.a9_in1k has no weights with the tag a9_in1k (got {VERSION}).\n"
+            f"  fix: use one of its tags: {TAGS}; or none: timm/resnet50"
         ),
     ),
     "a tag of a network with one": (
         "test_vit4.none",
         (
-            f"error[network] encoder: timm/test_vit4.none has no weights with the tag none (got {VERSION}).\n"
-            "  repair: use one of its tags: r160_in1k; or none: timm/test_vit4"
+            f"error[part] encoder: timm/test_vit4.none has no weights with the tag none (got {VERSION}).\n"
+            "  fix: use one of its tags: r160_in1k; or none: timm/test_vit4"
         ),
     ),
     "the Hub behind the source": (
         "hf-hub:timm/resnet50.a1_in1k",
         (
-            f"error[network] encoder: timm/hf-hub:timm/resnet50.a1_in1k is not a network of timm (got {VERSION}).\n"
-            "  repair: did you mean timm/resnet50.a1_in1k?"
+            f"error[part] encoder: timm/hf-hub:timm/resnet50.a1_in1k is not a network of timm (got {VERSION}).\n"
+            "  fix: did you mean timm/resnet50.a1_in1k?"
         ),
     ),
 }
@@ -181,7 +181,7 @@ def test_a_text_in_place_of_a_path(text):
         composer.read(text)
     assert str(caught.value) == (
         "error[file] expected the path of a file (got a text that begins with 'encoder: timm/resnet18').\n"
-        "  repair: use composer.reads for a text"
+        "  fix: use composer.reads for a text"
     )
 
 

@@ -145,5 +145,5 @@ def test_a_graph_has_so_many_encoders_and_no_more():
         composer.infer(Graph(inputs={"image": Image()}, nodes=[*nodes, joined, head], outputs=["head"]))
     assert str(caught.value) == (
         "error[limit] e32: a graph has at most 32 encoders (got 33).\n"
-        "  repair: let nodes share the weights of one: share: NODE in place of a part"
+        "  fix: let nodes share the weights of one: share: NODE in place of a part"
     )

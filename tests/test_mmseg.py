@@ -45,163 +45,163 @@ REFUSALS = [
     pytest.param(
         head("PSPHead", num_convs=2),
         PYRAMID,
-        "error[argument] decoder.num_convs: mmseg/PSPHead has no argument num_convs (got 2).\n  repair: did you mean num_classes?",
+        "error[argument] decoder.num_convs: mmseg/PSPHead has no argument num_convs (got 2).\n  fix: did you mean num_classes?",
         id="an argument of another head",
     ),
     pytest.param(
         head("SegmenterMaskTransformerHead", channels=64),
         PYRAMID,
-        "error[argument] decoder.channels: mmseg/SegmenterMaskTransformerHead has no argument channels (got 64).\n  repair: known: act, attn_drop_rate, drop_path_rate, drop_rate, embed_dims, in_index, mlp_ratio, num_classes, num_heads, num_layers",
+        "error[argument] decoder.channels: mmseg/SegmenterMaskTransformerHead has no argument channels (got 64).\n  fix: known: act, attn_drop_rate, drop_path_rate, drop_rate, embed_dims, in_index, mlp_ratio, num_classes, num_heads, num_layers",
         id="an argument that it would overlook",
     ),
     pytest.param(
         head("FCNHead", in_index=4),
         PYRAMID,
-        "error[index] decoder.in_index: mmseg/FCNHead takes feature 4 (got 4 features).\n  repair: use in_index from -4 to 3",
+        "error[index] decoder.in_index: mmseg/FCNHead takes feature 4 (got 4 features).\n  fix: use in_index from -4 to 3",
         id="an index too far",
     ),
     pytest.param(
         head("UPerHead", in_index=[0, 5]),
         PYRAMID,
-        "error[index] decoder.in_index[1]: mmseg/UPerHead takes feature 5 (got 4 features).\n  repair: use in_index from -4 to 3",
+        "error[index] decoder.in_index[1]: mmseg/UPerHead takes feature 5 (got 4 features).\n  fix: use in_index from -4 to 3",
         id="one of several indices",
     ),
     pytest.param(
         head("FCNHead", in_index=[2, 3]),
         PYRAMID,
-        "error[type] decoder.in_index: mmseg/FCNHead takes one map, so in_index is a whole number (got [2, 3]).\n  repair: input_transform: resize_concat",
+        "error[type] decoder.in_index: mmseg/FCNHead takes one map, so in_index is a whole number (got [2, 3]).\n  fix: input_transform: resize_concat",
         id="a list for one map",
     ),
     pytest.param(
         head("SegmenterMaskTransformerHead", in_index=[2, 3]),
         PYRAMID,
-        "error[type] decoder.in_index: mmseg/SegmenterMaskTransformerHead takes one map, so in_index is a whole number (got [2, 3]).\n  repair: in_index: 3",
+        "error[type] decoder.in_index: mmseg/SegmenterMaskTransformerHead takes one map, so in_index is a whole number (got [2, 3]).\n  fix: in_index: 3",
         id="a list where none can be",
     ),
     pytest.param(
         head("UPerHead", in_index=3),
         PYRAMID,
-        "error[type] decoder.in_index: mmseg/UPerHead takes several maps, so in_index is a list (got 3).\n  repair: in_index: [3]",
+        "error[type] decoder.in_index: mmseg/UPerHead takes several maps, so in_index is a list (got 3).\n  fix: in_index: [3]",
         id="an index for several maps",
     ),
     pytest.param(
         head("FCNHead", in_index=3, input_transform="resize_concat"),
         PYRAMID,
-        "error[type] decoder.in_index: mmseg/FCNHead takes several maps, so in_index is a list (got 3).\n  repair: in_index: [3]",
+        "error[type] decoder.in_index: mmseg/FCNHead takes several maps, so in_index is a list (got 3).\n  fix: in_index: [3]",
         id="an index to concatenate",
     ),
     pytest.param(
         head("ANNHead", in_index=[1, 2, 3]),
         PYRAMID,
-        "error[count] decoder.in_index: mmseg/ANNHead takes two maps (got 3 maps).\n  repair: in_index: [-2, -1]",
+        "error[count] decoder.in_index: mmseg/ANNHead takes two maps (got 3 maps).\n  fix: in_index: [-2, -1]",
         id="three maps for ANN",
     ),
     pytest.param(
         head("UPerHead"),
         UPSIDE_DOWN,
-        'error[order] decoder: mmseg/UPerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  repair: in_index: [3, 2, 1, 0]',
+        'error[index] decoder: mmseg/UPerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
         id="UPer upside down",
     ),
     pytest.param(
         head("FPNHead"),
         UPSIDE_DOWN,
-        'error[order] decoder: mmseg/FPNHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  repair: in_index: [3, 2, 1, 0]',
+        'error[index] decoder: mmseg/FPNHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
         id="FPN upside down",
     ),
     pytest.param(
         head("SegformerHead"),
         UPSIDE_DOWN,
-        'error[order] decoder: mmseg/SegformerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  repair: in_index: [3, 2, 1, 0]',
+        'error[index] decoder: mmseg/SegformerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
         id="SegFormer upside down",
     ),
     pytest.param(
         head("LightHamHead"),
         UPSIDE_DOWN,
-        'error[order] decoder: mmseg/LightHamHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  repair: in_index: [3, 2, 1, 0]',
+        'error[index] decoder: mmseg/LightHamHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
         id="LightHam upside down",
     ),
     pytest.param(
         head("DepthwiseSeparableASPPHead"),
         UPSIDE_DOWN,
-        "error[order] decoder: mmseg/DepthwiseSeparableASPPHead refines a map with the first of all, so that one must not be coarser (got stride 32 for 4).\n  repair: necks: [SelectIndices: {indices: [3, 2, 1, 0]}]",
+        "error[index] decoder: mmseg/DepthwiseSeparableASPPHead refines a map with the first of all, so that one must not be coarser (got stride 32 for 4).\n  fix: necks: [SelectIndices: {indices: [3, 2, 1, 0]}]",
         id="a first map that is coarser",
     ),
     pytest.param(
         head("UPerHead", in_index=[3, 1]),
         PYRAMID,
-        'error[order] decoder: mmseg/UPerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (32, 64, 96, 128 channels, stride 4, 8, 16, 32).\n  repair: in_index: [1, 3]',
+        'error[index] decoder: mmseg/UPerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (32, 64, 96, 128 channels, stride 4, 8, 16, 32).\n  fix: in_index: [1, 3]',
         id="indices upside down",
     ),
     pytest.param(
         head("FCNHead", norm="GN", channels=100),
         PYRAMID,
-        "error[channels] decoder.channels: mmseg/FCNHead normalises in 32 groups, so channels must be a multiple of 32 (got 100).\n  repair: channels: 128",
+        "error[channels] decoder.channels: mmseg/FCNHead normalises in 32 groups, so channels must be a multiple of 32 (got 100).\n  fix: channels: 128",
         id="a width in groups",
     ),
     pytest.param(
         head("DepthwiseSeparableASPPHead", norm="GN"),
         PYRAMID,
-        "error[channels] decoder.c1_channels: mmseg/DepthwiseSeparableASPPHead normalises in 32 groups, so c1_channels must be a multiple of 32 (got 48).\n  repair: c1_channels: 64",
+        "error[channels] decoder.c1_channels: mmseg/DepthwiseSeparableASPPHead normalises in 32 groups, so c1_channels must be a multiple of 32 (got 48).\n  fix: c1_channels: 64",
         id="a default in groups",
     ),
     pytest.param(
         head("DepthwiseSeparableFCNHead", norm="GN"),
         (Feature(channels=100, stride=8),),
-        'error[channels] decoder.norm: mmseg/DepthwiseSeparableFCNHead normalises the maps in 32 groups too, so their channels must be a multiple of 32; encoder gives map "b c h w" (100 channels, stride 8).\n  repair: norm: BN',
+        'error[channels] decoder.norm: mmseg/DepthwiseSeparableFCNHead normalises the maps in 32 groups too, so their channels must be a multiple of 32; encoder gives map "b c h w" (100 channels, stride 8).\n  fix: norm: BN',
         id="maps in groups",
     ),
     pytest.param(
         head("CCHead", channels=4),
         PYRAMID,
-        "error[channels] decoder.channels: mmseg/CCHead squeezes channels, so there must be at least 8 (got 4).\n  repair: channels: 8",
+        "error[channels] decoder.channels: mmseg/CCHead squeezes channels, so there must be at least 8 (got 4).\n  fix: channels: 8",
         id="a squeeze by eight",
     ),
     pytest.param(
         head("GCHead", channels=3),
         PYRAMID,
-        "error[channels] decoder.channels: mmseg/GCHead squeezes channels, so there must be at least 4 (got 3).\n  repair: channels: 4",
+        "error[channels] decoder.channels: mmseg/GCHead squeezes channels, so there must be at least 4 (got 3).\n  fix: channels: 4",
         id="a squeeze by a ratio",
     ),
     pytest.param(
         head("LightHamHead", MD_S=3),
         PYRAMID,
-        "error[channels] decoder.MD_S: mmseg/LightHamHead splits ham_channels, here 512, evenly into MD_S (got 3).\n  repair: MD_S: 2",
+        "error[channels] decoder.MD_S: mmseg/LightHamHead splits ham_channels, here 512, evenly into MD_S (got 3).\n  fix: MD_S: 2",
         id="an uneven split",
     ),
     pytest.param(
         head("FCNHead", num_convs=0),
         PYRAMID,
-        "error[channels] decoder.channels: mmseg/FCNHead has no convolution to change the width of the map, so channels must be that (got 512 for 128).\n  repair: channels: 128",
+        "error[channels] decoder.channels: mmseg/FCNHead has no convolution to change the width of the map, so channels must be that (got 512 for 128).\n  fix: channels: 128",
         id="FCN without convolutions",
     ),
     pytest.param(
         head("STDCHead", num_convs=0),
         PYRAMID,
-        "error[channels] decoder.channels: mmseg/STDCHead has no convolution to change the width of the map, so channels must be that (got 64 for 128).\n  repair: channels: 128",
+        "error[channels] decoder.channels: mmseg/STDCHead has no convolution to change the width of the map, so channels must be that (got 64 for 128).\n  fix: channels: 128",
         id="STDC without convolutions",
     ),
     pytest.param(
         head("SETRUPHead", num_convs=0),
         PYRAMID,
-        "error[channels] decoder.channels: mmseg/SETRUPHead has no convolution to change the width of the map, so channels must be that (got 256 for 128).\n  repair: channels: 128",
+        "error[channels] decoder.channels: mmseg/SETRUPHead has no convolution to change the width of the map, so channels must be that (got 256 for 128).\n  fix: channels: 128",
         id="SETR without convolutions",
     ),
     pytest.param(
         head("DepthwiseSeparableFCNHead", num_convs=0),
         PYRAMID,
-        "error[count] decoder.num_convs: mmseg/DepthwiseSeparableFCNHead has one convolution at least (got 0).\n  repair: num_convs: 1",
+        "error[count] decoder.num_convs: mmseg/DepthwiseSeparableFCNHead has one convolution at least (got 0).\n  fix: num_convs: 1",
         id="a separable FCN without convolutions",
     ),
     pytest.param(
         head("SegmenterMaskTransformerHead", num_heads=3),
         PYRAMID,
-        "error[channels] decoder.num_heads: mmseg/SegmenterMaskTransformerHead splits embed_dims, here 128, evenly into num_heads (got 3).\n  repair: num_heads: 2",
+        "error[channels] decoder.num_heads: mmseg/SegmenterMaskTransformerHead splits embed_dims, here 128, evenly into num_heads (got 3).\n  fix: num_heads: 2",
         id="uneven heads",
     ),
     pytest.param(
         head("SegmenterMaskTransformerHead", num_classes=1),
         PYRAMID,
-        "error[classes] decoder.num_classes: mmseg/SegmenterMaskTransformerHead normalises scores over the classes, so it takes two at least (got 1).\n  repair: num_classes: 2",
+        "error[value] decoder.num_classes: mmseg/SegmenterMaskTransformerHead normalises scores over the classes, so it takes two at least (got 1).\n  fix: num_classes: 2",
         id="a single class",
     ),
 ]
@@ -220,7 +220,7 @@ def test_tokens_are_refused(name):
         composer.infer(composer.chain(Toy(features=TOKENS), head(name)))
     assert str(caught.value) == (
         f'error[layout] decoder: mmseg/{name} takes maps "b c h w"; encoder gives 4 × tokens "b n c" (384 channels, '
-        "stride 16, 1 prefix token).\n  repair: necks: [ReshapeTokensToImage]"
+        "stride 16, 1 prefix token).\n  fix: necks: [ReshapeTokensToImage]"
     )
 
 
@@ -276,7 +276,7 @@ def test_heads_that_cannot_be_had_are_refused_with_the_reason(name):
     with pytest.raises(composer.SpecError) as caught:
         composer.reads(spec(name))
     assert str(caught.value) == (
-        f"<text>:2:10: error[part] decoder: mmseg/{name} cannot be had: {reason}.\n  repair: use mmseg/{instead}"
+        f"<text>:2:10: error[part] decoder: mmseg/{name} cannot be had: {reason}.\n  fix: use mmseg/{instead}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(f'{name} cannot be had: {reason}; {instead} can')}$"):
         head(name)
@@ -292,7 +292,7 @@ def test_a_name_that_nobody_knows():
         composer.reads(spec("UperHead"))
     (problem,) = caught.value.problems
     assert problem.message == "there is no decoder 'mmseg/UperHead'."
-    assert "mmseg/UPerHead" in problem.repair
+    assert "mmseg/UPerHead" in problem.fix
 
 
 def test_a_spec_is_written_as_it_is_read():
@@ -341,7 +341,7 @@ def test_a_missing_install_is_an_error_of_the_spec(monkeypatch):
     monkeypatch.setitem(sys.modules, "mmseg", None)
     assert refused_to_build() == (
         "error[install] decoder: mmseg/FCNHead needs mmseg (got no installation of it).\n"
-        f"  repair: pip install {PACKAGES}"
+        f"  fix: pip install {PACKAGES}"
     )
 
 
@@ -364,4 +364,4 @@ def test_a_broken_install_is_an_error_of_the_spec(tmp_path, monkeypatch, does, s
     assert message.startswith(
         f"error[install] decoder: mmseg/FCNHead needs mmseg, which cannot be imported (got {said}"
     )
-    assert message.endswith(f"\n  repair: pip install --force-reinstall {PACKAGES}")
+    assert message.endswith(f"\n  fix: pip install --force-reinstall {PACKAGES}")

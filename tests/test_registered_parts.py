@@ -117,11 +117,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("name", "message", "repair"), WRONG.values(), ids=WRONG)
-def test_a_part_that_cannot_be_had_is_a_problem_of_the_text_that_names_it(own_parts, name, message, repair):
+@pytest.mark.parametrize(("name", "message", "fix"), WRONG.values(), ids=WRONG)
+def test_a_part_that_cannot_be_had_is_a_problem_of_the_text_that_names_it(own_parts, name, message, fix):
     with pytest.raises(composer.SpecError) as caught:
         composer.reads(text(name))
-    assert str(caught.value) == f"<text>:2:9: error[install] {message}\n  repair: {repair}".replace(
+    assert str(caught.value) == f"<text>:2:9: error[install] {message}\n  fix: {fix}".replace(
         "[install] ", "[install] necks[0]: "
     )
 
@@ -129,7 +129,7 @@ def test_a_part_that_cannot_be_had_is_a_problem_of_the_text_that_names_it(own_pa
 def test_a_name_that_nearly_is_one_is_told_though_others_are_broken(own_parts):
     with pytest.raises(composer.SpecError) as caught:
         composer.reads(text("Twices"))
-    assert caught.value.problems[0].repair == "did you mean Twice?"
+    assert caught.value.problems[0].fix == "did you mean Twice?"
 
 
 def test_registered_parts_are_listed_and_of_those_that_cannot_be_had_the_ones_asked_for(own_parts):

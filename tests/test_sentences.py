@@ -58,7 +58,7 @@ def test_an_encoder_of_one_channel_says_so():
 
     assert str(caught.value) == (
         'error[channels] encoder: Custom takes an image of 1 channel; image gives map "b c h w" (3 channels, stride 1).'
-        "\n  repair: input: {channels: 1}"
+        "\n  fix: input: {channels: 1}"
     )
 
 
@@ -71,7 +71,7 @@ def test_an_image_of_one_channel_is_said_to_have_one():
 
     assert str(caught.value) == (
         'error[channels] encoder: Custom takes an image of 3 channels; image gives map "b c h w" (1 channel, stride 1).'
-        "\n  repair: input: {channels: 3}"
+        "\n  fix: input: {channels: 3}"
     )
 
 

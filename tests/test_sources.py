@@ -73,15 +73,15 @@ def nothing_installed(monkeypatch):
 MISSING = {
     "specs/smp-segformer.yaml": (
         "3:10: error[install] encoder: smp/mit_b0 needs segmentation_models_pytorch (got no installation of it).\n"
-        "  repair: pip install 'segmentation-models-pytorch>=0.6'"
+        "  fix: pip install 'segmentation-models-pytorch>=0.6'"
     ),
     "specs/transformers-swin.yaml": (
         "4:3: error[install] encoder: transformers/swin needs transformers (got no installation of it).\n"
-        "  repair: pip install 'transformers>=5.23'"
+        "  fix: pip install 'transformers>=5.23'"
     ),
     "specs/prithvi-seasons.yaml": (
         "4:10: error[install] encoder: terratorch/prithvi_eo_tiny needs terratorch (got no installation of it).\n"
-        "  repair: pip install 'terratorch>=1.2.11,<2'"
+        "  fix: pip install 'terratorch>=1.2.11,<2'"
     ),
 }
 

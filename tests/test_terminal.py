@@ -169,9 +169,9 @@ def test_the_name_of_a_file_is_spelled_out(here, capsys):
     ids=["letters", "escapes", "lines", "direction"],
 )
 def test_what_would_move_the_cursor_is_spelled_out(text, seen):
-    problem = Problem(code="part", message=f"{text}.", place=Place("a", f"{text}.yaml", 1, 2), repair=text)
+    problem = Problem(code="part", message=f"{text}.", place=Place("a", f"{text}.yaml", 1, 2), fix=text)
     assert make_printable(text) == seen
-    assert str(problem) == f"{seen}.yaml:1:2: error[part] a: {seen}.\n  repair: {seen}"
+    assert str(problem) == f"{seen}.yaml:1:2: error[part] a: {seen}.\n  fix: {seen}"
 
 
 def test_a_line_cannot_be_forged():
@@ -184,8 +184,8 @@ def test_a_line_cannot_be_forged():
 
 @pytest.mark.parametrize("most", [MAX_MESSAGE_LENGTH, 10 * MAX_MESSAGE_LENGTH], ids=["as it is", "shortened"])
 def test_what_is_quoted_is_kept_short(most):
-    quoted = Problem(code="key", message=f"begin {'x' * (most - 10)} end", got="y" * most, repair="z" * most)
-    assert [len(quoted.message), len(quoted.got), len(quoted.repair)] == [min(most, MAX_MESSAGE_LENGTH + 3)] * 3
+    quoted = Problem(code="key", message=f"begin {'x' * (most - 10)} end", got="y" * most, fix="z" * most)
+    assert [len(quoted.message), len(quoted.got), len(quoted.fix)] == [min(most, MAX_MESSAGE_LENGTH + 3)] * 3
     assert (quoted.message[:7], quoted.message[-4:]) == ("begin x", " end")
 
 
@@ -213,5 +213,5 @@ def test_the_name_of_a_part_has_a_most():
         reads(f"encoder: timm/{'a' * 5000}\ndecoder: FCNDecoder\n")
     assert str(caught.value) == (
         f"<text>:1:10: error[limit] encoder: invalid part name 'timm/{'a' * 59}'…: a name has at most 4,096 letters.\n"
-        "  repair: name a part that python -m composer list encoders shows"
+        "  fix: name a part that python -m composer list encoders shows"
     )

@@ -100,11 +100,11 @@ OWN = {
 """The configs in which nothing is wrong for TerraTorch, but whose backbone is no network of timm's."""
 
 ARGS = "model.init_args.model_args"
-FACTORY = "error[unknown] model.init_args.model_factory: models of"
+FACTORY = "error[part] model.init_args.model_factory: models of"
 REFUSED = {
     "agb_mmseg": [
         f"7:7: error[unused] {ARGS}.pretrained: pretrained was passed but not used.",
-        f"8:7: error[unknown] {ARGS}.backbone",
+        f"8:7: error[part] {ARGS}.backbone",
         f"12:7: error[unused] {ARGS}.in_channels: in_channels was passed but not used.",
         f"13:7: error[unused] {ARGS}.bands: bands was passed but not used.",
         f"20:7: error[unused] {ARGS}.num_frames: num_frames was passed but not used.",
@@ -118,7 +118,7 @@ REFUSED = {
             "knows no parts."
         )
     ],
-    "baseline_unet": ["8:3: error[missing] model.init_args.model_factory: a task needs the name of a factory."],
+    "baseline_unet": ["8:3: error[key] model.init_args.model_factory: a task needs the name of a factory."],
     "burnscars_smp": [
         f"5:20: {FACTORY} SMPModelFactory are not imported: it builds whole models of segmentation_models_pytorch."
     ],
@@ -127,18 +127,18 @@ REFUSED = {
     ],
     "everwatch_resnet50": [
         (
-            "3:15: error[unknown] model.class_path: ObjectDetectionTask is not imported: it trains detectors, which "
+            "3:15: error[part] model.class_path: ObjectDetectionTask is not imported: it trains detectors, which "
             "composer does not describe."
         )
     ],
     "forestnet_timm": [f"5:20: {FACTORY} TimmModelFactory are not imported: it builds whole classifiers of timm."],
     "segmenter_decoder": [
-        f"6:7: error[unknown] {ARGS}.decoder: TerraTorch has no decoder 'SegmenterDecoder'.",
-        f"8:7: error[unknown] {ARGS}.backbone",
+        f"6:7: error[part] {ARGS}.decoder: TerraTorch has no decoder 'SegmenterDecoder'.",
+        f"8:7: error[part] {ARGS}.backbone",
     ],
     "sen4map": [
         f"7:7: error[unused] {ARGS}.pretrained: pretrained was passed but not used.",
-        f"8:7: error[unknown] {ARGS}.backbone",
+        f"8:7: error[part] {ARGS}.backbone",
         f"14:7: error[unused] {ARGS}.in_channels: in_channels was passed but not used.",
         f"15:7: error[unused] {ARGS}.bands: bands was passed but not used.",
         f"19:7: error[unused] {ARGS}.num_frames: num_frames was passed but not used.",
@@ -148,12 +148,12 @@ REFUSED = {
     ],
     "terramind_embeddings": [
         "6:5: error[value] model.init_args.model: EmbeddingGenerationTask takes the backbone in model_args.",
-        f"7:5: error[missing] {ARGS}.backbone: a backbone is the name of a network (got None).",
+        f"7:5: error[key] {ARGS}.backbone: a backbone is the name of a network (got None).",
         f"8:7: error[unused] {ARGS}.modalities: modalities was passed but not used.",
         f"12:7: error[unused] {ARGS}.merge_method: merge_method was passed but not used.",
     ],
     "test_template": [
-        "2:1: error[missing] model: a model has class_path and init_args.",
+        "2:1: error[key] model: a model has class_path and init_args.",
         "3:3: error[key] model.type: a model has no key 'type'.",
         "4:3: error[key] model.layers: a model has no key 'layers'.",
     ],
@@ -165,7 +165,7 @@ REFUSED = {
         )
     ],
 }
-"""The configs that cannot be imported, each with how every line begins that is said of it, without the repairs."""
+"""The configs that cannot be imported, each with how every line begins that is said of it, without the fixes."""
 
 
 def config(stem):

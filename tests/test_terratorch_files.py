@@ -386,8 +386,8 @@ DAMAGED = {
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
-@pytest.mark.parametrize(("damage", "said", "repair"), DAMAGED.values(), ids=DAMAGED)
-def test_a_file_that_cannot_be_read_is_one_problem(file, model, damage, said, repair):
+@pytest.mark.parametrize(("damage", "said", "fix"), DAMAGED.values(), ids=DAMAGED)
+def test_a_file_that_cannot_be_read_is_one_problem(file, model, damage, said, fix):
     torch.save(state_of(trained()), file)
     damage(file)
     before = state_of(model)
@@ -397,7 +397,7 @@ def test_a_file_that_cannot_be_read_is_one_problem(file, model, damage, said, re
 
     (problem,) = raised.value.problems
     assert problem.message.startswith(said) if said[-1] == "(" else problem.message == said
-    assert (problem.code, problem.place.file, problem.repair) == ("weights", str(file), repair)
+    assert (problem.code, problem.place.file, problem.fix) == ("weights", str(file), fix)
     assert unlike(state_of(model), before) == []
 
 
@@ -412,7 +412,7 @@ def test_a_file_that_may_not_be_read_is_one_problem(file, model, monkeypatch):
         with pytest.raises(SpecError) as raised:
             load_weights(model, file)
     assert str(raised.value) == (
-        f"{file}: error[weights] cannot be read (Permission denied).\n  repair: check the file and its permissions"
+        f"{file}: error[weights] cannot be read (Permission denied).\n  fix: check the file and its permissions"
     )
 
 
@@ -455,7 +455,7 @@ def test_a_tensor_over_other_memory_than_there_is_is_refused(file, model, argume
     torch.save({"a": Lying(arguments)}, file)
     with pytest.raises(SpecError) as raised:
         load_weights(model, file)
-    assert str(raised.value) == f"{file}: error[weights] is damaged ({said}).\n  repair: {AGAIN}"
+    assert str(raised.value) == f"{file}: error[weights] is damaged ({said}).\n  fix: {AGAIN}"
 
 
 class Acting:

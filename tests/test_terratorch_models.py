@@ -55,8 +55,8 @@ class TestModules:
         (note,) = translated(backbone=LastTokens()).notes
 
         assert str(note) == (
-            "error[terratorch] backbone: the backbone's own hook hands on its last feature alone, and TerraTorch "
-            "builds a decoder for all.\n  repair: necks: [{name: ReshapeTokensToImage}] hands on all of them"
+            "error[note] backbone: the backbone's own hook hands on its last feature alone, and TerraTorch "
+            "builds a decoder for all.\n  fix: necks: [{name: ReshapeTokensToImage}] hands on all of them"
         )
 
     def test_a_backbone_that_is_not_as_it_says_is_told_of(self):
@@ -77,7 +77,7 @@ class TestModules:
 
         with pytest.raises(composer.SpecError) as raised:
             translated(backbone=backbone)
-        assert raised.value.problems[0].repair == (
+        assert raised.value.problems[0].fix == (
             "say how many channels it takes: backbone_in_chans=…, or declare its features: "
             "backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
         )
@@ -112,7 +112,7 @@ class TestModules:
         with pytest.raises(composer.SpecError) as raised:
             built(backbone=Tokens(), necks=[{"name": "SelectIndices", "indices": [0]}], decoder=Scores(False))
 
-        assert raised.value.problems[0].code == "module"
+        assert raised.value.problems[0].code == "features"
         assert raised.value.problems[0].message.startswith("ModuleDecoder takes these features, run over an image of ")
 
     def test_a_backbone_that_raises_is_refused_with_what_it_raised(self):
@@ -122,7 +122,7 @@ class TestModules:
         with pytest.raises(composer.SpecError) as raised:
             built(backbone=backbone)
         assert str(raised.value).startswith(
-            "error[module] backbone: Maps was run to find its features, and it raised RuntimeError: Given groups=1, "
+            "error[features] backbone: Maps was run to find its features, and it raised RuntimeError: Given groups=1, "
         )
 
 

@@ -126,10 +126,10 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize(("graph", "message", "repair"), NAMED.values(), ids=NAMED)
-def test_images_that_are_not_those_it_takes_are_refused(graph, message, repair):
+@pytest.mark.parametrize(("graph", "message", "fix"), NAMED.values(), ids=NAMED)
+def test_images_that_are_not_those_it_takes_are_refused(graph, message, fix):
     problem = problem_of(graph, TWO)
-    assert (problem.message, problem.repair, problem.place.path) == (message, repair, "encoder")
+    assert (problem.message, problem.fix, problem.place.path) == (message, fix, "encoder")
 
 
 def test_the_frames_of_an_image_are_told_to_the_part():
@@ -148,7 +148,7 @@ def test_frames_that_contradict_the_image_are_refused():
         'terratorch/prithvi_eo_tiny takes an image of 2 frames at once; image gives map "b c t h w" (6 channels, '
         "stride 1, 3 frames)."
     )
-    assert problem.repair == "input: {frames: 2}"
+    assert problem.fix == "input: {frames: 2}"
 
 
 WRONG = {
@@ -194,7 +194,7 @@ def test_a_text_names_the_fields_that_a_backbone_has():
         composer.reads("encoder: {terratorch/UNet: {frames: 3}}\nhead: EmbeddingHead")
     (problem,) = raised.value.problems
     assert problem.message == "terratorch/UNet has no field 'frames'."
-    assert problem.repair == "known: options, out_indices, pretrained"
+    assert problem.fix == "known: options, out_indices, pretrained"
 
 
 def test_a_text_that_names_a_refused_backbone_is_told_of_another():
@@ -204,7 +204,7 @@ def test_a_text_that_names_a_refused_backbone_is_told_of_another():
     assert problem.message == (
         "terratorch/convnextv2_atto cannot be had: it gives the scores of a classifier, and no features."
     )
-    assert problem.repair == "use timm/convnextv2_atto"
+    assert problem.fix == "use timm/convnextv2_atto"
 
 
 @frozen

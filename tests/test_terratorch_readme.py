@@ -39,7 +39,7 @@ def test_the_config_is_the_call_above(tmp_path, monkeypatch, capsys):
     (tmp_path / "CONFIG.yaml").write_text(CONFIG, encoding="utf-8")
 
     assert main(command.split()) == 0
-    assert capsys.readouterr().err.splitlines()[0].startswith("CONFIG.yaml:1:1: note[aside] trainer")
+    assert capsys.readouterr().err.splitlines()[0].startswith("CONFIG.yaml:1:1: note[note] trainer")
     assert (tmp_path / "SPEC.yaml").read_text(encoding="utf-8") in TEXT
 
 

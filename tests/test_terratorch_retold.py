@@ -42,7 +42,7 @@ RETOLD = {
         "aux_decoders[0].decoder_args.decoder_decoder_channels",
         "aux_decoders[0].decoder_args.decoder_decoder_channels: [1, 1, 1, 1]",
     ),
-    "a place in the repair": (
+    "a place in the fix": (
         {"decoder": "IdentityDecoder", "decoder_out_index": 9},
         "index",
         "decoder_out_index",
@@ -99,11 +99,11 @@ RETOLD = {
 }
 
 
-@pytest.mark.parametrize(("changes", "code", "path", "repair"), RETOLD.values(), ids=RETOLD)
-def test_what_is_wrong_with_the_graph_is_placed_at_its_argument(changes, code, path, repair):
+@pytest.mark.parametrize(("changes", "code", "path", "fix"), RETOLD.values(), ids=RETOLD)
+def test_what_is_wrong_with_the_graph_is_placed_at_its_argument(changes, code, path, fix):
     with pytest.raises(composer.SpecError) as raised:
         built(**changes)
-    assert [(p.code, p.place.path, p.repair) for p in raised.value.problems] == [(code, path, repair)]
+    assert [(p.code, p.place.path, p.fix) for p in raised.value.problems] == [(code, path, fix)]
 
 
 def test_an_image_smaller_than_its_output_is_refused_by_the_name_of_the_argument():

@@ -244,7 +244,7 @@ def test_a_live_module_has_neither_text_nor_digest(function):
         function(graph)
     assert [problem.place.path for problem in caught.value.problems] == ["a", "b"]
     assert str(caught.value).startswith(
-        "error[text] a: Custom holds a live module, which cannot be written in a spec.\n  repair: "
+        "error[yaml] a: Custom holds a live module, which cannot be written in a spec.\n  fix: "
     )
 
 
@@ -263,7 +263,7 @@ def test_a_part_of_ones_own_is_read_and_written_where_it_is_handed_in():
     assert reads(text, parts=mine) == graph
     assert problems(text) == (
         "<text>:3:5: error[part] necks[0]: there is no neck 'Doubler'.\n"
-        "  repair: known: AddBottleneckLayer, AddFeatures, AggregateTokens, ConcatFeatures, FeaturePyramidNetworkNeck, "
+        "  fix: known: AddBottleneckLayer, AddFeatures, AggregateTokens, ConcatFeatures, FeaturePyramidNetworkNeck, "
         "InterpolateToPyramidal, LearnedInterpolateToPyramidal, MaxpoolToPyramidal, PermuteDims, "
         "ReshapeTokensToImage, SelectIndices, TemporalPooling"
     )
@@ -273,8 +273,8 @@ UNWRITABLE = {
     "part": (
         chain(Timm("resnet18"), Doubler()),
         """\
-error[text] necks[0]: Doubler is not among the parts that a text may name.
-  repair: hand it in: parts={**PARTS, 'Doubler': Doubler}""",
+error[yaml] necks[0]: Doubler is not among the parts that a text may name.
+  fix: hand it in: parts={**PARTS, 'Doubler': Doubler}""",
     ),
     "infinite": (
         chain(Timm("resnet18", options={"x": math.inf})),
@@ -282,11 +282,11 @@ error[text] necks[0]: Doubler is not among the parts that a text may name.
     ),
     "unknown": (
         evolve(BASE, outputs=("tail",)),
-        "error[reference] outputs[0]: there is no node 'tail'.\n  repair: known: decoder, encoder, head",
+        "error[node] outputs[0]: there is no node 'tail'.\n  fix: known: decoder, encoder, head",
     ),
     "repeated": (
         evolve(BASE, nodes=(*BASE.nodes, Node("head", RegressionHead(), "decoder"))),
-        "error[text] the graph holds a value that cannot be written in a spec.",
+        "error[yaml] the graph holds a value that cannot be written in a spec.",
     ),
 }
 

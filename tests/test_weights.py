@@ -126,8 +126,8 @@ def test_loading_does_not_look_for_published_weights(tmp_path):
 def test_a_graph_without_a_text_is_not_saved(tmp_path):
     model = composer.build(composer.chain(Custom(nn.Conv2d(3, 3, 1), features=Feature(channels=3))))
     message = (
-        "error[text] encoder: Custom holds a live module, which cannot be written in a spec.\n"
-        "  repair: declare the encoder as a class of your own, and register its contract and module"
+        "error[yaml] encoder: Custom holds a live module, which cannot be written in a spec.\n"
+        "  fix: declare the encoder as a class of your own, and register its contract and module"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         composer.save(model, tmp_path / "model.safetensors")
@@ -186,8 +186,8 @@ def test_a_file_that_does_not_fit_is_refused_whole(file, change, said, ignore, h
     spoiled(file, change)
     model = composer.build(GRAPH, seed=8)
     before = state_of(model)
-    repair = f"give a checkpoint of this very model, or allow it: load_weights(model, file, ignore={ignore})"
-    message = f"{file}: error[weights] {said}\n  repair: {repair}"
+    fix = f"give a checkpoint of this very model, or allow it: load_weights(model, file, ignore={ignore})"
+    message = f"{file}: error[weights] {said}\n  fix: {fix}"
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         how(model, file)
     assert unlike(state_of(model), before) == []
@@ -205,7 +205,7 @@ def test_extra_state_that_is_no_tensor_is_not_saved(tmp_path):
         composer.save(keeping_more(composer.build(GRAPH)), tmp_path / "a.safetensors")
     assert str(caught.value) == (
         f"{tmp_path / 'a.safetensors'}: error[weights] cannot be written because of decoder._extra_state (extra "
-        "state, not a tensor).\n  repair: let the module keep that state as a tensor: register_buffer"
+        "state, not a tensor).\n  fix: let the module keep that state as a tensor: register_buffer"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -215,7 +215,7 @@ def test_extra_state_that_is_no_tensor_is_refused(file):
     before = model.head.head[2].weight.detach().clone()
     message = (
         f"{file}: error[weights] cannot be put into a model whose decoder._extra_state holds extra "
-        "state, not a tensor.\n  repair: let the module keep that state as a tensor: register_buffer"
+        "state, not a tensor.\n  fix: let the module keep that state as a tensor: register_buffer"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         composer.load_weights(model, file)
@@ -365,15 +365,15 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize(("change", "said", "repair"), CHANGED.values(), ids=CHANGED)
-def test_what_would_not_be_loaded_is_not_saved(tmp_path, change, said, repair):
+@pytest.mark.parametrize(("change", "said", "fix"), CHANGED.values(), ids=CHANGED)
+def test_what_would_not_be_loaded_is_not_saved(tmp_path, change, said, fix):
     """All that is refused is refused before a byte is written, with the names of the first tensors and the way out."""
     model = composer.build(GRAPH)
     change(model)
     with pytest.raises(SpecError) as caught:
         composer.save(model, tmp_path / "model.safetensors")
     assert str(caught.value) == (
-        f"{tmp_path / 'model.safetensors'}: error[weights] cannot be written because of {said}.\n  repair: {repair}"
+        f"{tmp_path / 'model.safetensors'}: error[weights] cannot be written because of {said}.\n  fix: {fix}"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -386,7 +386,7 @@ def test_a_sharded_model_is_not_saved(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path / 'model.safetensors'}: error[weights] cannot be written because of {FIRST} and 20 more "
         "(DTensor, not a plain tensor).\n"
-        "  repair: gather it first: torch.distributed.checkpoint.state_dict.get_model_state_dict with "
+        "  fix: gather it first: torch.distributed.checkpoint.state_dict.get_model_state_dict with "
         "full_state_dict=True, loaded into composer.build(model.graph)"
     )
     assert not (tmp_path / "model.safetensors").exists()
@@ -462,21 +462,21 @@ DAMAGED = [
 """What ends with a parenthesis goes on in safetensors' own words."""
 
 
-@pytest.mark.parametrize(("damage", "said", "repair"), DAMAGED)
-def test_a_damaged_file_is_one_problem(file, damage, said, repair):
+@pytest.mark.parametrize(("damage", "said", "fix"), DAMAGED)
+def test_a_damaged_file_is_one_problem(file, damage, said, fix):
     damage(file)
     with pytest.raises(SpecError) as raised:
         composer.load(file)
     (problem,) = raised.value.problems
     assert problem.message.startswith(said)
-    assert (problem.code, problem.place.file, problem.repair) == ("weights", str(file), repair)
+    assert (problem.code, problem.place.file, problem.fix) == ("weights", str(file), fix)
 
 
 def test_a_file_without_a_spec_is_not_loaded(file):
     spoiled(file, lambda state: None, metadata={"format": "pt"})
     message = (
         f"{file}: error[weights] holds no spec, so it was not written by composer.save.\n"
-        "  repair: build the model, then composer.load_weights"
+        "  fix: build the model, then composer.load_weights"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         composer.load(file)

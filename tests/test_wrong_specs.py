@@ -1,4 +1,4 @@
-"""Every wrong spec is answered with all that is wrong with it, each with its place, the rule, both sides, a repair."""
+"""Every wrong spec is answered with all that is wrong with it, each with its place, the rule, both sides, a fix."""
 
 import pytest
 
@@ -54,6 +54,6 @@ def test_a_problem_is_an_object():
             place=Place("head.num_classes", "x.yaml", 2, 40),
             expected="a whole number",
             got="'64', a string",
-            repair="write 64 without quotes",
+            fix="write 64 without quotes",
         ),
     )

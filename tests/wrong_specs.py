@@ -8,8 +8,8 @@ READ = {
 # nothing yet
 """,
         """\
-<text>:1:1: error[missing] the file is empty.
-  repair: describe a model: encoder: timm/resnet50""",
+<text>:1:1: error[key] the file is empty.
+  fix: describe a model: encoder: timm/resnet50""",
     ),
     "two documents": (
         """\
@@ -42,7 +42,7 @@ decoder: {FCNDecoder: {channels: 64
 """,
         """\
 <text>:1:1: error[type] expected a mapping of keys (got a list of 1).
-  repair: describe a model: encoder: timm/resnet50""",
+  fix: describe a model: encoder: timm/resnet50""",
     ),
     "a tag": (
         """\
@@ -51,7 +51,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:1:10: error[yaml] tags are not supported (got !!python/object/apply:os.system).
-  repair: leave the tag out""",
+  fix: leave the tag out""",
     ),
     "a merge key": (
         """\
@@ -61,7 +61,7 @@ input:
 """,
         """\
 <text>:3:3: error[yaml] merge keys (<<) are not supported.
-  repair: write the keys out""",
+  fix: write the keys out""",
     ),
     "a key that is no string": (
         """\
@@ -86,10 +86,10 @@ head: {SegmentationHead: {num_classes: 2}}
 encoder: timm/resnet18
 """,
         """\
-<text>:2:37: error[repeated] the key 'channels' is here for the second time; the first is on line 2.
-  repair: leave one of them out
-<text>:4:1: error[repeated] the key 'encoder' is here for the second time; the first is on line 1.
-  repair: leave one of them out""",
+<text>:2:37: error[key] the key 'channels' is here for the second time; the first is on line 2.
+  fix: leave one of them out
+<text>:4:1: error[key] the key 'encoder' is here for the second time; the first is on line 1.
+  fix: leave one of them out""",
     ),
     "unknown keys": (
         """\
@@ -100,9 +100,9 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:2:1: error[key] decodr: a model has no key 'decodr'.
-  repair: did you mean decoder or encoder?
+  fix: did you mean decoder or encoder?
 <text>:3:1: error[key] activation: a model has no key 'activation'.
-  repair: known: aux, crop, decoder, encoder, head, input, necks, padding, rescale""",
+  fix: known: aux, crop, decoder, encoder, head, input, necks, padding, rescale""",
     ),
     "no encoder": (
         """\
@@ -110,8 +110,8 @@ decoder: FCNDecoder
 head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
-<text>:1:1: error[missing] a chain needs an encoder.
-  repair: encoder: timm/resnet50""",
+<text>:1:1: error[key] a chain needs an encoder.
+  fix: encoder: timm/resnet50""",
     ),
     "mixed forms": (
         """\
@@ -121,7 +121,7 @@ outputs: [a]
 """,
         """\
 <text>:1:1: error[key] encoder: a file is a chain or a graph, and this one is a graph: encoder belongs to a chain.
-  repair: leave out what belongs to a chain""",
+  fix: leave out what belongs to a chain""",
     ),
     "one key of the other form": (
         """\
@@ -131,7 +131,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:1:1: error[key] inputs: a file is a chain or a graph, and this one is a chain: inputs belongs to a graph.
-  repair: did you mean input?""",
+  fix: did you mean input?""",
     ),
     "wrong types": (
         """\
@@ -140,10 +140,10 @@ head: {SegmentationHead: {num_classes: '64', dropout: true, channel_list: 5}}
 """,
         """\
 <text>:2:40: error[type] head.num_classes: expected a whole number (got '64', a string).
-  repair: write 64 without quotes
+  fix: write 64 without quotes
 <text>:2:55: error[type] head.dropout: expected a number (got true).
 <text>:2:75: error[type] head.channel_list: expected a list of whole numbers, or null (got 5, a whole number).
-  repair: write [5]""",
+  fix: write [5]""",
     ),
     "wrong types in lists": (
         """\
@@ -152,9 +152,9 @@ encoder: {timm/resnet18: {out_indices: [1, true, 2.0, '3']}}
         """\
 <text>:1:44: error[type] encoder.out_indices[1]: expected a whole number (got true).
 <text>:1:50: error[type] encoder.out_indices[2]: expected a whole number (got 2.0, a number).
-  repair: write 2
+  fix: write 2
 <text>:1:55: error[type] encoder.out_indices[3]: expected a whole number (got '3', a string).
-  repair: write 3 without quotes""",
+  fix: write 3 without quotes""",
     ),
     "YAML 1.1": (
         """\
@@ -162,7 +162,7 @@ encoder: {timm/resnet18: {features_only: yes, pretrained: 1}}
 """,
         """\
 <text>:1:42: error[type] encoder.features_only: expected true or false (got 'yes', a string).
-  repair: write true
+  fix: write true
 <text>:1:59: error[type] encoder.pretrained: expected true or false, or a string, or a mapping of file and prefix (got 1, a whole number).""",
     ),
     "wrong shapes of values": (
@@ -175,9 +175,9 @@ padding: reflect
         """\
 <text>:1:10: error[type] encoder: expected the name of a part, or {Name: {field: value}} (got 5, a whole number).
 <text>:2:8: error[type] necks: expected a list of necks (got 'SelectIndices', a string).
-  repair: write [SelectIndices]
+  fix: write [SelectIndices]
 <text>:3:10: error[type] aux.a: expected a branch such as {decoder: FCNDecoder, head: RegressionHead} (got 'FCNDecoder', a string).
-  repair: write {decoder: FCNDecoder}
+  fix: write {decoder: FCNDecoder}
 <text>:4:10: error[type] padding: expected a mapping such as {mode: reflect} (got 'reflect', a string).""",
     ),
     "out of range": (
@@ -200,7 +200,7 @@ decoder: {MLPDecoder: {activation: swish}}
 """,
         """\
 <text>:3:36: error[value] necks[0].mode: mode must be one of nearest, nearest-exact, bilinear, bicubic, area (got 'nearst').
-  repair: did you mean nearest or nearest-exact?
+  fix: did you mean nearest or nearest-exact?
 <text>:4:36: error[value] decoder.activation: activation must be one of ReLU, GELU, SiLU, LeakyReLU, ELU, Tanh, Sigmoid, Softplus, Identity (got 'swish').""",
     ),
     "fields that exclude each other": (
@@ -220,7 +220,7 @@ necks:
         """\
 <text>:3:5: error[value] necks[0]: drop_cls and pooling: cls exclude each other: that token would be dropped.
 <text>:4:32: error[value] necks[1].pooling: pooling must be one of mean, max, min, cls, or a whole number from 0 to 1023 (got 'maen').
-  repair: did you mean mean?
+  fix: did you mean mean?
 <text>:4:51: error[type] necks[1].indices[1]: expected a whole number (got 1.5, a number).""",
     ),
     "several maps without a way to join them": (
@@ -234,7 +234,7 @@ aux:
         """\
 <text>:2:58: error[value] decoder.in_index: in_index is a list where input_transform is resize_concat, and a whole number elsewhere.
 <text>:2:81: error[type] decoder.includes_head: expected true or false (got 'no', a string).
-  repair: write false
+  fix: write false
 <text>:4:64: error[value] aux.one.decoder.in_index: in_index is a list where input_transform is resize_concat, and a whole number elsewhere.
 <text>:5:71: error[value] aux.two.decoder.input_transform: in_index is a list where input_transform is resize_concat, and a whole number elsewhere.""",
     ),
@@ -258,7 +258,7 @@ encoder: timm/resnet18
 <text>:1:30: error[type] input.stride: expected a whole number or a ratio such as 3/2 (got 1.5, a number).
 <text>:1:41: error[value] input.size: size must be two whole numbers, height and width (got 224).
 <text>:1:54: error[type] input.frames: expected a whole number, or null (got '3', a string).
-  repair: write 3 without quotes""",
+  fix: write 3 without quotes""",
     ),
     "a missing field": (
         """\
@@ -266,8 +266,8 @@ encoder: timm/resnet18
 head: SegmentationHead
 """,
         """\
-<text>:2:7: error[missing] head: SegmentationHead needs num_classes.
-  repair: add num_classes, a whole number""",
+<text>:2:7: error[key] head: SegmentationHead needs num_classes.
+  fix: add num_classes, a whole number""",
     ),
     "a misspelled field": (
         """\
@@ -276,7 +276,7 @@ head: {SegmentationHead: {num_clases: 2}}
 """,
         """\
 <text>:2:27: error[key] head.num_clases: SegmentationHead has no field 'num_clases'.
-  repair: did you mean num_classes?""",
+  fix: did you mean num_classes?""",
     ),
     "fields of none": (
         """\
@@ -286,7 +286,7 @@ necks:
 """,
         """\
 <text>:3:26: error[key] necks[0].channels: AddBottleneckLayer has no field 'channels'.
-  repair: leave it out: AddBottleneckLayer has none""",
+  fix: leave it out: AddBottleneckLayer has none""",
     ),
     "an unknown part": (
         """\
@@ -295,7 +295,7 @@ decoder: UperNetDecodr
 """,
         """\
 <text>:2:10: error[part] decoder: there is no decoder 'UperNetDecodr'.
-  repair: did you mean UperNetDecoder or UNetDecoder or LinearDecoder?""",
+  fix: did you mean UperNetDecoder or UNetDecoder or LinearDecoder?""",
     ),
     "no source": (
         """\
@@ -303,7 +303,7 @@ encoder: resnet18
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'resnet18'.
-  repair: did you mean timm/resnet18 or smp/resnet18?""",
+  fix: did you mean timm/resnet18 or smp/resnet18?""",
     ),
     "a network of timm by smp's name": (
         """\
@@ -311,7 +311,7 @@ encoder: smp/tu-resnet18
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'smp/tu-resnet18'.
-  repair: did you mean timm/resnet18?""",
+  fix: did you mean timm/resnet18?""",
     ),
     "a network of timm by smp's old name": (
         """\
@@ -319,7 +319,7 @@ encoder: smp/timm-mobilenetv3_large_100
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'smp/timm-mobilenetv3_large_100'.
-  repair: did you mean timm/tf_mobilenetv3_large_100?""",
+  fix: did you mean timm/tf_mobilenetv3_large_100?""",
     ),
     "a field that an encoder of smp has not": (
         """\
@@ -327,7 +327,7 @@ encoder: {smp/vgg11: {output_stride: 8}}
 """,
         """\
 <text>:1:23: error[key] encoder.output_stride: smp/vgg11 has no field 'output_stride'.
-  repair: known: depth, first_level, pretrained""",
+  fix: known: depth, first_level, pretrained""",
     ),
     "an unknown source": (
         """\
@@ -335,7 +335,7 @@ encoder: tim/resnet18
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'tim/resnet18'.
-  repair: did you mean timm/resnet18 or smp/resnet18?""",
+  fix: did you mean timm/resnet18 or smp/resnet18?""",
     ),
     "a name that no network is much like": (
         """\
@@ -343,7 +343,7 @@ encoder: clay
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'clay'.
-  repair: write its source before it: timm/NAME, smp/NAME, transformers/NAME, terratorch/NAME""",
+  fix: write its source before it: timm/NAME, smp/NAME, transformers/NAME, terratorch/NAME""",
     ),
     "a source alone": (
         """\
@@ -351,7 +351,7 @@ encoder: smp
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'smp'.
-  repair: name one of its parts: smp/NAME""",
+  fix: name one of its parts: smp/NAME""",
     ),
     "a name of another source": (
         """\
@@ -359,7 +359,7 @@ encoder: smp/convnext_tiny
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'smp/convnext_tiny'.
-  repair: did you mean timm/convnext_tiny?""",
+  fix: did you mean timm/convnext_tiny?""",
     ),
     "a name that its source has not": (
         """\
@@ -367,7 +367,7 @@ encoder: smp/clay
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'smp/clay'.
-  repair: python -m composer list encoders 'smp/*' shows what there is""",
+  fix: python -m composer list encoders 'smp/*' shows what there is""",
     ),
     "a source whose names are not listed, misspelled": (
         """\
@@ -375,7 +375,7 @@ encoder: transformer/swin
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'transformer/swin'.
-  repair: did you mean transformers/swin?""",
+  fix: did you mean transformers/swin?""",
     ),
     "a source and a name that nobody knows": (
         """\
@@ -383,7 +383,7 @@ encoder: foo/clay
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'foo/clay'.
-  repair: known sources: timm, smp, transformers, terratorch""",
+  fix: known sources: timm, smp, transformers, terratorch""",
     ),
     "weights without the source": (
         """\
@@ -391,7 +391,7 @@ encoder: resnet50.a1_in1k
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'resnet50.a1_in1k'.
-  repair: did you mean timm/resnet50.a1_in1k?""",
+  fix: did you mean timm/resnet50.a1_in1k?""",
     ),
     "Clay 1.5": (
         """\
@@ -399,7 +399,7 @@ encoder: terratorch/clay_v15
 """,
         """\
 <text>:1:10: error[part] encoder: terratorch/clay_v15 cannot be had: TerraTorch has Clay 1.5 as a masked autoencoder alone, which downloads a teacher and gives losses and no features.
-  repair: choose another, of those that python -m composer list encoders 'terratorch/*' shows""",
+  fix: choose another, of those that python -m composer list encoders 'terratorch/*' shows""",
     ),
     "ScaleMAE": (
         """\
@@ -407,7 +407,7 @@ encoder: terratorch/scalemae_large
 """,
         """\
 <text>:1:10: error[part] encoder: there is no encoder 'terratorch/scalemae_large'.
-  repair: did you mean terratorch/scalemae_vit_large_patch16?""",
+  fix: did you mean terratorch/scalemae_vit_large_patch16?""",
     ),
     "a head in small letters": (
         """\
@@ -416,7 +416,7 @@ decoder: mmseg/fcnhead
 """,
         """\
 <text>:2:10: error[part] decoder: there is no decoder 'mmseg/fcnhead'.
-  repair: did you mean mmseg/FCNHead?""",
+  fix: did you mean mmseg/FCNHead?""",
     ),
     "a decoder in small letters": (
         """\
@@ -425,7 +425,7 @@ decoder: unetdecoder
 """,
         """\
 <text>:2:10: error[part] decoder: there is no decoder 'unetdecoder'.
-  repair: did you mean UNetDecoder?""",
+  fix: did you mean UNetDecoder?""",
     ),
     "wrong kinds": (
         """\
@@ -435,14 +435,14 @@ decoder: AddFeatures
 head: timm/resnet18
 """,
         """\
-<text>:1:10: error[kind] encoder: encoder takes an encoder, and FCNDecoder is a decoder.
-  repair: put it under decoder
-<text>:2:9: error[kind] necks[0]: necks[0] takes a neck, and RegressionHead is a head.
-  repair: put it under head
-<text>:3:10: error[kind] decoder: decoder takes a decoder, and AddFeatures is a neck.
-  repair: put it under necks
-<text>:4:7: error[kind] head: head takes a head, and timm/resnet18 is an encoder.
-  repair: put it under encoder""",
+<text>:1:10: error[part] encoder: encoder takes an encoder, and FCNDecoder is a decoder.
+  fix: put it under decoder
+<text>:2:9: error[part] necks[0]: necks[0] takes a neck, and RegressionHead is a head.
+  fix: put it under head
+<text>:3:10: error[part] decoder: decoder takes a decoder, and AddFeatures is a neck.
+  fix: put it under necks
+<text>:4:7: error[part] head: head takes a head, and timm/resnet18 is an encoder.
+  fix: put it under encoder""",
     ),
     "fields beside the name": (
         """\
@@ -453,7 +453,7 @@ decoder:
 """,
         """\
 <text>:3:3: error[type] decoder: expected the name of a part, or {Name: {field: value}} (got 2 names: FCNDecoder, channels).
-  repair: indent the fields under FCNDecoder: {FCNDecoder: {field: value}}""",
+  fix: indent the fields under FCNDecoder: {FCNDecoder: {field: value}}""",
     ),
     "a name left out": (
         """\
@@ -462,7 +462,7 @@ decoder:
 """,
         """\
 <text>:2:9: error[type] decoder: expected the name of a part, or {Name: {field: value}} (got null).
-  repair: name the part, or leave decoder out""",
+  fix: name the part, or leave decoder out""",
     ),
     "options that are not plain": (
         """\
@@ -479,8 +479,8 @@ decoder: FCNDecoder
 aux: {early: {head: RegressionHead}}
 """,
         """\
-<text>:3:14: error[missing] aux.early: a branch needs a decoder.
-  repair: add decoder: FCNDecoder""",
+<text>:3:14: error[key] aux.early: a branch needs a decoder.
+  fix: add decoder: FCNDecoder""",
     ),
     "reserved names": (
         """\
@@ -489,10 +489,10 @@ decoder: FCNDecoder
 aux: {train: {decoder: FCNDecoder}, 2nd: {decoder: FCNDecoder}}
 """,
         """\
-<text>:3:24: error[name] aux.train.decoder: 'aux.train.decoder' cannot be a name, because a torch module has a 'train' of its own.
-  repair: choose another name
-<text>:3:52: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is not a valid name: a name is letters, digits and _, and begins with a letter.
-  repair: choose another name""",
+<text>:3:24: error[node] aux.train.decoder: 'aux.train.decoder' cannot be a name, because a torch module has a 'train' of its own.
+  fix: choose another name
+<text>:3:52: error[node] aux.2nd.decoder: 'aux.2nd.decoder' is not a valid name: a name is letters, digits and _, and begins with a letter.
+  fix: choose another name""",
     ),
     "unknown references": (
         """\
@@ -505,16 +505,16 @@ outputs: [d]
 auxiliary: {x: image}
 """,
         """\
-<text>:3:34: error[reference] a.from: there is no input or node 'imag'.
-  repair: did you mean image?
-<text>:4:35: error[reference] b.from[1]: there is no input or node 'x'.
-  repair: known: a, b, c, image
-<text>:5:14: error[reference] c.share: there is no node 'bb' that has a part of its own.
-  repair: did you mean b?
-<text>:6:11: error[reference] outputs[0]: there is no node 'd'.
-  repair: known: a, b, c
-<text>:7:16: error[reference] auxiliary.x: there is no node 'image', only an input 'image'.
-  repair: known: a, b, c""",
+<text>:3:34: error[node] a.from: there is no input or node 'imag'.
+  fix: did you mean image?
+<text>:4:35: error[node] b.from[1]: there is no input or node 'x'.
+  fix: known: a, b, c, image
+<text>:5:14: error[node] c.share: there is no node 'bb' that has a part of its own.
+  fix: did you mean b?
+<text>:6:11: error[node] outputs[0]: there is no node 'd'.
+  fix: known: a, b, c
+<text>:7:16: error[node] auxiliary.x: there is no node 'image', only an input 'image'.
+  fix: known: a, b, c""",
     ),
     "a part that cannot be read hides no reference": (
         """\
@@ -527,9 +527,9 @@ outputs: [c]
 """,
         """\
 <text>:4:13: error[part] b: there is no part 'FCNDecodr'.
-  repair: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
-<text>:5:35: error[reference] c.from: there is no input or node 'bb'.
-  repair: did you mean b?""",
+  fix: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
+<text>:5:35: error[node] c.from: there is no input or node 'bb'.
+  fix: did you mean b?""",
     ),
     "an unread reference makes no other wrong": (
         """\
@@ -565,25 +565,25 @@ outputs: [d]
 """,
         """\
 <text>:3:6: error[type] a: expected a node such as {part: FCNDecoder, from: NAME} (got 'timm/resnet18', a string).
-  repair: write {part: timm/resnet18, from: image}
-<text>:4:6: error[missing] b: a node has a part, or shares the part of another: one of the two.
-  repair: add part: PART
-<text>:5:6: error[missing] c: a node needs from, which says what it takes.
-  repair: add from: image
+  fix: write {part: timm/resnet18, from: image}
+<text>:4:6: error[key] b: a node has a part, or shares the part of another: one of the two.
+  fix: add part: PART
+<text>:5:6: error[key] c: a node needs from, which says what it takes.
+  fix: add from: image
 <text>:6:6: error[key] d: a node has a part, or shares the part of another: one of the two.
-  repair: leave one out
+  fix: leave one out
 <text>:6:44: error[key] d.as: a node has no key 'as'.
-  repair: known: from, part, share""",
+  fix: known: from, part, share""",
     ),
     "no inputs, no nodes": (
         """\
 outputs: [a]
 """,
         """\
-<text>:1:1: error[missing] a graph needs inputs.
-  repair: add inputs: {image: {channels: 3}}
-<text>:1:1: error[missing] a graph needs nodes.
-  repair: add nodes: {NAME: {part: PART, from: NAME}}""",
+<text>:1:1: error[key] a graph needs inputs.
+  fix: add inputs: {image: {channels: 3}}
+<text>:1:1: error[key] a graph needs nodes.
+  fix: add nodes: {NAME: {part: PART, from: NAME}}""",
     ),
     "no outputs": (
         """\
@@ -592,8 +592,8 @@ nodes:
   a: {part: timm/resnet18, from: image}
 """,
         """\
-<text>:1:1: error[reference] outputs: the graph has no output.
-  repair: outputs: [a]""",
+<text>:1:1: error[node] outputs: the graph has no output.
+  fix: outputs: [a]""",
     ),
     "a single output": (
         """\
@@ -604,7 +604,7 @@ outputs: a
 """,
         """\
 <text>:4:10: error[type] outputs: expected a list of nodes (got 'a', a string).
-  repair: write [a]""",
+  fix: write [a]""",
     ),
     "a circle": (
         """\
@@ -615,8 +615,8 @@ nodes:
 outputs: [b]
 """,
         """\
-<text>:3:13: error[cycle] a: nodes take from each other in a circle: a → b → a.
-  repair: break the circle where it should begin, with an input of the graph: image""",
+<text>:3:13: error[node] a: nodes take from each other in a circle: a → b → a.
+  fix: break the circle where it should begin, with an input of the graph: image""",
     ),
     "a node shares itself": (
         """\
@@ -627,8 +627,8 @@ nodes:
 outputs: [a, b]
 """,
         """\
-<text>:3:14: error[reference] a.share: there is no node 'a' that has a part of its own.
-  repair: known: b""",
+<text>:3:14: error[node] a.share: there is no node 'a' that has a part of its own.
+  fix: known: b""",
     ),
     "unused": (
         """\
@@ -641,9 +641,9 @@ outputs: [b]
 """,
         """\
 <text>:1:28: error[unused] other: nothing that leaves the graph needs other.
-  repair: take from it, name it in outputs, or leave it out
+  fix: take from it, name it in outputs, or leave it out
 <text>:5:13: error[unused] c: nothing that leaves the graph needs c.
-  repair: take from it, name it in outputs, or leave it out""",
+  fix: take from it, name it in outputs, or leave it out""",
     ),
     "a node named as an input": (
         """\
@@ -653,8 +653,8 @@ nodes:
 outputs: [image]
 """,
         """\
-<text>:3:17: error[name] image: 'image' names 2 things; inputs and nodes share one set of names.
-  repair: choose another name""",
+<text>:3:17: error[node] image: 'image' names 2 things; inputs and nodes share one set of names.
+  fix: choose another name""",
     ),
     "a node within a node": (
         """\
@@ -665,8 +665,8 @@ nodes:
 outputs: [a.b]
 """,
         """\
-<text>:3:13: error[name] a: 'a' cannot be a node and hold the node 'a.b' too.
-  repair: choose another name""",
+<text>:3:13: error[node] a: 'a' cannot be a node and hold the node 'a.b' too.
+  fix: choose another name""",
     ),
     "all stages at once": (
         """\
@@ -678,17 +678,17 @@ rescale: !!str no
 """,
         """\
 <text>:2:34: error[type] decoder.channels: expected a whole number (got '8', a string).
-  repair: write 8 without quotes
-<text>:2:39: error[repeated] the key 'channels' is here for the second time; the first is on line 2.
-  repair: leave one of them out
-<text>:3:7: error[missing] head: SegmentationHead needs num_classes.
-  repair: add num_classes, a whole number
+  fix: write 8 without quotes
+<text>:2:39: error[key] the key 'channels' is here for the second time; the first is on line 2.
+  fix: leave one of them out
+<text>:3:7: error[key] head: SegmentationHead needs num_classes.
+  fix: add num_classes, a whole number
 <text>:4:22: error[part] aux.2nd.decoder: there is no decoder 'FCNDecodr'.
-  repair: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
-<text>:4:22: error[name] aux.2nd.decoder: 'aux.2nd.decoder' is not a valid name: a name is letters, digits and _, and begins with a letter.
-  repair: choose another name
+  fix: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
+<text>:4:22: error[node] aux.2nd.decoder: 'aux.2nd.decoder' is not a valid name: a name is letters, digits and _, and begins with a letter.
+  fix: choose another name
 <text>:5:10: error[yaml] tags are not supported (got !!str).
-  repair: leave the tag out""",
+  fix: leave the tag out""",
     ),
     "takes from nothing": (
         """\
@@ -698,8 +698,8 @@ nodes:
 outputs: [a]
 """,
         """\
-<text>:3:13: error[reference] a: a takes from nothing.
-  repair: from: image""",
+<text>:3:13: error[node] a: a takes from nothing.
+  fix: from: image""",
     ),
 }
 """Refused when read."""
@@ -713,7 +713,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:2:35: error[count] decoder.channels: UNetDecoder has 2 widths in channels, one for each map it takes (got 5 maps).
-  repair: channels: [64, 32, 16, 16, 16]""",
+  fix: channels: [64, 32, 16, 16, 16]""",
     ),
     "tokens where maps belong": (
         """\
@@ -723,7 +723,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:2:10: error[layout] decoder: UperNetDecoder takes maps "b c h w"; encoder gives 4 × tokens "b n c" (384 channels, stride 16, 1 prefix token).
-  repair: necks: [ReshapeTokensToImage]""",
+  fix: necks: [ReshapeTokensToImage]""",
     ),
     "an index too far": (
         """\
@@ -735,7 +735,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:3:34: error[index] necks[0].indices[1]: SelectIndices takes feature 7 (got 5 features).
-  repair: use indices from -5 to 4""",
+  fix: use indices from -5 to 4""",
     ),
     "a pyramid upside down": (
         """\
@@ -746,8 +746,8 @@ decoder: UperNetDecoder
 head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
-<text>:4:10: error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 2 × map "b c h w" (256, 64 channels, stride 16, 4).
-  repair: necks: [SelectIndices: {indices: [3, 1]}, SelectIndices: {indices: [1, 0]}]""",
+<text>:4:10: error[index] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 2 × map "b c h w" (256, 64 channels, stride 16, 4).
+  fix: necks: [SelectIndices: {indices: [3, 1]}, SelectIndices: {indices: [1, 0]}]""",
     ),
     "strides that do not double": (
         """\
@@ -758,7 +758,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:3:10: error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] gives 4 × map "b c h w" (384 channels, stride 16).
-  repair: necks: [ReshapeTokensToImage, LearnedInterpolateToPyramidal]""",
+  fix: necks: [ReshapeTokensToImage, LearnedInterpolateToPyramidal]""",
     ),
     "many features for a head": (
         """\
@@ -767,7 +767,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:2:7: error[count] head: SegmentationHead takes one feature; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: decoder: IdentityDecoder""",
+  fix: decoder: IdentityDecoder""",
     ),
     "head after head": (
         """\
@@ -776,8 +776,8 @@ decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 2}}
 head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
-<text>:3:7: error[head] head: SegmentationHead takes features (got a prediction, from decoder).
-  repair: leave this head out""",
+<text>:3:7: error[output] head: SegmentationHead takes features (got a prediction, from decoder).
+  fix: leave this head out""",
     ),
     "tokens that are not there": (
         """\
@@ -789,7 +789,7 @@ head: {ScalarHead: {num_outputs: 2}}
 """,
         """\
 <text>:3:32: error[prefix] necks[0].pooling: AggregateTokens takes the class token, which not every feature at indices has; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: pooling: mean""",
+  fix: pooling: mean""",
     ),
     "a token beyond the prefix": (
         """\
@@ -800,7 +800,7 @@ decoder: IdentityDecoder
 """,
         """\
 <text>:3:32: error[prefix] necks[0].pooling: AggregateTokens takes token 1 of the prefix, which not every feature at indices has; encoder gives 4 × tokens "b n c" (384 channels, stride 16, 1 prefix token).
-  repair: pooling: cls""",
+  fix: pooling: cls""",
     ),
     "a prefix to drop that is not there": (
         """\
@@ -811,7 +811,7 @@ decoder: IdentityDecoder
 """,
         """\
 <text>:3:33: error[prefix] necks[0].drop_cls: AggregateTokens drops the prefix, which not every feature at indices has; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: drop_cls: false""",
+  fix: drop_cls: false""",
     ),
     "nothing to pool": (
         """\
@@ -823,7 +823,7 @@ decoder: IdentityDecoder
 """,
         """\
 <text>:4:5: error[layout] necks[1]: AggregateTokens takes tokens "b n c", maps "b c h w", or either per frame; necks[0] gives vector "b c" (512 channels).
-  repair: leave this neck out: a vector has nothing to be pooled""",
+  fix: leave this neck out: a vector has nothing to be pooled""",
     ),
     "channels last, to be pooled": (
         """\
@@ -835,7 +835,7 @@ decoder: IdentityDecoder
 """,
         """\
 <text>:4:5: error[layout] necks[1]: AggregateTokens takes tokens "b n c", maps "b c h w", or either per frame; necks[0] gives 5 × map "b h w c" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: necks: [PermuteDims: {new_order: [0, 2, 3, 1]}, PermuteDims: {new_order: [0, 3, 1, 2]}, AggregateTokens]""",
+  fix: necks: [PermuteDims: {new_order: [0, 2, 3, 1]}, PermuteDims: {new_order: [0, 3, 1, 2]}, AggregateTokens]""",
     ),
     "a prediction, and a head after it": (
         """\
@@ -847,9 +847,9 @@ aux:
 """,
         """\
 <text>:2:63: error[index] decoder.in_index[2]: ASPPRegressionHead takes feature 7 (got 5 features).
-  repair: use in_index from -5 to 4
-<text>:4:60: error[head] aux.a.head: RegressionHead takes features (got a prediction, from aux.a.decoder).
-  repair: leave this head out""",
+  fix: use in_index from -5 to 4
+<text>:4:60: error[output] aux.a.head: RegressionHead takes features (got a prediction, from aux.a.decoder).
+  fix: leave this head out""",
     ),
     "maps that no pyramid is made of": (
         """\
@@ -859,7 +859,7 @@ head: {SegmentationHead: {num_classes: 2}}
 """,
         """\
 <text>:2:43: error[count] decoder.scale_modules: UperNetDecoder takes exactly four maps with scale_modules; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: necks: [SelectIndices: {indices: [1, 2, 3, 4]}]""",
+  fix: necks: [SelectIndices: {indices: [1, 2, 3, 4]}]""",
     ),
     "maps in no order": (
         """\
@@ -871,10 +871,10 @@ aux:
   a: {decoder: UperNetDecoder}
 """,
         """\
-<text>:4:10: error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
-  repair: necks: [SelectIndices: {indices: [4, 0, 0, 1]}, SelectIndices: {indices: [1, 2, 3, 0]}]
-<text>:6:16: error[order] aux.a.decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
-  repair: necks: [SelectIndices: {indices: [4, 0, 0, 1]}, SelectIndices: {indices: [1, 2, 3, 0]}]""",
+<text>:4:10: error[index] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
+  fix: necks: [SelectIndices: {indices: [4, 0, 0, 1]}, SelectIndices: {indices: [1, 2, 3, 0]}]
+<text>:6:16: error[index] aux.a.decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
+  fix: necks: [SelectIndices: {indices: [4, 0, 0, 1]}, SelectIndices: {indices: [1, 2, 3, 0]}]""",
     ),
     "an output of many": (
         """\
@@ -882,7 +882,7 @@ encoder: timm/resnet18
 """,
         """\
 <text>:1:10: error[output] encoder: an output is one map "b c h w" or one vector "b c"; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: add IdentityDecoder, which passes one feature on; or head: EmbeddingHead, which gives features as they are""",
+  fix: add IdentityDecoder, which passes one feature on; or head: EmbeddingHead, which gives features as they are""",
     ),
     "channels of the image": (
         """\
@@ -892,7 +892,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:2:10: error[channels] encoder: timm/resnet18 takes an image of 3 channels; image gives map "b c h w" (6 channels, stride 1).
-  repair: input: {channels: 3}""",
+  fix: input: {channels: 3}""",
     ),
     "a decoder and no head": (
         """\
@@ -902,10 +902,10 @@ aux:
   early: {decoder: {FCNDecoder: {in_index: 0}}}
 """,
         """\
-<text>:2:10: error[head] decoder: FCNDecoder gives features; a head must turn them into a prediction.
-  repair: add a head; EmbeddingHead gives features as they are
-<text>:4:20: error[head] aux.early.decoder: FCNDecoder gives features; a head must turn them into a prediction.
-  repair: add a head; EmbeddingHead gives features as they are""",
+<text>:2:10: error[output] decoder: FCNDecoder gives features; a head must turn them into a prediction.
+  fix: add a head; EmbeddingHead gives features as they are
+<text>:4:20: error[output] aux.early.decoder: FCNDecoder gives features; a head must turn them into a prediction.
+  fix: add a head; EmbeddingHead gives features as they are""",
     ),
     "sizes that exclude each other": (
         """\
@@ -915,7 +915,7 @@ decoder: IdentityDecoder
 """,
         """\
 <text>:2:10: error[sizes] encoder: no image size suits both: image takes exactly 100 × 100; encoder takes exactly 224 × 224.
-  repair: change the input's size or the encoder's img_size to one that both take""",
+  fix: change the input's size or the encoder's img_size to one that both take""",
     ),
     "maps of frames for a decoder": (
         """\
@@ -925,7 +925,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:3:10: error[layout] decoder: FCNDecoder takes maps "b c h w"; encoder gives 5 × map "b t c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32, 3 frames).
-  repair: necks: [TemporalPooling]""",
+  fix: necks: [TemporalPooling]""",
     ),
     "tokens of frames for a pyramid decoder": (
         """\
@@ -935,7 +935,7 @@ decoder: {UNetDecoder: {channels: [8, 8, 8, 8]}}
 """,
         """\
 <text>:3:10: error[layout] decoder: UNetDecoder takes maps "b c h w" whose stride doubles from one to the next; encoder gives 4 × tokens "b t n c" (384 channels, stride 16, 1 prefix token, 3 frames).
-  repair: necks: [TemporalPooling, ReshapeTokensToImage, LearnedInterpolateToPyramidal]""",
+  fix: necks: [TemporalPooling, ReshapeTokensToImage, LearnedInterpolateToPyramidal]""",
     ),
     "a map of frames as an output": (
         """\
@@ -944,7 +944,7 @@ encoder: {timm/resnet18: {out_indices: [3]}}
 """,
         """\
 <text>:2:10: error[output] encoder: an output is one map "b c h w" or one vector "b c"; encoder gives map "b t c h w" (256 channels, stride 16, 3 frames).
-  repair: necks: [TemporalPooling]; or head: EmbeddingHead, which gives features as they are""",
+  fix: necks: [TemporalPooling]; or head: EmbeddingHead, which gives features as they are""",
     ),
     "frames to pool where there are none": (
         """\
@@ -954,7 +954,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:2:9: error[layout] necks[0]: TemporalPooling takes features with an axis of frames, such as maps "b t c h w"; encoder gives 5 × map "b c h w" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
-  repair: give the input frames, or leave this neck out""",
+  fix: give the input frames, or leave this neck out""",
     ),
     "subsets of other frames": (
         """\
@@ -966,7 +966,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:4:39: error[frames] necks[0].subset_lengths: TemporalPooling divides 4 frames into the subsets [2, 2] (got 5 frames).
-  repair: subset_lengths: [2, 3]""",
+  fix: subset_lengths: [2, 3]""",
     ),
     "more subsets than frames": (
         """\
@@ -978,7 +978,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:4:39: error[frames] necks[0].subset_lengths: TemporalPooling divides 3 frames into the subsets [1, 1, 1] (got 2 frames).
-  repair: leave subset_lengths out""",
+  fix: leave subset_lengths out""",
     ),
     "the difference of three": (
         """\
@@ -990,7 +990,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:4:32: error[count] necks[0].pooling: TemporalPooling takes the difference of exactly two frames or subsets (got 3 frames).
-  repair: subset_lengths: [1, 2]""",
+  fix: subset_lengths: [1, 2]""",
     ),
     "the difference of one subset": (
         """\
@@ -1002,7 +1002,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:4:32: error[count] necks[0].pooling: TemporalPooling takes the difference of exactly two frames or subsets (got 2 frames, in 1 subset).
-  repair: leave subset_lengths out""",
+  fix: leave subset_lengths out""",
     ),
     "the difference of one frame": (
         """\
@@ -1014,7 +1014,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:4:32: error[count] necks[0].pooling: TemporalPooling takes the difference of exactly two frames or subsets (got 1 frame).
-  repair: pooling: mean""",
+  fix: pooling: mean""",
     ),
     "a head after an embedding": (
         """\
@@ -1026,8 +1026,8 @@ nodes:
 outputs: [one]
 """,
         """\
-<text>:5:15: error[head] one: SegmentationHead takes features (got an embedding, from all).
-  repair: leave this head out""",
+<text>:5:15: error[output] one: SegmentationHead takes features (got an embedding, from all).
+  fix: leave this head out""",
     ),
     "several at once": (
         """\
@@ -1038,9 +1038,9 @@ aux:
 """,
         """\
 <text>:2:34: error[index] decoder.in_index: FCNDecoder takes feature 9 (got 5 features).
-  repair: use in_index from -5 to 4
+  fix: use in_index from -5 to 4
 <text>:4:41: error[count] aux.a.decoder.channels: UNetDecoder has 1 width in channels, one for each map it takes (got 5 maps).
-  repair: channels: [8, 8, 8, 8, 8]""",
+  fix: channels: [8, 8, 8, 8, 8]""",
     ),
     "too few levels": (
         """\
@@ -1057,11 +1057,11 @@ outputs: [out, fpn, plus]
 """,
         """\
 <text>:6:16: error[count] four: LearnedInterpolateToPyramidal takes exactly four maps; three gives 3 × map "b c h w" (128, 256, 512 channels, stride 8, 16, 32).
-  repair: let the encoder give four levels, with its out_indices or its depth
+  fix: let the encoder give four levels, with its out_indices or its depth
 <text>:7:15: error[count] fpn: smp/FPN takes at least 4 maps; three gives 3 × map "b c h w" (128, 256, 512 channels, stride 8, 16, 32).
-  repair: let the encoder give four levels or more, with its out_indices or its depth
+  fix: let the encoder give four levels or more, with its out_indices or its depth
 <text>:8:16: error[count] plus: smp/UnetPlusPlus takes at least 2 maps where the first is level 1; one gives map "b c h w" (64 channels, stride 2).
-  repair: let the encoder give more levels, with its out_indices or its depth""",
+  fix: let the encoder give more levels, with its out_indices or its depth""",
     ),
     "joins that do not fit": (
         """\
@@ -1076,9 +1076,9 @@ outputs: [out, two]
 """,
         """\
 <text>:5:18: error[count] joined: ConcatFeatures joins branches level by level, and its first input has 5 levels (got 4 levels).
-  repair: put SelectIndices: {indices: [1, 2, 3, 4]} between x and joined
+  fix: put SelectIndices: {indices: [1, 2, 3, 4]} between x and joined
 <text>:6:15: error[inputs] two: FCNDecoder takes one input (got 2 inputs).
-  repair: join them first, with ConcatFeatures or AddFeatures""",
+  fix: join them first, with ConcatFeatures or AddFeatures""",
     ),
     "weights shared by what differs": (
         """\
@@ -1091,8 +1091,8 @@ nodes:
 outputs: [out]
 """,
         """\
-<text>:4:14: error[share] y: timm/resnet18 shares the weights of x, which was made for map "b c h w" (3 channels, stride 1); b gives map "b c h w" (4 channels, stride 1).
-  repair: give both nodes inputs of the same features""",
+<text>:4:14: error[join] y: timm/resnet18 shares the weights of x, which was made for map "b c h w" (3 channels, stride 1); b gives map "b c h w" (4 channels, stride 1).
+  fix: give both nodes inputs of the same features""",
     ),
     "the batch moved away": (
         """\
@@ -1102,8 +1102,8 @@ necks:
 decoder: FCNDecoder
 """,
         """\
-<text>:3:30: error[batch] necks[0].new_order: PermuteDims leaves the batch in front, because every other part takes it there (got new_order [1, 0, 2, 3]).
-  repair: begin new_order with 0""",
+<text>:3:30: error[value] necks[0].new_order: PermuteDims leaves the batch in front, because every other part takes it there (got new_order [1, 0, 2, 3]).
+  fix: begin new_order with 0""",
     ),
     "a prefix on a grid": (
         """\
@@ -1114,7 +1114,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:3:46: error[prefix] necks[0].remove_cls_token: ReshapeTokensToImage lays tokens out on a grid, where prefix tokens have no place; encoder gives 4 × tokens "b n c" (384 channels, stride 16, 1 prefix token).
-  repair: remove_cls_token: true""",
+  fix: remove_cls_token: true""",
     ),
 }
 """Read, and refused by infer."""

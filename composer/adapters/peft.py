@@ -40,8 +40,8 @@ def apply_peft(encoder: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     return adapted
 
 
-def _make_peft_error(path: str, message: str, repair: str | None = None) -> SpecError:
-    return SpecError([Problem(code="peft", message=message, place=Place(f"peft_config.{path}"), repair=repair)])
+def _make_peft_error(path: str, message: str, fix: str | None = None) -> SpecError:
+    return SpecError([Problem(code="argument", message=message, place=Place(f"peft_config.{path}"), fix=fix)])
 
 
 def _split_qkv_layers(encoder: nn.Module, suffix: str) -> None:

@@ -15,9 +15,9 @@ from composer.parts.rules import Change, Kind, Rejection, RejectionError
 from composer.spec.writer import format_value
 
 
-def reject_network(expected: str, got: str, repair: str, kind: Kind = "raises") -> Rejection:
+def reject_network(expected: str, got: str, fix: str, kind: Kind = "raises") -> Rejection:
     """Reject a network as a whole, whatever its arguments."""
-    return Rejection(code="network", kind=kind, expected=expected, got=got, repair=repair)
+    return Rejection(code="part", kind=kind, expected=expected, got=got, fix=fix)
 
 
 def reject_all_sizes(channels: Channels, got: str, arguments: Iterable[str]) -> Rejection:
@@ -32,9 +32,9 @@ def suggest_arguments(arguments: Iterable[str]) -> str:
     return f"correct or leave out {named}" if named else "choose another network"
 
 
-def reject_option(expected: str, got: str, repair: str) -> Rejection:
+def reject_option(expected: str, got: str, fix: str) -> Rejection:
     """Reject an option that the network would ignore or misread."""
-    return Rejection(code="option", kind="wrong_output", expected=expected, got=got, repair=repair, about="options")
+    return Rejection(code="argument", kind="wrong_output", expected=expected, got=got, fix=fix, about="options")
 
 
 def reject_unknown_option(expected: str, name: str, known: Iterable[str], library: str) -> Rejection:
@@ -50,11 +50,11 @@ def normalize_indices(
     if isinstance(indices, Rejection) or list(indices) == sorted(set(indices)):
         return indices
     return Rejection(
-        code="order",
+        code="index",
         kind=kind_of_order,
         expected=f"gives its {noun}s in its own order, each once",
         got=f"out_indices {list(out_indices)}",
-        repair=f"out_indices: {sorted(set(indices))}, and SelectIndices for another order",
+        fix=f"out_indices: {sorted(set(indices))}, and SelectIndices for another order",
         about="out_indices",
     )
 
@@ -68,7 +68,7 @@ def pick_indices(out_indices: tuple[int, ...], count: int, noun: str = "level") 
                 kind="raises",
                 expected=f"has {noun}s 0 to {count - 1}",
                 got=f"{noun} {index}",
-                repair=f"use out_indices from {-count} to {count - 1}",
+                fix=f"use out_indices from {-count} to {count - 1}",
                 about=f"out_indices[{position}]",
             )
     return tuple(index % count for index in out_indices)
@@ -114,7 +114,7 @@ def require_known_arguments(part: Part, known: Iterable[str], ignored: Collectio
                 kind="wrong_output" if name in ignored else "raises",
                 expected=f"has no argument {name}",
                 got=format_value(value),
-                repair=suggest(name, known),
+                fix=suggest(name, known),
                 about=name,
             )
     return None

@@ -129,23 +129,23 @@ def read_limited_text(file: Path, most: int) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def reject_weights(expected: str, error: Exception, repair: str, source: Pretrained) -> Rejection:
-    """Build the rejection for `error`. `repair` is the next step, unless the error has one; `source` is the field."""
+def reject_weights(expected: str, error: Exception, fix: str, source: Pretrained) -> Rejection:
+    """Build the rejection for `error`. `fix` is the next step, unless the error has one; `source` is the field."""
     if isinstance(error, MismatchError):
         got = str(error)
         file = get_weights_file(source)
-        repair = error.repair.replace("FILE", file[0]) if error.repair and file else repair
+        fix = error.fix.replace("FILE", file[0]) if error.fix and file else fix
     else:
         # torch lists mismatches from its second line on; the first few names are enough to recognise the network.
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}"
-    return Rejection(code="weights", kind="raises", expected=expected, got=got, repair=repair, about="pretrained")
+    return Rejection(code="weights", kind="raises", expected=expected, got=got, fix=fix, about="pretrained")
 
 
 def reject_pretrained(source: Pretrained, error: Exception, published: str) -> Rejection:
     """Build the rejection of the weights of a file, or of those that a library publishes; `source` is the field."""
     file = get_weights_file(source)
     if file is None:
-        named, repair = published, "check the connection, give the path of a weights file, or set pretrained: false"
+        named, fix = published, "check the connection, give the path of a weights file, or set pretrained: false"
     else:
-        named, repair = file[0], "give the path of a weights file that fits this network"
-    return reject_weights(f"cannot load the weights {named}", error, repair, source)
+        named, fix = file[0], "give the path of a weights file that fits this network"
+    return reject_weights(f"cannot load the weights {named}", error, fix, source)

@@ -205,14 +205,14 @@ def _dump_problem(problem: Problem) -> dict[str, Any]:
         "message": problem.message,
         "expected": problem.expected,
         "got": problem.got,
-        "repair": None if problem.repair is None else str(problem.repair),
-        "edits": _dump_edits(problem.repair),
+        "fix": None if problem.fix is None else str(problem.fix),
+        "edits": _dump_edits(problem.fix),
     }
 
 
-def _dump_edits(repair: str | Fix | None) -> list[dict[str, Any]]:
+def _dump_edits(fix: str | Fix | None) -> list[dict[str, Any]]:
     """Return the edits of a fix for programs: `{"edit": "SetField", "node": "decoder", …}`."""
-    edits = repair.edits if isinstance(repair, Fix) else ()
+    edits = fix.edits if isinstance(fix, Fix) else ()
     return [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]
 
 
@@ -239,7 +239,7 @@ def fix_text(text: str, name: str) -> FixedSpec:
     applied: list[str] = []
     problems = _find_problems(text, name)
     for _ in range(MAX_ROUNDS):
-        fixes = {(one.code, one.place.path): one.repair for one in problems if isinstance(one.repair, Fix)}
+        fixes = {(one.code, one.place.path): one.fix for one in problems if isinstance(one.fix, Fix)}
         lines = [f"{path}: {fix}" for (_, path), fix in fixes.items()]
         if not fixes:
             break

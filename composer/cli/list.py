@@ -108,7 +108,7 @@ def list_parts(kinds: str) -> tuple[dict[str, type[Part]], dict[str, str]]:
         try:
             part = PART_REGISTRY[name]
         except UnusableError as error:
-            unusable[name] = f"{error} {error.repair}"
+            unusable[name] = f"{error} {error.fix}"
             continue
         if issubclass(part, KINDS[PLURALS[kinds]]):
             parts[f"{name}NAME" if name.endswith("/") else name] = part

@@ -129,9 +129,9 @@ def _(part: Custom, _: Features) -> nn.Module:
     mismatch = find_mismatch(network, part.info) if is_module else ("must hold a torch.nn.Module", repr(network))
     if mismatch is not None:
         expected, got = mismatch
-        repair = "correct features= or sizes="
+        fix = "correct features= or sizes="
         raise RejectionError(
-            Rejection(code="declaration", kind="wrong_output", expected=expected, got=got, repair=repair)
+            Rejection(code="features", kind="wrong_output", expected=expected, got=got, fix=fix)
         )
     return part.module  # type: ignore[no-any-return]
 

@@ -51,7 +51,7 @@ def _reject_unregistered(part: Any, *_: Features, **__: Features) -> ContractRes
         kind="raises",
         expected="has no contract",
         got="a class that is not registered",
-        repair=f"register one: @composer.contract.register({type(part).__name__})",
+        fix=f"register one: @composer.contract.register({type(part).__name__})",
     )
 
 

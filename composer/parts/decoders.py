@@ -213,7 +213,7 @@ def _require_one_grid(features: Features) -> Rejection | None:
         expected="concatenates its inputs, so they must be of one layout, stride and offset"
         if any(f.offset for f in features)
         else "concatenates its inputs, so they must be of one layout and stride",
-        repair="necks: [SelectIndices: {indices: [-1]}]",
+        fix="necks: [SelectIndices: {indices: [-1]}]",
     )
 
 

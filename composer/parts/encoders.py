@@ -305,7 +305,7 @@ def require_one_image(image: Features) -> Rejection | None:
         code="layout",
         kind="raises",
         expected=f'takes one image "{MAP}", or one with frames "{FRAMES}"',
-        repair="feed it an input of the graph",
+        fix="feed it an input of the graph",
     )
 
 
@@ -315,21 +315,21 @@ def _require_matching_image(facts: EncoderInfo, image: Feature) -> Rejection | N
             code="channels",
             kind="raises",
             expected=f"takes an image of {format_count(facts.channels, 'channel')}",
-            repair=f"input: {{channels: {facts.channels}}}",
+            fix=f"input: {{channels: {facts.channels}}}",
         )
     if facts.frames is not None and (image.axes, image.frames) != (FRAMES, facts.frames):
         return Rejection(
             code="frames",
             kind="raises",
             expected=f"takes an image of {format_count(facts.frames, 'frame')} at once",
-            repair=f"input: {{frames: {facts.frames}}}",
+            fix=f"input: {{frames: {facts.frames}}}",
         )
     if facts.frames is None and image.axes == FRAMES and any("t" in f.axes or f.frames > 1 for f in facts.features):
         return Rejection(
             code="frames",
             kind="policy",
             expected="emits frames for a single image, and would emit frames of frames for an image with frames",
-            repair="feed it an image without frames, or declare how many frames it takes at once",
+            fix="feed it an image without frames, or declare how many frames it takes at once",
         )
     return None
 
@@ -343,7 +343,7 @@ def _require_named_images(facts: EncoderInfo, named: Mapping[str, Features]) -> 
             kind="raises",
             expected=f"takes {_format_image_names(channels)}" if channels else "takes one image, without a name",
             got=_format_image_names(named) if named else "an image without a name",
-            repair=f"from: {{{', '.join(f'{name}: IMAGE' for name in channels)}}}" if channels else "from: IMAGE",
+            fix=f"from: {{{', '.join(f'{name}: IMAGE' for name in channels)}}}" if channels else "from: IMAGE",
         )
     first, *others = (named[name][0] for name in named)
     for position, (name, image) in enumerate(named.items()):
@@ -357,7 +357,7 @@ def _require_named_images(facts: EncoderInfo, named: Mapping[str, Features]) -> 
                 kind="raises",
                 expected=f"takes images of one resolution and as many frames, and {next(iter(named))} is "
                 f"{describe_features((first,))}; {name} is not",
-                repair="bring the images to one resolution before they enter the model",
+                fix="bring the images to one resolution before they enter the model",
                 input=position,
             )
     return None

@@ -127,5 +127,5 @@ def _require_one_feature(features: Features) -> Rejection | None:
     if len(features) == 1:
         return None
     return Rejection(
-        code="count", kind="raises", expected="takes one feature", repair="put a decoder before it: IdentityDecoder"
+        code="count", kind="raises", expected="takes one feature", fix="put a decoder before it: IdentityDecoder"
     )

@@ -57,18 +57,18 @@ def _(neck: PermuteDims, features: Features) -> ContractResult:
     rank = len(neck.new_order)
     if sorted(neck.new_order) != list(range(rank)) or any(len(f.axes.split()) != rank for f in features):
         return Rejection(
-            code="axes",
+            code="value",
             kind="raises",
             expected=f"takes features of {rank} axes, each named once in new_order {list(neck.new_order)}",
             about="new_order",
         )
     if any(f.axes.split()[neck.new_order[0]] != "b" for f in features):
         return Rejection(
-            code="batch",
+            code="value",
             kind="policy",
             expected="leaves the batch in front, because every other part takes it there",
             got=f"new_order {list(neck.new_order)}",
-            repair="begin new_order with 0",
+            fix="begin new_order with 0",
             about="new_order",
         )
     return Outputs(features=[_permute_axes(feature, neck.new_order) for feature in features])
@@ -112,12 +112,12 @@ def _(neck: ReshapeTokensToImage, features: Features) -> ContractResult:
 def _require_tokens_or_maps(features: Features) -> Rejection | None:
     if features and all(f.axes in (TOKENS, MAP, TOKENS_PER_FRAME, MAP_PER_FRAME) for f in features):
         return None
-    repair = suggest_necks_to_maps(features)
+    fix = suggest_necks_to_maps(features)
     return Rejection(
         code="layout",
         kind="raises",
         expected=f'takes tokens "{TOKENS}", or maps "{MAP}", which pass through',
-        repair=None if repair == "necks: [ReshapeTokensToImage]" else repair,
+        fix=None if fix == "necks: [ReshapeTokensToImage]" else fix,
     )
 
 
@@ -128,7 +128,7 @@ def _require_prefix_removed(neck: ReshapeTokensToImage, tokens: list[Feature]) -
         code="prefix",
         kind="raises",
         expected="lays tokens out on a grid, where prefix tokens have no place",
-        repair="remove_cls_token: true",
+        fix="remove_cls_token: true",
         about="remove_cls_token",
     )
 
@@ -142,7 +142,7 @@ def _require_stated_frames(neck: ReshapeTokensToImage, tokens: list[Feature]) ->
         code="frames",
         kind="raises",
         expected=f"expects tokens of {format_count(stated, 'frame')}",
-        repair=f"effective_time_dim: {frames}",
+        fix=f"effective_time_dim: {frames}",
         about="effective_time_dim",
     )
 
@@ -152,10 +152,10 @@ def _require_stated_rows(neck: ReshapeTokensToImage, tokens: list[Feature]) -> R
     if neck.h is None or (len(heights) < 2 and all(height.denominator == 1 and height > 0 for height in heights)):
         return None
     return Rejection(
-        code="rows",
+        code="value",
         kind="policy",
         expected=f"expects every grid to have {format_count(neck.h, 'row')}, which no image height satisfies",
-        repair="leave h out: the grid is known without it",
+        fix="leave h out: the grid is known without it",
         about="h",
     )
 
@@ -239,7 +239,7 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
             kind="policy",
             expected="joins at least two inputs",
             got=format_count(len(branches), "input"),
-            repair="write the model as nodes, and say what it joins: from: [one, other]",
+            fix="write the model as nodes, and say what it joins: from: [one, other]",
         )
     for position, branch in enumerate(branches[1:], start=1):
         if len(branch) != len(branches[0]):
@@ -249,7 +249,7 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
                 expected="joins branches level by level, and its first input has "
                 f"{format_count(len(branches[0]), 'level')}",
                 got=format_count(len(branch), "level"),
-                repair=f"bring both to {format_count(min(len(branch), len(branches[0])), 'level')}, with "
+                fix=f"bring both to {format_count(min(len(branch), len(branches[0])), 'level')}, with "
                 "SelectIndices, or with the out_indices or the depth of an encoder",
                 input=position,
             )
@@ -260,7 +260,7 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
                     kind="raises",
                     expected=f"joins level {level} with {describe_features((one,))}",
                     got=describe_features((other,)),
-                    repair="give both branches the same layout, stride and offset at each level"
+                    fix="give both branches the same layout, stride and offset at each level"
                     if one.offset or other.offset
                     else "give both branches the same layout and stride at each level",
                     input=position,
@@ -283,5 +283,5 @@ def _require_equal_channels(branches: tuple[Features, ...]) -> Rejection | None:
         kind="raises",
         expected=f"adds level {unequal[0]} up, so its channels must be equal",
         got=f"{', '.join(str(branch[unequal[0]].channels) for branch in branches)} channels",
-        repair="join with ConcatFeatures",
+        fix="join with ConcatFeatures",
     )

@@ -115,7 +115,7 @@ def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult
             code="count",
             kind="raises",
             expected="takes exactly four maps",
-            repair=_suggest_four_levels(len(features)),
+            fix=_suggest_four_levels(len(features)),
         )
     first, second, third, fourth = features
     # The first two are convolved; the fourth would be pooled along its last two axes, the third passes through.

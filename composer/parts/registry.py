@@ -74,11 +74,11 @@ ENTRY_POINT_GROUP = "composer.parts"
 
 
 class UnusableError(Exception):
-    """A registered part that cannot be loaded. `repair` is the fix."""
+    """A registered part that cannot be loaded. `fix` is the fix."""
 
-    def __init__(self, message: str, repair: str) -> None:
+    def __init__(self, message: str, fix: str) -> None:
         super().__init__(message)
-        self.repair = repair
+        self.fix = fix
 
 
 def list_part_names(part: type[Part]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class Rejection:
     kind: Kind
     expected: str
     got: str | None = None
-    repair: str | None = None
+    fix: str | None = None
     change: Change | None = None
     input: int = 0
     about: str | None = None
@@ -138,8 +138,8 @@ def require(
     if features and all(map(test, features)):
         return None
     pools = features and all("t" in f.axes and test(drop_frames(f)) for f in features)
-    repair = _format_necks([_TEMPORAL_POOLING]) if pools else suggest_necks_to_maps(features)
-    return Rejection(code="layout", kind=kind_of_rule, expected=f"takes {takes}", repair=repair)
+    fix = _format_necks([_TEMPORAL_POOLING]) if pools else suggest_necks_to_maps(features)
+    return Rejection(code="layout", kind=kind_of_rule, expected=f"takes {takes}", fix=fix)
 
 
 def require_maps(features: Features, kind_of_rule: Kind = "raises") -> Rejection | None:
@@ -150,7 +150,7 @@ def require_maps(features: Features, kind_of_rule: Kind = "raises") -> Rejection
 def require_pyramid_maps(features: Features) -> Rejection | None:
     """Reject features that are not all maps, and suggest the necks that lead to a pyramid of maps."""
     refusal = require(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next')
-    return None if refusal is None else evolve(refusal, repair=suggest_necks_to_pyramid(features))
+    return None if refusal is None else evolve(refusal, fix=suggest_necks_to_pyramid(features))
 
 
 def require_indices(features: Features, indices: tuple[int, ...], about: str) -> Rejection | None:
@@ -165,7 +165,7 @@ def require_indices(features: Features, indices: tuple[int, ...], about: str) ->
         kind="raises",
         expected=f"takes feature {indices[wrong[0]]}",
         got=format_count(len(features), "feature"),
-        repair=f"use {about} from {-count} to {count - 1}" if count else None,
+        fix=f"use {about} from {-count} to {count - 1}" if count else None,
         about=at,
     )
 
@@ -177,10 +177,10 @@ def require_finest_first(features: Features) -> Rejection | None:
         return None
     order = sorted(range(len(features)), key=lambda index: strides[index])
     return Rejection(
-        code="order",
+        code="index",
         kind="policy",
         expected="takes maps finest first, so strides must not decrease",
-        repair=f"necks: [SelectIndices: {{indices: {order}}}]",
+        fix=f"necks: [SelectIndices: {{indices: {order}}}]",
     )
 
 
@@ -194,7 +194,7 @@ def require_doubling_strides(features: Features) -> Rejection | None:
         code="stride",
         kind="policy",
         expected="takes maps whose stride doubles from one to the next",
-        repair=suggest_necks_to_pyramid(features),
+        fix=suggest_necks_to_pyramid(features),
     )
 
 

@@ -93,7 +93,7 @@ def _require_grids(chosen: Features, features: Features) -> Rejection | None:
         code="layout",
         kind="wrong_output",
         expected=f'takes tokens "{TOKENS}", maps "{MAP}", or either per frame',
-        repair=_suggest_necks_to_grids(wrong[0], features),
+        fix=_suggest_necks_to_grids(wrong[0], features),
     )
 
 
@@ -120,7 +120,7 @@ def _require_prefix_token(neck: AggregateTokens, chosen: Features) -> Rejection 
         code="prefix",
         kind="wrong_output",
         expected=f"takes {name}, which not every feature at indices has",
-        repair=f"use a pooling from 0 to {prefix - 1}" if prefix > 1 else "pooling: cls" if prefix else "pooling: mean",
+        fix=f"use a pooling from 0 to {prefix - 1}" if prefix > 1 else "pooling: cls" if prefix else "pooling: mean",
         about="pooling",
     )
 
@@ -132,7 +132,7 @@ def _require_droppable_prefix(neck: AggregateTokens, chosen: Features) -> Reject
         code="prefix",
         kind="policy",
         expected="drops the prefix, which not every feature at indices has",
-        repair="drop_cls: false",
+        fix="drop_cls: false",
         about="drop_cls",
     )
 
@@ -182,7 +182,7 @@ def _require_frames(features: Features) -> Rejection | None:
         code="layout",
         kind="raises",
         expected='takes features with an axis of frames, such as maps "b t c h w"',
-        repair="use ReshapeTokensToImage instead, which lays frames that are among the tokens out in the channels"
+        fix="use ReshapeTokensToImage instead, which lays frames that are among the tokens out in the channels"
         if among
         else "give the input frames, or leave this neck out",
     )
@@ -199,7 +199,7 @@ def _require_subset_sum(neck: TemporalPooling, features: Features) -> Rejection 
         kind="raises",
         expected=f"divides {format_count(sum(lengths), 'frame')} into the subsets {list(lengths)}",
         got=format_count(frames, "frame"),
-        repair="leave subset_lengths out"
+        fix="leave subset_lengths out"
         if len(lengths) > frames
         else f"subset_lengths: {_split_frames(frames, len(lengths))}",
         about="subset_lengths",
@@ -217,7 +217,7 @@ def _require_pair(neck: TemporalPooling, features: Features) -> Rejection | None
         kind="raises",
         expected="takes the difference of exactly two frames or subsets",
         got=f"{format_count(frames, 'frame')}{subsets}",
-        repair="pooling: mean"
+        fix="pooling: mean"
         if frames < 2
         else "leave subset_lengths out"
         if frames == 2

@@ -46,18 +46,18 @@ def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings
     name, fields = spelled
     if len(name) > MAX_PART_NAME_LENGTH:
         message = f"invalid part name {name[:64]!r}…: a name has at most {MAX_PART_NAME_LENGTH:,} letters."
-        repair = f"name a part that python -m composer list {kind or 'decoder'}s shows"
-        findings.add("limit", message, path, tree, repair=repair)
+        fix = f"name a part that python -m composer list {kind or 'decoder'}s shows"
+        findings.add("limit", message, path, tree, fix=fix)
         return None
     try:
         cls = _find_class(name, parts)
     except UnusableError as error:
-        findings.add("install", str(error), path, tree, repair=error.repair)
+        findings.add("install", str(error), path, tree, fix=error.fix)
         return None
     reason, instead = _explain_unsupported(name, cls, parts)
     if reason or cls is None:
         message = f"{name} cannot be had: {reason}." if reason else f"there is no {kind or 'part'} {name!r}."
-        findings.add("part", message, path, tree, got=name, repair=instead or suggest_part(name, kind, parts))
+        findings.add("part", message, path, tree, got=name, fix=instead or suggest_part(name, kind, parts))
         return None
     actual = _get_kind(cls)
     misplaced = kind is not None and actual != kind
@@ -65,7 +65,7 @@ def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings
         want, got = _format_kind(kind), _format_kind(actual)
         message = f"{path} takes {want}, and {name} is {got}."
         section = f"put it under {_SECTION_NAMES[actual]}" if actual else None
-        findings.add("kind", message, path, tree, expected=want, got=got, repair=section)
+        findings.add("part", message, path, tree, expected=want, got=got, fix=section)
     part = construct(cls, name, fields, path, tree, findings, _get_fixed_fields(name, cls))
     return None if misplaced else part
 
@@ -73,14 +73,14 @@ def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings
 def _parse_name_and_fields(tree: Tree, path: str, findings: Diagnostics) -> tuple[str, MappingNode | None] | None:
     if isinstance(tree, ScalarNode) and isinstance(tree.value, str):
         return tree.value, None
-    expected, repair, got = "the name of a part, or {Name: {field: value}}", None, None
+    expected, fix, got = "the name of a part, or {Name: {field: value}}", None, None
     if isinstance(tree, MappingNode) and tree.pairs:
         key, fields = tree.pairs[0]
         first = get_key_name(key)
         if len(tree.pairs) > 1:
             names = list(tree.by_name)
             got = f"{len(names)} names: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
-            repair = f"indent the fields under {first}: {{{first}: {{field: value}}}}"
+            fix = f"indent the fields under {first}: {{{first}: {{field: value}}}}"
         elif isinstance(fields, MappingNode):
             return first, fields
         elif isinstance(fields, ScalarNode) and fields.value is None:
@@ -88,8 +88,8 @@ def _parse_name_and_fields(tree: Tree, path: str, findings: Diagnostics) -> tupl
         else:
             tree, expected = fields, f"the fields of {first} as a mapping"
     elif isinstance(tree, ScalarNode) and tree.value is None:
-        repair = f"name the part, or leave {path} out"
-    findings.report_mismatch(expected, path, tree, repair, got)
+        fix = f"name the part, or leave {path} out"
+    findings.report_mismatch(expected, path, tree, fix, got)
     return None
 
 
@@ -278,8 +278,8 @@ def construct(
         unknown = findings.report_unknown(subject, "field", fields, settable, path, instead=instead)
     for name, field in known.items():
         if field.required and name in settable and name not in trees:
-            repair = f"add {name}, {field.wanted.words}"
-            findings.report_missing(name, unknown, f"{subject} needs {name}.", path, at, repair)
+            fix = f"add {name}, {field.wanted.words}"
+            findings.report_missing(name, unknown, f"{subject} needs {name}.", path, at, fix)
     message = None
     if len(findings.problems) == before:
         declaration, message = _try_call(cls, **given, **values)
@@ -293,9 +293,9 @@ def construct(
 
 def _find_replacement(cls: type, settable: Collection[str], name: str) -> str | None:
     """Return the fix for a name that is not a field of a declaration, if it is not a misspelling."""
-    repair = getattr(cls, "instead", {}).get(name) or UNSUPPORTED_KEYS.get(name)
-    if repair or "options" not in settable or name in get_fields(cls) or find_close_matches(name, settable):
-        return repair
+    fix = getattr(cls, "instead", {}).get(name) or UNSUPPORTED_KEYS.get(name)
+    if fix or "options" not in settable or name in get_fields(cls) or find_close_matches(name, settable):
+        return fix
     return f"options: {{{name}: …}}, if it is an argument of the network; {suggest(name, settable)}"
 
 
@@ -321,7 +321,7 @@ def _locate_field_errors(
     for name, value in values.items():
         attribute = known[name].attribute
         for where, tree, message in _iter_field_errors(attribute, value, trees[name], join_path(path, name)):
-            findings.add("value", message, where, tree, repair=_suggest_value(attribute, tree))
+            findings.add("value", message, where, tree, fix=_suggest_value(attribute, tree))
     required = {name: value for name, value in {**given, **values}.items() if known[name].required}
     if len(findings.problems) > before or _try_call(cls, **required)[1]:
         return

@@ -49,8 +49,8 @@ def read_embedded_spec(path: str | os.PathLike[str]) -> str:
     except (OSError, ValueError, SafetensorError):
         text = None
     if text is None:
-        repair = "give the YAML spec, or a file that composer.save wrote; `run` takes other weights with --weights FILE"
-        raise build_error("file", "no spec was found in this weights file.", Place("", os.fsdecode(path)), repair)
+        fix = "give the YAML spec, or a file that composer.save wrote; `run` takes other weights with --weights FILE"
+        raise build_error("file", "no spec was found in this weights file.", Place("", os.fsdecode(path)), fix)
     return str(text)
 
 
@@ -108,16 +108,16 @@ class _SpecReader:
         """Return whether a structural problem remains, whatever the unread values are."""
         if problem.code == "unused":
             return not self.unread
-        return problem.code != "reference" or problem.place.path not in self.unread
+        return problem.code != "node" or problem.place.path not in self.unread
 
     def read_model(self, tree: Tree) -> Graph | None:
         """Read a whole file. Returns None if the names of its nodes are not known."""
         self.findings.record("", tree)
         if not isinstance(tree, MappingNode):
             is_path = isinstance(tree, ScalarNode) and str(tree.value).endswith((".yaml", ".yml"))
-            repair = "composer.read reads a file" if is_path else "describe a model: encoder: timm/resnet50"
+            fix = "composer.read reads a file" if is_path else "describe a model: encoder: timm/resnet50"
             message = f"expected a mapping of keys (got {describe_value(tree)})."
-            self.findings.add("type", message, "", tree, repair=repair)
+            self.findings.add("type", message, "", tree, fix=fix)
             return None
         self.root = tree
         names = tree.by_name
@@ -139,8 +139,8 @@ class _SpecReader:
         verb = "belongs" if len(names) == 1 else "belong"
         message = f"a file is a chain or a graph, and this one is {this}: {', '.join(names)} {verb} to {other}."
         meant = {"input": "inputs", "inputs": "input"}.get(names[0])
-        repair = f"did you mean {meant}?" if meant else f"leave out what belongs to {other}"
-        self.findings.add("key", message, names[0], mixed[0], repair=repair)
+        fix = f"did you mean {meant}?" if meant else f"leave out what belongs to {other}"
+        self.findings.add("key", message, names[0], mixed[0], fix=fix)
 
     def _read_chain(self) -> Graph:
         root = self.root
@@ -148,8 +148,8 @@ class _SpecReader:
         if image is not None:
             self.findings.record("image", image)
         if encoder is None:
-            repair = "encoder: timm/resnet50"
-            self.findings.report_missing("encoder", self.unknown, "a chain needs an encoder.", "", root, repair)
+            fix = "encoder: timm/resnet50"
+            self.findings.report_missing("encoder", self.unknown, "a chain needs an encoder.", "", root, fix)
         parts = [self._read_part(encoder, "encoder", "encoder")]
         for index, tree in enumerate(self._read_list("necks", "a list of necks")):
             parts.append(self._read_part(tree, f"necks[{index}]", "neck"))
@@ -170,8 +170,8 @@ class _SpecReader:
         names = branch.by_name
         unknown = self.findings.report_unknown("a branch", "key", branch, _BRANCH_KINDS, path)
         if "decoder" not in names:
-            repair = "add decoder: FCNDecoder"
-            self.findings.report_missing("decoder", unknown, "a branch needs a decoder.", path, branch, repair)
+            fix = "add decoder: FCNDecoder"
+            self.findings.report_missing("decoder", unknown, "a branch needs a decoder.", path, branch, fix)
         for kind in _BRANCH_KINDS if "head" in names else names.keys() & {"decoder"}:
             yield self._read_part(names.get(kind), f"{path}.{kind}", kind)
 
@@ -204,8 +204,8 @@ class _SpecReader:
 
     def _read_node(self, name: str, tree: Tree) -> Node:
         expected = "a node such as {part: FCNDecoder, from: NAME}"
-        repair = _suggest_mapping(tree, "part", f", from: {self._get_input_name()}")
-        node = self.findings.require(MappingNode, tree, name, expected, repair)
+        fix = _suggest_mapping(tree, "part", f", from: {self._get_input_name()}")
+        node = self.findings.require(MappingNode, tree, name, expected, fix)
         if node is None:
             self.unread.add(name)
             return Node(name, Part(), ())
@@ -218,7 +218,7 @@ class _SpecReader:
             self.unread.add(name)
             message = "a node has a part, or shares the part of another: one of the two."
             if part is not None:
-                self.findings.add("key", message, name, node, repair="leave one out")
+                self.findings.add("key", message, name, node, fix="leave one out")
             elif not is_misspelling("share", unknown):
                 self.findings.report_missing("part", unknown, message, name, node, "add part: PART")
         if share is None or part is not None:
@@ -232,8 +232,8 @@ class _SpecReader:
         tree, path = node.get("from"), f"{name}.from"
         if tree is None:
             self.unread.add(name)
-            message, repair = "a node needs from, which says what it takes.", f"add from: {self._get_input_name()}"
-            self.findings.report_missing("from", unknown, message, name, node, repair)
+            message, fix = "a node needs from, which says what it takes.", f"add from: {self._get_input_name()}"
+            self.findings.report_missing("from", unknown, message, name, node, fix)
             return ()
         self.findings.record(path, tree)
         if isinstance(tree, MappingNode):
@@ -293,8 +293,8 @@ class _SpecReader:
         """Return the entries of a list under a key of the file, if it is there."""
         tree = self.root.get(key)
         value = getattr(tree, "value", None)
-        repair = f"write [{value}]" if isinstance(value, str) else "begin each with '- '"
-        section = None if tree is None else self.findings.require(SequenceNode, tree, key, expected, repair)
+        fix = f"write [{value}]" if isinstance(value, str) else "begin each with '- '"
+        section = None if tree is None else self.findings.require(SequenceNode, tree, key, expected, fix)
         return section.entries if section else ()
 
     def _get_input_name(self) -> str:

@@ -68,37 +68,37 @@ class Diagnostics:
         *,
         expected: str | None = None,
         got: str | None = None,
-        repair: str | None = None,
+        fix: str | None = None,
     ) -> None:
         """Add a problem at the position of a value."""
         place = Place(path, self.file, at.line, at.column)
         self.problems.append(
-            Problem(code=code, message=message, place=place, expected=expected, got=got, repair=repair)
+            Problem(code=code, message=message, place=place, expected=expected, got=got, fix=fix)
         )
         if len(self.problems) > MAX_PROBLEMS:
             raise TooManyProblemsError
 
     def report_mismatch(
-        self, expected: str, path: str, at: Tree, repair: str | None = None, got: str | None = None
+        self, expected: str, path: str, at: Tree, fix: str | None = None, got: str | None = None
     ) -> None:
         """Report a value of the wrong type."""
         got = got or describe_value(at)
-        self.add("type", f"expected {expected} (got {got}).", path, at, expected=expected, got=got, repair=repair)
+        self.add("type", f"expected {expected} (got {got}).", path, at, expected=expected, got=got, fix=fix)
 
-    def require(self, shape: type[N], at: Tree, path: str, expected: str, repair: str | None = None) -> N | None:
+    def require(self, shape: type[N], at: Tree, path: str, expected: str, fix: str | None = None) -> N | None:
         """Record the position of a value and return it, if it is of this shape. Otherwise report that."""
         self.record(path, at)
         if isinstance(at, shape):
             return at
-        self.report_mismatch(expected, path, at, repair)
+        self.report_mismatch(expected, path, at, fix)
         return None
 
     def report_missing(
-        self, key: str, unknown: Iterable[str], message: str, path: str, at: Tree, repair: str | None
+        self, key: str, unknown: Iterable[str], message: str, path: str, at: Tree, fix: str | None
     ) -> None:
         """Report a missing key, unless one of the `unknown` keys is a misspelling of it."""
         if not is_misspelling(key, unknown):
-            self.add("missing", message, path, at, repair=repair)
+            self.add("key", message, path, at, fix=fix)
 
     def report_unknown(
         self,
@@ -115,8 +115,8 @@ class Diagnostics:
         keys = [key for key, _ in mapping.pairs if key.value not in known and key.value not in ignored]
         names = [get_key_name(key) for key in keys]
         for name, key in zip(names, keys, strict=True):
-            repair = instead(name) or _suggest_key(name, known, owner)
-            self.add("key", f"{owner} has no {noun} {name!r}.", join_path(path, name), key, got=name, repair=repair)
+            fix = instead(name) or _suggest_key(name, known, owner)
+            self.add("key", f"{owner} has no {noun} {name!r}.", join_path(path, name), key, got=name, fix=fix)
         return names
 
 
@@ -167,12 +167,12 @@ def parse_value(schema: Schema, tree: Tree, path: str, findings: Diagnostics) ->
 
 def _suggest_rewrite(schema: Schema, tree: Tree) -> str | None:
     """Return the first rewriting of a value that is valid."""
-    for candidate, repair in _iter_rewrites(tree):
+    for candidate, fix in _iter_rewrites(tree):
         trial = Diagnostics()
         if schema.accepts(candidate):
             schema.read(candidate, "", trial)
             if not trial.problems:
-                return repair
+                return fix
     if schema.known and isinstance(tree, ScalarNode):
         return suggest(str(tree.value), map(str, schema.known))
     return None

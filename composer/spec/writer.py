@@ -49,7 +49,7 @@ def format_spec(graph: Graph, parts: Parts) -> str:
     except SpecError as error:
         raise SpecError(evolve(problem, place=Place(problem.place.path)) for problem in error.problems) from None
     if not same:
-        raise build_error("text", "the graph holds a value that cannot be written in a spec.", Place())
+        raise build_error("yaml", "the graph holds a value that cannot be written in a spec.", Place())
     return text
 
 
@@ -75,10 +75,10 @@ def compute_digest(graph: Graph) -> str:
 def require_serializable(graph: Graph) -> None:
     """Raise SpecError for the nodes that hold a live module."""
     message = "Custom holds a live module, which cannot be written in a spec."
-    repair = "declare the encoder as a class of your own, and register its contract and module"
+    fix = "declare the encoder as a class of your own, and register its contract and module"
     live = [node.name for node in graph.nodes if isinstance(node.part, Custom)]
     if live:
-        raise SpecError(Problem(code="text", message=message, place=Place(name), repair=repair) for name in live)
+        raise SpecError(Problem(code="yaml", message=message, place=Place(name), fix=fix) for name in live)
 
 
 def get_non_default_fields(declaration: Any, owner: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _to_plain_value(value: Any, path: str) -> Any:
     if isinstance(value, WeightsFile):
         return get_non_default_fields(value, path)
     message = f"{type(value).__name__} is not a plain value, so it cannot be written in a spec."
-    raise build_error("text", message, Place(path))
+    raise build_error("yaml", message, Place(path))
 
 
 def _describe_part(part: Part | Shared, owner: str) -> list[Any]:
@@ -204,7 +204,7 @@ def _dump_part(node: Node, names: Mapping[type[Part], str]) -> Any:
     if name is None:
         cls = type(part).__name__
         message = f"{cls} is not among the parts that a text may name."
-        raise build_error("text", message, Place(node.name), f"hand it in: parts={{**PARTS, {cls!r}: {cls}}}")
+        raise build_error("yaml", message, Place(node.name), f"hand it in: parts={{**PARTS, {cls!r}: {cls}}}")
     given = {} if part.source is None else {"name": part.name}  # type: ignore[attr-defined]
     if name.endswith("/"):
         name = f"{name}{given['name']}"

@@ -25,9 +25,9 @@ _TAG_DIRECTIVE = re.compile("(?:\\A\ufeff?|[\n\r\x85\u2028\u2029])%TAG")
 _SPEC_START = re.compile(r"\s*[A-Za-z]+:(\s|$)")
 
 
-def build_error(code: str, message: str, place: Place, repair: str | None = None) -> SpecError:
+def build_error(code: str, message: str, place: Place, fix: str | None = None) -> SpecError:
     """Build the error for a single problem."""
-    return SpecError([Problem(code=code, message=message, place=place, repair=repair)])
+    return SpecError([Problem(code=code, message=message, place=place, fix=fix)])
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -281,10 +281,10 @@ class _TreeBuilder:
 
     def _report_repeated(self, name: str, line: int, at: Position) -> None:
         if self.as_pyyaml:
-            self._report("repeated", f"the key {name!r} is repeated: this value replaces the one on line {line}.", at)
+            self._report("key", f"the key {name!r} is repeated: this value replaces the one on line {line}.", at)
         else:
             message = f"the key {name!r} is here for the second time; the first is on line {line}."
-            self._report("repeated", message, at, "leave one of them out")
+            self._report("key", message, at, "leave one of them out")
 
     def _merge_pairs(self, value: Tree, at: Position) -> dict[str, tuple[ScalarNode, Tree]]:
         """Return the pairs that a mapping takes from the value of its merge key; earlier sources win."""
@@ -330,14 +330,14 @@ class _TreeBuilder:
         if depth > MAX_DEPTH:
             self.fail("limit", _DEPTH_RULE, at)
 
-    def fail(self, code: str, message: str, at: Position, repair: str | None = None) -> NoReturn:
+    def fail(self, code: str, message: str, at: Position, fix: str | None = None) -> NoReturn:
         """Raise SpecError with all problems, the last of which ends the reading."""
-        self._report(code, message, at, repair)
+        self._report(code, message, at, fix)
         raise SpecError(self.problems)
 
-    def _report(self, code: str, message: str, at: Position, repair: str | None = None) -> None:
+    def _report(self, code: str, message: str, at: Position, fix: str | None = None) -> None:
         place = Place("", self.file, *at)
-        self.problems.append(Problem(code=code, message=message, place=place, repair=repair))
+        self.problems.append(Problem(code=code, message=message, place=place, fix=fix))
         if len(self.problems) > MAX_PROBLEMS:
             raise SpecError(truncate_problems(self.problems))
 
@@ -364,7 +364,7 @@ def parse_document(text: str, file: str | None = None, *, as_pyyaml: bool = Fals
             builder.fail("limit", _DEPTH_RULE, deep)
         builder.fail("yaml", f"{getattr(error, 'problem', None) or error}.", _get_position(mark))
     if root is None or (isinstance(root, ScalarNode) and root.value is None):
-        builder.fail("missing", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
+        builder.fail("key", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
     if builder.incomplete:
         raise SpecError(builder.problems)
     return root, builder.problems

@@ -8,8 +8,8 @@ SAVE_STATE_DICT_HINT = "save the state dict: torch.save(model.state_dict(), file
 
 
 class UnreadableError(ValueError):
-    """Report what is wrong with a weights file, as the words after its name; `repair` is the next step."""
+    """Report what is wrong with a weights file, as the words after its name; `fix` is the next step."""
 
-    def __init__(self, message: str, repair: str = SAVE_AGAIN_HINT) -> None:
+    def __init__(self, message: str, fix: str = SAVE_AGAIN_HINT) -> None:
         super().__init__(message)
-        self.repair = repair
+        self.fix = fix

@@ -53,9 +53,9 @@ def open_tensors(file: str | PathLike[str], under: Sequence[str] = STATE_DICT_KE
     return _read_safetensors(path, start, "give a file of safetensors, or one that torch.save wrote")
 
 
-def open_safetensors(file: str | PathLike[str], repair: str) -> TensorFile:
-    """Open a file of safetensors. Raises UnreadableError, with `repair` as the next step, for any other file."""
-    return _read_safetensors(Path(file), _read_start(Path(file)), repair)
+def open_safetensors(file: str | PathLike[str], fix: str) -> TensorFile:
+    """Open a file of safetensors. Raises UnreadableError, with `fix` as the next step, for any other file."""
+    return _read_safetensors(Path(file), _read_start(Path(file)), fix)
 
 
 def read_tensor_file(file: str | PathLike[str], under: Sequence[str] = STATE_DICT_KEYS) -> dict[str, Tensor]:
@@ -85,17 +85,17 @@ def _read_start(path: Path) -> bytes:
         ) from error
 
 
-def _read_safetensors(path: Path, start: bytes, repair: str) -> TensorFile:
+def _read_safetensors(path: Path, start: bytes, fix: str) -> TensorFile:
     """Return the mapped tensors and the metadata of a file that begins with `start`."""
-    _refuse_other_formats(start, repair)
+    _refuse_other_formats(start, fix)
     if MAX_HEADER_BYTES < int.from_bytes(start[:8], "little") <= path.stat().st_size - 8:
-        raise UnreadableError(f"has a header of more than {MAX_HEADER_BYTES:,} bytes", repair)
+        raise UnreadableError(f"has a header of more than {MAX_HEADER_BYTES:,} bytes", fix)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise UnreadableError(f"is not a safetensors file ({error})", repair) from error
+        raise UnreadableError(f"is not a safetensors file ({error})", fix) from error
     for name, tensor in tensors.items():
         if tensor.dtype not in READ_DTYPES.values():
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -103,7 +103,7 @@ def _read_safetensors(path: Path, start: bytes, repair: str) -> TensorFile:
     return TensorFile(tensors, metadata)
 
 
-def _refuse_other_formats(start: bytes, repair: str) -> None:
+def _refuse_other_formats(start: bytes, fix: str) -> None:
     """Raise UnreadableError for files that are often given by mistake, by their first bytes.
 
     Read as the length of a header, those of a text or a pickle are more than any file has.
@@ -111,7 +111,7 @@ def _refuse_other_formats(start: bytes, repair: str) -> None:
     if start == _LFS_POINTER:
         raise UnreadableError("is a pointer of git-lfs, and not the file itself", "fetch the file: git lfs pull")
     if start.isascii() and start[:8].decode("ascii").isprintable() and len(start) >= 8:
-        raise UnreadableError("is a text", repair)
+        raise UnreadableError("is a text", fix)
     if start[:1] == b"\x80" and any(start[3:8]):
         raise UnreadableError(
             "is a pickle outside a zip archive, as torch wrote before 1.6",
@@ -134,7 +134,7 @@ def _select_state_dict(entries: Mapping[Any, Any], under: Sequence[str]) -> dict
         state = {f"{outer}.{name}": tensor for outer in inner for name, tensor in inner[outer].items()} or state
     for name, value in state.items():
         if isinstance(value, UnusableTensor):
-            raise UnreadableError(value.problem.replace("{}", str(name), 1), value.repair)
+            raise UnreadableError(value.problem.replace("{}", str(name), 1), value.fix)
     others = [name or "a key that is not a string" for name, value in state.items() if not (name and _is_tensor(value))]
     if len(others) == len(state):
         raise UnreadableError("holds no tensors by name", SAVE_STATE_DICT_HINT)

@@ -67,12 +67,12 @@ def _iter_long_prefixes(name: str, longest: int) -> Iterator[str]:
 class MismatchError(ValueError):
     """A checkpoint does not fill a network; `fitting` of its tensors fit.
 
-    `repair` is the next step, where there is a better one than usual.
+    `fix` is the next step, where there is a better one than usual.
     """
 
-    def __init__(self, message: str, repair: str | None = None, fitting: int = 0) -> None:
+    def __init__(self, message: str, fix: str | None = None, fitting: int = 0) -> None:
         super().__init__(message)
-        self.repair = repair
+        self.fix = fix
         self.fitting = fitting
 
 

@@ -133,7 +133,7 @@ class UnusableTensor:
     """A tensor that cannot be read. `problem` has {} in place of its name."""
 
     problem: str
-    repair: str = SAVE_AGAIN_HINT
+    fix: str = SAVE_AGAIN_HINT
 
 
 class _Object(dict[str | None, Any]):

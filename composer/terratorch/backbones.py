@@ -94,9 +94,9 @@ def _resolve_frame_count(arguments: Arguments, neck: TemporalPooling | None, rep
         )
     count: int | None = stated or implied or (2 if neck.pooling == "diff" else None)
     if count is None:
-        repair = f"say how many: {_format_argument('temporal_n_timestamps', arguments)}"
+        fix = f"say how many: {_format_argument('temporal_n_timestamps', arguments)}"
         path = arguments.locate("use_temporal")
-        report.add_problem(path, "the number of frames has to be known.", repair, "missing")
+        report.add_problem(path, "the number of frames has to be known.", fix, "key")
     return count
 
 
@@ -151,7 +151,7 @@ def build_named_backbone(
             "backbone",
             f"{name} is a backbone of TerraTorch's own, and composer knows timm's by name alone.",
             f'build it and hand in the module: backbone=BACKBONE_REGISTRY.build("{name}", …)',
-            "unknown",
+            "part",
         )
         return None
     frames, pooling, arguments = parse_temporal_wrapper(arguments, report)
@@ -187,10 +187,10 @@ def _report_rejection(encoder: Timm, rejection: Rejection, arguments: Arguments,
     path = arguments.paths.get(name, "backbone")
     path += bracket + position if path != "backbone" else ""
     got = f" (got {rejection.got})" if rejection.got else ""
-    repair = rejection.repair
-    if repair and rejection.about and path.startswith("backbone_"):
-        repair = repair.replace(f"{rejection.about}: ", f"{path}: ")
-    report.add_problem(path, f"{get_part_name(encoder)} {rejection.expected}{got}.", repair, rejection.code)
+    fix = rejection.fix
+    if fix and rejection.about and path.startswith("backbone_"):
+        fix = fix.replace(f"{rejection.about}: ", f"{path}: ")
+    report.add_problem(path, f"{get_part_name(encoder)} {rejection.expected}{got}.", fix, rejection.code)
 
 
 def _build_timm_encoder(network: str, arguments: Arguments, report: Diagnostics) -> Timm | None:
@@ -204,9 +204,9 @@ def _build_timm_encoder(network: str, arguments: Arguments, report: Diagnostics)
         else:
             message = f"{name} cannot be handed to timm: {FORBIDDEN_TIMM_OPTIONS[name]}."
             in_dict = arguments.owner == "backbone_kwargs"
-            repair = "backbone_kwargs: {pretrained: PATH}" if in_dict else "backbone_pretrained: PATH"
+            fix = "backbone_kwargs: {pretrained: PATH}" if in_dict else "backbone_pretrained: PATH"
             path = arguments.locate(name)
-            report.add_problem(path, message, repair if name in WEIGHT_ARGUMENTS else None, "unused")
+            report.add_problem(path, message, fix if name in WEIGHT_ARGUMENTS else None, "unused")
     return construct_part(Timm, evolve(arguments, values={**fields, "options": options}), report, f"timm/{network}")
 
 
@@ -288,7 +288,7 @@ def _build_neck(entry: Any, path: str, report: Diagnostics) -> Neck | None:
         return None
     name = entry["name"].removeprefix("terratorch_")
     if name not in NECKS:
-        report.add_problem(f"{path}.name", f"TerraTorch has no neck {name!r}.", suggest(name, NECKS), "unknown")
+        report.add_problem(f"{path}.name", f"TerraTorch has no neck {name!r}.", suggest(name, NECKS), "part")
         return None
     arguments = Arguments.from_mapping(path, {key: value for key, value in entry.items() if key != "name"})
     if name in _NECK_PREPARERS:

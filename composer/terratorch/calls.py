@@ -49,22 +49,22 @@ class Diagnostics:
         return Place(argument, self.file)
 
     def add_problem(
-        self, path: str, message: str, repair: str | None = None, code: str = "value", at: Tree | None = None
+        self, path: str, message: str, fix: str | None = None, code: str = "value", at: Tree | None = None
     ) -> None:
         """Add a problem at an argument; with `at`, `path` is a path of the config and `at` its position there."""
-        self._add(self.problems, path, message, repair, code, at)
+        self._add(self.problems, path, message, fix, code, at)
 
     def add_note(
-        self, path: str, message: str, repair: str | None = None, code: str = "terratorch", at: Tree | None = None
+        self, path: str, message: str, fix: str | None = None, code: str = "note", at: Tree | None = None
     ) -> None:
         """Add a note on an argument that has another effect in TerraTorch than it appears to have, or none."""
-        self._add(self.notes, path, message, repair, code, at)
+        self._add(self.notes, path, message, fix, code, at)
 
     def _add(
-        self, known: list[Problem], path: str, message: str, repair: str | None, code: str, at: Tree | None
+        self, known: list[Problem], path: str, message: str, fix: str | None, code: str, at: Tree | None
     ) -> None:
         place = self.locate(path) if at is None else Place(path, self.file, at.line, at.column)
-        problem = Problem(code=code, message=message, place=place, repair=repair)
+        problem = Problem(code=code, message=message, place=place, fix=fix)
         # The main head's problems recur for every auxiliary head, and values that are not YAML have their own.
         if problem not in known and not any(
             other.code == "yaml" and (other.place.line, other.place.column) == (place.line, place.column)
@@ -174,7 +174,7 @@ def construct_part(cls: type[P], arguments: Arguments, report: Diagnostics, labe
         message = f"{label} has no argument {name!r}."
         report.add_problem(arguments.locate(name), message, suggest(name, fields), "unused")
     for name in missing:
-        report.add_problem(arguments.owner, f"{label} needs {name}.", code="missing")
+        report.add_problem(arguments.owner, f"{label} needs {name}.", code="key")
     if unknown or missing:
         return None
     try:
@@ -230,7 +230,7 @@ def iter_auxiliary_heads(heads: Any, report: Diagnostics) -> Iterator[tuple[str,
             # TerraTorch keeps the last head of a name, and builds the others for nothing.
             alike = "" if names[label] == name else f", which a graph would call {label} too"
             message = f"there is an auxiliary head {names[label]!r} already{alike}."
-            report.add_problem(f"{path}.name", message, "choose another name", "name")
+            report.add_problem(f"{path}.name", message, "choose another name", "node")
             continue
         names[label] = name
         yield path, fields
@@ -245,10 +245,10 @@ def _check_head_fields(fields: Mapping[str, Any], path: str, report: Diagnostics
         message = f"an auxiliary head has no {key!r}."
         report.add_problem(f"{path}.{key}", message, suggest(key, _HEAD_FIELDS), "unused")
     for key in missing:
-        report.add_problem(path, f"an auxiliary head needs a {key}.", code="missing")
+        report.add_problem(path, f"an auxiliary head needs a {key}.", code="key")
     if unnamed:
         message = f"a name has from 1 to 60 characters, and no dot (got {name!r})."
-        report.add_problem(f"{path}.name", message, "choose another name", "name")
+        report.add_problem(f"{path}.name", message, "choose another name", "node")
     if not isinstance(arguments, Mapping):
         message = f"decoder_args is a dict of arguments (got {arguments!r})."
         report.add_problem(f"{path}.decoder_args", message, "{decoder_channels: 256}", "type")
@@ -283,12 +283,12 @@ def build_head(task: str, arguments: Arguments, report: Diagnostics) -> Head | N
     if name not in arguments and other in arguments:
         if task != "scalar_regression":
             nouns = "classes" if other == NUM_CLASSES else "outputs but classes"
-            repair = f"{name}: {arguments.get(other)}"
-            report.add_problem(arguments.locate(other), f"{task} has no {nouns}.", repair, "unused")
+            fix = f"{name}: {arguments.get(other)}"
+            report.add_problem(arguments.locate(other), f"{task} has no {nouns}.", fix, "unused")
             return None
         arguments = arguments.rename(**{other: name})
     if name not in arguments and task != "regression":
-        report.add_problem(name, f"{task} needs {name}.", "say how many are to be predicted", "missing")
+        report.add_problem(name, f"{task} needs {name}.", "say how many are to be predicted", "key")
         return None
     if task == "regression":
         arguments = _prepare_regression(arguments, report)

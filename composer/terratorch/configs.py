@@ -77,7 +77,7 @@ def reads_config(text: str, *, name: str | None = None, describe: Describe = des
     labels = [label for label, _ in translation.graph.auxiliary]
     for label, written in translation.branches.items():
         message = f"names in a spec are letters, digits and _: {written} is {label} there."
-        report.add_note(f"aux_decoders[{labels.index(label)}].name", message, code="aside")
+        report.add_note(f"aux_decoders[{labels.index(label)}].name", message, code="note")
     padding = find_padding_note(typed)
     notes = [*report.notes, *([] if padding is None else [mapping.map_problem(padding)])]
     return evolve(translation, notes=sort_problems(notes))
@@ -90,8 +90,8 @@ def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
     """
     root, problems = parse_document(text, report.file, as_pyyaml=True)
     # TerraTorch's reader takes the last value of a repeated key, and so does the document.
-    report.notes += [problem for problem in problems if problem.code == "repeated"]
-    report.problems += [problem for problem in problems if problem.code != "repeated"]
+    report.notes += [problem for problem in problems if problem.code == "key"]
+    report.problems += [problem for problem in problems if problem.code != "key"]
     if not isinstance(root, MappingNode):
         message = f"a config is a mapping of keys (got {describe_value(root)})."
         report.add_problem("", message, CONFIG_EXAMPLE, "type", at=root)
@@ -101,12 +101,12 @@ def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
     if model is None:
         if not dotted:
             message = "a config of TerraTorch's has a model."
-            report.add_problem("", message, _suggest_missing_model(root), "missing", at=root)
+            report.add_problem("", message, _suggest_missing_model(root), "key", at=root)
         return None
     for key, _ in root.pairs:
         if key.value != MODEL and "." not in get_key_name(key):
             reason = "nothing is imported from it" if key.value == "custom_modules_path" else "not part of a model"
-            report.add_note(get_key_name(key), f"{reason}: set aside.", code="aside", at=key)
+            report.add_note(get_key_name(key), f"{reason}: set aside.", code="note", at=key)
     if not isinstance(model, MappingNode):
         message = f"a model is a class_path with init_args (got {describe_value(model)}); no other file is read."
         report.add_problem(MODEL, message, "put what that file holds here", "type", at=model)
@@ -153,9 +153,9 @@ def _reject_dotted_keys(mapping: MappingNode, path: str, report: Diagnostics) ->
         if above[0] == MODEL and above[1] not in ("class_path", "init_args"):
             # TerraTorch's reader adds `init_args` where it is left out.
             names.insert(len(names) - len(above) + 1, "init_args")
-        repair = ": {".join(names) + ": …" + "}" * (len(names) - 1)
+        fix = ": {".join(names) + ": …" + "}" * (len(names) - 1)
         message = "keys that are joined by dots are not taken apart."
-        report.add_problem(join_path(path, name), message, repair, "key", at=key)
+        report.add_problem(join_path(path, name), message, fix, "key", at=key)
     return bool(keys)
 
 
@@ -187,7 +187,7 @@ def _parse_model(model: MappingNode, at: Tree, report: Diagnostics) -> dict[str,
     path, init = model.get("class_path"), model.get("init_args")
     if path is None or init is None:
         missing = " and ".join(name for name in known if model.get(name) is None)
-        report.add_problem(MODEL, f"a model has {missing}.", CONFIG_EXAMPLE, "missing", at=at)
+        report.add_problem(MODEL, f"a model has {missing}.", CONFIG_EXAMPLE, "key", at=at)
         return None
     task = _parse_task(path, report)
     if not _require_mapping(init, INIT_ARGS, report) or task is None:
@@ -197,15 +197,15 @@ def _parse_model(model: MappingNode, at: Tree, report: Diagnostics) -> dict[str,
 
 
 def _parse_task(path: Tree, report: Diagnostics) -> str | None:
-    code, repair = "type", None
+    code, fix = "type", None
     if isinstance(path, ScalarNode) and isinstance(path.value, str):
         task = match_class_path(path.value, TASKS)
         if task is not None:
             return task
-        code, (message, repair) = "unknown", explain_unsupported_task(path.value)
+        code, (message, fix) = "part", explain_unsupported_task(path.value)
     else:
         message = f"class_path is the name of a task (got {describe_value(path)})."
-    report.add_problem(f"{MODEL}.class_path", message, repair, code, at=path)
+    report.add_problem(f"{MODEL}.class_path", message, fix, code, at=path)
     return None
 
 
@@ -219,7 +219,7 @@ def _parse_init_args(task: str, init: MappingNode, at: Tree, report: Diagnostics
     heads = [] if embedding else _parse_aux_heads(_get_value(init, "aux_heads"), report)
     arguments = init.get("model_args")
     if arguments is None:
-        report.add_problem(MODEL_ARGS, f"{task} needs model_args.", None, "missing", at=at)
+        report.add_problem(MODEL_ARGS, f"{task} needs model_args.", None, "key", at=at)
         return None
     if not _require_mapping(arguments, MODEL_ARGS, report) or factory is None:
         return None
@@ -237,38 +237,38 @@ def _check_init_arg(task: str, key: Tree, value: Tree, report: Diagnostics) -> N
     path = f"{INIT_ARGS}.{name}"
     if name in FREEZE_ARGUMENTS:
         if _to_python(value):
-            repair = f'call model.freeze("{FREEZE_ARGUMENTS[name]}")'
-            report.add_note(path, "freezing is not part of a spec: set aside.", repair, "aside", at=key)
+            fix = f'call model.freeze("{FREEZE_ARGUMENTS[name]}")'
+            report.add_note(path, "freezing is not part of a spec: set aside.", fix, "note", at=key)
     elif name == MODEL:
         if _to_python(value) is None:
             return
-        message, repair = f"a custom model is not imported (got {describe_value(value)}).", None
+        message, fix = f"a custom model is not imported (got {describe_value(value)}).", None
         if task == EMBEDDING_TASK_CLASS:
             # It was so before TerraTorch 1.2, whose backbones had no prefix either.
             message = f"{task} takes the backbone in model_args."
-            repair = f"model_args: {{backbone: {_to_python(value)}, …}}"
-        report.add_problem(path, message, repair, at=key)
+            fix = f"model_args: {{backbone: {_to_python(value)}, …}}"
+        report.add_problem(path, message, fix, at=key)
     elif name in TASK_ARGUMENTS[task]:
         if name not in get_model_arguments(task):
-            report.add_note(path, "not part of a model: set aside.", code="aside", at=key)
+            report.add_note(path, "not part of a model: set aside.", code="note", at=key)
     elif close := get_close_matches(name, (*get_model_arguments(task), *FREEZE_ARGUMENTS), n=1):
         report.add_problem(path, f"{task} has no argument {name!r}.", f"did you mean {close[0]}?", "key", at=key)
     elif "." not in name:
         message = f"{task} of TerraTorch 1.2.11 has no argument {name!r}: set aside."
-        report.add_note(path, message, code="aside", at=key)
+        report.add_note(path, message, code="note", at=key)
 
 
 def _parse_factory(init: MappingNode, at: Tree, report: Diagnostics) -> str | None:
-    name, code, repair = _get_value(init, "model_factory"), "type", None
+    name, code, fix = _get_value(init, "model_factory"), "type", None
     if name is None:
-        code, message, repair = "missing", "a task needs the name of a factory.", f"model_factory: {FACTORY}"
+        code, message, fix = "key", "a task needs the name of a factory.", f"model_factory: {FACTORY}"
     elif not isinstance(name, ScalarNode) or not isinstance(name.value, str):
         message = f"model_factory is the name of a factory (got {describe_value(name)})."
     elif name.value in (FACTORY, PRITHVI):
         return name.value
     else:
-        code, (message, repair) = "unknown", explain_unsupported_factory(name.value)
-    report.add_problem(f"{INIT_ARGS}.model_factory", message, repair, code, at=init.get("model_factory") or at)
+        code, (message, fix) = "part", explain_unsupported_factory(name.value)
+    report.add_problem(f"{INIT_ARGS}.model_factory", message, fix, code, at=init.get("model_factory") or at)
     return None
 
 
@@ -284,8 +284,8 @@ def _parse_model_args(arguments: MappingNode, at: Tree, report: Diagnostics) -> 
             report.add_problem(name, message, f"say it in {home}", "unused")
     if call.get("peft_config") is not None:
         message = "adapters are added to a built model, and are not part of a spec: set aside."
-        repair = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
-        report.add_note("peft_config", message, repair, "aside")
+        fix = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
+        report.add_note("peft_config", message, fix, "note")
     return call
 
 
@@ -317,7 +317,7 @@ def _parse_aux_heads(heads: Tree | None, report: Diagnostics) -> Any:
         if isinstance(entry, MappingNode) and (name := entry.get("class_path")) is not None:
             if str(_to_python(name)).rpartition(".")[2] != "AuxiliaryHead":
                 message = f"an auxiliary head is an AuxiliaryHead (got {describe_value(name)})."
-                report.add_problem(f"{path}[{i}].class_path", message, None, "unknown", at=name)
+                report.add_problem(f"{path}[{i}].class_path", message, None, "part", at=name)
                 return []
             fields = entry.get("init_args") or entry
             report.record_place(f"aux_decoders[{i}]", f"{path}[{i}].init_args", fields, fields)
@@ -336,7 +336,7 @@ def _add_embedding_necks(
         report.add_problem(f"{INIT_ARGS}.{name}", f"{error}.", at=_find_key(init, name, at))
         return None
     message = f"{EMBEDDING_TASK_CLASS} adds necks: {', '.join(neck['name'] for neck in necks)}."
-    report.add_note(INIT_ARGS, message, "model_args: {necks: […]} replaces them", "aside", at=at)
+    report.add_note(INIT_ARGS, message, "model_args: {necks: […]} replaces them", "note", at=at)
     report.record_place("necks", INIT_ARGS, at)
     for argument, source in (("indices", "layers"), ("pooling", "embedding_pooling")):
         report.record_place(f"necks[0].{argument}", f"{INIT_ARGS}.{source}", _find_key(init, source, at))

@@ -58,7 +58,7 @@ def build_decoder(request: DecoderRequest, report: Diagnostics) -> Decoder | Non
     own = short if source == "terratorch" else request.name
     named = short if source in ("smp", "mmseg") else request.name
     if own in UNUSABLE_DECODERS:
-        report.add_problem(request.path, f"{own} is {UNUSABLE_DECODERS[own]}.", "decoder: FCNDecoder", "unknown")
+        report.add_problem(request.path, f"{own} is {UNUSABLE_DECODERS[own]}.", "decoder: FCNDecoder", "part")
         return None
     if own in DECODERS:
         prepare = _DECODER_PREPARERS.get(own)
@@ -70,7 +70,7 @@ def build_decoder(request: DecoderRequest, report: Diagnostics) -> Decoder | Non
     smp = (f"smp_{name}" for name in SMP_DECODER_ARGUMENTS)
     known = [*DECODERS, *smp, *(f"mmseg_{name}" for name in MMSEG_HEAD_ARGUMENTS)]
     message = f"TerraTorch has no decoder {request.name!r}."
-    report.add_problem(request.path, message, suggest(request.name, known), "unknown")
+    report.add_problem(request.path, message, suggest(request.name, known), "part")
     return None
 
 
@@ -131,8 +131,8 @@ def _build_smp_decoder(name: str, request: DecoderRequest, report: Diagnostics) 
         message = f"smp's decoder {name} has no argument {argument!r}, and its model swallows it."
         doubled = f"decoder_decoder_{argument}"
         meant = f"write {doubled}" if f"decoder_{argument}" in known else None
-        repair = meant or suggest(argument, (f"decoder_{other}" for other in known))
-        report.add_note(arguments.locate(argument), message, repair)
+        fix = meant or suggest(argument, (f"decoder_{other}" for other in known))
+        report.add_note(arguments.locate(argument), message, fix)
     if name in FIRST_MAP_SKIPPED:
         report.add_note(
             request.path,
@@ -167,13 +167,13 @@ def _build_mmseg_head(name: str, request: DecoderRequest, report: Diagnostics) -
     if name in UNSUPPORTED_HEADS:
         reason, instead = UNSUPPORTED_HEADS[name]
         message = f"mmseg's {name} cannot be had: {reason}."
-        report.add_problem(path, message, f"decoder: mmseg_{instead}", "unknown")
+        report.add_problem(path, message, f"decoder: mmseg_{instead}", "part")
         return None
     required = REQUIRED_ARGUMENTS.get(name, ("channels",))
     missing = next((argument for argument in required if argument not in arguments), None)
     if missing is not None:
         usual = MMSEG_HEAD_ARGUMENTS[name][missing] or (12 if missing == "num_heads" else 768)
-        report.add_problem(path, f"mmseg's {name} needs {missing}.", f"decoder_{missing}: {usual}", "missing")
+        report.add_problem(path, f"mmseg's {name} needs {missing}.", f"decoder_{missing}: {usual}", "key")
         return None
     if name in ("EncHead", "DAHead") and arguments.get("use_se_loss", True):
         message = f"TerraTorch fails on {name}, which gives several outputs; here it gives the first of them."

@@ -73,8 +73,8 @@ class EncoderDecoderFactory:
         call = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
         translation = translate(call, describe)
         for note in translation.notes:
-            repair = f" ({note.repair})" if note.repair else ""
-            warnings.warn(f"{note.place.path}: {note.message}{repair}", TerraTorchWarning, stacklevel=2)
+            fix = f" ({note.fix})" if note.fix else ""
+            warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=2)
         mapping = FactoryCall(call, translation.graph)
         try:
             typed = infer(translation.graph)

@@ -52,8 +52,8 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
     probed = probe_module(backbone, frames, channels if type(channels) is int else None)
     if isinstance(probed, str):
         message = f"{name} was run to find its features, and {probed}."
-        repair = CUSTOM_REPAIR if "in_chans" in rest else f"{CHANNELS_REPAIR}, or {CUSTOM_REPAIR}"
-        report.add_problem("backbone", message, repair, "module")
+        fix = CUSTOM_REPAIR if "in_chans" in rest else f"{CHANNELS_REPAIR}, or {CUSTOM_REPAIR}"
+        report.add_problem("backbone", message, fix, "features")
         return None
     encoder, fallback = probed
     widths = [feature.channels for feature in encoder.features]
@@ -143,8 +143,8 @@ def _(decoder: ModuleDecoder, features: Features) -> ContractResult:
 
 
 def _make_rejection(expected: str, got: str) -> Rejection:
-    repair = "declare a decoder of your own, and register its contract and module"
-    return Rejection(code="module", kind="raises", expected=expected, got=got, repair=repair)
+    fix = "declare a decoder of your own, and register its contract and module"
+    return Rejection(code="features", kind="raises", expected=expected, got=got, fix=fix)
 
 
 def _compute_output_shape(network: nn.Module, features: Features, height: int, width: int) -> tuple[int, ...]:

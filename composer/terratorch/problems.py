@@ -85,11 +85,11 @@ class FactoryCall:
         paths = set(_iter_argument_paths("", self.arguments))
         names = [*iter_enclosing_paths(found["field"].removeprefix("options."))]
         candidates = [*(f"{prefix}{name}" for prefix in origin.prefixes for name in names), *origin.arguments]
-        repair = problem.repair and "; ".join(
-            self._map_repair(found["node"], origin, paths, line) for line in str(problem.repair).split("; ")
+        fix = problem.fix and "; ".join(
+            self._map_fix(found["node"], origin, paths, line) for line in str(problem.fix).split("; ")
         )
         place = self.report.locate(next((path for path in candidates if path in paths), ""))
-        return evolve(problem, place=place, repair=repair)
+        return evolve(problem, place=place, fix=fix)
 
     def _find_origin(self, path: re.Match[str]) -> _Origin:
         if path["neck"]:
@@ -109,18 +109,18 @@ class FactoryCall:
         necks = sum(node.name.startswith("necks[") for node in self.graph.nodes)
         return max(necks - len(self.arguments.get("necks") or ()), 0)
 
-    def _map_repair(self, name: str, origin: _Origin, paths: set[str], repair: str) -> str:
-        if necks := _NECKS_REPAIR.fullmatch(repair):
+    def _map_fix(self, name: str, origin: _Origin, paths: set[str], fix: str) -> str:
+        if necks := _NECKS_REPAIR.fullmatch(fix):
             return self._format_necks(necks[1])
-        if repair.startswith("encoder."):
-            return f"{self._prefix_backbone()}{repair.removeprefix('encoder.')}"
-        if channels := _CHANNELS_REPAIR.fullmatch(repair):
+        if fix.startswith("encoder."):
+            return f"{self._prefix_backbone()}{fix.removeprefix('encoder.')}"
+        if channels := _CHANNELS_REPAIR.fullmatch(fix):
             return f"{self._prefix_backbone()}in_chans: {channels[1]}"
-        repair = repair.replace("leave crop out", "leave image_size_out out")
-        repair = repair.replace("head: EmbeddingHead", "task: embedding_generation")
+        fix = fix.replace("leave crop out", "leave image_size_out out")
+        fix = fix.replace("head: EmbeddingHead", "task: embedding_generation")
         part = next((node.part for node in self.graph.nodes if node.name == name), None)
         if part is None or not origin.prefixes:
-            return repair
+            return fix
         fields = attrs.fields_dict(type(part))  # type: ignore[arg-type]
         # A component's own dict is in use where it is given.
         owned = (prefix for prefix in origin.prefixes if prefix.partition(".")[0] in paths)
@@ -131,7 +131,7 @@ class FactoryCall:
                 return match[0]
             return f"{prefix}{match[0]}"
 
-        return _FIELD_IN_REPAIR.sub(add_prefix, repair)
+        return _FIELD_IN_REPAIR.sub(add_prefix, fix)
 
     def _prefix_backbone(self) -> str:
         return "backbone_kwargs." if self.arguments.get("backbone_kwargs") else "backbone_"
@@ -179,7 +179,7 @@ def find_padding_note(typed: TypedGraph) -> Problem | None:
     message = (
         f"{need}: others are padded, and cropped. TerraTorch feeds them as they are, and gives other numbers or fails."
     )
-    return Problem(code="terratorch", message=message, place=Place(node))
+    return Problem(code="note", message=message, place=Place(node))
 
 
 def _compute_required_multiple(typed: TypedGraph, node: Node) -> int:

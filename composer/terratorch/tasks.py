@@ -38,8 +38,8 @@ def explain_unsupported_factory(name: str) -> tuple[str, str | None]:
     """Return why a factory's models are not imported, and what to write instead."""
     if name not in UNSUPPORTED_FACTORIES:
         return f"TerraTorch has no factory {name!r}.", suggest(name, (FACTORY, PRITHVI, *UNSUPPORTED_FACTORIES))
-    reason, repair = UNSUPPORTED_FACTORIES[name]
-    return f"models of {name} are not imported: {reason}.", repair
+    reason, fix = UNSUPPORTED_FACTORIES[name]
+    return f"models of {name} are not imported: {reason}.", fix
 
 
 PRITHVI_ARGUMENT_SOURCES = {

@@ -85,8 +85,8 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
     for name in rest:
         kwargs = f"{name.partition('_')[0]}_kwargs"
         known = suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
-        repair = f"write it into {kwargs}" if named.get(kwargs) else known
-        report.add_problem(name, f"{name} was passed but not used.", repair, "unused")
+        fix = f"write it into {kwargs}" if named.get(kwargs) else known
+        report.add_problem(name, f"{name} was passed but not used.", fix, "unused")
     if task not in PIXEL_WISE:
         for name in ("rescale", "image_size_out"):
             if named.pop(name, True) is not True:
@@ -127,7 +127,7 @@ def _resolve_task(task: Any, report: Diagnostics) -> str:
     name = task.lower() if isinstance(task, str) else task
     if name in HEADS:
         return str(name)
-    report.add_problem("task", f"the factory has no task {task!r}.", suggest(str(task), HEADS), "unknown")
+    report.add_problem("task", f"the factory has no task {task!r}.", suggest(str(task), HEADS), "part")
     return "segmentation"
 
 
@@ -138,7 +138,7 @@ def _build_backbone(backbone: Any, arguments: Arguments, report: Diagnostics, de
         from composer.terratorch.live import build_module_backbone
 
         return build_module_backbone(backbone, arguments, report)
-    code = "missing" if backbone is None else "type"
+    code = "key" if backbone is None else "type"
     message = f"a backbone is the name of a network (got {backbone!r})."
     report.add_problem("backbone", message, "backbone: timm_resnet50", code)
     return None
@@ -168,7 +168,7 @@ def _build_branches(
         message = "one of num_outputs and num_classes is given, not both."
         report.add_problem(NUM_OUTPUTS, message, "leave one out", "unused")
     if "decoder" not in named:
-        report.add_problem("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", "missing")
+        report.add_problem("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", "key")
         return (), {}, rest
     branches = BranchBuilder(task, (names[0], named[names[0]]) if names else None, head_arguments, report)
     trunk = branches.build_trunk(named["decoder"], decoder_arguments)

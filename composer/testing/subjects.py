@@ -139,7 +139,7 @@ class PartSubject(Subject):
         A single-image encoder with frames for inputs is built for one frame.
         """
         if self.part.source is not None and (refusal := import_adapter(self.part.source)):
-            raise ValueError(f"{get_part_name(self.part)} {refusal.expected} (got {refusal.got}): {refusal.repair}")
+            raise ValueError(f"{get_part_name(self.part)} {refusal.expected} (got {refusal.got}): {refusal.fix}")
         if self._get_per_frame_outputs(inputs):
             frame = inputs.replace_features(tuple(tuple(map(drop_frames, features)) for features in inputs.all))
         else:

@@ -207,13 +207,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("name", "message", "repair"), REFUSED.values(), ids=REFUSED)
-def test_a_network_that_must_be_padded_is_refused(name, message, repair):
+@pytest.mark.parametrize(("name", "message", "fix"), REFUSED.values(), ids=REFUSED)
+def test_a_network_that_must_be_padded_is_refused(name, message, fix):
     with pytest.raises(SpecError) as caught:
         composer.infer(composer.reads(f"encoder: {{{name}: {{any_size: true}}}}\ndecoder: IdentityDecoder\n"))
 
     place = f"<text>:1:{len(name) + 24}: error[sizes] encoder.any_size"
-    assert str(caught.value) == f"{place}: {name} {message}\n  repair: {repair}"
+    assert str(caught.value) == f"{place}: {name} {message}\n  fix: {fix}"
 
 
 @pytest.mark.parametrize(

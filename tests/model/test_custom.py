@@ -151,8 +151,8 @@ def test_a_wrong_declaration_is_refused(encoder, said):
     graph = composer.chain(encoder, composer.SelectIndices(indices=[0]))
     with pytest.raises(composer.SpecError) as raised:
         composer.build(graph, describe={})
-    assert str(raised.value).splitlines()[0].removesuffix(".") == f"error[declaration] encoder: Custom {said}"
-    assert [problem.repair for problem in raised.value.problems] == ["correct features= or sizes="]
+    assert str(raised.value).splitlines()[0].removesuffix(".") == f"error[features] encoder: Custom {said}"
+    assert [problem.fix for problem in raised.value.problems] == ["correct features= or sizes="]
 
 
 def test_a_refused_module_is_left_as_it_was():

@@ -166,8 +166,8 @@ def test_a_crop_of_nothing_but_embeddings_is_refused():
     with pytest.raises(composer.SpecError) as caught:
         composer.infer(composer.chain(ENCODER, IdentityDecoder(), EmbeddingHead(), crop=(20, 30)))
     assert str(caught.value) == (
-        "error[crop] crop: crop keeps the centre of output at the image's size, and no output is at it.\n"
-        "  repair: leave crop out"
+        "error[value] crop: crop keeps the centre of output at the image's size, and no output is at it.\n"
+        "  fix: leave crop out"
     )
 
 

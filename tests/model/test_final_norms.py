@@ -60,15 +60,15 @@ REFUSED = {
     "a network without one": (
         "test_resnet",
         (
-            "error[network] encoder.norm: timm/test_resnet has no final norm that norm could apply (got levels as they "
-            "are).\n  repair: leave norm out"
+            "error[part] encoder.norm: timm/test_resnet has no final norm that norm could apply (got levels as they "
+            "are).\n  fix: leave norm out"
         ),
     ),
     "one that timm prunes": (
         "hiera_tiny_224",
         (
-            "error[network] encoder.norm: timm/hiera_tiny_224 has no final norm that norm could apply (got levels as "
-            "they are).\n  repair: leave norm out"
+            "error[part] encoder.norm: timm/hiera_tiny_224 has no final norm that norm could apply (got levels as "
+            "they are).\n  fix: leave norm out"
         ),
     ),
 }

@@ -144,14 +144,14 @@ REFUSED = {
         (at_once(4), 3),
         (
             "error[frames] encoder: Custom takes an image of 4 frames at once; "
-            'image gives map "b c t h w" (3 channels, stride 1, 3 frames).\n  repair: input: {frames: 4}'
+            'image gives map "b c t h w" (3 channels, stride 1, 3 frames).\n  fix: input: {frames: 4}'
         ),
     ),
     "a still": (
         (at_once(1), None),
         (
             'error[frames] encoder: Custom takes an image of 1 frame at once; image gives map "b c h w" '
-            "(3 channels, stride 1).\n  repair: input: {frames: 1}"
+            "(3 channels, stride 1).\n  fix: input: {frames: 1}"
         ),
     ),
     "frames of frames": (
@@ -159,7 +159,7 @@ REFUSED = {
         (
             "error[frames] encoder: Custom emits frames for a single image, and would emit frames of frames for an "
             'image with frames; image gives map "b c t h w" (3 channels, stride 1, 3 frames).\n'
-            "  repair: feed it an image without frames, or declare how many frames it takes at once"
+            "  fix: feed it an image without frames, or declare how many frames it takes at once"
         ),
     ),
 }

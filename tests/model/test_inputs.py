@@ -423,5 +423,5 @@ def test_images_by_position_and_by_name_are_too_many_ways():
         composer.infer(graph)
     assert str(caught.value) == (
         "error[inputs] both: Stacked takes its inputs by position or by name, and not both "
-        "(got 1 by position, 1 by name).\n  repair: from: {b: dem}"
+        "(got 1 by position, 1 by name).\n  fix: from: {b: dem}"
     )

@@ -107,7 +107,7 @@ def test_an_image_size_that_is_not_whole_patches_is_refused():
         composer.infer(graph_for(Timm("eva02_tiny_patch14_224", img_size=[128, 192]), None))
     assert str(caught.value) == (
         "error[sizes] encoder.img_size: timm/eva02_tiny_patch14_224 takes img_size: multiple of 14, at least 14, any "
-        "shape (got 128 × 192).\n  repair: img_size: [140, 196]"
+        "shape (got 128 × 192).\n  fix: img_size: [140, 196]"
     )
 
 
@@ -116,7 +116,7 @@ def test_an_input_size_that_is_not_whole_patches_is_refused():
         composer.infer(graph_for(Timm("eva02_tiny_patch14_224"), (128, 192)))
     assert str(caught.value) == (
         "error[sizes] encoder: no image size suits both: image takes exactly 128 × 192; encoder takes multiple of 14, "
-        "at least 14, any shape.\n  repair: change the input's size or the encoder's img_size to one that both take"
+        "at least 14, any shape.\n  fix: change the input's size or the encoder's img_size to one that both take"
     )
 
 
@@ -125,7 +125,7 @@ def test_a_size_that_is_written_stays():
         composer.infer(graph_for(Timm("mixer_s32_224", img_size=128), (64, 64)))
     assert str(caught.value) == (
         "error[sizes] encoder: no image size suits both: image takes exactly 64 × 64; encoder takes exactly 128 × 128."
-        "\n  repair: change the input's size or the encoder's img_size to one that both take"
+        "\n  fix: change the input's size or the encoder's img_size to one that both take"
     )
 
 
@@ -135,7 +135,7 @@ def test_a_network_that_cannot_be_made_for_it_is_refused():
         composer.infer(graph_for(Timm("efficientformer_l1"), (256, 256)))
     assert str(caught.value) == (
         "error[sizes] encoder: no image size suits both: image takes exactly 256 × 256; encoder takes exactly 224 × 224"
-        ".\n  repair: change the input's size or the encoder's img_size to one that both take"
+        ".\n  fix: change the input's size or the encoder's img_size to one that both take"
     )
 
 

@@ -436,17 +436,17 @@ def test_a_shared_network_stays_made_for_the_image_of_its_owner():
         pytest.param(
             Timm("test_vit", tokens=True, out_indices=[1]),
             composer.ReshapeTokensToImage(),
-            "error[share] coarse1: ReshapeTokensToImage shares the weights of fine1, which was made for tokens "
+            "error[join] coarse1: ReshapeTokensToImage shares the weights of fine1, which was made for tokens "
             '"b n c" (64 channels, stride 16, 1 prefix token); coarse0 gives tokens "b n c" (64 channels, stride 32, '
-            "1 prefix token).\n  repair: give both nodes inputs of the same features",
+            "1 prefix token).\n  fix: give both nodes inputs of the same features",
             id="grids that are counted in pixels of the reference",
         ),
         pytest.param(
             Timm("test_resnet", out_indices=[0]),
             composer.Smp("PSPNet"),
-            "error[share] coarse1: smp/PSPNet shares the weights of fine1, which was made for map "
+            "error[join] coarse1: smp/PSPNet shares the weights of fine1, which was made for map "
             '"b c h w" (32 channels, stride 2); coarse0 gives map "b c h w" (32 channels, stride 4).\n'
-            "  repair: give both nodes inputs of the same features",
+            "  fix: give both nodes inputs of the same features",
             id="levels that are counted from the resolution of the reference",
         ),
     ],

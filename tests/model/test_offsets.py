@@ -126,8 +126,8 @@ def test_a_wrong_offset_is_seen_when_the_module_is_built():
     with pytest.raises(composer.SpecError) as caught:
         composer.build(composer.chain(wrong, EmbeddingHead()))
     assert str(caught.value) == (
-        "error[declaration] encoder: Custom must give 1 × 4 × 5 × 10, 1 × 8 × 1 × 3 for an image of 11 × 22 (got "
-        "1 × 4 × 5 × 10, 1 × 8 × 2 × 4).\n  repair: correct features= or sizes="
+        "error[features] encoder: Custom must give 1 × 4 × 5 × 10, 1 × 8 × 1 × 3 for an image of 11 × 22 (got "
+        "1 × 4 × 5 × 10, 1 × 8 × 2 × 4).\n  fix: correct features= or sizes="
     )
 
 
@@ -242,7 +242,7 @@ REFUSED = {
             kind="raises",
             expected='joins level 0 with map "b c h w" (8 channels, stride 4, rounding floor, offset 3)',
             got='map "b c h w" (8 channels, stride 4)',
-            repair="give both branches the same layout, stride and offset at each level",
+            fix="give both branches the same layout, stride and offset at each level",
             input=1,
         ),
     ),
@@ -253,18 +253,18 @@ REFUSED = {
             code="stride",
             kind="raises",
             expected="concatenates its inputs, so they must be of one layout, stride and offset",
-            repair="necks: [SelectIndices: {indices: [-1]}]",
+            fix="necks: [SelectIndices: {indices: [-1]}]",
         ),
     ),
     "doubled, to meet the next": (
         composer.Smp("Linknet"),
         [(FINE, evolve(COARSE, offset=7), evolve(COARSE, stride=8, offset=7))],
         Rejection(
-            code="offset",
+            code="stride",
             kind="raises",
             expected="takes maps of which each has exactly twice the cells of the next, so of one offset",
             got="offsets 2, 8, 8 at whole multiples of the strides",
-            repair="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or "
+            fix="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or "
             "smp/Unet",
         ),
     ),
@@ -272,10 +272,10 @@ REFUSED = {
         composer.Smp("DPT", decoder_intermediate_channels=[8]),
         [(COARSE,)],
         Rejection(
-            code="offset",
+            code="stride",
             kind="wrong_output",
             expected="takes features that cover the whole image, so of offset 0",
-            repair="choose an encoder that pads its convolutions",
+            fix="choose an encoder that pads its convolutions",
         ),
     ),
 }

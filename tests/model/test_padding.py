@@ -226,23 +226,23 @@ def test_an_image_smaller_than_the_crop_is_refused_by_the_model_and_by_the_typed
 
 
 NOT_RESCALED = (
-    "error[crop] crop: crop keeps the centre of output at the image's size, and no output is at it.\n  repair:"
+    "error[value] crop: crop keeps the centre of output at the image's size, and no output is at it.\n  fix:"
 )
 
 
 @pytest.mark.parametrize(
-    ("parts", "options", "repair"),
+    ("parts", "options", "fix"),
     [
         pytest.param([composer.IdentityDecoder()], {"rescale": False}, "rescale: true", id="not-rescaled"),
         pytest.param([composer.IdentityDecoder(), composer.ClassificationHead(num_classes=2)], {}, "leave crop out",
                      id="vector"),
     ],
 )  # fmt: skip
-def test_a_crop_of_output_that_is_not_at_the_images_size_is_refused(parts, options, repair):
+def test_a_crop_of_output_that_is_not_at_the_images_size_is_refused(parts, options, fix):
     encoder = Custom(Echo(), features=Feature(channels=3, stride=1))
     with pytest.raises(composer.SpecError) as caught:
         composer.infer(composer.chain(encoder, *parts, crop=(4, 4), **options))
-    assert str(caught.value) == f"{NOT_RESCALED} {repair}"
+    assert str(caught.value) == f"{NOT_RESCALED} {fix}"
 
 
 def test_padding_to_a_multiple_beside_what_the_graph_takes():
@@ -261,5 +261,5 @@ def test_padding_to_a_multiple_that_a_fixed_size_is_none_of_is_refused():
     assert str(caught.value) == (
         "error[sizes] encoder: no image size suits both: padding takes multiple of 28, at least 28, any shape; "
         "encoder takes exactly 30 × 30.\n"
-        "  repair: change the input's size or the encoder's img_size to one that both take"
+        "  fix: change the input's size or the encoder's img_size to one that both take"
     )

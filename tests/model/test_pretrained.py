@@ -114,7 +114,7 @@ def test_a_file_that_does_not_fit_is_one_problem(spoiled, published, tmp_path):
     # What comes after "got" is the reason in timm's or torch's own words.
     assert problem.message.startswith(f"timm/{NAME} cannot load the weights {file} (got ")
     assert (problem.code, problem.place.path) == ("weights", "encoder.pretrained")
-    assert problem.repair == "give the path of a weights file that fits this network"
+    assert problem.fix == "give the path of a weights file that fits this network"
 
 
 def test_nothing_in_a_file_is_run(published, tmp_path):
@@ -143,7 +143,7 @@ def test_without_a_connection_there_is_one_problem(offline):
     (problem,) = raised.value.problems
     assert problem.message.startswith(f"timm/{NAME} cannot load the weights that timm publishes for it (got ")
     assert (problem.code, problem.place.path) == ("weights", "encoder.pretrained")
-    assert problem.repair == "check the connection, give the path of a weights file, or set pretrained: false"
+    assert problem.fix == "check the connection, give the path of a weights file, or set pretrained: false"
     # The hub's own client would have slept between its tries, for most of a minute.
     assert offline == []
 

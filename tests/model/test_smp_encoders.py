@@ -120,7 +120,7 @@ def test_a_first_level_that_is_not_told_is_what_the_repair_says():
         composer.infer(composer.chain(encoder, composer.Smp("Unet"), head))
     assert str(raised.value) == (
         "error[count] decoder.decoder_channels: smp/Unet has 5 widths in decoder_channels, one for each level it "
-        "climbs (got 6 levels from the last map, level 6, to level 0).\n  repair: first_level: 0"
+        "climbs (got 6 levels from the last map, level 6, to level 0).\n  fix: first_level: 0"
     )
     composer.infer(composer.chain(encoder, composer.Smp("Unet", first_level=0), head))
 
@@ -217,7 +217,7 @@ def test_a_file_that_does_not_fit_is_one_problem(spoiled, published, tmp_path):
     file = spoiled(published, tmp_path)
     problem = refused(SmpEncoder(NAME, pretrained=file))
     assert problem.message.startswith(f"smp/{NAME} cannot load the weights {file} (got ")
-    assert problem.repair == "give the path of a weights file that fits this network"
+    assert problem.fix == "give the path of a weights file that fits this network"
     assert not (tmp_path / "written").exists()
 
 
@@ -245,7 +245,7 @@ def offline(monkeypatch, tmp_path):
 def test_without_a_connection_there_is_one_problem(offline, pretrained, named):
     problem = refused(SmpEncoder(NAME, pretrained=pretrained))
     assert problem.message.startswith(f"smp/{NAME} cannot load the weights {named} (got ")
-    assert problem.repair == "check the connection, give the path of a weights file, or set pretrained: false"
+    assert problem.fix == "check the connection, give the path of a weights file, or set pretrained: false"
     assert offline == []
 
 
@@ -255,7 +255,7 @@ def test_a_set_that_is_not_published_is_one_problem():
         "smp/resnet18 cannot load the weights imagnet (got FileNotFoundError: "
         "there is no such file, and no set of weights of this name; the sets are imagenet, ssl, swsl)."
     )
-    assert problem.repair == "give the path of a weights file that fits this network"
+    assert problem.fix == "give the path of a weights file that fits this network"
 
 
 def test_an_encoder_that_pools_cannot_be_dilated():
@@ -267,7 +267,7 @@ def test_an_encoder_that_pools_cannot_be_dilated():
         "smp/xception cannot be dilated (got smp says Xception encoder does not support dilated mode "
         "due to pooling operation for downsampling!)."
     )
-    assert problem.repair == "leave output_stride out"
+    assert problem.fix == "leave output_stride out"
 
 
 def test_an_encoder_takes_an_image():
@@ -282,7 +282,7 @@ def test_an_encoder_takes_an_image():
         'smp/resnet18 takes one image "b c h w", or one with frames "b c t h w"; one gives 5 × map "b c h w" '
         "(16, 24, 32, 96, 1280 channels, stride 2, 4, 8, 16, 32)."
     )
-    assert raised.value.problems[0].repair == "feed it an input of the graph"
+    assert raised.value.problems[0].fix == "feed it an input of the graph"
 
 
 FIELDS = {

@@ -31,13 +31,13 @@ def of_any_size(facts):
 
 VIT = Timm("vit_tiny_patch16_224", out_indices=[1])
 VIT_FACTS = composer.describe(VIT, 3)
-REPAIR = "\n  repair: install the version of its library that its facts are of, or hand in its facts with describe="
+REPAIR = "\n  fix: install the version of its library that its facts are of, or hand in its facts with describe="
 LIES = {
     "channels": (
         ENCODER,
         wider,
         (
-            "error[facts] encoder: timm/test_resnet must give 1 × 33 × 2 × 4, 1 × 49 × 1 × 2 for an image of 8 × 16, "
+            "error[features] encoder: timm/test_resnet must give 1 × 33 × 2 × 4, 1 × 49 × 1 × 2 for an image of 8 × 16, "
             "by what is known of it (got 1 × 32 × 2 × 4, 1 × 48 × 1 × 2)."
         ),
     ),
@@ -45,7 +45,7 @@ LIES = {
         ENCODER,
         coarser,
         (
-            "error[facts] encoder: timm/test_resnet must give 1 × 32 × 2 × 4, 1 × 48 × 1 × 2 for an image of 16 × 32, "
+            "error[features] encoder: timm/test_resnet must give 1 × 32 × 2 × 4, 1 × 48 × 1 × 2 for an image of 16 × 32, "
             "by what is known of it (got 1 × 32 × 4 × 8, 1 × 48 × 2 × 4)."
         ),
     ),
@@ -53,7 +53,7 @@ LIES = {
         VIT,
         of_any_size,
         (
-            "error[facts] encoder: timm/vit_tiny_patch16_224 must take an image of 16 × 32, by what is known of it (got"
+            "error[features] encoder: timm/vit_tiny_patch16_224 must take an image of 16 × 32, by what is known of it (got"
             " AssertionError: Input height (16) doesn't match model (224).)."
         ),
     ),

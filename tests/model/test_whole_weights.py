@@ -191,7 +191,7 @@ def test_what_does_not_fill_the_network_is_refused(published, tmp_path, spoiled,
     file = saved(spoiled(published), tmp_path)
     problem = refused(Timm(NAME, pretrained=file, **options))
     assert problem.message == f"timm/{NAME} cannot load the weights {file} (got {said})."
-    assert problem.repair == "give the path of a weights file that fits this network"
+    assert problem.fix == "give the path of a weights file that fits this network"
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -234,7 +234,7 @@ def test_of_two_networks_in_a_file_one_is_chosen(published, tmp_path):
         f"timm/{NAME} cannot load the weights {file} (got a whole network behind each of the prefixes "
         "student.backbone, teacher.backbone)."
     )
-    assert problem.repair == f"choose one: pretrained: {{file: {file}, prefix: student.backbone}}"
+    assert problem.fix == f"choose one: pretrained: {{file: {file}, prefix: student.backbone}}"
     model = built(Timm(NAME, pretrained=WeightsFile(file, "teacher.backbone")))
     assert unlike(model.encoder, published) == []
     report = model.loaded_weights["encoder"]

@@ -69,7 +69,7 @@ def test_weights_that_are_not_there_are_one_problem(tmp_path):
         "layer2.0.bn1.running_var and 10 more; not used: fc.bias, fc.weight, layer3.0.bn1.bias, "
         "layer3.0.bn1.running_mean, layer3.0.bn1.running_var and 39 more)."
     )
-    assert (problem.place.path, problem.repair) == (
+    assert (problem.place.path, problem.fix) == (
         "encoder.pretrained",
         "give the path of a weights file that fits this network",
     )

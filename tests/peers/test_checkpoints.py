@@ -276,7 +276,7 @@ def test_a_checkpoint_of_more_classes_is_loaded_but_for_the_head(tmp_path):
     message = (
         f"{tmp_path / 'model.pth'}: error[weights] has 2 tensors of another shape or type than the model's: 2 of head "
         "(head.head.2.weight is [5, 8, 1, 1] and must be [3, 8, 1, 1], head.head.2.bias is [5] and must be [3]).\n"
-        '  repair: give a checkpoint of this very model, or allow it: load_weights(model, file, ignore=["head.*"])'
+        '  fix: give a checkpoint of this very model, or allow it: load_weights(model, file, ignore=["head.*"])'
     )
     with pytest.raises(SpecError) as raised:
         load_weights(ours, tmp_path / "model.pth")

@@ -332,7 +332,7 @@ class TestHeads:
         assert refused(**call) == (
             "error[value] head_final_act: final_act is torch.nn.X, with X one of ReLU, GELU, SiLU, LeakyReLU, ELU, "
             "Tanh, Sigmoid, Softplus, Identity, Softmax (got 'surprise.made'); nothing is imported or called by its "
-            "name.\n  repair: choose one of these, or apply the function to the model's output"
+            "name.\n  fix: choose one of these, or apply the function to the model's output"
         )
         assert "surprise" not in sys.modules
         theirs_of(**call)
@@ -479,8 +479,8 @@ class TestSizes:
 
         assert run(theirs_of(backbone=Tokens(), **call), image(64, 64)).shape == (2, 2, 3, 3)
         assert refused(backbone=Tokens(), **call) == (
-            "error[crop] image_size_out: crop keeps the centre of output at the image's size, and no output is at it.\n"
-            "  repair: rescale: true"
+            "error[value] image_size_out: crop keeps the centre of output at the image's size, and no output is at it.\n"
+            "  fix: rescale: true"
         )
 
     def test_image_size_is_not_handed_to_the_backbone(self, both):
@@ -556,7 +556,7 @@ class TestFrames:
         assert theirs_of(backbone=Pyramid(), **call).encoder(x)[-1].shape == (2, 12, 12, 4)
         assert refused(backbone=Pyramid(), **call) == (
             "error[value] backbone_temporal_features_permute_op: the frames would lie side by side along axis 2 of "
-            "each map, and its channels are axis 1.\n  repair: backbone_temporal_features_permute_op: null"
+            "each map, and its channels are axis 1.\n  fix: backbone_temporal_features_permute_op: null"
         )
 
     def test_axes_of_frames_that_are_pooled_say_nothing(self, both):
@@ -714,28 +714,28 @@ class TestMistakes:
             pytest.param(
                 {"decoder": "FCNdecoder"},
                 (KeyError, "Model FCNdecoder not found in any registry"),
-                "error[unknown] decoder: TerraTorch has no decoder 'FCNdecoder'.\n  repair: did you mean FCNDecoder?",
+                "error[part] decoder: TerraTorch has no decoder 'FCNdecoder'.\n  fix: did you mean FCNDecoder?",
                 id="decoder",
             ),
             pytest.param(
                 {"decoder": "smp_encoders"},
                 (TypeError, "'module' object is not callable"),
-                "error[unknown] decoder: TerraTorch has no decoder 'smp_encoders'.\n"
-                "  repair: did you mean MLPDecoder or smp_Segformer or UperNetDecoder?",
+                "error[part] decoder: TerraTorch has no decoder 'smp_encoders'.\n"
+                "  fix: did you mean MLPDecoder or smp_Segformer or UperNetDecoder?",
                 id="anything-of-smp",
             ),
             pytest.param(
                 {"necks": [{"name": "Selectindices"}]},
                 (Exception, "The model Selectindices could not be instantiated from any source"),
-                "error[unknown] necks[0].name: TerraTorch has no neck 'Selectindices'.\n"
-                "  repair: did you mean SelectIndices?",
+                "error[part] necks[0].name: TerraTorch has no neck 'Selectindices'.\n"
+                "  fix: did you mean SelectIndices?",
                 id="neck",
             ),
             pytest.param(
                 {"backbone": "resnet19"},
                 (Exception, "The model resnet19 could not be instantiated from any source"),
-                "error[network] backbone: timm/resnet19 is not a network of timm (got timm 1.0.31).\n"
-                "  repair: did you mean resnet18 or resnet61q or resnet51q?",
+                "error[part] backbone: timm/resnet19 is not a network of timm (got timm 1.0.31).\n"
+                "  fix: did you mean resnet18 or resnet61q or resnet51q?",
                 id="backbone",
             ),
         ],
@@ -760,14 +760,14 @@ class TestMistakes:
         with pytest.raises(Exception, match="The model resnet19 could not be instantiated from any source"):
             theirs_of(**call)
         assert refused(**call).splitlines() == [
-            "error[network] backbone: timm/resnet19 is not a network of timm (got timm 1.0.31).",
-            "  repair: did you mean resnet18 or resnet61q or resnet51q?",
+            "error[part] backbone: timm/resnet19 is not a network of timm (got timm 1.0.31).",
+            "  fix: did you mean resnet18 or resnet61q or resnet51q?",
             "error[unused] decoder_chanels: FCNDecoder has no argument 'chanels'.",
-            "  repair: did you mean channels?",
+            "  fix: did you mean channels?",
             "error[unused] num_classes: regression has no classes.",
-            "  repair: num_outputs: 2",
+            "  fix: num_outputs: 2",
             "error[unused] rescael: rescael was passed but not used.",
-            "  repair: did you mean rescale?",
+            "  fix: did you mean rescale?",
         ]
 
     def test_two_auxiliary_heads_of_one_name(self):
@@ -776,8 +776,8 @@ class TestMistakes:
 
         assert list(theirs_of(**call).aux_heads) == ["early"]
         assert refused(**call) == (
-            "error[name] aux_decoders[1].name: there is an auxiliary head 'early' already.\n"
-            "  repair: choose another name"
+            "error[node] aux_decoders[1].name: there is an auxiliary head 'early' already.\n"
+            "  fix: choose another name"
         )
 
     def test_an_embedding_uses_no_other_arguments(self):
@@ -873,9 +873,9 @@ class TestByChoice:
             pytest.param(
                 [3, 2, 1, 0],
                 {"decoder": "UperNetDecoder", "decoder_channels": 8},
-                "error[order] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] "
+                "error[index] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] "
                 'gives 4 × map "b c h w" (12, 10, 8, 6 channels, stride 16, 8, 4, 2, rounding ceil).\n'
-                "  repair: necks: [{name: SelectIndices, indices: [3, 2, 1, 0]}, "
+                "  fix: necks: [{name: SelectIndices, indices: [3, 2, 1, 0]}, "
                 "{name: SelectIndices, indices: [3, 2, 1, 0]}]",
                 id="upside-down",
             ),
@@ -884,7 +884,7 @@ class TestByChoice:
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8, 8]},
                 "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
                 'gives 3 × map "b c h w" (12 channels, stride 16, rounding ceil).\n'
-                "  repair: necks: [{name: SelectIndices, indices: [3, 3, 3]}, {name: InterpolateToPyramidal}]",
+                "  fix: necks: [{name: SelectIndices, indices: [3, 3, 3]}, {name: InterpolateToPyramidal}]",
                 id="equal",
             ),
             pytest.param(
@@ -892,7 +892,7 @@ class TestByChoice:
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8]},
                 "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
                 'gives 2 × map "b c h w" (6, 10 channels, stride 2, 8, rounding ceil).\n'
-                "  repair: decoder_channels: [8]; necks: [{name: SelectIndices, indices: [0, 2]}, "
+                "  fix: decoder_channels: [8]; necks: [{name: SelectIndices, indices: [0, 2]}, "
                 "{name: SelectIndices, indices: [1]}]",
                 id="not-doubling",
             ),

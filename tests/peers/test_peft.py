@@ -55,12 +55,12 @@ def test_an_adapted_encoder_is_terratorchs(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        pytest.param({"method": "LOR"}, "error[peft] peft_config.method: PEFT has no method 'LOR'.", id="method"),
-        pytest.param({"kind": "LORA"}, "error[peft] peft_config.kind: peft_config has no 'kind'.", id="key"),
+        pytest.param({"method": "LOR"}, "error[argument] peft_config.method: PEFT has no method 'LOR'.", id="method"),
+        pytest.param({"kind": "LORA"}, "error[argument] peft_config.kind: peft_config has no 'kind'.", id="key"),
         pytest.param(
             {"method": "LORA", "replace_qkv": "kvq"},
-            "error[peft] peft_config.replace_qkv: the encoder has no layer 'kvq'.\n"
-            "  repair: name the layer that computes q, k and v",
+            "error[argument] peft_config.replace_qkv: the encoder has no layer 'kvq'.\n"
+            "  fix: name the layer that computes q, k and v",
             id="layer",
         ),
     ],
@@ -76,5 +76,5 @@ def test_an_adapted_model_is_not_saved(tmp_path):
     with pytest.raises(composer.SpecError) as caught:
         composer.save(model, tmp_path / "model.safetensors")
     assert "cannot be written because of encoder.base_model.model." in str(caught.value)
-    assert str(caught.value).endswith("repair: merge the adapters first: merge_and_unload()")
+    assert str(caught.value).endswith("fix: merge the adapters first: merge_and_unload()")
     assert list(tmp_path.iterdir()) == []

@@ -159,7 +159,7 @@ def test_what_cannot_be_is_refused(graph, message):
         composer.infer(graph)
     (problem,) = raised.value.problems
     assert problem.message == message
-    assert problem.repair
+    assert problem.fix
 
 
 def saved(state, file):
@@ -266,4 +266,4 @@ def test_clay_without_a_connection_is_one_problem_at_once(monkeypatch, tmp_path)
         "terratorch/clay_v1_base cannot load the weights that TerraTorch names for it (got ConnectError: [Errno -2] "
         "Name or service not known)."
     )
-    assert problem.repair == "check the connection, give the path of a weights file, or set pretrained: false"
+    assert problem.fix == "check the connection, give the path of a weights file, or set pretrained: false"

@@ -201,7 +201,7 @@ def test_what_cannot_be_is_refused(graph, message):
         composer.infer(graph)
     (problem,) = raised.value.problems
     assert problem.message == message
-    assert problem.repair
+    assert problem.fix
 
 
 @pytest.mark.parametrize(("frames", "enough"), [(None, 2), (3, 4), (5, 6)])
@@ -209,7 +209,7 @@ def test_frames_that_fill_patches_are_named_and_taken(frames, enough):
     with pytest.raises(composer.SpecError) as raised:
         composer.infer(still(DEEP, 6, frames=frames))
     (problem,) = raised.value.problems
-    assert problem.repair == f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames"
+    assert problem.fix == f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames"
     model = composer.build(still(DEEP, 6, frames=enough)).eval()
     assert {x.shape for x in run(model, torch.rand(1, 6, enough, 32, 32))} == {(1, 1 + 4 * (enough // 2), 256)}
 

@@ -171,7 +171,7 @@ def test_a_weight_that_is_missing_is_one_problem(prithvi):
         "terratorch/prithvi_eo_tiny cannot load the weights of this file (got 53 of the 54 tensors that the network "
         "needs; missing: blocks.2.attn.qkv.weight)."
     )
-    assert problem.repair == "give the path of a weights file that fits this backbone, or set pretrained: false"
+    assert problem.fix == "give the path of a weights file that fits this backbone, or set pretrained: false"
 
 
 def renamed(file, name, *prefixes, add=0):
@@ -230,7 +230,7 @@ def test_of_two_networks_in_a_file_one_is_chosen(prithvi):
     file = renamed(prithvi, "_two.pt", "student.", "teacher.", add=1)
     problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6)
     assert problem.got == "a whole network behind each of the prefixes student, teacher"
-    assert problem.repair == f"choose one: pretrained: {{file: {file}, prefix: student}}"
+    assert problem.fix == f"choose one: pretrained: {{file: {file}, prefix: student}}"
     encoder = built(TerraTorch("prithvi_eo_tiny", pretrained={"file": file, "prefix": "teacher"}), 6)
     state = torch.load(prithvi)
     assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
@@ -297,5 +297,5 @@ def test_without_a_connection_there_is_one_problem_at_once(monkeypatch, tmp_path
     monkeypatch.setattr("time.sleep", slept.append)
     problem = problem_of(TerraTorch(name, pretrained=True, **fields), channels)
     assert problem.message.startswith(f"terratorch/{name} cannot load the weights that TerraTorch names for it (got ")
-    assert problem.repair == "check the connection, give the path of a weights file, or set pretrained: false"
+    assert problem.fix == "check the connection, give the path of a weights file, or set pretrained: false"
     assert slept == []

@@ -114,7 +114,7 @@ def test_a_file_that_does_not_fill_the_network_is_one_problem(folder, change, sa
     file, _ = of_classifier(folder, change)
     problem = refused(Transformers("resnet", options=SMALL, pretrained=file))
     assert problem.message == f"transformers/resnet cannot load the weights {file} (got {said})."
-    assert problem.repair == "give the path of a weights file that fits this network"
+    assert problem.fix == "give the path of a weights file that fits this network"
 
 
 def test_of_two_networks_in_a_file_one_is_chosen(folder):
@@ -171,7 +171,7 @@ def test_weights_that_are_not_there_are_one_problem(folder):
         f"transformers/{folder} cannot load the weights of this checkpoint (got FileNotFoundError: there is neither "
         f"model.safetensors nor pytorch_model.bin in {folder})."
     )
-    assert problem.repair == ("check the connection, give the path of a weights file, or set pretrained: false")
+    assert problem.fix == ("check the connection, give the path of a weights file, or set pretrained: false")
     assert problem.place.path == "encoder.pretrained"
 
 
@@ -189,7 +189,7 @@ def test_weights_of_other_channels_are_one_problem(folder):
 def test_an_architecture_has_no_weights():
     problem = refused(Transformers("resnet", pretrained=True, options=SMALL))
     assert problem.message == "transformers/resnet is an architecture, and has no weights (got pretrained: true)."
-    assert problem.repair == "name a checkpoint, transformers/OWNER/resnet-…, or set pretrained: false"
+    assert problem.fix == "name a checkpoint, transformers/OWNER/resnet-…, or set pretrained: false"
 
 
 CODE = {
@@ -396,7 +396,7 @@ def test_without_a_connection_there_is_one_problem(offline):
     assert problem.message.startswith(
         "transformers/microsoft/resnet-18 cannot read the config of this checkpoint (got "
     )
-    assert problem.repair == (
+    assert problem.fix == (
         "check the name and the connection, or give the path of a folder that holds the checkpoint"
     )
     assert offline == []
@@ -448,17 +448,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("part", "message", "repair"), CASES.values(), ids=CASES)
-def test_what_cannot_be_is_refused(part, message, repair):
+@pytest.mark.parametrize(("part", "message", "fix"), CASES.values(), ids=CASES)
+def test_what_cannot_be_is_refused(part, message, fix):
     with pytest.raises(SpecError) as raised:
         composer.infer(composer.chain(part, composer.EmbeddingHead()))
     (problem,) = raised.value.problems
-    assert (problem.message, repair or problem.repair) == (message.replace("VERSION", __version__), problem.repair)
+    assert (problem.message, fix or problem.fix) == (message.replace("VERSION", __version__), problem.fix)
 
 
 def test_a_wrapper_of_timm_is_answered_with_the_network(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "timm_backbone", "backbone": "resnet18"}))
-    assert refused(Transformers(f"{folder}")).repair == "use timm/resnet18"
+    assert refused(Transformers(f"{folder}")).fix == "use timm/resnet18"
 
 
 def test_a_checkpoint_of_something_else_is_refused(folder):

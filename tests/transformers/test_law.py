@@ -77,11 +77,11 @@ def test_a_backbone_gives_what_is_promised(backbone, wide):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_architecture_that_cannot_be_had_is_refused(name):
-    message, repair = REFUSED[name]
+    message, fix = REFUSED[name]
     with pytest.raises(composer.SpecError) as raised:
         composer.infer(composer.chain(Transformers(name), composer.EmbeddingHead()))
     (problem,) = raised.value.problems
-    assert (problem.message, problem.repair, problem.place.path) == (message, repair, "encoder")
+    assert (problem.message, problem.fix, problem.place.path) == (message, fix, "encoder")
 
 
 @pytest.mark.parametrize("name", RGB)

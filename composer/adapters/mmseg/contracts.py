@@ -155,10 +155,10 @@ def _require_finest_first(call: Call) -> Rejection | None:
     order = sorted(range(len(strides)), key=strides.__getitem__)
     # FPNHead asserts that the first stride is the smallest, in whatever order the others are.
     return Rejection(
-        code="order",
+        code="index",
         kind="raises" if call.name == "FPNHead" and strides[0] > min(strides) else "policy",
         expected="gives scores at the grid of the first map, so strides must not decrease",
-        repair=f"in_index: {[call.positions[place] for place in order]}",
+        fix=f"in_index: {[call.positions[place] for place in order]}",
     )
 
 
@@ -168,7 +168,7 @@ def _require_first_feature(call: Call) -> Rejection | None:
     if (rejection := require_maps(call.features[:1])) or first is None or refined is None or first <= refined:
         return rejection
     expected = "refines a map with the first of all, so that one must not be coarser"
-    return Rejection(code="order", kind="policy", expected=expected, got=f"stride {first} for {refined}")
+    return Rejection(code="index", kind="policy", expected=expected, got=f"stride {first} for {refined}")
 
 
 def _require_squeezable_channels(call: Call) -> Rejection | None:
@@ -223,7 +223,7 @@ def _require_two_classes(call: Call) -> Rejection | None:
     if call.arguments["num_classes"] > 1:
         return None
     expected = "normalises scores over the classes, so it takes two at least"
-    return reject_argument("num_classes", expected, 1, 2, code="classes", kind="policy")
+    return reject_argument("num_classes", expected, 1, 2, code="value", kind="policy")
 
 
 def _infer_setr_grid(call: Call) -> Feature:

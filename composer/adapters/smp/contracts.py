@@ -129,7 +129,7 @@ def _require_levels(rule: Rule, levels: Levels) -> Rejection | None:
     else:
         expected = f"takes at least {format_count(count, 'map')} where the first is level {levels.first}"
         wanted = "more levels"
-    return Rejection(code="count", kind="raises", expected=expected, repair=suggest_more_levels(wanted))
+    return Rejection(code="count", kind="raises", expected=expected, fix=suggest_more_levels(wanted))
 
 
 def _require_widths(call: Call) -> Rejection | None:
@@ -294,10 +294,10 @@ def _infer_dpt(arguments: Mapping[str, Any], features: Features) -> ContractResu
     if any(to_exact_grid(f).offset for f in features):
         # Resizing halves some grids and doubles others, so their offsets differ afterwards.
         return Rejection(
-            code="offset",
+            code="stride",
             kind="wrong_output",
             expected="takes features that cover the whole image, so of offset 0",
-            repair="choose an encoder that pads its convolutions",
+            fix="choose an encoder that pads its convolutions",
         )
     strides = [scale_stride(f.stride, 1 / _compute_scale_factor(f, place)) for place, f in enumerate(features)]
     if not is_doubling(strides):
@@ -306,7 +306,7 @@ def _infer_dpt(arguments: Mapping[str, Any], features: Features) -> ContractResu
             kind="raises",
             expected="makes a pyramid of features whose stride is 4, 8, 16 or another power of two",
             got=f"strides {', '.join(str(f.stride) for f in features)} become {', '.join(map(str, strides))}",
-            repair="choose an encoder whose patches have 8, 16 or 32 pixels a side",
+            fix="choose an encoder whose patches have 8, 16 or 32 pixels a side",
         )
     pyramid = [Feature(channels=1, stride=stride) for stride in strides]
     out = Feature(channels=arguments["decoder_fusion_channels"], stride=strides[0] / 2)

@@ -79,21 +79,21 @@ def require_joinable_maps(levels: Levels, used: Features) -> Rejection | None:
     """Reject maps that do not match the next one doubled: unlike strides that merely double, this raises in smp."""
     strides = [scale_stride(f.stride, 1) for f in used]
     if rejection := require_finest_first(used):
-        return evolve(rejection, kind="raises", repair=None)
+        return evolve(rejection, kind="raises", fix=None)
     if not is_doubling(strides):
         return Rejection(
             code="stride",
             kind="raises",
             expected="takes maps whose stride doubles from one to the next",
-            repair=suggest_necks_to_pyramid(levels.features),
+            fix=suggest_necks_to_pyramid(levels.features),
         )
     offsets = [to_exact_grid(f).offset for f in used]
     if len(set(offsets)) == 1:
         return None
     return Rejection(
-        code="offset",
+        code="stride",
         kind="raises",
         expected="takes maps of which each has exactly twice the cells of the next, so of one offset",
         got=f"offsets {', '.join(map(str, offsets))} at whole multiples of the strides",
-        repair="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
+        fix="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
     )

@@ -45,9 +45,9 @@ def check_options(part: TerraTorch) -> None:
     _check_frames(part.frames or 1, options.get("patch_size"))
     size = options.get("img_size")
     if part.family.several and isinstance(size, tuple) and len(set(size)) > 1:
-        repair = f"img_size: {max(size)}; images of any shape are fed all the same"
+        fix = f"img_size: {max(size)}; images of any shape are fed all the same"
         raise RejectionError(
-            reject_option("takes its positions for those of a square", f"img_size: {list(size)}", repair)
+            reject_option("takes its positions for those of a square", f"img_size: {list(size)}", fix)
         )
     known = _list_known_options(part)
     for name in options:
@@ -76,15 +76,15 @@ def _check_frames(frames: int, patch: Any) -> None:
         return
     enough = -(-frames // deep) * deep
     expected = f"has patches of {deep} frames, so frames must be a multiple of {deep}"
-    repair = f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames"
+    fix = f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames"
     kind: Kind = "wrong_output" if frames > deep else "raises"
-    raise _make_error("frames", expected, format_count(frames, "frame"), repair, "options.patch_size", kind)
+    raise _make_error("frames", expected, format_count(frames, "frame"), fix, "options.patch_size", kind)
 
 
 def _make_error(
-    code: str, expected: str, got: str, repair: str, about: str | None = None, kind: Kind = "raises"
+    code: str, expected: str, got: str, fix: str, about: str | None = None, kind: Kind = "raises"
 ) -> RejectionError:
-    return RejectionError(Rejection(code=code, kind=kind, expected=expected, got=got, repair=repair, about=about))
+    return RejectionError(Rejection(code=code, kind=kind, expected=expected, got=got, fix=fix, about=about))
 
 
 def build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, Any]:
@@ -138,14 +138,14 @@ def _map_modality_bands(part: TerraTorch, channels: Channels) -> dict[str, list[
     try:
         bands_of = part.get_modality_bands(tuple(fed))
     except ValueError as error:
-        repair = f"bands: {{{', '.join(f'{name}: […]' for name in fed)}}}"
+        fix = f"bands: {{{', '.join(f'{name}: […]' for name in fed)}}}"
         raise _make_error(
-            "argument", "takes the bands of each image by its modality", "a list", repair, "bands"
+            "argument", "takes the bands of each image by its modality", "a list", fix, "bands"
         ) from error
     for name, bands in bands_of.items():
         if name not in fed or name not in MODALITIES:
-            repair = suggest(name, [modality for modality in fed if modality in MODALITIES])
-            raise _make_error("argument", "is not fed an image whose bands have names", name, repair, f"bands.{name}")
+            fix = suggest(name, [modality for modality in fed if modality in MODALITIES])
+            raise _make_error("argument", "is not fed an image whose bands have names", name, fix, f"bands.{name}")
         if len(bands) != fed[name]:
             raise _make_count_error(bands, fed[name], f"bands.{name}")
     return {name: list(bands) for name, bands in bands_of.items()}
@@ -164,8 +164,8 @@ def _build_modalities(part: TerraTorch, channels: Channels, bands: Mapping[str, 
     if isinstance(channels, int):
         if declared is None or len(declared) != 1:
             sources = f"from: {{{', '.join(f'{name}: IMAGE' for name in declared or ('S2L2A',))}}}"
-            repair = sources if declared else f"modalities: [S2L2A] or {sources}"
-            raise _make_error("inputs", "takes images by their modality", "an image without a name", repair)
+            fix = sources if declared else f"modalities: [S2L2A] or {sources}"
+            raise _make_error("inputs", "takes images by their modality", "an image without a name", fix)
         channels = ((declared[0], channels),)
     names = [name for name, _ in channels]
     got = f"images named {', '.join(names)}"
@@ -175,8 +175,8 @@ def _build_modalities(part: TerraTorch, channels: Channels, bands: Mapping[str, 
     for name, count in channels:
         if name not in MODALITIES and declared is None:
             hint = suggest(name, MODALITIES).rstrip("?")
-            repair = f"{hint}; or for a modality of your own, modalities: [{', '.join(names)}]"
-            raise _make_error("inputs", f"has no weights for a modality {name!r}", got, repair, kind="policy")
+            fix = f"{hint}; or for a modality of your own, modalities: [{', '.join(names)}]"
+            raise _make_error("inputs", f"has no weights for a modality {name!r}", got, fix, kind="policy")
         if name not in bands and MODALITIES.get(name, count) != count:
             raise _make_channels_error(name, count, channels)
     return [name if name in MODALITIES else {name: count} for name, count in channels]
@@ -193,8 +193,8 @@ def _make_channels_error(name: str, count: int, channels: Sequence[tuple[str, in
             return _make_error("inputs", expected, got, f"swap the images of {name} and {other}")
     fitting = [modality for modality, size in MODALITIES.items() if size == count]
     another = f"its own name, {' or '.join(fitting)}" if fitting else "another name, for a modality of your own"
-    repair = f"{{channels: {wanted}}} for that input, or {another}"
-    return _make_error("channels", f"takes an image of {theirs} as {name}", ours, repair)
+    fix = f"{{channels: {wanted}}} for that input, or {another}"
+    return _make_error("channels", f"takes an image of {theirs} as {name}", ours, fix)
 
 
 def reject_terratorch_arguments(part: TerraTorch, error: Exception) -> Rejection:
@@ -212,8 +212,8 @@ def reject_terratorch_weights(part: TerraTorch, error: Exception) -> Rejection:
     """Reject weights that cannot be loaded or do not match."""
     if part.pretrained is True:
         named = "that TerraTorch names for it"
-        repair = "check the connection, give the path of a weights file, or set pretrained: false"
+        fix = "check the connection, give the path of a weights file, or set pretrained: false"
     else:
         named = "of this file"
-        repair = "give the path of a weights file that fits this backbone, or set pretrained: false"
-    return reject_weights(f"cannot load the weights {named}", error, repair, part.pretrained)
+        fix = "give the path of a weights file that fits this backbone, or set pretrained: false"
+    return reject_weights(f"cannot load the weights {named}", error, fix, part.pretrained)

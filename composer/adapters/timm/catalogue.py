@@ -139,8 +139,8 @@ def reject_unknown_network(name: str, version: str, names: Sequence[str]) -> Rej
     """Reject a name that `version` of timm does not have; `names` are those that may have been meant."""
     plain = strip_hub(name).removeprefix("timm/")
     exists = plain != name and plain.partition(".")[0] in names
-    repair = f"did you mean timm/{plain}?" if exists else suggest(plain, names)
-    return reject_network("is not a network of timm", version, repair)
+    fix = f"did you mean timm/{plain}?" if exists else suggest(plain, names)
+    return reject_network("is not a network of timm", version, fix)
 
 
 def reject_unknown_tag(name: str, version: str, tags: Sequence[str]) -> Rejection:

@@ -153,8 +153,8 @@ def reject_timm_arguments(part: Timm, error: Exception) -> Rejection:
     declared = get_declared_arguments(part)
     unexpected = _UNEXPECTED_ARGUMENT.search(str(error))
     named = [unexpected[1]] if unexpected and unexpected[1] in declared else declared
-    repair = suggest_arguments(named or ["its arguments"])
-    return reject_network("refuses its arguments", format_timm_error(error), repair)
+    fix = suggest_arguments(named or ["its arguments"])
+    return reject_network("refuses its arguments", format_timm_error(error), fix)
 
 
 def reject_timm_sizes(part: Timm, channels: int, error: Exception | None) -> Rejection:
@@ -179,16 +179,16 @@ def reject_img_size(size: tuple[int, int], sizes: SizeConstraint) -> Rejection:
         kind="wrong_output",
         expected=f"takes img_size: {sizes}",
         got=f"{size[0]} × {size[1]}",
-        repair=f"img_size: {list(nearest)}" if nearest else "leave img_size out",
+        fix=f"img_size: {list(nearest)}" if nearest else "leave img_size out",
         about="img_size",
     )
 
 
-def reject_any_size(expected: str, got: str, repair: str, error: Exception | None) -> RejectionError:
+def reject_any_size(expected: str, got: str, fix: str, error: Exception | None) -> RejectionError:
     """Reject `any_size` for a network that does not round at every size; `error` is what it raised there, if it did."""
     kind: Kind = "raises" if error else "wrong_output"
     return RejectionError(
-        Rejection(code="sizes", kind=kind, expected=expected, got=got, repair=repair, about="any_size")
+        Rejection(code="sizes", kind=kind, expected=expected, got=got, fix=fix, about="any_size")
     )
 
 
@@ -299,9 +299,9 @@ def _infer_any_size(
     else:
         expected = "has levels that round neither down nor up at every image size"
         got = f"{found.grid[0]} × {found.grid[1]} cells of stride {maps[found.level].stride}"
-    repair = f"leave any_size out: images are then padded to multiples of {sizes.multiple}"
+    fix = f"leave any_size out: images are then padded to multiples of {sizes.multiple}"
     got = f"at {found.height} × {found.width}, {got}"
-    raise reject_any_size(expected, got, repair, trial.error)
+    raise reject_any_size(expected, got, fix, trial.error)
 
 
 def probe_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:

@@ -56,9 +56,9 @@ def build_config(part: Transformers, channels: int) -> Any:
     kind = values.pop("model_type", None)
     if kind == "timm_backbone":
         backbone = values.get("backbone")
-        repair = f"use timm/{backbone or 'NAME'}"
+        fix = f"use timm/{backbone or 'NAME'}"
         raise RejectionError(
-            reject_network("is a wrapper around a network of timm", backbone or "no name of one", repair, "policy")
+            reject_network("is a wrapper around a network of timm", backbone or "no name of one", fix, "policy")
         )
     if kind not in ARCHITECTURES:
         expected = "is not a checkpoint of an architecture that AutoBackbone makes"
@@ -91,8 +91,8 @@ def _read_config(part: Transformers) -> dict[str, Any]:
     """Return the fields of a checkpoint's config; of an architecture, its model type only."""
     if part.is_architecture:
         if part.name not in ARCHITECTURES:
-            repair = suggest(part.name, ARCHITECTURES)
-            raise RejectionError(reject_network("is not an architecture that AutoBackbone makes", VERSION, repair))
+            fix = suggest(part.name, ARCHITECTURES)
+            raise RejectionError(reject_network("is not an architecture that AutoBackbone makes", VERSION, fix))
         return {"model_type": part.name}
     with convert_errors(lambda error: _reject_unreadable_config(part, error)):
         if part.folder is not None:
@@ -121,12 +121,12 @@ def _to_lists(value: Any) -> Any:
 
 
 def _reject_unreadable_config(part: Transformers, error: Exception) -> Rejection:
-    repair = (
+    fix = (
         "check the name and the connection, or give the path of a folder that holds the checkpoint"
         if part.folder is None
         else "give the path of a folder that holds a config.json"
     )
-    return reject_network("cannot read the config of this checkpoint", format_error(error), repair)
+    return reject_network("cannot read the config of this checkpoint", format_error(error), fix)
 
 
 def reject_transformers_config(part: Transformers, error: Exception) -> Rejection:
@@ -158,7 +158,7 @@ def reject_transformers_weights(part: Transformers, error: Exception) -> Rejecti
             kind="raises",
             expected="is an architecture, and has no weights",
             got="pretrained: true",
-            repair=f"name a checkpoint, transformers/OWNER/{part.name}-…, or set pretrained: false",
+            fix=f"name a checkpoint, transformers/OWNER/{part.name}-…, or set pretrained: false",
             about="pretrained",
         )
     return reject_pretrained(part.pretrained, error, "of this checkpoint")
