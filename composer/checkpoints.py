@@ -119,7 +119,7 @@ def convert_read_errors(file: str | PathLike[str]) -> Iterator[None]:
 
 
 def _refuse_unwritable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> None:
-    """Raise SpecError for a model that cannot keep all numbers: some have no memory, or share it with others."""
+    """Raise SpecError for a model that has no memory for all numbers."""
     for name, value in wanted.items():
         if not isinstance(value, Tensor):
             message = f"cannot be put into a model whose {name} holds extra state, not a tensor"
@@ -127,21 +127,6 @@ def _refuse_unwritable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> 
         if value.is_meta:
             message = "cannot be put into a model on the meta device"
             raise build_weights_error(file, message, "build the model on the CPU")
-        if _has_overlap(value):
-            message = f"cannot be put into a model whose {name} has several of its numbers in one place"
-            raise build_weights_error(file, message, "give that tensor memory of its own: .clone()")
-
-
-def _has_overlap(tensor: Tensor) -> bool:
-    """Return whether two numbers of a tensor may share memory: a step is not larger than what the smaller ones span."""
-    if tensor.layout is not torch.strided or not tensor.numel():
-        return False
-    reach = 0
-    for step, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if length > 1 and step <= reach:
-            return True
-        reach += step * (length - 1)
-    return False
 
 
 def unwrap_model(module: nn.Module, function: str) -> Model:

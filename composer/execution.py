@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fractions import Fraction
-from inspect import signature
-from math import lcm
+from functools import lru_cache
+from inspect import Parameter, signature
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -51,33 +50,13 @@ class NodeCall(NamedTuple):
 
 
 class OutputNode(NamedTuple):
-    """A feature that the model returns, and what is done to it first.
-
-    `grid` gives the cells per side in whole numbers, (side * times - less) // by; a vector has none. With `whole` the
-    tensor is returned as it is.
-    """
+    """A feature that the model returns, and what is done to it first. With `whole` it is returned as it is."""
 
     node: str
     feature: Feature
     rescale: bool
     interpolate: bool
     whole: bool
-    batch: int
-    axes: tuple[str, ...]
-    grid: tuple[int, int, int] | None
-
-    def shape(self, padded: tuple[int, int]) -> tuple[int, ...] | None:
-        """Return the shape without the batch for a padded image; None if the image's size is symbolic."""
-        if any(type(side) is not int for side in padded):
-            return None
-        sizes = {"c": self.feature.channels, "t": self.feature.frames}
-        if self.grid is not None:
-            # In whole numbers: this runs with every image, and fractions are slow.
-            times, less, by = self.grid
-            sizes["h"], sizes["w"] = ((side * times - less) // by for side in padded)
-            among = 1 if "t" in self.axes else self.feature.frames
-            sizes["n"] = self.feature.prefix + among * sizes["h"] * sizes["w"]
-        return tuple(sizes[axis] for axis in self.axes)
 
 
 def build_input_spec(name: str, feature: Feature) -> InputSpec:
@@ -106,7 +85,8 @@ def build_node_call(node: Node, typed: TypedGraph, modules: Mapping[str, nn.Modu
         inputs=node.positional,
         named=node.named,
         takes_image=isinstance(part, Encoder),
-        takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner].forward),
+        takes_size=not isinstance(part, Encoder)
+        and "image_size" in [p.name for p in _list_parameters(modules[owner].forward)],
         foreign=isinstance(part, Custom),
         frames=typed.features[node.sources[0]][0].frames if per_frame else None,
         batch=tuple(f.axes.split().index("b") for f in typed.features[node.name]) if per_frame else (),
@@ -120,51 +100,34 @@ def _get_extra_names(module: nn.Module, part: Part | Shared | None) -> frozenset
     A `Custom` module has them in its signature, a module of an adapter in its attribute `extras`.
     """
     if isinstance(part, Custom):
-        return _list_keyword_parameters(module.forward)
-    told = getattr(module, "extras", None) if isinstance(part, ProbedEncoder) else None
-    return told if isinstance(told, frozenset) else frozenset()
+        parameters = _list_parameters(module.forward)[1:]
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return None
+        return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+    extras = getattr(module, "extras", None) if isinstance(part, ProbedEncoder) else None
+    return extras if isinstance(extras, frozenset) else frozenset()
 
 
-def _list_keyword_parameters(forward: Callable[..., Any]) -> frozenset[str] | None:
-    """Return the keyword parameters of a `Custom` module after the image; None for any."""
+def _has_image_size(module: nn.Module) -> bool:
+    return any(parameter.name == "image_size" for parameter in _list_parameters(module.forward))
+
+
+def _list_parameters(forward: Callable[..., Any]) -> list[Parameter]:
     try:
-        _, *parameters = signature(forward).parameters.values()
+        return list(signature(forward).parameters.values())
     except ValueError:  # compiled functions may have no signature
-        return frozenset()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
-
-
-def _has_image_size(forward: Callable[..., Any]) -> bool:
-    try:
-        return "image_size" in signature(forward).parameters
-    except ValueError:  # compiled functions may have no signature
-        return False
+        return []
 
 
 def build_output_node(typed: TypedGraph, name: str, feature: Feature) -> OutputNode:
     """Return how a feature of an output, or of an auxiliary output, is returned."""
-    stride = feature.stride
-    axes = feature.axes.split()
     return OutputNode(
         node=name,
         feature=feature,
         rescale=typed.is_rescaled(feature),
-        interpolate=stride != 1 or feature.offset != 0,
-        whole=stride is None or name in typed.embeddings,
-        batch=axes.index("b"),
-        axes=tuple(axis for axis in axes if axis != "b"),
-        grid=None if stride is None else _compute_grid_terms(stride, feature),
+        interpolate=feature.stride != 1 or feature.offset != 0,
+        whole=feature.stride is None or name in typed.embeddings,
     )
-
-
-def _compute_grid_terms(stride: Fraction, feature: Feature) -> tuple[int, int, int]:
-    """Return (times, less, by) with H / stride - offset / stride = (H * times - less) / by, rounded down."""
-    offset = feature.offset / stride
-    by = lcm(stride.numerator, offset.denominator)
-    less = -(by - 1) if feature.rounding == "ceil" else int(offset * by)
-    return int(by / stride), less, by
 
 
 Sides = tuple[int, int]
@@ -364,14 +327,23 @@ def _prepare_output(end: OutputNode, x: Tensor, frame: PadSpec, kept: Sides | No
 
 
 def _check_output_shape(end: OutputNode, x: Tensor, frame: PadSpec) -> None:
-    promised = end.shape(frame.padded)
-    at = end.batch
-    if promised is not None and (*x.shape[:at], *x.shape[at + 1 :]) != promised:
-        shape = (*promised[:at], "b", *promised[at:])
+    # A compiler would trace the fractions, and a symbolic size has none.
+    if torch.compiler.is_compiling() or any(type(side) is not int for side in frame.padded):
+        return
+    at = end.feature.axes.split().index("b")
+    promised = _compute_shape(end.feature, *frame.padded)
+    if (*x.shape[:at], *x.shape[at + 1 :]) != (*promised[:at], *promised[at + 1 :]):
+        shape = (*promised[:at], "b", *promised[at + 1 :])
         raise RuntimeError(
             f"{end.node} promised a feature of shape {shape} and gave {tuple(x.shape)}: "
             f"its contract and its module disagree"
         )
+
+
+@lru_cache
+def _compute_shape(feature: Feature, height: int, width: int) -> tuple[int, ...]:
+    # Cached, because this runs with every image, and fractions are slow.
+    return feature.shape(1, height, width)
 
 
 def _compute_center_start(side: int, padded: int, before: int, kept: int) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from threading import local
-from typing import Any
 
 from attrs import frozen
 from torch import Tensor, nn
@@ -15,8 +14,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from composer.errors import Problem
-from composer.graph import Node
+from composer.errors import SpecError
 from composer.inference import TypedGraph, build_rejection_problem
 from composer.limits import Limits
 from composer.parts import Encoder, Part
@@ -33,53 +31,47 @@ class AllocationLimitError(MemoryError):
     """Raised during a build, where the model needs more memory than is available."""
 
 
-class _RegistrationHooks(local):
-    """The hooks of this thread, called for child modules and for tensors as they are registered."""
+class _Watchers(local):
+    """The functions of this thread that are called with each child module and tensor that a module registers."""
 
     def __init__(self) -> None:
-        self.children: list[Callable[[nn.Module | None], None]] = []
-        self.tensors: list[Callable[[Tensor | None], None]] = []
+        self.active: list[Callable[[nn.Module | Tensor], None]] = []
 
 
-_REGISTRATION_HOOKS = _RegistrationHooks()
+_WATCHERS = _Watchers()
 
 
-def _call_child_hooks(_: nn.Module, __: str, child: nn.Module | None) -> None:
-    for hook in tuple(_REGISTRATION_HOOKS.children):
-        hook(child)
-
-
-def _call_tensor_hooks(_: nn.Module, __: str, tensor: Tensor | None) -> None:
-    for hook in tuple(_REGISTRATION_HOOKS.tensors):
-        hook(tensor)
+def _call_watchers(_: nn.Module, __: str, child: nn.Module | Tensor | None) -> None:
+    if child is not None:
+        for watcher in tuple(_WATCHERS.active):
+            watcher(child)
 
 
 # Registered once: torch iterates over its hooks, so adding or removing one would break a build in another thread.
-register_module_module_registration_hook(_call_child_hooks)
-register_module_parameter_registration_hook(_call_tensor_hooks)
-register_module_buffer_registration_hook(_call_tensor_hooks)
+register_module_module_registration_hook(_call_watchers)
+register_module_parameter_registration_hook(_call_watchers)
+register_module_buffer_registration_hook(_call_watchers)
 
 
 @contextmanager
-def _use_hook(hooks: list[Any], hook: Callable[[Any], None]) -> Iterator[None]:
-    hooks.append(hook)
+def _use_watcher(watcher: Callable[[nn.Module | Tensor], None]) -> Iterator[None]:
+    _WATCHERS.active.append(watcher)
     try:
         yield
     finally:
-        hooks.remove(hook)
+        _WATCHERS.active.remove(watcher)
 
 
-@contextmanager
-def limit_modules() -> Iterator[None]:
+def limit_modules() -> AbstractContextManager[None]:
     """Stop the construction of a network of more than `MAX_MODULES` modules, as a context.
 
     Raises RejectionError, repeatedly where a constructor catches it.
     """
     count = 0
 
-    def count_child(child: nn.Module | None) -> None:
+    def count_child(child: nn.Module | Tensor) -> None:
         nonlocal count
-        count += child is not None
+        count += isinstance(child, nn.Module)
         if count > MAX_MODULES:
             raise RejectionError(
                 Rejection(
@@ -92,32 +84,29 @@ def limit_modules() -> Iterator[None]:
                 )
             )
 
-    with _use_hook(_REGISTRATION_HOOKS.children, count_child):
-        yield
+    return _use_watcher(count_child)
 
 
-@contextmanager
 def limit_bytes(
-    most: int | None, enlarged: Callable[[], None] = lambda: None, large: int = LARGE_MODEL_BYTES
-) -> Iterator[None]:
+    most: int | None, check_size: Callable[[], None] = lambda: None, large: int = LARGE_MODEL_BYTES
+) -> AbstractContextManager[None]:
     """Count the bytes of tensors as modules register them, as a context: that is before the memory is written to.
 
-    Calls `enlarged` once above `large` bytes, and raises AllocationLimitError above `most` bytes.
+    Calls `check_size` once above `large` bytes, and raises AllocationLimitError above `most` bytes.
     """
     total = 0
 
-    def count_tensor(tensor: Tensor | None) -> None:
+    def count_tensor(tensor: nn.Module | Tensor) -> None:
         nonlocal total
-        if tensor is None or tensor.is_meta:
+        if isinstance(tensor, nn.Module) or tensor.is_meta:
             return
         before, total = total, total + tensor.nbytes
         if before <= large < total:
-            enlarged()
+            check_size()
         if most is not None and total > most:
             raise AllocationLimitError(f"it comes to more than {most:,} bytes")
 
-    with _use_hook(_REGISTRATION_HOOKS.tensors, count_tensor):
-        yield
+    return _use_watcher(count_tensor)
 
 
 @frozen
@@ -133,53 +122,59 @@ def count_resources(modules: Mapping[str, nn.Module]) -> dict[str, ResourceUsage
     seen: set[int] = set()
     usage = {}
     for node, network in modules.items():
-        parameters = [tensor for tensor in network.parameters() if id(tensor) not in seen]
-        buffers = [tensor for tensor in network.buffers() if id(tensor) not in seen]
-        tensors = [*parameters, *buffers]
-        seen |= {id(tensor) for tensor in tensors}
-        usage[node] = ResourceUsage(
-            sum(tensor.numel() for tensor in parameters),
-            sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        )
+        tensors = [x for x in (*network.parameters(), *network.buffers()) if id(x) not in seen]
+        seen |= set(map(id, tensors))
+        parameters = sum(x.numel() for x in tensors if isinstance(x, nn.Parameter))
+        usage[node] = ResourceUsage(parameters, sum(x.numel() * x.element_size() for x in tensors))
     return usage
 
 
-def find_limit_problems(typed: TypedGraph, usage: Mapping[str, ResourceUsage], limits: Limits) -> list[Problem]:
-    """Return a problem for each exceeded limit, at the node with the largest share."""
+def raise_rejections(typed: TypedGraph, rejections: Iterable[tuple[str, Rejection]]) -> None:
+    """Raise SpecError for all rejections, each of a node by its name; nothing where there are none."""
+    nodes = {node.name: node for node in typed.order}
     problems = []
+    for name, rejection in rejections:
+        part = nodes[name].part
+        assert isinstance(part, Part)
+        problems.append(build_rejection_problem(typed.graph, nodes[name], part, rejection, typed.features))
+    if problems:
+        raise SpecError(problems)
+
+
+def require_limits(typed: TypedGraph, usage: Mapping[str, ResourceUsage], limits: Limits) -> None:
+    """Raise SpecError with a problem for each exceeded limit, at the node with the largest share."""
+    rejections = []
     for resource, limit in (("parameters", limits.parameters), ("bytes", limits.bytes)):
         counts = {node: getattr(used, resource) for node, used in usage.items()}
         total = sum(counts.values())
-        if limit is None or total <= limit:
-            continue
-        largest = max(counts, key=lambda name: counts[name])
-        refusal = Rejection(
-            code="limit",
-            kind="policy",
-            expected=f"has most of the model's {resource}, of which there may be {limit:,}",
-            got=f"{counts[largest]:,} of {total:,}",
-            fix=f"{_suggest_smaller(typed, largest)}, or allow as many",
-        )
-        problems.append(_build_node_problem(typed, largest, refusal))
-    return problems
+        if limit is not None and total > limit:
+            largest = max(counts, key=lambda name: counts[name])
+            rejection = Rejection(
+                code="limit",
+                kind="policy",
+                expected=f"has most of the model's {resource}, of which there may be {limit:,}",
+                got=f"{counts[largest]:,} of {total:,}",
+                fix=f"{_suggest_smaller(typed, largest)}, or allow as many",
+            )
+            rejections.append((largest, rejection))
+    raise_rejections(typed, rejections)
 
 
-def build_out_of_memory_problem(
+def reject_memory(
     typed: TypedGraph, usage: Mapping[str, ResourceUsage], free: int | None, node: str
-) -> Problem:
-    """Return the problem of a model that does not fit in memory, at its largest node, or at `node` without `usage`."""
+) -> tuple[str, Rejection]:
+    """Reject a model that does not fit in memory, at its largest node, or at `node` without `usage`."""
     largest = max(usage, key=lambda name: usage[name].bytes, default=node)
     total = sum(used.bytes for used in usage.values())
     available = "" if free is None else f", with {_format_bytes(free)} free"
     share = f"{_format_bytes(usage[largest].bytes)} of the model's {_format_bytes(total)}" if usage else ""
-    refusal = Rejection(
+    return largest, Rejection(
         code="limit",
         kind="raises",
         expected="needs more memory than there is",
         got=f"{share}{available}" if usage else "no more",
         fix=_suggest_smaller(typed, largest),
     )
-    return _build_node_problem(typed, largest, refusal)
 
 
 def _format_bytes(count: int) -> str:
@@ -187,15 +182,6 @@ def _format_bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"
 
 
-def _build_node_problem(typed: TypedGraph, name: str, refusal: Rejection) -> Problem:
-    node = _find_node(typed, name)
-    assert isinstance(node.part, Part)
-    return build_rejection_problem(typed.graph, node, node.part, refusal, typed.features)
-
-
 def _suggest_smaller(typed: TypedGraph, name: str) -> str:
-    return "choose a smaller network" if isinstance(_find_node(typed, name).part, Encoder) else "use fewer channels"
-
-
-def _find_node(typed: TypedGraph, name: str) -> Node:
-    return next(node for node in typed.order if node.name == name)
+    part = next(node.part for node in typed.order if node.name == name)
+    return "choose a smaller network" if isinstance(part, Encoder) else "use fewer channels"

@@ -187,7 +187,7 @@ def test_too_little_memory_is_no_damage(read, monkeypatch):
     def build(*_):
         raise MemoryError
 
-    monkeypatch.setattr("composer.tensors.files._build_object", build)
+    monkeypatch.setattr("composer.tensors.pickles._build_object", build)
     with pytest.raises(MemoryError):
         read(WHOLE)
 

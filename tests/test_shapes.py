@@ -74,13 +74,6 @@ def test_a_call_gives_the_same_shape_and_layout(first, call):
     assert (given.shape, given.stride()) == (expected.shape, expected.stride())
 
 
-def test_what_is_known_is_not_computed():
-    x = torch.ones(2, 3, device="meta")
-    with ShapeInferenceMode():
-        assert F.relu(x) is x
-        assert (x + x) is x
-
-
 def test_shapes_that_do_not_fit_still_raise():
     """Branches of a network that meet at other sizes than they should are found by this."""
     with ShapeInferenceMode(), pytest.raises(RuntimeError, match="broadcast"):
@@ -89,17 +82,9 @@ def test_shapes_that_do_not_fit_still_raise():
 
 UNFIT = {
     "batch norm, mean": lambda x: F.batch_norm(x, meta(4), meta(4)),
-    "batch norm, weight": lambda x: F.batch_norm(x, meta(6), meta(6), meta(4), meta(6)),
-    "batch norm, bias": lambda x: F.batch_norm(x, meta(6), meta(6), weight=meta(6), bias=meta(4)),
     "batch norm of one value": lambda x: F.batch_norm(x[:, :, :1, :1], None, None, training=True),
-    "group norm, groups": lambda x: F.group_norm(x, 4),
-    "group norm, weight": lambda x: F.group_norm(x, 2, meta(4)),
-    "group norm of one value": lambda x: F.group_norm(x[:, :, :1, :1], 6),
     "layer norm": lambda x: F.layer_norm(x, (4,)),
-    "layer norm, weight": lambda x: F.layer_norm(x, (5,), meta(4)),
-    "layer norm, bias": lambda x: F.layer_norm(x, (5,), bias=meta(4)),
     "layer norm of two axes": lambda x: F.layer_norm(x, (5, 5)),
-    "convolution": lambda x: F.conv2d(x, meta(3, 4, 1, 1)),
 }
 
 
@@ -110,12 +95,4 @@ def test_weights_that_do_not_fit_raise_what_torch_raises(call):
         call(x)
     with ShapeInferenceMode(), pytest.raises(expected.type) as raised:
         call(x)
-    assert str(raised.value) == str(expected.value)
-
-
-def test_a_transposed_convolution_of_other_channels_raises_what_torch_raises_of_numbers():
-    with pytest.raises(RuntimeError) as expected:
-        F.conv_transpose2d(torch.ones(1, 6, 5, 5), torch.ones(4, 3, 2, 2))
-    with ShapeInferenceMode(), pytest.raises(RuntimeError) as raised:
-        F.conv_transpose2d(meta(1, 6, 5, 5), meta(4, 3, 2, 2))
     assert str(raised.value) == str(expected.value)

@@ -15,7 +15,8 @@ import composer
 from composer.checkpoints import load_weights
 from composer.errors import SpecError
 from composer.tensors import UnreadableError
-from composer.tensors.files import MAX_PICKLE_BYTES, read_tensor_file
+from composer.tensors.files import read_tensor_file
+from composer.tensors.pickles import MAX_PICKLE_BYTES
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
-from functools import cache
-from inspect import signature
 from math import lcm, prod
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature
-from composer.modules.base import SeededGenerator
+from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature, Features
+from composer.modules.base import CallMode, SeededGenerator
 from composer.parts import EncoderInfo
 from composer.parts.base import Channels
 from composer.parts.rules import Rejection, RejectionError
@@ -58,20 +55,6 @@ def find_patch_size(network: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-@frozen
-class LevelLayout:
-    """The axes of a level, its channels, its prefix tokens and its frames."""
-
-    axes: str
-    channels: int
-    prefix: int = 0
-    frames: int = 1
-
-    def build_feature(self, stride: Fraction) -> Feature:
-        """Return the feature of this layout with `stride` pixels a cell."""
-        return Feature(channels=self.channels, stride=stride, axes=self.axes, prefix=self.prefix, frames=self.frames)
-
-
 @define
 class ShapeProbe:
     """Runs an encoder on images of any size, and keeps the exception of the last run and the layouts of the levels.
@@ -92,12 +75,12 @@ class ShapeProbe:
     frames: int | None = field(default=None, kw_only=True)
     token_frames: int = field(default=1, kw_only=True)
     error: Exception | None = field(default=None, init=False)
-    layouts: tuple[LevelLayout, ...] | None = field(default=None, init=False)
+    layouts: Features | None = field(default=None, init=False)
     steady: bool = field(default=True, init=False)
 
     def __attrs_post_init__(self) -> None:
         if self.widths is not None:
-            self.layouts = tuple(LevelLayout(self.axes or MAP, width) for width in self.widths)
+            self.layouts = tuple(Feature(axes=self.axes or MAP, channels=width) for width in self.widths)
 
     def compute_grids(self, height: int, width: int) -> Grids | None:
         """Return the grids of all levels for an image of (height, width); None where the network does not take it."""
@@ -108,16 +91,16 @@ class ShapeProbe:
         except Exception as error:  # whatever a network raises at a size that it does not take
             self.error = error
             return None
-        layouts = tuple(layout for layout, _ in levels)
-        if any(layout.prefix < 0 for layout in layouts):
+        layouts = tuple(layout for layout, _ in levels if layout is not None)
+        if len(layouts) < len(levels):
             return None
         self.layouts = self.layouts or layouts
         self.steady = self.steady and layouts == self.layouts
         return tuple(grid for _, grid in levels) if layouts == self.layouts else None
 
-    def build_features(self, strides: Iterable[Fraction]) -> tuple[Feature, ...]:
+    def build_features(self, strides: Iterable[Fraction]) -> Features:
         """Return the features of the levels that were measured, with these strides."""
-        return tuple(layout.build_feature(stride) for layout, stride in zip(self.layouts or (), strides, strict=True))
+        return tuple(evolve(layout, stride=stride) for layout, stride in zip(self.layouts or (), strides, strict=True))
 
     def _make_input(self, height: int, width: int) -> Any:
         if isinstance(self.channels, int):
@@ -131,17 +114,21 @@ class ShapeProbe:
         # Uninitialised memory may hold NaN, and some networks draw at random by the values of the image.
         return torch.zeros(1, *shape, device=self.device)
 
-    def _measure_level(self, x: Any, height: int, width: int) -> tuple[LevelLayout, tuple[int, int]]:
+    def _measure_level(self, x: Any, height: int, width: int) -> tuple[Feature | None, tuple[int, int]]:
+        """Return the layout and the grid of a level; no layout where there are fewer tokens than cells."""
         if not isinstance(x, Tensor) or x.dim() not in (3, 4):
             raise TypeError(f"it gives {f'a tensor of {x.dim()} axes' if isinstance(x, Tensor) else type(x).__name__}")
         if x.dim() == 4:
             axes = self.axes or (MAP if height * x.shape[3] == width * x.shape[2] else CHANNELS_LAST)
             shape = dict(zip(axes.split(), x.shape, strict=True))
-            return LevelLayout(axes, shape["c"]), (shape["h"], shape["w"])
+            return Feature(axes=axes, channels=shape["c"]), (shape["h"], shape["w"])
         # The number of tokens alone does not tell rows from columns.
         rows, columns = self.patch or (height, width)
         grid = height // rows, width // columns
-        return LevelLayout(TOKENS, x.shape[2], x.shape[1] - self.token_frames * prod(grid), self.token_frames), grid
+        prefix = x.shape[1] - self.token_frames * prod(grid)
+        if prefix < 0:
+            return None, grid
+        return Feature(axes=TOKENS, channels=x.shape[2], prefix=prefix, frames=self.token_frames), grid
 
 
 MAX_IMAGE_NUMBERS = 2**26
@@ -195,106 +182,28 @@ def _find_min_side(grids_at: GridFunction, strides: tuple[Fraction, ...], multip
     return multiple * -(-known // multiple)
 
 
-class CPULinspace(TorchFunctionMode):
+class CPULinspace(CallMode):
     """A context in which `torch.linspace` has values on any device: many networks read the drop rate of each block
     off such a tensor.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Return `func` of its arguments, on the CPU where it is `torch.linspace`."""
-        return func(*args, **{**(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {})})
+        return func(*args, **kwargs | ({"device": "cpu"} if func is torch.linspace else {}))
 
 
-SHAPE_PRESERVING: frozenset[Callable[..., Any]] = frozenset(
-    (F.dropout, F.relu, F.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.silu, F.gelu,
-     F.sigmoid, F.hardswish, F.hardsigmoid, torch.relu, torch.relu_, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_)
-)  # fmt: skip
-"""Functions that return the shape and memory format of their first argument."""
+class ShapeInferenceMode(CallMode):
+    """A context in which norms return what they are given: on the meta device they take most of the time."""
 
-BROADCASTING: frozenset[Callable[..., Any]] = frozenset(
-    (Tensor.add, Tensor.add_, Tensor.mul, Tensor.mul_, Tensor.sub, Tensor.div, torch.add, torch.mul)
-)
-"""The same, where the second argument broadcasts to the first."""
-
-NORMS: frozenset[Callable[..., Any]] = frozenset((F.batch_norm, F.group_norm, F.layer_norm))
-"""The same, where the weights are of the right shape."""
-
-TRANSPOSED_CONVS: frozenset[Callable[..., Any]] = frozenset(
-    (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-)
-"""Convolutions whose channels torch does not compare on the meta device."""
-
-
-class ShapeInferenceMode(TorchFunctionMode):
-    """A context in which functions that keep the shape and memory format of a tensor return it, uncomputed."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Return `func` of its arguments, or the first of them where the result has its shape and memory format."""
-        if (func in SHAPE_PRESERVING and _is_plain(args[:1])) or (func in BROADCASTING and _is_plain(args[:2])):
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Return `func` of its arguments, or the first of them where that has its shape and memory format."""
+        if func is F.layer_norm and args[0].shape[-1:] == tuple(args[1]):
+            return args[0].contiguous()
+        if func is F.batch_norm and args[1] is not None and len(args[1]) == args[0].shape[1] and _is_plain(args[0]):
             return args[0]
-        if func in NORMS and args and isinstance(args[0], Tensor):
-            named = {**dict(zip(_list_parameter_names(func), args, strict=False)), **(kwargs or {})}
-            if func is F.layer_norm and _is_valid_layer_norm(args[0], named):
-                return args[0].contiguous()
-            if func is not F.layer_norm and _is_plain(args[:1]) and _is_valid_channel_norm(args[0], named):
-                return args[0]
-        if func in TRANSPOSED_CONVS and len(args) > 1:
-            _check_channels(args[0], args[1])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
-@cache
-def _list_parameter_names(func: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(signature(func).parameters)
-
-
-def _is_valid_layer_norm(x: Tensor, arguments: Mapping[str, Any]) -> bool:
-    shape = tuple(arguments["normalized_shape"])
-    weights = (arguments.get("weight"), arguments.get("bias"))
-    return tuple(x.shape[-len(shape) :]) == shape and all(w is None or tuple(w.shape) == shape for w in weights)
-
-
-def _is_valid_channel_norm(x: Tensor, arguments: Mapping[str, Any]) -> bool:
-    """Return True for a batch or group norm over the channels of `x`, with more than one value to each."""
-    groups = arguments.get("num_groups", 1)
-    if x.dim() < 2 or arguments.get("training") or x.shape[1] % groups or x.numel() == groups:
-        return False
-    names = ("running_mean", "running_var", "weight", "bias")
-    return all(arguments.get(name) is None or tuple(arguments[name].shape) == (x.shape[1],) for name in names)
-
-
-def _check_channels(x: Tensor, weight: Tensor) -> None:
-    channels = x.shape[1 - weight.dim()]
-    if channels != weight.shape[0]:
-        raise RuntimeError(
-            f"Given transposed=1, weight of size {list(weight.shape)}, expected input{list(x.shape)} to have "
-            f"{weight.shape[0]} channels, but got {channels} channels instead"
-        )
-
-
-def _is_plain(operands: Sequence[Any]) -> bool:
-    """Return True where the first operand is in a usual memory format and the others broadcast to it."""
-    if not operands or not isinstance(operands[0], Tensor):
-        return False
-    first = operands[0]
-    usual = first.is_contiguous() or (first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last))
-    return usual and all(
-        _is_broadcastable(other.shape, first.shape) for other in operands[1:] if isinstance(other, Tensor)
-    )
-
-
-def _is_broadcastable(shape: torch.Size, target: torch.Size) -> bool:
-    pairs = zip(reversed(shape), reversed(target), strict=False)
-    return len(shape) <= len(target) and all(side in (1, wanted) for side, wanted in pairs)
+def _is_plain(x: Tensor) -> bool:
+    """Return whether a tensor is in one of the usual memory formats, which a norm over channels keeps."""
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))

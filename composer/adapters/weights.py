@@ -139,3 +139,13 @@ def reject_weights(expected: str, error: Exception, fix: str, source: Pretrained
         # torch lists mismatches from its second line on; the first few names are enough to recognise the network.
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}"
     return Rejection(code="weights", kind="raises", expected=expected, got=got, fix=fix, about="pretrained")
+
+
+def reject_pretrained(source: Pretrained, error: Exception, published: str) -> Rejection:
+    """Build the rejection of the weights of a file, or of those that a library publishes; `source` is the field."""
+    file = get_weights_file(source)
+    if file is None:
+        named, fix = published, "check the connection, give the path of a weights file, or set pretrained: false"
+    else:
+        named, fix = file[0], "give the path of a weights file that fits this network"
+    return reject_weights(f"cannot load the weights {named}", error, fix, source)

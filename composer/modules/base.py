@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from composer.graph import get_module_path
-from composer.layouts import Feature, Features
-from composer.parts.validators import FINAL_ACTIVATIONS
+from composer.layouts import Features
 
 
 @singledispatch
@@ -72,7 +71,25 @@ class _GlobalGeneratorState(local):
 _GLOBAL_GENERATOR = _GlobalGeneratorState()
 
 
-class SeededGenerator(TorchFunctionMode):
+class CallMode(TorchFunctionMode):
+    """A context in which `call` is called in place of every function of torch."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return `call` of a function and its arguments."""
+        return self.call(func, args, {**kwargs} if kwargs else {})
+
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Return the result of `func`."""
+        raise NotImplementedError
+
+
+class SeededGenerator(CallMode):
     """A context in which this thread draws random numbers on the CPU from a new generator, seeded with `seed`.
 
     The numbers equal those of torch's global generator after the same seed. The global one is neither seeded nor used,
@@ -84,20 +101,13 @@ class SeededGenerator(TorchFunctionMode):
         super().__init__()
         self._generator = torch.Generator().manual_seed(seed)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call `func`, with the generator where it draws and has none."""
-        kwargs = kwargs or {}
         if not _is_random(func):
             return func(*args, **kwargs)
         if func not in _WITHOUT_GENERATOR_ARGUMENT:
             if kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
-                kwargs = {**kwargs, "generator": self._generator}
+                kwargs["generator"] = self._generator
         elif kwargs.get("training", True) and not _GLOBAL_GENERATOR.now:
             with self._swap_global_generator():
                 return func(*args, **kwargs)
@@ -131,15 +141,10 @@ def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return torch.device(device).type in ("cpu", "meta")
 
 
-_ACTIVATION_CLASSES: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in FINAL_ACTIVATIONS}
-
-
 def build_activation(name: str) -> nn.Module:
-    """Build the activation of torch with this name. Softmax is over the channels, axis 1.
-
-    Raises KeyError for a name that is not in `FINAL_ACTIVATIONS`.
-    """
-    return nn.Softmax(dim=1) if name == "Softmax" else _ACTIVATION_CLASSES[name]()
+    """Build the activation of torch with a name of `FINAL_ACTIVATIONS`. Softmax is over the channels, axis 1."""
+    built: nn.Module = nn.Softmax(dim=1) if name == "Softmax" else getattr(nn, name)()
+    return built
 
 
 def build_conv_norm_act(incoming: int, outgoing: int, kernel: int, dilation: int = 1) -> nn.Module:
@@ -152,11 +157,6 @@ def build_conv_norm_act(incoming: int, outgoing: int, kernel: int, dilation: int
             act=nn.ReLU(inplace=True),
         )
     )
-
-
-def is_same_grid(one: Feature, other: Feature) -> bool:
-    """Return whether two maps have equal sizes for every image size, so that neither has to be resized."""
-    return (one.stride, one.rounding, one.offset) == (other.stride, other.rounding, other.offset)
 
 
 def resize_like(x_BCHW: Tensor, like: Tensor, mode: str, *, align_corners: bool | None = None) -> Tensor:
@@ -262,23 +262,11 @@ def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor
 
 def attach_modules(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     """Attach modules to `root` by their names, with containers between."""
-    tree: dict[str, Any] = {}
     for name, module in modules.items():
-        *above, last = get_module_path(name)
-        branch = tree
-        for segment in above:
-            branch = branch.setdefault(segment, {})
-        branch[last] = module
-    for name, child in _build_containers(tree):
-        root.add_module(name, child)
-
-
-def _build_containers(tree: Mapping[str, Any]) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in tree.items():
-        yield name, child if isinstance(child, nn.Module) else _build_container(dict(_build_containers(child)))
-
-
-def _build_container(children: Mapping[str, nn.Module]) -> nn.Module:
-    if list(children) == [str(index) for index in range(len(children))]:
-        return nn.ModuleList(children.values())
-    return nn.ModuleDict(children)
+        *above, last = path = get_module_path(name)
+        parent = root
+        for segment, following in zip(above, path[1:], strict=True):
+            if segment not in parent._modules:
+                parent.add_module(segment, nn.ModuleList() if following == "0" else nn.ModuleDict())
+            parent = parent.get_submodule(segment)
+        parent.add_module(last, module)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from composer.modules.base import (
     AdaptiveAveragePool,
     build_activation,
     build_conv_norm_act,
-    is_same_grid,
     make_contiguous_for_training,
     module,
     resize_like,
@@ -107,15 +105,13 @@ class _Blocks(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(decoder, *widths) for widths in zip(incoming, skips, decoder.channels, strict=True)
         )
-        self.grows = tuple(not is_same_grid(*pair) for pair in pairwise(coarse_to_fine))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         x_BCHW, *skips = reversed(features)
         # All blocks but the last take a finer map; the last one refines the finest grid.
         *joining, last = self.blocks
-        for block, skip_BCHW, grows in zip(joining, skips, self.grows, strict=True):
-            x_BCHW = resize_like(x_BCHW, skip_BCHW, "nearest") if grows else x_BCHW
-            x_BCHW = block(torch.cat([x_BCHW, skip_BCHW], dim=1))
+        for block, skip_BCHW in zip(joining, skips, strict=True):
+            x_BCHW = block(torch.cat([resize_like(x_BCHW, skip_BCHW, "nearest"), skip_BCHW], dim=1))
         y_BCHW: Tensor = last(x_BCHW)
         return y_BCHW
 
@@ -209,10 +205,6 @@ class UperNet(nn.Module):
             self.lateral_convs.append(build_conv_norm_act(channels, width, 1))
             self.fpn_convs.append(build_conv_norm_act(width, width, 3))
         self.fpn_bottleneck = build_conv_norm_act(len(features) * width, width, 3)
-        # Scaled maps are always resized; the first map is on its own grid in any case.
-        self.as_next_finer = tuple(not self.scales and is_same_grid(*pair) for pair in pairwise(features))
-        others = (not self.scales and is_same_grid(features[0], f) for f in features[1:])
-        self.as_finest = (True, *others)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return one map `(b, channels, h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
@@ -220,20 +212,20 @@ class UperNet(nn.Module):
         laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, finer, strict=True)]
         laterals.append(self._pool_pyramid(coarsest))
         for level in reversed(range(len(finer))):
-            above = self._resize_like(laterals[level], laterals[level + 1], same=self.as_next_finer[level])
-            laterals[level] = laterals[level] + above
+            laterals[level] = laterals[level] + self._resize_like(laterals[level], laterals[level + 1])
         levels = [fpn(x) for fpn, x in zip(self.fpn_convs, laterals[:-1], strict=True)] + laterals[-1:]
-        aligned = [self._resize_like(levels[0], x, same=same) for x, same in zip(levels, self.as_finest, strict=True)]
+        first, *others = levels
+        aligned = [first, *(self._resize_like(first, x) for x in others)]
         return (self.fpn_bottleneck(torch.cat(aligned, dim=1)),)
 
     def _pool_pyramid(self, x_BCHW: Tensor) -> Tensor:
         """Fuse the coarsest map with its averages over grids of a few cells."""
-        averages = [self._resize_like(x_BCHW, pooling(x_BCHW), same=False) for pooling in self.psp_modules]
+        averages = [self._resize_like(x_BCHW, pooling(x_BCHW)) for pooling in self.psp_modules]
         fused: Tensor = self.bottleneck(torch.cat([x_BCHW, *averages], dim=1))
         return fused
 
-    def _resize_like(self, like: Tensor, x_BCHW: Tensor, *, same: bool) -> Tensor:
-        return x_BCHW if same else resize_like(x_BCHW, like, "bilinear", align_corners=self.align_corners)
+    def _resize_like(self, like: Tensor, x_BCHW: Tensor) -> Tensor:
+        return resize_like(x_BCHW, like, "bilinear", align_corners=self.align_corners)
 
 
 @module.register(LinearDecoder)
@@ -276,8 +268,10 @@ class MLP(nn.Module):
         return mixed
 
 
+@module.register(ASPPSegmentationHead)
+@module.register(ASPPRegressionHead)
 class ASPP(nn.Module):
-    """Fuse convolutions of several dilations with the mean over the whole map, and drop out whole channels."""
+    """Fuse convolutions of several dilations with the mean over the whole map, and compute scores or numbers."""
 
     def __init__(self, head: ASPPSegmentationHead | ASPPRegressionHead, features: Features) -> None:
         super().__init__()
@@ -285,28 +279,29 @@ class ASPP(nn.Module):
         incoming, width = sum(f.channels for f in chosen), head.channels
         self.positions = head.positions
         self.align_corners = head.align_corners
-        self.as_first = tuple(is_same_grid(chosen[0], f) for f in chosen)
         # Modules are made in this order because published seeds were.
         self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), build_conv_norm_act(incoming, width, 1))
         self.aspp_modules = _Branches(incoming, width, head.dilations)
         self.bottleneck = build_conv_norm_act((len(head.dilations) + 1) * width, width, 3)
         self.dropout = nn.Dropout2d(head.head_dropout_ratio) if head.head_dropout_ratio else nn.Identity()
+        if isinstance(head, ASPPSegmentationHead):
+            self.last, outputs = "conv_seg", head.num_classes
+        else:
+            self.last, outputs = "conv_reg", head.out_channels
+        self.add_module(self.last, nn.Conv2d(head.channels, outputs, kernel_size=1))
 
-    def fuse(self, features: Sequence[Tensor]) -> Tensor:
-        """Return one map `(b, channels, h, w)` on the grid of the first of the chosen maps `(b, c_i, h_i, w_i)`."""
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one map `(b, outputs, h, w)` on the grid of the first of the chosen maps `(b, c_i, h_i, w_i)`."""
         x_BCHW = self._concat_maps(features)
         # Interpolating a single cell repeats it.
         mean_BCHW = self.image_pool(x_BCHW).expand(-1, -1, *x_BCHW.shape[-2:])
-        fused: Tensor = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *self.aspp_modules(x_BCHW)], dim=1)))
-        return fused
+        fused = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *self.aspp_modules(x_BCHW)], dim=1)))
+        return (getattr(self, self.last)(fused),)
 
     def _concat_maps(self, features: Sequence[Tensor]) -> Tensor:
-        maps = [features[index] for index in self.positions]
-        aligned = [
-            x if same else resize_like(x, maps[0], "bilinear", align_corners=self.align_corners)
-            for x, same in zip(maps, self.as_first, strict=True)
-        ]
-        return aligned[0] if len(aligned) == 1 else torch.cat(aligned, dim=1)
+        first, *others = (features[index] for index in self.positions)
+        resized = (resize_like(x, first, "bilinear", align_corners=self.align_corners) for x in others)
+        return torch.cat([first, *resized], dim=1) if others else first
 
 
 class _Branches(nn.Module):
@@ -319,29 +314,3 @@ class _Branches(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> list[Tensor]:
         return [branch(x_BCHW) for branch in self.model_sequence]
-
-
-@module.register(ASPPSegmentationHead)
-class ASPPSegmentation(ASPP):
-    """Compute class scores for each cell."""
-
-    def __init__(self, head: ASPPSegmentationHead, features: Features) -> None:
-        super().__init__(head, features)
-        self.conv_seg = nn.Conv2d(head.channels, head.num_classes, kernel_size=1)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return class scores `(b, num_classes, h, w)` on the grid of the first of the chosen maps."""
-        return (self.conv_seg(self.fuse(features)),)
-
-
-@module.register(ASPPRegressionHead)
-class ASPPRegression(ASPP):
-    """Compute numbers for each cell."""
-
-    def __init__(self, head: ASPPRegressionHead, features: Features) -> None:
-        super().__init__(head, features)
-        self.conv_reg = nn.Conv2d(head.channels, head.out_channels, kernel_size=1)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return numbers `(b, out_channels, h, w)` on the grid of the first of the chosen maps."""
-        return (self.conv_reg(self.fuse(features)),)

@@ -9,11 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from composer.errors import format_error
 from composer.layouts import Features
 from composer.modules.base import SeededGenerator, module
-from composer.parts import Custom
+from composer.parts import Custom, EncoderInfo
 from composer.parts.rules import Rejection, RejectionError, compute_implied_sizes
-from composer.sizes import Conflict, SizeConstraint, intersect
+from composer.sizes import Conflict, intersect
 from composer.tensors.matching import LoadedWeights
 
 COMPILED = "_orig_mod"
@@ -53,17 +54,25 @@ def _find_only_child(module: nn.Module) -> str | None:
 
 
 class TransparentWrapper(nn.Module):
-    """Wrap a network in a module with another `forward`, with the network's own parameters, buffers and children.
+    """Wrap a network in a module that returns its levels, with its own parameters, buffers and children.
 
     The network is not a child of the wrapper, so the state dict has the names that published checkpoints use.
+    `indices` select levels; by default all are returned.
     """
 
     loaded_weights: LoadedWeights | None = None
+    indices: Sequence[int] | None
     _network: tuple[Any]
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, indices: Sequence[int] | None = None) -> None:
         super().__init__()
         vars(self).update(get_shared_module_state(network))
+        self.indices = indices
+
+    def forward(self, *images: Any, **extras: Any) -> tuple[Tensor, ...]:
+        """Return each level, as the network gives it."""
+        levels = self.network(*images, **extras)
+        return tuple(levels if self.indices is None else (levels[index] for index in self.indices))
 
     @property
     def network(self) -> Any:
@@ -97,8 +106,7 @@ class TimmEncoder(TransparentWrapper):
 
     def __init__(self, network: Any, indices: Sequence[int], *, tokens: bool = False, norm: bool = False) -> None:
         levels = network.prune_intermediate_layers(list(indices), prune_norm=not norm, prune_head=True)
-        super().__init__(network)
-        self.indices = list(levels)
+        super().__init__(network, list(levels))
         self.tokens = tokens
         # Two networks of timm have no such argument.
         self._normed = {"norm": True} if norm else {}
@@ -115,52 +123,49 @@ class TimmEncoder(TransparentWrapper):
 
 @module.register(Custom)
 def _(part: Custom, _: Features) -> nn.Module:
-    """Return the module itself, checked by a forward pass of a small image, in eval mode without gradients.
-
-    Raises RejectionError where its outputs are not as declared. The module is not changed.
-    """
+    """Return the module itself. Raises RejectionError where its outputs are not as declared."""
     network = part.module
-    if not isinstance(network, nn.Module):
-        raise RejectionError(_reject_declaration("must hold a torch.nn.Module", repr(network)))
-    height, width = _find_small_custom_size(part)
-    expected = [f.shape(1, height, width) for f in part.features]
-    try:
-        shapes = _measure_custom_shapes(
-            network, (part.channels, *([part.frames] if part.frames else []), height, width)
-        )
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise RejectionError(
-            _reject_declaration(f"must take an image of {height} × {width}, which its sizes admit", reason)
-        ) from error
-    if shapes != expected:
-        raise RejectionError(
-            _reject_declaration(f"declares {expected} for an image of {height} × {width}", str(shapes))
-        )
-    return network
+    is_module = isinstance(network, nn.Module)
+    mismatch = find_mismatch(network, part.info) if is_module else ("must hold a torch.nn.Module", repr(network))
+    if mismatch is not None:
+        expected, got = mismatch
+        fix = "correct features= or sizes="
+        raise RejectionError(Rejection(code="features", kind="wrong_output", expected=expected, got=got, fix=fix))
+    return part.module  # type: ignore[no-any-return]
 
 
-def _find_small_custom_size(part: Custom) -> tuple[int, int]:
-    """Return a small valid size; not square if possible, to tell rows from columns."""
-    sizes = intersect([("sizes", part.sizes), *(("features", compute_implied_sizes(f)) for f in part.features)])
+def find_mismatch(network: nn.Module, info: EncoderInfo) -> tuple[str, str] | None:
+    """Run an encoder on a small image, in eval mode and without gradients; it is left as it was.
+
+    Return None where it gives the features of `info`, else what it must do and what it does instead.
+    """
+    sizes = intersect([("sizes", info.sizes), *(("features", compute_implied_sizes(f)) for f in info.features)])
     if isinstance(sizes, Conflict):
-        raise RejectionError(
-            _reject_declaration(
-                f"declares features and sizes that exclude each other: {sizes.first_sizes}", str(sizes.second_sizes)
-            )
-        )
-    assert isinstance(sizes, SizeConstraint)
+        return f"declares features and sizes that exclude each other: {sizes.first_sizes}", str(sizes.second_sizes)
     least = sizes.compute_padded_size(1, 1)
     assert least is not None
-    return sizes.compute_padded_size(least[0], 2 * least[1]) or least
+    # Not square if possible, to tell rows from columns.
+    height, width = sizes.compute_padded_size(least[0], 2 * least[1]) or least
+    size = f"an image of {height} × {width}"
+    expected = _format_shapes(feature.shape(1, height, width) for feature in info.features)
+    try:
+        shapes = _format_shapes(tuple(x.shape) for x in _run_on_zeros(network, info, height, width))
+    except Exception as error:  # whatever a network raises
+        return f"must take {size}", format_error(error)
+    return None if shapes == expected else (f"must give {expected} for {size}", shapes)
 
 
-def _measure_custom_shapes(network: nn.Module, size: tuple[int, ...]) -> list[tuple[int, ...]]:
-    parameter = next(network.parameters(), torch.empty(0))
-    image = torch.zeros(1, *size, dtype=parameter.dtype, device=parameter.device)
+def _run_on_zeros(network: nn.Module, info: EncoderInfo, height: int, width: int) -> Sequence[Tensor]:
+    like = next(network.parameters(), torch.empty(0))
+    shape = (*(() if info.frames is None else (info.frames,)), height, width)
+    images = {name: like.new_zeros(1, channels, *shape) for name, channels in info.inputs}
     with torch.no_grad(), SeededGenerator(), use_eval_mode(network):
-        out = network(image)
-    return [tuple(x.shape) for x in ([out] if isinstance(out, Tensor) else out)]
+        out = network(images or like.new_zeros(1, info.channels, *shape))
+    return [out] if isinstance(out, Tensor) else list(out)
+
+
+def _format_shapes(shapes: Iterable[tuple[int, ...]]) -> str:
+    return ", ".join(" × ".join(map(str, shape)) for shape in shapes)
 
 
 @contextmanager
@@ -173,9 +178,3 @@ def use_eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for child, mode in modes:
             child.training = mode
-
-
-def _reject_declaration(expected: str, got: str) -> Rejection:
-    return Rejection(
-        code="features", kind="wrong_output", expected=expected, got=got, fix="correct features= or sizes="
-    )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.layouts import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
-from composer.modules.base import is_same_grid, module, resize_like
+from composer.modules.base import module, resize_like
 from composer.parts import (
     AddBottleneckLayer,
     AddFeatures,
@@ -75,39 +74,36 @@ class TokensToMaps(nn.Module):
             raise ValueError(f'takes tokens "{TOKENS}" and maps "{MAP}" (got {[f.axes for f in features]})')
         self.dropped = tuple(f.prefix if neck.remove_cls_token else 0 for f in features)
         self.frames = tuple(neck.effective_time_dim or f.frames for f in features)
-        self.strides = tuple(_compute_stride_terms(f) for f in features)
+        self.strides = tuple(map(compute_stride_terms, features))
 
     def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return a map for each tensor; `image_size` is the reference's height and width in pixels."""
         layouts = zip(features, self.dropped, self.frames, self.strides, strict=True)
-        return tuple(
-            x
-            if stride is None
-            else _reshape_to_map(x[..., dropped:, :], frames, _compute_grid_size(image_size, stride))
-            for x, dropped, frames, stride in layouts
-        )
+        return tuple(reshape_to_map(*layout, image_size) for layout in layouts)
 
 
-def _compute_stride_terms(feature: Feature) -> tuple[int, int, int] | None:
-    """Return the numerator and denominator of the stride of tokens, and the cells lost at the border; None for a map.
+StrideTerms = tuple[int, int, int]
+"""Numerator and denominator of a stride, and the cells lost at the border: integers, to multiply symbolic sizes by."""
 
-    Integers, because a symbolic size can be multiplied with them.
-    """
+
+def compute_stride_terms(feature: Feature) -> StrideTerms | None:
+    """Return the stride of tokens; None for a map."""
     if "n" not in feature.axes:
         return None
     assert feature.stride is not None
     return feature.stride.numerator, feature.stride.denominator, int(to_exact_grid(feature).offset / feature.stride)
 
 
-def _compute_grid_size(image_size: tuple[int, int], stride: tuple[int, int, int]) -> tuple[int, int]:
-    height, width = image_size
+def reshape_to_map(x: Tensor, dropped: int, frames: int, stride: StrideTerms | None, size: tuple[int, int]) -> Tensor:
+    """Return a map of the tokens `x_BNC` behind the first `dropped`, with their frames among the channels.
+
+    Tokens per frame `x_BTNC` become a map per frame. Without a stride, `x` is a map already.
+    """
+    if stride is None:
+        return x
     pixels, cells, lost = stride
-    return height * cells // pixels - lost, width * cells // pixels - lost
-
-
-def _reshape_to_map(x: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-    """Return a map of `x_BNC` with its frames among the channels, or a map per frame of `x_BTNC`."""
-    x_BTHWC = x.reshape(x.shape[0], frames, *grid, x.shape[-1])
+    rows, columns = (side * cells // pixels - lost for side in size)
+    x_BTHWC = x[..., dropped:, :].reshape(x.shape[0], frames, rows, columns, x.shape[-1])
     x_BTCHW = x_BTHWC.permute(0, 1, 4, 2, 3)
     # Contiguous, because convolutions copy it otherwise, and an export with symbolic sizes cannot tell whether it is.
     return (x_BTCHW if x.dim() == 4 else x_BTCHW.flatten(1, 2)).contiguous()
@@ -315,13 +311,12 @@ class FPN(nn.Module):
         for block in (*self.inner_blocks, *self.layer_blocks):
             nn.init.kaiming_uniform_(block[0].weight, a=1)
             nn.init.zeros_(block[0].bias)
-        self.as_next_finer = tuple(is_same_grid(*pair) for pair in pairwise(features))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return a map `(b, width, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
         *finer, total = (inner(x) for inner, x in zip(self.inner_blocks, features, strict=True))
         totals = [total]
-        for x, same in zip(reversed(finer), reversed(self.as_next_finer), strict=True):
-            total = x + (total if same else resize_like(total, x, "nearest"))
+        for x in reversed(finer):
+            total = x + resize_like(total, x, "nearest")
             totals.append(total)
         return tuple(layer(x) for layer, x in zip(self.layer_blocks, reversed(totals), strict=True))

@@ -286,13 +286,15 @@ class Custom(Encoder):
     frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
     sizes: SizeConstraint = field(default=ANY_SIZE, validator=_validate_sizes, kw_only=True)
 
+    @property
+    def info(self) -> EncoderInfo:
+        """Return what is declared of the module."""
+        return EncoderInfo(features=self.features, channels=self.channels, frames=self.frames, sizes=self.sizes)
+
 
 @contract.register(Custom)
 def _(encoder: Custom, image: Features) -> ContractResult:
-    facts = EncoderInfo(
-        features=encoder.features, channels=encoder.channels, frames=encoder.frames, sizes=encoder.sizes
-    )
-    return contract(facts, image)
+    return contract(encoder.info, image)
 
 
 def require_one_image(image: Features) -> Rejection | None:

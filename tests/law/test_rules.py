@@ -162,6 +162,6 @@ def test_a_declaration_that_lies_is_found_when_it_is_built():
         composer.build(graph)
 
     assert str(caught.value) == (
-        "error[features] encoder: Custom declares [(1, 3, 1, 2)] for an image of 4 × 8 "
-        "(got [(1, 3, 2, 4)]).\n  fix: correct features= or sizes="
+        "error[features] encoder: Custom must give 1 × 3 × 1 × 2 for an image of 4 × 8 "
+        "(got 1 × 3 × 2 × 4).\n  fix: correct features= or sizes="
     )

@@ -125,8 +125,8 @@ def test_a_wrong_offset_is_seen_when_the_module_is_built():
     with pytest.raises(composer.SpecError) as caught:
         composer.build(composer.chain(wrong, EmbeddingHead()))
     assert str(caught.value) == (
-        "error[features] encoder: Custom declares [(1, 4, 5, 10), (1, 8, 1, 3)] for an image of 11 × 22 (got "
-        "[(1, 4, 5, 10), (1, 8, 2, 4)]).\n  fix: correct features= or sizes="
+        "error[features] encoder: Custom must give 1 × 4 × 5 × 10, 1 × 8 × 1 × 3 for an image of 11 × 22 (got "
+        "1 × 4 × 5 × 10, 1 × 8 × 2 × 4).\n  fix: correct features= or sizes="
     )
 
 

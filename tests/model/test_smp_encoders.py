@@ -217,7 +217,7 @@ def test_a_file_that_does_not_fit_is_one_problem(spoiled, published, tmp_path):
     file = spoiled(published, tmp_path)
     problem = refused(SmpEncoder(NAME, pretrained=file))
     assert problem.message.startswith(f"smp/{NAME} cannot load the weights {file} (got ")
-    assert problem.fix == "give the path of a weights file that fits this encoder, or one of imagenet"
+    assert problem.fix == "give the path of a weights file that fits this network"
     assert not (tmp_path / "written").exists()
 
 
@@ -239,7 +239,7 @@ def offline(monkeypatch, tmp_path):
     ("pretrained", "named"),
     [
         pytest.param(True, "that smp publishes for it", id="default"),
-        pytest.param("imagenet", "imagenet", id="set"),
+        pytest.param("imagenet", "that smp publishes for it", id="set"),
     ],
 )
 def test_without_a_connection_there_is_one_problem(offline, pretrained, named):
@@ -253,9 +253,9 @@ def test_a_set_that_is_not_published_is_one_problem():
     problem = refused(SmpEncoder("resnet18", pretrained="imagnet"))
     assert problem.message == (
         "smp/resnet18 cannot load the weights imagnet (got FileNotFoundError: "
-        "there is no such file, and no set of weights of this name)."
+        "there is no such file, and no set of weights of this name; the sets are imagenet, ssl, swsl)."
     )
-    assert problem.fix == ("give the path of a weights file that fits this encoder, or one of imagenet, ssl, swsl")
+    assert problem.fix == "give the path of a weights file that fits this network"
 
 
 def test_an_encoder_that_pools_cannot_be_dilated():

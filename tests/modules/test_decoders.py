@@ -573,12 +573,3 @@ def test_what_scales_is_made_first():
     neck = module(LearnedInterpolateToPyramidal(), FOUR)
 
     assert all(torch.equal(value, state[name]) for name, value in neck.named_parameters())
-
-
-def test_maps_of_one_grid_are_not_resized(monkeypatch):
-    decoder = made(UNetDecoder(channels=(8, 8, 8)), ALIKE)
-    monkeypatch.setattr(F, "interpolate", None)
-
-    (y_BCHW,) = decoder(fed(ALIKE))
-
-    assert y_BCHW.shape == (2, 8, HEIGHT // 16, WIDTH // 16)

@@ -4,7 +4,6 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from composer.layouts import Feature
@@ -71,15 +70,6 @@ def test_gives_what_torchvision_gives(features):
 
     expected = reference(OrderedDict((str(place), x) for place, x in enumerate(given)))
     assert all(torch.equal(y, x) for y, x in zip(out, expected.values(), strict=True))
-
-
-def test_maps_of_one_grid_are_not_resized(monkeypatch):
-    alike = (level(4, 8), level(6, 8))
-    monkeypatch.setattr(F, "interpolate", None)
-
-    out = ours(alike)([torch.randn(f.shape(2, 64, 64)) for f in alike])
-
-    assert [tuple(y.shape) for y in out] == [(2, 5, 8, 8)] * 2
 
 
 def test_what_is_coarse_is_seen_in_all_finer_maps():

@@ -250,7 +250,7 @@ def test_what_hinders_every_law_is_an_error_of_its_own(one, message):
         check_contract(one)
 
     told = message or (
-        f"cannot build the module of {one!r}: it raises a rejection: it declares [(1, 9, 1, 2)] for an image of 2 × 4 "
-        '(got [(1, 8, 1, 2)])\n  input  map "b c h w" (4 channels, stride 1), 1 image of 2 × 2'
+        f"cannot build the module of {one!r}: it raises a rejection: it must give 1 × 9 × 1 × 2 for an image of 2 × 4 "
+        '(got 1 × 8 × 1 × 2)\n  input  map "b c h w" (4 channels, stride 1), 1 image of 2 × 2'
     )
     assert str(caught.value) == told

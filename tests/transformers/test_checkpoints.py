@@ -114,7 +114,7 @@ def test_a_file_that_does_not_fill_the_network_is_one_problem(folder, change, sa
     file, _ = of_classifier(folder, change)
     problem = refused(Transformers("resnet", options=SMALL, pretrained=file))
     assert problem.message == f"transformers/resnet cannot load the weights {file} (got {said})."
-    assert problem.fix == "give the path of a weights file that fits this network, or set pretrained: false"
+    assert problem.fix == "give the path of a weights file that fits this network"
 
 
 def test_of_two_networks_in_a_file_one_is_chosen(folder):
@@ -171,9 +171,7 @@ def test_weights_that_are_not_there_are_one_problem(folder):
         f"transformers/{folder} cannot load the weights of this checkpoint (got FileNotFoundError: there is neither "
         f"model.safetensors nor pytorch_model.bin in {folder})."
     )
-    assert problem.fix == (
-        "check the connection, give the path of a folder that holds the checkpoint, or set pretrained: false"
-    )
+    assert problem.fix == ("check the connection, give the path of a weights file, or set pretrained: false")
     assert problem.place.path == "encoder.pretrained"
 
 

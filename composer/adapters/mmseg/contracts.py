@@ -25,6 +25,7 @@ from composer.parts.rules import (
     scale_stride,
     to_exact_grid,
 )
+from composer.sizes import ANY_SIZE
 
 GN_GROUPS = GROUPS
 
@@ -50,12 +51,13 @@ NORMALIZED_WIDTHS = (
 
 @frozen
 class Call:
-    """A head's arguments and inputs, and the positions of the inputs that it uses."""
+    """A head's arguments and inputs, and the positions of the inputs that it uses: `several`, or one."""
 
     name: str
     arguments: Mapping[str, Any]
     features: Features
     positions: tuple[int, ...]
+    several: bool
 
     @property
     def maps(self) -> Features:
@@ -69,15 +71,15 @@ def build_call(head: Mmseg, features: Features) -> Call:
     index = arguments["in_index"]
     several = head.name in MULTI_MAP_HEADS or arguments.get("input_transform") == "resize_concat"
     positions = index if isinstance(index, tuple) else tuple(range(len(features))) if several else (index,)
-    return Call(head.name, arguments, features, positions)
+    return Call(head.name, arguments, features, positions, several)
 
 
 @frozen
 class Rule:
-    """The contract of a head: its own checks, and its output, by default at the grid of the first map that it uses."""
+    """The contract of a head: its own checks, and the feature whose grid its scores have, mostly the first it uses."""
 
     checks: tuple[Callable[[Call], Rejection | None], ...] = ()
-    infer: Callable[[Call], Outputs] = lambda call: _build_outputs(call.maps[0], call)
+    infer_grid: Callable[[Call], Feature] = lambda call: call.maps[0]
 
 
 @contract.register(Mmseg)
@@ -86,7 +88,7 @@ def _(head: Mmseg, features: Features) -> ContractResult:
     call, rule = build_call(head, features), RULES.get(head.name, Rule())
     if rejection := (
         require_known_arguments(head, known, ignored)
-        or _require_in_index_type(head, call.arguments)
+        or _require_in_index_type(head, call)
         or require_indices(features, call.positions, "in_index")
     ):
         return rejection
@@ -94,20 +96,22 @@ def _(head: Mmseg, features: Features) -> ContractResult:
     used = call.maps[-1:] if call.arguments.get("add_lateral") is False else call.maps
     if rejection := require_maps(used) or _require_groups(call):
         return rejection
-    return next((rejection for check in rule.checks if (rejection := check(call))), None) or rule.infer(call)
+    if rejection := next((rejection for check in rule.checks if (rejection := check(call))), None):
+        return rejection
+    scores = evolve(rule.infer_grid(call), channels=head.num_classes)
+    # Each convolution of SETRUPHead is followed by a resize, which is exact for a whole grid only.
+    sizes = compute_exact_multiple(call.maps[0]) if head.name == "SETRUPHead" else ANY_SIZE
+    return Outputs(features=[scores], sizes=sizes)
 
 
-def _require_in_index_type(head: Mmseg, arguments: Mapping[str, Any]) -> Rejection | None:
-    index = arguments["in_index"]
-    several = head.name in MULTI_MAP_HEADS or arguments.get("input_transform") == "resize_concat"
-    if isinstance(index, tuple) and not several:
-        rejection = reject_argument(
-            "in_index", "takes one map, so in_index is a whole number", index, index[-1], code="type"
-        )
-        concatenates = "input_transform" in head.defaults[head.name]
+def _require_in_index_type(head: Mmseg, call: Call) -> Rejection | None:
+    index = call.arguments["in_index"]
+    if isinstance(index, tuple) and not call.several:
+        expected = "takes one map, so in_index is a whole number"
+        rejection = reject_argument("in_index", expected, index, index[-1], code="type")
         change = Change("input_transform", "resize_concat")
-        return evolve(rejection, change=change) if concatenates else rejection
-    if isinstance(head.in_index, int) and several:
+        return evolve(rejection, change=change) if "input_transform" in head.defaults[head.name] else rejection
+    if isinstance(head.in_index, int) and call.several:
         return reject_argument("in_index", "takes several maps, so in_index is a list", index, [index], code="type")
     return None
 
@@ -165,12 +169,8 @@ def _require_first_feature(call: Call) -> Rejection | None:
     first, refined = call.features[0].stride, call.maps[0].stride
     if (rejection := require_maps(call.features[:1])) or first is None or refined is None or first <= refined:
         return rejection
-    return Rejection(
-        code="index",
-        kind="policy",
-        expected="refines a map with the first of all, so that one must not be coarser",
-        got=f"stride {first} for {refined}",
-    )
+    expected = "refines a map with the first of all, so that one must not be coarser"
+    return Rejection(code="index", kind="policy", expected=expected, got=f"stride {first} for {refined}")
 
 
 def _require_squeezable_channels(call: Call) -> Rejection | None:
@@ -228,37 +228,28 @@ def _require_two_classes(call: Call) -> Rejection | None:
     return reject_argument("num_classes", expected, 1, 2, code="value", kind="policy")
 
 
-def _infer_last_grid(call: Call) -> Outputs:
-    return _build_outputs(call.maps[-1], call)
-
-
-def _infer_first_feature_grid(call: Call) -> Outputs:
-    return _build_outputs(call.features[0], call)
-
-
-def _infer_setr(call: Call) -> Outputs:
-    """Return an enlarged grid: each convolution is followed by a resize, which is exact for a whole grid only."""
+def _infer_setr_grid(call: Call) -> Feature:
     first = to_exact_grid(call.maps[0])
-    stride = scale_stride(first.stride, Fraction(1, call.arguments["up_scale"] ** call.arguments["num_convs"]))
-    return evolve(_build_outputs(evolve(first, stride=stride), call), sizes=compute_exact_multiple(first))
+    factor = call.arguments["up_scale"] ** call.arguments["num_convs"]
+    return evolve(first, stride=scale_stride(first.stride, Fraction(1, factor)))
 
 
-def _build_outputs(grid: Feature, call: Call) -> Outputs:
-    return Outputs(features=[evolve(grid, channels=call.arguments["num_classes"])])
+def _get_last_map(call: Call) -> Feature:
+    return call.maps[-1]
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "ANNHead": Rule((_require_two_maps,), _infer_last_grid),
+        "ANNHead": Rule((_require_two_maps,), _get_last_map),
         "CCHead": Rule((_require_squeezable_channels,)),
-        "DepthwiseSeparableASPPHead": Rule((_require_first_feature,), _infer_first_feature_grid),
+        "DepthwiseSeparableASPPHead": Rule((_require_first_feature,), lambda call: call.features[0]),
         "DepthwiseSeparableFCNHead": Rule((_require_one_convolution,)),
-        "EncHead": Rule(infer=_infer_last_grid),
+        "EncHead": Rule(infer_grid=_get_last_map),
         "FCNHead": Rule((_require_matching_width,)),
         "FPNHead": Rule((_require_finest_first,)),
         "GCHead": Rule((_require_squeezable_channels,)),
         "LightHamHead": Rule((_require_ham_split, _require_finest_first)),
-        "SETRUPHead": Rule((_require_matching_width,), _infer_setr),
+        "SETRUPHead": Rule((_require_matching_width,), _infer_setr_grid),
         "STDCHead": Rule((_require_matching_width,)),
         "SegformerHead": Rule((_require_finest_first,)),
         "SegmenterMaskTransformerHead": Rule((_require_attention_split, _require_two_classes)),

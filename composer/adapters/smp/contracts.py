@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from operator import methodcaller
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ from composer.adapters.smp.levels import (
     build_levels,
     is_doubling,
     require_joinable_maps,
-    require_upsampling_factor,
 )
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, Smp, resolve_smp_arguments
 from composer.layouts import MAP, TOKENS, Feature, Features, format_count
@@ -186,7 +186,14 @@ def _require_groups(call: Call) -> Rejection | None:
 
 
 def _require_upsampling_factor(call: Call) -> Rejection | None:
-    return require_upsampling_factor(call.levels)
+    """Reject a last map that cannot be enlarged to level 2 by a factor of one of smp's output strides."""
+    fine, last = call.used
+    factor = scale_stride(last.stride, 1) / scale_stride(fine.stride, 1)
+    fits = factor == 2 or (factor == 4 and call.levels.depth > 3)
+    if fits and to_exact_grid(fine).offset == to_exact_grid(last).offset:
+        return None
+    expected = f"enlarges the last map by {'4 or 2' if call.levels.depth > 3 else '2'}, to meet the map of level 2"
+    return Rejection(code="stride", kind="raises", expected=expected)
 
 
 def _require_max_depth(call: Call) -> Rejection | None:
@@ -240,39 +247,23 @@ def _infer_segformer(call: Call) -> Outputs:
     return Outputs(features=[out], sizes=combine(whole, compute_min_cells(out, 1)))
 
 
-def _select_level_1(levels: Levels) -> Features:
-    return levels.select_from(1)
+_LEVEL_1, _LEVEL_2 = methodcaller("select_from", 1), methodcaller("select_from", 2)
 
-
-def _select_level_2(levels: Levels) -> Features:
-    return levels.select_from(2)
-
-
-def _select_ends(levels: Levels) -> Features:
-    return (levels.select_from(2)[0], levels.features[-1])
-
-
-def _select_last_four(levels: Levels) -> Features:
-    return levels.features[-4:]
-
-
-def _select_last(levels: Levels) -> Features:
-    return levels.features[-1:]
-
+_LAST, _LAST_FOUR = methodcaller("select_last", 1), methodcaller("select_last", 4)
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "Unet": Rule(_select_level_1, "doubled", _infer_unet, depth=1, unused="wrong_output"),
-        "UnetPlusPlus": Rule(_select_level_1, "joined", _infer_level_0, depth=2),
-        "MAnet": Rule(_select_level_1, "joined", _infer_level_0, depth=1),
-        "Linknet": Rule(_select_level_1, "joined", _infer_level_0, (_require_four_channels,), depth=1),
-        "FPN": Rule(_select_last_four, "joined", _infer_exact_grid, (_require_groups,), count=4),
-        "PSPNet": Rule(_select_last, "any", _infer_first_grid, (_require_channel_quarters,), unused=None),
-        "DeepLabV3": Rule(_select_last, "any", _infer_first_grid, unused=None),
-        "DeepLabV3Plus": Rule(_select_ends, "any", _infer_exact_grid, (_require_upsampling_factor,), depth=3),
-        "PAN": Rule(_select_level_2, "ordered", _infer_pan, (_require_max_depth,), depth=3),
-        "UPerNet": Rule(_select_level_2, "ordered", _infer_first_grid, depth=3),
-        "Segformer": Rule(_select_level_1, "ordered", _infer_segformer, depth=3, unused="wrong_output"),
+        "Unet": Rule(_LEVEL_1, "doubled", _infer_unet, depth=1, unused="wrong_output"),
+        "UnetPlusPlus": Rule(_LEVEL_1, "joined", _infer_level_0, depth=2),
+        "MAnet": Rule(_LEVEL_1, "joined", _infer_level_0, depth=1),
+        "Linknet": Rule(_LEVEL_1, "joined", _infer_level_0, (_require_four_channels,), depth=1),
+        "FPN": Rule(_LAST_FOUR, "joined", _infer_exact_grid, (_require_groups,), count=4),
+        "PSPNet": Rule(_LAST, "any", _infer_first_grid, (_require_channel_quarters,), unused=None),
+        "DeepLabV3": Rule(_LAST, "any", _infer_first_grid, unused=None),
+        "DeepLabV3Plus": Rule(Levels.select_ends, "any", _infer_exact_grid, (_require_upsampling_factor,), depth=3),
+        "PAN": Rule(_LEVEL_2, "ordered", _infer_pan, (_require_max_depth,), depth=3),
+        "UPerNet": Rule(_LEVEL_2, "ordered", _infer_first_grid, depth=3),
+        "Segformer": Rule(_LEVEL_1, "ordered", _infer_segformer, depth=3, unused="wrong_output"),
     }
 )
 

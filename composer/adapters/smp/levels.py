@@ -43,6 +43,14 @@ class Levels:
         """Return the features of `level` and of all coarser levels."""
         return self.features[max(level - self.first, 0) :]
 
+    def select_last(self, count: int) -> Features:
+        """Return the last features."""
+        return self.features[-count:]
+
+    def select_ends(self) -> Features:
+        """Return the features of level 2, or the first one that is there, and of the last level."""
+        return (self.select_from(2)[0], self.features[-1])
+
 
 def build_levels(decoder: Smp, features: Features) -> Levels:
     """Return the features as levels; the first is `first_level`, or follows from its stride if that is not set."""
@@ -69,9 +77,7 @@ def is_doubling(strides: Iterable[Fraction]) -> bool:
 def require_joinable_maps(used: Features) -> Rejection | None:
     """Reject maps that do not match the next one doubled: unlike strides that merely double, this raises in smp."""
     strides = [scale_stride(f.stride, 1) for f in used]
-    if strides != sorted(strides):
-        rejection = require_finest_first(used)
-        assert rejection is not None
+    if rejection := require_finest_first(used):
         return evolve(rejection, kind="raises")
     if not is_doubling(strides):
         return Rejection(code="stride", kind="raises", expected="takes maps whose stride doubles from one to the next")
@@ -85,21 +91,3 @@ def require_joinable_maps(used: Features) -> Rejection | None:
         got=f"offsets {', '.join(map(str, offsets))} at whole multiples of the strides",
         fix="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
     )
-
-
-def require_upsampling_factor(levels: Levels) -> Rejection | None:
-    """Reject a last map that DeepLabV3Plus cannot enlarge to level 2 by a factor of one of smp's output strides."""
-    if _has_upsampling_factor(levels):
-        return None
-    return Rejection(
-        code="stride",
-        kind="raises",
-        expected=f"enlarges the last map by {'4 or 2' if levels.depth > 3 else '2'}, to meet the map of level 2",
-    )
-
-
-def _has_upsampling_factor(levels: Levels) -> bool:
-    fine, last = levels.select_from(2)[0], levels.features[-1]
-    factor = scale_stride(last.stride, 1) / scale_stride(fine.stride, 1)
-    fits = factor == 2 or (factor == 4 and levels.depth > 3)
-    return fits and to_exact_grid(fine).offset == to_exact_grid(last).offset

@@ -4,60 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
+from segmentation_models_pytorch import decoders
 from segmentation_models_pytorch.base.initialization import initialize_decoder
-from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder, DeepLabV3PlusDecoder
-from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
-from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
-from segmentation_models_pytorch.decoders.linknet.decoder import LinknetDecoder
-from segmentation_models_pytorch.decoders.manet.decoder import MAnetDecoder
-from segmentation_models_pytorch.decoders.pan.decoder import PANDecoder
-from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
-from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
-from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
 from composer.adapters.probing import CPULinspace, ShapeProbe, find_strides_and_sizes
+from composer.adapters.rejections import convert_errors, reject_all_sizes, reject_network
 from composer.adapters.smp.levels import Levels, build_levels
 from composer.adapters.smp.parts import CENTERED, SMP_DECODER_ARGUMENTS, Smp, SmpEncoder, resolve_smp_arguments
-from composer.adapters.weights import check_reachable, read_file_weights, record_loaded_state, reject_weights
-from composer.layouts import MAP, Feature, Features, format_count
+from composer.adapters.weights import check_reachable, read_file_weights, record_loaded_state, reject_pretrained
+from composer.errors import format_error
+from composer.layouts import MAP, Features
 from composer.modules.base import get_default_device, module, use_default_device
 from composer.modules.encoders import TransparentWrapper
+from composer.modules.necks import compute_stride_terms, reshape_to_map
 from composer.parts import EncoderInfo
 from composer.parts.encoders import get_weights_file
 from composer.parts.registry import drop_warnings
-from composer.parts.rules import Rejection, RejectionError, is_map
+from composer.parts.rules import Rejection, is_map
 from composer.tensors.matching import LoadedWeights, Match, MismatchError, TensorState, match
 
 
-class SmpLevels(TransparentWrapper):
-    """An encoder of smp that gives the levels `indices`, level i at 1 / 2**i of the image's resolution."""
-
-    def __init__(self, network: Any, indices: Sequence[int]) -> None:
-        super().__init__(network)
-        self.indices = tuple(indices)
-
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Each level as `(b, c, h, w)`."""
-        levels = self.network(image_BCHW)
-        return tuple(levels[index] for index in self.indices)
-
-
-def create_smp_encoder(part: SmpEncoder, weights: str | None = None) -> Any:
-    """The network for three channels, without dilation, with the published weights of a set or with random ones."""
+def _create_smp_encoder(part: SmpEncoder, weights: str | None = None) -> Any:
+    """Create the network for three channels, without dilation, with a published set of weights or random ones."""
     with drop_warnings():  # of the names that smp's next version will have, and of tensors on the meta device
         return get_encoder(part.name, depth=part.depth, weights=weights)
 
 
-def set_channels_and_dilation(network: Any, part: SmpEncoder, channels: int, *, weighted: bool) -> Any:
-    """The same network for `channels` channels, dilated where the part asks: as smp adapts its own.
+def _set_channels_and_stride(network: Any, part: SmpEncoder, channels: int, *, weighted: bool) -> Any:
+    """Return the same network for `channels` channels, dilated where the part asks: as smp adapts its own.
 
     Where it is `weighted`, the first layer keeps its weights, over and over for more channels. Raises ValueError
     where smp makes no dilated network of it.
@@ -68,8 +50,16 @@ def set_channels_and_dilation(network: Any, part: SmpEncoder, channels: int, *, 
     return network
 
 
-def list_smp_levels(part: SmpEncoder, network: Any) -> tuple[int, ...]:
-    """The levels that the part gives: not the first unless it says so, and none without channels."""
+def _create_random_smp(part: SmpEncoder, channels: int) -> Any:
+    """Create the network with random weights, also on the meta device, where smp makes a new first layer on the CPU."""
+    device = get_default_device()
+    with CPULinspace() if device == "meta" else nullcontext():
+        network = _create_smp_encoder(part)
+    return _set_channels_and_stride(network, part, channels, weighted=False).to(device)
+
+
+def _list_smp_levels(part: SmpEncoder, network: Any) -> tuple[int, ...]:
+    """Return the levels that the part gives: not the first unless it says so, and none without channels."""
     first = 0 if part.first_level else 1
     return tuple(index for index, width in enumerate(network.out_channels) if index >= first and width)
 
@@ -79,123 +69,90 @@ SMP_DEFAULT_SIZE = (224, 224)
 
 
 def probe(part: SmpEncoder, channels: int) -> EncoderInfo | Rejection:
-    """The facts of an encoder that is fed `channels` channels.
+    """Return the info of an encoder that is fed `channels` channels.
 
-    What its weights expect of the channels is not among them: smp downloads that with the weights.
+    What its weights expect of the channels is not part of it: smp downloads that with the weights.
     """
-    with use_default_device("meta"), CPULinspace():
-        network = create_smp_encoder(part)
     try:
-        # smp makes the new first layer on the CPU, whatever the device.
-        network = set_channels_and_dilation(network, part, channels, weighted=False).to("meta")
+        with use_default_device("meta"):
+            network = _create_random_smp(part, channels)
     except ValueError as error:
-        return _reject_dilation(error)
-    indices = list_smp_levels(part, network)
-    encoder = SmpLevels(network, indices).eval()
+        rejection = reject_network("cannot be dilated", f"smp says {error}", "leave output_stride out")
+        return evolve(rejection, code="argument", about="output_stride")
+    indices = _list_smp_levels(part, network)
     widths = tuple(network.out_channels[index] for index in indices)
-    trial = ShapeProbe(encoder, channels, "meta", MAP, widths)
-    found = find_strides_and_sizes(
-        trial.compute_grids, SMP_DEFAULT_SIZE, tuple(min(2**i, part.output_stride or 32) for i in indices)
-    )
+    trial = ShapeProbe(TransparentWrapper(network, indices).eval(), channels, "meta", MAP, widths)
+    reductions = tuple(min(2**index, part.output_stride or 32) for index in indices)
+    found = find_strides_and_sizes(trial.compute_grids, SMP_DEFAULT_SIZE, reductions)
     if found is None:
-        return _reject_smp_sizes(channels, trial.error)
+        return reject_all_sizes(channels, format_error(trial.error) if trial.error else "other maps than it states", ())
     strides, sizes = found
-    features = [Feature(channels=c, stride=s) for c, s in zip(widths, strides, strict=True)]
+    features = trial.build_features(strides)
     return EncoderInfo(features=features, channels=channels, sizes=sizes, arguments={"levels": indices})
-
-
-def _reject_dilation(error: Exception) -> Rejection:
-    return Rejection(
-        code="argument",
-        kind="raises",
-        expected="cannot be dilated",
-        got=f"smp says {' '.join(str(error).split())[:300]}",
-        fix="leave output_stride out",
-        about="output_stride",
-    )
-
-
-def _reject_smp_sizes(channels: int, error: Exception | None) -> Rejection:
-    return Rejection(
-        code="part",
-        kind="raises",
-        expected=f"runs at no image size tried with {format_count(channels, 'input channel')}",
-        got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}" if error else "other maps than it states",
-        fix="choose another network",
-    )
 
 
 @module.register(SmpEncoder)
 def _(part: SmpEncoder, image: Features, *, facts: EncoderInfo, pretrained: bool = True) -> nn.Module:
-    """The encoder with random weights, or with published ones where the part asks and `pretrained` allows."""
+    """Build the encoder with random weights, or with published ones where the part asks and `pretrained` allows."""
     channels = image[0].channels
     loaded = None
     if pretrained and part.pretrained:
-        try:
+        source = True if part.pretrained in _get_weight_sets(part) else part.pretrained
+        with convert_errors(lambda error: reject_pretrained(source, error, "that smp publishes for it")):
             network, loaded = _create_pretrained_smp(part, channels)
-        except (RejectionError, MemoryError):
-            raise
-        except Exception as error:
-            raise RejectionError(_reject_smp_weights(part, error)) from error
     else:
         network = _create_random_smp(part, channels)
-    # EncoderInfo that were handed in need not say which levels they are of.
-    encoder = SmpLevels(network, dict(facts.arguments).get("levels") or list_smp_levels(part, network))
+    # An EncoderInfo from the user may lack the indices of its levels.
+    encoder = TransparentWrapper(network, dict(facts.arguments).get("levels") or _list_smp_levels(part, network))
     encoder.loaded_weights = loaded
     return encoder
 
 
-def _create_random_smp(part: SmpEncoder, channels: int) -> Any:
-    """The network with random weights, also on the meta device, where smp makes a new first layer on the CPU."""
-    with CPULinspace() if get_default_device() == "meta" else nullcontext():
-        network = create_smp_encoder(part)
-    return set_channels_and_dilation(network, part, channels, weighted=False).to(get_default_device())
-
-
-def list_weight_sets(name: str) -> Mapping[str, Mapping[str, str]]:
-    """The sets of weights that smp publishes for an encoder, the one its models take by default first."""
-    published = encoders[name]["pretrained_settings"]
-    return dict(sorted(published.items(), key=lambda item: item[0] != "imagenet"))
+def _get_weight_sets(part: SmpEncoder) -> Mapping[Any, Mapping[str, str]]:
+    published: Mapping[Any, Mapping[str, str]] = encoders[part.name]["pretrained_settings"]
+    return published
 
 
 def _create_pretrained_smp(part: SmpEncoder, channels: int) -> tuple[Any, LoadedWeights]:
-    """The network with its weights. Raises where they cannot be had, or do not fill the network."""
-    published = list_weight_sets(part.name)
-    name = next(iter(published)) if part.pretrained is True else part.pretrained
+    """Create the network with its weights. Raises where they cannot be loaded, or do not fill the network."""
+    published = _get_weight_sets(part)
+    # smp's models take imagenet by default.
+    default = "imagenet" if "imagenet" in published else next(iter(published))
+    name = default if part.pretrained is True else part.pretrained
     if isinstance(name, str) and name in published:
         at = published[name]
         check_reachable(f"{at['repo_id']}@{at['revision']}", "model.safetensors")
         # smp loads it strictly.
-        return set_channels_and_dilation(create_smp_encoder(part, name), part, channels, weighted=True), LoadedWeights()
+        return _set_channels_and_stride(_create_smp_encoder(part, name), part, channels, weighted=True), LoadedWeights()
     source = get_weights_file(part.pretrained)
     assert source is not None
+    if not Path(source[0]).is_file():
+        sets = ", ".join(sorted(published, key=lambda name: name != default))
+        raise FileNotFoundError(f"there is no such file, and no set of weights of this name; the sets are {sets}")
     return _create_smp_from_file(part, *source, channels)
 
 
 def _create_smp_from_file(part: SmpEncoder, file: str, prefix: str | None, channels: int) -> tuple[Any, LoadedWeights]:
-    """The network with the weights of a file: those of three channels, which smp adapts, or of as many as there are."""
-    if not Path(file).is_file():
-        raise FileNotFoundError("there is no such file, and no set of weights of this name")
+    """Create the network with a file's weights: those of three channels, which smp adapts, or of as many as it has."""
     state = read_file_weights(Path(file))
     failed: list[MismatchError] = []
     for weighted in (True, False) if channels != 3 else (True,):
-        network = (
-            create_smp_encoder(part)
-            if weighted
-            else set_channels_and_dilation(create_smp_encoder(part), part, channels, weighted=False)
-        )
+        network = _create_smp_encoder(part)
+        if not weighted:
+            _set_channels_and_stride(network, part, channels, weighted=False)
         try:
             found = _load_smp_state(network, state, prefix)
         except MismatchError as error:
             failed.append(error)
             continue
-        network = set_channels_and_dilation(network, part, channels, weighted=True) if weighted else network
+        if weighted:
+            _set_channels_and_stride(network, part, channels, weighted=True)
         return network, found.report(file)
     raise max(failed, key=lambda error: error.fitting)
 
 
 def _load_smp_state(network: nn.Module, state: TensorState, prefix: str | None) -> Match:
-    """Fill the network, and return what with. smp takes out of a checkpoint what is a classifier's, and renames."""
+    """Fill the network from a checkpoint; smp removes the tensors of a classifier from it, and renames others."""
 
     def convert(given: dict[str, Tensor]) -> TensorState:
         with record_loaded_state(network) as found:
@@ -206,19 +163,6 @@ def _load_smp_state(network: nn.Module, state: TensorState, prefix: str | None) 
     matched = match(state, wanted, convert, prefix=prefix)
     matched.fill(wanted)
     return matched
-
-
-def _reject_smp_weights(part: SmpEncoder, error: Exception) -> Rejection:
-    known = ", ".join(list_weight_sets(part.name))
-    source = get_weights_file(part.pretrained)
-    named = "that smp publishes for it" if source is None else source[0]
-    published = source is None or part.pretrained in list_weight_sets(part.name)
-    fix = (
-        "check the connection, give the path of a weights file, or set pretrained: false"
-        if published
-        else f"give the path of a weights file that fits this encoder, or one of {known}"
-    )
-    return reject_weights(f"cannot load the weights {named}", error, fix, part.pretrained)
 
 
 class SmpDecoder(nn.Module):
@@ -255,57 +199,50 @@ class SmpDPT(nn.Module):
     def __init__(self, decoder: nn.Module, features: Features) -> None:
         super().__init__()
         self._smp_decoder = decoder
-        self.features = features
+        self.prefixes = tuple(f.prefix for f in features)
+        self.strides = tuple(map(compute_stride_terms, features))
 
     def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return one map for tokens `(b, prefix + h * w, c)` or maps `(b, c, h, w)`; `image_size` is in pixels."""
-        pairs = [_split_map_and_prefix(f, x, image_size) for f, x in zip(self.features, features, strict=True)]
-        return (self._smp_decoder([x_BCHW for x_BCHW, _ in pairs], [prefix_BNC for _, prefix_BNC in pairs]),)
+        layouts = list(zip(features, self.prefixes, self.strides, strict=True))
+        # smp calls view on the maps.
+        maps = [reshape_to_map(x, prefix, 1, stride, image_size).contiguous() for x, prefix, stride in layouts]
+        return (self._smp_decoder(maps, [x[:, :prefix] if prefix else None for x, prefix, _ in layouts]),)
 
 
-def _split_map_and_prefix(feature: Feature, x: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    """Return the map and its prefix tokens, None if it has none."""
-    if "n" not in feature.axes:
-        # smp calls view on it.
-        return x.contiguous(), None
-    assert feature.stride is not None
-    pixels, cells = feature.stride.numerator, feature.stride.denominator
-    height, width = (side * cells // pixels for side in image_size)
-    prefix_BNC, x_BNC = x[:, : feature.prefix], x[:, feature.prefix :]
-    x_BCHW = x_BNC.transpose(1, 2).reshape(x.shape[0], x.shape[2], height, width)
-    return x_BCHW.contiguous(), prefix_BNC if feature.prefix else None
-
-
-_DECODERS: Mapping[str, tuple[Callable[..., nn.Module], str | None]] = {
-    "Unet": (UnetDecoder, "n_blocks"),
-    "UnetPlusPlus": (UnetPlusPlusDecoder, "n_blocks"),
-    "MAnet": (MAnetDecoder, "n_blocks"),
-    "Linknet": (LinknetDecoder, "n_blocks"),
-    "FPN": (FPNDecoder, "encoder_depth"),
-    "PSPNet": (PSPDecoder, None),
-    "DeepLabV3": (DeepLabV3Decoder, None),
-    "DeepLabV3Plus": (DeepLabV3PlusDecoder, "encoder_depth"),
-    "PAN": (PANDecoder, "encoder_depth"),
-    "UPerNet": (UPerNetDecoder, "encoder_depth"),
-    "Segformer": (SegformerDecoder, "encoder_depth"),
+_DECODERS: Mapping[str, Callable[..., nn.Module]] = {
+    "Unet": decoders.unet.decoder.UnetDecoder,
+    "UnetPlusPlus": decoders.unetplusplus.decoder.UnetPlusPlusDecoder,
+    "MAnet": decoders.manet.decoder.MAnetDecoder,
+    "Linknet": decoders.linknet.decoder.LinknetDecoder,
+    "FPN": decoders.fpn.decoder.FPNDecoder,
+    "PSPNet": decoders.pspnet.decoder.PSPDecoder,
+    "DeepLabV3": decoders.deeplabv3.decoder.DeepLabV3Decoder,
+    "DeepLabV3Plus": decoders.deeplabv3.decoder.DeepLabV3PlusDecoder,
+    "PAN": decoders.pan.decoder.PANDecoder,
+    "UPerNet": decoders.upernet.decoder.UPerNetDecoder,
+    "Segformer": decoders.segformer.decoder.SegformerDecoder,
+    "DPT": decoders.dpt.decoder.DPTDecoder,
 }
-"""The class of each decoder, and its name for the number of levels."""
+
+_DEPTH_NAMES = ("n_blocks", "encoder_depth")
+"""The names that decoders have for the number of the last level."""
 
 
 @module.register(Smp)
 def _(part: Smp, features: Features) -> nn.Module:
+    # Some count from the last map, or not at all.
+    counted = part.name not in ("FPN", "PSPNet", "DeepLabV3", "DPT")
+    levels = build_levels(part, features) if counted else Levels(0, features)
     with drop_warnings():  # smp's attention squeezes fewer than 16 channels to none, and torch warns of empty weights
-        if part.name == "DPT":
-            return SmpDPT(_create_dpt(part, features), features)
-        # These count from the last map.
-        levels = Levels(0, features) if part.name in ("FPN", "PSPNet", "DeepLabV3") else build_levels(part, features)
-        create, depth = _DECODERS[part.name]
-        arguments = _rename_arguments(part) | _build_input_arguments(part, levels)
-        decoder = create(**arguments, **({depth: levels.depth} if depth else {}))
-        if not part.name.startswith("DeepLab"):  # which smp leaves as torch initialises them
-            _init_decoder(decoder)
-        dropped = len(features) - len(levels.features)
-        return SmpDecoder(decoder, levels.first, dropped, repeats=not is_map(levels.features[0]))
+        decoder = _DECODERS[part.name](**_rename_arguments(part), **_build_input_arguments(part, levels))
+    if not part.name.startswith("DeepLab"):  # which smp leaves as torch initialises them
+        with torch.no_grad():
+            initialize_decoder(decoder)
+    if part.name == "DPT":
+        return SmpDPT(decoder, features)
+    dropped = len(features) - len(levels.features)
+    return SmpDecoder(decoder, levels.first, dropped, repeats=not is_map(levels.features[0]))
 
 
 def _rename_arguments(part: Smp) -> dict[str, Any]:
@@ -321,9 +258,18 @@ def _rename_arguments(part: Smp) -> dict[str, Any]:
 
 
 def _build_input_arguments(part: Smp, levels: Levels) -> dict[str, Any]:
+    """Return the arguments that depend on the inputs."""
+    widths = [f.channels for f in levels.features]
+    if part.name == "DPT":
+        return {
+            "encoder_out_channels": widths,
+            "encoder_output_strides": [f.stride for f in levels.features],
+            "encoder_has_prefix_tokens": any(f.prefix for f in levels.features),
+        }
     if part.name == "DeepLabV3":
-        return {"in_channels": levels.features[-1].channels}
-    arguments: dict[str, Any] = {"encoder_channels": [0] * levels.first + [f.channels for f in levels.features]}
+        return {"in_channels": widths[-1]}
+    arguments: dict[str, Any] = {"encoder_channels": [0] * levels.first + widths}
+    arguments |= {name: levels.depth for name in _DEPTH_NAMES if name in signature(_DECODERS[part.name]).parameters}
     if part.name in CENTERED:
         arguments["add_center_block" if part.name == "Unet" else "center"] = part.center is True
     if part.name == "DeepLabV3Plus":
@@ -331,19 +277,3 @@ def _build_input_arguments(part: Smp, levels: Levels) -> dict[str, Any]:
         # smp enlarges the last map by 4 for an output stride of 16, and by 2 for 8.
         arguments["output_stride"] = 16 if last.stride and fine.stride and last.stride / fine.stride == 4 else 8
     return arguments
-
-
-def _create_dpt(part: Smp, features: Features) -> nn.Module:
-    decoder = DPTDecoder(
-        encoder_out_channels=[f.channels for f in features],
-        encoder_output_strides=[f.stride for f in features],
-        encoder_has_prefix_tokens=any(f.prefix for f in features),
-        **_rename_arguments(part),
-    )
-    return _init_decoder(decoder)
-
-
-def _init_decoder(decoder: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        initialize_decoder(decoder)
-    return decoder

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
+from attrs.converters import optional
 
 from composer.adapters.rejections import normalize_indices, reject_network
 from composer.errors import suggest
@@ -29,9 +30,9 @@ CATALOGUE = Path(__file__).with_name("timm.jsonl")
 class WeightsInfo:
     """The image size that weights were trained with, and the mean and standard deviation of the bands in 0..1."""
 
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    size: tuple[int, int] = field(converter=tuple)
+    mean: tuple[float, ...] = field(converter=tuple[float, ...])
+    std: tuple[float, ...] = field(converter=tuple[float, ...])
 
 
 @frozen(kw_only=True)
@@ -45,7 +46,7 @@ class Level:
     """
 
     channels: int
-    stride: Fraction
+    stride: Fraction = field(converter=Fraction)
     multiple: int | None
     least: int | None
     offset: int | None = None
@@ -67,17 +68,17 @@ class Entry:
     """
 
     family: str
-    levels: tuple[Level, ...]
-    default: tuple[int, ...]
+    levels: tuple[Level, ...] = field(converter=tuple[Level, ...])
+    default: tuple[int, ...] = field(converter=tuple[int, ...])
     sizes: str
     prefix: int | None
     any_channels: bool
     wrapper: str | None
-    patch: tuple[int, int] | None
+    patch: tuple[int, int] | None = field(converter=optional(tuple))
     parameters: int
     usual: WeightsInfo
     weights: Mapping[str, WeightsInfo]
-    dilated: tuple[int, ...] = ()
+    dilated: tuple[int, ...] = field(default=(), converter=tuple[int, ...])
     rebuilt: int | None = None
 
 
@@ -115,36 +116,23 @@ def find_entry(name: str) -> Entry | None:
     return None if data is None else _parse_entry(data)
 
 
-def _parse_entry(data: Mapping[str, Any]) -> Entry:
+_LEVEL_COLUMNS = {
+    "channels": "channels",
+    "stride": "strides",
+    "multiple": "multiples",
+    "least": "least",
+    "offset": "offsets",
+    "shortest": "shortest",
+}
+"""The fields of a level, each with the name of its column in the file."""
+
+
+def _parse_entry(data: dict[str, Any]) -> Entry:
     absent = [None] * len(data["channels"])
-    columns = {
-        "channels": data["channels"],
-        "stride": map(Fraction, data["strides"]),
-        "multiple": data["multiples"],
-        "least": data["least"],
-        "offset": data.get("offsets") or absent,
-        "shortest": data.get("shortest") or absent,
-    }
-    return Entry(
-        family=data["family"],
-        levels=tuple(Level(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)),
-        default=tuple(data["default"]),
-        sizes=data["sizes"],
-        prefix=data["prefix"],
-        any_channels=data["any_channels"],
-        wrapper=data["wrapper"],
-        patch=None if data["patch"] is None else (data["patch"][0], data["patch"][1]),
-        parameters=data["parameters"],
-        usual=_parse_weights(data["usual"]),
-        weights={tag: _parse_weights(weights) for tag, weights in data["weights"].items()},
-        dilated=tuple(data.get("dilated") or ()),
-        rebuilt=data.get("rebuilt"),
-    )
-
-
-def _parse_weights(data: list[Any]) -> WeightsInfo:
-    size, mean, std = data
-    return WeightsInfo((size[0], size[1]), tuple(mean), tuple(std))
+    rows = zip(*(data.pop(column, None) or absent for column in _LEVEL_COLUMNS.values()), strict=True)
+    levels = [Level(**dict(zip(_LEVEL_COLUMNS, row, strict=True))) for row in rows]
+    weights = {tag: WeightsInfo(*info) for tag, info in data.pop("weights").items()}
+    return Entry(levels=levels, usual=WeightsInfo(*data.pop("usual")), weights=weights, **data)
 
 
 def reject_unknown_network(name: str, version: str, names: Sequence[str]) -> Rejection:

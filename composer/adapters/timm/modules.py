@@ -17,10 +17,10 @@ from timm.models import _builder
 from torch import Tensor, nn
 
 from composer.adapters.rejections import convert_errors
-from composer.adapters.timm.networks import create_timm_network, reject_timm_weights, resolve_timm_levels
+from composer.adapters.timm.networks import create_timm_network, resolve_timm_levels
 from composer.adapters.timm.networks import list_networks as list_networks
 from composer.adapters.timm.networks import probe as probe
-from composer.adapters.weights import check_reachable, read_file_weights, record_loaded_state
+from composer.adapters.weights import check_reachable, read_file_weights, record_loaded_state, reject_pretrained
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module
 from composer.modules.encoders import TimmEncoder
@@ -98,10 +98,12 @@ def _(part: Timm, image: Features, *, facts: EncoderInfo, pretrained: bool = Tru
     channels = image[0].channels
     arguments = {**_drop_classifier(part), **dict(facts.arguments)}
     # An EncoderInfo from the user may lack the indices of its levels.
-    indices = arguments.pop("out_indices", None) or _find_timm_levels(part, channels)
+    indices = arguments.pop("out_indices", None) or resolve_timm_levels(
+        part, create_timm_network(part, channels, "meta"), channels, "meta"
+    )
     if not (pretrained and part.pretrained):
         return _wrap_network(part, create_timm_network(part, channels, get_default_device(), **arguments), indices)
-    with convert_errors(lambda error: reject_timm_weights(part, error)):
+    with convert_errors(lambda error: reject_pretrained(part.pretrained, error, "that timm publishes for it")):
         source = get_weights_file(part.pretrained)
         state = None if source is None else read_file_weights(Path(source[0]))
         if state is None:
@@ -110,7 +112,14 @@ def _(part: Timm, image: Features, *, facts: EncoderInfo, pretrained: bool = Tru
             network = create_timm_network(part, channels, get_default_device(), pretrained=True, **arguments)
         (load,) = loads
         encoder = _wrap_network(part, network, indices)
-        encoder.loaded_weights = _load_timm_weights(part, state, load, encoder)  # type: ignore[assignment]
+        wanted = load.map_tensors(encoder)
+        if source is None or state is None:
+            match(load.convert_published(), wanted).fill(wanted)
+            encoder.loaded_weights = LoadedWeights()  # type: ignore[assignment]
+        else:
+            found = match(state, wanted, load.convert, prefix=source[1])
+            found.fill(wanted)
+            encoder.loaded_weights = found.report(source[0])  # type: ignore[assignment]
     return encoder
 
 
@@ -124,23 +133,6 @@ def _drop_classifier(part: Timm) -> dict[str, int]:
     Without it all 1,371 networks of timm 1.0.31 have the same parameters and buffers left.
     """
     return {} if part.features_only or "num_classes" in dict(part.options) else {"num_classes": 0}
-
-
-def _find_timm_levels(part: Timm, channels: int) -> tuple[int, ...]:
-    return resolve_timm_levels(part, create_timm_network(part, channels, "meta"), channels, "meta")
-
-
-def _load_timm_weights(part: Timm, state: TensorState | None, load: PendingLoad, encoder: nn.Module) -> LoadedWeights:
-    """Fill the encoder with the tensors of a file or those that timm publishes. Raises where they do not match."""
-    wanted = load.map_tensors(encoder)
-    source = get_weights_file(part.pretrained)
-    if state is not None and source is not None:
-        file, prefix = source
-        found = match(state, wanted, load.convert, prefix=prefix)
-        found.fill(wanted)
-        return found.report(file)
-    match(load.convert_published(), wanted).fill(wanted)
-    return LoadedWeights()
 
 
 def _check_published_reachable(part: Timm) -> None:

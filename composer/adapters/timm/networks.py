@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -21,21 +22,19 @@ from composer.adapters.probing import (
 )
 from composer.adapters.rejections import normalize_indices, reject_all_sizes, reject_network, suggest_arguments
 from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
-from composer.adapters.timm.catalogue import reject_unknown_network, reject_unknown_tag
-from composer.adapters.weights import reject_weights
+from composer.adapters.timm.catalogue import SWITCHES, reject_unknown_network, reject_unknown_tag
 from composer.errors import format_error
 from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Features
 from composer.modules.base import use_default_device
 from composer.modules.encoders import TimmEncoder
 from composer.parts import EncoderInfo, Timm
-from composer.parts.encoders import get_weights_file
 from composer.parts.registry import drop_warnings
 from composer.parts.rules import Kind, Rejection, RejectionError
 from composer.parts.validators import to_keyword_arguments
 from composer.resources import limit_modules
 from composer.sizes import SizeConstraint
 
-SIZE_SWITCHES: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+SIZE_SWITCHES: tuple[Mapping[str, bool], ...] = (*SWITCHES.values(), {})
 """The switches by which timm's networks take other image sizes, in the order in which they are tried."""
 
 
@@ -73,7 +72,7 @@ def create_timm_network(part: Timm, channels: int, device: str, **arguments: Any
         return timm.create_model(part.name, **{"in_chans": channels, **get_declared_arguments(part), **arguments})
 
 
-def create_flexible_network(part: Timm, channels: int, device: str) -> tuple[Any, dict[str, bool]]:
+def create_flexible_network(part: Timm, channels: int, device: str) -> tuple[Any, Mapping[str, bool]]:
     """Create the network without weights, and return it with the switch that makes its image size flexible.
 
     Raises as `create_timm_network` does.
@@ -168,14 +167,8 @@ def reject_norm(error: Exception | None) -> Rejection:
     """Reject `norm` where a network has no final norm for its levels, or raises `error` with it."""
     if error is not None:
         return reject_network("cannot apply its final norm to its levels", format_timm_error(error), "leave norm out")
-    return Rejection(
-        code="part",
-        kind="wrong_output",
-        expected="has no final norm that norm could apply",
-        got="levels as they are",
-        fix="leave norm out",
-        about="norm",
-    )
+    expected = "has no final norm that norm could apply"
+    return evolve(reject_network(expected, "levels as they are", "leave norm out", "wrong_output"), about="norm")
 
 
 def reject_img_size(size: tuple[int, int], sizes: SizeConstraint) -> Rejection:
@@ -191,21 +184,10 @@ def reject_img_size(size: tuple[int, int], sizes: SizeConstraint) -> Rejection:
     )
 
 
-def reject_any_size(expected: str, got: str, fix: str, error: Exception | None) -> Rejection:
+def reject_any_size(expected: str, got: str, fix: str, error: Exception | None) -> RejectionError:
     """Reject `any_size` for a network that does not round at every size; `error` is what it raised there, if it did."""
     kind: Kind = "raises" if error else "wrong_output"
-    return Rejection(code="sizes", kind=kind, expected=expected, got=got, fix=fix, about="any_size")
-
-
-def reject_timm_weights(part: Timm, error: Exception) -> Rejection:
-    """Reject weights that cannot be loaded or do not match."""
-    source = get_weights_file(part.pretrained)
-    if source is None:
-        named = "that timm publishes for it"
-        fix = "check the connection, give the path of a weights file, or set pretrained: false"
-    else:
-        named, fix = source[0], "give the path of a weights file that fits this network"
-    return reject_weights(f"cannot load the weights {named}", error, fix, part.pretrained)
+    return RejectionError(Rejection(code="sizes", kind=kind, expected=expected, got=got, fix=fix, about="any_size"))
 
 
 def format_timm_error(error: Exception) -> str:
@@ -304,7 +286,7 @@ def _infer_any_size(
     if known is None or sizes.height is not None:
         trial.compute_grids(*(2 * side for side in usual))
         expected = "works at one image size only"
-        raise RejectionError(reject_any_size(expected, str(sizes), "leave any_size out", trial.error))
+        raise reject_any_size(expected, str(sizes), "leave any_size out", trial.error)
     found = infer_rounding(trial.compute_grids, maps, sizes, max(known))
     if not isinstance(found, RoundingMismatch):
         return found
@@ -317,7 +299,7 @@ def _infer_any_size(
         got = f"{found.grid[0]} × {found.grid[1]} cells of stride {maps[found.level].stride}"
     fix = f"leave any_size out: images are then padded to multiples of {sizes.multiple}"
     got = f"at {found.height} × {found.width}, {got}"
-    raise RejectionError(reject_any_size(expected, got, fix, trial.error))
+    raise reject_any_size(expected, got, fix, trial.error)
 
 
 def probe_tokens(encoder: nn.Module, maps: Features, image_BCHW: Tensor) -> Features:

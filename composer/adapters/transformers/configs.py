@@ -19,7 +19,7 @@ from composer.adapters.rejections import (
     suggest_arguments,
 )
 from composer.adapters.transformers.parts import Transformers
-from composer.adapters.weights import check_reachable, read_limited_text, reject_weights
+from composer.adapters.weights import check_reachable, read_limited_text, reject_pretrained
 from composer.encoder_info import reject_missing
 from composer.errors import format_error, suggest
 from composer.parts.encoders import get_weights_file
@@ -87,14 +87,6 @@ def build_config(part: Transformers, channels: int) -> Any:
     return config
 
 
-def get_checkpoint_source(part: Transformers) -> tuple[str, str | None]:
-    """Return the folder or repository of a checkpoint, and its revision."""
-    if part.folder is not None:
-        return str(part.folder), None
-    name, _, revision = part.name.partition("@")
-    return name, revision or None
-
-
 def _read_config(part: Transformers) -> dict[str, Any]:
     """Return the fields of a checkpoint's config; of an architecture, its model type only."""
     if part.is_architecture:
@@ -107,8 +99,8 @@ def _read_config(part: Transformers) -> dict[str, Any]:
             values = json.loads(read_limited_text(part.folder / "config.json", MAX_CONFIG_BYTES))
         else:
             check_reachable(part.name, "config.json")
-            name, revision = get_checkpoint_source(part)
-            values, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+            name, _, revision = part.name.partition("@")
+            values, _ = PreTrainedConfig.get_config_dict(name, revision=revision or None)
         return {key: value for key, value in dict(values).items() if not _is_code_field(key)}
 
 
@@ -160,8 +152,7 @@ def reject_transformers_sizes(part: Transformers, channels: int, error: Exceptio
 
 def reject_transformers_weights(part: Transformers, error: Exception) -> Rejection:
     """Reject weights that cannot be loaded or do not match."""
-    source = get_weights_file(part.pretrained)
-    if source is None and part.is_architecture:
+    if part.is_architecture and get_weights_file(part.pretrained) is None:
         return Rejection(
             code="weights",
             kind="raises",
@@ -170,10 +161,4 @@ def reject_transformers_weights(part: Transformers, error: Exception) -> Rejecti
             fix=f"name a checkpoint, transformers/OWNER/{part.name}-…, or set pretrained: false",
             about="pretrained",
         )
-    named = "of this checkpoint" if source is None else source[0]
-    fix = (
-        "check the connection, give the path of a folder that holds the checkpoint, or set pretrained: false"
-        if source is None
-        else "give the path of a weights file that fits this network, or set pretrained: false"
-    )
-    return reject_weights(f"cannot load the weights {named}", error, fix, part.pretrained)
+    return reject_pretrained(part.pretrained, error, "of this checkpoint")

@@ -15,7 +15,6 @@ from composer.adapters.probing import CPULinspace, ShapeProbe, find_patch_size, 
 from composer.adapters.rejections import convert_errors
 from composer.adapters.transformers.configs import (
     build_config,
-    get_checkpoint_source,
     reject_transformers_config,
     reject_transformers_sizes,
     reject_transformers_weights,
@@ -109,7 +108,7 @@ def _create_pretrained_transformers(part: Transformers, config: Any) -> tuple[An
     if part.folder is not None:
         network, found = _load_transformers_state(config, read_folder_weights(part.folder), None)
         return network, found.report(str(part.folder))
-    name, revision = get_checkpoint_source(part)
+    name, _, revision = part.name.partition("@")
     if "/" not in name:
         raise FileNotFoundError("an architecture has no weights")
     check_reachable(part.name)
