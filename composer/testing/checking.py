@@ -65,6 +65,10 @@ def _convert_run(run: Any) -> Inputs:
     return Inputs((), tuple(zip(named, features, strict=True))) if named else Inputs(features)
 
 
+def _convert_mapping(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict(values or {})
+
+
 @frozen(kw_only=True)
 class Options:
     """The options of `check_contract`, validated. Raises TypeError and ValueError for invalid ones."""
@@ -73,9 +77,9 @@ class Options:
     laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws)
     without: tuple[str, ...] = field(default=(), converter=_convert_laws)
     examples: int = field(default=DEFAULT_EXAMPLES, validator=WholeNumber())
-    arguments: dict[str, Any] = field(factory=dict, converter=dict)
+    arguments: dict[str, Any] = field(factory=dict, converter=_convert_mapping)
     least: int = field(default=1, validator=WholeNumber())
-    fields: dict[str, Any] = field(factory=dict, converter=dict)
+    fields: dict[str, Any] = field(factory=dict, converter=_convert_mapping)
 
     def __attrs_post_init__(self) -> None:
         if not self.checked_laws:
@@ -123,9 +127,9 @@ def check_contract(
         laws=laws,
         without=without,
         examples=examples,
-        arguments=arguments or {},
+        arguments=arguments,
         least=least,
-        fields=fields or {},
+        fields=fields,
     )
     subjects = collect_subjects(part, options)
     for law in options.checked_laws:
@@ -184,8 +188,6 @@ def _check_runs(runs: st.SearchStrategy[Run], law: str, examples: int) -> None:
     """Check a law on runs of a strategy. Raises ContractViolation for the smallest one that breaks it."""
     check = check_forced_rejection if law == REJECTIONS_LAW else LAWS[law]
 
-    @settings(REPEATABLE, max_examples=examples)
-    @given(runs)
     def check_run(run: Run) -> None:
         try:
             with torch.random.fork_rng(devices=[]):
@@ -196,7 +198,7 @@ def _check_runs(runs: st.SearchStrategy[Run], law: str, examples: int) -> None:
             raise ContractViolation(law, f"{text}\n{error.table}".rstrip()) from error.__cause__
 
     try:
-        check_run()
+        settings(REPEATABLE, max_examples=examples)(given(runs)(check_run))()
     except (ContractViolation, ContractUncheckable) as error:
         vars(error).pop("__notes__", None)  # Hypothesis's; the text has all of it
         raise error.with_traceback(None) from error.__cause__

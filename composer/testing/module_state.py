@@ -30,7 +30,11 @@ def get_state(network: nn.Module) -> tuple[State, State]:
         for key, value in vars(child).items():
             if key not in _MODULE_ATTRIBUTES:
                 (saved if _is_persistent(key, value) else caches)[f"{name}.{key}".lstrip(".")] = value
-    return ({name: _compute_fingerprint(value) for name, value in state.items()} for state in (saved, caches))
+    return _compute_fingerprints(saved), _compute_fingerprints(caches)
+
+
+def _compute_fingerprints(state: Mapping[str, Any]) -> State:
+    return {name: _compute_fingerprint(value) for name, value in state.items()}
 
 
 def _is_persistent(name: str, value: Any) -> bool:
@@ -42,6 +46,7 @@ def _is_persistent(name: str, value: Any) -> bool:
 
 
 def list_changes(before: State, after: State) -> list[str]:
+    """Return the names of the values that differ, have appeared or are gone."""
     return [name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)]
 
 

@@ -294,15 +294,17 @@ CHAIN_NECKS = tuple(part for part in NECKS if part not in JOIN_NECKS)
 MAX_PART_TRIES = 4
 """Parts drawn for a place until one accepts its inputs; the last one is kept in any case."""
 
-GRAPH_SETTINGS = st.fixed_dictionaries({
-    "rescale": st.sampled_from((True, False)),  # booleans would shrink to False
-    "padding": st.builds(
-        Padding,
-        mode=st.sampled_from(("reflect", "replicate", "zeros")),
-        side=st.sampled_from(("both", "end")),
-        multiple=st.sampled_from((1, 1, 32)),
-    ),
-})
+GRAPH_SETTINGS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "rescale": st.sampled_from((True, False)),  # booleans would shrink to False
+        "padding": st.builds(
+            Padding,
+            mode=st.sampled_from(("reflect", "replicate", "zeros")),
+            side=st.sampled_from(("both", "end")),
+            multiple=st.sampled_from((1, 1, 32)),
+        ),
+    }
+)
 
 
 @st.composite
