@@ -247,10 +247,11 @@ def check_gradients(run: Run) -> None:
     counts. Outputs that do not depend on the inputs, and the inputs of an encoder, need no gradient.
     """
     missing = _find_missing_gradients(run)
-    if missing:
-        missing &= _find_missing_gradients(enlarge_run(run), sign=-1)
-    if missing:
-        raise LawError(f"no gradient reaches {', '.join(sorted(missing))}")
+    still_missing = _find_missing_gradients(enlarge_run(run), sign=-1) if missing else set()
+    if still_missing:
+        # Another number of levels may have other names.
+        names = missing & still_missing or missing
+        raise LawError(f"no gradient reaches {', '.join(sorted(names))}")
 
 
 def _find_missing_gradients(run: Run, sign: int = 1) -> set[str]:
