@@ -135,13 +135,15 @@ class _LawItem(pytest.Item):
             pytest.skip(reason)
 
     def _record_properties(self) -> None:
+        from composer.testing.modules import is_plain_neck
         from composer.testing.strategies import list_unvaried_fields
 
         found, node, (subject, *others) = self.parent.found, self.parent.nodeid, self.parent.get_subjects()
         more = f" (and {len(others)} with other fields)" if others else ""
         line = f"{node}: {subject.part!r}{more} {subject.summary}"
         self.user_properties.append((f"composer: {ACCEPTED_INPUTS}", line))
-        if fixed := list_unvaried_fields(found.part, **found.options.fields):
+        fixed = () if is_plain_neck(found.part) else list_unvaried_fields(found.part, **found.options.fields)
+        if fixed:
             line = f"{node}: {', '.join(fixed)}; pass values with the option fields"
             self.user_properties.append((f"composer: {FIXED_FIELDS}", line))
 
