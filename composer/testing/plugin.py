@@ -56,7 +56,10 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         found = [one for name in names for one in find_parts(name, session.config.getoption("--composer-examples"))]
     except NoPartsError as error:
         raise pytest.UsageError(f"--composer-parts: {error}") from error
-    for one in {one.part: one for one in reversed(found)}.values():
+    first: dict[type[Any], DiscoveredPart] = {}
+    for one in found:
+        first.setdefault(one.part, one)
+    for one in first.values():
         nodeid = f"{one.module}::{one.name}"
         items.extend(session.genitems(_PartCollector.from_parent(session, name=one.name, nodeid=nodeid, found=one)))
 
