@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from inspect import Parameter, signature
 from typing import Any
 
-from attrs import field, fields, frozen
-from hypothesis import HealthCheck, Phase, Verbosity, assume, given, settings
-from hypothesis.errors import FailedHealthCheck, Flaky, Unsatisfiable
+import torch
+from attrs import field, frozen
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import FailedHealthCheck
 from torch import nn
 
-from composer.layouts import Feature, Features
+from composer.layouts import Feature, Features, WholeNumber
 from composer.parts import Part, ProbedEncoder
 from composer.parts.base import contract
-from composer.parts.rules import Rejection
-from composer.testing.failures import ContractUncheckable, ContractViolation, SkippedLawWarning, format_failure
-from composer.testing.inputs import ClassifiedInputs, Inputs
-from composer.testing.laws import LAWS, REJECTIONS_LAW, Law, check_forced_rejection
-from composer.testing.modules import ModuleSubject, is_plain_neck
-from composer.testing.runs import MAX_ELEMENTS, compute_min_elements, generate_cases, generate_rejected_cases
-from composer.testing.strategies import FieldValues, sample_declarations
-from composer.testing.subjects import PartSubject, Subject, classify_inputs
+from composer.testing.drawing import Subject, build_subject, generate_forced_runs, generate_runs
+from composer.testing.failures import ContractUncheckable, ContractViolation, LawError, SkippedLawWarning
+from composer.testing.inputs import Inputs
+from composer.testing.laws import LAWS, REJECTIONS_LAW, check_forced_rejection
+from composer.testing.modules import PlainNeck, is_plain_neck
+from composer.testing.runs import Run
+from composer.testing.strategies import REPEATABLE, FieldValues, sample_declarations
 
 ALL_LAWS = (*LAWS, REJECTIONS_LAW)
 
@@ -31,14 +31,13 @@ DEFAULT_EXAMPLES = 20
 MAX_DECLARATIONS = 6
 """Declarations of a class that are checked: the default one, and some with other fields."""
 
-EXAMPLE_INPUTS = "[((Feature(channels=8),),)]"
+EXAMPLE_INPUTS = "inputs=[((Feature(channels=8),),)]"
 
-INPUTS_HINT = "check_contract(…, inputs=…)"
+InputsByRun = Iterable[Sequence[Features] | Mapping[str, Features]]
+"""For each run a sequence of inputs, or a mapping by name; each input is a tuple of features."""
 
 
-def _convert_laws(names: Iterable[str]) -> tuple[str, ...]:
-    if not isinstance(names, Iterable):
-        raise TypeError(f"laws and without must be names of laws (got {names!r})")
+def _convert_laws(names: Any) -> tuple[str, ...]:
     laws = (names,) if isinstance(names, str) else tuple(names)
     for name in laws:
         if name not in ALL_LAWS:
@@ -46,55 +45,40 @@ def _convert_laws(names: Iterable[str]) -> tuple[str, ...]:
     return laws
 
 
-def _convert_inputs(runs: Iterable[Sequence[Features] | Mapping[str, Features]] | None) -> tuple[Inputs, ...] | None:
+def _convert_inputs(runs: InputsByRun | None) -> tuple[Inputs, ...] | None:
     if runs is None:
         return None
-    if not isinstance(runs, Iterable):
-        raise TypeError(f"inputs must be a list of runs, as in inputs={EXAMPLE_INPUTS} (got {runs!r})")
     inputs = tuple(map(_convert_run, runs))
     if not inputs:
-        raise ValueError(f"inputs must hold at least one run, as in inputs={EXAMPLE_INPUTS}")
+        raise ValueError(f"inputs must hold at least one run, as in {EXAMPLE_INPUTS}")
     return inputs
 
 
-def _convert_run(run: Sequence[Features] | Mapping[str, Features]) -> Inputs:
-    several = run.values() if isinstance(run, Mapping) else run
-    if not isinstance(several, Iterable) or not all(map(_are_features, several)):
+def _convert_run(run: Any) -> Inputs:
+    named = run if isinstance(run, Mapping) else {}
+    several = list(run.values() if named else run)
+    if not all(isinstance(features, list | tuple) and set(map(type, features)) == {Feature} for features in several):
         raise TypeError(
-            f"each run in inputs must hold a tuple of features for each input, as in inputs={EXAMPLE_INPUTS} "
-            f"(got {run!r})"
+            f"each run in inputs must hold a tuple of features for each input, as in {EXAMPLE_INPUTS} (got {run!r})"
         )
-    if isinstance(run, Mapping):
-        return Inputs((), tuple((name, tuple(features)) for name, features in run.items()))
-    return Inputs(tuple(map(tuple, run)))
+    features = tuple(map(tuple, several))
+    return Inputs((), tuple(zip(named, features, strict=True))) if named else Inputs(features)
 
 
-def _are_features(thing: object) -> bool:
-    return isinstance(thing, list | tuple) and all(isinstance(entry, Feature) for entry in thing)
-
-
-def _check_count(number: Any) -> int:
-    if type(number) is not int or number < 1:
-        raise ValueError(f"examples and least must be whole numbers of at least 1 (got {number!r})")
-    return number
-
-
-def _convert_mapping(values: Any) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise TypeError(f"arguments and fields must be mappings of names to values (got {values!r})")
-    return dict(values)
+def _convert_mapping(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict(values or {})
 
 
 @frozen(kw_only=True)
 class Options:
-    """The options of `check_contract`, validated."""
+    """The options of `check_contract`, validated. Raises TypeError and ValueError for invalid ones."""
 
     inputs: tuple[Inputs, ...] | None = field(default=None, converter=_convert_inputs)
     laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws)
     without: tuple[str, ...] = field(default=(), converter=_convert_laws)
-    examples: int = field(default=DEFAULT_EXAMPLES, converter=_check_count)
+    examples: int = field(default=DEFAULT_EXAMPLES, validator=WholeNumber())
     arguments: dict[str, Any] = field(factory=dict, converter=_convert_mapping)
-    least: int = field(default=1, converter=_check_count)
+    least: int = field(default=1, validator=WholeNumber())
     fields: dict[str, Any] = field(factory=dict, converter=_convert_mapping)
 
     def __attrs_post_init__(self) -> None:
@@ -107,21 +91,10 @@ class Options:
         return tuple(law for law in self.laws if law not in self.without)
 
 
-def parse_options(options: Mapping[str, Any], examples: int) -> Options:
-    """Return the options that a module has for a part. Raises TypeError and ValueError for invalid ones."""
-    if not isinstance(options, Mapping):
-        raise TypeError(f"options must be a mapping (got {options!r})")
-    known = [option.name for option in fields(Options)]
-    for name in options:
-        if name not in known:
-            raise TypeError(f"unknown option {name!r}: the options are {', '.join(known)}")
-    return Options(**{"examples": examples, **options})
-
-
 def check_contract(
     part: Part | type[Part] | nn.Module | type[nn.Module],
     *,
-    inputs: Iterable[Sequence[Features] | Mapping[str, Features]] | None = None,
+    inputs: InputsByRun | None = None,
     laws: Iterable[str] = ALL_LAWS,
     without: Iterable[str] = (),
     examples: int = DEFAULT_EXAMPLES,
@@ -141,10 +114,8 @@ def check_contract(
         check_contract(PlainNeck, arguments={"out_channels": 8}, without=["precision"])
 
     Each law checks `examples` runs, the same every time: all layouts, pyramids, widths, prefixes, frames and roundings
-    that the part accepts, or those in `inputs` (for each run a sequence of inputs, or a mapping by name; each input is
-    a tuple of features); sizes square and not, even and odd; batches of one to five. `laws` are names in `ALL_LAWS`;
-    those in `without` are left out. An encoder for single images is also checked with frames. Torch's random state is
-    kept.
+    that the part accepts, or those in `inputs`; sizes square and not, even and odd; batches of one to five. `laws` are
+    names in `ALL_LAWS`; those in `without` are left out. Torch's random state is kept.
 
     Raises ContractViolation for the first law that is broken, with the smallest failing run; ContractUncheckable if the
     part accepts no inputs, its contract raises, or its module cannot be built; UndrawableError if no values of a field
@@ -156,9 +127,9 @@ def check_contract(
         laws=laws,
         without=without,
         examples=examples,
-        arguments=arguments or {},
+        arguments=arguments,
         least=least,
-        fields=fields or {},
+        fields=fields,
     )
     subjects = collect_subjects(part, options)
     for law in options.checked_laws:
@@ -166,11 +137,7 @@ def check_contract(
             warnings.warn(reason, SkippedLawWarning, stacklevel=2)
 
 
-ClassifiedSubjects = tuple[tuple[Subject, ClassifiedInputs], ...]
-"""A plain neck, or declarations of a part, each with the inputs that it accepts and rejects."""
-
-
-def collect_subjects(part: Any, options: Options) -> ClassifiedSubjects:
+def collect_subjects(part: Any, options: Options) -> tuple[Subject, ...]:
     """Return the declarations to check, or the plain neck, with their inputs.
 
     Declarations that accept nothing are left out if others accept something. Raises TypeError for something that is
@@ -186,113 +153,52 @@ def collect_subjects(part: Any, options: Options) -> ClassifiedSubjects:
         raise TypeError(f"option 'arguments' needs the class of a plain neck (got {part!r})")
     if options.least > 1 and not is_plain:
         raise TypeError(f"option 'least' needs a plain neck; in a contract, return Outputs(sizes=…) (got {part!r})")
-    subjects = (_build_module_subject(part, options),) if is_plain else _build_part_subjects(part, options)
-    tried = tuple(
-        (subject, classify_inputs(subject, subject.iter_candidates() if options.inputs is None else options.inputs))
-        for subject in subjects
-    )
-    return tuple(one for one in tried if one[1].accepted) or tried[:1]
-
-
-def _build_part_subjects(part: Part | type[Part], options: Options) -> tuple[Subject, ...]:
-    parts = sample_declarations(part, MAX_DECLARATIONS, **options.fields) if isinstance(part, type) else (part,)
+    if is_plain:
+        parts: Sequence[Part] = [PlainNeck(part, options.arguments, options.least)]
+    else:
+        parts = sample_declarations(part, MAX_DECLARATIONS, **options.fields) if is_class else [part]
     if not isinstance(parts[0], ProbedEncoder) and contract.dispatch(type(parts[0])) is contract.dispatch(object):
         name = type(parts[0]).__name__
         raise ContractUncheckable(f"{name} has no contract. Register one: @composer.contract.register({name})")
-    return tuple(map(PartSubject, parts))
+    subjects = [build_subject(one, options.inputs) for one in parts]
+    return tuple(subject for subject in subjects if subject.accepted) or tuple(subjects[:1])
 
 
-def _build_module_subject(neck: nn.Module | type[nn.Module], options: Options) -> Subject:
-    """Build the subject. Raises ContractUncheckable if the class does not accept these arguments."""
-    subject = ModuleSubject(neck, options.arguments, options.least)
-    if not isinstance(neck, type):
-        return subject
-    parameters = list(signature(neck).parameters.values())[1:]
-    missing = [
-        parameter.name
-        for parameter in parameters
-        if parameter.default is Parameter.empty
-        and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        and parameter.name not in options.arguments
-    ]
-    if missing:
-        names = f"arguments {' and '.join(map(repr, missing))} are" if missing[1:] else f"argument {missing[0]!r} is"
-        example = {**options.arguments, **dict.fromkeys(missing, 64)}
-        value = ", ".join(f'"{name}": {value!r}' for name, value in example.items())
-        what = f"cannot construct {neck.__name__}: {names} missing"
-        raise ContractUncheckable(what, neck.__name__, "arguments", f"{{{value}}}")
-    try:
-        signature(neck).bind([8], **options.arguments)
-    except TypeError as error:
-        raise ContractUncheckable(f"cannot construct {subject.name}: {error}") from None
-    return subject
-
-
-def check_law(subjects: ClassifiedSubjects, law: str, examples: int = DEFAULT_EXAMPLES) -> str:
+def check_law(subjects: Sequence[Subject], law: str, examples: int = DEFAULT_EXAMPLES) -> str:
     """Check subjects against a law. Return why it was skipped for all of them, or an empty string.
 
     Raises as `check_contract` does.
     """
-    check = _check_rejections if law == REJECTIONS_LAW else _check_accepted
-    reasons = [check(subject, law, tried, examples) for subject, tried in subjects]
-    return reasons[0] if all(reasons) else ""
+    for subject in subjects:
+        if law != REJECTIONS_LAW and not subject.accepted:
+            what = f"it accepts none of the inputs that were tried ({subject.reason})"
+            raise ContractUncheckable(f"cannot check {subject.part!r}: {what}; pass others, as in {EXAMPLE_INPUTS}")
+    is_checked = False
+    for subject in subjects:
+        if law != REJECTIONS_LAW:
+            _check_runs(generate_runs(subject), law, examples)
+        elif subject.rejected:
+            _check_runs(generate_forced_runs(subject), law, examples)
+        is_checked |= law != REJECTIONS_LAW or bool(subject.rejected) or isinstance(subject.part, PlainNeck)
+    what = "no input that was tried is rejected as 'raises' or 'policy'; pass some that are, with the option inputs"
+    return "" if is_checked else f"{subjects[0].part!r}: law '{law}' skipped: {what}"
 
 
-def _check_accepted(subject: Subject, law: str, tried: ClassifiedInputs, examples: int) -> str:
-    def fail(why: str) -> ContractUncheckable:
-        return ContractUncheckable(f"cannot check {subject.name}: {why}", subject.name, "inputs", EXAMPLE_INPUTS)
+def _check_runs(runs: st.SearchStrategy[Run], law: str, examples: int) -> None:
+    """Check a law on runs of a strategy. Raises ContractViolation for the smallest one that breaks it."""
+    check = check_forced_rejection if law == REJECTIONS_LAW else LAWS[law]
 
-    if not tried.accepted:
-        raise fail(f"it accepts none of the inputs that were tried{f' ({tried.reason})' if tried.reason else ''}")
-    if law == "shapes" and tried.fault:
-        raise ContractViolation(law, format_failure(subject.name, law, tried.fault))
-    fewest = compute_min_elements(subject, tried)
-    if fewest is None:
-        raise fail("no image size fits any input that it accepts")
-    most = max(2 * fewest, MAX_ELEMENTS)
-    try:
-        _run_law(generate_cases(subject, tried, most), LAWS[law], examples)
-    except Unsatisfiable:
-        raise fail(f"almost every input that it accepts has more than {most:,} numbers") from None
-    return ""
-
-
-def _check_rejections(subject: Subject, law: str, tried: ClassifiedInputs, examples: int) -> str:
-    if isinstance(subject, ModuleSubject):
-        return ""
-    skipped = f"{subject.name}: law '{law}' skipped:"
-    if not tried.rejected:
-        return f"{skipped} no input that was tried is rejected; pass some that are, {INPUTS_HINT}"
-    outcomes = map(subject.infer, tried.rejected)
-    if all(isinstance(outcome, Rejection) and outcome.kind == "wrong_output" for outcome in outcomes):
-        return f"{skipped} all rejections are of kind 'wrong_output', which cannot be tested here"
-    try:
-        _run_law(generate_rejected_cases(subject, tried), check_forced_rejection, examples)
-    except Unsatisfiable:
-        return f"{skipped} rejected inputs have more than {MAX_ELEMENTS:,} numbers; pass smaller ones, {INPUTS_HINT}"
-    return ""
-
-
-def _run_law(cases: Any, law: Law, examples: int) -> None:
-    """Run a law on cases of a strategy, and raise its own error for the smallest one that fails."""
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
-        verbosity=Verbosity.normal,
-        backend="hypothesis",
-    )
-    def check_case(case: Any) -> None:
-        assume(case is not None)
-        law(case)
+    def check_run(run: Run) -> None:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)
+                check(run)
+        except LawError as error:
+            text = f"{run.part!r} breaks the law '{law}': {error}.\n  input  {run}"
+            raise ContractViolation(law, f"{text}\n{error.table}".rstrip()) from error.__cause__
 
     try:
-        given(cases)(check_case)()  # type: ignore[no-untyped-call]
+        settings(REPEATABLE, max_examples=examples)(given(runs)(check_run))()
     except (ContractViolation, ContractUncheckable) as error:
         vars(error).pop("__notes__", None)  # Hypothesis's; the text has all of it
         raise error.with_traceback(None) from error.__cause__
@@ -301,8 +207,3 @@ def _run_law(cases: Any, law: Law, examples: int) -> None:
             "check_contract draws its own runs and cannot be called in a test of @given; check_contract(PartClass) "
             "draws declarations too"
         ) from error
-    except Flaky as flaky:
-        errors = (error for error in getattr(flaky, "exceptions", ()) if isinstance(error, ContractViolation))
-        if (first := next(errors, None)) is None:
-            raise
-        raise first.with_traceback(None) from None

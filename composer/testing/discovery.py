@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from inspect import get_annotations, isabstract
 from pathlib import PurePath
@@ -15,7 +15,7 @@ from typing import Any
 from attrs import frozen
 
 from composer.parts import Part
-from composer.testing.checking import DEFAULT_EXAMPLES, Options, parse_options
+from composer.testing.checking import DEFAULT_EXAMPLES, Options
 from composer.testing.failures import format_error, locate_error
 from composer.testing.modules import is_plain_neck
 
@@ -31,36 +31,33 @@ class NoPartsError(ValueError):
 
 @frozen
 class DiscoveredPart:
-    """The class of a part or a plain neck, and its options."""
+    """The class of a part or a plain neck, its name in a module, and its options."""
 
+    module: str
+    name: str
     part: type[Any]
     options: Options
 
 
-def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> dict[str, dict[str, DiscoveredPart]]:
-    """Return the parts and plain necks of a module, by module and name, in order of definition.
+def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> list[DiscoveredPart]:
+    """Return the parts and plain necks of a module, each once, in order of definition.
 
     A package is searched, without its tests and private modules. Parts imported from other packages are left out.
     Raises NoPartsError.
     """
     modules = list(_iter_modules(_import_module(name)))
-    parts: dict[str, dict[str, type[Any]]] = {}
-    seen: set[type[Any]] = set()
+    found: dict[type[Any], tuple[str, str]] = {}
     for module in modules:
-        parts[module.__name__] = {own: part for own, part in _iter_parts(module) if part not in seen}
-        seen.update(parts[module.__name__].values())
-    if not seen:
+        for own, part in _iter_parts(module):
+            found.setdefault(part, (module.__name__, own))
+    if not found:
         raise NoPartsError(
             f"{name} has no parts: it needs a class derived from composer.Encoder, Neck, Decoder or Head, or a module "
             f"with process_channel_list"
         )
-    options = _collect_options(modules, seen, examples)
+    options = _collect_options(modules, found, examples)
     default = Options(examples=examples)
-    return {
-        module: {own: DiscoveredPart(part, options.get(part, default)) for own, part in several.items()}
-        for module, several in parts.items()
-        if several
-    }
+    return [DiscoveredPart(*place, part, options.get(part, default)) for part, place in found.items()]
 
 
 def _import_module(name: str) -> ModuleType:
@@ -83,13 +80,11 @@ def _iter_modules(module: ModuleType) -> Iterator[ModuleType]:
 
 
 def _iter_parts(module: ModuleType) -> Iterator[tuple[str, type[Any]]]:
-    package, seen = module.__name__, set()
     for name, thing in vars(module).items():
-        if not isinstance(thing, type) or isabstract(thing) or name.startswith("_") or thing in seen:
+        if not isinstance(thing, type) or isabstract(thing) or name.startswith("_"):
             continue
-        is_own = f"{thing.__module__}.".startswith(f"{package}.")
+        is_own = f"{thing.__module__}.".startswith(f"{module.__name__}.")
         if is_own and (_is_part_class(thing) or is_plain_neck(thing)):
-            seen.add(thing)
             yield name, thing
 
 
@@ -109,7 +104,9 @@ def _is_part_class(thing: type[Any]) -> bool:
     )
 
 
-def _collect_options(modules: Sequence[ModuleType], parts: set[type[Any]], examples: int) -> dict[type[Any], Options]:
+def _collect_options(
+    modules: Sequence[ModuleType], parts: Collection[type[Any]], examples: int
+) -> dict[type[Any], Options]:
     """Return the options in these modules and in those that define the parts; the first module takes precedence."""
     options: dict[type[Any], Options] = {}
     homes = [sys.modules[part.__module__] for part in parts if part.__module__ in sys.modules]
@@ -118,13 +115,12 @@ def _collect_options(modules: Sequence[ModuleType], parts: set[type[Any]], examp
         place = f"{CHECKS_NAME} of {module.__name__}"
         if not isinstance(checks, Mapping):
             raise NoPartsError(f"{place} must be a mapping of parts to options (got {checks!r})")
+        unknown = [part for part in checks if part not in parts]
+        if unknown and module in modules:
+            raise NoPartsError(f"{place}: unknown part {getattr(unknown[0], '__name__', repr(unknown[0]))}")
         for part, values in checks.items():
-            if part not in parts:
-                if module in modules:
-                    raise NoPartsError(f"{place}: unknown part {getattr(part, '__name__', repr(part))}")
-                continue
             try:
-                options.setdefault(part, parse_options(values, examples))
+                options.setdefault(part, Options(**{"examples": examples, **values}))
             except (TypeError, ValueError) as error:
-                raise NoPartsError(f"{place}, {part.__name__}: {error}") from error
+                raise NoPartsError(f"{place}, {getattr(part, '__name__', part)}: {error}") from error
     return options

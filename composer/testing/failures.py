@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composer.parts.rules import RejectionError
 
@@ -24,66 +24,55 @@ class ContractViolation(AssertionError):
 
 
 class ContractUncheckable(Exception):
-    """A part that cannot be checked: its contract raises, it accepts nothing, or its module cannot be built.
-
-    `option` and `value` are the option of `check_contract` and of `composer_checks` that helps, if one does.
-    """
-
-    def __init__(self, what: str, name: str = "", option: str = "", value: str = "") -> None:
-        self.what, self.option, self.value = what, option, value
-        self.part = name.partition("(")[0]
-        super().__init__(f"{what}. Call check_contract({self.part}, {option}={value})" if option else what)
-
-    @property
-    def text_for_modules(self) -> str:
-        """The text for a module that the pytest plugin checks."""
-        if not self.option:
-            return self.what
-        return f'{self.what}. Add to your module: composer_checks = {{{self.part}: {{"{self.option}": {self.value}}}}}'
+    """A part that cannot be checked: its contract raises, it accepts nothing, or its module cannot be built."""
 
 
 class SkippedLawWarning(UserWarning):
     """A law was not checked, because no input was found to check it with."""
 
 
-def format_failure(name: str, law: str, what: str, case: Any = None, *, details: str = "") -> str:
-    """Return the text of a violation: what is wrong, the input, and details such as shapes."""
-    lines = [f"{name} breaks the law '{law}': {what}."]
-    if case is not None:
-        lines.append(f"  input  {case}")
-    return "\n".join([*lines, *([details] if details else [])])
+class LawError(Exception):
+    """One run of a module breaks a law: what is wrong, and a table with details."""
+
+    def __init__(self, what: str, table: str = "") -> None:
+        super().__init__(what)
+        self.table = table
 
 
-def compare_shapes(expected: Sequence[tuple[int, ...]], outputs: Sequence[Tensor]) -> str:
+def format_shape_table(expected: Sequence[tuple[int, ...]], outputs: Sequence[Tensor]) -> str:
     """Return a table of expected and actual shapes, one row per tensor, with an arrow where they differ."""
-    got = [format_tensor_shape(tuple(x.shape)) for x in outputs]
-    wanted = [format_tensor_shape(shape) for shape in expected]
-    width = max(map(len, ["expected", *wanted]))
-    lines = [f"  {'expected':<{width}}  got"]
-    for left, right in zip_longest(wanted, got, fillvalue="nothing"):
-        lines.append(f"  {left:<{width}}  {right}{'' if left == right else '  ←'}")
-    return "\n".join(lines)
+    rows = [("expected", "got")]
+    shapes = [tuple(x.shape) for x in outputs]
+    for left, right in zip_longest(expected, shapes):
+        texts = ["nothing" if shape is None else format_shape(shape) for shape in (left, right)]
+        rows.append((texts[0], texts[1] if left == right else f"{texts[1]}  ←"))
+    return _format_table(rows)
 
 
-def format_worst_difference(first: tuple[str, Sequence[Tensor]], second: tuple[str, Sequence[Tensor]]) -> str:
+def format_difference(first: tuple[str, Sequence[Tensor]], second: tuple[str, Sequence[Tensor]]) -> str:
     """Return where two labelled runs differ most, with both values; or their shapes, where those differ."""
-    (name, outputs), (other_name, other_outputs) = first, second
-    width = max(len(name), len(other_name))
-    for index, (x, y) in enumerate(zip(outputs, other_outputs, strict=False)):
+    for index, (x, y) in enumerate(zip(first[1], second[1], strict=False)):
         if x.shape == y.shape and not x.equal(y):
             gap = (x.double() - y.double()).abs().nan_to_num(float("inf"))
             place = tuple(int(i) for i in (gap == gap.max()).nonzero()[0])
-            rows = [f"  {label:<{width}}  {float(z[place]):.6g}" for label, z in ((name, x), (other_name, y))]
-            return "\n".join([f"  feature {index}, at {place}:", *rows])
-    return "\n".join(
-        f"  {label:<{width}}  {', '.join(format_tensor_shape(tuple(x.shape)) for x in run)}"
-        for label, run in (first, second)
-    )
+            rows = [(first[0], f"{float(x[place]):.6g}"), (second[0], f"{float(y[place]):.6g}")]
+            return f"  feature {index}, at {place}:\n{_format_table(rows)}"
+    return _format_table([(label, format_shapes(outputs)) for label, outputs in (first, second)])
 
 
-def format_tensor_shape(sizes: tuple[int, ...]) -> str:
+def _format_table(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(left) for left, _ in rows)
+    return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
+
+
+def format_shapes(outputs: Sequence[Tensor]) -> str:
+    """Return the shapes of tensors, separated by commas."""
+    return ", ".join(format_shape(tuple(x.shape)) for x in outputs)
+
+
+def format_shape(shape: tuple[int, ...]) -> str:
     """Return a shape as `1 × 64 × 8 × 8`."""
-    return " × ".join(map(str, sizes)) or "a single number"
+    return " × ".join(map(str, shape)) or "a single number"
 
 
 def format_error(error: BaseException) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Sequence
 from inspect import Parameter, signature
 from itertools import product
-from typing import Any
 
 from attrs import evolve, frozen
 
 from composer.layouts import Feature, Features, Image, describe_features
 from composer.parts import Encoder, Part, ProbedEncoder
 from composer.parts.base import contract
+from composer.parts.rules import compute_exact_multiple
 from composer.testing.strategies import CHANNELS, LAYOUTS, MAX_PYRAMID_LEVELS, list_strides
 
 WIDTHS = (
@@ -33,6 +32,13 @@ ANY_NAMES = ("first", "second")
 """Names of the inputs of a contract that takes `**named`."""
 
 
+Size = tuple[int, int]
+"""Height and width of an image, in reference pixels."""
+
+MIN_CELLS, MAX_CELLS = 3, 100
+"""Cells a side of the coarsest level at which it is tried whether a module runs at all."""
+
+
 @frozen
 class Inputs:
     """The inputs of a part, by position and then by name; each is a tuple of features."""
@@ -50,39 +56,35 @@ class Inputs:
         """Every feature of every input."""
         return tuple(feature for features in self.all for feature in features)
 
-    def replace_features(self, inputs: tuple[Features, ...]) -> Inputs:
-        """Return the same positions and names with other features."""
-        count = len(self.positional)
-        names = [name for name, _ in self.named]
-        return Inputs(inputs[:count], tuple(zip(names, inputs[count:], strict=True)))
+    def map_features(self, change: Callable[[Feature], Feature]) -> Inputs:
+        """Return the same inputs with every feature changed."""
+        return Inputs(
+            tuple(tuple(map(change, features)) for features in self.positional),
+            tuple((name, tuple(map(change, features))) for name, features in self.named),
+        )
 
     def __str__(self) -> str:
         named = [f"{name}: {describe_features(features)}" for name, features in self.named]
         return "; ".join([*map(describe_features, self.positional), *named])
 
 
-@frozen
-class ClassifiedInputs:
-    """The inputs that a subject accepts, those that its contract rejects, and those that a plain neck cannot run.
+def find_unambiguous_size(features: Features, least: int = 1) -> Size | None:
+    """Return a size that is exact and not square, at which no axis of a feature is as long as its channels.
 
-    `reason` is why the first of the others is not accepted; `fault` is a bug that the trials alone have shown.
+    Otherwise a module might run by accident, with one axis for another. None if there is no such size.
     """
+    exact = compute_exact_multiple(*features)
+    fewest = max(MIN_CELLS, -(-max(exact.least, least) // exact.multiple))
+    for rows in range(fewest, fewest + MAX_CELLS):
+        size = (rows * exact.multiple, (rows + 1) * exact.multiple)
+        if not any(_is_ambiguous(feature, size) for feature in features):
+            return size
+    return None
 
-    accepted: tuple[Inputs, ...]
-    rejected: tuple[Inputs, ...]
-    failed: tuple[Inputs, ...] = ()
-    reason: str = ""
-    fault: str = ""
 
-    @property
-    def summary(self) -> str:
-        """The number of accepted inputs, and why the first that a plain neck cannot run is not."""
-        count = len(self.accepted) + len(self.rejected) + len(self.failed)
-        text = f"accepted {len(self.accepted)} of {count} inputs"
-        return f"{text}; not {self.failed[0]} ({self.reason})" if self.failed else text
-
-    def _repr_pretty_(self, printer: Any, _: bool) -> None:  # noqa: FBT001, Hypothesis prints arguments by it
-        printer.text(f"<{self.summary}>")
+def _is_ambiguous(feature: Feature, size: Size) -> bool:
+    axes = zip(feature.axes.split(), feature.shape(1, *size), strict=True)
+    return any(axis in "hwnt" and count == feature.channels for axis, count in axes)
 
 
 def iter_candidate_inputs(part: Part) -> Iterator[Inputs]:
@@ -91,12 +93,13 @@ def iter_candidate_inputs(part: Part) -> Iterator[Inputs]:
     Encoders get images; several by name, if the contract has names for them or the encoder declares them.
     """
     if isinstance(part, ProbedEncoder):
-        yield from (Inputs((image,)) for image in _iter_images(PROBED_IMAGE_CHANNELS, (None, 3, 1)))
+        for channels, count in product(PROBED_IMAGE_CHANNELS, (None, 3, 1)):
+            yield Inputs((_build_image(channels, count),))
         yield from _iter_named_images(part)
         return
     for count, names in _list_input_slots(type(part)):
         total = count + len(names)
-        for inputs in _iter_image_inputs(part, total) if isinstance(part, Encoder) else _iter_stack_inputs(total):
+        for inputs in _iter_images(part, total) if isinstance(part, Encoder) else _iter_stacks(total):
             yield Inputs(inputs[:count], tuple(zip(names, inputs[count:], strict=True)))
 
 
@@ -105,68 +108,65 @@ def _list_input_slots(part_class: type[Part]) -> list[tuple[int, tuple[str, ...]
     parameters = list(signature(contract.dispatch(part_class)).parameters.values())[1:]
     kinds = [p.kind for p in parameters]
     count = sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    count = max(2, count) if Parameter.VAR_POSITIONAL in kinds else count
     names = tuple(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY)
-    any_names = [(count, (*names, *ANY_NAMES))] if Parameter.VAR_KEYWORD in kinds else []
-    if Parameter.VAR_POSITIONAL in kinds:
-        return [(max(2, count), names), *any_names]
-    return [(count, names), *any_names] if count or names or not any_names else any_names
+    slots = [(count, names)] if count or names else []
+    return [*slots, (count, (*names, *ANY_NAMES))] if Parameter.VAR_KEYWORD in kinds else slots
 
 
-def iter_stacks() -> Iterator[Features]:
-    """Yield outputs of encoders and necks: of each layout single features, flat stacks and pyramids."""
-    for axes, count, widths in product(LAYOUTS, (1, 4, 2, 3, 5), WIDTHS):
-        is_grid = bool({"h", "n"} & set(axes))
-        prefixes = (0, 1, 5) if "n" in axes else (0,)
-        frame_counts = (1, 3) if set("tn") & set(axes) else (1,)
-        shapes = ("flat", "pyramid", "bottleneck", "upside down") if count > 1 else ("flat",)
-        for shape, prefix, frames in product(shapes, prefixes, frame_counts):
+def list_stacks(axes: str) -> list[Features]:
+    """Return outputs of encoders and necks in one layout: single features, flat stacks and pyramids."""
+    stacks: list[Features] = []
+    is_grid = bool({"h", "n"} & set(axes))
+    prefixes = (0, 1, 5) if "n" in axes else (0,)
+    frame_counts = (1, 3) if set("tn") & set(axes) else (1,)
+    for count, widths, prefix, frames in product((1, 4, 2, 3, 5), WIDTHS, prefixes, frame_counts):
+        is_plain = not prefix and frames == 1
+        shapes = ("flat", "pyramid", "bottleneck", "upside down") if is_grid and count > 1 and is_plain else ("flat",)
+        for shape in shapes:
             strides = list_strides(shape, count, 1 if count == MAX_PYRAMID_LEVELS else 2)
-            yield tuple(
+            stack = (
                 Feature(channels=channels, stride=stride if is_grid else None, axes=axes, prefix=prefix, frames=frames)
                 for channels, stride in zip(widths, strides, strict=False)
             )
+            stacks.append(tuple(stack))
+    return stacks
 
 
-def _iter_images(bands: tuple[int, ...], frames: tuple[int | None, ...]) -> Iterator[Features]:
-    for channels, count in product(bands, frames):
-        yield (Image(channels=channels, frames=count).feature,)
+def _iter_stacks(count: int) -> Iterator[tuple[Features, ...]]:
+    for axes in LAYOUTS:
+        for features in list_stacks(axes):
+            yield from _iter_variants(features, count, CHANNELS[-1:])
 
 
-def _iter_stack_inputs(count: int) -> Iterator[tuple[Features, ...]]:
-    for features in iter_stacks():
-        yield from _iter_input_variants(features, count)
+def _build_image(channels: int, frames: int | None) -> Features:
+    return (Image(channels=channels, frames=frames).feature,)
 
 
-def _iter_image_inputs(encoder: Encoder, count: int) -> Iterator[tuple[Features, ...]]:
-    """Yield `count` images for a user's encoder, first those of its fields `channels` and `frames`.
-
-    The last of several images also has every other number of channels.
-    """
+def _iter_images(encoder: Encoder, count: int) -> Iterator[tuple[Features, ...]]:
+    """Yield `count` images for a user's encoder, first those of its fields `channels` and `frames`."""
     declared = [getattr(encoder, name, None) for name in ("channels", "frames")]
     channels, frames = ((value,) if isinstance(value, int) else () for value in declared)
     bands = tuple(dict.fromkeys((*channels, *IMAGE_CHANNELS)))
-    counts = tuple(dict.fromkeys((None, *frames, 3, 1, 2, 4)))
-    for image in _iter_images(bands, counts):
-        yield from _iter_input_variants(image, count)
-    for image, last in product(_iter_images(bands, counts), bands if count > 1 else ()):
-        yield (*(image,) * (count - 1), (evolve(image[0], channels=last),))
+    for channel_count, frame_count in product(bands, dict.fromkeys((None, *frames, 3, 1, 2, 4))):
+        yield from _iter_variants(_build_image(channel_count, frame_count), count, bands)
 
 
 def _iter_named_images(encoder: ProbedEncoder) -> Iterator[Inputs]:
     """Yield two images of each pair of channels for which an encoder has names."""
     for bands in product(PROBED_IMAGE_CHANNELS, repeat=2) if encoder.takes_names else ():
-        for frames in (None, 3) if encoder.find_image_names(bands) else ():
-            images = [(Image(channels=channels, frames=frames).feature,) for channels in bands]
-            yield Inputs((), tuple(zip(encoder.find_image_names(bands) or (), images, strict=True)))
+        names = encoder.find_image_names(bands) or ()
+        for frames in (None, 3) if names else ():
+            images = [_build_image(channels, frames) for channels in bands]
+            yield Inputs((), tuple(zip(names, images, strict=True)))
 
 
-def _iter_input_variants(features: Features, count: int) -> Iterator[tuple[Features, ...]]:
-    """Yield `count` equal inputs; then other channels, and other strides, in the last one."""
+def _iter_variants(features: Features, count: int, widths: Sequence[int]) -> Iterator[tuple[Features, ...]]:
+    """Yield `count` equal inputs; then each of these widths, and other strides, in the last one."""
     first = (features,) * (count - 1)
     yield (*first, features)
     if first:
-        yield (*first, tuple(evolve(f, channels=CHANNELS[-1]) for f in features))
-        strides = [f.stride for f in features]
-        if None not in strides:
-            doubled = zip(features, strides, strict=True)
-            yield (*first, tuple(evolve(f, stride=Fraction(stride or 1) * 2) for f, stride in doubled))
+        for channels in widths:
+            yield (*first, tuple(evolve(f, channels=channels) for f in features))
+        if all(f.stride is not None for f in features):
+            yield (*first, tuple(evolve(f, stride=f.stride * 2) for f in features if f.stride is not None))

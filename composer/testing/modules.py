@@ -1,29 +1,81 @@
-"""Plain necks: modules without a contract, in TerraTorch's style."""
+"""Modules: how they are built and called, and plain necks, whose contract is found by running them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from fractions import Fraction
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
-from composer.layouts import MAP, TOKENS, Feature, Features, describe_features
-from composer.parts.rules import Outputs, Rejection, compute_exact_multiple, compute_min_cells
+from composer.layouts import MAP, TOKENS, Feature, Features
+from composer.modules.base import module
+from composer.parts import Neck
+from composer.parts.base import contract
+from composer.parts.rules import Outputs, Rejection, compute_min_cells
 from composer.sizes import SizeConstraint
-from composer.testing.failures import format_error
-from composer.testing.inputs import Inputs, iter_stacks
+from composer.testing.failures import ContractUncheckable, format_error
+from composer.testing.inputs import Inputs, Size, find_unambiguous_size, list_stacks
 from composer.testing.strategies import MAX_PYRAMID_LEVELS
-from composer.testing.subjects import Size, Subject, Tensors, draw_in_blocks, to_tensors
 
-MAX_SIZE_TRIES = 100
+BLOCK_SIZE = 16411
+"""Random numbers drawn for a large tensor, which repeats them: a prime, so that rows of a weight differ."""
 
-MAX_PROBE_CELLS = 200
-"""Cells of a level up to which a probe runs at two sizes."""
+
+def build_seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a module in eval mode, with the same weights every time; torch's random state is kept."""
+    draws: dict[str, Any] = {name: _repeat_blocks(getattr(Tensor, name)) for name in ("uniform_", "normal_")}
+    with torch.random.fork_rng(devices=[]), patch.multiple(Tensor, **draws):
+        torch.default_generator.manual_seed(0)
+        return make().eval()
+
+
+def _repeat_blocks(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function that fills a tensor with repeated draws, because drawing is most of a build's time."""
+
+    def fill(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if tensor.numel() <= BLOCK_SIZE:
+            return draw(tensor, *args, **kwargs)
+        block = draw(tensor.new_empty(BLOCK_SIZE), *args, **kwargs)
+        repeats = -(-tensor.numel() // BLOCK_SIZE)
+        with torch.no_grad():
+            return tensor.copy_(block.repeat(repeats)[: tensor.numel()].view(tensor.shape))
+
+    return fill
+
+
+def call_module(
+    network: nn.Module,
+    inputs: Sequence[Sequence[Tensor]],
+    named: Mapping[str, Sequence[Tensor]],
+    size: Size,
+    *,
+    has_contract: bool = True,
+) -> tuple[Tensor, ...]:
+    """Call a module with a list of tensors for each input, and with `image_size` if it has that argument.
+
+    A module without a contract also gets it if it takes any keywords, as TerraTorch calls necks.
+    """
+    parameters = signature(network.forward).parameters
+    takes_any = not has_contract and Parameter.VAR_KEYWORD in [p.kind for p in parameters.values()]
+    keywords: dict[str, Any] = {"image_size": size} if takes_any or "image_size" in parameters else {}
+    return to_tensors(network(*inputs, **named, **keywords))
+
+
+def to_tensors(out: Any) -> tuple[Tensor, ...]:
+    """Return the output of a module as a tuple. Raises TypeError unless it is a tensor or an iterable of tensors."""
+    outputs = (out,) if isinstance(out, Tensor) else tuple(out) if isinstance(out, Iterable) else (out,)
+    if not all(isinstance(x, Tensor) for x in outputs) or isinstance(out, Mapping):
+        kind = "None" if out is None else f"a {type(out).__name__}"
+        raise TypeError(f"a module must return a tensor, or a list or tuple of tensors (got {kind})")
+    return outputs
+
+
+# --- plain necks
 
 BUG_ERRORS = (IndexError, NameError, AttributeError)
 """Errors that show a bug, rather than inputs of another kind."""
@@ -35,44 +87,9 @@ def is_plain_neck(thing: object) -> bool:
     return issubclass(cls, nn.Module) and callable(getattr(cls, "process_channel_list", None))
 
 
-def probe_sizes(features: Features, sizes: SizeConstraint) -> tuple[Size, Size]:
-    """Return a portrait and a landscape size for a probe, of at least three cells a side.
-
-    No side of a grid and no number of tokens equals a number of channels, so that no axis is confused by accident.
-    """
-    step = compute_exact_multiple(*features).multiple
-    fewest = max(3, -(-sizes.least // step))
-    channels = {feature.channels for feature in features}
-    for first in range(fewest, fewest + MAX_SIZE_TRIES):
-        portrait, landscape = (first * step, (first + 2) * step), ((first + 2) * step, first * step)
-        if not any(channels & _collect_cell_counts(f, size) for f in features for size in (portrait, landscape)):
-            break
-    return portrait, landscape
-
-
-def _collect_cell_counts(feature: Feature, size: Size) -> set[int]:
-    if feature.stride is None:
-        return set()
-    shape = dict(zip(feature.axes.split(), feature.shape(2, *size), strict=True))
-    return {count for axis, count in shape.items() if axis in "hwn"} | {feature.cells(side) for side in size}
-
-
-@frozen
-class ProbeResult:
-    """The outcome of a probe: the outputs, or the error that the neck raises.
-
-    `swapped` is the first output map with rows for columns, or None; `size` is the size of the image.
-    """
-
-    outputs: Outputs | None = None
-    error: Exception | None = None
-    swapped: int | None = None
-    size: Size = (0, 0)
-
-
-@frozen
-class ModuleSubject(Subject):
-    """A plain neck: `cls(channel_list, …)`, `process_channel_list(channel_list)`, `forward(features)`.
+@frozen(eq=False, repr=False)
+class PlainNeck(Neck):
+    """A neck `cls(channel_list, …)`, `process_channel_list(channel_list)`, `forward(features)`, or its class.
 
     Its contract is the number of outputs and their channels: axis 1 of maps and vectors, the last axis of tokens.
     Heights and widths are not part of it. Which inputs it accepts is found by running it on two images that are not
@@ -82,136 +99,76 @@ class ModuleSubject(Subject):
     neck: type[nn.Module] | nn.Module
     arguments: Mapping[str, Any] = field(factory=dict)
     least: int = 1
-    _probes: dict[Inputs, ProbeResult] = field(factory=dict, init=False, eq=False, repr=False)
+    _results: dict[Features, Outputs | Rejection] = field(factory=dict, init=False)
+    _networks: dict[tuple[int, ...], nn.Module] = field(factory=dict, init=False)
 
-    @property
-    def name(self) -> str:
-        """The class and its arguments."""
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.neck, type):
+            return
+        try:
+            signature(self.neck).bind([8], **self.arguments)
+        except TypeError as error:
+            hint = "pass the option arguments={…}, in check_contract or composer_checks"
+            raise ContractUncheckable(f"cannot construct {self!r}: {error}; {hint}") from None
+
+    def __repr__(self) -> str:
         cls = self.neck if isinstance(self.neck, type) else type(self.neck)
         return f"{cls.__name__}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
-    def iter_candidates(self) -> Iterator[Inputs]:
-        """Yield maps and tokens; for a module, only those with its `channel_list`."""
-        widths = None if isinstance(self.neck, type) else list(getattr(self.neck, "channel_list", []))
-        for features in iter_stacks():
-            if not _is_candidate(features):
-                continue
-            if not widths:
-                yield Inputs((features,))
-            elif len(widths) == len(features):
-                yield Inputs((tuple(evolve(f, channels=c) for f, c in zip(features, widths, strict=True)),))
 
-    def infer(self, inputs: Inputs) -> Outputs | Rejection | None:
-        """Return features with the channels of `process_channel_list`; None for inputs that it cannot run."""
-        outputs = self._probe(inputs).outputs
-        return None if outputs is None else evolve(outputs, sizes=self._get_size_constraint(inputs))
-
-    def explain_rejection(self, inputs: Inputs) -> str:
-        """Return the error that it raises, and whether only for images that are not square."""
-        error = self._probe(inputs).error
-        if error is None:
-            return "no image size fits"
-        (features,) = inputs.positional
-        height, _ = probe_sizes(features, self._get_size_constraint(inputs))[0]
-        is_square_only = self._run_probe(inputs, ((height, height),)).error is None
-        return f"{'for images that are not square ' if is_square_only else ''}it raises {format_error(error)}"
-
-    def find_fault(self, accepted: Sequence[Inputs], failed: Sequence[Inputs]) -> str:
-        """Return a message on swapped rows and columns, or on an error that every stack of several levels raises."""
-        for inputs in accepted:
-            probe = self._probe(inputs)
-            if probe.swapped is not None:
-                height, width = probe.size
-                return f"feature {probe.swapped} has rows for columns, for {inputs}, 2 images of {height} × {width}"
-        stacks = [inputs.positional[0] for inputs in accepted if inputs.edges]
-        for axes in sorted({f[0].axes for f in stacks if len(f) == 1} - {f[0].axes for f in stacks if len(f) > 1}):
-            similar = [inputs for inputs in failed if _is_uniform(inputs.positional[0], axes)]
-            errors = [self._probe(inputs).error for inputs in similar]
-            if errors and errors[0] is not None and all(isinstance(error, BUG_ERRORS) for error in errors):
-                text = describe_features(similar[0].positional[0])
-                return f"it accepts one level, but not several: for {text}, it raises {format_error(errors[0])}"
-        return ""
-
-    def make(self, inputs: Inputs) -> nn.Module:
-        """Build the class for the channels of the inputs, or copy the module, because laws change it."""
-        if isinstance(self.neck, nn.Module):
-            return deepcopy(self.neck)
-        (features,) = inputs.positional
-        return self.neck([f.channels for f in features], **self.arguments)
-
-    def call(self, network: nn.Module, inputs: Inputs, tensors: Tensors, size: Size) -> tuple[Tensor, ...]:  # noqa: ARG002
-        """Call it as TerraTorch does: with the image's size if its `forward` takes any keywords."""
-        parameters = signature(network.forward).parameters
-        takes_size = "image_size" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return to_tensors(network(tensors[0], **({"image_size": size} if takes_size else {})))
-
-    def has_expected_outputs(self, outputs: Sequence[Tensor], expected: Outputs, batch: int, size: Size) -> bool:  # noqa: ARG002
-        """Return whether there are as many outputs as declared, with their channels and this batch size."""
-        return len(outputs) == len(expected.features) and all(
-            x.shape[0] == batch and x.shape[2 if x.dim() == 3 else min(1, x.dim() - 1)] == f.channels
-            for x, f in zip(outputs, expected.features, strict=True)
-        )
-
-    def _get_size_constraint(self, inputs: Inputs) -> SizeConstraint:
-        least = [compute_min_cells(feature, self.least).least for feature in inputs.edges if feature.stride is not None]
-        return SizeConstraint(least=max([1, *least]))
-
-    def _probe(self, inputs: Inputs) -> ProbeResult:
-        """Probe inputs, once: at sizes that are exact, rounding makes no difference."""
-        exact = inputs.replace_features(
-            tuple(tuple(evolve(f, rounding="exact", offset=0) for f in features) for features in inputs.all)
-        )
-        if exact not in self._probes:
-            (features,) = exact.positional
-            sizes: Sequence[Size] = probe_sizes(features, self._get_size_constraint(exact))
-            is_large = any(f.cells(h) * f.cells(w) > MAX_PROBE_CELLS for f in features for h, w in sizes)
-            self._probes[exact] = self._run_probe(exact, sizes[:1] if is_large else sizes)
-        return self._probes[exact]
-
-    def _run_probe(self, inputs: Inputs, sizes: Sequence[Size]) -> ProbeResult:
-        """Run two images of zeros at each size."""
-        (features,) = inputs.positional
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), draw_in_blocks():
-                network = self.make(inputs).eval()
-                channels = _get_output_channels(network, features)
-                runs = [self._run_on_zeros(network, inputs, size) for size in sizes]
-        except Exception as error:  # a module may raise anything for inputs of another kind
-            return ProbeResult(error=error.with_traceback(None))
-        promised = [
-            _build_output_feature(count, runs[0][min(index, len(runs[0]) - 1)], sizes[0], features)
-            for index, count in enumerate(channels)
-        ]
-        swapped = [index for index, outputs in enumerate(zip(*runs, strict=False)) if _are_swapped(outputs, sizes)]
-        return ProbeResult(Outputs(features=promised), swapped=swapped[0] if swapped else None, size=sizes[0])
-
-    def _run_on_zeros(self, network: nn.Module, inputs: Inputs, size: Size) -> tuple[Tensor, ...]:
-        """Return the outputs. Raises ValueError if there are none, or tokens were taken for a map without a batch."""
-        (features,) = inputs.positional
-        outputs = self.call(network, inputs, [[torch.zeros(f.shape(2, *size)) for f in features]], size)
-        if not outputs:
-            raise ValueError("a module must return at least one feature (got none)")
-        if features[0].axes == TOKENS and all(len(x) != 2 for x in outputs if x.dim()):
-            raise ValueError("the first axis of its output is not the batch of its tokens")
-        return outputs
+def iter_plain_neck_inputs(plain: PlainNeck) -> Iterator[Inputs]:
+    """Yield maps and tokens; for a module, only those with its `channel_list`. Few have five levels."""
+    widths = None if isinstance(plain.neck, type) else list(getattr(plain.neck, "channel_list", []))
+    for features in (*list_stacks(MAP), *list_stacks(TOKENS)):
+        first, strides = features[0], [f.stride for f in features if f.stride is not None]
+        is_usual = strides == sorted(strides) and len(set(strides)) in (1, len(strides))
+        is_alike = len({f.channels for f in features}) == 1
+        is_slow = len(features) == MAX_PYRAMID_LEVELS and not (is_alike and first.axes == MAP)
+        if first.channels == 1 or first.frames > 1 or (first.prefix and not is_alike) or is_slow or not is_usual:
+            continue
+        if not widths:
+            yield Inputs((features,))
+        elif len(widths) == len(features):
+            yield Inputs((tuple(evolve(f, channels=c) for f, c in zip(features, widths, strict=True)),))
 
 
-def _is_candidate(features: Features) -> bool:
-    """Return whether a plain neck is tried with features: fewer of tokens and of five levels, which run slowly."""
-    first, strides = features[0], [f.stride for f in features if f.stride is not None]
-    if first.axes not in (MAP, TOKENS) or first.frames > 1 or first.channels == 1:
-        return False
-    is_flat, is_pyramid = len(set(strides)) == 1, strides == sorted(set(strides))
-    is_short, is_alike = len(strides) < MAX_PYRAMID_LEVELS, len({f.channels for f in features}) == 1
-    if first.axes == MAP:
-        return is_flat or is_short or (is_pyramid and not is_alike)
-    if first.prefix:
-        return is_flat and is_alike
-    return is_flat or (is_pyramid and is_short)
+@contract.register(PlainNeck)
+def _(plain: PlainNeck, features: Features) -> Outputs | Rejection:
+    exact = tuple(evolve(f, rounding="exact", offset=0) for f in features)
+    if exact not in plain._results:
+        plain._results[exact] = _find_result(plain, exact)
+    result = plain._results[exact]
+    return result if isinstance(result, Rejection) else evolve(result, sizes=_compute_sizes(plain, features))
 
 
-def _is_uniform(features: Features, axes: str) -> bool:
-    return len(features) > 1 and features[0].axes == axes and len(set(features)) == 1
+@module.register(PlainNeck)
+def _(plain: PlainNeck, features: Features) -> nn.Module:
+    """Build the class for the channels of the inputs, or copy the module, because laws change it."""
+    if isinstance(plain.neck, nn.Module):
+        return deepcopy(plain.neck)
+    return plain.neck([f.channels for f in features], **plain.arguments)
+
+
+def _compute_sizes(plain: PlainNeck, features: Features) -> SizeConstraint:
+    least = [compute_min_cells(feature, plain.least).least for feature in features if feature.stride is not None]
+    return SizeConstraint(least=max([1, *least]))
+
+
+def _find_result(plain: PlainNeck, features: Features) -> Outputs | Rejection:
+    """Run two images of zeros. A neck that accepts one level, and has a bug for two equal ones, should accept them."""
+    channels: list[int] = []
+    try:
+        widths = tuple(f.channels for f in features)
+        if widths not in plain._networks:
+            plain._networks[widths] = build_seeded(lambda: module(plain, features))
+        network = plain._networks[widths]
+        channels += _get_output_channels(network, features)
+        _run_on_zeros(plain, network, features)
+    except Exception as error:  # a module may raise anything for inputs of another kind
+        is_bug = isinstance(error, BUG_ERRORS) and len(features) == 2 and features[0] == features[1] and channels
+        if not is_bug or isinstance(contract(plain, features[:1]), Rejection):
+            return Rejection(code="plain", kind="wrong_output", expected=f"raises {format_error(error)}")
+    return Outputs(features=[Feature(channels=count, axes="b c", stride=None) for count in channels])
 
 
 def _get_output_channels(network: nn.Module, features: Features) -> list[int]:
@@ -221,18 +178,14 @@ def _get_output_channels(network: nn.Module, features: Features) -> list[int]:
     return list(channels)
 
 
-def _build_output_feature(channels: int, output: Tensor, size: Size, features: Features) -> Feature:
-    """Return a feature with these channels. Its stride is a guess, from which the cost of a run is estimated."""
-    axes = {2: "b c", 3: "b n c"}.get(output.dim(), "b c h w")
-    if axes == "b c":
-        return Feature(channels=channels, axes=axes, stride=None)
-    cells = output.shape[1] if axes == "b n c" else output.shape[-2] * output.shape[-1]
-    finer = [f.stride for f in features if f.stride is not None and f.cells(size[0]) * f.cells(size[1]) >= cells]
-    return Feature(channels=channels, axes=axes, stride=max(finer, default=Fraction(1)), rounding="ceil")
-
-
-def _are_swapped(outputs: Sequence[Tensor], sizes: Sequence[Size]) -> bool:
-    return all(
-        x.dim() == 4 and x.shape[2] * height == x.shape[3] * width
-        for x, (height, width) in zip(outputs, sizes, strict=True)
-    )
+def _run_on_zeros(plain: PlainNeck, network: nn.Module, features: Features) -> None:
+    """Run the network. Raises ValueError if it returns nothing, or takes tokens for a map without a batch."""
+    sizes = _compute_sizes(plain, features)
+    size = find_unambiguous_size(features, sizes.least) or (sizes.least, sizes.least)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        zeros = [torch.zeros(f.shape(2, *size)) for f in features]
+        outputs = call_module(network, [zeros], {}, size, has_contract=False)
+    if not outputs:
+        raise ValueError("a module must return at least one feature (got none)")
+    if features[0].axes == TOKENS and all(len(x) != 2 for x in outputs if x.dim()):
+        raise ValueError("the first axis of its output is not the batch of its tokens")

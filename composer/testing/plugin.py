@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 import traceback
 from argparse import ArgumentTypeError
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from composer.testing.checking import ClassifiedSubjects
     from composer.testing.discovery import DiscoveredPart
+    from composer.testing.drawing import Subject
 
 HELP = "check every part of this module or package against the laws of composer.testing; repeatable"
 
@@ -45,15 +45,23 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
     Modules in the current folder are found too. Raises UsageError for a module that cannot be imported or has no parts.
     """
     names = session.config.getoption("--composer-parts")
+    if not names:
+        return
+    from composer.testing.discovery import NoPartsError, find_parts
+
     here = str(session.config.invocation_params.dir)
-    if names and here not in sys.path:
+    if here not in sys.path:
         sys.path.insert(0, here)
-    found: dict[str, dict[str, DiscoveredPart]] = {}
-    for name in names:
-        for module, parts in _discover_parts(name, session.config.getoption("--composer-examples")).items():
-            found.setdefault(module, parts)
-    for module, parts in found.items():
-        items.extend(session.genitems(_ModuleCollector.from_parent(session, name=module, nodeid=module, parts=parts)))
+    try:
+        found = [one for name in names for one in find_parts(name, session.config.getoption("--composer-examples"))]
+    except NoPartsError as error:
+        raise pytest.UsageError(f"--composer-parts: {error}") from error
+    first: dict[type[Any], DiscoveredPart] = {}
+    for one in found:
+        first.setdefault(one.part, one)
+    for one in first.values():
+        nodeid = f"{one.module}::{one.name}"
+        items.extend(session.genitems(_PartCollector.from_parent(session, name=one.name, nodeid=nodeid, found=one)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -69,37 +77,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(line)
 
 
-def _discover_parts(name: str, examples: int) -> dict[str, dict[str, DiscoveredPart]]:
-    from composer.testing.discovery import NoPartsError, find_parts
-
-    try:
-        return find_parts(name, examples)
-    except NoPartsError as error:
-        raise pytest.UsageError(f"--composer-parts: {error}") from error
-
-
-def _get_failure_text(error: Exception) -> str:
-    return str(getattr(error, "text_for_modules", error))
-
-
-def _format_field_hint(name: str, fields: Iterable[str]) -> str:
-    values = ", ".join(f'"{field}": […]' for field in fields)
-    return f'Add to your module: composer_checks = {{{name}: {{"fields": {{{values}}}}}}}'
-
-
-class _ModuleCollector(pytest.Collector):
-    """A module with parts."""
-
-    def __init__(self, *, parts: dict[str, DiscoveredPart], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.parts = parts
-
-    def collect(self) -> Iterator[pytest.Collector]:
-        """Yield its parts, in order of definition."""
-        for name, found in self.parts.items():
-            yield _PartCollector.from_parent(self, name=name, found=found)
-
-
 class _PartCollector(pytest.Collector):
     """A part of a module: a class, of which declarations are drawn."""
 
@@ -108,7 +85,7 @@ class _PartCollector(pytest.Collector):
         self.found = found
         self.blocker = ""
         """Why no law can be checked, once a test has failed for it."""
-        self._subjects: ClassifiedSubjects | None = None
+        self._subjects: tuple[Subject, ...] = ()
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test for each law; plain necks reject nothing, so they have no law of refusals."""
@@ -120,12 +97,11 @@ class _PartCollector(pytest.Collector):
             if law != REJECTIONS_LAW or not is_plain_neck(self.found.part):
                 yield _LawItem.from_parent(self, name=law)
 
-    def get_subjects(self) -> ClassifiedSubjects:
+    def get_subjects(self) -> tuple[Subject, ...]:
         """Return declarations of the part with their inputs; they are collected once for all laws."""
         from composer.testing.checking import collect_subjects
 
-        if self._subjects is None:
-            self._subjects = collect_subjects(self.found.part, self.found.options)
+        self._subjects = self._subjects or collect_subjects(self.found.part, self.found.options)
         return self._subjects
 
 
@@ -150,29 +126,29 @@ class _LawItem(pytest.Item):
         if self.parent.blocker:
             pytest.skip(self.parent.blocker)
         try:
-            subjects = self.parent.get_subjects()
-            self._record_properties(subjects)
-            reason = check_law(subjects, self.name, options.examples)
+            self._record_properties()
+            reason = check_law(self.parent.get_subjects(), self.name, options.examples)
         except (ContractViolation, ContractUncheckable, UndrawableError) as error:
             raises = self.name == "shapes" and error.__cause__ is not None
             if raises or not isinstance(error, ContractViolation):
-                self.parent.blocker = f"{_get_failure_text(error).splitlines()[0]} (see {self.nodeid})"
+                self.parent.blocker = f"{str(error).splitlines()[0]} (see {self.nodeid})"
             raise
         if reason:
             self.user_properties.append((f"composer: {SKIPPED_LAWS}", reason))
             pytest.skip(reason)
 
-    def _record_properties(self, subjects: ClassifiedSubjects) -> None:
+    def _record_properties(self) -> None:
+        from composer.testing.modules import is_plain_neck
         from composer.testing.strategies import list_unvaried_fields
 
-        part, options, node = self.parent.found.part, self.parent.found.options, self.parent.nodeid
-        subject, tried = subjects[0]
-        more = f" (and {len(subjects) - 1} with other fields)" if len(subjects) > 1 else ""
-        self.user_properties.append((f"composer: {ACCEPTED_INPUTS}", f"{node}: {subject.name}{more} {tried.summary}"))
-        fixed = () if "__attrs_attrs__" not in vars(part) else list_unvaried_fields(part, **options.fields)
+        found, node, (subject, *others) = self.parent.found, self.parent.nodeid, self.parent.get_subjects()
+        more = f" (and {len(others)} with other fields)" if others else ""
+        line = f"{node}: {subject.part!r}{more} {subject.summary}"
+        self.user_properties.append((f"composer: {ACCEPTED_INPUTS}", line))
+        fixed = () if is_plain_neck(found.part) else list_unvaried_fields(found.part, **found.options.fields)
         if fixed:
-            hint = _format_field_hint(part.__name__, fixed)
-            self.user_properties.append((f"composer: {FIXED_FIELDS}", f"{node}: {', '.join(fixed)}. {hint}"))
+            line = f"{node}: {', '.join(fixed)}; pass values with the option fields"
+            self.user_properties.append((f"composer: {FIXED_FIELDS}", line))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
         """Return the message of a violation and where it was raised; with `--tb=long`, the traceback of its cause."""
@@ -182,14 +158,11 @@ class _LawItem(pytest.Item):
         error = excinfo.value
         if not isinstance(error, ContractViolation | ContractUncheckable | UndrawableError):
             return super().repr_failure(excinfo, *args, **kwargs)
-        lines = [_get_failure_text(error)]
-        cause = error.__cause__
-        if cause is not None and locate_error(cause):
-            lines.append(f"  at   {locate_error(cause)}")
-        if isinstance(error, UndrawableError):
-            lines.append(f"  {_format_field_hint(self.parent.found.part.__name__, ['…'])}")
-        if cause is not None and self.config.getoption("tbstyle") == "long":
-            lines += ["", "".join(traceback.format_exception(cause))]
+        lines = [str(error)]
+        if error.__cause__ is not None and (place := locate_error(error.__cause__)):
+            lines.append(f"  at   {place}")
+        if error.__cause__ is not None and self.config.getoption("tbstyle") == "long":
+            lines += ["", "".join(traceback.format_exception(error.__cause__))]
         return "\n".join(lines)
 
     def reportinfo(self) -> tuple[str, None, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -11,14 +11,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import attrs
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Unsatisfiable
 
 from composer.encoder_info import describe
 from composer.graph import Graph, Node, chain
 from composer.layouts import MAP, ROUNDINGS, Feature, Features, Image
 from composer.parts import DECODERS, HEADS, NECKS, AddFeatures, ConcatFeatures, Part, Timm
 from composer.parts.base import contract
-from composer.parts.rules import ContractResult, Rejection
+from composer.parts.rules import Outputs, Rejection
 from composer.parts.validators import Choice, IntRange
 from composer.sizes import Padding
 from composer.testing.failures import format_error
@@ -118,6 +117,18 @@ TIMM_NETWORKS = (
 REJECTING_ERRORS = (ValueError, TypeError, AssertionError)
 """Errors by which a class rejects its fields."""
 
+REPEATABLE = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),
+    verbosity=Verbosity.normal,
+    backend="hypothesis",
+)
+"""Settings of Hypothesis by which the same examples are drawn every time, whatever profile the user has loaded."""
+
 
 class UndrawableError(TypeError):
     """No values can be generated for a field. The text says what to do."""
@@ -131,33 +142,8 @@ def valid(part_class: type[P], **fields: FieldValues) -> st.SearchStrategy[P]:
     ValueError, TypeError or an assertion are skipped. Raises UndrawableError for a field without a default whose
     values are unknown, and TypeError for an unknown field, or one with an empty list.
     """
-    return _build_parts_strategy(part_class, fields, [])
-
-
-def _build_parts_strategy(
-    part_class: type[P], fields: Mapping[str, FieldValues], errors: list[Exception]
-) -> st.SearchStrategy[P]:
-    """Build the strategy of `valid`; errors of the class are appended to `errors`."""
-    chosen = {name: _build_field_strategy(part_class, name, values) for name, values in fields.items()}
-    names = part_class.names
-    if part_class.source is not None and "name" not in chosen:
-        chosen["name"] = st.sampled_from(sorted(names) if names is not None else _list_networks(part_class))
-    strategies = {
-        name: chosen[name] if name in chosen else _build_default_strategy(part_class, field, hint)
-        for name, field, hint in _list_fields(part_class)
-        if names is None or name in chosen
-    }
-
-    @st.composite
-    def draw_part(draw: st.DrawFn) -> P | None:
-        values = {name: draw(strategy) for name, strategy in strategies.items()}
-        try:
-            return part_class(**values)
-        except REJECTING_ERRORS as error:
-            errors.append(error)
-            return None
-
-    return draw_part().filter(lambda part: part is not None)  # type: ignore[return-value]
+    attempts = _generate_attempts(part_class, fields)
+    return attempts.filter(lambda attempt: not isinstance(attempt, Exception))
 
 
 def sample_declarations(part_class: type[P], most: int, **fields: FieldValues) -> tuple[P, ...]:
@@ -165,28 +151,25 @@ def sample_declarations(part_class: type[P], most: int, **fields: FieldValues) -
 
     Raises as `valid` does, and UndrawableError if the class rejects every draw.
     """
-    parts: list[P] = []  # not a set: a field may hold a list
-    errors: list[Exception] = []
+    attempts: list[Any] = []
     with suppress(*REJECTING_ERRORS):
-        parts += [part_class()] if not fields else []
+        attempts += [part_class()] if not fields else []
 
-    @settings(max_examples=5 * most, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal, backend="hypothesis")  # fmt: skip
-    @given(_build_parts_strategy(part_class, fields, errors))
-    def collect_part(part: P) -> None:
-        if len(parts) < most and part not in parts:
-            parts.append(part)
+    @settings(REPEATABLE, max_examples=10 * most)
+    @given(_generate_attempts(part_class, fields))
+    def collect_attempt(attempt: Any) -> None:
+        attempts.append(attempt)
 
-    try:
-        collect_part()
-    except Unsatisfiable as unsatisfiable:
-        if not parts:
-            name = part_class.__name__
-            raise UndrawableError(
-                f"{name} rejects all generated field values (it raises {format_error(errors[-1])}); pass values that "
-                f"it accepts: valid({name}, …)"
-            ) from unsatisfiable
-    return tuple(parts)
+    collect_attempt()
+    parts = [attempt for attempt in attempts if not isinstance(attempt, Exception)]
+    if not parts:
+        name = part_class.__name__
+        raise UndrawableError(
+            f"{name} rejects all generated field values (it raises {format_error(attempts[-1])}); pass values that "
+            f"it accepts: valid({name}, …)"
+        )
+    # Not a set: a field may hold a list.
+    return tuple(part for index, part in enumerate(parts) if part not in parts[:index])[:most]
 
 
 def list_unvaried_fields(part_class: type[Part], **fields: FieldValues) -> tuple[str, ...]:
@@ -200,8 +183,30 @@ def list_unvaried_fields(part_class: type[Part], **fields: FieldValues) -> tuple
     )
 
 
-def _build_field_strategy(part_class: type[Part], name: str, values: FieldValues) -> Strategy:
-    known = [own for own, _, _ in _list_fields(part_class)]
+def _generate_attempts(part_class: type[P], fields: Mapping[str, FieldValues]) -> Strategy:
+    """Return a strategy of declarations, and of the errors by which the class rejects other values."""
+    own = _list_fields(part_class)
+    chosen = {name: _convert_values(part_class, [own_name for own_name, _, _ in own], name, values)
+              for name, values in fields.items()}  # fmt: skip
+    names = part_class.names
+    if part_class.source is not None and "name" not in chosen:
+        chosen["name"] = st.sampled_from(sorted(names) if names is not None else _list_networks(part_class))
+    strategies = {
+        name: chosen[name] if name in chosen else _build_default_strategy(part_class, field, hint)
+        for name, field, hint in own
+        if names is None or name in chosen
+    }
+
+    def construct(**values: Any) -> P | Exception:
+        try:
+            return part_class(**values)
+        except REJECTING_ERRORS as error:
+            return error
+
+    return st.builds(construct, **strategies)
+
+
+def _convert_values(part_class: type[Part], known: Sequence[str], name: str, values: FieldValues) -> Strategy:
     if name not in known:
         raise TypeError(f"{part_class.__name__} has no field {name!r}: it has {', '.join(known) or 'none'}")
     if isinstance(values, st.SearchStrategy):
@@ -250,41 +255,35 @@ def _find_known_values(validator: object, hint: Any) -> Strategy | None:
     """Return a strategy of the values that a validator lists, or the annotation; None if neither lists any."""
     validators = getattr(validator, "_validators", (validator,))
     for check in validators:
-        if isinstance(check, Choice):
-            return st.sampled_from(check.known)
-        options = getattr(check, "options", None)
+        options = check.known if isinstance(check, Choice) else getattr(check, "options", None)
         if isinstance(options, list | tuple | set | frozenset) and options:
-            return st.sampled_from(sorted(options, key=repr))
-    return _build_type_strategy(hint, next((check for check in validators if isinstance(check, IntRange)), None))
+            return st.sampled_from(sorted(options, key=repr) if isinstance(options, Set) else list(options))
+    return _find_typed_values(hint, next((check for check in validators if isinstance(check, IntRange)), None))
 
 
-def _build_type_strategy(hint: Any, numbers: IntRange | None) -> Strategy | None:
+def _find_typed_values(hint: Any, numbers: IntRange | None) -> Strategy | None:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        parts = [_build_type_strategy(argument, numbers) for argument in arguments]
+        parts = [_find_typed_values(argument, numbers) for argument in arguments]
         known = [part for part in parts if part is not None]
         return st.one_of(known) if known else None
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin in (tuple, list) and arguments:
-        entry = _build_type_strategy(arguments[0], numbers)
+        entry = _find_typed_values(arguments[0], numbers)
         return None if entry is None else st.lists(entry, min_size=1, max_size=4)
-    return _STRATEGIES_BY_TYPE[hint](numbers) if hint in _STRATEGIES_BY_TYPE else None
+    if hint is int:
+        return st.sampled_from(_list_integers(numbers))
+    values: Sequence[Any] = {bool: (False, True), float: (0.0, 0.25, 0.5, 1.0), type(None): (None,)}.get(hint, ())
+    return st.sampled_from(values) if values else None
 
 
-def _build_integer_strategy(numbers: IntRange | None) -> Strategy:
+def _list_integers(numbers: IntRange | None) -> Sequence[int]:
     if numbers is None:
-        return st.sampled_from(INTEGER_VALUES)
+        return INTEGER_VALUES
     allowed = [number for number in (*INTEGER_VALUES, 0, -1, -2) if numbers.least <= number <= numbers.most]
-    return st.sampled_from(allowed or [numbers.least])
+    return allowed or [numbers.least]
 
-
-_STRATEGIES_BY_TYPE: dict[Any, Callable[[IntRange | None], Strategy]] = {
-    int: _build_integer_strategy,
-    bool: lambda _: st.booleans(),
-    float: lambda _: st.sampled_from((0.0, 0.25, 0.5, 1.0)),
-    type(None): lambda _: st.none(),
-}
 
 # --- graphs
 
@@ -295,15 +294,17 @@ CHAIN_NECKS = tuple(part for part in NECKS if part not in JOIN_NECKS)
 MAX_PART_TRIES = 4
 """Parts drawn for a place until one accepts its inputs; the last one is kept in any case."""
 
-_SETTINGS: dict[str, st.SearchStrategy[Any]] = {
-    "rescale": st.sampled_from((True, False)),  # booleans would shrink to False
-    "padding": st.builds(
-        Padding,
-        mode=st.sampled_from(("reflect", "replicate", "zeros")),
-        side=st.sampled_from(("both", "end")),
-        multiple=st.sampled_from((1, 1, 32)),
-    ),
-}
+GRAPH_SETTINGS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "rescale": st.sampled_from((True, False)),  # booleans would shrink to False
+        "padding": st.builds(
+            Padding,
+            mode=st.sampled_from(("reflect", "replicate", "zeros")),
+            side=st.sampled_from(("both", "end")),
+            multiple=st.sampled_from((1, 1, 32)),
+        ),
+    }
+)
 
 
 @st.composite
@@ -311,12 +312,13 @@ def chains(draw: st.DrawFn) -> Graph:
     """Draw a chain: a timm encoder, necks, a decoder, a head, and sometimes an auxiliary head. Some are invalid."""
     image, encoder = draw(images()), draw(valid(Timm))
     parts: list[Part] = [encoder]
-    trunk = _get_encoder_features(encoder, image)
+    trunk = _infer_encoder(encoder, image)
     for _ in range(draw(st.sampled_from((0, 0, 1, 2)))):
-        trunk = _append(draw, parts, CHAIN_NECKS, trunk)
+        neck, trunk = _draw_part(draw, CHAIN_NECKS, trunk)
+        parts.append(neck)
     parts += _draw_branch(draw, trunk)
     aux = {"early": _draw_branch(draw, trunk)} if draw(st.sampled_from((False, False, False, True))) else {}
-    return chain(*parts, aux=aux, input=image, **_draw_settings(draw))
+    return chain(*parts, aux=aux, input=image, **draw(GRAPH_SETTINGS))
 
 
 @st.composite
@@ -325,52 +327,45 @@ def graphs(draw: st.DrawFn) -> Graph:
     encoder = draw(valid(Timm))
     other = draw(st.sampled_from((encoder, encoder, draw(valid(Timm)))))
     inputs = {"first": draw(images()), "second": draw(images())}
-    first = _get_encoder_features(encoder, inputs["first"])
-    second = _get_encoder_features(other, inputs["second"])
     join = draw(st.sampled_from(JOIN_NECKS))()
-    nodes = [Node("one", encoder, "first"), Node("two", other, "second"), Node("joined", join, ("one", "two"))]
-    joined = None if first is None or second is None else _get_features(contract(join, first, second))
-    parts: list[Part] = []
-    decoded = _append(draw, parts, DECODERS, joined)
-    nodes.append(Node("decoded", parts[-1], "joined"))
-    outputs = ["decoded"]
-    if not parts[-1].includes_head:
-        outputs = [f"head{index}" for index in range(draw(st.sampled_from((1, 1, 2))))]
-        for name in outputs:
-            _append(draw, parts, HEADS, decoded)
-            nodes.append(Node(name, parts[-1], "decoded"))
-    return Graph(inputs=inputs, nodes=nodes, outputs=outputs, **_draw_settings(draw))
+    trunk = _infer(join, _infer_encoder(encoder, inputs["first"]), _infer_encoder(other, inputs["second"]))
+    decoder, *heads = _draw_branch(draw, trunk, draw(st.sampled_from((1, 1, 2))))
+    nodes = [
+        Node("one", encoder, "first"),
+        Node("two", other, "second"),
+        Node("joined", join, ("one", "two")),
+        Node("decoded", decoder, "joined"),
+        *(Node(f"head{index}", head, "decoded") for index, head in enumerate(heads)),
+    ]
+    outputs = [node.name for node in nodes[4:]] or ["decoded"]
+    return Graph(inputs=inputs, nodes=nodes, outputs=outputs, **draw(GRAPH_SETTINGS))
 
 
-def _draw_settings(draw: st.DrawFn) -> dict[str, Any]:
-    return {name: draw(strategy) for name, strategy in _SETTINGS.items()}
+def _draw_branch(draw: st.DrawFn, trunk: Features | None, head_count: int = 1) -> list[Part]:
+    """Draw a decoder, and heads if it needs any."""
+    decoder, decoded = _draw_part(draw, DECODERS, trunk)
+    count = 0 if decoder.includes_head else head_count
+    return [decoder, *(_draw_part(draw, HEADS, decoded)[0] for _ in range(count))]
 
 
-def _draw_branch(draw: st.DrawFn, trunk: Features | None) -> list[Part]:
-    parts: list[Part] = []
-    decoded = _append(draw, parts, DECODERS, trunk)
-    if not parts[-1].includes_head:
-        _append(draw, parts, HEADS, decoded)
-    return parts
-
-
-def _append(
-    draw: st.DrawFn, parts: list[Part], classes: tuple[type[Part], ...], inputs: Features | None
-) -> Features | None:
-    """Append a part, usually one that accepts the inputs. Return its outputs, or None if they are not known."""
+def _draw_part(
+    draw: st.DrawFn, classes: tuple[type[Part], ...], inputs: Features | None
+) -> tuple[Part, Features | None]:
+    """Draw a part, usually one that accepts the inputs, with its outputs, or None if they are not known."""
     for _ in range(MAX_PART_TRIES):
         part: Part = draw(st.sampled_from(classes).flatmap(valid))
-        outputs = None if inputs is None else _get_features(contract(part, inputs))
+        outputs = _infer(part, inputs)
         if outputs is not None or inputs is None:
             break
-    parts.append(part)
-    return outputs
+    return part, outputs
 
 
-def _get_encoder_features(encoder: Timm, image: Image) -> Features | None:
+def _infer_encoder(encoder: Timm, image: Image) -> Features | None:
     info = describe(encoder, image.feature.channels)
-    return None if isinstance(info, Rejection) else _get_features(contract(info, (image.feature,)))
+    return None if isinstance(info, Rejection) else _infer(info, (image.feature,))
 
 
-def _get_features(outcome: ContractResult) -> Features | None:
-    return None if isinstance(outcome, Rejection) else outcome.features
+def _infer(part: object, *inputs: Features | None) -> Features | None:
+    known = [features for features in inputs if features is not None]
+    outcome = contract(part, *known) if len(known) == len(inputs) else None
+    return outcome.features if isinstance(outcome, Outputs) else None

@@ -18,6 +18,10 @@ TAKE_ALL = (
     composer.IdentityDecoder(),
     composer.Timm("test_resnet"),
 )
+UNTESTED = (
+    "law 'refusals' skipped: no input that was tried is rejected as 'raises' or 'policy'; pass some that are, with the "
+    "option inputs"
+)
 LIE = (composer.InterpolateToPyramidal(mode="bilinear"), composer.AggregateTokens())
 PARTS = (
     composer.PermuteDims(new_order=[0, 3, 1, 2]),
@@ -42,56 +46,18 @@ def test_a_part_of_composer_keeps_every_law(part):
     check_contract(part, examples=8)
 
 
-@pytest.mark.parametrize("part", TAKE_ALL, ids=lambda part: type(part).__name__)
-def test_of_a_part_that_refuses_nothing_it_is_told_that_its_refusals_were_not_tried(part):
+@pytest.mark.parametrize("part", [*TAKE_ALL, *LIE], ids=lambda part: type(part).__name__)
+def test_of_a_part_without_rejections_that_can_be_forced_it_is_told(part):
     with pytest.warns(SkippedLawWarning) as told:
         check_contract(part, examples=8)
 
-    assert [str(one.message) for one in told] == [
-        (
-            f"{part!r}: law 'refusals' skipped: no input that was tried is rejected; pass some that are, "
-            "check_contract(…, inputs=…)"
-        )
-    ]
-
-
-@pytest.mark.parametrize("part", LIE, ids=lambda part: type(part).__name__)
-def test_of_a_part_that_would_run_with_all_that_it_refuses_it_is_told_too(part):
-    with pytest.warns(SkippedLawWarning) as told:
-        check_contract(part, examples=8)
-
-    assert [str(one.message) for one in told] == [
-        (f"{part!r}: law 'refusals' skipped: all rejections are of kind 'wrong_output', which cannot be tested here")
-    ]
-
-
-def test_of_a_part_whose_refusals_are_all_too_large_it_is_told():
-    wide = composer.Feature(channels=8192, stride=16, axes="b n c")
-    with pytest.warns(SkippedLawWarning) as told:
-        check_contract(composer.FCNDecoder(channels=4), inputs=[((wide,),)], laws=["refusals"])
-
-    assert str(told[0].message) == (
-        f"{composer.FCNDecoder(channels=4)!r}: law 'refusals' skipped: rejected inputs have more than 30,000 numbers; "
-        "pass smaller ones, check_contract(…, inputs=…)"
-    )
+    assert [str(one.message) for one in told] == [f"{part!r}: {UNTESTED}"]
 
 
 def test_refusals_that_are_not_small_are_tried_where_none_is():
     wide = composer.Feature(channels=3000, stride=16)
     with pytest.raises(ContractViolation, match=r"as impossible \(it takes one map\), but its module returns"):
         check_contract(RefusesWhatItCan(), inputs=[((wide,) * 2,)], laws=["refusals"])
-
-
-def test_of_a_part_that_is_fed_hardly_anything_small_it_is_told():
-    wide, small = ((composer.Feature(channels=count),) for count in (50_000, 5))
-    many = [*[(wide,)] * 3217, (small,), *[(wide,)] * 4000]
-    with pytest.raises(ContractUncheckable) as caught:
-        check_contract(composer.IdentityDecoder(), inputs=many, laws=["shapes"], examples=1)
-
-    assert str(caught.value) == (
-        "cannot check IdentityDecoder(out_index=-1): almost every input that it accepts has more than 30,000 numbers. "
-        "Call check_contract(IdentityDecoder, inputs=[((Feature(channels=8),),)])"
-    )
 
 
 class Halves(nn.Module):
@@ -130,8 +96,10 @@ def test_a_plain_neck_that_promises_other_channels():
         check_contract(Miscounts)
 
     assert str(caught.value) == (
-        "Miscounts() breaks the law 'shapes': it must return features of [11] channels (got 1 × 22 × 1 × 1).\n"
-        '  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2'
+        "Miscounts() breaks the law 'shapes': its outputs differ from its contract.\n"
+        '  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2\n'
+        "  expected        got\n"
+        "  1 × 11 × 1 × 1  1 × 22 × 1 × 1  ←"
     )
 
 
@@ -184,8 +152,8 @@ WRONG = {
     "takes nothing": (
         TakesNothing(),
         (
-            f"cannot check TakesNothing(): {NOTHING} (it takes pairs of images). Call check_contract(TakesNothing, "
-            "inputs=[((Feature(channels=8),),)])"
+            f"cannot check TakesNothing(): {NOTHING} (it takes pairs of images); pass others, as in "
+            "inputs=[((Feature(channels=8),),)]"
         ),
     ),
     "no module": (
@@ -206,15 +174,15 @@ WRONG = {
     "a class that needs more": (
         NeedsMore,
         (
-            "cannot construct NeedsMore: argument 'width' is missing. Call check_contract(NeedsMore, "
-            'arguments={"width": 64})'
+            "cannot construct NeedsMore(): missing a required argument: 'width'; pass the option arguments={…}, in "
+            "check_contract or composer_checks"
         ),
     ),
     "a dict": (
         GivesDict,
         (
             f"cannot check GivesDict(): {NOTHING} (it raises TypeError: a module must return a tensor, or a list or "
-            "tuple of tensors (got a dict)). Call check_contract(GivesDict, inputs=[((Feature(channels=8),),)])"
+            "tuple of tensors (got a dict)); pass others, as in inputs=[((Feature(channels=8),),)]"
         ),
     ),
 }

@@ -69,7 +69,7 @@ FlipsAFlag() breaks the law 'itself': runs in eval mode changed seen_odd.
 CountsPrivately() breaks the law 'itself': runs in eval mode changed _runs.
   input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
     "GrowsItsState": """\
-GrowsItsState() breaks the law 'itself': runs in eval mode changed cache (which appeared).
+GrowsItsState() breaks the law 'itself': runs in eval mode changed cache.
   input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
     "WritesInTraining": """\
 WritesInTraining() breaks the law 'inputs': in train mode it changes an input tensor in place.
@@ -88,8 +88,8 @@ DeadParameter() breaks the law 'gradients': no gradient reaches unused.
   input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
     "RefusesWhatItCan": """\
 RefusesWhatItCan() breaks the law 'refusals': its contract rejects this input as impossible (it takes one map), \
-but its module returns 3 × 11 × 2 × 2, 3 × 13 × 2 × 2, 3 × 17 × 2 × 2, 3 × 19 × 2 × 2.
-  input  4 × map "b c h w" (11, 13, 17, 19 channels, stride 2), 3 images of 4 × 4""",
+but its module returns 3 × 11 × 3 × 4, 3 × 13 × 3 × 4, 3 × 17 × 3 × 4, 3 × 19 × 3 × 4.
+  input  4 × map "b c h w" (11, 13, 17, 19 channels, stride 2), 3 images of 6 × 8""",
 }
 
 
@@ -108,21 +108,21 @@ def test_a_refusal_that_is_not_real_is_no_matter_of_the_other_laws():
 
 PLAIN = {
     RowsForColumns: (
-        "RowsForColumns() breaks the law 'shapes': feature 0 has rows for columns, for map \"b c h w\" (11 "
-        "channels, stride 2), 2 images of 6 × 10."
+        "RowsForColumns() breaks the law 'shapes': feature 0 of its outputs has rows for columns (got 1 × 11 × 4 × 2)."
+        '\n  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 4'
     ),
     OffByOne: (
-        "OffByOne() breaks the law 'shapes': it accepts one level, but not several: for 4 × map \"b c h w\" (11 "
-        "channels, stride 2), it raises IndexError: list index out of range."
+        "OffByOne() breaks the law 'shapes': it raises IndexError: list index out of range.\n"
+        '  input  2 × map "b c h w" (11 channels, stride 2), 1 image of 2 × 2'
     ),
     Misspelt: (
-        "Misspelt() breaks the law 'shapes': it accepts one level, but not several: for 4 × map \"b c h w\" (11 "
-        "channels, stride 2), it raises AttributeError: 'Misspelt' object has no attribute 'skale'."
+        "Misspelt() breaks the law 'shapes': it raises AttributeError: 'Misspelt' object has no attribute 'skale'.\n"
+        '  input  2 × map "b c h w" (11 channels, stride 2), 1 image of 2 × 2'
     ),
     SquareMaps: (
-        "cannot check SquareMaps(): it accepts none of the inputs that were tried (for images that are not square it "
-        "raises RuntimeError: unflatten: Provided sizes [3, 3] don't multiply up to the size of dim 2 (15) in the "
-        "input tensor). Call check_contract(SquareMaps, inputs=[((Feature(channels=8),),)])"
+        "cannot check SquareMaps(): it accepts none of the inputs that were tried (it raises RuntimeError: "
+        "unflatten: Provided sizes [3, 3] don't multiply up to the size of dim 2 (12) in the input tensor); pass "
+        "others, as in inputs=[((Feature(channels=8),),)]"
     ),
 }
 

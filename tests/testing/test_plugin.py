@@ -242,8 +242,8 @@ WHY = {
     ),
     "Unmade": "cannot build the module of Unmade(): it raises OSError: no such kernel",
     "Picky": (
-        "cannot check Picky(): it accepts none of the inputs that were tried (it takes sound). Add to your module: "
-        'composer_checks = {Picky: {"inputs": [((Feature(channels=8),),)]}}'
+        "cannot check Picky(): it accepts none of the inputs that were tried (it takes sound); pass others, as in "
+        "inputs=[((Feature(channels=8),),)]"
     ),
     "Unknown": (
         "cannot generate values of Unknown.mode: give the field a default, an annotation or a validator that lists its "
@@ -270,8 +270,8 @@ def test_a_law_that_is_not_tried_is_skipped_and_told_at_the_end(hindered):
     ]
     section = hindered.partition(" skipped laws ")[2].splitlines()[1]
     assert section == (
-        "Same(): law 'refusals' skipped: no input that was tried is rejected; pass some that are, "
-        "check_contract(…, inputs=…)"
+        "Same(): law 'refusals' skipped: no input that was tried is rejected as 'raises' or 'policy'; pass some that "
+        "are, with the option inputs"
     )
 
 
@@ -392,10 +392,11 @@ def test_what_a_module_tells_of_its_parts_is_heeded(tmp_path):
     assert len(outcomes) == 9 + 8
     assert done.stdout.count("SKIPPED (left out by composer_checks)") == 7
     still = done.stdout.partition(" fields never varied ")[2].splitlines()[1]
-    assert still == 'parts::Mode: name. Add to your module: composer_checks = {Mode: {"fields": {"name": […]}}}'
+    assert still == "parts::Mode: name; pass values with the option fields"
     taken = re.sub(r"\d+ of \d+", "N of M", done.stdout.partition(" accepted inputs ")[2])
     assert taken.splitlines()[1] == (
-        "parts::Mode: Mode(mode='near', name='mode') (and 1 with other fields) accepted N of M inputs"
+        "parts::Mode: Mode(mode='near', name='mode') (and 1 with other fields) accepted N of M inputs; not "
+        '4 × map "b c h w" (11, 13, 17, 19 channels, stride 2) (it takes one)'
     )
     assert taken.splitlines()[2].startswith(
         'parts::Mixed: Mixed(width=8) accepted N of M inputs; not tokens "b n c" (11 channels, stride 2) (it raises '
@@ -412,10 +413,9 @@ def test_what_is_not_told_is_said(tmp_path):
             "cannot generate values of Mode.mode: give the field a default, an annotation or a validator that lists "
             "its values, or call valid(Mode, mode=[…])"
         ),
-        '  Add to your module: composer_checks = {Mode: {"fields": {"…": […]}}}',
         (
-            "cannot construct Mixed: argument 'width' is missing. Add to your module: composer_checks = {Mixed: "
-            '{"arguments": {"width": 64}}}'
+            "cannot construct Mixed(): missing a required argument: 'width'; pass the option arguments={…}, in "
+            "check_contract or composer_checks"
         ),
     ]
 

@@ -1,37 +1,34 @@
-"""What parts are tried with: sizes at which nothing is taken by coincidence, and richer inputs of the same kind."""
+"""What plain necks are tried with: sizes at which nothing is taken by coincidence, and larger runs."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from attrs import evolve
 from torch import nn
 
 from composer.layouts import Feature
-from composer.sizes import ANY_SIZE, SizeConstraint
-from composer.testing.inputs import Inputs
-from composer.testing.modules import ModuleSubject, probe_sizes
-from composer.testing.runs import Case, list_enlarged_cases
-from composer.testing.subjects import classify_inputs
+from composer.parts.base import contract
+from composer.sizes import SizeConstraint
+from composer.testing.drawing import build_subject, enlarge_run
+from composer.testing.inputs import find_unambiguous_size
+from composer.testing.modules import PlainNeck
 from tests.testing.gallery import OffByOne
 from tests.testing.sound import MixesLevels, NormsInstances, NormsTokens, WaitsForChannels
 
 PROBES = {
-    "few cells": (Feature(channels=11, stride=4), ANY_SIZE, ((12, 20), (20, 12))),
-    "no side is a number of channels": (Feature(channels=5, stride=4), ANY_SIZE, ((16, 24), (24, 16))),
-    "nor is a number of tokens": (Feature(channels=16, stride=2, axes="b n c", prefix=1), ANY_SIZE, ((8, 12), (12, 8))),
-    "as many as are needed": (Feature(channels=11, stride=4), SizeConstraint(least=21), ((24, 32), (32, 24))),
-    "of a vector": (Feature(channels=11, stride=None, axes="b c"), ANY_SIZE, ((3, 5), (5, 3))),
+    "few cells": (Feature(channels=11, stride=4), 1, (12, 16)),
+    "no side is a number of channels": (Feature(channels=4, stride=4), 1, (20, 24)),
+    "nor is a number of tokens": (Feature(channels=13, stride=2, axes="b n c", prefix=1), 1, (8, 10)),
+    "as many as are needed": (Feature(channels=11, stride=4), 21, (24, 28)),
+    "of a vector": (Feature(channels=11, stride=None, axes="b c"), 1, (3, 4)),
+    "frames are as many as channels": (Feature(channels=3, stride=1, axes="b c t h w", frames=3), 1, None),
 }
 
 
-@pytest.mark.parametrize(("feature", "sizes", "expected"), PROBES.values(), ids=PROBES)
-def test_a_plain_neck_is_probed_at_sizes_that_meet_no_number_of_channels(feature, sizes, expected):
-    assert probe_sizes((feature,), sizes) == expected
-
-
-def tried_with(neck, least=1):
-    plain = ModuleSubject(neck, least=least)
-    return plain, classify_inputs(plain, plain.iter_candidates())
+@pytest.mark.parametrize(("feature", "least", "expected"), PROBES.values(), ids=PROBES)
+def test_a_plain_neck_is_probed_at_a_size_that_meets_no_number_of_channels(feature, least, expected):
+    assert find_unambiguous_size((feature,), least) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,26 +37,24 @@ def tried_with(neck, least=1):
     ids=["tokens", "maps", "any channels"],
 )
 def test_a_plain_neck_takes_nothing_by_coincidence(neck, taken):
-    _, tried = tried_with(neck)
-    assert {inputs.edges[0].axes for inputs in tried.accepted} == taken
-    assert {inputs.edges[0].axes for inputs in tried.failed} == {"b c h w", "b n c"} - taken
+    subject = build_subject(PlainNeck(neck), None)
+    assert {run.inputs.edges[0].axes for run in subject.accepted} == taken
 
 
 def test_it_is_said_how_much_a_plain_neck_takes_and_why_not_more():
-    _, tried = tried_with(OffByOne)
-    assert tried.summary == (
-        'accepted 16 of 122 inputs; not 4 × map "b c h w" (11, 13, 17, 19 channels, stride 2) (it raises RuntimeError: '
+    assert build_subject(PlainNeck(OffByOne), None).summary == (
+        'accepted 28 of 88 inputs; not 4 × map "b c h w" (11, 13, 17, 19 channels, stride 2) (it raises RuntimeError: '
         "The size of tensor a (13) must match the size of tensor b (17) at non-singleton dimension 1)"
     )
 
 
 def test_the_random_state_is_left_as_it_was():
     state = torch.get_rng_state()
-    tried_with(MixesLevels)
+    build_subject(PlainNeck(MixesLevels), None)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_probe_is_run_once():
+def test_a_plain_neck_is_built_once_for_its_probes_of_the_same_channels():
     made = []
 
     class Counted(nn.Identity):
@@ -70,24 +65,20 @@ def test_a_probe_is_run_once():
         def process_channel_list(self, channel_list):
             return channel_list
 
-    plain, inputs = ModuleSubject(Counted), Inputs(((Feature(channels=11, stride=2),),))
-    rounded = Inputs(((Feature(channels=11, stride=2, rounding="floor"),),))
-    assert [plain.infer(one) is None for one in (inputs, rounded, inputs)] == [False] * 3
+    plain, feature = PlainNeck(Counted), Feature(channels=11, stride=2)
+    for one in (feature, Feature(channels=11, stride=2, rounding="floor"), Feature(channels=11, stride=4), feature):
+        assert contract(plain, (one,)).features[0].channels == 11
     assert made == [[11]]
 
 
 def test_the_least_cells_of_a_plain_neck_are_those_of_its_coarsest_level():
-    plain, _ = tried_with(NormsInstances, least=2)
-    inputs = Inputs(((Feature(channels=11, stride=4), Feature(channels=13, stride=8)),))
-    assert plain.infer(inputs).sizes == SizeConstraint(least=16)
+    levels = (Feature(channels=11, stride=4), Feature(channels=13, stride=8))
+    assert contract(PlainNeck(NormsInstances, least=2), levels).sizes == SizeConstraint(least=16)
 
 
-def test_richer_inputs_are_of_more_cells_and_then_of_more_levels_and_channels():
-    plain, tried = tried_with(MixesLevels)
-    inputs = Inputs(((Feature(channels=11, stride=2),),))
-    case = Case(plain, inputs, plain.infer(inputs), 1, 2, 2, tried)
-    found = [
-        (len(one.inputs.edges), one.inputs.edges[0].channels, one.height, one.width)
-        for one in list_enlarged_cases(case)
-    ]
-    assert found == [(1, 11, 8, 10), (5, 32, 4, 5)]
+def test_a_larger_run_has_more_cells_levels_and_channels():
+    subject = build_subject(PlainNeck(MixesLevels), None)
+    run = evolve(subject.accepted[0], accepted=subject.accepted)
+    larger = enlarge_run(run)
+    assert (len(run.inputs.edges), run.inputs.edges[0].channels, run.size) == (1, 11, (2, 2))
+    assert (len(larger.inputs.edges), larger.inputs.edges[0].channels, larger.size) == (5, 32, (3, 4))
