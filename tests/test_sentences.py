@@ -9,9 +9,9 @@ from torch import nn
 import composer
 from composer.checkpoints import Report
 from composer.cli.images import read_raster
-from composer.cli.inputs import _describe_missing_pixels
+from composer.cli.inputs import describe_missing_pixels
 from composer.cli.matrix import Matrix, format_summary
-from composer.cli.predictions import decode_classes
+from composer.cli.pictures import ClassMap
 from composer.cli.terminal import UsageError
 from composer.compatibility import PairResult
 from composer.layouts import Feature, describe_features, format_count
@@ -76,10 +76,10 @@ def test_an_image_of_one_channel_is_said_to_have_one():
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(1, "out: 1 of 1 class: class 0 100.0 %"), (2, "out: 1 of 2 classes: class 0 100.0 %")]
+    ("count", "said"), [(1, "out: 1 of 1 class: class 0 100.0%"), (2, "out: 1 of 2 classes: class 0 100.0%")]
 )
 def test_classes_are_counted(count, said):
-    assert str(decode_classes("out", np.zeros((2, 2), dtype=int), count)) == said
+    assert str(ClassMap("out", np.zeros((2, 2), dtype=int), count)) == said
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_matrix_counts_its_pairs(encoders, said):
     ids=["none", "one", "two", "the only one"],
 )
 def test_pixels_without_data_are_counted(lacking, said):
-    assert _describe_missing_pixels(np.array([lacking], dtype=bool)) == said
+    assert describe_missing_pixels(np.array([lacking], dtype=bool)) == said
 
 
 @pytest.mark.parametrize(
