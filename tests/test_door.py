@@ -245,10 +245,10 @@ def test_a_full_disk_behind_stdout_is_one_line(here):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ([*RUN[:-1], "folder.png"], "folder.png: this is not a regular file; choose another name."),
-        ([*RUN[:-1], "none/out.png"], "none/out.png: there is no folder {here}/none; make it first."),
-        ([*BUILD[:-1], "x.safetensors"], "x.safetensors: this is not a regular file; choose another name."),
-        ([*BUILD[:-1], "none/x.safetensors"], "none/x.safetensors: there is no folder {here}/none; make it first."),
+        ([*RUN[:-1], "folder.png"], "folder.png: cannot be written (Is a directory)"),
+        ([*RUN[:-1], "none/out.png"], "none/out.png: cannot be written (No such file or directory)"),
+        ([*BUILD[:-1], "x.safetensors"], "x.safetensors: cannot be written (Is a directory)"),
+        ([*BUILD[:-1], "none/x.safetensors"], "none/x.safetensors: cannot be written (No such file or directory)"),
     ],
     ids=["run-folder", "run-none", "build-folder", "build-none"],
 )  # fmt: skip
@@ -256,7 +256,7 @@ def test_a_file_that_cannot_be_written_is_refused_first(here, capsys, command, s
     (here / "folder.png").mkdir()
     (here / "x.safetensors").mkdir()
     assert main(command) == 2
-    assert capsys.readouterr().err == f"{said.format(here=here)}\n"
+    assert capsys.readouterr().err == f"{said}; choose another name or folder.\n"
 
 
 @pytest.fixture

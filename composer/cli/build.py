@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from composer.cli.check import build_outputs_table
-from composer.cli.show import build_weights_table, summarize_nodes, summarize_weights
+from composer.cli.show import build_summary_table, build_weights_table, summarize_weights
 from composer.cli.terminal import (
     UsageError,
     check_writable,
@@ -74,8 +73,7 @@ def build_spec(file: str, *, save_to: str | None, **options: Any) -> None:
     typed = infer(read_spec(file))
     log("building the model …")
     model, origin = build_model(typed, file, **options)
-    print_text(render(build_weights_table(summarize_nodes(model)), "", build_outputs_table(model.typed), ""))
-    print_text(origin)
+    print_text(f"{render(build_weights_table(model), '', build_summary_table(model.typed))}\n\n{origin}")
     if out is not None:
         from composer.weights import save
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from composer.cli.build import build_model
 from composer.cli.inputs import PreparedInput, prepare_inputs
 from composer.cli.pictures import InputImage, Prediction, decode_predictions, draw_sheet
-from composer.cli.terminal import UsageError, check_writable, log, print_text, read_spec, write_output_file
+from composer.cli.terminal import UsageError, check_writable, log, print_text, read_spec, write_output
 from composer.errors import make_printable
 from composer.graph import Shared
 from composer.inference import infer
@@ -48,11 +48,11 @@ def run(
     log("running it …")
     predictions = _predict(model, inputs)
     print_text("\n".join([*(make_printable(str(image)) for image in inputs), origin, *map(str, predictions)]))
-    if path is not None:
+    if out is not None and path is not None:
         panels = [InputImage(image.name, image.picture) for image in inputs]
         sheet = draw_sheet([*panels, *predictions], *inputs[0].picture.shape[:2])
-        write_output_file(path, lambda partial: sheet.savefig(partial, bbox_inches="tight"))
-        print_text(f"wrote {make_printable(str(out))}")
+        write_output(out, path, lambda partial: sheet.savefig(partial, bbox_inches="tight"))
+        print_text(f"wrote {make_printable(out)}")
 
 
 def _list_input_files(spec: str, images: Sequence[str], weights: str | None) -> list[tuple[str, str]]:
