@@ -211,20 +211,22 @@ class TestShow:
         assert main(["show", "segmentation.yaml"]) == 0
         assert capsys.readouterr() == (
             """\
-node and part                  gives
+node                           gives
 ─────────────────────────────────────────────────────────
-encoder  timm/resnet10t        4 × map b c h w
-  ← image                      channels 64  128  256  512
-  out_indices: [1, 2, 3, 4]    stride    4    8   16   32
-                               demands  multiple of 32
+encoder                        4 × map b c h w
+  timm/resnet10t               channels 64  128  256  512
+  ← image                      stride    4    8   16   32
+  out_indices: [1, 2, 3, 4]    demands  multiple of 32
 
-decoder  UNetDecoder           map b c h w
-  ← encoder                    channels 8
-  channels: [32, 16, 16, 8]    stride   4
+decoder                        map b c h w
+  UNetDecoder                  channels 8
+  ← encoder                    stride   4
+  channels: [32, 16, 16, 8]
 
-head  SegmentationHead         map b c h w
-  ← decoder                    channels 5
-  num_classes: 5               stride   4
+head                           map b c h w
+  SegmentationHead             channels 5
+  ← decoder                    stride   4
+  num_classes: 5
 
 inputs    image: 3 channels
 sizes     multiple of 32, at least 32, any shape; other sizes are padded
@@ -249,8 +251,8 @@ outputs   head (b, 5, H, W)
     def test_what_several_inputs_shared_nodes_and_auxiliary_outputs_look_like(self, here, capsys):
         main(["show", "joined.yaml"])
         words = " ".join(capsys.readouterr().out.split())
-        assert "again share: optical 2 × map b c h w ← s2 channels 64 128 stride 4 8" in words
-        assert "radar timm/resnet10t 2 × map b c h w ← s1 channels 64 out_indices: [0, 1] stride 4 8" in words
+        assert "again 2 × map b c h w share: optical channels 64 128 ← s2 stride 4 8" in words
+        assert "radar 2 × map b c h w timm/resnet10t channels 64 ← s1 stride 4 8 out_indices: [0, 1]" in words
         assert "inputs s2: 4 channels s1: 2 channels, stride 2 sizes multiple of 8" in words
         assert words.endswith(
             "outputs cover (b, 3, ceil(H/4), ceil(W/4)) height (b, 1, ceil(H/4), ceil(W/4)) "
@@ -546,7 +548,7 @@ class TestRun:
             ),
             pytest.param(
                 "segmentation.yaml --image photo.png -o o.png --weights none.safetensors",
-                "--weights: none.safetensors is not a file; give a checkpoint of this model.",
+                "none.safetensors: there is no such file; check the path.",
             ),
         ],
     )

@@ -135,7 +135,7 @@ def test_a_user_without_a_home_has_no_cache(here):
         ),
         pytest.param(
             ["run", "spec.yaml", "--image", "image.png", "-o", "o.png", "--weights", LONG],
-            f"--weights: {LONG} is not a file; give a checkpoint of this model.",
+            f"{LONG}: cannot be read (File name too long).",
             id="a long name of weights",
         ),
         pytest.param(["check", ""], "'' names no file; check the path.", id="no name"),

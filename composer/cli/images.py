@@ -192,11 +192,11 @@ def _count_bytes(source: Any) -> int:
 
 
 def _read_pages(file: str, source: Any) -> Raster | None:
-    """Read the pages of a TIFF as its bands, as tifffile writes them; None where they differ."""
+    """Read the pages of a TIFF as its bands, as tifffile writes arrays; None where they differ."""
     names = source.subdatasets
-    _check_size(file, _count_bytes(source) * len(names))
     if len(names) > MAX_PAGES:
         return None
+    _check_size(file, _count_bytes(source) * len(names))
     bands, masks = [], []
     for name in names:
         with rasterio.open(name, driver="GTiff") as page:
@@ -229,7 +229,7 @@ def _read_bands(file: str, source: Any, channels: int, *, picked: bool) -> Raste
         values = np.iinfo(values.dtype).max - values
     orientation = int(source.tags().get("EXIF_Orientation", 1))
     if orientation != 1:
-        values, missing = _turn_upright(values, orientation), _turn_upright(missing, orientation)
+        values, missing = _apply_orientation(values, orientation), _apply_orientation(missing, orientation)
         remarks.append("turned upright, as its EXIF orientation says")
     is_deep_picture = source.driver == "PNG" and values.dtype == np.uint16 and len(values) > 1
     return _build_raster(file, values, remarks, missing, 65535 if is_deep_picture else None)
@@ -244,7 +244,7 @@ def _resolve_palette(indices: Array, colours: dict[int, tuple[int, ...]]) -> tup
     return values[: 1 if is_grey else 3], values[3] == 0
 
 
-def _turn_upright(values: Array, orientation: int) -> Array:
+def _apply_orientation(values: Array, orientation: int) -> Array:
     """Turn values (band, height, width) by an EXIF orientation from 1 to 8."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(1, 2)

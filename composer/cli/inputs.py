@@ -67,7 +67,7 @@ def prepare_inputs(
     for name, raster in rasters.items():
         chosen, remark = select_bands(raster, name, inputs[name].channels, used.get(name))
         shown, preview_remark = select_preview_bands(raster, chosen, drawn.get(name))
-        values, missing = _take_bands(raster, chosen)
+        values, missing = _select_values(raster, chosen)
         stats = find_pretrained_stats(typed, name)
         values, method = normalize_bands(values, missing, stats, f"{raster.file}: {name}", raster.white)
         remarks = (*raster.remarks, remark, method, describe_missing_pixels(missing), preview_remark)
@@ -156,7 +156,7 @@ def _check_bands(raster: Raster, bands: Bands, option: str) -> None:
         )
 
 
-def _take_bands(raster: Raster, bands: Bands) -> tuple[Array, Array]:
+def _select_values(raster: Raster, bands: Bands) -> tuple[Array, Array]:
     """Return the values of some bands, counted from 1, and which of them are missing."""
     chosen = [band - 1 for band in bands]
     return raster.values[chosen], raster.missing[chosen]
@@ -247,7 +247,7 @@ def render_preview(raster: Raster, bands: Bands) -> NDArray[np.uint8]:
     A picture of at most three bands in 0..255 or 0..1 is drawn unchanged. Otherwise each band is stretched from its 2nd
     to its 98th percentile. Pixels without data are grey.
     """
-    values, missing = _take_bands(raster, bands)
+    values, missing = _select_values(raster, bands)
     if values.ndim == 4:
         values, missing = values[:, 0], missing[:, 0]
     highest = raster.white or infer_full_scale(values, missing) if len(raster.values) <= 3 else None

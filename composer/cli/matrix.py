@@ -107,16 +107,15 @@ def _build_encoder(name: str) -> ProbedEncoder:
 
 def _iter_cells(encoders: Sequence[ProbedEncoder], decoders: tuple[str, ...], jobs: int) -> Iterator[PairResult]:
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import track
 
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
+    options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
     rows: dict[ProbedEncoder, tuple[PairResult, ...]] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        groups = group_equivalent(progress.track(encoders, description="encoders described"), describe)
-        results = zip(groups, _compute_rows([(group[0], decoders) for group in groups], jobs), strict=True)
-        for group, cells in progress.track(results, total=len(groups), description="groups of encoders paired"):
-            rows |= {encoder: tuple(copy_for_encoder(encoder, cell) for cell in cells) for encoder in group}
+    groups = group_equivalent(track(encoders, "encoders described", **options), describe)
+    results = zip(groups, _compute_rows([(group[0], decoders) for group in groups], jobs), strict=True)
+    for group, cells in track(results, "groups of encoders paired", len(groups), **options):
+        rows |= {encoder: tuple(copy_for_encoder(encoder, cell) for cell in cells) for encoder in group}
     for encoder in encoders:
         yield from rows[encoder]
 

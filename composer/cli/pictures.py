@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, isqrt
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
@@ -39,17 +39,6 @@ MAX_ASPECT = 20
 
 LEGEND_WIDTH, TITLE_HEIGHT = 1.8, 0.6
 """Inches beside and above a drawn image."""
-
-
-class Panel(Protocol):
-    """A part of a sheet with a name, which draws itself."""
-
-    @property
-    def name(self) -> str:
-        """The title."""
-
-    def draw(self, axes: Axes) -> None:
-        """Draw into empty axes."""
 
 
 @frozen(eq=False)
@@ -89,7 +78,7 @@ class ClassMap:
         shares = self.list_shares()
         _draw_map(axes, get_class_colours(self.indices), interpolation="nearest")
         handles = [
-            Patch(color=get_class_colours(index) / 255, label=_format_class(index, share))
+            Patch(color=tuple(get_class_colours(index) / 255), label=_format_class(index, share))
             for index, share in shares[:MAX_DRAWN]
         ]
         if rest := shares[MAX_DRAWN:]:
@@ -151,6 +140,8 @@ class Vector:
 
 
 Prediction = ClassMap | ValueMap | Vector
+
+Panel = InputImage | Prediction
 
 
 def decode_predictions(name: str, part: Part, output: Array) -> Sequence[Prediction]:
@@ -217,9 +208,9 @@ def draw_sheet(panels: Sequence[Panel], height: int, width: int) -> Figure:
     return figure
 
 
-def _draw_map(axes: Axes, values: Array, interpolation: str = "auto", **options: Any) -> Any:
+def _draw_map(axes: Axes, values: Array, interpolation: str | None = None, **options: Any) -> Any:
     """Draw an image without its ticks; one that is too narrow to be seen is stretched."""
     shorter, longer = sorted(values.shape[:2])
     axes.set_axis_off()
-    aspect = "auto" if longer > MAX_ASPECT * shorter else "equal"
+    aspect: Literal["auto", "equal"] = "auto" if longer > MAX_ASPECT * shorter else "equal"
     return axes.imshow(values, interpolation=interpolation, aspect=aspect, **options)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.cli.build import build_model
 from composer.cli.inputs import PreparedInput, prepare_inputs
 from composer.cli.pictures import InputImage, Prediction, decode_predictions, draw_sheet
-from composer.cli.terminal import UsageError, check_writable, log, print_text, read_spec, write_output
+from composer.cli.terminal import UsageError, check_file, check_writable, log, print_text, read_spec, write_output
 from composer.errors import make_printable
 from composer.graph import Shared
 from composer.inference import infer
@@ -39,8 +38,8 @@ def run(
     """
     path = None if out is None else check_writable(out, (".png",), _list_input_files(file, images, weights))
     typed = infer(read_spec(file))
-    if weights is not None and not _is_file(weights):
-        raise UsageError(f"--weights: {weights} is not a file; give a checkpoint of this model.")
+    if weights is not None:
+        check_file(weights)
     _check_outputs(file, typed, out)
     inputs = prepare_inputs(typed, images, bands, show_bands)
     log("building the model …")
@@ -60,13 +59,6 @@ def _list_input_files(spec: str, images: Sequence[str], weights: str | None) -> 
     files = [file for text in images for file in (text, text.partition("=")[2]) if file]
     checkpoint = [] if weights is None else [("file of weights", weights)]
     return [("spec", spec), *(("image", file) for file in files), *checkpoint]
-
-
-def _is_file(file: str) -> bool:
-    try:
-        return Path(file).is_file()
-    except OSError:  # a name that is too long
-        return False
 
 
 def _check_outputs(file: str, typed: TypedGraph, out: str | None) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 8
 """The width of the words before the figures: channels, stride, rounding, demands."""
 
+PROPERTIES = {"channels": None, "stride": None, "rounding": "exact", "offset": 0, "prefix": 0, "frames": 1}
+"""The properties of a feature and their defaults, which are not shown."""
+
 
 def show(file: str) -> None:
     """Print the nodes of a graph, its inputs and sizes, and its outputs."""
@@ -35,11 +38,11 @@ def show(file: str) -> None:
 
 
 def _build_node_table(typed: TypedGraph) -> Table:
-    """Build a table with a row for each node: its name, part, inputs and arguments, and what it gives."""
+    """Build a table with a row for each node: its name, part, inputs, arguments and features."""
     from rich.text import Text
 
     table = build_table(gap=3)
-    table.add_column("node and part", overflow="fold")
+    table.add_column("node", overflow="fold")
     table.add_column("gives", no_wrap=True)
     for number, (node, demand) in enumerate(zip(typed.order, list_size_demands(typed), strict=True)):
         if number:
@@ -49,7 +52,7 @@ def _build_node_table(typed: TypedGraph) -> Table:
         details = Text("".join(f"\n  {line}" for line in lines), "dim")
         demands = Text(f"\n{'demands':<{LABEL_WIDTH}} {demand}" if demand else "", "yellow")
         table.add_row(
-            Text.assemble((node.name, "bold cyan"), "  ", (part, "bold"), details),
+            Text.assemble((node.name, "bold cyan"), (f"\n  {part}", "bold"), details),
             Text.assemble("\n".join(format_features(typed.features[node.name])), demands),
         )
     return table
@@ -75,14 +78,11 @@ def format_features(features: Features) -> list[str]:
         return ["nothing"]
     layouts = dict.fromkeys(f"{get_layout_kind(feature)} {feature.axes}" for feature in features)
     count = f"{len(features)} × " if len(features) > 1 else ""
-    rows = [("channels", [str(f.channels) for f in features])]
-    if any(f.stride is not None for f in features):
-        rows.append(("stride", ["–" if f.stride is None else str(f.stride) for f in features]))
-    if any(f.rounding != "exact" for f in features):
-        rows.append(("rounding", ["–" if f.rounding == "exact" else f.rounding for f in features]))
-    for name, default in (("offset", 0), ("prefix", 0), ("frames", 1)):
-        if any(getattr(f, name) != default for f in features):
-            rows.append((name, [str(getattr(f, name)) for f in features]))
+    rows = []
+    for name, default in PROPERTIES.items():
+        values = [getattr(feature, name) for feature in features]
+        if any(value != default for value in values):
+            rows.append((name, ["–" if value == default else str(value) for value in values]))
     return [f"{count}{' and '.join(layouts)}", *_align_columns(rows)]
 
 
