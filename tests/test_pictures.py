@@ -204,6 +204,12 @@ class TestPanels:
             f"[{index}]" for index in range(min(count, 10))
         ]
 
+    @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e38])
+    def test_a_number_that_is_not_finite_has_no_bar(self, number):
+        (axes,) = draw(Vector("biomass", np.array([number, 2.0])))
+        assert [bar.get_width() for bar in axes.patches] == [1e38 if number == 1e38 else 0, 2]
+        assert [text.get_text() for text in axes.texts] == [f"{number:g}", "2"]
+
 
 class TestSheets:
     @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ class ClassMap:
 
     def list_shares(self) -> list[tuple[int, float]]:
         """Return the classes that occur, and their shares of the pixels, largest first."""
-        present, pixels = np.unique(self.indices, return_counts=True)
-        pairs = zip(present.tolist(), (pixels / self.indices.size).tolist(), strict=True)
+        counts = np.bincount(self.indices.ravel()).tolist()
+        pairs = [(index, count / self.indices.size) for index, count in enumerate(counts) if count]
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
     def __str__(self) -> str:
@@ -132,7 +132,7 @@ class Vector:
     def draw(self, axes: Axes) -> None:
         """Draw a bar for each number."""
         labels, numbers, texts = zip(*self.list_lines()[:MAX_DRAWN], strict=True)
-        bars = axes.barh(labels, numbers)
+        bars = axes.barh(labels, np.nan_to_num(numbers, posinf=0, neginf=0))
         axes.bar_label(bars, texts, padding=4)
         axes.margins(x=0.25)
         axes.invert_yaxis()
