@@ -1,14 +1,15 @@
-"""Images in files: whatever Pillow, numpy and tifffile read comes out as bands first, and the rest in one line."""
+"""Images in files: what GDAL and numpy read comes out as bands first, and the rest in one line."""
 
+import os
 import re
-import struct
-import sys
-import zlib
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
+from rasterio.enums import ColorInterp
 
 from composer.cli.images import Raster, read_raster
 from composer.cli.inputs import (
@@ -20,17 +21,38 @@ from composer.cli.inputs import (
     select_bands,
     select_preview_bands,
 )
-from composer.cli.terminal import UsageError, check_writable, write_output_file
+from composer.cli.terminal import UsageError, check_writable, write_output
 
 RED, GREEN, CLEAR = (200, 10, 20), (30, 180, 40), (0, 0, 255, 0)
 
 
 def picture(file: Path, mode: str = "RGB", **options) -> str:
-    """A picture of 2 × 3 pixels, the left one red and the others green, in any of Pillow's modes."""
+    """A picture of 2 × 3 pixels, the left ones red and the others green, in any of Pillow's modes."""
     image = Image.new("RGB", (3, 2), GREEN)
     image.putpixel((0, 0), RED)
     image.putpixel((0, 1), RED)
     image.convert(mode, palette=Image.Palette.ADAPTIVE).save(file, **options)
+    return str(file)
+
+
+def raster(file: Path, values, *, mask=None, colours=None, palette=None, **options) -> str:
+    """A file of values (bands, height, width) as GDAL writes it; the suffix says in which format."""
+    values = np.asarray(values)
+    count, height, width = values.shape
+    driver = {".tif": "GTiff", ".png": "PNG", ".jp2": "JP2OpenJPEG", ".pnm": "PNM"}[file.suffix]
+    shape = {"count": count, "height": height, "width": width, "dtype": values.dtype}
+    with (
+        warnings.catch_warnings(action="ignore"),
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, GDAL_PAM_ENABLED=False),
+        rasterio.open(file, "w", driver=driver, **shape, **options) as target,
+    ):
+        if colours:
+            target.colorinterp = colours
+        if palette:
+            target.write_colormap(1, palette)
+        target.write(values)
+        if mask is not None:
+            target.write_mask(mask)
     return str(file)
 
 
@@ -43,53 +65,64 @@ def pixel(values, row=0, column=0):
     return values[:, row, column].tolist()
 
 
+def refused(file, message, *arguments):
+    with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {message}')}$"):
+        read_raster(str(file), *arguments or (3,))
+
+
 class TestPictures:
-    @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "CMYK"])
+    @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
     def test_colours_come_out_of_every_mode(self, tmp_path, mode):
-        read = read_raster(picture(tmp_path / ("x.tif" if mode == "CMYK" else "x.png"), mode), 3)
-        assert read.values.shape == (3, 2, 3)
+        read = read_raster(picture(tmp_path / "x.png", mode), 3)
         assert (pixel(read.values), pixel(read.values, 0, 2)) == (list(RED), list(GREEN))
-        assert read.values.dtype == np.uint8
+        assert (read.values.shape, read.values.dtype, read.remarks) == ((3, 2, 3), np.uint8, ())
         assert not read.missing.any()
 
+    @pytest.mark.parametrize("suffix", ["jpg", "jp2", "ppm", "tif"])
+    def test_every_format_is_known_by_its_first_bytes(self, tmp_path, suffix):
+        Image.new("RGB", (9, 8), RED).save(tmp_path / f"x.{suffix}")
+        (tmp_path / f"x.{suffix}").rename(tmp_path / "x.photo")
+        read = read_raster(str(tmp_path / "x.photo"), 3)
+        assert np.abs(np.array(pixel(read.values)) - RED).max() < 3
+        assert read.values.shape == (3, 8, 9)
+
+    @pytest.mark.parametrize("suffix", ["png", "tif"])
     @pytest.mark.parametrize(("mode", "expected"), [("L", [[68, 119, 119]] * 2), ("1", [[0, 255, 255]] * 2)])
-    def test_grey_has_one_band(self, tmp_path, mode, expected):
-        file = tmp_path / "x.png"
+    def test_grey_has_one_band(self, tmp_path, mode, expected, suffix):
+        file = tmp_path / f"x.{suffix}"
         image = Image.open(picture(tmp_path / "colour.png")).convert("L")
         (image.point(lambda level: 255 * (level > 100)).convert("1") if mode == "1" else image).save(file)
         assert read_raster(str(file), 3).values.tolist() == [expected]
 
-    def test_sixteen_bits_are_kept(self, tmp_path):
-        Image.fromarray(np.array([[0, 40000], [65535, 7]], np.uint16)).save(tmp_path / "x.png")
-        assert read_raster(str(tmp_path / "x.png"), 1).values.tolist() == [[[0, 40000], [65535, 7]]]
-
-    def test_a_photograph_is_turned_upright(self, tmp_path):
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_a_photograph_is_turned_upright(self, tmp_path, orientation):
+        levels = np.repeat(np.repeat([[0, 50, 100], [150, 200, 250]], 16, axis=0), 16, axis=1).astype(np.uint8)
         exif = Image.Exif()
-        exif[0x0112] = 6  # the camera was turned: rows are columns
-        read = read_raster(picture(tmp_path / "x.png", exif=exif), 3)
-        assert read.values.shape == (3, 3, 2)
-        assert [pixel(read.values, row) for row in range(3)] == [list(RED), list(GREEN), list(GREEN)]
-        assert read.remarks == ("turned upright, as its EXIF orientation says",)
+        exif[0x0112] = orientation
+        Image.fromarray(levels).save(tmp_path / "x.jpg", exif=exif)
+        turns = [levels, levels[:, ::-1], levels[::-1, ::-1], levels[::-1]]
+        turns += [turn.swapaxes(0, 1) for turn in (levels, levels[::-1], levels[::-1, ::-1], levels[:, ::-1])]
+        read = read_raster(str(tmp_path / "x.jpg"), 1)
+        assert np.abs(read.values[0].astype(int) - turns[orientation - 1]).max() < 20
+        assert read.missing.shape == read.values.shape
+        assert read.remarks == (("turned upright, as its EXIF orientation says",) if orientation > 1 else ())
 
-    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-    def test_what_is_transparent_is_white(self, tmp_path, mode):
-        image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1), ("P", 3)])
+    def test_transparent_pixels_are_missing(self, tmp_path, mode, channels):
+        image = Image.new("RGBA", (3, 1), (9, 200, 9, 255))
         image.putpixel((1, 0), CLEAR)
-        image.convert(mode).save(tmp_path / "x.png", **({"transparency": 0} if mode == "P" else {}))
-        read = read_raster(str(tmp_path / "x.png"), 3)
-        assert read.values[..., 0, 1 if mode != "P" else 0].tolist() == [255] * (1 if mode == "LA" else 3)
-        assert read.remarks == ("transparent pixels laid over white",)
+        image.putpixel((2, 0), (9, 200, 9, 128))
+        image.quantize(4).save(tmp_path / "x.png") if mode == "P" else image.convert(mode).save(tmp_path / "x.png")
+        read = read_raster(str(tmp_path / "x.png"), channels)
+        assert read.missing.tolist() == [[[False, True, False]]] * channels
+        assert read.remarks == ()
 
-    def test_alpha_is_a_band_where_four_are_asked_for(self, tmp_path):
-        Image.new("RGBA", (2, 1), (1, 2, 3, 4)).save(tmp_path / "x.png")
-        read = read_raster(str(tmp_path / "x.png"), 4)
-        assert (pixel(read.values), read.remarks) == ([1, 2, 3, 4], ("alpha counts as band 4",))
-
-    def test_of_a_moving_picture_the_first_frame_is_taken_and_that_is_said(self, tmp_path):
-        first, second = Image.new("RGB", (2, 1), RED), Image.new("RGB", (2, 1), GREEN)
-        first.save(tmp_path / "x.png", save_all=True, append_images=[second])
-        read = read_raster(str(tmp_path / "x.png"), 3)
-        assert (pixel(read.values), read.remarks) == (list(RED), ("the first of its 2 frames",))
+    @pytest.mark.parametrize("picked", [False, True])
+    def test_alpha_is_a_band_where_it_is_asked_for(self, tmp_path, picked):
+        Image.new("RGBA", (2, 1), (1, 2, 3, 0)).save(tmp_path / "x.png")
+        read = read_raster(str(tmp_path / "x.png"), 2 if picked else 4, picked=picked)
+        assert (pixel(read.values), read.remarks) == ([1, 2, 3, 0], ("alpha counts as band 4",))
+        assert not read.missing.any()
 
 
 class TestArrays:
@@ -153,89 +186,26 @@ class TestArrays:
         ],
     )
     def test_what_is_no_image_is_refused(self, tmp_path, array, frames, message):
-        file = str(tmp_path / "x.npy")
-        np.save(file, array, allow_pickle=True)
-        with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {message}')}$"):
-            read_raster(file, 3, frames)
+        np.save(tmp_path / "x.npy", array, allow_pickle=True)
+        refused(tmp_path / "x.npy", message, 3, frames)
 
-
-COLOURS = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 9)]).astype(np.uint16) * 256
-"""A palette: entry i is the colour (i, 255 - i, 9)."""
 
 SIXTEEN = np.array(
-    [[[0, 65535, 40000], [1, 255, 256], [257, 12345, 54321]], [[7, 8, 9], [65534, 511, 2], [30000, 30001, 30002]]],
-    np.uint16,
+    [[[0, 65535, 40000], [1, 255, 256]], [[7, 8, 9], [65534, 511, 2]], [[3, 4, 5], [6, 7, 30001]]], np.uint16
 )
 """A picture of 2 × 3 pixels, whose colours differ in their low bytes too."""
 
 
-def png16(file, values, interlaced=False, orientation=None):
-    """A PNG of 16 bits, which Pillow cannot write: values (height, width, 2, 3 or 4), each row with another filter."""
-    height, width, bands = values.shape
-    passes = ADAM7 if interlaced else [(0, 0, 1, 1)]
-    data = b"".join(filtered(values[top::down, left::across]) for top, left, down, across in passes)
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[bands], 0, 0, interlaced)
-    exif = (
-        b"" if orientation is None else b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation, 0, 0])
-    )
-    chunks = [(b"IHDR", header), *([(b"eXIf", exif + bytes(4))] if exif else [])]
-    chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
-    body = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(body))
-    return str(file)
-
-
-ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
-"""The passes of an interlaced PNG: first row and column, and the steps."""
-
-
-def filtered(values):
-    """Rows of a PNG: the first as it is, the others as differences to the pixel on the left."""
-    if 0 in values.shape:
-        return b""
-    rows = np.ascontiguousarray(values.astype(">u2")).view(np.uint8).reshape(*values.shape[:2], -1)
-    left = np.concatenate([np.zeros_like(rows[:, :1]), rows[:, :-1]], axis=1)
-    return b"".join(
-        bytes([index > 0]) + (row - before if index else row).tobytes()
-        for index, (row, before) in enumerate(zip(rows, left, strict=True))
-    )
-
-
 class TestSixteenBits:
-    @pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
-    def test_of_a_png(self, tmp_path, interlaced):
-        read = read_raster(png16(tmp_path / "x.png", SIXTEEN, interlaced), 3)
-        assert read.values.dtype == np.uint16
-        assert np.array_equal(read.values, SIXTEEN.transpose(2, 0, 1))
-        assert (read.remarks, read.white) == ((), 65535)
-
-    @pytest.mark.parametrize("bands", [2, 4])
-    def test_alpha_is_a_band_where_it_is_asked_for(self, tmp_path, bands):
-        values = np.concatenate([SIXTEEN, SIXTEEN[::-1]], axis=2)[..., :bands]
-        read = read_raster(png16(tmp_path / "x.png", values), bands)
-        assert np.array_equal(read.values, values.transpose(2, 0, 1))
-        assert read.remarks == (f"alpha counts as band {bands}",)
-
-    @pytest.mark.parametrize("colours", [1, 3])
-    def test_what_is_transparent_is_white(self, tmp_path, colours):
-        alpha = np.array([[[65535], [0], [13107]]], np.uint16)  # opaque, clear, a fifth
-        values = np.concatenate([np.full((1, 3, colours), 1000, np.uint16), alpha], axis=2)
-        read = read_raster(png16(tmp_path / "x.png", values), colours)
-        assert read.values.tolist() == [[[1000, 65535, 52628]]] * colours
-        assert read.remarks == ("transparent pixels laid over white",)
-
-    def test_a_png_is_turned_upright(self, tmp_path):
-        read = read_raster(png16(tmp_path / "x.png", SIXTEEN, orientation=6), 3)
-        assert np.array_equal(read.values, np.rot90(SIXTEEN, -1).transpose(2, 0, 1))
-        assert read.remarks == ("turned upright, as its EXIF orientation says",)
-
-    @pytest.mark.parametrize(("kind", "bands", "white"), [("P6", 3, 65535), ("P6", 3, 60000), ("P5", 1, 65535)])
-    def test_of_a_ppm(self, tmp_path, kind, bands, white):
-        values = SIXTEEN[..., :bands].clip(max=white)
-        (tmp_path / "x.ppm").write_bytes(f"{kind}\n3 2\n# here\n{white}\n".encode() + values.astype(">u2").tobytes())
-        read = read_raster(str(tmp_path / "x.ppm"), bands)
-        assert np.array_equal(read.values, values.transpose(2, 0, 1))
-        assert read.white == (white if bands == 3 else None)
+    @pytest.mark.parametrize(
+        ("name", "bands", "white"),
+        [("x.png", 1, None), ("x.png", 3, 65535), ("x.tif", 3, None), ("x.jp2", 3, None), ("x.pnm", 3, None)],
+    )
+    def test_all_of_them_are_kept(self, tmp_path, name, bands, white):
+        options = {"quality": "100", "reversible": "yes"} if name == "x.jp2" else {}
+        read = read_raster(raster(tmp_path / name, SIXTEEN[:bands], **options), bands)
+        assert np.array_equal(read.values, SIXTEEN[:bands])
+        assert (read.values.dtype, read.remarks, read.white) == (np.uint16, (), white)
 
     def test_they_are_normalised_from_0_to_white(self):
         published = PretrainedStats("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
@@ -248,283 +218,171 @@ class TestSixteenBits:
         image = Raster("x.png", np.array([[[0, 257, 65535]]] * 3, np.uint16), np.zeros((3, 1, 3), bool), (), 65535)
         assert render_preview(image, (1, 2, 3)).tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
 
-    @pytest.mark.parametrize(
-        ("name", "content"),
-        [
-            ("x.ppm", b"P3\n2 1\n65535\n1 2 3 4 5 6\n"),
-            # An SGI picture: no compression, 2 bytes, 3 axes, 2 × 1 × 3.
-            ("x.rgb", struct.pack(">hBBHHHH", 474, 0, 2, 3, 2, 1, 3).ljust(512, b"\0") + bytes(12)),
-        ],
-        ids=["text", "sgi"],
-    )
-    def test_what_pillow_would_cut_is_refused(self, tmp_path, name, content):
-        file = tmp_path / name
-        file.write_bytes(content)
-        said = f"{file}: its colours have more than 8 bits, which cannot be read here; save it as TIFF or .npy."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            read_raster(str(file), 3)
-
-    def test_16_bits_for_all_three_colours_together_are_read(self, tmp_path):
-        """A BMP of 5, 5 and 5 bits."""
-        header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 58, 0, 0, 54, 40, 2, 1, 1, 16, 0, 4, 0, 0, 0, 0)
-        (tmp_path / "x.bmp").write_bytes(header + struct.pack("<HH", 0b0111110000000000, 0b0000000000011111))
-        assert read_raster(str(tmp_path / "x.bmp"), 3).values.tolist() == [[[255, 0]], [[0, 0]], [[0, 255]]]
-
-    def test_jpeg_2000_of_12_bits_is_refused(self, tmp_path):
-        file = tmp_path / "x.jp2"
-        Image.new("RGB", (4, 5)).save(file)
-        content = bytearray(file.read_bytes())
-        size = content.find(b"\xff\x4f\xff\x51") + 42
-        content[size : size + 9 : 3] = bytes([11]) * 3  # 12 bits
-        file.write_bytes(content)
-        said = f"{file}: its colours have more than 8 bits, which cannot be read here; save it as TIFF or .npy."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            read_raster(str(file), 3)
-
 
 INSIDE = np.ones((4, 5), bool)
 INSIDE[0, :3] = False
 """A mask, of which three pixels are outside."""
 
-
-def tiff(file, values, mask=None, nodata=None, **options):
-    """A TIFF of values (height, width), (height, width, bands) or (bands, height, width), as GDAL would write it."""
-    tifffile = pytest.importorskip("tifffile")
-    tags = list(options.pop("extratags", []))
-    if nodata is not None:
-        tags.append((42113, "s", 0, nodata, True))
-    with tifffile.TiffWriter(file) as writer:
-        writer.write(values, metadata=None, extratags=tags, **options)
-        if mask is not None:
-            writer.write(mask, metadata=None, photometric="mask", subfiletype=4, bitspersample=1)
-    return str(file)
-
-
-class TestTiffOfEveryKind:
-    """Bit depths, colours, planes, masks and marks of no data: the values are those that GDAL reads from such files."""
-
-    @pytest.mark.parametrize("bands", [1, 3, 5])
-    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32], ids=lambda dtype: dtype.__name__)
-    def test_what_is_outside_of_the_mask_is_missing(self, tmp_path, dtype, bands):
-        values = np.arange(20 * bands).reshape(4, 5, bands).astype(dtype)
-        colours = "rgb" if bands == 3 else "minisblack"
-        planes = {} if bands == 1 else {"planarconfig": "contig"}
-        file = tiff(tmp_path / "x.tif", values[..., 0] if bands == 1 else values, INSIDE, photometric=colours, **planes)
-        read = read_raster(file, bands)
-        assert np.array_equal(read.values, values.transpose(2, 0, 1))
-        assert np.array_equal(read.missing, np.broadcast_to(~INSIDE, (bands, 4, 5)))
-        assert read.remarks == ()
-
-    def test_a_mask_goes_with_no_data_and_overviews(self, tmp_path):
-        tifffile = pytest.importorskip("tifffile")
-        values = np.arange(20, dtype=np.uint8).reshape(4, 5)
-        with tifffile.TiffWriter(tmp_path / "x.tif") as writer:
-            writer.write(values, metadata=None, photometric="minisblack", extratags=[(42113, "s", 0, "19", True)])
-            writer.write(values[::2, ::2], metadata=None, photometric="minisblack", subfiletype=1)
-            writer.write(INSIDE[::2, ::2], metadata=None, photometric="mask", subfiletype=5, bitspersample=1)
-            writer.write(INSIDE, metadata=None, photometric="mask", subfiletype=4, bitspersample=1)
-        read = read_raster(str(tmp_path / "x.tif"), 1)
-        assert np.array_equal(read.values[0], values)
-        assert np.array_equal(read.missing[0], ~INSIDE | (values == 19))
-        assert read.remarks == ()
-
-    @pytest.mark.parametrize("planes", ["contig", "separate"])
-    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=lambda dtype: dtype.__name__)
-    def test_no_data_is_missing_at_every_depth(self, tmp_path, dtype, planes):
-        values = np.arange(60, dtype=dtype).reshape(4, 5, 3)
-        stored = values if planes == "contig" else values.transpose(2, 0, 1)
-        read = read_raster(tiff(tmp_path / "x.tif", stored, nodata="7", photometric="rgb", planarconfig=planes), 3)
-        assert np.array_equal(read.values, values.transpose(2, 0, 1))
-        assert np.array_equal(read.missing, read.values == 7)
-
-    @pytest.mark.parametrize("nodata", [None, "2"], ids=["plain", "nodata"])
-    @pytest.mark.parametrize("planes", ["contig", "separate"])
-    @pytest.mark.parametrize(
-        ("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.uint32, 4294967295)], ids=["8", "16", "32"]
-    )
-    def test_where_zero_is_white_the_image_is_inverted(self, tmp_path, dtype, white, planes, nodata):
-        values = np.array([[0, 1, 2, white]], dtype)
-        file = tiff(tmp_path / "x.tif", values, nodata=nodata, photometric="miniswhite", planarconfig=planes)
-        read = read_raster(file, 1)
-        assert read.values.tolist() == [[[white, white - 1, white - 2, 0]]]
-        assert read.missing.tolist() == [[[False, False, nodata is not None, False]]]
-        assert read.remarks == ("inverted, because its zero is white",)
-
-    @pytest.mark.parametrize("dtype", [np.int16, np.float32], ids=lambda dtype: dtype.__name__)
-    def test_numbers_that_are_no_brightness_are_not_inverted(self, tmp_path, dtype):
-        read = read_raster(tiff(tmp_path / "x.tif", np.array([[-1, 2]], dtype), photometric="miniswhite"), 1)
-        assert (read.values.tolist(), read.remarks) == ([[[-1, 2]]], ())
-
-    @pytest.mark.parametrize(
-        ("more", "missing"),
-        [
-            ({}, [False] * 4),
-            ({"nodata": "3"}, [False, True, False, False]),
-            ({"mask": True}, [True, False, True, False]),
-        ],
-        ids=["plain", "nodata", "mask"],
-    )
-    def test_a_palette_is_resolved(self, tmp_path, more, missing):
-        values = np.array([[0, 3, 200, 255]], np.uint8)
-        more = {**more, **({"mask": np.array([[False, True, False, True]])} if "mask" in more else {})}
-        read = read_raster(tiff(tmp_path / "x.tif", values, photometric="palette", colormap=COLOURS, **more), 3)
-        assert read.values.tolist() == [[[0, 3, 200, 255]], [[255, 252, 55, 0]], [[9] * 4]]
-        assert read.missing.tolist() == [[missing]] * 3
-
-    @pytest.mark.parametrize("mask", [None, np.array([[True, True, False]])], ids=["plain", "mask"])
-    def test_one_bit_is_black_or_white(self, tmp_path, mask):
-        file = tiff(
-            tmp_path / "x.tif", np.array([[True, False, True]]), mask, bitspersample=1, photometric="minisblack"
-        )
-        read = read_raster(file, 1)
-        assert read.values.tolist() == [[[255, 0, 255]]]
-        assert read.missing.tolist() == [[[False, False, mask is not None]]]
-
-    def test_a_fourth_band_that_is_not_alpha_is_kept(self, tmp_path):
-        values = np.arange(80, dtype=np.uint8).reshape(4, 5, 4)
-        file = tiff(tmp_path / "x.tif", values, photometric="rgb", extrasamples=["unspecified"], planarconfig="contig")
-        assert np.array_equal(read_raster(file, 4).values, values.transpose(2, 0, 1))
-
-    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=lambda dtype: dtype.__name__)
-    @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_every_depth_is_turned_upright(self, tmp_path, orientation, dtype):
-        values = np.arange(18, dtype=dtype).reshape(2, 3, 3)
-        file = tiff(tmp_path / "x.tif", values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
-        turns = [values, values[:, ::-1], values[::-1, ::-1], values[::-1]]
-        turns += [turn.swapaxes(0, 1) for turn in (values, values[::-1], values[::-1, ::-1], values[:, ::-1])]
-        read = read_raster(file, 3)
-        assert np.array_equal(read.values, turns[orientation - 1].transpose(2, 0, 1))
-        said = ("turned upright, as its EXIF orientation says",) if orientation > 1 else ()
-        assert read.remarks == said
-
-    def test_other_colours_are_refused_where_they_would_be_bands(self, tmp_path):
-        file = tiff(tmp_path / "x.tif", np.zeros((4, 5, 3), np.uint16), photometric="cielab", planarconfig="contig")
-        said = f"{file}: bands in the colour space CIELAB cannot be read from this TIFF; save it as RGB."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            read_raster(file, 3)
+SHADES = {index: (index, 255 - index, 9, 255) for index in range(256)}
+"""A palette: entry i is the colour (i, 255 - i, 9)."""
 
 
 class TestTiff:
-    @pytest.mark.parametrize("axes", ["YXS", "CYX"])
-    def test_bands_are_known_from_the_file(self, tmp_path, axes):
-        tifffile = pytest.importorskip("tifffile")
-        bands = np.arange(6 * 4 * 5, dtype=np.float32).reshape(6, 4, 5)
-        stored = bands if axes == "CYX" else bands.transpose(1, 2, 0)
-        tifffile.imwrite(tmp_path / "x.tif", stored, metadata={"axes": axes}, photometric="minisblack")
-        read = read_raster(str(tmp_path / "x.tif"), 3)
-        assert np.array_equal(read.values, bands)
+    @pytest.mark.parametrize("bands", [1, 3, 6])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32], ids=lambda dtype: dtype.__name__)
+    def test_pixels_outside_of_the_mask_are_missing(self, tmp_path, dtype, bands):
+        values = np.arange(20 * bands).reshape(bands, 4, 5).astype(dtype)
+        read = read_raster(raster(tmp_path / "x.tif", values, mask=INSIDE), bands)
+        assert np.array_equal(read.values, values)
+        assert np.array_equal(read.missing, np.broadcast_to(~INSIDE, (bands, 4, 5)))
+        assert read.remarks == ()
 
-    def test_no_data_is_missing(self, tmp_path):
-        tifffile = pytest.importorskip("tifffile")
-        values = np.array([[1, -9999, np.nan, -1]], np.float32)
-        tifffile.imwrite(tmp_path / "x.tif", values, photometric="minisblack", extratags=[(42113, "s", 0, "-1", True)])
-        read = read_raster(str(tmp_path / "x.tif"), 1)
-        assert read.missing.tolist() == [[[False, True, True, True]]]
+    @pytest.mark.parametrize("interleave", ["pixel", "band"])
+    @pytest.mark.parametrize("compress", ["none", "deflate", "lzw", "zstd"])
+    def test_no_data_is_missing(self, tmp_path, compress, interleave):
+        values = np.arange(60, dtype=np.uint16).reshape(3, 4, 5)
+        file = raster(tmp_path / "x.tif", values, nodata=7, compress=compress, interleave=interleave)
+        read = read_raster(file, 3)
+        assert np.array_equal(read.values, values)
+        assert np.array_equal(read.missing, values == 7)
+
+    def test_numbers_that_satellite_products_use_are_missing(self, tmp_path):
+        values = np.array([[[1, -9999, np.nan, -1]]], np.float32)
+        assert read_raster(raster(tmp_path / "x.tif", values, nodata=-1), 1).missing.tolist() == [
+            [[False, True, True, True]]
+        ]
 
     @pytest.mark.parametrize(
-        ("said", "numbers", "missing", "remark"),
+        ("dtype", "options"),
+        [(np.uint8, {}), (np.uint8, {"nbits": 1}), (np.uint16, {}), (np.uint32, {})],
+        ids=["8 bits", "1 bit", "16 bits", "32 bits"],
+    )
+    def test_where_zero_is_white_the_image_is_inverted(self, tmp_path, dtype, options):
+        stored = np.array([[[0, 1, 0]]], dtype)
+        white, grey = (255, 0) if options else (np.iinfo(dtype).max, np.iinfo(dtype).max - 1)
+        read = read_raster(raster(tmp_path / "x.tif", stored, photometric="miniswhite", **options), 1)
+        assert read.values.tolist() == [[[white, grey, white]]]
+
+    @pytest.mark.parametrize(
+        ("options", "missing"),
         [
-            ("0", np.int16, [True, False], None),
-            (" -3.0\0", np.int16, [False, True], None),
-            ("nan", np.float32, [False, False], None),
-            ("nan", np.int16, [False, False], "its no-data value 'nan' is not a number of int16, and is ignored"),
-            (
-                "1e999",
-                np.int16,
-                [False, False],
-                "its no-data value '1e999' is not a number of int16, and is ignored",
-            ),
-            ("-1", np.uint16, [False, False], "its no-data value '-1' is not a number of uint16, and is ignored"),
-            ("0.5", np.int16, [False, False], "its no-data value '0.5' is not a number of int16, and is ignored"),
-            (
-                "none",
-                np.float32,
-                [False, False],
-                "its no-data value 'none' is not a number of float32, and is ignored",
-            ),
+            pytest.param({}, [False] * 4, id="plain"),
+            pytest.param({"nodata": 3}, [False, True, False, False], id="nodata"),
+            pytest.param({"mask": np.eye(1, 4, 1) > 0}, [True, False, True, True], id="mask"),
         ],
-        ids=lambda value: getattr(value, "__name__", None) or str(value)[:6],
     )
-    def test_a_mark_of_no_data_that_is_no_number_of_the_image_means_nothing(
-        self, tmp_path, said, numbers, missing, remark
-    ):
-        tifffile = pytest.importorskip("tifffile")
-        values = np.array([[0, 3 if numbers is np.uint16 else -3]], numbers)
-        file = tmp_path / "x.tif"
-        tifffile.imwrite(file, values, photometric="minisblack", extratags=[(42113, "s", 0, said, True)])
-        read = read_raster(str(file), 1)
-        assert read.missing.tolist() == [[missing]]
-        assert read.remarks == (() if remark is None else (remark,))
+    def test_a_palette_is_resolved(self, tmp_path, options, missing):
+        file = raster(tmp_path / "x.tif", np.array([[[0, 3, 200, 255]]], np.uint8), palette=SHADES, **options)
+        read = read_raster(file, 3)
+        assert read.values.tolist() == [[[0, 3, 200, 255]], [[255, 252, 55, 0]], [[9] * 4]]
+        assert read.missing.tolist() == [[missing]] * 3
 
-    @pytest.mark.parametrize(
-        ("colours", "extra"),
-        [("rgb", []), ("palette", []), ("rgb", [(274, "H", 1, 6, True)])],
-        ids=["as it is", "with a palette", "to be turned"],
-    )
-    def test_a_tile_of_more_pixels_than_pillow_takes(self, tmp_path, monkeypatch, colours, extra):
-        """A tile of Sentinel-2 has 120 million of them, and Pillow stops at 89."""
-        tifffile = pytest.importorskip("tifffile")
-        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
-        values = np.arange(40 * 30 * 3, dtype=np.uint16).reshape(40, 30, 3)
-        stored, more = (values, {}) if colours == "rgb" else (values[..., 0].astype(np.uint8), {"colormap": COLOURS})
-        file = str(tmp_path / "x.tif")
-        tifffile.imwrite(file, stored, photometric=colours, extratags=extra, **more)
-        seen = (COLOURS >> 8)[:, stored].transpose(1, 2, 0) if colours == "palette" else values
-        upright = np.rot90(seen, -1) if extra else seen
-        assert np.array_equal(read_raster(file, 3).values, upright.transpose(2, 0, 1))
+    @pytest.mark.parametrize("last", [ColorInterp.alpha, ColorInterp.undefined], ids=lambda colour: colour.name)
+    def test_a_fourth_band_is_left_out_only_where_it_is_alpha(self, tmp_path, last):
+        values = np.arange(80, dtype=np.uint16).reshape(4, 4, 5)
+        colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, last]
+        read = read_raster(raster(tmp_path / "x.tif", values, colours=colours), 3)
+        assert len(read.values) == (3 if last is ColorInterp.alpha else 4)
 
-    def test_more_bits_than_a_picture_has_are_kept(self, tmp_path):
-        tifffile = pytest.importorskip("tifffile")
-        values = np.full((4, 5, 3), 9000, np.uint16)
-        tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb")
-        assert read_raster(str(tmp_path / "x.tif"), 3).values.max() == 9000
+    def test_pages_of_one_band_are_bands(self, tmp_path):
+        bands = [Image.fromarray(np.full((4, 5), number, np.uint8)) for number in range(6)]
+        bands[0].save(tmp_path / "x.tif", save_all=True, append_images=bands[1:])
+        read = read_raster(str(tmp_path / "x.tif"), 6)
+        assert (pixel(read.values), read.remarks) == ([0, 1, 2, 3, 4, 5], ("its 6 pages are the bands",))
 
-    def test_without_tifffile_a_line_says_what_to_install(self, tmp_path, monkeypatch):
-        tifffile = pytest.importorskip("tifffile")
-        file = str(tmp_path / "x.tif")
-        tifffile.imwrite(file, np.zeros((4, 5, 6), np.float32), photometric="minisblack")
-        monkeypatch.setitem(sys.modules, "tifffile", None)
-        said = f"{file}: this TIFF needs tifffile: pip install 'composer-vision[geo]'"
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            read_raster(file, 6)
+    @pytest.mark.parametrize(("mode", "other"), [("RGB", (5, 4)), ("L", (9, 9))], ids=["colours", "another size"])
+    def test_of_other_pages_the_first_is_taken(self, tmp_path, mode, other):
+        first, second = Image.new("RGB", (5, 4), RED).convert(mode), Image.new(mode, other)
+        first.save(tmp_path / "x.tif", save_all=True, append_images=[second])
+        read = read_raster(str(tmp_path / "x.tif"), len(mode))
+        assert (read.values.shape, read.remarks) == ((len(mode), 4, 5), ("the first of its 2 images",))
+
+    def test_inks_are_refused(self, tmp_path):
+        file = picture(tmp_path / "x.tif", "CMYK")
+        refused(file, "bands in the colour space CMYK cannot be read from this TIFF; save it as RGB.")
+
+
+VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
+<SourceFilename>secret.tif</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"""
+UNKNOWN = "not an image that can be read here; use PNG, JPEG, TIFF or .npy."
 
 
 class TestUnreadable:
     @pytest.mark.parametrize(
-        ("name", "content", "said"),
+        ("name", "content", "message"),
         [
-            ("none.png", None, "there is no such file; check the path."),
-            ("zero.png", b"", "the file is empty."),
-            ("text.png", b"hello", "not an image that Pillow can read; use PNG, JPEG, TIFF or .npy."),
-            ("text.npy", b"hello", "cannot be read as an image (.*)."),
-            ("text.tif", b"hello", "cannot be read as an image (.*)."),
-            ("x.npz", b"PK", "this is a collection of arrays; save the one that is the image as .npy."),
+            pytest.param("zero.png", b"", "the file is empty.", id="empty"),
+            pytest.param("text.png", b"hello", UNKNOWN, id="text"),
+            pytest.param("text.tif", b"hello", UNKNOWN, id="text called .tif"),
+            pytest.param("vrt.tif", VRT.encode(), UNKNOWN, id="VRT called .tif"),
+            pytest.param("x.vrt", VRT.encode(), UNKNOWN, id="VRT"),
+            pytest.param("x.npz", b"PK", UNKNOWN, id="archive of arrays"),
         ],
     )
-    def test_one_line_says_why(self, tmp_path, name, content, said):
-        file = tmp_path / name
-        if content is not None:
-            file.write_bytes(content)
-        pattern = re.escape(f"{file}: {said}").replace(r"\.\*", ".*")
-        with pytest.raises(UsageError, match=f"^{pattern}$"):
-            read_raster(str(file), 3)
+    def test_one_line_says_why(self, tmp_path, monkeypatch, name, content, message):
+        monkeypatch.chdir(tmp_path)
+        raster(tmp_path / "secret.tif", np.zeros((3, 4, 4), np.uint8))
+        Path(name).write_bytes(content)
+        refused(name, message)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "none.png",
+            "/vsimem/x.tif",
+            "/vsizip/x.zip/x.tif",
+            "zip://x.zip!x.tif",
+            "http://x/x.tif",
+            "GTIFF_DIR:1:x.tif",
+        ],
+    )
+    def test_only_paths_are_names(self, tmp_path, monkeypatch, name):
+        monkeypatch.chdir(tmp_path)
+        raster(tmp_path / "x.tif", np.zeros((3, 4, 4), np.uint8))
+        refused(name, "there is no such file; check the path.")
+
+    def test_a_path_that_gdal_takes_for_something_else(self, tmp_path, monkeypatch):
+        file = raster(tmp_path / "x.tif", np.zeros((3, 4, 4), np.uint8))
+        monkeypatch.setattr(Path, "resolve", lambda _: Path("/vsizip/x.tif"))
+        refused(file, "GDAL takes a path that begins with /vsi for something else; move the file.")
+
+    def test_names_that_look_like_addresses_are_files(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        file = raster(tmp_path / "x.tif", np.full((3, 4, 4), 7, np.uint8))
+        Path(file).rename("GTIFF_DIR:2:x.tif")
+        assert read_raster("GTIFF_DIR:2:x.tif", 3).values.max() == 7
+
+    def test_no_file_beside_the_image_is_read(self, tmp_path):
+        file = raster(tmp_path / "x.tif", np.full((3, 4, 4), 7, np.uint8))
+        band = '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>'
+        Path(f"{file}.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+        assert not read_raster(file, 3).missing.any()
+        assert len(os.listdir(tmp_path)) == 2
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(UsageError, match=f"^{re.escape(str(tmp_path))}: this is a folder; name a file in it.$"):
-            read_raster(str(tmp_path), 3)
+        refused(tmp_path, "this is a folder; name a file in it.")
 
-    def test_half_a_photograph(self, tmp_path):
-        file = tmp_path / "x.jpg"
-        Image.effect_noise((64, 64), 50).save(file)
-        file.write_bytes(file.read_bytes()[:900])
-        with pytest.raises(UsageError, match=r"^.*x.jpg: cannot be read as an image \(image file is truncated.*\).$"):
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "jp2", "ppm"])
+    @pytest.mark.parametrize("share", [0.1, 0.9])
+    def test_part_of_a_file(self, tmp_path, suffix, share):
+        file = tmp_path / f"x.{suffix}"
+        Image.effect_noise((64, 64), 50).convert("RGB").save(file)
+        content = file.read_bytes()
+        file.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(UsageError, match=rf"^{re.escape(str(file))}: cannot be read as an image \([^\n]+[^.]\)\.$"):
             read_raster(str(file), 3)
+
+    def test_a_size_is_checked_before_anything_is_read(self, tmp_path):
+        options = {"tiled": True, "sparse_ok": True, "compress": "deflate", "blockxsize": 4096, "blockysize": 4096}
+        file, shape = tmp_path / "x.tif", {"count": 8, "height": 200_000, "width": 200_000, "dtype": "uint8"}
+        with warnings.catch_warnings(action="ignore"), rasterio.open(file, "w", "GTiff", **shape, **options):
+            pass
+        assert file.stat().st_size < 1_000_000
+        refused(file, "an image has at most 4 GiB (this has 298.0); crop it.")
 
     def test_a_picture_has_no_frames(self, tmp_path):
         file = picture(tmp_path / "x.png")
-        said = f"{file}: an image of 3 frames is read from a .npy array (frames, bands, height, width)."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            read_raster(file, 3, 3)
+        refused(file, "an image of 3 frames is read from a .npy array (frames, bands, height, width).", 3, 3)
 
 
 class TestBands:
@@ -598,8 +456,9 @@ class TestBands:
 
     @pytest.mark.parametrize("text", ["", "1,", "0,1", "-1", "a", "1.5", "1;2"])
     def test_bands_are_numbers_from_1(self, text):
-        with pytest.raises(ValueError, match=r"invalid literal|counted from 1"):
-            parse_bands(text)
+        said = f"--bands: expected numbers from 1 with commas, such as 4,3,2 (got {text})."
+        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+            parse_bands(text, "--bands")
 
 
 class TestNormalising:
@@ -685,7 +544,7 @@ class TestOutFile:
     def test_a_file_appears_whole(self, tmp_path):
         file = check_writable(str(tmp_path / "x.png"), (".png", ".jpg"))
         assert list(tmp_path.iterdir()) == []
-        write_output_file(file, lambda partial: partial.write_text("all"))
+        write_output("x.png", file, lambda partial: partial.write_text("all"))
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "all")]
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -697,23 +556,21 @@ class TestOutFile:
             raise error
 
         with pytest.raises(error):
-            write_output_file(tmp_path / "x.png", fill)
+            write_output("x.png", tmp_path / "x.png", fill)
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "before")]
 
     def test_a_full_disk_is_said(self, tmp_path):
         def fill(_: Path):
             raise OSError(28, "No space left on device")
 
-        said = f"{tmp_path}/x.png: cannot be written (No space left on device)."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            write_output_file(tmp_path / "x.png", fill)
+        with pytest.raises(UsageError, match=r"^x\.png: cannot be written \(No space left on device\)\.$"):
+            write_output("x.png", tmp_path / "x.png", fill)
 
     def test_a_link_stays_a_link(self, tmp_path):
         (tmp_path / "real.png").write_text("before")
         (tmp_path / "link.png").symlink_to("real.png")
-        write_output_file(
-            check_writable(str(tmp_path / "link.png"), (".png",)), lambda partial: partial.write_text("after")
-        )
+        path = check_writable(str(tmp_path / "link.png"), (".png",))
+        write_output("link.png", path, lambda partial: partial.write_text("after"))
         assert (tmp_path / "link.png").is_symlink()
         assert (tmp_path / "real.png").read_text() == "after"
 
@@ -721,13 +578,13 @@ class TestOutFile:
         ("name", "said"),
         [
             ("x.gif", "the name must end in .png or .jpg."),
-            ("folder.png", "this is not a regular file; choose another name."),
-            ("none/x.png", "there is no folder {folder}/none; make it first."),
+            ("folder.png", "cannot be written (Is a directory); choose another name or folder."),
+            ("none/x.png", "cannot be written (No such file or directory); choose another name or folder."),
         ],
     )
     def test_what_cannot_be_written_is_refused_at_once(self, tmp_path, name, said):
         (tmp_path / "folder.png").mkdir()
-        with pytest.raises(UsageError, match=f"^{re.escape(f'{tmp_path}/{name}: {said.format(folder=tmp_path)}')}$"):
+        with pytest.raises(UsageError, match=f"^{re.escape(f'{tmp_path}/{name}: {said}')}$"):
             check_writable(f"{tmp_path}/{name}", (".png", ".jpg"))
 
     def test_a_folder_that_cannot_be_written_to(self, tmp_path, monkeypatch):

@@ -616,7 +616,7 @@ class TestCommand:
             (["folder.yaml"], "folder.yaml: this is a folder; name a file in it."),
             (
                 ["c.yaml", "-o", "folder.yaml"],
-                "folder.yaml: this is not a regular file; choose another name.",
+                "folder.yaml: cannot be written (Is a directory); choose another name or folder.",
             ),
             (["c.yaml", "-o", "spec.txt"], "spec.txt: the name must end in .yaml or .yml."),
             (

@@ -1,32 +1,20 @@
-"""Drawn predictions, pixel by pixel: the right colours at the right places, and legends that name them."""
+"""Drawn predictions: the right colours at the right places, legends that name them, and sheets of a sensible size."""
 
 from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from composer.adapters.mmseg.parts import Mmseg
-from composer.cli.predictions import (
-    LINE_HEIGHT,
-    MIN_PANEL_WIDTH,
-    NO_DATA_COLOUR,
-    PANEL_MARGIN,
-    PAPER,
-    SWATCH_SIZE,
-    TITLE_HEIGHT,
-    Prediction,
-    compose_sheet,
-    compute_drawn_size,
-    decode_classes,
+from composer.cli.pictures import (
+    ClassMap,
+    InputImage,
+    ValueMap,
+    Vector,
     decode_predictions,
-    decode_probabilities,
-    decode_scalars,
-    decode_values,
-    format_percent,
-    get_class_colour,
-    render_classes,
-    render_values,
-    resize_pixels,
+    draw_sheet,
+    get_class_colours,
 )
 from composer.parts import (
     ASPPRegressionHead,
@@ -39,50 +27,32 @@ from composer.parts import (
     SegmentationHead,
 )
 
-SIZE = (400, 300)
-LOW, HIGH = (41, 18, 84), (251, 232, 88)
+
+def draw(panel, height=300, width=400):
+    """The axes of a sheet of one panel, drawn."""
+    figure = draw_sheet([panel], height, width)
+    figure.canvas.draw()
+    return figure.axes
 
 
-def drawn(*parts) -> np.ndarray:
-    return np.asarray(compose_sheet([], parts, SIZE))
-
-
-def at(pixels, left, top):
-    return tuple(pixels[PANEL_MARGIN + top, PANEL_MARGIN + left].tolist())
-
-
-def has_ink(pixels, left, top, width, height):
-    region = pixels[PANEL_MARGIN + top : PANEL_MARGIN + top + height, PANEL_MARGIN + left : PANEL_MARGIN + left + width]
-    return bool((region < 120).all(axis=-1).any())
-
-
-def quarters(*classes) -> Prediction:
-    """A map of 2 × 2 cells."""
-    return decode_classes("head", np.array(classes).reshape(2, 2), 10)
+def read_legend(axes):
+    """The colours and the lines of the legend."""
+    legend = axes.get_legend()
+    colours = [
+        tuple(np.round(np.array(patch.get_facecolor()) * 255)[:3].astype(int).tolist())
+        for patch in legend.get_patches()
+    ]
+    return list(zip(colours, [text.get_text() for text in legend.get_texts()], strict=True))
 
 
 class TestColours:
     def test_classes_look_different(self):
-        colours = np.array([get_class_colour(index) for index in range(20)], dtype=float)
+        colours = get_class_colours(np.arange(20)).astype(float)
         assert min(np.linalg.norm(one - other) for one, other in combinations(colours, 2)) > 25
-        assert len({get_class_colour(index) for index in range(256)}) == 256
-
-    def test_no_class_looks_like_paper(self):
-        assert max(sum(get_class_colour(index)) for index in range(256)) < 3 * 235
+        assert len(np.unique(get_class_colours(np.arange(60)), axis=0)) > 50
 
     def test_a_class_keeps_its_colour_whatever_else_is_there(self):
-        alone, among = render_classes(np.array([[3]])), render_classes(np.array([[0, 3, 77]]))
-        assert alone[0, 0].tolist() == among[0, 1].tolist() == list(get_class_colour(3))
-
-    def test_the_ramp_grows_lighter(self):
-        ramp = render_values(np.linspace(2, 7, 64), 2, 7).astype(float)
-        light = ramp @ [0.3, 0.59, 0.11]
-        assert (np.diff(light) > 0).all()
-        assert (tuple(ramp[0]), tuple(ramp[-1])) == (LOW, HIGH)
-
-    def test_what_is_not_finite_is_grey_and_one_number_is_low(self):
-        painted = render_values(np.array([np.nan, np.inf, 5.0]), 5, 5)
-        assert painted.tolist() == [list(NO_DATA_COLOUR), list(NO_DATA_COLOUR), list(LOW)]
+        assert get_class_colours([[0, 3, 77]])[0, 1].tolist() == get_class_colours(3).tolist()
 
 
 class TestPredictions:
@@ -94,19 +64,19 @@ class TestPredictions:
             pytest.param(
                 SegmentationHead(num_classes=3),
                 three,
-                ["out: 2 of 3 classes: class 1 50.0 %, class 2 50.0 %"],
+                ["out: 2 of 3 classes: class 1 50.0%, class 2 50.0%"],
                 id="largest score",
             ),
             pytest.param(
                 LinearDecoder(num_classes=3, upsampling_size=2),
                 three,
-                ["out: 2 of 3 classes: class 1 50.0 %, class 2 50.0 %"],
+                ["out: 2 of 3 classes: class 1 50.0%, class 2 50.0%"],
                 id="a decoder that needs no head",
             ),
             pytest.param(
                 SegmentationHead(num_classes=1),
                 one,
-                ["out: 2 of 2 classes: class 0 50.0 %, class 1 50.0 %"],
+                ["out: 2 of 2 classes: class 0 50.0%, class 1 50.0%"],
                 id="one score, above 0 or not",
             ),
             pytest.param(RegressionHead(), one, ["out: -1 to 2, mean 0.5"], id="values"),
@@ -124,24 +94,30 @@ class TestPredictions:
                 id="not finite",
             ),
             pytest.param(
+                RegressionHead(), np.full((1, 2, 2), np.inf), ["out: 4 pixels not finite"], id="nothing finite"
+            ),
+            pytest.param(
                 ClassificationHead(num_classes=3),
                 np.log([1.0, 6.0, 3.0]),
-                ["out: class 1 60.0 %, class 2 30.0 %, class 0 10.0 %"],
+                ["out: class 1 60.0%, class 2 30.0%, class 0 10.0%"],
                 id="softmax",
             ),
             pytest.param(
                 ClassificationHead(num_classes=1),
                 np.log([3.0]),
-                ["out: class 1 75.0 %, class 0 25.0 %"],
+                ["out: class 1 75.0%, class 0 25.0%"],
                 id="one score for an image",
             ),
             pytest.param(
-                ScalarHead(num_outputs=2), np.array([0.5, 1234.56]), ["out: 0.5, 1235"], id="numbers for an image"
+                ScalarHead(num_outputs=2),
+                np.array([0.5, 1234.56]),
+                ["out: [0] 0.5, [1] 1235"],
+                id="numbers for an image",
             ),
             pytest.param(
                 IdentityDecoder(),
                 np.arange(10.0),
-                ["out: 0, 1, 2, 3, 4, 5, 6, 7, and 2 more"],
+                ["out: [0] 0, [1] 1, [2] 2, [3] 3, [4] 4, and 5 more"],
                 id="a vector without a head",
             ),
             pytest.param(
@@ -153,7 +129,7 @@ class TestPredictions:
             pytest.param(
                 ASPPSegmentationHead(channels=4, num_classes=1),
                 one,
-                ["out: 2 of 2 classes: class 0 50.0 %, class 1 50.0 %"],
+                ["out: 2 of 2 classes: class 0 50.0%, class 1 50.0%"],
                 id="one score of a decoder that needs no head",
             ),
             pytest.param(
@@ -162,7 +138,7 @@ class TestPredictions:
             pytest.param(
                 Mmseg("FCNHead", num_classes=3),
                 three,
-                ["out: 2 of 3 classes: class 1 50.0 %, class 2 50.0 %"],
+                ["out: 2 of 3 classes: class 1 50.0%, class 2 50.0%"],
                 id="classes of a head of mmseg's",
             ),
             pytest.param(
@@ -177,123 +153,89 @@ class TestPredictions:
         assert [str(prediction) for prediction in decode_predictions("out", part, output)] == said
 
     def test_many_classes_are_summed_up(self):
-        assert str(decode_classes("out", np.arange(8).reshape(2, 4), 9)) == (
-            "out: 8 of 9 classes: "
-            "class 0 12.5 %, class 1 12.5 %, class 2 12.5 %, class 3 12.5 %, class 4 12.5 %, and 3 more"
+        assert str(ClassMap("out", np.arange(8).reshape(2, 4), 9)) == (
+            "out: 8 of 9 classes: class 0 12.5%, class 1 12.5%, class 2 12.5%, class 3 12.5%, class 4 12.5%, and 3 more"
         )
-
-    @pytest.mark.parametrize(
-        ("share", "said"),
-        [(0, "0.0 %"), (1e-5, "<0.1 %"), (0.5, "50.0 %"), (0.99999, ">99.9 %"), (1, "100.0 %")],
-    )
-    def test_percent(self, share, said):
-        assert format_percent(share) == said
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [
-        pytest.param(300, 400, (400, 300), id="as it is"),
-        pytest.param(1500, 3000, (1024, 512), id="large"),
-        pytest.param(3000, 1500, (512, 1024), id="tall"),
-        pytest.param(100, 64, (256, 400), id="small, by a whole factor"),
-        pytest.param(1, 5000, (1024, 1), id="a line"),
-    ],
-)
-def test_drawn_size(height, width, expected):
-    assert compute_drawn_size(height, width) == expected
 
 
 class TestPanels:
-    def test_input_and_prediction_stand_side_by_side(self):
-        pixels = np.zeros((3, 4, 3), np.uint8)
-        pixels[0, 3] = (250, 0, 0)
-        both = np.asarray(compose_sheet([("image", pixels)], [quarters(0, 1, 2, 3)], SIZE))
-        right = SIZE[0] + PANEL_MARGIN
-        assert both.shape[1] == 2 * SIZE[0] + 3 * PANEL_MARGIN
-        assert [at(both, 399, TITLE_HEIGHT), at(both, 299, TITLE_HEIGHT), at(both, 399, TITLE_HEIGHT + 100)] == [
-            (250, 0, 0),
-            (0,) * 3,
-            (0,) * 3,
-        ]
-        corners = [(0, 0), (399, 0), (0, 299), (399, 299)]
-        assert [at(both, right + x, TITLE_HEIGHT + y) for x, y in corners] == [
-            get_class_colour(index) for index in range(4)
-        ]
-        assert [at(both, x, TITLE_HEIGHT + 10) for x in (-1, 400, right - 1, right + 400)] == [PAPER] * 4
-        assert has_ink(both, 0, 0, 60, TITLE_HEIGHT)
-        assert has_ink(both, right, 0, 60, TITLE_HEIGHT)
+    def test_an_input_is_drawn_as_it_is(self):
+        pixels = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+        (axes,) = draw(InputImage("photo", pixels))
+        assert axes.get_title() == "photo"
+        assert np.array_equal(axes.images[0].get_array(), pixels)
 
-    def test_a_class_map_has_no_colour_but_those_of_its_classes(self):
-        pixels = drawn(quarters(4, 4, 7, 2))
-        top = PANEL_MARGIN + TITLE_HEIGHT
-        colours = np.unique(pixels[top : top + SIZE[1], PANEL_MARGIN : PANEL_MARGIN + SIZE[0]].reshape(-1, 3), axis=0)
-        assert sorted(map(tuple, colours.tolist())) == sorted(get_class_colour(index) for index in (2, 4, 7))
-
-    def test_the_legend_names_classes_by_share(self):
-        prediction = quarters(4, 4, 7, 2)
-        assert prediction.legend == [
-            (get_class_colour(4), "class 4 50.0 %"),
-            (get_class_colour(2), "class 2 25.0 %"),
-            (get_class_colour(7), "class 7 25.0 %"),
+    def test_a_class_map_has_the_colours_of_its_classes_and_a_legend_by_share(self):
+        indices = np.array([[4, 4], [7, 2]])
+        (axes,) = draw(ClassMap("head", indices, 10))
+        assert np.array_equal(axes.images[0].get_array(), get_class_colours(indices))
+        assert axes.images[0].get_interpolation() == "nearest"
+        lines = ["class 4 50.0%", "class 2 25.0%", "class 7 25.0%"]
+        assert read_legend(axes) == [
+            (tuple(get_class_colours(index).tolist()), line) for index, line in zip((4, 2, 7), lines, strict=True)
         ]
-        pixels = drawn(prediction)
-        tops = [TITLE_HEIGHT + SIZE[1] + LINE_HEIGHT * line for line in range(3)]
-        swatches = [at(pixels, SWATCH_SIZE // 2, top + LINE_HEIGHT // 2) for top in tops]
-        assert swatches == [get_class_colour(index) for index in (4, 2, 7)]
-        assert [has_ink(pixels, SWATCH_SIZE + 10, top, 60, LINE_HEIGHT) for top in tops] == [True] * 3
 
     def test_a_long_legend_ends_in_a_line_that_sums_up(self):
-        legend = decode_classes("head", np.arange(100).reshape(10, 10), 100).legend
-        assert len(legend) == 9
-        assert legend[-1] == (None, "and 92 more classes 92.0 %")
+        (axes,) = draw(ClassMap("head", np.arange(100).reshape(10, 10), 100))
+        lines = [line for _, line in read_legend(axes)]
+        assert lines == [*(f"class {index} 1.0%" for index in range(10)), "90 more classes 90.0%"]
 
-    def test_values_have_a_scale_from_the_smallest_to_the_largest(self):
-        values = decode_values("height", np.array([[1.0, 2.0], [3.0, 5.0]]))
-        pixels = drawn(values)
-        assert [at(pixels, 0, TITLE_HEIGHT), at(pixels, 399, TITLE_HEIGHT + 299)] == [LOW, HIGH]
-        assert at(pixels, 399, TITLE_HEIGHT) == tuple(render_values(np.array([2.0]), 1, 5)[0].tolist())
-        middle = tuple(render_values(np.array([3.0]), 1, 5)[0].tolist())
-        assert values.legend == [(LOW, "1"), (middle, "3"), (HIGH, "5")]
+    def test_values_have_a_colour_bar_from_the_smallest_to_the_largest(self):
+        axes, bar = draw(ValueMap("height", np.array([[1.0, 2.0], [np.nan, 5.0]], np.float32)))
+        assert bar.get_ylim() == (1, 5)
+        image = axes.images[0]
+        assert image.get_array().mask.tolist() == [[False, False], [True, False]]
+        assert image.cmap.get_bad()[:3].tolist() == pytest.approx(to_rgb("0.804"), abs=1e-3)
 
-    def test_one_number_everywhere(self):
-        assert decode_values("height", np.full((2, 2), 7.0)).legend == [(LOW, "7")]
+    @pytest.mark.parametrize("value", [7.0, 0.0, np.nan, np.inf, 3e38])
+    def test_one_number_everywhere_can_be_drawn(self, value):
+        assert len(draw(ValueMap("height", np.full((2, 2), value, np.float32)))) == 2
 
-    def test_probabilities_and_numbers_are_lines(self):
-        scene = decode_probabilities("scene", np.array([0.0, 0.75, 0.25]))
-        lines = [text for _, text in scene.legend]
-        assert lines == ["class 1 75.0 %", "class 2 25.0 %", "class 0 0.0 %"]
-        assert str(scene) == f"scene: {', '.join(lines)}"
-        numbers = decode_scalars("biomass", np.array([0.5, 1234.5]))
-        assert numbers.legend == [(None, "[0] 0.5"), (None, "[1] 1234")]
-        pixels = drawn(numbers)
-        assert pixels.shape[0] == 2 * PANEL_MARGIN + TITLE_HEIGHT + 2 * LINE_HEIGHT
-        assert has_ink(pixels, 0, TITLE_HEIGHT, 100, LINE_HEIGHT)
+    def test_probabilities_are_bars_the_largest_first(self):
+        (axes,) = draw(Vector("scene", np.array([0.0, 0.75, 0.25]), are_probabilities=True))
+        assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25, 0]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["class 1", "class 2", "class 0"]
+        assert [text.get_text() for text in axes.texts] == ["75.0%", "25.0%", "0.0%"]
 
+    @pytest.mark.parametrize("count", [1, 2, 30])
+    def test_numbers_are_bars_in_their_order(self, count):
+        (axes,) = draw(Vector("biomass", np.arange(count) - 0.5))
+        assert [label.get_text() for label in axes.get_yticklabels()] == [
+            f"[{index}]" for index in range(min(count, 10))
+        ]
+
+    @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e38])
+    def test_a_number_that_is_not_finite_has_no_bar(self, number):
+        (axes,) = draw(Vector("biomass", np.array([number, 2.0])))
+        assert [bar.get_width() for bar in axes.patches] == [1e38 if number == 1e38 else 0, 2]
+        assert [text.get_text() for text in axes.texts] == [f"{number:g}", "2"]
+
+
+class TestSheets:
     @pytest.mark.parametrize(
         ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2), (9, 3, 3)]
     )
     def test_panels_stand_in_a_grid(self, count, columns, rows):
-        pixels = np.full((300, 400, 3), 9, np.uint8)
-        whole = np.asarray(compose_sheet([("image", pixels)] * count, [], SIZE))
-        assert whole.shape[:2] == (
-            rows * (TITLE_HEIGHT + 300 + PANEL_MARGIN) + PANEL_MARGIN,
-            columns * (400 + PANEL_MARGIN) + PANEL_MARGIN,
-        )
-        assert (whole.reshape(-1, 3) == 9).all(axis=-1).sum() >= count * 300 * 400
+        figure = draw_sheet([InputImage("photo", np.zeros((3, 4, 3), np.uint8))] * count, 3, 4)
+        assert len(figure.axes) == count
+        grid = figure.axes[0].get_gridspec()
+        assert (grid.ncols, grid.nrows) == (columns, rows)
 
-    def test_a_narrow_picture_has_room_for_its_legend(self):
-        sheet = compose_sheet([], [quarters(0, 1, 2, 3)], (30, 300))
-        assert sheet.width == MIN_PANEL_WIDTH + 2 * PANEL_MARGIN
-
-    def test_a_long_title_stays_inside(self):
-        pixels = drawn(decode_values("a_very_long_name_of_a_node_" * 5, np.zeros((2, 2))))
-        assert (pixels[: PANEL_MARGIN + TITLE_HEIGHT, PANEL_MARGIN + SIZE[0] :] == PAPER).all()
-        assert has_ink(pixels, SIZE[0] - 60, 0, 60, TITLE_HEIGHT)
-
-    def test_a_large_picture_is_averaged_and_a_small_one_stays_sharp(self):
-        checks = np.indices((2000, 2000)).sum(axis=0) % 2 * 255
-        large = resize_pixels(np.repeat(checks[..., None], 3, axis=-1).astype(np.uint8), (1000, 1000))
-        assert np.unique(np.asarray(large)).tolist() == [128]
-        small = resize_pixels(np.array([[[0] * 3, [255] * 3]], np.uint8), (400, 200))
-        assert np.unique(np.asarray(small)).tolist() == [0, 255]
+    @pytest.mark.parametrize(
+        ("height", "width"),
+        [(1, 1), (100, 100), (400, 600), (3000, 4000), (4000, 3000), (3, 20_000), (20_000, 3)],
+        ids=str,
+    )
+    def test_nothing_overlaps_and_the_sheet_has_a_sensible_size(self, height, width):
+        indices = np.arange(height * width).reshape(height, width) % 12
+        panels = [
+            InputImage("photo", np.zeros((height, width, 3), np.uint8)),
+            ClassMap("a_name_of_a_node", indices, 12),
+            ValueMap("height", indices.astype(np.float32)),
+            Vector("scene", np.arange(20.0)),
+        ]
+        figure = draw_sheet(panels, height, width)
+        figure.canvas.draw()
+        boxes = [axes.get_tightbbox().padded(-1) for axes in figure.axes[:4]]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+        assert all(300 <= side <= 2800 for side in figure.get_size_inches() * figure.dpi)

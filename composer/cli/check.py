@@ -4,73 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import unified_diff
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import asdict, evolve, frozen
 
 from composer.cli.terminal import (
     UsageError,
-    build_table,
     check_readable,
     check_writable,
     log,
     print_text,
     read_spec,
     read_spec_text,
-    write_output_file,
+    write_output,
+    write_text,
 )
 from composer.errors import Fix, Problem, SpecError, make_printable
 from composer.inference import Shape, TypedGraph
 from composer.layouts import Feature, Rounding
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-EXAMPLE_SIDE = 224
-"""A side of the example image, before padding."""
-
-UNALIGNED_SIZE = (225, 300)
-"""An example that most graphs have to pad."""
-
-
-def build_outputs_table(typed: TypedGraph) -> Table:
-    """Build a table of the shape of every output, for one or two image sizes."""
-    sizes = list(_iter_example_sizes(typed))
-    table = build_table("output")
-    for size in sizes:
-        padded = typed.sizes.compute_padded_size(*size)
-        assert padded is not None
-        note = f"\npadded to {padded[0]} × {padded[1]}" if padded != size else ""
-        table.add_column(f"image of {size[0]} × {size[1]}{note}")
-    labels = {node: f" ({label}, auxiliary)" for label, node in typed.graph.auxiliary}
-    for end in dict.fromkeys(typed.ends):
-        note = labels.get(end, "") if end not in typed.graph.outputs else ""
-        shapes = (_to_shapes(typed, end, typed.shape(end, *size)) for size in sizes)
-        table.add_row(f"{end}{note}", *("\n".join(map(_format_shape, each)) for each in shapes))
-    return table
-
-
-def _iter_example_sizes(typed: TypedGraph) -> Iterator[tuple[int, int]]:
-    """Yield an image size that needs no padding, and where the graph pads, one that does."""
-    padded = typed.sizes.compute_padded_size(EXAMPLE_SIDE, EXAMPLE_SIDE) or typed.sizes.compute_padded_size(1, 1)
-    assert padded is not None
-    yield padded
-    if typed.sizes.compute_padded_size(*UNALIGNED_SIZE) is not None:
-        yield UNALIGNED_SIZE
-
-
-def _to_shapes(typed: TypedGraph, end: str, shape: Any) -> tuple[Shape, ...]:
-    """Return the shapes of an embedding, and a tuple of one for other outputs."""
-    return shape if end in typed.embeddings else (shape,)
-
-
-def _format_shape(shape: Shape) -> str:
-    """`(b, 10, 288, 512)`."""
-    return f"({', '.join(map(str, shape))})"
 
 
 def compute_symbolic_shape(typed: TypedGraph, end: str) -> Shape | tuple[Shape, ...]:
@@ -133,7 +87,7 @@ class Report:
         """`specs/a.yaml: ok  head (b, 10, H, W); multiple of 32, at least 32, any shape`, or the problems."""
         if self.typed is None:
             return "\n".join(map(str, self.problems))
-        ends = ", ".join(_format_end(self.typed, end) for end in dict.fromkeys(self.typed.ends))
+        ends = ", ".join(format_output(self.typed, end) for end in dict.fromkeys(self.typed.ends))
         return f"{make_printable(self.file)}: ok  {ends}; {self.typed.sizes}"
 
     def as_data(self) -> dict[str, Any]:
@@ -144,22 +98,24 @@ class Report:
         problems = [_dump_problem(problem) for problem in self.problems]
         if self.unreadable:
             problems = [_dump_problem(Problem(code="file", message=self.unreadable)) | {"file": self.file}]
+        ends = {end: compute_symbolic_shape(typed, end) for end in typed.ends} if typed else {}
         return {
             "file": self.file,
             "ok": typed is not None,
-            "digest": None if typed is None else digest(typed.graph),
-            "sizes": None if typed is None else asdict(typed.sizes),
-            "outputs": {end: compute_symbolic_shape(typed, end) for end in typed.graph.outputs} if typed else {},
-            "auxiliary": {name: compute_symbolic_shape(typed, end) for name, end in typed.graph.auxiliary}
-            if typed
-            else {},
+            "digest": digest(typed.graph) if typed else None,
+            "sizes": asdict(typed.sizes) if typed else None,
+            "outputs": {end: ends[end] for end in typed.graph.outputs} if typed else {},
+            "auxiliary": {label: ends[end] for label, end in typed.graph.auxiliary} if typed else {},
             "problems": problems,
         }
 
 
-def _format_end(typed: TypedGraph, end: str) -> str:
-    shapes = " ".join(map(_format_shape, _to_shapes(typed, end, compute_symbolic_shape(typed, end))))
-    return f"{end} {shapes}{' of the padded image' if end in typed.embeddings else ''}"
+def format_output(typed: TypedGraph, end: str) -> str:
+    """`head (b, 10, H, W)`."""
+    shape = compute_symbolic_shape(typed, end)
+    shapes = shape if end in typed.embeddings else (shape,)
+    listed = " ".join(f"({', '.join(map(str, axes))})" for axes in shapes if isinstance(axes, tuple))
+    return f"{end} {listed}{' of the padded image' if end in typed.embeddings else ''}"
 
 
 def check(files: Sequence[str], form: str, *, fix: bool = False, diff: bool = False) -> int:
@@ -285,7 +241,7 @@ def fix_file(file: str, *, write: bool) -> int:
     path = check_writable(file, SPEC_SUFFIXES) if write else None
     fixed = fix_text(old, file)
     if path is not None and fixed.text != old:
-        write_output_file(path, lambda partial: partial.write_text(fixed.text, encoding="utf-8"))
+        write_output(file, path, lambda partial: partial.write_text(fixed.text, encoding="utf-8"))
         print_text("\n".join(f"{make_printable(file)}: {make_printable(line)}" for line in fixed.applied))
     if path is None:
         before, after = (text.splitlines(keepends=True) for text in (old, fixed.text))
@@ -312,9 +268,4 @@ def import_terratorch(config: str, out: str | None) -> None:
     translation = read_config(config)
     for note in translation.notes:
         log(note.format("note"))
-    spec = write(translation.graph)
-    if path is None:
-        sys.stdout.write(spec)
-        return
-    write_output_file(path, lambda partial: partial.write_text(spec, encoding="utf-8"))
-    print_text(f"wrote {make_printable(str(out))}")
+    write_text(write(translation.graph), out, path)

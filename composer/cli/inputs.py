@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from composer.cli.images import Array, Raster, read_raster
-from composer.cli.predictions import NO_DATA_COLOUR
+from composer.cli.pictures import NO_DATA_LEVEL
 from composer.cli.terminal import UsageError
 from composer.graph import Shared
 from composer.inference import TypedGraph, explain_too_large
-from composer.layouts import Image, format_count
+from composer.layouts import format_count
 
 Bands = tuple[int, ...]
 
@@ -30,6 +29,11 @@ class PreparedInput:
     picture: NDArray[np.uint8]
     remarks: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """`image: photo.jpg, 480 high, 640 wide; bands 4,3,2 of 10`."""
+        height, width = self.picture.shape[:2]
+        return "; ".join([f"{self.name}: {self.file}, {height} high, {width} wide", *self.remarks])
+
 
 @frozen
 class PretrainedStats:
@@ -42,8 +46,8 @@ class PretrainedStats:
 
 def prepare_inputs(
     typed: TypedGraph, images: Sequence[str], bands: Sequence[str] = (), show_bands: Sequence[str] = ()
-) -> tuple[list[PreparedInput], tuple[int, int]]:
-    """Read the inputs of a graph from image files; return them with their size (height, width) in reference pixels.
+) -> list[PreparedInput]:
+    """Read the inputs of a graph from image files.
 
     Each of `images`, `bands` and `show_bands` is a value, or NAME=VALUE where the graph has several inputs. Raises
     UsageError for images and bands that do not fit the graph.
@@ -52,20 +56,24 @@ def prepare_inputs(
     files = split_by_input(images, tuple(inputs), "--image")
     if absent := [name for name in inputs if name not in files]:
         raise UsageError(f"--image: there is none for {', '.join(absent)}; add --image {absent[0]}=FILE.")
-    input_bands = _parse_band_options(bands, tuple(inputs), "--bands")
-    preview_bands = _parse_band_options(show_bands, tuple(inputs), "--show-bands")
+    used = _parse_band_options(bands, tuple(inputs), "--bands")
+    drawn = _parse_band_options(show_bands, tuple(inputs), "--show-bands")
     rasters = {
-        name: read_raster(files[name], image.channels, image.frames, picked=name in input_bands)
+        name: read_raster(files[name], image.channels, image.frames, picked=name in used)
         for name, image in inputs.items()
     }
-    chosen = {
-        name: select_bands(rasters[name], name, image.channels, input_bands.get(name)) for name, image in inputs.items()
-    }
-    size = compute_reference_size(typed, rasters)
-    return [
-        _prepare_input(name, rasters[name], *chosen[name], preview_bands.get(name), find_pretrained_stats(typed, name))
-        for name in inputs
-    ], size
+    check_sizes(typed, rasters)
+    prepared = []
+    for name, raster in rasters.items():
+        chosen, remark = select_bands(raster, name, inputs[name].channels, used.get(name))
+        shown, preview_remark = select_preview_bands(raster, chosen, drawn.get(name))
+        values, missing = _select_values(raster, chosen)
+        stats = find_pretrained_stats(typed, name)
+        values, method = normalize_bands(values, missing, stats, f"{raster.file}: {name}", raster.white)
+        remarks = (*raster.remarks, remark, method, describe_missing_pixels(missing), preview_remark)
+        picture = render_preview(raster, shown)
+        prepared.append(PreparedInput(name, raster.file, values, picture, tuple(filter(None, remarks))))
+    return prepared
 
 
 def split_by_input(values: Sequence[str], inputs: Sequence[str], option: str) -> dict[str, str]:
@@ -90,23 +98,18 @@ def split_by_input(values: Sequence[str], inputs: Sequence[str], option: str) ->
 
 def _parse_band_options(values: Sequence[str], inputs: Sequence[str], option: str) -> dict[str, Bands]:
     texts = split_by_input(values, inputs, option)
-    try:
-        return {name: parse_bands(text) for name, text in texts.items()}
-    except ValueError:
-        got = ", ".join(texts.values())
-        raise UsageError(f"{option}: expected numbers from 1 with commas, such as 4,3,2 (got {got}).") from None
+    return {name: parse_bands(text, option) for name, text in texts.items()}
 
 
-def parse_bands(text: str) -> Bands:
-    """Parse `4,3,2` as (4, 3, 2). Raises ValueError for anything else."""
-    bands = tuple(int(number) for number in text.split(","))
-    if any(band < 1 for band in bands):
-        raise ValueError(f"bands are counted from 1 (got {text})")
-    return bands
+def parse_bands(text: str, option: str) -> Bands:
+    """Parse `4,3,2` as (4, 3, 2). Raises UsageError for anything but numbers from 1."""
+    numbers = text.split(",")
+    if all(number.isdecimal() and len(number) < 6 and int(number) > 0 for number in numbers):
+        return tuple(map(int, numbers))
+    raise UsageError(f"{option}: expected numbers from 1 with commas, such as 4,3,2 (got {text}).")
 
 
-def format_bands(bands: Bands) -> str:
-    """Format (4, 3, 2) as `4,3,2`."""
+def _format_bands(bands: Bands) -> str:
     return ",".join(map(str, bands))
 
 
@@ -116,13 +119,13 @@ def select_bands(raster: Raster, name: str, channels: int, bands: Bands | None) 
     if bands is not None:
         _check_bands(raster, bands, "--bands")
         if len(bands) != channels:
-            raise UsageError(f"--bands: input {name!r} expects {needed} (got {len(bands)}: {format_bands(bands)}).")
-        return bands, f"bands {format_bands(bands)} of {count}"
+            raise UsageError(f"--bands: input {name!r} expects {needed} (got {len(bands)}: {_format_bands(bands)}).")
+        return bands, f"bands {_format_bands(bands)} of {count}"
     if count == channels:
         return tuple(range(1, count + 1)), None
     if count == 1 and channels == 3 and raster.values.ndim == 3:
         return (1, 1, 1), "one grey band, used for all three channels"
-    example = format_bands(tuple(range(1, channels + 1)))
+    example = _format_bands(tuple(range(1, channels + 1)))
     step = f"pick them with --bands, counted from 1: --bands {example}" if count > channels else "use another image"
     raise UsageError(f"{raster.file}: input {name!r} expects {needed}; the file has {count}; {step}.")
 
@@ -135,46 +138,45 @@ def select_preview_bands(raster: Raster, used: Bands, bands: Bands | None) -> tu
     if bands is not None:
         _check_bands(raster, bands, "--show-bands")
         if len(bands) not in (1, 3):
-            raise UsageError(f"--show-bands: one band, or three as red, green and blue (got {format_bands(bands)}).")
+            raise UsageError(f"--show-bands: one band, or three as red, green and blue (got {_format_bands(bands)}).")
         return bands, None
     if len(used) == 3:
         return used, None
     if len(used) < 3:
         return used[:1], f"band {used[0]} shown as grey" if len(used) == 2 else None
     guess = (used[2], used[1], used[0])
-    return guess, f"bands {format_bands(guess)} shown as red, green and blue: a guess, --show-bands says otherwise"
+    return guess, f"bands {_format_bands(guess)} shown as red, green and blue: a guess, --show-bands says otherwise"
 
 
 def _check_bands(raster: Raster, bands: Bands, option: str) -> None:
     count = len(raster.values)
     if beyond := tuple(band for band in bands if band > count):
         raise UsageError(
-            f"{option}: {raster.file} has {format_count(count, 'band')}, counted from 1 (got {format_bands(beyond)})."
+            f"{option}: {raster.file} has {format_count(count, 'band')}, counted from 1 (got {_format_bands(beyond)})."
         )
 
 
-def compute_reference_size(typed: TypedGraph, rasters: Mapping[str, Raster]) -> tuple[int, int]:
-    """Return (height, width) in reference pixels. Raises UsageError for images that differ in it or are too large."""
-    inputs = dict(typed.graph.inputs)
-    first, image = typed.graph.inputs[0]
-    covered = _compute_covered_size(rasters[first], image)
-    for name, other in inputs.items():
-        if _compute_covered_size(rasters[name], other) != covered:
-            expected = " × ".join(f"{float(side / other.stride):g}" for side in covered)
-            height, width = rasters[name].values.shape[-2:]
+def _select_values(raster: Raster, bands: Bands) -> tuple[Array, Array]:
+    """Return the values of some bands, counted from 1, and which of them are missing."""
+    chosen = [band - 1 for band in bands]
+    return raster.values[chosen], raster.missing[chosen]
+
+
+def check_sizes(typed: TypedGraph, rasters: Mapping[str, Raster]) -> None:
+    """Raise UsageError for images that do not cover the same reference pixels, or that are too large for the graph."""
+    (first, image), *_ = typed.graph.inputs
+    height, width = (side * image.stride for side in rasters[first].values.shape[-2:])
+    for name, other in typed.graph.inputs:
+        sides = rasters[name].values.shape[-2:]
+        expected = (float(height / other.stride), float(width / other.stride))
+        if sides != expected:
             raise UsageError(
-                f"{rasters[name].file}: {name} must have {expected} pixels (height × width), "
-                f"to cover what {first} covers (this has {height} × {width})."
+                f"{rasters[name].file}: {name} must have {expected[0]:g} × {expected[1]:g} pixels (height × width), "
+                f"to cover what {first} covers (this has {sides[0]} × {sides[1]})."
             )
-    height, width = (int(side) for side in covered)
-    if any(side.denominator != 1 for side in covered) or typed.sizes.compute_padded_size(height, width) is None:
-        raise UsageError(f"{rasters[first].file}: {explain_too_large(typed, height, width)}")
-    return height, width
-
-
-def _compute_covered_size(raster: Raster, image: Image) -> tuple[Fraction, Fraction]:
-    height, width = raster.values.shape[-2:]
-    return height * image.stride, width * image.stride
+    is_whole = height == int(height) and width == int(width)
+    if not is_whole or typed.sizes.compute_padded_size(int(height), int(width)) is None:
+        raise UsageError(f"{rasters[first].file}: {explain_too_large(typed, int(height), int(width))}")
 
 
 def find_pretrained_stats(typed: TypedGraph, name: str) -> PretrainedStats | None:
@@ -187,23 +189,8 @@ def find_pretrained_stats(typed: TypedGraph, name: str) -> PretrainedStats | Non
     return None
 
 
-def _prepare_input(
-    name: str,
-    raster: Raster,
-    bands: Bands,
-    band_remark: str | None,
-    preview_bands: Bands | None,
-    stats: PretrainedStats | None,
-) -> PreparedInput:
-    chosen = [band - 1 for band in bands]
-    missing = raster.missing[chosen]
-    values, method = normalize_bands(raster.values[chosen], missing, stats, f"{raster.file}: {name}", raster.white)
-    drawn, preview_remark = select_preview_bands(raster, bands, preview_bands)
-    remarks = [*raster.remarks, band_remark, method, _describe_missing_pixels(missing), preview_remark]
-    return PreparedInput(name, raster.file, values, render_preview(raster, drawn), tuple(filter(None, remarks)))
-
-
-def _describe_missing_pixels(missing: NDArray[Any]) -> str | None:
+def describe_missing_pixels(missing: NDArray[Any]) -> str | None:
+    """Return a remark on the pixels of which any band is missing; None where there are none."""
     absent = missing.any(axis=0)
     count = int(absent.sum())
     action = "holds no data, and gets its" if count == 1 else "hold no data, and get their"
@@ -220,9 +207,9 @@ def normalize_bands(
     and for numbers too large to average.
     """
     highest = white or infer_full_scale(values, missing)
-    result = np.empty(values.shape, np.float32)
     if stats is not None and (highest is None or len(values) != 3 or len(stats.mean) != 3):
         stats = None
+    result = np.empty(values.shape, np.float32)
     for index, (band, absent) in enumerate(zip(values, missing, strict=True)):
         numbers = band.astype(np.float64)
         present = numbers[~absent]
@@ -260,21 +247,16 @@ def render_preview(raster: Raster, bands: Bands) -> NDArray[np.uint8]:
     A picture of at most three bands in 0..255 or 0..1 is drawn unchanged. Otherwise each band is stretched from its 2nd
     to its 98th percentile. Pixels without data are grey.
     """
-    chosen = [band - 1 for band in bands]
-    values, missing = raster.values[chosen], raster.missing[chosen]
+    values, missing = _select_values(raster, bands)
     if values.ndim == 4:
         values, missing = values[:, 0], missing[:, 0]
     highest = raster.white or infer_full_scale(values, missing) if len(raster.values) <= 3 else None
-    levels = [_compute_levels(band, absent, highest) for band, absent in zip(values, missing, strict=True)]
-    picture = np.stack(levels if len(levels) == 3 else levels * 3, axis=-1)
-    picture[missing.any(axis=0)] = NO_DATA_COLOUR
+    levels = np.empty((3, *values.shape[1:]), np.uint8)
+    for index, (band, absent) in enumerate(zip(values, missing, strict=True)):
+        present = band[~absent] if not absent.all() else np.zeros(1)
+        low, high = (0, highest) if highest else np.percentile(present, [2, 98])
+        numbers = np.where(absent, low, band).astype(np.float64)
+        levels[index:] = np.interp(numbers, [low, high], [0, 255]).round() if high > low else 128
+    picture = np.moveaxis(levels, 0, -1)
+    picture[missing.any(axis=0)] = NO_DATA_LEVEL
     return picture
-
-
-def _compute_levels(band: Array, missing: Array, highest: int | None) -> NDArray[np.uint8]:
-    present = band[~missing].astype(np.float64)
-    low, high = (0, highest) if highest is not None else np.percentile(present, [2, 98]) if present.size else (0, 1)
-    numbers = np.where(missing, low, band).astype(np.float64)
-    positions = (numbers - low) / (high - low) if high > low else np.full(band.shape, 0.5)
-    levels: NDArray[np.uint8] = (np.clip(positions, 0, 1) * 255).round().astype(np.uint8)
-    return levels

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from composer.adapters.timm.catalogue import get_catalogue_version, list_networks
-from composer.cli.terminal import UsageError, build_table, get_terminal_width, log, print_text, render
+from composer.cli.terminal import UsageError, log, print_text, render
 from composer.encoder_info import LIBRARIES, get_adapter
 from composer.parts import KINDS, PART_REGISTRY, Part
 from composer.parts.registry import UnusableError
@@ -18,20 +18,12 @@ from composer.spec.schema import OPTIONS
 from composer.spec.writer import dump
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
+    from rich.console import RenderableType
 
 PLURALS = {f"{kind}s": kind for kind in KINDS}
 
-MIN_COLUMN_WIDTH = 30
-"""The least width of a column of sentences; with less room beside the names, they are printed below them."""
-
-COLUMN_GAP = 3
-
 UNLISTED_SOURCES = {"timm/NAME": "timm", "transformers/NAME": "transformers"}
 """Sources with more names than a registry lists."""
-
-EXAMPLE_PATTERN = "'timm/*resnet*'"
 
 
 def print_parts(kind: str, pattern: str | None) -> None:
@@ -39,22 +31,19 @@ def print_parts(kind: str, pattern: str | None) -> None:
 
     Raises UsageError where nothing matches.
     """
-    if kind == "encoders" and pattern is not None and pattern not in list_parts(kind)[0]:
-        print_text("\n".join(list_encoder_names(pattern)))
-        return
-    print_text(render(build_parts_table(kind, pattern)))
+    is_pattern = kind == "encoders" and pattern is not None and pattern not in list_parts(kind)[0]
+    names = list_encoder_names(pattern or "") if is_pattern else []
+    print_text("\n".join(names) or render(*describe_parts(kind, pattern)))
     if kind == "encoders" and pattern is None:
-        print_text(f"python -m composer list encoders {EXAMPLE_PATTERN} lists names.")
+        print_text("python -m composer list encoders 'timm/*resnet*' lists names.")
 
 
-def build_parts_table(kinds: str, pattern: str | None) -> Table:
-    """Build a table of the parts of a kind that match `pattern`: names, fields with their defaults, purpose.
+def describe_parts(kinds: str, pattern: str | None) -> list[RenderableType]:
+    """Return names, purpose, and fields with their defaults of the parts of a kind that match `pattern`.
 
     Parts of installed packages are included, and names that are known and unsupported come last, with the reason.
     Raises UsageError where nothing matches.
     """
-    from rich.text import Text
-
     parts, unusable = list_parts(kinds)
     matching = {name: part for name, part in parts.items() if is_match(name, pattern)}
     unsupported = {name: why for name, why in list_unsupported_names(parts).items() if is_match(name, pattern)}
@@ -62,37 +51,23 @@ def build_parts_table(kinds: str, pattern: str | None) -> Table:
     if not matching and not unsupported:
         names = ", ".join(dict.fromkeys(re.sub("/.*", "/…", name) for name in parts))
         raise UsageError("\n".join(broken) or f"no {PLURALS[kinds]} is named {pattern!r}; there are {names}")
-    # Names that differ in size only share a row.
+    lines: list[RenderableType] = []
+    # Names that differ in size only are described together.
     alike = groupby(matching, lambda name: (describe_part(matching[name], name), *format_fields(matching[name], name)))
-    rows = [
-        (Text.assemble(("\n".join(names), "bold cyan"), *(f"\n  {field}" for field in fields)), purpose)
-        for (purpose, *fields), names in alike
-    ]
-    rows += [(Text(name, "dim"), why) for name, why in unsupported.items()]
-    table = _build_listing_table(f"{PLURALS[kinds]} and its arguments", rows)
+    for (purpose, *fields), names_of_size in alike:
+        lines += _format_part("\n".join(names_of_size), purpose, fields)
+    for name, why in unsupported.items():
+        lines += _format_part(name, why)
     sources = dict.fromkeys(part.source for part in matching.values() if part.source in LIBRARIES)
-    table.caption = "\n".join([*map(describe_installation, filter(None, sources)), *broken]) or None
-    table.caption_justify = "left"
-    return table
+    return [*lines, *map(describe_installation, filter(None, sources)), *broken]
 
 
-def _build_listing_table(heading: str, rows: Sequence[tuple[Text, str]]) -> Table:
-    """Build a table with the purpose beside the names, or below them on a narrow terminal."""
-    from rich.cells import cell_len
-    from rich.console import Group
+def _format_part(names: str, purpose: str, fields: Sequence[str] = ()) -> list[RenderableType]:
     from rich.padding import Padding
+    from rich.text import Text
 
-    longest = max(cell_len(line) for names, _ in rows for line in names.plain.split("\n"))
-    beside = longest + COLUMN_GAP + MIN_COLUMN_WIDTH <= get_terminal_width()
-    table = build_table(gap=COLUMN_GAP)
-    table.add_column(heading if beside else f"{heading}, and what it does", no_wrap=beside)
-    if beside:
-        table.add_column("what it does")
-    for number, (names, purpose) in enumerate(rows):
-        if number:
-            table.add_row()
-        table.add_row(*([names, purpose] if beside else [Group(names, Padding(purpose, (0, 0, 0, 4)))]))
-    return table
+    arguments = Text("".join(f"  {field}\n" for field in fields), "dim")
+    return [Text(names, "bold cyan"), Padding(purpose, (0, 0, 0, 4)), arguments]
 
 
 def is_match(name: str, pattern: str | None) -> bool:
@@ -159,29 +134,23 @@ def list_encoder_names(pattern: str) -> list[str]:
     """Return the names of encoders that match `pattern`, as a spec writes them: `timm/resnet50`.
 
     Notes on their libraries and on unsupported names go to stderr. transformers is imported where the pattern may match
-    one of its names; timm has a catalogue. Raises UsageError where nothing matches.
+    one of its names; timm has a catalogue.
     """
     parts, unusable = list_parts("encoders")
-    names = [
-        name
-        for part in parts
-        for name in (_list_source_names(UNLISTED_SOURCES[part], pattern) if part in UNLISTED_SOURCES else [part])
-    ]
-    matching = _filter_names(names, pattern)
-    unsupported = {name: why for name, why in list_unsupported_names(parts).items() if is_match(name, pattern)}
-    missing = [
-        source
-        for source in UNLISTED_SOURCES.values()
-        if _has_possible_match(pattern, source) and not LIBRARIES[source].is_installed()
-    ]
-    broken = [why for name, why in unusable.items() if is_match(name, pattern)]
-    if not matching:
-        raise UsageError("\n".join(broken) or _explain_no_match(pattern, unsupported, missing))
-    sources = dict.fromkeys([*(name.partition("/")[0] for name in matching), *missing])
-    for line in [*(describe_installation(source) for source in sources if source in LIBRARIES), *broken]:
-        log(line)
-    if unsupported:
-        log(f"cannot be had, and list encoders NAME says why: {', '.join(unsupported)}")
+    listed = (
+        _list_source_names(UNLISTED_SOURCES[part], pattern) if part in UNLISTED_SOURCES else [part] for part in parts
+    )
+    matching = [name for name in chain.from_iterable(listed) if is_match(name, pattern)]
+    unlisted = [source for source in UNLISTED_SOURCES.values() if _has_possible_match(pattern, source)]
+    missing = [source for source in unlisted if not LIBRARIES[source].is_installed()]
+    for source in dict.fromkeys([*(name.partition("/")[0] for name in matching), *missing]):
+        if source in LIBRARIES:
+            log(describe_installation(source))
+    if matching:
+        for why in (why for name, why in unusable.items() if is_match(name, pattern)):
+            log(why)
+        if unsupported := [name for name in list_unsupported_names(parts) if is_match(name, pattern)]:
+            log(f"cannot be had, and list encoders NAME says why: {', '.join(unsupported)}")
     return matching
 
 
@@ -199,23 +168,3 @@ def _has_possible_match(pattern: str, source: str) -> bool:
     """Return whether a pattern may match a name of a source, judged by its beginning."""
     beginning = re.split(r"[*?\[]", pattern.lower(), maxsplit=1)[0]
     return beginning.startswith(f"{source}/") or (f"{source}/".startswith(beginning) and beginning != pattern.lower())
-
-
-def _filter_names(names: Iterable[str], pattern: str) -> list[str]:
-    return [name for name in names if is_match(name, pattern)]
-
-
-def _explain_no_match(pattern: str, unsupported: dict[str, str], missing: list[str]) -> str:
-    """Explain why a pattern matches no encoder, and give the next step."""
-    if unsupported:
-        return "\n".join(f"{name}: {why}" for name, why in unsupported.items())
-    if missing:
-        return f"no known encoder is named {pattern!r}; {', '.join(map(describe_installation, missing))}"
-    others = [f"{kind}s" for kind in KINDS if kind != "encoder" and _filter_names(list_parts(f"{kind}s")[0], pattern)]
-    if others:
-        return f"no encoder is named {pattern!r}, but {others[0]} are: python -m composer list {others[0]} {pattern!r}"
-    *first, last = dict.fromkeys(f"{name.partition('/')[0]}/" for name in list_parts("encoders")[0] if "/" in name)
-    return (
-        f"no encoder is named {pattern!r}; names begin with {', '.join(first)} or {last}, "
-        f"and a pattern has stars, in quotes: {EXAMPLE_PATTERN}"
-    )

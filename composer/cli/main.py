@@ -15,6 +15,9 @@ from composer.errors import SpecError
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """Exit codes as a shell counts them: 128 and the number of the signal."""
 
+RUN_LIBRARIES = ("rasterio", "matplotlib")
+"""The libraries of the extra `run`, which only this command imports."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors of the user are printed without a traceback."""
@@ -33,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except MemoryError:
         log("out of memory; use a smaller model or image, or close other programs.")
+        return 2
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in RUN_LIBRARIES:
+            raise
+        log(f"run: {error}; install what it needs: pip install 'composer-vision[run]'")
         return 2
     except KeyboardInterrupt:
         log("interrupted")
@@ -64,16 +72,16 @@ def _build_parser() -> argparse.ArgumentParser:
         "--save", dest="save_to", metavar="OUT", help="write the weights, with the spec inside, to OUT.safetensors"
     )
 
-    run = _add_command(commands, "run", "build:run", "predict on an image, and draw the prediction", spec, model)
+    run = _add_command(commands, "run", "run:run", "predict on an image, and draw the prediction", spec, model)
     run.add_argument(
         "--image",
         dest="images",
         action="append",
         required=True,
         metavar="[NAME=]IMAGE",
-        help="a picture, a .npy array or a TIFF; with several inputs, one for each",
+        help="a picture, a TIFF or a .npy array; with several inputs, one for each",
     )
-    run.add_argument("-o", "--out", metavar="OUT", help="the picture to draw: .png or .jpg")
+    run.add_argument("-o", "--out", metavar="OUT", help="the picture to draw: .png")
     run.add_argument("--weights", metavar="FILE", help="a checkpoint of this model: .safetensors, .pt, .pth, .ckpt")
     bands: dict[str, Any] = {"action": "append", "default": [], "metavar": "[NAME=]4,3,2"}
     run.add_argument("--bands", **bands, help="the bands to use as input, counted from 1")

@@ -6,13 +6,9 @@ import csv
 import io
 import json
 import multiprocessing
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
-
-from attrs import frozen
 
 from composer.adapters.timm.catalogue import list_networks
 from composer.cli.list import is_match
@@ -24,7 +20,7 @@ from composer.cli.terminal import (
     log,
     mask_interrupts,
     render,
-    write_output_file,
+    write_text,
 )
 from composer.compatibility import (
     VERDICTS,
@@ -56,57 +52,39 @@ MEANINGS: Mapping[Verdict, str] = {
     "refused": "does not fit",
 }
 
-COLUMNS = ("encoder", "decoder", "verdict", "out_indices", "necks", "fields", "because")
-
-
-@frozen
-class Matrix:
-    """The pairs of some encoders and some decoders, by their names, encoder by encoder."""
-
-    encoders: tuple[str, ...]
-    decoders: tuple[str, ...]
-    cells: tuple[PairResult, ...]
-
-    def iter_pairs(self) -> Iterator[tuple[str, str, PairResult]]:
-        """Yield (encoder, decoder, result)."""
-        names = ((encoder, decoder) for encoder in self.encoders for decoder in self.decoders)
-        for (encoder, decoder), cell in zip(names, self.cells, strict=True):
-            yield encoder, decoder, cell
-
 
 def write_matrix(encoders: Sequence[str], decoders: Sequence[str], form: str, out: str | None, jobs: int) -> None:
     """Evaluate the pairs of all encoders and decoders that match the patterns; write them to `out` or to stdout.
 
     Raises UsageError for a pattern that nothing matches, and for a file that cannot be written.
     """
-    write, suffix = {"table": (as_table, ".txt"), "csv": (as_csv, ".csv"), "json": (as_json, ".json")}[form]
+    format_cells, suffix = {"table": (as_table, ".txt"), "csv": (as_csv, ".csv"), "json": (as_json, ".json")}[form]
     path = None if out is None else check_writable(out, (suffix,))
-    matrix = compute_matrix(encoders, decoders, jobs)
-    text = write(matrix)
-    if path is None:
-        sys.stdout.write(text.rstrip("\n") + "\n")
-        return
-    write_output_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-    log(f"{format_summary(matrix)}\nwrote {out}")
+    cells = evaluate_matrix(encoders, decoders, jobs)
+    write_text(format_cells(cells), out, path)
+    if path is not None:
+        log(format_summary(cells))
 
 
-def compute_matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int) -> Matrix:
-    """Pair the encoders and decoders that match any of the patterns, in `jobs` processes. Show progress on stderr.
+def evaluate_matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int) -> list[PairResult]:
+    """Pair the encoders and decoders that match any of the patterns, encoder by encoder, in `jobs` processes.
 
-    Raises UsageError for a pattern that nothing matches.
+    Progress is shown on stderr. Raises UsageError for a pattern that nothing matches.
     """
-    matching = [_find_encoder_names(pattern) for pattern in encoders]
     known = list_decoder_names(PART_REGISTRY)
-    chosen = [[name for name in known if is_match(name, pattern)] for pattern in decoders]
-    for pattern, names in zip(encoders, matching, strict=True):
-        if not names:
-            raise UsageError(f"no encoder is named {pattern!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
-    for pattern, names in zip(decoders, chosen, strict=True):
+    chosen: dict[str, None] = {}
+    for pattern in decoders:
+        names = [name for name in known if is_match(name, pattern)]
         if not names:
             raise UsageError(f"no decoder is named {pattern!r}; there are {', '.join(known)}")
-    parts = [_build_encoder(name) for name in dict.fromkeys(chain.from_iterable(matching))]
-    columns = tuple(dict.fromkeys(chain.from_iterable(chosen)))
-    return Matrix(tuple(map(get_part_name, parts)), columns, tuple(_compute_cells(parts, columns, jobs)))
+        chosen |= dict.fromkeys(names)
+    parts: dict[str, ProbedEncoder] = {}
+    for pattern in encoders:
+        names = _find_encoder_names(pattern)
+        if not names:
+            raise UsageError(f"no encoder is named {pattern!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
+        parts |= {name: _build_encoder(name) for name in names}
+    return list(_iter_cells(list(parts.values()), tuple(chosen), jobs))
 
 
 def _find_encoder_names(pattern: str) -> list[str]:
@@ -127,18 +105,17 @@ def _build_encoder(name: str) -> ProbedEncoder:
     return encoder
 
 
-def _compute_cells(encoders: Sequence[ProbedEncoder], decoders: tuple[str, ...], jobs: int) -> Iterator[PairResult]:
+def _iter_cells(encoders: Sequence[ProbedEncoder], decoders: tuple[str, ...], jobs: int) -> Iterator[PairResult]:
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import track
 
-    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
+    options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
     rows: dict[ProbedEncoder, tuple[PairResult, ...]] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        groups = group_equivalent(progress.track(encoders, description="encoders described"), describe)
-        results = zip(groups, _compute_rows([(group[0], decoders) for group in groups], jobs), strict=True)
-        for group, cells in progress.track(results, total=len(groups), description="groups of encoders paired"):
-            rows |= {encoder: tuple(copy_for_encoder(encoder, cell) for cell in cells) for encoder in group}
+    groups = group_equivalent(track(encoders, "encoders described", **options), describe)
+    results = zip(groups, _compute_rows([(group[0], decoders) for group in groups], jobs), strict=True)
+    for group, cells in track(results, "groups of encoders paired", len(groups), **options):
+        rows |= {encoder: tuple(copy_for_encoder(encoder, cell) for cell in cells) for encoder in group}
     for encoder in encoders:
         yield from rows[encoder]
 
@@ -159,12 +136,13 @@ def _compute_row(work: tuple[ProbedEncoder, tuple[str, ...]]) -> tuple[PairResul
     return evaluate_pairs(encoder, {name: PART_REGISTRY[name] for name in decoders}, describe)
 
 
-def as_csv(matrix: Matrix) -> str:
+def as_csv(cells: Sequence[PairResult]) -> str:
     """Format a line for each pair; lists and fields in it are JSON."""
+    records = list(map(_build_record, cells))
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, records[0], lineterminator="\n")
     writer.writeheader()
-    for record in iter_records(matrix):
+    for record in records:
         writer.writerow({name: _flatten_value(value) for name, value in record.items()})
     return out.getvalue()
 
@@ -173,61 +151,64 @@ def _flatten_value(value: Any) -> Any:
     return "" if value in (None, [], {}) else json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def as_json(matrix: Matrix) -> str:
+def as_json(cells: Sequence[PairResult]) -> str:
     """Format a list with an object for each pair, a line each."""
-    return "".join(["[\n", ",\n".join(map(json.dumps, iter_records(matrix))), "\n]\n"])
+    lines = ",\n".join(json.dumps(_build_record(cell)) for cell in cells)
+    return f"[\n{lines}\n]\n"
 
 
-def iter_records(matrix: Matrix) -> Iterator[dict[str, Any]]:
-    """Yield each pair as plain values: names, verdict, levels, necks, fields of the decoder, reason."""
-    for encoder, decoder, cell in matrix.iter_pairs():
-        necks = [(type(neck).__name__, get_non_default_fields(neck, "neck")) for neck in cell.necks]
-        name_field = {} if cell.decoder.source is None else {"name": None}
-        values = (
-            encoder,
-            decoder,
-            cell.verdict,
-            cell.levels and list(cell.levels),
-            [{name: fields} if fields else name for name, fields in necks],
-            get_non_default_fields(cell.decoder, "decoder", name_field),
-            cell.because,
-        )
-        yield dict(zip(COLUMNS, values, strict=True))
+def _build_record(cell: PairResult) -> dict[str, Any]:
+    """Return a pair as plain values: names, verdict, levels, necks, fields of the decoder, reason."""
+    necks = [(type(neck).__name__, get_non_default_fields(neck, "neck")) for neck in cell.necks]
+    name_field = {} if cell.decoder.source is None else {"name": None}
+    return {
+        "encoder": get_part_name(cell.encoder),
+        "decoder": get_part_name(cell.decoder),
+        "verdict": cell.verdict,
+        "out_indices": cell.levels and list(cell.levels),
+        "necks": [{name: fields} if fields else name for name, fields in necks],
+        "fields": get_non_default_fields(cell.decoder, "decoder", name_field),
+        "because": cell.because,
+    }
 
 
-def as_table(matrix: Matrix) -> str:
+def as_table(cells: Sequence[PairResult]) -> str:
     """Format a table for people: each pair, or of many pairs the count of each verdict per decoder; then a summary."""
-    body = _format_pairs(matrix) if len(matrix.cells) <= MAX_LISTED_PAIRS else _format_counts(matrix)
-    return f"{body}\n\n{format_summary(matrix)}"
+    body = _format_pairs(cells) if len(cells) <= MAX_LISTED_PAIRS else _format_counts(cells)
+    return f"{body}\n\n{format_summary(cells)}\n"
 
 
-def format_summary(matrix: Matrix) -> str:
+def format_summary(cells: Sequence[PairResult]) -> str:
     """Return the number of pairs of each verdict."""
-    encoders, decoders = format_count(len(matrix.encoders), "encoder", form=","), len(matrix.decoders)
-    pairs = format_count(len(matrix.cells), "pair", form=",")
-    counts = Counter(cell.verdict for cell in matrix.cells)
+    encoders = len({get_part_name(cell.encoder) for cell in cells})
+    counts = Counter(cell.verdict for cell in cells)
+    sides = (
+        f"{format_count(encoders, 'encoder', form=',')} × {format_count(len(cells) // encoders, 'decoder', form=',')}"
+    )
     lines = [f"{GLYPHS[verdict]} {counts[verdict]:,} {MEANINGS[verdict]}" for verdict in VERDICTS]
-    return "\n".join([f"{encoders} × {format_count(decoders, 'decoder', form=',')}, {pairs}:", *lines])
+    return "\n".join([f"{sides}, {format_count(len(cells), 'pair', form=',')}:", *lines])
 
 
-def _format_pairs(matrix: Matrix) -> str:
+def _format_pairs(cells: Sequence[PairResult]) -> str:
     table = build_table()
     for heading in ("encoder", "decoder", "", "what it takes, or why not"):
         table.add_column(heading, no_wrap=heading in ("encoder", "decoder"))
-    for encoder, decoder, cell in matrix.iter_pairs():
-        is_first = decoder == matrix.decoders[0]
+    previous = ""
+    for cell in cells:
+        encoder, decoder = get_part_name(cell.encoder), get_part_name(cell.decoder)
         levels = [f"out_indices: {list(cell.levels)}"] if cell.levels else []
         necks = [format_necks_entry(cell.necks)] if cell.necks else []
-        changes = "; ".join([*levels, *necks])
-        table.add_row(encoder if is_first else "", decoder, GLYPHS[cell.verdict], cell.because or changes)
+        reason = cell.because or "; ".join([*levels, *necks])
+        table.add_row("" if encoder == previous else encoder, decoder, GLYPHS[cell.verdict], reason)
+        previous = encoder
     return render(table)
 
 
-def _format_counts(matrix: Matrix) -> str:
-    counts = Counter((decoder, cell.verdict) for _, decoder, cell in matrix.iter_pairs())
+def _format_counts(cells: Sequence[PairResult]) -> str:
+    counts = Counter((get_part_name(cell.decoder), cell.verdict) for cell in cells)
     table = build_table("decoder")
     for verdict in VERDICTS:
         table.add_column(GLYPHS[verdict], justify="right")
-    for decoder in matrix.decoders:
+    for decoder in dict.fromkeys(decoder for decoder, _ in counts):
         table.add_row(decoder, *(f"{counts[decoder, verdict]:,}" for verdict in VERDICTS))
     return f"{render(table)}\n\nFor each pair: --format csv or --format json."

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-
-from composer.cli.check import build_outputs_table
-from composer.cli.terminal import build_table, get_terminal_width, print_text, read_spec, render
+from composer.cli.check import format_output
+from composer.cli.terminal import build_table, print_text, read_spec, render
 from composer.errors import make_printable
 from composer.graph import Node, Shared, get_module_path
+from composer.graph_checks import iter_size_constraints
 from composer.inference import TypedGraph, infer
 from composer.layouts import Features, format_count, get_layout_kind
 from composer.parts import Part
-from composer.parts.base import contract, get_part_name
-from composer.parts.rules import Outputs, compute_implied_sizes
-from composer.sizes import ANY_SIZE, SizeConstraint, intersect
+from composer.parts.base import get_part_name
+from composer.sizes import SizeConstraint, intersect
 from composer.spec.writer import dump, get_non_default_fields
 
 if TYPE_CHECKING:
@@ -28,43 +26,34 @@ if TYPE_CHECKING:
 LABEL_WIDTH = 8
 """The width of the words before the figures: channels, stride, rounding, demands."""
 
+PROPERTIES = {"channels": None, "stride": None, "rounding": "exact", "offset": 0, "prefix": 0, "frames": 1}
+"""The properties of a feature and their defaults, which are not shown."""
+
 
 def show(file: str) -> None:
     """Print the nodes of a graph, its inputs and sizes, and its outputs."""
     typed = infer(read_spec(file))
-    print_text(render(_build_node_table(typed), "", _build_input_table(typed), "", build_outputs_table(typed)))
+    print_text(render(_build_node_table(typed), "", build_summary_table(typed)))
 
 
 def _build_node_table(typed: TypedGraph) -> Table:
-    """Build a table with a row for each node. Name and part share a column where the terminal is narrow."""
-    from rich.console import Console
-
-    wide = _fill_node_table(typed, wide=True)
-    fits = Console(width=10_000).measure(wide).maximum <= get_terminal_width()
-    return wide if fits else _fill_node_table(typed, wide=False)
-
-
-def _fill_node_table(typed: TypedGraph, *, wide: bool) -> Table:
+    """Build a table with a row for each node: its name, part, inputs, arguments and features."""
     from rich.text import Text
 
     table = build_table(gap=3)
-    for title in ("node", "part") if wide else ("node and part",):
-        table.add_column(title, overflow="fold", no_wrap=wide)
+    table.add_column("node", overflow="fold")
     table.add_column("gives", no_wrap=True)
-    indent = "" if wide else "  "
     for number, (node, demand) in enumerate(zip(typed.order, list_size_demands(typed), strict=True)):
         if number:
             table.add_row()
         part, *fields = format_part(node.part)
-        name, part_name = Text(node.name, "bold cyan"), Text(part, "bold")
-        sources = Text("".join(f"\n{indent}← {source}" for source in _iter_sources(node)), "dim")
-        arguments = Text("".join(f"\n{indent}{field}" for field in fields), "dim")
-        if wide:
-            cells = [Text.assemble(name, sources), Text.assemble(part_name, arguments)]
-        else:
-            cells = [Text.assemble(name, "  ", part_name, sources, arguments)]
-        demands = Text(f"\n{'demands':<{LABEL_WIDTH}} {demand}", "yellow") if demand else Text()
-        table.add_row(*cells, Text.assemble("\n".join(format_features(typed.features[node.name])), demands))
+        lines = [*(f"← {source}" for source in _iter_sources(node)), *fields]
+        details = Text("".join(f"\n  {line}" for line in lines), "dim")
+        demands = Text(f"\n{'demands':<{LABEL_WIDTH}} {demand}" if demand else "", "yellow")
+        table.add_row(
+            Text.assemble((node.name, "bold cyan"), (f"\n  {part}", "bold"), details),
+            Text.assemble("\n".join(format_features(typed.features[node.name])), demands),
+        )
     return table
 
 
@@ -88,14 +77,11 @@ def format_features(features: Features) -> list[str]:
         return ["nothing"]
     layouts = dict.fromkeys(f"{get_layout_kind(feature)} {feature.axes}" for feature in features)
     count = f"{len(features)} × " if len(features) > 1 else ""
-    rows = [("channels", [str(f.channels) for f in features])]
-    if any(f.stride is not None for f in features):
-        rows.append(("stride", ["–" if f.stride is None else str(f.stride) for f in features]))
-    if any(f.rounding != "exact" for f in features):
-        rows.append(("rounding", ["–" if f.rounding == "exact" else f.rounding for f in features]))
-    for name, default in (("offset", 0), ("prefix", 0), ("frames", 1)):
-        if any(getattr(f, name) != default for f in features):
-            rows.append((name, [str(getattr(f, name)) for f in features]))
+    rows = []
+    for name, default in PROPERTIES.items():
+        values = [getattr(feature, name) for feature in features]
+        if any(value != default for value in values):
+            rows.append((name, ["–" if value == default else str(value) for value in values]))
     return [f"{count}{' and '.join(layouts)}", *_align_columns(rows)]
 
 
@@ -116,18 +102,23 @@ def _align_columns(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
 
 def list_size_demands(typed: TypedGraph) -> list[str]:
     """Return for each node what it adds to the size constraints of the inputs and the nodes before it; mostly ""."""
-    total = _intersect_constraints(
-        ANY_SIZE,
-        *(SizeConstraint(height=i.size[0], width=i.size[1]) for _, i in typed.graph.inputs if i.size is not None),
-    )
+    constraints: dict[str, list[SizeConstraint]] = {}
+    for name, sizes in iter_size_constraints(typed.graph, typed.features, typed.node_sizes):
+        constraints.setdefault(name, []).append(sizes)
+    nodes = [node.name for node in typed.order]
+    before = _intersect(*(sizes for name in constraints if name not in nodes for sizes in constraints[name]))
     demands = []
-    for node in typed.order:
-        own = _compute_node_constraint(typed, node)
-        both = _intersect_constraints(total, own)
-        # Once both sides are fixed, nothing can be added.
-        demands.append(_format_constraint(own) if both != total and None in (total.height, total.width) else "")
-        total = both
+    for name in nodes:
+        own = _intersect(*constraints[name])
+        demands.append(_format_constraint(own) if _intersect(before, own) != before else "")
+        before = _intersect(before, own)
     return demands
+
+
+def _intersect(*sizes: SizeConstraint) -> SizeConstraint:
+    both = intersect([("", constraint) for constraint in sizes])
+    assert isinstance(both, SizeConstraint)  # infer has intersected them all
+    return both
 
 
 def _format_constraint(sizes: SizeConstraint) -> str:
@@ -141,88 +132,60 @@ def _format_constraint(sizes: SizeConstraint) -> str:
     return ", ".join(rules)
 
 
-def _compute_node_constraint(typed: TypedGraph, node: Node) -> SizeConstraint:
-    owner = node.part.node if isinstance(node.part, Shared) else node.name
-    part = typed.facts.get(owner) or next(other.part for other in typed.order if other.name == owner)
-    named = {name: typed.features[source] for name, source in node.named}
-    outcome = contract(part, *(typed.features[source] for source in node.positional), **named)
-    sizes = outcome.sizes if isinstance(outcome, Outputs) else ANY_SIZE
-    return _intersect_constraints(sizes, *(compute_implied_sizes(feature) for feature in typed.features[node.name]))
-
-
-def _intersect_constraints(*sizes: SizeConstraint) -> SizeConstraint:
-    both = intersect([("", constraint) for constraint in sizes])
-    assert isinstance(both, SizeConstraint)  # infer has intersected them all
-    return both
-
-
-def _build_input_table(typed: TypedGraph) -> Table:
+def build_summary_table(typed: TypedGraph) -> Table:
+    """Build a table of the inputs of a graph, the image sizes that it takes, and its outputs."""
     from rich.table import Table
 
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
-    for number, (name, image) in enumerate(typed.graph.inputs):
+    inputs = []
+    for name, image in typed.graph.inputs:
         properties = [format_count(image.channels, "channel")]
         properties += [f"stride {image.stride}"] if image.stride != 1 else []
         properties += [format_count(image.frames, "frame")] if image.frames is not None else []
-        table.add_row("inputs" if not number else "", f"{name}: {', '.join(properties)}")
+        inputs.append(f"{name}: {', '.join(properties)}")
     padding = typed.graph.padding
     side = "on both sides" if padding.side == "both" else "at the end"
+    labels = {node: f", auxiliary {label}" for label, node in typed.graph.auxiliary if node not in typed.graph.outputs}
+    outputs = [f"{format_output(typed, end)}{labels.get(end, '')}" for end in dict.fromkeys(typed.ends)]
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="bold")
+    table.add_row("inputs", "\n".join(inputs))
     table.add_row("sizes", f"{typed.sizes}; other sizes are padded ({padding.mode}, {side})")
+    table.add_row("outputs", "\n".join(outputs))
     return table
 
 
-@frozen
-class NodeSummary:
-    """Counts of a node's module: parameters, trainable parameters, and bytes with its buffers."""
+def build_weights_table(model: Model) -> Table:
+    """Build a table of parameters, trainable parameters and memory of each node, with a footer for their sums.
 
-    node: str
-    part: str
-    parameters: int = 0
-    trainable: int = 0
-    bytes: int = 0
-
-
-def summarize_nodes(model: Model) -> list[NodeSummary]:
-    """Count each node, in order. A node that shares the module of another has counts of 0."""
-
-    summaries = []
-    for node in model.typed.order:
-        if isinstance(node.part, Shared):
-            summaries.append(NodeSummary(node.name, f"share: {node.part.node}"))
-            continue
-        module = model.get_submodule(".".join(get_module_path(node.name)))
-        parameters = list(module.parameters())
-        summaries.append(
-            NodeSummary(
-                node.name,
-                get_part_name(node.part),
-                sum(tensor.numel() for tensor in parameters),
-                sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
-                sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *module.buffers()]),
-            )
-        )
-    return summaries
-
-
-def build_weights_table(summaries: list[NodeSummary]) -> Table:
-    """Build a table of all nodes with a footer for their sums."""
+    A node that shares the module of another has counts of 0.
+    """
+    counts = [_count_weights(model, node) for node in model.typed.order]
     table = build_table(footer_style="bold", show_footer=True)
-    total = NodeSummary(
-        "total", "", *(sum(getattr(s, name) for s in summaries) for name in ("parameters", "trainable", "bytes"))
-    )
-    table.add_column("node", total.node, style="cyan", overflow="fold")
+    table.add_column("node", "total", style="cyan", overflow="fold")
     table.add_column("part", overflow="fold")
-    for heading, footer in zip(("parameters", "trainable", "memory"), _format_counts(total), strict=True):
+    footers = _format_counts(*map(sum, zip(*counts, strict=True)))
+    for heading, footer in zip(("parameters", "trainable", "memory"), footers, strict=True):
         table.add_column(heading, footer, justify="right", no_wrap=True)
-    for summary in summaries:
-        table.add_row(summary.node, summary.part, *_format_counts(summary))
+    for node, numbers in zip(model.typed.order, counts, strict=True):
+        table.add_row(node.name, format_part(node.part)[0], *_format_counts(*numbers))
     return table
 
 
-def _format_counts(summary: NodeSummary) -> tuple[str, str, str]:
-    return f"{summary.parameters:,}", f"{summary.trainable:,}", f"{summary.bytes / 1e6:.1f} MB"
+def _count_weights(model: Model, node: Node) -> tuple[int, int, int]:
+    """Return the parameters of a node, those that are trained, and the bytes of all its tensors."""
+    if isinstance(node.part, Shared):
+        return 0, 0, 0
+    module = model.get_submodule(".".join(get_module_path(node.name)))
+    parameters = list(module.parameters())
+    return (
+        sum(tensor.numel() for tensor in parameters),
+        sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
+        sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *module.buffers()]),
+    )
+
+
+def _format_counts(parameters: int, trainable: int, size: int) -> tuple[str, str, str]:
+    return f"{parameters:,}", f"{trainable:,}", f"{size / 1e6:.1f} MB"
 
 
 def summarize_weights(model: Model, seed: int, *, pretrained: bool) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer import files as writing
+from composer import files
 from composer.errors import make_printable
 from composer.limits import get_free_memory
 
@@ -46,34 +46,20 @@ def build_table(*headings: str, gap: int = 2, **options: Any) -> Table:
     from rich import box
     from rich.table import Table
 
-    padding = (0, gap, 0, 0)
-    return Table(
-        *headings,
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        header_style="bold",
-        padding=padding,
-        **options,
-    )
-
-
-def get_terminal_width() -> int:
-    """Return the columns of the terminal, and at least as many as a table needs."""
-    from rich.console import Console
-
-    return max(Console().width, MIN_TABLE_WIDTH)
+    options |= {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "header_style": "bold"}
+    return Table(*headings, padding=(0, gap, 0, 0), **options)
 
 
 def render(*parts: RenderableType) -> str:
     """Render tables and text with rich: as wide as the terminal, with colours only where stdout is a terminal."""
     from rich.console import Console
 
-    console = Console(markup=False, highlight=False, emoji=False, width=get_terminal_width())
+    width = max(Console().width, MIN_TABLE_WIDTH)
+    console = Console(markup=False, highlight=False, emoji=False, width=width)
     with console.capture() as capture:
         for part in parts:
             console.print(part)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
 def read_spec(file: str) -> Graph:
@@ -100,34 +86,25 @@ def read_spec_text(file: str) -> str:
 
 def check_file(file: str) -> None:
     """Raise UsageError for a file that cannot be read, and for pipes and devices, which may never end."""
-    if _is_special(file):
-        raise UsageError(f"{file}: this is a pipe or a device; name a file.")
     check_readable(file)
+    if not Path(file).is_file():
+        raise UsageError(f"{file}: this is a pipe or a device; name a file.")
 
 
 def check_readable(file: str) -> None:
     """Raise UsageError for a file that cannot be opened. Pipes are not opened: they can be read only once."""
     if not file:
         raise UsageError("'' names no file; check the path.")
-    if _is_special(file):
-        return
+    path = Path(file)
     try:
-        with Path(file).open("rb"):
-            return
+        if path.is_file() or path.is_dir() or not path.exists():
+            path.open("rb").close()
     except FileNotFoundError:
         raise UsageError(f"{file}: there is no such file; check the path.") from None
     except IsADirectoryError:
         raise UsageError(f"{file}: this is a folder; name a file in it.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: cannot be read ({getattr(error, 'strerror', error)}).") from error
-
-
-def _is_special(file: str) -> bool:
-    path = Path(file)
-    try:
-        return path.exists() and not path.is_file() and not path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 def check_writable(file: str, suffixes: Collection[str], inputs: Iterable[tuple[str, str]] = ()) -> Path:
@@ -139,44 +116,34 @@ def check_writable(file: str, suffixes: Collection[str], inputs: Iterable[tuple[
     if Path(file).suffix.lower() not in suffixes:
         raise UsageError(f"{file}: the name must end in {' or '.join(suffixes)}.")
     try:
-        path = Path(file).resolve()
-        is_other, is_in_folder = path.exists() and not path.is_file(), path.parent.is_dir()
-    except (OSError, RuntimeError) as error:  # a name that is too long, or links in a circle
-        raise _build_unwritable_error(file, error) from error
-    if is_other:
-        raise UsageError(f"{file}: this is not a regular file; choose another name.")
-    if not is_in_folder:
-        raise UsageError(f"{file}: there is no folder {path.parent}; make it first.")
-    for kind, other in inputs:
-        if _is_same(path, other):
-            raise UsageError(f"{file}: this is the {kind} itself, which would be lost; choose another name.")
-    trial = writing.make_partial_path(path)
-    try:
+        path = files.resolve_target(file)
+        trial = files.make_partial_path(path)
         trial.touch(exist_ok=False)
+        trial.unlink()
     except OSError as error:
-        raise _build_unwritable_error(file, error) from error
-    trial.unlink(missing_ok=True)
+        raise UsageError(f"{file}: cannot be written ({error.strerror}); choose another name or folder.") from error
+    for kind, other in inputs:
+        with suppress(OSError, ValueError):  # one of them does not exist
+            if path.samefile(other):
+                raise UsageError(f"{file}: this is the {kind} itself, which would be lost; choose another name.")
     return path
 
 
-def _build_unwritable_error(file: str, error: OSError | RuntimeError) -> UsageError:
-    reason = getattr(error, "strerror", None) or "its links lead in a circle"
-    return UsageError(f"{file}: cannot be written ({reason}); choose another name or folder.")
-
-
-def _is_same(path: Path, other: str) -> bool:
+def write_output(file: str, path: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write a file whole or not at all. Raises UsageError where that fails."""
     try:
-        return path.samefile(other)
-    except (OSError, ValueError):  # one of them does not exist
-        return False
-
-
-def write_output_file(path: Path, fill: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all. Raises UsageError where that fails."""
-    try:
-        writing.write_atomically(path, fill)
+        files.write_atomically(path, fill)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror or error}).") from error
+        raise UsageError(f"{file}: cannot be written ({error.strerror or error}).") from error
+
+
+def write_text(text: str, file: str | None, path: Path | None) -> None:
+    """Write text to a file that `check_writable` has checked, and say so, or without one to stdout."""
+    if file is None or path is None:
+        sys.stdout.write(text)
+    else:
+        write_output(file, path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        print_text(f"wrote {make_printable(file)}")
 
 
 @contextmanager
