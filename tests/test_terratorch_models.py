@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import composer
-from composer.terratorch.factory import AuxiliaryHead
+from composer.terratorch.branches import AuxiliaryHead
 from tests.factory_calls import NUMBERS, Maps, Scores, Tokens, built, translated
 
 

@@ -1,77 +1,28 @@
-"""TerraTorch's tasks and factories: their arguments, and the calls that they make of EncoderDecoderFactory."""
+"""TerraTorch's tasks and factories, by what a config may say of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from composer.errors import suggest
-
 FACTORY = "EncoderDecoderFactory"
-
-PRITHVI = "PrithviModelFactory"
 
 _WHOLE_MODELS = "it builds whole models, in which composer knows no parts"
 
-UNSUPPORTED_FACTORIES: dict[str, tuple[str, str | None]] = {
-    "SMPModelFactory": (
-        "it builds whole models of segmentation_models_pytorch",
-        f"model_factory: {FACTORY}, with a backbone timm_NAME and a decoder smp_NAME",
-    ),
-    "TimmModelFactory": (
-        "it builds whole classifiers of timm",
-        f"model_factory: {FACTORY}, with a backbone timm_NAME and decoder: IdentityDecoder",
-    ),
-    "ObjectDetectionModelFactory": ("it builds detectors, which composer does not describe", None),
-    "FullModelFactory": (_WHOLE_MODELS, None),
-    "GenericModelFactory": (_WHOLE_MODELS, None),
-    "GenericUnetModelFactory": (_WHOLE_MODELS, None),
-    "WxCModelFactory": (_WHOLE_MODELS, None),
-    "SatMAEModelFactory": ("it imports the code of SatMAE from a folder, and nothing is imported here", None),
-    "ClayModelFactory": ("it imports the code of Clay, and nothing is imported here", None),
-    "Clay1_5ModelFactory": ("it builds Clay's masked autoencoder as a whole", None),
+UNSUPPORTED_FACTORIES = {
+    "PrithviModelFactory": "its backbones are TerraTorch's own, and composer knows timm's by name alone",
+    "SMPModelFactory": "it builds whole models of smp; use a backbone timm_NAME and a decoder smp_NAME",
+    "TimmModelFactory": "it builds whole classifiers; use a backbone timm_NAME and decoder: IdentityDecoder",
+    "ObjectDetectionModelFactory": "it builds detectors, which composer does not describe",
+    "FullModelFactory": _WHOLE_MODELS,
+    "GenericModelFactory": _WHOLE_MODELS,
+    "GenericUnetModelFactory": _WHOLE_MODELS,
+    "WxCModelFactory": _WHOLE_MODELS,
+    "SatMAEModelFactory": "it imports the code of SatMAE from a folder, and nothing is imported here",
+    "ClayModelFactory": "it imports the code of Clay, and nothing is imported here",
+    "Clay1_5ModelFactory": "it builds Clay's masked autoencoder as a whole",
 }
-"""The other factories of TerraTorch 1.2.11: why their models are not imported, and what to write instead."""
-
-
-def explain_unsupported_factory(name: str) -> tuple[str, str | None]:
-    """Return why a factory's models are not imported, and what to write instead."""
-    if name not in UNSUPPORTED_FACTORIES:
-        return f"TerraTorch has no factory {name!r}.", suggest(name, (FACTORY, PRITHVI, *UNSUPPORTED_FACTORIES))
-    reason, repair = UNSUPPORTED_FACTORIES[name]
-    return f"models of {name} are not imported: {reason}.", repair
-
-
-PRITHVI_ARGUMENT_SOURCES = {
-    "backbone_bands": ("bands",),
-    "backbone_in_chans": ("in_channels", "bands"),
-    "backbone_pretrained": ("pretrained",),
-    "backbone_num_frames": ("num_frames",),
-}
-"""The arguments that PrithviModelFactory adds, each with those it is made of: the first of these that is given."""
-
-
-def convert_prithvi_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that PrithviModelFactory hands to EncoderDecoderFactory.
-
-    Raises ValueError, with a message that begins with the argument, for those that PrithviModelFactory rejects.
-    """
-    backbone, bands, channels = (arguments.get(name) for name in ("backbone", "bands", "in_channels"))
-    if not isinstance(bands, list):
-        raise ValueError(f"bands is a list of bands in {PRITHVI} (got {bands!r})")
-    if isinstance(backbone, str) and not backbone.startswith("prithvi_"):
-        raise ValueError(f"backbone must begin with prithvi_ in {PRITHVI} (got {backbone!r})")
-    if "necks" in arguments:
-        raise ValueError(f"necks cannot be given to {PRITHVI}, which says itself that there are none")
-    own = {"bands", "in_channels", "pretrained", "num_frames", "prepare_features_for_image_model"}
-    return {
-        **{name: value for name, value in arguments.items() if name not in own},
-        "backbone_bands": bands,
-        "backbone_in_chans": len(bands) if channels is None else channels,
-        "backbone_pretrained": arguments.get("pretrained", True),
-        "backbone_num_frames": arguments.get("num_frames", 1),
-    }
-
+"""The other factories of TerraTorch 1.2.11, each with the reason why its models are not imported."""
 
 TASKS = {
     "SemanticSegmentationTask": "segmentation",
@@ -95,40 +46,11 @@ UNSUPPORTED_TASKS = {
 }
 """Its other tasks, each with the reason why their models are not imported."""
 
-_SHARED_ARGUMENTS = (
-    "model_args model_factory model loss aux_heads aux_loss ignore_index lr optimizer optimizer_hparams scheduler "
-    "scheduler_hparams freeze_backbone freeze_decoder freeze_head plot_on_val test_dataloaders_names lr_overrides "
-    "path_to_record_metrics"
-)
+EMBEDDING_ARGUMENTS = ("layers", "output_format", "has_cls", "embedding_pooling")
+"""The `init_args` of EmbeddingGenerationTask from which it makes necks."""
 
-_TILED_ARGUMENTS = "tiled_inference_parameters tiled_inference_on_testing tiled_inference_on_validation"
-
-_CLASSIFICATION_ARGUMENTS = f"{_SHARED_ARGUMENTS} class_weights custom_loss custom_loss_kwargs class_names"
-
-TASK_ARGUMENTS: dict[str, tuple[str, ...]] = {
-    task: tuple(names.split())
-    for task, names in {
-        "SemanticSegmentationTask": f"{_SHARED_ARGUMENTS} {_TILED_ARGUMENTS} class_weights class_names "
-        "output_on_inference output_most_probable",
-        "PixelwiseRegressionTask": f"{_SHARED_ARGUMENTS} {_TILED_ARGUMENTS} var_weights custom_loss custom_loss_kwargs",
-        "ClassificationTask": _CLASSIFICATION_ARGUMENTS,
-        "MultiLabelClassificationTask": _CLASSIFICATION_ARGUMENTS,
-        "ScalarRegressionTask": f"{_SHARED_ARGUMENTS} var_weights num_outputs var_names",
-        EMBEDDING_TASK_CLASS: "model_args output_dir embed_file_key layers output_format has_cls embedding_pooling "
-        "num_workers pixel_size freeze_backbone",
-    }.items()
-}
-"""The `init_args` of each task."""
-
-_MODEL_ARGUMENTS = ("model_args", "model_factory", "model", "aux_heads")
-
-_EMBEDDING_MODEL_ARGUMENTS = ("model_args", "layers", "output_format", "has_cls", "embedding_pooling")
-
-
-def get_model_arguments(task: str) -> tuple[str, ...]:
-    """Return the arguments of a task that its model depends on; all others are of training."""
-    return _EMBEDDING_MODEL_ARGUMENTS if task == EMBEDDING_TASK_CLASS else _MODEL_ARGUMENTS
-
+MODEL_ARGUMENTS = ("model_args", "model_factory", "model", "aux_heads")
+"""The `init_args` that the model of any task depends on."""
 
 FREEZE_ARGUMENTS = {"freeze_backbone": "encoder", "freeze_decoder": "decoder", "freeze_head": "head"}
 """The arguments that freeze, each with the node of a graph that it freezes."""
@@ -160,17 +82,3 @@ def build_embedding_necks(init_args: Mapping[str, Any]) -> list[dict[str, Any]]:
     select = {"name": "SelectIndices", "indices": layers}
     reshape = {"name": "ReshapeTokensToImage", "remove_cls_token": has_cls, **frames}
     return [select, reshape] if form == "tiff" else [select]
-
-
-def match_class_path(path: str, known: Mapping[str, Any]) -> str | None:
-    """Return the class that a `class_path` names, alone or with a module of TerraTorch; None for anything else."""
-    home, _, name = path.rpartition(".")
-    return name if name in known and (not home or home.split(".")[0] == "terratorch") else None
-
-
-def explain_unsupported_task(path: str) -> tuple[str, str | None]:
-    """Return why a `class_path` is not a task whose model can be imported, and what to write instead."""
-    other = match_class_path(path, UNSUPPORTED_TASKS)
-    if other is not None:
-        return f"{other} is not imported: {UNSUPPORTED_TASKS[other]}.", None
-    return f"{path} is not a task of TerraTorch.", suggest(path.rpartition(".")[2], TASKS)
