@@ -442,7 +442,7 @@ class TestNothingIsRun:
         activation = refusal(model("decoder: FCNDecoder", "head_final_act: spy.Act", task="PixelwiseRegressionTask"))
 
         assert said[0] == "c.yaml:1:1: note[aside] custom_modules_path: not part of a model: set aside."
-        assert task.startswith("c.yaml:2:3: error[unknown] model.class_path: spy.Task is not a task of TerraTorch.")
+        assert task.startswith("c.yaml:2:3: error[unknown] model.class_path: spy.Task is not a task ")
         assert activation.startswith(f"c.yaml:8:7: error[value] {ARGS}.head_final_act: ")
         assert "spy" not in sys.modules
 

@@ -83,16 +83,6 @@ class TestModules:
         )
         assert translated(backbone=backbone, backbone_in_chans=7).graph.inputs[0][1] == composer.Image(channels=7)
 
-    def test_a_decoder_that_leaves_the_grid_as_it_is_asks_for_no_padding(self):
-        decoder = Scores(includes_head=True)
-        model = built(backbone="timm_test_resnet", backbone_in_chans=2, decoder=Wide(decoder)).eval()
-        image = torch.rand(1, 2, 41, 27)
-
-        with torch.no_grad():
-            bare = decoder([model.encoder(image)[-1][:, :6]])
-            expected = nn.functional.interpolate(bare, size=(41, 27), mode="bilinear")
-            torch.testing.assert_close(model(image).output, expected, atol=0, rtol=0)
-
     def test_an_encoder_of_composers_is_taken_at_its_word(self):
         graph = translated(backbone=composer.Timm("resnet18", out_indices=[2]), backbone_in_chans=5).graph
 
@@ -167,20 +157,6 @@ class Patches(nn.Module):
 
     def forward(self, image_BCHW):
         return [self.layer(nn.functional.unfold(image_BCHW, 4, stride=4).transpose(1, 2))]
-
-
-class Wide(nn.Module):
-    """Hands the first six channels of the last map on to a decoder."""
-
-    out_channels = 3
-    includes_head = True
-
-    def __init__(self, decoder):
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, features):
-        return self.decoder([features[-1][:, :6]])
 
 
 class TestSeeds:

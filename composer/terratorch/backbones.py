@@ -9,7 +9,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from composer.errors import suggest
-from composer.layouts import Image, format_count
+from composer.layouts import Image
 from composer.parts import NECKS as BUILT_IN_NECKS
 from composer.parts import Encoder, EncoderInfo, Neck, ProbedEncoder, TemporalPooling, Timm
 from composer.parts.base import get_part_name
@@ -43,7 +43,7 @@ TEMPORAL_ARGUMENTS = (
 """The arguments of a backbone that configure TerraTorch's temporal wrapper, where `use_temporal` is true."""
 
 
-def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[int | None, tuple[Neck, ...], Arguments]:
+def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[Any, tuple[Neck, ...], Arguments]:
     """Return the frames of the image, the neck that pools them, and the other arguments.
 
     TerraTorch wraps the backbone; here a single-image encoder is applied to each frame, and a neck merges the results.
@@ -61,35 +61,17 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[i
     pooling = pooling.drop(*(name for name in pooling if name not in ("pooling", "subset_lengths")))
     origin = evolve(pooling, owner=arguments.locate("temporal_pooling"), prefix=f"{arguments.prefix}temporal_")
     neck = construct(TemporalPooling, origin, report)
-    frames = _resolve_frame_count(arguments, neck, report)
+    frames = arguments.get("temporal_n_timestamps")
+    if frames is None and neck is not None:
+        frames = sum(neck.subset_lengths or ()) or (2 if neck.pooling == "diff" else None)
+        if frames is None:
+            repair = f"say how many: {arguments.spell('temporal_n_timestamps')}"
+            path = arguments.locate("use_temporal")
+            report.add_problem(path, "the number of frames has to be known.", repair, "missing")
     if neck is None or neck == TemporalPooling(pooling="keep"):
         return frames, (), rest
     report.origins["necks[0]"] = origin
     return frames, (neck,), rest
-
-
-def _resolve_frame_count(arguments: Arguments, neck: TemporalPooling | None, report: Diagnostics) -> int | None:
-    """Return the number of frames: as stated, or as the pooling implies."""
-    stated: Any = arguments.get("temporal_n_timestamps")
-    if stated is not None and (type(stated) is not int or stated < 1):
-        path = arguments.locate("temporal_n_timestamps")
-        report.add_problem(path, f"temporal_n_timestamps is a whole number of at least 1 (got {stated!r}).")
-        return None
-    if neck is None:
-        return None
-    implied = None if neck.subset_lengths is None else sum(neck.subset_lengths)
-    if stated is not None and implied not in (None, stated):
-        report.add_problem(
-            arguments.locate("temporal_subset_lengths"),
-            f"temporal_subset_lengths come to {format_count(implied, 'frame')}, and temporal_n_timestamps is {stated}.",
-            f"{arguments.spell('temporal_n_timestamps')}: {implied}",
-        )
-    count: int | None = stated or implied or (2 if neck.pooling == "diff" else None)
-    if count is None:
-        repair = f"say how many: {arguments.spell('temporal_n_timestamps')}"
-        path = arguments.locate("use_temporal")
-        report.add_problem(path, "the number of frames has to be known.", repair, "missing")
-    return count
 
 
 _TERRATORCH_FAMILIES = "prithvi terramind clay dofa dinov3 satlas seco fmow ssl4eol ssl4eos12 heliofm"
@@ -102,12 +84,6 @@ ENCODER_FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
 
 WEIGHT_ARGUMENTS = ("pretrained_cfg_overlay", "checkpoint_path")
 """The arguments of timm that name a file of weights."""
-
-SHADOWED_NAMES = (
-    "convnext_pico",
-    *(f"convnextv2_{size}" for size in ("atto", "femto", "nano", "tiny", "base", "large", "huge")),
-)
-"""Names of timm that TerraTorch's own backbones hide, unless they are written `timm_…`; it cannot build those."""
 
 FORBIDDEN_ARGUMENTS = {
     **FORBIDDEN_TIMM_OPTIONS,
@@ -133,11 +109,11 @@ def build_named_backbone(
             "unknown",
         )
         return None
-    frames, pooling, arguments = parse_temporal_wrapper(arguments, report)
-    if arguments.get("features_only", True) is not True:
+    frames, pooling, rest = parse_temporal_wrapper(arguments, report)
+    if rest.get("features_only", True) is not True:
         message = "TerraTorch takes timm's networks with features_only alone."
         report.add_problem(arguments.locate("features_only"), message, "leave it out", "unused")
-    encoder = _build_timm_encoder(name, arguments.drop("features_only", "in_chans"), report)
+    encoder = _build_timm_encoder(name, rest.drop("features_only", "in_chans"), report)
     image = build_image(arguments.get("in_chans", 3), frames, arguments, report)
     if encoder is None or image is None:
         return None
@@ -145,9 +121,6 @@ def build_named_backbone(
     if isinstance(facts, Rejection):
         _report_rejection(encoder, facts, arguments, report)
         return None
-    if full_name in SHADOWED_NAMES:
-        message = f"TerraTorch takes {name} for a backbone of its own, which its factory cannot build."
-        report.add_note("backbone", message)
     encoder, padding = _resolve_padding(encoder, facts, image.channels, arguments, describe)
     return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
 
@@ -177,12 +150,13 @@ def _build_timm_encoder(network: str, arguments: Arguments, report: Diagnostics)
     return construct(Timm, evolve(arguments, values=whole), report, f"timm/{network}")
 
 
-def build_image(channels: Any, frames: int | None, arguments: Arguments, report: Diagnostics) -> Image | None:
-    """Build the image of a backbone; None, with a problem, for an invalid number of channels."""
+def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagnostics) -> Image | None:
+    """Build the image of a backbone; None, with a problem, for an invalid number of channels or frames."""
     try:
         return Image(channels=channels, frames=frames)
     except ValueError as error:
-        report.add_problem(arguments.locate("in_chans"), f"{error}.")
+        name = "temporal_n_timestamps" if str(error).startswith("frames") else "in_chans"
+        report.add_problem(arguments.locate(name), f"{error}.")
         return None
 
 

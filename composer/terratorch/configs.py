@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,17 +18,6 @@ from composer.spec.yaml import MappingNode, SequenceNode, Tree, parse_document, 
 from composer.terratorch.backbones import Describe
 from composer.terratorch.calls import Diagnostics, sort_problems
 from composer.terratorch.problems import find_padding_note, map_problem
-from composer.terratorch.tasks import (
-    EMBEDDING_ARGUMENTS,
-    EMBEDDING_TASK_CLASS,
-    FACTORY,
-    FREEZE_ARGUMENTS,
-    MODEL_ARGUMENTS,
-    TASKS,
-    UNSUPPORTED_FACTORIES,
-    UNSUPPORTED_TASKS,
-    build_embedding_necks,
-)
 from composer.terratorch.translation import Translation, translate
 
 MODEL = "model"
@@ -37,6 +27,34 @@ INIT_ARGS = f"{MODEL}.init_args"
 MODEL_ARGS = f"{INIT_ARGS}.model_args"
 
 CONFIG_EXAMPLE = "model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
+
+FACTORY = "EncoderDecoderFactory"
+
+TASKS = {
+    "SemanticSegmentationTask": "segmentation",
+    "PixelwiseRegressionTask": "regression",
+    "ClassificationTask": "classification",
+    "MultiLabelClassificationTask": "classification",
+    "ScalarRegressionTask": "scalar_regression",
+    "EmbeddingGenerationTask": "embedding_generation",
+}
+"""The tasks of TerraTorch 1.2.11 whose models EncoderDecoderFactory builds, each with the task of the call."""
+
+EMBEDDING_TASK_CLASS = "EmbeddingGenerationTask"
+
+EMBEDDING_ARGUMENTS = ("layers", "output_format", "has_cls", "embedding_pooling")
+"""The `init_args` of EmbeddingGenerationTask from which it makes necks."""
+
+MODEL_ARGUMENTS = ("model_args", "model_factory", "model", "aux_heads")
+"""The `init_args` that the model of any task depends on."""
+
+FREEZE_ARGUMENTS = {"freeze_backbone": "encoder", "freeze_decoder": "decoder", "freeze_head": "head"}
+"""The arguments that freeze, each with the node of a graph that it freezes."""
+
+OUTPUT_FORMATS = ("tiff", "parquet", "parquet_joint", "neuco_csv")
+
+POOLINGS = ("mean", "max", "min", "cls")
+
 
 _BOOLEANS = {
     spelling: word in ("yes", "on")
@@ -106,9 +124,8 @@ def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
     task = str(model.get("class_path")).rpartition(".")
     if task[2] in TASKS and task[0].partition(".")[0] in ("", "terratorch"):
         return _parse_init_args(task[2], model["init_args"], report)
-    reason = UNSUPPORTED_TASKS.get(task[2])
-    message = f"{task[2]} is not imported: {reason}." if reason else f"{''.join(task)} is not a task of TerraTorch."
-    report.add_problem(f"{MODEL}.class_path", message, None if reason else suggest(task[2], TASKS), "unknown")
+    message = f"{''.join(task)} is not a task whose models {FACTORY} builds."
+    report.add_problem(f"{MODEL}.class_path", message, suggest(task[2], TASKS), "unknown")
     return None
 
 
@@ -152,9 +169,9 @@ def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> di
             _check_init_arg(task, name, value, known, report)
     factory, arguments = init.get("model_factory"), init.get("model_args")
     if not embedding and factory != FACTORY:
-        reason = UNSUPPORTED_FACTORIES.get(str(factory), "it is not a factory of TerraTorch")
-        message = f"models of {factory} are not imported: {reason}."
-        report.add_problem(f"{INIT_ARGS}.model_factory", message, f"model_factory: {FACTORY}", "unknown")
+        message = f"models of {factory} are not imported, only those of {FACTORY}."
+        repair = f"model_factory: {FACTORY}, with a backbone timm_NAME and a decoder such as smp_NAME"
+        report.add_problem(f"{INIT_ARGS}.model_factory", message, repair, "unknown")
         return None
     if not isinstance(arguments, dict):
         message = f"{task} needs model_args, a mapping of arguments (got {arguments!r})."
@@ -228,3 +245,27 @@ def _add_embedding_necks(init: dict[str, Any], aliases: dict[str, str], report: 
     aliases |= {f"necks[{position}]": INIT_ARGS for position in range(len(necks))}
     aliases |= {"necks[0].indices": f"{INIT_ARGS}.layers", "necks[0].pooling": f"{INIT_ARGS}.embedding_pooling"}
     return necks
+
+
+def build_embedding_necks(init_args: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the necks that EmbeddingGenerationTask adds where `model_args` has none.
+
+    Raises ValueError, with a message that begins with the argument, for values that the task rejects.
+    """
+    arguments = init_args.get("model_args") or {}
+    layers = init_args.get("layers")
+    layers = [-1] if layers is None else layers
+    pooling, has_cls = init_args.get("embedding_pooling"), init_args.get("has_cls", False)
+    # TerraTorch lowers the format for all but the comparison with tiff.
+    form = init_args.get("output_format", "tiff")
+    if not isinstance(form, str) or form.lower() not in OUTPUT_FORMATS:
+        raise ValueError(f"output_format is one of {', '.join(OUTPUT_FORMATS)} (got {form!r})")
+    keeps_time = arguments.get("backbone_use_temporal") and arguments.get("backbone_temporal_pooling") == "keep"
+    frames = {"temporal_inputs": True} if keeps_time else {}
+    if pooling in POOLINGS:
+        return [{"name": "AggregateTokens", "pooling": pooling, "indices": layers, "drop_cls": has_cls, **frames}]
+    if pooling not in (None, "None", "keep"):
+        raise ValueError(f"embedding_pooling is keep, {', '.join(POOLINGS)} or null (got {pooling!r})")
+    select = {"name": "SelectIndices", "indices": layers}
+    reshape = {"name": "ReshapeTokensToImage", "remove_cls_token": has_cls, **frames}
+    return [select, reshape] if form == "tiff" else [select]

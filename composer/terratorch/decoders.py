@@ -21,16 +21,8 @@ _DECODER_NAMES = (
 DECODERS = {decoder.__name__: decoder for decoder in BUILT_IN_DECODERS if decoder.__name__ in _DECODER_NAMES.split()}
 """The decoders of TerraTorch 1.2.11 that its factory can build, and two whose head it overlooks."""
 
-_DPT_REASON = "a decoder that smp makes for an encoder of its own alone; composer's smp/DPT takes any ViT"
-
-UNUSABLE_DECODERS = {
-    "ASPPHead": "a base class, which the factory cannot build",
-    "ASPPModule": "a layer, which the factory cannot build",
-    "SatMAEHead": "a head of masked autoencoders, which needs more than features",
-    "smp_DPT": _DPT_REASON,
-    "DPT": _DPT_REASON,
-}
-"""What TerraTorch registers beside them, and cannot build or run, each with the reason."""
+UNUSABLE_DECODERS = ("ASPPHead", "ASPPModule", "SatMAEHead", "smp_DPT", "DPT")
+"""What TerraTorch registers beside them, and its factory cannot build, or not run."""
 
 MMSEG_HEADS = (*MMSEG_HEAD_ARGUMENTS, *UNSUPPORTED_HEADS)
 """The heads of mmseg, with those that composer does not support."""
@@ -47,7 +39,7 @@ def build_decoder(
     own = short if source == "terratorch" else full_name
     named = short if source in ("smp", "mmseg") else full_name
     if own in UNUSABLE_DECODERS:
-        message = f"{own} is {UNUSABLE_DECODERS[own]}."
+        message = f"TerraTorch's factory cannot make a model with {own}."
         report.add_problem(arguments.owner, message, "decoder: FCNDecoder", "unknown")
         return None
     if own in DECODERS:

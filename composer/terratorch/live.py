@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from composer.adapters.probing import find_patch_size
 from composer.errors import format_error
-from composer.layouts import MAP, VECTOR, Feature, Features
+from composer.layouts import VECTOR, Feature, Features
 from composer.modules.base import module
 from composer.modules.encoders import TransparentWrapper
 from composer.parts import Decoder, Encoder
@@ -90,16 +89,14 @@ def _probe_backbone(backbone: Any, frames: int | None, arguments: Arguments, rep
 def _parse_padding(found: tuple[int, int] | None, arguments: Arguments, report: Diagnostics) -> Padding:
     """Return TerraTorch's padding: for the patches that a call states, or else for those found in the backbone."""
     mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
-    sides = [patch] if isinstance(patch, int) else patch
-    if sides and (not isinstance(sides, list | tuple) or any(type(side) is not int or side < 1 for side in sides)):
-        message = f"patch_size is a whole number, or a list of them (got {patch!r})."
-        report.add_problem(arguments.locate("patch_size"), message)
-    elif mode in PADDING_MODES:
-        return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
-    elif mode is not None:
-        message = f"padding is one of {', '.join(PADDING_MODES)} (got {mode!r})."
-        report.add_problem(arguments.locate("padding"), message)
-    return Padding()
+    if mode is None:
+        return Padding()
+    try:
+        return Padding(mode=PADDING_MODES.get(mode, mode), multiple=compute_padding_multiple(patch))
+    except (TypeError, ValueError) as error:
+        name = "padding" if str(error).startswith("mode") else "patch_size"
+        report.add_problem(arguments.locate(name), f"{error}.")
+        return Padding()
 
 
 PROBE_SIZES = ((4, 4), (4, 6))
@@ -130,8 +127,7 @@ def _(decoder: ModuleDecoder, features: Features) -> ContractResult:
     if feature is None:
         expected = "gives one map or one vector, of a stride that is the same at all sizes"
         return _make_rejection(expected, str([*zip(sizes, shapes, strict=True)]))
-    rounded = _match_input_grid(decoder.module, features, feature, exact.multiple)
-    return Outputs(features=[rounded]) if rounded else Outputs(features=[feature], sizes=exact)
+    return Outputs(features=[feature], sizes=exact)
 
 
 def _make_rejection(expected: str, got: str) -> Rejection:
@@ -154,24 +150,6 @@ def _infer_feature(sizes: list[tuple[int, int]], shapes: list[tuple[int, ...]]) 
     offset, other = (side - cells * stride for side, cells in zip(size, shape[2:], strict=True))
     whole = (offset / stride).denominator == 1 and offset == other
     return Feature(channels=shape[1], stride=stride, offset=offset) if whole else None
-
-
-def _match_input_grid(network: nn.Module, features: Features, output: Feature, multiple: int) -> Feature | None:
-    """Return the output with the rounding of an input of its grid, where it keeps that at all sizes; else None.
-
-    TerraTorch does not pad for a network without patches, so that its grids round at most sizes.
-    """
-    grids = [f for f in features if f.axes == MAP and f.stride == output.stride and f.rounding != "exact"]
-    if output.axes == VECTOR and any(f.rounding != "exact" for f in features):
-        grids = [output]
-    sides = range(3 * multiple, 4 * multiple, max(multiple // 7, 1))
-    for grid in grids:
-        feature = evolve(grid, channels=output.channels)
-        with suppress(Exception):  # whatever a module raises for grids that do not divide each other
-            sizes = [(side, side + 2 * multiple + 1) for side in sides]
-            if all(_compute_output_shape(network, features, *size) == feature.shape(2, *size) for size in sizes):
-                return feature
-    return None
 
 
 class ListInputWrapper(TransparentWrapper):

@@ -15,7 +15,6 @@ from composer.terratorch.backbones import Backbone, Describe, build_named_backbo
 from composer.terratorch.branches import (
     EMBEDDING_TASK,
     HEADS,
-    NUM_CLASSES,
     NUM_OUTPUTS,
     PIXEL_WISE,
     BranchBuilder,
@@ -32,6 +31,9 @@ FACTORY_ARGUMENTS = (
     *("rescale", "image_size_out", "peft_config", *_COMPONENT_ARGUMENTS),
 )
 """The named arguments of `build_model`."""
+
+EMBEDDING_DROPS = ("decoder", "num_classes", "num_outputs", "aux_decoders")
+"""Those of them that TerraTorch drops for an embedding."""
 
 
 @frozen
@@ -146,10 +148,9 @@ def _build_branches(
     decoder_arguments, rest = route_arguments("decoder_", "decoder", named.get("decoder_kwargs"), rest)
     head_arguments, rest = route_arguments("head_", "task", named.get("head_kwargs"), rest)
     if task == EMBEDDING_TASK:
-        unused = [name for name in ("decoder", NUM_CLASSES, NUM_OUTPUTS, "aux_decoders") if name in named]
-        unused += [arguments.locate(name) for arguments in (decoder_arguments, head_arguments) for name in arguments]
-        for path in unused:
-            report.add_note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
+        dropped = Arguments("", "", {name: named[name] for name in EMBEDDING_DROPS if name in named})
+        for unused in (dropped, decoder_arguments, head_arguments):
+            report.note_ignored(unused, unused, "an embedding has no use for it")
         return (EmbeddingHead(),), {}, rest
     names = [name for name in get_output_names(task) if name in named]
     if len(names) == 2:

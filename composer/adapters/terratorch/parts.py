@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import product
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -38,61 +40,22 @@ class Family:
     frames: bool = False
     several: bool = False
 
-
-_LANDSAT = ("tm_toa", "etm_toa", "etm_sr", "oli_tirs_toa", "oli_sr")
-_SSL_METHODS = ("moco", "simclr")
-_SATLAS_INPUTS = ("mi_ms", "mi_rgb", "si_ms", "si_rgb")
-
-
-def _join_names(begin: str, *ends: tuple[str, ...]) -> Iterator[str]:
-    """Yield every name that begins with `begin` and continues with one of each of `ends`, joined by underscores."""
-    if not ends:
-        yield begin
-        return
-    for end in ends[0]:
-        yield from _join_names(f"{begin}_{end}", *ends[1:])
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that not all backbones have."""
+        own = {"bands": self.bands, "frames": self.frames, "modalities": self.several}
+        return tuple(name for name, has in own.items() if has)
 
 
-_V2 = ("tiny_tl", "100_tl", "300", "300_tl", "600", "600_tl")
-_PRITHVI = ("prithvi_eo_tiny", "prithvi_eo_v1_100", *_join_names("prithvi_eo_v2", _V2))
-_TERRAMIND = ("terramind_v01_base", *_join_names("terramind_v1", ("tiny", "small", "base", "large")))
-_TOKENIZERS = tuple(_join_names("terramind_v1_tokenizer", ("dem", "lulc", "ndvi", "s1grd", "s1rtc", "s2l2a")))
+def _expand_names(patterns: str) -> tuple[str, ...]:
+    """Return the names of patterns that have alternatives in braces: `swin_{b,t}` is `swin_b` and `swin_t`."""
+    choices = ([part.split(",") for part in re.split("[{}]", pattern)] for pattern in patterns.split())
+    return tuple("".join(choice) for parts in choices for choice in product(*parts))
 
-_SSL4EO = (
-    *_join_names("ssl4eol_resnet18_landsat", _LANDSAT, _SSL_METHODS),
-    *_join_names("ssl4eol_resnet50_landsat", _LANDSAT, _SSL_METHODS),
-    *_join_names("ssl4eos12_resnet18_sentinel2", ("all_moco", "rgb_moco")),
-    *_join_names("ssl4eos12_resnet50", ("sentinel1_all",), ("decur", "moco")),
-    *_join_names("ssl4eos12_resnet50_sentinel2", ("all_decur", "all_dino", "all_moco", "all_softcon", "rgb_moco")),
-)
 
-_SSL4EO_VIT = (
-    *(
-        name
-        for name in _join_names("ssl4eol_vit_small_patch16_224_landsat", _LANDSAT, _SSL_METHODS)
-        if name != "ssl4eol_vit_small_patch16_224_landsat_oli_tirs_toa_moco"
-    ),
-    *_join_names("ssl4eos12_vit_small_patch16_224_sentinel2_all", ("dino", "moco")),
-)
-
-_SATLAS = (
-    "satlas_resnet152_sentinel2_mi_ms",
-    "satlas_resnet152_sentinel2_mi_rgb",
-    *_join_names("satlas_resnet152_sentinel2", ("si_ms_satlas", "si_rgb_satlas")),
-    *(f"satlas_resnet50_sentinel2_{seen}_satlas" for seen in _SATLAS_INPUTS),
-)
-
-_SATLAS_SWIN = (
-    *_join_names("satlas_swin_b", ("landsat_mi_ms", "landsat_mi_rgb", "naip_mi_rgb", "naip_si_rgb")),
-    *_join_names("satlas_swin_b", ("sentinel1",), ("mi", "si")),
-    *_join_names("satlas_swin_b_sentinel2", _SATLAS_INPUTS),
-    *_join_names("satlas_swin_t_sentinel2", _SATLAS_INPUTS),
-)
-
-_SECO = tuple(f"seco_{network}_sentinel2_rgb_seco" for network in ("resnet18", "resnet50"))
 CLAY = ("clay_v1_base",)
 SWIN = ("prithvi_swin_B", "prithvi_swin_L")
-SCALE_MAE = tuple(f"scalemae_{name}" for name in ("vit_base_patch16", "vit_large_patch16", "vit_huge_patch14"))
+SCALE_MAE = ("scalemae_vit_base_patch16", "scalemae_vit_large_patch16", "scalemae_vit_huge_patch14")
 UNREGISTERED = (*CLAY, *SWIN, *SCALE_MAE)
 """The backbones that TerraTorch registers with timm, and ScaleMAE's, which it has in a table by the names after
 `scalemae_`.
@@ -100,34 +63,58 @@ UNREGISTERED = (*CLAY, *SWIN, *SCALE_MAE)
 
 _SEVERAL_MODALITIES = "two modalities or more, by name"
 
-_TERRATORCH_FAMILIES: Mapping[tuple[str, ...], Family] = {
-    _PRITHVI: Family("Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", bands=True, frames=True),
-    _TERRAMIND: Family(
+_TERRATORCH_FAMILIES: Mapping[str, Family] = {
+    "prithvi_eo_tiny prithvi_eo_v1_100 prithvi_eo_v2_{tiny_tl,100_tl,300,300_tl,600,600_tl}": Family(
+        "Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", bands=True, frames=True
+    ),
+    "terramind_v01_base terramind_v1_{tiny,small,base,large}": Family(
         f"TerraMind: a ViT over radar, optical images and elevation, {_SEVERAL_MODALITIES}.", bands=True, several=True
     ),
-    tuple(f"{name}_tim" for name in _TERRAMIND): Family(
+    "terramind_v01_base_tim terramind_v1_{tiny,small,base,large}_tim": Family(
         f"TerraMind that first draws land cover from what it is fed, at random; square images, {_SEVERAL_MODALITIES}.",
         several=True,
     ),
-    _TOKENIZERS: Family("The encoder of a tokenizer of TerraMind: a ViT over images of one modality."),
-    tuple(f"dofa_{size}_patch16_224" for size in ("small", "base", "large")): Family(
+    "terramind_v1_tokenizer_{dem,lulc,ndvi,s1grd,s1rtc,s2l2a}": Family(
+        "The encoder of a tokenizer of TerraMind: a ViT over images of one modality."
+    ),
+    "dofa_{small,base,large}_patch16_224": Family(
         "DOFA: a ViT whose first layer is made for the wavelengths of its bands.", bands=True
     ),
-    CLAY: Family("Clay 1: a ViT whose first layer is made for the wavelengths of its bands.", bands=True),
-    SCALE_MAE: Family("ScaleMAE: a ViT whose positions are in metres; square images, RGB at first.", bands=True),
-    SWIN: Family("Prithvi as a Swin: over six Landsat and Sentinel-2 bands, one image at a time.", bands=True),
-    _SATLAS: Family("SatlasPretrain: a ResNet over aerial or Sentinel-2 images.", bands=True),
-    _SATLAS_SWIN: Family("SatlasPretrain: a Swin v2 over aerial, Landsat or Sentinel images.", bands=True),
-    _SSL4EO: Family("SSL4EO: a ResNet that learned from Landsat or Sentinel images by themselves.", bands=True),
-    _SSL4EO_VIT: Family("SSL4EO: a ViT that learned from Landsat or Sentinel images by themselves.", bands=True),
-    _SECO: Family("SeCo: a ResNet that learned from the seasons of Sentinel-2 images.", bands=True),
-    ("fmow_resnet50_fmow_rgb_gassl",): Family("GASSL: a ResNet that learned where aerial images are.", bands=True),
-    ("UNet",): Family("U-Net of MMSegmentation, decoder included: levels from the coarsest to the image's own."),
-    ("IdentityBackbone",): Family("The image itself, as the only level."),
+    " ".join(CLAY): Family("Clay 1: a ViT whose first layer is made for the wavelengths of its bands.", bands=True),
+    " ".join(SCALE_MAE): Family(
+        "ScaleMAE: a ViT whose positions are in metres; square images, RGB at first.", bands=True
+    ),
+    " ".join(SWIN): Family(
+        "Prithvi as a Swin: over six Landsat and Sentinel-2 bands, one image at a time.", bands=True
+    ),
+    "satlas_resnet152_sentinel2_{mi_ms,mi_rgb,si_ms_satlas,si_rgb_satlas} "
+    "satlas_resnet50_sentinel2_{mi,si}_{ms,rgb}_satlas": Family(
+        "SatlasPretrain: a ResNet over aerial or Sentinel-2 images.", bands=True
+    ),
+    "satlas_swin_b_{landsat_mi_ms,landsat_mi_rgb,naip_mi_rgb,naip_si_rgb,sentinel1_mi,sentinel1_si} "
+    "satlas_swin_{b,t}_sentinel2_{mi,si}_{ms,rgb}": Family(
+        "SatlasPretrain: a Swin v2 over aerial, Landsat or Sentinel images.", bands=True
+    ),
+    "ssl4eol_resnet{18,50}_landsat_{tm_toa,etm_toa,etm_sr,oli_tirs_toa,oli_sr}_{moco,simclr} "
+    "ssl4eos12_resnet18_sentinel2_{all,rgb}_moco ssl4eos12_resnet50_sentinel1_all_{decur,moco} "
+    "ssl4eos12_resnet50_sentinel2_{all_decur,all_dino,all_moco,all_softcon,rgb_moco}": Family(
+        "SSL4EO: a ResNet that learned from Landsat or Sentinel images by themselves.", bands=True
+    ),
+    "ssl4eol_vit_small_patch16_224_landsat_{tm_toa,etm_toa,etm_sr,oli_sr}_{moco,simclr} "
+    "ssl4eol_vit_small_patch16_224_landsat_oli_tirs_toa_simclr "
+    "ssl4eos12_vit_small_patch16_224_sentinel2_all_{dino,moco}": Family(
+        "SSL4EO: a ViT that learned from Landsat or Sentinel images by themselves.", bands=True
+    ),
+    "seco_resnet{18,50}_sentinel2_rgb_seco": Family(
+        "SeCo: a ResNet that learned from the seasons of Sentinel-2 images.", bands=True
+    ),
+    "fmow_resnet50_fmow_rgb_gassl": Family("GASSL: a ResNet that learned where aerial images are.", bands=True),
+    "UNet": Family("U-Net of MMSegmentation, decoder included: levels from the coarsest to the image's own."),
+    "IdentityBackbone": Family("The image itself, as the only level."),
 }
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {name: family for names, family in _TERRATORCH_FAMILIES.items() for name in names}
+    {name: family for names, family in _TERRATORCH_FAMILIES.items() for name in _expand_names(names)}
 )
 """The backbones that are supported, each with its family."""
 
@@ -163,34 +150,20 @@ _CLAY_15 = (
 KNOWN_ABSENT: Mapping[str, str] = MappingProxyType(dict.fromkeys(("*clay*15*", "*clay*1[._]5*"), _CLAY_15))
 """Patterns of names that people look for and TerraTorch has no backbone of, each with the reason."""
 
-_FIELD = "it is a field of its own"
-_CHANNELS = "it is the channels of the input"
-_FRAMES = "it is the frames of the input"
-_WEIGHTS = "composer loads weights itself: give the path of a file as pretrained"
-_BANDS = "give the names of the channels as bands"
+_FORBIDDEN_REASONS = {
+    "name out_indices pretrained modalities bands frames": "it is a field of its own",
+    "model_bands": "give the names of the channels as bands",
+    "pretrained_bands": "the weights tell their bands",
+    "in_chans in_channels n_channels": "it is the channels of the input",
+    "num_frames": "it is the frames of the input",
+    "ckpt_path ckpt_data weights init_cfg": "composer loads weights itself: give the path of a file as pretrained",
+    "norm_eval": "model.freeze stops the drift of statistics",
+    "encoder_only": "an encoder has no decoder",
+    "features_only": "composer makes the network itself",
+}
 
 FORBIDDEN_TERRATORCH_OPTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "name": _FIELD,
-        "out_indices": _FIELD,
-        "pretrained": _FIELD,
-        "modalities": _FIELD,
-        "bands": _FIELD,
-        "model_bands": _BANDS,
-        "pretrained_bands": "the weights tell their bands",
-        "in_chans": _CHANNELS,
-        "in_channels": _CHANNELS,
-        "n_channels": _CHANNELS,
-        "num_frames": _FRAMES,
-        "frames": _FIELD,
-        "ckpt_path": _WEIGHTS,
-        "ckpt_data": _WEIGHTS,
-        "weights": _WEIGHTS,
-        "init_cfg": _WEIGHTS,
-        "norm_eval": "model.freeze stops the drift of statistics",
-        "encoder_only": "an encoder has no decoder",
-        "features_only": "composer makes the network itself",
-    }
+    {name: reason for names, reason in _FORBIDDEN_REASONS.items() for name in names.split()}
 )
 """Arguments of TerraTorch that `options` may not hold, each with the reason."""
 
@@ -218,12 +191,6 @@ def _convert_names(values: Any) -> tuple[str, ...] | None:
     if len(set(values)) < len(values):
         raise ValueError(f"each name is given once (got {list(values)!r})")
     return tuple(values)
-
-
-def _build_backbone_defaults(family: Family) -> Mapping[str, Any]:
-    """Return the fields that a backbone of this family has, with their defaults."""
-    own = [("bands", family.bands), ("frames", family.frames), ("modalities", family.several)]
-    return {"out_indices": None, "pretrained": False, "options": (), **{name: None for name, has in own if has}}
 
 
 def _convert_bands(values: Any) -> tuple[str, ...] | FrozenDict | None:
@@ -259,7 +226,10 @@ class TerraTorch(ProbedEncoder):
     source: ClassVar[str | None] = "terratorch"
     names: ClassVar[Mapping[str, str] | None] = MappingProxyType({n: family.line for n, family in FAMILIES.items()})
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {name: _build_backbone_defaults(family) for name, family in FAMILIES.items()}
+        {
+            name: {"out_indices": None, "pretrained": False, "options": (), **dict.fromkeys(family.fields)}
+            for name, family in FAMILIES.items()
+        }
     )
     refused: ClassVar[Mapping[str, tuple[str, str]]] = UNSUPPORTED_BACKBONES
     outside: ClassVar[Mapping[str, str]] = KNOWN_ABSENT
@@ -284,9 +254,8 @@ class TerraTorch(ProbedEncoder):
     )
 
     def __attrs_post_init__(self) -> None:
-        known = self.defaults[self.name]
         for name in ("bands", "frames", "modalities"):
-            if name not in known and getattr(self, name) is not None:
+            if name not in self.family.fields and getattr(self, name) is not None:
                 raise ValueError(f"terratorch/{self.name} has no field {name!r}")
         if isinstance(self.bands, FrozenDict) and not self.family.several:
             raise ValueError(f"bands must be a list of names: terratorch/{self.name} takes one image")
