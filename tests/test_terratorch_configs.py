@@ -99,7 +99,7 @@ ARGS = "model.init_args.model_args"
 REFUSED = {
     "agb_mmseg": [
         "7: unused model_args.pretrained",
-        "8: unknown model_args.backbone",
+        "8: network model_args.backbone",
         "12: unused model_args.in_channels",
         "13: unused model_args.bands",
         "20: unused model_args.num_frames",

@@ -91,6 +91,12 @@ RETOLD = {
         "necks[1].indices[0]",
         "use indices from -1 to 0",
     ),
+    "frames that are miscounted": (
+        {**FRAMES, "backbone_temporal_subset_lengths": [2, 2]},
+        "frames",
+        "backbone_temporal_subset_lengths",
+        "backbone_temporal_subset_lengths: [1, 2]",
+    ),
     "the channels of an image": (
         {"backbone": given("b c h w"), "backbone_padding": None, "decoder": "UNetDecoder", "decoder_channels": [8, 8]},
         "count",

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import lcm
 from typing import Any
 
 from attrs import evolve, field, frozen
 
+from composer.adapters.terratorch.parts import FAMILIES, UNREGISTERED
 from composer.errors import suggest
+from composer.inference import Describe
 from composer.layouts import Image
 from composer.parts import NECKS as BUILT_IN_NECKS
-from composer.parts import Encoder, EncoderInfo, Neck, ProbedEncoder, TemporalPooling, Timm
+from composer.parts import Encoder, EncoderInfo, Neck, TemporalPooling, Timm
 from composer.parts.base import get_part_name
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
 from composer.parts.rules import Rejection
 from composer.sizes import Padding
 from composer.terratorch.calls import Arguments, Diagnostics, construct
-from composer.terratorch.problems import spell_repair
-
-Describe = Callable[[ProbedEncoder, int], EncoderInfo | Rejection]
+from composer.terratorch.problems import format_repair
 
 
 @frozen(kw_only=True)
@@ -50,10 +50,10 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[A
     """
     rest = arguments.drop("use_temporal", *TEMPORAL_ARGUMENTS)
     if not arguments.get("use_temporal", False):
-        report.note_ignored(arguments, TEMPORAL_ARGUMENTS, "use_temporal is not set")
+        report.add_ignored(arguments, TEMPORAL_ARGUMENTS, "use_temporal is not set")
         return None, (), rest
     if arguments.get("temporal_concat") is not None:
-        report.note_ignored(arguments, ["temporal_concat"], "it pools as temporal_pooling says", "temporal_pooling: …")
+        report.add_ignored(arguments, ["temporal_concat"], "it pools as temporal_pooling says", "temporal_pooling: …")
     if arguments.get("temporal_features_permute_op") is not None:
         message = "frames are concatenated along the channels, or pooled by cell, in any layout: it has no effect."
         report.add_note(arguments.locate("temporal_features_permute_op"), message)
@@ -65,7 +65,7 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[A
     if frames is None and neck is not None:
         frames = sum(neck.subset_lengths or ()) or (2 if neck.pooling == "diff" else None)
         if frames is None:
-            repair = f"say how many: {arguments.spell('temporal_n_timestamps')}"
+            repair = f"say how many: {arguments.format_path('temporal_n_timestamps')}"
             path = arguments.locate("use_temporal")
             report.add_problem(path, "the number of frames has to be known.", repair, "missing")
     if neck is None or neck == TemporalPooling(pooling="keep"):
@@ -73,11 +73,6 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[A
     report.origins["necks[0]"] = origin
     return frames, (neck,), rest
 
-
-_TERRATORCH_FAMILIES = "prithvi terramind clay dofa dinov3 satlas seco fmow ssl4eol ssl4eos12 heliofm"
-
-TERRATORCH_PREFIXES = (*(f"{family}_" for family in _TERRATORCH_FAMILIES.split()), "IdentityBackbone", "UNet")
-"""Prefixes of the names of TerraTorch's own backbones."""
 
 ENCODER_FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
 """The arguments of timm that are fields of an encoder, and not options."""
@@ -101,7 +96,7 @@ def build_named_backbone(
     """
     source, _, short = full_name.partition("_")
     name = short if source in ("timm", "terratorch") else full_name
-    if source == "terratorch" or _is_terratorch_backbone(name, describe):
+    if source == "terratorch" or (name in FAMILIES and name not in UNREGISTERED):
         report.add_problem(
             "backbone",
             f"{name} is a backbone of TerraTorch's own, and composer knows timm's by name alone.",
@@ -125,16 +120,11 @@ def build_named_backbone(
     return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
 
 
-def _is_terratorch_backbone(name: str, describe: Describe) -> bool:
-    # Some are registered with timm where TerraTorch is imported.
-    return name.startswith(TERRATORCH_PREFIXES) and isinstance(describe(Timm(name, features_only=True), 3), Rejection)
-
-
 def _report_rejection(encoder: Timm, rejection: Rejection, arguments: Arguments, report: Diagnostics) -> None:
     """Report a network that is not in timm, or rejects its arguments."""
     origin, path = report.find_origin(f"encoder.{rejection.about or ''}") or (arguments, "backbone")
     got = f" (got {rejection.got})" if rejection.got else ""
-    repair = rejection.repair and spell_repair(rejection.repair, origin)
+    repair = rejection.repair and format_repair(rejection.repair, origin)
     report.add_problem(path, f"{get_part_name(encoder)} {rejection.expected}{got}.", repair, rejection.code)
 
 
@@ -144,7 +134,7 @@ def _build_timm_encoder(network: str, arguments: Arguments, report: Diagnostics)
     for name in options:
         if name in FORBIDDEN_ARGUMENTS:
             message = f"{name} cannot be handed to timm: {FORBIDDEN_ARGUMENTS[name]}."
-            repair = f"{arguments.spell('pretrained')}: PATH" if name in WEIGHT_ARGUMENTS else None
+            repair = f"{arguments.format_path('pretrained')}: PATH" if name in WEIGHT_ARGUMENTS else None
             report.add_problem(arguments.locate(name), message, repair, "unused")
     whole = {"name": network, "features_only": True, **fields, "options": options.drop(*FORBIDDEN_ARGUMENTS).values}
     return construct(Timm, evolve(arguments, values=whole), report, f"timm/{network}")
@@ -238,7 +228,7 @@ def _prepare_neck(name: str, arguments: Arguments, report: Diagnostics) -> Argum
         indices, index, pooling = arguments.get("indices"), arguments.get("index", -1), arguments.get("pooling", "mean")
         if indices is not None and not indices:
             reason = f"{indices!r} counts as none, and it aggregates level {index}"
-            report.note_ignored(arguments, ["indices"], reason, "indices: [0] is the first level, in a spec")
+            report.add_ignored(arguments, ["indices"], reason, "indices: [0] is the first level, in a spec")
         pooling = pooling.lower() if isinstance(pooling, str) else pooling
         return arguments.drop("index").replace(indices=indices or index, pooling=pooling)
     order = arguments.get("new_order")

@@ -109,7 +109,7 @@ class BranchBuilder:
         """Build the decoder of a call and, unless it includes one, the head."""
         if self.outputs is not None and self.head.get(*self.outputs) != self.outputs[1]:
             name, value = self.outputs
-            self.report.note_ignored(self.head, [name], f"{name}: {value} is given beside it")
+            self.report.add_ignored(self.head, [name], f"{name}: {value} is given beside it")
         return self._build_branch("", decoder, arguments, self.head)
 
     def build_auxiliary(self, path: str, head: AuxiliaryHead) -> tuple[Part, ...]:
@@ -123,7 +123,7 @@ class BranchBuilder:
         parts = self._build_branch(f"aux.{normalize_branch(head.name)}.", head.decoder, arguments, own)
         if len(parts) == 2:
             repair = f"aux: {{{head.name}: {{head: …}}}} has arguments of its own"
-            self.report.note_ignored(own, own, "auxiliary heads get the arguments of the main head", repair)
+            self.report.add_ignored(own, own, "auxiliary heads get the arguments of the main head", repair)
         return parts
 
     def _build_branch(self, branch: str, decoder: Any, arguments: Arguments, own: Arguments) -> tuple[Part, ...]:
@@ -153,7 +153,7 @@ class BranchBuilder:
             return None
         from composer.terratorch.live import ModuleDecoder
 
-        self.report.note_ignored(arguments, arguments, "the decoder is made already")
+        self.report.add_ignored(arguments, arguments, "the decoder is made already")
         includes_head = bool(getattr(decoder, "includes_head", False))
         if includes_head:
             message = "TerraTorch puts a head of its own behind this decoder, although it says that it includes one."
@@ -187,7 +187,7 @@ def build_head(task: str, arguments: Arguments, report: Diagnostics) -> Head | N
 def _prepare_regression(arguments: Arguments, report: Diagnostics) -> Arguments:
     if arguments.get("batch_norm") is False:
         repair = "RegressionHead: {batch_norm: false} does what it says"
-        report.note_ignored(arguments, ["batch_norm"], "the head is built with batch norm", repair)
+        report.add_ignored(arguments, ["batch_norm"], "the head is built with batch norm", repair)
     arguments = arguments.drop("batch_norm")
     if arguments.get("final_act") is None:
         return arguments.drop("final_act")
@@ -203,10 +203,7 @@ def _parse_activation(arguments: Arguments, report: Diagnostics) -> str | None:
     # A module with arguments of its own shows them. Softmax is over the channels.
     if known and (isinstance(act, str) or repr(act) in (repr(type(act)()), "Softmax(dim=1)")):
         return name
-    message = f"final_act is torch.nn.X, with X one of {', '.join(FINAL_ACTIVATIONS)} (got {act!r}); "
-    report.add_problem(
-        arguments.locate("final_act"),
-        f"{message}nothing is imported or called by its name.",
-        "choose one of these, or apply the function to the model's output",
-    )
+    message = f"final_act is torch.nn.X (got {act!r}); nothing is imported or called by its name."
+    repair = f"choose one of {', '.join(FINAL_ACTIVATIONS)}, or apply the function to the model's output"
+    report.add_problem(arguments.locate("final_act"), message, repair)
     return None

@@ -33,7 +33,7 @@ class Arguments:
         """Return the path of an argument, or the owner's where it is absent."""
         return self.paths.get(name, self.owner)
 
-    def spell(self, name: str) -> str:
+    def format_path(self, name: str) -> str:
         """Return the path of an argument, or the one that it would have."""
         return self.paths.get(name, f"{self.prefix}{name}")
 
@@ -98,7 +98,7 @@ class Diagnostics:
         if note not in self.notes:
             self.notes.append(note)
 
-    def note_ignored(self, arguments: Arguments, names: Iterable[str], reason: str, repair: str | None = None) -> None:
+    def add_ignored(self, arguments: Arguments, names: Iterable[str], reason: str, repair: str | None = None) -> None:
         """Add a note on each of these arguments that is given, because TerraTorch ignores it."""
         for name in names:
             if name in arguments:

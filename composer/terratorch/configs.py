@@ -11,11 +11,10 @@ from attrs import evolve
 
 from composer.encoder_info import describe as describe_by_probe
 from composer.errors import Source, SpecError, suggest
-from composer.inference import infer
+from composer.inference import Describe, infer
 from composer.spec import write
 from composer.spec.schema import get_key_name, join_path
 from composer.spec.yaml import MappingNode, SequenceNode, Tree, parse_document, read_text
-from composer.terratorch.backbones import Describe
 from composer.terratorch.calls import Diagnostics, sort_problems
 from composer.terratorch.problems import find_padding_note, map_problem
 from composer.terratorch.translation import Translation, translate
@@ -177,7 +176,10 @@ def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> di
         message = f"{task} needs model_args, a mapping of arguments (got {arguments!r})."
         report.add_problem(MODEL_ARGS, message, code="missing")
         return None
-    _check_model_args(arguments, report)
+    if arguments.get("peft_config") is not None:
+        message = "adapters are added to a built model, and are not part of a spec: set aside."
+        repair = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
+        report.add_note(f"{MODEL_ARGS}.peft_config", message, repair, "aside")
     aliases = {"": MODEL_ARGS, "task": f"{MODEL}.class_path", "aux_decoders": f"{INIT_ARGS}.aux_heads"}
     call = {**arguments, "task": TASKS[task]}
     if embedding and not call.get("necks"):
@@ -202,17 +204,6 @@ def _check_init_arg(task: str, name: str, value: Any, known: tuple[str, ...], re
         report.add_problem(path, f"{task} has no argument {name!r}.", f"did you mean {close[0]}?", "key")
     else:
         _set_aside(INIT_ARGS, name, report)
-
-
-def _check_model_args(arguments: dict[str, Any], report: Diagnostics) -> None:
-    for name, home in (("task", f"{MODEL}.class_path"), ("aux_decoders", f"{INIT_ARGS}.aux_heads")):
-        if arguments.get(name) is not None:
-            message = f"the task hands {name} to the factory itself."
-            report.add_problem(f"{MODEL_ARGS}.{name}", message, f"say it in {home}", "unused")
-    if arguments.get("peft_config") is not None:
-        message = "adapters are added to a built model, and are not part of a spec: set aside."
-        repair = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
-        report.add_note(f"{MODEL_ARGS}.peft_config", message, repair, "aside")
 
 
 def _parse_aux_heads(heads: Any, aliases: dict[str, str], report: Diagnostics) -> Any:

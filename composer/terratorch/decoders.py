@@ -59,7 +59,7 @@ def _prepare_arguments(name: str, arguments: Arguments, classes: Mapping[str, An
     """Return the arguments of a decoder of TerraTorch as the part has them."""
     if name == "MLPDecoder":
         reason, repair = "the layer is as wide as the input", "MLPDecoder in a spec, which reads it"
-        report.note_ignored(arguments, ("channels", "out_dim"), reason, repair)
+        report.add_ignored(arguments, ("channels", "out_dim"), reason, repair)
         return arguments.replace(channels=None, out_dim=None)
     if name == "ASPPSegmentationHead":
         return arguments.replace(**classes).drop("in_channels")
@@ -84,7 +84,7 @@ def _build_smp_decoder(name: str, arguments: Arguments, report: Diagnostics) -> 
     ignored = [argument for argument in arguments if argument not in known]
     for argument in ignored:
         repair = suggest(f"decoder_{argument}", (f"decoder_{other}" for other in known))
-        report.note_ignored(arguments, [argument], f"smp's {name} has no such argument", repair)
+        report.add_ignored(arguments, [argument], f"smp's {name} has no such argument", repair)
     if name in FIRST_MAP_SKIPPED:
         message = "smp takes the first map for the image and never reads it; in TerraTorch it is the finest one."
         report.add_note(arguments.owner, message, f"smp/{name} without first_level: 0 uses it")
@@ -119,11 +119,8 @@ def _build_mmseg_head(name: str, arguments: Arguments, report: Diagnostics) -> M
         return None
     missing = [argument for argument in REQUIRED_ARGUMENTS.get(name, ("channels",)) if argument not in arguments]
     for argument in missing:
-        repair = f"{arguments.spell(argument)}: {MMSEG_HEAD_ARGUMENTS[name][argument] or '…'}"
+        repair = f"{arguments.format_path(argument)}: {MMSEG_HEAD_ARGUMENTS[name][argument] or '…'}"
         report.add_problem(arguments.owner, f"mmseg's {name} needs {argument}.", repair, "missing")
-    if name in ("EncHead", "DAHead") and arguments.get("use_se_loss", True):
-        message = f"TerraTorch fails on {name}, which gives several outputs; here it gives the first of them."
-        report.add_note(arguments.owner, message)
     arguments = arguments.drop(*UNUSED_ARGUMENTS)
     if name == "SegmenterMaskTransformerHead":
         # mmseg requires these too, and does not read them.
@@ -137,11 +134,11 @@ def _flatten_configs(name: str, arguments: Arguments, report: Diagnostics) -> Ar
     norm, act = arguments.get("norm_cfg") or {"type": None}, arguments.get("act_cfg") or {}
     if not isinstance(norm, Mapping) or norm.get("type") not in NORMS or norm.get("num_groups", GN_GROUPS) != GN_GROUPS:
         message = f"a norm is BN, SyncBN, or GN in {GN_GROUPS} groups (got {norm!r})."
-        report.add_problem(arguments.locate("norm_cfg"), message, f"{arguments.spell('norm_cfg')}: {{type: BN}}")
+        report.add_problem(arguments.locate("norm_cfg"), message, f"{arguments.format_path('norm_cfg')}: {{type: BN}}")
         return None
     if not isinstance(act, Mapping):
         message = f"an activation has a type (got {act!r})."
-        report.add_problem(arguments.locate("act_cfg"), message, f"{arguments.spell('act_cfg')}: {{type: ReLU}}")
+        report.add_problem(arguments.locate("act_cfg"), message, f"{arguments.format_path('act_cfg')}: {{type: ReLU}}")
         return None
     # mmseg draws `rand_init` at every forward; here the bases are drawn once.
     plain: dict[str, Any] = {k: v for k, v in dict(arguments.get("ham_kwargs") or {}).items() if k != "rand_init"}

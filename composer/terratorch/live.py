@@ -30,8 +30,6 @@ from composer.terratorch.probing import probe_module, run_on_zeros
 PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
 """torch's padding modes, and their names here."""
 
-CHANNELS_REPAIR = "say how many channels it takes: backbone_in_chans=…"
-
 CUSTOM_REPAIR = "declare its features: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
 
 
@@ -44,7 +42,7 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
     declared = isinstance(backbone, Encoder)
     channels = getattr(backbone, "channels", None) if declared else None
     used = {"padding", "patch_size", *(() if channels else ("in_chans",))}
-    report.note_ignored(rest, (name for name in rest if name not in used), "the backbone is made already")
+    report.add_ignored(rest, (name for name in rest if name not in used), "the backbone is made already")
     padding = _parse_padding(None if declared else find_patch_size(backbone), rest, report)
     fallback = ()
     if not declared:
@@ -73,15 +71,12 @@ def _probe_backbone(backbone: Any, frames: int | None, arguments: Arguments, rep
     probed = probe_module(backbone, frames, channels if type(channels) is int else None)
     if isinstance(probed, str):
         message = f"{name} was run to find its features, and {probed}."
-        repair = CUSTOM_REPAIR if "in_chans" in arguments else f"{CHANNELS_REPAIR}, or {CUSTOM_REPAIR}"
+        repair = f"say how many channels it takes: {arguments.format_path('in_chans')}=…, or {CUSTOM_REPAIR}"
         report.add_problem("backbone", message, repair, "module")
         return None
     widths = [feature.channels for feature in probed[0].features]
     if widths != list(stated):
-        message = (
-            f"{name} says in out_channels that it gives features of {list(stated)} channels, and gives {widths}. "
-            "TerraTorch builds for the former, composer for the latter."
-        )
+        message = f"{name} has out_channels {list(stated)}, for which TerraTorch builds, and features of {widths}."
         report.add_note("backbone", message, f"set its out_channels to {widths}")
     return probed
 
@@ -94,7 +89,7 @@ def _parse_padding(found: tuple[int, int] | None, arguments: Arguments, report: 
     try:
         return Padding(mode=PADDING_MODES.get(mode, mode), multiple=compute_padding_multiple(patch))
     except (TypeError, ValueError) as error:
-        name = "padding" if str(error).startswith("mode") else "patch_size"
+        name = "padding" if str(error).startswith("padding") else "patch_size"
         report.add_problem(arguments.locate(name), f"{error}.")
         return Padding()
 

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from itertools import islice
 from typing import Any
 
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 
-from composer.adapters.probing import GridFunction, ShapeProbe, find_patch_size, find_strides_and_sizes
-from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
+from composer.adapters.probing import ShapeProbe, find_patch_size, find_strides_and_sizes
+from composer.adapters.rounding import RoundingMismatch, infer_rounding
 from composer.errors import format_error
-from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Features
+from composer.layouts import CHANNELS_LAST, MAP, TOKENS
 from composer.modules.base import SeededGenerator
 from composer.modules.base import module as module_of
 from composer.modules.encoders import use_eval_mode
 from composer.parts import Custom, Neck, PermuteDims, ReshapeTokensToImage, SelectIndices
-from composer.sizes import SizeConstraint
 
 DEFAULT_SIDE = 224
 """The side in pixels that is tried for a module without an image size."""
-
-EXTRA_PIXELS = 192
-"""Pixels more, which are a whole number of cells of each stride that networks have."""
-
-ProbedModule = tuple[Custom, tuple[Neck, ...]]
-"""A module as a declared encoder, and the necks that do what its own hook does."""
 
 
 def run_on_zeros(network: nn.Module, *shapes: Sequence[int], as_list: bool = False) -> Any:
@@ -42,8 +33,8 @@ def run_on_zeros(network: nn.Module, *shapes: Sequence[int], as_list: bool = Fal
         return network(zeros) if as_list else network(*zeros)
 
 
-def probe_module(network: Any, frames: int | None, channels: int | None = None) -> ProbedModule | str:
-    """Return the encoder that a module is, or why that cannot be found out.
+def probe_module(network: Any, frames: int | None, channels: int | None) -> tuple[Custom, tuple[Neck, ...]] | str:
+    """Return a module as an encoder, and the necks that do what its own hook does; or why it is not one.
 
     `frames` is given where the module runs on each frame. `channels` is the stated number of channels; without it,
     those that the layers of the module take are tried. The module is run at the image size that it states, or 224.
@@ -102,10 +93,9 @@ def _iter_channels(network: nn.Module) -> Iterator[int]:
 def _find_image_size(network: nn.Module) -> tuple[int, int]:
     for child in network.modules():
         size = getattr(child, "img_size", None)
-        if type(size) is int:
-            return size, size
-        if isinstance(size, list | tuple) and len(size) >= 2 and all(type(side) is int for side in size):
-            return size[-2], size[-1]
+        sides = [size, size] if type(size) is int else size
+        if isinstance(sides, list | tuple) and len(sides) >= 2 and all(type(side) is int for side in sides):
+            return sides[-2], sides[-1]
     return DEFAULT_SIDE, DEFAULT_SIDE
 
 
@@ -134,31 +124,17 @@ def _describe_encoder(network: Any, shape: tuple[int, ...], levels: Sequence[Ten
         return None
     strides, sizes = found
     features = probe.build_features(strides)
-    if patch is None:
+    if patch is None and sizes.height is None:
         # TerraTorch pads for patches alone, so that other networks are fed images of any size.
-        features, sizes = _infer_rounded(probe.compute_grids, features, sizes, (height, width))
+        known = 2 * max(sizes.multiple, sizes.least)
+        rounded = infer_rounding(probe.compute_grids, features, sizes, known)
+        features, sizes = (features, sizes) if isinstance(rounded, RoundingMismatch) else rounded
     return Custom(network, features=features, channels=channels, sizes=sizes, frames=probe.frames)
 
 
 def _run_levels(network: nn.Module, image: Tensor) -> list[Tensor]:
     out = run_on_zeros(network, image.shape)
     return [out] if isinstance(out, Tensor) else list(out)
-
-
-def _infer_rounded(
-    grids_at: GridFunction, features: Features, sizes: SizeConstraint, size: tuple[int, int]
-) -> tuple[Features, SizeConstraint]:
-    """Return features and sizes with the rounding of each level, or as they are where none is found."""
-    if sizes.height is None:
-        rounded = infer_rounding(grids_at, features, sizes, 2 * max(sizes.multiple, sizes.least))
-        return (features, sizes) if isinstance(rounded, RoundingMismatch) else rounded
-    # A network that loses cells at the borders is whole at no size: a larger image shows its strides.
-    grids, larger = grids_at(*size), grids_at(*(side + EXTRA_PIXELS for side in size))
-    gains = [b[0] - a[0] for a, b in zip(grids or (), larger or (), strict=False)]
-    if not gains or min(gains) < 1:
-        return features, sizes
-    strided = tuple(evolve(f, stride=Fraction(EXTRA_PIXELS, gain)) for f, gain in zip(features, gains, strict=True))
-    return infer_offsets(grids_at, strided, max(size)) or (features, sizes)
 
 
 def _find_hook_necks(network: Any, encoder: Custom, levels: list[Tensor], size: tuple[int, ...]) -> tuple[Neck, ...]:

@@ -29,24 +29,24 @@ def map_problem(problem: Problem, report: Diagnostics, graph: Graph) -> Problem:
     if isinstance(problem.repair, Fix):
         repair: str | None = "; ".join(_format_edit(edit, report, graph) for edit in problem.repair.edits)
     else:
-        repair = problem.repair and spell_repair(problem.repair, origin)
+        repair = problem.repair and format_repair(problem.repair, origin)
     return evolve(problem, place=report.locate(path), repair=repair)
 
 
-def spell_repair(repair: str, origin: Arguments) -> str:
+def format_repair(repair: str, origin: Arguments) -> str:
     """Return a fix that begins with a field, `channels: [8]`, with the argument for that field."""
     name, colon, value = repair.partition(": ")
     is_field = colon and name.isidentifier() and name not in SPEC_KEYS
-    return f"{origin.spell(name)}: {value}" if is_field else repair
+    return f"{origin.format_path(name)}: {value}" if is_field else repair
 
 
 def _format_edit(edit: Edit, report: Diagnostics, graph: Graph) -> str:
     if isinstance(edit, SetField):
-        return f"{report.origins[edit.node].spell(edit.name)}: {edit.value}"
+        return f"{report.origins[edit.node].format_path(edit.name)}: {edit.value}"
     # Frames are pooled by the backbone in TerraTorch.
     pooling = TemporalPooling.__name__
     if edit.parts == (pooling,):
-        return f"{report.origins['encoder'].spell('temporal_pooling')}: mean"
+        return f"{report.origins['encoder'].format_path('temporal_pooling')}: mean"
     nodes = [node for node in graph.nodes if node.name.startswith("necks[")]
     parts = [format_part(node.part) for node in nodes if isinstance(node.part, Part)]
     at = [*(node.name for node in nodes), edit.before].index(edit.before)

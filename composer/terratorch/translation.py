@@ -10,8 +10,9 @@ from attrs import evolve, field, frozen
 from composer.adapters.mmseg.parts import Mmseg
 from composer.errors import Problem, SpecError, suggest
 from composer.graph import Graph, chain, get_module_path
+from composer.inference import Describe
 from composer.parts import EmbeddingHead, Encoder, Part, SelectIndices, TemporalPooling, Timm, UNetDecoder
-from composer.terratorch.backbones import Backbone, Describe, build_named_backbone, build_necks
+from composer.terratorch.backbones import Backbone, build_named_backbone, build_necks
 from composer.terratorch.branches import (
     EMBEDDING_TASK,
     HEADS,
@@ -31,9 +32,6 @@ FACTORY_ARGUMENTS = (
     *("rescale", "image_size_out", "peft_config", *_COMPONENT_ARGUMENTS),
 )
 """The named arguments of `build_model`."""
-
-EMBEDDING_DROPS = ("decoder", "num_classes", "num_outputs", "aux_decoders")
-"""Those of them that TerraTorch drops for an embedding."""
 
 
 @frozen
@@ -84,7 +82,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         report.add_problem(name, f"{name} was passed but not used.", repair, "unused")
     output = Arguments("", "", {name: named[name] for name in ("rescale", "image_size_out") if name in named})
     if task not in PIXEL_WISE:
-        report.note_ignored(
+        report.add_ignored(
             output, (n for n in output if output.get(n) is not True), f"the output of {task} has no size"
         )
         output = output.drop(*output)
@@ -148,9 +146,10 @@ def _build_branches(
     decoder_arguments, rest = route_arguments("decoder_", "decoder", named.get("decoder_kwargs"), rest)
     head_arguments, rest = route_arguments("head_", "task", named.get("head_kwargs"), rest)
     if task == EMBEDDING_TASK:
-        dropped = Arguments("", "", {name: named[name] for name in EMBEDDING_DROPS if name in named})
+        unread = ("decoder", "num_classes", "num_outputs", "aux_decoders")
+        dropped = Arguments("", "", {name: named[name] for name in unread if name in named})
         for unused in (dropped, decoder_arguments, head_arguments):
-            report.note_ignored(unused, unused, "an embedding has no use for it")
+            report.add_ignored(unused, unused, "an embedding has no use for it")
         return (EmbeddingHead(),), {}, rest
     names = [name for name in get_output_names(task) if name in named]
     if len(names) == 2:

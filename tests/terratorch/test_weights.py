@@ -221,7 +221,7 @@ def test_a_foreign_file_is_one_problem(tmp_path):
         "encoder_embeddings.untok_dem@224.proj.weight, encoder.0.norm1.weight, encoder.0.norm1.bias and 144 more; "
         "not used: one)."
     )
-    assert problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6).got.startswith("0 of the 5")
+    assert problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6).got.startswith("1 of the 54")
 
 
 def test_of_two_networks_in_a_file_one_is_chosen(prithvi):

@@ -39,7 +39,7 @@ def check_options(part: TerraTorch) -> None:
     options = dict(part.options)
     _check_frames(part.frames or 1, options.get("patch_size"))
     size = options.get("img_size")
-    if part.family.several and isinstance(size, tuple) and len(set(size)) > 1:
+    if part.takes_names and isinstance(size, tuple) and len(set(size)) > 1:
         repair = f"img_size: {max(size)}; images of any shape are fed all the same"
         raise RejectionError(
             reject_option("takes its positions for those of a square", f"img_size: {list(size)}", repair)
@@ -59,12 +59,12 @@ def _list_known_options(part: TerraTorch) -> set[str] | None:
         Embedder: part.name in CLAY,
         MMSegSwinTransformer: part.name in SWIN,
         VQ: "_tokenizer_" in part.name,
-        PrithviViT: part.family.frames,
+        PrithviViT: "frames" in part.family.fields,
     }
     constructor = next((kind for kind, matches in constructors.items() if matches), None)
     if constructor is None:
         return None
-    return {"return_type", "vit_adapter", *inspect.signature(constructor.__init__).parameters} - {"self", "kwargs"}
+    return {"return_type", "vit_adapter", *inspect.signature(constructor).parameters} - {"kwargs"}
 
 
 def _check_frames(frames: int, patch: Any) -> None:
@@ -86,12 +86,12 @@ def _make_error(
 
 def build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, Any]:
     """Return the arguments of a constructor that describe its images. Raises RejectionError for images it rejects."""
-    if part.family.several:
+    if part.takes_names:
         bands = _map_modality_bands(part, channels)
         modalities = _build_modalities(part, channels, bands)
         return {"modalities": modalities} | ({"bands": bands} if bands else {})
     assert isinstance(channels, int)
-    if part.family.frames:
+    if "frames" in part.family.fields:
         return {"num_frames": part.frames or 1, "bands": _list_bands(part, channels)}
     if part.name.startswith("dofa_"):
         return {"model_bands": _list_bands(part, channels, waves_list)}
@@ -99,7 +99,7 @@ def build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, Any
         return {"bands": _list_bands(part, channels, WAVELENGTHS if part.name in CLAY else None)}
     if part.name == "UNet":
         return {"in_channels": channels}
-    if not part.family.bands:
+    if "bands" not in part.family.fields:
         return {}
     # timm then resamples the positions of a ViT; at its default size, nothing changes.
     flexible = "_vit_" in part.name and "dynamic_img_size" not in dict(part.options)

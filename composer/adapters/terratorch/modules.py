@@ -14,7 +14,7 @@ from attrs import field, frozen
 from terratorch.datasets import HLSBands
 from terratorch.models.backbones.clay_v1.embedder import Embedder
 from terratorch.models.backbones.clay_v1.embedder import default_cfgs as of_timm
-from terratorch.models.backbones.dofa_vit import DOFAEncoderWrapper, resize_pos_embed
+from terratorch.models.backbones.dofa_vit import resize_pos_embed
 from terratorch.models.backbones.prithvi_mae import PrithviViT
 from terratorch.models.backbones.prithvi_swin import PRETRAINED_BANDS as BANDS_OF_SWIN
 from terratorch.models.backbones.prithvi_swin import convert_weights_swin2mmseg
@@ -140,7 +140,7 @@ def _get_hub_file(part: TerraTorch) -> tuple[str, str]:
 
 @frozen
 class Conversion:
-    """How the tensors of a checkpoint become those of a network.
+    """A conversion of the tensors of a checkpoint into those of a network.
 
     What `strip` matches in a name is replaced by `prefix`. Tensors whose names `own` matches stay the network's: no
     weights have them. The first layer `stem` is one of the `bands`, whose names `spelling` translates.
@@ -190,7 +190,7 @@ def convert_state_dict(state: Mapping[str, Tensor], network: Any, part: TerraTor
     how = _choose_conversion(network, part, published)
     if part.name in SWIN:
         state = _convert_swin(state)
-    if isinstance(network, DOFAEncoderWrapper):
+    if hasattr(network, "dofa_model"):
         state = _resize_positions(state, network.dofa_model.pos_embed, part)
     if isinstance(network, TerraMindViT):
         return _convert_terramind(state, network, part)
@@ -238,8 +238,8 @@ def _convert_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTor
         layer, known = layers[name], BANDS_OF_TERRAMIND.get(keys[name], [])
         if layer in found and len(known) * own[layer].shape[1] == len(bands) * found[layer].shape[1]:
             # A row holds the bands of each pixel of a patch, pixel by pixel.
-            theirs = found[layer].unflatten(1, (-1, len(known))).transpose(1, 2)
-            ours = own[layer].unflatten(1, (-1, len(bands))).transpose(1, 2)
+            theirs = found[layer].view(len(own[layer]), -1, len(known)).transpose(1, 2)
+            ours = own[layer].view(len(own[layer]), -1, len(bands)).transpose(1, 2)
             found[layer] = _select_bands(theirs, ours, bands, known, valid).transpose(1, 2).flatten(1)
     return found
 

@@ -9,14 +9,10 @@ from typing import Any
 
 from attrs import evolve
 from terratorch.models.backbones.clay_v1.embedder import Embedder, clay_v1_base
-from terratorch.models.backbones.dofa_vit import DOFAEncoderWrapper
 from terratorch.models.backbones.prithvi_mae import PrithviViT
 from terratorch.models.backbones.prithvi_swin import prithvi_swin_B, prithvi_swin_L
 from terratorch.models.backbones.scalemae import VisionTransformer as ScaleMAE
 from terratorch.models.backbones.scalemae import create_model
-from terratorch.models.backbones.torchgeo_resnet import ResNetEncoderWrapper
-from terratorch.models.backbones.torchgeo_swin_satlas import SwinEncoderWrapper
-from terratorch.models.backbones.torchgeo_vit import ViTEncoderWrapper
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
@@ -47,9 +43,6 @@ from composer.parts.validators import MAX_LEVELS, to_keyword_arguments
 from composer.resources import limit_modules
 from composer.sizes import SizeConstraint
 
-TORCHGEO_WRAPPERS = (DOFAEncoderWrapper, ResNetEncoderWrapper, SwinEncoderWrapper, ViTEncoderWrapper)
-"""TerraTorch's wrappers of torchgeo's networks. They keep the origin of their weights, and the levels requested."""
-
 _TIMM_FACTORIES = {factory.__name__: factory for factory in (clay_v1_base, prithvi_swin_B, prithvi_swin_L)}
 
 
@@ -68,8 +61,8 @@ def create_terratorch_backbone(part: TerraTorch, channels: Channels, **more: Any
             network = TERRATORCH_BACKBONE_REGISTRY.build(part.name, **arguments)
     # Prithvi and Clay have a forward bound to this instance, which a copy would go on to run.
     network.__dict__.pop("forward", None)
-    if isinstance(network, TORCHGEO_WRAPPERS):
-        # It cannot be pickled, and nothing reads it again.
+    if "weights" in vars(network):
+        # A wrapper of torchgeo's networks, which cannot be pickled with the origin of its weights.
         network.weights = None
         if part.out_indices is not None:
             network.out_indices = list(range(MAX_LEVELS))
@@ -94,8 +87,7 @@ def _create_unregistered(part: TerraTorch, arguments: Mapping[str, Any]) -> Any:
 class TerraTorchBackbone(TransparentWrapper):
     """A backbone of TerraTorch. Its weights have TerraTorch's own names.
 
-    `extras` are the keyword arguments that it takes beside its images, each with the axes of its tensor behind the
-    batch; None is a number for all images. It emits the levels `indices` (None: all).
+    `extras` are the keyword arguments that it takes beside its images. It emits the levels `indices` (None: all).
     """
 
     def __init__(self, network: Any, part: TerraTorch, channels: Channels, indices: Sequence[int] | None) -> None:
@@ -103,7 +95,8 @@ class TerraTorchBackbone(TransparentWrapper):
         self.indices = indices
         # The modality of its only image, where it takes images by modality.
         self.modality = part.modalities[0] if part.modalities and isinstance(channels, int) else None
-        self.extras = _list_extra_inputs(network)
+        self._axes = _list_extra_inputs(network)
+        self.extras = frozenset(self._axes)
         # The own forward of Prithvi and Clay is that of a masked autoencoder.
         self._runs_features = isinstance(network, PrithviViT | Embedder)
 
@@ -115,7 +108,7 @@ class TerraTorchBackbone(TransparentWrapper):
         if self.modality is not None:
             image = {self.modality: image}  # type: ignore[dict-item]
         for name, value in extras.items():
-            _check_extra(name, value, self.extras[name], image)
+            _check_extra(name, value, self._axes[name], image)
         if extras.get("input_res") is not None:
             # ScaleMAE multiplies it with positions in single precision, and takes no others.
             extras["input_res"] = extras["input_res"].float()
@@ -125,7 +118,7 @@ class TerraTorchBackbone(TransparentWrapper):
 
 
 def _list_extra_inputs(network: Any) -> Mapping[str, tuple[int, ...] | None]:
-    """Return the keyword arguments of a network: times and places in Prithvi and Clay, and the metres of a pixel.
+    """Return the keyword arguments of a network, each with the axes of its tensor behind the batch; None is a number.
 
     A Prithvi without layers for times or places would ignore them. Clay's wavelengths are those of its bands.
     """

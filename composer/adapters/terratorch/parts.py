@@ -30,21 +30,13 @@ from composer.parts.validators import (
 
 @frozen
 class Family:
-    """Backbones of one kind: a line that describes them, and which fields of a part they have.
+    """Backbones of one kind: a line that describes them, and the fields of a part that only some families have.
 
-    `bands` are names of channels, `frames` several frames in one input, `several` images by name.
+    `bands` are names of channels, `frames` several frames in one input, `modalities` several images by name.
     """
 
     line: str
-    bands: bool = False
-    frames: bool = False
-    several: bool = False
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The names of the fields that not all backbones have."""
-        own = {"bands": self.bands, "frames": self.frames, "modalities": self.several}
-        return tuple(name for name, has in own.items() if has)
+    fields: tuple[str, ...] = ()
 
 
 def _expand_names(patterns: str) -> tuple[str, ...]:
@@ -65,50 +57,50 @@ _SEVERAL_MODALITIES = "two modalities or more, by name"
 
 _TERRATORCH_FAMILIES: Mapping[str, Family] = {
     "prithvi_eo_tiny prithvi_eo_v1_100 prithvi_eo_v2_{tiny_tl,100_tl,300,300_tl,600,600_tl}": Family(
-        "Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", bands=True, frames=True
+        "Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", ("bands", "frames")
     ),
     "terramind_v01_base terramind_v1_{tiny,small,base,large}": Family(
-        f"TerraMind: a ViT over radar, optical images and elevation, {_SEVERAL_MODALITIES}.", bands=True, several=True
+        f"TerraMind: a ViT over radar, optical images and elevation, {_SEVERAL_MODALITIES}.", ("bands", "modalities")
     ),
     "terramind_v01_base_tim terramind_v1_{tiny,small,base,large}_tim": Family(
         f"TerraMind that first draws land cover from what it is fed, at random; square images, {_SEVERAL_MODALITIES}.",
-        several=True,
+        ("modalities",),
     ),
     "terramind_v1_tokenizer_{dem,lulc,ndvi,s1grd,s1rtc,s2l2a}": Family(
         "The encoder of a tokenizer of TerraMind: a ViT over images of one modality."
     ),
     "dofa_{small,base,large}_patch16_224": Family(
-        "DOFA: a ViT whose first layer is made for the wavelengths of its bands.", bands=True
+        "DOFA: a ViT whose first layer is made for the wavelengths of its bands.", ("bands",)
     ),
-    " ".join(CLAY): Family("Clay 1: a ViT whose first layer is made for the wavelengths of its bands.", bands=True),
+    " ".join(CLAY): Family("Clay 1: a ViT whose first layer is made for the wavelengths of its bands.", ("bands",)),
     " ".join(SCALE_MAE): Family(
-        "ScaleMAE: a ViT whose positions are in metres; square images, RGB at first.", bands=True
+        "ScaleMAE: a ViT whose positions are in metres; square images, RGB at first.", ("bands",)
     ),
     " ".join(SWIN): Family(
-        "Prithvi as a Swin: over six Landsat and Sentinel-2 bands, one image at a time.", bands=True
+        "Prithvi as a Swin: over six Landsat and Sentinel-2 bands, one image at a time.", ("bands",)
     ),
     "satlas_resnet152_sentinel2_{mi_ms,mi_rgb,si_ms_satlas,si_rgb_satlas} "
     "satlas_resnet50_sentinel2_{mi,si}_{ms,rgb}_satlas": Family(
-        "SatlasPretrain: a ResNet over aerial or Sentinel-2 images.", bands=True
+        "SatlasPretrain: a ResNet over aerial or Sentinel-2 images.", ("bands",)
     ),
     "satlas_swin_b_{landsat_mi_ms,landsat_mi_rgb,naip_mi_rgb,naip_si_rgb,sentinel1_mi,sentinel1_si} "
     "satlas_swin_{b,t}_sentinel2_{mi,si}_{ms,rgb}": Family(
-        "SatlasPretrain: a Swin v2 over aerial, Landsat or Sentinel images.", bands=True
+        "SatlasPretrain: a Swin v2 over aerial, Landsat or Sentinel images.", ("bands",)
     ),
     "ssl4eol_resnet{18,50}_landsat_{tm_toa,etm_toa,etm_sr,oli_tirs_toa,oli_sr}_{moco,simclr} "
     "ssl4eos12_resnet18_sentinel2_{all,rgb}_moco ssl4eos12_resnet50_sentinel1_all_{decur,moco} "
     "ssl4eos12_resnet50_sentinel2_{all_decur,all_dino,all_moco,all_softcon,rgb_moco}": Family(
-        "SSL4EO: a ResNet that learned from Landsat or Sentinel images by themselves.", bands=True
+        "SSL4EO: a ResNet that learned from Landsat or Sentinel images by themselves.", ("bands",)
     ),
     "ssl4eol_vit_small_patch16_224_landsat_{tm_toa,etm_toa,etm_sr,oli_sr}_{moco,simclr} "
     "ssl4eol_vit_small_patch16_224_landsat_oli_tirs_toa_simclr "
     "ssl4eos12_vit_small_patch16_224_sentinel2_all_{dino,moco}": Family(
-        "SSL4EO: a ViT that learned from Landsat or Sentinel images by themselves.", bands=True
+        "SSL4EO: a ViT that learned from Landsat or Sentinel images by themselves.", ("bands",)
     ),
     "seco_resnet{18,50}_sentinel2_rgb_seco": Family(
-        "SeCo: a ResNet that learned from the seasons of Sentinel-2 images.", bands=True
+        "SeCo: a ResNet that learned from the seasons of Sentinel-2 images.", ("bands",)
     ),
-    "fmow_resnet50_fmow_rgb_gassl": Family("GASSL: a ResNet that learned where aerial images are.", bands=True),
+    "fmow_resnet50_fmow_rgb_gassl": Family("GASSL: a ResNet that learned where aerial images are.", ("bands",)),
     "UNet": Family("U-Net of MMSegmentation, decoder included: levels from the coarsest to the image's own."),
     "IdentityBackbone": Family("The image itself, as the only level."),
 }
@@ -121,16 +113,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 _SCORES = "it gives the scores of a classifier, and no features"
 _CODE = "TerraTorch downloads the code of this network from GitHub and runs it"
 
-_DINOV3 = {
-    **{f"convnext_{size}": f"convnext_{size}.dinov3_lvd1689m" for size in ("tiny", "small", "base", "large")},
-    "vits16": "vit_small_patch16_dinov3",
-    "vits16plus": "vit_small_plus_patch16_dinov3",
-    "vitb16": "vit_base_patch16_dinov3",
-    "vitl16": "vit_large_patch16_dinov3",
-    "vitl16plus": "vit_large_patch16_dinov3",
-    "vith16plus": "vit_huge_plus_patch16_dinov3",
-    "vit7b16": "vit_7b_patch16_dinov3",
-}
+_DINOV3 = {"s16": "small", "s16plus": "small_plus", "b16": "base", "l16": "large", "h16plus": "huge_plus", "7b16": "7b"}
 
 _V2_SIZES = ("atto", "femto", "nano", "tiny", "base", "large", "huge")
 
@@ -138,7 +121,12 @@ UNSUPPORTED_BACKBONES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         **{f"convnextv2_{size}": (_SCORES, f"timm/convnextv2_{size}") for size in _V2_SIZES},
         "convnext_pico": (_SCORES, "timm/convnext_pico"),
-        **{f"dinov3_{name}": (_CODE, f"timm/{instead}") for name, instead in _DINOV3.items()},
+        **{
+            f"dinov3_convnext_{size}": (_CODE, f"timm/convnext_{size}.dinov3_lvd1689m")
+            for size in ("tiny", "small", "base", "large")
+        },
+        **{f"dinov3_vit{name}": (_CODE, f"timm/vit_{size}_patch16_dinov3") for name, size in _DINOV3.items()},
+        "dinov3_vitl16plus": (_CODE, "timm/vit_large_patch16_dinov3"),
     }
 )
 """The backbones that are not supported, each with the reason and the name of an alternative."""
@@ -201,12 +189,6 @@ def _convert_bands(values: Any) -> tuple[str, ...] | FrozenDict | None:
     return FrozenDict({name: _convert_names(names) for name, names in dict(values).items()})
 
 
-def _validate_modalities(_: object, __: object, value: tuple[str, ...] | None) -> None:
-    for name in value or ():
-        if name in ("facts", "pretrained"):
-            raise ValueError(f"{name!r} cannot be the name of a modality")
-
-
 @frozen
 class TerraTorch(ProbedEncoder):
     """A backbone of TerraTorch's own registry: `terratorch/NAME`.
@@ -244,7 +226,7 @@ class TerraTorch(ProbedEncoder):
     )
     frames: int | None = field(default=None, validator=FRAME_COUNT, kw_only=True)
     modalities: tuple[str, ...] | None = field(
-        default=None, converter=_convert_names, validator=[NON_EMPTY, _validate_modalities], kw_only=True
+        default=None, converter=_convert_names, validator=NON_EMPTY, kw_only=True
     )
     options: Options = field(
         default=(),
@@ -257,7 +239,7 @@ class TerraTorch(ProbedEncoder):
         for name in ("bands", "frames", "modalities"):
             if name not in self.family.fields and getattr(self, name) is not None:
                 raise ValueError(f"terratorch/{self.name} has no field {name!r}")
-        if isinstance(self.bands, FrozenDict) and not self.family.several:
+        if isinstance(self.bands, FrozenDict) and not self.takes_names:
             raise ValueError(f"bands must be a list of names: terratorch/{self.name} takes one image")
 
     @property
@@ -284,12 +266,12 @@ class TerraTorch(ProbedEncoder):
     @property
     def takes_names(self) -> bool:
         """True where it takes several images, each by the name of its modality."""
-        return self.family.several
+        return "modalities" in self.family.fields
 
     @property
     def image_names(self) -> tuple[str, ...]:
         """The modalities that it lists, or those that TerraMind has weights for."""
-        return (self.modalities or tuple(MODALITIES)) if self.family.several else ()
+        return (self.modalities or tuple(MODALITIES)) if self.takes_names else ()
 
     def find_image_names(self, channels: tuple[int, ...]) -> tuple[str, ...] | None:
         """Return a different modality for each number of channels, or None; a new modality may have any number."""
@@ -305,6 +287,6 @@ class TerraTorch(ProbedEncoder):
 
     def copy_with_inputs(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
         """Return the part with the frames of its image, where it takes several and declares no number."""
-        if self.family.frames and self.frames is None and images and images[0].axes == FRAMES:
+        if "frames" in self.family.fields and self.frames is None and images and images[0].axes == FRAMES:
             return evolve(self, frames=images[0].frames)
         return self
