@@ -176,6 +176,8 @@ def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> di
         message = f"{task} needs model_args, a mapping of arguments (got {arguments!r})."
         report.add_problem(MODEL_ARGS, message, code="missing")
         return None
+    for name in {"task", "aux_decoders"} & arguments.keys():
+        report.add_problem(f"{MODEL_ARGS}.{name}", f"the task hands {name} to the factory itself.", code="unused")
     if arguments.get("peft_config") is not None:
         message = "adapters are added to a built model, and are not part of a spec: set aside."
         repair = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
