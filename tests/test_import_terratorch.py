@@ -10,8 +10,7 @@ import yaml
 
 import composer
 from composer.cli.main import main
-from composer.terratorch.calls import Diagnostics
-from composer.terratorch.configs import parse_config, reads_config
+from composer.terratorch.configs import reads_config
 
 CONFIG = Path(__file__).parent / "terratorch_configs" / "timm_resnet18.yaml"
 
@@ -222,10 +221,7 @@ class TestNotes:
 
     def test_arguments_that_the_task_does_not_have_are_said(self):
         assert notes(model(*LAST, beside=["metrics: {val: []}", "class_names: [a]"])) == [
-            (
-                "c.yaml:9:5: note[note] model.init_args.metrics: SemanticSegmentationTask of TerraTorch 1.2.11 has no "
-                "argument 'metrics': set aside."
-            ),
+            "c.yaml:9:5: note[note] model.init_args.metrics: not part of a model: set aside.",
             "c.yaml:10:5: note[note] model.init_args.class_names: not part of a model: set aside.",
         ]
 
@@ -259,8 +255,8 @@ class TestNotes:
         head = "{name: a, decoder: UNetDecoder, decoder_args: {decoder_channels: [8, 8, 8, 8, 8], head_dropout: 0.5}}"
         assert notes(model(*LAST, beside=[f"aux_heads: [{head}]"])) == [
             (
-                f"c.yaml:9:99: note[note] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch makes "
-                "auxiliary heads with the arguments of the main head, and ignores head_dropout.\n"
+                f"c.yaml:9:99: note[note] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch ignores "
+                "dropout: auxiliary heads get the arguments of the main head.\n"
                 "  fix: aux: {a: {head: …}} has arguments of its own"
             )
         ]
@@ -324,11 +320,11 @@ class TestPlaces:
                 "9:64: error[count] X[0].decoder_args.decoder_channels",
             ),
             ("{name: a, decoder: FCNDecodr, decoder_args: {}}", "9:27: error[part] X[0].decoder"),
-            ("{name: a, decoder: FCNDecoder, decoder_args: 3}", "9:48: error[type] X[0].decoder_args"),
-            ("{name: a.b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[node] X[0].name"),
+            ("{name: a, decoder: FCNDecoder, decoder_args: 3}", "9:48: error[value] X[0].decoder_args"),
+            ("{name: a.b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[value] X[0].name"),
             ("{name: a, decoder: FCNDecoder, decodr: x}", "9:48: error[unused] X[0].decodr"),
-            ("3", "9:17: error[type] X[0]"),
-            ("{class_path: torch.nn.Linear, init_args: {}}", "9:30: error[part] X[0].class_path"),
+            ("{name: a}", "9:17: error[key] X[0]"),
+            ("{class_path: torch.nn.Linear, init_args: {}}", "9:18: error[part] X[0].class_path"),
         ],
         ids=lambda value: value.partition("X")[2] if "X" in value else "",
     )
@@ -342,32 +338,6 @@ class TestPlaces:
         said = refusal(model(frames, "necks:", "- {name: SelectIndices, indices: [7]}", *FCN))
         assert said.startswith(f"c.yaml:9:41: error[index] {ARGS}.necks[0].indices[0]: SelectIndices takes feature 7 ")
 
-    def test_the_arguments_that_a_factory_renames_stand_where_they_are_written(self):
-        lines = [*FCN, "bands: [RED, NIR]", "num_frames: 3"]
-        report = Diagnostics("c.yaml")
-        call = parse_config(model(*lines, factory="PrithviModelFactory").replace("resnet10t", "prithvi_vit"), report)
-        assert (call["backbone_in_chans"], call["backbone_num_frames"]) == (2, 3)
-        assert report.locate("backbone_in_chans") == composer.Place(f"{ARGS}.bands", "c.yaml", 9, 7)
-        assert report.locate("backbone_num_frames") == composer.Place(f"{ARGS}.num_frames", "c.yaml", 10, 7)
-
-    @pytest.mark.parametrize(
-        ("lines", "message"),
-        [
-            (
-                ["bands: [BLUE]"],
-                (
-                    f"6:7: error[value] {ARGS}.backbone: backbone must begin with prithvi_ in PrithviModelFactory "
-                    "(got 'resnet10t')."
-                ),
-            ),
-            ([], f"5:5: error[value] {ARGS}.bands: bands is a list of bands in PrithviModelFactory (got None)."),
-        ],
-        ids=["backbone", "bands"],
-    )
-    def test_what_another_factory_does_not_take(self, lines, message):
-        said = refusal(model(*FCN, *lines, factory="PrithviModelFactory"))
-        assert said == f"c.yaml:{message}"
-
     def test_of_all_problems_at_once_in_the_order_of_the_lines(self):
         said = refusal(
             model("decoder: FCNDecodr", "num_classes: 2", "channels: 3", beside=["model_arg: 1", "aux_heads: 4"])
@@ -376,127 +346,49 @@ class TestPlaces:
             f"c.yaml:7:7: error[part] {ARGS}.decoder: TerraTorch has no decoder 'FCNDecodr'.",
             f"c.yaml:9:7: error[unused] {ARGS}.channels: channels was passed but not used.",
             "c.yaml:10:5: error[key] model.init_args.model_arg: SemanticSegmentationTask has no argument 'model_arg'.",
-            f"c.yaml:11:16: error[type] {INIT}.aux_heads: auxiliary heads are a list (got 4).",
+            f"c.yaml:11:5: error[type] {INIT}.aux_heads: auxiliary heads are a list (got 4).",
         ]
 
 
+NO_MODEL = "1:1: error[key]"
+NO_CONFIGS = {
+    "a list": ("- 1\n", [f"{NO_MODEL} a config has a model of a class_path and init_args (got None)"]),
+    "no model": ("trainer: {}\n", [f"{NO_MODEL} a config has a model"]),
+    "another file": ("model: other.yaml\n", [f"{NO_MODEL} model: a config has a model"]),
+    "another file of arguments": ("model: {class_path: x, init_args: x.yaml}\n", [f"{NO_MODEL} model: a config has"]),
+    "keys with dots": ("model.class_path: x\n", ["1:1: error[key] model.class_path: keys that are", NO_MODEL]),
+    "other keys": ("model: {type: x}\n", [f"{NO_MODEL} model: ", "1:9: error[key] model.type: a model has no key"]),
+    "no name": ("model: {class_path: [], init_args: {}}\n", ["1:9: error[part] model.class_path: [] is not a task"]),
+    "another's": (
+        "model: {class_path: my.ClassificationTask, init_args: {}}\n",
+        ["1:9: error[part] model.class_path"],
+    ),
+}
+
+
 class TestNoConfig:
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("- 1\n", "c.yaml:1:1: error[type] a config is a mapping of keys (got a list of 1).\n  fix: EXAMPLE"),
-            ("trainer: {}\n", "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n  fix: EXAMPLE"),
-            (
-                "modle: {}\n",
-                (
-                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
-                    "  fix: did you mean model where modle stands?"
-                ),
-            ),
-            (
-                "fit: {model: {class_path: x}}\n",
-                (
-                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
-                    "  fix: put what stands under fit at the top"
-                ),
-            ),
-            (
-                "class_path: x\ninit_args: {}\n",
-                (
-                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
-                    "  fix: put class_path and init_args under model"
-                ),
-            ),
-            (
-                "backbone: resnet18\ndecoder: FCNDecoder\n",
-                (
-                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
-                    f"  fix: put all this under {ARGS}, and the class_path of a task beside it"
-                ),
-            ),
-            (
-                "model_args: {}\n",
-                (
-                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
-                    "  fix: put all this under model.init_args, and the class_path of a task beside it"
-                ),
-            ),
-            (
-                "encoder: timm/resnet18\n",
-                (
-                    "c.yaml:1:1: error[key] a config of TerraTorch's has a model.\n"
-                    "  fix: this looks like a spec of composer's own: python -m composer check FILE"
-                ),
-            ),
-            (
-                "model: other.yaml\n",
-                (
-                    "c.yaml:1:8: error[type] model: a model is a class_path with init_args "
-                    "(got 'other.yaml', a string); no other file is read.\n  fix: put what that file holds here"
-                ),
-            ),
-            (
-                "model.class_path: x\n",
-                (
-                    "c.yaml:1:1: error[key] model.class_path: keys that are joined by dots are not taken apart.\n"
-                    "  fix: model: {class_path: …}"
-                ),
-            ),
-            (
-                "model.model_args.backbone: x\n",
-                (
-                    "c.yaml:1:1: error[key] model.model_args.backbone: keys that are joined by dots are not taken "
-                    "apart.\n"
-                    "  fix: model: {init_args: {model_args: {backbone: …}}}"
-                ),
-            ),
-            (
-                "model: {class_path: [], init_args: {}}\n",
-                "c.yaml:1:21: error[type] model.class_path: class_path is the name of a task (got a list of 0).",
-            ),
-            (
-                "model: {class_path: my.SemanticSegmentationTask, init_args: {}}\n",
-                (
-                    "c.yaml:1:21: error[part] model.class_path: my.SemanticSegmentationTask is not a task of "
-                    "TerraTorch.\n"
-                    "  fix: did you mean SemanticSegmentationTask?"
-                ),
-            ),
-            (
-                "model: {class_path: SemanticSegmentationTask, init_args: x.yaml}\n",
-                (
-                    "c.yaml:1:58: error[type] model.init_args: init_args is a mapping of arguments "
-                    "(got 'x.yaml', a string)."
-                ),
-            ),
-        ],
-        ids=[
-            "list",
-            "no model",
-            "misspelled",
-            "subcommand",
-            "task alone",
-            "arguments alone",
-            "init_args alone",
-            "spec",
-            "file",
-            "dots",
-            "more dots",
-            "no name",
-            "another's",
-            "no mapping",
-        ],
-    )
-    def test_what_is_none_is_refused_with_what_to_do(self, text, message):
-        example = "model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
-        assert refusal(text) == message.replace("EXAMPLE", example)
+    @pytest.mark.parametrize(("text", "begins"), NO_CONFIGS.values(), ids=NO_CONFIGS)
+    def test_what_is_none_is_refused_at_its_place(self, text, begins):
+        lines = [line for line in refusal(text).splitlines() if not line.startswith("  fix: ")]
+        assert [
+            line[: len(start)] for line, start in zip(lines, [f"c.yaml:{start}" for start in begins], strict=True)
+        ] == [f"c.yaml:{start}" for start in begins]
+
+    def test_an_example_is_shown_where_there_is_no_model(self):
+        assert refusal("trainer: {}\n").endswith(
+            "\n  fix: model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
+        )
 
     @pytest.mark.parametrize(
         ("beside", "message"),
         [
             (
                 "model: {class_path: a.B}",
-                f"[value] {INIT}.model: a custom model is not imported (got a mapping).",
+                (
+                    f"[value] {INIT}.model: a model in place of model_args is not imported "
+                    "(got {'class_path': 'a.B'}).\n"
+                    "  fix: model_args: {backbone: …}"
+                ),
             ),
             (
                 "freeze_backbon: true",
@@ -509,7 +401,7 @@ class TestNoConfig:
                 "optimizer.lr: 1",
                 (
                     f"[key] {INIT}.optimizer.lr: keys that are joined by dots are not taken apart.\n"
-                    "  fix: optimizer: {lr: …}"
+                    "  fix: write a mapping in place of each dot"
                 ),
             ),
         ],
@@ -547,8 +439,8 @@ class TestNothingIsRun:
         task = refusal(model(*FCN, task="spy.Task"))
         activation = refusal(model("decoder: FCNDecoder", "head_final_act: spy.Act", task="PixelwiseRegressionTask"))
 
-        assert said[0] == "c.yaml:1:1: note[note] custom_modules_path: nothing is imported from it: set aside."
-        assert task.startswith("c.yaml:2:15: error[part] model.class_path: spy.Task is not a task of TerraTorch.")
+        assert said[0] == "c.yaml:1:1: note[note] custom_modules_path: not part of a model: set aside."
+        assert task.startswith("c.yaml:2:3: error[part] model.class_path: spy.Task is not a task ")
         assert activation.startswith(f"c.yaml:8:7: error[value] {ARGS}.head_final_act: ")
         assert "spy" not in sys.modules
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from textwrap import dedent
 
 import pytest
@@ -19,17 +18,38 @@ def test_a_call_comes_to_a_spec(changes, spec):
     assert composer.write(translated(**changes).graph) == dedent(spec)
 
 
-@pytest.mark.parametrize(("changes", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_is_wrong_is_said_at_its_argument(changes, said):
+def problem_of(problem):
+    """The code, the argument, and how the fix begins."""
+    fix = f" -> {str(problem.fix)[:60]}" if problem.fix else ""
+    return f"{problem.code} {problem.place.path}{fix}"
+
+
+@pytest.mark.parametrize(("changes", "problems"), REFUSED.values(), ids=REFUSED)
+def test_what_is_wrong_is_a_problem_at_its_argument(changes, problems):
     with pytest.raises(composer.SpecError) as raised:
         translated(**changes)
+    assert [problem_of(problem) for problem in raised.value.problems] == problems
 
-    assert f"{raised.value}\n" == dedent(said).replace("{timm}", version("timm"))
+
+def test_all_problems_are_said_at_once():
+    changes = {"task": "regression", "num_classes": 2, "decoder_chanels": 8, "rescael": False}
+    with pytest.raises(composer.SpecError) as raised:
+        translated(**changes)
+    assert f"{raised.value}\n" == dedent(
+        """\
+        error[unused] decoder_chanels: FCNDecoder has no argument 'chanels'.
+          fix: did you mean channels?
+        error[unused] num_classes: regression takes num_outputs, not num_classes.
+          fix: num_outputs: 2
+        error[unused] rescael: rescael was passed but not used.
+          fix: did you mean rescale?
+        """
+    )
 
 
-@pytest.mark.parametrize(("changes", "notes"), NOTED.values(), ids=NOTED)
-def test_what_terratorch_does_otherwise_is_noted(changes, notes):
-    assert [f"{note.place.path}: {note.message}" for note in translated(**changes).notes] == notes
+@pytest.mark.parametrize(("changes", "paths"), NOTED.values(), ids=NOTED)
+def test_what_terratorch_does_otherwise_is_noted_at_its_argument(changes, paths):
+    assert [note.place.path for note in translated(**changes).notes] == paths
 
 
 class TestNothingIsRun:
@@ -64,10 +84,10 @@ class TestWarnings:
 
         assert [str(warning.message) for warning in warned] == [
             (
-                "necks[0]: TerraTorch gives an ordered dict here, which no decoder of its factory takes; "
-                "composer gives a tuple."
+                "necks[0]: TerraTorch gives an ordered dict, which no decoder of its factory takes; composer gives a "
+                "tuple."
             ),
-            "head_num_classes: TerraTorch takes num_classes: 2, which is given beside it.",
+            "head_num_classes: TerraTorch ignores num_classes: num_classes: 2 is given beside it.",
         ]
         assert {warning.filename for warning in warned} == {__file__}
 

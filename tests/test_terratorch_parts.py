@@ -175,10 +175,6 @@ WRONG = {
         "options must not hold 'num_frames': it is the frames of the input",
     ),
     "weights": ({"name": "UNet", "pretrained": 1}, "pretrained must be true, false, the path of a weights file"),
-    "a modality that cannot be": (
-        {"name": "terramind_v1_tiny", "modalities": ["facts"]},
-        "'facts' cannot be the name of a modality",
-    ),
 }
 
 

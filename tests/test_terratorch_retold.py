@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import composer
-from composer.terratorch.factory import AuxiliaryHead, EncoderDecoderFactory, TerraTorchWarning
+from composer.terratorch.branches import AuxiliaryHead
+from composer.terratorch.factory import EncoderDecoderFactory, TerraTorchWarning
 from tests.factory_calls import FRAMES, NUMBERS, Maps, built, call_of
 
 
@@ -46,7 +47,7 @@ RETOLD = {
         {"decoder": "IdentityDecoder", "decoder_out_index": 9},
         "index",
         "decoder_out_index",
-        "use decoder_out_index from -5 to 4",
+        "use out_index from -5 to 4",
     ),
     "a size of what leaves": (
         {"image_size_out": (16, 16), "rescale": False},
@@ -88,7 +89,13 @@ RETOLD = {
         {**FRAMES, "necks": [{"name": "SelectIndices", "indices": [0]}, {"name": "SelectIndices", "indices": [1]}]},
         "index",
         "necks[1].indices[0]",
-        "use necks[1].indices from -1 to 0",
+        "use indices from -1 to 0",
+    ),
+    "frames that are miscounted": (
+        {**FRAMES, "backbone_temporal_subset_lengths": [2, 2]},
+        "frames",
+        "backbone_temporal_subset_lengths",
+        "backbone_temporal_subset_lengths: [1, 2]",
     ),
     "the channels of an image": (
         {"backbone": given("b c h w"), "backbone_padding": None, "decoder": "UNetDecoder", "decoder_channels": [8, 8]},

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from composer.terratorch.branches import AuxiliaryHead as AuxiliaryHead
     from composer.terratorch.configs import read_config as read_config
     from composer.terratorch.configs import reads_config as reads_config
-    from composer.terratorch.factory import AuxiliaryHead as AuxiliaryHead
     from composer.terratorch.factory import EncoderDecoderFactory as EncoderDecoderFactory
     from composer.terratorch.factory import FactoryModel as FactoryModel
     from composer.terratorch.factory import TerraTorchWarning as TerraTorchWarning
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _NAMES_BY_MODULE = {
     "configs": "read_config reads_config",
-    "factory": "AuxiliaryHead EncoderDecoderFactory FactoryModel TerraTorchWarning",
+    "branches": "AuxiliaryHead",
+    "factory": "EncoderDecoderFactory FactoryModel TerraTorchWarning",
     "translation": "Translation translate",
 }
 

@@ -2,125 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from math import lcm
 from typing import Any
 
 from attrs import evolve, field, frozen
 
+from composer.adapters.terratorch.parts import FAMILIES, UNREGISTERED
 from composer.errors import suggest
-from composer.layouts import Features, Image, format_count
+from composer.inference import Describe
+from composer.layouts import Image
 from composer.parts import NECKS as BUILT_IN_NECKS
-from composer.parts import Encoder, EncoderInfo, Neck, ProbedEncoder, TemporalPooling, Timm
+from composer.parts import Encoder, EncoderInfo, Neck, TemporalPooling, Timm
 from composer.parts.base import get_part_name
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
 from composer.parts.rules import Rejection
 from composer.sizes import Padding
-from composer.terratorch.calls import Arguments, Diagnostics, construct_part
-
-TEMPORAL_ARGUMENTS = (
-    *("use_temporal", "temporal_pooling", "temporal_concat", "temporal_n_timestamps"),
-    *("temporal_features_permute_op", "temporal_subset_lengths"),
-)
-"""The arguments of a backbone that configure TerraTorch's temporal wrapper."""
-
-
-def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[int | None, tuple[Neck, ...], Arguments]:
-    """Return the frames of the image, the neck that pools them, and the other arguments.
-
-    TerraTorch wraps the backbone; here a single-image encoder is applied to each frame, and a neck merges the results.
-    """
-    rest = arguments.drop(*TEMPORAL_ARGUMENTS)
-    if not arguments.get("use_temporal", False):
-        for name in TEMPORAL_ARGUMENTS[1:]:
-            if name in arguments:
-                report.add_note(arguments.locate(name), f"TerraTorch ignores {name} without use_temporal.")
-        return None, (), rest
-    if arguments.get("temporal_concat") is not None:
-        path = arguments.locate("temporal_concat")
-        report.add_note(path, "TerraTorch ignores temporal_concat.", "temporal_pooling: concat")
-    names = {"pooling": "temporal_pooling", "subset_lengths": "temporal_subset_lengths"}
-    values = {short: arguments.values[name] for short, name in names.items() if name in arguments}
-    paths = {short: arguments.locate(name) for short, name in names.items()}
-    neck = construct_part(TemporalPooling, Arguments(arguments.owner, values, paths), report)
-    if arguments.get("temporal_features_permute_op") is not None and neck is not None and neck.pooling != "concat":
-        path = arguments.locate("temporal_features_permute_op")
-        message = "TerraTorch undoes temporal_features_permute_op once frames are pooled, which goes by cells"
-        report.add_note(path, f"{message}: it has no effect.")
-    frames = _resolve_frame_count(arguments, neck, report)
-    return frames, () if neck is None or neck == TemporalPooling(pooling="keep") else (neck,), rest
-
-
-def check_permutation(arguments: Arguments, features: Features, report: Diagnostics) -> None:
-    """Reject a `temporal_features_permute_op` with which frames are concatenated along another axis than the channels.
-
-    TerraTorch concatenates along the axis that the permutation brings to the second place, in any layout.
-    """
-    order = arguments.get("temporal_features_permute_op")
-    if order is None or not arguments.get("use_temporal", False) or arguments.get("temporal_pooling") != "concat":
-        return
-    places = sorted({feature.axes.split().index("c") for feature in features if "n" not in feature.axes.split()})
-    second = order[1] if isinstance(order, list | tuple) and len(order) > 1 else order
-    if places in ([], [second]):
-        return
-    name = "temporal_features_permute_op"
-    report.add_problem(
-        arguments.locate(name),
-        f"the frames would lie side by side along axis {second!r} of each map, and its channels are axis {places[0]}.",
-        f"{_format_argument(name, arguments)}: {'[0, 3, 1, 2]' if places == [3] else 'null'}",
-    )
-
-
-def _format_argument(name: str, arguments: Arguments) -> str:
-    """Return an argument with its prefix, or without inside `backbone_kwargs`."""
-    return f"backbone_{name}" if arguments.owner == "backbone" else name
-
-
-def _resolve_frame_count(arguments: Arguments, neck: TemporalPooling | None, report: Diagnostics) -> int | None:
-    """Return the number of frames: as stated, or as the pooling implies."""
-    stated: Any = arguments.get("temporal_n_timestamps")
-    if stated is not None and (type(stated) is not int or stated < 1):
-        path = arguments.locate("temporal_n_timestamps")
-        report.add_problem(path, f"temporal_n_timestamps is a whole number of at least 1 (got {stated!r}).")
-        return None
-    if neck is None:
-        return None
-    implied = None if neck.subset_lengths is None else sum(neck.subset_lengths)
-    if stated is not None and implied not in (None, stated):
-        report.add_problem(
-            arguments.locate("temporal_subset_lengths"),
-            f"temporal_subset_lengths come to {format_count(implied, 'frame')}, and temporal_n_timestamps is {stated}.",
-            f"temporal_n_timestamps: {implied}",
-        )
-    count: int | None = stated or implied or (2 if neck.pooling == "diff" else None)
-    if count is None:
-        fix = f"say how many: {_format_argument('temporal_n_timestamps', arguments)}"
-        path = arguments.locate("use_temporal")
-        report.add_problem(path, "the number of frames has to be known.", fix, "key")
-    return count
-
-
-Describe = Callable[[ProbedEncoder, int], EncoderInfo | Rejection]
-
-_TERRATORCH_FAMILIES = "prithvi terramind clay dofa dinov3 satlas seco fmow ssl4eol ssl4eos12 heliofm"
-
-TERRATORCH_PREFIXES = (*(f"{family}_" for family in _TERRATORCH_FAMILIES.split()), "IdentityBackbone", "UNet")
-"""Prefixes of the names of TerraTorch's own backbones."""
-
-ENCODER_FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
-"""The arguments of timm that are fields of an encoder, and not options."""
-
-WEIGHT_ARGUMENTS = ("pretrained_cfg_overlay", "checkpoint_path")
-"""The arguments of timm that name a file of weights."""
-
-SHADOWED_NAMES = (
-    "convnext_pico",
-    *(f"convnextv2_{size}" for size in ("atto", "femto", "nano", "tiny", "base", "large", "huge")),
-)
-"""Names of timm that TerraTorch's own backbones hide, unless they are written `timm_…`; it cannot build those."""
-
-TORCH_PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
-"""torch's padding modes, and their names here."""
+from composer.terratorch.calls import Arguments, Diagnostics, construct
+from composer.terratorch.problems import format_fix
 
 
 @frozen(kw_only=True)
@@ -137,6 +36,57 @@ class Backbone:
     fallback: tuple[Neck, ...] = ()
 
 
+TEMPORAL_ARGUMENTS = (
+    *("temporal_pooling", "temporal_concat", "temporal_n_timestamps", "temporal_features_permute_op"),
+    "temporal_subset_lengths",
+)
+"""The arguments of a backbone that configure TerraTorch's temporal wrapper, where `use_temporal` is true."""
+
+
+def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[Any, tuple[Neck, ...], Arguments]:
+    """Return the frames of the image, the neck that pools them, and the other arguments.
+
+    TerraTorch wraps the backbone; here a single-image encoder is applied to each frame, and a neck merges the results.
+    """
+    rest = arguments.drop("use_temporal", *TEMPORAL_ARGUMENTS)
+    if not arguments.get("use_temporal", False):
+        report.add_ignored(arguments, TEMPORAL_ARGUMENTS, "use_temporal is not set")
+        return None, (), rest
+    if arguments.get("temporal_concat") is not None:
+        report.add_ignored(arguments, ["temporal_concat"], "it pools as temporal_pooling says", "temporal_pooling: …")
+    if arguments.get("temporal_features_permute_op") is not None:
+        message = "frames are concatenated along the channels, or pooled by cell, in any layout: it has no effect."
+        report.add_note(arguments.locate("temporal_features_permute_op"), message)
+    pooling = arguments.rename(temporal_pooling="pooling", temporal_subset_lengths="subset_lengths")
+    pooling = pooling.drop(*(name for name in pooling if name not in ("pooling", "subset_lengths")))
+    origin = evolve(pooling, owner=arguments.locate("temporal_pooling"), prefix=f"{arguments.prefix}temporal_")
+    neck = construct(TemporalPooling, origin, report)
+    frames = arguments.get("temporal_n_timestamps")
+    if frames is None and neck is not None:
+        frames = sum(neck.subset_lengths or ()) or (2 if neck.pooling == "diff" else None)
+        if frames is None:
+            fix = f"say how many: {arguments.format_path('temporal_n_timestamps')}"
+            path = arguments.locate("use_temporal")
+            report.add_problem(path, "the number of frames has to be known.", fix, "key")
+    if neck is None or neck == TemporalPooling(pooling="keep"):
+        return frames, (), rest
+    report.origins["necks[0]"] = origin
+    return frames, (neck,), rest
+
+
+ENCODER_FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
+"""The arguments of timm that are fields of an encoder, and not options."""
+
+WEIGHT_ARGUMENTS = ("pretrained_cfg_overlay", "checkpoint_path")
+"""The arguments of timm that name a file of weights."""
+
+FORBIDDEN_ARGUMENTS = {
+    **FORBIDDEN_TIMM_OPTIONS,
+    "padding": "its networks take none",
+}
+"""Arguments that a network of timm cannot have, each with the reason."""
+
+
 def build_named_backbone(
     full_name: str, arguments: Arguments, report: Diagnostics, describe: Describe
 ) -> Backbone | None:
@@ -146,7 +96,7 @@ def build_named_backbone(
     """
     source, _, short = full_name.partition("_")
     name = short if source in ("timm", "terratorch") else full_name
-    if source == "terratorch" or _is_terratorch_backbone(name, describe):
+    if source == "terratorch" or (name in FAMILIES and name not in UNREGISTERED):
         report.add_problem(
             "backbone",
             f"{name} is a backbone of TerraTorch's own, and composer knows timm's by name alone.",
@@ -154,14 +104,11 @@ def build_named_backbone(
             "part",
         )
         return None
-    frames, pooling, arguments = parse_temporal_wrapper(arguments, report)
-    if arguments.get("features_only", True) is not True:
+    frames, pooling, rest = parse_temporal_wrapper(arguments, report)
+    if rest.get("features_only", True) is not True:
         message = "TerraTorch takes timm's networks with features_only alone."
         report.add_problem(arguments.locate("features_only"), message, "leave it out", "unused")
-    if "padding" in arguments:
-        message = "timm's networks take no padding, and TerraTorch hands it on to them."
-        report.add_problem(arguments.locate("padding"), message, "padding: {mode: …} in a spec", "unused")
-    encoder = _build_timm_encoder(name, arguments.drop("features_only", "in_chans", "padding"), report)
+    encoder = _build_timm_encoder(name, rest.drop("features_only", "in_chans"), report)
     image = build_image(arguments.get("in_chans", 3), frames, arguments, report)
     if encoder is None or image is None:
         return None
@@ -169,57 +116,41 @@ def build_named_backbone(
     if isinstance(facts, Rejection):
         _report_rejection(encoder, facts, arguments, report)
         return None
-    if full_name in SHADOWED_NAMES:
-        message = f"TerraTorch takes {name} for a backbone of its own, which its factory cannot build."
-        report.add_note("backbone", message)
-    encoder, padding = _resolve_encoder_padding(encoder, facts, image.channels, arguments, describe)
+    encoder, padding = _resolve_padding(encoder, facts, image.channels, arguments, describe)
     return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
-
-
-def _is_terratorch_backbone(name: str, describe: Describe) -> bool:
-    # Some are registered with timm where TerraTorch is imported.
-    return name.startswith(TERRATORCH_PREFIXES) and isinstance(describe(Timm(name, features_only=True), 3), Rejection)
 
 
 def _report_rejection(encoder: Timm, rejection: Rejection, arguments: Arguments, report: Diagnostics) -> None:
     """Report a network that is not in timm, or rejects its arguments."""
-    name, bracket, position = (rejection.about or "").partition("[")
-    path = arguments.paths.get(name, "backbone")
-    path += bracket + position if path != "backbone" else ""
+    origin, path = report.find_origin(f"encoder.{rejection.about or ''}") or (arguments, "backbone")
     got = f" (got {rejection.got})" if rejection.got else ""
-    fix = rejection.fix
-    if fix and rejection.about and path.startswith("backbone_"):
-        fix = fix.replace(f"{rejection.about}: ", f"{path}: ")
+    fix = rejection.fix and format_fix(rejection.fix, origin)
     report.add_problem(path, f"{get_part_name(encoder)} {rejection.expected}{got}.", fix, rejection.code)
 
 
 def _build_timm_encoder(network: str, arguments: Arguments, report: Diagnostics) -> Timm | None:
-    fields: dict[str, Any] = {"name": network, "features_only": True}
-    options: dict[str, Any] = {}
-    for name, value in arguments.values.items():
-        if name in ENCODER_FIELDS:
-            fields[name] = value
-        elif name not in FORBIDDEN_TIMM_OPTIONS:
-            options[name] = value
-        else:
-            message = f"{name} cannot be handed to timm: {FORBIDDEN_TIMM_OPTIONS[name]}."
-            in_dict = arguments.owner == "backbone_kwargs"
-            fix = "backbone_kwargs: {pretrained: PATH}" if in_dict else "backbone_pretrained: PATH"
-            path = arguments.locate(name)
-            report.add_problem(path, message, fix if name in WEIGHT_ARGUMENTS else None, "unused")
-    return construct_part(Timm, evolve(arguments, values={**fields, "options": options}), report, f"timm/{network}")
+    fields = {name: value for name, value in arguments.values.items() if name in ENCODER_FIELDS}
+    options = arguments.drop(*ENCODER_FIELDS)
+    for name in options:
+        if name in FORBIDDEN_ARGUMENTS:
+            message = f"{name} cannot be handed to timm: {FORBIDDEN_ARGUMENTS[name]}."
+            fix = f"{arguments.format_path('pretrained')}: PATH" if name in WEIGHT_ARGUMENTS else None
+            report.add_problem(arguments.locate(name), message, fix, "unused")
+    whole = {"name": network, "features_only": True, **fields, "options": options.drop(*FORBIDDEN_ARGUMENTS).values}
+    return construct(Timm, evolve(arguments, values=whole), report, f"timm/{network}")
 
 
-def build_image(channels: Any, frames: int | None, arguments: Arguments, report: Diagnostics) -> Image | None:
-    """Build the image of a backbone; None, with a problem, for an invalid number of channels."""
+def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagnostics) -> Image | None:
+    """Build the image of a backbone; None, with a problem, for an invalid number of channels or frames."""
     try:
         return Image(channels=channels, frames=frames)
     except ValueError as error:
-        report.add_problem(arguments.locate("in_chans"), f"{error}.")
+        name = "temporal_n_timestamps" if str(error).startswith("frames") else "in_chans"
+        report.add_problem(arguments.locate(name), f"{error}.")
         return None
 
 
-def _resolve_encoder_padding(
+def _resolve_padding(
     encoder: Timm, facts: EncoderInfo, channels: int, arguments: Arguments, describe: Describe
 ) -> tuple[Timm, Padding]:
     """Return the encoder and the padding with which it gets the images that TerraTorch feeds it.
@@ -228,9 +159,6 @@ def _resolve_encoder_padding(
     TerraTorch, and there is no such padding here.
     """
     multiple = compute_padding_multiple(arguments.get("patch_size") or facts.patch)
-    fixed = [side for side in (facts.sizes.height, facts.sizes.width) if side is not None]
-    if fixed:
-        return encoder, Padding(multiple=multiple if all(side % multiple == 0 for side in fixed) else 1)
     if any(side % multiple for side in _find_native_size(encoder, facts, channels, describe)):
         return encoder, Padding()
     unpadded = evolve(encoder, any_size=True)
@@ -243,15 +171,12 @@ _FIXED_SIZE_OPTIONS = {"dynamic_img_size": False, "strict_img_size": True}
 """timm's defaults of the options that composer sets for other image sizes."""
 
 
-def _find_native_size(encoder: Timm, facts: EncoderInfo, channels: int, describe: Describe) -> tuple[int, ...]:
-    """Return the one size that a network takes in TerraTorch, where composer has set an option for other sizes."""
+def _find_native_size(encoder: Timm, facts: EncoderInfo, channels: int, describe: Describe) -> list[int]:
+    """Return height and width of the only image that a network takes in TerraTorch; nothing where there are more."""
     changed = {name: _FIXED_SIZE_OPTIONS[name] for name, _ in facts.arguments if name in _FIXED_SIZE_OPTIONS}
-    if not changed:
-        return ()
-    original = describe(evolve(encoder, options={**dict(encoder.options), **changed}), channels)
-    if isinstance(original, Rejection) or original.sizes.height is None or original.sizes.width is None:
-        return ()
-    return original.sizes.height, original.sizes.width
+    original = describe(evolve(encoder, options={**dict(encoder.options), **changed}), channels) if changed else facts
+    sizes = facts.sizes if isinstance(original, Rejection) else original.sizes
+    return [side for side in (sizes.height, sizes.width) if side is not None]
 
 
 def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) -> int:
@@ -270,70 +195,48 @@ NECKS = {neck.__name__: neck for neck in BUILT_IN_NECKS if neck.__name__ in _NEC
 """The necks of TerraTorch 1.2.11."""
 
 
-def build_necks(necks: Sequence[Mapping[str, Any]] | None, report: Diagnostics) -> list[Neck]:
-    """Build the necks of a call, `[{"name": "SelectIndices", "indices": [2, 5, 8, 11]}, …]`."""
-    if necks is None:
-        return []
+def build_necks(necks: Any, first: int, report: Diagnostics) -> list[Neck]:
+    """Build the necks of a call, `[{"name": "SelectIndices", "indices": [2, 5, 8, 11]}, …]`.
+
+    `first` is the number of the first of them in the graph, behind those that pool frames.
+    """
     if not isinstance(necks, list | tuple):
         report.add_problem("necks", f"necks is a list of dicts, each with a name (got {necks!r}).", code="type")
         return []
-    parts = [_build_neck(entry, f"necks[{position}]", report) for position, entry in enumerate(necks)]
+    parts = []
+    for position, entry in enumerate(necks):
+        path = f"necks[{position}]"
+        values = dict(entry) if isinstance(entry, Mapping) else {}
+        name = str(values.pop("name", "")).removeprefix("terratorch_")
+        if name not in NECKS:
+            place = f"{path}.name" if name else path
+            report.add_problem(place, f"TerraTorch has no neck {name or entry!r}.", suggest(name, NECKS), "part")
+            continue
+        origin = Arguments(path, f"{path}.", values)
+        report.origins[f"necks[{first + position}]"] = origin
+        parts.append(construct(NECKS[name], _prepare_neck(name, origin, report), report))
     return [neck for neck in parts if neck is not None]
 
 
-def _build_neck(entry: Any, path: str, report: Diagnostics) -> Neck | None:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-        message = f"a neck is a dict with a name (got {entry!r})."
-        report.add_problem(path, message, "{name: SelectIndices, …}", "type")
-        return None
-    name = entry["name"].removeprefix("terratorch_")
-    if name not in NECKS:
-        report.add_problem(f"{path}.name", f"TerraTorch has no neck {name!r}.", suggest(name, NECKS), "part")
-        return None
-    arguments = Arguments.from_mapping(path, {key: value for key, value in entry.items() if key != "name"})
-    if name in _NECK_PREPARERS:
-        arguments = _NECK_PREPARERS[name](arguments, report)
-    return construct_part(NECKS[name], arguments, report)
-
-
-def _prepare_aggregate(arguments: Arguments, report: Diagnostics) -> Arguments:
-    # TerraTorch reads `indices` as true or false, so that 0 and [] leave it to the deprecated `index`.
-    indices, index = arguments.get("indices"), arguments.get("index", -1)
-    if indices is not None and not indices:
-        report.add_note(
-            arguments.locate("indices"),
-            f"TerraTorch takes indices: {indices!r} for none, and aggregates level {index}.",
-            "AggregateTokens: {indices: [0]} is the first level",
-        )
-    pooling = arguments.get("pooling", "mean")
-    return arguments.drop("index", "temporal_inputs").replace(
-        indices=indices or index, pooling=pooling.lower() if isinstance(pooling, str) else pooling
-    )
-
-
-def _prepare_reshape(arguments: Arguments, _: Diagnostics) -> Arguments:
-    # Whether features are per frame is known from the features.
-    return arguments.drop("temporal_inputs")
-
-
-def _prepare_permute(arguments: Arguments, _: Diagnostics) -> Arguments:
-    """Count negative axes from the front; torch counts them from the end."""
+def _prepare_neck(name: str, arguments: Arguments, report: Diagnostics) -> Arguments:
+    """Return the arguments of a neck of TerraTorch as the part has them."""
+    if name in ("AggregateTokens", "ReshapeTokensToImage"):
+        # Whether features are per frame is known from the features.
+        arguments = arguments.drop("temporal_inputs")
+    if name == "AggregateTokens":
+        # TerraTorch reads `indices` as true or false, so that 0 and [] leave it to the deprecated `index`.
+        indices, index, pooling = arguments.get("indices"), arguments.get("index", -1), arguments.get("pooling", "mean")
+        if indices is not None and not indices:
+            reason = f"{indices!r} counts as none, and it aggregates level {index}"
+            report.add_ignored(arguments, ["indices"], reason, "indices: [0] is the first level, in a spec")
+        pooling = pooling.lower() if isinstance(pooling, str) else pooling
+        return arguments.drop("index").replace(indices=indices or index, pooling=pooling)
     order = arguments.get("new_order")
-    if not isinstance(order, list | tuple) or not all(type(axis) is int for axis in order):
-        return arguments
-    return arguments.replace(new_order=[axis + len(order) if -len(order) <= axis < 0 else axis for axis in order])
-
-
-def _prepare_pyramid(arguments: Arguments, report: Diagnostics) -> Arguments:
-    if arguments.get("output_ordered_dict", True):
-        message = "TerraTorch gives an ordered dict here, which no decoder of its factory takes; "
-        report.add_note(arguments.locate("output_ordered_dict"), f"{message}composer gives a tuple.")
-    return arguments.drop("output_ordered_dict")
-
-
-_NECK_PREPARERS = {
-    "AggregateTokens": _prepare_aggregate,
-    "PermuteDims": _prepare_permute,
-    "ReshapeTokensToImage": _prepare_reshape,
-    "FeaturePyramidNetworkNeck": _prepare_pyramid,
-}
+    if name == "PermuteDims" and isinstance(order, list | tuple) and all(type(axis) is int for axis in order):
+        # torch counts negative axes from the end.
+        positive = [axis + len(order) if -len(order) <= axis < 0 else axis for axis in order]
+        return arguments.replace(new_order=positive)
+    if name == "FeaturePyramidNetworkNeck" and arguments.get("output_ordered_dict", True):
+        message = "TerraTorch gives an ordered dict, which no decoder of its factory takes; composer gives a tuple."
+        report.add_note(arguments.locate("output_ordered_dict"), message)
+    return arguments.drop("output_ordered_dict") if name == "FeaturePyramidNetworkNeck" else arguments

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, TypeGuard
+from typing import Any
 
 from attrs import evolve
 
 from composer.encoder_info import describe as describe_by_probe
-from composer.errors import Place, SpecError, suggest, truncate_problems
-from composer.inference import infer
+from composer.errors import Source, SpecError, suggest
+from composer.inference import Describe, infer
 from composer.spec.schema import get_key_name, join_path
 from composer.spec.writer import write
-from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree, describe_value, parse_document, read_text
-from composer.terratorch.backbones import Describe
+from composer.spec.yaml import MappingNode, SequenceNode, Tree, parse_document, read_text
 from composer.terratorch.calls import Diagnostics, sort_problems
-from composer.terratorch.problems import FactoryCall, find_padding_note
-from composer.terratorch.tasks import (
-    EMBEDDING_TASK_CLASS,
-    FACTORY,
-    FREEZE_ARGUMENTS,
-    PRITHVI,
-    PRITHVI_ARGUMENT_SOURCES,
-    TASK_ARGUMENTS,
-    TASKS,
-    build_embedding_necks,
-    convert_prithvi_arguments,
-    explain_unsupported_factory,
-    explain_unsupported_task,
-    get_model_arguments,
-    match_class_path,
-)
+from composer.terratorch.problems import find_padding_note, map_problem
 from composer.terratorch.translation import Translation, translate
 
 MODEL = "model"
@@ -41,6 +26,34 @@ INIT_ARGS = f"{MODEL}.init_args"
 MODEL_ARGS = f"{INIT_ARGS}.model_args"
 
 CONFIG_EXAMPLE = "model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
+
+FACTORY = "EncoderDecoderFactory"
+
+TASKS = {
+    "SemanticSegmentationTask": "segmentation",
+    "PixelwiseRegressionTask": "regression",
+    "ClassificationTask": "classification",
+    "MultiLabelClassificationTask": "classification",
+    "ScalarRegressionTask": "scalar_regression",
+    "EmbeddingGenerationTask": "embedding_generation",
+}
+"""The tasks of TerraTorch 1.2.11 whose models EncoderDecoderFactory builds, each with the task of the call."""
+
+EMBEDDING_TASK_CLASS = "EmbeddingGenerationTask"
+
+EMBEDDING_ARGUMENTS = ("layers", "output_format", "has_cls", "embedding_pooling")
+"""The `init_args` of EmbeddingGenerationTask from which it makes necks."""
+
+MODEL_ARGUMENTS = ("model_args", "model_factory", "model", "aux_heads")
+"""The `init_args` that the model of any task depends on."""
+
+FREEZE_ARGUMENTS = {"freeze_backbone": "encoder", "freeze_decoder": "decoder", "freeze_head": "head"}
+"""The arguments that freeze, each with the node of a graph that it freezes."""
+
+OUTPUT_FORMATS = ("tiff", "parquet", "parquet_joint", "neuco_csv")
+
+POOLINGS = ("mean", "max", "min", "cls")
+
 
 _BOOLEANS = {
     spelling: word in ("yes", "on")
@@ -63,24 +76,25 @@ def read_config(path: str | os.PathLike[str], *, describe: Describe = describe_b
 
 def reads_config(text: str, *, name: str | None = None, describe: Describe = describe_by_probe) -> Translation:
     """Return the model of a config as `read_config` does. `name` is the file in the places of problems."""
-    report = Diagnostics(name)
+    report = Diagnostics(Source(name))
     call = parse_config(text, report)
     if call is None:
-        raise SpecError(truncate_problems(sort_problems(report.problems)))
-    translation = translate(call, describe, report)
-    mapping = FactoryCall(call, translation.graph, report)
+        report.raise_problems()
+    translation = translate(call or {}, describe, report)
     try:
         typed = infer(translation.graph, describe)
         write(translation.graph)
     except SpecError as error:
-        raise SpecError(sort_problems([mapping.map_problem(problem) for problem in error.problems])) from None
+        mapped = [map_problem(problem, report, translation.graph) for problem in error.problems]
+        raise SpecError(sort_problems(mapped)) from None
     labels = [label for label, _ in translation.graph.auxiliary]
     for label, written in translation.branches.items():
         message = f"names in a spec are letters, digits and _: {written} is {label} there."
         report.add_note(f"aux_decoders[{labels.index(label)}].name", message, code="note")
     padding = find_padding_note(typed)
-    notes = [*report.notes, *([] if padding is None else [mapping.map_problem(padding)])]
-    return evolve(translation, notes=sort_problems(notes))
+    if padding is not None:
+        report.notes.append(map_problem(padding, report, translation.graph))
+    return evolve(translation, notes=sort_problems(report.notes))
 
 
 def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
@@ -88,36 +102,43 @@ def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
 
     Raises SpecError for a text that is not YAML.
     """
-    root, problems = parse_document(text, report.file, as_pyyaml=True)
+    root, problems = parse_document(text, report.source.file, as_pyyaml=True)
     # TerraTorch's reader takes the last value of a repeated key, and so does the document.
     report.notes += [problem for problem in problems if problem.code == "key"]
     report.problems += [problem for problem in problems if problem.code != "key"]
-    if not isinstance(root, MappingNode):
-        message = f"a config is a mapping of keys (got {describe_value(root)})."
-        report.add_problem("", message, CONFIG_EXAMPLE, "type", at=root)
+    _record_positions("", root, report.source.marks)
+    config = _to_python(root)
+    model = config.get(MODEL) if isinstance(config, dict) else None
+    for key in config if isinstance(config, dict) else ():
+        if key != MODEL:
+            _set_aside("", key, report)
+    for key in model if isinstance(model, dict) else ():
+        if key not in ("class_path", "init_args"):
+            report.add_problem(f"{MODEL}.{key}", f"a model has no key {key!r}.", CONFIG_EXAMPLE, "key")
+    if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
+        path = "" if model is None else MODEL
+        message = f"a config has a model of a class_path and init_args (got {model!r}), all in this file."
+        report.add_problem(path, message, CONFIG_EXAMPLE, "key")
         return None
-    dotted = _reject_dotted_keys(root, "", report)
-    model = root.get(MODEL)
-    if model is None:
-        if not dotted:
-            message = "a config of TerraTorch's has a model."
-            report.add_problem("", message, _suggest_missing_model(root), "key", at=root)
-        return None
-    for key, _ in root.pairs:
-        if key.value != MODEL and "." not in get_key_name(key):
-            reason = "nothing is imported from it" if key.value == "custom_modules_path" else "not part of a model"
-            report.add_note(get_key_name(key), f"{reason}: set aside.", code="note", at=key)
-    if not isinstance(model, MappingNode):
-        message = f"a model is a class_path with init_args (got {describe_value(model)}); no other file is read."
-        report.add_problem(MODEL, message, "put what that file holds here", "type", at=model)
-        return None
-    return _parse_model(model, _find_key(root, MODEL), report)
+    task = str(model.get("class_path")).rpartition(".")
+    if task[2] in TASKS and task[0].partition(".")[0] in ("", "terratorch"):
+        return _parse_init_args(task[2], model["init_args"], report)
+    message = f"{''.join(task)} is not a task whose models {FACTORY} builds."
+    report.add_problem(f"{MODEL}.class_path", message, suggest(task[2], TASKS), "part")
+    return None
 
 
-def _find_key(mapping: MappingNode, name: str, default: Tree | None = None) -> Tree:
-    """Return the key of this name, which is the place of problems with its value; or else the default."""
-    keys = (key for key, _ in mapping.pairs if key.value == name)
-    return next(keys, default or mapping)
+def _record_positions(path: str, tree: Tree, marks: dict[str, tuple[int, int]]) -> None:
+    """Record the line and column of everything in a tree; what is in a mapping is located by its key."""
+    marks.setdefault(path, (tree.line, tree.column))
+    if isinstance(tree, MappingNode):
+        for key, value in tree.pairs:
+            inner = join_path(path, get_key_name(key))
+            marks[inner] = key.line, key.column
+            _record_positions(inner, value, marks)
+    if isinstance(tree, SequenceNode):
+        for position, entry in enumerate(tree.entries):
+            _record_positions(f"{path}[{position}]", entry, marks)
 
 
 def _to_python(tree: Tree) -> Any:
@@ -129,215 +150,115 @@ def _to_python(tree: Tree) -> Any:
     return tree.value if tree.quoted or not isinstance(tree.value, str) else _BOOLEANS.get(tree.value, tree.value)
 
 
-def _get_value(mapping: MappingNode, name: str) -> Tree | None:
-    """Return the value of a key; None where it is absent or null."""
-    value = mapping.get(name)
-    return None if isinstance(value, ScalarNode) and value.value is None else value
-
-
-def _require_mapping(value: Tree, path: str, report: Diagnostics) -> TypeGuard[MappingNode]:
-    if isinstance(value, MappingNode):
-        return True
-    message = f"{path.rpartition('.')[2]} is a mapping of arguments (got {describe_value(value)})."
-    report.add_problem(path, message, None, "type", at=value)
-    return False
-
-
-def _reject_dotted_keys(mapping: MappingNode, path: str, report: Diagnostics) -> bool:
-    """Report keys that are joined by dots, which TerraTorch's reader takes apart; return whether there are any."""
-    keys = [key for key, _ in mapping.pairs if "." in get_key_name(key)]
-    for key in keys:
-        name = get_key_name(key)
-        names = name.split(".")
-        above = [*path.split("."), *names] if path else names
-        if above[0] == MODEL and above[1] not in ("class_path", "init_args"):
-            # TerraTorch's reader adds `init_args` where it is left out.
-            names.insert(len(names) - len(above) + 1, "init_args")
-        fix = ": {".join(names) + ": …" + "}" * (len(names) - 1)
+def _set_aside(path: str, key: str, report: Diagnostics) -> None:
+    """Note a key that the model does not depend on; reject one that TerraTorch's reader would take apart."""
+    if "." in key:
         message = "keys that are joined by dots are not taken apart."
-        report.add_problem(join_path(path, name), message, fix, "key", at=key)
-    return bool(keys)
-
-
-def _suggest_missing_model(root: MappingNode) -> str:
-    """Return what to do about a config without a model, by its keys."""
-    names = [get_key_name(key) for key, _ in root.pairs]
-    for name in ("fit", "validate", "test", "predict"):
-        if isinstance(section := root.get(name), MappingNode) and section.get(MODEL) is not None:
-            return f"put what stands under {name} at the top"
-    if "class_path" in names:
-        return "put class_path and init_args under model"
-    if "model_args" in names or "backbone" in names:
-        path = INIT_ARGS if "model_args" in names else MODEL_ARGS
-        return f"put all this under {path}, and the class_path of a task beside it"
-    if "encoder" in names or "nodes" in names:
-        return "this looks like a spec of composer's own: python -m composer check FILE"
-    close = get_close_matches(MODEL, names, n=1)
-    return f"did you mean {MODEL} where {close[0]} stands?" if close else CONFIG_EXAMPLE
-
-
-def _parse_model(model: MappingNode, at: Tree, report: Diagnostics) -> dict[str, Any] | None:
-    _reject_dotted_keys(model, MODEL, report)
-    known = ("class_path", "init_args")
-    for key, _ in model.pairs:
-        name = get_key_name(key)
-        if name not in known and "." not in name:
-            message = f"a model has no key {name!r}."
-            report.add_problem(join_path(MODEL, name), message, suggest(name, known), "key", at=key)
-    path, init = model.get("class_path"), model.get("init_args")
-    if path is None or init is None:
-        missing = " and ".join(name for name in known if model.get(name) is None)
-        report.add_problem(MODEL, f"a model has {missing}.", CONFIG_EXAMPLE, "key", at=at)
-        return None
-    task = _parse_task(path, report)
-    if not _require_mapping(init, INIT_ARGS, report) or task is None:
-        return None
-    report.record_place("task", f"{MODEL}.class_path", _find_key(model, "class_path"))
-    return _parse_init_args(task, init, _find_key(model, "init_args"), report)
-
-
-def _parse_task(path: Tree, report: Diagnostics) -> str | None:
-    code, fix = "type", None
-    if isinstance(path, ScalarNode) and isinstance(path.value, str):
-        task = match_class_path(path.value, TASKS)
-        if task is not None:
-            return task
-        code, (message, fix) = "part", explain_unsupported_task(path.value)
+        report.add_problem(join_path(path, key), message, "write a mapping in place of each dot", "key")
     else:
-        message = f"class_path is the name of a task (got {describe_value(path)})."
-    report.add_problem(f"{MODEL}.class_path", message, fix, code, at=path)
-    return None
+        report.add_note(join_path(path, key), "not part of a model: set aside.", code="note")
 
 
-def _parse_init_args(task: str, init: MappingNode, at: Tree, report: Diagnostics) -> dict[str, Any] | None:
-    """Return the call that a task makes of EncoderDecoderFactory. `at` is the key of its arguments."""
-    _reject_dotted_keys(init, INIT_ARGS, report)
-    for key, value in init.pairs:
-        _check_init_arg(task, key, value, report)
+def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> dict[str, Any] | None:
+    """Return the call that a task makes of EncoderDecoderFactory."""
     embedding = task == EMBEDDING_TASK_CLASS
-    factory = FACTORY if embedding else _parse_factory(init, at, report)
-    heads = [] if embedding else _parse_aux_heads(_get_value(init, "aux_heads"), report)
-    arguments = init.get("model_args")
-    if arguments is None:
-        report.add_problem(MODEL_ARGS, f"{task} needs model_args.", None, "key", at=at)
+    known = (*MODEL_ARGUMENTS, *(EMBEDDING_ARGUMENTS if embedding else ()))
+    for name, value in init.items():
+        if name not in known or (name == MODEL and value is not None):
+            _check_init_arg(task, name, value, known, report)
+    factory, arguments = init.get("model_factory"), init.get("model_args")
+    if not embedding and factory != FACTORY:
+        message = f"models of {factory} are not imported, only those of {FACTORY}."
+        fix = f"model_factory: {FACTORY}, with a backbone timm_NAME and a decoder such as smp_NAME"
+        report.add_problem(f"{INIT_ARGS}.model_factory", message, fix, "part")
         return None
-    if not _require_mapping(arguments, MODEL_ARGS, report) or factory is None:
+    if not isinstance(arguments, dict):
+        message = f"{task} needs model_args, a mapping of arguments (got {arguments!r})."
+        report.add_problem(MODEL_ARGS, message, code="key")
         return None
-    call: dict[str, Any] | None = _parse_model_args(arguments, _find_key(init, "model_args"), report)
-    if call is not None and factory == PRITHVI:
-        call = _convert_prithvi_call(call, arguments, _find_key(init, "model_args"), report)
-    if call is not None and embedding and not call.get("necks"):
-        call = _add_embedding_necks(call, init, at, report)
-    return None if call is None else {**call, "task": TASKS[task], **({"aux_decoders": heads} if heads else {})}
-
-
-def _check_init_arg(task: str, key: Tree, value: Tree, report: Diagnostics) -> None:
-    """Note an argument that the model does not depend on; reject one that is meant to change the model."""
-    name = get_key_name(key)
-    path = f"{INIT_ARGS}.{name}"
-    if name in FREEZE_ARGUMENTS:
-        if _to_python(value):
-            fix = f'call model.freeze("{FREEZE_ARGUMENTS[name]}")'
-            report.add_note(path, "freezing is not part of a spec: set aside.", fix, "note", at=key)
-    elif name == MODEL:
-        if _to_python(value) is None:
-            return
-        message, fix = f"a custom model is not imported (got {describe_value(value)}).", None
-        if task == EMBEDDING_TASK_CLASS:
-            # It was so before TerraTorch 1.2, whose backbones had no prefix either.
-            message = f"{task} takes the backbone in model_args."
-            fix = f"model_args: {{backbone: {_to_python(value)}, …}}"
-        report.add_problem(path, message, fix, at=key)
-    elif name in TASK_ARGUMENTS[task]:
-        if name not in get_model_arguments(task):
-            report.add_note(path, "not part of a model: set aside.", code="note", at=key)
-    elif close := get_close_matches(name, (*get_model_arguments(task), *FREEZE_ARGUMENTS), n=1):
-        report.add_problem(path, f"{task} has no argument {name!r}.", f"did you mean {close[0]}?", "key", at=key)
-    elif "." not in name:
-        message = f"{task} of TerraTorch 1.2.11 has no argument {name!r}: set aside."
-        report.add_note(path, message, code="note", at=key)
-
-
-def _parse_factory(init: MappingNode, at: Tree, report: Diagnostics) -> str | None:
-    name, code, fix = _get_value(init, "model_factory"), "type", None
-    if name is None:
-        code, message, fix = "key", "a task needs the name of a factory.", f"model_factory: {FACTORY}"
-    elif not isinstance(name, ScalarNode) or not isinstance(name.value, str):
-        message = f"model_factory is the name of a factory (got {describe_value(name)})."
-    elif name.value in (FACTORY, PRITHVI):
-        return name.value
-    else:
-        code, (message, fix) = "part", explain_unsupported_factory(name.value)
-    report.add_problem(f"{INIT_ARGS}.model_factory", message, fix, code, at=init.get("model_factory") or at)
-    return None
-
-
-def _parse_model_args(arguments: MappingNode, at: Tree, report: Diagnostics) -> dict[str, Any]:
-    """Return `model_args` in Python, with the place of each argument recorded."""
-    call: dict[str, Any] = _to_python(arguments)
-    report.marks[""] = Place(MODEL_ARGS, report.file, at.line, at.column)
-    for key, value in arguments.pairs:
-        report.record_place(get_key_name(key), f"{MODEL_ARGS}.{get_key_name(key)}", key, value)
-    for name, home in (("task", f"{MODEL}.class_path"), ("aux_decoders", f"{INIT_ARGS}.aux_heads")):
-        if call.pop(name, None) is not None:
-            message = f"the task hands {name} to the factory itself."
-            report.add_problem(name, message, f"say it in {home}", "unused")
-    if call.get("peft_config") is not None:
+    for name in {"task", "aux_decoders"} & arguments.keys():
+        report.add_problem(f"{MODEL_ARGS}.{name}", f"the task hands {name} to the factory itself.", code="unused")
+    if arguments.get("peft_config") is not None:
         message = "adapters are added to a built model, and are not part of a spec: set aside."
         fix = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
-        report.add_note("peft_config", message, fix, "note")
+        report.add_note(f"{MODEL_ARGS}.peft_config", message, fix, "note")
+    aliases = {"": MODEL_ARGS, "task": f"{MODEL}.class_path", "aux_decoders": f"{INIT_ARGS}.aux_heads"}
+    call = {**arguments, "task": TASKS[task]}
+    if embedding and not call.get("necks"):
+        call["necks"] = _add_embedding_necks(init, aliases, report)
+    if not embedding:
+        call["aux_decoders"] = _parse_aux_heads(init.get("aux_heads"), aliases, report)
+    report.aliases |= aliases
     return call
 
 
-def _convert_prithvi_call(
-    call: dict[str, Any], arguments: MappingNode, at: Tree, report: Diagnostics
-) -> dict[str, Any] | None:
-    try:
-        converted = convert_prithvi_arguments(call)
-    except ValueError as error:
-        name = str(error).split(" ")[0]
-        key = _find_key(arguments, name, at)
-        report.add_problem(f"{MODEL_ARGS}.{name}", f"{error}.", at=key)
-        return None
-    for name, sources in PRITHVI_ARGUMENT_SOURCES.items():
-        source = next((source for source in sources if source in report.marks), None)
-        if source is not None:
-            report.marks[name] = report.marks[source]
-    return converted
+def _check_init_arg(task: str, name: str, value: Any, known: tuple[str, ...], report: Diagnostics) -> None:
+    """Note an argument that the model does not depend on; reject one that is meant to change the model."""
+    path = f"{INIT_ARGS}.{name}"
+    if name == MODEL:
+        message = f"a model in place of model_args is not imported (got {value!r})."
+        report.add_problem(path, message, "model_args: {backbone: …}")
+    elif name in FREEZE_ARGUMENTS:
+        if value:
+            fix = f'call model.freeze("{FREEZE_ARGUMENTS[name]}")'
+            report.add_note(path, "freezing is not part of a spec: set aside.", fix, "note")
+    elif close := get_close_matches(name, (*known, *FREEZE_ARGUMENTS), n=1, cutoff=0.85):
+        report.add_problem(path, f"{task} has no argument {name!r}.", f"did you mean {close[0]}?", "key")
+    else:
+        _set_aside(INIT_ARGS, name, report)
 
 
-def _parse_aux_heads(heads: Tree | None, report: Diagnostics) -> Any:
-    """Return `aux_heads` in Python, with the place of each field recorded; none where one has another class."""
-    if heads is None:
-        return []
-    path = f"{INIT_ARGS}.aux_heads"
-    report.record_place("aux_decoders", path, heads, heads)
-    parsed = _to_python(heads)
-    for i, entry in enumerate(heads.entries if isinstance(heads, SequenceNode) else ()):
-        if isinstance(entry, MappingNode) and (name := entry.get("class_path")) is not None:
-            if str(_to_python(name)).rpartition(".")[2] != "AuxiliaryHead":
-                message = f"an auxiliary head is an AuxiliaryHead (got {describe_value(name)})."
-                report.add_problem(f"{path}[{i}].class_path", message, None, "part", at=name)
-                return []
-            fields = entry.get("init_args") or entry
-            report.record_place(f"aux_decoders[{i}]", f"{path}[{i}].init_args", fields, fields)
-            parsed[i] = _to_python(fields)
+def _parse_aux_heads(heads: Any, aliases: dict[str, str], report: Diagnostics) -> Any:
+    """Return `aux_heads` as the factory takes them: without the class path that each may have."""
+    if not isinstance(heads, list):
+        return heads
+    parsed = list(heads)
+    for position, entry in enumerate(heads):
+        path = f"{INIT_ARGS}.aux_heads[{position}]"
+        if not isinstance(entry, dict) or "class_path" not in entry:
+            continue
+        if str(entry["class_path"]).rpartition(".")[2] != "AuxiliaryHead":
+            message = f"an auxiliary head is an AuxiliaryHead (got {entry['class_path']!r})."
+            report.add_problem(f"{path}.class_path", message, code="part")
+            return []
+        aliases[f"aux_decoders[{position}]"] = f"{path}.init_args"
+        parsed[position] = entry.get("init_args")
     return parsed
 
 
-def _add_embedding_necks(
-    call: dict[str, Any], init: MappingNode, at: Tree, report: Diagnostics
-) -> dict[str, Any] | None:
-    """Return the call with the necks that EmbeddingGenerationTask adds, placed where their arguments are."""
+def _add_embedding_necks(init: dict[str, Any], aliases: dict[str, str], report: Diagnostics) -> list[dict[str, Any]]:
+    """Return the necks that EmbeddingGenerationTask adds, whose places are those of its arguments."""
     try:
-        necks = build_embedding_necks(_to_python(init))
+        necks = build_embedding_necks(init)
     except ValueError as error:
-        name = str(error).split(" ")[0]
-        report.add_problem(f"{INIT_ARGS}.{name}", f"{error}.", at=_find_key(init, name, at))
-        return None
+        report.add_problem(f"{INIT_ARGS}.{str(error).split(' ')[0]}", f"{error}.")
+        return []
     message = f"{EMBEDDING_TASK_CLASS} adds necks: {', '.join(neck['name'] for neck in necks)}."
-    report.add_note(INIT_ARGS, message, "model_args: {necks: […]} replaces them", "note", at=at)
-    report.record_place("necks", INIT_ARGS, at)
-    for argument, source in (("indices", "layers"), ("pooling", "embedding_pooling")):
-        report.record_place(f"necks[0].{argument}", f"{INIT_ARGS}.{source}", _find_key(init, source, at))
-    return {**call, "necks": necks}
+    report.add_note(INIT_ARGS, message, "model_args: {necks: […]} replaces them", "note")
+    aliases |= {f"necks[{position}]": INIT_ARGS for position in range(len(necks))}
+    aliases |= {"necks[0].indices": f"{INIT_ARGS}.layers", "necks[0].pooling": f"{INIT_ARGS}.embedding_pooling"}
+    return necks
+
+
+def build_embedding_necks(init_args: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the necks that EmbeddingGenerationTask adds where `model_args` has none.
+
+    Raises ValueError, with a message that begins with the argument, for values that the task rejects.
+    """
+    arguments = init_args.get("model_args") or {}
+    layers = init_args.get("layers")
+    layers = [-1] if layers is None else layers
+    pooling, has_cls = init_args.get("embedding_pooling"), init_args.get("has_cls", False)
+    # TerraTorch lowers the format for all but the comparison with tiff.
+    form = init_args.get("output_format", "tiff")
+    if not isinstance(form, str) or form.lower() not in OUTPUT_FORMATS:
+        raise ValueError(f"output_format is one of {', '.join(OUTPUT_FORMATS)} (got {form!r})")
+    keeps_time = arguments.get("backbone_use_temporal") and arguments.get("backbone_temporal_pooling") == "keep"
+    frames = {"temporal_inputs": True} if keeps_time else {}
+    if pooling in POOLINGS:
+        return [{"name": "AggregateTokens", "pooling": pooling, "indices": layers, "drop_cls": has_cls, **frames}]
+    if pooling not in (None, "None", "keep"):
+        raise ValueError(f"embedding_pooling is keep, {', '.join(POOLINGS)} or null (got {pooling!r})")
+    select = {"name": "SelectIndices", "indices": layers}
+    reshape = {"name": "ReshapeTokensToImage", "remove_cls_token": has_cls, **frames}
+    return [select, reshape] if form == "tiff" else [select]

@@ -7,33 +7,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import frozen
 from torch import Tensor, nn
 
 from composer.building import build_modules
 from composer.encoder_info import describe
-from composer.errors import SpecError
+from composer.errors import Problem, SpecError
 from composer.execution import compute_center_crop_box, compute_padding_for_size
 from composer.inference import TypedGraph, infer
 from composer.model import Model, ModelOutput
 from composer.modules.base import crop
 from composer.parts import Encoder
-from composer.terratorch.calls import EMBEDDING_TASK
-from composer.terratorch.problems import FactoryCall, find_padding_note
+from composer.terratorch.branches import EMBEDDING_TASK
+from composer.terratorch.calls import Diagnostics
+from composer.terratorch.problems import find_padding_note, map_problem
 from composer.terratorch.translation import translate
 
 
 class TerraTorchWarning(UserWarning):
     """An argument has another effect than it appears to have, here as in TerraTorch; the message names a substitute."""
-
-
-@frozen
-class AuxiliaryHead:
-    """An auxiliary branch: its name, its decoder, and arguments of both that begin with `decoder_` and `head_`."""
-
-    name: str
-    decoder: str | nn.Module
-    decoder_args: Mapping[str, Any] | None = None
 
 
 class EncoderDecoderFactory:
@@ -70,28 +61,31 @@ class EncoderDecoderFactory:
         with all problems: unknown names, arguments that nothing uses, parts that do not fit.
         """
         call = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
-        translation = translate(call, describe)
+        report = Diagnostics()
+        translation = translate(call, describe, report)
         for note in translation.notes:
-            fix = f" ({note.fix})" if note.fix else ""
-            warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=2)
-        mapping = FactoryCall(call, translation.graph)
+            _warn(note)
         try:
             typed = infer(translation.graph)
             seed = int(torch.randint(2**31, ()))
             model = FactoryModel(typed, build_modules(typed, seed=seed), task.lower(), translation.branches)
         except SpecError as error:
-            raise SpecError(map(mapping.map_problem, error.problems)) from None
-        if model.task == EMBEDDING_TASK:
-            model.freeze_encoder()
+            raise SpecError(map_problem(problem, report, translation.graph) for problem in error.problems) from None
         padding = find_padding_note(typed)
         if padding is not None:
-            note = mapping.map_problem(padding)
-            warnings.warn(f"{note.place.path}: {note.message}", TerraTorchWarning, stacklevel=2)
+            _warn(map_problem(padding, report, translation.graph))
+        if model.task == EMBEDDING_TASK:
+            model.freeze_encoder()
         if peft_config is not None:
             from composer.adapters.peft import apply_peft
 
             model.encoder = apply_peft(model.get_submodule("encoder"), peft_config)
         return model
+
+
+def _warn(note: Problem) -> None:
+    fix = f" ({note.fix})" if note.fix else ""
+    warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=3)
 
 
 class FactoryModel(Model):

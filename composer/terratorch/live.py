@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
@@ -11,24 +10,25 @@ from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from composer.adapters.probing import find_patch_size
-from composer.layouts import MAP, VECTOR, Feature, Features, Image
+from composer.errors import format_error
+from composer.layouts import VECTOR, Feature, Features
 from composer.modules.base import module
 from composer.modules.encoders import TransparentWrapper
-from composer.parts import Decoder, Encoder, Neck
+from composer.parts import Decoder, Encoder
 from composer.parts.base import contract
 from composer.parts.rules import ContractResult, Outputs, Rejection, compute_exact_multiple
 from composer.sizes import Padding, round_up
 from composer.terratorch.backbones import (
-    TORCH_PADDING_MODES,
     Backbone,
     build_image,
     compute_padding_multiple,
     parse_temporal_wrapper,
 )
 from composer.terratorch.calls import Arguments, Diagnostics
-from composer.terratorch.probing import format_error, probe_module, run_on_zeros
+from composer.terratorch.probing import probe_module, run_on_zeros
 
-CHANNELS_REPAIR = "say how many channels it takes: backbone_in_chans=…"
+PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
+"""torch's padding modes, and their names here."""
 
 CUSTOM_REPAIR = "declare its features: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
 
@@ -39,66 +39,59 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
     A module has `out_channels`, as TerraTorch requires, and is run over zeros to find its features.
     """
     frames, pooling, rest = parse_temporal_wrapper(arguments, report)
-    if isinstance(backbone, Encoder):
-        return _build_encoder_backbone(backbone, frames, pooling, rest, report)
-    _report_ignored_arguments(rest.drop("in_chans"), report)
-    name, stated, channels = type(backbone).__name__, getattr(backbone, "out_channels", None), rest.get("in_chans")
+    declared = isinstance(backbone, Encoder)
+    channels = getattr(backbone, "channels", None) if declared else None
+    used = {"padding", "patch_size", *(() if channels else ("in_chans",))}
+    report.add_ignored(rest, (name for name in rest if name not in used), "the backbone is made already")
+    padding = _parse_padding(None if declared else find_patch_size(backbone), rest, report)
+    fallback = ()
+    if not declared:
+        probed = _probe_backbone(backbone, frames, rest, report)
+        if probed is None:
+            return None
+        backbone, fallback = probed
+        channels = backbone.channels
+        if any(side is not None and side % padding.multiple for side in (backbone.sizes.height, backbone.sizes.width)):
+            padding = evolve(padding, multiple=1)
+    frames = frames or getattr(backbone, "frames", None)
+    image = build_image(channels or rest.get("in_chans", 3), frames, rest, report)
+    if image is None:
+        return None
+    return Backbone(encoder=backbone, image=image, pooling=pooling, padding=padding, fallback=fallback)
+
+
+def _probe_backbone(backbone: Any, frames: int | None, arguments: Arguments, report: Diagnostics) -> Any:
+    """Return a module as an encoder, and the necks of its hook; None, with a problem, where it is not a backbone."""
+    name, stated, channels = type(backbone).__name__, getattr(backbone, "out_channels", None), arguments.get("in_chans")
     if not isinstance(stated, list | tuple):
         got = f"{name} with out_channels {stated!r}"
         message = f"a backbone is the name of a network, or a module whose out_channels are a list (got {got})."
         report.add_problem("backbone", message, CUSTOM_REPAIR, "type")
         return None
-    padding = _parse_padding(find_patch_size(backbone), rest, report)
     probed = probe_module(backbone, frames, channels if type(channels) is int else None)
     if isinstance(probed, str):
         message = f"{name} was run to find its features, and {probed}."
-        fix = CUSTOM_REPAIR if "in_chans" in rest else f"{CHANNELS_REPAIR}, or {CUSTOM_REPAIR}"
+        fix = f"say how many channels it takes: {arguments.format_path('in_chans')}=…, or {CUSTOM_REPAIR}"
         report.add_problem("backbone", message, fix, "features")
         return None
-    encoder, fallback = probed
-    widths = [feature.channels for feature in encoder.features]
+    widths = [feature.channels for feature in probed[0].features]
     if widths != list(stated):
-        message = (
-            f"{name} says in out_channels that it gives features of {list(stated)} channels, and gives {widths}. "
-            "TerraTorch builds for the former, composer for the latter."
-        )
+        message = f"{name} has out_channels {list(stated)}, for which TerraTorch builds, and features of {widths}."
         report.add_note("backbone", message, f"set its out_channels to {widths}")
-    if any(side is not None and side % padding.multiple for side in (encoder.sizes.height, encoder.sizes.width)):
-        padding = evolve(padding, multiple=1)
-    image = Image(channels=encoder.channels, frames=frames or encoder.frames)
-    return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding, fallback=fallback)
-
-
-def _build_encoder_backbone(
-    encoder: Encoder, frames: int | None, pooling: tuple[Neck, ...], arguments: Arguments, report: Diagnostics
-) -> Backbone | None:
-    channels = getattr(encoder, "channels", None)
-    # An encoder that takes any number of channels gets `in_chans`.
-    _report_ignored_arguments(arguments if channels else arguments.drop("in_chans"), report)
-    frames = frames or getattr(encoder, "frames", None)
-    image = build_image(channels or arguments.get("in_chans", 3), frames, arguments, report)
-    padding = _parse_padding(None, arguments, report)
-    return None if image is None else Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
-
-
-def _report_ignored_arguments(arguments: Arguments, report: Diagnostics) -> None:
-    for name in arguments.drop("padding", "patch_size"):
-        report.add_note(arguments.locate(name), f"TerraTorch ignores {name}: the backbone is made already.")
+    return probed
 
 
 def _parse_padding(found: tuple[int, int] | None, arguments: Arguments, report: Diagnostics) -> Padding:
     """Return TerraTorch's padding: for the patches that a call states, or else for those found in the backbone."""
     mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
-    sides = [patch] if isinstance(patch, int) else patch
-    if sides and (not isinstance(sides, list | tuple) or any(type(side) is not int or side < 1 for side in sides)):
-        message = f"patch_size is a whole number, or a list of them (got {patch!r})."
-        report.add_problem(arguments.locate("patch_size"), message)
-    elif mode in TORCH_PADDING_MODES:
-        return Padding(mode=TORCH_PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
-    elif mode is not None:
-        message = f"padding is one of {', '.join(TORCH_PADDING_MODES)} (got {mode!r})."
-        report.add_problem(arguments.locate("padding"), message)
-    return Padding()
+    if mode is None:
+        return Padding()
+    try:
+        return Padding(mode=PADDING_MODES.get(mode, mode), multiple=compute_padding_multiple(patch))
+    except (TypeError, ValueError) as error:
+        name = "padding" if str(error).startswith("padding") else "patch_size"
+        report.add_problem(arguments.locate(name), f"{error}.")
+        return Padding()
 
 
 PROBE_SIZES = ((4, 4), (4, 6))
@@ -111,15 +104,6 @@ class ModuleDecoder(Decoder):
 
     module: nn.Module
     includes_head: bool = field(default=False, kw_only=True)
-
-
-def build_module_decoder(decoder: nn.Module, path: str, report: Diagnostics) -> ModuleDecoder:
-    """Build the part of a module, which may have `includes_head`; TerraTorch overlooks that."""
-    includes_head = bool(getattr(decoder, "includes_head", False))
-    if includes_head:
-        message = "TerraTorch puts a head of its own behind this decoder, although it says that it includes one."
-        report.add_note(path, message)
-    return ModuleDecoder(decoder, includes_head=includes_head)
 
 
 @contract.register(ModuleDecoder)
@@ -138,8 +122,7 @@ def _(decoder: ModuleDecoder, features: Features) -> ContractResult:
     if feature is None:
         expected = "gives one map or one vector, of a stride that is the same at all sizes"
         return _make_rejection(expected, str([*zip(sizes, shapes, strict=True)]))
-    rounded = _match_input_grid(decoder.module, features, feature, exact.multiple)
-    return Outputs(features=[rounded]) if rounded else Outputs(features=[feature], sizes=exact)
+    return Outputs(features=[feature], sizes=exact)
 
 
 def _make_rejection(expected: str, got: str) -> Rejection:
@@ -162,24 +145,6 @@ def _infer_feature(sizes: list[tuple[int, int]], shapes: list[tuple[int, ...]]) 
     offset, other = (side - cells * stride for side, cells in zip(size, shape[2:], strict=True))
     whole = (offset / stride).denominator == 1 and offset == other
     return Feature(channels=shape[1], stride=stride, offset=offset) if whole else None
-
-
-def _match_input_grid(network: nn.Module, features: Features, output: Feature, multiple: int) -> Feature | None:
-    """Return the output with the rounding of an input of its grid, where it keeps that at all sizes; else None.
-
-    TerraTorch does not pad for a network without patches, so that its grids round at most sizes.
-    """
-    grids = [f for f in features if f.axes == MAP and f.stride == output.stride and f.rounding != "exact"]
-    if output.axes == VECTOR and any(f.rounding != "exact" for f in features):
-        grids = [output]
-    sides = range(3 * multiple, 4 * multiple, max(multiple // 7, 1))
-    for grid in grids:
-        feature = evolve(grid, channels=output.channels)
-        with suppress(Exception):  # whatever a module raises for grids that do not divide each other
-            sizes = [(side, side + 2 * multiple + 1) for side in sides]
-            if all(_compute_output_shape(network, features, *size) == feature.shape(2, *size) for size in sizes):
-                return feature
-    return None
 
 
 class ListInputWrapper(TransparentWrapper):

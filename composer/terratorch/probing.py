@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from itertools import islice
 from typing import Any
 
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 
-from composer.adapters.probing import GridFunction, Grids, find_patch_size, find_strides_and_sizes
-from composer.adapters.rounding import RoundingMismatch, infer_offsets, infer_rounding
-from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Feature, Features
+from composer.adapters.probing import ShapeProbe, find_patch_size, find_strides_and_sizes
+from composer.adapters.rounding import RoundingMismatch, infer_rounding
+from composer.errors import format_error
+from composer.layouts import CHANNELS_LAST, MAP, TOKENS
 from composer.modules.base import SeededGenerator
 from composer.modules.base import module as module_of
 from composer.modules.encoders import use_eval_mode
 from composer.parts import Custom, Neck, PermuteDims, ReshapeTokensToImage, SelectIndices
-from composer.sizes import SizeConstraint
 
 DEFAULT_SIDE = 224
 """The side in pixels that is tried for a module without an image size."""
-
-EXTRA_PIXELS = 192
-"""Pixels more, which are a whole number of cells of each stride that networks have."""
-
-ProbedModule = tuple[Custom, tuple[Neck, ...]]
-"""A module as a declared encoder, and the necks that do what its own hook does."""
 
 
 def run_on_zeros(network: nn.Module, *shapes: Sequence[int], as_list: bool = False) -> Any:
@@ -41,26 +33,31 @@ def run_on_zeros(network: nn.Module, *shapes: Sequence[int], as_list: bool = Fal
         return network(zeros) if as_list else network(*zeros)
 
 
-def format_error(error: Exception) -> str:
-    """Return the type and the first line of an error."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-
-
-def probe_module(network: nn.Module, frames: int | None, channels: int | None = None) -> ProbedModule | str:
-    """Return the encoder that a module is, or why that cannot be found out.
+def probe_module(network: Any, frames: int | None, channels: int | None) -> tuple[Custom, tuple[Neck, ...]] | str:
+    """Return a module as an encoder, and the necks that do what its own hook does; or why it is not one.
 
     `frames` is given where the module runs on each frame. `channels` is the stated number of channels; without it,
     those that the layers of the module take are tried. The module is run at the image size that it states, or 224.
     """
     reasons = []
     for shape in _iter_image_shapes(network, frames, channels):
-        levels = _run_levels(network, shape)
-        found = levels if isinstance(levels, str) else _describe_encoder(network, shape, levels)
-        if isinstance(found, Custom) and not isinstance(levels, str):
-            return found, _find_hook_necks(network, found, levels, shape[-2:])
-        reasons.append(str(found))
+        try:
+            out = run_on_zeros(network, (1, *shape))
+        except Exception as error:  # whatever a network raises for an image that it does not take
+            reasons.append(f"it raised {format_error(error)}")
+            continue
+        levels = [out] if isinstance(out, Tensor) else out
+        found = _describe_encoder(network, shape, levels) if _are_tensors(levels) else None
+        if found is not None:
+            return found, _find_hook_necks(network, found, list(levels), shape[-2:])
+        shapes = [tuple(x.shape) for x in levels] if _are_tensors(levels) else type(out).__name__
+        reasons.append(f"it gave {shapes} in place of maps or tokens that follow the size of the image")
     # The likeliest image came first.
     return reasons[0]
+
+
+def _are_tensors(levels: Any) -> bool:
+    return isinstance(levels, list | tuple) and len(levels) > 0 and all(isinstance(x, Tensor) for x in levels)
 
 
 def _iter_image_shapes(network: nn.Module, frames: int | None, channels: int | None) -> Iterator[tuple[int, ...]]:
@@ -96,99 +93,48 @@ def _iter_channels(network: nn.Module) -> Iterator[int]:
 def _find_image_size(network: nn.Module) -> tuple[int, int]:
     for child in network.modules():
         size = getattr(child, "img_size", None)
-        if type(size) is int:
-            return size, size
-        if isinstance(size, list | tuple) and len(size) >= 2 and all(type(side) is int for side in size):
-            return size[-2], size[-1]
+        sides = [size, size] if type(size) is int else size
+        if isinstance(sides, list | tuple) and len(sides) >= 2 and all(type(side) is int for side in sides):
+            return sides[-2], sides[-1]
     return DEFAULT_SIDE, DEFAULT_SIDE
 
 
-def _run_levels(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor] | str:
-    """Return the tensors for an image of this shape, or what the module did instead."""
-    try:
-        out = run_on_zeros(network, (1, *shape))
-    except Exception as error:  # whatever a network raises for an image that it does not take
-        return f"it raised {format_error(error)}"
-    levels = [out] if isinstance(out, Tensor) else out
-    if not isinstance(levels, list | tuple) or not levels or not all(isinstance(x, Tensor) for x in levels):
-        return f"it raised nothing, but gave {type(out).__name__} in place of a list of tensors"
-    return list(levels)
-
-
-def _describe_encoder(network: Any, shape: tuple[int, ...], levels: list[Tensor]) -> Custom | str:
+def _describe_encoder(network: Any, shape: tuple[int, ...], levels: Sequence[Tensor]) -> Custom | None:
+    """Return a module as an encoder, from its levels for an image of this shape; None for other tensors."""
     channels, *frames, height, width = shape
     patch = find_patch_size(network)
-    stated = [*network.out_channels, *[None] * len(levels)]
-    layouts = [_detect_layout(x, count, patch, (height, width)) for x, count in zip(levels, stated, strict=False)]
-    features = tuple(layout for layout in layouts if layout is not None)
-    if len(features) < len(levels):
-        return f"gave tensors that are neither maps nor tokens: {[tuple(x.shape) for x in levels]}"
-
-    def compute_grids(height: int, width: int) -> Grids | None:
-        tensors = _run_levels(network, (channels, *frames, height, width))
-        if isinstance(tensors, str) or len(tensors) != len(features):
-            return None
-        cells = (height // patch[0], width // patch[1]) if patch else (height, width)
-        grids = [_measure_grid(x, feature, cells) for x, feature in zip(tensors, features, strict=True)]
-        return tuple(grid for grid in grids if grid) if all(grids) else None
-
-    grids = compute_grids(height, width)
-    if grids is None:
-        return f"gave tokens that are not one for each patch: {[tuple(x.shape) for x in levels]}"
-    reductions = tuple(max(round(height / rows), 1) for rows, _ in grids)
-    found = find_strides_and_sizes(compute_grids, (height, width), reductions)
+    tokens = [x.shape[1] for x in levels if x.dim() == 3]
+    if tokens and patch is None:
+        return None
+    # The stated channels identify a channels-last map; in doubt it is the usual layout.
+    stated = zip(levels, network.out_channels, strict=False)
+    last = any(x.dim() == 4 and x.shape[1] != count == x.shape[3] for x, count in stated)
+    cells = (height // patch[0]) * (width // patch[1]) if patch else 1
+    probe = ShapeProbe(
+        lambda image: _run_levels(network, image),
+        channels,
+        "cpu",
+        CHANNELS_LAST if last else MAP,
+        patch=patch,
+        frames=frames[0] if frames else None,
+        token_frames=max(tokens[0] // cells, 1) if tokens else 1,
+    )
+    found = find_strides_and_sizes(probe.compute_grids, (height, width))
     if found is None:
-        return "its cells are not square"
+        return None
     strides, sizes = found
-    features = tuple(evolve(feature, stride=stride) for feature, stride in zip(features, strides, strict=True))
-    if patch is None:
+    features = probe.build_features(strides)
+    if patch is None and sizes.height is None:
         # TerraTorch pads for patches alone, so that other networks are fed images of any size.
-        features, sizes = _infer_rounded(compute_grids, features, sizes, (height, width))
-    return Custom(network, features=features, channels=channels, sizes=sizes, frames=frames[0] if frames else None)
+        known = 2 * max(sizes.multiple, sizes.least)
+        rounded = infer_rounding(probe.compute_grids, features, sizes, known)
+        features, sizes = (features, sizes) if isinstance(rounded, RoundingMismatch) else rounded
+    return Custom(network, features=features, channels=channels, sizes=sizes, frames=probe.frames)
 
 
-def _infer_rounded(
-    grids_at: GridFunction, features: Features, sizes: SizeConstraint, size: tuple[int, int]
-) -> tuple[Features, SizeConstraint]:
-    """Return features and sizes with the rounding of each level, or as they are where none is found."""
-    if sizes.height is None:
-        rounded = infer_rounding(grids_at, features, sizes, 2 * max(sizes.multiple, sizes.least))
-        return (features, sizes) if isinstance(rounded, RoundingMismatch) else rounded
-    # A network that loses cells at the borders is whole at no size: a larger image shows its strides.
-    grids, larger = grids_at(*size), grids_at(*(side + EXTRA_PIXELS for side in size))
-    gains = [b[0] - a[0] for a, b in zip(grids or (), larger or (), strict=False)]
-    if not gains or min(gains) < 1:
-        return features, sizes
-    strided = tuple(evolve(f, stride=Fraction(EXTRA_PIXELS, gain)) for f, gain in zip(features, gains, strict=True))
-    return infer_offsets(grids_at, strided, max(size)) or (features, sizes)
-
-
-def _detect_layout(
-    x: Tensor, stated: int | None, patch: tuple[int, int] | None, size: tuple[int, int]
-) -> Feature | None:
-    """Return the feature that a tensor is, of a stride that is not known yet; None for other tensors."""
-    if x.dim() == 4:
-        # The stated channels identify a channels-last map; in doubt it is the usual layout.
-        last = x.shape[1] != stated and x.shape[3] == stated
-        return Feature(channels=x.shape[3 if last else 1], axes=CHANNELS_LAST if last else MAP)
-    if x.dim() != 3 or patch is None:
-        return None
-    frames, prefix = divmod(x.shape[1], (size[0] // patch[0]) * (size[1] // patch[1]))
-    return Feature(channels=x.shape[2], axes=TOKENS, prefix=prefix, frames=max(frames, 1))
-
-
-def _measure_grid(x: Tensor, feature: Feature, cells: tuple[int, int]) -> tuple[int, int] | None:
-    """Return rows and columns of a tensor; None where its shape is not that of the feature.
-
-    `cells` are the rows and columns of patches in the image, which is the grid of tokens.
-    """
-    axes = feature.axes.split()
-    shape = dict(zip(axes, x.shape, strict=False))
-    if x.dim() != len(axes) or shape["c"] != feature.channels:
-        return None
-    if feature.axes != TOKENS:
-        return shape["h"], shape["w"]
-    return cells if shape["n"] == feature.prefix + feature.frames * cells[0] * cells[1] else None
+def _run_levels(network: nn.Module, image: Tensor) -> list[Tensor]:
+    out = run_on_zeros(network, image.shape)
+    return [out] if isinstance(out, Tensor) else list(out)
 
 
 def _find_hook_necks(network: Any, encoder: Custom, levels: list[Tensor], size: tuple[int, ...]) -> tuple[Neck, ...]:

@@ -5,38 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from composer.adapters.mmseg.parts import Mmseg
 from composer.errors import Problem, SpecError, suggest
 from composer.graph import Graph, chain, get_module_path
-from composer.layouts import Features
-from composer.parts import (
-    EmbeddingHead,
-    Encoder,
-    Part,
-    ProbedEncoder,
-    SelectIndices,
-    TemporalPooling,
-    Timm,
-    UNetDecoder,
-)
-from composer.terratorch.backbones import Backbone, Describe, build_named_backbone, build_necks, check_permutation
-from composer.terratorch.calls import (
+from composer.inference import Describe
+from composer.parts import EmbeddingHead, Encoder, Part, SelectIndices, TemporalPooling, Timm, UNetDecoder
+from composer.terratorch.backbones import Backbone, build_named_backbone, build_necks
+from composer.terratorch.branches import (
     EMBEDDING_TASK,
     HEADS,
-    NUM_CLASSES,
     NUM_OUTPUTS,
     PIXEL_WISE,
-    Arguments,
-    Diagnostics,
+    BranchBuilder,
     get_output_names,
-    is_module,
     iter_auxiliary_heads,
     normalize_branch,
-    route_arguments,
 )
-from composer.terratorch.decoders import BranchBuilder
+from composer.terratorch.calls import Arguments, Diagnostics, is_module, route_arguments
 
 _COMPONENT_ARGUMENTS = ("backbone_kwargs", "decoder_kwargs", "head_kwargs")
 
@@ -70,11 +57,17 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
     named = _get_named_arguments(call, report)
     rest = {name: value for name, value in call.items() if name not in FACTORY_ARGUMENTS}
     task = _resolve_task(named.get("task"), report)
-    arguments, rest = route_arguments("backbone_", named.get("backbone_kwargs"), rest)
+    arguments, rest = route_arguments("backbone_", "backbone", named.get("backbone_kwargs"), rest)
+    report.origins |= {
+        "encoder": arguments,
+        "image": evolve(arguments, owner=arguments.locate("in_chans")),
+        "padding": arguments,
+        "crop": Arguments("image_size_out", ""),
+        "rescale": Arguments("rescale", ""),
+    }
     backbone = _build_backbone(named.get("backbone"), arguments, report, describe)
-    if backbone is not None:
-        check_permutation(arguments, _get_backbone_features(backbone, describe), report)
-    necks = build_necks(named.get("necks"), report)
+    pooling = () if backbone is None else backbone.pooling
+    necks = build_necks(named.get("necks", ()), len(pooling), report)
     if not necks and backbone is not None and task != EMBEDDING_TASK:
         # TerraTorch calls the backbone's own hook where no neck is given.
         necks = list(backbone.fallback)
@@ -87,29 +80,31 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         known = suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
         fix = f"write it into {kwargs}" if named.get(kwargs) else known
         report.add_problem(name, f"{name} was passed but not used.", fix, "unused")
+    output = Arguments("", "", {name: named[name] for name in ("rescale", "image_size_out") if name in named})
     if task not in PIXEL_WISE:
-        for name in ("rescale", "image_size_out"):
-            if named.pop(name, True) is not True:
-                report.add_note(name, f"the output of {task} has no size, and TerraTorch ignores {name}.")
+        report.add_ignored(
+            output, (n for n in output if output.get(n) is not True), f"the output of {task} has no size"
+        )
+        output = output.drop(*output)
     report.raise_problems()
     assert backbone is not None
+    labels = {normalize_branch(name): name for name in branches}
     try:
         graph = chain(
             backbone.encoder,
-            *backbone.pooling,
+            *pooling,
             *necks,
             *trunk,
-            aux={normalize_branch(name): parts for name, parts in branches.items()},
+            aux=dict(zip(labels, branches.values(), strict=True)),
             input=backbone.image,
-            rescale=named.get("rescale", True),
-            crop=named.get("image_size_out"),
+            rescale=output.get("rescale", True),
+            crop=output.get("image_size_out"),
             padding=backbone.padding,
         )
     except ValueError as error:
         message = str(error).replace("crop", "image_size_out")
         report.add_problem(message.split(" ")[0], f"{message}.")
         raise SpecError(report.problems) from None
-    labels = {normalize_branch(name): name for name in branches}
     return Translation(graph, report.notes, {label: name for label, name in labels.items() if label != name})
 
 
@@ -144,24 +139,17 @@ def _build_backbone(backbone: Any, arguments: Arguments, report: Diagnostics, de
     return None
 
 
-def _get_backbone_features(backbone: Backbone, describe: Describe) -> Features:
-    """Return the features of a backbone for one image."""
-    encoder = backbone.encoder
-    facts = describe(encoder, backbone.image.channels) if isinstance(encoder, ProbedEncoder) else encoder
-    return getattr(facts, "features", ())
-
-
 def _build_branches(
     task: str, named: Mapping[str, Any], rest: dict[str, Any], report: Diagnostics
 ) -> tuple[tuple[Part, ...], dict[str, tuple[Part, ...]], dict[str, Any]]:
     """Build decoder and head, and the auxiliary branches; return them, and the arguments that are left."""
-    decoder_arguments, rest = route_arguments("decoder_", named.get("decoder_kwargs"), rest)
-    head_arguments, rest = route_arguments("head_", named.get("head_kwargs"), rest)
+    decoder_arguments, rest = route_arguments("decoder_", "decoder", named.get("decoder_kwargs"), rest)
+    head_arguments, rest = route_arguments("head_", "task", named.get("head_kwargs"), rest)
     if task == EMBEDDING_TASK:
-        unused = [name for name in ("decoder", NUM_CLASSES, NUM_OUTPUTS, "aux_decoders") if name in named]
-        unused += [arguments.locate(name) for arguments in (decoder_arguments, head_arguments) for name in arguments]
-        for path in unused:
-            report.add_note(path, f"an embedding has no use for {path}, and TerraTorch drops it.")
+        unread = ("decoder", "num_classes", "num_outputs", "aux_decoders")
+        dropped = Arguments("", "", {name: named[name] for name in unread if name in named})
+        for unused in (dropped, decoder_arguments, head_arguments):
+            report.add_ignored(unused, unused, "an embedding has no use for it")
         return (EmbeddingHead(),), {}, rest
     names = [name for name in get_output_names(task) if name in named]
     if len(names) == 2:
@@ -170,10 +158,10 @@ def _build_branches(
     if "decoder" not in named:
         report.add_problem("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", "key")
         return (), {}, rest
-    branches = BranchBuilder(task, (names[0], named[names[0]]) if names else None, head_arguments, report)
-    trunk = branches.build_trunk(named["decoder"], decoder_arguments)
+    builder = BranchBuilder(task, (names[0], named[names[0]]) if names else None, head_arguments, report)
+    trunk = builder.build_trunk(named["decoder"], decoder_arguments)
     heads = iter_auxiliary_heads(named.get("aux_decoders", ()), report)
-    return trunk, {head["name"]: branches.build_auxiliary(head, path) for path, head in heads}, rest
+    return trunk, {head.name: builder.build_auxiliary(path, head) for path, head in heads}, rest
 
 
 UNUSED_ATTENTION = "TerraTorch's U-Net has an attention here that it never runs"

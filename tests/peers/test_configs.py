@@ -10,19 +10,9 @@ import terratorch.tasks
 import torch
 from jsonargparse._loaders_dumpers import yaml_load
 from terratorch.models.model import AuxiliaryHead
-from terratorch.registry import MODEL_FACTORY_REGISTRY
 
 import composer
-from composer.terratorch.configs import read_config, reads_config
-from composer.terratorch.tasks import (
-    EMBEDDING_TASK_CLASS,
-    FACTORY,
-    PRITHVI,
-    TASK_ARGUMENTS,
-    TASKS,
-    UNSUPPORTED_FACTORIES,
-    build_embedding_necks,
-)
+from composer.terratorch.configs import EMBEDDING_TASK_CLASS, build_embedding_necks, read_config, reads_config
 
 CONFIGS = Path(__file__).parents[1] / "terratorch_configs"
 
@@ -63,17 +53,6 @@ def task_of(text, tmp_path=None):
 
 def shapes(model):
     return sorted(tuple(parameter.shape) for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_task_takes_the_arguments_that_it_is_known_to_take(task):
-    parameters = inspect.signature(getattr(terratorch.tasks, task).__init__).parameters
-    assert sorted(TASK_ARGUMENTS[task]) == sorted(parameters.keys() - {"self"})
-
-
-def test_its_factories_are_all_known():
-    # The one for the weather is there where granitewxc is installed.
-    assert set(MODEL_FACTORY_REGISTRY) | {"WxCModelFactory"} == {FACTORY, PRITHVI, *UNSUPPORTED_FACTORIES}
 
 
 @pytest.mark.parametrize("stem", STEMS)

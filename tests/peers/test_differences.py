@@ -93,26 +93,26 @@ def run(model, x, **extras):
 
 
 def told(**call):
-    """What composer warns of, a line for each warning."""
+    """The arguments that composer warns of."""
     with pytest.warns(TerraTorchWarning) as warned:
         ours_of(**call)
     return lines_of(warned)
 
 
 def lines_of(warned):
-    """The warnings, but for that of images which are padded."""
+    """The arguments of the warnings, but for that of images which are padded."""
     said = [str(warning.message) for warning in warned if warning.category is TerraTorchWarning]
-    return "\n".join(line for line in said if PADDED not in line)
+    return [line.split(":")[0] for line in said if PADDED not in line]
 
 
 PADDED = "TerraTorch feeds them as they are, and gives other numbers or fails."
 
 
 def refused(**call):
-    """What composer says that it cannot build, or will not."""
+    """The codes and arguments of what composer says that it cannot build, or will not."""
     with pytest.raises(composer.SpecError) as raised:
         ours_of(**call)
-    return str(raised.value)
+    return [f"{problem.code} {problem.place.path}" for problem in raised.value.problems]
 
 
 def features_of(model, node="encoder"):
@@ -211,16 +211,15 @@ class TestIgnored:
         )
 
         assert shapes(theirs.aux_heads["early"][1]) == [(2, 12, 1, 1), (2,)]
-        assert told(**call) == (
-            "aux_decoders[0].decoder_args.head_channel_list: TerraTorch makes auxiliary heads with the arguments of "
-            "the main head, and ignores head_channel_list. (aux: {early: {head: …}} has arguments of its own)"
-        )
+        assert told(**call) == ["aux_decoders[0].decoder_args.head_channel_list"]
         assert shapes(composer.build(spec).aux["early"]["head"]) == [(5, 512, 3, 3), (5,), (2, 5, 1, 1), (2,)]
 
     def test_index_0_is_the_first_level(self, both):
         necks = [{"name": "AggregateTokens", "indices": 0}]
         call = {"task": "classification", "num_classes": 2, "necks": necks, **LAST}
-        with pytest.warns(TerraTorchWarning, match=r"^necks\[0\].indices: TerraTorch takes indices: 0 for none, and "):
+        with pytest.warns(
+            TerraTorchWarning, match=r"^necks\[0\].indices: TerraTorch ignores indices: 0 counts as none"
+        ):
             theirs, ours = both(Pyramid, **call)
         x = image(64, 64)
 
@@ -235,12 +234,7 @@ class TestIgnored:
             theirs, ours = both(Tokens, **call)
         said = composer.module(composer.MLPDecoder(channels=7, out_dim=5), features_of(ours, "necks[0]"))
 
-        assert lines_of(warned) == (
-            "decoder_channels: TerraTorch ignores channels; the layer is as wide as the input. "
-            "(MLPDecoder: {channels: 7} does what it says)\n"
-            "decoder_out_dim: TerraTorch ignores out_dim; the layer is as wide as the input. "
-            "(MLPDecoder: {out_dim: 5} does what it says)"
-        )
+        assert lines_of(warned) == ["decoder_channels", "decoder_out_dim"]
         assert shapes(theirs.decoder) == [(6, 6), (6,)]
         assert shapes(ours.decoder) == [(6, 6), (6,)]
         assert shapes(said) == [(7, 6), (7,), (5, 7), (5,)]
@@ -252,20 +246,14 @@ class TestIgnored:
         )
 
         assert norms_in(theirs_of(**call).head) == 1
-        assert told(**call) == (
-            "head_batch_norm: TerraTorch never reads batch_norm, so the head is built with batch norm. "
-            "(RegressionHead: {batch_norm: false} does what it says)"
-        )
+        assert told(**call) == ["head_batch_norm"]
         assert norms_in(without) == 0
 
     def test_what_smp_swallows(self):
         call = {**CLASSES, "backbone": Pyramid(), "decoder": "smp_FPN"}
 
         assert theirs_of(**call, decoder_pyramid_channels=32).decoder._smp_decoder.p5.out_channels == 256
-        assert told(**call, decoder_pyramid_channels=32) == (
-            "decoder_pyramid_channels: smp's decoder FPN has no argument 'pyramid_channels', and its model swallows "
-            "it. (write decoder_decoder_pyramid_channels)"
-        )
+        assert told(**call, decoder_pyramid_channels=32) == ["decoder_pyramid_channels"]
         assert theirs_of(**call, decoder_decoder_pyramid_channels=32).decoder._smp_decoder.p5.out_channels == 32
         assert ours_of(**call, decoder_decoder_pyramid_channels=32).decoder._smp_decoder.p5.out_channels == 32
 
@@ -277,10 +265,7 @@ class TestIgnored:
         blank = [torch.zeros_like(maps[0]), *maps[1:]]
         looking = composer.module(composer.Smp("Unet", decoder_channels=[8, 8, 8, 8]), features_of(ours)).eval()
 
-        assert lines_of(warned) == (
-            "decoder: smp takes the first map for the image itself and never looks at it, and in TerraTorch it is the "
-            "finest. (smp/Unet without first_level: 0 uses it)"
-        )
+        assert lines_of(warned) == ["decoder"]
         assert theirs.decoder(maps).equal(theirs.decoder(blank))
         assert ours.decoder(maps)[0].equal(ours.decoder(blank)[0])
         assert not looking(maps)[0].equal(looking(blank)[0])
@@ -291,13 +276,13 @@ class TestIgnored:
         call = {"task": "segmentation", "num_classes": 2, "backbone": Pyramid(), "decoder": decoder, "decoder_width": 8}
 
         assert theirs_of(**call).decoder is decoder
-        assert told(**call) == "decoder_width: TerraTorch ignores width: the decoder is made already."
+        assert told(**call) == ["decoder_width"]
 
     def test_frames_without_use_temporal(self):
         call = {**CLASSES, "backbone": Pyramid(), "backbone_temporal_pooling": "concat"}
 
         assert type(theirs_of(**call).encoder) is Pyramid
-        assert told(**call) == "backbone_temporal_pooling: TerraTorch ignores temporal_pooling without use_temporal."
+        assert told(**call) == ["backbone_temporal_pooling"]
 
     def test_temporal_concat(self, both):
         call = {**CLASSES, **FRAMES, "backbone_temporal_concat": True}
@@ -305,9 +290,7 @@ class TestIgnored:
             theirs, ours = both(Pyramid, **call)
         x = image(64, 64, frames=3)
 
-        assert lines_of(warned) == (
-            "backbone_temporal_concat: TerraTorch ignores temporal_concat. (temporal_pooling: concat)"
-        )
+        assert lines_of(warned) == ["backbone_temporal_concat"]
         torch.testing.assert_close(run(ours, x), run(theirs, x))
         assert ours.graph.nodes[1].part == composer.TemporalPooling(pooling="mean")
 
@@ -329,11 +312,7 @@ class TestHeads:
         monkeypatch.syspath_prepend(tmp_path)
         call = {"backbone": Pyramid(), "head_final_act": "surprise.made", **NUMBERS}
 
-        assert refused(**call) == (
-            "error[value] head_final_act: final_act is torch.nn.X, with X one of ReLU, GELU, SiLU, LeakyReLU, ELU, "
-            "Tanh, Sigmoid, Softplus, Identity, Softmax (got 'surprise.made'); nothing is imported or called by its "
-            "name.\n  fix: choose one of these, or apply the function to the model's output"
-        )
+        assert refused(**call) == ["value head_final_act"]
         assert "surprise" not in sys.modules
         theirs_of(**call)
         assert sys.modules.pop("surprise").calls == [1]
@@ -359,10 +338,7 @@ class TestHeads:
             theirs, ours = both(Pyramid, **call)
         x = image(64, 64)
 
-        assert lines_of(warned) == (
-            "decoder_num_classes: TerraTorch puts a head of its own behind this decoder, which ends in class scores "
-            "already. (LinearDecoder without decoder_num_classes gives the scores themselves)"
-        )
+        assert lines_of(warned) == ["decoder"]
         assert (shapes(theirs.decoder)[0], shapes(theirs.head)[0]) == ((12, 3, 4, 4), (2, 3, 1, 1))
         torch.testing.assert_close(run(ours, x), run(theirs, x))
 
@@ -375,11 +351,7 @@ class TestHeads:
         assert shapes(theirs.head) == [(1, 3, 1, 1), (1,)]
         assert run(theirs, image(64, 64)).shape == (2, 64, 64)
         assert shapes(theirs.aux_heads["early"][1]) == [(1, 3, 1, 1), (1,)]
-        assert lines_of(warned) == (
-            "decoder: TerraTorch puts a head of its own behind this decoder, although it says that it includes one.\n"
-            "aux_decoders[0].decoder: TerraTorch puts a head of its own behind this decoder, although it says that it "
-            "includes one."
-        )
+        assert lines_of(warned) == ["decoder", "aux_decoders[0].decoder"]
         assert run(ours, image(64, 64)).shape == (2, 3, 64, 64)
         assert list(ours.aux["early"]) == ["decoder"]
 
@@ -396,10 +368,7 @@ class TestHeads:
             theirs, ours = both(Pyramid, **call)
         x = image(64, 64)
 
-        assert lines_of(warned) == (
-            "decoder: TerraTorch puts a regression head behind this one, from its output to the output. "
-            "(decoder: {ASPPRegressionHead: …} without a head)"
-        )
+        assert lines_of(warned) == ["decoder"]
         assert shapes(theirs.head) == [(1, 1, 1, 1), (1,)]
         torch.testing.assert_close(run(ours, x), run(theirs, x))
 
@@ -478,11 +447,7 @@ class TestSizes:
         call = {"necks": TO_MAPS, "rescale": False, "image_size_out": (3, 3), **CLASSES}
 
         assert run(theirs_of(backbone=Tokens(), **call), image(64, 64)).shape == (2, 2, 3, 3)
-        assert refused(backbone=Tokens(), **call) == (
-            "error[value] image_size_out: "
-            "crop keeps the centre of output at the image's size, and no output is at it.\n"
-            "  fix: rescale: true"
-        )
+        assert refused(backbone=Tokens(), **call) == ["value image_size_out"]
 
     def test_image_size_is_not_handed_to_the_backbone(self, both):
         theirs, ours = both("timm_resnet18", backbone_in_chans=CHANNELS, **CLASSES)
@@ -551,18 +516,17 @@ class TestFrames:
         call = {**NUMBERS, **FRAMES, **permuted}
         x = image(64, 64, frames=3)
         if same:
-            theirs, ours = both(Pyramid, **call)
+            with pytest.warns(TerraTorchWarning, match="temporal_features_permute_op"):
+                theirs, ours = both(Pyramid, **call)
             torch.testing.assert_close(run(ours, x), run(theirs, x))
             return
         assert theirs_of(backbone=Pyramid(), **call).encoder(x)[-1].shape == (2, 12, 12, 4)
-        assert refused(backbone=Pyramid(), **call) == (
-            "error[value] backbone_temporal_features_permute_op: the frames would lie side by side along axis 2 of "
-            "each map, and its channels are axis 1.\n  fix: backbone_temporal_features_permute_op: null"
-        )
+        assert told(backbone=Pyramid(), **call) == ["backbone_temporal_features_permute_op"]
+        assert features_of(ours_of(backbone=Pyramid(), **call), "necks[0]")[-1].channels == 36
 
     def test_axes_of_frames_that_are_pooled_say_nothing(self, both):
         call = {**NUMBERS, **FRAMES, "backbone_temporal_features_permute_op": [0, 3, 1, 2]}
-        with pytest.warns(TerraTorchWarning, match="undoes temporal_features_permute_op once frames are pooled"):
+        with pytest.warns(TerraTorchWarning, match="temporal_features_permute_op: frames are"):
             theirs, ours = both(Pyramid, **call)
         x = image(64, 64, frames=3)
 
@@ -641,10 +605,7 @@ class TestPromises:
         with pytest.warns(TerraTorchWarning) as warned:
             theirs, ours = both(Pyramid, **call)
 
-        assert lines_of(warned) == (
-            "necks[0]: TerraTorch gives an ordered dict here, which no decoder of its factory takes; composer gives a "
-            "tuple."
-        )
+        assert lines_of(warned) == ["necks[0]"]
         with pytest.raises(AttributeError, match="'str' object has no attribute 'clone'"):
             run(theirs, image(64, 64))
         assert run(ours, image(64, 64)).shape == (2, 2, 64, 64)
@@ -697,9 +658,6 @@ class TestPromises:
 
         with pytest.raises(AttributeError, match="backbone must have out_channels attribute"):
             theirs_of(**call)
-        assert told(**call) == (
-            "backbone: TerraTorch takes convnext_pico for a backbone of its own, which its factory cannot build."
-        )
         assert ours_of(**call | {"backbone": "timm_convnext_pico"}).graph.nodes[0].part == composer.Timm(
             "convnext_pico", features_only=True, any_size=True
         )
@@ -715,28 +673,25 @@ class TestMistakes:
             pytest.param(
                 {"decoder": "FCNdecoder"},
                 (KeyError, "Model FCNdecoder not found in any registry"),
-                "error[part] decoder: TerraTorch has no decoder 'FCNdecoder'.\n  fix: did you mean FCNDecoder?",
+                ["unknown decoder"],
                 id="decoder",
             ),
             pytest.param(
                 {"decoder": "smp_encoders"},
                 (TypeError, "'module' object is not callable"),
-                "error[part] decoder: TerraTorch has no decoder 'smp_encoders'.\n"
-                "  fix: did you mean MLPDecoder or smp_Segformer or UperNetDecoder?",
+                ["unknown decoder"],
                 id="anything-of-smp",
             ),
             pytest.param(
                 {"necks": [{"name": "Selectindices"}]},
                 (Exception, "The model Selectindices could not be instantiated from any source"),
-                "error[part] necks[0].name: TerraTorch has no neck 'Selectindices'.\n"
-                "  fix: did you mean SelectIndices?",
+                ["unknown necks[0].name"],
                 id="neck",
             ),
             pytest.param(
                 {"backbone": "resnet19"},
                 (Exception, "The model resnet19 could not be instantiated from any source"),
-                "error[part] backbone: timm/resnet19 is not a network of timm (got timm 1.0.31).\n"
-                "  fix: did you mean resnet18 or resnet61q or resnet51q?",
+                ["network backbone"],
                 id="backbone",
             ),
         ],
@@ -760,15 +715,11 @@ class TestMistakes:
 
         with pytest.raises(Exception, match="The model resnet19 could not be instantiated from any source"):
             theirs_of(**call)
-        assert refused(**call).splitlines() == [
-            "error[part] backbone: timm/resnet19 is not a network of timm (got timm 1.0.31).",
-            "  fix: did you mean resnet18 or resnet61q or resnet51q?",
-            "error[unused] decoder_chanels: FCNDecoder has no argument 'chanels'.",
-            "  fix: did you mean channels?",
-            "error[unused] num_classes: regression has no classes.",
-            "  fix: num_outputs: 2",
-            "error[unused] rescael: rescael was passed but not used.",
-            "  fix: did you mean rescale?",
+        assert refused(**call) == [
+            "network backbone",
+            "unused decoder_chanels",
+            "unused num_classes",
+            "unused rescael",
         ]
 
     def test_two_auxiliary_heads_of_one_name(self):
@@ -776,18 +727,14 @@ class TestMistakes:
         call = {"backbone": Pyramid(), "aux_decoders": aux, **CLASSES}
 
         assert list(theirs_of(**call).aux_heads) == ["early"]
-        assert refused(**call) == (
-            "error[node] aux_decoders[1].name: there is an auxiliary head 'early' already.\n  fix: choose another name"
-        )
+        assert refused(**call) == ["name aux_decoders[1].name"]
 
     def test_an_embedding_uses_no_other_arguments(self):
         call = {"task": "embedding_generation", "backbone": Pyramid(), "decoder_channels": 8}
 
         theirs_of(**call, nonsense=1)
-        assert refused(**call, nonsense=1).startswith("error[unused] nonsense: nonsense was passed but not used.")
-        assert told(**call) == (
-            "decoder_channels: an embedding has no use for decoder_channels, and TerraTorch drops it."
-        )
+        assert refused(**call, nonsense=1) == ["unused nonsense"]
+        assert told(**call) == ["decoder_channels"]
 
     def test_the_callers_arguments_stay_as_they_are(self):
         call = {"backbone": Pyramid(), **CLASSES}
@@ -873,27 +820,19 @@ class TestByChoice:
             pytest.param(
                 [3, 2, 1, 0],
                 {"decoder": "UperNetDecoder", "decoder_channels": 8},
-                "error[index] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] "
-                'gives 4 × map "b c h w" (12, 10, 8, 6 channels, stride 16, 8, 4, 2, rounding ceil).\n'
-                "  fix: necks: [{name: SelectIndices, indices: [3, 2, 1, 0]}, "
-                "{name: SelectIndices, indices: [3, 2, 1, 0]}]",
+                ["order decoder"],
                 id="upside-down",
             ),
             pytest.param(
                 [3, 3, 3],
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8, 8]},
-                "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
-                'gives 3 × map "b c h w" (12 channels, stride 16, rounding ceil).\n'
-                "  fix: necks: [{name: SelectIndices, indices: [3, 3, 3]}, {name: InterpolateToPyramidal}]",
+                ["stride decoder"],
                 id="equal",
             ),
             pytest.param(
                 [0, 2],
                 {"decoder": "UNetDecoder", "decoder_channels": [8, 8]},
-                "error[stride] decoder: UNetDecoder takes maps whose stride doubles from one to the next; necks[0] "
-                'gives 2 × map "b c h w" (6, 10 channels, stride 2, 8, rounding ceil).\n'
-                "  fix: decoder_channels: [8]; necks: [{name: SelectIndices, indices: [0, 2]}, "
-                "{name: SelectIndices, indices: [1]}]",
+                ["stride decoder"],
                 id="not-doubling",
             ),
         ],
@@ -921,6 +860,4 @@ class TestByChoice:
         call = {"necks": TO_MAPS, "backbone_padding": "circular", **CLASSES}
 
         assert run(theirs_of(backbone=Tokens(), **call), image(50, 50)).shape == (2, 2, 50, 50)
-        assert refused(backbone=Tokens(), **call) == (
-            "error[value] backbone_padding: padding is one of reflect, replicate, constant, zeros (got 'circular')."
-        )
+        assert refused(backbone=Tokens(), **call) == ["value backbone_padding"]

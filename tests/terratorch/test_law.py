@@ -64,7 +64,7 @@ def part_of(name):
         fields["options"] = {"img_size": 64}
     if name.startswith(("dofa", "ssl4", "satlas", "seco", "fmow", "clay", "scalemae")):
         fields["bands"] = BANDS
-    if FAMILIES[name].several:
+    if "modalities" in FAMILIES[name].fields:
         fields["modalities"] = ["S2L2A"]
     return TerraTorch(name, **fields)
 
@@ -131,10 +131,10 @@ def test_the_numbers_are_those_of_the_library(backbone, wide):
         {"bands": BANDS}
         if name.startswith("prithvi") or name in UNREGISTERED
         else {"model_bands": BANDS}
-        if "bands" in TerraTorch.defaults[name] and not FAMILIES[name].several
+        if "bands" in TerraTorch.defaults[name] and "modalities" not in FAMILIES[name].fields
         else {}
     )
-    given |= {"modalities": ["S2L2A"]} if FAMILIES[name].several else {}
+    given |= {"modalities": ["S2L2A"]} if "modalities" in FAMILIES[name].fields else {}
     given |= {"dynamic_img_size": True} if "_vit_" in name else {}
     given |= {"in_channels": 4} if name == "UNet" else {}
     given |= {"img_size": 64} if name == "clay_v1_base" else {}

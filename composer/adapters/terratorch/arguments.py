@@ -28,15 +28,10 @@ from composer.layouts import format_count
 from composer.parts.base import Channels
 from composer.parts.rules import Kind, Rejection, RejectionError
 
-_DROP_RATES = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
-
-_UNREGISTERED_OPTIONS: Mapping[tuple[str, ...], frozenset[str]] = {
-    CLAY: frozenset(inspect.signature(Embedder.__init__).parameters) - {"self", "kwargs"},
-    SWIN: frozenset(inspect.signature(MMSegSwinTransformer.__init__).parameters) - {"self"},
-    # Others of timm's options reach layers that are not part of its forward.
-    SCALE_MAE: frozenset({"default_input_res", "init_values", "qk_norm", *_DROP_RATES}),
-}
-"""The arguments that have an effect on backbones outside of TerraTorch's registry."""
+_SCALE_MAE_OPTIONS = (
+    "default_input_res init_values qk_norm drop_rate pos_drop_rate proj_drop_rate attn_drop_rate drop_path_rate"
+)
+"""The options of ScaleMAE; others of timm's reach layers that are not part of its forward."""
 
 
 def check_options(part: TerraTorch) -> None:
@@ -44,7 +39,7 @@ def check_options(part: TerraTorch) -> None:
     options = dict(part.options)
     _check_frames(part.frames or 1, options.get("patch_size"))
     size = options.get("img_size")
-    if part.family.several and isinstance(size, tuple) and len(set(size)) > 1:
+    if part.takes_names and isinstance(size, tuple) and len(set(size)) > 1:
         fix = f"img_size: {max(size)}; images of any shape are fed all the same"
         raise RejectionError(reject_option("takes its positions for those of a square", f"img_size: {list(size)}", fix))
     known = _list_known_options(part)
@@ -56,27 +51,29 @@ def check_options(part: TerraTorch) -> None:
 
 def _list_known_options(part: TerraTorch) -> set[str] | None:
     """Return the arguments with an effect, of a backbone whose constructor ignores others; None of any other."""
-    if part.name in UNREGISTERED:
-        return set(next(options for names, options in _UNREGISTERED_OPTIONS.items() if part.name in names))
-    if "_tokenizer_" in part.name:
-        known = {"return_type", *inspect.signature(VQ.__init__).parameters}
-    elif part.family.frames:
-        known = {"vit_adapter", *inspect.signature(PrithviViT.__init__).parameters}
-    else:
+    if part.name in SCALE_MAE:
+        return set(_SCALE_MAE_OPTIONS.split())
+    constructors: Mapping[type, bool] = {
+        Embedder: part.name in CLAY,
+        MMSegSwinTransformer: part.name in SWIN,
+        VQ: "_tokenizer_" in part.name,
+        PrithviViT: "frames" in part.family.fields,
+    }
+    constructor = next((kind for kind, matches in constructors.items() if matches), None)
+    if constructor is None:
         return None
-    return known - {"self", "kwargs"}
+    return {"return_type", "vit_adapter", *inspect.signature(constructor).parameters} - {"kwargs"}
 
 
 def _check_frames(frames: int, patch: Any) -> None:
     """Reject frames that are not a multiple of the patch's: a convolution would drop the last ones."""
     deep = patch[0] if isinstance(patch, tuple) and len(patch) == 3 else 1
-    if not isinstance(deep, int) or deep <= 1 or frames % deep == 0:
-        return
-    enough = -(-frames // deep) * deep
-    expected = f"has patches of {deep} frames, so frames must be a multiple of {deep}"
-    fix = f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames"
-    kind: Kind = "wrong_output" if frames > deep else "raises"
-    raise _make_error("frames", expected, format_count(frames, "frame"), fix, "options.patch_size", kind)
+    if isinstance(deep, int) and deep > 1 and frames % deep:
+        enough = -(-frames // deep) * deep
+        expected = f"has patches of {deep} frames, so frames must be a multiple of {deep}"
+        fix = f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames"
+        kind: Kind = "wrong_output" if frames > deep else "raises"
+        raise _make_error("frames", expected, format_count(frames, "frame"), fix, "options.patch_size", kind)
 
 
 def _make_error(
@@ -87,47 +84,51 @@ def _make_error(
 
 def build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, Any]:
     """Return the arguments of a constructor that describe its images. Raises RejectionError for images it rejects."""
-    if part.family.several:
+    if part.takes_names:
         bands = _map_modality_bands(part, channels)
         modalities = _build_modalities(part, channels, bands)
         return {"modalities": modalities} | ({"bands": bands} if bands else {})
     assert isinstance(channels, int)
-    if part.family.frames:
-        return {"num_frames": part.frames or 1, "bands": _list_channel_bands(part, channels)}
+    if "frames" in part.family.fields:
+        return {"num_frames": part.frames or 1, "bands": _list_bands(part, channels)}
     if part.name.startswith("dofa_"):
-        return {"model_bands": _list_wavelength_bands(part, channels, waves_list)}
-    if part.name in CLAY:
-        return {"bands": _list_wavelength_bands(part, channels, WAVELENGTHS)}
+        return {"model_bands": _list_bands(part, channels, waves_list)}
     if part.name in UNREGISTERED:
-        return {"bands": _list_channel_bands(part, channels)}
+        return {"bands": _list_bands(part, channels, WAVELENGTHS if part.name in CLAY else None)}
     if part.name == "UNet":
         return {"in_channels": channels}
-    if not part.family.bands:
+    if "bands" not in part.family.fields:
         return {}
     # timm then resamples the positions of a ViT; at its default size, nothing changes.
     flexible = "_vit_" in part.name and "dynamic_img_size" not in dict(part.options)
-    return {"model_bands": _list_channel_bands(part, channels)} | ({"dynamic_img_size": True} if flexible else {})
+    return {"model_bands": _list_bands(part, channels)} | ({"dynamic_img_size": True} if flexible else {})
 
 
-def _list_channel_bands(part: TerraTorch, count: int) -> list[Any]:
-    """Return the names of the channels; numbers, which no weights have, where the part has no names."""
-    if part.channel_bands is None:
+def _list_bands(part: TerraTorch, count: int, wavelengths: Mapping[str, float] | None = None) -> list[Any]:
+    """Return the names of the channels; numbers, which no weights have, where the part has no names.
+
+    With `wavelengths`, all of them must be known there.
+    """
+    bands = part.channel_bands
+    if bands is None and wavelengths is None:
         return list(range(count))
-    if len(part.channel_bands) != count:
-        raise _make_count_error(part.channel_bands, count, "bands")
-    return list(part.channel_bands)
-
-
-def _list_wavelength_bands(part: TerraTorch, count: int, known: Mapping[str, float]) -> list[Any]:
-    """Return the names of the channels, all of which must have known wavelengths."""
-    if part.channel_bands is None:
+    if bands is None:
         expected = "makes its first layer for the wavelengths of its bands"
         got = f"{format_count(count, 'channel')} without names"
         raise _make_error("argument", expected, got, "bands: [BLUE, GREEN, RED], say, one for each channel", "bands")
-    for position, name in enumerate(part.channel_bands):
-        if name not in known:
-            raise _make_error("argument", "does not know this band", name, suggest(name, known), f"bands[{position}]")
-    return _list_channel_bands(part, count)
+    _check_count(bands, count, "bands")
+    for position, name in enumerate(bands):
+        if wavelengths is not None and name not in wavelengths:
+            fix = suggest(name, wavelengths)
+            raise _make_error("argument", "does not know this band", name, fix, f"bands[{position}]")
+    return list(bands)
+
+
+def _check_count(bands: Sequence[str], count: int, about: str) -> None:
+    if len(bands) != count:
+        expected = f"has {format_count(len(bands), 'band')}, one for each channel of its image"
+        fix = f"input: {{channels: {len(bands)}}}"
+        raise _make_error("argument", expected, format_count(count, "channel"), fix, about)
 
 
 def _map_modality_bands(part: TerraTorch, channels: Channels) -> dict[str, list[str]]:
@@ -136,24 +137,14 @@ def _map_modality_bands(part: TerraTorch, channels: Channels) -> dict[str, list[
     try:
         bands_of = part.get_modality_bands(tuple(fed))
     except ValueError as error:
-        fix = f"bands: {{{', '.join(f'{name}: […]' for name in fed)}}}"
-        raise _make_error(
-            "argument", "takes the bands of each image by its modality", "a list", fix, "bands"
-        ) from error
+        expected, fix = "takes the bands of each image by its modality", "bands: {MODALITY: [BAND, …]}"
+        raise _make_error("argument", expected, "a list", fix, "bands") from error
     for name, bands in bands_of.items():
         if name not in fed or name not in MODALITIES:
             fix = suggest(name, [modality for modality in fed if modality in MODALITIES])
             raise _make_error("argument", "is not fed an image whose bands have names", name, fix, f"bands.{name}")
-        if len(bands) != fed[name]:
-            raise _make_count_error(bands, fed[name], f"bands.{name}")
+        _check_count(bands, fed[name], f"bands.{name}")
     return {name: list(bands) for name, bands in bands_of.items()}
-
-
-def _make_count_error(bands: Sequence[str], count: int, about: str) -> RejectionError:
-    expected = f"has {format_count(len(bands), 'band')}, one for each channel of its image"
-    return _make_error(
-        "argument", expected, format_count(count, "channel"), f"input: {{channels: {len(bands)}}}", about
-    )
 
 
 def _build_modalities(part: TerraTorch, channels: Channels, bands: Mapping[str, list[str]]) -> list[Any]:
@@ -166,33 +157,19 @@ def _build_modalities(part: TerraTorch, channels: Channels, bands: Mapping[str, 
             raise _make_error("inputs", "takes images by their modality", "an image without a name", fix)
         channels = ((declared[0], channels),)
     names = [name for name, _ in channels]
-    got = f"images named {', '.join(names)}"
+    got, listed = f"images named {', '.join(names)}", f"modalities: [{', '.join(names)}]"
     if declared is not None and set(declared) != set(names):
-        expected = f"is declared to take {', '.join(declared)}"
-        raise _make_error("inputs", expected, got, f"modalities: [{', '.join(names)}]", "modalities")
+        raise _make_error("inputs", f"is declared to take {', '.join(declared)}", got, listed, "modalities")
     for name, count in channels:
         if name not in MODALITIES and declared is None:
-            hint = suggest(name, MODALITIES).rstrip("?")
-            fix = f"{hint}; or for a modality of your own, modalities: [{', '.join(names)}]"
+            fix = f"{suggest(name, MODALITIES).rstrip('?')}; or for a modality of your own, {listed}"
             raise _make_error("inputs", f"has no weights for a modality {name!r}", got, fix, kind="policy")
-        if name not in bands and MODALITIES.get(name, count) != count:
-            raise _make_channels_error(name, count, channels)
+        wanted = MODALITIES.get(name, count)
+        if name not in bands and wanted != count:
+            expected = f"takes an image of {format_count(wanted, 'channel')} as {name}"
+            fix = f"{{channels: {wanted}}} for that input, or its own name"
+            raise _make_error("channels", expected, format_count(count, "channel"), fix)
     return [name if name in MODALITIES else {name: count} for name, count in channels]
-
-
-def _make_channels_error(name: str, count: int, channels: Sequence[tuple[str, int]]) -> RejectionError:
-    """Make the error for `count` channels of a modality, which may be those of an image that it was swapped with."""
-    wanted = MODALITIES[name]
-    ours, theirs = format_count(count, "channel"), format_count(wanted, "channel")
-    for other, others in channels:
-        if (MODALITIES.get(other), wanted) == (count, others) and others != count:
-            expected = f"takes an image of {theirs} as {name}, and one of {ours} as {other}"
-            got = f"{ours} as {name}, and {theirs} as {other}"
-            return _make_error("inputs", expected, got, f"swap the images of {name} and {other}")
-    fitting = [modality for modality, size in MODALITIES.items() if size == count]
-    another = f"its own name, {' or '.join(fitting)}" if fitting else "another name, for a modality of your own"
-    fix = f"{{channels: {wanted}}} for that input, or {another}"
-    return _make_error("channels", f"takes an image of {theirs} as {name}", ours, fix)
 
 
 def reject_terratorch_arguments(part: TerraTorch, error: Exception) -> Rejection:

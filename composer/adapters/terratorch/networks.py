@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import partial
-from math import isfinite
 from typing import Any
 
-import torch
 from attrs import evolve
 from terratorch.models.backbones.clay_v1.embedder import Embedder, clay_v1_base
-from terratorch.models.backbones.dofa_vit import DOFAEncoderWrapper
 from terratorch.models.backbones.prithvi_mae import PrithviViT
 from terratorch.models.backbones.prithvi_swin import prithvi_swin_B, prithvi_swin_L
 from terratorch.models.backbones.scalemae import VisionTransformer as ScaleMAE
 from terratorch.models.backbones.scalemae import create_model
-from terratorch.models.backbones.torchgeo_resnet import ResNetEncoderWrapper
-from terratorch.models.backbones.torchgeo_swin_satlas import SwinEncoderWrapper
-from terratorch.models.backbones.torchgeo_vit import ViTEncoderWrapper
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
@@ -49,9 +43,6 @@ from composer.parts.validators import MAX_LEVELS, to_keyword_arguments
 from composer.resources import limit_modules
 from composer.sizes import SizeConstraint
 
-TORCHGEO_WRAPPERS = (DOFAEncoderWrapper, ResNetEncoderWrapper, SwinEncoderWrapper, ViTEncoderWrapper)
-"""TerraTorch's wrappers of torchgeo's networks. They keep the origin of their weights, and the levels requested."""
-
 _TIMM_FACTORIES = {factory.__name__: factory for factory in (clay_v1_base, prithvi_swin_B, prithvi_swin_L)}
 
 
@@ -70,8 +61,8 @@ def create_terratorch_backbone(part: TerraTorch, channels: Channels, **more: Any
             network = TERRATORCH_BACKBONE_REGISTRY.build(part.name, **arguments)
     # Prithvi and Clay have a forward bound to this instance, which a copy would go on to run.
     network.__dict__.pop("forward", None)
-    if isinstance(network, TORCHGEO_WRAPPERS):
-        # It cannot be pickled, and nothing reads it again.
+    if "weights" in vars(network):
+        # A wrapper of torchgeo's networks, which cannot be pickled with the origin of its weights.
         network.weights = None
         if part.out_indices is not None:
             network.out_indices = list(range(MAX_LEVELS))
@@ -93,132 +84,66 @@ def _create_unregistered(part: TerraTorch, arguments: Mapping[str, Any]) -> Any:
     return network
 
 
-def wrap_backbone(part: TerraTorch, network: Any, channels: Channels) -> TerraTorchBackbone:
-    """Return a network as a module that emits the levels of `out_indices`."""
-    return TerraTorchBackbone(network, part.out_indices, find_single_modality(part, channels))
-
-
-def find_single_modality(part: TerraTorch, channels: Channels) -> str | None:
-    """Return the modality of the only image of a network that takes images by modality; None of any other network."""
-    return part.modalities[0] if part.modalities and isinstance(channels, int) else None
-
-
 class TerraTorchBackbone(TransparentWrapper):
     """A backbone of TerraTorch. Its weights have TerraTorch's own names.
 
-    `extras` are the keyword arguments that it takes beside its images: the times and places of a Prithvi that was
-    trained with those, or of Clay, and the ground size of a pixel of Clay and ScaleMAE. It emits the levels `indices`
-    (None: all).
+    `extras` are the keyword arguments that it takes beside its images. It emits the levels `indices` (None: all).
     """
 
-    def __init__(self, network: Any, indices: Sequence[int] | None, modality: str | None = None) -> None:
+    def __init__(self, network: Any, part: TerraTorch, channels: Channels, indices: Sequence[int] | None) -> None:
         super().__init__(network)
-        self.indices = None if indices is None else tuple(indices)
-        self.modality = modality
-        self.extras = _list_extra_inputs(network)
-        self._run: Any = next((run for kind, run in _FORWARDS.items() if isinstance(network, kind)), None)
+        self.indices = indices
+        # The modality of its only image, where it takes images by modality.
+        self.modality = part.modalities[0] if part.modalities and isinstance(channels, int) else None
+        self._axes = _list_extra_inputs(network)
+        self.extras = frozenset(self._axes)
+        # The own forward of Prithvi and Clay is that of a masked autoencoder.
+        self._runs_features = isinstance(network, PrithviViT | Embedder)
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> tuple[Tensor, ...]:
         """Return the levels for an image `(b, c, h, w)`, or `(b, c, t, h, w)`, or for several images by modality.
 
-        Raises ValueError for extras of another shape or of other numbers than the network takes.
+        Raises ValueError for extras of another shape than the network takes.
         """
-        if self._run is not None:
-            output = self._run(self.network, image, extras)
-        else:
-            output = self.network(image if self.modality is None else {self.modality: image})
+        if self.modality is not None:
+            image = {self.modality: image}  # type: ignore[dict-item]
+        for name, value in extras.items():
+            _check_extra(name, value, self._axes[name], image)
+        if extras.get("input_res") is not None:
+            # ScaleMAE multiplies it with positions in single precision, and takes no others.
+            extras["input_res"] = extras["input_res"].float()
+        output = (self.network.forward_features if self._runs_features else self.network)(image, **extras)
         levels = (output,) if isinstance(output, Tensor) else tuple(output)
         return levels if self.indices is None else tuple(levels[index] for index in self.indices)
 
 
-def _list_extra_inputs(network: Any) -> frozenset[str]:
-    """Return the keyword arguments of a network. A Prithvi without layers for times or places would ignore them."""
-    if isinstance(network, PrithviViT):
-        has = {"temporal_coords": network.temporal_encoding, "location_coords": network.location_encoding}
-        return frozenset(name for name, used in has.items() if used)
-    if isinstance(network, Embedder):
-        # Its wavelengths are those of its bands.
-        return frozenset({"time", "latlon", "gsd"})
-    return frozenset({"input_res"}) if isinstance(network, ScaleMAE) else frozenset()
+def _list_extra_inputs(network: Any) -> Mapping[str, tuple[int, ...] | None]:
+    """Return the keyword arguments of a network, each with the axes of its tensor behind the batch; None is a number.
 
-
-CoordinateShapes = Mapping[str, tuple[tuple[int, ...], str]]
-"""By the name of an argument, the shape that it must have, and its meaning."""
-
-COORDINATE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""The types of coordinates that TerraTorch's encoding of them accepts."""
-
-
-def _forward_prithvi(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
-    batch = image.shape[0]
-    shapes = {
-        "temporal_coords": ((batch, network.num_frames, 2), "the year and the day of each frame of each image"),
-        "location_coords": ((batch, 2), "the latitude and the longitude of each image"),
-    }
-    _check_coordinates(extras, image, shapes)
-    # The network's own forward is that of the masked autoencoder.
-    return network.forward_features(image, **extras)
-
-
-def _forward_clay(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
-    batch = image.shape[0]
-    size = extras.get("gsd")
-    if size is not None and not (isinstance(size, int | float) and size > 0 and isfinite(size)):
-        raise ValueError(f"gsd must be a number above 0, the metres of a pixel of all images (got {size!r})")
-    shapes = {
-        "time": ((batch, 4), "the week and the hour of each image, as sines and cosines"),
-        "latlon": ((batch, 4), "the latitude and the longitude of each image, as sines and cosines"),
-    }
-    _check_coordinates({name: value for name, value in extras.items() if name != "gsd"}, image, shapes)
-    return network.forward_features(image, **extras)
-
-
-def _forward_scale_mae(network: Any, image: Tensor, extras: Mapping[str, Any]) -> Any:
-    _check_coordinates(extras, image, {"input_res": ((image.shape[0],), "the metres of a pixel of each image")})
-    size = extras.get("input_res")
-    # It multiplies them with positions in single precision, and takes no others.
-    return network(image, None if size is None else size.float())
-
-
-_FORWARDS = {PrithviViT: _forward_prithvi, Embedder: _forward_clay, ScaleMAE: _forward_scale_mae}
-
-
-def _check_coordinates(values: Mapping[str, Any], image: Tensor, shapes: CoordinateShapes) -> None:
-    """Raise ValueError for values, None aside, of another shape or of a wider type than the image.
-
-    TerraTorch would broadcast a shape that is nearly right over images, frames or patches.
+    A Prithvi without layers for times or places would ignore them. Clay's wavelengths are those of its bands.
     """
-    for name, value in values.items():
-        if value is None:
-            continue
-        shape, meaning = shapes[name]
-        if not isinstance(value, Tensor) or value.dim() != len(shape) or tuple(value.shape) != shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{name} must be a tensor of shape {shape}, {meaning} (got {got})")
-        _check_coordinate_numbers(name, value, image)
+    if isinstance(network, PrithviViT):
+        axes = {"temporal_coords": (network.num_frames, 2), "location_coords": (2,)}
+        used = {"temporal_coords": network.temporal_encoding, "location_coords": network.location_encoding}
+        return {name: axes[name] for name in axes if used[name]}
+    if isinstance(network, Embedder):
+        return {"time": (4,), "latlon": (4,), "gsd": None}
+    return {"input_res": ()} if isinstance(network, ScaleMAE) else {}
 
 
-def _check_coordinate_numbers(name: str, value: Tensor, image: Tensor) -> None:
-    if value.dtype not in COORDINATE_DTYPES:
-        *names, last = map(str, COORDINATE_DTYPES)
-        raise ValueError(f"{name} must be of {', '.join(names)} or {last} (got {value.dtype})")
-    # Wider values would widen the tokens too, which the weights then do not fit.
-    wider = torch.promote_types(value.dtype, image.dtype) != image.dtype
-    if wider and not torch.is_autocast_enabled(image.device.type):
-        raise ValueError(f"{name} must be no wider than the image, of {image.dtype} (got {value.dtype})")
-    if not torch.compiler.is_compiling() and not _is_finite(value):
-        index = tuple(int(axis) for axis in (~value.isfinite()).nonzero()[0])
-        raise ValueError(f"{name} must hold finite numbers (got {float(value[index])} at {list(index)})")
+def _check_extra(name: str, value: Any, axes: tuple[int, ...] | None, image: Any) -> None:
+    """Raise ValueError for a value of another shape, which TerraTorch would broadcast over images or frames."""
+    if value is None or (axes is None and isinstance(value, int | float) and value > 0):
+        return
+    if axes is None:
+        raise ValueError(f"{name} must be a number above 0 (got {value!r})")
+    shape = (image.shape[0], *axes)
+    if not isinstance(value, Tensor) or value.dim() != len(shape) or tuple(value.shape) != shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} must be a tensor of shape {shape} (got {got})")
 
 
-def _is_finite(value: Tensor) -> bool:
-    try:
-        return bool(value.isfinite().all())
-    except RuntimeError:  # a tensor without values: on the meta device, or while something is traced
-        return True
-
-
-TERRATORCH_DEFAULT_SIDE = 224
+DEFAULT_SIDE = 224
 """The side of an image where no option names one."""
 
 CLAY_DEFAULT_SIDE = 256
@@ -242,7 +167,7 @@ def _probe_terratorch_on(part: TerraTorch, channels: Channels, device: str) -> E
         raise
     except Exception as error:  # whatever TerraTorch raises for its arguments
         return reject_terratorch_arguments(part, error)
-    encoder = TerraTorchBackbone(network, None, find_single_modality(part, channels)).eval()
+    encoder = TerraTorchBackbone(network, part, channels, None).eval()
 
     def run_silently(image: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         # TerraTorch warns of sizes that do not fit its patches; the model pads to those that do.
@@ -254,11 +179,11 @@ def _probe_terratorch_on(part: TerraTorch, channels: Channels, device: str) -> E
     trial = ShapeProbe(
         run_silently, channels, device, patch=patch, frames=part.frames, token_frames=_count_token_frames(part, network)
     )
-    usual = _get_terratorch_size(part)
-    whole = _align_to_patches(usual, patch)
-    found = _find_steady_strides(trial, whole)
-    if whole != usual and (found is None or found[1].height is not None):
-        found = _find_steady_strides(trial, usual)
+    size = dict(part.options).get("img_size") or (CLAY_DEFAULT_SIDE if part.name in CLAY else DEFAULT_SIDE)
+    sides = (size, size) if isinstance(size, int) else size
+    # The default may not be whole patches, where the options name other patches.
+    whole = [-(-side // along) * along for side, along in zip(sides, patch or (1, 1), strict=True)]
+    found = _find_steady_strides(trial, (whole[0], whole[1]))
     if found is None:
         return reject_terratorch_sizes(part, channels, trial.error)
     strides, sizes = found
@@ -299,19 +224,6 @@ def _limit_to_squares(trial: ShapeProbe) -> GridFunction:
         return tuple((rows * height // side, columns * width // side) for rows, columns in grids)
 
     return compute_square_grids
-
-
-def _get_terratorch_size(part: TerraTorch) -> tuple[int, int]:
-    size = dict(part.options).get("img_size") or (CLAY_DEFAULT_SIDE if part.name in CLAY else TERRATORCH_DEFAULT_SIDE)
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _align_to_patches(size: tuple[int, int], patch: tuple[int, int] | None) -> tuple[int, int]:
-    """Return a size of whole patches; TerraTorch's default may not be, where the options name other patches."""
-    if patch is None:
-        return size
-    rows, columns = (-(-side // along) * along for side, along in zip(size, patch, strict=True))
-    return rows, columns
 
 
 def _count_token_frames(part: TerraTorch, network: Any) -> int:
