@@ -673,25 +673,25 @@ class TestMistakes:
             pytest.param(
                 {"decoder": "FCNdecoder"},
                 (KeyError, "Model FCNdecoder not found in any registry"),
-                ["unknown decoder"],
+                ["part decoder"],
                 id="decoder",
             ),
             pytest.param(
                 {"decoder": "smp_encoders"},
                 (TypeError, "'module' object is not callable"),
-                ["unknown decoder"],
+                ["part decoder"],
                 id="anything-of-smp",
             ),
             pytest.param(
                 {"necks": [{"name": "Selectindices"}]},
                 (Exception, "The model Selectindices could not be instantiated from any source"),
-                ["unknown necks[0].name"],
+                ["part necks[0].name"],
                 id="neck",
             ),
             pytest.param(
                 {"backbone": "resnet19"},
                 (Exception, "The model resnet19 could not be instantiated from any source"),
-                ["network backbone"],
+                ["part backbone"],
                 id="backbone",
             ),
         ],
@@ -716,7 +716,7 @@ class TestMistakes:
         with pytest.raises(Exception, match="The model resnet19 could not be instantiated from any source"):
             theirs_of(**call)
         assert refused(**call) == [
-            "network backbone",
+            "part backbone",
             "unused decoder_chanels",
             "unused num_classes",
             "unused rescael",
@@ -727,7 +727,7 @@ class TestMistakes:
         call = {"backbone": Pyramid(), "aux_decoders": aux, **CLASSES}
 
         assert list(theirs_of(**call).aux_heads) == ["early"]
-        assert refused(**call) == ["name aux_decoders[1].name"]
+        assert refused(**call) == ["node aux_decoders[1].name"]
 
     def test_an_embedding_uses_no_other_arguments(self):
         call = {"task": "embedding_generation", "backbone": Pyramid(), "decoder_channels": 8}
@@ -820,7 +820,7 @@ class TestByChoice:
             pytest.param(
                 [3, 2, 1, 0],
                 {"decoder": "UperNetDecoder", "decoder_channels": 8},
-                ["order decoder"],
+                ["index decoder"],
                 id="upside-down",
             ),
             pytest.param(
