@@ -124,8 +124,8 @@ def _iter_wrong_encoders(typed: TypedGraph, modules: Mapping[str, nn.Module]) ->
     """Run every probed encoder once, and yield a rejection for each whose features differ from the inferred ones."""
     for name, facts in typed.facts.items():
         if name in modules and (mismatch := find_mismatch(modules[name], facts)):
-            expected, got = f"{mismatch[0]}, by what is known of it", mismatch[1]
-            fix = "install the version of its library that its facts are of, or hand in its facts with describe="
+            expected, got = f"{mismatch[0]}, as inferred", mismatch[1]
+            fix = "install the version of its library that was inferred from, or pass its features with describe="
             yield name, Rejection(code="features", kind="wrong_output", expected=expected, got=got, fix=fix)
 
 

@@ -154,7 +154,7 @@ def describe(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection
             kind="policy",
             expected="is not known to describe()",
             got=type(part).__name__,
-            fix="hand in a describe= that knows it",
+            fix="pass a describe= that knows it",
         )
     return _describe_cached(part.copy_without_pretrained(), channels)
 

@@ -11,7 +11,7 @@ from attrs import field, frozen
 from attrs.converters import optional
 
 MAX_MESSAGE_LENGTH = 2000
-"""Letters of a message: what it quotes may be as long as a file, and nobody reads on."""
+"""The maximum length of a message: what it quotes may be as long as a file."""
 
 
 def make_printable(text: str) -> str:
@@ -178,9 +178,9 @@ def _find_nearby_names(name: str, names: list[str]) -> list[str]:
 
 
 def find_close_matches(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """The three names most like this one; where one has the very letters, upper case or lower, that one alone.
+    """Return the three names most like this one; names that are equal but for case come alone.
 
-    A name in small letters is compared with names in small letters.
+    A lower-case name is compared with the lower-case form of the others.
     """
     names = list(known)
     same = [one for one in names if one.lower() == name.lower()]

@@ -85,8 +85,7 @@ def build_node_call(node: Node, typed: TypedGraph, modules: Mapping[str, nn.Modu
         inputs=node.positional,
         named=node.named,
         takes_image=isinstance(part, Encoder),
-        takes_size=not isinstance(part, Encoder)
-        and "image_size" in [p.name for p in _list_parameters(modules[owner].forward)],
+        takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner]),
         foreign=isinstance(part, Custom),
         frames=typed.features[node.sources[0]][0].frames if per_frame else None,
         batch=tuple(f.axes.split().index("b") for f in typed.features[node.name]) if per_frame else (),

@@ -128,7 +128,7 @@ RESERVED_NAMES = frozenset(
         "zero_grad",
     ]
 )
-"""Names that torch's modules and containers, or the built model, have themselves, so no node may bear them."""
+"""Names that torch's modules and containers, or the built model, have themselves, so no node may have them."""
 
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 """A segment of a node's name."""
@@ -139,10 +139,10 @@ PATH_PATTERN = re.compile(
 """A node's name: segments with dots, each perhaps with an index: `encoder`, `necks[0]`, `aux.early.decoder`."""
 
 MAX_NAME_LENGTH = 256
-"""How long a node's name may be."""
+"""The maximum length of a node's name."""
 
 MAX_ENCODERS = 32
-"""How many encoders a graph has: what one of them gives may take a second to find out."""
+"""The maximum number of encoders in a graph: probing one may take a second."""
 
 
 @frozen
@@ -191,7 +191,7 @@ class Node:
 
     @property
     def positional(self) -> tuple[str, ...]:
-        """The sources of the inputs that are given by position."""
+        """The sources of the inputs without a name."""
         return tuple([source for source in self.inputs if isinstance(source, str)])
 
     @property
@@ -201,7 +201,7 @@ class Node:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """All that the node takes from, in order."""
+        """All sources, in order."""
         return (*self.positional, *[source for _, source in self.named])
 
 
@@ -247,7 +247,7 @@ class Graph:
     model, `auxiliary` maps names to nodes whose output is wanted beside them. With `rescale`, pixel-wise output is
     brought to the image's size, and `crop`, (height, width), keeps the centre of it: so many reference pixels.
     `padding` says how an image is brought to a size that the graph takes. `source` says where the graph was read, and
-    counts for nothing when graphs are compared.
+    is ignored when graphs are compared.
     """
 
     inputs: tuple[tuple[str, Image], ...] = field(converter=_to_pairs, validator=_PairsOf(Image))
@@ -302,7 +302,7 @@ def chain(
 
 
 def list_chain_names(parts: tuple[Part, ...]) -> list[str]:
-    """The node names of a chain. Raises ValueError where the parts are not in a chain's order."""
+    """Return the node names of a chain. Raises ValueError where the parts are not in a chain's order."""
     order = [_rank_part(part) for part in parts]
     if not parts or order != sorted(order) or any(order.count(rank) > 1 for rank in (0, 2, 3)) or order[0] != 0:
         raise ValueError(f"a chain is an encoder, then necks, a decoder and a head (got {_format_part_types(parts)})")
@@ -313,7 +313,7 @@ _BRANCH_KINDS = ((Decoder,), (Decoder, Head))
 
 
 def _check_branch(label: str, parts: Sequence[Part]) -> Sequence[Part]:
-    """The parts of an auxiliary branch. Raises ValueError where they are none."""
+    """Return the parts of an auxiliary branch. Raises ValueError for anything else."""
     listed = isinstance(parts, list | tuple)
     for part in parts if listed else ():
         if mistake := explain_mistake(part):

@@ -20,7 +20,7 @@ from composer.sizes import ANY_SIZE, Conflict, SizeConstraint
 
 
 def find_structural_problems(graph: Graph) -> Iterator[Problem]:
-    """All that is wrong with a graph before any feature is known: names, references, cycles, dead ends."""
+    """Yield all that is wrong with a graph before any feature is known: names, references, cycles, dead ends."""
     faults = list(
         islice(
             chain(_find_invalid_names(graph), _find_invalid_references(graph), _find_excess_encoders(graph)),
@@ -43,7 +43,7 @@ def find_structural_problems(graph: Graph) -> Iterator[Problem]:
 
 
 def sort_nodes(graph: Graph) -> tuple[Node, ...]:
-    """The nodes such that each comes after what it takes; otherwise in the order given. The graph has no cycle."""
+    """Return the nodes, each after those it takes from, otherwise in the given order. The graph has no cycle."""
     if _is_sorted(graph):
         return graph.nodes
     nodes = {node.name: node for node in graph.nodes}
@@ -89,7 +89,7 @@ def _find_invalid_names(graph: Graph) -> Iterator[Problem]:
 
 
 def _map_nested_names(names: list[str]) -> dict[str, str]:
-    """The first name that stands inside of what each prefix of a name would name."""
+    """Map each prefix of a dotted name to the first name that has it."""
     inside: dict[str, str] = {}
     for name in (name for name in names if len(name) <= MAX_NAME_LENGTH):
         for end in (position for position, sign in enumerate(name) if sign in ".["):
@@ -150,11 +150,11 @@ def _find_excess_encoders(graph: Graph) -> Iterator[Problem]:
 
 
 def _build_reference_problem(graph: Graph, path: str, message: str, fix: str) -> Problem:
-    return Problem(code="node", message=message, place=graph.source.locate(path), fix=fix)
+    return Problem(code="reference", message=message, place=graph.source.locate(path), fix=fix)
 
 
 def _iter_sources(node: Node) -> Iterator[tuple[str, str]]:
-    """The path and the source of each thing that a node takes."""
+    """Yield the path and the name of each source of a node."""
     several = len(node.inputs) > 1
     for position, source in enumerate(node.positional):
         yield (f"{node.name}.from[{position}]" if several else f"{node.name}.from"), source
@@ -166,7 +166,7 @@ def _build_unknown_name_problem(graph: Graph, path: str, name: str, known: list[
     what = "input or node" if set(inputs) & set(known) else "node"
     other = " that has a part of its own" if path.endswith(".share") else f", only an input {name!r}"
     return Problem(
-        code="node",
+        code="reference",
         message=f"there is no {what} {name!r}{other if name in inputs or path.endswith('.share') else ''}.",
         place=graph.source.locate(path),
         got=name,
@@ -186,7 +186,7 @@ def _find_cycle(graph: Graph) -> list[str] | None:
 
 
 def _find_unused_nodes(graph: Graph) -> Iterator[Problem]:
-    """Nodes and inputs that no output needs: their parameters would never get a gradient."""
+    """Yield nodes and inputs that no output needs: their parameters would never get a gradient."""
     nodes = {node.name: node for node in graph.nodes}
     needed = [*graph.outputs, *(name for _, name in graph.auxiliary)]
     reached = set(needed)

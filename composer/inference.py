@@ -39,10 +39,10 @@ Shape = tuple[str | int, ...]
 class TypedGraph:
     """The result of `infer`: a graph, and what flows through it.
 
-    `features` holds what leaves each input and each node, `sizes` the image sizes the graph takes without padding,
-    `facts` what was asked of the world, by node, and `order` the nodes such that each comes after what it takes.
-    `per_frame` names the single-image encoders that are applied to each frame, and `embeddings` the nodes whose
-    features are returned as they are.
+    `features` are those of each input and node, and `facts` the `EncoderInfo` of each encoder, by name. `sizes` are the
+    image sizes that the graph takes without padding, and `node_sizes` those that each node demands. `order` lists the
+    nodes, each after those it takes from. `per_frame` names the single-image encoders that are applied to each frame,
+    and `embeddings` the nodes whose features are returned as they are.
     """
 
     graph: Graph
@@ -215,7 +215,7 @@ class Inference:
     """The state of inference over a graph. Nodes behind a rejected one are skipped.
 
     `parts` are the parts of the nodes, with the fields set that follow from the encoder in front of them. `encoders`
-    are these encoders, if there is only one.
+    maps a node to the one encoder that feeds it, or to None where there are several.
     """
 
     graph: Graph
@@ -423,7 +423,7 @@ def resolve_describe(describe: Describe | Mapping[Any, EncoderInfo] | None) -> D
         return lambda part, _: (
             known.get(part)
             or Rejection(
-                code="features", kind="policy", expected="is not among the facts that were handed in", got="no facts"
+                code="features", kind="policy", expected="is not among the encoders of describe=", got="no entry"
             )
         )
     return describe

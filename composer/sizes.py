@@ -139,9 +139,9 @@ def intersect(demands: Iterable[tuple[str, SizeConstraint]]) -> SizeConstraint |
 class _PaddingChoice:
     choices: tuple[str, ...]
 
-    def __call__(self, _: object, __: Attribute[str], value: Any) -> None:
+    def __call__(self, _: object, attribute: Attribute[str], value: Any) -> None:
         if value not in self.choices:
-            raise ValueError(f"padding is one of {', '.join(self.choices)} (got {value!r})")
+            raise ValueError(f"{attribute.name} is one of {', '.join(self.choices)} (got {value!r})")
 
 
 @frozen(kw_only=True)

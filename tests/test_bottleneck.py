@@ -61,7 +61,7 @@ REFUSED = {
     "PAN": "error[count] decoder: smp/PAN has gates for the levels up to 5, and would pass over those between them and the "
     "last (got level 6).\n  fix: necks: [AddBottleneckLayer, SelectIndices: {indices: [1, 2, 3, 4]}]",
 }
-REPAIRS = {
+FIXES = {
     "UnetPlusPlus": [0, 1, 2, 3],
     "MAnet": [0, 1, 2, 3],
     "Linknet": [0, 1, 2, 3],
@@ -78,6 +78,6 @@ def test_refused(name, message):
     assert str(raised.value) == message
 
 
-@pytest.mark.parametrize(("name", "indices"), REPAIRS.items(), ids=REPAIRS)
+@pytest.mark.parametrize(("name", "indices"), FIXES.items(), ids=FIXES)
 def test_the_fix_is_all_that_it_takes(name, indices):
     composer.infer(after(composer.SelectIndices(indices=indices), composer.Smp(name)))

@@ -50,7 +50,7 @@ nodes:
   h: {part: IdentityDecoder, from: j}
 outputs: [h]
 """,
-        "<text>:3:13: error[features] e: timm/resnet34 is not among the facts that were handed in (got no facts).",
+        "<text>:3:13: error[features] e: timm/resnet34 is not among the encoders of describe= (got no entry).",
     ),
     "an output named twice": (
         """\
@@ -60,7 +60,7 @@ nodes:
   h: {part: IdentityDecoder, from: e}
 outputs: [h, h]
 """,
-        "<text>:5:14: error[node] outputs[1]: h is named 2 times.\n  fix: name each output once",
+        "<text>:5:14: error[reference] outputs[1]: h is named 2 times.\n  fix: name each output once",
     ),
     "a join in a chain": (
         "encoder: timm/resnet18\nnecks: [ConcatFeatures]\ndecoder: IdentityDecoder\n",

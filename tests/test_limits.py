@@ -212,7 +212,7 @@ def test_a_name_of_a_network_is_no_address(name, monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", asked)
     with pytest.raises(SpecError) as caught:
         composer.infer(reads(f"encoder: {json.dumps(f'timm/{name}')}\nhead: EmbeddingHead"))
-    assert [problem.code for problem in caught.value.problems] == ["network"]
+    assert [problem.code for problem in caught.value.problems] == ["part"]
 
 
 def test_reading_imports_no_torch():

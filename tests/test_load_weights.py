@@ -279,33 +279,33 @@ def both(*changes):
     return lambda state: [change(state) for change in changes]
 
 
-REPAIR = "\n  fix: give a checkpoint of this very model, or allow it: load_weights(model, file, ignore="
+FIX = "\n  fix: give a checkpoint of this very model, or allow it: load_weights(model, file, ignore="
 OTHER = "has 1 tensor of another shape or type than the model's: 1 of "
 UNFIT = {
     "missing": (
         drop("head.head.2.bias"),
-        "lacks 1 tensor of the model: 1 of head (head.head.2.bias)." + REPAIR + '["head.*"])',
+        "lacks 1 tensor of the model: 1 of head (head.head.2.bias)." + FIX + '["head.*"])',
         ["head.head.2.bias"],
     ),
     "unexpected": (
         add(neck__0__fpn1__0__bias=torch.ones(2)),
-        "has 1 tensor that the model does not have: 1 of neck.0 (neck.0.fpn1.0.bias)." + REPAIR + '["neck.0.*"])',
+        "has 1 tensor that the model does not have: 1 of neck.0 (neck.0.fpn1.0.bias)." + FIX + '["neck.0.*"])',
         ["neck.0.*"],
     ),
     "another-shape": (
         add(head__head__2__bias=torch.ones(3)),
-        OTHER + "head (head.head.2.bias is [3] and must be [2])." + REPAIR + '["head.*"])',
+        OTHER + "head (head.head.2.bias is [3] and must be [2])." + FIX + '["head.*"])',
         ["*.bias"],
     ),
     "another-kind": (
         add(head__head__2__bias=torch.ones(2).int()),
-        OTHER + "head (head.head.2.bias is int32 [2] and must be float32 [2])." + REPAIR + '["head.*"])',
+        OTHER + "head (head.head.2.bias is int32 [2] and must be float32 [2])." + FIX + '["head.*"])',
         ["head.head.2.*"],
     ),
     "whole-numbers-of-another-kind": (
         add(encoder__conv1__1__num_batches_tracked=torch.ones((), dtype=torch.int32)),
         OTHER + "encoder (encoder.conv1.1.num_batches_tracked is int32 [] and "
-        "must be int64 [])." + REPAIR + '["encoder.*"])',
+        "must be int64 [])." + FIX + '["encoder.*"])',
         ["encoder.conv1.?.*"],
     ),
     "many": (
@@ -315,10 +315,10 @@ UNFIT = {
             add(aux_heads__a__0__x=torch.ones(1), extra=torch.ones(1), aux_heads__a__1__x=torch.ones(1)),
         ),
         "lacks 7 tensors of the model: 6 of decoder (decoder.convs.0.0.weight, decoder.convs.0.0.bias, "
-        "decoder.convs.0.1.weight, …); 1 of head (head.head.2.bias)." + REPAIR + '["decoder.*", "head.*"])\n'
+        "decoder.convs.0.1.weight, …); 1 of head (head.head.2.bias)." + FIX + '["decoder.*", "head.*"])\n'
         "FILE: error[weights] has 3 tensors that the model does not have: 1 of aux_heads.a.0 (aux_heads.a.0.x); "
         "1 of extra (extra); 1 of aux_heads.a.1 (aux_heads.a.1.x)."
-        + REPAIR
+        + FIX
         + '["aux_heads.a.0.*", "extra", "aux_heads.a.1.*"])',
         ["decoder.*", "head.*", "aux_heads.a.0.*", "extra", "aux_heads.a.1.*"],
     ),
@@ -405,7 +405,7 @@ def test_two_names_that_come_out_alike_are_not_both_taken(file, model):
     torch.save({**state, "head._orig_mod.head.2.bias": torch.zeros(2)}, file)
     message = (
         f"{file}: error[weights] has 1 tensor that the model does not have: 1 of head (head._orig_mod.head.2.bias)."
-        f'{REPAIR}["head.*"])'
+        f'{FIX}["head.*"])'
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         load_weights(model, file)

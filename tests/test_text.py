@@ -283,7 +283,7 @@ error[yaml] necks[0]: Doubler is not among the parts that a text may name.
     ),
     "unknown": (
         evolve(BASE, outputs=("tail",)),
-        "error[node] outputs[0]: there is no node 'tail'.\n  fix: known: decoder, encoder, head",
+        "error[reference] outputs[0]: there is no node 'tail'.\n  fix: known: decoder, encoder, head",
     ),
     "repeated": (
         evolve(BASE, nodes=(*BASE.nodes, Node("head", RegressionHead(), "decoder"))),

@@ -245,8 +245,8 @@ padding: {mode: reflekt, side: left}
 decoder: FCNDecoder
 """,
         """\
-<text>:2:17: error[value] padding.mode: padding is one of reflect, replicate, zeros (got 'reflekt').
-<text>:2:32: error[value] padding.side: padding is one of both, end (got 'left').""",
+<text>:2:17: error[value] padding.mode: mode is one of reflect, replicate, zeros (got 'reflekt').
+<text>:2:32: error[value] padding.side: side is one of both, end (got 'left').""",
     ),
     "an image that is none": (
         """\
@@ -505,15 +505,15 @@ outputs: [d]
 auxiliary: {x: image}
 """,
         """\
-<text>:3:34: error[node] a.from: there is no input or node 'imag'.
+<text>:3:34: error[reference] a.from: there is no input or node 'imag'.
   fix: did you mean image?
-<text>:4:35: error[node] b.from[1]: there is no input or node 'x'.
+<text>:4:35: error[reference] b.from[1]: there is no input or node 'x'.
   fix: known: a, b, c, image
-<text>:5:14: error[node] c.share: there is no node 'bb' that has a part of its own.
+<text>:5:14: error[reference] c.share: there is no node 'bb' that has a part of its own.
   fix: did you mean b?
-<text>:6:11: error[node] outputs[0]: there is no node 'd'.
+<text>:6:11: error[reference] outputs[0]: there is no node 'd'.
   fix: known: a, b, c
-<text>:7:16: error[node] auxiliary.x: there is no node 'image', only an input 'image'.
+<text>:7:16: error[reference] auxiliary.x: there is no node 'image', only an input 'image'.
   fix: known: a, b, c""",
     ),
     "a part that cannot be read hides no reference": (
@@ -528,7 +528,7 @@ outputs: [c]
         """\
 <text>:4:13: error[part] b: there is no part 'FCNDecodr'.
   fix: did you mean FCNDecoder or UNetDecoder or MLPDecoder?
-<text>:5:35: error[node] c.from: there is no input or node 'bb'.
+<text>:5:35: error[reference] c.from: there is no input or node 'bb'.
   fix: did you mean b?""",
     ),
     "an unread reference makes no other wrong": (
@@ -592,7 +592,7 @@ nodes:
   a: {part: timm/resnet18, from: image}
 """,
         """\
-<text>:1:1: error[node] outputs: the graph has no output.
+<text>:1:1: error[reference] outputs: the graph has no output.
   fix: outputs: [a]""",
     ),
     "a single output": (
@@ -627,7 +627,7 @@ nodes:
 outputs: [a, b]
 """,
         """\
-<text>:3:14: error[node] a.share: there is no node 'a' that has a part of its own.
+<text>:3:14: error[reference] a.share: there is no node 'a' that has a part of its own.
   fix: known: b""",
     ),
     "unused": (
@@ -698,7 +698,7 @@ nodes:
 outputs: [a]
 """,
         """\
-<text>:3:13: error[node] a: a takes from nothing.
+<text>:3:13: error[reference] a: a takes from nothing.
   fix: from: image""",
     ),
 }

@@ -1,3 +1,3 @@
-"""One file for each foreign library, imported when a spec that names it is probed or built."""
+"""One package for each foreign library. Its parts are imported when a spec names one, the library when it is needed."""
 
 from __future__ import annotations

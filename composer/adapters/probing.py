@@ -35,7 +35,7 @@ def probe_on_devices(probe_on: Callable[[str], EncoderInfo | Rejection]) -> Enco
     """
     try:
         result = probe_on("meta")
-        if isinstance(result, Rejection) and (result.code, result.kind) == ("network", "raises"):
+        if isinstance(result, Rejection) and (result.code, result.kind) == ("part", "raises"):
             with SeededGenerator():
                 result = probe_on("cpu")
     except RejectionError as error:

@@ -45,9 +45,9 @@ Fix: add the necks that the message lists.""",
     "limit": """The spec, the model or the machine's memory exceeds a limit.
 Example: --max-parameters 50M for a model with 86 million parameters.
 Fix: use a smaller part at the node that the message names, or raise the limit.""",
-    "node": """A node has an invalid name, refers to one that does not exist, or takes from itself in a circle.
-Example: from: encodr.
-Fix: use the name that the message suggests.""",
+    "node": """A node has an invalid or repeated name, or nodes take from each other in a circle.
+Example: two auxiliary heads called early.
+Fix: choose another name, of letters, digits and _; let one node take from an input or an earlier node.""",
     "note": """A note on a TerraTorch config or call: composer leaves something out, or computes it otherwise.
 Example: the learning rate of a config, which does not belong to the model.
 Fix: nothing, unless the difference matters to you.""",
@@ -60,6 +60,9 @@ Fix: use the name that the message suggests, or search: python -m composer list 
     "prefix": """Prefix tokens, such as a class token, are missing where a part uses them or present where it cannot.
 Example: pooling: cls after an encoder without a class token.
 Fix: change the argument that the message names, such as remove_cls_token: true.""",
+    "reference": """A node or an output refers to a node or input that does not exist.
+Example: from: encodr.
+Fix: use the name that the message suggests.""",
     "search": """No necks, widths or encoder levels make the graph valid.
 Example: concatenating two branches whose images have different sizes.
 Fix: solve the other problems of the spec by hand, or choose another decoder.""",

@@ -139,7 +139,7 @@ class _SpecReader:
         """Return whether a structural problem remains, whatever the unread values are."""
         if problem.code == "unused":
             return not self.unread
-        return problem.code != "node" or problem.place.path not in self.unread
+        return problem.code != "reference" or problem.place.path not in self.unread
 
     def read_model(self, tree: Tree) -> Graph | None:
         """Read a whole file. Returns None if the names of its nodes are not known."""

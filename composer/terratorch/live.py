@@ -30,7 +30,7 @@ from composer.terratorch.probing import probe_module, run_on_zeros
 PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
 """torch's padding modes, and their names here."""
 
-CUSTOM_REPAIR = "declare its features: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
+CUSTOM_FIX = "declare its features: backbone=composer.Custom(module, features=[…], channels=…, sizes=…)"
 
 
 def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnostics) -> Backbone | None:
@@ -66,12 +66,12 @@ def _probe_backbone(backbone: Any, frames: int | None, arguments: Arguments, rep
     if not isinstance(stated, list | tuple):
         got = f"{name} with out_channels {stated!r}"
         message = f"a backbone is the name of a network, or a module whose out_channels are a list (got {got})."
-        report.add_problem("backbone", message, CUSTOM_REPAIR, "type")
+        report.add_problem("backbone", message, CUSTOM_FIX, "type")
         return None
     probed = probe_module(backbone, frames, channels if type(channels) is int else None)
     if isinstance(probed, str):
         message = f"{name} was run to find its features, and {probed}."
-        fix = f"say how many channels it takes: {arguments.format_path('in_chans')}=…, or {CUSTOM_REPAIR}"
+        fix = f"say how many channels it takes: {arguments.format_path('in_chans')}=…, or {CUSTOM_FIX}"
         report.add_problem("backbone", message, fix, "features")
         return None
     widths = [feature.channels for feature in probed[0].features]

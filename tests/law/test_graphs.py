@@ -45,7 +45,7 @@ SHAPES = {
 SIZES = {"fixed height", "fixed width", "square", "least", "multiple of 3"}
 """What graphs are made of besides parts, and what they ask of sizes. Each must have been drawn in an accepted graph."""
 
-RULES = {"layout", "count", "index", "reference", "cycle", "unused", "name", "output", "share", "join", "head", "sizes"}
+RULES = {"layout", "count", "index", "reference", "node", "unused", "output", "join", "sizes"}
 """Rules by which whole graphs are refused. Each must have been drawn; others may be."""
 
 

@@ -23,14 +23,14 @@ from tests.law.strategies import PARTS, draw_more, inputs_for, parts_for, runs
 
 RULES = {
     composer.SelectIndices: {("index", "raises")},
-    composer.PermuteDims: {("axes", "raises"), ("batch", "policy")},
+    composer.PermuteDims: {("value", "raises"), ("value", "policy")},
     composer.InterpolateToPyramidal: {("layout", "wrong_output"), ("layout", "policy")},
     composer.MaxpoolToPyramidal: {("layout", "wrong_output"), ("layout", "policy")},
     composer.ReshapeTokensToImage: {
         ("layout", "raises"),
         ("prefix", "raises"),
         ("frames", "raises"),
-        ("rows", "policy"),
+        ("value", "policy"),
     },
     composer.AddBottleneckLayer: {("layout", "raises"), ("channels", "raises")},
     composer.LearnedInterpolateToPyramidal: {
@@ -39,7 +39,7 @@ RULES = {
         ("channels", "raises"),
     },
     composer.TemporalPooling: {("layout", "raises"), ("frames", "raises"), ("count", "raises")},
-    composer.FeaturePyramidNetworkNeck: {("layout", "raises"), ("order", "policy")},
+    composer.FeaturePyramidNetworkNeck: {("layout", "raises"), ("index", "policy")},
     composer.AggregateTokens: {
         ("index", "raises"),
         ("layout", "wrong_output"),
@@ -61,12 +61,12 @@ RULES = {
     composer.UNetDecoder: {
         ("layout", "raises"),
         ("count", "raises"),
-        ("order", "policy"),
+        ("index", "policy"),
         ("stride", "policy"),
     },
     composer.UperNetDecoder: {
         ("layout", "raises"),
-        ("order", "policy"),
+        ("index", "policy"),
         ("count", "raises"),
         ("channels", "raises"),
     },

@@ -27,7 +27,7 @@ def refusal_of(part, channels=3):
 
 def test_levels_out_of_order_would_come_in_order():
     refusal = refusal_of(composer.Timm("test_resnet", out_indices=[3, 1]))
-    assert (refusal.code, refusal.kind) == ("order", "wrong_output")
+    assert (refusal.code, refusal.kind) == ("index", "wrong_output")
 
     given = TimmEncoder(timm.create_model("test_resnet"), [3, 1])(IMAGE)
 
@@ -45,7 +45,7 @@ def test_a_level_that_is_not_there_is_impossible():
 
 def test_tokens_of_a_network_without_tokens_are_impossible():
     refusal = refusal_of(composer.Timm("test_resnet", tokens=True))
-    assert (refusal.code, refusal.kind) == ("network", "raises")
+    assert (refusal.code, refusal.kind) == ("part", "raises")
 
     with pytest.raises(TypeError, match="return_prefix_tokens"):
         TimmEncoder(timm.create_model("test_resnet"), [1], tokens=True)(IMAGE)
@@ -61,7 +61,7 @@ UNKNOWN = {
 @pytest.mark.parametrize("part", UNKNOWN.values(), ids=UNKNOWN)
 def test_what_timm_does_not_know_it_cannot_make(part):
     refusal = refusal_of(part)
-    assert (refusal.code, refusal.kind) == ("network", "raises")
+    assert (refusal.code, refusal.kind) == ("part", "raises")
 
     with pytest.raises((RuntimeError, TypeError)):
         timm.create_model(part.name, output_stride=part.output_stride, **dict(part.options))
@@ -92,7 +92,7 @@ def test_weights_shared_with_features_of_other_channels_are_refused():
     wide = Node("wide", Toy(features=(evolve(MAP8, channels=9),)), "image")
     head = Node("head", composer.SegmentationHead(num_classes=2), "encoder")
     again = Node("again", Shared("head"), "wide")
-    assert codes(toy_graph(ENCODER, wide, head, again, outputs=["head", "again"])) == ["share"]
+    assert codes(toy_graph(ENCODER, wide, head, again, outputs=["head", "again"])) == ["join"]
 
     with pytest.raises(RuntimeError, match="expected input"):
         composer.module(head.part, (MAP8,))([torch.zeros(2, 9, 4, 4)])
@@ -118,7 +118,7 @@ def test_frames_of_frames_would_run_and_have_no_name():
 
 def test_a_circle_has_no_beginning():
     loop = evolve(ENCODER, inputs=["encoder"])
-    assert codes(toy_graph(loop, outputs=["encoder"], inputs=())) == ["cycle"]
+    assert codes(toy_graph(loop, outputs=["encoder"], inputs=())) == ["node"]
 
 
 def test_sizes_that_exclude_each_other_leave_none():

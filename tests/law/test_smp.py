@@ -131,9 +131,9 @@ def tokens(draw):
 
 
 PYRAMID = {("argument", "raises"), ("count", "raises"), ("layout", "raises")}
-DOUBLED = {("layout", "policy"), ("order", "raises"), ("stride", "raises"), ("offset", "raises")}
+DOUBLED = {("layout", "policy"), ("index", "raises"), ("stride", "raises"), ("stride", "raises")}
 RULES = {
-    "Unet": PYRAMID | {("channels", "raises"), ("layout", "wrong_output"), ("order", "policy"), ("stride", "policy")},
+    "Unet": PYRAMID | {("channels", "raises"), ("layout", "wrong_output"), ("index", "policy"), ("stride", "policy")},
     "UnetPlusPlus": PYRAMID | DOUBLED | {("channels", "raises")},
     "MAnet": PYRAMID | DOUBLED,
     "Linknet": PYRAMID | DOUBLED | {("channels", "raises")},
@@ -141,10 +141,10 @@ RULES = {
     "PSPNet": {("argument", "raises"), ("layout", "raises"), ("channels", "raises")},
     "DeepLabV3": {("argument", "raises"), ("layout", "raises"), ("count", "raises")},
     "DeepLabV3Plus": PYRAMID | {("layout", "policy"), ("stride", "raises")},
-    "PAN": PYRAMID | {("layout", "policy"), ("count", "policy"), ("order", "policy")},
-    "UPerNet": PYRAMID | {("layout", "policy"), ("order", "policy")},
-    "Segformer": PYRAMID | {("layout", "wrong_output"), ("order", "policy")},
-    "DPT": PYRAMID | {("prefix", "raises"), ("stride", "raises"), ("offset", "wrong_output")},
+    "PAN": PYRAMID | {("layout", "policy"), ("count", "policy"), ("index", "policy")},
+    "UPerNet": PYRAMID | {("layout", "policy"), ("index", "policy")},
+    "Segformer": PYRAMID | {("layout", "wrong_output"), ("index", "policy")},
+    "DPT": PYRAMID | {("prefix", "raises"), ("stride", "raises"), ("stride", "wrong_output")},
 }
 """Every rule by which each decoder refuses, and its kind. One never drawn fails the test, as does one not listed."""
 

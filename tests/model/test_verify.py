@@ -31,7 +31,7 @@ def of_any_size(facts):
 
 VIT = Timm("vit_tiny_patch16_224", out_indices=[1])
 VIT_FACTS = composer.describe(VIT, 3)
-REPAIR = "\n  fix: install the version of its library that its facts are of, or hand in its facts with describe="
+FIX = "\n  fix: install the version of its library that was inferred from, or pass its features with describe="
 LIES = {
     "channels": (
         ENCODER,
@@ -39,7 +39,7 @@ LIES = {
         (
             "error[features] encoder: timm/test_resnet must give "
             "1 × 33 × 2 × 4, 1 × 49 × 1 × 2 for an image of 8 × 16, "
-            "by what is known of it (got 1 × 32 × 2 × 4, 1 × 48 × 1 × 2)."
+            "as inferred (got 1 × 32 × 2 × 4, 1 × 48 × 1 × 2)."
         ),
     ),
     "strides": (
@@ -48,7 +48,7 @@ LIES = {
         (
             "error[features] encoder: timm/test_resnet must give "
             "1 × 32 × 2 × 4, 1 × 48 × 1 × 2 for an image of 16 × 32, "
-            "by what is known of it (got 1 × 32 × 4 × 8, 1 × 48 × 2 × 4)."
+            "as inferred (got 1 × 32 × 4 × 8, 1 × 48 × 2 × 4)."
         ),
     ),
     "sizes": (
@@ -56,7 +56,7 @@ LIES = {
         of_any_size,
         (
             "error[features] encoder: timm/vit_tiny_patch16_224 must take "
-            "an image of 16 × 32, by what is known of it (got"
+            "an image of 16 × 32, as inferred (got"
             " AssertionError: Input height (16) doesn't match model (224).)."
         ),
     ),
@@ -73,7 +73,7 @@ def test_facts_that_lie_are_found_out(case):
             verify=True,
             describe=lambda *_: told,
         )
-    assert str(caught.value) == message + REPAIR
+    assert str(caught.value) == message + FIX
 
 
 def test_without_it_they_are_not():

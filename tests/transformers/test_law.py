@@ -87,7 +87,7 @@ def test_an_architecture_that_cannot_be_had_is_refused(name):
 @pytest.mark.parametrize("name", RGB)
 def test_an_architecture_of_three_channels_takes_no_more(name):
     refusal = composer.describe(Transformers(name), 5)
-    assert (refusal.code, refusal.expected) == ("network", "runs at no image size tried with 5 input channels")
+    assert (refusal.code, refusal.expected) == ("part", "runs at no image size tried with 5 input channels")
 
 
 def test_no_architecture_is_left_out():

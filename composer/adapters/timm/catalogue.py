@@ -104,7 +104,7 @@ def get_catalogue_version() -> str | None:
 
 @cache
 def list_networks() -> tuple[str, ...]:
-    """List all networks of that version, in timm's own order. A few have no entry."""
+    """List all networks of that version, in timm's own order."""
     return tuple(_read_catalogue_lines())[1:]
 
 
