@@ -1,4 +1,4 @@
-"""Every spec goes through torch.export and torch.compile in one piece, and gives the same numbers there.
+"""Specs go through torch.export and torch.compile in one piece, and give the same numbers there.
 
 With dynamic sizes these are the numbers of onnxruntime too, and of a program that another process loads.
 """
@@ -21,9 +21,14 @@ SPECS = Path(__file__).parent.parent / "specs"
 OPTIONAL = ("terratorch/", "transformers/", "mmseg/")
 """Sources whose libraries are not of the extra `test`. Whether their parts can be exported is up to them."""
 
-NAMES = sorted(
-    file.stem for file in SPECS.glob("*.yaml") if not any(source in file.read_text("utf-8") for source in OPTIONAL)
-)
+QUICK = ("auxiliary-heads", "class-token", "coarse-cells", "convnext-unet", "optical-radar-unet", "six-bands-fcn")
+"""Specs that cover heads, tokens, rescaling, several inputs and bands; the others are exported in the slow tests."""
+
+NAMES = [
+    pytest.param(file.stem, marks=[] if file.stem in QUICK else pytest.mark.slow)
+    for file in sorted(SPECS.glob("*.yaml"))
+    if not any(source in file.read_text("utf-8") for source in OPTIONAL)
+]
 
 
 @pytest.fixture(scope="module", params=NAMES)
