@@ -86,11 +86,14 @@ def _parse_padding(found: tuple[int, int] | None, arguments: Arguments, report: 
     mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
     if mode is None:
         return Padding()
+    if not isinstance(mode, str) or mode not in PADDING_MODES:
+        message = f"padding is one of {', '.join(PADDING_MODES)} (got {mode!r})."
+        report.add_problem(arguments.locate("padding"), message)
+        return Padding()
     try:
-        return Padding(mode=PADDING_MODES.get(mode, mode), multiple=compute_padding_multiple(patch))
+        return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
     except (TypeError, ValueError) as error:
-        name = "padding" if str(error).startswith("padding") else "patch_size"
-        report.add_problem(arguments.locate(name), f"{error}.")
+        report.add_problem(arguments.locate("patch_size"), f"{error}.")
         return Padding()
 
 
