@@ -39,7 +39,7 @@ __all__ = sorted(_MODULE_BY_NAME)
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_BY_NAME:
-        raise AttributeError(f"module 'composer.testing' has no attribute {name!r}")
+        raise AttributeError(name)
     return getattr(import_module(f"composer.testing.{_MODULE_BY_NAME[name]}"), name)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module
 from inspect import get_annotations, isabstract
-from pathlib import PurePath
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 from attrs import frozen
 
 from composer.parts import Part
-from composer.testing.checking import DEFAULT_EXAMPLES, Options
+from composer.testing.checking import DEFAULT_EXAMPLES, ContractCheck
 from composer.testing.failures import format_error, locate_error
-from composer.testing.modules import is_plain_neck
+from composer.testing.plain_necks import is_plain_neck
 
 CHECKS_NAME = "composer_checks"
 """The name of a module's options of `check_contract`, by class."""
@@ -31,12 +30,11 @@ class NoPartsError(ValueError):
 
 @frozen
 class DiscoveredPart:
-    """The class of a part or a plain neck, its name in a module, and its options."""
+    """A part or a plain neck: its name in a module, and how its class is checked."""
 
     module: str
     name: str
-    part: type[Any]
-    options: Options
+    check: ContractCheck
 
 
 def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> list[DiscoveredPart]:
@@ -55,15 +53,11 @@ def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> list[DiscoveredPa
             f"{name} has no parts: it needs a class derived from composer.Encoder, Neck, Decoder or Head, or a module "
             f"with process_channel_list"
         )
-    options = _collect_options(modules, found, examples)
-    default = Options(examples=examples)
-    return [DiscoveredPart(*place, part, options.get(part, default)) for part, place in found.items()]
+    checks = _collect_checks(modules, found, examples)
+    return [DiscoveredPart(*place, checks[part]) for part, place in found.items()]
 
 
 def _import_module(name: str) -> ModuleType:
-    if not all(piece.isidentifier() for piece in name.split(".")) or name.endswith(".py"):
-        suggestion = ".".join(PurePath(name.removesuffix(".py")).parts)
-        raise NoPartsError(f"{name!r} is not a module name{f'; did you mean {suggestion}?' if suggestion else ''}")
     try:
         return import_module(name)
     except (Exception, SystemExit) as error:
@@ -97,30 +91,22 @@ def _is_part_class(thing: type[Any]) -> bool:
     inherits = hasattr(thing, "__attrs_attrs__")
     if thing.__subclasses__() or (inherits and not get_annotations(thing)):
         return inherits  # a base class, or another name for the same fields
-    kind = next(base.__name__ for base in thing.__mro__ if base.__module__ == Part.__module__)
     raise NoPartsError(
-        f"{thing.__module__}.{thing.__qualname__} derives from composer.{kind}, but is not an attrs class: decorate it "
-        f"with @attrs.frozen, or begin its name with an underscore"
+        f"{thing.__module__}.{thing.__qualname__} is a part, but not an attrs class: decorate it with @attrs.frozen, "
+        f"or begin its name with an underscore"
     )
 
 
-def _collect_options(
+def _collect_checks(
     modules: Sequence[ModuleType], parts: Collection[type[Any]], examples: int
-) -> dict[type[Any], Options]:
-    """Return the options in these modules and in those that define the parts; the first module takes precedence."""
-    options: dict[type[Any], Options] = {}
+) -> dict[type[Any], ContractCheck]:
+    """Return a check of each part, by the first of these modules, or of those that define them, with its options."""
+    checks: dict[type[Any], ContractCheck] = {}
     homes = [sys.modules[part.__module__] for part in parts if part.__module__ in sys.modules]
     for module in dict.fromkeys([*modules, *homes]):
-        checks = getattr(module, CHECKS_NAME, {})
-        place = f"{CHECKS_NAME} of {module.__name__}"
-        if not isinstance(checks, Mapping):
-            raise NoPartsError(f"{place} must be a mapping of parts to options (got {checks!r})")
-        unknown = [part for part in checks if part not in parts]
-        if unknown and module in modules:
-            raise NoPartsError(f"{place}: unknown part {getattr(unknown[0], '__name__', repr(unknown[0]))}")
-        for part, values in checks.items():
-            try:
-                options.setdefault(part, Options(**{"examples": examples, **values}))
-            except (TypeError, ValueError) as error:
-                raise NoPartsError(f"{place}, {getattr(part, '__name__', part)}: {error}") from error
-    return options
+        try:
+            for part, options in getattr(module, CHECKS_NAME, {}).items():
+                checks.setdefault(part, ContractCheck(part, **{"examples": examples, **options}))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise NoPartsError(f"{CHECKS_NAME} of {module.__name__}: {error}") from error
+    return {part: ContractCheck(part, examples=examples) for part in parts} | checks

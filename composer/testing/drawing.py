@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import ceil, prod
+from collections.abc import Iterable, Sequence
+from math import ceil
 from typing import Any
 
 from attrs import evolve, frozen
 from hypothesis import strategies as st
 
-from composer.layouts import Feature, Rounding
 from composer.parts import Part
-from composer.parts.rules import Outputs, Rejection, compute_implied_sizes
-from composer.sizes import Conflict, SizeConstraint, intersect
-from composer.testing.inputs import Inputs, Size, find_unambiguous_size, iter_candidate_inputs
-from composer.testing.modules import PlainNeck, iter_plain_neck_inputs
+from composer.parts.rules import Outputs, Rejection
+from composer.sizes import SizeConstraint
+from composer.testing.inputs import Inputs, find_unambiguous_size, iter_candidate_inputs
+from composer.testing.plain_necks import PlainNeck, iter_plain_neck_inputs
 from composer.testing.runs import Run, infer_outcome
 
 MAX_ELEMENTS = 30_000
@@ -26,10 +25,15 @@ MAX_SPARE_ELEMENTS = 8_000
 ENLARGED_CELLS = (3, 4)
 """Cells a side of the coarsest level of a larger image."""
 
-EXACT: tuple[Rounding, int] = ("exact", 0)
-
-GRID_ROUNDINGS = st.sampled_from((*[EXACT] * 4, ("floor", 0), ("floor", 5), ("ceil", 0), ("ceil", 0)))
-"""Rounding and offset of the grids of a run."""
+GRID_CHANGES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    (
+        *[{}] * 4,
+        {"rounding": "floor"},
+        {"rounding": "floor", "offset": 5},
+        *[{"rounding": "ceil"}] * 2,
+    )
+)
+"""Rounding and offset of the grids of a run; usually as they are."""
 
 BATCH_SIZES = st.sampled_from((1, 2, 3, 2, 3, 1, 2, 3, 4, 5))
 
@@ -55,14 +59,13 @@ class Subject:
         printer.text(f"<{self.part!r} {self.summary}>")
 
 
-def build_subject(part: Part, chosen: Iterable[Inputs] | None) -> Subject:
+def build_subject(part: Part, chosen: Iterable[Inputs] = ()) -> Subject:
     """Try a part with chosen inputs, or with all candidates. Large inputs are left out if there are smaller ones.
 
     Raises ContractUncheckable if the contract raises.
     """
-    if chosen is None:
-        chosen = iter_plain_neck_inputs(part) if isinstance(part, PlainNeck) else iter_candidate_inputs(part)
-    results = [(inputs, infer_outcome(part, inputs)) for inputs in chosen]
+    candidates = iter_plain_neck_inputs(part) if isinstance(part, PlainNeck) else iter_candidate_inputs(part)
+    results = [(inputs, infer_outcome(part, inputs)) for inputs in chosen or candidates]
     rejected = [(inputs, outcome) for inputs, outcome in results if isinstance(outcome, Rejection)]
     accepted = [run for inputs, outcome in results if (run := _build_smallest_run(part, inputs, outcome))]
     forced = [run for inputs, outcome in rejected if (run := _build_forced_run(part, inputs, outcome))]
@@ -74,15 +77,7 @@ def build_subject(part: Part, chosen: Iterable[Inputs] | None) -> Subject:
 
 def _build_smallest_run(part: Part, inputs: Inputs, outcome: Outputs | Rejection) -> Run | None:
     """Return one image of the smallest size; None if inputs are rejected or no size fits."""
-    sizes = None if isinstance(outcome, Rejection) else _find_sizes(inputs, outcome)
-    size = None if sizes is None else sizes.compute_padded_size(1, 1)
-    return None if size is None else Run(part, inputs, outcome, 1, size)
-
-
-def _find_sizes(inputs: Inputs, outputs: Outputs) -> SizeConstraint | None:
-    edges = (*inputs.edges, *outputs.features)
-    sizes = intersect([("part", outputs.sizes), *(("edge", compute_implied_sizes(f)) for f in edges)])
-    return None if isinstance(sizes, Conflict) else sizes
+    return None if isinstance(outcome, Rejection) else Run(part, inputs, outcome, 1, (1, 1)).resize(1, 1)
 
 
 def _build_forced_run(part: Part, inputs: Inputs, rejection: Rejection) -> Run | None:
@@ -92,48 +87,35 @@ def _build_forced_run(part: Part, inputs: Inputs, rejection: Rejection) -> Run |
 
 
 def _drop_large(runs: Iterable[Run], most: int) -> tuple[Run, ...]:
-    counted = [(run, _count_elements(run, run.size)) for run in runs]
+    counted = [(run, run.count_elements()) for run in runs]
     most = max(most, min((count for _, count in counted), default=0))
     return tuple(run for run, count in counted if count <= most)
 
 
-def _count_elements(run: Run, size: Size) -> int:
-    """Return the numbers in the inputs and the promised outputs of one image."""
-    outputs = run.outcome.features if isinstance(run.outcome, Outputs) else ()
-    return sum(prod(f.shape(1, *size)) for f in (*run.inputs.edges, *outputs))
-
-
-@st.composite
-def generate_forced_runs(draw: st.DrawFn, subject: Subject) -> Run:
-    """Draw runs with inputs that a subject rejects."""
-    # An index, because Hypothesis prints all elements that it samples from.
-    return subject.rejected[draw(st.integers(0, len(subject.rejected) - 1))]
+def sample_runs(runs: Sequence[Run]) -> st.SearchStrategy[Run]:
+    """Draw one of these runs, by its index, because Hypothesis prints all elements that it samples from."""
+    return st.integers(0, len(runs) - 1).map(lambda index: runs[index])
 
 
 @st.composite
 def generate_runs(draw: st.DrawFn, subject: Subject) -> Run:
     """Draw runs with inputs that a subject accepts. Grids are rounded in some of them, if it accepts that."""
-    smallest = _round_grids(subject.accepted[draw(st.integers(0, len(subject.accepted) - 1))], *draw(GRID_ROUNDINGS))
-    sizes = _find_sizes(smallest.inputs, smallest.outputs)
-    assert sizes is not None
-    rows, columns = (side + draw(SPARE_CELLS) * sizes.multiple for side in smallest.size)
-    size = sizes.compute_padded_size(rows, columns)
-    if size is None or _count_elements(smallest, size) > MAX_SPARE_ELEMENTS:
-        size = smallest.size
-    batch = min(draw(BATCH_SIZES), max(2, MAX_ELEMENTS // _count_elements(smallest, size)))
-    return evolve(smallest, batch=batch, size=size, accepted=subject.accepted)
+    smallest = _round_grids(draw(sample_runs(subject.accepted)), draw(GRID_CHANGES))
+    sizes = smallest.sizes
+    assert isinstance(sizes, SizeConstraint)
+    larger = smallest.resize(*(side + draw(SPARE_CELLS) * sizes.multiple for side in smallest.size))
+    run = larger if larger and larger.count_elements() <= MAX_SPARE_ELEMENTS else smallest
+    batch = min(draw(BATCH_SIZES), max(2, MAX_ELEMENTS // run.count_elements()))
+    return evolve(run, batch=batch, accepted=subject.accepted)
 
 
-def _round_grids(run: Run, rounding: Rounding, offset: int) -> Run:
+def _round_grids(run: Run, changes: dict[str, Any]) -> Run:
     """Return a run whose grids are rounded; the same run if the part does not accept that, or only large images."""
-
-    def round_grid(feature: Feature) -> Feature:
-        return feature if feature.stride in (None, 1) else evolve(feature, rounding=rounding, offset=offset)
-
-    inputs = run.inputs.map_features(round_grid)
-    rounded = None if inputs == run.inputs else _build_smallest_run(run.part, inputs, infer_outcome(run.part, inputs))
-    is_small = rounded is not None and _count_elements(rounded, rounded.size) <= MAX_ELEMENTS
-    return rounded if rounded is not None and is_small else run
+    inputs = run.inputs.map_features(lambda f: f if f.stride in (None, 1) else evolve(f, **changes))
+    if inputs == run.inputs:
+        return run
+    rounded = _build_smallest_run(run.part, inputs, infer_outcome(run.part, inputs))
+    return rounded if rounded and rounded.count_elements() <= MAX_ELEMENTS else run
 
 
 def enlarge_run(run: Run) -> Run:
@@ -142,12 +124,9 @@ def enlarge_run(run: Run) -> Run:
     Over one cell, level, frame or channel, a softmax or a norm is constant and has no gradient.
     """
     alike = [other for other in run.accepted if _list_layouts(other.inputs) == _list_layouts(run.inputs)]
-    richest = max(alike, key=_measure_inputs)
-    sizes = _find_sizes(richest.inputs, richest.outputs)
-    assert sizes is not None
+    richest = evolve(max(alike, key=_measure_inputs), batch=4)
     coarsest = max([1, *(ceil(f.stride) for f in richest.inputs.edges if f.stride)])
-    size = sizes.compute_padded_size(*(count * coarsest for count in ENLARGED_CELLS))
-    return evolve(richest, batch=4, size=size or richest.size)
+    return richest.resize(*(count * coarsest for count in ENLARGED_CELLS)) or richest
 
 
 def _list_layouts(inputs: Inputs) -> list[set[tuple[str, int]]]:
@@ -155,5 +134,5 @@ def _list_layouts(inputs: Inputs) -> list[set[tuple[str, int]]]:
 
 
 def _measure_inputs(run: Run) -> tuple[int, ...]:
-    inputs = run.inputs
-    return min(map(len, inputs.all)), min(f.frames for f in inputs.edges), min(f.channels for f in inputs.edges)
+    edges = run.inputs.edges
+    return len(edges), min(f.frames for f in edges), min(f.channels for f in edges)

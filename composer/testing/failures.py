@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from composer.parts.rules import RejectionError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class ContractViolation(AssertionError):
@@ -24,7 +18,7 @@ class ContractViolation(AssertionError):
 
 
 class ContractUncheckable(Exception):
-    """A part that cannot be checked: its contract raises, it accepts nothing, or its module cannot be built."""
+    """A part cannot be checked: its contract raises, it accepts nothing, or its fields or module cannot be made."""
 
 
 class SkippedLawWarning(UserWarning):
@@ -32,47 +26,16 @@ class SkippedLawWarning(UserWarning):
 
 
 class LawError(Exception):
-    """One run of a module breaks a law: what is wrong, and a table with details."""
+    """One run of a module breaks a law: what is wrong, and lines with what was expected and what was returned."""
 
-    def __init__(self, what: str, table: str = "") -> None:
+    def __init__(self, what: str, expected: str = "", got: str = "") -> None:
         super().__init__(what)
-        self.table = table
+        self.details = [f"  expected  {expected}", f"  got       {got}"] if expected else []
 
 
-def format_shape_table(expected: Sequence[tuple[int, ...]], outputs: Sequence[Tensor]) -> str:
-    """Return a table of expected and actual shapes, one row per tensor, with an arrow where they differ."""
-    rows = [("expected", "got")]
-    shapes = [tuple(x.shape) for x in outputs]
-    for left, right in zip_longest(expected, shapes):
-        texts = ["nothing" if shape is None else format_shape(shape) for shape in (left, right)]
-        rows.append((texts[0], texts[1] if left == right else f"{texts[1]}  ←"))
-    return _format_table(rows)
-
-
-def format_difference(first: tuple[str, Sequence[Tensor]], second: tuple[str, Sequence[Tensor]]) -> str:
-    """Return where two labelled runs differ most, with both values; or their shapes, where those differ."""
-    for index, (x, y) in enumerate(zip(first[1], second[1], strict=False)):
-        if x.shape == y.shape and not x.equal(y):
-            gap = (x.double() - y.double()).abs().nan_to_num(float("inf"))
-            place = tuple(int(i) for i in (gap == gap.max()).nonzero()[0])
-            rows = [(first[0], f"{float(x[place]):.6g}"), (second[0], f"{float(y[place]):.6g}")]
-            return f"  feature {index}, at {place}:\n{_format_table(rows)}"
-    return _format_table([(label, format_shapes(outputs)) for label, outputs in (first, second)])
-
-
-def _format_table(rows: Sequence[tuple[str, str]]) -> str:
-    width = max(len(left) for left, _ in rows)
-    return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
-
-
-def format_shapes(outputs: Sequence[Tensor]) -> str:
-    """Return the shapes of tensors, separated by commas."""
-    return ", ".join(format_shape(tuple(x.shape)) for x in outputs)
-
-
-def format_shape(shape: tuple[int, ...]) -> str:
-    """Return a shape as `1 × 64 × 8 × 8`."""
-    return " × ".join(map(str, shape)) or "a single number"
+def format_shapes(shapes: Iterable[Sequence[int]]) -> str:
+    """Return shapes as `1 × 64 × 8 × 8, 1 × 64`."""
+    return ", ".join(" × ".join(map(str, shape)) or "a single number" for shape in shapes) or "nothing"
 
 
 def format_error(error: BaseException) -> str:
@@ -83,24 +46,12 @@ def format_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-_LIBRARY_PACKAGES = {
-    *("composer", "torch", "hypothesis", "attr", "attrs", "pytest", "_pytest", "pluggy"),
-    *sys.stdlib_module_names,
-}
-
-
 def locate_error(error: BaseException) -> str:
-    """Return the last line of the user's code in a traceback, as `necks.py:6, in forward`; empty if there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{_format_path(error.filename)}:{error.lineno}"
+    """Return the last line of a traceback in the current folder, as `necks.py:6, in forward`; empty if none is."""
+    here = Path.cwd()
     lines = [
-        f"{_format_path(frame.f_code.co_filename)}:{line}, in {frame.f_code.co_name}"
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARY_PACKAGES
+        f"{Path(frame.filename).relative_to(here)}:{frame.lineno}, in {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(here) and "site-packages" not in frame.filename
     ]
     return lines[-1] if lines else ""
-
-
-def _format_path(file: str) -> str:
-    here = Path.cwd()
-    return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

@@ -31,7 +31,6 @@ IMAGE_CHANNELS = (*PROBED_IMAGE_CHANNELS, 4, 5, 7, 10, 13)
 ANY_NAMES = ("first", "second")
 """Names of the inputs of a contract that takes `**named`."""
 
-
 Size = tuple[int, int]
 """Height and width of an image, in reference pixels."""
 
@@ -41,15 +40,20 @@ MIN_CELLS, MAX_CELLS = 3, 100
 
 @frozen
 class Inputs:
-    """The inputs of a part, by position and then by name; each is a tuple of features."""
+    """The inputs of a part, each a tuple of features; the last ones are passed by these names."""
 
-    positional: tuple[Features, ...]
-    named: tuple[tuple[str, Features], ...] = ()
+    all: tuple[Features, ...]
+    names: tuple[str, ...] = ()
 
     @property
-    def all(self) -> tuple[Features, ...]:
-        """Every input, in order."""
-        return (*self.positional, *(features for _, features in self.named))
+    def positional(self) -> tuple[Features, ...]:
+        """The inputs that are passed by position."""
+        return self.all[: len(self.all) - len(self.names)]
+
+    @property
+    def named(self) -> dict[str, Features]:
+        """The inputs that are passed by name."""
+        return dict(zip(self.names, self.all[len(self.positional) :], strict=True))
 
     @property
     def edges(self) -> Features:
@@ -58,13 +62,10 @@ class Inputs:
 
     def map_features(self, change: Callable[[Feature], Feature]) -> Inputs:
         """Return the same inputs with every feature changed."""
-        return Inputs(
-            tuple(tuple(map(change, features)) for features in self.positional),
-            tuple((name, tuple(map(change, features))) for name, features in self.named),
-        )
+        return evolve(self, all=tuple(tuple(map(change, features)) for features in self.all))
 
     def __str__(self) -> str:
-        named = [f"{name}: {describe_features(features)}" for name, features in self.named]
+        named = [f"{name}: {describe_features(features)}" for name, features in self.named.items()]
         return "; ".join([*map(describe_features, self.positional), *named])
 
 
@@ -98,32 +99,30 @@ def iter_candidate_inputs(part: Part) -> Iterator[Inputs]:
         yield from _iter_named_images(part)
         return
     for count, names in _list_input_slots(type(part)):
-        total = count + len(names)
-        for inputs in _iter_images(part, total) if isinstance(part, Encoder) else _iter_stacks(total):
-            yield Inputs(inputs[:count], tuple(zip(names, inputs[count:], strict=True)))
+        for inputs in _iter_images(part, count) if isinstance(part, Encoder) else _iter_stacks(count):
+            yield Inputs(inputs, names)
 
 
 def _list_input_slots(part_class: type[Part]) -> list[tuple[int, tuple[str, ...]]]:
-    """Return how many inputs a contract takes by position, and the names of others; two if it takes any number."""
+    """Return how many inputs a contract takes, and the names of the last ones; two more if it takes any number."""
     parameters = list(signature(contract.dispatch(part_class)).parameters.values())[1:]
     kinds = [p.kind for p in parameters]
     count = sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
     count = max(2, count) if Parameter.VAR_POSITIONAL in kinds else count
     names = tuple(p.name for p in parameters if p.kind is Parameter.KEYWORD_ONLY)
-    slots = [(count, names)] if count or names else []
-    return [*slots, (count, (*names, *ANY_NAMES))] if Parameter.VAR_KEYWORD in kinds else slots
+    choices = [names, (*names, *ANY_NAMES)] if Parameter.VAR_KEYWORD in kinds else [names]
+    return [(count + len(names), names) for names in choices if count or names]
 
 
-def list_stacks(axes: str) -> list[Features]:
-    """Return outputs of encoders and necks in one layout: single features, flat stacks and pyramids."""
+def list_stacks(axes: str, *shapes: str) -> list[Features]:
+    """Return outputs of encoders and necks in one layout: single features, and stacks of these shapes of strides."""
     stacks: list[Features] = []
     is_grid = bool({"h", "n"} & set(axes))
     prefixes = (0, 1, 5) if "n" in axes else (0,)
-    frame_counts = (1, 3) if set("tn") & set(axes) else (1,)
+    frame_counts = (1, 3) if {"t", "n"} & set(axes) else (1,)
     for count, widths, prefix, frames in product((1, 4, 2, 3, 5), WIDTHS, prefixes, frame_counts):
-        is_plain = not prefix and frames == 1
-        shapes = ("flat", "pyramid", "bottleneck", "upside down") if is_grid and count > 1 and is_plain else ("flat",)
-        for shape in shapes:
+        is_varied = is_grid and count > 1 and not prefix and frames == 1
+        for shape in shapes if is_varied else ("flat",):
             strides = list_strides(shape, count, 1 if count == MAX_PYRAMID_LEVELS else 2)
             stack = (
                 Feature(channels=channels, stride=stride if is_grid else None, axes=axes, prefix=prefix, frames=frames)
@@ -135,7 +134,7 @@ def list_stacks(axes: str) -> list[Features]:
 
 def _iter_stacks(count: int) -> Iterator[tuple[Features, ...]]:
     for axes in LAYOUTS:
-        for features in list_stacks(axes):
+        for features in list_stacks(axes, "flat", "pyramid", "bottleneck", "upside down"):
             yield from _iter_variants(features, count, CHANNELS[-1:])
 
 
@@ -158,7 +157,7 @@ def _iter_named_images(encoder: ProbedEncoder) -> Iterator[Inputs]:
         names = encoder.find_image_names(bands) or ()
         for frames in (None, 3) if names else ():
             images = [_build_image(channels, frames) for channels in bands]
-            yield Inputs((), tuple(zip(names, images, strict=True)))
+            yield Inputs(tuple(images), tuple(names))
 
 
 def _iter_variants(features: Features, count: int, widths: Sequence[int]) -> Iterator[tuple[Features, ...]]:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import sys
 import traceback
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from composer.testing.discovery import DiscoveredPart
-    from composer.testing.drawing import Subject
+    from composer.testing.checking import ContractCheck
 
 HELP = "check every part of this module or package against the laws of composer.testing; repeatable"
 
@@ -29,13 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the two options."""
     group = parser.getgroup("composer")
     group.addoption("--composer-parts", action="append", default=[], metavar="MODULE", help=HELP)
-    group.addoption("--composer-examples", type=_parse_examples, default=20, metavar="N", help=EXAMPLES_HELP)
-
-
-def _parse_examples(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"a whole number of at least 1 is needed (got {text})")
-    return int(text)
+    group.addoption("--composer-examples", type=int, default=20, metavar="N", help=EXAMPLES_HELP)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,21 +39,20 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
     names = session.config.getoption("--composer-parts")
     if not names:
         return
-    from composer.testing.discovery import NoPartsError, find_parts
+    from composer.testing.discovery import find_parts
 
     here = str(session.config.invocation_params.dir)
     if here not in sys.path:
         sys.path.insert(0, here)
+    examples = session.config.getoption("--composer-examples")
     try:
-        found = [one for name in names for one in find_parts(name, session.config.getoption("--composer-examples"))]
-    except NoPartsError as error:
+        found = {one.check.part: one for name in names for one in find_parts(name, examples)}
+    except ValueError as error:
         raise pytest.UsageError(f"--composer-parts: {error}") from error
-    first: dict[type[Any], DiscoveredPart] = {}
-    for one in found:
-        first.setdefault(one.part, one)
-    for one in first.values():
+    for one in found.values():
         nodeid = f"{one.module}::{one.name}"
-        items.extend(session.genitems(_PartCollector.from_parent(session, name=one.name, nodeid=nodeid, found=one)))
+        collector = _PartCollector.from_parent(session, name=one.name, nodeid=nodeid, check=one.check)
+        items.extend(session.genitems(collector))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -80,29 +71,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 class _PartCollector(pytest.Collector):
     """A part of a module: a class, of which declarations are drawn."""
 
-    def __init__(self, *, found: DiscoveredPart, **kwargs: Any) -> None:
+    def __init__(self, *, check: ContractCheck, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.found = found
+        self.check = check
         self.blocker = ""
         """Why no law can be checked, once a test has failed for it."""
-        self._subjects: tuple[Subject, ...] = ()
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test for each law; plain necks reject nothing, so they have no law of refusals."""
         from composer.testing.checking import ALL_LAWS
-        from composer.testing.laws import REJECTIONS_LAW
-        from composer.testing.modules import is_plain_neck
+        from composer.testing.plain_necks import is_plain_neck
 
-        for law in ALL_LAWS:
-            if law != REJECTIONS_LAW or not is_plain_neck(self.found.part):
-                yield _LawItem.from_parent(self, name=law)
-
-    def get_subjects(self) -> tuple[Subject, ...]:
-        """Return declarations of the part with their inputs; they are collected once for all laws."""
-        from composer.testing.checking import collect_subjects
-
-        self._subjects = self._subjects or collect_subjects(self.found.part, self.found.options)
-        return self._subjects
+        for law in ALL_LAWS[:-1] if is_plain_neck(self.check.part) else ALL_LAWS:
+            yield _LawItem.from_parent(self, name=law)
 
 
 class _LawItem(pytest.Item):
@@ -116,51 +97,40 @@ class _LawItem(pytest.Item):
         An error that affects all laws (no declaration, no module, a contract or a module that raises) fails the first
         one, and the others are skipped.
         """
-        from composer.testing.checking import check_law
         from composer.testing.failures import ContractUncheckable, ContractViolation
-        from composer.testing.strategies import UndrawableError
 
-        options = self.parent.found.options
-        if self.name not in options.checked_laws:
+        check = self.parent.check
+        if self.name not in check.checked_laws:
             pytest.skip("left out by composer_checks")
         if self.parent.blocker:
             pytest.skip(self.parent.blocker)
         try:
-            self._record_properties()
-            reason = check_law(self.parent.get_subjects(), self.name, options.examples)
-        except (ContractViolation, ContractUncheckable, UndrawableError) as error:
+            self._record(ACCEPTED_INPUTS, check.describe_inputs())
+            if fixed := check.list_fixed_fields():
+                self._record(FIXED_FIELDS, f"{', '.join(fixed)}; pass values with the option fields")
+            reason = check.check_law(self.name)
+        except (ContractViolation, ContractUncheckable) as error:
             raises = self.name == "shapes" and error.__cause__ is not None
-            if raises or not isinstance(error, ContractViolation):
+            if raises or isinstance(error, ContractUncheckable):
                 self.parent.blocker = f"{str(error).splitlines()[0]} (see {self.nodeid})"
             raise
         if reason:
-            self.user_properties.append((f"composer: {SKIPPED_LAWS}", reason))
+            self._record(SKIPPED_LAWS, reason)
             pytest.skip(reason)
 
-    def _record_properties(self) -> None:
-        from composer.testing.modules import is_plain_neck
-        from composer.testing.strategies import list_unvaried_fields
-
-        found, node, (subject, *others) = self.parent.found, self.parent.nodeid, self.parent.get_subjects()
-        more = f" (and {len(others)} with other fields)" if others else ""
-        line = f"{node}: {subject.part!r}{more} {subject.summary}"
-        self.user_properties.append((f"composer: {ACCEPTED_INPUTS}", line))
-        fixed = () if is_plain_neck(found.part) else list_unvaried_fields(found.part, **found.options.fields)
-        if fixed:
-            line = f"{node}: {', '.join(fixed)}; pass values with the option fields"
-            self.user_properties.append((f"composer: {FIXED_FIELDS}", line))
+    def _record(self, section: str, line: str) -> None:
+        self.user_properties.append((f"composer: {section}", f"{self.parent.nodeid}: {line}"))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any) -> Any:
         """Return the message of a violation and where it was raised; with `--tb=long`, the traceback of its cause."""
         from composer.testing.failures import ContractUncheckable, ContractViolation, locate_error
-        from composer.testing.strategies import UndrawableError
 
         error = excinfo.value
-        if not isinstance(error, ContractViolation | ContractUncheckable | UndrawableError):
+        if not isinstance(error, ContractViolation | ContractUncheckable):
             return super().repr_failure(excinfo, *args, **kwargs)
         lines = [str(error)]
         if error.__cause__ is not None and (place := locate_error(error.__cause__)):
-            lines.append(f"  at   {place}")
+            lines.append(f"  at        {place}")
         if error.__cause__ is not None and self.config.getoption("tbstyle") == "long":
             lines += ["", "".join(traceback.format_exception(error.__cause__))]
         return "\n".join(lines)

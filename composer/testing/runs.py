@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from math import prod
 from typing import Any
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from composer.encoder_info import describe, import_adapter
-from composer.layouts import format_count
+from composer.layouts import Feature, format_count
 from composer.modules.base import fold_frames, module, unfold_frames
 from composer.parts import Custom, Encoder, EncoderInfo, Part, ProbedEncoder
-from composer.parts.base import Channels, contract, get_part_name
-from composer.parts.rules import Outputs, Rejection, drop_frames
+from composer.parts.base import Channels, contract
+from composer.parts.rules import Outputs, Rejection, RejectionError, compute_implied_sizes, drop_frames
+from composer.sizes import Conflict, SizeConstraint, intersect
 from composer.testing.failures import ContractUncheckable, LawError, format_error
 from composer.testing.inputs import Inputs, Size
-from composer.testing.modules import PlainNeck, build_seeded, call_module, to_tensors
+from composer.testing.modules import build_seeded, call_module, to_tensors
 
 
 def infer_outcome(part: Part, inputs: Inputs) -> Outputs | Rejection:
@@ -28,7 +30,7 @@ def infer_outcome(part: Part, inputs: Inputs) -> Outputs | Rejection:
         declared = _get_encoder_info(part, inputs) if isinstance(part, ProbedEncoder) else part
         if isinstance(declared, Rejection):
             return declared
-        result = contract(declared, *inputs.positional, **dict(inputs.named))
+        result = contract(declared, *inputs.positional, **inputs.named)
         if isinstance(result, Outputs) and not result.features:
             raise TypeError("a contract must return at least one feature (got none)")
     except Exception as error:
@@ -39,7 +41,7 @@ def infer_outcome(part: Part, inputs: Inputs) -> Outputs | Rejection:
 
 def _get_encoder_info(part: ProbedEncoder, inputs: Inputs) -> EncoderInfo | Rejection:
     images = [image for (image,) in inputs.positional]
-    named = {name: image for name, (image,) in inputs.named}
+    named = {name: image for name, (image,) in inputs.named.items()}
     channels: Channels = tuple((name, image.channels) for name, image in named.items()) or images[0].channels
     return describe(part.copy_with_inputs(*images, **named), channels)
 
@@ -64,6 +66,23 @@ class Run:
         assert isinstance(self.outcome, Outputs)
         return self.outcome
 
+    @property
+    def sizes(self) -> SizeConstraint | Conflict:
+        """The image sizes at which the part and its inputs and outputs fit."""
+        edges = (*self.inputs.edges, *self.outputs.features)
+        return intersect([("part", self.outputs.sizes), *(("edge", compute_implied_sizes(f)) for f in edges)])
+
+    def resize(self, height: int, width: int) -> Run | None:
+        """Return the run with the smallest image that fits and is as large as this; None if there is none."""
+        sizes = self.sizes
+        size = None if isinstance(sizes, Conflict) else sizes.compute_padded_size(height, width)
+        return None if size is None else evolve(self, size=size)
+
+    def count_elements(self) -> int:
+        """Return the numbers in the inputs and the promised outputs of one image."""
+        outputs = self.outcome.features if isinstance(self.outcome, Outputs) else ()
+        return sum(prod(f.shape(1, *self.size)) for f in (*self.inputs.edges, *outputs))
+
     def build(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """Build the module in eval mode, with the same weights every time.
 
@@ -73,17 +92,18 @@ class Run:
         try:
             return build_seeded(self._make).to(dtype)
         except Exception as error:
-            what = f"cannot build the module of {self.part!r}: it raises {format_error(error)}\n  input  {self}"
+            what = f"cannot build the module of {self.part!r}: it raises {format_error(error)}\n  input     {self}"
             raise ContractUncheckable(what) from error
 
     def draw_tensors(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[list[Tensor]]:
         """Return normal random numbers of the inputs' shapes."""
         noise = torch.Generator().manual_seed(seed)
-        shapes = [[f.shape(self.batch, *self.size) for f in features] for features in self.inputs.all]
-        return [
-            [torch.randn(shape, generator=noise, dtype=torch.float64).to(dtype) for shape in levels]
-            for levels in shapes
-        ]
+
+        def draw(feature: Feature) -> Tensor:
+            shape = feature.shape(self.batch, *self.size)
+            return torch.randn(shape, generator=noise, dtype=torch.float64).to(dtype)
+
+        return [list(map(draw, features)) for features in self.inputs.all]
 
     def call(
         self,
@@ -103,9 +123,9 @@ class Run:
     def _make(self) -> nn.Module:
         part = self.part
         if part.source is not None and (refusal := import_adapter(part.source)):
-            raise ValueError(f"{get_part_name(part)} {refusal.expected} (got {refusal.got}): {refusal.fix}")
+            raise RejectionError(refusal)
         frame = self.inputs.map_features(drop_frames) if self._is_per_frame else self.inputs
-        named: dict[str, Any] = dict(frame.named)
+        named: dict[str, Any] = frame.named
         if isinstance(part, ProbedEncoder):
             named |= {"facts": _get_encoder_info(part, self.inputs), "pretrained": False}
         network: nn.Module = module(part, *frame.positional, **named)
@@ -116,11 +136,9 @@ class Run:
 
     def _call(self, network: nn.Module, tensors: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
         """Call an encoder with its image, or a dict of images by name; other parts with a list for each input."""
-        count, names = len(self.inputs.positional), [name for name, _ in self.inputs.named]
+        count, names = len(self.inputs.positional), self.inputs.names
         if not isinstance(self.part, Encoder):
-            named = dict(zip(names, tensors[count:], strict=True))
-            has_contract = not isinstance(self.part, PlainNeck)
-            return call_module(network, tensors[:count], named, self.size, has_contract=has_contract)
+            return call_module(network, tensors[:count], dict(zip(names, tensors[count:], strict=True)), self.size)
         images = [fold_frames(x) if self._is_per_frame else x for (x, *_) in tensors]
         if isinstance(self.part, Custom):
             images = [x.clone() for x in images]  # as in a model: a custom encoder may write into its image

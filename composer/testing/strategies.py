@@ -20,7 +20,7 @@ from composer.parts.base import contract
 from composer.parts.rules import Outputs, Rejection
 from composer.parts.validators import Choice, IntRange
 from composer.sizes import Padding
-from composer.testing.failures import format_error
+from composer.testing.failures import ContractUncheckable
 
 # --- features
 
@@ -101,7 +101,7 @@ def images(draw: st.DrawFn) -> Image:
 
 Strategy = st.SearchStrategy[Any]
 
-FieldValues = st.SearchStrategy[Any] | Iterable[Any]
+FieldValues = st.SearchStrategy[Any] | Sequence[Any]
 """The values of a field: a strategy, or a list to draw from."""
 
 P = TypeVar("P", bound=Part)
@@ -130,80 +130,56 @@ REPEATABLE = settings(
 """Settings of Hypothesis by which the same examples are drawn every time, whatever profile the user has loaded."""
 
 
-class UndrawableError(TypeError):
-    """No values can be generated for a field. The text says what to do."""
-
-
 def valid(part_class: type[P], **fields: FieldValues) -> st.SearchStrategy[P]:
     """Return a strategy of valid declarations of a class.
 
     `fields` gives some fields a strategy, or a list of values. Other fields are drawn from their default, annotation
     and validator (composer's own, or one of `attrs.validators` that lists values). Values that the class rejects with
-    ValueError, TypeError or an assertion are skipped. Raises UndrawableError for a field without a default whose
+    ValueError, TypeError or an assertion are skipped. Raises ContractUncheckable for a field without a default whose
     values are unknown, and TypeError for an unknown field, or one with an empty list.
     """
-    attempts = _generate_attempts(part_class, fields)
-    return attempts.filter(lambda attempt: not isinstance(attempt, Exception))
+    return _generate_attempts(part_class, fields).filter(lambda part: part is not None)
 
 
 def sample_declarations(part_class: type[P], most: int, **fields: FieldValues) -> tuple[P, ...]:
     """Return up to `most` different declarations, always the same: the one with default values first, if it exists.
 
-    Raises as `valid` does, and UndrawableError if the class rejects every draw.
+    Raises as `valid` does, and ContractUncheckable if the class rejects every draw.
     """
-    attempts: list[Any] = []
-    with suppress(*REJECTING_ERRORS):
-        attempts += [part_class()] if not fields else []
+    parts: list[P] = []  # not a set: a field may hold a list
 
     @settings(REPEATABLE, max_examples=10 * most)
     @given(_generate_attempts(part_class, fields))
-    def collect_attempt(attempt: Any) -> None:
-        attempts.append(attempt)
+    def collect_part(part: P | None) -> None:
+        if part is not None and part not in parts:
+            parts.append(part)
 
-    collect_attempt()
-    parts = [attempt for attempt in attempts if not isinstance(attempt, Exception)]
+    collect_part()
     if not parts:
         name = part_class.__name__
-        raise UndrawableError(
-            f"{name} rejects all generated field values (it raises {format_error(attempts[-1])}); pass values that "
-            f"it accepts: valid({name}, …)"
-        )
-    # Not a set: a field may hold a list.
-    return tuple(part for index, part in enumerate(parts) if part not in parts[:index])[:most]
+        raise ContractUncheckable(f"{name} rejects all generated field values; pass others: valid({name}, …)")
+    return tuple(parts[:most])
 
 
-def list_unvaried_fields(part_class: type[Part], **fields: FieldValues) -> tuple[str, ...]:
-    """Return the fields that keep their default in every declaration, because no other values are known."""
-    if part_class.source is not None:
-        return ()
-    return tuple(
-        name
-        for name, field, hint in _list_fields(part_class)
-        if name not in fields and _find_known_values(field.validator, hint) is None
-    )
-
-
-def _generate_attempts(part_class: type[P], fields: Mapping[str, FieldValues]) -> Strategy:
-    """Return a strategy of declarations, and of the errors by which the class rejects other values."""
+def _generate_attempts(part_class: type[Part], fields: Mapping[str, FieldValues]) -> Strategy:
+    """Return a strategy of declarations, and None for values that the class rejects."""
     own = _list_fields(part_class)
-    chosen = {name: _convert_values(part_class, [own_name for own_name, _, _ in own], name, values)
-              for name, values in fields.items()}  # fmt: skip
-    names = part_class.names
-    if part_class.source is not None and "name" not in chosen:
-        chosen["name"] = st.sampled_from(sorted(names) if names is not None else _list_networks(part_class))
-    strategies = {
-        name: chosen[name] if name in chosen else _build_default_strategy(part_class, field, hint)
-        for name, field, hint in own
-        if names is None or name in chosen
-    }
+    values = {name: _convert_values(part_class, [known for known, _, _ in own], name, chosen)
+              for name, chosen in fields.items()}  # fmt: skip
+    networks = part_class.names or (TIMM_NETWORKS if issubclass(part_class, Timm) else ())
+    if networks and "name" not in values:
+        values["name"] = st.sampled_from(sorted(networks))
+    for name, field, hint in own:
+        # The other fields of a library's part keep their defaults, which depend on its name.
+        if name not in values and (part_class.source is None or name == "name"):
+            values[name] = _build_default_strategy(part_class, field, hint)
 
-    def construct(**values: Any) -> P | Exception:
-        try:
+    def construct(**values: Any) -> Part | None:
+        with suppress(*REJECTING_ERRORS):
             return part_class(**values)
-        except REJECTING_ERRORS as error:
-            return error
+        return None
 
-    return st.builds(construct, **strategies)
+    return st.builds(construct, **values)
 
 
 def _convert_values(part_class: type[Part], known: Sequence[str], name: str, values: FieldValues) -> Strategy:
@@ -211,18 +187,9 @@ def _convert_values(part_class: type[Part], known: Sequence[str], name: str, val
         raise TypeError(f"{part_class.__name__} has no field {name!r}: it has {', '.join(known) or 'none'}")
     if isinstance(values, st.SearchStrategy):
         return values
-    listed = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
-    if isinstance(values, Set):
-        listed.sort(key=repr)  # the order of a set differs between runs
-    if not listed:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise TypeError(f"{part_class.__name__}.{name} must be a list of values or a strategy (got {values!r})")
-    return st.sampled_from(listed)
-
-
-def _list_networks(part_class: type[Part]) -> tuple[str, ...]:
-    if issubclass(part_class, Timm):
-        return TIMM_NETWORKS
-    raise UndrawableError(f"{part_class.__name__} needs a list of names: valid({part_class.__name__}, name=[…])")
+    return st.sampled_from(values)
 
 
 def _list_fields(part_class: type[Part]) -> list[tuple[str, attrs.Attribute[Any], Any]]:
@@ -241,14 +208,14 @@ def _build_default_strategy(part_class: type[Part], field: attrs.Attribute[Any],
     if field.default is attrs.NOTHING:
         if known is None:
             name = part_class.__name__
-            raise UndrawableError(
+            raise ContractUncheckable(
                 f"cannot generate values of {name}.{field.alias}: give the field a default, an annotation or a "
                 f"validator that lists its values, or call valid({name}, {field.alias}=[…])"
             )
         return known
     factory = getattr(field.default, "factory", None)
     default = st.just(field.default) if factory is None else st.builds(factory)
-    return default if known is None or part_class.source is not None else default | known
+    return default if known is None else default | known
 
 
 def _find_known_values(validator: object, hint: Any) -> Strategy | None:
@@ -256,8 +223,8 @@ def _find_known_values(validator: object, hint: Any) -> Strategy | None:
     validators = getattr(validator, "_validators", (validator,))
     for check in validators:
         options = check.known if isinstance(check, Choice) else getattr(check, "options", None)
-        if isinstance(options, list | tuple | set | frozenset) and options:
-            return st.sampled_from(sorted(options, key=repr) if isinstance(options, Set) else list(options))
+        if isinstance(options, list | tuple | Set) and options:
+            return st.sampled_from(sorted(options, key=repr))  # the order of a set differs between runs
     return _find_typed_values(hint, next((check for check in validators if isinstance(check, IntRange)), None))
 
 
@@ -273,16 +240,14 @@ def _find_typed_values(hint: Any, numbers: IntRange | None) -> Strategy | None:
         entry = _find_typed_values(arguments[0], numbers)
         return None if entry is None else st.lists(entry, min_size=1, max_size=4)
     if hint is int:
-        return st.sampled_from(_list_integers(numbers))
+        return st.sampled_from(INTEGER_VALUES if numbers is None else _list_integers(numbers))
     values: Sequence[Any] = {bool: (False, True), float: (0.0, 0.25, 0.5, 1.0), type(None): (None,)}.get(hint, ())
     return st.sampled_from(values) if values else None
 
 
-def _list_integers(numbers: IntRange | None) -> Sequence[int]:
-    if numbers is None:
-        return INTEGER_VALUES
-    allowed = [number for number in (*INTEGER_VALUES, 0, -1, -2) if numbers.least <= number <= numbers.most]
-    return allowed or [numbers.least]
+def _list_integers(numbers: IntRange) -> Sequence[int]:
+    candidates = (*INTEGER_VALUES, 0, -1, -2)
+    return [number for number in candidates if numbers.least <= number <= numbers.most] or [numbers.least]
 
 
 # --- graphs
@@ -291,81 +256,71 @@ JOIN_NECKS = (ConcatFeatures, AddFeatures)
 
 CHAIN_NECKS = tuple(part for part in NECKS if part not in JOIN_NECKS)
 
+BRANCH = (DECODERS, HEADS)
+
 MAX_PART_TRIES = 4
 """Parts drawn for a place until one accepts its inputs; the last one is kept in any case."""
 
-GRAPH_SETTINGS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
-    {
-        "rescale": st.sampled_from((True, False)),  # booleans would shrink to False
-        "padding": st.builds(
-            Padding,
-            mode=st.sampled_from(("reflect", "replicate", "zeros")),
-            side=st.sampled_from(("both", "end")),
-            multiple=st.sampled_from((1, 1, 32)),
-        ),
-    }
+PADDINGS = st.builds(
+    Padding,
+    mode=st.sampled_from(("reflect", "replicate", "zeros")),
+    side=st.sampled_from(("both", "end")),
+    multiple=st.sampled_from((1, 1, 32)),
 )
+
+RESCALES = st.sampled_from((True, False))  # booleans would shrink to False
 
 
 @st.composite
 def chains(draw: st.DrawFn) -> Graph:
     """Draw a chain: a timm encoder, necks, a decoder, a head, and sometimes an auxiliary head. Some are invalid."""
     image, encoder = draw(images()), draw(valid(Timm))
-    parts: list[Part] = [encoder]
-    trunk = _infer_encoder(encoder, image)
-    for _ in range(draw(st.sampled_from((0, 0, 1, 2)))):
-        neck, trunk = _draw_part(draw, CHAIN_NECKS, trunk)
-        parts.append(neck)
-    parts += _draw_branch(draw, trunk)
-    aux = {"early": _draw_branch(draw, trunk)} if draw(st.sampled_from((False, False, False, True))) else {}
-    return chain(*parts, aux=aux, input=image, **draw(GRAPH_SETTINGS))
+    necks = [CHAIN_NECKS] * draw(st.sampled_from((0, 0, 1, 2)))
+    parts, trunk = _draw_parts(draw, necks, _infer(encoder, (image.feature,)))
+    branch, _ = _draw_parts(draw, BRANCH, trunk)
+    aux = {"early": _draw_parts(draw, BRANCH, trunk)[0]} if draw(st.sampled_from((False, False, False, True))) else {}
+    return chain(encoder, *parts, *branch, aux=aux, input=image, padding=draw(PADDINGS), rescale=draw(RESCALES))
 
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     """Draw a graph: two images, an encoder for each, a join, a decoder, and one or two heads. Some are invalid."""
-    encoder = draw(valid(Timm))
-    other = draw(st.sampled_from((encoder, encoder, draw(valid(Timm)))))
     inputs = {"first": draw(images()), "second": draw(images())}
-    join = draw(st.sampled_from(JOIN_NECKS))()
-    trunk = _infer(join, _infer_encoder(encoder, inputs["first"]), _infer_encoder(other, inputs["second"]))
-    decoder, *heads = _draw_branch(draw, trunk, draw(st.sampled_from((1, 1, 2))))
-    nodes = [
-        Node("one", encoder, "first"),
-        Node("two", other, "second"),
-        Node("joined", join, ("one", "two")),
-        Node("decoded", decoder, "joined"),
-        *(Node(f"head{index}", head, "decoded") for index, head in enumerate(heads)),
-    ]
+    encoder = draw(valid(Timm))
+    encoders = {"one": encoder, "two": draw(st.just(encoder) | valid(Timm))}
+    flows = [_infer(part, (image.feature,)) for part, image in zip(encoders.values(), inputs.values(), strict=True)]
+    parts, _ = _draw_parts(draw, (JOIN_NECKS, *BRANCH), *flows)
+    nodes = [Node("one", encoders["one"], "first"), Node("two", encoders["two"], "second")]
+    nodes.append(Node("joined", parts[0], ("one", "two")))
+    nodes += [Node(*place) for place in zip(("decoded", "head"), parts[1:], ("joined", "decoded"), strict=False)]
+    if nodes[-1].name == "head" and draw(st.booleans()):
+        nodes.append(attrs.evolve(nodes[-1], name="another"))
     outputs = [node.name for node in nodes[4:]] or ["decoded"]
-    return Graph(inputs=inputs, nodes=nodes, outputs=outputs, **draw(GRAPH_SETTINGS))
+    return Graph(inputs=inputs, nodes=nodes, outputs=outputs, padding=draw(PADDINGS), rescale=draw(RESCALES))
 
 
-def _draw_branch(draw: st.DrawFn, trunk: Features | None, head_count: int = 1) -> list[Part]:
-    """Draw a decoder, and heads if it needs any."""
-    decoder, decoded = _draw_part(draw, DECODERS, trunk)
-    count = 0 if decoder.includes_head else head_count
-    return [decoder, *(_draw_part(draw, HEADS, decoded)[0] for _ in range(count))]
-
-
-def _draw_part(
-    draw: st.DrawFn, classes: tuple[type[Part], ...], inputs: Features | None
-) -> tuple[Part, Features | None]:
-    """Draw a part, usually one that accepts the inputs, with its outputs, or None if they are not known."""
-    for _ in range(MAX_PART_TRIES):
-        part: Part = draw(st.sampled_from(classes).flatmap(valid))
-        outputs = _infer(part, inputs)
-        if outputs is not None or inputs is None:
+def _draw_parts(
+    draw: st.DrawFn, kinds: Iterable[tuple[type[Part], ...]], *inputs: Features | None
+) -> tuple[list[Part], Features | None]:
+    """Draw one part after the other, usually such that each accepts its inputs, with the last outputs if known."""
+    parts: list[Part] = []
+    for classes in kinds:
+        if parts and getattr(parts[-1], "includes_head", False):
             break
-    return part, outputs
+        for _ in range(MAX_PART_TRIES):
+            part: Part = draw(st.sampled_from(classes).flatmap(valid))
+            outputs = _infer(part, *inputs)
+            if outputs is not None or None in inputs:
+                break
+        parts.append(part)
+        inputs = (outputs,)
+    return parts, inputs[0]
 
 
-def _infer_encoder(encoder: Timm, image: Image) -> Features | None:
-    info = describe(encoder, image.feature.channels)
-    return None if isinstance(info, Rejection) else _infer(info, (image.feature,))
-
-
-def _infer(part: object, *inputs: Features | None) -> Features | None:
+def _infer(part: Part, *inputs: Features | None) -> Features | None:
     known = [features for features in inputs if features is not None]
-    outcome = contract(part, *known) if len(known) == len(inputs) else None
+    if len(known) < len(inputs):
+        return None
+    declared = describe(part, known[0][0].channels) if isinstance(part, Timm) else part
+    outcome = declared if isinstance(declared, Rejection) else contract(declared, *known)
     return outcome.features if isinstance(outcome, Outputs) else None

@@ -38,7 +38,7 @@ MAX_NUMBERS = 20_000_000
 MAX_PRODUCTS = 4_000_000_000
 """Parameters times cells of the finest map: a bound of the multiplications of a forward pass."""
 
-_NOT_BUILDABLE = {"install", "memory", "budget"}
+_NOT_BUILDABLE = {"install", "limit"}
 """Codes for which a valid graph may not be built here."""
 
 

@@ -97,9 +97,9 @@ def test_a_plain_neck_that_promises_other_channels():
 
     assert str(caught.value) == (
         "Miscounts() breaks the law 'shapes': its outputs differ from its contract.\n"
-        '  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2\n'
-        "  expected        got\n"
-        "  1 × 11 × 1 × 1  1 × 22 × 1 × 1  ←"
+        '  input     map "b c h w" (11 channels, stride 2), 1 image of 2 × 2\n'
+        "  expected  1 × 11 × 1 × 1\n"
+        "  got       1 × 22 × 1 × 1"
     )
 
 
@@ -161,7 +161,7 @@ WRONG = {
         (
             "cannot build the module of NoModule(): it raises TypeError: NoModule has no module. Register one: "
             "@composer.module.register(NoModule)\n"
-            '  input  map "b c h w" (11 channels, stride 2), 1 image of 2 × 2'
+            '  input     map "b c h w" (11 channels, stride 2), 1 image of 2 × 2'
         ),
     ),
     "a contract that raises": (
@@ -174,15 +174,15 @@ WRONG = {
     "a class that needs more": (
         NeedsMore,
         (
-            "cannot construct NeedsMore(): missing a required argument: 'width'; pass the option arguments={…}, in "
-            "check_contract or composer_checks"
+            f"cannot check NeedsMore(): {NOTHING} (it raises TypeError: NeedsMore.__init__() missing 1 required "
+            "positional argument: 'width'); pass others, as in inputs=[((Feature(channels=8),),)]"
         ),
     ),
     "a dict": (
         GivesDict,
         (
             f"cannot check GivesDict(): {NOTHING} (it raises TypeError: a module must return a tensor, or a list or "
-            "tuple of tensors (got a dict)); pass others, as in inputs=[((Feature(channels=8),),)]"
+            "tuple of tensors (got dict)); pass others, as in inputs=[((Feature(channels=8),),)]"
         ),
     ),
 }

@@ -13,14 +13,13 @@ from hypothesis.errors import Unsatisfiable
 
 import composer
 from composer.parts import DECODERS, HEADS, NECKS
+from composer.testing.failures import ContractUncheckable
 from composer.testing.strategies import (
     LAYOUTS,
-    UndrawableError,
     chains,
     features,
     graphs,
     images,
-    list_unvaried_fields,
     pyramids,
     sample_declarations,
     valid,
@@ -66,7 +65,8 @@ def test_images_have_frames_or_none_and_a_size_or_none():
 def test_declarations_are_of_the_class_and_unlike(part):
     seen = drawn(valid(part))
     assert {type(one) for one in seen} == {part}
-    assert len(set(seen)) > 1 or not part.__attrs_attrs__
+    names = ("name",) if part.source else [one.alias for one in part.__attrs_attrs__]
+    assert [name for name in names if len({repr(getattr(one, name)) for one in seen}) == 1] == []
 
 
 @frozen(kw_only=True)
@@ -82,8 +82,12 @@ class Choosy(composer.Neck):
 
 
 def test_a_field_of_which_too_little_is_known_is_asked_for():
-    with pytest.raises(TypeError, match=r"^cannot generate values of Choosy.mode: give the field a default, an"):
+    with pytest.raises(ContractUncheckable) as caught:
         valid(Choosy)
+    assert str(caught.value) == (
+        "cannot generate values of Choosy.mode: give the field a default, an annotation or a validator that lists its "
+        "values, or call valid(Choosy, mode=[…])"
+    )
 
 
 def test_a_field_is_drawn_as_said_and_what_the_class_refuses_is_no_draw():
@@ -93,7 +97,7 @@ def test_a_field_is_drawn_as_said_and_what_the_class_refuses_is_no_draw():
 
 
 def test_a_field_is_drawn_from_a_list_of_values():
-    seen = drawn(valid(Choosy, mode=["near", "far"], width={16, 24}))
+    seen = drawn(valid(Choosy, mode=["near", "far"], width=(16, 24)))
     assert {(one.mode, one.width) for one in seen} == {("near", 16), ("near", 24), ("far", 16), ("far", 24)}
 
 
@@ -118,12 +122,9 @@ def test_what_the_class_always_refuses_is_never_drawn():
 
 
 def test_declarations_that_the_class_always_refuses_are_told():
-    with pytest.raises(UndrawableError) as caught:
+    with pytest.raises(ContractUncheckable) as caught:
         sample_declarations(Choosy, 6, mode=["near"], width=[3])
-    assert str(caught.value) == (
-        "Choosy rejects all generated field values (it raises ValueError: width must be a multiple of 8); pass values "
-        "that it accepts: valid(Choosy, …)"
-    )
+    assert str(caught.value) == "Choosy rejects all generated field values; pass others: valid(Choosy, …)"
 
 
 @frozen(kw_only=True)
@@ -146,17 +147,7 @@ def test_declarations_need_not_be_hashable_and_what_is_asserted_is_refused():
     assert {one.heads % 2 for one in found} == {0}
 
 
-def test_fields_that_stand_still_are_known():
-    assert list_unvaried_fields(Careless) == ("mode",)
-    assert list_unvaried_fields(Careless, mode=["near", "far"]) == ()
-    assert list_unvaried_fields(composer.Timm) == ()
-
-
-@pytest.mark.parametrize("part", [*NECKS, *DECODERS, *HEADS], ids=lambda p: p.__name__)
-def test_of_a_part_of_composer_every_field_is_drawn(part):
-    assert list_unvaried_fields(part) == ()
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [chains(), graphs()], ids=["chains", "graphs"])
 def test_many_graphs_are_lawful_and_some_are_not(strategy):
     outcomes = Counter(_outcome(graph) for graph in drawn(strategy))

@@ -33,6 +33,7 @@ def plain(tree):
     return [plain(entry) for entry in tree.entries]
 
 
+@pytest.mark.slow
 @ALIKE
 @given(st.data(), st.dictionaries(st.text(max_size=6), data, min_size=1, max_size=4))
 def test_data_mean_the_same_in_every_style(drawn, said):
@@ -92,11 +93,13 @@ def accepted(graph):
     return isinstance(answer(graph), composer.TypedGraph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holds", HELD.values(), ids=HELD)
 def test_texts_hold_all_that_a_text_may_hold(some, holds):
     assert any(holds(text, graph) for text, graph in some)
 
 
+@pytest.mark.slow
 @ALIKE
 @given(texts())
 def test_what_is_drawn_is_read_to_a_graph_and_inferred_or_refused(text):
@@ -115,6 +118,7 @@ SMALLEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shows", "smallest"), SMALLEST.values(), ids=SMALLEST)
 def test_what_is_drawn_shrinks_to_something_readable(shows, smallest):
     assert find(texts(), shows, settings=SEARCH) == smallest
@@ -144,11 +148,13 @@ def refused(text):
     return set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["yaml", "type", "key", "part", "reference"])
 def test_what_is_spoilt_breaks_every_rule_of_reading(code):
     assert find(generate_mutations(*BUILTIN_SEEDS), lambda text: code in refused(text), settings=SEARCH)
 
 
+@pytest.mark.slow
 def test_what_is_spoilt_shrinks_to_something_readable():
     smallest = find(generate_mutations(*BUILTIN_SEEDS), lambda text: "key" in refused(text), settings=SEARCH)
 

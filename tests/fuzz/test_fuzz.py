@@ -36,6 +36,7 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket, "socket", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [texts(), generate_mutations(*BUILTIN_SEEDS), generate_mutations(*list_seeds())],
