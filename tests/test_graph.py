@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from torch import nn
 
-from composer.graph import Graph, chain
+from composer.building import build
+from composer.graph import RESERVED_NAMES, Graph, chain
 from composer.layouts import Image
 from composer.parts import AddBottleneckLayer, FCNDecoder, RegressionHead, Timm
 
@@ -69,3 +71,15 @@ def test_a_branch(branch, names):
     made = chain(ENCODER, DECODER, aux={"early": branch})
     assert [node.name for node in made.nodes if node.name.startswith("aux.")] == names
     assert made.auxiliary == (("early", names[-1]),)
+
+
+BUILT = build(chain(Timm("test_resnet"), DECODER, HEAD))
+CONTAINERS = {"module": nn.Module(), "list": nn.ModuleList(), "dict": nn.ModuleDict(), "model": BUILT}
+
+
+@pytest.mark.parametrize("container", CONTAINERS.values(), ids=CONTAINERS)
+def test_no_node_can_hide_an_attribute_of_its_container(container):
+    children = dict(container.named_children())
+    public = {name for name in dir(container) if not name.startswith("_") and name not in children}
+
+    assert public - RESERVED_NAMES == set()
