@@ -45,19 +45,18 @@ def _format_constructor(name: str) -> str:
     return f"composer.{cls.__name__}({rest!r})" if slash else f"composer.{cls.__name__}(…)"
 
 
-RESERVED_NAMES = frozenset(
-    """
-    add_module append apply bfloat16 buffers built_state call_super_init children clear compile cpu cuda double
-    dump_patches eval extend extra_repr float forward freeze frozen get_buffer get_extra_state get_parameter
-    get_submodule graph half input_names insert ipu items keys load_state_dict loaded_weights modules mtia
-    named_buffers named_children named_modules named_parameters output_names parameters pop
-    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
-    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
-    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
-    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict
-    T_destination to to_empty train training type typed unfreeze update values xpu zero_grad
-    """.split()
-)
+_ATTRIBUTES = """
+add_module append apply bfloat16 buffers built_state call_super_init children clear compile cpu cuda double
+dump_patches eval extend extra_repr float forward freeze frozen get_buffer get_extra_state get_parameter
+get_submodule graph half input_names insert ipu items keys load_state_dict loaded_weights modules mtia
+named_buffers named_children named_modules named_parameters output_names parameters pop
+register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict
+T_destination to to_empty train training type typed unfreeze update values xpu zero_grad
+"""
+RESERVED_NAMES = frozenset(_ATTRIBUTES.split())
 """Names that torch's modules and containers, or the built model, have themselves, so no node may have them."""
 
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
