@@ -100,9 +100,6 @@ class SmpEncoder(ProbedEncoder):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: _ENCODER_DEFAULTS if name.startswith(UNDILATED) else _DILATED_DEFAULTS for name in SMP_ENCODERS}
     )
-    renamed_prefixes: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {f"smp/{smps}": timms for smps, timms in RENAMED_PREFIXES.items()}
-    )
 
     name: str = field(validator=_validate_encoder_name)
     depth: int = field(default=5, validator=IntRange(3, 5), kw_only=True)
