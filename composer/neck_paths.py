@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count, product
@@ -27,7 +26,7 @@ from composer.parts import (
 from composer.parts.base import contract
 from composer.parts.rules import Rejection
 from composer.parts.validators import MAX_LEVELS
-from composer.spec.writer import get_non_default_fields
+from composer.spec.writer import format_value, get_non_default_fields
 
 MAX_NECKS = 4
 """The longest path: reshape tokens of frames, pool the frames, select levels, make a pyramid."""
@@ -190,17 +189,11 @@ def pick_evenly_spaced(levels: int, fewer: int) -> tuple[int, ...]:
 
 def format_necks_entry(necks: Sequence[Part]) -> str:
     """Return necks as a spec writes them, in one line: `necks: [SelectIndices: {indices: [1, 2]}]`."""
-    return f"necks: [{format_neck_list(necks)}]"
-
-
-def format_neck_list(necks: Sequence[Part]) -> str:
-    """Return necks as a spec writes them, without the key and the brackets."""
-    return ", ".join(map(format_part, necks))
+    return f"necks: [{', '.join(map(format_part, necks))}]"
 
 
 def format_part(neck: Part) -> str:
     """Return a part as a spec writes it, in one line: `SelectIndices: {indices: [1, 2]}`."""
     name = type(neck).__name__
     fields = get_non_default_fields(neck, name)
-    told = ", ".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
-    return f"{name}: {{{told}}}" if told else name
+    return f"{name}: {format_value(fields)}" if fields else name

@@ -443,7 +443,7 @@ decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
 head: RegressionHead
 """,
         """\
-encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]} }
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
 necks: [LearnedInterpolateToPyramidal]
 decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
 head: RegressionHead

@@ -200,9 +200,13 @@ class Field:
     required: bool
 
 
-@cache
 def get_fields(cls: Any) -> Mapping[str, Field]:
     """Return the fields of a declaration by their names in a spec."""
+    return _collect_fields(cls)
+
+
+@cache
+def _collect_fields(cls: Any) -> Mapping[str, Field]:
     hints = get_type_hints(cls)
     return {
         attribute.alias or attribute.name: Field(
