@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import evolve, frozen
 
@@ -19,6 +19,8 @@ from composer.parts import AddBottleneckLayer, EncoderInfo, Head, IdentityDecode
 from composer.parts.base import contract
 from composer.parts.rules import Change, Rejection
 from composer.spec.writer import as_chain, format_value
+
+P = TypeVar("P", bound=Part)
 
 MAX_DRAFTS = 200
 """The number of edited graphs that are inferred before the search gives up: a second's work."""
@@ -187,16 +189,19 @@ def find_change(part: Part, *inputs: Features) -> tuple[Change | None, float] | 
     if not isinstance(result, Rejection):
         return None, 0.0
     change = result.change
-    if change is None:
-        return None
-    try:
-        changed = evolve(part, **{change.name: change.value})  # type: ignore[misc]
-    except (TypeError, ValueError):  # a field that does not take this value
-        return None
-    if isinstance(contract(changed, *inputs), Rejection):
+    changed = apply_change(part, change)
+    if change is None or changed is None or isinstance(contract(changed, *inputs), Rejection):
         return None
     lost = max(len(change.old) - len(change.value), 0) if isinstance(change.old, tuple) else 0
     return change, 1.0 + LOST_WIDTH_COST * lost
+
+
+def apply_change(part: P, change: Change | None) -> P | None:
+    """Return a part with a change; None where there is none, or the field does not take the value."""
+    try:
+        return None if change is None else evolve(part, **{change.name: change.value})  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return None
 
 
 def compute_loss(features: Features, path: NeckPath) -> float:
