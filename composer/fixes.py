@@ -87,10 +87,8 @@ def find_fixes(state: Inference) -> dict[str, Fix]:
     """Return a fix for each rejected node: its share of the edits that solve all, else those that it needs alone."""
     draft = find_draft(state)
     if draft is None:
-        alone = {
-            name: _find_local_edits(state, _get_node(state.graph, name))
-            for name in islice(state.rejections, MAX_CANDIDATES)
-        }
+        rejected = [node for node in state.graph.nodes if node.name in state.rejections][:MAX_CANDIDATES]
+        alone = {node.name: _find_local_edits(state, node) for node in rejected}
         return {name: Fix(edits, _format_edits(state.graph, name, edits)) for name, edits in alone.items() if edits}
     shares: dict[str, tuple[Edit, ...]] = dict.fromkeys(state.rejections, ())
     first = next(iter(shares))
@@ -231,7 +229,8 @@ def _insert(draft: Draft, name: str, source: str, parts: Sequence[Part]) -> Iter
     if not parts:
         yield draft
         return
-    for graph, names in insert_parts(draft.graph, _get_node(draft.graph, name), source, parts):
+    before = next(node for node in draft.graph.nodes if node.name == name)
+    for graph, names in insert_parts(draft.graph, before, source, parts):
         edit = InsertNecks(name, source, tuple(map(format_part, parts)), names)
         yield Draft(graph, (*draft.edits, (name, edit)))
 
@@ -310,12 +309,9 @@ def _format_edit(graph: Graph, name: str, edit: Edit) -> str:
         return f"{'' if edit.node == name else f'{edit.node}.'}{edit.name}: {edit.value}"
     if edit.names is not None:
         return f"put {', '.join(edit.parts)} between {edit.source} and {edit.before}"
-    if edit.parts[-1] == IdentityDecoder.__name__:
-        necks, decoder = edit.parts[:-1], "decoder: IdentityDecoder"
-    else:
-        necks, decoder = edit.parts, ""
+    necks = [part for part in edit.parts if part != IdentityDecoder.__name__]
     lines = [f"necks: [{', '.join(_merge_necks(graph, edit.before, necks))}]"] if necks else []
-    return "; ".join([*lines, decoder] if decoder else lines)
+    return "; ".join([*lines, "decoder: IdentityDecoder"] if len(necks) < len(edit.parts) else lines)
 
 
 def _merge_necks(graph: Graph, before: str, necks: Sequence[str]) -> list[str]:
@@ -324,10 +320,6 @@ def _merge_necks(graph: Graph, before: str, necks: Sequence[str]) -> list[str]:
     parts = [format_part(node.part) for node in graph.nodes if node.name in names and isinstance(node.part, Part)]
     at = names.index(before) if before in names else len(names)
     return [*parts[:at], *necks, *parts[at:]]
-
-
-def _get_node(graph: Graph, name: str) -> Node:
-    return next(node for node in graph.nodes if node.name == name)
 
 
 def insert_parts(
@@ -371,26 +363,16 @@ def _insert_in_chain(
 def _insert_between(graph: Graph, before: Node, source: str, parts: Sequence[Part]) -> tuple[Graph, tuple[str, ...]]:
     taken = {name for name, _ in graph.inputs} | {node.name for node in graph.nodes}
     new: list[Node] = []
+    last = source
     for part in parts:
-        name = _make_unique_name(_to_snake_case(type(part).__name__), taken)
+        name = _make_unique_name(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(part).__name__).lower(), taken)
         taken.add(name)
-        new.append(Node(name, part, source))
-        source = name
-    first = before.sources[0] if not new else new[0].inputs[0]
+        new.append(Node(name, part, last))
+        last = name
     place = graph.nodes.index(before)
-    rewired = evolve(before, inputs=_replace_source(before, str(first), source))
+    rewired = evolve(before, inputs=tuple(last if name == source else name for name in before.positional))
     nodes = (*graph.nodes[:place], *new, rewired, *graph.nodes[place + 1 :])
     return evolve(graph, nodes=nodes), tuple(node.name for node in new)
-
-
-def _replace_source(node: Node, old: str, new: str) -> tuple[str, ...] | tuple[tuple[str, str], ...]:
-    if node.named:
-        return tuple((name, new if source == old else source) for name, source in node.named)
-    return tuple(new if source == old else source for source in node.positional)
-
-
-def _to_snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _make_unique_name(name: str, taken: set[str]) -> str:
