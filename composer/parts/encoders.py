@@ -157,11 +157,6 @@ def _validate_sizes(_: object, attribute: Attribute[SizeConstraint], value: Any)
         raise ValueError(f"{attribute.name} must be a SizeConstraint (got {value!r})")
 
 
-def _validate_network_name(_: object, __: object, value: Any) -> None:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"name must be the name of a network, such as 'resnet50' (got {value!r})")
-
-
 @frozen
 class Timm(ProbedEncoder):
     """A network of timm as an encoder: `timm/NAME`.
@@ -182,7 +177,7 @@ class Timm(ProbedEncoder):
     source: ClassVar[str | None] = "timm"
     instead: ClassVar[Mapping[str, str]] = TIMM_ARGUMENT_HINTS
 
-    name: str = field(validator=_validate_network_name)
+    name: str = field(validator=_validate_text)
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=convert_optional_int_list, validator=[NON_EMPTY, OPTIONAL_INDEX], kw_only=True
     )
