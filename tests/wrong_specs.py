@@ -120,7 +120,7 @@ nodes: {a: {part: FCNDecoder, from: encoder}}
 outputs: [a]
 """,
         """\
-<text>:1:1: error[key] encoder: a file is a chain or a graph, and this one is a graph: encoder belongs to a chain.
+<text>:1:1: error[key] encoder: a file is a chain or a graph, and this one is a graph; keys of a chain: encoder.
   fix: leave out what belongs to a chain""",
     ),
     "one key of the other form": (
@@ -130,7 +130,7 @@ encoder: timm/resnet18
 decoder: FCNDecoder
 """,
         """\
-<text>:1:1: error[key] inputs: a file is a chain or a graph, and this one is a chain: inputs belongs to a graph.
+<text>:1:1: error[key] inputs: a file is a chain or a graph, and this one is a chain; keys of a graph: inputs.
   fix: did you mean input?""",
     ),
     "wrong types": (
@@ -563,11 +563,11 @@ outputs: [d]
 """,
         """\
 <text>:3:6: error[type] a: expected a node such as {part: FCNDecoder, from: NAME} (got 'timm/resnet18', a string).
-  fix: write {part: timm/resnet18, from: image}
+  fix: write {part: timm/resnet18, from: NAME}
 <text>:4:6: error[key] b: a node has a part, or shares the part of another: one of the two.
   fix: add part: PART
 <text>:5:6: error[key] c: a node needs from, which says what it takes.
-  fix: add from: image
+  fix: add from: NAME
 <text>:6:6: error[key] d: a node has a part, or shares the part of another: one of the two.
   fix: leave one out
 <text>:6:44: error[key] d.as: a node has no key 'as'.

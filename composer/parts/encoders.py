@@ -68,22 +68,13 @@ def convert_pretrained(value: Pretrained | Mapping[str, Any]) -> Pretrained:
     return WeightsFile(**value)
 
 
-@frozen
-class IsPretrained:
-    """Validate `pretrained`: true, false, a path, or a `WeightsFile`. `also` names what else a string may be."""
-
-    also: str = ""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        """Raise ValueError for anything else."""
-        if not isinstance(value, bool | str | WeightsFile) or value == "":
-            raise ValueError(
-                f"{attribute.name} must be true, false, {self.also}the path of a weights file, "
-                f"or a mapping of file and prefix (got {value!r})"
-            )
+def _validate_pretrained(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool | str | WeightsFile) or value == "":
+        rule = "must be true, false, the path of a weights file, or a mapping of file and prefix"
+        raise ValueError(f"{attribute.name} {rule} (got {value!r})")
 
 
-IS_PRETRAINED = IsPretrained()
+IS_PRETRAINED = _validate_pretrained
 
 
 def get_weights_file(value: Pretrained) -> tuple[str, str | None] | None:
