@@ -105,17 +105,12 @@ def evaluate_pairs(
             PairResult(encoder=encoder, decoder=build_default_decoder(name, part, unknown), because=because)
             for name, part in decoders.items()
         )
-    starts = _iter_start_paths(encoder, facts, describe)
-    paths = list(takewhile(lambda path: path.length <= MAX_CHANGES, expand_paths(starts, MAX_CHANGES)))
-    return tuple(_evaluate_pair(encoder, name, part, facts, paths, describe) for name, part in decoders.items())
-
-
-def _iter_start_paths(encoder: ProbedEncoder, facts: EncoderInfo, describe: Describe) -> Iterator[NeckPath]:
-    """Yield the encoder's features, and for timm those of other levels."""
-    yield NeckPath(0, 0.0, (), facts.features)
+    starts = [NeckPath(0, 0.0, (), facts.features)]
     for indices, other in _iter_level_infos(encoder, facts, describe):
         if isinstance(other, EncoderInfo):
-            yield NeckPath(1, DETOUR_COST, (), other.features, indices)
+            starts.append(NeckPath(1, DETOUR_COST, (), other.features, indices))
+    paths = list(takewhile(lambda path: path.length <= MAX_CHANGES, expand_paths(starts, MAX_CHANGES)))
+    return tuple(_evaluate_pair(encoder, name, part, facts, paths, describe) for name, part in decoders.items())
 
 
 def _iter_level_infos(

@@ -32,8 +32,6 @@ Parts = Mapping[str, type[Part]]
 MAX_PART_NAME_LENGTH = 4096
 """Letters of a part's name: some contain the path of a folder, and no path is longer."""
 
-_SECTION_NAMES = {"encoder": "encoder", "neck": "necks", "decoder": "decoder", "head": "head"}
-
 
 def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Diagnostics) -> Part | None:
     """Return the part that `tree` describes: `Name` or `{Name: {field: value}}`.
@@ -64,7 +62,7 @@ def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings
     if misplaced:
         want, got = _format_kind(kind), _format_kind(actual)
         message = f"{path} takes {want}, and {name} is {got}."
-        section = f"put it under {_SECTION_NAMES[actual]}" if actual else None
+        section = f"put it under {'necks' if actual == 'neck' else actual}" if actual else None
         findings.add("part", message, path, tree, expected=want, got=got, fix=section)
     part = construct(cls, name, fields, path, tree, findings, _get_fixed_fields(name, cls))
     return None if misplaced else part
