@@ -20,7 +20,7 @@ from composer.model import Model
 from composer.modules.encoders import COMPILED, map_unwrapped_names, unwrap
 from composer.tensors import UnreadableError
 from composer.tensors.files import open_tensors
-from composer.tensors.matching import count_matches
+from composer.tensors.matching import count_matches, list_names
 
 MAX_LISTED_PREFIXES = 4
 
@@ -250,8 +250,8 @@ def _check_report(
     if not report.matched and not report.mismatched:
         raise build_weights_error(
             file,
-            f"has no tensor of this model{behind}: {_list_first_names(names.sources.values()) or 'nothing'} "
-            f"in the file, and {_list_first_names(names.candidates)} in the model",
+            f"has no tensor of this model{behind}: {list_names([*names.sources.values()], 3) or 'nothing'} "
+            f"in the file, and {list_names([*names.candidates], 3)} in the model",
             "give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec",
         )
 
@@ -284,7 +284,7 @@ def _build_tensor_problem(file: str | PathLike[str], message: str, names: Mappin
     groups: dict[str, list[str]] = {}
     for description, name in names.items():
         groups.setdefault(_find_place(name), []).append(description)
-    listed = "; ".join(f"{len(group)} of {place} ({_list_first_names(group)})" for place, group in groups.items())
+    listed = "; ".join(f"{len(group)} of {place} ({list_names(group, 3)})" for place, group in groups.items())
     plain = frozenset(names.values())
     patterns = ", ".join(f'"{place}{"" if place in plain else ".*"}"' for place in groups)
     return Problem(
@@ -299,8 +299,3 @@ def _build_tensor_problem(file: str | PathLike[str], message: str, names: Mappin
 def _find_place(name: str) -> str:
     """Return the place in the graph that a tensor's name begins with, in the model's names or in TerraTorch's."""
     return m[0] if (m := re.match(r"(?:necks?\.|aux\.[^.]+\.|aux_heads\.[^.]+\.)?[^.]+", name)) else name
-
-
-def _list_first_names(names: Iterable[str]) -> str:
-    first = list(islice(names, 4))
-    return ", ".join([*first[:3], "…"] if len(first) > 3 else first)

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from attrs import NOTHING, evolve, fields, frozen
 
 from composer.adapters.mmseg.parts import Mmseg
-from composer.adapters.smp.levels import build_levels
 from composer.adapters.smp.parts import Smp
 from composer.errors import SpecError
-from composer.fixes import DETOUR_COST, list_level_choices
+from composer.fixes import DETOUR_COST, apply_change, list_level_choices
 from composer.graph import Graph, chain
 from composer.inference import Describe, infer
 from composer.layouts import Features, Image
@@ -34,16 +33,19 @@ from composer.parts import (
 )
 from composer.parts.base import contract, get_part_name
 from composer.parts.rules import Rejection
-from composer.parts.validators import MAX_LEVELS
 
 Verdict = Literal["fits", "necks", "refused"]
 
 VERDICTS: tuple[Verdict, ...] = ("fits", "necks", "refused")
 
-DEFAULT_CLASSES = 2
-
-MAX_WIDTH, MIN_WIDTH = 256, 16
-"""Widths of a decoder with one for each level, as smp's defaults: halved from one to the next."""
+REQUIRED_FIELDS: Mapping[type[Part], Mapping[str, Any]] = {
+    UNetDecoder: {"channels": (256,)},
+    LinearDecoder: {"num_classes": 2, "upsampling_size": 4},
+    ASPPSegmentationHead: {"channels": 256},
+    ASPPRegressionHead: {"channels": 256},
+    Mmseg: {"num_classes": 2},
+}
+"""The fields without a default, with usual values. Several widths are fitted to the features."""
 
 DEFAULT_LEVELS = 4
 """Levels that a path keeps if it can: decoders of several levels usually get four."""
@@ -103,17 +105,12 @@ def evaluate_pairs(
             PairResult(encoder=encoder, decoder=build_default_decoder(name, part, unknown), because=because)
             for name, part in decoders.items()
         )
-    starts = _iter_start_paths(encoder, facts, describe)
-    paths = list(takewhile(lambda path: path.length <= MAX_CHANGES, expand_paths(starts, MAX_CHANGES)))
-    return tuple(_evaluate_pair(encoder, name, part, facts, paths, describe) for name, part in decoders.items())
-
-
-def _iter_start_paths(encoder: ProbedEncoder, facts: EncoderInfo, describe: Describe) -> Iterator[NeckPath]:
-    """Yield the encoder's features, and for timm those of other levels."""
-    yield NeckPath(0, 0.0, (), facts.features)
+    starts = [NeckPath(0, 0.0, (), facts.features)]
     for indices, other in _iter_level_infos(encoder, facts, describe):
         if isinstance(other, EncoderInfo):
-            yield NeckPath(1, DETOUR_COST, (), other.features, indices)
+            starts.append(NeckPath(1, DETOUR_COST, (), other.features, indices))
+    paths = list(takewhile(lambda path: path.length <= MAX_CHANGES, expand_paths(starts, MAX_CHANGES)))
+    return tuple(_evaluate_pair(encoder, name, part, facts, paths, describe) for name, part in decoders.items())
 
 
 def _iter_level_infos(
@@ -208,15 +205,12 @@ def copy_for_encoder(encoder: ProbedEncoder, pair: PairResult) -> PairResult:
 
 def list_decoder_names(parts: Mapping[str, type[Part]]) -> tuple[str, ...]:
     """List the decoders among `parts` that `build_default_decoder` can build."""
-    return tuple(name for name, part in parts.items() if issubclass(part, Decoder) and not _has_unknown_fields(part))
+    return tuple(name for name, part in parts.items() if issubclass(part, Decoder) and _has_defaults(part))
 
 
-def _has_unknown_fields(part: type[Part]) -> bool:
-    """Return whether a part has required fields for which there is no default here."""
-    known = (UNetDecoder, LinearDecoder, ASPPSegmentationHead, ASPPRegressionHead, Mmseg, Smp)
-    if issubclass(part, known):
-        return False
-    return any(field.default is NOTHING for field in fields(part))  # type: ignore[arg-type]
+def _has_defaults(part: type[Part]) -> bool:
+    given = {"name", *REQUIRED_FIELDS.get(part, {})}
+    return all(field.default is not NOTHING or field.name in given for field in fields(part))  # type: ignore[arg-type]
 
 
 def build_default_decoder(name: str, part: type[Part], features: Features) -> Decoder:
@@ -224,38 +218,15 @@ def build_default_decoder(name: str, part: type[Part], features: Features) -> De
 
     Required fields get usual values: two classes, 256 channels, upsampling to the image's size.
     """
-    name_field: dict[str, Any] = {} if part.source is None else {"name": name.partition("/")[2]}
-    decoder: Decoder = part(**name_field, **_choose_fields(part, name_field.get("name"), features))  # type: ignore[assignment]
-    return decoder
-
-
-def _choose_fields(part: type[Part], name: str | None, features: Features) -> dict[str, Any]:
-    if issubclass(part, UNetDecoder):
-        return {"channels": _compute_widths(len(features))}
-    if issubclass(part, LinearDecoder):
-        stride = features[-1].stride
-        return {
-            "num_classes": DEFAULT_CLASSES,
-            "upsampling_size": 4 if stride is None else min(max(int(stride), 1), 64),
-        }
-    if issubclass(part, ASPPSegmentationHead | ASPPRegressionHead):
-        return {"channels": MAX_WIDTH}
-    if issubclass(part, Mmseg):
-        return {"num_classes": DEFAULT_CLASSES}
-    if issubclass(part, Smp):
-        return _choose_smp_fields(str(name), features)
-    return {}
-
-
-def _choose_smp_fields(name: str, features: Features) -> dict[str, Any]:
-    if name in ("Unet", "UnetPlusPlus", "MAnet"):
-        return {"decoder_channels": _compute_widths(max(build_levels(Smp(name), features).depth, 1))}
-    if name == "DPT":
-        levels = range(min(len(features), MAX_LEVELS))
-        return {"decoder_intermediate_channels": tuple(min(256 * 2**level, 1024) for level in levels)}
-    return {}
-
-
-def _compute_widths(levels: int) -> tuple[int, ...]:
-    """Return one width for each level, the deepest first: 256, 128, 64, 32, 16."""
-    return tuple(max(MAX_WIDTH // 2**level, MIN_WIDTH) for level in range(min(levels, MAX_LEVELS)))
+    given = dict(REQUIRED_FIELDS.get(part, {}))
+    if part.source is not None:
+        given["name"] = name.partition("/")[2]
+    if issubclass(part, LinearDecoder) and (stride := features[-1].stride):
+        given["upsampling_size"] = min(max(int(stride), 1), 64)
+    decoder = part(**given)
+    assert isinstance(decoder, Decoder)
+    if not isinstance(decoder, UNetDecoder | Smp):
+        return decoder
+    result = contract(decoder, features)
+    change = result.change if isinstance(result, Rejection) and result.code == "count" else None
+    return apply_change(decoder, change) or decoder

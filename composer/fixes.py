@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import evolve, frozen
 
@@ -19,6 +19,8 @@ from composer.parts import AddBottleneckLayer, EncoderInfo, Head, IdentityDecode
 from composer.parts.base import contract
 from composer.parts.rules import Change, Rejection
 from composer.spec.writer import as_chain, format_value
+
+P = TypeVar("P", bound=Part)
 
 MAX_DRAFTS = 200
 """The number of edited graphs that are inferred before the search gives up: a second's work."""
@@ -85,10 +87,8 @@ def find_fixes(state: Inference) -> dict[str, Fix]:
     """Return a fix for each rejected node: its share of the edits that solve all, else those that it needs alone."""
     draft = find_draft(state)
     if draft is None:
-        alone = {
-            name: _find_local_edits(state, _get_node(state.graph, name))
-            for name in islice(state.rejections, MAX_CANDIDATES)
-        }
+        rejected = [node for node in state.graph.nodes if node.name in state.rejections][:MAX_CANDIDATES]
+        alone = {node.name: _find_local_edits(state, node) for node in rejected}
         return {name: Fix(edits, _format_edits(state.graph, name, edits)) for name, edits in alone.items() if edits}
     shares: dict[str, tuple[Edit, ...]] = dict.fromkeys(state.rejections, ())
     first = next(iter(shares))
@@ -187,16 +187,19 @@ def find_change(part: Part, *inputs: Features) -> tuple[Change | None, float] | 
     if not isinstance(result, Rejection):
         return None, 0.0
     change = result.change
-    if change is None:
-        return None
-    try:
-        changed = evolve(part, **{change.name: change.value})  # type: ignore[misc]
-    except (TypeError, ValueError):  # a field that does not take this value
-        return None
-    if isinstance(contract(changed, *inputs), Rejection):
+    changed = apply_change(part, change)
+    if change is None or changed is None or isinstance(contract(changed, *inputs), Rejection):
         return None
     lost = max(len(change.old) - len(change.value), 0) if isinstance(change.old, tuple) else 0
     return change, 1.0 + LOST_WIDTH_COST * lost
+
+
+def apply_change(part: P, change: Change | None) -> P | None:
+    """Return a part with a change; None where there is none, or the field does not take the value."""
+    try:
+        return None if change is None else evolve(part, **{change.name: change.value})  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return None
 
 
 def compute_loss(features: Features, path: NeckPath) -> float:
@@ -226,7 +229,8 @@ def _insert(draft: Draft, name: str, source: str, parts: Sequence[Part]) -> Iter
     if not parts:
         yield draft
         return
-    for graph, names in insert_parts(draft.graph, _get_node(draft.graph, name), source, parts):
+    before = next(node for node in draft.graph.nodes if node.name == name)
+    for graph, names in insert_parts(draft.graph, before, source, parts):
         edit = InsertNecks(name, source, tuple(map(format_part, parts)), names)
         yield Draft(graph, (*draft.edits, (name, edit)))
 
@@ -305,12 +309,9 @@ def _format_edit(graph: Graph, name: str, edit: Edit) -> str:
         return f"{'' if edit.node == name else f'{edit.node}.'}{edit.name}: {edit.value}"
     if edit.names is not None:
         return f"put {', '.join(edit.parts)} between {edit.source} and {edit.before}"
-    if edit.parts[-1] == IdentityDecoder.__name__:
-        necks, decoder = edit.parts[:-1], "decoder: IdentityDecoder"
-    else:
-        necks, decoder = edit.parts, ""
+    necks = [part for part in edit.parts if part != IdentityDecoder.__name__]
     lines = [f"necks: [{', '.join(_merge_necks(graph, edit.before, necks))}]"] if necks else []
-    return "; ".join([*lines, decoder] if decoder else lines)
+    return "; ".join([*lines, "decoder: IdentityDecoder"] if len(necks) < len(edit.parts) else lines)
 
 
 def _merge_necks(graph: Graph, before: str, necks: Sequence[str]) -> list[str]:
@@ -319,10 +320,6 @@ def _merge_necks(graph: Graph, before: str, necks: Sequence[str]) -> list[str]:
     parts = [format_part(node.part) for node in graph.nodes if node.name in names and isinstance(node.part, Part)]
     at = names.index(before) if before in names else len(names)
     return [*parts[:at], *necks, *parts[at:]]
-
-
-def _get_node(graph: Graph, name: str) -> Node:
-    return next(node for node in graph.nodes if node.name == name)
 
 
 def insert_parts(
@@ -366,26 +363,16 @@ def _insert_in_chain(
 def _insert_between(graph: Graph, before: Node, source: str, parts: Sequence[Part]) -> tuple[Graph, tuple[str, ...]]:
     taken = {name for name, _ in graph.inputs} | {node.name for node in graph.nodes}
     new: list[Node] = []
+    last = source
     for part in parts:
-        name = _make_unique_name(_to_snake_case(type(part).__name__), taken)
+        name = _make_unique_name(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(part).__name__).lower(), taken)
         taken.add(name)
-        new.append(Node(name, part, source))
-        source = name
-    first = before.sources[0] if not new else new[0].inputs[0]
+        new.append(Node(name, part, last))
+        last = name
     place = graph.nodes.index(before)
-    rewired = evolve(before, inputs=_replace_source(before, str(first), source))
+    rewired = evolve(before, inputs=tuple(last if name == source else name for name in before.positional))
     nodes = (*graph.nodes[:place], *new, rewired, *graph.nodes[place + 1 :])
     return evolve(graph, nodes=nodes), tuple(node.name for node in new)
-
-
-def _replace_source(node: Node, old: str, new: str) -> tuple[str, ...] | tuple[tuple[str, str], ...]:
-    if node.named:
-        return tuple((name, new if source == old else source) for name, source in node.named)
-    return tuple(new if source == old else source for source in node.positional)
-
-
-def _to_snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _make_unique_name(name: str, taken: set[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count, product
@@ -27,15 +26,13 @@ from composer.parts import (
 from composer.parts.base import contract
 from composer.parts.rules import Rejection
 from composer.parts.validators import MAX_LEVELS
-from composer.spec.writer import get_non_default_fields
+from composer.spec.writer import format_value, get_non_default_fields
 
 MAX_NECKS = 4
 """The longest path: reshape tokens of frames, pool the frames, select levels, make a pyramid."""
 
 MAX_BRANCHES, MAX_BRANCH_LEVELS = 4, 32
 """The largest join that is searched: the work grows exponentially with branches and quadratically with levels."""
-
-Accepts = Callable[[Features], bool]
 
 
 @frozen(order=True)
@@ -51,11 +48,6 @@ class NeckPath:
     necks: tuple[Neck, ...]
     features: Features
     levels: tuple[int, ...] | None = None
-
-
-def find_paths(features: Features, accepts: Accepts, longest: int = MAX_NECKS) -> Iterator[NeckPath]:
-    """Yield paths to features that `accepts` takes, the cheapest first; the empty path if it takes them as they are."""
-    return (way for way in expand_paths([NeckPath(0, 0.0, (), features)], longest) if accepts(way.features))
 
 
 def expand_paths(starts: Iterable[NeckPath], longest: int = MAX_NECKS) -> Iterator[NeckPath]:
@@ -102,22 +94,18 @@ def align_branches(branches: Sequence[Features], accept: Callable[..., bool]) ->
         return iter(())
     grids: list[dict[Any, list[NeckPath]]] = [{} for _ in branches]
     for found, features in zip(grids, branches, strict=True):
-        for way in find_paths(features, lambda _: True, longest=2):
+        for way in expand_paths([NeckPath(0, 0.0, (), features)], longest=2):
             found.setdefault(_get_grid_key(way.features), []).append(way)
     common = set.intersection(*map(set, grids))
     pairs = [pair for grid in common for pair in product(*(found[grid] for found in grids))]
-    return iter(sorted((pair for pair in pairs if accept(*(way.features for way in pair))), key=compute_path_cost))
+    accepted = [pair for pair in pairs if accept(*(way.features for way in pair))]
+    accepted.sort(key=lambda pair: (sum(way.length for way in pair), sum(way.cost for way in pair)))
+    return iter(accepted)
 
 
 def _get_grid_key(features: Features) -> tuple[Any, ...]:
     """Return what must be equal for tensors to be joined along their channels."""
     return tuple((f.axes, f.stride, f.prefix, f.frames) for f in features)
-
-
-def compute_path_cost(pair: Iterable[NeckPath]) -> tuple[int, float]:
-    """Return the number of necks of several paths together, and their cost."""
-    every = tuple(pair)
-    return sum(way.length for way in every), sum(way.cost for way in every)
 
 
 def apply_part(part: Part, *inputs: Features) -> Features | None:
@@ -190,17 +178,11 @@ def pick_evenly_spaced(levels: int, fewer: int) -> tuple[int, ...]:
 
 def format_necks_entry(necks: Sequence[Part]) -> str:
     """Return necks as a spec writes them, in one line: `necks: [SelectIndices: {indices: [1, 2]}]`."""
-    return f"necks: [{format_neck_list(necks)}]"
-
-
-def format_neck_list(necks: Sequence[Part]) -> str:
-    """Return necks as a spec writes them, without the key and the brackets."""
-    return ", ".join(map(format_part, necks))
+    return f"necks: [{', '.join(map(format_part, necks))}]"
 
 
 def format_part(neck: Part) -> str:
     """Return a part as a spec writes it, in one line: `SelectIndices: {indices: [1, 2]}`."""
     name = type(neck).__name__
     fields = get_non_default_fields(neck, name)
-    told = ", ".join(f"{key}: {json.dumps(value)}" for key, value in fields.items())
-    return f"{name}: {{{told}}}" if told else name
+    return f"{name}: {format_value(fields)}" if fields else name

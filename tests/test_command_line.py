@@ -214,18 +214,18 @@ class TestShow:
 node                           gives
 ─────────────────────────────────────────────────────────
 encoder                        4 × map b c h w
-  timm/resnet10t               channels 64  128  256  512
-  ← image                      stride    4    8   16   32
-  out_indices: [1, 2, 3, 4]    demands  multiple of 32
+  timm/resnet10t               channels 64, 128, 256, 512
+  ← image                      stride 4, 8, 16, 32
+  out_indices: [1, 2, 3, 4]
 
 decoder                        map b c h w
   UNetDecoder                  channels 8
-  ← encoder                    stride   4
+  ← encoder                    stride 4
   channels: [32, 16, 16, 8]
 
 head                           map b c h w
   SegmentationHead             channels 5
-  ← decoder                    stride   4
+  ← decoder                    stride 4
   num_classes: 5
 
 inputs    image: 3 channels
@@ -251,8 +251,8 @@ outputs   head (b, 5, H, W)
     def test_what_several_inputs_shared_nodes_and_auxiliary_outputs_look_like(self, here, capsys):
         main(["show", "joined.yaml"])
         words = " ".join(capsys.readouterr().out.split())
-        assert "again 2 × map b c h w share: optical channels 64 128 ← s2 stride 4 8" in words
-        assert "radar 2 × map b c h w timm/resnet10t channels 64 ← s1 stride 4 8 out_indices: [0, 1]" in words
+        assert "again 2 × map b c h w share: optical channels 64, 128 ← s2 stride 4, 8" in words
+        assert "radar 2 × map b c h w timm/resnet10t channels 64 ← s1 stride 4, 8 out_indices: [0, 1]" in words
         assert "inputs s2: 4 channels s1: 2 channels, stride 2 sizes multiple of 8" in words
         assert words.endswith(
             "outputs cover (b, 3, ceil(H/4), ceil(W/4)) height (b, 1, ceil(H/4), ceil(W/4)) "

@@ -13,8 +13,8 @@ from composer.cli.check import FixedSpec, fix_text
 from composer.cli.main import main
 from composer.errors import Fix
 from composer.layouts import Feature
+from composer.neck_paths import NeckPath, expand_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
 from composer.neck_paths import apply_part as after
-from composer.neck_paths import find_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
 from composer.parts import SelectIndices
 from composer.parts.base import contract
 from composer.parts.rules import Rejection
@@ -443,7 +443,7 @@ decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
 head: RegressionHead
 """,
         """\
-encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]} }
+encoder: {timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11]}}
 necks: [LearnedInterpolateToPyramidal]
 decoder: {UNetDecoder: {channels: [256, 128, 64, 32]}}
 head: RegressionHead
@@ -604,6 +604,11 @@ def test_no_shorter_way_is_there(features, part):
     best = next(find_paths(tuple(features), takes), None)
 
     assert (best is None or best.length > 2) if not lengths else best.length == min(lengths)
+
+
+def find_paths(features, accepts):
+    """The paths to what is accepted, the cheapest first."""
+    return (path for path in expand_paths([NeckPath(0, 0.0, (), features)]) if accepts(path.features))
 
 
 def run(necks, features):

@@ -92,7 +92,7 @@ def test_fields_of_every_sort_are_read_and_written(fields, value):
     [
         ("{many: [1, 2]}", "3:21: error[value] necks[0].many: many must have 4 entries."),
         ("{most: -1}", "3:21: error[value] necks[0].most: most must not be under least (got -1)."),
-        ("{least: 5, most: 4}", "3:5: error[value] necks[0]: most must not be under least (got 4)."),
+        ("{least: 5, most: 4}", "3:31: error[value] necks[0].most: most must not be under least (got 4)."),
         ("{rate: .inf}", "3:21: error[value] necks[0].rate: a number is finite (got inf)."),
         ("{ratio: 0}", "3:22: error[value] necks[0].ratio: a stride must be positive (got 0)."),
         ("{mode: exakt}", "3:21: error[type] necks[0].mode: expected one of fast, exact, 3 (got 'exakt', a string)."),

@@ -222,8 +222,8 @@ def test_a_prefix_that_no_tensor_has_is_refused(file, model):
     with_average(file)
     message = (
         f"{file}: error[weights] has no tensor of this model behind teacher.: model.encoder.conv1.0.weight, "
-        "model.encoder.conv1.1.weight, model.encoder.conv1.1.bias, … in the file, and encoder.conv1.0.weight, "
-        "encoder.conv1.1.weight, encoder.conv1.1.bias, … in the model.\n"
+        "model.encoder.conv1.1.weight, model.encoder.conv1.1.bias and 73 more in the file, and encoder.conv1.0.weight, "
+        "encoder.conv1.1.weight, encoder.conv1.1.bias and 35 more in the model.\n"
         "  fix: give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
@@ -315,7 +315,7 @@ UNFIT = {
             add(aux_heads__a__0__x=torch.ones(1), extra=torch.ones(1), aux_heads__a__1__x=torch.ones(1)),
         ),
         "lacks 7 tensors of the model: 6 of decoder (decoder.convs.0.0.weight, decoder.convs.0.0.bias, "
-        "decoder.convs.0.1.weight, …); 1 of head (head.head.2.bias)." + FIX + '["decoder.*", "head.*"])\n'
+        "decoder.convs.0.1.weight and 3 more); 1 of head (head.head.2.bias)." + FIX + '["decoder.*", "head.*"])\n'
         "FILE: error[weights] has 3 tensors that the model does not have: 1 of aux_heads.a.0 (aux_heads.a.0.x); "
         "1 of extra (extra); 1 of aux_heads.a.1 (aux_heads.a.1.x)."
         + FIX
@@ -415,7 +415,7 @@ def test_a_checkpoint_of_something_else_sets_nothing_even_if_all_is_ignored(file
     torch.save({"fc.weight": torch.ones(2)}, file)
     message = (
         f"{file}: error[weights] has no tensor of this model: fc.weight in the file, and encoder.conv1.0.weight, "
-        "encoder.conv1.1.weight, encoder.conv1.1.bias, … in the model.\n"
+        "encoder.conv1.1.weight, encoder.conv1.1.bias and 35 more in the model.\n"
         "  fix: give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):

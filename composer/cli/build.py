@@ -42,6 +42,7 @@ def build_model(
     with guard_from_interrupts():
         from composer.building import build
         from composer.checkpoints import load_weights
+        from composer.tensors.matching import list_names
         from composer.weights import load
 
     no_limits = max_parameters is None and max_memory is None
@@ -51,9 +52,8 @@ def build_model(
         report = load_weights(model, weights)
         origin = f"weights: {format_count(len(report.matched), 'tensor')} from {make_printable(weights)}"
         if report.set_aside:
-            names = ", ".join(make_printable(name) for name, _ in report.set_aside[:3])
-            more = ", …" if len(report.set_aside) > 3 else ""
-            origin += f"; {len(report.set_aside)} left aside ({names}{more})"
+            names = make_printable(list_names([name for name, _ in report.set_aside], 3))
+            origin += f"; {len(report.set_aside)} left aside ({names})"
         return model, origin
     if is_weights_file(file):
         model = load(file, limits=limits)

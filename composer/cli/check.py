@@ -126,7 +126,7 @@ def check(files: Sequence[str], form: str, *, fix: bool = False, diff: bool = Fa
     if fix or diff:
         if form != "text":
             raise UsageError(f"--format {form} cannot be combined with --fix or --diff; leave it out.")
-        return max(_fix_or_log(file, write=fix) for file in files)
+        return max(fix_file(file, write=fix) for file in files)
     reports = []
     for file in files:
         report = build_report(file)
@@ -151,25 +151,11 @@ def build_report(file: str) -> Report:
 
 
 def _dump_problem(problem: Problem) -> dict[str, Any]:
-    place = problem.place
-    return {
-        "code": problem.code,
-        "path": place.path,
-        "file": place.file,
-        "line": place.line,
-        "column": place.column,
-        "message": problem.message,
-        "expected": problem.expected,
-        "got": problem.got,
-        "fix": None if problem.fix is None else str(problem.fix),
-        "edits": _dump_edits(problem.fix),
-    }
-
-
-def _dump_edits(fix: str | Fix | None) -> list[dict[str, Any]]:
-    """Return the edits of a fix for programs: `{"edit": "SetField", "node": "decoder", …}`."""
-    edits = fix.edits if isinstance(fix, Fix) else ()
-    return [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]
+    """Return a problem for programs, with edits such as `{"edit": "SetField", "node": "decoder", …}`."""
+    fields = asdict(problem, recurse=False) | {"fix": None if problem.fix is None else str(problem.fix)}
+    edits = problem.fix.edits if isinstance(problem.fix, Fix) else ()
+    listed = [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]
+    return {**asdict(fields.pop("place")), **fields, "edits": listed}
 
 
 SPEC_SUFFIXES = (".yaml", ".yml")
@@ -193,23 +179,24 @@ def fix_text(text: str, name: str) -> FixedSpec:
     from composer.spec.edits import EditError, apply_edits
 
     applied: list[str] = []
+    skipped: list[str] = []
     problems = _find_problems(text, name)
     for _ in range(MAX_ROUNDS):
         fixes = {(one.code, one.place.path): one.fix for one in problems if isinstance(one.fix, Fix)}
-        lines = [f"{path}: {fix}" for (_, path), fix in fixes.items()]
         if not fixes:
             break
+        lines = [f"{path}: {fix}" for (_, path), fix in fixes.items()]
         try:
             fixed = apply_edits(text, [edit for fix in fixes.values() for edit in fix.edits])
+            left = _find_problems(fixed, name)
+            if any((problem.code, problem.place.path) in fixes or problem.code == "yaml" for problem in left):
+                raise EditError("the edited text still has this problem")
         except EditError as error:
-            return FixedSpec(text, tuple(applied), tuple(f"{line} ({error})" for line in lines), problems)
-        left = _find_problems(fixed, name)
-        if any((problem.code, problem.place.path) in fixes or problem.code == "yaml" for problem in left):
-            reason = "the edited text still has this problem"
-            return FixedSpec(text, tuple(applied), tuple(f"{line} ({reason})" for line in lines), problems)
+            skipped = [f"{line} ({error})" for line in lines]
+            break
         applied += lines
         text, problems = fixed, left
-    return FixedSpec(text, tuple(applied), (), problems)
+    return FixedSpec(text, tuple(applied), tuple(skipped), problems)
 
 
 def _find_problems(text: str, name: str) -> tuple[Problem, ...]:
@@ -223,22 +210,18 @@ def _find_problems(text: str, name: str) -> tuple[Problem, ...]:
     return ()
 
 
-def _fix_or_log(file: str, *, write: bool) -> int:
-    try:
-        return fix_file(file, write=write)
-    except UsageError as error:
-        log(str(error))
-        return 2
-
-
 def fix_file(file: str, *, write: bool) -> int:
     """Apply the fixes that `check` prints, in the file or as a diff on stdout. Returns the exit code.
 
     Comments and layout stay. Problems that are left are printed, and the exit code is then 1; fixes that could not be
-    applied go to stderr, to be made by hand. Raises UsageError for a file that cannot be read or written.
+    applied go to stderr, to be made by hand, as does the reason why a file cannot be read or written.
     """
-    old = read_spec_text(file)
-    path = check_writable(file, SPEC_SUFFIXES) if write else None
+    try:
+        old = read_spec_text(file)
+        path = check_writable(file, SPEC_SUFFIXES) if write else None
+    except UsageError as error:
+        log(str(error))
+        return 2
     fixed = fix_text(old, file)
     if path is not None and fixed.text != old:
         write_output(file, path, lambda partial: partial.write_text(fixed.text, encoding="utf-8"))

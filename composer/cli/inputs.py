@@ -56,8 +56,10 @@ def prepare_inputs(
     files = split_by_input(images, tuple(inputs), "--image")
     if absent := [name for name in inputs if name not in files]:
         raise UsageError(f"--image: there is none for {', '.join(absent)}; add --image {absent[0]}=FILE.")
-    used = _parse_band_options(bands, tuple(inputs), "--bands")
-    drawn = _parse_band_options(show_bands, tuple(inputs), "--show-bands")
+    used, drawn = (
+        {name: parse_bands(text, option) for name, text in split_by_input(values, tuple(inputs), option).items()}
+        for values, option in ((bands, "--bands"), (show_bands, "--show-bands"))
+    )
     rasters = {
         name: read_raster(files[name], image.channels, image.frames, picked=name in used)
         for name, image in inputs.items()
@@ -94,11 +96,6 @@ def split_by_input(values: Sequence[str], inputs: Sequence[str], option: str) ->
             raise UsageError(f"{option}: {name} is given twice, {by_input[name]} and {value}.")
         by_input[name] = value
     return by_input
-
-
-def _parse_band_options(values: Sequence[str], inputs: Sequence[str], option: str) -> dict[str, Bands]:
-    texts = split_by_input(values, inputs, option)
-    return {name: parse_bands(text, option) for name, text in texts.items()}
 
 
 def parse_bands(text: str, option: str) -> Bands:

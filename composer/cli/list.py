@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import chain, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from composer.adapters.timm.catalogue import get_catalogue_version, list_networks
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PLURALS = {f"{kind}s": kind for kind in KINDS}
 
-UNLISTED_SOURCES = {"timm/NAME": "timm", "transformers/NAME": "transformers"}
+UNLISTED_SOURCES = ("timm", "transformers")
 """Sources with more names than a registry lists."""
 
 
@@ -137,12 +137,11 @@ def list_encoder_names(pattern: str) -> list[str]:
     one of its names; timm has a catalogue.
     """
     parts, unusable = list_parts("encoders")
-    listed = (
-        _list_source_names(UNLISTED_SOURCES[part], pattern) if part in UNLISTED_SOURCES else [part] for part in parts
-    )
-    matching = [name for name in chain.from_iterable(listed) if is_match(name, pattern)]
-    unlisted = [source for source in UNLISTED_SOURCES.values() if _has_possible_match(pattern, source)]
-    missing = [source for source in unlisted if not LIBRARIES[source].is_installed()]
+    possible = [source for source in UNLISTED_SOURCES if _has_possible_match(pattern, source)]
+    names = [name for source in possible for name in _list_source_names(source)]
+    names += [name for name in parts if name.removesuffix("/NAME") not in UNLISTED_SOURCES]
+    matching = [name for name in names if is_match(name, pattern)]
+    missing = [source for source in possible if not LIBRARIES[source].is_installed()]
     for source in dict.fromkeys([*(name.partition("/")[0] for name in matching), *missing]):
         if source in LIBRARIES:
             log(describe_installation(source))
@@ -154,11 +153,9 @@ def list_encoder_names(pattern: str) -> list[str]:
     return matching
 
 
-def _list_source_names(source: str, pattern: str) -> list[str]:
-    """List all names of a source where the pattern may match one of them and they can be found out."""
+def _list_source_names(source: str) -> list[str]:
+    """List all names of a source where they can be found out."""
     library = LIBRARIES[source]
-    if not _has_possible_match(pattern, source):
-        return []
     if source == "timm" and library.format_versions() in (None, f"timm-{get_catalogue_version()}"):
         return [f"timm/{name}" for name in list_networks()]
     return [f"{source}/{name}" for name in get_adapter(source).list_networks()] if library.is_installed() else []

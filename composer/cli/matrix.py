@@ -143,12 +143,10 @@ def as_csv(cells: Sequence[PairResult]) -> str:
     writer = csv.DictWriter(out, records[0], lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerow({name: _flatten_value(value) for name, value in record.items()})
+        # Lists and mappings are JSON, except for empty ones.
+        lists = {name: json.dumps(value) for name, value in record.items() if isinstance(value, list | dict) and value}
+        writer.writerow({name: lists.get(name, value or "") for name, value in record.items()})
     return out.getvalue()
-
-
-def _flatten_value(value: Any) -> Any:
-    return "" if value in (None, [], {}) else json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def as_json(cells: Sequence[PairResult]) -> str:

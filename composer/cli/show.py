@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from composer.cli.check import format_output
 from composer.cli.terminal import build_table, print_text, read_spec, render
 from composer.errors import make_printable
 from composer.graph import Node, Shared, get_module_path
-from composer.graph_checks import iter_size_constraints
 from composer.inference import TypedGraph, infer
 from composer.layouts import Features, format_count, get_layout_kind
 from composer.parts import Part
 from composer.parts.base import get_part_name
-from composer.sizes import SizeConstraint, intersect
 from composer.spec.writer import dump, get_non_default_fields
 
 if TYPE_CHECKING:
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
 
     from composer.model import Model
     from composer.tensors.matching import LoadedWeights
-
-LABEL_WIDTH = 8
-"""The width of the words before the figures: channels, stride, rounding, demands."""
 
 PROPERTIES = {"channels": None, "stride": None, "rounding": "exact", "offset": 0, "prefix": 0, "frames": 1}
 """The properties of a feature and their defaults, which are not shown."""
@@ -42,24 +36,18 @@ def _build_node_table(typed: TypedGraph) -> Table:
 
     table = build_table(gap=3)
     table.add_column("node", overflow="fold")
-    table.add_column("gives", no_wrap=True)
-    for number, (node, demand) in enumerate(zip(typed.order, list_size_demands(typed), strict=True)):
+    table.add_column("gives")
+    for number, node in enumerate(typed.order):
         if number:
             table.add_row()
         part, *fields = format_part(node.part)
-        lines = [*(f"← {source}" for source in _iter_sources(node)), *fields]
-        details = Text("".join(f"\n  {line}" for line in lines), "dim")
-        demands = Text(f"\n{'demands':<{LABEL_WIDTH}} {demand}" if demand else "", "yellow")
+        sources = [*node.positional, *(f"{name}={source}" for name, source in node.named)]
+        details = "".join(f"\n  {line}" for line in [*(f"← {source}" for source in sources), *fields])
         table.add_row(
-            Text.assemble((node.name, "bold cyan"), (f"\n  {part}", "bold"), details),
-            Text.assemble("\n".join(format_features(typed.features[node.name])), demands),
+            Text.assemble((node.name, "bold cyan"), (f"\n  {part}", "bold"), (details, "dim")),
+            "\n".join(format_features(typed.features[node.name])),
         )
     return table
-
-
-def _iter_sources(node: Node) -> Iterator[str]:
-    yield from node.positional
-    yield from (f"{name}={source}" for name, source in node.named)
 
 
 def format_part(part: Part | Shared) -> list[str]:
@@ -72,64 +60,18 @@ def format_part(part: Part | Shared) -> list[str]:
 
 
 def format_features(features: Features) -> list[str]:
-    """Return the count and layout of features, then a line per property with a column per feature."""
+    """Return the count and layout of features, then a line per property: one value where all features have the same."""
     if not features:
         return ["nothing"]
     layouts = dict.fromkeys(f"{get_layout_kind(feature)} {feature.axes}" for feature in features)
     count = f"{len(features)} × " if len(features) > 1 else ""
-    rows = []
+    lines = [f"{count}{' and '.join(layouts)}"]
     for name, default in PROPERTIES.items():
         values = [getattr(feature, name) for feature in features]
         if any(value != default for value in values):
-            rows.append((name, ["–" if value == default else str(value) for value in values]))
-    return [f"{count}{' and '.join(layouts)}", *_align_columns(rows)]
-
-
-def _align_columns(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    """Format each row as a line, its values in columns, six to a line; only once where they are all the same."""
-    varied = [values for _, values in rows if len(set(values)) > 1]
-    widths = [max(map(len, column)) for column in zip(*varied, strict=True)]
-    lines = []
-    for name, values in rows:
-        if values not in varied:
-            lines.append(f"{name:<{LABEL_WIDTH}} {values[0]}")
-            continue
-        cells = [value.rjust(width) for value, width in zip(values, widths, strict=True)]
-        parts = ["  ".join(cells[start : start + 6]) for start in range(0, len(cells), 6)]
-        lines += [f"{'' if number else name:<{LABEL_WIDTH}} {part}" for number, part in enumerate(parts)]
+            shown = ["–" if value == default else str(value) for value in values]
+            lines.append(f"{name} {', '.join(shown if len(set(shown)) > 1 else shown[:1])}")
     return lines
-
-
-def list_size_demands(typed: TypedGraph) -> list[str]:
-    """Return for each node what it adds to the size constraints of the inputs and the nodes before it; mostly ""."""
-    constraints: dict[str, list[SizeConstraint]] = {}
-    for name, sizes in iter_size_constraints(typed.graph, typed.features, typed.node_sizes):
-        constraints.setdefault(name, []).append(sizes)
-    nodes = [node.name for node in typed.order]
-    before = _intersect(*(sizes for name in constraints if name not in nodes for sizes in constraints[name]))
-    demands = []
-    for name in nodes:
-        own = _intersect(*constraints[name])
-        demands.append(_format_constraint(own) if _intersect(before, own) != before else "")
-        before = _intersect(before, own)
-    return demands
-
-
-def _intersect(*sizes: SizeConstraint) -> SizeConstraint:
-    both = intersect([("", constraint) for constraint in sizes])
-    assert isinstance(both, SizeConstraint)  # infer has intersected them all
-    return both
-
-
-def _format_constraint(sizes: SizeConstraint) -> str:
-    """Format only what is constrained: `multiple of 32`, `at least 64`, `square`."""
-    if sizes.height is not None and sizes.width is not None:
-        return str(sizes)
-    rules = [f"multiple of {sizes.multiple}"] if sizes.multiple > 1 else []
-    rules += [f"at least {sizes.least}"] if sizes.least > sizes.multiple else []
-    rules += ["square"] if sizes.square else []
-    rules += [f"{name} {side}" for name, side in (("height", sizes.height), ("width", sizes.width)) if side is not None]
-    return ", ".join(rules)
 
 
 def build_summary_table(typed: TypedGraph) -> Table:

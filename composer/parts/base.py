@@ -66,7 +66,6 @@ class Part:
 
     - `names`: the valid names, where they are few, each with one line of description.
     - `defaults`: for each of these names the fields it has, with the meaning of None there; other fields stay None.
-    - `renamed_prefixes`: prefixes of the library's names, each with its prefix here.
     - `refused`: known names that are not available, each with the reason and an alternative.
     - `outside`: patterns, in lower case, of names that users expect in this source, each with the reason.
     - `instead`: names that users of the library expect as fields, each with the alternative.
@@ -79,7 +78,6 @@ class Part:
     source: ClassVar[str | None] = None
     names: ClassVar[Mapping[str, str] | None] = None
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
-    renamed_prefixes: ClassVar[Mapping[str, str]] = MappingProxyType({})
     refused: ClassVar[Mapping[str, tuple[str, str]]] = MappingProxyType({})
     outside: ClassVar[Mapping[str, str]] = MappingProxyType({})
     instead: ClassVar[Mapping[str, str]] = MappingProxyType({})

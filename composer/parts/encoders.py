@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from attrs import Attribute, evolve, field, frozen
 
-from composer.layouts import FRAMES, MAP, Feature, Features, describe_features, format_count
+from composer.layouts import (
+    FRAMES,
+    MAP,
+    Feature,
+    Features,
+    describe_features,
+    format_count,
+    parse_height_and_width,
+)
 from composer.parts.base import Encoder, ProbedEncoder, contract
 from composer.parts.rules import ContractResult, Outputs, Rejection
 from composer.parts.validators import (
@@ -60,22 +68,13 @@ def convert_pretrained(value: Pretrained | Mapping[str, Any]) -> Pretrained:
     return WeightsFile(**value)
 
 
-@frozen
-class IsPretrained:
-    """Validate `pretrained`: true, false, a path, or a `WeightsFile`. `also` names what else a string may be."""
-
-    also: str = ""
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        """Raise ValueError for anything else."""
-        if not isinstance(value, bool | str | WeightsFile) or value == "":
-            raise ValueError(
-                f"{attribute.name} must be true, false, {self.also}the path of a weights file, "
-                f"or a mapping of file and prefix (got {value!r})"
-            )
+def _validate_pretrained(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool | str | WeightsFile) or value == "":
+        rule = "must be true, false, the path of a weights file, or a mapping of file and prefix"
+        raise ValueError(f"{attribute.name} {rule} (got {value!r})")
 
 
-IS_PRETRAINED = IsPretrained()
+IS_PRETRAINED = _validate_pretrained
 
 
 def get_weights_file(value: Pretrained) -> tuple[str, str | None] | None:
@@ -129,19 +128,14 @@ TIMM_ARGUMENT_HINTS: Mapping[str, str] = MappingProxyType(
 )
 """Arguments of timm that are not fields, each with the alternative."""
 
+
 _MAX_PIXELS = 16_384
 _SIDE = IntRange(1, _MAX_PIXELS, optional=True)
 
 
 def _convert_img_size(value: Any) -> tuple[int, int] | None:
     """Convert timm's `img_size`, one number for a square or height and width. Raises ValueError for other values."""
-    if value is None:
-        return None
-    if type(value) is int:
-        return value, value
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError(f"img_size must be a whole number or two, height and width (got {value!r})")
-    return value[0], value[1]
+    return parse_height_and_width("img_size", (value, value) if type(value) is int else value)
 
 
 def _convert_features(value: Any) -> Features:
@@ -155,11 +149,6 @@ def _convert_features(value: Any) -> Features:
 def _validate_sizes(_: object, attribute: Attribute[SizeConstraint], value: Any) -> None:
     if not isinstance(value, SizeConstraint):
         raise ValueError(f"{attribute.name} must be a SizeConstraint (got {value!r})")
-
-
-def _validate_network_name(_: object, __: object, value: Any) -> None:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"name must be the name of a network, such as 'resnet50' (got {value!r})")
 
 
 @frozen
@@ -182,7 +171,7 @@ class Timm(ProbedEncoder):
     source: ClassVar[str | None] = "timm"
     instead: ClassVar[Mapping[str, str]] = TIMM_ARGUMENT_HINTS
 
-    name: str = field(validator=_validate_network_name)
+    name: str = field(validator=_validate_text)
     out_indices: tuple[int, ...] | None = field(
         default=None, converter=convert_optional_int_list, validator=[NON_EMPTY, OPTIONAL_INDEX], kw_only=True
     )
@@ -265,9 +254,8 @@ def _(facts: EncoderInfo, image: Features = (), /, **named: Features) -> Contrac
     features = [_rescale_feature(feature, first.stride) for feature in facts.features]
     if facts.frames is not None or first.axes == MAP:
         return Outputs(features=features, sizes=sizes)
-    return Outputs(
-        features=[_add_frame_axis(feature, first.frames) for feature in features], sizes=sizes, per_frame=True
-    )
+    framed = [evolve(feature, axes=feature.axes.replace("b", "b t"), frames=first.frames) for feature in features]
+    return Outputs(features=framed, sizes=sizes, per_frame=True)
 
 
 @frozen(eq=False)
@@ -341,8 +329,8 @@ def _require_named_images(facts: EncoderInfo, named: Mapping[str, Features]) -> 
         return Rejection(
             code="inputs",
             kind="raises",
-            expected=f"takes {_format_image_names(channels)}" if channels else "takes one image, without a name",
-            got=_format_image_names(named) if named else "an image without a name",
+            expected=f"takes images named {', '.join(channels)}" if channels else "takes one image, without a name",
+            got=f"images named {', '.join(named)}" if named else "an image without a name",
             fix=f"from: {{{', '.join(f'{name}: IMAGE' for name in channels)}}}" if channels else "from: IMAGE",
         )
     first, *others = (named[name][0] for name in named)
@@ -361,14 +349,6 @@ def _require_named_images(facts: EncoderInfo, named: Mapping[str, Features]) -> 
                 input=position,
             )
     return None
-
-
-def _format_image_names(names: Iterable[str]) -> str:
-    return f"images named {', '.join(names)}"
-
-
-def _add_frame_axis(feature: Feature, frames: int) -> Feature:
-    return evolve(feature, axes=feature.axes.replace("b", "b t"), frames=frames)
 
 
 def _rescale_feature(feature: Feature, stride: Fraction) -> Feature:

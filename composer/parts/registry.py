@@ -14,6 +14,7 @@ from itertools import chain
 from threading import RLock
 from typing import TYPE_CHECKING
 
+from composer.errors import format_error
 from composer.parts.base import Part
 
 if TYPE_CHECKING:
@@ -185,9 +186,8 @@ def _load_class(entries: list[EntryPoint]) -> type[Part]:
         with guard_import():
             part = entries[0].load()
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no reason given'}"
         raise UnusableError(
-            f"{name} is registered by {by[0]}, which cannot be imported (got {reason}).",
+            f"{name} is registered by {by[0]}, which cannot be imported (got {format_error(error)}).",
             f"pip install --force-reinstall {by[0]}",
         ) from error
     if not (isinstance(part, type) and issubclass(part, Part)):

@@ -42,10 +42,10 @@ class IntRange:
         numbers = value if isinstance(value, tuple) else (value,)
         if len(numbers) > self.entries:
             raise ValueError(f"{attribute.name} must have at most {self.entries:,} entries (got {len(numbers):,})")
-        for number in numbers:
-            if type(number) is not int or not self.least <= number <= self.most:
-                rule = f"must be a whole number from {self.least} to {self.most}"
-                raise ValueError(f"{attribute.name} {rule} (got {number!r})")
+        wrong = [one for one in numbers if type(one) is not int or not self.least <= one <= self.most]
+        if wrong:
+            rule = f"must be a whole number from {self.least} to {self.most}"
+            raise ValueError(f"{attribute.name} {rule} (got {', '.join(map(repr, wrong))})")
 
 
 def _validate_rate(_: object, attribute: Attribute[Any], value: Any) -> None:

@@ -89,46 +89,39 @@ def _set_field(text: str, part: yaml.Node, edit: SetField) -> str:
     pair = f"{edit.name}: {edit.value}"
     if isinstance(part, yaml.ScalarNode):
         return _replace(text, part, f"{{{part.value}: {{{pair}}}}}")
-    name, fields = part.value[0]
+    fields = part.value[0][1]
     if isinstance(fields, yaml.ScalarNode):  # `Name:` without fields
-        return _replace(text, fields, f"{{{pair}}}") if fields.value else _insert_after_key(text, name, f"{{{pair}}}")
+        return _replace(text, fields, f"{{{pair}}}")
     old = _find(fields, edit.name)
-    if old is not None:
-        return _replace(text, old, edit.value)
-    return _add_entry(text, fields, pair)
+    return _add_entries(text, fields, [pair]) if old is None else _replace(text, old, edit.value)
 
 
-def _insert_after_key(text: str, key: yaml.Node, value: str) -> str:
-    colon = text.index(":", key.end_mark.index)
-    return f"{text[: colon + 1]} {value}{text[colon + 1 :]}"
-
-
-def _add_entry(text: str, collection: yaml.CollectionNode, entry: str) -> str:
-    """Return the text with one more entry at the end of a mapping or a sequence."""
+def _add_entries(text: str, collection: yaml.CollectionNode, entries: Iterable[str]) -> str:
+    """Return the text with more entries at the end of a mapping or a sequence."""
     if collection.flow_style or not collection.value:
         closing = collection.end_mark.index - 1
-        return f"{text[:closing].rstrip()}{', ' if collection.value else ''}{entry}{text[closing:]}"
-    return _insert_line(text, _get_end(collection), _get_indent(collection), entry)
+        added = ", ".join([*([""] if collection.value else []), *entries])
+        return f"{text[:closing].rstrip()}{added}{text[closing:]}"
+    dash = "- " if isinstance(collection, yaml.SequenceNode) else ""
+    lines = [f"{' ' * collection.start_mark.column}{dash}{entry}" for entry in entries]
+    return _insert_lines(text, _get_end(collection), lines)
 
 
-def _get_indent(collection: yaml.CollectionNode) -> int:
-    return int(collection.start_mark.column)
-
-
-def _insert_line(text: str, after: int, indent: int, line: str) -> str:
-    """Return the text with a line behind the one that has the position `after`."""
+def _insert_lines(text: str, after: int, lines: Iterable[str]) -> str:
+    """Return the text with lines behind the one that has the position `after`."""
     end = text.find("\n", after)
     head, tail = (text, "") if end < 0 else (text[:end], text[end + 1 :])
-    return f"{head}\n{' ' * indent}{line}\n{tail}"
+    return "\n".join([head, *lines, tail])
 
 
-def _insert_before(text: str, node: yaml.Node, entry: str) -> str:
-    """Return the text with an entry before one of a block or flow collection."""
+def _insert_before(text: str, node: yaml.Node, entries: Iterable[str]) -> str:
+    """Return the text with entries before one of a block or flow collection."""
     start = node.start_mark.index
     line = text.rfind("\n", 0, start) + 1
-    if text[line:start].strip() in ("", "-"):
-        return f"{text[:line]}{text[line:start]}{entry}\n{text[line:]}"
-    return f"{text[:start]}{entry}, {text[start:]}"
+    lead = text[line:start]
+    if lead.strip() in ("", "-"):
+        return text[:line] + "".join(f"{lead}{entry}\n" for entry in entries) + text[line:]
+    return text[:start] + "".join(f"{entry}, " for entry in entries) + text[start:]
 
 
 def _insert_in_chain(text: str, root: yaml.MappingNode, edit: InsertNecks) -> str:
@@ -140,23 +133,12 @@ def _insert_in_chain(text: str, root: yaml.MappingNode, edit: InsertNecks) -> st
 
 
 def _insert_necks(text: str, root: yaml.MappingNode, before: str, necks: list[str]) -> str:
-    entry = _find(root, "necks")
-    if entry is None:
+    section = _find(root, "necks")
+    if section is None:
         return _add_key(text, root, "necks", f"[{', '.join(necks)}]", behind=("encoder",))
-    assert isinstance(entry, yaml.SequenceNode)
+    assert isinstance(section, yaml.SequenceNode)
     later = _find_path(root, before) if before.startswith("necks[") else None
-    is_flow = entry.flow_style or not entry.value
-    for neck in necks if later is None else reversed(necks):
-        text = (
-            _add_entry(text, entry, neck if is_flow else f"- {neck}")
-            if later is None
-            else _insert_before(text, later, neck)
-        )
-        root = _compose(text)
-        entry = _find(root, "necks")
-        assert isinstance(entry, yaml.SequenceNode)
-        later = None if later is None else _find_path(root, before)
-    return text
+    return _add_entries(text, section, necks) if later is None else _insert_before(text, later, necks)
 
 
 def _add_key(text: str, root: yaml.MappingNode, key: str, value: str, behind: tuple[str, ...]) -> str:
@@ -165,29 +147,22 @@ def _add_key(text: str, root: yaml.MappingNode, key: str, value: str, behind: tu
     if root.flow_style:
         end = _get_end(after)
         return f"{text[:end]}, {key}: {value}{text[end:]}"
-    return _insert_line(text, _get_end(after), _get_indent(root), f"{key}: {value}")
+    return _insert_lines(text, _get_end(after), [f"{' ' * root.start_mark.column}{key}: {value}"])
 
 
 def _insert_nodes(text: str, root: yaml.MappingNode, edit: InsertNecks) -> str:
     nodes = _find(root, "nodes")
     if not isinstance(nodes, yaml.MappingNode) or edit.names is None:
         raise EditError(f"{edit.before} is part of a chain, and these edits make it a graph")
-    source = edit.source
-    for name, part in zip(edit.names, edit.parts, strict=True):
-        shown = part if re.fullmatch(r"[\w/.-]+", part) else f"{{{part}}}"
-        text = _insert_before(text, _find_key(text, edit.before), f"{name}: {{part: {shown}, from: {source}}}")
-        source = name
-    entry = _find(_find(_compose(text), "nodes"), edit.before)
-    sources = None if entry is None else _find(entry, "from")
+    key, entry = next((key, entry) for key, entry in nodes.value if key.value == edit.before)
+    sources = _find(entry, "from")
     options = sources.value if isinstance(sources, yaml.SequenceNode) else [sources]
     found = next((node for node in options if isinstance(node, yaml.ScalarNode) and node.value == edit.source), None)
-    if found is None:
+    if found is None or found.start_mark.index < key.start_mark.index:  # behind an alias
         raise EditError(f"{edit.before} does not name {edit.source} in its inputs")
-    return _replace(text, found, source)
-
-
-def _find_key(text: str, name: str) -> yaml.Node:
-    nodes = _find(_compose(text), "nodes")
-    assert isinstance(nodes, yaml.MappingNode)
-    key: yaml.Node = next(key for key, _ in nodes.value if key.value == name)
-    return key
+    source, entries = edit.source, []
+    for name, part in zip(edit.names, edit.parts, strict=True):
+        shown = part if re.fullmatch(r"[\w/.-]+", part) else f"{{{part}}}"
+        entries.append(f"{name}: {{part: {shown}, from: {source}}}")
+        source = name
+    return _insert_before(_replace(text, found, source), key, entries)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -24,14 +25,12 @@ from composer.spec.schema import (
     join_path,
     parse_value,
 )
-from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree
+from composer.spec.yaml import MappingNode, ScalarNode, Tree
 
 Parts = Mapping[str, type[Part]]
 
 MAX_PART_NAME_LENGTH = 4096
 """Letters of a part's name: some contain the path of a folder, and no path is longer."""
-
-_SECTION_NAMES = {"encoder": "encoder", "neck": "necks", "decoder": "decoder", "head": "head"}
 
 
 def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Diagnostics) -> Part | None:
@@ -54,17 +53,16 @@ def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings
     except UnusableError as error:
         findings.add("install", str(error), path, tree, fix=error.fix)
         return None
-    reason, instead = _explain_unsupported(name, cls, parts)
-    if reason or cls is None:
-        message = f"{name} cannot be had: {reason}." if reason else f"there is no {kind or 'part'} {name!r}."
-        findings.add("part", message, path, tree, got=name, fix=instead or suggest_part(name, kind, parts))
+    if cls is None:
+        message, fix = _explain_unknown_name(name, kind, parts)
+        findings.add("part", message, path, tree, got=name, fix=fix)
         return None
     actual = _get_kind(cls)
     misplaced = kind is not None and actual != kind
     if misplaced:
         want, got = _format_kind(kind), _format_kind(actual)
         message = f"{path} takes {want}, and {name} is {got}."
-        section = f"put it under {_SECTION_NAMES[actual]}" if actual else None
+        section = f"put it under {'necks' if actual == 'neck' else actual}" if actual else None
         findings.add("part", message, path, tree, expected=want, got=got, fix=section)
     part = construct(cls, name, fields, path, tree, findings, _get_fixed_fields(name, cls))
     return None if misplaced else part
@@ -108,24 +106,21 @@ def _get_fixed_fields(name: str, cls: type[Part]) -> dict[str, Any]:
     return {**dict.fromkeys(absent), "name": rest}
 
 
-def _explain_unsupported(name: str, cls: type[Part] | None, parts: Parts) -> tuple[str, str]:
-    """Return why a known name is not supported and what to use instead, or two empty strings."""
-    source, slash, rest = name.partition("/")
-    for owner in [cls] if cls else _iter_source_parts(source, parts) if slash else ():
-        if rest in owner.refused:
-            reason, instead = owner.refused[rest]
-            return reason, f"use {instead if '/' in instead else f'{source}/{instead}'}"
-        for pattern, reason in owner.outside.items():
-            if fnmatchcase(rest.lower(), pattern) and name not in parts:
-                return reason, f"choose another, of those that python -m composer list encoders '{source}/*' shows"
-    return "", ""
-
-
-def _iter_source_parts(source: str, parts: Parts) -> Iterator[type[Part]]:
+def _explain_unknown_name(name: str, kind: str | None, parts: Parts) -> tuple[str, str]:
+    """Return a message on a name that no part has, and what to use instead."""
+    source, _, rest = name.partition("/")
     for key in parts:
-        if key.startswith(f"{source}/"):
-            with suppress(UnusableError):
-                yield parts[key]
+        if not key.startswith(f"{source}/"):
+            continue
+        with suppress(UnusableError):
+            if rest in parts[key].refused:
+                reason, instead = parts[key].refused[rest]
+                return f"{name} cannot be had: {reason}.", f"use {instead if '/' in instead else f'{source}/{instead}'}"
+            for pattern, reason in parts[key].outside.items():
+                if fnmatchcase(rest.lower(), pattern):
+                    fix = f"choose another, of those that python -m composer list encoders '{source}/*' shows"
+                    return f"{name} cannot be had: {reason}.", fix
+    return f"there is no {kind or 'part'} {name!r}.", suggest_part(name, kind, parts)
 
 
 def _get_kind(cls: type[Part]) -> str | None:
@@ -137,85 +132,58 @@ def _format_kind(kind: str | None) -> str:
 
 
 _MIN_SIMILARITY = 0.75
-"""The similarity at which a network without its source is suggested: there are more than a thousand."""
+"""The similarity at which a name of another source is suggested: there are more than a thousand networks."""
 
 
 def suggest_part(name: str, kind: str | None, parts: Parts) -> str:
-    """Return what to write instead of an unknown name: names that exist, or where they are listed.
+    """Return what to write instead of an unknown name: the nearest names of its source, or else of any source.
 
-    Sources whose names are not listed anywhere are suggested only where the source itself is misspelled.
+    Where there are none, say where names are listed.
     """
     from composer.adapters.timm.catalogue import strip_hub  # not at the top: only an unknown name needs it
 
-    name = strip_hub(name)
-    source, slash, rest = name.partition("/")
-    moved = _find_moved_name(name, source, parts)
-    if moved is not None:
-        return f"did you mean {moved}?"
-    keys = [key for key in parts if kind is None or _has_kind(key, kind, parts)]
-    own = [key for key in keys if "/" not in key]
+    source, slash, rest = strip_hub(name).rpartition("/")
+    keys = _list_known_names(kind, parts)
     sources = list(dict.fromkeys(key.partition("/")[0] for key in keys if "/" in key))
-    if name in sources:
-        return f"name one of its parts: {name}/NAME"
-    matches: list[str] = []
-    if slash and sources:
-        matches = _match_with_source(source, rest, keys)
-    elif not find_close_matches(name, own):
-        named = _group_by_name(name, keys)
-        matches = [key for match in find_close_matches(name, named, _MIN_SIMILARITY) for key in named[match]][:3]
-    if matches:
+    if rest in sources and not slash:
+        return f"name one of its parts: {rest}/NAME"
+    (meant,) = find_close_matches(source, sources)[:1] or [source]
+    if f"{meant}/" in keys:
+        return f"did you mean {meant}/{rest}?"
+    same_source = [key for key in keys if key.rpartition("/")[0] == meant]
+    if matches := _match_last_segment(rest, same_source, 0.6) or _match_last_segment(rest, keys, _MIN_SIMILARITY):
         return f"did you mean {' or '.join(matches)}?"
-    if slash and sources and not find_close_matches(rest, own):
-        if source in sources:
-            return f"python -m composer list {kind or 'encoder'}s '{source}/*' shows what there is"
+    if slash and source in sources:
+        return f"python -m composer list {kind or 'encoder'}s '{source}/*' shows what there is"
+    if slash and sources:
         return f"known sources: {', '.join(sources)}"
+    own = [key for key in keys if "/" not in key]
     if sources and not own:
         return f"write its source before it: {', '.join(f'{source}/NAME' for source in sources)}"
-    return suggest(rest if slash else name, own)
+    return suggest(rest, own)
 
 
-def _match_with_source(source: str, rest: str, keys: list[str]) -> list[str]:
-    """Return names of this source that are similar to `rest`, then those of other sources that equal it."""
-    meant = find_close_matches(source, {key.partition("/")[0] for key in keys if "/" in key})[:1]
-    named = _group_by_name(rest, keys)
-    near = [key for match in find_close_matches(rest, named) for key in named[match] if key.partition("/")[0] in meant]
-    unlisted = [f"{one}/{rest}" for one in meant if one not in (source, "timm") and f"{one}/" in keys]
-    return [*near, *unlisted, *(key for key in named.get(rest, ()) if key not in near)][:3]
-
-
-def _group_by_name(name: str, keys: Iterable[str]) -> dict[str, list[str]]:
-    """Return the parts of all sources by their names there, with the networks in timm's catalogue.
-
-    A network whose name `name` extends by a tag of weights is listed with that tag.
-    """
+def _list_known_names(kind: str | None, parts: Parts) -> list[str]:
+    """Return the names of the parts of a kind, with the networks in timm's catalogue."""
     from composer.adapters.timm.catalogue import list_networks
 
-    named: dict[str, list[str]] = {}
-    if "timm/" in keys:
-        network, _, tag = name.partition(".")
-        for listed in list_networks():
-            spelled = name if listed == network else listed
-            named[spelled if tag else listed] = [f"timm/{spelled}"]
+    names = []
+    for key in parts:
+        with suppress(UnusableError):
+            if kind is None or issubclass(parts[key], KINDS[kind]):
+                names += [f"timm/{network}" for network in list_networks()] if key == "timm/" else [key]
+    return names
+
+
+def _match_last_segment(name: str, keys: Iterable[str], cutoff: float) -> list[str]:
+    """Return the three keys that end most like `name`. A network of timm may have a tag of weights, which is kept."""
+    network, dot, tag = name.partition(".")
+    ends: dict[str, list[str]] = {}
     for key in keys:
-        _, _, rest = key.partition("/")
-        if rest:
-            named.setdefault(rest, []).append(key)
-    return named
-
-
-def _find_moved_name(name: str, source: str, parts: Parts) -> str | None:
-    """Return the name that a part has here, if its library's own name has another prefix."""
-    for cls in _iter_source_parts(source, parts):
-        for known, here in cls.renamed_prefixes.items():
-            if name.startswith(known):
-                return here + name.removeprefix(known)
-    return None
-
-
-def _has_kind(name: str, kind: str, parts: Parts) -> bool:
-    with suppress(UnusableError):
-        return _get_kind(parts[name]) == kind
-    return False
+        if not dot or key.startswith("timm/"):
+            ends.setdefault(key.rpartition("/")[2], []).append(key)
+    close = find_close_matches(network, ends, cutoff)
+    return [f"{key}{dot}{tag if end == network else ''}" for end in close for key in ends[end]][:3]
 
 
 T = TypeVar("T")
@@ -280,14 +248,19 @@ def construct(
         if field.required and name in settable and name not in trees:
             fix = f"add {name}, {field.wanted.words}"
             findings.report_missing(name, unknown, f"{subject} needs {name}.", path, at, fix)
-    message = None
-    if len(findings.problems) == before:
-        declaration, message = _try_call(cls, **given, **values)
-        if message is None:
-            return declaration
-    _locate_field_errors(cls, values, given, trees, path, findings)
-    if message and len(findings.problems) == before:
-        findings.add("value", message, path, at)
+    for name, value in values.items():
+        attribute = known[name].attribute
+        if message := _find_error(attribute, value):
+            findings.add("value", message, join_path(path, name), trees[name], fix=_suggest_value(attribute, value))
+    if len(findings.problems) > before:
+        return None
+    try:
+        return cls(**given, **values)
+    except (ValueError, TypeError) as error:
+        message = _format_message(error)
+    # A rule on several fields names them.
+    word = next((word for word in re.findall(r"\w+", message) if word in trees), None)
+    findings.add("value", message, join_path(path, word) if word else path, trees[word] if word else at)
     return None
 
 
@@ -299,74 +272,26 @@ def _find_replacement(cls: type, settable: Collection[str], name: str) -> str | 
     return f"options: {{{name}: …}}, if it is an argument of the network; {suggest(name, settable)}"
 
 
-def _try_call(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> tuple[T | None, str | None]:
-    """Return the result of a call and no message, or the message of the ValueError or TypeError it raised."""
-    try:
-        return function(*args, **kwargs), None
-    except (ValueError, TypeError) as error:
-        return None, f"{error.args[0] if error.args else type(error).__name__}."
-
-
-def _locate_field_errors(
-    cls: type,
-    values: Mapping[str, Any],
-    given: Mapping[str, Any],
-    trees: Mapping[str, Tree],
-    path: str,
-    findings: Diagnostics,
-) -> None:
-    """Report the fields that their own rules reject, or else those that are rejected without any other field."""
-    before = len(findings.problems)
-    known = get_fields(cls)
-    for name, value in values.items():
-        attribute = known[name].attribute
-        for where, tree, message in _iter_field_errors(attribute, value, trees[name], join_path(path, name)):
-            findings.add("value", message, where, tree, fix=_suggest_value(attribute, tree))
-    required = {name: value for name, value in {**given, **values}.items() if known[name].required}
-    if len(findings.problems) > before or _try_call(cls, **required)[1]:
-        return
-    for name, value in values.items():
-        refusal = None if name in required else _try_call(cls, **required, **{name: value})[1]
-        if refusal is not None:
-            findings.add("value", refusal, join_path(path, name), trees[name])
-
-
-def _iter_field_errors(
-    attribute: attrs.Attribute[Any], value: Any, tree: Tree, path: str
-) -> Iterator[tuple[str, Tree, str]]:
-    """Yield what a field's converter and validator reject: the entries of a list, or else the whole value."""
+def _find_error(attribute: attrs.Attribute[Any], value: Any) -> str | None:
+    """Return why the converter or the validator of a field rejects a value; None where it does not."""
     converter: Any = attribute.converter
+    # The constructor calls those that need the instance, such as a validator that reads another field.
     if isinstance(converter, getattr(attrs, "Converter", ())):
-        # It takes more than the value, which only the constructor has.
-        return
-    if converter:
-        value, message = _try_call(converter, value)
-        if message is not None:
-            yield path, tree, message
-            return
-    message = _find_invalid_reason(attribute, value)
-    if message is None:
-        return
-    wrong = []
-    if isinstance(tree, SequenceNode) and isinstance(value, tuple):
-        # A rule about entries rejects one alone too, and quotes it; a rule about the list does not quote it.
-        reasons = [_find_invalid_reason(attribute, (entry,)) or "" for entry in value]
-        wrong = [
-            (f"{path}[{index}]", tree.entries[index], reason)
-            for index, reason in enumerate(reasons)
-            if reason.endswith(f"(got {value[index]!r}).")
-        ]
-    yield from wrong or [(path, tree, message)]
-
-
-def _find_invalid_reason(attribute: attrs.Attribute[Any], value: Any) -> str | None:
-    # AttributeError: the validator reads other fields of the instance; the constructor calls it again.
-    with suppress(AttributeError):
-        return _try_call(attribute.validator, None, attribute, value)[1] if attribute.validator else None
+        return None
+    try:
+        with suppress(AttributeError):
+            converted = converter(value) if converter else value
+            if attribute.validator:
+                attribute.validator(None, attribute, converted)
+    except (ValueError, TypeError) as error:
+        return _format_message(error)
     return None
 
 
-def _suggest_value(attribute: attrs.Attribute[Any], tree: Tree) -> str | None:
+def _format_message(error: Exception) -> str:
+    return f"{error.args[0] if error.args else type(error).__name__}."
+
+
+def _suggest_value(attribute: attrs.Attribute[Any], value: Any) -> str | None:
     names = [name for name in getattr(attribute.validator, "known", ()) if isinstance(name, str)]
-    value = getattr(tree, "value", None)
     return suggest(value, names) if isinstance(value, str) and is_misspelling(value, names) else None

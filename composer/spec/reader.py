@@ -167,8 +167,7 @@ class _SpecReader:
     def _report_mixed_forms(self, mixed: list[ScalarNode], known: tuple[str, ...]) -> None:
         this, other = ("a graph", "a chain") if known is GRAPH_KEYS else ("a chain", "a graph")
         names = [str(key.value) for key in mixed]
-        verb = "belongs" if len(names) == 1 else "belong"
-        message = f"a file is a chain or a graph, and this one is {this}: {', '.join(names)} {verb} to {other}."
+        message = f"a file is a chain or a graph, and this one is {this}; keys of {other}: {', '.join(names)}."
         meant = {"input": "inputs", "inputs": "input"}.get(names[0])
         fix = f"did you mean {meant}?" if meant else f"leave out what belongs to {other}"
         self.findings.add("key", message, names[0], mixed[0], fix=fix)
@@ -235,7 +234,7 @@ class _SpecReader:
 
     def _read_node(self, name: str, tree: Tree) -> Node:
         expected = "a node such as {part: FCNDecoder, from: NAME}"
-        fix = _suggest_mapping(tree, "part", f", from: {self._get_input_name()}")
+        fix = _suggest_mapping(tree, "part", ", from: NAME")
         node = self.findings.require(MappingNode, tree, name, expected, fix)
         if node is None:
             self.unread.add(name)
@@ -263,7 +262,7 @@ class _SpecReader:
         tree, path = node.get("from"), f"{name}.from"
         if tree is None:
             self.unread.add(name)
-            message, fix = "a node needs from, which says what it takes.", f"add from: {self._get_input_name()}"
+            message, fix = "a node needs from, which says what it takes.", "add from: NAME"
             self.findings.report_missing("from", unknown, message, name, node, fix)
             return ()
         self.findings.record(path, tree)
@@ -327,10 +326,6 @@ class _SpecReader:
         fix = f"write [{value}]" if isinstance(value, str) else "begin each with '- '"
         section = None if tree is None else self.findings.require(SequenceNode, tree, key, expected, fix)
         return section.entries if section else ()
-
-    def _get_input_name(self) -> str:
-        inputs = self.root.get("inputs")
-        return next(iter(inputs.by_name), "NAME") if isinstance(inputs, MappingNode) else "NAME"
 
 
 def _suggest_mapping(tree: Tree, key: str, rest: str = "") -> str | None:

@@ -41,27 +41,12 @@ def list_names(names: Sequence[str], limit: int = MAX_LISTED_NAMES) -> str:
 def count_matches(names: Collection[str], wanted: Collection[str]) -> Mapping[str, int]:
     """Return how many of the `wanted` names are behind each prefix of `names`, the most first.
 
-    A prefix is empty or ends in a dot. Prefixes without a wanted name are left out. Equal counts are ordered by the
-    length of the prefix, the shortest first.
+    A prefix is empty or ends in a dot, of which it has at most `MAX_PREFIX_DEPTH`. Prefixes without a wanted name are
+    left out. Equal counts are ordered by the length of the prefix, the shortest first.
     """
     needed = frozenset(wanted)
-    # A name may have millions of dots: only as much of its end is compared as a wanted name is long.
-    longest = max(map(len, needed), default=0)
-    counts = Counter(
-        prefix for name in names for prefix in _iter_long_prefixes(name, longest) if name[len(prefix) :] in needed
-    )
+    counts = Counter(prefix for name in names for prefix in _iter_prefixes(name) if name[len(prefix) :] in needed)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0])))
-
-
-def _iter_long_prefixes(name: str, longest: int) -> Iterator[str]:
-    """Yield the prefixes with at most `longest` characters behind them."""
-    first = len(name) - longest
-    if first <= 0:
-        yield ""
-    at = name.find(".", max(0, first - 1))
-    while at >= 0:
-        yield name[: at + 1]
-        at = name.find(".", at + 1)
 
 
 class MismatchError(ValueError):
@@ -235,15 +220,16 @@ def _find_prefixes(names: Collection[str], needed: Collection[str]) -> list[str]
 
     A conversion may split tensors, but a file has at least half as many as are needed.
     """
-    counts = Counter(prefix for name in names for prefix in _iter_short_prefixes(name))
+    counts = Counter(prefix for name in names for prefix in _iter_prefixes(name) if prefix)
     large = [prefix for prefix, count in counts.most_common() if 2 * count >= len(needed)]
     enough = frozenset(large)
     likely = [prefix for prefix in count_matches(names, needed) if prefix in enough]
     return list(dict.fromkeys([*likely, *large]))[:MAX_PREFIXES]
 
 
-def _iter_short_prefixes(name: str) -> Iterator[str]:
+def _iter_prefixes(name: str) -> Iterator[str]:
     at = 0
+    yield ""
     for segment in name.split(".", MAX_PREFIX_DEPTH)[:-1]:
         at += len(segment) + 1
         yield name[:at]

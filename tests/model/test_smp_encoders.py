@@ -289,10 +289,9 @@ FIELDS = {
     "depth must be a whole number from 3 to 5 (got 2)": {"depth": 2},
     "output_stride must be 8, 16 or 32 (got 4)": {"output_stride": 4},
     "first_level must be true or false (got 1)": {"first_level": 1},
-    (
-        "pretrained must be true, false, the name of a set of weights, the path of a weights file, "
-        "or a mapping of file and prefix (got '')"
-    ): {"pretrained": ""},
+    ("pretrained must be true, false, the path of a weights file, or a mapping of file and prefix (got '')"): {
+        "pretrained": ""
+    },
     "smp/tu-resnet18 is a network of timm: write timm/resnet18": {"name": "tu-resnet18"},
     "smp has no encoder 'resnt18': did you mean resnet18 or resnet152 or resnet101?": {"name": "resnt18"},
 }

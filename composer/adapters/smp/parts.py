@@ -12,7 +12,7 @@ from attrs.validators import optional
 from composer.adapters.rejections import declare_argument, declare_list_argument, resolve_arguments
 from composer.errors import suggest
 from composer.parts.base import Decoder, Part, ProbedEncoder
-from composer.parts.encoders import IsPretrained, Pretrained, convert_pretrained
+from composer.parts.encoders import IS_PRETRAINED, Pretrained, convert_pretrained
 from composer.parts.validators import BOOL, NON_EMPTY, OPTIONAL_CHANNELS, RATE, Choice, IntRange
 
 _RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152"
@@ -81,9 +81,6 @@ def _validate_output_stride(_: object, attribute: Attribute[Any], value: Any) ->
         raise ValueError(f"{attribute.name} must be 8, 16 or 32 (got {value!r})")
 
 
-_PRETRAINED = IsPretrained("the name of a set of weights, ")
-
-
 @frozen
 class SmpEncoder(ProbedEncoder):
     """An encoder of segmentation_models_pytorch: `smp/NAME`.
@@ -100,13 +97,10 @@ class SmpEncoder(ProbedEncoder):
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: _ENCODER_DEFAULTS if name.startswith(UNDILATED) else _DILATED_DEFAULTS for name in SMP_ENCODERS}
     )
-    renamed_prefixes: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {f"smp/{smps}": timms for smps, timms in RENAMED_PREFIXES.items()}
-    )
 
     name: str = field(validator=_validate_encoder_name)
     depth: int = field(default=5, validator=IntRange(3, 5), kw_only=True)
-    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=_PRETRAINED, kw_only=True)
+    pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
     first_level: bool = field(default=False, validator=BOOL, kw_only=True)
     output_stride: int | None = declare_argument(_validate_output_stride)
 
