@@ -83,7 +83,7 @@ DECODERS = {name: PARTS[name] for name in list_decoder_names(PARTS)}
 
 
 def test_a_row_of_the_matrix(benchmark):
-    """A ViT beside all decoders, with its facts in the catalogue."""
+    """A ViT beside all decoders, which the catalogue knows."""
     encoder = composer.Timm("vit_base_patch16_224")
     cells = benchmark(evaluate_pairs, encoder, DECODERS, describe)
     assert len(cells) == len(DECODERS)

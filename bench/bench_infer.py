@@ -20,7 +20,7 @@ def read_and_infer(text):
 
 @pytest.mark.parametrize("name", ["resnet50-upernet", "cover-and-height"])
 def test_one_spec(benchmark, specs, name):
-    """With the facts about its network known: the first look-up takes seconds, once for each machine."""
+    """With the info of its encoder cached: the first look-up takes seconds, once for each machine."""
     read_and_infer(specs[name])
     benchmark(read_and_infer, specs[name])
 

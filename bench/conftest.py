@@ -1,4 +1,4 @@
-"""What holds for all benchmarks: one thread, a cache of facts of their own, pairs, and a table of ratios in the end."""
+"""What holds for all benchmarks: one thread, an own cache of encoders, pairs, and a table of ratios in the end."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ def _iter_missing_libraries(typed: TypedGraph) -> Iterator[tuple[str, Rejection]
 
 def _iter_wrong_encoders(typed: TypedGraph, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Rejection]]:
     """Run every probed encoder once, and yield a rejection for each whose features differ from the inferred ones."""
-    for name, facts in typed.facts.items():
-        if name in modules and (mismatch := find_mismatch(modules[name], facts)):
+    for name, info in typed.encoder_infos.items():
+        if name in modules and (mismatch := find_mismatch(modules[name], info)):
             expected, got = f"{mismatch[0]}, as inferred", mismatch[1]
             fix = "install the version of its library that was inferred from, or pass its features with describe="
             yield name, Rejection(code="features", kind="wrong_output", expected=expected, got=got, fix=fix)
@@ -153,13 +153,13 @@ def _build_module(typed: TypedGraph, node: Node, *, pretrained: bool) -> nn.Modu
     inputs = [_get_input_features(typed, node, source) for source in node.positional]
     named: dict[str, Any] = {name: _get_input_features(typed, node, source) for name, source in node.named}
     if isinstance(part, ProbedEncoder):
-        named |= {"facts": typed.facts[node.name], "pretrained": pretrained}
+        named |= {"info": typed.encoder_infos[node.name], "pretrained": pretrained}
     if module.dispatch(type(part)) is module.dispatch(object):
         raise_rejections(typed, [(node.name, _reject_unregistered_part(part))])
     try:
         built: nn.Module = module(part, *inputs, **named)
     except RejectionError as error:
-        raise_rejections(typed, [(node.name, error.refusal)])
+        raise_rejections(typed, [(node.name, error.rejection)])
         raise
     except Exception as error:
         error.add_note(f"while building {node.name}")

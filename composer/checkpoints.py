@@ -86,7 +86,7 @@ def load_weights(
         raise ValueError(f"ignore must be a list of names or patterns (got {ignore!r})")
     built = unwrap_model(model, "load_weights")
     wanted = get_model_state(built)
-    _refuse_unwritable(wanted, file)
+    _check_writable(wanted, file)
     with convert_read_errors(file):
         tensors = open_tensors(file).tensors
     names = _NameMatcher(built, wanted, tensors)
@@ -118,7 +118,7 @@ def convert_read_errors(file: str | PathLike[str]) -> Iterator[None]:
         raise build_weights_error(file, str(error), error.fix) from error
 
 
-def _refuse_unwritable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> None:
+def _check_writable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> None:
     """Raise SpecError for a model that has no memory for all numbers."""
     for name, value in wanted.items():
         if not isinstance(value, Tensor):

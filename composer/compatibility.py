@@ -97,29 +97,29 @@ def evaluate_pairs(
 
     Each pair gets the shortest path that keeps enough levels, and of paths as short the cheapest.
     """
-    facts = describe(encoder, Image().channels)
-    if isinstance(facts, Rejection):
-        because = f"{get_part_name(encoder)} {facts.expected} (got {facts.got})."
+    info = describe(encoder, Image().channels)
+    if isinstance(info, Rejection):
+        because = f"{get_part_name(encoder)} {info.expected} (got {info.got})."
         unknown = (Image().feature,)  # any features would do: none are known
         return tuple(
             PairResult(encoder=encoder, decoder=build_default_decoder(name, part, unknown), because=because)
             for name, part in decoders.items()
         )
-    starts = [NeckPath(0, 0.0, (), facts.features)]
-    for indices, other in _iter_level_infos(encoder, facts, describe):
+    starts = [NeckPath(0, 0.0, (), info.features)]
+    for indices, other in _iter_level_infos(encoder, info, describe):
         if isinstance(other, EncoderInfo):
             starts.append(NeckPath(1, DETOUR_COST, (), other.features, indices))
     paths = list(takewhile(lambda path: path.length <= MAX_CHANGES, expand_paths(starts, MAX_CHANGES)))
-    return tuple(_evaluate_pair(encoder, name, part, facts, paths, describe) for name, part in decoders.items())
+    return tuple(_evaluate_pair(encoder, name, part, info, paths, describe) for name, part in decoders.items())
 
 
 def _iter_level_infos(
-    encoder: ProbedEncoder, facts: EncoderInfo, describe: Describe
+    encoder: ProbedEncoder, info: EncoderInfo, describe: Describe
 ) -> Iterator[tuple[tuple[int, ...], EncoderInfo | Rejection]]:
-    """Yield (out_indices, facts) for other levels of an encoder of timm."""
+    """Yield (out_indices, info) for other levels of an encoder of timm."""
     if isinstance(encoder, Timm):
-        for indices in list_level_choices(encoder, facts):
-            yield indices, describe(select_levels(encoder, indices), facts.channels)
+        for indices in list_level_choices(encoder, info):
+            yield indices, describe(select_levels(encoder, indices), info.channels)
 
 
 def select_levels(encoder: ProbedEncoder, levels: tuple[int, ...] | None) -> ProbedEncoder:
@@ -131,17 +131,17 @@ def _evaluate_pair(
     encoder: ProbedEncoder,
     name: str,
     part: type[Part],
-    facts: EncoderInfo,
+    info: EncoderInfo,
     paths: Sequence[NeckPath],
     describe: Describe,
 ) -> PairResult:
-    for path in _iter_candidate_paths(name, part, facts, paths):
+    for path in _iter_candidate_paths(name, part, info, paths):
         decoder = build_default_decoder(name, part, path.features)
         levels = select_levels(encoder, path.levels)
         pair = PairResult(encoder=levels, decoder=decoder, necks=path.necks, direct=path.length == 0)
         if _find_problem(pair.graph, describe) is None:
             return pair
-    pair = PairResult(encoder=encoder, decoder=build_default_decoder(name, part, facts.features))
+    pair = PairResult(encoder=encoder, decoder=build_default_decoder(name, part, info.features))
     problem = _find_problem(pair.graph, describe)
     assert problem is not None  # the direct path is among the candidates
     return evolve(pair, because=problem)
@@ -156,7 +156,7 @@ def _find_problem(graph: Graph, describe: Describe) -> str | None:
 
 
 def _iter_candidate_paths(
-    name: str, part: type[Part], facts: EncoderInfo, paths: Sequence[NeckPath]
+    name: str, part: type[Part], info: EncoderInfo, paths: Sequence[NeckPath]
 ) -> Iterator[NeckPath]:
     """Yield the direct path, then paths that keep enough levels, then others, as far as the decoder accepts them.
 
@@ -167,7 +167,7 @@ def _iter_candidate_paths(
         return not isinstance(contract(build_default_decoder(name, part, path.features), path.features), Rejection)
 
     yield from filter(is_accepted, paths[:1])
-    for levels in (min(DEFAULT_LEVELS, facts.levels or len(facts.features)), min(2, len(facts.features))):
+    for levels in (min(DEFAULT_LEVELS, info.levels or len(info.features)), min(2, len(info.features))):
         accepted = (path for path in paths if _has_levels(path, levels) and is_accepted(path))
         yield from islice(accepted, MAX_FOLLOWED_PATHS)
 
@@ -182,20 +182,20 @@ def group_equivalent(encoders: Iterable[ProbedEncoder], describe: Describe) -> t
     """Group encoders that have the same features, also at other levels. Unknown encoders are groups of their own."""
     groups: dict[Hashable, list[ProbedEncoder]] = {}
     for encoder in encoders:
-        facts = describe(encoder, Image().channels)
+        info = describe(encoder, Image().channels)
         key: Hashable = encoder
-        if not isinstance(facts, Rejection):
-            others = (other for _, other in _iter_level_infos(encoder, facts, describe))
-            key = type(encoder), tuple(map(_extract_info_key, (facts, *others)))
+        if not isinstance(info, Rejection):
+            others = (other for _, other in _iter_level_infos(encoder, info, describe))
+            key = type(encoder), tuple(map(_extract_info_key, (info, *others)))
         groups.setdefault(key, []).append(encoder)
     return tuple(map(tuple, groups.values()))
 
 
-def _extract_info_key(facts: EncoderInfo | Rejection) -> Hashable:
+def _extract_info_key(info: EncoderInfo | Rejection) -> Hashable:
     """Return what decides on a pair, without the statistics of weights and most constructor arguments."""
-    if isinstance(facts, Rejection):
-        return facts
-    return facts.features, facts.sizes, facts.levels, dict(facts.arguments).get("out_indices")
+    if isinstance(info, Rejection):
+        return info
+    return info.features, info.sizes, info.levels, dict(info.arguments).get("out_indices")
 
 
 def copy_for_encoder(encoder: ProbedEncoder, pair: PairResult) -> PairResult:

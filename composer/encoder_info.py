@@ -134,7 +134,7 @@ def import_adapter(source: str) -> Rejection | None:
     return None
 
 
-CACHE_FORMAT = 8
+CACHE_FORMAT = 9
 """The format of a cached file. Encoders in files of another format are probed again."""
 
 
@@ -174,7 +174,7 @@ def _describe_cached(part: ProbedEncoder, channels: Channels) -> EncoderInfo | R
         return _probe_encoder(part, channels)
     # A value through JSON, so that it equals the one that is read back.
     key = json.loads(json.dumps({"part": get_part_name(part), "channels": channels, **asdict(part)}))  # type: ignore[arg-type]
-    file = folder / "facts" / versions / f"{_hash_key(key)}.json"
+    file = folder / "encoders" / versions / f"{_hash_key(key)}.json"
     cached = _read_cached(file, key)
     if cached is not None:
         return cached
@@ -227,9 +227,9 @@ def _read_cached(file: Path, key: Mapping[str, Any]) -> EncoderInfo | None:
         if not file.is_file():  # reading a pipe would block
             return None
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != CACHE_FORMAT or content["question"] != key:
+        if content["format"] != CACHE_FORMAT or content["key"] != key:
             return None
-        return _parse_encoder_info(content["facts"])
+        return _parse_encoder_info(content["info"])
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
 
@@ -249,7 +249,7 @@ def _parse_encoder_info(data: dict[str, Any]) -> EncoderInfo:
 def _store_cached(file: Path, key: Mapping[str, Any], info: EncoderInfo) -> None:
     from composer.files import write_atomically
 
-    content = json.dumps({"format": CACHE_FORMAT, "question": key, "facts": asdict(info)}, default=str)
+    content = json.dumps({"format": CACHE_FORMAT, "key": key, "info": asdict(info)}, default=str)
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda partial: partial.write_text(content, encoding="utf-8"))

@@ -258,7 +258,7 @@ def _propose_levels(state: Inference, draft: Draft, node: Node, source: str) -> 
     part = encoder.part
     assert isinstance(part, Timm)
     cost = 1.0 + (DETOUR_COST if part.out_indices is None else REWRITE_COST)
-    for indices in list_level_choices(part, state.facts[encoder.name]):
+    for indices in list_level_choices(part, state.encoder_infos[encoder.name]):
         edit = SetField(encoder.name, "out_indices", format_value(indices))
         graph = _replace_part(draft.graph, encoder.name, evolve(part, out_indices=indices))
         yield cost, cost, (Draft(graph, (*draft.edits, (node.name, edit))),)

@@ -39,17 +39,17 @@ Shape = tuple[str | int, ...]
 class TypedGraph:
     """The result of `infer`: a graph, and what flows through it.
 
-    `features` are those of each input and node, and `facts` the `EncoderInfo` of each encoder, by name. `sizes` are the
-    image sizes that the graph takes without padding, and `node_sizes` those that each node demands. `order` lists the
-    nodes, each after those it takes from. `per_frame` names the single-image encoders that are applied to each frame,
-    and `embeddings` the nodes whose features are returned as they are.
+    `features` are those of each input and node, and `encoder_infos` what is known of each encoder, by name. `sizes` are
+    the image sizes that the graph takes without padding, and `node_sizes` those that each node demands. `order` lists
+    the nodes, each after those it takes from. `per_frame` names the single-image encoders that are applied to each
+    frame, and `embeddings` the nodes whose features are returned as they are.
     """
 
     graph: Graph
     features: Mapping[str, Features]
     sizes: SizeConstraint
     node_sizes: Mapping[str, SizeConstraint]
-    facts: Mapping[str, EncoderInfo]
+    encoder_infos: Mapping[str, EncoderInfo]
     order: tuple[Node, ...]
     per_frame: frozenset[str] = frozenset()
     embeddings: frozenset[str] = frozenset()
@@ -141,12 +141,12 @@ def compute_kept_cells(feature: Feature, pixels: int, before: int, padded: int) 
 
 def explain_too_large(typed: TypedGraph, height: int, width: int) -> str:
     """Return what to say of an image that cannot be padded to any size that the graph takes."""
-    fixed = [(node.part, typed.facts[node.name]) for node in typed.order if node.name in typed.facts]
+    fixed = [(node.part, typed.encoder_infos[node.name]) for node in typed.order if node.name in typed.encoder_infos]
     rebuilt = all(image.size is None for _, image in typed.graph.inputs) and any(
-        facts.sizes.height
+        info.sizes.height
         and isinstance(part, ProbedEncoder)
-        and part.copy_with_image_size(height, width, facts) is not None
-        for part, facts in fixed
+        and part.copy_with_image_size(height, width, info) is not None
+        for part, info in fixed
     )
     size = f"input: {{size: [{height}, {width}]}}"
     return (
@@ -221,7 +221,7 @@ class Inference:
     graph: Graph
     describe: Describe
     features: dict[str, Features] = field(factory=dict)
-    facts: dict[str, EncoderInfo] = field(factory=dict)
+    encoder_infos: dict[str, EncoderInfo] = field(factory=dict)
     sizes: dict[str, SizeConstraint] = field(factory=dict)
     parts: dict[str, Part] = field(factory=dict)
     encoders: dict[str, Part | None] = field(factory=dict)
@@ -248,9 +248,9 @@ class Inference:
         if isinstance(outcome, Rejection):
             self.rejections[node.name] = outcome
             return
-        refusal = find_overflow(outcome.features)
-        if refusal is not None:
-            self.rejections[node.name] = refusal
+        rejection = find_overflow(outcome.features)
+        if rejection is not None:
+            self.rejections[node.name] = rejection
             return
         self.features[node.name] = outcome.features
         self.sizes[node.name] = outcome.sizes
@@ -280,7 +280,7 @@ class Inference:
             features=self.features,
             sizes=sizes,
             node_sizes=self.sizes,
-            facts=self.facts,
+            encoder_infos=self.encoder_infos,
             order=tuple(self._resolve_node(node) for node in sort_nodes(self.graph)),
             per_frame=frozenset(self.per_frame),
             embeddings=frozenset(self.embeddings),
@@ -316,30 +316,30 @@ class Inference:
         if len(inputs) != (0 if named else 1) or (named and not part.takes_names):
             return reject_inputs(node)
         for position, image in enumerate((*inputs, *named.values())):
-            if refusal := require_one_image(image):
-                return evolve(refusal, input=position)
+            if rejection := require_one_image(image):
+                return evolve(rejection, input=position)
         told = part.copy_with_inputs(
             *(image[0] for image in inputs), **{name: image[0] for name, image in named.items()}
         )
         channels = tuple((name, i[0].channels) for name, i in named.items()) or inputs[0][0].channels
-        facts = self.describe(told, channels)
-        if isinstance(facts, Rejection):
-            return facts
-        facts = self._resize_encoder_info(node, told, facts, channels)
-        self.facts[node.name] = facts
-        return contract(facts, *inputs, **named)
+        info = self.describe(told, channels)
+        if isinstance(info, Rejection):
+            return info
+        info = self._resize_encoder_info(node, told, info, channels)
+        self.encoder_infos[node.name] = info
+        return contract(info, *inputs, **named)
 
-    def _resize_encoder_info(self, node: Node, part: ProbedEncoder, facts: EncoderInfo, channels: Any) -> EncoderInfo:
+    def _resize_encoder_info(self, node: Node, part: ProbedEncoder, info: EncoderInfo, channels: Any) -> EncoderInfo:
         """Return the info of a fixed-size network for the size of the graph's input."""
         image = dict(self.graph.inputs).get(node.sources[0])
         if image is None or image.size is None:
-            return facts
+            return info
         fed = [side / image.stride for side in image.size]
-        if any(side.denominator != 1 for side in fed) or fed == [facts.sizes.height, facts.sizes.width]:
-            return facts
-        other = part.copy_with_image_size(int(fed[0]), int(fed[1]), facts)
+        if any(side.denominator != 1 for side in fed) or fed == [info.sizes.height, info.sizes.width]:
+            return info
+        other = part.copy_with_image_size(int(fed[0]), int(fed[1]), info)
         resized = None if other is None else self.describe(other, channels)
-        return resized if isinstance(resized, EncoderInfo) else facts
+        return resized if isinstance(resized, EncoderInfo) else info
 
     def _infer_shared(self, node: Node, shared: Shared) -> ContractResult:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)
@@ -359,12 +359,11 @@ class Inference:
                 fix="give both nodes inputs of the same features",
                 input=position,
             )
-        if owner.name in self.facts:
+        if owner.name in self.encoder_infos:
             # The network is shared: it was made for the owner's image, even if this one has another size.
-            self.facts[node.name] = self.facts[owner.name]
-            return contract(
-                self.facts[node.name], *(self.features[s] for s in node.positional), **self._get_named_features(node)
-            )
+            self.encoder_infos[node.name] = self.encoder_infos[owner.name]
+            inputs = (self.features[source] for source in node.positional)
+            return contract(self.encoder_infos[owner.name], *inputs, **self._get_named_features(node))
         return self._infer_outputs(node, self.parts[owner.name])
 
     def _find_stacked_heads(self, node: Node) -> Rejection | None:

@@ -45,6 +45,29 @@ class WholeNumber:
             raise ValueError(f"{attribute.name} must be at most {self.most:,} (got {value:,})")
 
 
+@frozen
+class Choice:
+    """Validate one of a closed list of values."""
+
+    known: tuple[Any, ...]
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        """Raise ValueError for any other value."""
+        # Compared with their types, because in Python True == 1.
+        if not any(type(value) is type(known) and value == known for known in self.known):
+            names = ", ".join(
+                "null" if known is None else str(known).lower() if known in (True, False) else known
+                for known in self.known
+            )
+            raise ValueError(f"{attribute.name} must be one of {names} (got {value!r})")
+
+
+def validate_bool(_: object, attribute: Attribute[Any], value: Any) -> None:
+    """Raise ValueError for anything but True and False."""
+    if type(value) is not bool:
+        raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
+
+
 def parse_stride(value: int | str | Fraction) -> Fraction:
     """Convert `16`, `"3/2"` or a Fraction into an exact, positive Fraction. Raises ValueError for other values."""
     text_is_ratio = isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?", value)
@@ -231,16 +254,16 @@ def describe_features(features: Features) -> str:
     kinds = dict.fromkeys(f'{get_layout_kind(f)} "{f.axes}"' for f in features)
     many = f"{len(features)} × " if len(features) > 1 else ""
     widths = [f.channels for f in features]
-    facts = [format_count(widths[0], "channel") if len(set(widths)) == 1 else f"{_format_values(widths)} channels"]
+    info = [format_count(widths[0], "channel") if len(set(widths)) == 1 else f"{_format_values(widths)} channels"]
     strides = [f.stride for f in features if f.stride is not None]
     if strides:
-        facts.append(f"stride {_format_values(strides)}")
+        info.append(f"stride {_format_values(strides)}")
     if any(f.rounding != "exact" for f in features):
-        facts.append(f"rounding {_format_values([f.rounding for f in features])}")
+        info.append(f"rounding {_format_values([f.rounding for f in features])}")
     if any(f.offset for f in features):
-        facts.append(f"offset {_format_values([f.offset for f in features])}")
+        info.append(f"offset {_format_values([f.offset for f in features])}")
     if any(f.prefix for f in features):
-        facts.append(format_count(max(f.prefix for f in features), "prefix token"))
+        info.append(format_count(max(f.prefix for f in features), "prefix token"))
     if any(f.frames > 1 for f in features):
-        facts.append(format_count(max(f.frames for f in features), "frame"))
-    return f"{many}{' and '.join(kinds)} ({', '.join(facts)})"
+        info.append(format_count(max(f.frames for f in features), "frame"))
+    return f"{many}{' and '.join(kinds)} ({', '.join(info)})"

@@ -62,26 +62,26 @@ def expand_paths(starts: Iterable[NeckPath], longest: int = MAX_NECKS) -> Iterat
     ends: list[NeckPath] = []
     while waiting or ends:
         if ends and (not waiting or waiting[0][0] > ends[0].length):
-            # Only now, because nobody may have asked for longer ways.
+            # Only now, because nobody may have asked for longer paths.
             for onward in (further for end in ends for further in _extend_path(end) if further.features not in seen):
                 heappush(waiting, (onward.length, onward.cost, next(order), onward))
             ends.clear()
             continue
-        *_, way = heappop(waiting)
-        if way.features in seen:
+        *_, path = heappop(waiting)
+        if path.features in seen:
             continue
-        seen.add(way.features)
-        yield way
-        if len(way.necks) < longest:
-            ends.append(way)
+        seen.add(path.features)
+        yield path
+        if len(path.necks) < longest:
+            ends.append(path)
 
 
-def _extend_path(way: NeckPath) -> Iterator[NeckPath]:
+def _extend_path(path: NeckPath) -> Iterator[NeckPath]:
     """Yield the paths that are longer by one neck."""
-    for neck, cost in iter_candidate_necks(way.features):
-        further = apply_part(neck, way.features)
+    for neck, cost in iter_candidate_necks(path.features):
+        further = apply_part(neck, path.features)
         if further is not None:
-            yield NeckPath(way.length + 1, way.cost + cost, (*way.necks, neck), further, way.levels)
+            yield NeckPath(path.length + 1, path.cost + cost, (*path.necks, neck), further, path.levels)
 
 
 def align_branches(branches: Sequence[Features], accept: Callable[..., bool]) -> Iterator[tuple[NeckPath, ...]]:
@@ -94,12 +94,12 @@ def align_branches(branches: Sequence[Features], accept: Callable[..., bool]) ->
         return iter(())
     grids: list[dict[Any, list[NeckPath]]] = [{} for _ in branches]
     for found, features in zip(grids, branches, strict=True):
-        for way in expand_paths([NeckPath(0, 0.0, (), features)], longest=2):
-            found.setdefault(_get_grid_key(way.features), []).append(way)
+        for path in expand_paths([NeckPath(0, 0.0, (), features)], longest=2):
+            found.setdefault(_get_grid_key(path.features), []).append(path)
     common = set.intersection(*map(set, grids))
     pairs = [pair for grid in common for pair in product(*(found[grid] for found in grids))]
-    accepted = [pair for pair in pairs if accept(*(way.features for way in pair))]
-    accepted.sort(key=lambda pair: (sum(way.length for way in pair), sum(way.cost for way in pair)))
+    accepted = [pair for pair in pairs if accept(*(path.features for path in pair))]
+    accepted.sort(key=lambda pair: (sum(path.length for path in pair), sum(path.cost for path in pair)))
     return iter(accepted)
 
 

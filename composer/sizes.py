@@ -6,20 +6,15 @@ from collections.abc import Callable, Iterable
 from math import lcm
 from typing import Any
 
-from attrs import Attribute, evolve, field, frozen
+from attrs import evolve, field, frozen
 
-from composer.layouts import WholeNumber
+from composer.layouts import Choice, WholeNumber, validate_bool
 
 PADDING_MODES = ("reflect", "replicate", "zeros")
 PADDING_SIDES = ("both", "end")
 
 MAX_MULTIPLE = 2**20
 """The largest multiple that constraints may demand, alone or combined."""
-
-
-def _validate_bool(_: object, attribute: Attribute[bool], value: Any) -> None:
-    if type(value) is not bool:
-        raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
 
 
 @frozen(kw_only=True)
@@ -34,7 +29,7 @@ class SizeConstraint:
     least: int = field(default=1, validator=WholeNumber())
     height: int | None = field(default=None, validator=WholeNumber(optional=True))
     width: int | None = field(default=None, validator=WholeNumber(optional=True))
-    square: bool = field(default=False, validator=_validate_bool)
+    square: bool = field(default=False, validator=validate_bool)
 
     def is_valid_size(self, height: int, width: int) -> bool:
         """Return whether an image of `height` x `width` pixels needs no padding."""
@@ -135,15 +130,6 @@ def intersect(demands: Iterable[tuple[str, SizeConstraint]]) -> SizeConstraint |
     return met
 
 
-@frozen
-class _PaddingChoice:
-    choices: tuple[str, ...]
-
-    def __call__(self, _: object, attribute: Attribute[str], value: Any) -> None:
-        if value not in self.choices:
-            raise ValueError(f"{attribute.name} is one of {', '.join(self.choices)} (got {value!r})")
-
-
 @frozen(kw_only=True)
 class Padding:
     """Padding of an image to a size that is valid for the graph; its output is cropped back.
@@ -153,8 +139,8 @@ class Padding:
     `end` puts all of it after. `multiple` requires sides that are multiples of it, beside the graph's constraint.
     """
 
-    mode: str = field(default="reflect", validator=_PaddingChoice(PADDING_MODES))
-    side: str = field(default="both", validator=_PaddingChoice(PADDING_SIDES))
+    mode: str = field(default="reflect", validator=Choice(PADDING_MODES))
+    side: str = field(default="both", validator=Choice(PADDING_SIDES))
     multiple: int = field(default=1, validator=WholeNumber(1, MAX_MULTIPLE))
 
     def before(self, total: int, unit: int) -> int:

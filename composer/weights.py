@@ -44,7 +44,7 @@ def save(model: nn.Module, file: str | os.PathLike[str], *, parts: Mapping[str, 
     target = resolve_target(file)
     spec = write(built.graph, parts=parts)
     wanted = get_model_state(built)
-    _refuse_unloadable(built, wanted, file)
+    _check_loadable(built, wanted, file)
     state = _ensure_own_storage(wanted)
     metadata = {"format": "pt", SPEC_KEY: spec} | ({FROZEN_KEY: "\n".join(built.frozen)} if built.frozen else {})
     try:
@@ -91,7 +91,7 @@ def load(
     return model
 
 
-def _refuse_unloadable(model: Model, state: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
+def _check_loadable(model: Model, state: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
     """Raise SpecError where `load` could not set this state in the model that the spec describes."""
     faults = {name: fault for name, value in state.items() if (fault := _find_fault(value)) is not None}
     if faults:

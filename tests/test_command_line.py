@@ -378,7 +378,7 @@ class TestRun:
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png", "--seed", "2"]) == 0
         out, err = capsys.readouterr()
         model = composer.build(composer.read("segmentation.yaml"), seed=2).eval()
-        facts = model.typed.facts["encoder"]
+        facts = model.typed.encoder_infos["encoder"]
         pixels = np.array(Image.open("photo.png"))
         photo = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
         mean, std = (torch.tensor(side)[:, None, None] for side in (facts.mean, facts.std))

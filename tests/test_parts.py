@@ -200,8 +200,10 @@ REFUSED = [
     pytest.param(SizeConstraint, {"height": 0}, f"height {POSITIVE} 0)", id="sizes-zero"),
     pytest.param(SizeConstraint, {"width": 2.0}, f"width {POSITIVE} 2.0)", id="sizes-float"),
     pytest.param(SizeConstraint, {"square": "no"}, f"square {TRUTH} 'no')", id="sizes-square"),
-    pytest.param(Padding, {"mode": "edge"}, "mode is one of reflect, replicate, zeros (got 'edge')", id="padding-mode"),
-    pytest.param(Padding, {"side": None}, "side is one of both, end (got None)", id="padding-side"),
+    pytest.param(
+        Padding, {"mode": "edge"}, "mode must be one of reflect, replicate, zeros (got 'edge')", id="padding-mode"
+    ),
+    pytest.param(Padding, {"side": None}, "side must be one of both, end (got None)", id="padding-side"),
 ]
 
 

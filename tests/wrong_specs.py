@@ -243,8 +243,8 @@ padding: {mode: reflekt, side: left}
 decoder: FCNDecoder
 """,
         """\
-<text>:2:17: error[value] padding.mode: mode is one of reflect, replicate, zeros (got 'reflekt').
-<text>:2:32: error[value] padding.side: side is one of both, end (got 'left').""",
+<text>:2:17: error[value] padding.mode: mode must be one of reflect, replicate, zeros (got 'reflekt').
+<text>:2:32: error[value] padding.side: side must be one of both, end (got 'left').""",
     ),
     "an image that is none": (
         """\

@@ -61,12 +61,12 @@ def measure(name: str) -> Entry:
     gives for some levels does not follow from what it gives for each; and whatever timm raises.
     """
     part = Timm(name)
-    facts = probe(part, 3)
-    if isinstance(facts, Rejection):
-        raise ValueError(f"{name} {facts.expected} ({facts.got})")
-    entry = measure_changes(name, _measure_entry(part, facts))
+    info = probe(part, 3)
+    if isinstance(info, Rejection):
+        raise ValueError(f"{name} {info.expected} ({info.got})")
+    entry = measure_changes(name, _measure_entry(part, info))
     ends = evolve(part, out_indices=sorted({0, len(entry.levels) - 1}))
-    for asked, found in ((part, facts), (ends, probe(ends, 3))):
+    for asked, found in ((part, info), (ends, probe(ends, 3))):
         told = lookup(entry, asked, 3)
         if told != found:
             raise ValueError(f"{asked} is {told} by the catalogue, and measured is {found}")
@@ -108,22 +108,22 @@ def _is_matching_probe(entry: Entry, part: Timm) -> bool:
     return lookup(entry, part, 3) == probe(part, 3)
 
 
-def _measure_entry(part: Timm, facts: EncoderInfo) -> Entry:
+def _measure_entry(part: Timm, info: EncoderInfo) -> Entry:
     device = "cpu" if part.name.startswith(CPU_NETWORKS) else "meta"
     network, switch = create_flexible_network(part, 3, device)
     usual = _get_weights_config(part.name, get_default_size(part, network))
-    size = facts.sizes.compute_padded_size(*usual.size) or (facts.sizes.least, facts.sizes.least)
-    found = _measure_levels(part, device, usual.size, size, counted_off=any(f.offset for f in facts.features))
+    size = info.sizes.compute_padded_size(*usual.size) or (info.sizes.least, info.sizes.least)
+    found = _measure_levels(part, device, usual.size, size, counted_off=any(f.offset for f in info.features))
     fixed = found[-1].multiple is None and found[-1].offset is None
     return Entry(
         family=_find_family(part.name),
         levels=found,
-        default=dict(facts.arguments)["out_indices"],
+        default=dict(info.arguments)["out_indices"],
         sizes=next(iter(switch), "any") if not fixed else "img_size" if _is_rebuildable(part, usual.size) else "fixed",
-        prefix=_count_prefix_tokens(part, facts, device, size),
-        any_channels=_has_flexible_channels(part, facts, device, size),
-        wrapper=_find_wrapper_layout(part, facts),
-        patch=facts.patch,
+        prefix=_count_prefix_tokens(part, info, device, size),
+        any_channels=_has_flexible_channels(part, info, device, size),
+        wrapper=_find_wrapper_layout(part, info),
+        patch=info.patch,
         parameters=sum(p.numel() for p in network.parameters()),
         usual=usual,
         weights={
@@ -203,41 +203,41 @@ def _measure_offset(level: Level, trial: ShapeProbe, usual: tuple[int, int], red
 def _is_rebuildable(part: Timm, usual: tuple[int, int]) -> bool:
     """Whether a network of one size may be built for another."""
     other = tuple(2 * side for side in usual)
-    facts = probe(evolve(part, img_size=other), 3)
-    return isinstance(facts, EncoderInfo) and facts.sizes == SizeConstraint(height=other[0], width=other[1])
+    info = probe(evolve(part, img_size=other), 3)
+    return isinstance(info, EncoderInfo) and info.sizes == SizeConstraint(height=other[0], width=other[1])
 
 
-def _count_prefix_tokens(part: Timm, facts: EncoderInfo, device: str, size: tuple[int, int]) -> int | None:
+def _count_prefix_tokens(part: Timm, info: EncoderInfo, device: str, size: tuple[int, int]) -> int | None:
     """How many tokens there are before those of the image; None where there are no tokens to be had."""
     network, _ = create_flexible_network(part, 3, device)
-    encoder = TimmEncoder(network, dict(facts.arguments)["out_indices"], tokens=True).eval()
+    encoder = TimmEncoder(network, dict(info.arguments)["out_indices"], tokens=True).eval()
     try:
-        features = probe_tokens(encoder, facts.features, torch.empty(1, 3, *size, device=device))
+        features = probe_tokens(encoder, info.features, torch.empty(1, 3, *size, device=device))
     except RejectionError:
         return None
     prefixes = {feature.prefix for feature in features}
     return prefixes.pop() if len(prefixes) == 1 else None
 
 
-def _has_flexible_channels(part: Timm, facts: EncoderInfo, device: str, size: tuple[int, int]) -> bool:
+def _has_flexible_channels(part: Timm, info: EncoderInfo, device: str, size: tuple[int, int]) -> bool:
     """Whether a network is made for other bands than three, and gives the same."""
     try:
         network, _ = create_flexible_network(part, PROBE_CHANNELS, device)
     except Exception:  # whatever its constructor raises
         return False
-    encoder = TimmEncoder(network, dict(facts.arguments)["out_indices"]).eval()
-    widths = tuple(feature.channels for feature in facts.features)
-    grids = tuple((f.cells(size[0]), f.cells(size[1])) for f in facts.features)
+    encoder = TimmEncoder(network, dict(info.arguments)["out_indices"]).eval()
+    widths = tuple(feature.channels for feature in info.features)
+    grids = tuple((f.cells(size[0]), f.cells(size[1])) for f in info.features)
     return ShapeProbe(encoder, PROBE_CHANNELS, device, MAP, widths).compute_grids(*size) == grids
 
 
-def _find_wrapper_layout(part: Timm, facts: EncoderInfo) -> str | None:
+def _find_wrapper_layout(part: Timm, info: EncoderInfo) -> str | None:
     """The layout of timm's wrapper, where it gives the same levels as the network itself."""
     wrapped = probe(evolve(part, features_only=True), 3)
     if isinstance(wrapped, Rejection) or not wrapped.features:
         return None
     axes = wrapped.features[0].axes
-    same = evolve(facts, features=[evolve(f, axes=axes) for f in facts.features])
+    same = evolve(info, features=[evolve(f, axes=axes) for f in info.features])
     return axes if wrapped == same else None
 
 

@@ -39,7 +39,7 @@ def probe_on_devices(probe_on: Callable[[str], EncoderInfo | Rejection]) -> Enco
             with SeededGenerator():
                 result = probe_on("cpu")
     except RejectionError as error:
-        return error.refusal
+        return error.rejection
     return result
 
 

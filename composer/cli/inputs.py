@@ -180,9 +180,9 @@ def find_pretrained_stats(typed: TypedGraph, name: str) -> PretrainedStats | Non
     """Find the statistics of the first encoder that takes input `name`."""
     for node in typed.order:
         owner = node.part.node if isinstance(node.part, Shared) else node.name
-        facts = typed.facts.get(owner)
-        if facts is not None and facts.mean and node.sources == (name,):
-            return PretrainedStats(owner, facts.mean, facts.std)
+        info = typed.encoder_infos.get(owner)
+        if info is not None and info.mean and node.sources == (name,):
+            return PretrainedStats(owner, info.mean, info.std)
     return None
 
 

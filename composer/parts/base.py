@@ -126,10 +126,10 @@ class ProbedEncoder(Encoder):
         """Return the same encoder with the open fields set that depend on its images."""
         return self
 
-    def copy_with_image_size(self, height: int, width: int, facts: EncoderInfo) -> Self | None:  # noqa: ARG002
+    def copy_with_image_size(self, height: int, width: int, info: EncoderInfo) -> Self | None:  # noqa: ARG002
         """Return the same encoder for images of this size; None where the size does not matter, or is set already.
 
-        `facts` describe the network without a size.
+        `info` describes the network without a size.
         """
         return None
 

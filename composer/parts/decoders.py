@@ -128,8 +128,8 @@ class UperNetDecoder(Decoder):
 
 @contract.register(UperNetDecoder)
 def _(decoder: UperNetDecoder, features: Features) -> ContractResult:
-    if refusal := require_maps(features):
-        return refusal
+    if rejection := require_maps(features):
+        return rejection
     if decoder.scale_modules:
         return _infer_learned_pyramid(decoder, features)
     return require_finest_first(features) or Outputs(features=[evolve(features[0], channels=decoder.channels)])
@@ -187,14 +187,14 @@ class MLPDecoder(Decoder):
 
 @contract.register(MLPDecoder)
 def _(decoder: MLPDecoder, features: Features) -> ContractResult:
-    refusal = (
+    rejection = (
         require(features, lambda f: is_map(f) or f.axes == VECTOR, f'maps "{MAP}" or vectors "{VECTOR}"')
         # out_index only matters for the width where channels is null.
         or (require_indices(features, (decoder.out_index,), "out_index") if decoder.channels is None else None)
         or _require_one_grid(features)
     )
-    if refusal:
-        return refusal
+    if rejection:
+        return rejection
     width = decoder.out_dim or decoder.channels or features[decoder.out_index].channels
     if len({(f.rounding, f.offset) for f in features}) == 1:
         return Outputs(features=[evolve(features[0], channels=width)])
@@ -279,7 +279,7 @@ def _(head: ASPPRegressionHead, features: Features) -> ContractResult:
 
 def _infer_aspp(positions: tuple[int, ...], features: Features, channels: int) -> ContractResult:
     """Infer one map on the grid of the first chosen map, to which the others are resized."""
-    if refusal := require_indices(features, positions, "in_index"):
-        return refusal
+    if rejection := require_indices(features, positions, "in_index"):
+        return rejection
     chosen = tuple(features[index] for index in positions)
     return require_maps(chosen) or Outputs(features=[evolve(chosen[0], channels=channels)])

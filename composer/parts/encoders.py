@@ -195,15 +195,15 @@ class Timm(ProbedEncoder):
         if self.norm and self.features_only:
             raise ValueError("norm and features_only exclude each other: timm's wrapper gives levels without a norm")
 
-    def copy_with_image_size(self, height: int, width: int, facts: EncoderInfo) -> Self | None:
+    def copy_with_image_size(self, height: int, width: int, info: EncoderInfo) -> Self | None:
         """Return the same encoder with `img_size`, unless one is set, or the image exceeds the maximum.
 
         Such networks of timm have positions, biases or windows of one size: they take that size, or have a switch for
         others, or take multiples of their windows.
         """
-        switches = dict(facts.arguments).keys() & {"dynamic_img_size", "strict_img_size"}
-        windowed = facts.sizes.multiple > max(f.stride or 1 for f in facts.features)
-        has_size = facts.sizes.height is not None or switches or windowed
+        switches = dict(info.arguments).keys() & {"dynamic_img_size", "strict_img_size"}
+        windowed = info.sizes.multiple > max(f.stride or 1 for f in info.features)
+        has_size = info.sizes.height is not None or switches or windowed
         possible = has_size and self.img_size is None and max(height, width) <= _MAX_PIXELS
         return evolve(self, img_size=(height, width)) if possible else None
 
@@ -233,26 +233,26 @@ class EncoderInfo(Encoder):
 
 
 @contract.register(EncoderInfo)
-def _(facts: EncoderInfo, image: Features = (), /, **named: Features) -> ContractResult:
+def _(info: EncoderInfo, image: Features = (), /, **named: Features) -> ContractResult:
     """Convert strides and sizes from pixels of the encoder's image into reference pixels.
 
     Features per frame of a single-image encoder have the frames behind the batch, because frames are folded into the
     batch and unfolded again. Several images are one per modality, all of one grid.
     """
-    refusal = (
-        _require_named_images(facts, named)
-        if facts.inputs or named
-        else require_one_image(image) or _require_matching_image(facts, image[0])
+    rejection = (
+        _require_named_images(info, named)
+        if info.inputs or named
+        else require_one_image(image) or _require_matching_image(info, image[0])
     )
-    if refusal:
-        return refusal
+    if rejection:
+        return rejection
     (first,) = next(iter(named.values()), image)
     assert first.stride is not None
-    sizes = _convert_to_reference_pixels(facts.sizes, first.stride)
+    sizes = _convert_to_reference_pixels(info.sizes, first.stride)
     if sizes is None:
-        return Rejection(code="sizes", kind="raises", expected=f"takes images of {facts.sizes} pixels")
-    features = [_rescale_feature(feature, first.stride) for feature in facts.features]
-    if facts.frames is not None or first.axes == MAP:
+        return Rejection(code="sizes", kind="raises", expected=f"takes images of {info.sizes} pixels")
+    features = [_rescale_feature(feature, first.stride) for feature in info.features]
+    if info.frames is not None or first.axes == MAP:
         return Outputs(features=features, sizes=sizes)
     framed = [evolve(feature, axes=feature.axes.replace("b", "b t"), frames=first.frames) for feature in features]
     return Outputs(features=framed, sizes=sizes, per_frame=True)
@@ -297,22 +297,22 @@ def require_one_image(image: Features) -> Rejection | None:
     )
 
 
-def _require_matching_image(facts: EncoderInfo, image: Feature) -> Rejection | None:
-    if image.channels != facts.channels:
+def _require_matching_image(info: EncoderInfo, image: Feature) -> Rejection | None:
+    if image.channels != info.channels:
         return Rejection(
             code="channels",
             kind="raises",
-            expected=f"takes an image of {format_count(facts.channels, 'channel')}",
-            fix=f"input: {{channels: {facts.channels}}}",
+            expected=f"takes an image of {format_count(info.channels, 'channel')}",
+            fix=f"input: {{channels: {info.channels}}}",
         )
-    if facts.frames is not None and (image.axes, image.frames) != (FRAMES, facts.frames):
+    if info.frames is not None and (image.axes, image.frames) != (FRAMES, info.frames):
         return Rejection(
             code="frames",
             kind="raises",
-            expected=f"takes an image of {format_count(facts.frames, 'frame')} at once",
-            fix=f"input: {{frames: {facts.frames}}}",
+            expected=f"takes an image of {format_count(info.frames, 'frame')} at once",
+            fix=f"input: {{frames: {info.frames}}}",
         )
-    if facts.frames is None and image.axes == FRAMES and any("t" in f.axes or f.frames > 1 for f in facts.features):
+    if info.frames is None and image.axes == FRAMES and any("t" in f.axes or f.frames > 1 for f in info.features):
         return Rejection(
             code="frames",
             kind="policy",
@@ -322,9 +322,9 @@ def _require_matching_image(facts: EncoderInfo, image: Feature) -> Rejection | N
     return None
 
 
-def _require_named_images(facts: EncoderInfo, named: Mapping[str, Features]) -> Rejection | None:
+def _require_named_images(info: EncoderInfo, named: Mapping[str, Features]) -> Rejection | None:
     """Reject images whose names, channels or grids are not those that the encoder takes."""
-    channels = dict(facts.inputs)
+    channels = dict(info.inputs)
     if channels.keys() != named.keys():
         return Rejection(
             code="inputs",
@@ -335,9 +335,9 @@ def _require_named_images(facts: EncoderInfo, named: Mapping[str, Features]) -> 
         )
     first, *others = (named[name][0] for name in named)
     for position, (name, image) in enumerate(named.items()):
-        refusal = require_one_image(image) or _require_matching_image(evolve(facts, channels=channels[name]), image[0])
-        if refusal:
-            return evolve(refusal, expected=f"{refusal.expected} as {name}", input=position)
+        rejection = require_one_image(image) or _require_matching_image(evolve(info, channels=channels[name]), image[0])
+        if rejection:
+            return evolve(rejection, expected=f"{rejection.expected} as {name}", input=position)
     for position, (name, other) in enumerate(zip([*named][1:], others, strict=True), start=1):
         if (other.stride, other.axes, other.frames) != (first.stride, first.axes, first.frames):
             return Rejection(

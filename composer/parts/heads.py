@@ -55,8 +55,8 @@ class RegressionHead(Head):
 
 @contract.register(RegressionHead)
 def _(head: RegressionHead, features: Features) -> ContractResult:
-    if refusal := require_maps(features) or _require_one_feature(features):
-        return refusal
+    if rejection := require_maps(features) or _require_one_feature(features):
+        return rejection
     if head.learned_upscale_layers:
         return upsample_map(features[0], head.num_outputs, 2**head.learned_upscale_layers)
     return Outputs(features=[evolve(features[0], channels=head.num_outputs)])

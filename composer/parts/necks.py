@@ -202,15 +202,15 @@ class AddFeatures(Neck):
 
 @contract.register(AddFeatures)
 def _(neck: AddFeatures, *branches: Features) -> ContractResult:
-    refusal = _require_joinable(branches) or _require_equal_channels(branches)
-    if refusal is None:
+    rejection = _require_joinable(branches) or _require_equal_channels(branches)
+    if rejection is None:
         return _join_branches(branches, concatenated=False)
-    if refusal.code == "join" and any(map(_has_mixed_ranks, zip(*branches, strict=False))):
+    if rejection.code == "join" and any(map(_has_mixed_ranks, zip(*branches, strict=False))):
         # torch aligns axes from the last one, so the batch of one branch may be added to the frames of another.
-        return evolve(refusal, kind="wrong_output")
+        return evolve(rejection, kind="wrong_output")
     # torch broadcasts a single channel or frame over the others, which is not what was requested.
-    spread = refusal.code in ("join", "channels") and all(map(_is_broadcastable, zip(*branches, strict=False)))
-    return evolve(refusal, kind="policy") if spread else refusal
+    spread = rejection.code in ("join", "channels") and all(map(_is_broadcastable, zip(*branches, strict=False)))
+    return evolve(rejection, kind="policy") if spread else rejection
 
 
 def _has_mixed_ranks(level: Features) -> bool:
@@ -329,8 +329,8 @@ class MaxpoolToPyramidal(Neck):
 @contract.register(MaxpoolToPyramidal)
 def _(neck: MaxpoolToPyramidal, features: Features) -> ContractResult:
     kernels = [neck.kernel_size**exponent for exponent in range(len(features))]
-    if refusal := _require_scalable_maps(features, kernels):
-        return refusal
+    if rejection := _require_scalable_maps(features, kernels):
+        return rejection
     pooled = [_pool_map(feature, kernel) for feature, kernel in zip(features, kernels, strict=True)]
     return Outputs(features=[out for out, _ in pooled], sizes=reduce(combine, (sizes for _, sizes in pooled)))
 
@@ -356,8 +356,8 @@ class AddBottleneckLayer(Neck):
 
 @contract.register(AddBottleneckLayer)
 def _(neck: AddBottleneckLayer, features: Features) -> ContractResult:
-    if refusal := require_maps(features[-1:]):
-        return refusal
+    if rejection := require_maps(features[-1:]):
+        return rejection
     last = features[-1]
     if last.channels < 2:
         return reject_narrow_maps("halves the channels of the last map, so it needs at least 2")
@@ -377,8 +377,8 @@ def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult
     first, second, third, fourth = features
     # The first two are convolved; the fourth would be pooled along its last two axes, the third passes through.
     unpooled: Kind = "policy" if is_map(fourth) else "wrong_output"
-    if refusal := require_maps(features, unpooled if is_map(first) and is_map(second) else "raises"):
-        return refusal
+    if rejection := require_maps(features, unpooled if is_map(first) and is_map(second) else "raises"):
+        return rejection
     if first.channels < 4 or second.channels < 2:
         return reject_narrow_maps(
             "quarters the channels of the first map and halves the second's, so they need 4 and 2"

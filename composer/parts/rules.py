@@ -63,9 +63,9 @@ class Rejection:
 class RejectionError(ValueError):
     """Carry a `Rejection` out of code that cannot return one."""
 
-    def __init__(self, refusal: Rejection) -> None:
-        self.refusal = refusal
-        super().__init__(refusal.expected)
+    def __init__(self, rejection: Rejection) -> None:
+        self.rejection = rejection
+        super().__init__(rejection.expected)
 
 
 ContractResult = Outputs | Rejection

@@ -73,8 +73,8 @@ class AggregateTokens(Neck):
 
 @contract.register(AggregateTokens)
 def _(neck: AggregateTokens, features: Features) -> ContractResult:
-    if refusal := require_indices(features, neck.positions, "indices"):
-        return refusal
+    if rejection := require_indices(features, neck.positions, "indices"):
+        return rejection
     chosen = tuple(features[index] for index in neck.positions)
     return (
         _require_grids(chosen)

@@ -7,6 +7,9 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
+from composer.layouts import Choice as Choice
+from composer.layouts import validate_bool
+
 ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity")
 """Activations that a part may name, by torch's names. The list is closed: no other name is looked up."""
 
@@ -53,30 +56,9 @@ def _validate_rate(_: object, attribute: Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} must be a number from 0 up to, but not including, 1 (got {value!r})")
 
 
-@frozen
-class Choice:
-    """Validate one of a closed list of values."""
-
-    known: tuple[Any, ...]
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        # Compared with their types, because in Python True == 1.
-        if not any(type(value) is type(known) and value == known for known in self.known):
-            names = ", ".join(
-                "null" if known is None else str(known).lower() if known in (True, False) else known
-                for known in self.known
-            )
-            raise ValueError(f"{attribute.name} must be one of {names} (got {value!r})")
-
-
 def _validate_non_empty(_: object, attribute: Attribute[Any], value: Any) -> None:
     if isinstance(value, tuple) and not value:
         raise ValueError(f"{attribute.name} must have at least one entry")
-
-
-def _validate_bool(_: object, attribute: Attribute[Any], value: Any) -> None:
-    if type(value) is not bool:
-        raise ValueError(f"{attribute.name} must be true or false (got {value!r})")
 
 
 @frozen
@@ -119,7 +101,7 @@ FRAME_COUNT = IntRange(1, 1024, optional=True)
 RATE = _validate_rate
 NON_EMPTY = _validate_non_empty
 BOUNDED_OPTIONS = _validate_bounded_options
-BOOL = _validate_bool
+BOOL = validate_bool
 
 
 def convert_int_list(values: Iterable[int]) -> tuple[int, ...]:

@@ -87,7 +87,7 @@ def _read_start(path: Path) -> bytes:
 
 def _read_safetensors(path: Path, start: bytes, fix: str) -> TensorFile:
     """Return the mapped tensors and the metadata of a file that begins with `start`."""
-    _refuse_other_formats(start, fix)
+    _check_format(start, fix)
     if MAX_HEADER_BYTES < int.from_bytes(start[:8], "little") <= path.stat().st_size - 8:
         raise UnreadableError(f"has a header of more than {MAX_HEADER_BYTES:,} bytes", fix)
     try:
@@ -103,7 +103,7 @@ def _read_safetensors(path: Path, start: bytes, fix: str) -> TensorFile:
     return TensorFile(tensors, metadata)
 
 
-def _refuse_other_formats(start: bytes, fix: str) -> None:
+def _check_format(start: bytes, fix: str) -> None:
     """Raise UnreadableError for files that are often given by mistake, by their first bytes.
 
     Read as the length of a header, those of a text or a pickle are more than any file has.

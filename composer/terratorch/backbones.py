@@ -112,11 +112,11 @@ def build_named_backbone(
     image = build_image(arguments.get("in_chans", 3), frames, arguments, report)
     if encoder is None or image is None:
         return None
-    facts = describe(encoder, image.channels)
-    if isinstance(facts, Rejection):
-        _report_rejection(encoder, facts, arguments, report)
+    info = describe(encoder, image.channels)
+    if isinstance(info, Rejection):
+        _report_rejection(encoder, info, arguments, report)
         return None
-    encoder, padding = _resolve_padding(encoder, facts, image.channels, arguments, describe)
+    encoder, padding = _resolve_padding(encoder, info, image.channels, arguments, describe)
     return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
 
 
@@ -151,18 +151,18 @@ def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagno
 
 
 def _resolve_padding(
-    encoder: Timm, facts: EncoderInfo, channels: int, arguments: Arguments, describe: Describe
+    encoder: Timm, info: EncoderInfo, channels: int, arguments: Arguments, describe: Describe
 ) -> tuple[Timm, Padding]:
     """Return the encoder and the padding with which it gets the images that TerraTorch feeds it.
 
     TerraTorch pads to twice the patch. Where the network's own size is not a multiple of that, nothing runs in
     TerraTorch, and there is no such padding here.
     """
-    multiple = compute_padding_multiple(arguments.get("patch_size") or facts.patch)
-    if any(side % multiple for side in _find_native_size(encoder, facts, channels, describe)):
+    multiple = compute_padding_multiple(arguments.get("patch_size") or info.patch)
+    if any(side % multiple for side in _find_native_size(encoder, info, channels, describe)):
         return encoder, Padding()
     unpadded = evolve(encoder, any_size=True)
-    if multiple % facts.sizes.multiple and not isinstance(describe(unpadded, channels), Rejection):
+    if multiple % info.sizes.multiple and not isinstance(describe(unpadded, channels), Rejection):
         encoder = unpadded
     return encoder, Padding(multiple=multiple)
 
@@ -171,11 +171,11 @@ _FIXED_SIZE_OPTIONS = {"dynamic_img_size": False, "strict_img_size": True}
 """timm's defaults of the options that composer sets for other image sizes."""
 
 
-def _find_native_size(encoder: Timm, facts: EncoderInfo, channels: int, describe: Describe) -> list[int]:
+def _find_native_size(encoder: Timm, info: EncoderInfo, channels: int, describe: Describe) -> list[int]:
     """Return height and width of the only image that a network takes in TerraTorch; nothing where there are more."""
-    changed = {name: _FIXED_SIZE_OPTIONS[name] for name, _ in facts.arguments if name in _FIXED_SIZE_OPTIONS}
-    original = describe(evolve(encoder, options={**dict(encoder.options), **changed}), channels) if changed else facts
-    sizes = facts.sizes if isinstance(original, Rejection) else original.sizes
+    changed = {name: _FIXED_SIZE_OPTIONS[name] for name, _ in info.arguments if name in _FIXED_SIZE_OPTIONS}
+    original = describe(evolve(encoder, options={**dict(encoder.options), **changed}), channels) if changed else info
+    sizes = info.sizes if isinstance(original, Rejection) else original.sizes
     return [side for side in (sizes.height, sizes.width) if side is not None]
 
 

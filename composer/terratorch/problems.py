@@ -61,9 +61,9 @@ def find_padding_note(typed: TypedGraph) -> Problem | None:
     TerraTorch pads for patches alone. Where maps do not cover whole cells, it stretches the results of a part.
     """
     sizes, multiple = typed.sizes, typed.graph.padding.multiple
-    if any(facts.patch for facts in typed.facts.values()):
+    if any(info.patch for info in typed.encoder_infos.values()):
         return None
-    if sizes.height is not None and "encoder" in typed.facts:
+    if sizes.height is not None and "encoder" in typed.encoder_infos:
         node, need = "encoder", f"the network takes images of {sizes.height} × {sizes.width}"
     else:
         needy = (node for node in typed.order if _compute_required_multiple(typed, node) > multiple)
@@ -81,8 +81,8 @@ def find_padding_note(typed: TypedGraph) -> Problem | None:
 def _compute_required_multiple(typed: TypedGraph, node: Node) -> int:
     """Return the multiple that a node alone requires of the sides of images."""
     multiples = [compute_implied_sizes(feature).multiple for feature in typed.features[node.name]]
-    if node.name in typed.facts:
-        multiples.append(typed.facts[node.name].sizes.multiple)
+    if node.name in typed.encoder_infos:
+        multiples.append(typed.encoder_infos[node.name].sizes.multiple)
     elif not isinstance(node.part, Shared):
         multiples.append(typed.node_sizes[node.name].multiple)
     return max(multiples)

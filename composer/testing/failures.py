@@ -41,8 +41,8 @@ def format_shapes(shapes: Iterable[Sequence[int]]) -> str:
 def format_error(error: BaseException) -> str:
     """Return an exception on one line."""
     if isinstance(error, RejectionError):
-        refusal = error.refusal
-        return f"a rejection: it {refusal.expected}{f' (got {refusal.got})' if refusal.got else ''}"
+        rejection = error.rejection
+        return f"a rejection: it {rejection.expected}{f' (got {rejection.got})' if rejection.got else ''}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

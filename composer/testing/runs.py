@@ -122,12 +122,12 @@ class Run:
 
     def _make(self) -> nn.Module:
         part = self.part
-        if part.source is not None and (refusal := import_adapter(part.source)):
-            raise RejectionError(refusal)
+        if part.source is not None and (rejection := import_adapter(part.source)):
+            raise RejectionError(rejection)
         frame = self.inputs.map_features(drop_frames) if self._is_per_frame else self.inputs
         named: dict[str, Any] = frame.named
         if isinstance(part, ProbedEncoder):
-            named |= {"facts": _get_encoder_info(part, self.inputs), "pretrained": False}
+            named |= {"info": _get_encoder_info(part, self.inputs), "pretrained": False}
         network: nn.Module = module(part, *frame.positional, **named)
         network = deepcopy(network).eval() if isinstance(part, Custom) else network.eval()  # because laws change it
         if any(map(is_lazy, (*network.parameters(), *network.buffers()))):

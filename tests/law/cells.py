@@ -124,7 +124,7 @@ def _forced(cell):
     walk = run_inference(cell.graph, composer.describe)
     if "encoder" in walk.rejections:
         return Held(cell, "has no facts")
-    features, facts = walk.features["encoder"], walk.facts["encoder"]
+    features, facts = walk.features["encoder"], walk.encoder_infos["encoder"]
     height, width = _roomy(features, facts)
     refusal = walk.rejections.get("decoder") or _of_the_whole(walk)
     tensors = _given(cell.encoder, features, height, width)

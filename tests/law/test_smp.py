@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import composer
-from composer.adapters.smp.levels import build_levels
+from composer.adapters.smp.contracts import build_levels
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, SMP_INTERPOLATIONS, SMP_NORMS
 from composer.parts.rules import Rejection, is_map
 from tests.law.strategies import draw_more, features, levels, rates, replace_channels, runs, widths

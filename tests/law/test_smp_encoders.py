@@ -43,7 +43,7 @@ def built(part):
     """What is known of an encoder, and its module."""
     facts = composer.describe(part, CHANNELS)
     with torch.random.fork_rng(devices=[]), torch.device("meta" if part.name.startswith(LARGEST) else "cpu"):
-        module = composer.module(part, (Feature(channels=CHANNELS),), facts=facts, pretrained=False)
+        module = composer.module(part, (Feature(channels=CHANNELS),), info=facts, pretrained=False)
     # smp makes the first layer for other channels on the CPU, whatever the device.
     return facts, module.to("meta") if part.name.startswith(LARGEST) else module
 

@@ -48,7 +48,7 @@ def test_its_weights_are_those_of_timm_made_for_that_size():
 
 def test_an_input_at_half_the_resolution_asks_for_half_the_size():
     typed = composer.infer(graph_for(Timm("mixer_s32_224"), (256, 384), stride=2))
-    assert dict(typed.facts["encoder"].arguments)["img_size"] == (128, 192)
+    assert dict(typed.encoder_infos["encoder"].arguments)["img_size"] == (128, 192)
 
 
 SMALL = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 1, 2, 2)}

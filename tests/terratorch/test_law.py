@@ -78,7 +78,7 @@ def backbone(request):
     assert not isinstance(facts, Rejection), facts
     device = "meta" if request.param.startswith(LARGEST) else "cpu"
     with torch.random.fork_rng(devices=[]), torch.device(device), rates(device):
-        module = composer.module(part, (Feature(channels=channels),), facts=facts, pretrained=False)
+        module = composer.module(part, (Feature(channels=channels),), info=facts, pretrained=False)
     return request.param, facts, module.to(device).eval()
 
 

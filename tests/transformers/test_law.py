@@ -56,7 +56,7 @@ def backbone(request):
     facts = composer.describe(part, channels)
     assert not isinstance(facts, Rejection), facts
     with torch.random.fork_rng(devices=[]):
-        module = composer.module(part, (Feature(channels=channels),), facts=facts, pretrained=False)
+        module = composer.module(part, (Feature(channels=channels),), info=facts, pretrained=False)
     return facts, module.eval()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from composer.adapters.probing import CPULinspace, ShapeProbe, find_strides_and_sizes
 from composer.adapters.rejections import convert_errors, reject_all_sizes, reject_network
-from composer.adapters.smp.levels import Levels, build_levels
+from composer.adapters.smp.contracts import Levels, build_levels
 from composer.adapters.smp.parts import CENTERED, SMP_DECODER_ARGUMENTS, Smp, SmpEncoder, resolve_smp_arguments
 from composer.adapters.weights import check_reachable, read_file_weights, record_loaded_state, reject_pretrained
 from composer.errors import format_error
@@ -92,7 +92,7 @@ def probe(part: SmpEncoder, channels: int) -> EncoderInfo | Rejection:
 
 
 @module.register(SmpEncoder)
-def _(part: SmpEncoder, image: Features, *, facts: EncoderInfo, pretrained: bool = True) -> nn.Module:
+def _(part: SmpEncoder, image: Features, *, info: EncoderInfo, pretrained: bool = True) -> nn.Module:
     """Build the encoder with random weights, or with published ones where the part asks and `pretrained` allows."""
     channels = image[0].channels
     loaded = None
@@ -103,7 +103,7 @@ def _(part: SmpEncoder, image: Features, *, facts: EncoderInfo, pretrained: bool
     else:
         network = _create_random_smp(part, channels)
     # An EncoderInfo from the user may lack the indices of its levels.
-    encoder = TransparentWrapper(network, dict(facts.arguments).get("levels") or _list_smp_levels(part, network))
+    encoder = TransparentWrapper(network, dict(info.arguments).get("levels") or _list_smp_levels(part, network))
     encoder.loaded_weights = loaded
     return encoder
 

@@ -62,7 +62,7 @@ def _(
     image: Features = (),
     /,
     *,
-    facts: EncoderInfo,  # noqa: ARG001
+    info: EncoderInfo,  # noqa: ARG001
     pretrained: bool = True,
     **named: Features,
 ) -> nn.Module:

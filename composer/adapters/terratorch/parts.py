@@ -244,7 +244,7 @@ class TerraTorch(ProbedEncoder):
 
     @property
     def family(self) -> Family:
-        """The facts of backbones of this kind."""
+        """The info of backbones of this kind."""
         return FAMILIES[self.name]
 
     @property

@@ -55,7 +55,7 @@ class Level:
 
 @frozen(kw_only=True)
 class Entry:
-    """The facts of a network as timm makes it by default.
+    """The info of a network as timm makes it by default.
 
     `family` is its module in timm, `default` are the levels that timm returns by default. `sizes` is how the network
     takes images of other sizes: `any`, by the switch `dynamic_img_size` or `strict_img_size`, `img_size` (built for

@@ -93,10 +93,10 @@ def collect_pending_loads() -> Iterator[list[PendingLoad]]:
 
 
 @module.register(Timm)
-def _(part: Timm, image: Features, *, facts: EncoderInfo, pretrained: bool = True) -> nn.Module:
+def _(part: Timm, image: Features, *, info: EncoderInfo, pretrained: bool = True) -> nn.Module:
     """Build the network with random weights, or with others where the part asks and `pretrained` allows."""
     channels = image[0].channels
-    arguments = {**_drop_classifier(part), **dict(facts.arguments)}
+    arguments = {**_drop_classifier(part), **dict(info.arguments)}
     # An EncoderInfo from the user may lack the indices of its levels.
     indices = arguments.pop("out_indices", None) or resolve_timm_levels(
         part, create_timm_network(part, channels, "meta"), channels, "meta"

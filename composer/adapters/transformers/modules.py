@@ -86,7 +86,7 @@ def create_transformers_backbone(config: Any) -> Any:
 
 
 @module.register(Transformers)
-def _(part: Transformers, image: Features, *, facts: EncoderInfo, pretrained: bool = True) -> nn.Module:  # noqa: ARG001
+def _(part: Transformers, image: Features, *, info: EncoderInfo, pretrained: bool = True) -> nn.Module:  # noqa: ARG001
     """Build the network with random weights, or with a checkpoint's where the part asks and `pretrained` allows."""
     config = build_config(part, image[0].channels)
     if not (pretrained and part.pretrained):
@@ -164,7 +164,7 @@ def probe(part: Transformers, channels: int) -> EncoderInfo | Rejection:
     try:
         config = build_config(part, channels)
     except RejectionError as error:
-        return error.refusal
+        return error.rejection
 
     def probe_on(device: str) -> EncoderInfo | Rejection:
         try:
