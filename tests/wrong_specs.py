@@ -244,6 +244,7 @@ decoder: FCNDecoder
 """,
         """\
 <text>:2:17: error[value] padding.mode: mode must be one of reflect, replicate, zeros (got 'reflekt').
+  fix: did you mean reflect?
 <text>:2:32: error[value] padding.side: side must be one of both, end (got 'left').""",
     ),
     "an image that is none": (
