@@ -212,11 +212,11 @@ class TestShow:
         assert capsys.readouterr() == (
             """\
 node                           gives
-─────────────────────────────────────────────────────────
+─────────────────────────────────────────────────────────────────────────────
 encoder                        4 × map b c h w
   timm/resnet10t               channels 64, 128, 256, 512
   ← image                      stride 4, 8, 16, 32
-  out_indices: [1, 2, 3, 4]
+  out_indices: [1, 2, 3, 4]    demands multiple of 32, at least 32, any shape
 
 decoder                        map b c h w
   UNetDecoder                  channels 8

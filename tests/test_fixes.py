@@ -555,7 +555,7 @@ def find_problems(spec):
 UNFIXED = {
     "a head behind a prediction": (
         f"encoder: timm/resnet18\ndecoder: {{LinearDecoder: {{num_classes: 2, upsampling_size: 2}}}}\n{HEAD}",
-        "head",
+        "output",
     ),
     "a level that is not there": ("encoder: timm/convnext_tiny\ndecoder: {FCNDecoder: {in_index: 9}}\n", "index"),
 }

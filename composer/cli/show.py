@@ -12,6 +12,7 @@ from composer.inference import TypedGraph, infer
 from composer.layouts import Features, format_count, get_layout_kind
 from composer.parts import Part
 from composer.parts.base import get_part_name
+from composer.sizes import ANY_SIZE
 from composer.spec.writer import dump, get_non_default_fields
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ def _build_node_table(typed: TypedGraph) -> Table:
         part, *fields = format_part(node.part)
         sources = [*node.positional, *(f"{name}={source}" for name, source in node.named)]
         details = "".join(f"\n  {line}" for line in [*(f"← {source}" for source in sources), *fields])
+        sizes = typed.node_sizes[node.name]
+        demands = [] if sizes == ANY_SIZE else [f"demands {sizes}"]
         table.add_row(
             Text.assemble((node.name, "bold cyan"), (f"\n  {part}", "bold"), (details, "dim")),
-            "\n".join(format_features(typed.features[node.name])),
+            "\n".join([*format_features(typed.features[node.name]), *demands]),
         )
     return table
 
