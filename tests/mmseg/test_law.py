@@ -239,4 +239,4 @@ def test_a_graph_with_a_head_of_mmseg_is_what_infer_says(name, run):
         run(given(st.data(), st.just(kind))(holds))()
 
     assert drawn["accepted"] > 3, drawn
-    assert drawn["head"] > 0, drawn
+    assert drawn["output"] > 0, drawn
