@@ -99,25 +99,25 @@ REFUSALS = [
     pytest.param(
         head("UPerHead"),
         UPSIDE_DOWN,
-        'error[index] decoder: mmseg/UPerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
+        'error[index] decoder.in_index: mmseg/UPerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
         id="UPer upside down",
     ),
     pytest.param(
         head("FPNHead"),
         UPSIDE_DOWN,
-        'error[index] decoder: mmseg/FPNHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
+        'error[index] decoder.in_index: mmseg/FPNHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
         id="FPN upside down",
     ),
     pytest.param(
         head("SegformerHead"),
         UPSIDE_DOWN,
-        'error[index] decoder: mmseg/SegformerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
+        'error[index] decoder.in_index: mmseg/SegformerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
         id="SegFormer upside down",
     ),
     pytest.param(
         head("LightHamHead"),
         UPSIDE_DOWN,
-        'error[index] decoder: mmseg/LightHamHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
+        'error[index] decoder.in_index: mmseg/LightHamHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (128, 96, 64, 32 channels, stride 32, 16, 8, 4).\n  fix: in_index: [3, 2, 1, 0]',
         id="LightHam upside down",
     ),
     pytest.param(
@@ -129,7 +129,7 @@ REFUSALS = [
     pytest.param(
         head("UPerHead", in_index=[3, 1]),
         PYRAMID,
-        'error[index] decoder: mmseg/UPerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (32, 64, 96, 128 channels, stride 4, 8, 16, 32).\n  fix: in_index: [1, 3]',
+        'error[index] decoder.in_index: mmseg/UPerHead gives scores at the grid of the first map, so strides must not decrease; encoder gives 4 × map "b c h w" (32, 64, 96, 128 channels, stride 4, 8, 16, 32).\n  fix: in_index: [1, 3]',
         id="indices upside down",
     ),
     pytest.param(

@@ -252,7 +252,6 @@ REFUSED = {
             code="stride",
             kind="raises",
             expected="concatenates its inputs, so they must be of one layout, stride and offset",
-            fix="necks: [SelectIndices: {indices: [-1]}]",
         ),
     ),
     "doubled, to meet the next": (
