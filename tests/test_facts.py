@@ -61,12 +61,12 @@ DAMAGED = {
     "empty": lambda text: "",
     "cut": lambda text: text[:50],
     "another format": lambda text: json.dumps({**json.loads(text), "format": 0}),
-    "another question": lambda text: json.dumps({**json.loads(text), "question": {}}),
-    "no facts": lambda text: json.dumps({**json.loads(text), "facts": None}),
+    "another question": lambda text: json.dumps({**json.loads(text), "key": {}}),
+    "no facts": lambda text: json.dumps({**json.loads(text), "info": None}),
     "a list": lambda text: "[]",
     "deep": lambda text: "[" * 100_000,
     "a list that is empty": lambda text: json.dumps(
-        {**json.loads(text), "facts": {**json.loads(text)["facts"], "patch": []}}
+        {**json.loads(text), "info": {**json.loads(text)["info"], "patch": []}}
     ),
 }
 

@@ -131,7 +131,7 @@ def refused(door, file):
 
 SPECS = {
     "brackets": ("[" * 200_000, "limit"),
-    "nothing": ("", "missing"),
+    "nothing": ("", "key"),
     "more than there is memory for": (
         "encoder: timm/test_resnet\ndecoder: {FCNDecoder: {channels: 60000}}\nhead: RegressionHead",
         "memory",

@@ -51,7 +51,7 @@ RETOLD = {
     ),
     "a size of what leaves": (
         {"image_size_out": (16, 16), "rescale": False},
-        "crop",
+        "value",
         "image_size_out",
         "rescale: true",
     ),
