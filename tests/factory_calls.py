@@ -327,23 +327,23 @@ SPECS = {
 
 
 REFUSED = {
-    "no task": ({"task": None}, ["unknown task -> known: classification, embedding_generation, regression, sca"]),
+    "no task": ({"task": None}, ["part task -> known: classification, embedding_generation, regression, sca"]),
     "another task": (
         {"task": "object_detection"},
-        ["unknown task -> known: classification, embedding_generation, regression, sca"],
+        ["part task -> known: classification, embedding_generation, regression, sca"],
     ),
-    "no backbone": ({"backbone": None}, ["missing backbone -> backbone: timm_resnet50"]),
+    "no backbone": ({"backbone": None}, ["key backbone -> backbone: timm_resnet50"]),
     "a misspelled backbone": (
         {"backbone": "resnet19"},
-        ["network backbone -> did you mean resnet18 or resnet61q or resnet51q?"],
+        ["part backbone -> did you mean resnet18 or resnet61q or resnet51q?"],
     ),
     "prithvi": (
         {"backbone": "prithvi_eo_v2_300", "backbone_bands": ["RED"], "backbone_num_frames": 4},
-        ["unknown backbone -> build it and hand in the module: backbone=BACKBONE_REGISTRY."],
+        ["part backbone -> build it and hand in the module: backbone=BACKBONE_REGISTRY."],
     ),
     "terramind": (
         {"backbone": "terratorch_terramind_v1_base"},
-        ["unknown backbone -> build it and hand in the module: backbone=BACKBONE_REGISTRY."],
+        ["part backbone -> build it and hand in the module: backbone=BACKBONE_REGISTRY."],
     ),
     "arguments of timm": (
         {
@@ -363,32 +363,32 @@ REFUSED = {
     ),
     "an argument that the network has not": (
         {"backbone_kwargs": {"drop_rat": 0.1}},
-        ["network backbone -> correct or leave out drop_rat"],
+        ["part backbone -> correct or leave out drop_rat"],
     ),
     "one argument of several that the network has not": (
         {"backbone_drop_rat": 0.1, "backbone_drop_path_rate": 0.1},
-        ["network backbone -> correct or leave out drop_rat"],
+        ["part backbone -> correct or leave out drop_rat"],
     ),
     "levels in another order": (
         {"backbone_out_indices": [4, 3]},
-        ["order backbone_out_indices -> backbone_out_indices: [3, 4], and SelectIndices for another "],
+        ["index backbone_out_indices -> backbone_out_indices: [3, 4], and SelectIndices for another "],
     ),
-    "no decoder": ({"decoder": None}, ["missing decoder -> decoder: FCNDecoder"]),
+    "no decoder": ({"decoder": None}, ["key decoder -> decoder: FCNDecoder"]),
     "a misspelled decoder": (
         {"decoder": "smp_Unett"},
-        ["unknown decoder -> did you mean smp_Unet or smp_MAnet or smp_UPerNet?"],
+        ["part decoder -> did you mean smp_Unet or smp_MAnet or smp_UPerNet?"],
     ),
-    "a head of mmseg without its width": ({"decoder": "mmseg_FCNHead"}, ["missing decoder -> decoder_channels: 512"]),
+    "a head of mmseg without its width": ({"decoder": "mmseg_FCNHead"}, ["key decoder -> decoder_channels: 512"]),
     "a head of mmseg that cannot be had": (
         {"decoder": "mmseg_OCRHead", "decoder_channels": 64},
-        ["unknown decoder -> decoder: mmseg_ISAHead"],
+        ["part decoder -> decoder: mmseg_ISAHead"],
     ),
     "a norm of mmseg in other groups": (
         {"decoder": "FCNHead", "decoder_channels": 64, "decoder_norm_cfg": {"type": "GN", "num_groups": 8}},
         ["value decoder_norm_cfg -> decoder_norm_cfg: {type: BN}"],
     ),
-    "no decoder of a model": ({"decoder": "SatMAEHead"}, ["unknown decoder -> decoder: FCNDecoder"]),
-    "a decoder of smp that cannot be built there": ({"decoder": "smp_DPT"}, ["unknown decoder -> decoder: FCNDecoder"]),
+    "no decoder of a model": ({"decoder": "SatMAEHead"}, ["part decoder -> decoder: FCNDecoder"]),
+    "a decoder of smp that cannot be built there": ({"decoder": "smp_DPT"}, ["part decoder -> decoder: FCNDecoder"]),
     "an argument that a decoder has not": (
         {"decoder_chanels": 8},
         ["unused decoder_chanels -> did you mean channels?"],
@@ -397,7 +397,7 @@ REFUSED = {
         {"decoder": "UNetDecoder", "decoder_channels": 8},
         ["value decoder_channels"],
     ),
-    "a decoder that needs more": ({"decoder": "LinearDecoder"}, ["missing decoder"]),
+    "a decoder that needs more": ({"decoder": "LinearDecoder"}, ["key decoder"]),
     "an activation of anyone's": (
         {"decoder": "MLPDecoder", "decoder_activation": "Flatten"},
         ["value decoder_activation"],
@@ -413,14 +413,14 @@ REFUSED = {
             ]
         },
         [
-            "unknown necks[0] -> known: AddBottleneckLayer, AggregateTokens, FeaturePyramidNe",
-            "unknown necks[1].name -> did you mean SelectIndices?",
-            "missing necks[2]",
+            "part necks[0] -> known: AddBottleneckLayer, AggregateTokens, FeaturePyramidNe",
+            "part necks[1].name -> did you mean SelectIndices?",
+            "key necks[2]",
             "unused necks[3].order -> did you mean new_order?",
-            "missing necks[3]",
+            "key necks[3]",
         ],
     ),
-    "no classes": ({"num_classes": None}, ["missing num_classes -> say how many are to be predicted"]),
+    "no classes": ({"num_classes": None}, ["key num_classes -> say how many are to be predicted"]),
     "outputs for classes": ({"num_classes": None, "num_outputs": 3}, ["unused num_outputs -> num_classes: 3"]),
     "classes for outputs": (
         {"task": "regression", "num_classes": 3, "aux_decoders": [AuxiliaryHead("one", "FCNDecoder")]},
@@ -428,7 +428,7 @@ REFUSED = {
     ),
     "no outputs": (
         {"task": "scalar_regression", "num_classes": None},
-        ["missing num_outputs -> say how many are to be predicted"],
+        ["key num_outputs -> say how many are to be predicted"],
     ),
     "both": ({"num_outputs": 2}, ["unused num_outputs -> leave one out"]),
     "no number of classes": ({"num_classes": True}, ["value num_classes"]),
@@ -454,7 +454,7 @@ REFUSED = {
     "all at once": (
         {"task": "regression", "num_classes": 2, "backbone": "resnet19", "decoder_chanels": 8, "rescael": False},
         [
-            "network backbone -> did you mean resnet18 or resnet61q or resnet51q?",
+            "part backbone -> did you mean resnet18 or resnet61q or resnet51q?",
             "unused decoder_chanels -> did you mean channels?",
             "unused num_classes -> num_outputs: 2",
             "unused rescael -> did you mean rescale?",
@@ -491,17 +491,17 @@ REFUSED = {
             ]
         },
         [
-            "missing aux_decoders[0]",
-            "missing aux_decoders[0]",
+            "key aux_decoders[0]",
+            "key aux_decoders[0]",
             "unused aux_decoders[1].args -> known: decoder, decoder_args, name",
-            "missing aux_decoders[2]",
-            "missing aux_decoders[2]",
-            "name aux_decoders[4].name -> choose another name",
+            "key aux_decoders[2]",
+            "key aux_decoders[2]",
+            "node aux_decoders[4].name -> choose another name",
         ],
     ),
     "auxiliary heads that a graph would call the same": (
         {"aux_decoders": [AuxiliaryHead("fcn-aux", "FCNDecoder"), AuxiliaryHead("fcn_aux", "FCNDecoder")]},
-        ["name aux_decoders[1].name -> choose another name"],
+        ["node aux_decoders[1].name -> choose another name"],
     ),
     "weights in a file": (
         {"backbone_pretrained_cfg_overlay": {"file": "a.bin"}},
@@ -528,7 +528,7 @@ REFUSED = {
             ]
         },
         [
-            "unknown aux_decoders[0].decoder -> did you mean FCNDecoder?",
+            "part aux_decoders[0].decoder -> did you mean FCNDecoder?",
             "unused aux_decoders[1].decoder_args.channels -> write decoder_channels",
             "unused aux_decoders[1].decoder_args.decoder_chanels -> did you mean channels?",
             "unused aux_decoders[2].decoder_args.head_dropout -> leave it out",
@@ -536,11 +536,11 @@ REFUSED = {
     ),
     "frames that nobody counted": (
         {"backbone_use_temporal": True},
-        ["missing backbone_use_temporal -> say how many: backbone_temporal_n_timestamps"],
+        ["key backbone_use_temporal -> say how many: backbone_temporal_n_timestamps"],
     ),
     "frames that nobody counted, in a dict": (
         {"backbone_kwargs": {"use_temporal": True}},
-        ["missing backbone_kwargs.use_temporal -> say how many: backbone_kwargs.temporal_n_timestamps"],
+        ["key backbone_kwargs.use_temporal -> say how many: backbone_kwargs.temporal_n_timestamps"],
     ),
     "frames that are none": (
         {**FRAMES, "backbone_temporal_n_timestamps": 2.5},

@@ -76,6 +76,7 @@ def test_is_compiled_without_a_break(model):
     assert max(differences(run(model, x), run(compiled, x))) == 0
 
 
+@pytest.mark.slow
 def test_is_compiled_to_machine_code():
     """Additions are reordered, so the numbers may differ in their last digits."""
     torch.compiler.reset()

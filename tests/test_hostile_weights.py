@@ -134,7 +134,7 @@ SPECS = {
     "nothing": ("", "key"),
     "more than there is memory for": (
         "encoder: timm/test_resnet\ndecoder: {FCNDecoder: {channels: 60000}}\nhead: RegressionHead",
-        "memory",
+        "limit",
     ),
     "a number too large": ("input: {channels: 1000000}\nencoder: timm/test_resnet\nhead: EmbeddingHead", "value"),
 }

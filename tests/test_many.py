@@ -76,21 +76,6 @@ def test_a_long_name_is_none():
     assert refusal(text).problems[0].message == f"{'a.' * 32!r}… is not a valid name: a name has at most 256 letters."
 
 
-@pytest.mark.parametrize("name", ["{", "}", "{0.x}", "{}"])
-def test_a_fix_names_an_input_whatever_its_name(name):
-    with pytest.raises(SpecError) as caught:
-        composer.reads(f"inputs: {{{name!r}: {{}}}}\nnodes:\n  x: FCNDecoder\noutputs: [x]\n", name="x.yaml")
-
-    assert caught.value.problems[-1] == Problem(
-        code="type",
-        message="expected a node such as {part: FCNDecoder, from: NAME} (got 'FCNDecoder', a string).",
-        place=Place("x", "x.yaml", 3, 6),
-        expected="a node such as {part: FCNDecoder, from: NAME}",
-        got="'FCNDecoder', a string",
-        fix=f"write {{part: FCNDecoder, from: {name}}}",
-    )
-
-
 GROWING = {
     "channels that double": (
         "inputs: {a: {channels: 65536}}\nnodes:\n  n0: {part: ConcatFeatures, from: [a, a]}\n"

@@ -224,8 +224,8 @@ class DatedModule(nn.Module):
 
 
 @composer.module.register(Dated)
-def _(part, *, facts, pretrained, **named):
-    assert {name: image[0].channels for name, image in named.items()} == dict(facts.inputs)
+def _(part, *, info, pretrained, **named):
+    assert {name: image[0].channels for name, image in named.items()} == dict(info.inputs)
     return DatedModule()
 
 

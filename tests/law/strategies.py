@@ -29,7 +29,7 @@ def runs(examples: int) -> list:
     ]
 
 
-def draw_more(holds, is_complete, attempts: int = 6) -> None:
+def draw_more(holds, is_complete, attempts: int = 12) -> None:
     """Run a property with other seeds until it has drawn all that it must be tried with.
 
     Which examples a seed stands for changes with the version of Hypothesis.
