@@ -8,7 +8,7 @@ from subprocess import CalledProcessError
 import pytest
 
 import composer
-from composer.errors import MAX_PROBLEMS, Place, Problem, SpecError
+from composer.errors import MAX_PROBLEMS, SpecError
 from tests.bounded import bounded, refusal
 
 NODES = "inputs: {a: {}}\nnodes:\n  e: {part: timm/test_resnet, from: a}\n"
