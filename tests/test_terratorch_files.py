@@ -290,7 +290,7 @@ NOT_OF_TORCH = "is damaged, or was not written by torch.save."
 OF_THIS = "give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
 OTHER = (
     "has no tensor of this model: a in the file, and encoder.conv1.0.weight, encoder.conv1.1.weight, "
-    "encoder.conv1.1.bias, … in the model."
+    "encoder.conv1.1.bias and 35 more in the model."
 )
 QUANTIZED = (
     b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nQInt8Storage\n"
