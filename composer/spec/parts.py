@@ -276,7 +276,7 @@ def _find_error(attribute: attrs.Attribute[Any], value: Any) -> str | None:
     """Return why the converter or the validator of a field rejects a value; None where it does not."""
     converter: Any = attribute.converter
     # The constructor calls those that need the instance, such as a validator that reads another field.
-    if isinstance(converter, getattr(attrs, "Converter", ())):
+    if isinstance(converter, attrs.Converter):
         return None
     try:
         with suppress(AttributeError):

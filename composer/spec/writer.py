@@ -108,7 +108,7 @@ def _get_default(attribute: attrs.Attribute[Any], declaration: Any) -> Any:
     converter: Any = attribute.converter
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         default = default.factory(declaration) if default.takes_self else default.factory()
-    plain = converter is not None and not isinstance(converter, getattr(attrs, "Converter", ()))
+    plain = converter is not None and not isinstance(converter, attrs.Converter)
     return converter(default) if plain and default is not attrs.NOTHING else default
 
 
