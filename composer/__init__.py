@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from composer.checkpoints import Report as Report
     from composer.checkpoints import load_weights as load_weights
     from composer.encoder_info import describe as describe
+    from composer.errors import Fix as Fix
     from composer.errors import Place as Place
     from composer.errors import Problem as Problem
     from composer.errors import SpecError as SpecError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from composer.parts import *  # noqa: F403
     from composer.parts import PARTS as PARTS
     from composer.parts.base import contract as contract
+    from composer.parts.rules import Change as Change
     from composer.parts.rules import Outputs as Outputs
     from composer.parts.rules import Rejection as Rejection
     from composer.sizes import Padding as Padding
@@ -59,7 +61,7 @@ _NAMES_BY_MODULE = {
     "building": "build",
     "checkpoints": "Report load_weights",
     "encoder_info": "describe",
-    "errors": "Place Problem SpecError",
+    "errors": "Fix Place Problem SpecError",
     "graph": "Graph Node Shared chain",
     "inference": "TypedGraph infer",
     "layouts": "Feature Image",
@@ -68,7 +70,7 @@ _NAMES_BY_MODULE = {
     "modules": "module",
     "parts": "PARTS",
     "parts.base": "contract",
-    "parts.rules": "Outputs Rejection",
+    "parts.rules": "Change Outputs Rejection",
     "sizes": "Padding SizeConstraint",
     "spec.reader": "read reads",
     "spec.writer": "digest write",

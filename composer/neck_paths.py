@@ -24,7 +24,7 @@ from composer.parts import (
     TemporalPooling,
 )
 from composer.parts.base import contract
-from composer.parts.rules import Rejection
+from composer.parts.rules import Rejection, get_grid_key
 from composer.parts.validators import MAX_LEVELS
 from composer.spec.writer import format_value, get_non_default_fields
 
@@ -95,17 +95,12 @@ def align_branches(branches: Sequence[Features], accept: Callable[..., bool]) ->
     grids: list[dict[Any, list[NeckPath]]] = [{} for _ in branches]
     for found, features in zip(grids, branches, strict=True):
         for path in expand_paths([NeckPath(0, 0.0, (), features)], longest=2):
-            found.setdefault(_get_grid_key(path.features), []).append(path)
+            found.setdefault(tuple(map(get_grid_key, path.features)), []).append(path)
     common = set.intersection(*map(set, grids))
     pairs = [pair for grid in common for pair in product(*(found[grid] for found in grids))]
     accepted = [pair for pair in pairs if accept(*(path.features for path in pair))]
     accepted.sort(key=lambda pair: (sum(path.length for path in pair), sum(path.cost for path in pair)))
     return iter(accepted)
-
-
-def _get_grid_key(features: Features) -> tuple[Any, ...]:
-    """Return what must be equal for tensors to be joined along their channels."""
-    return tuple((f.axes, f.stride, f.prefix, f.frames) for f in features)
 
 
 def apply_part(part: Part, *inputs: Features) -> Features | None:

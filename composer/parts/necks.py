@@ -27,6 +27,7 @@ from composer.parts.rules import (
     combine,
     compute_exact_multiple,
     compute_min_cells,
+    get_grid_key,
     is_map,
     reject_narrow_maps,
     require_finest_first,
@@ -259,7 +260,7 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
                 input=position,
             )
         for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
-            if _get_grid_key(one) != _get_grid_key(other):
+            if get_grid_key(one) != get_grid_key(other):
                 return Rejection(
                     code="join",
                     kind="raises",
@@ -271,11 +272,6 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
                     input=position,
                 )
     return None
-
-
-def _get_grid_key(feature: Feature) -> tuple[object, ...]:
-    """Return what two features must share to be joined, at the sizes at which both are whole."""
-    return feature.axes, feature.stride, to_exact_grid(feature).offset, feature.prefix, feature.frames
 
 
 def _require_equal_channels(branches: tuple[Features, ...]) -> Rejection | None:

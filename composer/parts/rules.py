@@ -108,6 +108,11 @@ def combine(one: SizeConstraint, other: SizeConstraint) -> SizeConstraint:
     return SizeConstraint(multiple=lcm(one.multiple, other.multiple), least=max(one.least, other.least))
 
 
+def get_grid_key(feature: Feature) -> tuple[object, ...]:
+    """Return what two features must share to be joined, at the sizes at which both are whole."""
+    return feature.axes, feature.stride, to_exact_grid(feature).offset, feature.prefix, feature.frames
+
+
 def scale_stride(stride: Fraction | None, by: int | Fraction) -> Fraction:
     """Return a stride after a map has shrunk by `by`; `Fraction(1, 2)` for a map that has doubled."""
     assert stride is not None

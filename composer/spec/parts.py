@@ -33,29 +33,29 @@ MAX_PART_NAME_LENGTH = 4096
 """Letters of a part's name: some contain the path of a folder, and no path is longer."""
 
 
-def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings: Diagnostics) -> Part | None:
+def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, diagnostics: Diagnostics) -> Part | None:
     """Return the part that `tree` describes: `Name` or `{Name: {field: value}}`.
 
     `kind` is the only kind of part allowed here, or None for any. Reports all that is wrong, and then returns None.
     """
-    findings.record(path, tree)
-    spelled = _parse_name_and_fields(tree, path, findings)
+    diagnostics.record(path, tree)
+    spelled = _parse_name_and_fields(tree, path, diagnostics)
     if spelled is None:
         return None
     name, fields = spelled
     if len(name) > MAX_PART_NAME_LENGTH:
         message = f"invalid part name {name[:64]!r}…: a name has at most {MAX_PART_NAME_LENGTH:,} letters."
         fix = f"name a part that python -m composer list {kind or 'decoder'}s shows"
-        findings.add("limit", message, path, tree, fix=fix)
+        diagnostics.add("limit", message, path, tree, fix=fix)
         return None
     try:
         cls = _find_class(name, parts)
     except UnusableError as error:
-        findings.add("install", str(error), path, tree, fix=error.fix)
+        diagnostics.add("install", str(error), path, tree, fix=error.fix)
         return None
     if cls is None:
         message, fix = _explain_unknown_name(name, kind, parts)
-        findings.add("part", message, path, tree, got=name, fix=fix)
+        diagnostics.add("part", message, path, tree, got=name, fix=fix)
         return None
     actual = _get_kind(cls)
     misplaced = kind is not None and actual != kind
@@ -63,12 +63,12 @@ def resolve_part(tree: Tree, path: str, kind: str | None, parts: Parts, findings
         want, got = _format_kind(kind), _format_kind(actual)
         message = f"{path} takes {want}, and {name} is {got}."
         section = f"put it under {'necks' if actual == 'neck' else actual}" if actual else None
-        findings.add("part", message, path, tree, expected=want, got=got, fix=section)
-    part = construct(cls, name, fields, path, tree, findings, _get_fixed_fields(name, cls))
+        diagnostics.add("part", message, path, tree, expected=want, got=got, fix=section)
+    part = construct(cls, name, fields, path, tree, diagnostics, _get_fixed_fields(name, cls))
     return None if misplaced else part
 
 
-def _parse_name_and_fields(tree: Tree, path: str, findings: Diagnostics) -> tuple[str, MappingNode | None] | None:
+def _parse_name_and_fields(tree: Tree, path: str, diagnostics: Diagnostics) -> tuple[str, MappingNode | None] | None:
     if isinstance(tree, ScalarNode) and isinstance(tree.value, str):
         return tree.value, None
     expected, fix, got = "the name of a part, or {Name: {field: value}}", None, None
@@ -87,7 +87,7 @@ def _parse_name_and_fields(tree: Tree, path: str, findings: Diagnostics) -> tupl
             tree, expected = fields, f"the fields of {first} as a mapping"
     elif isinstance(tree, ScalarNode) and tree.value is None:
         fix = f"name the part, or leave {path} out"
-    findings.report_mismatch(expected, path, tree, fix, got)
+    diagnostics.report_mismatch(expected, path, tree, fix, got)
     return None
 
 
@@ -221,14 +221,14 @@ def construct(
     fields: MappingNode | None,
     path: str,
     at: Tree,
-    findings: Diagnostics,
+    diagnostics: Diagnostics,
     given: Mapping[str, Any] | None = None,
 ) -> T | None:
     """Construct a declaration from `fields`, and from `given`, which a spec cannot set.
 
     `subject` names it in messages, and `at` is its position. Reports the problems of each field, and then returns None.
     """
-    before = len(findings.problems)
+    before = len(diagnostics.problems)
     given = given or {}
     known = get_fields(cls)
     settable = known.keys() - given.keys()
@@ -236,23 +236,23 @@ def construct(
     trees = {name: tree for name, tree in fields.by_name.items() if name in settable}
     values: dict[str, Any] = {}
     for name, tree in trees.items():
-        count = len(findings.problems)
-        value = parse_value(known[name].wanted, tree, join_path(path, name), findings)
-        if len(findings.problems) == count:
+        count = len(diagnostics.problems)
+        value = parse_value(known[name].wanted, tree, join_path(path, name), diagnostics)
+        if len(diagnostics.problems) == count:
             values[name] = value
     unknown: list[str] = []
     if len(trees) < len(fields.pairs):
         instead = partial(_find_replacement, cls, settable)
-        unknown = findings.report_unknown(subject, "field", fields, settable, path, instead=instead)
+        unknown = diagnostics.report_unknown(subject, "field", fields, settable, path, instead=instead)
     for name, field in known.items():
         if field.required and name in settable and name not in trees:
             fix = f"add {name}, {field.wanted.words}"
-            findings.report_missing(name, unknown, f"{subject} needs {name}.", path, at, fix)
+            diagnostics.report_missing(name, unknown, f"{subject} needs {name}.", path, at, fix)
     for name, value in values.items():
         attribute = known[name].attribute
         if message := _find_error(attribute, value):
-            findings.add("value", message, join_path(path, name), trees[name], fix=_suggest_value(attribute, value))
-    if len(findings.problems) > before:
+            diagnostics.add("value", message, join_path(path, name), trees[name], fix=_suggest_value(attribute, value))
+    if len(diagnostics.problems) > before:
         return None
     try:
         return cls(**given, **values)
@@ -260,7 +260,7 @@ def construct(
         message = _format_message(error)
     # A rule on several fields names them.
     word = next((word for word in re.findall(r"\w+", message) if word in trees), None)
-    findings.add("value", message, join_path(path, word) if word else path, trees[word] if word else at)
+    diagnostics.add("value", message, join_path(path, word) if word else path, trees[word] if word else at)
     return None
 
 

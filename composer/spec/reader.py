@@ -108,7 +108,7 @@ def parse_spec(text: str, file: str | None, parts: Parts) -> Graph:
         graph = None
     # A value that YAML already complained about has no meaning, so nothing else is reported at its position.
     reported = {(problem.place.line, problem.place.column) for problem in problems}
-    found = problems + [p for p in reader.findings.problems if (p.place.line, p.place.column) not in reported]
+    found = problems + [p for p in reader.diagnostics.problems if (p.place.line, p.place.column) not in reported]
     if graph is not None:
         structural = (p for p in find_structural_problems(graph) if reader.is_reliable(p))
         found += truncate_problems(p for p in structural if not (problems and p.code == "unused"))
@@ -123,14 +123,14 @@ def _get_sort_key(problem: Problem) -> tuple[int, int]:
 
 @define
 class _SpecReader:
-    """Reads the sections of one spec and reports all that is wrong to `findings`.
+    """Reads the sections of one spec and reports all that is wrong to `diagnostics`.
 
     A part that cannot be read is replaced by a bare one, so that its name stays known. `unread` holds the paths whose
     references are not known, and `unknown` the keys of the file that are not known.
     """
 
     parts: Parts
-    findings: Diagnostics
+    diagnostics: Diagnostics
     root: MappingNode = field(init=False)
     unread: set[str] = field(factory=set)
     unknown: Collection[str] = ()
@@ -143,12 +143,12 @@ class _SpecReader:
 
     def read_model(self, tree: Tree) -> Graph | None:
         """Read a whole file. Returns None if the names of its nodes are not known."""
-        self.findings.record("", tree)
+        self.diagnostics.record("", tree)
         if not isinstance(tree, MappingNode):
             is_path = isinstance(tree, ScalarNode) and str(tree.value).endswith((".yaml", ".yml"))
             fix = "composer.read reads a file" if is_path else "describe a model: encoder: timm/resnet50"
             message = f"expected a mapping of keys (got {describe_value(tree)})."
-            self.findings.add("type", message, "", tree, fix=fix)
+            self.diagnostics.add("type", message, "", tree, fix=fix)
             return None
         self.root = tree
         names = tree.by_name
@@ -157,11 +157,11 @@ class _SpecReader:
         mixed = [key for key, _ in tree.pairs if key.value in foreign]
         if mixed:
             self._report_mixed_forms(mixed, known)
-        unknown = self.findings.report_unknown("a model", "key", tree, known, "", ignored=foreign)
+        unknown = self.diagnostics.report_unknown("a model", "key", tree, known, "", ignored=foreign)
         # In a mixed file nothing is missing: it may be there in the words of the other form.
         self.unknown = [*known, *names] if mixed else unknown
         graph = self._read_graph() if is_graph else self._read_chain()
-        source = Source(self.findings.file, self.findings.marks)
+        source = Source(self.diagnostics.file, self.diagnostics.marks)
         return None if graph is None else evolve(graph, source=source)
 
     def _report_mixed_forms(self, mixed: list[ScalarNode], known: tuple[str, ...]) -> None:
@@ -170,16 +170,16 @@ class _SpecReader:
         message = f"a file is a chain or a graph, and this one is {this}; keys of {other}: {', '.join(names)}."
         meant = {"input": "inputs", "inputs": "input"}.get(names[0])
         fix = f"did you mean {meant}?" if meant else f"leave out what belongs to {other}"
-        self.findings.add("key", message, names[0], mixed[0], fix=fix)
+        self.diagnostics.add("key", message, names[0], mixed[0], fix=fix)
 
     def _read_chain(self) -> Graph:
         root = self.root
         image, encoder = root.get("input"), root.get("encoder")
         if image is not None:
-            self.findings.record("image", image)
+            self.diagnostics.record("image", image)
         if encoder is None:
             fix = "encoder: timm/resnet50"
-            self.findings.report_missing("encoder", self.unknown, "a chain needs an encoder.", "", root, fix)
+            self.diagnostics.report_missing("encoder", self.unknown, "a chain needs an encoder.", "", root, fix)
         parts = [self._read_part(encoder, "encoder", "encoder")]
         for index, tree in enumerate(self._read_list("necks", "a list of necks")):
             parts.append(self._read_part(tree, f"necks[{index}]", "neck"))
@@ -194,14 +194,14 @@ class _SpecReader:
     def _iter_branch(self, label: str, tree: Tree) -> Iterator[Part]:
         path = f"aux.{label}"
         expected = "a branch such as {decoder: FCNDecoder, head: RegressionHead}"
-        branch = self.findings.require(MappingNode, tree, path, expected, _suggest_mapping(tree, "decoder"))
+        branch = self.diagnostics.require(MappingNode, tree, path, expected, _suggest_mapping(tree, "decoder"))
         if branch is None:
             return
         names = branch.by_name
-        unknown = self.findings.report_unknown("a branch", "key", branch, _BRANCH_KINDS, path)
+        unknown = self.diagnostics.report_unknown("a branch", "key", branch, _BRANCH_KINDS, path)
         if "decoder" not in names:
             fix = "add decoder: FCNDecoder"
-            self.findings.report_missing("decoder", unknown, "a branch needs a decoder.", path, branch, fix)
+            self.diagnostics.report_missing("decoder", unknown, "a branch needs a decoder.", path, branch, fix)
         for kind in _BRANCH_KINDS if "head" in names else names.keys() & {"decoder"}:
             yield self._read_part(names.get(kind), f"{path}.{kind}", kind)
 
@@ -209,7 +209,7 @@ class _SpecReader:
         for key, example in _REQUIRED_KEYS.items():
             if self.root.get(key) is None:
                 message = f"a graph needs {key}."
-                self.findings.report_missing(key, self.unknown, message, "", self.root, f"add {example}")
+                self.diagnostics.report_missing(key, self.unknown, message, "", self.root, f"add {example}")
         inputs = self._read_section("inputs", "names and images")
         graph = Graph(
             inputs=tuple((name, self._read_image(tree, name)) for name, tree in inputs),
@@ -235,11 +235,11 @@ class _SpecReader:
     def _read_node(self, name: str, tree: Tree) -> Node:
         expected = "a node such as {part: FCNDecoder, from: NAME}"
         fix = _suggest_mapping(tree, "part", ", from: NAME")
-        node = self.findings.require(MappingNode, tree, name, expected, fix)
+        node = self.diagnostics.require(MappingNode, tree, name, expected, fix)
         if node is None:
             self.unread.add(name)
             return Node(name, Part(), ())
-        unknown = self.findings.report_unknown("a node", "key", node, _NODE_KEYS, name)
+        unknown = self.diagnostics.report_unknown("a node", "key", node, _NODE_KEYS, name)
         return Node(name, self._read_node_part(name, node, unknown), self._read_sources(name, node, unknown))
 
     def _read_node_part(self, name: str, node: MappingNode, unknown: list[str]) -> Part | Shared:
@@ -248,12 +248,12 @@ class _SpecReader:
             self.unread.add(name)
             message = "a node has a part, or shares the part of another: one of the two."
             if part is not None:
-                self.findings.add("key", message, name, node, fix="leave one out")
+                self.diagnostics.add("key", message, name, node, fix="leave one out")
             elif not is_misspelling("share", unknown):
-                self.findings.report_missing("part", unknown, message, name, node, "add part: PART")
+                self.diagnostics.report_missing("part", unknown, message, name, node, "add part: PART")
         if share is None or part is not None:
             return self._read_part(part, name, None)
-        self.findings.record(name, share)
+        self.diagnostics.record(name, share)
         owners = self._read_names([(f"{name}.share", share)], name)
         return Shared(owners[0]) if owners else Part()
 
@@ -263,9 +263,9 @@ class _SpecReader:
         if tree is None:
             self.unread.add(name)
             message, fix = "a node needs from, which says what it takes.", "add from: NAME"
-            self.findings.report_missing("from", unknown, message, name, node, fix)
+            self.diagnostics.report_missing("from", unknown, message, name, node, fix)
             return ()
-        self.findings.record(path, tree)
+        self.diagnostics.record(path, tree)
         if isinstance(tree, MappingNode):
             return tuple(
                 (argument, source)
@@ -278,14 +278,14 @@ class _SpecReader:
 
     def _read_names(self, entries: Iterable[tuple[str, Tree]], owner: str) -> list[str]:
         """Read names of nodes or inputs. If one is not valid, the references of `owner` are not known."""
-        names = [parse_value(NAME, tree, path, self.findings) for path, tree in entries]
+        names = [parse_value(NAME, tree, path, self.diagnostics) for path, tree in entries]
         if None in names:
             self.unread.add(owner)
         return [name for name in names if name is not None]
 
     def _read_part(self, tree: Tree | None, path: str, kind: str | None) -> Part:
         """Read a part, or return a bare one of its kind."""
-        part = None if tree is None else resolve_part(tree, path, kind, self.parts, self.findings)
+        part = None if tree is None else resolve_part(tree, path, kind, self.parts, self.diagnostics)
         return part or (Part if kind is None else KINDS[kind])()
 
     def _read_image(self, tree: Tree | None, path: str) -> Image:
@@ -293,30 +293,30 @@ class _SpecReader:
 
     def _read_fields(self, cls: type[T], tree: Tree | None, path: str, expected: str) -> T:
         """Read an instance of a class from a mapping of its fields, or return one with the defaults."""
-        fields = None if tree is None else self.findings.require(MappingNode, tree, path, expected)
-        return (fields and construct(cls, path, fields, path, fields, self.findings)) or cls()
+        fields = None if tree is None else self.diagnostics.require(MappingNode, tree, path, expected)
+        return (fields and construct(cls, path, fields, path, fields, self.diagnostics)) or cls()
 
     def _read_common(self) -> dict[str, Any]:
         """Read `rescale`, `crop` and `padding`, as arguments for a graph."""
         rescale, crop, padding = (self.root.get(key) for key in _COMMON_KEYS)
         return {
-            "rescale": rescale is None or parse_value(BOOLEAN, rescale, "rescale", self.findings) is not False,
+            "rescale": rescale is None or parse_value(BOOLEAN, rescale, "rescale", self.diagnostics) is not False,
             "crop": None if crop is None else self._read_crop(crop),
             "padding": self._read_fields(Padding, padding, "padding", "a mapping such as {mode: reflect}"),
         }
 
     def _read_crop(self, tree: Tree) -> tuple[int, int] | None:
-        sides = parse_value(SIDE_PAIR, tree, "crop", self.findings)
+        sides = parse_value(SIDE_PAIR, tree, "crop", self.diagnostics)
         try:
             return None if sides is None or None in sides else parse_height_and_width("crop", sides)
         except ValueError as error:
-            self.findings.add("value", f"{error}.", "crop", tree)
+            self.diagnostics.add("value", f"{error}.", "crop", tree)
             return None
 
     def _read_section(self, key: str, expected: str) -> Iterable[tuple[str, Tree]]:
         """Return the names and values under a key of the file, if it is there."""
         tree = self.root.get(key)
-        section = None if tree is None else self.findings.require(MappingNode, tree, key, expected)
+        section = None if tree is None else self.diagnostics.require(MappingNode, tree, key, expected)
         return section.by_name.items() if section else ()
 
     def _read_list(self, key: str, expected: str) -> Iterable[Tree]:
@@ -324,7 +324,7 @@ class _SpecReader:
         tree = self.root.get(key)
         value = getattr(tree, "value", None)
         fix = f"write [{value}]" if isinstance(value, str) else "begin each with '- '"
-        section = None if tree is None else self.findings.require(SequenceNode, tree, key, expected, fix)
+        section = None if tree is None else self.diagnostics.require(SequenceNode, tree, key, expected, fix)
         return section.entries if section else ()
 
 

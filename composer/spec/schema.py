@@ -154,12 +154,12 @@ class Schema:
     known: tuple[Any, ...] = ()
 
 
-def parse_value(schema: Schema, tree: Tree, path: str, findings: Diagnostics) -> Any:
+def parse_value(schema: Schema, tree: Tree, path: str, diagnostics: Diagnostics) -> Any:
     """Return the Python value of `tree`. If it is not valid, report that and return None."""
-    findings.record(path, tree)
+    diagnostics.record(path, tree)
     if schema.accepts(tree):
-        return schema.read(tree, path, findings)
-    findings.report_mismatch(schema.words, path, tree, _suggest_rewrite(schema, tree))
+        return schema.read(tree, path, diagnostics)
+    diagnostics.report_mismatch(schema.words, path, tree, _suggest_rewrite(schema, tree))
     return None
 
 
@@ -203,49 +203,51 @@ def _get_value(tree: ScalarNode, _path: str, _findings: Diagnostics) -> Any:
     return tree.value
 
 
-def _read_number(tree: Any, path: str, findings: Diagnostics) -> float:
+def _read_number(tree: Any, path: str, diagnostics: Diagnostics) -> float:
     number = float(tree.value)
     if not isfinite(number):
-        findings.add("value", f"a number is finite (got {tree.value}).", path, tree)
+        diagnostics.add("value", f"a number is finite (got {tree.value}).", path, tree)
     return number
 
 
-def _read_ratio(tree: Any, path: str, findings: Diagnostics) -> Fraction | None:
+def _read_ratio(tree: Any, path: str, diagnostics: Diagnostics) -> Fraction | None:
     try:
         return parse_stride(tree.value)
     except ValueError as error:
-        findings.add("value", f"{error}.", path, tree)
+        diagnostics.add("value", f"{error}.", path, tree)
         return None
 
 
-def _read_entries(schemas: Iterable[Schema], tree: SequenceNode, path: str, findings: Diagnostics) -> tuple[Any, ...]:
+def _read_entries(
+    schemas: Iterable[Schema], tree: SequenceNode, path: str, diagnostics: Diagnostics
+) -> tuple[Any, ...]:
     pairs = enumerate(zip(schemas, tree.entries, strict=False))
-    return tuple(parse_value(schema, entry, f"{path}[{index}]", findings) for index, (schema, entry) in pairs)
+    return tuple(parse_value(schema, entry, f"{path}[{index}]", diagnostics) for index, (schema, entry) in pairs)
 
 
-def _read_plain(tree: ScalarNode | SequenceNode, path: str, findings: Diagnostics) -> Any:
+def _read_plain(tree: ScalarNode | SequenceNode, path: str, diagnostics: Diagnostics) -> Any:
     if isinstance(tree, SequenceNode):
-        return _read_entries(repeat(PLAIN), tree, path, findings)
-    return (_read_number if isinstance(tree.value, float) else _get_value)(tree, path, findings)
+        return _read_entries(repeat(PLAIN), tree, path, diagnostics)
+    return (_read_number if isinstance(tree.value, float) else _get_value)(tree, path, diagnostics)
 
 
-def _read_any(tree: Tree, path: str, findings: Diagnostics) -> Any:
+def _read_any(tree: Tree, path: str, diagnostics: Diagnostics) -> Any:
     if isinstance(tree, SequenceNode):
-        return _read_entries(repeat(_ANY), tree, path, findings)
+        return _read_entries(repeat(_ANY), tree, path, diagnostics)
     if isinstance(tree, MappingNode):
         values = tree.by_name.items()
-        return {name: parse_value(_ANY, value, join_path(path, name), findings) for name, value in values}
-    return _read_plain(tree, path, findings)
+        return {name: parse_value(_ANY, value, join_path(path, name), diagnostics) for name, value in values}
+    return _read_plain(tree, path, diagnostics)
 
 
-def _read_options(tree: MappingNode, path: str, findings: Diagnostics) -> Any:
-    return tuple(sorted(_read_any(tree, path, findings).items()))
+def _read_options(tree: MappingNode, path: str, diagnostics: Diagnostics) -> Any:
+    return tuple(sorted(_read_any(tree, path, diagnostics).items()))
 
 
-def _read_weights_file(tree: MappingNode, path: str, findings: Diagnostics) -> WeightsFile | None:
+def _read_weights_file(tree: MappingNode, path: str, diagnostics: Diagnostics) -> WeightsFile | None:
     from composer.spec.parts import construct  # not at the top: it needs this module
 
-    return construct(WeightsFile, path.rpartition(".")[2], tree, path, tree, findings)
+    return construct(WeightsFile, path.rpartition(".")[2], tree, path, tree, diagnostics)
 
 
 def _is_mapping(tree: Tree) -> bool:
@@ -272,7 +274,9 @@ def _make_list(entries: tuple[Schema, ...], *, fixed: bool) -> Schema:
     return Schema(
         f"a list of {count}{kinds.pop() if len(kinds) == 1 else 'values'}",
         lambda tree: isinstance(tree, SequenceNode) and (not fixed or len(tree.entries) == len(entries)),
-        lambda tree, path, findings: _read_entries(entries if fixed else repeat(entries[0]), tree, path, findings),
+        lambda tree, path, diagnostics: _read_entries(
+            entries if fixed else repeat(entries[0]), tree, path, diagnostics
+        ),
     )
 
 
@@ -282,9 +286,9 @@ def _make_union(alternatives: tuple[Schema, ...]) -> Schema:
     def find(tree: Tree) -> Schema | None:
         return next((schema for schema in alternatives if schema.accepts(tree)), None)
 
-    def read(tree: Tree, path: str, findings: Diagnostics) -> Any:
+    def read(tree: Tree, path: str, diagnostics: Diagnostics) -> Any:
         schema = find(tree)
-        return schema and schema.read(tree, path, findings)
+        return schema and schema.read(tree, path, diagnostics)
 
     return Schema(", or ".join(schema.words for schema in alternatives), lambda tree: find(tree) is not None, read)
 
