@@ -92,9 +92,9 @@ def test_is_compiled_to_machine_code():
 DYNAMIC = [
     pytest.param("canopy-height", id="cnn"),
     pytest.param("vit-upernet", id="vit-maps"),
-    pytest.param("linear-probe", id="vit-tokens"),
-    pytest.param("dinov2-tokens-upernet", id="vit-tokens-pyramid"),
-    pytest.param("coarse-cells", id="cells"),
+    pytest.param("linear-probe", id="vit-tokens", marks=pytest.mark.slow),
+    pytest.param("dinov2-tokens-upernet", id="vit-tokens-pyramid", marks=pytest.mark.slow),
+    pytest.param("coarse-cells", id="cells", marks=pytest.mark.slow),
     pytest.param("six-bands-fcn", id="zeros-at-the-end"),
     pytest.param("seasons", id="frames"),
     pytest.param("embedding", id="tokens-of-frames-as-they-are"),

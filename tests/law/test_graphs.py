@@ -171,7 +171,7 @@ def spoilt(draw, graph):
     return evolve(graph, nodes=[*graph.nodes, again], outputs=[again.name, *graph.outputs])
 
 
-@pytest.mark.parametrize("run", runs(350))
+@pytest.mark.parametrize("run", runs(250))
 def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
     drawn: Counter[str] = Counter()
 

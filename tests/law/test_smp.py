@@ -188,7 +188,7 @@ def graphs(draw, name: str):
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("run", runs(40))
+@pytest.mark.parametrize("run", runs(20))
 def test_a_graph_with_a_decoder_of_smp_is_what_infer_says(name, run):
     drawn: Counter[str] = Counter()
 
