@@ -171,7 +171,7 @@ def spoilt(draw, graph):
     return evolve(graph, nodes=[*graph.nodes, again], outputs=[again.name, *graph.outputs])
 
 
-@pytest.mark.parametrize("run", runs(250))
+@pytest.mark.parametrize("run", runs(200))
 def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
     drawn: Counter[str] = Counter()
 
@@ -197,7 +197,7 @@ def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
     draw_more(holds, lambda: wanted <= drawn.keys())
 
     assert wanted <= drawn.keys()
-    assert drawn["accepted"] > 50, drawn
+    assert drawn["accepted"] > 30, drawn
 
 
 def shapes_of(typed):

@@ -85,7 +85,7 @@ RULES = {
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("part_class", PARTS, ids=lambda part_class: part_class.__name__)
-@pytest.mark.parametrize("run", runs(150))
+@pytest.mark.parametrize("run", runs(100))
 def test_a_part_keeps_its_promise_and_refuses_with_cause(part_class, run):
     drawn: Counter[tuple[str, ...]] = Counter()
 

@@ -155,7 +155,7 @@ def test_every_decoder_is_held_to_the_law():
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("run", runs(120))
+@pytest.mark.parametrize("run", runs(80))
 def test_a_decoder_of_smp_keeps_its_promise_and_refuses_with_cause(name, run):
     drawn: Counter[tuple[str, ...]] = Counter()
 
