@@ -27,7 +27,7 @@ from composer.testing.strategies import REPEATABLE, FieldValues, sample_declarat
 
 ALL_LAWS = (*LAWS, REJECTIONS_LAW)
 
-DEFAULT_EXAMPLES = 20
+DEFAULT_EXAMPLES = 16
 
 MAX_DECLARATIONS = 6
 """Declarations of a class that are checked: the default one, and some with other fields."""
