@@ -119,7 +119,7 @@ def convert_read_errors(file: str | PathLike[str]) -> Iterator[None]:
 
 
 def _check_writable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> None:
-    """Raise SpecError for a model that has no memory for all numbers."""
+    """Raise SpecError for a model that has no memory for all numbers, or one place for several of them."""
     for name, value in wanted.items():
         if not isinstance(value, Tensor):
             message = f"cannot be put into a model whose {name} holds extra state, not a tensor"
@@ -127,6 +127,10 @@ def _check_writable(wanted: Mapping[str, Any], file: str | PathLike[str]) -> Non
         if value.is_meta:
             message = "cannot be put into a model on the meta device"
             raise build_weights_error(file, message, "build the model on the CPU")
+        # What torch itself asks before it writes; here before any other tensor is set.
+        if torch._debug_has_internal_overlap(value) == 1:
+            message = f"cannot be put into a model whose {name} has several of its numbers in one place"
+            raise build_weights_error(file, message, "give that tensor memory of its own: .clone()")
 
 
 def unwrap_model(module: nn.Module, function: str) -> Model:

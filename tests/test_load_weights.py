@@ -425,3 +425,23 @@ def test_a_checkpoint_of_something_else_sets_nothing_even_if_all_is_ignored(file
 def test_one_name_is_no_list_of_them(file, model):
     with pytest.raises(ValueError, match=r"^ignore must be a list of names or patterns \(got 'head\.\*'\)$"):
         load_weights(model, file, ignore="head.*")
+
+
+def test_a_model_with_numbers_in_one_place_is_left_as_it_was(tmp_path):
+    encoder = composer.Custom(torch.nn.Conv2d(3, 4, 1), features=composer.Feature(channels=4))
+    model = composer.build(composer.chain(encoder, composer.SegmentationHead(num_classes=2)))
+    file = tmp_path / "ones.pt"
+    torch.save({name: torch.ones(tensor.shape) for name, tensor in model.state_dict().items()}, file)
+    *_, last = (module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    last.bias = torch.nn.Parameter(torch.zeros(1).expand(2))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    name = [name for name, tensor in model.state_dict().items() if tensor.shape == (2,)][-1]
+
+    with pytest.raises(composer.SpecError) as caught:
+        composer.load_weights(model, file)
+
+    assert str(caught.value) == (
+        f"{file}: error[weights] cannot be put into a model whose {name} has several of its numbers in one place.\n"
+        "  fix: give that tensor memory of its own: .clone()"
+    )
+    assert [key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])] == []
