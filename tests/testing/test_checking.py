@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from attrs import frozen
 from hypothesis import Verbosity, settings
 from hypothesis import strategies as st
@@ -219,3 +220,22 @@ def test_a_profile_that_is_verbose_prints_none_of_the_runs(capsys):
 
 def test_the_public_names_are_those_that_are_listed():
     assert dir(composer.testing) == composer.testing.__all__
+
+
+class Narrowing(nn.Module):
+    """Gives float32 for float64, and all else as it is."""
+
+    def __init__(self, channel_list):
+        super().__init__()
+        self.channels = channel_list
+
+    def forward(self, features):
+        return [x.float() if x.dtype is torch.float64 else x for x in features]
+
+    def process_channel_list(self, channel_list):
+        return channel_list
+
+
+def test_float64_must_stay_float64():
+    with pytest.raises(ContractViolation, match="breaks the law 'precision': for float64 inputs its outputs have"):
+        check_contract(Narrowing, laws=["precision"])
