@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
-from attrs import evolve
+from attrs import evolve, frozen
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
@@ -19,13 +21,26 @@ def replace_channels(feature: Feature, channels: int) -> Feature:
     return evolve(feature, channels=channels)
 
 
+@frozen
+class Run:
+    """How a law is run: how much is drawn, and how often each outcome of a contract is seen in a forward pass.
+
+    Drawing costs little, running a module much.
+    """
+
+    settings: settings
+    accepted: float = inf
+    refused: float = inf
+
+
 def runs(examples: int) -> list:
-    """How a law is run: every time the same examples, so that what was drawn is drawn; and a soak of random ones."""
+    """Every time the same examples, so that what was drawn is drawn; and a soak of random ones."""
     common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+    short = settings(max_examples=examples, derandomize=True, database=None, **common)
     soak = settings(max_examples=10 * examples, **common)
     return [
-        pytest.param(settings(max_examples=examples, derandomize=True, **common), id="short"),
-        pytest.param(soak, id="soak", marks=pytest.mark.slow),
+        pytest.param(Run(short, accepted=12, refused=4), id="short"),
+        pytest.param(Run(soak), id="soak", marks=pytest.mark.slow),
     ]
 
 
@@ -38,6 +53,10 @@ def draw_more(holds, is_complete, attempts: int = 12) -> None:
         if is_complete():
             return
         seed(number)(holds)()
+
+
+sides = st.tuples(st.integers(0, 3), st.integers(0, 3))
+"""The size of an image: how far each side is above the least that is admitted, in steps of what it must divide by."""
 
 
 @st.composite

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from fractions import Fraction
 
 import pytest
 from attrs import evolve
-from hypothesis import given
 from hypothesis import strategies as st
 
 import composer
 from composer.adapters.smp.contracts import build_levels
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, SMP_INTERPOLATIONS, SMP_NORMS
-from composer.parts.rules import Rejection, is_map
-from tests.law.strategies import draw_more, features, levels, rates, replace_channels, runs, widths
-from tests.law.test_graphs import check
-from tests.law.test_parts import SHOWN_BY, check_promise, check_refusal
+from composer.parts.rules import is_map
+from tests.law.strategies import features, levels, rates, replace_channels, runs, widths
+from tests.law.test_graphs import check_graphs
+from tests.law.test_parts import check_rules
 from tests.law.toys import Toy
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
@@ -155,27 +153,16 @@ def test_every_decoder_is_held_to_the_law():
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("run", runs(80))
+@pytest.mark.parametrize("run", runs(400))
 def test_a_decoder_of_smp_keeps_its_promise_and_refuses_with_cause(name, run):
-    drawn: Counter[tuple[str, ...]] = Counter()
+    check_rules(run, cases(name), RULES[name])
 
-    @run
-    @given(st.data())
-    def holds(data):
-        given = data.draw(inputs(name), label="inputs")
-        part = data.draw(decoders(name, given), label="part")
-        outcome = composer.contract(part, given)
-        if isinstance(outcome, Rejection):
-            drawn[outcome.code, outcome.kind, check_refusal(data, part, (given,), outcome)] += 1
-        else:
-            drawn["accepted", check_promise(data, part, (given,), outcome)] += 1
 
-    wanted = {("accepted", "cpu"), *((code, kind, SHOWN_BY[kind]) for code, kind in RULES[name])}
-    holds()
-    draw_more(holds, lambda: wanted <= drawn.keys())
-
-    assert wanted <= drawn.keys(), drawn
-    assert {outcome[:2] for outcome in drawn if outcome[0] != "accepted"} == RULES[name], drawn
+@st.composite
+def cases(draw, name: str):
+    """A decoder, and what it is fed."""
+    given = draw(inputs(name))
+    return draw(decoders(name, given)), (given,)
 
 
 @st.composite
@@ -191,22 +178,4 @@ def graphs(draw, name: str):
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("run", runs(20))
 def test_a_graph_with_a_decoder_of_smp_is_what_infer_says(name, run):
-    drawn: Counter[str] = Counter()
-
-    @run
-    @given(st.data())
-    def holds(data):
-        graph = data.draw(graphs(name), label="graph")
-        try:
-            typed = composer.infer(graph)
-        except composer.SpecError as error:
-            assert all(problem.place.path.split(".")[0] in ("decoder", "encoder") for problem in error.problems)
-            drawn.update(problem.code for problem in error.problems)
-        else:
-            drawn["accepted"] += 1
-            check(data, typed)
-
-    holds()
-    draw_more(holds, lambda: drawn["accepted"] > 3)
-
-    assert drawn["accepted"] > 3, drawn
+    check_graphs(run, graphs(name))
