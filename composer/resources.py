@@ -31,11 +31,15 @@ class AllocationLimitError(MemoryError):
     """Raised during a build, where the model needs more memory than is available."""
 
 
+Watcher = Callable[[nn.Module | Tensor], None]
+"""A function that is called with each child module and tensor that a module registers."""
+
+
 class _Watchers(local):
-    """The functions of this thread that are called with each child module and tensor that a module registers."""
+    """The watchers of this thread."""
 
     def __init__(self) -> None:
-        self.active: list[Callable[[nn.Module | Tensor], None]] = []
+        self.active: list[Watcher] = []
 
 
 _WATCHERS = _Watchers()
@@ -54,7 +58,7 @@ register_module_buffer_registration_hook(_call_watchers)
 
 
 @contextmanager
-def _use_watcher(watcher: Callable[[nn.Module | Tensor], None]) -> Iterator[None]:
+def _use_watcher(watcher: Watcher) -> Iterator[None]:
     _WATCHERS.active.append(watcher)
     try:
         yield
@@ -144,9 +148,9 @@ def raise_rejections(typed: TypedGraph, rejections: Iterable[tuple[str, Rejectio
 def require_limits(typed: TypedGraph, usage: Mapping[str, ResourceUsage], limits: Limits) -> None:
     """Raise SpecError with a problem for each exceeded limit, at the node with the largest share."""
     rejections = []
-    for resource, limit in (("parameters", limits.parameters), ("bytes", limits.bytes)):
+    for resource in ("parameters", "bytes"):
         counts = {node: getattr(used, resource) for node, used in usage.items()}
-        total = sum(counts.values())
+        limit, total = getattr(limits, resource), sum(counts.values())
         if limit is not None and total > limit:
             largest = max(counts, key=lambda name: counts[name])
             rejection = Rejection(
