@@ -79,7 +79,7 @@ class Model(nn.Module):
         """
         return [
             f"{name}.{index}" if name in self.typed.embeddings else name
-            for name in (*self.graph.outputs, *(name for _, name in self.graph.auxiliary))
+            for name in self.typed.ends
             for index in range(len(self._ends[name]))
         ]
 
