@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from setuptools.config.setupcfg import read_configuration
 
 import composer
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from composer.__main__ import main; sys.exit(main())"
-SPEC = "encoder: {timm/vit_tiny_patch16_224: {tokens: true}}\ndecoder: {FCNDecoder: {channels: 8}}\nhead: SegmantHead\n"
+SPECS = {
+    "unknown names": "encoder: timm/resnet\ndecoder: UNotDecoder\n",
+    "parts that do not fit": "encoder: {timm/vit_tiny_patch16_224: {tokens: true}}\ndecoder: {FCNDecoder: {channels: 8}}\n",
+}
 
 
 def run(*arguments):
@@ -19,11 +23,12 @@ def run(*arguments):
     return found.returncode, found.stdout, found.stderr
 
 
-def test_build_prints_the_problems_of_check(tmp_path):
+@pytest.mark.parametrize("text", SPECS.values(), ids=SPECS)
+def test_build_prints_the_problems_of_check(tmp_path, text):
     file = tmp_path / "spec.yaml"
-    file.write_text(SPEC, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     code, problems, _ = run("check", str(file))
-    assert problems.count("error[") == 2
+    assert "error[" in problems
     assert run("build", str(file)) == (code, "", problems)
 
 
