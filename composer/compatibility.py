@@ -30,7 +30,7 @@ from composer.parts import (
     Timm,
     UNetDecoder,
 )
-from composer.parts.base import contract, get_part_name
+from composer.parts.base import contract
 from composer.parts.rules import Rejection
 
 Verdict = Literal["fits", "necks", "refused"]
@@ -97,18 +97,12 @@ def evaluate_pairs(
     Each pair gets the shortest path that keeps enough levels, and of paths as short the cheapest.
     """
     info = describe(encoder, Image().channels)
-    if isinstance(info, Rejection):
-        because = f"{get_part_name(encoder)} {info.expected} (got {info.got})."
-        unknown = (Image().feature,)  # any features would do: none are known
-        return tuple(
-            PairResult(encoder=encoder, decoder=build_default_decoder(name, part, unknown), because=because)
-            for name, part in decoders.items()
-        )
-    starts = [NeckPath(0, 0.0, (), info.features)]
-    for indices in list_level_choices(encoder, info) if isinstance(encoder, Timm) else ():
-        other = describe(_select_levels(encoder, indices), info.channels)
-        if not isinstance(other, Rejection):
-            starts.append(NeckPath(1, DETOUR_COST, (), other.features, indices))
+    starts = [] if isinstance(info, Rejection) else [NeckPath(0, 0.0, (), info.features)]
+    if isinstance(encoder, Timm) and not isinstance(info, Rejection):
+        for indices in list_level_choices(encoder, info):
+            other = describe(_select_levels(encoder, indices), info.channels)
+            if not isinstance(other, Rejection):
+                starts.append(NeckPath(1, DETOUR_COST, (), other.features, indices))
     paths = list(takewhile(lambda path: path.length <= MAX_CHANGES, expand_paths(starts, MAX_CHANGES)))
     return tuple(_evaluate_pair(encoder, name, part, paths, describe) for name, part in decoders.items())
 
@@ -116,16 +110,18 @@ def evaluate_pairs(
 def _evaluate_pair(
     encoder: ProbedEncoder, name: str, part: type[Part], paths: Sequence[NeckPath], describe: Describe
 ) -> PairResult:
+    features = paths[0].features if paths else (Image().feature,)  # any would do where those of the encoder are unknown
+    direct = PairResult(encoder=encoder, decoder=build_default_decoder(name, part, features))
+    problem = _find_problem(direct.graph, describe)
+    if problem is None:
+        return direct
     for path in _iter_candidate_paths(name, part, paths):
         decoder = build_default_decoder(name, part, path.features)
         levels = _select_levels(encoder, path.levels)
-        pair = PairResult(encoder=levels, decoder=decoder, necks=path.necks, direct=path.length == 0)
+        pair = PairResult(encoder=levels, decoder=decoder, necks=path.necks, direct=False)
         if _find_problem(pair.graph, describe) is None:
             return pair
-    pair = PairResult(encoder=encoder, decoder=build_default_decoder(name, part, paths[0].features))
-    problem = _find_problem(pair.graph, describe)
-    assert problem is not None  # the direct path is among the candidates
-    return evolve(pair, because=problem)
+    return evolve(direct, because=problem)
 
 
 def _select_levels(encoder: ProbedEncoder, levels: tuple[int, ...] | None) -> ProbedEncoder:
@@ -143,18 +139,20 @@ def _find_problem(graph: Graph, describe: Describe) -> str | None:
 
 
 def _iter_candidate_paths(name: str, part: type[Part], paths: Sequence[NeckPath]) -> Iterator[NeckPath]:
-    """Yield the direct path, then paths that keep enough levels, then others, as far as the decoder accepts them.
+    """Yield paths that keep enough levels, then others, as far as the decoder accepts them.
 
     A decoder of any number of maps would accept one of several, but a U-Net over one map is not a U-Net.
     """
-
-    def is_accepted(path: NeckPath) -> bool:
-        return not isinstance(contract(build_default_decoder(name, part, path.features), path.features), Rejection)
-
-    yield from filter(is_accepted, paths[:1])
+    if not paths:
+        return
     most = max(len(path.features) for path in paths if not path.necks)
     for levels in (min(DEFAULT_LEVELS, most), min(2, len(paths[0].features))):
-        accepted = (path for path in paths if _count_levels(path) >= levels and is_accepted(path))
+        accepted = (
+            path
+            for path in paths[1:]
+            if _count_levels(path) >= levels
+            and not isinstance(contract(build_default_decoder(name, part, path.features), path.features), Rejection)
+        )
         yield from islice(accepted, MAX_FOLLOWED_PATHS)
 
 

@@ -14,7 +14,7 @@ import composer
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from composer.__main__ import main; sys.exit(main())"
 SPECS = {
     "unknown names": "encoder: timm/resnet\ndecoder: UNotDecoder\n",
-    "parts that do not fit": "encoder: {timm/vit_tiny_patch16_224: {tokens: true}}\ndecoder: {FCNDecoder: {channels: 8}}\n",
+    "parts that do not fit": "encoder: {timm/vit_tiny_patch16_224: {tokens: true}}\ndecoder: FCNDecoder\n",
 }
 
 

@@ -19,12 +19,8 @@ SPECS = Path(__file__).parent.parent / "specs"
 OPTIONAL = ("terratorch/", "transformers/", "mmseg/")
 """Sources whose libraries are not in the extra `test`. Whether their parts can be exported is up to them."""
 
-QUICK = ("auxiliary-heads", "optical-radar-unet")
-NAMES = [
-    pytest.param(file.stem, marks=[] if file.stem in QUICK else pytest.mark.slow)
-    for file in sorted(SPECS.glob("*.yaml"))
-    if not any(source in file.read_text("utf-8") for source in OPTIONAL)
-]
+SLOW = pytest.mark.slow
+
 HEAD = composer.SegmentationHead(num_classes=2)
 RESNET = composer.Timm("test_resnet.r160_in1k", out_indices=[1, 2, 3, 4])
 VIT = composer.Timm("test_vit.r160_in1k", out_indices=[0, 1])
@@ -56,27 +52,6 @@ def find_difference(one, other):
     return max(float((x - y).abs().max()) for x, y in pairs)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_compile_without_a_graph_break(name):
-    torch.compiler.reset()
-    model = composer.build(read(name)).eval()
-    x = images(model.typed, 66, 98)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert find_difference(run(model, x), run(compiled, x)) == 0
-
-
-@pytest.mark.slow
-def test_compile_to_machine_code():
-    """Additions are reordered, so the last digits may differ."""
-    torch.compiler.reset()
-    encoder = composer.Timm("test_vit", out_indices=[0], tokens=True)
-    necks = [composer.ReshapeTokensToImage(), composer.InterpolateToPyramidal()]
-    model = composer.build(composer.chain(encoder, *necks, composer.UNetDecoder(channels=[8]), HEAD)).eval()
-    x = images(model.typed, 66, 98)
-    compiled = torch.compile(model, fullgraph=True, backend="inductor")
-    assert find_difference(run(model, x), run(compiled, x)) < 1e-4
-
-
 STEM = composer.Custom(
     torch.nn.Conv2d(3, 4, 4, stride=4),
     features=composer.Feature(channels=4, stride=4),
@@ -98,7 +73,7 @@ TINY = {
 DYNAMIC = [
     *(pytest.param(graph, id=name) for name, graph in TINY.items()),
     *(
-        pytest.param(read(name), id=name, marks=pytest.mark.slow)
+        pytest.param(read(name), id=name, marks=SLOW)
         for name in (
             "canopy-height",
             "vit-upernet",
@@ -194,8 +169,38 @@ TWO_INPUTS = composer.Graph(
     outputs=["cover"],
     auxiliary={"early": "features"},
 )
+COMPILED = [
+    *(pytest.param(graph, id=name) for name, graph in {**TINY, "two inputs": TWO_INPUTS}.items()),
+    *(
+        pytest.param(composer.read(file), id=file.stem, marks=SLOW)
+        for file in sorted(SPECS.glob("*.yaml"))
+        if not any(source in file.read_text("utf-8") for source in OPTIONAL)
+    ),
+]
+
+
+@pytest.mark.parametrize("graph", COMPILED)
+def test_compile_without_a_graph_break(graph):
+    torch.compiler.reset()
+    model = composer.build(graph).eval()
+    x = images(model.typed, 66, 98)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert find_difference(run(model, x), run(compiled, x)) == 0
+
+
+@SLOW
+def test_compile_to_machine_code():
+    """Additions are reordered, so the last digits may differ."""
+    torch.compiler.reset()
+    encoder = composer.Timm("test_vit", out_indices=[0], tokens=True)
+    necks = [composer.ReshapeTokensToImage(), composer.InterpolateToPyramidal()]
+    model = composer.build(composer.chain(encoder, *necks, composer.UNetDecoder(channels=[8]), HEAD)).eval()
+    x = images(model.typed, 66, 98)
+    compiled = torch.compile(model, fullgraph=True, backend="inductor")
+    assert find_difference(run(model, x), run(compiled, x)) < 1e-4
+
+
 FEATURES = [f"features.{index}" for index in range(4)]
-SLOW = pytest.mark.slow
 ONNX = [
     pytest.param((TWO_INPUTS, ["s2", "s1"], ["cover", "features.0"]), id="two-inputs"),
     pytest.param((CNN, ["optical"], ["unet.head", "aspp", "fcn.head", "upernet.head"]), id="cnn", marks=SLOW),
@@ -263,7 +268,7 @@ def test_a_saved_program_gives_the_same_values(program, tmp_path):
     assert find_difference(run(model, x), out) == 0
 
 
-@pytest.mark.slow
+@SLOW
 def test_aot_inductor_gives_the_same_values(program, tmp_path):
     model, x, exported = program
     package = str(tmp_path / "model.pt2")
