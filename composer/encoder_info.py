@@ -79,12 +79,7 @@ def _find_version(distribution: str) -> str | None:
             for name in os.listdir(folder or "."):
                 if name.lower().startswith(start) and name.endswith(end):
                     return name[len(start) : -len(end)]
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 LIBRARIES: Mapping[str, Library] = MappingProxyType(

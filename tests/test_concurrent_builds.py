@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -140,34 +139,3 @@ def test_threads_that_build_and_one_that_makes_modules(alone):
     assert len(layers) == 1_000
     assert [torch.equal(state(one), alone[0]) for one in made] == [True] * 4
     assert warnings.filters == found
-
-
-FORKS = """
-import multiprocessing, os, sys, threading, warnings
-import torch
-import composer
-from tests.test_concurrent_builds import PLAIN, state
-
-torch.set_num_threads(1)
-alone, filters, stopped = state(composer.build(PLAIN, seed=4)), list(warnings.filters), threading.Event()
-def build_on():
-    while not stopped.is_set():
-        composer.build(PLAIN)
-others = [threading.Thread(target=build_on, daemon=True) for _ in range(2)]
-for one in others: one.start()
-def child():
-    same = torch.equal(state(composer.build(PLAIN, seed=4)), alone)
-    os._exit(0 if same and warnings.filters == filters and sys.stdout is sys.__stdout__ else 3)
-children = [multiprocessing.get_context("fork").Process(target=child) for _ in range(6)]
-for one in children: one.start()
-for one in children: one.join()
-stopped.set()
-for one in others: one.join()
-assert [one.exitcode for one in children] == [0] * 6
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_are_forked_while_other_threads_build():
-    run = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=300)
-    assert (run.returncode, run.stderr) == (0, "")

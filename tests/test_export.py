@@ -58,7 +58,9 @@ STEM = composer.Custom(
     sizes=composer.SizeConstraint(multiple=8, square=True),
 )
 TINY = {
-    "pools": composer.chain(RESNET, composer.UperNetDecoder(channels=8), HEAD),
+    "pools": composer.chain(
+        composer.Timm("test_resnet.r160_in1k", out_indices=[1, 2]), composer.UperNetDecoder(channels=8), HEAD
+    ),
     "cells of a square": composer.chain(STEM, composer.IdentityDecoder(), HEAD, rescale=False),
     "zeros at the end": composer.chain(
         STEM, composer.IdentityDecoder(), HEAD, padding=composer.Padding(mode="zeros", side="end")

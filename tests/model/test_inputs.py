@@ -205,8 +205,11 @@ def build_compiled(graph):
     return torch.compile(composer.build(graph), backend="eager")
 
 
-@pytest.mark.parametrize("build", [composer.build, build_compiled])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "build"),
+    [(torch.uint8, composer.build), (torch.float64, composer.build), (torch.float64, build_compiled)],
+    ids=["uint8", "float64", "float64-compiled"],
+)
 def test_another_dtype_than_that_of_the_weights_is_an_error(dtype, build):
     message = f"image is {dtype} on cpu, {ON_CPU}image.to(torch.float32)"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
