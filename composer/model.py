@@ -187,8 +187,8 @@ class Model(nn.Module):
         for name in extras:
             if not any(call.extras is None or name in call.extras for call in self._calls):
                 known = sorted({known for call in self._calls for known in call.extras or ()})
-                told = f"there is {' and '.join(known)}" if known else "nothing is taken beside images"
-                raise TypeError(f"no encoder of the model takes {name!r}; {told}")
+                choice = f"there is {' and '.join(known)}" if known else "nothing is taken beside images"
+                raise TypeError(f"no encoder of the model takes {name!r}; {choice}")
 
     def _run_node(
         self,

@@ -172,7 +172,9 @@ TWO_INPUTS = composer.Graph(
     auxiliary={"early": "features"},
 )
 COMPILED = [
-    *(pytest.param(graph, id=name) for name, graph in {**TINY, "two inputs": TWO_INPUTS}.items()),
+    pytest.param(TINY["tokens of frames"], id="tokens of frames"),
+    pytest.param(TWO_INPUTS, id="two inputs"),
+    pytest.param(TRANSFORMER, id="vit", marks=SLOW),
     *(
         pytest.param(composer.read(file), id=file.stem, marks=SLOW)
         for file in sorted(SPECS.glob("*.yaml"))
