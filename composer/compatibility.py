@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, takewhile
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from attrs import NOTHING, evolve, fields, frozen
 
@@ -13,7 +13,7 @@ from composer.adapters.smp.parts import Smp
 from composer.errors import SpecError
 from composer.fixes import DETOUR_COST, apply_change, list_level_choices
 from composer.graph import Graph, chain
-from composer.inference import Describe, infer
+from composer.inference import Describe, run_inference
 from composer.layouts import Features, Image
 from composer.neck_paths import NeckPath, expand_paths
 from composer.parts import (
@@ -21,7 +21,6 @@ from composer.parts import (
     ASPPSegmentationHead,
     Decoder,
     EmbeddingHead,
-    EncoderInfo,
     IdentityDecoder,
     LinearDecoder,
     Neck,
@@ -31,12 +30,12 @@ from composer.parts import (
     Timm,
     UNetDecoder,
 )
-from composer.parts.base import contract, get_part_name
+from composer.parts.base import contract
 from composer.parts.rules import Rejection
 
 Verdict = Literal["fits", "necks", "refused"]
 
-VERDICTS: tuple[Verdict, ...] = ("fits", "necks", "refused")
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 REQUIRED_FIELDS: Mapping[type[Part], Mapping[str, Any]] = {
     UNetDecoder: {"channels": (256,)},
@@ -98,109 +97,69 @@ def evaluate_pairs(
     Each pair gets the shortest path that keeps enough levels, and of paths as short the cheapest.
     """
     info = describe(encoder, Image().channels)
-    if isinstance(info, Rejection):
-        because = f"{get_part_name(encoder)} {info.expected} (got {info.got})."
-        unknown = (Image().feature,)  # any features would do: none are known
-        return tuple(
-            PairResult(encoder=encoder, decoder=build_default_decoder(name, part, unknown), because=because)
-            for name, part in decoders.items()
-        )
-    starts = [NeckPath(0, 0.0, (), info.features)]
-    for indices, other in _iter_level_infos(encoder, info, describe):
-        if isinstance(other, EncoderInfo):
-            starts.append(NeckPath(1, DETOUR_COST, (), other.features, indices))
-    paths = list(takewhile(lambda path: path.length <= MAX_CHANGES, expand_paths(starts, MAX_CHANGES)))
-    return tuple(_evaluate_pair(encoder, name, part, info, paths, describe) for name, part in decoders.items())
-
-
-def _iter_level_infos(
-    encoder: ProbedEncoder, info: EncoderInfo, describe: Describe
-) -> Iterator[tuple[tuple[int, ...], EncoderInfo | Rejection]]:
-    """Yield (out_indices, info) for other levels of an encoder of timm."""
-    if isinstance(encoder, Timm):
+    starts = [] if isinstance(info, Rejection) else [NeckPath(0, 0.0, (), info.features)]
+    if isinstance(encoder, Timm) and not isinstance(info, Rejection):
         for indices in list_level_choices(encoder, info):
-            yield indices, describe(select_levels(encoder, indices), info.channels)
+            other = describe(_select_levels(encoder, indices), info.channels)
+            if not isinstance(other, Rejection):
+                starts.append(NeckPath(1, DETOUR_COST, (), other.features, indices))
+    paths = list(takewhile(lambda path: path.length <= MAX_CHANGES, expand_paths(starts, MAX_CHANGES)))
+    return tuple(_evaluate_pair(encoder, name, part, paths, describe) for name, part in decoders.items())
 
 
-def select_levels(encoder: ProbedEncoder, levels: tuple[int, ...] | None) -> ProbedEncoder:
+def _evaluate_pair(
+    encoder: ProbedEncoder, name: str, part: type[Part], paths: Sequence[NeckPath], describe: Describe
+) -> PairResult:
+    features = paths[0].features if paths else (Image().feature,)  # any would do where those of the encoder are unknown
+    direct = PairResult(encoder=encoder, decoder=build_default_decoder(name, part, features))
+    problem = _find_problem(direct.graph, describe)
+    if problem is None:
+        return direct
+    for path in _iter_candidate_paths(name, part, paths):
+        decoder = build_default_decoder(name, part, path.features)
+        levels = _select_levels(encoder, path.levels)
+        pair = PairResult(encoder=levels, decoder=decoder, necks=path.necks, direct=False)
+        if _find_problem(pair.graph, describe) is None:
+            return pair
+    return evolve(direct, because=problem)
+
+
+def _select_levels(encoder: ProbedEncoder, levels: tuple[int, ...] | None) -> ProbedEncoder:
     """Set out_indices of an encoder of timm; None keeps its own choice."""
     return evolve(encoder, out_indices=levels) if isinstance(encoder, Timm) and levels is not None else encoder
 
 
-def _evaluate_pair(
-    encoder: ProbedEncoder,
-    name: str,
-    part: type[Part],
-    info: EncoderInfo,
-    paths: Sequence[NeckPath],
-    describe: Describe,
-) -> PairResult:
-    for path in _iter_candidate_paths(name, part, info, paths):
-        decoder = build_default_decoder(name, part, path.features)
-        levels = select_levels(encoder, path.levels)
-        pair = PairResult(encoder=levels, decoder=decoder, necks=path.necks, direct=path.length == 0)
-        if _find_problem(pair.graph, describe) is None:
-            return pair
-    pair = PairResult(encoder=encoder, decoder=build_default_decoder(name, part, info.features))
-    problem = _find_problem(pair.graph, describe)
-    assert problem is not None  # the direct path is among the candidates
-    return evolve(pair, because=problem)
-
-
 def _find_problem(graph: Graph, describe: Describe) -> str | None:
+    """Return the message of a graph's first problem. Fixes are not searched, as `infer` does, which takes longer."""
     try:
-        infer(graph, describe)
+        run_inference(graph, describe).to_typed_graph()
     except SpecError as error:
         return error.problems[0].message
     return None
 
 
-def _iter_candidate_paths(
-    name: str, part: type[Part], info: EncoderInfo, paths: Sequence[NeckPath]
-) -> Iterator[NeckPath]:
-    """Yield the direct path, then paths that keep enough levels, then others, as far as the decoder accepts them.
+def _iter_candidate_paths(name: str, part: type[Part], paths: Sequence[NeckPath]) -> Iterator[NeckPath]:
+    """Yield paths that keep enough levels, then others, as far as the decoder accepts them.
 
     A decoder of any number of maps would accept one of several, but a U-Net over one map is not a U-Net.
     """
-
-    def is_accepted(path: NeckPath) -> bool:
-        return not isinstance(contract(build_default_decoder(name, part, path.features), path.features), Rejection)
-
-    yield from filter(is_accepted, paths[:1])
-    for levels in (min(DEFAULT_LEVELS, info.levels or len(info.features)), min(2, len(info.features))):
-        accepted = (path for path in paths if _has_levels(path, levels) and is_accepted(path))
+    if not paths:
+        return
+    most = max(len(path.features) for path in paths if not path.necks)
+    for levels in (min(DEFAULT_LEVELS, most), min(2, len(paths[0].features))):
+        accepted = (
+            path
+            for path in paths[1:]
+            if _count_levels(path) >= levels
+            and not isinstance(contract(build_default_decoder(name, part, path.features), path.features), Rejection)
+        )
         yield from islice(accepted, MAX_FOLLOWED_PATHS)
 
 
-def _has_levels(path: NeckPath, levels: int) -> bool:
-    """Return whether a path keeps so many different levels throughout."""
+def _count_levels(path: NeckPath) -> int:
+    """Return how many different levels a path keeps throughout."""
     selected = [len(neck.indices) for neck in path.necks if isinstance(neck, SelectIndices)]
-    return min([len(path.features), *selected]) >= levels
-
-
-def group_equivalent(encoders: Iterable[ProbedEncoder], describe: Describe) -> tuple[tuple[ProbedEncoder, ...], ...]:
-    """Group encoders that have the same features, also at other levels. Unknown encoders are groups of their own."""
-    groups: dict[Hashable, list[ProbedEncoder]] = {}
-    for encoder in encoders:
-        info = describe(encoder, Image().channels)
-        key: Hashable = encoder
-        if not isinstance(info, Rejection):
-            others = (other for _, other in _iter_level_infos(encoder, info, describe))
-            key = type(encoder), tuple(map(_extract_info_key, (info, *others)))
-        groups.setdefault(key, []).append(encoder)
-    return tuple(map(tuple, groups.values()))
-
-
-def _extract_info_key(info: EncoderInfo | Rejection) -> Hashable:
-    """Return what decides on a pair, without the statistics of weights and most constructor arguments."""
-    if isinstance(info, Rejection):
-        return info
-    return info.features, info.sizes, info.levels, dict(info.arguments).get("out_indices")
-
-
-def copy_for_encoder(encoder: ProbedEncoder, pair: PairResult) -> PairResult:
-    """Copy the result of an equivalent encoder."""
-    return evolve(pair, encoder=select_levels(encoder, pair.levels))
+    return min([len(path.features), *selected])
 
 
 def list_decoder_names(parts: Mapping[str, type[Part]]) -> tuple[str, ...]:

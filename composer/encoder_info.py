@@ -79,12 +79,7 @@ def _find_version(distribution: str) -> str | None:
             for name in os.listdir(folder or "."):
                 if name.lower().startswith(start) and name.endswith(end):
                     return name[len(start) : -len(end)]
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 LIBRARIES: Mapping[str, Library] = MappingProxyType(
@@ -134,7 +129,7 @@ def import_adapter(source: str) -> Rejection | None:
     return None
 
 
-CACHE_FORMAT = 9
+CACHE_FORMAT = 10
 """The format of a cached file. Encoders in files of another format are probed again."""
 
 
@@ -164,34 +159,23 @@ def _describe_cached(part: ProbedEncoder, channels: Channels) -> EncoderInfo | R
     assert part.source is not None
     library = LIBRARIES[part.source]
     versions = library.format_versions()
-    info = _find_catalogue_info(part, channels, versions)
-    if info is not None:
-        return info
+    if isinstance(part, Timm) and isinstance(channels, int):
+        from composer.adapters.timm.catalogue import find_catalogue_info, get_catalogue_version
+
+        if versions in (None, f"timm-{get_catalogue_version()}"):
+            known: EncoderInfo | Rejection | None = find_catalogue_info(part, channels)
+            if known is not None:
+                return known
     if versions is None:
         return reject_missing(library.package, library.requirement)
-    folder = _get_cache_folder()
-    if folder is None:
-        return _probe_encoder(part, channels)
-    # A value through JSON, so that it equals the one that is read back.
-    key = json.loads(json.dumps({"part": get_part_name(part), "channels": channels, **asdict(part)}))  # type: ignore[arg-type]
-    file = folder / "encoders" / versions / f"{_hash_key(key)}.json"
-    cached = _read_cached(file, key)
+    file = _find_cache_file(part, channels, versions)
+    cached = None if file is None else _read_cached(file)
     if cached is not None:
         return cached
     result = _probe_encoder(part, channels)
-    if isinstance(result, EncoderInfo):
-        _store_cached(file, key, result)
+    if file is not None and isinstance(result, EncoderInfo):
+        _store_cached(file, result)
     return result
-
-
-def _find_catalogue_info(
-    part: ProbedEncoder, channels: Channels, versions: str | None
-) -> EncoderInfo | Rejection | None:
-    if not isinstance(part, Timm) or not isinstance(channels, int):
-        return None
-    from composer.adapters.timm.catalogue import find_catalogue_info, get_catalogue_version
-
-    return find_catalogue_info(part, channels) if versions in (None, f"timm-{get_catalogue_version()}") else None
 
 
 def _probe_encoder(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rejection:
@@ -207,49 +191,34 @@ def _probe_encoder(part: ProbedEncoder, channels: Channels) -> EncoderInfo | Rej
     return result
 
 
-def _get_cache_folder() -> Path | None:
-    """Return the folder of the cache; None for a user without a home, as in a container."""
+def _find_cache_file(part: ProbedEncoder, channels: Channels, versions: str) -> Path | None:
+    """Return the file of an encoder, named by a digest of its declaration; None for a user without a home."""
+    from hashlib import sha256  # not at the top: networks in the catalogue need no file, and its import takes time
+
     try:
-        return Path(os.environ.get("COMPOSER_CACHE") or Path.home() / ".cache" / "composer")
-    except RuntimeError:
+        folder = Path(os.environ.get("COMPOSER_CACHE") or Path.home() / ".cache" / "composer")
+    except RuntimeError:  # as in a container
         return None
+    declaration = {"format": CACHE_FORMAT, "part": get_part_name(part), "channels": channels, **asdict(part)}  # type: ignore[arg-type]
+    digest = sha256(json.dumps(declaration, sort_keys=True).encode()).hexdigest()
+    return folder / "encoders" / versions / f"{digest[:24]}.json"
 
 
-def _hash_key(key: Mapping[str, Any]) -> str:
-    import hashlib  # not at the top: networks in the catalogue need no file, and its import takes time
-
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _read_cached(file: Path, key: Mapping[str, Any]) -> EncoderInfo | None:
-    """Read an info; None where the file is absent, damaged, of another format, or of another encoder."""
+def _read_cached(file: Path) -> EncoderInfo | None:
+    """Read an info; None where the file is absent or damaged."""
     try:
-        if not file.is_file():  # reading a pipe would block
-            return None
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != CACHE_FORMAT or content["key"] != key:
-            return None
-        return _parse_encoder_info(content["info"])
+        data = json.loads(file.read_text(encoding="utf-8"))
+        tuples = {name: None if data[name] is None else tuple(data[name]) for name in ("mean", "std", "patch")}
+        features = [Feature(**feature) for feature in data["features"]]
+        return EncoderInfo(**data | tuples | {"features": features, "sizes": SizeConstraint(**data["sizes"])})
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
 
 
-def _parse_encoder_info(data: dict[str, Any]) -> EncoderInfo:
-    patch = data.pop("patch")
-    return EncoderInfo(
-        features=tuple(Feature(**feature) for feature in data.pop("features")),
-        sizes=SizeConstraint(**data.pop("sizes")),
-        mean=tuple(data.pop("mean")),
-        std=tuple(data.pop("std")),
-        patch=None if patch is None else (patch[0], patch[1]),
-        **data,
-    )
-
-
-def _store_cached(file: Path, key: Mapping[str, Any], info: EncoderInfo) -> None:
+def _store_cached(file: Path, info: EncoderInfo) -> None:
     from composer.files import write_atomically
 
-    content = json.dumps({"format": CACHE_FORMAT, "key": key, "info": asdict(info)}, default=str)
+    content = json.dumps(asdict(info), default=str)
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda partial: partial.write_text(content, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Run the nodes of a model: validate and pad inputs, then rescale and crop outputs."""
+"""What happens around the nodes of a model: validate and pad its images, then resize and crop its outputs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,14 @@ from composer.graph import Node, Shared, get_module_path
 from composer.inference import TypedGraph, compute_kept_cells, explain_too_large, explain_too_small
 from composer.layouts import Feature, format_count
 from composer.modules.base import crop, pad_axis
-from composer.parts import Custom, Encoder, Part, ProbedEncoder
+from composer.parts import Custom, Encoder, ProbedEncoder
 from composer.sizes import round_up
 
+Inputs = tuple[tuple[str, Feature], ...]
+"""The inputs of a model by name, each with the feature that an image must have."""
 
-class InputSpec(NamedTuple):
-    """An input of the model: the rank of its layout, the sizes of its fixed axes, its stride as a ratio."""
-
-    name: str
-    shape: str
-    dims: int
-    fixed: tuple[tuple[int, int], ...]
-    numerator: int
-    denominator: int
+Sides = tuple[int, int]
+"""Height and width, or top and left, in reference pixels: integers, or symbols while a model is exported."""
 
 
 class NodeCall(NamedTuple):
@@ -38,7 +33,7 @@ class NodeCall(NamedTuple):
     """
 
     name: str
-    path: tuple[str, ...]
+    path: str
     inputs: tuple[str, ...]
     named: tuple[tuple[str, str], ...]
     takes_image: bool
@@ -49,66 +44,31 @@ class NodeCall(NamedTuple):
     extras: frozenset[str] | None
 
 
-class OutputNode(NamedTuple):
-    """A feature that the model returns, and what is done to it first. With `whole` it is returned as it is."""
-
-    node: str
-    feature: Feature
-    rescale: bool
-    interpolate: bool
-    whole: bool
-
-
-def build_input_spec(name: str, feature: Feature) -> InputSpec:
-    """Return the specification of an input from its feature."""
-    assert feature.stride is not None
-    axes = feature.axes.split()
-    sizes = {"c": feature.channels, "t": feature.frames}
-    return InputSpec(
-        name=name,
-        shape=f"({', '.join(str(sizes.get(axis, axis)) for axis in axes)})",
-        dims=len(axes),
-        fixed=tuple((axes.index(axis), size) for axis, size in sizes.items() if axis in axes),
-        numerator=feature.stride.numerator,
-        denominator=feature.stride.denominator,
-    )
-
-
 def build_node_call(node: Node, typed: TypedGraph, modules: Mapping[str, nn.Module]) -> NodeCall:
     """Return how to call a node with its own module or the one that it shares."""
     owner = node.part.node if isinstance(node.part, Shared) else node.name
     part = next(other.part for other in typed.graph.nodes if other.name == owner)
     per_frame = node.name in typed.per_frame
+    parameters = _list_parameters(modules[owner].forward)
+    extras: frozenset[str] | None = frozenset()
+    if isinstance(part, Custom):
+        keywords = [p for p in parameters[1:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        extras = None if takes_any else frozenset(p.name for p in keywords)
+    elif isinstance(part, ProbedEncoder):
+        extras = getattr(modules[owner], "extras", extras)
     return NodeCall(
         name=node.name,
-        path=get_module_path(owner),
+        path=".".join(get_module_path(owner)),
         inputs=node.positional,
         named=node.named,
         takes_image=isinstance(part, Encoder),
-        takes_size=not isinstance(part, Encoder) and _has_image_size(modules[owner]),
+        takes_size=not isinstance(part, Encoder) and any(p.name == "image_size" for p in parameters),
         foreign=isinstance(part, Custom),
         frames=typed.features[node.sources[0]][0].frames if per_frame else None,
         batch=tuple(f.axes.split().index("b") for f in typed.features[node.name]) if per_frame else (),
-        extras=frozenset() if per_frame else _get_extra_names(modules[owner], part),
+        extras=frozenset() if per_frame else extras,
     )
-
-
-def _get_extra_names(module: nn.Module, part: Part | Shared | None) -> frozenset[str] | None:
-    """Return the keyword arguments that an encoder takes beside its images.
-
-    A `Custom` module has them in its signature, a module of an adapter in its attribute `extras`.
-    """
-    if isinstance(part, Custom):
-        parameters = _list_parameters(module.forward)[1:]
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return None
-        return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
-    extras = getattr(module, "extras", None) if isinstance(part, ProbedEncoder) else None
-    return extras if isinstance(extras, frozenset) else frozenset()
-
-
-def _has_image_size(module: nn.Module) -> bool:
-    return any(parameter.name == "image_size" for parameter in _list_parameters(module.forward))
 
 
 def _list_parameters(forward: Callable[..., Any]) -> list[Parameter]:
@@ -118,44 +78,55 @@ def _list_parameters(forward: Callable[..., Any]) -> list[Parameter]:
         return []
 
 
-def build_output_node(typed: TypedGraph, name: str, feature: Feature) -> OutputNode:
-    """Return how a feature of an output, or of an auxiliary output, is returned."""
-    return OutputNode(
-        node=name,
-        feature=feature,
-        rescale=typed.is_rescaled(feature),
-        interpolate=feature.stride != 1 or feature.offset != 0,
-        whole=feature.stride is None or name in typed.embeddings,
-    )
-
-
-Sides = tuple[int, int]
-"""Height and width, or top and left, in reference pixels: integers, or symbols while a model is exported."""
-
-
-class PadSpec(NamedTuple):
-    """An image of `size` at the position `before` in a padded image of `padded`."""
-
-    size: Sides
-    padded: Sides
-    before: Sides
-
-
-def validate_inputs(inputs: tuple[InputSpec, ...], image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def validate_inputs(inputs: Inputs, image: Tensor | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return the images by input name. Raises ValueError, with the next step, for images that do not match."""
-    names = [one.name for one in inputs]
+    names = [name for name, _ in inputs]
     images = image if isinstance(image, Mapping) or len(names) > 1 else {names[0]: image}
     if not isinstance(images, Mapping) or set(images) != set(names):
         wanted = "one tensor, or a dict with one named" if len(names) == 1 else "a dict of images named"
-        raise ValueError(f"the model takes {wanted} {', '.join(names)} (got {_describe_argument(image)})")
-    for one in inputs:
-        _check_image(one, images[one.name])
-    for one in inputs[1:]:
+        got = "one tensor" if isinstance(image, Tensor) else type(image).__name__
+        if isinstance(image, Mapping):
+            got = f"a dict of {', '.join(map(repr, image)) or 'nothing'}"
+        raise ValueError(f"the model takes {wanted} {', '.join(names)} (got {got})")
+    for name, feature in inputs:
+        _check_image(name, feature, images[name])
+    count = images[names[0]].shape[0]
+    for name in names[1:]:
         # torch would broadcast a single image.
-        counts = images[one.name].shape[0], images[names[0]].shape[0]
-        if counts[0] != counts[1]:
-            raise ValueError(f"{one.name} must have as many images as {names[0]} (got {counts[0]} and {counts[1]})")
+        if images[name].shape[0] != count:
+            raise ValueError(f"{name} must have as many images as {names[0]} (got {images[name].shape[0]} and {count})")
     return images
+
+
+def _check_image(name: str, feature: Feature, x: Any) -> None:
+    """Raise ValueError for a value that is not an image of this feature, with the next step if it is clear."""
+    axes = feature.axes.split()
+    sizes: dict[str, int] = {"c": feature.channels, **({"t": feature.frames} if "t" in axes else {})}
+    wanted = f"({', '.join(str(sizes.get(axis, axis)) for axis in axes)})"
+    if not isinstance(x, Tensor):
+        convert = {"ndarray": "from_numpy", "list": "stack", "tuple": "stack"}.get(type(x).__name__)
+        step = f"; convert it: torch.{convert}({name})" if convert else ""
+        raise ValueError(f"{name} must be a tensor of shape {wanted} (got {type(x).__name__}){step}")
+    shape = tuple(x.shape)
+    if len(shape) != len(axes) or 0 in shape[-2:] or any(shape[axes.index(a)] != size for a, size in sizes.items()):
+        step = _suggest_fix(name, axes, sizes, shape)
+        raise ValueError(f"{name} must be of shape {wanted} (got {shape}){step and f'; {step}'}")
+
+
+def _suggest_fix(name: str, axes: Sequence[str], sizes: Mapping[str, int], shape: tuple[int, ...]) -> str:
+    """Return how to change an image of this shape, or the model, so that they match; empty if it is not clear."""
+    channels, frames = sizes["c"], sizes.get("t")
+    if len(shape) == len(axes) - 1 and all(shape[axes.index(axis) - 1] == size for axis, size in sizes.items()):
+        return f"add the batch: {name}[None]"
+    if len(shape) == 4 and frames is not None:
+        return f"put the frames together: torch.stack([…], 2) of {frames} images"
+    if len(shape) == 5 and frames != shape[2] and shape[1] == channels:
+        return f"for images of several frames, build the model with input: {{frames: {shape[2]}}}"
+    if len(shape) != len(axes) or shape[1] == channels:
+        return ""
+    if shape[-1] == channels:
+        return f"put the channels second: {name}.movedim(-1, 1)"
+    return f"choose {channels} channels, or build the model with input: {{channels: {shape[1]}}}"
 
 
 def explain_weight_mismatch(images: Mapping[str, Tensor], weights: Iterable[Tensor]) -> str | None:
@@ -182,14 +153,28 @@ def _is_cast(x: Tensor) -> bool:
     return is_on and x.dtype in (torch.float32, torch.get_autocast_dtype(device))
 
 
-def compute_padding(
-    inputs: tuple[InputSpec, ...], images: Mapping[str, Tensor], typed: TypedGraph, unit: int
-) -> PadSpec:
+class PadSpec(NamedTuple):
+    """An image of `size` at the position `before` in a padded image of `padded`."""
+
+    size: Sides
+    padded: Sides
+    before: Sides
+
+
+def compute_padding(inputs: Inputs, images: Mapping[str, Tensor], typed: TypedGraph, unit: int) -> PadSpec:
     """Return the padding of images that cover the same area. Raises ValueError if they do not, or are too large."""
-    first = inputs[0]
-    height, width = (images[first.name].shape[axis] * first.numerator // first.denominator for axis in (-2, -1))
-    for one in inputs:
-        _check_cover(one, images[one.name], first.name, height, width)
+    first, one = inputs[0][0], _get_ratio(inputs[0][1])
+    height, width = (side * one[0] // one[1] for side in images[first].shape[-2:])
+    for name, feature in inputs:
+        (numerator, denominator), sides = _get_ratio(feature), images[name].shape[-2:]
+        got = f"(got {sides[0]} × {sides[1]})"
+        if numerator > 1 and denominator > 1 and any(side % denominator for side in sides):
+            raise ValueError(
+                f"{name} has stride {numerator}/{denominator}, so its sides must be multiples of {denominator} {got}"
+            )
+        if [side * numerator for side in sides] != [height * denominator, width * denominator]:
+            wanted = f"{height * denominator / numerator:g} × {width * denominator / numerator:g}"
+            raise ValueError(f"{name} must have {wanted} pixels, to cover what {first} covers {got}")
     return compute_padding_for_size((height, width), typed, unit)
 
 
@@ -204,28 +189,19 @@ def compute_padding_for_size(size: Sides, typed: TypedGraph, unit: int) -> PadSp
     return PadSpec(size, padded, (top, left))
 
 
-def pad_input(one: InputSpec, image: Tensor, frame: PadSpec, mode: str) -> Tensor:
+def pad_image(image: Tensor, feature: Feature, pad: PadSpec, mode: str) -> Tensor:
     """Pad an image, in its own pixels."""
-    for axis, start, target in zip((-2, -1), frame.before, frame.padded, strict=True):
-        cells = [pixels * one.denominator // one.numerator for pixels in (start, target)]
+    numerator, denominator = _get_ratio(feature)
+    for axis, start, target in zip((-2, -1), pad.before, pad.padded, strict=True):
+        cells = [pixels * denominator // numerator for pixels in (start, target)]
         image = pad_axis(image, axis, cells[0], cells[1], mode)
     return image
 
 
-def _check_cover(one: InputSpec, image: Tensor, first: str, height: int, width: int) -> None:
-    shape = image.shape
-    if one.numerator > 1 and one.denominator > 1 and any(side % one.denominator for side in shape[-2:]):
-        raise ValueError(
-            f"{one.name} has stride {one.numerator}/{one.denominator}, so its sides must be multiples of "
-            f"{one.denominator} (got {shape[-2]} × {shape[-1]})"
-        )
-    reference = [side * one.numerator for side in shape[-2:]]
-    if reference != [height * one.denominator, width * one.denominator]:
-        raise ValueError(
-            f"{one.name} must have {height * one.denominator / one.numerator:g} × "
-            f"{width * one.denominator / one.numerator:g} pixels, to cover what {first} "
-            f"covers (got {shape[-2]} × {shape[-1]})"
-        )
+def _get_ratio(feature: Feature) -> tuple[int, int]:
+    """Return the stride of an image as two integers, because a compiler would trace arithmetic with fractions."""
+    assert feature.stride is not None
+    return feature.stride.numerator, feature.stride.denominator
 
 
 def _compute_padded_size(typed: TypedGraph, height: int, width: int) -> Sides:
@@ -252,89 +228,65 @@ def _pick_larger(one: int, other: int) -> int:
     return one if statically_known_true(one >= other) else cast(int, torch.sym_max(one, other))
 
 
-def _check_image(one: InputSpec, x: Any) -> None:
-    """Raise ValueError for a value that is not an image of this input, with the next step if it is clear."""
-    if not isinstance(x, Tensor):
-        convert = {"ndarray": "from_numpy", "list": "stack", "tuple": "stack"}.get(type(x).__name__)
-        step = f"; convert it: torch.{convert}({one.name})" if convert else ""
-        raise ValueError(f"{one.name} must be a tensor of shape {one.shape} (got {type(x).__name__}){step}")
-    if x.dim() == one.dims and all(x.shape[axis] == size for axis, size in one.fixed) and 0 not in x.shape[-2:]:
-        return
-    step = _suggest_fix(one, tuple(x.shape))
-    raise ValueError(f"{one.name} must be of shape {one.shape} (got {tuple(x.shape)}){step and f'; {step}'}")
+class OutputSpec(NamedTuple):
+    """A feature that the model returns: as it is (`whole`), resized to the image (`resize`), or cropped to its cells.
+
+    A map at the image's size is not interpolated.
+    """
+
+    node: str
+    feature: Feature
+    whole: bool
+    resize: bool
+    interpolate: bool
 
 
-def _suggest_fix(one: InputSpec, shape: tuple[int, ...]) -> str:
-    """Return how to change an image of this shape, or the model, so that they match; empty if it is not clear."""
-    channels, frames = dict(one.fixed)[1], dict(one.fixed).get(2)
-    if len(shape) == one.dims - 1 and all(shape[axis - 1] == size for axis, size in one.fixed):
-        return f"add the batch: {one.name}[None]"
-    if len(shape) == 4 and frames is not None:
-        return f"put the frames together: torch.stack([…], 2) of {frames} images"
-    if len(shape) == 5 and frames != shape[2] and shape[1] == channels:
-        return f"for images of several frames, build the model with input: {{frames: {shape[2]}}}"
-    if len(shape) != one.dims or shape[1] == channels:
-        return ""
-    if shape[-1] == channels:
-        return f"put the channels second: {one.name}.movedim(-1, 1)"
-    return f"choose {channels} channels, or build the model with input: {{channels: {shape[1]}}}"
-
-
-def _describe_argument(image: object) -> str:
-    if isinstance(image, Mapping):
-        return f"a dict of {', '.join(map(repr, image)) or 'nothing'}"
-    return "one tensor" if isinstance(image, Tensor) else type(image).__name__
+def build_output_spec(typed: TypedGraph, name: str, feature: Feature) -> OutputSpec:
+    """Return how a feature of an output, or of an auxiliary output, is returned."""
+    whole = feature.stride is None or name in typed.embeddings
+    interpolate = feature.stride != 1 or feature.offset != 0
+    return OutputSpec(name, feature, whole, typed.is_rescaled(feature), interpolate)
 
 
 def prepare_outputs(
-    ends: tuple[OutputNode, ...], tensors: Sequence[Tensor], frame: PadSpec, kept: Sides | None
+    specs: tuple[OutputSpec, ...], tensors: Sequence[Tensor], pad: PadSpec, kept: Sides | None
 ) -> tuple[Tensor, ...]:
-    """Return the tensors of one node as the model returns them: rescaled, and cropped to the image or to `kept`.
+    """Return the tensors of one node as the model returns them: resized, and cropped to the image or to `kept`.
 
     Raises RuntimeError for tensors of other shapes than the contract promised.
     """
-    if len(tensors) != len(ends):
+    if len(tensors) != len(specs):
+        promised = format_count(len(specs), "feature")
         raise RuntimeError(
-            f"{ends[0].node} promised {format_count(len(ends), 'feature')} and gave {len(tensors)}: "
-            f"its contract and its module disagree"
+            f"{specs[0].node} promised {promised} and gave {len(tensors)}: its contract and its module disagree"
         )
-    return tuple(_prepare_output(end, x, frame, kept) for end, x in zip(ends, tensors, strict=True))
+    return tuple(_prepare_output(spec, x, pad, kept) for spec, x in zip(specs, tensors, strict=True))
 
 
-def compute_center_crop_box(frame: PadSpec, kept: Sides) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of the center crop in the padded image. Raises ValueError if too large."""
-    height, width = frame.size
-    if height < kept[0] or width < kept[1]:
-        raise ValueError(explain_too_small(kept, height, width))
-    top, left = map(_compute_center_start, frame.size, frame.padded, frame.before, kept)
-    return top, left, *kept
-
-
-def _prepare_output(end: OutputNode, x: Tensor, frame: PadSpec, kept: Sides | None) -> Tensor:
-    _check_output_shape(end, x, frame)
-    if end.whole:
-        return x
-    if end.rescale:
-        if end.interpolate:
-            x = F.interpolate(x, size=frame.padded, mode="bilinear")
-        return crop(x, *((*frame.before, *frame.size) if kept is None else compute_center_crop_box(frame, kept)))
-    rows, columns = (
-        compute_kept_cells(end.feature, pixels, start, padded)
-        for pixels, start, padded in zip(frame.size, frame.before, frame.padded, strict=True)
-    )
-    return crop(x, rows[0], columns[0], rows[1], columns[1])
-
-
-def _check_output_shape(end: OutputNode, x: Tensor, frame: PadSpec) -> None:
+def _prepare_output(spec: OutputSpec, x: Tensor, pad: PadSpec, kept: Sides | None) -> Tensor:
     # A compiler would trace the fractions, and a symbolic size has none.
-    if torch.compiler.is_compiling() or any(type(side) is not int for side in frame.padded):
-        return
-    at = end.feature.axes.split().index("b")
-    promised = _compute_shape(end.feature, *frame.padded)
+    if not torch.compiler.is_compiling() and all(type(side) is int for side in pad.padded):
+        _check_shape(spec, x, pad.padded)
+    if spec.whole:
+        return x
+    if spec.resize:
+        if spec.interpolate:
+            x = F.interpolate(x, size=pad.padded, mode="bilinear")
+        return crop(x, *((*pad.before, *pad.size) if kept is None else compute_center_crop_box(pad, kept)))
+    (top, height), (left, width) = (
+        compute_kept_cells(spec.feature, pixels, start, padded)
+        for pixels, start, padded in zip(pad.size, pad.before, pad.padded, strict=True)
+    )
+    return crop(x, top, left, height, width)
+
+
+def _check_shape(spec: OutputSpec, x: Tensor, padded: Sides) -> None:
+    at = spec.feature.axes.split().index("b")
+    promised = _compute_shape(spec.feature, *padded)
     if (*x.shape[:at], *x.shape[at + 1 :]) != (*promised[:at], *promised[at + 1 :]):
         shape = (*promised[:at], "b", *promised[at + 1 :])
         raise RuntimeError(
-            f"{end.node} promised a feature of shape {shape} and gave {tuple(x.shape)}: "
+            f"{spec.node} promised a feature of shape {shape} and gave {tuple(x.shape)}: "
             f"its contract and its module disagree"
         )
 
@@ -343,6 +295,15 @@ def _check_output_shape(end: OutputNode, x: Tensor, frame: PadSpec) -> None:
 def _compute_shape(feature: Feature, height: int, width: int) -> tuple[int, ...]:
     # Cached, because this runs with every image, and fractions are slow.
     return feature.shape(1, height, width)
+
+
+def compute_center_crop_box(pad: PadSpec, kept: Sides) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of the center crop in the padded image. Raises ValueError if too large."""
+    height, width = pad.size
+    if height < kept[0] or width < kept[1]:
+        raise ValueError(explain_too_small(kept, height, width))
+    top, left = map(_compute_center_start, pad.size, pad.padded, pad.before, kept)
+    return top, left, *kept
 
 
 def _compute_center_start(side: int, padded: int, before: int, kept: int) -> int:

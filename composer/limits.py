@@ -30,37 +30,33 @@ GROUPS = Path("/sys/fs/cgroup")
 
 def get_free_memory() -> int | None:
     """Return the bytes available before the OOM killer acts, swap included; None where it is unknown."""
-    known = [*_iter_machine_memory(), *_iter_cgroup_memory()]
+    known = list(_iter_free_memory())
     return max(0, min(known)) if known else None
 
 
-def _iter_machine_memory() -> Iterator[int]:
-    memory = _read_numbers(PROC / "meminfo")
-    if "MemAvailable" in memory:
-        yield 1024 * (memory["MemAvailable"] + memory.get("SwapFree", 0))
-
-
-def _iter_cgroup_memory() -> Iterator[int]:
-    """Yield the memory left in each control group of this process, for versions 1 and 2 of cgroups.
+def _iter_free_memory() -> Iterator[int]:
+    """Yield the memory left on the machine, and in each control group of this process, for versions 1 and 2 of cgroups.
 
     Cached files count as free, because Linux drops them when memory is needed.
     """
+    memory = _read_numbers(PROC / "meminfo")
+    if "MemAvailable" in memory:
+        yield 1024 * (memory["MemAvailable"] + memory.get("SwapFree", 0))
     for line in _read_text(PROC / "self" / "cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
-            yield from _iter_remaining_memory(GROUPS, path, "memory.max", "memory.current", "inactive_file")
+            root, limit, used, cache = GROUPS, "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            yield from _iter_remaining_memory(GROUPS / "memory", path, *names)
-
-
-def _iter_remaining_memory(root: Path, path: str, limit: str, used: str, reclaimable: str) -> Iterator[int]:
-    """Yield the memory left in a group and its ancestors. In a container the path may not exist."""
-    inner = Path(path.strip("/"))
-    for folder in (root / inner, *(root / outer for outer in inner.parents)):
-        most, now = _read_text(folder / limit).strip(), _read_text(folder / used).strip()
-        if most.isdecimal() and now.isdecimal():
-            yield int(most) - int(now) + _read_numbers(folder / "memory.stat").get(reclaimable, 0)
+            root = GROUPS / "memory"
+            limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        # The ancestors have limits too, and in a container the path itself may not exist.
+        inner = Path(path.strip("/"))
+        for folder in (root / inner, *(root / outer for outer in inner.parents)):
+            most, now = _read_text(folder / limit).strip(), _read_text(folder / used).strip()
+            if most.isdecimal() and now.isdecimal():
+                yield int(most) - int(now) + _read_numbers(folder / "memory.stat").get(cache, 0)
 
 
 def _read_numbers(file: Path) -> dict[str, int]:

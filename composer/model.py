@@ -11,13 +11,11 @@ from torch.utils._pytree import _register_namedtuple
 
 from composer.execution import (
     NodeCall,
-    PadSpec,
-    build_input_spec,
     build_node_call,
-    build_output_node,
+    build_output_spec,
     compute_padding,
     explain_weight_mismatch,
-    pad_input,
+    pad_image,
     prepare_outputs,
     validate_inputs,
 )
@@ -56,10 +54,10 @@ class Model(nn.Module):
         attach_modules(self, modules)
         self.built_state = summarize_state(self.state_dict())
         self._frozen: dict[str, frozenset[str]] = {}
-        self._inputs = tuple(build_input_spec(name, image.feature) for name, image in self.graph.inputs)
-        self._steps = tuple(build_node_call(node, typed, modules) for node in typed.order)
+        self._inputs = tuple((name, image.feature) for name, image in self.graph.inputs)
+        self._calls = tuple(build_node_call(node, typed, modules) for node in typed.order)
         self._ends = {
-            name: tuple(build_output_node(typed, name, f) for f in typed.features[name]) for name in typed.ends
+            name: tuple(build_output_spec(typed, name, f) for f in typed.features[name]) for name in typed.ends
         }
         self._unit = typed.unit
 
@@ -71,7 +69,7 @@ class Model(nn.Module):
     @property
     def input_names(self) -> list[str]:
         """The names of the inputs for torch.onnx.export, in the order of a dict of images."""
-        return [one.name for one in self._inputs]
+        return [name for name, _ in self._inputs]
 
     @property
     def output_names(self) -> list[str]:
@@ -81,15 +79,14 @@ class Model(nn.Module):
         """
         return [
             f"{name}.{index}" if name in self.typed.embeddings else name
-            for name in (*self.graph.outputs, *(name for _, name in self.graph.auxiliary))
+            for name in self.typed.ends
             for index in range(len(self._ends[name]))
         ]
 
     @property
     def loaded_weights(self) -> dict[str, LoadedWeights]:
         """The weights that were loaded when the model was built, by node. Nodes with random weights are left out."""
-        paths = {step.name: ".".join(step.path) for step in self._steps}
-        found = {name: getattr(self.get_submodule(path), "loaded_weights", None) for name, path in paths.items()}
+        found = {call.name: getattr(self.get_submodule(call.path), "loaded_weights", None) for call in self._calls}
         return {name: loaded for name, loaded in found.items() if isinstance(loaded, LoadedWeights)}
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> ModelOutput:
@@ -100,20 +97,24 @@ class Model(nn.Module):
         """
         self._check_extras(extras)
         images = validate_inputs(self._inputs, image)
-        frame = compute_padding(self._inputs, images, self.typed, self._unit)
+        pad = compute_padding(self._inputs, images, self.typed, self._unit)
         try:
+            mode = self.graph.padding.mode
             features: dict[str, Sequence[Tensor]] = {
-                one.name: (pad_input(one, images[one.name], frame, self.graph.padding.mode),) for one in self._inputs
+                name: (pad_image(images[name], feature, pad, mode),) for name, feature in self._inputs
             }
-            for step in self._steps:
-                features[step.name] = self._run_node(step, features, frame.padded, extras)
+            for call in self._calls:
+                features[call.name] = self._run_node(call, features, pad.padded, extras)
         except RuntimeError as error:
             # Only after a failure: hooks (FSDP, offloading) and encoders may convert dtypes and devices.
             mismatch = explain_weight_mismatch(images, self.parameters())
             if mismatch is None:
                 raise
             raise ValueError(mismatch) from error
-        ends = {name: self._prepare_node_output(name, features[name], frame) for name in self._ends}
+        ends: dict[str, Any] = {}
+        for name, specs in self._ends.items():
+            tensors = prepare_outputs(specs, features[name], pad, self.graph.crop)
+            ends[name] = tensors if name in self.typed.embeddings else tensors[0]
         outputs = {name: ends[name] for name in self.graph.outputs}
         return ModelOutput(
             output=outputs if len(outputs) > 1 else ends[self.graph.outputs[0]],
@@ -147,7 +148,7 @@ class Model(nn.Module):
     @property
     def frozen(self) -> tuple[str, ...]:
         """The names of the frozen nodes. A node whose gradients were all switched on again is not frozen any more."""
-        return tuple(step.name for step in self._steps if self._is_frozen(".".join(step.path)))
+        return tuple(call.name for call in self._calls if self._is_frozen(call.path))
 
     def train(self, mode: bool = True) -> Model:  # noqa: FBT001, FBT002, the signature is torch's
         """Set the mode of all nodes except the frozen ones, which stay in eval mode."""
@@ -160,9 +161,10 @@ class Model(nn.Module):
         """Return the paths of the modules of these nodes. Raises ValueError for an unknown name."""
         found: set[str] = set()
         for node in nodes:
-            paths = {".".join(step.path) for step in self._steps if _is_within(step.name, node)}
+            within = (f"{node}.", f"{node}[")
+            paths = {call.path for call in self._calls if call.name == node or call.name.startswith(within)}
             if not paths:
-                names = ", ".join(step.name for step in self._steps)
+                names = ", ".join(call.name for call in self._calls)
                 raise ValueError(f"there is no node {node!r} to {verb}; the nodes are {names}")
             found |= paths
         return found
@@ -183,40 +185,33 @@ class Model(nn.Module):
 
     def _check_extras(self, extras: Mapping[str, Any]) -> None:
         for name in extras:
-            if not any(step.extras is None or name in step.extras for step in self._steps):
-                known = sorted({known for step in self._steps for known in step.extras or ()})
-                told = f"there is {' and '.join(known)}" if known else "nothing is taken beside images"
-                raise TypeError(f"no encoder of the model takes {name!r}; {told}")
+            if not any(call.extras is None or name in call.extras for call in self._calls):
+                known = sorted({known for call in self._calls for known in call.extras or ()})
+                choice = f"there is {' and '.join(known)}" if known else "nothing is taken beside images"
+                raise TypeError(f"no encoder of the model takes {name!r}; {choice}")
 
     def _run_node(
         self,
-        step: NodeCall,
+        call: NodeCall,
         features: Mapping[str, Sequence[Tensor]],
         padded: tuple[int, int],
         extras: Mapping[str, Any],
     ) -> Sequence[Tensor]:
-        child: Any = self
-        for name in step.path:
-            child = getattr(child, name)
-        extra = {"image_size": padded} if step.takes_size else {}
-        if step.takes_image:
-            taken = {name: value for name, value in extras.items() if step.extras is None or name in step.extras}
-            out = child(*_prepare_images(step, features), **taken)
+        child = self.get_submodule(call.path)
+        if call.takes_image:
+            taken = {name: value for name, value in extras.items() if call.extras is None or name in call.extras}
+            out = child(*_prepare_images(call, features), **taken)
         else:
-            named = {name: features[source] for name, source in step.named}
-            out = child(*[features[source] for source in step.inputs], **named, **extra)
+            named: dict[str, Any] = {name: features[source] for name, source in call.named}
+            size = {"image_size": padded} if call.takes_size else {}
+            out = child(*[features[source] for source in call.inputs], **named, **size)
         given = (out,) if isinstance(out, Tensor) else tuple(out)
-        if step.takes_image:
-            image = features[(*step.inputs, *(source for _, source in step.named))[0]][0]
+        if call.takes_image:
+            image = features[(*call.inputs, *(source for _, source in call.named))[0]][0]
             given = tuple(make_contiguous_for_training(x, like=image) for x in given)
-        if step.frames is None:
+        if call.frames is None:
             return given
-        return tuple(unfold_frames(x, axis, step.frames) for x, axis in zip(given, step.batch, strict=True))
-
-    def _prepare_node_output(self, name: str, tensors: Sequence[Tensor], frame: PadSpec) -> Tensor | tuple[Tensor, ...]:
-        """Return the output of a node: a tensor, or a tuple of tensors for an embedding."""
-        finished = prepare_outputs(self._ends[name], tensors, frame, self.graph.crop)
-        return finished if name in self.typed.embeddings else finished[0]
+        return tuple(unfold_frames(x, axis, call.frames) for x, axis in zip(given, call.batch, strict=True))
 
 
 def summarize_state(state: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str] | None]:
@@ -233,18 +228,14 @@ def _summarize_value(value: Any) -> tuple[tuple[int, ...], str] | None:
     return tuple(value.shape), "float" if value.is_floating_point() else str(value.dtype)
 
 
-def _prepare_images(step: NodeCall, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor] | list[dict[str, Tensor]]:
+def _prepare_images(call: NodeCall, features: Mapping[str, Sequence[Tensor]]) -> list[Tensor] | list[dict[str, Tensor]]:
     """Return the arguments of an encoder: its images, or one dict by the names that it knows them by."""
-    if step.named:
-        return [{name: _prepare_image(step, features[source][0]) for name, source in step.named}]
-    return [_prepare_image(step, features[source][0]) for source in step.inputs]
+    if call.named:
+        return [{name: _prepare_image(call, features[source][0]) for name, source in call.named}]
+    return [_prepare_image(call, features[source][0]) for source in call.inputs]
 
 
-def _prepare_image(step: NodeCall, image: Tensor) -> Tensor:
-    image = image if step.frames is None else fold_frames(image)
+def _prepare_image(call: NodeCall, image: Tensor) -> Tensor:
+    image = image if call.frames is None else fold_frames(image)
     # A custom module may work in place, on a tensor that may be the caller's.
-    return image.clone() if step.foreign else image
-
-
-def _is_within(name: str, node: str) -> bool:
-    return name == node or name.startswith((f"{node}.", f"{node}["))
+    return image.clone() if call.foreign else image

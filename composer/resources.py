@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from threading import local
+from contextvars import ContextVar
 
 from attrs import frozen
 from torch import Tensor, nn
@@ -31,19 +31,16 @@ class AllocationLimitError(MemoryError):
     """Raised during a build, where the model needs more memory than is available."""
 
 
-class _Watchers(local):
-    """The functions of this thread that are called with each child module and tensor that a module registers."""
+Watcher = Callable[[nn.Module | Tensor], None]
+"""A function that is called with each child module and tensor that a module registers."""
 
-    def __init__(self) -> None:
-        self.active: list[Callable[[nn.Module | Tensor], None]] = []
-
-
-_WATCHERS = _Watchers()
+_WATCHERS: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
+"""The watchers of this thread."""
 
 
 def _call_watchers(_: nn.Module, __: str, child: nn.Module | Tensor | None) -> None:
     if child is not None:
-        for watcher in tuple(_WATCHERS.active):
+        for watcher in _WATCHERS.get():
             watcher(child)
 
 
@@ -54,12 +51,12 @@ register_module_buffer_registration_hook(_call_watchers)
 
 
 @contextmanager
-def _use_watcher(watcher: Callable[[nn.Module | Tensor], None]) -> Iterator[None]:
-    _WATCHERS.active.append(watcher)
+def _use_watcher(watcher: Watcher) -> Iterator[None]:
+    token = _WATCHERS.set((*_WATCHERS.get(), watcher))
     try:
         yield
     finally:
-        _WATCHERS.active.remove(watcher)
+        _WATCHERS.reset(token)
 
 
 def limit_modules() -> AbstractContextManager[None]:
@@ -144,19 +141,14 @@ def raise_rejections(typed: TypedGraph, rejections: Iterable[tuple[str, Rejectio
 def require_limits(typed: TypedGraph, usage: Mapping[str, ResourceUsage], limits: Limits) -> None:
     """Raise SpecError with a problem for each exceeded limit, at the node with the largest share."""
     rejections = []
-    for resource, limit in (("parameters", limits.parameters), ("bytes", limits.bytes)):
+    for resource in ("parameters", "bytes"):
         counts = {node: getattr(used, resource) for node, used in usage.items()}
-        total = sum(counts.values())
+        limit, total = getattr(limits, resource), sum(counts.values())
         if limit is not None and total > limit:
             largest = max(counts, key=lambda name: counts[name])
-            rejection = Rejection(
-                code="limit",
-                kind="policy",
-                expected=f"has most of the model's {resource}, of which there may be {limit:,}",
-                got=f"{counts[largest]:,} of {total:,}",
-                fix=f"{_suggest_smaller(typed, largest)}, or allow as many",
-            )
-            rejections.append((largest, rejection))
+            expected = f"has most of the model's {resource}, of which there may be {limit:,}"
+            got, fix = f"{counts[largest]:,} of {total:,}", f"{_suggest_smaller(typed, largest)}, or allow as many"
+            rejections.append((largest, Rejection(code="limit", kind="policy", expected=expected, got=got, fix=fix)))
     raise_rejections(typed, rejections)
 
 

@@ -1,144 +1,141 @@
-"""Builds inside of builds, in threads, and after a fork: each in a process of its own, with a deadline."""
+"""Builds inside of builds, in threads, and after a fork: each ends, and its weights are those of a build alone."""
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
+import time
+import warnings
+from threading import Event, Thread
 
 import pytest
-
-SECONDS = 300
-"""The deadline of a process that takes five seconds of a core. One that hangs would wait for ever."""
-
-PRELUDE = """
-import os, sys, threading, warnings
 import torch
 from attrs import frozen
 from torch import nn
+
 import composer
 
-torch.set_num_threads(1)
+SECONDS = 120
+"""The deadline of what takes a second. A build that hangs would wait for ever."""
+
 ENDS = [composer.FCNDecoder(channels=8, num_convs=1), composer.SegmentationHead(num_classes=2)]
 PLAIN = composer.chain(composer.Timm("test_resnet"), *ENDS)
+CALLS = []
+"""What the module of `Calling` calls when it is made."""
+
 
 @frozen(kw_only=True)
-class Asking(composer.Neck):
-    "Its module is made by ASK, and gives what it takes."
+class Calling(composer.Neck):
+    """Calls every function in `CALLS` when it is built, and gives what it takes."""
 
-@composer.contract.register(Asking)
+
+@composer.contract.register(Calling)
 def _(neck, features):
     return features
 
-@composer.module.register(Asking)
+
+@composer.module.register(Calling)
 def _(neck, features):
-    ASK()
+    for function in CALLS:
+        function()
     return nn.Linear(3, 3)
 
-ASKING = composer.chain(composer.Timm("test_resnet"), Asking(), *ENDS)
+
+CALLING = composer.chain(composer.Timm("test_resnet"), Calling(), *ENDS)
+
 
 def state(model):
     return torch.cat([x.double().flatten() for x in model.state_dict().values()])
 
-def threads(*functions):
-    every = [threading.Thread(target=function, daemon=True) for function in functions]
-    for one in every: one.start()
-    for one in every: one.join()
-"""
 
-PROGRAMS = {
-    "builds and a load inside of a build": """
-ASK = lambda: None
-alone, saved = state(composer.build(ASKING, seed=3)), composer.build(PLAIN, seed=4)
-composer.save(saved, sys.argv[1] + "/saved.safetensors")
-limits = composer.Limits(parameters=10**6)
-made = []
-def ASK():
-    made.append(composer.build(PLAIN, seed=4))
-    made.append(composer.build(PLAIN, seed=4, limits=limits))
-    made.append(composer.load(sys.argv[1] + "/saved.safetensors"))
-assert torch.equal(state(composer.build(ASKING, seed=3)), alone)
-assert torch.equal(state(composer.build(ASKING, seed=3, limits=limits)), alone)
-assert [torch.equal(state(one), state(saved)) for one in made if not next(one.parameters()).is_meta] == [True] * 9
-""",
-    "a build that waits for one in another thread": """
-ASK = lambda: None
-alone, inner = state(composer.build(ASKING, seed=3)), state(composer.build(PLAIN, seed=4))
-made = []
-ASK = lambda: threads(lambda: made.append(composer.build(PLAIN, seed=4)))
-assert torch.equal(state(composer.build(ASKING, seed=3)), alone)
-assert torch.equal(state(made[0]), inner)
-""",
-    "a fork while another thread is in a build": """
-alone = state(composer.build(PLAIN, seed=4))
-inside, finished = threading.Event(), threading.Event()
-def ASK():
-    inside.set()
-    finished.wait()
-other = threading.Thread(target=composer.build, args=(ASKING,), daemon=True)
-other.start()
-inside.wait()
-child = os.fork()
-if child == 0:
-    os._exit(0 if torch.equal(state(composer.build(PLAIN, seed=4)), alone) else 3)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-finished.set()
-other.join()
-""",
-    "processes that are forked while other threads build": """
-import multiprocessing
-alone, filters, stopped = state(composer.build(PLAIN, seed=4)), list(warnings.filters), threading.Event()
-def build_on():
-    while not stopped.is_set():
-        composer.build(PLAIN)
-others = [threading.Thread(target=build_on, daemon=True) for _ in range(2)]
-for one in others: one.start()
-def child():
-    same = torch.equal(state(composer.build(PLAIN, seed=4)), alone)
-    os._exit(0 if same and warnings.filters == filters and sys.stdout is sys.__stdout__ else 3)
-children = [multiprocessing.get_context("fork").Process(target=child) for _ in range(6)]
-for one in children: one.start()
-for one in children: one.join()
-stopped.set()
-for one in others: one.join()
-assert [one.exitcode for one in children] == [0] * 6
-""",
-    "a thread that draws while another builds": """
-torch.manual_seed(7)
-quiet = [torch.rand(5) for _ in range(20_000)]
-alone = state(composer.build(PLAIN, seed=4))
-torch.manual_seed(7)
-drawn, built = [], []
-def draw():
-    while not built or len(drawn) < 100:
-        drawn.append(torch.rand(5))
-def build():
-    for _ in range(4):
-        last = composer.build(PLAIN, seed=4, verify=True)
-    built.append(last)
-threads(draw, build)
-assert torch.equal(state(built[0]), alone)
-assert torch.equal(torch.cat(drawn[:20_000]), torch.cat(quiet[: len(drawn)]))
-""",
-    "threads that build, and one that makes modules": """
-found, alone, made, raised = list(warnings.filters), state(composer.build(PLAIN, seed=4)), [], []
-def make():
-    try:
-        for _ in range(2_000): nn.Conv2d(1, 1, 1)
-    except Exception as error:
-        raised.append(error)
-def build():
-    for _ in range(5): made.append(composer.build(PLAIN, seed=4))
-threads(make, build, build, build)
-assert raised == []
-assert [torch.equal(state(one), alone) for one in made] == [True] * 15
-assert warnings.filters == found
-""",
-}
+@pytest.fixture(scope="module")
+def alone():
+    """The weights of `PLAIN` after seed 4 and of `CALLING` after seed 3, each built alone."""
+    return state(composer.build(PLAIN, seed=4)), state(composer.build(CALLING, seed=3))
 
 
-@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
-def test_it_ends_and_the_weights_are_the_same(program, tmp_path):
-    told = subprocess.run(
-        [sys.executable, "-c", PRELUDE + program, str(tmp_path)], capture_output=True, text=True, timeout=SECONDS
-    )
-    assert (told.returncode, told.stderr) == (0, "")
+@pytest.fixture
+def call(monkeypatch):
+    """Lets `Calling` call a function."""
+    return lambda function: monkeypatch.setattr(sys.modules[__name__], "CALLS", [function])
+
+
+def run_threads(*functions):
+    threads = [Thread(target=function, daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert [thread.is_alive() for thread in threads] == [False] * len(threads)
+
+
+def test_builds_and_a_load_inside_of_a_build(alone, call, tmp_path):
+    limits = composer.Limits(parameters=10**6)
+    composer.save(composer.build(PLAIN, seed=4), tmp_path / "saved.safetensors")
+    made = []
+
+    def build_inside():
+        made.append(composer.build(PLAIN, seed=4))
+        made.append(composer.build(PLAIN, seed=4, limits=limits))
+        made.append(composer.load(tmp_path / "saved.safetensors"))
+
+    call(build_inside)
+    assert torch.equal(state(composer.build(CALLING, seed=3)), alone[1])
+    assert torch.equal(state(composer.build(CALLING, seed=3, limits=limits)), alone[1])
+    assert [torch.equal(state(one), alone[0]) for one in made if not next(one.parameters()).is_meta] == [True] * 9
+
+
+def test_a_build_that_waits_for_one_in_another_thread(alone, call):
+    made = []
+    call(lambda: run_threads(lambda: made.append(composer.build(PLAIN, seed=4))))
+    assert torch.equal(state(composer.build(CALLING, seed=3)), alone[1])
+    assert torch.equal(state(made[0]), alone[0])
+
+
+def test_a_fork_while_another_thread_is_in_a_build(alone, call):
+    inside, finished = Event(), Event()
+    call(lambda: (inside.set(), finished.wait(SECONDS)))
+    other = Thread(target=composer.build, args=(CALLING,), daemon=True)
+    other.start()
+    assert inside.wait(SECONDS)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(state(composer.build(PLAIN, seed=4)), alone[0]) else 3)
+    deadline = time.monotonic() + SECONDS
+    ended, status = 0, None
+    while not ended and time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    finished.set()
+    other.join(SECONDS)
+    if not ended:
+        os.kill(child, 9)
+    assert (ended, status) == (child, 0)
+
+
+def test_a_thread_that_draws_while_another_builds(alone):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = torch.rand(200, 5)
+        torch.manual_seed(7)
+        drawn, built = [], []
+
+        def draw():
+            while not built or len(drawn) < 200:
+                drawn.append(torch.rand(5))
+
+        run_threads(draw, lambda: built.append(composer.build(PLAIN, seed=4, verify=True)))
+    assert torch.equal(state(built[0]), alone[0])
+    assert torch.equal(torch.stack(drawn[:200]), expected)
+
+
+def test_threads_that_build_and_one_that_makes_modules(alone):
+    found, made, layers = list(warnings.filters), [], []
+
+    def build():
+        made.extend(composer.build(PLAIN, seed=4) for _ in range(2))
+
+    run_threads(lambda: layers.extend(nn.Conv2d(1, 1, 1) for _ in range(1_000)), build, build)
+    assert len(layers) == 1_000
+    assert [torch.equal(state(one), alone[0]) for one in made] == [True] * 4
+    assert warnings.filters == found

@@ -308,7 +308,7 @@ def test_facts_that_are_half_written_are_not_left_behind(here, monkeypatch, tmp_
 
     interrupting(monkeypatch, "pathlib.Path.replace")
     with pytest.raises(KeyboardInterrupt):
-        _store_cached(tmp_path / "cache" / "facts.json", {}, facts())
+        _store_cached(tmp_path / "cache" / "facts.json", facts())
     assert list((tmp_path / "cache").iterdir()) == []
 
 

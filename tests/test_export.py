@@ -1,10 +1,8 @@
-"""Specs go through torch.export and torch.compile in one piece, and give the same numbers there.
+"""Models go through torch.export and torch.compile in one piece, and give the same numbers there.
 
-With dynamic sizes these are the numbers of onnxruntime too, and of a program that another process loads.
+With dynamic sizes these are the numbers of onnxruntime too, and of a program that is saved and loaded.
 """
 
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -19,25 +17,17 @@ import composer
 
 SPECS = Path(__file__).parent.parent / "specs"
 OPTIONAL = ("terratorch/", "transformers/", "mmseg/")
-"""Sources whose libraries are not of the extra `test`. Whether their parts can be exported is up to them."""
+"""Sources whose libraries are not in the extra `test`. Whether their parts can be exported is up to them."""
 
-QUICK = ("auxiliary-heads", "class-token", "coarse-cells", "convnext-unet", "optical-radar-unet", "six-bands-fcn")
-"""Specs that cover heads, tokens, rescaling, several inputs and bands; the others are exported in the slow tests."""
+SLOW = pytest.mark.slow
 
-NAMES = [
-    pytest.param(file.stem, marks=[] if file.stem in QUICK else pytest.mark.slow)
-    for file in sorted(SPECS.glob("*.yaml"))
-    if not any(source in file.read_text("utf-8") for source in OPTIONAL)
-]
+HEAD = composer.SegmentationHead(num_classes=2)
+RESNET = composer.Timm("test_resnet.r160_in1k", out_indices=[1, 2, 3, 4])
+VIT = composer.Timm("test_vit.r160_in1k", out_indices=[0, 1])
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def model(request):
-    return built(request.param)
-
-
-def built(name):
-    return composer.build(composer.read(SPECS / f"{name}.yaml")).eval()
+def read(name):
+    return composer.read(SPECS / f"{name}.yaml")
 
 
 def images(typed, height, width, seed=0):
@@ -54,95 +44,83 @@ def run(model, x):
         return model(x)
 
 
-def differences(one, other):
-    """How far each output is from its counterpart, at most."""
+def find_difference(one, other):
+    """Return the largest difference of any output."""
     assert pytree.tree_structure(one) == pytree.tree_structure(other)
-    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
-    assert all(x.shape == y.shape for x, y in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))
-    return [float((x - y).abs().max()) for x, y in pairs]
+    pairs = list(zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))
+    assert [x.shape for x, _ in pairs] == [y.shape for _, y in pairs]
+    return max(float((x - y).abs().max()) for x, y in pairs)
 
 
-def test_is_exported(model):
-    """At one size, which has to be padded."""
-    x = images(model.typed, 66, 98)
-    program = export(model, (x,))
-    assert max(differences(run(model, x), run(program.module(), x))) == 0
-
-
-def test_is_compiled_without_a_break(model):
-    torch.compiler.reset()
-    x = images(model.typed, 66, 98)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert max(differences(run(model, x), run(compiled, x))) == 0
-
-
-@pytest.mark.slow
-def test_is_compiled_to_machine_code():
-    """Additions are reordered, so the numbers may differ in their last digits."""
-    torch.compiler.reset()
-    encoder = composer.Timm("test_vit", out_indices=[0], tokens=True)
-    necks = [composer.ReshapeTokensToImage(), composer.InterpolateToPyramidal()]
-    decoder = composer.UNetDecoder(channels=[8])
-    model = composer.build(composer.chain(encoder, *necks, decoder, composer.SegmentationHead(num_classes=2))).eval()
-    x = images(model.typed, 66, 98)
-    compiled = torch.compile(model, fullgraph=True, backend="inductor")
-    assert max(differences(run(model, x), run(compiled, x))) < 1e-4
-
-
+STEM = composer.Custom(
+    torch.nn.Conv2d(3, 4, 4, stride=4),
+    features=composer.Feature(channels=4, stride=4),
+    sizes=composer.SizeConstraint(multiple=8, square=True),
+)
+TINY = {
+    "pools": composer.chain(
+        composer.Timm("test_resnet.r160_in1k", out_indices=[1, 2]), composer.UperNetDecoder(channels=8), HEAD
+    ),
+    "cells of a square": composer.chain(STEM, composer.IdentityDecoder(), HEAD, rescale=False),
+    "zeros at the end": composer.chain(
+        STEM, composer.IdentityDecoder(), HEAD, padding=composer.Padding(mode="zeros", side="end")
+    ),
+    "tokens of frames": composer.chain(
+        composer.Timm("test_vit", out_indices=[0], tokens=True),
+        composer.TemporalPooling(),
+        composer.EmbeddingHead(),
+        input=composer.Image(frames=2),
+    ),
+}
 DYNAMIC = [
-    pytest.param("canopy-height", id="cnn"),
-    pytest.param("vit-upernet", id="vit-maps"),
-    pytest.param("linear-probe", id="vit-tokens", marks=pytest.mark.slow),
-    pytest.param("dinov2-tokens-upernet", id="vit-tokens-pyramid", marks=pytest.mark.slow),
-    pytest.param("coarse-cells", id="cells", marks=pytest.mark.slow),
-    pytest.param("six-bands-fcn", id="zeros-at-the-end"),
-    pytest.param("seasons", id="frames"),
-    pytest.param("embedding", id="tokens-of-frames-as-they-are"),
+    *(pytest.param(graph, id=name) for name, graph in TINY.items()),
+    *(
+        pytest.param(read(name), id=name, marks=SLOW)
+        for name in (
+            "canopy-height",
+            "vit-upernet",
+            "linear-probe",
+            "dinov2-tokens-upernet",
+            "coarse-cells",
+            "six-bands-fcn",
+            "seasons",
+            "embedding",
+        )
+    ),
 ]
 """Swin is not among them: it asks of each size whether it is made of whole windows, and after five minutes torch gives
 up on answering for all sizes.
 """
-SIZES = [(97, 131), (224, 224), (64, 320), (65, 300)]
 
 
 @pytest.fixture(scope="module", params=DYNAMIC)
 def exported(request):
     """A model, and what it is exported to for images of any size from 64 to 1024."""
-    model = built(request.param)
+    model = composer.build(request.param).eval()
     x = images(model.typed, 130, 170)
     sides = {x.dim() - 2: Dim("height", min=64, max=1024), x.dim() - 1: Dim("width", min=64, max=1024)}
     return model, export(model, (x,), dynamic_shapes=(sides,)).module()
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("size", [(97, 131), (224, 224), (64, 320), (65, 300)], ids=str)
 def test_an_export_takes_images_of_any_size(exported, size):
     model, program = exported
     x = images(model.typed, *size)
+    out = run(program, x)
     # UPerNet pools by sums of products there, which round otherwise; all else is equal to the last bit.
     has_pools = any(isinstance(module, torch.nn.AdaptiveAvgPool2d) for module in model.modules())
-    assert max(differences(run(model, x), run(program, x))) <= (1e-5 if has_pools else 0)
-
-
-def test_an_export_keeps_its_word_about_sizes(exported):
-    """What is exported gives the shapes that were inferred."""
-    model, program = exported
-    out = run(program, images(model.typed, 70, 333)).output
+    assert find_difference(run(model, x), out) <= (1e-5 if has_pools else 0)
     (end,) = model.graph.outputs
-    assert shape_of(out) == model.typed.shape(end, 70, 333)
+    assert get_shape(out.output) == model.typed.shape(end, *size)
 
 
-def shape_of(x):
+def get_shape(x):
     """The shape of an output; of an embedding, the shapes."""
-    return tuple(map(shape_of, x)) if isinstance(x, tuple) else ("b", *x.shape[1:])
+    return tuple(map(get_shape, x)) if isinstance(x, tuple) else ("b", *x.shape[1:])
 
 
-RESNET = composer.Timm("test_resnet.r160_in1k", out_indices=[1, 2, 3, 4])
-VIT = composer.Timm("test_vit.r160_in1k", out_indices=[0, 1])
-
-
-def score(source, name):
-    """A head behind `source`, and nodes in between."""
-    return composer.Node(name, composer.SegmentationHead(num_classes=2), source)
+def node(name, part, source):
+    return composer.Node(name, part, source)
 
 
 def halving():
@@ -154,14 +132,14 @@ def halving():
 CNN = composer.Graph(
     inputs={"optical": composer.Image()},
     nodes=[
-        composer.Node("encoder", RESNET, "optical"),
-        composer.Node("unet.decoder", composer.UNetDecoder(channels=[16, 8, 8, 8], attention_type="scse"), "encoder"),
-        composer.Node("fcn.decoder", composer.FCNDecoder(channels=8, num_convs=1), "encoder"),
-        composer.Node("upernet.decoder", composer.UperNetDecoder(channels=8), "encoder"),
-        composer.Node("aspp", composer.ASPPRegressionHead(channels=8), "encoder"),
-        score("unet.decoder", "unet.head"),
-        score("fcn.decoder", "fcn.head"),
-        score("upernet.decoder", "upernet.head"),
+        node("encoder", RESNET, "optical"),
+        node("unet.decoder", composer.UNetDecoder(channels=[16, 8, 8, 8], attention_type="scse"), "encoder"),
+        node("fcn.decoder", composer.FCNDecoder(channels=8, num_convs=1), "encoder"),
+        node("upernet.decoder", composer.UperNetDecoder(channels=8), "encoder"),
+        node("aspp", composer.ASPPRegressionHead(channels=8), "encoder"),
+        node("unet.head", HEAD, "unet.decoder"),
+        node("fcn.head", HEAD, "fcn.decoder"),
+        node("upernet.head", HEAD, "upernet.decoder"),
     ],
     outputs=["unet.head", "aspp"],
     auxiliary={"fcn": "fcn.head", "upernet": "upernet.head"},
@@ -169,33 +147,68 @@ CNN = composer.Graph(
 TRANSFORMER = composer.Graph(
     inputs={"image": composer.Image()},
     nodes=[
-        composer.Node("encoder", VIT, "image"),
-        composer.Node("probe", composer.LinearDecoder(num_classes=2, upsampling_size=4), "encoder"),
-        composer.Node("four", composer.SelectIndices(indices=[0, 0, 1, 1]), "encoder"),
-        composer.Node("pyramid", composer.LearnedInterpolateToPyramidal(), "four"),
-        composer.Node("decoder", composer.UperNetDecoder(channels=8, align_corners=True), "pyramid"),
-        score("decoder", "upernet"),
-        composer.Node("coarsest", composer.IdentityDecoder(), "encoder"),
-        composer.Node("label", composer.ClassificationHead(num_classes=3), "coarsest"),
-        composer.Node("features", composer.EmbeddingHead(), "pyramid"),
+        node("encoder", VIT, "image"),
+        node("probe", composer.LinearDecoder(num_classes=2, upsampling_size=4), "encoder"),
+        node("four", composer.SelectIndices(indices=[0, 0, 1, 1]), "encoder"),
+        node("pyramid", composer.LearnedInterpolateToPyramidal(), "four"),
+        node("decoder", composer.UperNetDecoder(channels=8, align_corners=True), "pyramid"),
+        node("upernet", HEAD, "decoder"),
+        node("coarsest", composer.IdentityDecoder(), "encoder"),
+        node("label", composer.ClassificationHead(num_classes=3), "coarsest"),
+        node("features", composer.EmbeddingHead(), "pyramid"),
     ],
     outputs=["probe", "upernet", "label", "features"],
 )
 TWO_INPUTS = composer.Graph(
     inputs={"s2": composer.Image(), "s1": composer.Image()},
     nodes=[
-        composer.Node("optical", halving(), "s2"),
-        composer.Node("radar", halving(), "s1"),
-        composer.Node("joined", composer.ConcatFeatures(), ["optical", "radar"]),
-        score("joined", "cover"),
+        node("optical", halving(), "s2"),
+        node("radar", halving(), "s1"),
+        node("joined", composer.ConcatFeatures(), ["optical", "radar"]),
+        node("cover", HEAD, "joined"),
+        node("features", composer.EmbeddingHead(), "joined"),
     ],
     outputs=["cover"],
+    auxiliary={"early": "features"},
 )
+COMPILED = [
+    pytest.param(TINY["tokens of frames"], id="tokens of frames"),
+    pytest.param(TWO_INPUTS, id="two inputs"),
+    pytest.param(TRANSFORMER, id="vit", marks=SLOW),
+    *(
+        pytest.param(composer.read(file), id=file.stem, marks=SLOW)
+        for file in sorted(SPECS.glob("*.yaml"))
+        if not any(source in file.read_text("utf-8") for source in OPTIONAL)
+    ),
+]
+
+
+@pytest.mark.parametrize("graph", COMPILED)
+def test_compile_without_a_graph_break(graph):
+    torch.compiler.reset()
+    model = composer.build(graph).eval()
+    x = images(model.typed, 66, 98)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert find_difference(run(model, x), run(compiled, x)) == 0
+
+
+@SLOW
+def test_compile_to_machine_code():
+    """Additions are reordered, so the last digits may differ."""
+    torch.compiler.reset()
+    encoder = composer.Timm("test_vit", out_indices=[0], tokens=True)
+    necks = [composer.ReshapeTokensToImage(), composer.InterpolateToPyramidal()]
+    model = composer.build(composer.chain(encoder, *necks, composer.UNetDecoder(channels=[8]), HEAD)).eval()
+    x = images(model.typed, 66, 98)
+    compiled = torch.compile(model, fullgraph=True, backend="inductor")
+    assert find_difference(run(model, x), run(compiled, x)) < 1e-4
+
+
 FEATURES = [f"features.{index}" for index in range(4)]
 ONNX = [
-    pytest.param((CNN, ["optical"], ["unet.head", "aspp", "fcn.head", "upernet.head"]), id="cnn"),
-    pytest.param((TRANSFORMER, ["image"], ["probe", "upernet", "label", *FEATURES]), id="vit"),
-    pytest.param((TWO_INPUTS, ["s2", "s1"], ["cover"]), id="two-inputs"),
+    pytest.param((TWO_INPUTS, ["s2", "s1"], ["cover", "features.0"]), id="two-inputs"),
+    pytest.param((CNN, ["optical"], ["unet.head", "aspp", "fcn.head", "upernet.head"]), id="cnn", marks=SLOW),
+    pytest.param((TRANSFORMER, ["image"], ["probe", "upernet", "label", *FEATURES]), id="vit", marks=SLOW),
 ]
 
 
@@ -225,75 +238,43 @@ def onnx_session(request, tmp_path_factory):
 
 @pytest.mark.parametrize("size", [(130, 170), (97, 131), (224, 224), (64, 320), (65, 300)], ids=str)
 def test_onnxruntime_gives_the_same_values_at_any_size(onnx_session, size):
-    model, inputs, _, session = onnx_session
+    model, inputs, outputs, session = onnx_session
     x = images(model.typed, *size)
-    given = x if isinstance(x, dict) else {inputs[0]: x}
-    found = session.run(None, {name: image.numpy() for name, image in given.items()})
+    by_name = x if isinstance(x, dict) else {inputs[0]: x}
+    found = session.run(outputs, {name: image.numpy() for name, image in by_name.items()})
     expected = [tensor.numpy() for tensor in pytree.tree_leaves(run(model, x))]
     assert [one.shape for one in found] == [one.shape for one in expected]
     # Where a map is enlarged by a ratio that is not whole, onnxruntime rounds its coordinates otherwise.
     assert max(np.abs(one - other).max() for one, other in zip(found, expected, strict=True)) < 5e-5
 
 
-def test_inputs_and_outputs_of_onnx_are_named_as_the_nodes(onnx_session):
+def test_inputs_and_outputs_of_onnx_are_named_after_the_nodes(onnx_session):
     _, inputs, outputs, session = onnx_session
     assert [one.name for one in session.get_inputs()] == inputs
     assert [one.name for one in session.get_outputs()] == outputs
 
 
-def test_a_model_is_exported_to_onnx_with_dynamic_sizes(tmp_path):
-    model, file = small(), tmp_path / "model.onnx"
-    height, width = torch.export.Dim("height", min=64, max=4096), torch.export.Dim("width", min=64, max=4096)
-    torch.onnx.export(
-        model,
-        kwargs={"image": torch.zeros(1, 3, 256, 256)},
-        f=file,
-        dynamo=True,
-        dynamic_shapes={"image": {2: height, 3: width}},
-        input_names=model.input_names,
-        output_names=model.output_names,
-    )
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    x = images(model.typed, 97, 131)
-    output, auxiliary = session.run(["head", "aux.early.head"], {"image": x.numpy()})
-    expected = run(model, x)
-    assert np.abs(output - expected.output.numpy()).max() < 1e-5
-    assert np.abs(auxiliary - expected.auxiliary_heads["early"].numpy()).max() < 1e-5
-
-
-LOADING = """
-import sys, torch
-from composer import ModelOutput
-program, values = sys.argv[1:]
-x, expected = torch.load(values)
-out = torch.export.load(program).module()(x)
-assert type(out) is ModelOutput and list(out.auxiliary_heads) == ["early"]
-torch.testing.assert_close([out.output, out.auxiliary_heads["early"]], expected, rtol=0, atol=0)
-"""
-
-
-def small():
-    """A model of two outputs, and an image for it."""
-    aux = {"early": (composer.IdentityDecoder(out_index=0), composer.SegmentationHead(num_classes=2))}
+@pytest.fixture(scope="module")
+def program():
+    """A model of two outputs, an image for it, and the program that it is exported to."""
+    aux = {"early": (composer.IdentityDecoder(out_index=0), HEAD)}
     encoder = composer.Custom(torch.nn.Conv2d(3, 4, 1), features=composer.Feature(channels=4))
-    head = composer.SegmentationHead(num_classes=2)
-    return composer.build(composer.chain(encoder, composer.IdentityDecoder(), head, aux=aux)).eval()
+    model = composer.build(composer.chain(encoder, composer.IdentityDecoder(), HEAD, aux=aux)).eval()
+    x = torch.rand(1, 3, 9, 11)
+    return model, x, export(model, (x,))
 
 
-def test_a_saved_program_gives_the_same_values_in_another_process(tmp_path):
-    model, x = small(), torch.rand(1, 3, 9, 11)
-    out = run(model, x)
-    torch.export.save(export(model, (x,)), tmp_path / "program.pt2")
-    torch.save((x, [out.output, out.auxiliary_heads["early"]]), tmp_path / "values.pt")
-    subprocess.run(
-        [sys.executable, "-c", LOADING, tmp_path / "program.pt2", tmp_path / "values.pt"], check=True, timeout=120
-    )
+def test_a_saved_program_gives_the_same_values(program, tmp_path):
+    model, x, exported = program
+    torch.export.save(exported, tmp_path / "program.pt2")
+    out = run(torch.export.load(tmp_path / "program.pt2").module(), x)
+    assert type(out) is composer.ModelOutput
+    assert find_difference(run(model, x), out) == 0
 
 
-@pytest.mark.slow
-def test_aot_inductor_gives_the_same_values(tmp_path):
-    model, x = small(), torch.rand(1, 3, 9, 11)
+@SLOW
+def test_aot_inductor_gives_the_same_values(program, tmp_path):
+    model, x, exported = program
     package = str(tmp_path / "model.pt2")
-    torch._inductor.aoti_compile_and_package(export(model, (x,)), package_path=package)
-    compiled = torch._inductor.aoti_load_package(package)
-    assert max(differences(run(model, x), run(compiled, x))) < 1e-5
+    torch._inductor.aoti_compile_and_package(exported, package_path=package)
+    assert find_difference(run(model, x), run(torch._inductor.aoti_load_package(package), x)) < 1e-5

@@ -8,21 +8,12 @@ import json
 from functools import cache
 
 import pytest
-from attrs import evolve
 
 import composer
 from composer.cli.main import main
-from composer.compatibility import (
-    PairResult,
-    build_default_decoder,
-    copy_for_encoder,
-    evaluate_pairs,
-    group_equivalent,
-    list_decoder_names,
-)
-from composer.layouts import Feature
+from composer.compatibility import PairResult, build_default_decoder, evaluate_pairs, list_decoder_names
 from composer.parts import PARTS
-from composer.parts.encoders import EncoderInfo, Timm
+from composer.parts.encoders import Timm
 from composer.parts.rules import Rejection
 
 DECODERS = {name: PARTS[name] for name in list_decoder_names(PARTS)}
@@ -117,38 +108,6 @@ def test_an_encoder_without_facts_fits_nothing():
     refusal = Rejection(code="install", kind="policy", expected="needs timm", got="no installation of it")
     found = cells("resnet18", lambda *_: refusal)
     assert {cell.because for cell in found.values()} == {"timm/resnet18 needs timm (got no installation of it)."}
-
-
-def test_encoders_that_give_the_same_are_one():
-    parts = [Timm(name) for name in ("resnet18", "resnet34", "resnet50", "resnet18d", "convnext_atto")]
-    groups = group_equivalent(parts, composer.describe)
-    assert [[part.name for part in group] for group in groups] == [
-        ["resnet18", "resnet34", "resnet18d"],
-        ["resnet50"],
-        ["convnext_atto"],
-    ]
-
-
-def test_the_cells_of_one_are_those_of_all_that_are_alike():
-    (group,) = group_equivalent([Timm("vit_small_patch16_224"), Timm("vit_small_patch16_384")], composer.describe)
-    ours = tuple(copy_for_encoder(group[1], cell) for cell in evaluate_pairs(group[0], DECODERS, composer.describe))
-    assert ours == evaluate_pairs(group[1], DECODERS, composer.describe)
-    assert ours[2].encoder == Timm("vit_small_patch16_384", out_indices=[2, 5, 8, 11])
-
-
-SIX = [Feature(channels=64, stride=16) for _ in range(6)]
-
-
-def test_levels_asked_for_tell_encoders_apart():
-    """By themselves both give the same; asked for four levels, one gives narrower ones."""
-
-    def known(part, _):
-        levels = part.out_indices or (3, 4, 5)
-        narrow = part.name == "b"
-        given = [evolve(SIX[i], channels=32 if narrow and i < 3 else 64) for i in levels]
-        return EncoderInfo(features=given, levels=6)
-
-    assert [len(group) for group in group_equivalent([Timm("a"), Timm("b"), Timm("c")], known)] == [2, 1]
 
 
 def test_csv_has_a_line_for_each_pair(capsys):

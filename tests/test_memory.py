@@ -1,4 +1,4 @@
-"""What memory there is left, as Linux tells it: of the machine, and of the groups that a container is in."""
+"""The free memory as Linux reports it: of the machine, and of the control groups that a container is in."""
 
 from __future__ import annotations
 
@@ -9,23 +9,8 @@ from composer.limits import get_free_memory
 MACHINE = "MemTotal: 24000 kB\nMemFree: 100 kB\nMemAvailable:    9000 kB\nSwapTotal: 500 kB\nSwapFree: 400 kB\n"
 AVAILABLE = 9400 * 1024
 
-
-@pytest.fixture
-def system(tmp_path, monkeypatch):
-    """Writes what a system tells, by file."""
-    monkeypatch.setattr("composer.limits.PROC", tmp_path / "proc")
-    monkeypatch.setattr("composer.limits.GROUPS", tmp_path / "groups")
-
-    def write(files):
-        for name, text in files.items():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(text, encoding="ascii")
-
-    return write
-
-
 SYSTEMS = {
-    "nothing is told": ({}, None),
+    "no files": ({}, None),
     "an old kernel": ({"proc/meminfo": "MemTotal: 24000 kB\n"}, None),
     "a machine": ({"proc/meminfo": MACHINE}, AVAILABLE),
     "no limit": (
@@ -57,11 +42,11 @@ SYSTEMS = {
         },
         100,
     ),
-    "seen from inside": (
+    "from inside of a container": (
         {"proc/self/cgroup": "0::/outside\n", "groups/memory.max": "1000\n", "groups/memory.current": "400\n"},
         600,
     ),
-    "the older groups": (
+    "version 1": (
         {
             "proc/self/cgroup": "5:cpu,cpuacct:/c\n4:memory:/c\n",
             "groups/memory/c/memory.limit_in_bytes": "1000\n",
@@ -70,7 +55,7 @@ SYSTEMS = {
         },
         350,
     ),
-    "more than there may be": (
+    "more than the limit": (
         {"proc/self/cgroup": "0::/\n", "groups/memory.max": "10\n", "groups/memory.current": "20\n"},
         0,
     ),
@@ -78,6 +63,10 @@ SYSTEMS = {
 
 
 @pytest.mark.parametrize(("files", "free"), SYSTEMS.values(), ids=SYSTEMS)
-def test_what_is_left(system, files, free):
-    system(files)
+def test_free_memory(tmp_path, monkeypatch, files, free):
+    monkeypatch.setattr("composer.limits.PROC", tmp_path / "proc")
+    monkeypatch.setattr("composer.limits.GROUPS", tmp_path / "groups")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="ascii")
     assert get_free_memory() == free

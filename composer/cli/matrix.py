@@ -26,9 +26,7 @@ from composer.compatibility import (
     VERDICTS,
     PairResult,
     Verdict,
-    copy_for_encoder,
     evaluate_pairs,
-    group_equivalent,
     list_decoder_names,
 )
 from composer.encoder_info import describe
@@ -38,8 +36,8 @@ from composer.parts import PART_REGISTRY, PARTS, ProbedEncoder
 from composer.parts.base import get_part_name
 from composer.spec.writer import get_non_default_fields
 
-MIN_PARALLEL_GROUPS = 8
-"""Groups of encoders from which starting processes pays off."""
+MIN_PARALLEL_ENCODERS = 40
+"""Encoders from which starting processes pays off."""
 
 MAX_LISTED_PAIRS = 150
 """Pairs that a table lists one by one; of more, it counts the verdicts of each decoder."""
@@ -111,17 +109,13 @@ def _iter_cells(encoders: Sequence[ProbedEncoder], decoders: tuple[str, ...], jo
 
     console = Console(stderr=True)
     options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
-    rows: dict[ProbedEncoder, tuple[PairResult, ...]] = {}
-    groups = group_equivalent(track(encoders, "encoders described", **options), describe)
-    results = zip(groups, _compute_rows([(group[0], decoders) for group in groups], jobs), strict=True)
-    for group, cells in track(results, "groups of encoders paired", len(groups), **options):
-        rows |= {encoder: tuple(copy_for_encoder(encoder, cell) for cell in cells) for encoder in group}
-    for encoder in encoders:
-        yield from rows[encoder]
+    rows = _compute_rows([(encoder, decoders) for encoder in encoders], jobs)
+    for cells in track(rows, "encoders paired", len(encoders), **options):
+        yield from cells
 
 
 def _compute_rows(work: Sequence[tuple[ProbedEncoder, tuple[str, ...]]], jobs: int) -> Iterator[tuple[PairResult, ...]]:
-    if jobs == 1 or len(work) < MIN_PARALLEL_GROUPS:
+    if jobs == 1 or len(work) < MIN_PARALLEL_ENCODERS:
         yield from map(_compute_row, work)
         return
     # Ctrl-C reaches all processes of a terminal; this one ends the others, and only this one prints a message.

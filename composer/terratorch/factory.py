@@ -111,7 +111,8 @@ class FactoryModel(Model):
         argument that the encoder does not take.
         """
         size = kwargs.pop("image_size", None)
-        if isinstance(image, Tensor) and image.dim() == 5 and image.shape[2] == 1 and self._inputs[0].dims == 4:
+        takes_frames = self.graph.inputs[0][1].frames is not None
+        if isinstance(image, Tensor) and image.dim() == 5 and image.shape[2] == 1 and not takes_frames:
             image = image.squeeze(2)
         out = super().forward(image, **kwargs)
         if self.task == EMBEDDING_TASK:

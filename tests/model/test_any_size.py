@@ -181,7 +181,7 @@ def test_what_was_found_is_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(facts, "_probe_encoder", None)
 
     assert composer.describe(part, 3) == first
-    assert [f["rounding"] for f in json.loads(file.read_text())["info"]["features"]] == NETWORKS["vgg"][1]
+    assert [f["rounding"] for f in json.loads(file.read_text())["features"]] == NETWORKS["vgg"][1]
     facts._describe_cached.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""Modules of one's own as encoders: used as they are, left as found, and refused where they break their word."""
+"""The user's own modules as encoders: used as they are, left unchanged, and rejected where the declaration is wrong."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from composer.sizes import SizeConstraint
 
 
 class Stem(nn.Module):
-    """A small encoder with everything that a check could disturb: statistics, dropout, a count of its calls."""
+    """A small encoder with everything that a check could disturb: statistics, dropout, modes."""
 
     def __init__(self):
         super().__init__()
@@ -26,58 +26,43 @@ class Stem(nn.Module):
         return self.dropout(self.norm(self.conv(x_BCHW)))
 
 
-def declared(module, channels=8, stride=4, sizes=SizeConstraint(multiple=4)):  # noqa: B008, frozen
-    return Custom(module, features=Feature(channels=channels, stride=stride), sizes=sizes)
+def declare(module, channels=8, stride=4):
+    return Custom(module, features=Feature(channels=channels, stride=stride), sizes=SizeConstraint(multiple=4))
 
 
-def chained(encoder):
-    return composer.chain(encoder, IdentityDecoder(), SegmentationHead(num_classes=2))
+def build(encoder):
+    return composer.build(composer.chain(encoder, IdentityDecoder(), SegmentationHead(num_classes=2)))
 
 
-def test_the_module_itself_is_used():
-    stem = Stem()
-    assert composer.build(chained(declared(stem))).encoder is stem
-
-
-def test_its_weights_are_named_by_the_node():
-    model = composer.build(chained(declared(Stem())))
-    assert [name for name in model.state_dict() if name.startswith("encoder.")] == [
-        f"encoder.{name}" for name in Stem().state_dict()
-    ]
-
-
-def test_it_is_left_as_it_was():
+def test_the_module_is_used_itself_and_left_unchanged():
     stem = Stem()
     stem.dropout.eval()
     state = {name: x.clone() for name, x in stem.state_dict().items()}
     modes = [child.training for child in stem.modules()]
     rng = torch.random.get_rng_state()
-    composer.build(chained(declared(stem)))
+    model = build(declare(stem))
+    assert model.encoder is stem
+    assert [name for name in model.state_dict() if name.startswith("encoder.")] == [f"encoder.{name}" for name in state]
     assert [name for name, x in stem.state_dict().items() if not torch.equal(x, state[name])] == []
     assert [child.training for child in stem.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), rng)
     assert [name for name, p in stem.named_parameters() if p.grad is not None] == []
 
 
-class Noisy(nn.Module):
-    """Draws random numbers at every call, in eval mode too."""
+def test_random_numbers_that_it_draws_do_not_change_the_weights_of_others():
+    class Noise(nn.Module):
+        def forward(self, x_BCHW):
+            return x_BCHW + torch.rand_like(x_BCHW)
 
-    def forward(self, x_BCHW):
-        return x_BCHW + torch.rand_like(x_BCHW)
-
-
-def test_what_it_draws_does_not_change_the_weights_of_others():
-    quiet, noisy = (
-        composer.build(chained(declared(module, channels=3, stride=1))).head.state_dict()
-        for module in (nn.Identity(), Noisy())
-    )
+    quiet, noisy = (build(declare(m, channels=3, stride=1)).head.state_dict() for m in (nn.Identity(), Noise()))
     assert [name for name, x in quiet.items() if not torch.equal(x, noisy[name])] == []
 
 
-def test_it_runs_in_the_model():
-    stem = Stem().eval()
-    model = composer.build(composer.chain(declared(stem), rescale=False)).eval()
-    x = torch.rand(1, 3, 16, 24)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_model_gives_the_features_of_the_module(dtype):
+    stem = Stem().to(dtype).eval()
+    model = composer.build(composer.chain(declare(stem), rescale=False)).eval()
+    x = torch.rand(1, 3, 16, 24, dtype=dtype)
     assert torch.equal(model(x).output, stem(x))
 
 
@@ -93,11 +78,16 @@ def test_it_may_give_a_list_of_features():
     assert torch.equal(composer.build(graph)(x).output, F.avg_pool2d(x, 2))
 
 
-def test_it_may_be_of_another_type():
-    stem = Stem().double().eval()
-    model = composer.build(composer.chain(declared(stem), rescale=False)).eval()
-    x = torch.rand(1, 3, 16, 24, dtype=torch.float64)
-    assert torch.equal(model(x).output, stem(x))
+def test_it_gets_a_copy_of_the_image_and_no_image_size():
+    class InPlace(nn.Module):
+        def forward(self, x, image_size=None):
+            assert image_size is None
+            return x.mul_(0)
+
+    custom = composer.Custom(InPlace(), features=composer.Feature(channels=3, stride=1))
+    image = torch.ones(1, 3, 8, 8)
+    assert composer.build(composer.chain(custom)).eval()(image).output.abs().max() == 0
+    assert image.min() == 1
 
 
 class Failing(nn.Module):
@@ -105,58 +95,42 @@ class Failing(nn.Module):
         raise RuntimeError("no such kernel\nand more")
 
 
-class Backwards(nn.Module):
+class Transposed(nn.Module):
     """Rows for columns, which only an image that is not square can tell."""
 
     def forward(self, x_BCHW):
         return x_BCHW[:, :, ::4, ::4].transpose(2, 3)
 
 
-BROKEN = [
-    pytest.param(
-        declared(Stem(), channels=16),
-        "must give 1 × 16 × 1 × 2 for an image of 4 × 8 (got 1 × 8 × 1 × 2)",
-        id="channels",
-    ),
-    pytest.param(
-        declared(Stem(), stride=2),
-        "must give 1 × 8 × 2 × 4 for an image of 4 × 8 (got 1 × 8 × 1 × 2)",
-        id="stride",
-    ),
-    pytest.param(
-        declared(Backwards(), channels=3),
-        "must give 1 × 3 × 1 × 2 for an image of 4 × 8 (got 1 × 3 × 2 × 1)",
-        id="rows-for-columns",
-    ),
-    pytest.param(
-        Custom(Stem(), features=[Feature(channels=8, stride=4)] * 2, sizes=SizeConstraint(multiple=4)),
-        "must give 1 × 8 × 1 × 2, 1 × 8 × 1 × 2 for an image of 4 × 8 (got 1 × 8 × 1 × 2)",
-        id="count",
-    ),
-    pytest.param(
-        declared(Failing()),
-        "must take an image of 4 × 8 (got RuntimeError: no such kernel and more)",
-        id="raises",
-    ),
-    pytest.param(
-        declared("resnet18"),
-        "must hold a torch.nn.Module (got 'resnet18')",
-        id="no-module",
-    ),
-]
-
-
-@pytest.mark.parametrize(("encoder", "said"), BROKEN)
-def test_a_wrong_declaration_is_refused(encoder, said):
-    graph = composer.chain(encoder, composer.SelectIndices(indices=[0]))
-    with pytest.raises(composer.SpecError) as raised:
-        composer.build(graph, describe={})
-    assert str(raised.value).splitlines()[0].removesuffix(".") == f"error[features] encoder: Custom {said}"
-    assert [problem.fix for problem in raised.value.problems] == ["correct features= or sizes="]
-
-
-def test_a_refused_module_is_left_as_it_was():
-    stem = Stem()
-    with pytest.raises(composer.SpecError):
-        composer.build(chained(declared(stem, channels=16)))
-    assert [child.training for child in stem.modules()] == [True] * 4
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        pytest.param(
+            declare(Stem(), channels=16),
+            "must give 1 × 16 × 1 × 2 for an image of 4 × 8 (got 1 × 8 × 1 × 2)",
+            id="channels",
+        ),
+        pytest.param(
+            declare(Transposed(), channels=3),
+            "must give 1 × 3 × 1 × 2 for an image of 4 × 8 (got 1 × 3 × 2 × 1)",
+            id="rows-for-columns",
+        ),
+        pytest.param(
+            Custom(Stem(), features=[Feature(channels=8, stride=4)] * 2, sizes=SizeConstraint(multiple=4)),
+            "must give 1 × 8 × 1 × 2, 1 × 8 × 1 × 2 for an image of 4 × 8 (got 1 × 8 × 1 × 2)",
+            id="count",
+        ),
+        pytest.param(
+            declare(Failing()),
+            "must take an image of 4 × 8 (got RuntimeError: no such kernel and more)",
+            id="raises",
+        ),
+        pytest.param(declare("resnet18"), "must hold a torch.nn.Module (got 'resnet18')", id="no-module"),
+    ],
+)
+def test_a_wrong_declaration_is_rejected(encoder, message):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.build(composer.chain(encoder, composer.SelectIndices(indices=[0])), describe={})
+    assert str(caught.value).splitlines()[0].removesuffix(".") == f"error[features] encoder: Custom {message}"
+    assert [problem.fix for problem in caught.value.problems] == ["correct features= or sizes="]
+    assert all(child.training for child in getattr(encoder.module, "modules", list)())

@@ -27,6 +27,8 @@ CHAIN = composer.chain(
     SegmentationHead(num_classes=2, dropout=0.5),
     aux={"early": (FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=2))},
 )
+NODES = ("encoder", "necks.0", "decoder", "head", "aux.early.decoder", "aux.early.head")
+"""The paths of the nodes that have parameters."""
 
 
 @pytest.fixture
@@ -34,35 +36,31 @@ def model():
     return composer.build(CHAIN)
 
 
-def under(model, prefix):
-    return {name: x.clone() for name, x in model.state_dict().items() if name.startswith(prefix)}
+def get_statistics(model):
+    return {name: x.clone() for name, x in model.encoder.state_dict().items() if "running" in name}
 
 
-def changed(before, after):
-    return {name for name, x in before.items() if not torch.equal(x, after[name])}
+def have_changed(before, after):
+    return [name for name, x in before.items() if not torch.equal(x, after[name])] != []
 
 
-PREFIXES = ("encoder.", "necks.0.", "decoder.", "head.", "aux.early.decoder.", "aux.early.head.")
-
-
-def test_weights_are_named_by_their_nodes(model):
-    """Every name begins with that of a node, and each node that has weights has some."""
-    found = [next((prefix for prefix in PREFIXES if name.startswith(prefix)), name) for name in model.state_dict()]
-    assert sorted(set(found)) == sorted(PREFIXES)
+def list_trainable(model):
+    """The nodes whose parameters all have gradients, and those in train mode."""
+    nodes = {path: model.get_submodule(path) for path in NODES}
+    with_gradients = {path for path, node in nodes.items() if all(p.requires_grad for p in node.parameters())}
+    return with_gradients, {path for path, node in nodes.items() if node.training}
 
 
 def test_nodes_are_children_under_their_own_names(model):
     assert [name for name, _ in model.named_children()] == ["encoder", "necks", "decoder", "head", "aux"]
     assert isinstance(model.necks, nn.ModuleList)
     assert model.get_submodule("aux.early.decoder") is model.aux["early"]["decoder"]
+    found = [next((p for p in NODES if name.startswith(f"{p}.")), name) for name in model.state_dict()]
+    assert sorted(set(found)) == sorted(NODES)
 
 
-OWN_NAMES = [name for name in vars(composer.Model) if not name.startswith("_")]
-
-
-@pytest.mark.parametrize("name", OWN_NAMES)
+@pytest.mark.parametrize("name", [name for name in vars(composer.Model) if not name.startswith("_")])
 def test_no_node_has_the_name_of_an_attribute_of_the_model(name):
-    """The node would hide it, or it the node."""
     graph = Graph(inputs={"image": Image()}, nodes=[Node(name, Timm("test_resnet"), "image")], outputs=[name])
     with pytest.raises(SpecError) as caught:
         composer.infer(graph)
@@ -81,31 +79,19 @@ def test_names_of_a_graph_may_nest():
         outputs=["trunk.out[1]"],
     )
     model = composer.build(graph)
-    prefixes = {".".join(name.split(".")[:3]) for name in model.state_dict() if ".out." in name}
-    assert prefixes == {"trunk.out.1"}
+    assert {".".join(name.split(".")[:3]) for name in model.state_dict() if ".out." in name} == {"trunk.out.1"}
     assert model(torch.rand(1, 3, 33, 40)).output.shape == (1, 2, 33, 40)
 
 
-def test_a_frozen_node_gets_no_gradient(model):
-    model.freeze("encoder")
+@pytest.mark.parametrize("frozen", ["encoder", "head"])
+def test_a_frozen_node_has_no_gradients_and_keeps_its_statistics(model, frozen):
+    model.freeze(frozen)
+    before = get_statistics(model)
     model.train()(torch.rand(2, 3, 64, 64)).output.sum().backward()
-    assert [name for name, p in model.encoder.named_parameters() if p.requires_grad or p.grad is not None] == []
+    assert [name for name, p in model.get_submodule(frozen).named_parameters() if p.grad is not None] == []
     assert [name for name, p in model.decoder.named_parameters() if p.grad is None] == []
-
-
-def test_a_frozen_node_keeps_its_statistics_in_train_mode(model):
-    model.freeze("encoder")
-    before = under(model, "encoder.")
-    model.train()(torch.rand(2, 3, 64, 64))
-    assert changed(before, under(model, "encoder.")) == set()
-
-
-def test_statistics_of_other_nodes_drift_on(model):
-    """What the test above relies on: without freezing, the encoder's statistics do change."""
-    model.freeze("head")
-    before = under(model, "encoder.")
-    model.train()(torch.rand(2, 3, 64, 64))
-    assert any(name.endswith("running_mean") for name in changed(before, under(model, "encoder.")))
+    # The second case shows that the first could fail.
+    assert have_changed(before, get_statistics(model)) == (frozen != "encoder")
 
 
 def test_a_frozen_node_stays_in_eval_mode(model):
@@ -118,178 +104,131 @@ def test_a_frozen_node_stays_in_eval_mode(model):
         "head": False,
         "aux": True,
     }
-    assert [child.training for child in model.head.modules()] == [False] * len(list(model.head.modules()))
-
-
-def test_dropout_of_a_frozen_head_is_off(model):
-    model.freeze("head")
-    model.train()
     features = (torch.rand(1, 8, 16, 16),)
     assert torch.equal(model.head(features)[0], model.head(features)[0])
 
 
-def test_freezing_does_not_leave_eval_mode(model):
+def test_freezing_and_unfreezing_keep_eval_mode(model):
     model.eval()
     model.freeze("encoder")
-    assert not model.training
-    assert not model.decoder.training
+    assert (model.training, model.decoder.training) == (False, False)
+    model.unfreeze("encoder")
+    assert not model.encoder.training
+    assert model.train().encoder.training
 
 
-WITHIN = [
-    pytest.param("necks", {"necks.0"}, id="all-necks"),
-    pytest.param("necks[0]", {"necks.0"}, id="one-neck"),
-    pytest.param("aux.early", {"aux.early.decoder", "aux.early.head"}, id="a-branch"),
-    pytest.param("aux", {"aux.early.decoder", "aux.early.head"}, id="all-branches"),
-    pytest.param("aux.early.head", {"aux.early.head"}, id="a-node-of-a-branch"),
-    pytest.param("head", {"head"}, id="not-the-head-of-a-branch"),
-]
-HOLDERS = ("encoder", "necks.0", "decoder", "head", "aux.early.decoder", "aux.early.head")
-"""The nodes that have parameters."""
-
-
-@pytest.mark.parametrize(("name", "frozen"), WITHIN)
-def test_a_name_freezes_all_that_is_within_it(model, name, frozen):
+@pytest.mark.parametrize(
+    ("name", "frozen"),
+    [
+        pytest.param("necks", {"necks.0"}, id="all-necks"),
+        pytest.param("necks[0]", {"necks.0"}, id="one-neck"),
+        pytest.param("aux.early", {"aux.early.decoder", "aux.early.head"}, id="a-branch"),
+        pytest.param("aux.early.head", {"aux.early.head"}, id="a-node-of-a-branch"),
+        pytest.param("head", {"head"}, id="not-the-head-of-a-branch"),
+    ],
+)
+def test_a_name_freezes_all_nodes_within_it(model, name, frozen):
     model.freeze(name)
-    still = {holder for holder in HOLDERS if not any(p.requires_grad for p in model.get_submodule(holder).parameters())}
-    assert still == frozen
+    assert list_trainable(model) == (set(NODES) - frozen, set(NODES) - frozen)
 
 
-@pytest.mark.parametrize("name", ["neck", "enc", "necks[2]", "aux.late", ""])
-def test_an_unknown_node_cannot_be_frozen(model, name):
+@pytest.mark.parametrize("verb", ["freeze", "unfreeze"])
+@pytest.mark.parametrize("name", ["neck", "necks[2]", "aux.late", ""])
+def test_an_unknown_node_is_an_error_and_changes_nothing(model, name, verb):
     message = (
-        f"there is no node {name!r} to freeze; the nodes are encoder, necks[0], necks[1], decoder, head, "
+        f"there is no node {name!r} to {verb}; the nodes are encoder, necks[0], necks[1], decoder, head, "
         "aux.early.decoder, aux.early.head"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        model.freeze(name)
-
-
-def trainable(model):
-    """The nodes with parameters that have gradients, and those in train mode."""
-    nodes = {holder: model.get_submodule(holder) for holder in HOLDERS}
-    with_gradients = {name for name, node in nodes.items() if all(p.requires_grad for p in node.parameters())}
-    return with_gradients, {name for name, node in nodes.items() if node.training}
-
-
-def test_several_nodes_are_frozen_at_once(model):
-    model.freeze("encoder", "necks", "aux.early.head")
-    rest = {"decoder", "head", "aux.early.decoder"}
-    assert trainable(model) == (rest, rest)
-    assert model.frozen == ("encoder", "necks[0]", "necks[1]", "aux.early.head")
-
-
-def test_nothing_is_frozen_where_one_name_is_unknown(model):
-    with pytest.raises(ValueError, match=r"^there is no node 'haed' to freeze; the nodes are encoder, "):
-        model.freeze("encoder", "haed")
-    assert (model.frozen, trainable(model)) == ((), (set(HOLDERS), set(HOLDERS)))
+        getattr(model, verb)("encoder", name)
+    assert (model.frozen, list_trainable(model)) == ((), (set(NODES), set(NODES)))
 
 
 def test_unfreezing_is_the_inverse(model):
-    model.freeze("encoder", "aux", "head")
-    model.unfreeze("encoder", "aux.early.decoder")
+    model.freeze("encoder", "aux", "head", "necks")
+    assert model.frozen == ("encoder", "necks[0]", "necks[1]", "head", "aux.early.decoder", "aux.early.head")
+    model.unfreeze("encoder", "aux.early.decoder", "necks")
     assert model.frozen == ("head", "aux.early.head")
-    rest = set(HOLDERS) - {"head", "aux.early.head"}
-    assert trainable(model) == (rest, rest)
-    before = under(model, "encoder.")
+    rest = set(NODES) - {"head", "aux.early.head"}
+    assert list_trainable(model) == (rest, rest)
+    before = get_statistics(model)
     model.train()(torch.rand(2, 3, 64, 64)).output.sum().backward()
     assert [name for name, p in model.encoder.named_parameters() if p.grad is None] == []
-    assert any(name.endswith("running_mean") for name in changed(before, under(model, "encoder.")))
+    assert have_changed(before, get_statistics(model))
 
 
-def test_an_unknown_node_cannot_be_unfrozen(model):
-    with pytest.raises(ValueError, match=r"^there is no node 'haed' to unfreeze; the nodes are encoder, "):
-        model.unfreeze("haed")
-
-
-def test_unfreezing_what_is_not_frozen_changes_nothing(model):
+def test_parameters_that_were_not_trained_before_are_not_trained_afterwards(model):
+    """For example fixed position embeddings."""
     model.head.requires_grad_(False)
-    model.unfreeze("head", "decoder")
-    assert trainable(model) == (set(HOLDERS) - {"head"}, set(HOLDERS))
-
-
-def test_only_what_freezing_switched_off_is_switched_on_again(model):
-    """What never learned, such as fixed position embeddings, does not begin to."""
     fixed = model.get_parameter("encoder.conv1.0.weight").requires_grad_(False)
     model.freeze("encoder")
     model.freeze("encoder")
-    model.unfreeze("encoder")
+    model.unfreeze("encoder", "head", "decoder")
     assert [p is fixed for p in model.encoder.parameters() if not p.requires_grad] == [True]
+    assert list_trainable(model)[0] == set(NODES) - {"encoder", "head"}
 
 
-def test_unfreezing_does_not_leave_eval_mode(model):
-    model.freeze("head")
-    model.eval()
-    model.unfreeze("head")
-    assert not model.head.training
-    assert model.train().head.training
-
-
-def torch_undoes(model):
+def switch_on_all(model):
     model.requires_grad_(True)
 
 
-def parameters_are_undone(model):
+def switch_on_each(model):
     for parameter in model.encoder.parameters():
         parameter.requires_grad = True
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["trained before", "not trained before"])
-@pytest.mark.parametrize("undo", [torch_undoes, parameters_are_undone], ids=["the model", "each parameter"])
-def test_gradients_that_are_switched_on_in_torchs_way_end_the_freeze(model, undo, before):
-    """Or the node would learn and yet stay in eval mode for ever."""
+@pytest.mark.parametrize("switch_on", [switch_on_all, switch_on_each], ids=["the model", "each parameter"])
+def test_a_freeze_ends_where_torch_switches_all_gradients_on(model, switch_on, before):
+    """Otherwise the node would be trained in eval mode."""
     model.encoder.requires_grad_(before)
     model.freeze("encoder")
-    undo(model)
+    switch_on(model)
     model.train()
-    assert trainable(model) == (set(HOLDERS), set(HOLDERS))
+    assert list_trainable(model) == (set(NODES), set(NODES))
     assert model.frozen == ()
     model.freeze("encoder")
     assert (model.frozen, model.encoder.training) == (("encoder",), False)
     assert [p for p in model.encoder.parameters() if p.requires_grad] == []
 
 
-def test_a_part_of_a_node_may_learn_while_the_node_is_frozen(model):
-    """Its statistics stay as they are, as is usual when the last stage alone is trained."""
+def test_a_part_of_a_frozen_node_may_be_trained(model):
+    """Its statistics do not change, as is usual where only the last stage is trained."""
     model.freeze("encoder")
     model.encoder.layer1.requires_grad_(True)
     model.train()
     assert model.frozen == ("encoder",)
-    assert [child.training for child in model.encoder.modules()] == [False] * len(list(model.encoder.modules()))
+    assert not any(child.training for child in model.encoder.modules())
 
 
-def in_a_file(model, folder):
+def save_and_load(model, folder):
     composer.save(model, folder / "model.safetensors")
     return composer.load(folder / "model.safetensors")
 
 
-def compiled_in_a_file(model, folder):
+def compile_save_and_load(model, folder):
     model.encoder = torch.compile(model.encoder)
-    return in_a_file(model, folder)
+    return save_and_load(model, folder)
 
 
 COPIES = {
-    "file": in_a_file,
-    "compiled": compiled_in_a_file,
+    "file": save_and_load,
+    "compiled": compile_save_and_load,
     "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
     "deepcopy": lambda model, _: copy.deepcopy(model),
 }
 
 
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-def test_a_copy_is_frozen_as_the_model_is(model, tmp_path, copied):
-    model.freeze("encoder", "aux.early")
-    other = copied(model, tmp_path).train()
+@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
+def test_a_copy_is_frozen_as_the_model_is(model, tmp_path, make_copy):
+    model.freeze("encoder", "aux.early", "head")
+    model.unfreeze("head")
+    other = make_copy(model, tmp_path).train()
     rest = {"necks.0", "decoder", "head"}
     assert other.frozen == ("encoder", "aux.early.decoder", "aux.early.head")
-    assert trainable(other) == (rest, rest)
+    assert list_trainable(other) == (rest, rest)
     other.unfreeze("encoder", "aux")
-    assert trainable(other) == (set(HOLDERS), set(HOLDERS))
-
-
-def test_a_model_that_is_not_frozen_comes_back_so(model, tmp_path):
-    model.freeze("encoder")
-    model.unfreeze("encoder")
-    assert trainable(in_a_file(model, tmp_path)) == (set(HOLDERS), set(HOLDERS))
+    assert list_trainable(other) == (set(NODES), set(NODES))
 
 
 def test_an_encoder_is_unfrozen_after_it_was_compiled(model):
@@ -300,7 +239,7 @@ def test_an_encoder_is_unfrozen_after_it_was_compiled(model):
     assert model.encoder.training
 
 
-def test_frozen_nodes_that_the_model_does_not_have_are_one_problem(model, tmp_path):
+def test_a_file_with_frozen_nodes_that_the_model_does_not_have_is_rejected(model, tmp_path):
     file = tmp_path / "model.safetensors"
     composer.save(model, file)
     with safe_open(file, framework="pt") as found:
@@ -313,54 +252,42 @@ def test_frozen_nodes_that_the_model_does_not_have_are_one_problem(model, tmp_pa
         composer.load(file)
 
 
-SIAMESE = Graph(
-    inputs={"before": Image(), "after": Image()},
-    nodes=[
+@pytest.fixture
+def siamese():
+    nodes = [
         Node("old", Timm("test_resnet", out_indices=[1]), "before"),
         Node("new", Shared("old"), "after"),
         Node("both", ConcatFeatures(), ["old", "new"]),
         Node("change", IdentityDecoder(), "both"),
-    ],
-    outputs=["change"],
-)
+    ]
+    return composer.build(Graph(inputs={"before": Image(), "after": Image()}, nodes=nodes, outputs=["change"]))
 
 
-def test_a_shared_node_has_no_weights_of_its_own():
-    model = composer.build(SIAMESE)
+def test_a_shared_node_runs_the_weights_of_its_owner(siamese):
     alone = composer.build(composer.chain(Timm("test_resnet", out_indices=[1])))
-    assert [name.removeprefix("old.") for name in model.state_dict()] == list(alone.encoder.state_dict())
-    assert not hasattr(model, "new")
-
-
-def test_a_shared_node_runs_the_same_weights():
-    model = composer.build(SIAMESE).eval()
+    assert [name.removeprefix("old.") for name in siamese.state_dict()] == list(alone.encoder.state_dict())
+    assert not hasattr(siamese, "new")
+    siamese.eval()
     one, other = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        there = model({"before": one, "after": other}).output.chunk(2, dim=1)
-        back = model({"before": other, "after": one}).output.chunk(2, dim=1)
+        there = siamese({"before": one, "after": other}).output.chunk(2, dim=1)
+        back = siamese({"before": other, "after": one}).output.chunk(2, dim=1)
     assert torch.equal(there[0], back[1])
     assert torch.equal(there[1], back[0])
     assert not torch.equal(there[0], there[1])
 
 
-def test_a_shared_node_is_frozen_with_the_one_it_shares():
-    model = composer.build(SIAMESE)
-    model.freeze("new")
-    assert [name for name, p in model.old.named_parameters() if p.requires_grad] == []
+def test_a_shared_node_is_frozen_with_its_owner(siamese, tmp_path):
+    siamese.freeze("new")
+    assert [name for name, p in siamese.old.named_parameters() if p.requires_grad] == []
+    assert siamese.frozen == ("old", "new")
+    assert save_and_load(siamese, tmp_path).frozen == ("old", "new")
+    siamese.unfreeze("new")
+    assert (siamese.frozen, siamese.old.training) == ((), True)
+    assert all(p.requires_grad for p in siamese.old.parameters())
 
 
-def test_a_shared_node_is_unfrozen_with_the_one_it_shares(tmp_path):
-    model = composer.build(SIAMESE)
-    model.freeze("old", "new")
-    assert model.frozen == ("old", "new")
-    composer.save(model, tmp_path / "model.safetensors")
-    assert composer.load(tmp_path / "model.safetensors").frozen == ("old", "new")
-    model.unfreeze("new")
-    assert (model.frozen, model.old.training) == ((), True)
-    assert [name for name, p in model.old.named_parameters() if not p.requires_grad] == []
-
-
-def two_resolutions(encoder, *parts, fine=(), coarse=()):
+def share_between_resolutions(encoder, *parts, size=None):
     """A graph in which each part after the first node shares the weights of its twin at half the resolution."""
     nodes = []
     for number, part in enumerate((encoder, *parts)):
@@ -368,105 +295,67 @@ def two_resolutions(encoder, *parts, fine=(), coarse=()):
             source = f"{branch}{number - 1}" if number else branch
             shared = part if branch == "fine" or isinstance(part, EmbeddingHead) else Shared(f"fine{number}")
             nodes.append(Node(f"{branch}{number}", shared, source))
-    last = len(parts)
-    return Graph(
-        inputs={"fine": Image(**dict(fine)), "coarse": Image(stride=2, **dict(coarse))},
-        nodes=nodes,
-        outputs=[f"fine{last}", f"coarse{last}"],
-    )
+    inputs = {"fine": Image(size=size), "coarse": Image(stride=2)}
+    return Graph(inputs=inputs, nodes=nodes, outputs=[f"fine{len(parts)}", f"coarse{len(parts)}"])
+
+
+FPN = composer.FeaturePyramidNetworkNeck(out_channel=8)
+FCN = FCNDecoder(channels=8, num_convs=1)
+OWN = composer.Custom(nn.Conv2d(3, 8, 2, stride=2), features=composer.Feature(channels=8, stride=2))
 
 
 @pytest.mark.parametrize(
     ("encoder", "parts"),
     [
-        pytest.param(Timm("test_resnet"), (EmbeddingHead(),), id="an encoder"),
-        pytest.param(
-            composer.Custom(nn.Conv2d(3, 8, 2, stride=2), features=composer.Feature(channels=8, stride=2)),
-            (EmbeddingHead(),),
-            id="a module of one's own",
-        ),
-        pytest.param(
-            Timm("legacy_xception", out_indices=[0]),
-            (FCNDecoder(channels=8, num_convs=1), EmbeddingHead()),
-            id="maps that lost their borders",
-        ),
-        pytest.param(
-            Timm("test_resnet"),
-            (composer.FeaturePyramidNetworkNeck(out_channel=8), FCNDecoder(channels=8), EmbeddingHead()),
-            id="all to the end",
-        ),
-        pytest.param(
-            Timm("test_resnet"), (composer.UNetDecoder(channels=[8, 8, 8, 8, 8]), EmbeddingHead()), id="U-Net"
-        ),
+        pytest.param(OWN, (EmbeddingHead(),), id="a module of one's own"),
+        pytest.param(Timm("legacy_xception", out_indices=[0]), (FCN, EmbeddingHead()), id="maps without borders"),
+        pytest.param(Timm("test_resnet"), (FPN, FCN, EmbeddingHead()), id="necks and a decoder"),
     ],
 )
 def test_weights_are_shared_between_resolutions(encoder, parts):
     """The module is called as it is on both, and its strides count the pixels of each image."""
-    typed = composer.infer(two_resolutions(encoder, *parts))
+    typed = composer.infer(share_between_resolutions(encoder, *parts))
     model = composer.build(typed).eval()
     fine, coarse = torch.rand(1, 3, 128, 64), torch.rand(1, 3, 64, 32)
-
     with torch.no_grad():
-        given = model({"fine": fine, "coarse": coarse}).output
         alone = coarse
         for number in range(len(parts)):
             alone = model.get_submodule(f"fine{number}")(alone)
-
-    last = len(parts)
-    assert [f.stride for f in typed.features[f"coarse{last}"]] == [2 * f.stride for f in typed.features[f"fine{last}"]]
-    assert [f.cells(128) for f in typed.features[f"coarse{last}"]] == [x.shape[2] for x in given[f"coarse{last}"]]
+        found = model({"fine": fine, "coarse": coarse}).output[f"coarse{len(parts)}"]
+    features = typed.features[f"coarse{len(parts)}"]
+    assert [f.stride for f in features] == [2 * f.stride for f in typed.features[f"fine{len(parts)}"]]
+    assert [f.cells(128) for f in features] == [x.shape[2] for x in found]
     alone = [alone] if isinstance(alone, torch.Tensor) else alone
-    assert all(torch.equal(one, other) for one, other in zip(given[f"coarse{last}"], alone, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
-def test_a_shared_network_stays_made_for_the_image_of_its_owner():
-    graph = two_resolutions(Timm("test_vit"), EmbeddingHead(), fine={"size": (128, 128)})
-    model = composer.build(graph).eval()
+def test_a_shared_network_is_made_for_the_image_of_its_owner():
+    model = composer.build(share_between_resolutions(Timm("test_vit"), EmbeddingHead(), size=(128, 128))).eval()
     assert model.fine0.state_dict()["pos_embed"].shape == (1, 8 * 8 + 1, 64)
     coarse = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        given = model({"fine": torch.rand(1, 3, 128, 128), "coarse": coarse}).output["coarse1"]
+        found = model({"fine": torch.rand(1, 3, 128, 128), "coarse": coarse}).output["coarse1"]
         alone = model.fine0(coarse)
-    assert all(torch.equal(one, other) for one, other in zip(given, alone, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("encoder", "part", "expected"),
-    [
-        pytest.param(
-            Timm("test_vit", tokens=True, out_indices=[1]),
-            composer.ReshapeTokensToImage(),
-            "error[join] coarse1: ReshapeTokensToImage shares the weights of fine1, which was made for tokens "
-            '"b n c" (64 channels, stride 16, 1 prefix token); coarse0 gives tokens "b n c" (64 channels, stride 32, '
-            "1 prefix token).\n  fix: give both nodes inputs of the same features",
-            id="grids that are counted in pixels of the reference",
-        ),
-        pytest.param(
-            Timm("test_resnet", out_indices=[0]),
-            composer.Smp("PSPNet"),
-            "error[join] coarse1: smp/PSPNet shares the weights of fine1, which was made for map "
-            '"b c h w" (32 channels, stride 2); coarse0 gives map "b c h w" (32 channels, stride 4).\n'
-            "  fix: give both nodes inputs of the same features",
-            id="levels that are counted from the resolution of the reference",
-        ),
-    ],
-)
-def test_what_reads_strides_is_not_shared_between_resolutions(encoder, part, expected):
+def test_a_part_that_reads_strides_is_not_shared_between_resolutions():
+    graph = share_between_resolutions(Timm("test_resnet", out_indices=[0]), composer.Smp("PSPNet"), EmbeddingHead())
     with pytest.raises(composer.SpecError) as caught:
-        composer.infer(two_resolutions(encoder, part, EmbeddingHead()))
-    assert str(caught.value) == expected
+        composer.infer(graph)
+    assert str(caught.value) == (
+        "error[join] coarse1: smp/PSPNet shares the weights of fine1, which was made for map "
+        '"b c h w" (32 channels, stride 2); coarse0 gives map "b c h w" (32 channels, stride 4).\n'
+        "  fix: give both nodes inputs of the same features"
+    )
 
 
-def test_equal_parts_on_different_nodes_have_weights_of_their_own():
+def test_equal_parts_of_two_nodes_and_of_two_seeds_have_different_weights():
     nodes = [
         Node("old", Timm("test_resnet", out_indices=[1]), "before"),
         Node("new", Timm("test_resnet", out_indices=[1]), "after"),
     ]
     graph = Graph(inputs={"before": Image(), "after": Image()}, nodes=nodes, outputs=["old", "new"])
-    model = composer.build(graph)
-    assert not torch.equal(model.old.state_dict()["conv1.0.weight"], model.new.state_dict()["conv1.0.weight"])
-
-
-def test_seeds_differ():
-    one, other = (under(composer.build(CHAIN, seed=seed), "encoder.conv1") for seed in (0, 1))
-    assert "encoder.conv1.0.weight" in changed(one, other)
+    states = [composer.build(graph, seed=seed).state_dict() for seed in (0, 1)]
+    weights = [state[f"{name}.conv1.0.weight"] for state in states for name in ("old", "new")]
+    assert len({float(weight.sum()) for weight in weights}) == 4
