@@ -14,10 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import composer
-from composer.cli.inputs import split_by_input
 from composer.cli.main import main
-from composer.cli.pictures import ClassMap, ValueMap, Vector
-from composer.cli.terminal import UsageError
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,16 +54,8 @@ aux:
   pooled: {decoder: IdentityDecoder, head: EmbeddingHead}
 """
 BAD = "encoder: timm/resnet10t\nhead: {SegmentationHead: {num_classes: 'yes'}}\ndecoder: UNotDecoder\n"
-SPECS = {
-    "segmentation": SEGMENTATION,
-    "six": SIX_BANDS,
-    "regression": REGRESSION,
-    "scene": SCENE,
-    "fixed": FIXED,
-    "joined": JOINED,
-    "embedding": EMBEDDING,
-    "bad": BAD,
-}
+SPECS = {"segmentation": SEGMENTATION, "six": SIX_BANDS, "regression": REGRESSION, "scene": SCENE}
+SPECS |= {"fixed": FIXED, "joined": JOINED, "embedding": EMBEDDING, "bad": BAD}
 
 
 @pytest.fixture
@@ -97,13 +86,16 @@ def no_model(monkeypatch):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The panels of each sheet that is drawn."""
+    """The inputs and predictions of each sheet that is drawn."""
     import composer.cli.run as command
 
     sheets = []
     draw = command.draw_sheet
-    monkeypatch.setattr(command, "draw_sheet", lambda panels, *size: sheets.append(panels) or draw(panels, *size))
+    monkeypatch.setattr(command, "draw_sheet", lambda *panels: sheets.append(panels) or draw(*panels))
     return sheets
+
+
+OK = "ok  head (b, 7); multiple of 32, at least 32, any shape\n"
 
 
 class TestCheck:
@@ -133,23 +125,20 @@ class TestCheck:
         tokens = ["b", 2, "1+H/16*W/16", 64]
         assert (report["outputs"], report["auxiliary"]) == ({"head": [tokens, tokens]}, {"pooled": [tokens]})
 
-    def test_all_problems_of_a_bad_one(self, here, capsys):
-        assert main(["check", "bad.yaml", "scene.yaml"]) == 1
-        out, err = capsys.readouterr()
-        with pytest.raises(composer.SpecError) as problems:
-            composer.read("bad.yaml")
-        assert len(problems.value.problems) > 1
-        assert out == f"{problems.value}\nscene.yaml: ok  head (b, 7); multiple of 32, at least 32, any shape\n"
-        assert err == ""
+    def test_a_crop_is_the_size_of_the_output(self, here, capsys):
+        Path("crop.yaml").write_text(f"crop: [40, 50]{SEGMENTATION}")
+        assert main(["check", "crop.yaml"]) == 0
+        assert "head (b, 5, 40, 50)" in capsys.readouterr().out
 
     def test_files_that_cannot_be_read_do_not_hide_the_others(self, here, capsys):
         assert main(["check", "none.yaml", "folder", "bad.yaml", "scene.yaml"]) == 2
-        out, err = capsys.readouterr()
-        assert err == (
-            "none.yaml: there is no such file; check the path.\nfolder: this is a folder; name a file in it.\n"
+        with pytest.raises(composer.SpecError) as problems:
+            composer.read("bad.yaml")
+        assert len(problems.value.problems) > 1
+        assert capsys.readouterr() == (
+            f"{problems.value}\nscene.yaml: {OK}",
+            "none.yaml: there is no such file; check the path.\nfolder: this is a folder; name a file in it.\n",
         )
-        assert out.startswith("bad.yaml:2:")
-        assert out.endswith("scene.yaml: ok  head (b, 7); multiple of 32, at least 32, any shape\n")
 
     def test_json_says_the_same(self, here, capsys):
         assert main(["check", "--format", "json", "joined.yaml", "bad.yaml", "none.yaml"]) == 2
@@ -190,11 +179,7 @@ class TestCheck:
         ("command", "imported"),
         [
             pytest.param("check segmentation.yaml", "[]", id="check"),
-            pytest.param("show segmentation.yaml", "['rich']", id="show"),
-            pytest.param("list necks", "['rich']", id="list"),
-            pytest.param(
-                "build segmentation.yaml", "['rich', 'timm', 'torch']", id="build, to see that this test can fail"
-            ),
+            pytest.param("show segmentation.yaml", "['rich']", id="show, to see that this test can fail"),
         ],
     )
     def test_nothing_heavy_is_imported_for_nothing(self, here, command, imported):
@@ -203,7 +188,8 @@ class TestCheck:
             "import sys; from composer.__main__ import main; main(sys.argv[1:]);"
             "print(sorted({'torch', 'timm', 'rich', 'rasterio', 'matplotlib'} & set(sys.modules)))"
         )
-        assert python("-c", script, *command.split()).stdout.splitlines()[-1] == imported
+        ran = python("-c", script, *command.split(), stdout=subprocess.PIPE)
+        assert ran.stdout.splitlines()[-1] == imported
 
 
 class TestShow:
@@ -236,8 +222,7 @@ outputs   head (b, 5, H, W)
             "",
         )
 
-    @pytest.mark.parametrize("width", [60, 80, 140])
-    @pytest.mark.parametrize("name", ["segmentation", "joined", "fixed", "scene"])
+    @pytest.mark.parametrize(("name", "width"), [("joined", 60), ("scene", 140)])
     def test_every_line_fits_and_nothing_is_lost(self, here, capsys, monkeypatch, width, name):
         monkeypatch.setenv("COLUMNS", str(width))
         assert main(["show", f"{name}.yaml"]) == 0
@@ -259,10 +244,6 @@ outputs   head (b, 5, H, W)
             "deep (b, 3, ceil(H/4), ceil(W/4)), auxiliary extra"
         )
 
-    def test_colours_only_for_a_terminal(self, here, monkeypatch):
-        monkeypatch.setenv("FORCE_COLOR", "1")
-        assert "\x1b[1;36mencoder" in python("-m", "composer", "show", "segmentation.yaml").stdout
-
     def test_problems_go_to_stderr(self, here, capsys):
         assert main(["show", "bad.yaml"]) == 1
         out, err = capsys.readouterr()
@@ -282,15 +263,10 @@ class TestBuild:
         assert "outputs   head (b, 5, H, W)" in out
         assert err == "building the model …\n"
 
-    def test_an_embedding_weighs_nothing_and_has_many_shapes(self, here, capsys):
-        assert main(["build", "embedding.yaml"]) == 0
-        lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-        assert "head EmbeddingHead 0 0 0.0 MB" in lines
-        assert "outputs head (b, 2, 1+H/16*W/16, 64) (b, 2, 1+H/16*W/16, 64) of the padded" in lines
-
-    def test_a_shared_module_weighs_once(self, here, capsys):
-        main(["build", "joined.yaml"])
-        assert re.search(r"^again +share: optical +0 +0 +0.0 MB$", capsys.readouterr().out, re.MULTILINE)
+    @pytest.mark.parametrize(("name", "row"), [("embedding", "head EmbeddingHead"), ("joined", "again share: optical")])
+    def test_what_has_no_weights_of_its_own(self, here, capsys, name, row):
+        assert main(["build", f"{name}.yaml"]) == 0
+        assert f"{row} 0 0 0.0 MB" in " ".join(capsys.readouterr().out.split())
 
     def test_pretrained_weights_can_be_left_out(self, here, capsys):
         assert main(["build", "scene.yaml", "--seed", "4", "--no-pretrained"]) == 0
@@ -312,18 +288,12 @@ class TestBuild:
             ("--max-memory", "2000k", "bytes, of which there may be 2,000,000 (got 19,713,552 of 20,801,284)"),
         ],
     )
-    @pytest.mark.parametrize(
-        "command", [["build"], ["run", "--image", "photo.png", "-o", "out.png"]], ids=["build", "run"]
-    )
-    def test_a_model_that_is_too_large_is_refused(self, here, capsys, command, option, limit, said):
-        assert main([*command, "segmentation.yaml", option, limit]) == 1
+    def test_a_model_that_is_too_large_is_refused(self, here, capsys, option, limit, said):
+        assert main(["build", "segmentation.yaml", option, limit]) == 1
         assert capsys.readouterr().err.splitlines()[-2:] == [
             f"segmentation.yaml:2:10: error[limit] encoder: timm/resnet10t has most of the model's {said}.",
             "  fix: choose a smaller network, or allow as many",
         ]
-
-    def test_a_model_that_is_small_enough_is_built(self, here, capsys):
-        assert main(["build", "segmentation.yaml", "--max-parameters", "6M", "--max-memory", "1G"]) == 0
 
     def test_a_file_that_cannot_be_written_is_refused_first(self, here, capsys, no_model):
         assert main(["build", "segmentation.yaml", "--save", "model.pt"]) == 2
@@ -355,9 +325,6 @@ class TestASavedModel:
         assert sorted(copy.keys()) == sorted(model.keys())
         assert all(torch.equal(copy.get_tensor(name), model.get_tensor(name)) for name in model.keys())  # noqa: SIM118
 
-    def test_it_is_read_as_a_spec(self, saved):
-        assert composer.read("model.safetensors") == composer.read("segmentation.yaml")
-
     def test_a_weights_file_without_a_spec_says_so(self, saved, capsys):
         assert main(["check", "plain.pt"]) == 1
         assert capsys.readouterr().out == (
@@ -387,9 +354,9 @@ class TestRun:
         # A pixel whose two best scores are all but equal may fall to either.
         sure = (scores.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4).numpy()
         assert sure.mean() > 0.95
-        ((image, prediction),) = drawn
-        assert (image.name, image.pixels.tolist()) == ("image", pixels.tolist())
-        assert np.array_equal(prediction.indices[sure], scores.argmax(dim=0).numpy()[sure])
+        (((image,), (prediction,)),) = drawn
+        assert (image.name, image.picture.tolist()) == ("image", pixels.tolist())
+        assert np.array_equal(prediction.values[sure], scores.argmax(dim=0).numpy()[sure])
         done = "values 0 to 255, normalised for encoder: mean 0.485, 0.456, 0.406, deviation 0.229, 0.224, 0.225"
         assert out.splitlines() == [
             f"image: photo.png, 48 high, 80 wide; {done}",
@@ -405,8 +372,8 @@ class TestRun:
         assert main(["run", "regression.yaml", "--image", "photo.png", "-o", "out.png"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split(":")[0] for line in lines] == ["image", "weights", "head[0]", "head[1]", "wrote out.png"]
-        ((_, *values),) = drawn
-        assert [(type(panel), panel.values.shape) for panel in values] == [(ValueMap, (48, 80))] * 2
+        ((_, values),) = drawn
+        assert [(panel.classes, panel.values.shape) for panel in values] == [(None, (48, 80))] * 2
 
     def test_a_scene_is_a_line(self, here, capsys):
         assert main(["run", "scene.yaml", "--no-pretrained", "--image", "photo.png"]) == 0
@@ -419,8 +386,8 @@ class TestRun:
     def test_and_drawn_where_that_is_asked_for(self, here, capsys, drawn):
         assert main(["run", "scene.yaml", "--no-pretrained", "--image", "photo.png", "-o", "out.png"]) == 0
         assert capsys.readouterr().out.endswith("wrote out.png\n")
-        ((_, scene),) = drawn
-        assert (type(scene), scene.numbers.sum()) == (Vector, pytest.approx(1))
+        ((_, (scene,)),) = drawn
+        assert (scene.classes, scene.values.sum()) == (7, pytest.approx(1))
 
     def test_several_inputs_and_outputs(self, here, capsys, drawn):
         images = ["--image", "s2=four.npy", "--image", "s1=two.npy"]
@@ -431,27 +398,19 @@ class TestRun:
         scale = "each band to zero mean and unit deviation over this image"
         assert lines[:2] == [
             f"s2: four.npy, 64 high, 64 wide; {scale}",
-            f"s1: two.npy, 32 high, 32 wide; {scale}; band 1 shown as grey",
+            f"s1: two.npy, 32 high, 32 wide; {scale}; bands drawn: 1, a guess; choose others with --show-bands",
         ]
-        assert [panel.name for panel in drawn[0]] == names
-        assert [type(panel) for panel in drawn[0][2:]] == [ClassMap, ValueMap, ClassMap]
+        ((inputs, predictions),) = drawn
+        assert [panel.name for panel in (*inputs, *predictions)] == names
+        assert [panel.classes for panel in predictions] == [3, None, 3]
 
     def test_bands_are_picked(self, here, capsys):
         assert main(["run", "six.yaml", "--image", "ten.npy", "--bands", "2,3,4,5,6,7", "-o", "out.png"]) == 0
         assert capsys.readouterr().out.splitlines()[0] == (
             "image: ten.npy, 33 high, 47 wide; bands 2,3,4,5,6,7 of 10; "
             "each band to zero mean and unit deviation over this image; "
-            "bands 4,3,2 shown as red, green and blue: a guess, --show-bands says otherwise"
+            "bands drawn: 4,3,2, a guess; choose others with --show-bands"
         )
-
-    def test_weights_come_from_a_file(self, here, capsys, drawn):
-        main(["build", "segmentation.yaml", "--seed", "9", "--save", "nine.safetensors"])
-        main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "seed.png", "--seed", "9"])
-        capsys.readouterr()
-        given = ["--weights", "nine.safetensors"]
-        assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "file.png", *given]) == 0
-        assert capsys.readouterr().out.splitlines()[1] == "weights: 134 tensors from nine.safetensors"
-        assert np.array_equal(drawn[0][1].indices, drawn[1][1].indices)
 
     def test_weights_come_from_a_checkpoint_of_a_training(self, here, capsys, drawn):
         """What was left aside is said, and the picture is that of the model that was saved."""
@@ -463,19 +422,20 @@ class TestRun:
         given = ["--weights", "last.ckpt"]
         assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "file.png", *given]) == 0
         assert capsys.readouterr().out.splitlines()[1] == (
-            "weights: 134 tensors from last.ckpt; 1 left aside (criterion.weight)"
+            "weights: 134 tensors from last.ckpt; 1 tensor left aside: criterion.weight"
         )
-        assert np.array_equal(drawn[0][1].indices, drawn[1][1].indices)
+        assert np.array_equal(drawn[0][1][0].values, drawn[1][1][0].values)
 
-    @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-    def test_a_saved_model_needs_no_spec_beside_it(self, here, capsys, drawn, half):
+    def test_a_saved_model_of_another_type_needs_no_spec_beside_it(self, here, capsys, drawn):
         model = composer.build(composer.read("segmentation.yaml"), seed=9)
-        composer.save(model.to(torch.bfloat16) if half else model, "nine.safetensors")
+        composer.save(model.to(torch.bfloat16), "nine.safetensors")
         main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "beside.png", "--weights", "nine.safetensors"])
-        capsys.readouterr()
         assert main(["run", "nine.safetensors", "--image", "photo.png", "-o", "inside.png"]) == 0
-        assert capsys.readouterr().out.splitlines()[1] == "weights: 134 tensors from nine.safetensors"
-        assert np.array_equal(drawn[0][1].indices, drawn[1][1].indices)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.startswith("weights")] == [
+            "weights: 134 tensors from nine.safetensors"
+        ] * 2
+        assert np.array_equal(drawn[0][1][0].values, drawn[1][1][0].values)
 
     def test_weights_of_another_model_are_a_problem(self, here, capsys):
         main(["build", "scene.yaml", "--no-pretrained", "--save", "scene.safetensors"])
@@ -493,25 +453,10 @@ class TestRun:
             pytest.param(
                 "segmentation.yaml --image none.png -o o.png", "none.png: there is no such file; check the path."
             ),
-            pytest.param("segmentation.yaml --image folder -o o.png", "folder: this is a folder; name a file in it."),
-            pytest.param("segmentation.yaml --image zero.png -o o.png", "zero.png: the file is empty."),
-            pytest.param(
-                "segmentation.yaml --image text.png -o o.png",
-                "text.png: not an image that can be read here; use PNG, JPEG, TIFF or .npy.",
-            ),
             pytest.param("none.yaml --image photo.png -o o.png", "none.yaml: there is no such file; check the path."),
             pytest.param(
                 "six.yaml --image photo.png -o o.png",
                 "photo.png: input 'image' expects 6 bands; the file has 3; use another image.",
-            ),
-            pytest.param(
-                "six.yaml --image ten.npy -o o.png",
-                "ten.npy: input 'image' expects 6 bands; the file has 10; "
-                "pick them with --bands, counted from 1: --bands 1,2,3,4,5,6.",
-            ),
-            pytest.param(
-                "six.yaml --image ten.npy --bands 1-6 -o o.png",
-                "--bands: expected numbers from 1 with commas, such as 4,3,2 (got 1-6).",
             ),
             pytest.param(
                 "fixed.yaml --image big.png -o o.png",
@@ -539,14 +484,6 @@ class TestRun:
             ),
             pytest.param("segmentation.yaml --image photo.png -o o.jpg", "o.jpg: the name must end in .png."),
             pytest.param(
-                "segmentation.yaml --image photo.png -o none/o.png",
-                "none/o.png: cannot be written (No such file or directory); choose another name or folder.",
-            ),
-            pytest.param(
-                "segmentation.yaml --image photo.png -o photo.png",
-                "photo.png: this is the image itself, which would be lost; choose another name.",
-            ),
-            pytest.param(
                 "segmentation.yaml --image photo.png -o o.png --weights none.safetensors",
                 "none.safetensors: there is no such file; check the path.",
             ),
@@ -561,24 +498,15 @@ class TestRun:
         assert sorted(here.iterdir()) == before
 
     @pytest.mark.parametrize("library", ["rasterio", "matplotlib"])
-    def test_without_the_extra_a_line_says_what_to_install(self, here, library):
-        script = f"import sys; sys.modules['{library}'] = None; from composer.cli.main import main; sys.exit(main())"
-        ran = python("-c", script, "run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png")
-        assert (ran.returncode, ran.stdout) == (2, "")
-        assert ran.stderr == (
+    def test_without_the_extra_a_line_says_what_to_install(self, here, capsys, monkeypatch, library):
+        monkeypatch.delitem(sys.modules, "composer.cli.run", raising=False)
+        monkeypatch.delitem(sys.modules, "composer.cli.images", raising=False)
+        monkeypatch.setitem(sys.modules, library, None)
+        assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 2
+        assert capsys.readouterr().err == (
             f"run: import of {library} halted; None in sys.modules; "
             "install what it needs: pip install 'composer-vision[run]'\n"
         )
-
-    def test_an_interruption_leaves_nothing_behind(self, here, capsys, monkeypatch):
-        def interrupt(*_):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr("composer.cli.run.draw_sheet", interrupt)
-        before = sorted(here.iterdir())
-        assert main(["run", "segmentation.yaml", "--image", "photo.png", "-o", "out.png"]) == 130
-        assert capsys.readouterr().err.endswith("interrupted\n")
-        assert sorted(here.iterdir()) == before
 
     def test_an_image_larger_than_the_memory_is_said_to_be(self, here, capsys, monkeypatch):
         def refuse(*_):
@@ -589,24 +517,6 @@ class TestRun:
         assert capsys.readouterr().err.splitlines()[-1] == (
             "--image: out of memory for an image of this size; crop it."
         )
-
-
-class TestByInput:
-    @pytest.mark.parametrize(
-        ("given", "inputs", "expected"),
-        [
-            (["a.png"], ["image"], {"image": "a.png"}),
-            (["image=a.png"], ["image"], {"image": "a.png"}),
-            (["x=a.png"], ["image"], {"image": "x=a.png"}),
-            (["s1=a=b.png", "s2=c.png"], ["s2", "s1"], {"s1": "a=b.png", "s2": "c.png"}),
-        ],
-    )
-    def test_values_by_name(self, given, inputs, expected):
-        assert split_by_input(given, inputs, "--image") == expected
-
-    def test_none_is_given_twice(self):
-        with pytest.raises(UsageError, match=r"^--image: image is given twice, a.png and b.png.$"):
-            split_by_input(["a.png", "b.png"], ["image"], "--image")
 
 
 TIMM = "timm/… needs timm, which is installed"
@@ -628,9 +538,8 @@ def some_installed(monkeypatch):
 
 
 class TestList:
-    @pytest.mark.parametrize("pattern", ["Cl*", "classificationhead"])
-    def test_parts_with_their_arguments(self, here, capsys, pattern):
-        assert main(["list", "heads", pattern]) == 0
+    def test_parts_with_their_arguments(self, here, capsys):
+        assert main(["list", "heads", "cl*"]) == 0
         assert capsys.readouterr().out.splitlines() == [
             "ClassificationHead",
             "    Compute class scores of an image: linear layers of widths `dim_list`,",
@@ -689,13 +598,6 @@ class TestList:
             SMP,
         ]
 
-    def test_encoders_of_one_kind_are_told_of_together(self, here, capsys):
-        assert main(["list", "encoders"]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        at = next(number for number, line in enumerate(lines) if line == "smp/mit_b0")
-        assert lines[at : at + 6] == [f"smp/mit_b{size}" for size in range(6)]
-        assert lines[at + 7] == "  depth: 5"
-
     def test_an_encoder_that_is_known_and_unsupported_is_described(self, here, capsys, some_installed):
         assert main(["list", "encoders", "terratorch/convnextv2_atto"]) == 0
         assert " ".join(capsys.readouterr().out.split()) == (
@@ -703,19 +605,18 @@ class TestList:
             "Cannot be had: it gives the scores of a classifier, and no features. Use timm/convnextv2_atto."
         )
 
-    @pytest.mark.parametrize("kind", ["encoders", "decoders"])
-    def test_a_narrow_terminal_cuts_nothing(self, here, capsys, kind):
+    def test_a_narrow_terminal_cuts_nothing(self, here, capsys):
         """The longest names leave no room beside them."""
-        assert main(["list", kind]) == 0
+        assert main(["list", "encoders"]) == 0
         out = capsys.readouterr().out
         assert "…" not in out.replace("/…", "")
         assert max(map(len, out.splitlines())) <= 80
-        if kind == "encoders":
-            assert (
-                "terratorch/dinov3_vit7b16\n"
-                "    Cannot be had: TerraTorch downloads the code of this network from GitHub and\n"
-                "    runs it. Use timm/vit_7b_patch16_dinov3.\n"
-            ) in out
+        assert (
+            "terratorch/dinov3_vit7b16\n"
+            "    Cannot be had: TerraTorch downloads the code of this network from GitHub and\n"
+            "    runs it. Use timm/vit_7b_patch16_dinov3.\n"
+        ) in out
+        assert "\n".join(["", *(f"smp/mit_b{size}" for size in range(6)), "    Mix"]) in out
 
     def test_every_source_says_whether_its_library_is_there(self, here, capsys, some_installed, monkeypatch):
         monkeypatch.setenv("COLUMNS", "200")
@@ -736,14 +637,6 @@ class TestList:
                 ),
             ),
             (
-                ["decoders", "timm/*"],
-                (
-                    "no decoder is named 'timm/*'; there are IdentityDecoder, FCNDecoder, UNetDecoder, "
-                    "UperNetDecoder, LinearDecoder, MLPDecoder, ASPPSegmentationHead, ASPPRegressionHead, smp/…, "
-                    "mmseg/…"
-                ),
-            ),
-            (
                 ["encoders", "resnet"],
                 f"no encoder is named 'resnet'; {SOURCES}",
             ),
@@ -752,7 +645,7 @@ class TestList:
                 f"{TRANSFORMERS}\nno encoder is named 'transformers/x*'; {SOURCES}",
             ),
         ],
-        ids=["head", "decoders of an encoder's", "no source", "not installed"],
+        ids=["head", "no source", "not installed"],
     )
     def test_what_matches_nothing(self, here, capsys, some_installed, arguments, said):
         assert main(["list", *arguments]) == 2
@@ -789,35 +682,21 @@ class TestArguments:
 
 def python(*arguments, **options):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False, **options
-    )
+    return subprocess.run([sys.executable, *arguments], stderr=subprocess.PIPE, text=True, env=environment, **options)
 
 
 class TestProcess:
-    def test_exit_codes_and_streams(self, here):
-        ran = python("-m", "composer", "check", "scene.yaml", "none.yaml")
-        assert (ran.returncode, ran.stdout, ran.stderr) == (
-            2,
-            "scene.yaml: ok  head (b, 7); multiple of 32, at least 32, any shape\n",
-            "none.yaml: there is no such file; check the path.\n",
-        )
-
     def test_a_reader_that_leaves_is_no_error(self, here):
         reader, writer = os.pipe()
         os.close(reader)
-        ran = subprocess.run(
-            [sys.executable, "-m", "composer", "check", "scene.yaml"],
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            check=False,
-        )
+        ran = python("-m", "composer", "check", "scene.yaml", stdout=writer)
         os.close(writer)
-        assert (ran.returncode, ran.stderr) == (141, b"")
+        assert (ran.returncode, ran.stderr) == (141, "")
 
     def test_a_terminal_without_the_letters_gets_others(self, here, monkeypatch):
         monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-        ran = python("-m", "composer", "show", "scene.yaml")
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        ran = python("-m", "composer", "show", "scene.yaml", stdout=subprocess.PIPE)
         assert (ran.returncode, ran.stderr) == (0, "")
         assert "? image" in ran.stdout
+        assert "\x1b[1;36mencoder" in ran.stdout

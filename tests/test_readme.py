@@ -126,7 +126,7 @@ def test_the_part_of_ones_own_keeps_the_laws(here):
     """Through the plugin, by the command that is shown."""
     (here / "my_necks.py").write_text(NECKS, encoding="utf-8")
 
-    assert held_to_the_laws(here).stdout.splitlines()[-1].startswith("8 passed, 1 skipped")
+    assert run_pytest(here).stdout.splitlines()[-1].startswith("8 passed, 1 skipped")
 
 
 def test_the_code_of_the_readme_of_the_kit_runs(here):
@@ -155,11 +155,11 @@ def test_the_options_of_a_module_are_used(here):
     necks = blocks("python", KIT)[0].partition("\n\ncheck_contract(")[0]
     (here / "my_necks.py").write_text(f"{necks}\n\n{checks}\n", encoding="utf-8")
 
-    assert held_to_the_laws(here, "-k", "memory").stdout.splitlines()[-1].startswith("1 skipped, 8 deselected")
-    assert held_to_the_laws(here, "-k", chosen).stdout.splitlines()[-1].startswith("1 passed, 8 deselected")
+    assert run_pytest(here, "-k", "memory").stdout.splitlines()[-1].startswith("1 skipped, 8 deselected")
+    assert run_pytest(here, "-k", chosen).stdout.splitlines()[-1].startswith("1 passed, 8 deselected")
 
 
-def held_to_the_laws(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """What the README's command for testing necks does; the plugin is named where composer is not installed."""
     (command,) = re.findall(r"^pytest (.*)$", "\n".join(blocks("sh", KIT)), flags=re.MULTILINE)
     installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
@@ -200,8 +200,3 @@ def test_the_part_of_ones_own_is_there_for_every_text_once_its_package_is_instal
     )
 
     assert ran.stdout == "model.yaml: ok  decoder (b, 32, H, W); multiple of 32, at least 32, any shape\n"
-
-
-def test_the_number_of_specs_is_the_one_stated():
-    assert "has more than thirty models" in TEXT
-    assert len(list((ROOT / "specs").glob("*.yaml"))) > 30

@@ -55,15 +55,10 @@ OK = "ok  head (b, 2, H, W); multiple of 32, at least 32, any shape\n"
     ("command", "said"),
     [
         pytest.param("composer check spec.yaml >&-", (0, "", ""), id="stdout closed"),
-        pytest.param("composer check spec.yaml 2>&-", (0, f"spec.yaml: {OK}", ""), id="stderr closed"),
         pytest.param("composer check none.yaml 2>&-", (2, "", ""), id="stderr closed, and something to say"),
-        pytest.param("composer check spec.yaml <&-", (0, f"spec.yaml: {OK}", ""), id="stdin closed"),
         pytest.param("cat spec.yaml | composer check /dev/stdin", (0, f"/dev/stdin: {OK}", ""), id="stdin"),
         pytest.param(
-            "mkfifo pipe; cat spec.yaml > pipe & composer check pipe", (0, f"pipe: {OK}", ""), id="a pipe with a name"
-        ),
-        pytest.param(
-            "cat spec.yaml | composer check --diff /dev/stdin 2>&-", (0, "", ""), id="a pipe without problems"
+            "mkfifo pipe; cat spec.yaml > pipe & composer check --diff pipe 2>&-", (0, "", ""), id="a pipe with a name"
         ),
     ],
 )
@@ -88,11 +83,6 @@ def test_a_user_without_a_home_has_no_cache(here):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        pytest.param(
-            ["run", "spec.yaml", "--image", "image.png", "-o", "image.png"],
-            "image.png: this is the image itself, which would be lost; choose another name.",
-            id="the image",
-        ),
         pytest.param(
             ["run", "spec.yaml", "--image", "image=image.png", "-o", "./image.png"],
             "./image.png: this is the image itself, which would be lost; choose another name.",
@@ -129,11 +119,6 @@ def test_a_user_without_a_home_has_no_cache(here):
             id="a long name of a picture",
         ),
         pytest.param(
-            ["matrix", "--format", "csv", "-o", f"{LONG}.csv"],
-            f"{LONG}.csv: cannot be written (File name too long); choose another name or folder.",
-            id="a long name of a table",
-        ),
-        pytest.param(
             ["run", "spec.yaml", "--image", "image.png", "-o", "o.png", "--weights", LONG],
             f"{LONG}: cannot be read (File name too long).",
             id="a long name of weights",
@@ -162,24 +147,15 @@ def test_the_name_of_a_file_is_spelled_out(here, capsys):
     ("text", "seen"),
     [
         ("plain ← × …", "plain ← × …"),
-        ("\x1b[31m\x07", "\\x1b[31m\\x07"),
+        ("\x1b[31m\x07\u202e", "\\x1b[31m\\x07\\u202e"),
         ("a\nb\tc", "a\\nb\\tc"),
-        ("\u202e", "\\u202e"),
     ],
-    ids=["letters", "escapes", "lines", "direction"],
+    ids=["letters", "escapes", "lines"],
 )
 def test_what_would_move_the_cursor_is_spelled_out(text, seen):
     problem = Problem(code="part", message=f"{text}.", place=Place("a", f"{text}.yaml", 1, 2), fix=text)
     assert make_printable(text) == seen
     assert str(problem) == f"{seen}.yaml:1:2: error[part] a: {seen}.\n  fix: {seen}"
-
-
-def test_a_line_cannot_be_forged():
-    with pytest.raises(SpecError) as caught:
-        reads('encoder: "tim/a\\nspecs/x.yaml: ok"\ndecoder: FCNDecoder\n')
-    assert str(caught.value).splitlines()[0] == (
-        "<text>:1:10: error[part] encoder: there is no encoder 'tim/a\\nspecs/x.yaml: ok'."
-    )
 
 
 @pytest.mark.parametrize("most", [MAX_MESSAGE_LENGTH, 10 * MAX_MESSAGE_LENGTH], ids=["as it is", "shortened"])
@@ -190,12 +166,9 @@ def test_what_is_quoted_is_kept_short(most):
 
 
 HUGE = {
-    "a part": (f"encoder: timm/{'a' * 900_000}\n", 1),
-    "a part that is not far off": (f"encoder: smp/resnet{'9' * 900_000}\n", 1),
-    "a key": (f"{'a' * 900_000}: 1\n", 2),
+    "a part": (f"encoder: smp/resnet{'9' * 900_000}\n", 1),
     "a node": (f"nodes: {{{'a' * 900_000}: {{part: FCNDecoder, from: image}}}}\n", 3),
     "keys that are there twice": ("{" + "a: b, " * 9_000 + "a: b}", 101),
-    "keys that are no strings": ("? \n" * 9_000, 101),
     "tags": ("[" + "!!str a, " * 9_000 + "]", 101),
 }
 
