@@ -367,61 +367,35 @@ class TestBands:
         assert select_bands(image, "image", channels, asked) == expected
 
     @pytest.mark.parametrize(
-        ("image", "channels", "asked", "said"),
+        ("image", "step"),
         [
-            pytest.param(
-                TEN,
-                6,
-                None,
-                "x.npy: input 'image' expects 6 bands; the file has 10; "
-                "pick them with --bands, counted from 1: --bands 1,2,3,4,5,6.",
-                id="too many",
-            ),
-            pytest.param(
-                GREY,
-                6,
-                None,
-                "x.npy: input 'image' expects 6 bands; the file has 1; use another image.",
-                id="too few",
-            ),
-            pytest.param(
-                TEN,
-                3,
-                (4, 11, 12),
-                "--bands: expected 3 of the 10 bands of x.npy, counted from 1 (got 4,11,12).",
-                id="beyond",
-            ),
-            pytest.param(
-                TEN,
-                3,
-                (4, 3),
-                "--bands: expected 3 of the 10 bands of x.npy, counted from 1 (got 4,3).",
-                id="not as many",
-            ),
+            (TEN, "the file has 10; pick them with --bands, counted from 1: --bands 1,2,3,4,5,6."),
+            (GREY, "the file has 1; use another image."),
         ],
+        ids=["too many", "too few"],
     )
-    def test_not_used(self, image, channels, asked, said):
-        with raises(said):
-            select_bands(image, "image", channels, asked)
+    def test_another_number_of_bands_than_the_input_has(self, image, step):
+        with raises(f"x.npy: input 'image' expects 6 bands; {step}"):
+            select_bands(image, "image", 6, None)
 
     @pytest.mark.parametrize(
-        ("bands", "asked", "expected"),
-        [
-            pytest.param((5, 6, 7), None, (5, 6, 7), id="three are colours"),
-            pytest.param((4,), None, (4,), id="one is grey"),
-            pytest.param((4, 5), None, (4,), id="two"),
-            pytest.param((2, 3, 4, 5), None, (4, 3, 2), id="more are a guess"),
-            pytest.param((2, 3, 4, 5), (9, 8, 1), (9, 8, 1), id="asked for"),
-        ],
+        ("bands", "drawn"),
+        [((5, 6, 7), (5, 6, 7)), ((4,), (4,)), ((4, 5), (4,)), ((2, 3, 4, 5), (4, 3, 2))],
+        ids=["three are colours", "one is grey", "two", "more"],
     )
-    def test_drawn(self, bands, asked, expected):
-        drawn, remark = select_preview_bands(TEN, bands, asked)
-        assert drawn == expected
-        assert (remark is None) == (expected in (bands, asked))
+    def test_drawn(self, bands, drawn):
+        remark = None if drawn == bands else f"bands drawn: {','.join(map(str, drawn))}, a guess"
+        chosen, said = select_preview_bands(TEN, bands, None)
+        assert (chosen, said and said.partition(";")[0]) == (drawn, remark)
+        assert select_preview_bands(TEN, bands, (9, 8, 1)) == ((9, 8, 1), None)
 
-    def test_two_bands_are_no_colours(self):
-        with raises("--show-bands: expected 1 or 3 of the 10 bands of x.npy, counted from 1 (got 1,2)."):
-            select_preview_bands(TEN, (1, 2, 3), (1, 2))
+    @pytest.mark.parametrize("bands", [(4, 3), (4, 11, 12)], ids=["too few", "beyond the last"])
+    def test_bands_that_do_not_fit(self, bands):
+        said = f"of the 10 bands of x.npy, counted from 1 (got {','.join(map(str, bands))})."
+        with raises(f"--bands: expected 3 {said}"):
+            select_bands(TEN, "image", 3, bands)
+        with raises(f"--show-bands: expected 1 or 3 {said}"):
+            select_preview_bands(TEN, (1, 2, 3), bands)
 
     @pytest.mark.parametrize("text", ["", "1,", "0,1", "-1", "1.5", "1;2"])
     def test_bands_are_numbers_from_1(self, text):
@@ -514,35 +488,31 @@ class TestPreview:
 
 
 class TestOutFile:
-    def test_a_file_appears_whole(self, tmp_path):
-        file = check_writable(str(tmp_path / "x.png"), (".png", ".jpg"))
-        assert list(tmp_path.iterdir()) == []
-        write_output("x.png", file, lambda partial: partial.write_text("all"))
-        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "all")]
+    """Also through a link, which stays one."""
 
-    def test_or_not_at_all(self, tmp_path):
-        (tmp_path / "x.png").write_text("before")
+    @pytest.fixture
+    def link(self, tmp_path):
+        (tmp_path / "real.png").write_text("before")
+        (tmp_path / "link.png").symlink_to("real.png")
+        return tmp_path / "link.png"
 
+    def test_a_file_is_written_whole(self, link):
+        write_output("x.png", check_writable(str(link), (".png",)), lambda partial: partial.write_text("after"))
+        assert (link.is_symlink(), link.read_text(), len(os.listdir(link.parent))) == (True, "after", 2)
+
+    def test_or_not_at_all(self, link):
         def fill(partial: Path):
             partial.write_text("half")
             raise OSError(28, "No space left on device")
 
         with raises("x.png: cannot be written (No space left on device)."):
-            write_output("x.png", tmp_path / "x.png", fill)
-        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "before")]
+            write_output("x.png", check_writable(str(link), (".png",)), fill)
+        assert (link.is_symlink(), link.read_text(), len(os.listdir(link.parent))) == (True, "before", 2)
 
-    def test_a_link_stays_a_link(self, tmp_path):
-        (tmp_path / "real.png").write_text("before")
-        (tmp_path / "link.png").symlink_to("real.png")
-        path = check_writable(str(tmp_path / "link.png"), (".png",))
-        write_output("link.png", path, lambda partial: partial.write_text("after"))
-        assert (tmp_path / "link.png").is_symlink()
-        assert (tmp_path / "real.png").read_text() == "after"
-
-    def test_a_folder_that_cannot_be_written_to(self, tmp_path, monkeypatch):
+    def test_a_folder_that_cannot_be_written_to(self, link, monkeypatch):
         def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "touch", refuse)
-        with raises(f"{tmp_path}/x.png: cannot be written (Permission denied); choose another name or folder."):
-            check_writable(f"{tmp_path}/x.png", (".png",))
+        with raises(f"{link}: cannot be written (Permission denied); choose another name or folder."):
+            check_writable(str(link), (".png",))

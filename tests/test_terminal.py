@@ -66,18 +66,17 @@ def test_streams_and_pipes(here, command, said):
     assert shell(command, here) == said
 
 
-def test_a_user_without_a_home_has_no_cache(here):
+def test_a_user_without_a_home_has_no_cache(here, capsys, monkeypatch):
     """As in a container that is run by a number for a user. What stands in no catalogue is then found out each time."""
-    (here / "spec.yaml").write_text(SPEC.replace("timm/test_resnet", "{timm/test_resnet: {any_size: true}}"))
-    code = (
-        "from pathlib import Path; from composer.__main__ import main\n"
-        "def home(): raise RuntimeError('Could not determine home directory.')\n"
-        "Path.home = home\n"
-        "raise SystemExit(main(['check', 'spec.yaml']))"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "COMPOSER_CACHE"}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"spec.yaml: {OK}", "")
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("COMPOSER_CACHE")
+    monkeypatch.setattr(Path, "home", home)
+    Path("spec.yaml").write_text(SPEC.replace("timm/test_resnet", "{timm/test_resnet: {any_size: true}}"))
+    assert main(["check", "spec.yaml"]) == 0
+    assert capsys.readouterr() == (f"spec.yaml: {OK}", "")
 
 
 @pytest.mark.parametrize(
