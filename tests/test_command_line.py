@@ -513,22 +513,17 @@ class TestList:
             SMP,
         ]
 
-    def test_an_encoder_that_is_known_and_unsupported_is_described(self, call, some_installed):
-        assert " ".join(call("list encoders terratorch/convnextv2_atto")[1].split()) == (
-            "terratorch/convnextv2_atto "
-            "Cannot be had: it gives the scores of a classifier, and no features. Use timm/convnextv2_atto."
-        )
+    def test_of_an_encoder_that_is_known_and_unsupported_the_reason_is_said(self, call, some_installed):
+        reason = "it gives the scores of a classifier, and no features. Use timm/convnextv2_atto."
+        said = f"terratorch/convnextv2_atto cannot be had: {reason}\n"
+        assert call("list encoders terratorch/convnextv2_atto") == (2, "", said)
 
     def test_a_narrow_terminal_cuts_nothing(self, call):
         """The longest names leave no room beside them."""
         _, out, _ = call("list encoders")
         assert "…" not in out.replace("/…", "")
         assert max(map(len, out.splitlines())) <= 80
-        assert (
-            "terratorch/dinov3_vit7b16\n"
-            "    Cannot be had: TerraTorch downloads the code of this network from GitHub and\n"
-            "    runs it. Use timm/vit_7b_patch16_dinov3.\n"
-        ) in out
+        assert "\nterratorch/dinov3_vit7b16 cannot be had: TerraTorch downloads the code of this" in out
         assert "\n".join(["", *(f"smp/mit_b{size}" for size in range(6)), "    Mix"]) in out
 
     @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -44,35 +44,27 @@ def print_parts(kind: str, pattern: str | None) -> None:
 def describe_parts(kinds: str, pattern: str | None) -> list[RenderableType]:
     """Return names, purpose, and fields with their defaults of the parts of a kind that match `pattern`.
 
-    Parts of installed packages are included, and names that are known and unsupported come last, with the reason.
-    Raises UsageError where nothing matches.
+    Names that cannot be used come last, with the reason. Raises UsageError where nothing else matches.
     """
+    from rich.padding import Padding
+    from rich.text import Text
+
     parts, unusable = list_parts(kinds)
     matching = {name: part for name, part in parts.items() if is_match(name, pattern)}
-    unsupported = {name: why for name, why in list_unsupported_names(parts).items() if is_match(name, pattern)}
-    broken = [why for name, why in unusable.items() if is_match(name, pattern)]
-    if not matching and not unsupported:
+    reasons = [why for name, why in unusable.items() if is_match(name, pattern)]
+    if not matching:
         names = ", ".join(dict.fromkeys(re.sub("/.*", "/…", name) for name in parts))
-        raise UsageError("\n".join(broken) or f"no {PLURALS[kinds]} is named {pattern!r}; there are {names}")
+        raise UsageError("\n".join(reasons) or f"no {PLURALS[kinds]} is named {pattern!r}; there are {names}")
     lines: list[RenderableType] = []
     # Names that differ in size only are described together.
     alike = groupby(
         matching, lambda name: (_describe_part(matching[name], name), *_format_fields(matching[name], name))
     )
     for (purpose, *fields), names_of_size in alike:
-        lines += _format_part("\n".join(names_of_size), purpose, fields)
-    for name, why in unsupported.items():
-        lines += _format_part(name, why)
+        arguments = Text("".join(f"  {field}\n" for field in fields), "dim")
+        lines += [Text("\n".join(names_of_size), "bold cyan"), Padding(purpose, (0, 0, 0, 4)), arguments]
     sources = dict.fromkeys(part.source for part in matching.values() if part.source in LIBRARIES)
-    return [*lines, *map(_describe_installation, filter(None, sources)), *broken]
-
-
-def _format_part(names: str, purpose: str, fields: Sequence[str] = ()) -> list[RenderableType]:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    arguments = Text("".join(f"  {field}\n" for field in fields), "dim")
-    return [Text(names, "bold cyan"), Padding(purpose, (0, 0, 0, 4)), arguments]
+    return [*lines, *map(_describe_installation, filter(None, sources)), *reasons]
 
 
 def is_match(name: str, pattern: str | None) -> bool:
@@ -81,7 +73,10 @@ def is_match(name: str, pattern: str | None) -> bool:
 
 
 def list_parts(kinds: str) -> tuple[dict[str, type[Part]], dict[str, str]]:
-    """Return the parts of a kind by name, and the names of any kind whose package is broken, with the reason."""
+    """Return the parts of a kind by name, and by name why others cannot be used.
+
+    Those are the parts of any kind whose package is broken, and names that a source knows and does not support.
+    """
     parts: dict[str, type[Part]] = {}
     unusable: dict[str, str] = {}
     for name in PART_REGISTRY:
@@ -92,17 +87,10 @@ def list_parts(kinds: str) -> tuple[dict[str, type[Part]], dict[str, str]]:
             continue
         if issubclass(part, KINDS[PLURALS[kinds]]):
             parts[f"{name}NAME" if name.endswith("/") else name] = part
+            for other, (reason, instead) in part.refused.items():
+                better = instead if "/" in instead else f"{part.source}/{instead}"
+                unusable[f"{part.source}/{other}"] = f"{part.source}/{other} cannot be had: {reason}. Use {better}."
     return parts, unusable
-
-
-def list_unsupported_names(parts: Mapping[str, type[Part]]) -> dict[str, str]:
-    """Return the names that the sources of `parts` know and do not support, with the reason and a replacement."""
-    return {
-        f"{part.source}/{name}": f"Cannot be had: {reason}. "
-        f"Use {instead if '/' in instead else f'{part.source}/{instead}'}."
-        for part in dict.fromkeys(parts.values())
-        for name, (reason, instead) in part.refused.items()
-    }
 
 
 def _format_fields(part: type[Part], name: str) -> list[str]:
@@ -157,17 +145,13 @@ def _is_possible(pattern: str, source: str) -> bool:
 
 def _log_notes(pattern: str, names: Sequence[str]) -> None:
     """Print to stderr the libraries of the names that match a pattern, and the names that match and cannot be used."""
-    parts, unusable = list_parts("encoders")
     missing = [one for one in UNLISTED_SOURCES if _is_possible(pattern, one) and not LIBRARIES[one].is_installed()]
     for source in dict.fromkeys([*(name.partition("/")[0] for name in names), *missing]):
         if source in LIBRARIES:
             log(_describe_installation(source))
-    if not names:
-        return
-    for why in (why for name, why in unusable.items() if is_match(name, pattern)):
-        log(why)
-    if unsupported := [name for name in list_unsupported_names(parts) if is_match(name, pattern)]:
-        log(f"cannot be had, and list encoders NAME says why: {', '.join(unsupported)}")
+    unusable = [name for name in list_parts("encoders")[1] if is_match(name, pattern)]
+    if names and unusable:
+        log(f"cannot be had, and list encoders NAME says why: {', '.join(unusable)}")
 
 
 def explain_code(code: str | None) -> None:

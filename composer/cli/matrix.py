@@ -12,15 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from composer.cli.list import find_encoder_names, is_match
-from composer.cli.terminal import (
-    UsageError,
-    build_table,
-    check_writable,
-    handle_interrupts,
-    log,
-    render,
-    write_text,
-)
+from composer.cli.terminal import UsageError, build_table, check_writable, log, render, write_text
 from composer.compatibility import (
     PairResult,
     Verdict,
@@ -36,8 +28,8 @@ from composer.parts import PART_REGISTRY, ProbedEncoder
 from composer.parts.base import get_part_name
 from composer.spec.writer import get_non_default_fields
 
-MIN_PARALLEL_GROUPS = 8
-"""Groups of encoders from which starting processes pays off."""
+CHUNK = 8
+"""Groups of encoders that a process evaluates at a time; starting one pays off only for so many."""
 
 MAX_LISTED_PAIRS = 150
 """Pairs that a table lists one by one; of more, it counts the verdicts of each decoder."""
@@ -106,15 +98,17 @@ def _find_encoders(pattern: str) -> dict[str, ProbedEncoder]:
 
 
 def _compute_rows(work: Sequence[tuple[ProbedEncoder, tuple[str, ...]]], jobs: int) -> Iterator[tuple[PairResult, ...]]:
-    if jobs == 1 or len(work) < MIN_PARALLEL_GROUPS:
+    processes = min(jobs, len(work) // CHUNK)
+    if processes < 2:
         yield from map(_compute_row, work)
         return
     # Ctrl-C reaches all processes of a terminal. Those of the pool ignore it from their start; this one ends them.
-    with handle_interrupts(signal.SIG_IGN):
-        context = multiprocessing.get_context("spawn")
-        pool = context.Pool(min(jobs, len(work)), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    ignored = signal.SIGINT, signal.SIG_IGN
+    handler = signal.signal(*ignored)
+    pool = multiprocessing.get_context("spawn").Pool(processes, signal.signal, ignored)
+    signal.signal(signal.SIGINT, handler)
     with pool:
-        yield from pool.imap(_compute_row, work, chunksize=8)
+        yield from pool.imap(_compute_row, work, chunksize=CHUNK)
 
 
 def _compute_row(work: tuple[ProbedEncoder, tuple[str, ...]]) -> tuple[PairResult, ...]:

@@ -35,9 +35,6 @@ COLOURS = ListedColormap(
 MAX_PRINTED, MAX_DRAWN = 5, 10
 """Classes and numbers of one prediction that are printed and drawn."""
 
-MAX_VALUE_MAPS = 4
-"""Maps of values that are shown of one output; a message names the number of all."""
-
 MAX_COLUMNS, PANEL_WIDTH = 3, 6
 """Pictures in a row, and their width in inches with the legend."""
 
@@ -117,10 +114,7 @@ def _predict(model: Model, inputs: Sequence[PreparedInput]) -> list[Prediction]:
         part = parts[name]
         owner = parts[part.node] if isinstance(part, Shared) else part
         assert isinstance(owner, Part)
-        decoded = decode_predictions(name, owner, tensor[0].float().numpy())
-        if len(decoded) > MAX_VALUE_MAPS:
-            log(f"{name} has {len(decoded)} values; the first {MAX_VALUE_MAPS} are shown.")
-        predictions += decoded[:MAX_VALUE_MAPS]
+        predictions += decode_predictions(name, owner, tensor[0].float().numpy())
     return predictions
 
 

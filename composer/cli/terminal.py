@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composer import files
 from composer.errors import make_printable
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from composer.graph import Graph
-
-MIN_TABLE_WIDTH = 40
-"""Columns of a table on a terminal that reports fewer."""
 
 
 class UsageError(Exception):
@@ -52,11 +49,9 @@ def render(*parts: RenderableType) -> str:
     """Render tables and text with rich: as wide as the terminal, with colours only where stdout is a terminal."""
     from rich.console import Console
 
-    width = max(Console().width, MIN_TABLE_WIDTH)
-    console = Console(markup=False, highlight=False, emoji=False, width=width)
+    console = Console(markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
-        for part in parts:
-            console.print(part)
+        console.print(*parts, sep="\n")
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
@@ -134,21 +129,14 @@ def write_text(text: str, file: str | None, path: Path | None) -> None:
 
 
 @contextmanager
-def handle_interrupts(handler: Any) -> Iterator[None]:
-    """Set the handler of Ctrl-C within the block."""
-    before = signal.signal(signal.SIGINT, handler)
+def delay_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block, because torch crashes when its import is interrupted."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def delay_interrupts() -> Iterator[None]:
-    """Delay Ctrl-C to the end of the block, because torch crashes when its import is interrupted."""
-    received: list[int] = []
-    with handle_interrupts(lambda number, _: received.append(number)):
-        yield
     if received:
         raise KeyboardInterrupt
 
