@@ -156,8 +156,8 @@ def test_the_first_numbers_of_an_image_are_bars_in_their_order(number, width):
     assert axes.get_yticklabels()[1].get_text() == "[1] 0"
 
 
-@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (4, 3, 2)])
-def test_panels_stand_in_rows(count, columns, rows):
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (4, 2, 2), (5, 3, 2)])
+def test_panels_stand_in_a_grid(count, columns, rows):
     grid = draw_sheet([photo()] * count, []).axes[0].get_gridspec()
     assert (grid.ncols, grid.nrows) == (columns, rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import ceil
+from math import ceil, isqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,8 +35,8 @@ COLOURS = ListedColormap(
 MAX_PRINTED, MAX_DRAWN = 5, 10
 """Classes and numbers of one prediction that are printed and drawn."""
 
-MAX_COLUMNS, PANEL_WIDTH = 3, 6
-"""Pictures in a row, and their width in inches with the legend."""
+PANEL_WIDTH = 6
+"""The width of a picture in inches, with its legend."""
 
 MAX_ASPECT = 20
 """The longer side of an image that is drawn with square pixels, in shorter sides."""
@@ -192,9 +192,9 @@ class Prediction:
 
 
 def draw_sheet(inputs: Sequence[PreparedInput], predictions: Sequence[Prediction]) -> Figure:
-    """Draw inputs and predictions side by side, three in a row."""
+    """Draw inputs and predictions side by side: up to three in a row, more in a grid."""
     count = len(inputs) + len(predictions)
-    columns = min(count, MAX_COLUMNS)
+    columns = count if count <= 3 else isqrt(count - 1) + 1
     rows = ceil(count / columns)
     height, width = inputs[0].picture.shape[:2]
     panel_height = min(max(height / width, 0.5), 2) * PANEL_WIDTH
