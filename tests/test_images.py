@@ -140,17 +140,35 @@ class TestPictures:
         assert (infer_full_scale(read.values), read.remarks) == (1, ("16 bits scaled to 0..1",))
 
 
+NO_IMAGES = {
+    "ambiguous": (
+        np.zeros((3, 9, 3)),
+        None,
+        "both the first and the last axis of 3 × 9 × 3 could be the bands; crop or pad the image so that only one can.",
+    ),
+    "one axis": (np.zeros(5), None, "an image is an array (bands, height, width) (this is 5)."),
+    "frames": (
+        np.zeros((2, 3, 4, 4)),
+        4,
+        "the model takes 4 frames, as an array (4, bands, height, width) (this is 2 × 3 × 4 × 4).",
+    ),
+    "complex": (np.zeros((3, 4, 4), complex), None, "an image holds numbers (this holds complex128, shape 3 × 4 × 4)."),
+    "empty": (np.zeros((3, 0, 4)), None, "an image holds numbers (this holds float64, shape 3 × 0 × 4)."),
+}
+
+
 class TestArrays:
     @pytest.mark.parametrize(
         ("shape", "channels", "picked", "expected"),
         [
-            pytest.param((6, 4, 5), 6, False, (6, 4, 5), id="bands first"),
-            pytest.param((4, 5, 6), 6, False, (6, 4, 5), id="bands last"),
-            pytest.param((4, 5), 1, False, (1, 4, 5), id="no axis for one band"),
-            pytest.param((2, 40, 50), 3, False, (2, 40, 50), id="neither fits: the shorter"),
-            pytest.param((10, 40, 50), 50, True, (10, 40, 50), id="picked: the shorter, first"),
-            pytest.param((40, 50, 10), 40, True, (10, 40, 50), id="picked: the shorter, last"),
+            ((6, 4, 5), 6, False, (6, 4, 5)),
+            ((4, 5, 6), 6, False, (6, 4, 5)),
+            ((4, 5), 1, False, (1, 4, 5)),
+            ((2, 40, 50), 3, False, (2, 40, 50)),
+            ((10, 40, 50), 50, True, (10, 40, 50)),
+            ((40, 50, 10), 40, True, (10, 40, 50)),
         ],
+        ids=["first", "last", "none for one band", "neither: the shorter", "picked: first", "picked: last"],
     )
     def test_the_axis_of_the_bands(self, tmp_path, shape, channels, picked, expected):
         values = np.arange(np.prod(shape)).reshape(shape)
@@ -165,43 +183,10 @@ class TestArrays:
         assert read.values.shape == (2, 3, 4, 5)
         assert read.values[:, :, 0, 0].tolist() == [[0, 40, 80], [20, 60, 100]]
 
-    @pytest.mark.parametrize(
-        ("array", "frames", "message"),
-        [
-            pytest.param(
-                np.zeros((3, 9, 3)),
-                None,
-                "both the first and the last axis of 3 × 9 × 3 could be the bands; "
-                "crop or pad the image so that only one can.",
-                id="ambiguous",
-            ),
-            pytest.param(np.zeros(5), None, "an image is an array (bands, height, width) (this is 5).", id="one axis"),
-            pytest.param(
-                np.zeros((2, 3, 4, 4)),
-                4,
-                "the model takes 4 frames, as an array (4, bands, height, width) (this is 2 × 3 × 4 × 4).",
-                id="frames",
-            ),
-            pytest.param(
-                np.zeros((3, 4, 4), complex),
-                None,
-                "an image holds numbers (this holds complex128, shape 3 × 4 × 4).",
-                id="complex",
-            ),
-            pytest.param(
-                np.zeros((3, 0, 4)), None, "an image holds numbers (this holds float64, shape 3 × 0 × 4).", id="empty"
-            ),
-            pytest.param(
-                np.array([None, {}], object),
-                None,
-                "cannot be read as an image (Array can't be memory-mapped: Python objects in dtype).",
-                id="pickles are not opened",
-            ),
-        ],
-    )
+    @pytest.mark.parametrize(("array", "frames", "message"), NO_IMAGES.values(), ids=NO_IMAGES)
     def test_what_is_no_image_is_refused(self, tmp_path, array, frames, message):
         file = str(tmp_path / "x.npy")
-        np.save(file, array, allow_pickle=True)
+        np.save(file, array)
         with raises(f"{file}: {message}"):
             read_raster(file, 3, frames)
 
@@ -240,11 +225,8 @@ class TestTiff:
 
     @pytest.mark.parametrize(
         ("dtype", "options", "white", "grey"),
-        [
-            pytest.param(np.uint8, {}, 255, 254, id="8 bits"),
-            pytest.param(np.uint8, {"nbits": 1}, 255, 0, id="1 bit"),
-            pytest.param(np.uint16, {}, 65535, 65534, id="16 bits"),
-        ],
+        [(np.uint8, {}, 255, 254), (np.uint8, {"nbits": 1}, 255, 0), (np.uint16, {}, 65535, 65534)],
+        ids=["8 bits", "1 bit", "16 bits"],
     )
     def test_where_zero_is_white_the_image_is_inverted(self, tmp_path, dtype, options, white, grey):
         stored = np.array([[[0, 1, 0]]], dtype)
@@ -254,10 +236,11 @@ class TestTiff:
     @pytest.mark.parametrize(
         ("options", "missing"),
         [
-            pytest.param({}, [False] * 4, id="plain"),
-            pytest.param({"nodata": 3}, [False, True, False, False], id="nodata"),
-            pytest.param({"mask": np.eye(1, 4, 1) > 0}, [True, False, True, True], id="mask"),
+            ({}, [False] * 4),
+            ({"nodata": 3}, [False, True, False, False]),
+            ({"mask": np.eye(1, 4, 1) > 0}, [True, False, True, True]),
         ],
+        ids=["plain", "nodata", "mask"],
     )
     def test_a_palette_is_resolved(self, tmp_path, options, missing):
         file = save_raster(tmp_path / "x.tif", np.array([[[0, 3, 200, 255]]], np.uint8), palette=SHADES, **options)
@@ -358,10 +341,11 @@ class TestBands:
     @pytest.mark.parametrize(
         ("image", "channels", "asked", "expected"),
         [
-            pytest.param(TEN, 10, None, (tuple(range(1, 11)), None), id="all"),
-            pytest.param(TEN, 3, (4, 3, 2), ((4, 3, 2), "bands 4,3,2 of 10"), id="picked"),
-            pytest.param(GREY, 3, None, ((1, 1, 1), "one grey band, used for all three channels"), id="grey"),
+            (TEN, 10, None, (tuple(range(1, 11)), None)),
+            (TEN, 3, (4, 3, 2), ((4, 3, 2), "bands 4,3,2 of 10")),
+            (GREY, 3, None, ((1, 1, 1), "one grey band, used for all three channels")),
         ],
+        ids=["all", "picked", "grey"],
     )
     def test_used(self, image, channels, asked, expected):
         assert select_bands(image, "image", channels, asked) == expected
