@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import composer
-from composer.cli.codes import CODES
+from composer.cli.list import CODES
 from composer.cli.main import main
 
 TREES = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted(Path(composer.__file__).parent.rglob("*.py"))]

@@ -128,7 +128,7 @@ SAID = {
     "lies.npy": "cannot be read as an image (mmap length is greater than file size).",
     "far.npy": "cannot be read as an image (memory mapped length must be positive).",
     "below.npy": "cannot be read as an image (memory mapped length must be positive).",
-    "objects.npy": "an image holds numbers (this holds objects of Python).",
+    "objects.npy": "cannot be read as an image (Array can't be memory-mapped: Python objects in dtype).",
     "nan.npy": "image: band 1 of the input holds no data at all.",
     "large.npy": "image: band 1 holds numbers too large to average, such as 3.29843e+299.",
     "lies.tif": BY_GDAL,

@@ -11,36 +11,37 @@ import rasterio
 from PIL import Image
 from rasterio.enums import ColorInterp
 
-from composer.cli.images import Raster, read_raster
-from composer.cli.inputs import (
-    PretrainedStats,
+from composer.cli.images import (
+    Raster,
     infer_full_scale,
     normalize_bands,
     parse_bands,
+    read_raster,
     render_preview,
     select_bands,
     select_preview_bands,
+    split_by_input,
 )
 from composer.cli.terminal import UsageError, check_writable, write_output
+from composer.layouts import Feature
+from composer.parts import EncoderInfo
 
 RED, GREEN, CLEAR = (200, 10, 20), (30, 180, 40), (0, 0, 255, 0)
 
 
-def picture(file: Path, mode: str = "RGB", **options) -> str:
+def save_picture(file: Path, mode: str = "RGB") -> str:
     """A picture of 2 × 3 pixels, the left ones red and the others green, in any of Pillow's modes."""
     image = Image.new("RGB", (3, 2), GREEN)
-    image.putpixel((0, 0), RED)
-    image.putpixel((0, 1), RED)
-    image.convert(mode, palette=Image.Palette.ADAPTIVE).save(file, **options)
+    image.paste(RED, (0, 0, 1, 2))
+    image.convert(mode, palette=Image.Palette.ADAPTIVE).save(file)
     return str(file)
 
 
-def raster(file: Path, values, *, mask=None, colours=None, palette=None, **options) -> str:
+def save_raster(file: Path, values, *, mask=None, colours=None, palette=None, **options) -> str:
     """A file of values (bands, height, width) as GDAL writes it; the suffix says in which format."""
     values = np.asarray(values)
-    count, height, width = values.shape
     driver = {".tif": "GTiff", ".png": "PNG", ".jp2": "JP2OpenJPEG", ".pnm": "PNM"}[file.suffix]
-    shape = {"count": count, "height": height, "width": width, "dtype": values.dtype}
+    shape = dict(zip(("count", "height", "width"), values.shape, strict=True), dtype=values.dtype)
     with (
         warnings.catch_warnings(action="ignore"),
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, GDAL_PAM_ENABLED=False),
@@ -56,27 +57,29 @@ def raster(file: Path, values, *, mask=None, colours=None, palette=None, **optio
     return str(file)
 
 
-def made(values) -> Raster:
-    array = np.asarray(values)
-    return Raster("x.npy", array, ~np.isfinite(array))
+def build_raster(values) -> Raster:
+    return Raster("x.npy", np.ma.masked_invalid(values))
 
 
 def pixel(values, row=0, column=0):
-    return values[:, row, column].tolist()
+    return values.data[:, row, column].tolist()
 
 
-def refused(file, message, *arguments):
-    with pytest.raises(UsageError, match=f"^{re.escape(f'{file}: {message}')}$"):
-        read_raster(str(file), *arguments or (3,))
+def mask(read):
+    return np.ma.getmaskarray(read.values)
+
+
+def raises(said):
+    return pytest.raises(UsageError, match=f"^{re.escape(said)}$")
 
 
 class TestPictures:
     @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
     def test_colours_come_out_of_every_mode(self, tmp_path, mode):
-        read = read_raster(picture(tmp_path / "x.png", mode), 3)
+        read = read_raster(save_picture(tmp_path / "x.png", mode), 3)
         assert (pixel(read.values), pixel(read.values, 0, 2)) == (list(RED), list(GREEN))
         assert (read.values.shape, read.values.dtype, read.remarks) == ((3, 2, 3), np.uint8, ())
-        assert not read.missing.any()
+        assert not mask(read).any()
 
     @pytest.mark.parametrize("suffix", ["jpg", "jp2", "ppm", "tif"])
     def test_every_format_is_known_by_its_first_bytes(self, tmp_path, suffix):
@@ -89,10 +92,11 @@ class TestPictures:
     @pytest.mark.parametrize("suffix", ["png", "tif"])
     @pytest.mark.parametrize(("mode", "expected"), [("L", [[68, 119, 119]] * 2), ("1", [[0, 255, 255]] * 2)])
     def test_grey_has_one_band(self, tmp_path, mode, expected, suffix):
-        file = tmp_path / f"x.{suffix}"
-        image = Image.open(picture(tmp_path / "colour.png")).convert("L")
-        (image.point(lambda level: 255 * (level > 100)).convert("1") if mode == "1" else image).save(file)
-        assert read_raster(str(file), 3).values.tolist() == [expected]
+        image = Image.open(save_picture(tmp_path / "colour.png")).convert("L")
+        (image.point(lambda level: 255 * (level > 100)).convert("1") if mode == "1" else image).save(
+            tmp_path / f"x.{suffix}"
+        )
+        assert read_raster(str(tmp_path / f"x.{suffix}"), 3).values.tolist() == [expected]
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_a_photograph_is_turned_upright(self, tmp_path, orientation):
@@ -104,7 +108,6 @@ class TestPictures:
         turns += [turn.swapaxes(0, 1) for turn in (levels, levels[::-1], levels[::-1, ::-1], levels[:, ::-1])]
         read = read_raster(str(tmp_path / "x.jpg"), 1)
         assert np.abs(read.values[0].astype(int) - turns[orientation - 1]).max() < 20
-        assert read.missing.shape == read.values.shape
         assert read.remarks == (("turned upright, as its EXIF orientation says",) if orientation > 1 else ())
 
     @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1), ("P", 3)])
@@ -114,36 +117,65 @@ class TestPictures:
         image.putpixel((2, 0), (9, 200, 9, 128))
         image.quantize(4).save(tmp_path / "x.png") if mode == "P" else image.convert(mode).save(tmp_path / "x.png")
         read = read_raster(str(tmp_path / "x.png"), channels)
-        assert read.missing.tolist() == [[[False, True, False]]] * channels
-        assert read.remarks == ()
+        assert mask(read).tolist() == [[[False, True, False]]] * channels
 
     @pytest.mark.parametrize("picked", [False, True])
     def test_alpha_is_a_band_where_it_is_asked_for(self, tmp_path, picked):
         Image.new("RGBA", (2, 1), (1, 2, 3, 0)).save(tmp_path / "x.png")
         read = read_raster(str(tmp_path / "x.png"), 2 if picked else 4, picked=picked)
         assert (pixel(read.values), read.remarks) == ([1, 2, 3, 0], ("alpha counts as band 4",))
-        assert not read.missing.any()
+        assert not mask(read).any()
+
+    @pytest.mark.parametrize(("name", "bands"), [("x.png", 1), ("x.tif", 3), ("x.jp2", 3), ("x.pnm", 3)])
+    def test_all_16_bits_are_kept(self, tmp_path, name, bands):
+        values = np.random.default_rng(0).integers(0, 65536, (bands, 2, 3), np.uint16)
+        options = {"quality": "100", "reversible": "yes"} if name == "x.jp2" else {}
+        read = read_raster(save_raster(tmp_path / name, values, **options), bands)
+        assert np.array_equal(read.values, values)
+        assert (read.values.dtype, read.remarks) == (np.uint16, ())
+
+    def test_white_of_a_picture_of_16_bits_is_1(self, tmp_path):
+        read = read_raster(save_raster(tmp_path / "x.png", np.array([[[0, 257, 65535]]] * 3, np.uint16)), 3)
+        assert read.values[0].tolist() == pytest.approx(np.array([[0, 1 / 255, 1]]))
+        assert (infer_full_scale(read.values), read.remarks) == (1, ("16 bits scaled to 0..1",))
+
+
+NO_IMAGES = {
+    "ambiguous": (
+        np.zeros((3, 9, 3)),
+        None,
+        "both the first and the last axis of 3 × 9 × 3 could be the bands; crop or pad the image so that only one can.",
+    ),
+    "one axis": (np.zeros(5), None, "an image is an array (bands, height, width) (this is 5)."),
+    "frames": (
+        np.zeros((2, 3, 4, 4)),
+        4,
+        "the model takes 4 frames, as an array (4, bands, height, width) (this is 2 × 3 × 4 × 4).",
+    ),
+    "complex": (np.zeros((3, 4, 4), complex), None, "an image holds numbers (this holds complex128, shape 3 × 4 × 4)."),
+    "empty": (np.zeros((3, 0, 4)), None, "an image holds numbers (this holds float64, shape 3 × 0 × 4)."),
+}
 
 
 class TestArrays:
     @pytest.mark.parametrize(
         ("shape", "channels", "picked", "expected"),
         [
-            pytest.param((6, 4, 5), 6, False, (6, 4, 5), id="bands first"),
-            pytest.param((4, 5, 6), 6, False, (6, 4, 5), id="bands last"),
-            pytest.param((4, 5), 1, False, (1, 4, 5), id="no axis for one band"),
-            pytest.param((2, 40, 50), 3, False, (2, 40, 50), id="neither fits: the shorter"),
-            pytest.param((10, 40, 50), 50, True, (10, 40, 50), id="picked: the shorter, first"),
-            pytest.param((40, 50, 10), 40, True, (10, 40, 50), id="picked: the shorter, last"),
+            ((6, 4, 5), 6, False, (6, 4, 5)),
+            ((4, 5, 6), 6, False, (6, 4, 5)),
+            ((4, 5), 1, False, (1, 4, 5)),
+            ((2, 40, 50), 3, False, (2, 40, 50)),
+            ((10, 40, 50), 50, True, (10, 40, 50)),
+            ((40, 50, 10), 40, True, (10, 40, 50)),
         ],
+        ids=["first", "last", "none for one band", "neither: the shorter", "picked: first", "picked: last"],
     )
     def test_the_axis_of_the_bands(self, tmp_path, shape, channels, picked, expected):
         values = np.arange(np.prod(shape)).reshape(shape)
         np.save(tmp_path / "x.npy", values)
         read = read_raster(str(tmp_path / "x.npy"), channels, picked=picked)
         assert read.values.shape == expected
-        assert pixel(read.values)[0] == 0
-        assert read.values.ravel()[-1] == values.ravel()[-1]
+        assert (read.values.ravel()[0], read.values.ravel()[-1]) == (0, values.ravel()[-1])
 
     def test_frames_go_behind_the_bands(self, tmp_path):
         np.save(tmp_path / "x.npy", np.arange(3 * 2 * 4 * 5).reshape(3, 2, 4, 5))
@@ -151,72 +183,12 @@ class TestArrays:
         assert read.values.shape == (2, 3, 4, 5)
         assert read.values[:, :, 0, 0].tolist() == [[0, 40, 80], [20, 60, 100]]
 
-    @pytest.mark.parametrize(
-        ("array", "frames", "message"),
-        [
-            pytest.param(
-                np.zeros((3, 9, 3)),
-                None,
-                "both the first and the last axis of 3 × 9 × 3 could be the bands; "
-                "crop or pad the image so that only one can.",
-                id="ambiguous",
-            ),
-            pytest.param(np.zeros(5), None, "an image is an array (bands, height, width) (this is 5).", id="one axis"),
-            pytest.param(
-                np.zeros((2, 3, 4, 4)),
-                4,
-                "the model takes 4 frames, as an array (4, bands, height, width) (this is 2 × 3 × 4 × 4).",
-                id="frames",
-            ),
-            pytest.param(
-                np.zeros((3, 4, 4), complex),
-                None,
-                "an image holds numbers (this holds complex128, shape 3 × 4 × 4).",
-                id="complex",
-            ),
-            pytest.param(
-                np.zeros((3, 0, 4)), None, "an image holds numbers (this holds float64, shape 3 × 0 × 4).", id="empty"
-            ),
-            pytest.param(
-                np.array([None, {}], object),
-                None,
-                "an image holds numbers (this holds objects of Python).",
-                id="pickles are not opened",
-            ),
-        ],
-    )
+    @pytest.mark.parametrize(("array", "frames", "message"), NO_IMAGES.values(), ids=NO_IMAGES)
     def test_what_is_no_image_is_refused(self, tmp_path, array, frames, message):
-        np.save(tmp_path / "x.npy", array, allow_pickle=True)
-        refused(tmp_path / "x.npy", message, 3, frames)
-
-
-SIXTEEN = np.array(
-    [[[0, 65535, 40000], [1, 255, 256]], [[7, 8, 9], [65534, 511, 2]], [[3, 4, 5], [6, 7, 30001]]], np.uint16
-)
-"""A picture of 2 × 3 pixels, whose colours differ in their low bytes too."""
-
-
-class TestSixteenBits:
-    @pytest.mark.parametrize(
-        ("name", "bands", "white"),
-        [("x.png", 1, None), ("x.png", 3, 65535), ("x.tif", 3, None), ("x.jp2", 3, None), ("x.pnm", 3, None)],
-    )
-    def test_all_of_them_are_kept(self, tmp_path, name, bands, white):
-        options = {"quality": "100", "reversible": "yes"} if name == "x.jp2" else {}
-        read = read_raster(raster(tmp_path / name, SIXTEEN[:bands], **options), bands)
-        assert np.array_equal(read.values, SIXTEEN[:bands])
-        assert (read.values.dtype, read.remarks, read.white) == (np.uint16, (), white)
-
-    def test_they_are_normalised_from_0_to_white(self):
-        published = PretrainedStats("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
-        values = np.array([[[0, 65535]]] * 3, np.uint16)
-        result, how = normalize_bands(values, np.zeros(values.shape, bool), published, "image", 65535)
-        assert result.tolist() == pytest.approx(np.array([[[-1, 1]], [[-2, 3]], [[-1, 3]]]))
-        assert how.startswith("values 0 to 65535, normalised for encoder")
-
-    def test_they_are_shown_from_0_to_white(self):
-        image = Raster("x.png", np.array([[[0, 257, 65535]]] * 3, np.uint16), np.zeros((3, 1, 3), bool), (), 65535)
-        assert render_preview(image, (1, 2, 3)).tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
+        file = str(tmp_path / "x.npy")
+        np.save(file, array)
+        with raises(f"{file}: {message}"):
+            read_raster(file, 3, frames)
 
 
 INSIDE = np.ones((4, 5), bool)
@@ -228,61 +200,59 @@ SHADES = {index: (index, 255 - index, 9, 255) for index in range(256)}
 
 
 class TestTiff:
-    @pytest.mark.parametrize("bands", [1, 3, 6])
-    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32], ids=lambda dtype: dtype.__name__)
+    @pytest.mark.parametrize(("dtype", "bands"), [(np.uint8, 3), (np.int16, 1), (np.float32, 6)])
     def test_pixels_outside_of_the_mask_are_missing(self, tmp_path, dtype, bands):
         values = np.arange(20 * bands).reshape(bands, 4, 5).astype(dtype)
-        read = read_raster(raster(tmp_path / "x.tif", values, mask=INSIDE), bands)
-        assert np.array_equal(read.values, values)
-        assert np.array_equal(read.missing, np.broadcast_to(~INSIDE, (bands, 4, 5)))
+        read = read_raster(save_raster(tmp_path / "x.tif", values, mask=INSIDE), bands)
+        assert np.array_equal(read.values.data, values)
+        assert np.array_equal(mask(read), np.broadcast_to(~INSIDE, (bands, 4, 5)))
         assert read.remarks == ()
 
-    @pytest.mark.parametrize("interleave", ["pixel", "band"])
-    @pytest.mark.parametrize("compress", ["none", "deflate", "lzw", "zstd"])
+    @pytest.mark.parametrize(
+        ("compress", "interleave"), [("none", "pixel"), ("deflate", "band"), ("lzw", "pixel"), ("zstd", "band")]
+    )
     def test_no_data_is_missing(self, tmp_path, compress, interleave):
         values = np.arange(60, dtype=np.uint16).reshape(3, 4, 5)
-        file = raster(tmp_path / "x.tif", values, nodata=7, compress=compress, interleave=interleave)
+        file = save_raster(tmp_path / "x.tif", values, nodata=7, compress=compress, interleave=interleave)
         read = read_raster(file, 3)
-        assert np.array_equal(read.values, values)
-        assert np.array_equal(read.missing, values == 7)
+        assert np.array_equal(read.values.data, values)
+        assert np.array_equal(mask(read), values == 7)
 
     def test_numbers_that_satellite_products_use_are_missing(self, tmp_path):
         values = np.array([[[1, -9999, np.nan, -1]]], np.float32)
-        assert read_raster(raster(tmp_path / "x.tif", values, nodata=-1), 1).missing.tolist() == [
-            [[False, True, True, True]]
-        ]
+        read = read_raster(save_raster(tmp_path / "x.tif", values, nodata=-1), 1)
+        assert mask(read).tolist() == [[[False, True, True, True]]]
 
     @pytest.mark.parametrize(
-        ("dtype", "options"),
-        [(np.uint8, {}), (np.uint8, {"nbits": 1}), (np.uint16, {}), (np.uint32, {})],
-        ids=["8 bits", "1 bit", "16 bits", "32 bits"],
+        ("dtype", "options", "white", "grey"),
+        [(np.uint8, {}, 255, 254), (np.uint8, {"nbits": 1}, 255, 0), (np.uint16, {}, 65535, 65534)],
+        ids=["8 bits", "1 bit", "16 bits"],
     )
-    def test_where_zero_is_white_the_image_is_inverted(self, tmp_path, dtype, options):
+    def test_where_zero_is_white_the_image_is_inverted(self, tmp_path, dtype, options, white, grey):
         stored = np.array([[[0, 1, 0]]], dtype)
-        white, grey = (255, 0) if options else (np.iinfo(dtype).max, np.iinfo(dtype).max - 1)
-        read = read_raster(raster(tmp_path / "x.tif", stored, photometric="miniswhite", **options), 1)
+        read = read_raster(save_raster(tmp_path / "x.tif", stored, photometric="miniswhite", **options), 1)
         assert read.values.tolist() == [[[white, grey, white]]]
 
     @pytest.mark.parametrize(
         ("options", "missing"),
         [
-            pytest.param({}, [False] * 4, id="plain"),
-            pytest.param({"nodata": 3}, [False, True, False, False], id="nodata"),
-            pytest.param({"mask": np.eye(1, 4, 1) > 0}, [True, False, True, True], id="mask"),
+            ({}, [False] * 4),
+            ({"nodata": 3}, [False, True, False, False]),
+            ({"mask": np.eye(1, 4, 1) > 0}, [True, False, True, True]),
         ],
+        ids=["plain", "nodata", "mask"],
     )
     def test_a_palette_is_resolved(self, tmp_path, options, missing):
-        file = raster(tmp_path / "x.tif", np.array([[[0, 3, 200, 255]]], np.uint8), palette=SHADES, **options)
+        file = save_raster(tmp_path / "x.tif", np.array([[[0, 3, 200, 255]]], np.uint8), palette=SHADES, **options)
         read = read_raster(file, 3)
-        assert read.values.tolist() == [[[0, 3, 200, 255]], [[255, 252, 55, 0]], [[9] * 4]]
-        assert read.missing.tolist() == [[missing]] * 3
+        assert read.values.data.tolist() == [[[0, 3, 200, 255]], [[255, 252, 55, 0]], [[9] * 4]]
+        assert mask(read).tolist() == [[missing]] * 3
 
-    @pytest.mark.parametrize("last", [ColorInterp.alpha, ColorInterp.undefined], ids=lambda colour: colour.name)
-    def test_a_fourth_band_is_left_out_only_where_it_is_alpha(self, tmp_path, last):
+    @pytest.mark.parametrize(("last", "bands"), [(ColorInterp.alpha, 3), (ColorInterp.undefined, 4)])
+    def test_a_fourth_band_is_left_out_only_where_it_is_alpha(self, tmp_path, last, bands):
         values = np.arange(80, dtype=np.uint16).reshape(4, 4, 5)
         colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, last]
-        read = read_raster(raster(tmp_path / "x.tif", values, colours=colours), 3)
-        assert len(read.values) == (3 if last is ColorInterp.alpha else 4)
+        assert len(read_raster(save_raster(tmp_path / "x.tif", values, colours=colours), 3).values) == bands
 
     def test_pages_of_one_band_are_bands(self, tmp_path):
         bands = [Image.fromarray(np.full((4, 5), number, np.uint8)) for number in range(6)]
@@ -297,10 +267,6 @@ class TestTiff:
         read = read_raster(str(tmp_path / "x.tif"), len(mode))
         assert (read.values.shape, read.remarks) == ((len(mode), 4, 5), ("the first of its 2 images",))
 
-    def test_inks_are_refused(self, tmp_path):
-        file = picture(tmp_path / "x.tif", "CMYK")
-        refused(file, "bands in the colour space CMYK cannot be read from this TIFF; save it as RGB.")
-
 
 VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
 <SourceFilename>secret.tif</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"""
@@ -312,7 +278,6 @@ class TestUnreadable:
         ("name", "content", "message"),
         [
             pytest.param("zero.png", b"", "the file is empty.", id="empty"),
-            pytest.param("text.png", b"hello", UNKNOWN, id="text"),
             pytest.param("text.tif", b"hello", UNKNOWN, id="text called .tif"),
             pytest.param("vrt.tif", VRT.encode(), UNKNOWN, id="VRT called .tif"),
             pytest.param("x.vrt", VRT.encode(), UNKNOWN, id="VRT"),
@@ -321,54 +286,35 @@ class TestUnreadable:
     )
     def test_one_line_says_why(self, tmp_path, monkeypatch, name, content, message):
         monkeypatch.chdir(tmp_path)
-        raster(tmp_path / "secret.tif", np.zeros((3, 4, 4), np.uint8))
+        save_raster(tmp_path / "secret.tif", np.zeros((3, 4, 4), np.uint8))
         Path(name).write_bytes(content)
-        refused(name, message)
+        with raises(f"{name}: {message}"):
+            read_raster(name, 3)
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "none.png",
-            "/vsimem/x.tif",
-            "/vsizip/x.zip/x.tif",
-            "zip://x.zip!x.tif",
-            "http://x/x.tif",
-            "GTIFF_DIR:1:x.tif",
-        ],
-    )
-    def test_only_paths_are_names(self, tmp_path, monkeypatch, name):
-        monkeypatch.chdir(tmp_path)
-        raster(tmp_path / "x.tif", np.zeros((3, 4, 4), np.uint8))
-        refused(name, "there is no such file; check the path.")
-
-    def test_a_path_that_gdal_takes_for_something_else(self, tmp_path, monkeypatch):
-        file = raster(tmp_path / "x.tif", np.zeros((3, 4, 4), np.uint8))
-        monkeypatch.setattr(Path, "resolve", lambda _: Path("/vsizip/x.tif"))
-        refused(file, "GDAL takes a path that begins with /vsi for something else; move the file.")
+    @pytest.mark.parametrize("name", ["none.png", "/vsimem/x.tif", "zip://x.zip!x.tif", "http://x/x.tif"])
+    def test_only_paths_are_names(self, name):
+        with raises(f"{name}: there is no such file; check the path."):
+            read_raster(name, 3)
 
     def test_names_that_look_like_addresses_are_files(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        file = raster(tmp_path / "x.tif", np.full((3, 4, 4), 7, np.uint8))
+        file = save_raster(tmp_path / "x.tif", np.full((3, 4, 4), 7, np.uint8))
         Path(file).rename("GTIFF_DIR:2:x.tif")
         assert read_raster("GTIFF_DIR:2:x.tif", 3).values.max() == 7
 
     def test_no_file_beside_the_image_is_read(self, tmp_path):
-        file = raster(tmp_path / "x.tif", np.full((3, 4, 4), 7, np.uint8))
+        file = save_raster(tmp_path / "x.tif", np.full((3, 4, 4), 7, np.uint8))
         band = '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>'
         Path(f"{file}.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
-        assert not read_raster(file, 3).missing.any()
+        assert not mask(read_raster(file, 3)).any()
         assert len(os.listdir(tmp_path)) == 2
 
-    def test_a_folder(self, tmp_path):
-        refused(tmp_path, "this is a folder; name a file in it.")
-
     @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "jp2", "ppm"])
-    @pytest.mark.parametrize("share", [0.1, 0.9])
-    def test_part_of_a_file(self, tmp_path, suffix, share):
+    def test_part_of_a_file(self, tmp_path, suffix):
         file = tmp_path / f"x.{suffix}"
         Image.effect_noise((64, 64), 50).convert("RGB").save(file)
         content = file.read_bytes()
-        file.write_bytes(content[: int(len(content) * share)])
+        file.write_bytes(content[: int(len(content) * 0.9)])
         with pytest.raises(UsageError, match=rf"^{re.escape(str(file))}: cannot be read as an image \([^\n]+[^.]\)\.$"):
             read_raster(str(file), 3)
 
@@ -378,128 +324,119 @@ class TestUnreadable:
         with warnings.catch_warnings(action="ignore"), rasterio.open(file, "w", "GTiff", **shape, **options):
             pass
         assert file.stat().st_size < 1_000_000
-        refused(file, "an image has at most 4 GiB (this has 298.0); crop it.")
+        with raises(f"{file}: an image has at most 4 GiB (this has 298.0); crop it."):
+            read_raster(str(file), 3)
 
     def test_a_picture_has_no_frames(self, tmp_path):
-        file = picture(tmp_path / "x.png")
-        refused(file, "an image of 3 frames is read from a .npy array (frames, bands, height, width).", 3, 3)
+        file = save_picture(tmp_path / "x.png")
+        said = f"{file}: an image of 3 frames is read from a .npy array (frames, bands, height, width)."
+        with raises(said):
+            read_raster(file, 3, 3)
+
+
+TEN, GREY = build_raster(np.zeros((10, 4, 5))), build_raster(np.zeros((1, 4, 5)))
 
 
 class TestBands:
-    ten = made(np.zeros((10, 4, 5)))
-
     @pytest.mark.parametrize(
         ("image", "channels", "asked", "expected"),
         [
-            pytest.param(ten, 10, None, (tuple(range(1, 11)), None), id="all"),
-            pytest.param(ten, 3, (4, 3, 2), ((4, 3, 2), "bands 4,3,2 of 10"), id="picked"),
-            pytest.param(
-                made(np.zeros((1, 4, 5))),
-                3,
-                None,
-                ((1, 1, 1), "one grey band, used for all three channels"),
-                id="grey",
-            ),
+            (TEN, 10, None, (tuple(range(1, 11)), None)),
+            (TEN, 3, (4, 3, 2), ((4, 3, 2), "bands 4,3,2 of 10")),
+            (GREY, 3, None, ((1, 1, 1), "one grey band, used for all three channels")),
         ],
+        ids=["all", "picked", "grey"],
     )
-    def test_fed(self, image, channels, asked, expected):
+    def test_used(self, image, channels, asked, expected):
         assert select_bands(image, "image", channels, asked) == expected
 
     @pytest.mark.parametrize(
-        ("image", "channels", "asked", "said"),
+        ("image", "step"),
         [
-            pytest.param(
-                ten,
-                6,
-                None,
-                "x.npy: input 'image' expects 6 bands; the file has 10; "
-                "pick them with --bands, counted from 1: --bands 1,2,3,4,5,6.",
-                id="too many",
-            ),
-            pytest.param(
-                made(np.zeros((1, 4, 5))),
-                6,
-                None,
-                "x.npy: input 'image' expects 6 bands; the file has 1; use another image.",
-                id="too few",
-            ),
-            pytest.param(ten, 3, (4, 11, 12), "--bands: x.npy has 10 bands, counted from 1 (got 11,12).", id="beyond"),
-            pytest.param(ten, 3, (4, 3), "--bands: input 'image' expects 3 bands (got 2: 4,3).", id="not as many"),
+            (TEN, "the file has 10; pick them with --bands, counted from 1: --bands 1,2,3,4,5,6."),
+            (GREY, "the file has 1; use another image."),
         ],
+        ids=["too many", "too few"],
     )
-    def test_not_fed(self, image, channels, asked, said):
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            select_bands(image, "image", channels, asked)
+    def test_another_number_of_bands_than_the_input_has(self, image, step):
+        with raises(f"x.npy: input 'image' expects 6 bands; {step}"):
+            select_bands(image, "image", 6, None)
 
     @pytest.mark.parametrize(
-        ("bands", "asked", "expected"),
+        ("bands", "drawn"),
+        [((5, 6, 7), (5, 6, 7)), ((4,), (4,)), ((4, 5), (4,)), ((2, 3, 4, 5), (4, 3, 2))],
+        ids=["three are colours", "one is grey", "two", "more"],
+    )
+    def test_drawn(self, bands, drawn):
+        remark = None if drawn == bands else f"bands drawn: {','.join(map(str, drawn))}, a guess"
+        chosen, said = select_preview_bands(TEN, bands, None)
+        assert (chosen, said and said.partition(";")[0]) == (drawn, remark)
+        assert select_preview_bands(TEN, bands, (9, 8, 1)) == ((9, 8, 1), None)
+
+    @pytest.mark.parametrize("bands", [(4, 3), (4, 11, 12)], ids=["too few", "beyond the last"])
+    def test_bands_that_do_not_fit(self, bands):
+        said = f"of the 10 bands of x.npy, counted from 1 (got {','.join(map(str, bands))})."
+        with raises(f"--bands: expected 3 {said}"):
+            select_bands(TEN, "image", 3, bands)
+        with raises(f"--show-bands: expected 1 or 3 {said}"):
+            select_preview_bands(TEN, (1, 2, 3), bands)
+
+    @pytest.mark.parametrize("text", ["", "1,", "0,1", "-1", "1.5", "1;2"])
+    def test_bands_are_numbers_from_1(self, text):
+        with raises(f"--bands: expected numbers from 1 with commas, such as 4,3,2 (got {text})."):
+            parse_bands([text], ["image"], "--bands")
+
+    @pytest.mark.parametrize(
+        ("values", "inputs", "expected"),
         [
-            pytest.param((5, 6, 7), None, ((5, 6, 7), None), id="three are colours"),
-            pytest.param((4,), None, ((4,), None), id="one is grey"),
-            pytest.param((4, 5), None, ((4,), "band 4 shown as grey"), id="two"),
-            pytest.param(
-                (2, 3, 4, 5),
-                None,
-                ((4, 3, 2), "bands 4,3,2 shown as red, green and blue: a guess, --show-bands says otherwise"),
-                id="more are a guess",
-            ),
-            pytest.param((2, 3, 4, 5), (9, 8, 1), ((9, 8, 1), None), id="asked for"),
+            (["a.png"], ["image"], {"image": "a.png"}),
+            (["image=a.png"], ["image"], {"image": "a.png"}),
+            (["x=a.png"], ["image"], {"image": "x=a.png"}),
+            (["s1=a=b.png", "s2=c.png"], ["s2", "s1"], {"s1": "a=b.png", "s2": "c.png"}),
         ],
     )
-    def test_shown(self, bands, asked, expected):
-        assert select_preview_bands(self.ten, bands, asked) == expected
+    def test_values_by_input(self, values, inputs, expected):
+        assert split_by_input(values, inputs, "--image") == expected
 
-    def test_two_bands_are_no_colours(self):
-        said = "--show-bands: one band, or three as red, green and blue (got 1,2)."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            select_preview_bands(self.ten, (1, 2, 3), (1, 2))
+    def test_no_input_is_given_twice(self):
+        with raises("--image: image is given twice, a.png and b.png."):
+            split_by_input(["a.png", "b.png"], ["image"], "--image")
 
-    @pytest.mark.parametrize("text", ["", "1,", "0,1", "-1", "a", "1.5", "1;2"])
-    def test_bands_are_numbers_from_1(self, text):
-        said = f"--bands: expected numbers from 1 with commas, such as 4,3,2 (got {text})."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            parse_bands(text, "--bands")
+
+IMAGENET = "encoder", EncoderInfo(features=Feature(channels=1), mean=(0.5, 0.4, 0.25), std=(0.5, 0.2, 0.25))
 
 
 class TestNormalising:
-    imagenet = PretrainedStats("encoder", (0.5, 0.4, 0.25), (0.5, 0.2, 0.25))
-
-    @pytest.mark.parametrize("highest", [255, 1])
-    def test_as_published(self, highest):
-        values = np.array([[[0, 1]], [[0, 1]], [[0, 1]]]) * highest
-        values = values.astype(np.uint8 if highest == 255 else np.float32)
-        result, how = normalize_bands(values, np.zeros(values.shape, bool), self.imagenet, "image")
+    @pytest.mark.parametrize(("highest", "dtype"), [(255, np.uint8), (1, np.float32)])
+    def test_as_published(self, highest, dtype):
+        values = (np.array([[[0, 1]]] * 3) * highest).astype(dtype)
+        result, remark = normalize_bands(np.ma.array(values), IMAGENET, "image")
         assert result.tolist() == pytest.approx(np.array([[[-1, 1]], [[-2, 3]], [[-1, 3]]]))
         assert result.dtype == np.float32
-        assert how == (f"values 0 to {highest}, normalised for encoder: mean 0.5, 0.4, 0.25, deviation 0.5, 0.2, 0.25")
+        assert remark == f"values 0 to {highest}, normalised for encoder: mean 0.5, 0.4, 0.25, deviation 0.5, 0.2, 0.25"
 
     @pytest.mark.parametrize(
         ("count", "top", "published"),
-        [(4, 255, imagenet), (3, 9000, imagenet), (3, 255, None)],
+        [(4, 255, IMAGENET), (3, 9000, IMAGENET), (3, 255, None)],
         ids=["four bands", "another scale", "nothing published"],
     )
     def test_otherwise_each_band_on_its_own_scale(self, count, top, published):
         values = np.arange(count * 12).reshape(count, 3, 4) * (top // 50)
         values[0, 0, 0] = top
-        result, how = normalize_bands(values, np.zeros(values.shape, bool), published, "image")
+        result, remark = normalize_bands(np.ma.array(values), published, "image")
         assert result.mean(axis=(1, 2)).tolist() == pytest.approx([0] * count, abs=1e-6)
         assert result.std(axis=(1, 2)).tolist() == pytest.approx([1] * count, abs=1e-6)
-        assert how == "each band to zero mean and unit deviation over this image"
+        assert remark == "each band to zero mean and unit deviation over this image"
 
-    def test_what_is_missing_is_the_mean_and_counts_for_nothing(self):
-        values = np.array([[[1.0, 3.0, -9999.0, np.nan]]])
-        result, _ = normalize_bands(values, (values == -9999) | np.isnan(values), None, "image")
-        assert result.tolist() == [[[-1, 1, 0, 0]]]
-
-    def test_a_band_of_one_number_is_zero(self):
-        assert normalize_bands(np.full((1, 2, 2), 7), np.zeros((1, 2, 2), bool), None, "image")[0].tolist() == [
-            [[0, 0]] * 2
-        ]
+    @pytest.mark.parametrize(
+        ("values", "expected"), [([[[1.0, 3.0, np.nan, np.nan]]], [[[-1, 1, 0, 0]]]), ([[[7, 7]]], [[[0, 0]]])]
+    )
+    def test_what_is_missing_is_the_mean_and_a_band_of_one_number_is_zero(self, values, expected):
+        assert normalize_bands(np.ma.masked_invalid(values), None, "image")[0].tolist() == expected
 
     def test_a_band_without_any_data_is_refused(self):
-        said = "x.npy: image: band 2 of the input holds no data at all."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            normalize_bands(np.zeros((2, 1, 1)), np.array([[[False]], [[True]]]), None, "x.npy: image")
+        with raises("x.npy: image: band 2 of the input holds no data at all."):
+            normalize_bands(np.ma.array([[[0]], [[0]]], mask=[[[False]], [[True]]]), None, "x.npy: image")
 
     @pytest.mark.parametrize(
         ("values", "expected"),
@@ -509,89 +446,57 @@ class TestNormalising:
             (np.array([0.0, 1.5]), 255),
             (np.array([0, 256]), None),
             (np.array([-1.0, 1.0]), None),
+            (np.array([np.nan]), None),
         ],
     )
     def test_full_scale(self, values, expected):
-        assert infer_full_scale(values, np.zeros(values.shape, bool)) == expected
+        assert infer_full_scale(np.ma.masked_invalid(values)) == expected
 
 
 class TestPreview:
     def test_a_picture_is_shown_as_it_is(self):
         values = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
-        assert np.array_equal(render_preview(made(values), (1, 2, 3)), values.transpose(1, 2, 0))
+        assert np.array_equal(render_preview(build_raster(values), (1, 2, 3)), values.transpose(1, 2, 0))
 
-    def test_other_bands_are_stretched_from_percentile_2_to_98(self):
-        bands = np.stack([np.linspace(0, 1000, 101), np.linspace(5, 6, 101), np.ones(101), np.zeros(101)])
-        drawn = render_preview(made(bands[:, None]), (1, 2, 3))[0]
-        assert drawn[[0, 2, 50, 98, 100]].tolist() == [
-            [0, 0, 128],
-            [0, 0, 128],
-            [128] * 3,
-            [255, 255, 128],
-            [255, 255, 128],
-        ]
+    def test_other_bands_are_stretched_over_two_deviations(self):
+        drawn = render_preview(build_raster([[[-1000.0, 0, 0, 1000]], [[5.0] * 4], [[np.nan] * 4]]), (1, 2, 2))
+        assert drawn[0].tolist() == [[37, 128, 128], [128] * 3, [128] * 3, [218, 128, 128]]
 
     def test_one_band_is_grey_and_gaps_are_light(self):
-        drawn = render_preview(made(np.array([[[0.0, 0.5, 1.0, np.nan]]])), (1,))[0]
+        drawn = render_preview(build_raster([[[0.0, 0.5, 1.0, np.nan]]]), (1,))[0]
         assert drawn.tolist() == [[0] * 3, [128] * 3, [255] * 3, [205] * 3]
 
     def test_of_frames_the_first(self):
         values = np.stack([np.zeros((3, 2, 2)), np.ones((3, 2, 2))], axis=1)
-        assert render_preview(made(values), (1, 2, 3)).max() == 0
+        assert render_preview(build_raster(values), (1, 2, 3)).max() == 0
 
 
 class TestOutFile:
-    def test_a_file_appears_whole(self, tmp_path):
-        file = check_writable(str(tmp_path / "x.png"), (".png", ".jpg"))
-        assert list(tmp_path.iterdir()) == []
-        write_output("x.png", file, lambda partial: partial.write_text("all"))
-        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "all")]
+    """Also through a link, which stays one."""
 
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-    def test_or_not_at_all(self, tmp_path, error):
-        (tmp_path / "x.png").write_text("before")
-
-        def fill(partial: Path):
-            partial.write_text("half")
-            raise error
-
-        with pytest.raises(error):
-            write_output("x.png", tmp_path / "x.png", fill)
-        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.png", "before")]
-
-    def test_a_full_disk_is_said(self, tmp_path):
-        def fill(_: Path):
-            raise OSError(28, "No space left on device")
-
-        with pytest.raises(UsageError, match=r"^x\.png: cannot be written \(No space left on device\)\.$"):
-            write_output("x.png", tmp_path / "x.png", fill)
-
-    def test_a_link_stays_a_link(self, tmp_path):
+    @pytest.fixture
+    def link(self, tmp_path):
         (tmp_path / "real.png").write_text("before")
         (tmp_path / "link.png").symlink_to("real.png")
-        path = check_writable(str(tmp_path / "link.png"), (".png",))
-        write_output("link.png", path, lambda partial: partial.write_text("after"))
-        assert (tmp_path / "link.png").is_symlink()
-        assert (tmp_path / "real.png").read_text() == "after"
+        return tmp_path / "link.png"
 
-    @pytest.mark.parametrize(
-        ("name", "said"),
-        [
-            ("x.gif", "the name must end in .png or .jpg."),
-            ("folder.png", "cannot be written (Is a directory); choose another name or folder."),
-            ("none/x.png", "cannot be written (No such file or directory); choose another name or folder."),
-        ],
-    )
-    def test_what_cannot_be_written_is_refused_at_once(self, tmp_path, name, said):
-        (tmp_path / "folder.png").mkdir()
-        with pytest.raises(UsageError, match=f"^{re.escape(f'{tmp_path}/{name}: {said}')}$"):
-            check_writable(f"{tmp_path}/{name}", (".png", ".jpg"))
+    def test_a_file_is_written_whole(self, link):
+        write_output("x.png", check_writable(str(link), (".png",)), lambda partial: partial.write_text("after"))
+        assert (link.is_symlink(), link.read_text(), len(os.listdir(link.parent))) == (True, "after", 2)
 
-    def test_a_folder_that_cannot_be_written_to(self, tmp_path, monkeypatch):
+    def test_or_not_at_all(self, link):
+        def fill(partial: Path):
+            partial.write_text("half")
+            raise OSError(28, "No space left on device")
+
+        with raises("x.png: cannot be written (No space left on device)."):
+            write_output("x.png", check_writable(str(link), (".png",)), fill)
+        assert (link.is_symlink(), link.read_text(), len(os.listdir(link.parent))) == (True, "before", 2)
+
+    def test_a_folder_that_cannot_be_written_to(self, link, monkeypatch):
         def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(Path, "touch", refuse)
-        said = f"{tmp_path}/x.png: cannot be written (Permission denied); choose another name or folder."
-        with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-            check_writable(f"{tmp_path}/x.png", (".png",))
+        with raises(f"{link}: cannot be written (Permission denied); choose another name or folder."):
+            check_writable(str(link), (".png",))

@@ -313,7 +313,7 @@ def test_the_list_shows_what_can_be_had_and_what_not(capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "mmseg/STDCHead STDC: an FCN head" in out
     assert "num_classes (required)" in out
-    assert "mmseg/SETRMLAHead Cannot be had: it takes maps that are all of one stride" in out
+    assert "mmseg/SETRMLAHead cannot be had: it takes maps that are all of one stride" in out
 
 
 @pytest.fixture

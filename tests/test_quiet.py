@@ -33,13 +33,8 @@ def test_it_is_left_as_found_where_an_import_fails():
     random.seed(3)
     expected = random.random()
     random.seed(3)
-
-    def failing():
-        with guard_import():
-            raise ImportError(random.random())
-
-    with pytest.raises(ImportError):
-        failing()
+    with pytest.raises(ImportError), guard_import():
+        raise ImportError(random.random())
     assert random.random() == expected
 
 

@@ -8,10 +8,9 @@ from torch import nn
 
 import composer
 from composer.checkpoints import Report
-from composer.cli.images import read_raster
-from composer.cli.inputs import describe_missing_pixels
+from composer.cli.images import describe_missing_pixels, read_raster
 from composer.cli.matrix import format_summary
-from composer.cli.pictures import ClassMap
+from composer.cli.run import Prediction
 from composer.cli.terminal import UsageError
 from composer.compatibility import PairResult
 from composer.layouts import Feature, describe_features, format_count
@@ -79,7 +78,7 @@ def test_an_image_of_one_channel_is_said_to_have_one():
     ("count", "said"), [(1, "out: 1 of 1 class: class 0 100.0%"), (2, "out: 1 of 2 classes: class 0 100.0%")]
 )
 def test_classes_are_counted(count, said):
-    assert str(ClassMap("out", np.zeros((2, 2), dtype=int), count)) == said
+    assert str(Prediction("out", np.zeros((2, 2), dtype=int), count)) == said
 
 
 @pytest.mark.parametrize(

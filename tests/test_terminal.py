@@ -30,7 +30,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(SPEC, encoding="utf-8")
     (tmp_path / "spec.png").write_text(SPEC, encoding="utf-8")
-    (tmp_path / "spec.safetensors").write_text(SPEC, encoding="utf-8")
     (tmp_path / "weights.png").write_text("weights", encoding="utf-8")
     (tmp_path / "circle.png").symlink_to("circle.png")
     Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save("image.png")
@@ -55,15 +54,10 @@ OK = "ok  head (b, 2, H, W); multiple of 32, at least 32, any shape\n"
     ("command", "said"),
     [
         pytest.param("composer check spec.yaml >&-", (0, "", ""), id="stdout closed"),
-        pytest.param("composer check spec.yaml 2>&-", (0, f"spec.yaml: {OK}", ""), id="stderr closed"),
         pytest.param("composer check none.yaml 2>&-", (2, "", ""), id="stderr closed, and something to say"),
-        pytest.param("composer check spec.yaml <&-", (0, f"spec.yaml: {OK}", ""), id="stdin closed"),
         pytest.param("cat spec.yaml | composer check /dev/stdin", (0, f"/dev/stdin: {OK}", ""), id="stdin"),
         pytest.param(
-            "mkfifo pipe; cat spec.yaml > pipe & composer check pipe", (0, f"pipe: {OK}", ""), id="a pipe with a name"
-        ),
-        pytest.param(
-            "cat spec.yaml | composer check --diff /dev/stdin 2>&-", (0, "", ""), id="a pipe without problems"
+            "mkfifo pipe; cat spec.yaml > pipe & composer check --diff pipe 2>&-", (0, "", ""), id="a pipe with a name"
         ),
     ],
 )
@@ -71,82 +65,40 @@ def test_streams_and_pipes(here, command, said):
     assert shell(command, here) == said
 
 
-def test_a_user_without_a_home_has_no_cache(here):
+def test_a_user_without_a_home_has_no_cache(here, capsys, monkeypatch):
     """As in a container that is run by a number for a user. What stands in no catalogue is then found out each time."""
-    (here / "spec.yaml").write_text(SPEC.replace("timm/test_resnet", "{timm/test_resnet: {any_size: true}}"))
-    code = (
-        "from pathlib import Path; from composer.__main__ import main\n"
-        "def home(): raise RuntimeError('Could not determine home directory.')\n"
-        "Path.home = home\n"
-        "raise SystemExit(main(['check', 'spec.yaml']))"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "COMPOSER_CACHE"}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"spec.yaml: {OK}", "")
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("COMPOSER_CACHE")
+    monkeypatch.setattr(Path, "home", home)
+    Path("spec.yaml").write_text(SPEC.replace("timm/test_resnet", "{timm/test_resnet: {any_size: true}}"))
+    assert main(["check", "spec.yaml"]) == 0
+    assert capsys.readouterr() == (f"spec.yaml: {OK}", "")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        pytest.param(
-            ["run", "spec.yaml", "--image", "image.png", "-o", "image.png"],
-            "image.png: this is the image itself, which would be lost; choose another name.",
-            id="the image",
-        ),
-        pytest.param(
-            ["run", "spec.yaml", "--image", "image=image.png", "-o", "./image.png"],
-            "./image.png: this is the image itself, which would be lost; choose another name.",
-            id="the image by name",
-        ),
-        pytest.param(
-            ["run", "spec.yaml", "--image", "a=b.png", "-o", "a=b.png"],
-            "a=b.png: this is the image itself, which would be lost; choose another name.",
-            id="an image that is called as one by name is written",
-        ),
-        pytest.param(
-            ["run", "spec.yaml", "--image", "image.png", "--weights", "weights.png", "-o", "weights.png"],
-            "weights.png: this is the file of weights itself, which would be lost; choose another name.",
-            id="the weights",
-        ),
-        pytest.param(
-            ["run", "spec.png", "--image", "image.png", "-o", "spec.png"],
-            "spec.png: this is the spec itself, which would be lost; choose another name.",
-            id="the spec",
-        ),
-        pytest.param(
-            ["build", "spec.safetensors", "--save", "spec.safetensors"],
-            "spec.safetensors: this is the spec itself, which would be lost; choose another name.",
-            id="the spec of a build",
-        ),
-        pytest.param(
-            ["run", "spec.yaml", "--image", "image.png", "-o", "circle.png"],
-            "circle.png: cannot be written (Symlink loop from '{here}/circle.png'); choose another name or folder.",
-            id="links in a circle",
-        ),
-        pytest.param(
-            ["run", "spec.yaml", "--image", "image.png", "-o", f"{LONG}.png"],
-            f"{LONG}.png: cannot be written (File name too long); choose another name or folder.",
-            id="a long name of a picture",
-        ),
-        pytest.param(
-            ["matrix", "--format", "csv", "-o", f"{LONG}.csv"],
-            f"{LONG}.csv: cannot be written (File name too long); choose another name or folder.",
-            id="a long name of a table",
-        ),
-        pytest.param(
-            ["run", "spec.yaml", "--image", "image.png", "-o", "o.png", "--weights", LONG],
-            f"{LONG}: cannot be read (File name too long).",
-            id="a long name of weights",
-        ),
-        pytest.param(["check", ""], "'' names no file; check the path.", id="no name"),
-        pytest.param(
-            ["check", "\x1b[31mred.yaml"], "\\x1b[31mred.yaml: there is no such file; check the path.", id="colours"
-        ),
-    ],
-)
+LOST = "itself, which would be lost; choose another name."
+REFUSED = {
+    "run spec.yaml --image image=image.png -o ./image.png": f"./image.png: this is the image {LOST}",
+    "run spec.yaml --image a=b.png -o a=b.png": f"a=b.png: this is the image {LOST}",
+    "run spec.yaml --image image.png --weights weights.png -o weights.png": (
+        f"weights.png: this is the file of weights {LOST}"
+    ),
+    "run spec.png --image image.png -o spec.png": f"spec.png: this is the spec {LOST}",
+    "run spec.yaml --image image.png -o circle.png": (
+        "circle.png: cannot be written (Symlink loop from '{here}/circle.png'); choose another name or folder."
+    ),
+    f"run spec.yaml --image image.png -o o.png --weights {LONG}": f"{LONG}: cannot be read (File name too long).",
+    "check \x1b[31mred.yaml": "\\x1b[31mred.yaml: there is no such file; check the path.",
+    "check ": "'' names no file; check the path.",
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED.items(), ids=range(len(REFUSED)))
 def test_what_is_refused_before_anything_is_done(here, arguments, said, capsys):
     before = {path.name: path.read_bytes() for path in here.iterdir() if path.name != "circle.png"}
-    assert main(arguments) == 2
+    assert main(arguments.split(" ")) == 2
     assert capsys.readouterr() == ("", f"{said.replace('{here}', str(here))}\n")
     assert {path.name: path.read_bytes() for path in here.iterdir() if path.name != "circle.png"} == before
 
@@ -162,24 +114,15 @@ def test_the_name_of_a_file_is_spelled_out(here, capsys):
     ("text", "seen"),
     [
         ("plain ← × …", "plain ← × …"),
-        ("\x1b[31m\x07", "\\x1b[31m\\x07"),
+        ("\x1b[31m\x07\u202e", "\\x1b[31m\\x07\\u202e"),
         ("a\nb\tc", "a\\nb\\tc"),
-        ("\u202e", "\\u202e"),
     ],
-    ids=["letters", "escapes", "lines", "direction"],
+    ids=["letters", "escapes", "lines"],
 )
 def test_what_would_move_the_cursor_is_spelled_out(text, seen):
     problem = Problem(code="part", message=f"{text}.", place=Place("a", f"{text}.yaml", 1, 2), fix=text)
     assert make_printable(text) == seen
     assert str(problem) == f"{seen}.yaml:1:2: error[part] a: {seen}.\n  fix: {seen}"
-
-
-def test_a_line_cannot_be_forged():
-    with pytest.raises(SpecError) as caught:
-        reads('encoder: "tim/a\\nspecs/x.yaml: ok"\ndecoder: FCNDecoder\n')
-    assert str(caught.value).splitlines()[0] == (
-        "<text>:1:10: error[part] encoder: there is no encoder 'tim/a\\nspecs/x.yaml: ok'."
-    )
 
 
 @pytest.mark.parametrize("most", [MAX_MESSAGE_LENGTH, 10 * MAX_MESSAGE_LENGTH], ids=["as it is", "shortened"])
@@ -190,12 +133,9 @@ def test_what_is_quoted_is_kept_short(most):
 
 
 HUGE = {
-    "a part": (f"encoder: timm/{'a' * 900_000}\n", 1),
-    "a part that is not far off": (f"encoder: smp/resnet{'9' * 900_000}\n", 1),
-    "a key": (f"{'a' * 900_000}: 1\n", 2),
+    "a part": (f"encoder: smp/resnet{'9' * 900_000}\n", 1),
     "a node": (f"nodes: {{{'a' * 900_000}: {{part: FCNDecoder, from: image}}}}\n", 3),
     "keys that are there twice": ("{" + "a: b, " * 9_000 + "a: b}", 101),
-    "keys that are no strings": ("? \n" * 9_000, 101),
     "tags": ("[" + "!!str a, " * 9_000 + "]", 101),
 }
 
@@ -209,9 +149,5 @@ def test_of_a_huge_text_little_is_said(text, most):
 
 
 def test_the_name_of_a_part_has_a_most():
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(SpecError, match=r"error\[limit\] encoder: invalid part name .* has at most 4,096 letters\."):
         reads(f"encoder: timm/{'a' * 5000}\ndecoder: FCNDecoder\n")
-    assert str(caught.value) == (
-        f"<text>:1:10: error[limit] encoder: invalid part name 'timm/{'a' * 59}'…: a name has at most 4,096 letters.\n"
-        "  fix: name a part that python -m composer list encoders shows"
-    )

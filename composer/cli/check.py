@@ -18,13 +18,16 @@ from composer.cli.terminal import (
     log,
     print_text,
     read_spec,
-    read_spec_text,
     write_output,
     write_text,
 )
-from composer.errors import Fix, Problem, SpecError, make_printable
-from composer.inference import Shape, TypedGraph
-from composer.layouts import Feature, Rounding
+from composer.errors import Fix, Place, Problem, SpecError, make_printable
+from composer.inference import Shape, TypedGraph, infer
+from composer.layouts import Feature
+from composer.spec.edits import EditError, apply_edits
+from composer.spec.reader import is_weights_file, reads
+from composer.spec.writer import digest, write
+from composer.spec.yaml import read_text
 
 
 def compute_symbolic_shape(typed: TypedGraph, end: str) -> Shape | tuple[Shape, ...]:
@@ -33,55 +36,51 @@ def compute_symbolic_shape(typed: TypedGraph, end: str) -> Shape | tuple[Shape, 
     For an embedding a tuple of shapes, `(("b", 64, "H/4", "W/4"), …)`, where `H` and `W` count the padded image.
     """
     if end in typed.embeddings:
-        return tuple(map(_compute_embedding_shape, typed.features[end]))
-    return _compute_output_shape(typed, *typed.features[end])
+        return tuple(_compute_embedding_shape(feature) for feature in typed.features[end])
+    (feature,) = typed.features[end]
+    if feature.stride is None:
+        return ("b", feature.channels)
+    if typed.is_rescaled(feature):
+        height, width = typed.graph.crop or ("H", "W")
+        return ("b", feature.channels, height, width)
+    # A padded side has whole strides, of which the offset takes some.
+    lost = -ceil(feature.offset / feature.stride)
+    suffix = f"{lost:+}" if lost else ""
+    whole = evolve(feature, offset=0, rounding="ceil")
+    height, width = (f"{_format_cell_count(whole, side)}{suffix}" for side in "HW")
+    return ("b", feature.channels, height, width)
 
 
 def _compute_embedding_shape(feature: Feature) -> Shape:
     symbols: dict[str, str | int] = {"b": "b", "c": feature.channels, "t": feature.frames}
     if feature.stride is not None:
-        symbols["h"], symbols["w"] = (_format_cell_count(feature, side, feature.rounding) for side in "HW")
+        height, width = (_format_cell_count(feature, side) for side in "HW")
         frames = [str(feature.frames)] if feature.frames > 1 and "t" not in feature.axes else []
-        grid = "*".join([*frames, str(symbols["h"]), str(symbols["w"])])
-        symbols["n"] = f"{feature.prefix}+{grid}" if feature.prefix else grid
+        prefix = f"{feature.prefix}+" if feature.prefix else ""
+        symbols |= {"h": height, "w": width, "n": prefix + "*".join([*frames, height, width])}
     return tuple(symbols[axis] for axis in feature.axes.split())
 
 
-def _compute_output_shape(typed: TypedGraph, feature: Feature) -> Shape:
-    if feature.stride is None:
-        return ("b", feature.channels)
-    if typed.is_rescaled(feature) or (feature.stride == 1 and not feature.offset):
-        return ("b", feature.channels, "H", "W")
-    lost = -ceil(feature.offset / feature.stride)
-    suffix = f"{lost:+}" if lost else ""
-    height, width = (_format_cell_count(evolve(feature, offset=0), side, "ceil") + suffix for side in "HW")
-    return ("b", feature.channels, height, width)
-
-
-def _format_cell_count(feature: Feature, side: str, rounding: Rounding) -> str:
+def _format_cell_count(feature: Feature, side: str) -> str:
+    """Return the cells along a side: `3H/4`, `floor((H-1)/2)`."""
     assert feature.stride is not None
-    above, below = feature.stride.denominator, feature.stride.numerator
-    factor = "" if above == 1 else str(above)
+    cells, pixels = feature.stride.denominator, feature.stride.numerator
     if feature.offset:
         side = f"({side}{'-' if feature.offset > 0 else '+'}{abs(feature.offset)})"
-    if below == 1:
-        return f"{factor}{side}"
-    return f"{factor}{side}/{below}" if rounding == "exact" else f"{rounding}({factor}{side}/{below})"
+    text = f"{cells if cells > 1 else ''}{side}"
+    if pixels == 1:
+        return text
+    return f"{text}/{pixels}" if feature.rounding == "exact" else f"{feature.rounding}({text}/{pixels})"
 
 
 @frozen
 class Report:
-    """The result of checking one file: a typed graph, or problems, or why it could not be read."""
+    """The result of checking one file: a typed graph or problems, and the exit code, 2 for an unreadable file."""
 
     file: str
     typed: TypedGraph | None = None
     problems: tuple[Problem, ...] = ()
-    unreadable: str | None = None
-
-    @property
-    def code(self) -> int:
-        """The exit code for this file."""
-        return 2 if self.unreadable else 1 if self.problems else 0
+    code: int = 0
 
     def __str__(self) -> str:
         """`specs/a.yaml: ok  head (b, 10, H, W); multiple of 32, at least 32, any shape`, or the problems."""
@@ -92,12 +91,7 @@ class Report:
 
     def as_data(self) -> dict[str, Any]:
         """Return the same as plain data, for JSON."""
-        from composer.spec.writer import digest
-
         typed = self.typed
-        problems = [_dump_problem(problem) for problem in self.problems]
-        if self.unreadable:
-            problems = [_dump_problem(Problem(code="file", message=self.unreadable)) | {"file": self.file}]
         ends = {end: compute_symbolic_shape(typed, end) for end in typed.ends} if typed else {}
         return {
             "file": self.file,
@@ -106,8 +100,16 @@ class Report:
             "sizes": asdict(typed.sizes) if typed else None,
             "outputs": {end: ends[end] for end in typed.graph.outputs} if typed else {},
             "auxiliary": {label: ends[end] for label, end in typed.graph.auxiliary} if typed else {},
-            "problems": problems,
+            "problems": list(map(_dump_problem, self.problems)),
         }
+
+
+def _dump_problem(problem: Problem) -> dict[str, Any]:
+    """Return a problem for programs, with edits such as `{"edit": "SetField", "node": "decoder", …}`."""
+    fields = asdict(problem, recurse=False) | {"fix": None if problem.fix is None else str(problem.fix)}
+    edits = problem.fix.edits if isinstance(problem.fix, Fix) else ()
+    listed = [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]
+    return {**asdict(fields.pop("place")), **fields, "edits": listed}
 
 
 def format_output(typed: TypedGraph, end: str) -> str:
@@ -132,7 +134,7 @@ def check(files: Sequence[str], form: str, *, fix: bool = False, diff: bool = Fa
         report = build_report(file)
         reports.append(report)
         if form == "text":
-            (log if report.unreadable else print_text)(report.unreadable or str(report))
+            print_text(str(report)) if report.code < 2 else log(report.problems[0].message)
     if form == "json":
         print_text(json.dumps([report.as_data() for report in reports], indent=2, ensure_ascii=False))
     return max(report.code for report in reports)
@@ -140,22 +142,12 @@ def check(files: Sequence[str], form: str, *, fix: bool = False, diff: bool = Fa
 
 def build_report(file: str) -> Report:
     """Check one file."""
-    from composer.inference import infer
-
     try:
         return Report(file, infer(read_spec(file)))
     except UsageError as error:
-        return Report(file, unreadable=str(error))
+        return Report(file, problems=(Problem(code="file", message=str(error), place=Place(file=file)),), code=2)
     except SpecError as error:
-        return Report(file, problems=error.problems)
-
-
-def _dump_problem(problem: Problem) -> dict[str, Any]:
-    """Return a problem for programs, with edits such as `{"edit": "SetField", "node": "decoder", …}`."""
-    fields = asdict(problem, recurse=False) | {"fix": None if problem.fix is None else str(problem.fix)}
-    edits = problem.fix.edits if isinstance(problem.fix, Fix) else ()
-    listed = [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]
-    return {**asdict(fields.pop("place")), **fields, "edits": listed}
+        return Report(file, problems=error.problems, code=1)
 
 
 SPEC_SUFFIXES = (".yaml", ".yml")
@@ -176,8 +168,6 @@ class FixedSpec:
 
 def fix_text(text: str, name: str) -> FixedSpec:
     """Apply the fixes of the problems of a spec to its text, as far as they are edits and solve the problems."""
-    from composer.spec.edits import EditError, apply_edits
-
     applied: list[str] = []
     skipped: list[str] = []
     problems = _find_problems(text, name)
@@ -200,9 +190,6 @@ def fix_text(text: str, name: str) -> FixedSpec:
 
 
 def _find_problems(text: str, name: str) -> tuple[Problem, ...]:
-    from composer.inference import infer
-    from composer.spec.reader import reads
-
     try:
         infer(reads(text, name=name))
     except SpecError as error:
@@ -217,22 +204,25 @@ def fix_file(file: str, *, write: bool) -> int:
     applied go to stderr, to be made by hand, as does the reason why a file cannot be read or written.
     """
     try:
-        old = read_spec_text(file)
+        check_readable(file)
+        if is_weights_file(file):
+            raise UsageError(f"{file}: this is a weights file; give the YAML spec.")
+        old = read_text(file)
         path = check_writable(file, SPEC_SUFFIXES) if write else None
     except UsageError as error:
         log(str(error))
         return 2
     fixed = fix_text(old, file)
-    if path is not None and fixed.text != old:
-        write_output(file, path, lambda partial: partial.write_text(fixed.text, encoding="utf-8"))
-        print_text("\n".join(f"{make_printable(file)}: {make_printable(line)}" for line in fixed.applied))
     if path is None:
         before, after = (text.splitlines(keepends=True) for text in (old, fixed.text))
         sys.stdout.writelines(unified_diff(before, after, file, f"{file} (fixed)"))
+    elif fixed.text != old:
+        write_output(file, path, lambda partial: partial.write_text(fixed.text, encoding="utf-8"))
+        print_text("\n".join(f"{make_printable(file)}: {make_printable(line)}" for line in fixed.applied))
     for problem in fixed.problems:
         print_text(str(problem))
     for line in fixed.skipped:
-        log(f"{make_printable(file)}: not applied, so edit the spec by hand: {make_printable(line)}")
+        log(f"{file}: not applied, so edit the spec by hand: {line}")
     if not fixed.problems and fixed.text == old:
         log(f"{file}: ok, nothing to fix")
     return 1 if fixed.problems else 0
@@ -243,7 +233,6 @@ def import_terratorch(config: str, out: str | None) -> None:
 
     Raises SpecError for a config that cannot be converted, and UsageError for files that cannot be read or written.
     """
-    from composer.spec.writer import write
     from composer.terratorch.configs import read_config
 
     check_readable(config)

@@ -1,9 +1,11 @@
-"""Read images and rasters."""
+"""Read images and rasters, and prepare them as inputs of a model: bands, normalisation, size."""
 
 from __future__ import annotations
 
 import logging
+import re
 import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +16,32 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from composer.cli.terminal import UsageError, check_file
+from composer.graph import Shared
+from composer.inference import TypedGraph
 from composer.layouts import format_count
+from composer.parts import EncoderInfo
 
 Array = NDArray[Any]
+Masked = np.ma.MaskedArray[Any, Any]
+Bands = tuple[int, ...]
 
 NO_DATA_VALUE = -9999
 """The value of satellite products for pixels without data, which few files declare."""
 
+NO_DATA_LEVEL = 205
+"""The grey of pixels without data."""
+
 MAX_IMAGE_BYTES = 2**32
 """Bytes of an image in memory; all bands of a Sentinel-2 tile take three quarters."""
 
-MAX_PAGES = 256
-"""Pages of a TIFF that are read as its bands."""
-
 DRIVERS = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"\0\0\0\x0cjP  ": "JP2OpenJPEG",
-    b"\xff\x4f\xff\x51": "JP2OpenJPEG",
-    b"P5": "PNM",
-    b"P6": "PNM",
-    b"II*\0": "GTiff",
-    b"MM\0*": "GTiff",
-    b"II+\0": "GTiff",
-    b"MM\0+": "GTiff",
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "JP2OpenJPEG": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "PNM": (b"P5", b"P6"),
+    "GTiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-"""The first bytes of a file, and the driver of GDAL for it. Left to choose, GDAL follows files that name others."""
+"""The drivers of GDAL, and the first bytes of their files. Left to choose, GDAL follows files that name others."""
 
 GDAL_OPTIONS = {
     # No file beside the image is looked for, read or written.
@@ -56,18 +58,15 @@ logging.getLogger("rasterio").addHandler(logging.NullHandler())
 
 @frozen(eq=False)
 class Raster:
-    """An image as its file holds it.
+    """An image as its file holds it, and remarks on how it was converted.
 
-    `values` is (band, height, width), or (band, frame, height, width), in the type of the file. `missing` marks values
-    that are not finite, transparent, or declared as no data. `remarks` describe conversions. `white` is the largest
-    value, where the file format defines one beyond 8 bits.
+    `values` are (band, height, width), or (band, frame, height, width), in the type of the file. Those that are not
+    finite, transparent, or declared as no data are masked.
     """
 
     file: str
-    values: Array
-    missing: NDArray[np.bool_]
+    values: Masked
     remarks: tuple[str, ...] = ()
-    white: int | None = None
 
 
 def read_raster(file: str, channels: int, frames: int | None = None, *, picked: bool = False) -> Raster:
@@ -79,17 +78,15 @@ def read_raster(file: str, channels: int, frames: int | None = None, *, picked: 
     frames is (frames, bands, height, width). Raises UsageError for everything else.
     """
     check_file(file)
+    is_array = Path(file).suffix.lower() == ".npy"
     if not Path(file).stat().st_size:
         raise UsageError(f"{file}: the file is empty.")
-    suffix = Path(file).suffix.lower()
-    if frames is not None and suffix != ".npy":
-        raise UsageError(
-            f"{file}: an image of {format_count(frames, 'frame')} is read from a .npy array "
-            f"(frames, bands, height, width)."
-        )
+    if frames is not None and not is_array:
+        count = format_count(frames, "frame")
+        raise UsageError(f"{file}: an image of {count} is read from a .npy array (frames, bands, height, width).")
     try:
         with warnings.catch_warnings(action="ignore"):
-            if suffix == ".npy":
+            if is_array:
                 return _read_array(file, channels, frames, picked=picked)
             return _read_picture(file, channels, picked=picked)
     except UsageError:
@@ -105,56 +102,49 @@ def read_raster(file: str, channels: int, frames: int | None = None, *, picked: 
 
 def _check_size(file: str, size: int) -> None:
     if size > MAX_IMAGE_BYTES:
-        raise UsageError(
-            f"{file}: an image has at most {MAX_IMAGE_BYTES / 2**30:g} GiB (this has {size / 2**30:,.1f}); crop it."
-        )
+        limit, found = MAX_IMAGE_BYTES / 2**30, size / 2**30
+        raise UsageError(f"{file}: an image has at most {limit:g} GiB (this has {found:,.1f}); crop it.")
 
 
-def _build_raster(
-    file: str, values: Array, remarks: list[str], absent: Array | None = None, white: int | None = None
-) -> Raster:
-    """Build the raster of bands; `absent` marks no data. Raises UsageError for empty arrays and for other types."""
+def _build_raster(file: str, values: Array, remarks: Sequence[str] = (), missing: Array | None = None) -> Raster:
+    """Build the raster of bands; `missing` marks no data. Raises UsageError for empty arrays and for other types."""
     if values.dtype.kind not in "buif" or values.size == 0:
         shape = _format_array_shape(values.shape)
         raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {shape}).")
-    missing = np.zeros(values.shape, bool) if absent is None else absent
+    mask = np.zeros(values.shape, bool)
+    if missing is not None:
+        mask |= missing
     if values.dtype.kind == "f":
-        missing |= ~np.isfinite(values)
+        mask |= ~np.isfinite(values)
     if values.dtype.kind in "if" and values.dtype.itemsize > 1:
-        missing |= values == NO_DATA_VALUE
-    return Raster(file, values, missing, tuple(remarks), white)
+        mask |= values == NO_DATA_VALUE
+    return Raster(file, np.ma.array(values, mask=mask), tuple(remarks))
 
 
 def _read_array(file: str, channels: int, frames: int | None, *, picked: bool) -> Raster:
     # Mapped first, so that the size in the header is checked against the file.
-    try:
-        values = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        if "Python objects" not in str(error):
-            raise
-        raise UsageError(f"{file}: an image holds numbers (this holds objects of Python).") from None
+    values = np.load(file, mmap_mode="r", allow_pickle=False)
     _check_size(file, values.nbytes)
-    values = np.array(values)
-    shape = _format_array_shape(values.shape)
+    values, shape = np.array(values), _format_array_shape(values.shape)
     if frames is not None:
-        if values.ndim != 4 or values.shape[0] != frames:
+        if values.ndim != 4 or len(values) != frames:
             expected = f"{format_count(frames, 'frame')}, as an array ({frames}, bands, height, width)"
             raise UsageError(f"{file}: the model takes {expected} (this is {shape}).")
-        return _build_raster(file, np.moveaxis(values, 1, 0), [])
+        return _build_raster(file, values.swapaxes(0, 1))
     if values.ndim == 2:
-        return _build_raster(file, values[None], [])
+        return _build_raster(file, values[None])
     if values.ndim != 3:
         raise UsageError(f"{file}: an image is an array (bands, height, width) (this is {shape}).")
     first, _, last = values.shape
-    fits = (first < last, last < first) if picked else (first == channels, last == channels)
-    if fits == (True, True) or (picked and first == last):
+    # Where neither has the right size, the shorter axis is the likelier one for a wrong number of bands.
+    is_shorter = picked or channels not in (first, last)
+    if first == last and (picked or first == channels):
         raise UsageError(
             f"{file}: both the first and the last axis of {shape} could be the bands; "
             f"crop or pad the image so that only one can."
         )
-    # Where neither fits, the shorter axis is the likelier one for a wrong number of bands.
-    bands_last = fits[1] if any(fits) else last < first
-    return _build_raster(file, np.moveaxis(values, -1, 0) if bands_last else values, [])
+    has_bands_last = last < first if is_shorter else last == channels
+    return _build_raster(file, np.moveaxis(values, -1, 0) if has_bands_last else values)
 
 
 def _format_array_shape(shape: tuple[int, ...]) -> str:
@@ -164,54 +154,36 @@ def _format_array_shape(shape: tuple[int, ...]) -> str:
 
 def _read_picture(file: str, channels: int, *, picked: bool) -> Raster:
     path = Path(file).resolve()
-    with (
-        rasterio.Env(**GDAL_OPTIONS),
-        rasterio.open(path, driver=_find_driver(file, path)) as source,
-    ):
-        _check_size(file, _count_bytes(source))
-        if source.driver == "PNM" and path.stat().st_size < _count_bytes(source):
-            raise UsageError(f"{file}: cannot be read as an image (the file is shorter than its header says).")
-        pages = _read_pages(file, source) if source.count == 1 and len(source.subdatasets) > 1 else None
-        return pages or _read_bands(file, source, channels, picked=picked)
-
-
-def _find_driver(file: str, path: Path) -> str:
-    """Return the driver of GDAL for a file, from its first bytes."""
-    if path.as_posix().startswith("/vsi"):
-        raise UsageError(f"{file}: GDAL takes a path that begins with /vsi for something else; move the file.")
     with path.open("rb") as stream:
-        start = stream.read(max(map(len, DRIVERS)))
-    for first, driver in DRIVERS.items():
-        if start.startswith(first):
-            return driver
-    raise UsageError(f"{file}: not an image that can be read here; use PNG, JPEG, TIFF or .npy.")
+        start = stream.read(16)
+    driver = next((driver for driver, beginnings in DRIVERS.items() if start.startswith(beginnings)), None)
+    if driver is None:
+        raise UsageError(f"{file}: not an image that can be read here; use PNG, JPEG, TIFF or .npy.")
+    with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path, driver=driver) as source:
+        size = source.height * source.width * sum(np.dtype(name).itemsize for name in source.dtypes)
+        pages = source.subdatasets if source.count == 1 and len(source.subdatasets) > 1 else []
+        _check_size(file, size * max(len(pages), 1))
+        if driver == "PNM" and path.stat().st_size < size:
+            raise UsageError(f"{file}: cannot be read as an image (the file is shorter than its header says).")
+        return _read_pages(file, source, pages) or _read_bands(file, source, channels, picked=picked)
 
 
-def _count_bytes(source: Any) -> int:
-    return sum(source.height * source.width * np.dtype(name).itemsize for name in source.dtypes)
-
-
-def _read_pages(file: str, source: Any) -> Raster | None:
-    """Read the pages of a TIFF as its bands, as tifffile writes arrays; None where they differ."""
-    names = source.subdatasets
-    if len(names) > MAX_PAGES:
-        return None
-    _check_size(file, _count_bytes(source) * len(names))
+def _read_pages(file: str, source: Any, pages: Sequence[str]) -> Raster | None:
+    """Read the pages of a TIFF as its bands, as tifffile writes arrays; None where there are none or they differ."""
     bands, masks = [], []
-    for name in names:
+    for name in pages:
         with rasterio.open(name, driver="GTiff") as page:
             if (page.count, page.shape, page.dtypes) != (1, source.shape, source.dtypes):
                 return None
             bands.append(page.read(1))
             masks.append(page.read_masks(1) == 0)
-    return _build_raster(file, np.stack(bands), [f"its {len(names)} pages are the bands"], np.stack(masks))
+    remark = f"its {len(pages)} pages are the bands"
+    return _build_raster(file, np.stack(bands), [remark], np.stack(masks)) if bands else None
 
 
 def _read_bands(file: str, source: Any, channels: int, *, picked: bool) -> Raster:
     """Read the bands of an open file, without alpha unless it is one of `channels`, or bands are `picked`."""
-    tags, bits = source.tags(ns="IMAGE_STRUCTURE"), source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")
-    if source.driver == "GTiff" and tags.get("SOURCE_COLOR_SPACE") == "CMYK":
-        raise UsageError(f"{file}: bands in the colour space CMYK cannot be read from this TIFF; save it as RGB.")
+    tags, bits = source.tags(ns="IMAGE_STRUCTURE"), int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8"))
     remarks = [f"the first of its {len(source.subdatasets)} images"] if len(source.subdatasets) > 1 else []
     colours = source.colorinterp
     has_alpha_band = picked or source.count == channels
@@ -222,17 +194,19 @@ def _read_bands(file: str, source: Any, channels: int, *, picked: bool) -> Raste
         remarks.append(f"alpha counts as band {colours.index(ColorInterp.alpha) + 1}")
     if colours[0] is ColorInterp.palette:
         values, transparent = _resolve_palette(values[0], source.colormap(1))
-        missing = np.broadcast_to(missing | transparent, values.shape)
-    elif int(bits) < 8:
-        values = values * np.uint8(255 // (2 ** int(bits) - 1))
+        missing = missing | transparent
+    elif bits < 8:
+        values = values * np.uint8(255 // (2**bits - 1))
     elif tags.get("MINISWHITE") == "YES" and values.dtype.kind == "u":
         values = np.iinfo(values.dtype).max - values
+    elif source.driver == "PNG" and values.dtype == np.uint16 and len(values) > 1:
+        values = values / np.float32(65535)
+        remarks.append("16 bits scaled to 0..1")
     orientation = int(source.tags().get("EXIF_Orientation", 1))
     if orientation != 1:
         values, missing = _apply_orientation(values, orientation), _apply_orientation(missing, orientation)
         remarks.append("turned upright, as its EXIF orientation says")
-    is_deep_picture = source.driver == "PNG" and values.dtype == np.uint16 and len(values) > 1
-    return _build_raster(file, values, remarks, missing, 65535 if is_deep_picture else None)
+    return _build_raster(file, values, remarks, missing)
 
 
 def _resolve_palette(indices: Array, colours: dict[int, tuple[int, ...]]) -> tuple[Array, Array]:
@@ -253,3 +227,213 @@ def _apply_orientation(values: Array, orientation: int) -> Array:
     if orientation in (2, 3, 6, 7):
         values = values[:, :, ::-1]
     return values
+
+
+@frozen(eq=False)
+class PreparedInput:
+    """An image as an input of the model, without the batch, and as RGB `picture` (height, width, 3) to draw."""
+
+    name: str
+    file: str
+    values: Array
+    picture: NDArray[np.uint8]
+    remarks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """`image: photo.jpg, 480 high, 640 wide; bands 4,3,2 of 10`."""
+        height, width = self.picture.shape[:2]
+        return "; ".join([f"{self.name}: {self.file}, {height} high, {width} wide", *self.remarks])
+
+
+def prepare_inputs(
+    typed: TypedGraph, images: Sequence[str], bands: Sequence[str] = (), show_bands: Sequence[str] = ()
+) -> list[PreparedInput]:
+    """Read the inputs of a graph from image files.
+
+    Each of `images`, `bands` and `show_bands` is a value, or NAME=VALUE where the graph has several inputs. Raises
+    UsageError for images and bands that do not fit the graph.
+    """
+    inputs = dict(typed.graph.inputs)
+    files = split_by_input(images, inputs, "--image")
+    if absent := [name for name in inputs if name not in files]:
+        raise UsageError(f"--image: there is none for {', '.join(absent)}; add --image {absent[0]}=FILE.")
+    used, drawn = parse_bands(bands, inputs, "--bands"), parse_bands(show_bands, inputs, "--show-bands")
+    rasters = {
+        name: read_raster(files[name], image.channels, image.frames, picked=name in used)
+        for name, image in inputs.items()
+    }
+    check_sizes(typed, rasters)
+    prepared = []
+    for name, raster in rasters.items():
+        chosen, remark = select_bands(raster, name, inputs[name].channels, used.get(name))
+        shown, preview_remark = select_preview_bands(raster, chosen, drawn.get(name))
+        values = raster.values[np.subtract(chosen, 1)]
+        numbers, method = normalize_bands(values, find_encoder_info(typed, name), f"{raster.file}: {name}")
+        gaps = describe_missing_pixels(np.ma.getmaskarray(values))
+        remarks = tuple(filter(None, (*raster.remarks, remark, method, gaps, preview_remark)))
+        prepared.append(PreparedInput(name, raster.file, numbers, render_preview(raster, shown), remarks))
+    return prepared
+
+
+def split_by_input(values: Sequence[str], inputs: Collection[str], option: str) -> dict[str, str]:
+    """Map inputs to values: `["s2=a.tif", "s1=b.tif"]`. A bare value belongs to the only input.
+
+    Raises UsageError for unknown and repeated inputs.
+    """
+    first, *others = inputs
+    by_input: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or name not in inputs:
+            if others:
+                names = ", ".join(inputs)
+                raise UsageError(f"{option} {text}: the model has the inputs {names}; say which: {option} {first}=…")
+            name, value = first, text
+        if name in by_input:
+            raise UsageError(f"{option}: {name} is given twice, {by_input[name]} and {value}.")
+        by_input[name] = value
+    return by_input
+
+
+def parse_bands(values: Sequence[str], inputs: Collection[str], option: str) -> dict[str, Bands]:
+    """Map inputs to bands, counted from 1: `["s2=4,3,2"]`. Raises UsageError for anything but such numbers."""
+    texts = split_by_input(values, inputs, option)
+    for text in texts.values():
+        if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*", text):
+            raise UsageError(f"{option}: expected numbers from 1 with commas, such as 4,3,2 (got {text}).")
+    return {name: tuple(map(int, text.split(","))) for name, text in texts.items()}
+
+
+def _format_bands(bands: Bands) -> str:
+    return ",".join(map(str, bands))
+
+
+def select_bands(raster: Raster, name: str, channels: int, bands: Bands | None) -> tuple[Bands, str | None]:
+    """Return the bands for input `name`, and a remark on them. Raises UsageError where they do not fit."""
+    count = len(raster.values)
+    if bands is not None:
+        _check_bands(raster, bands, (channels,), "--bands")
+        return bands, f"bands {_format_bands(bands)} of {count}"
+    if count == channels:
+        return tuple(range(1, count + 1)), None
+    if count == 1 and channels == 3 and raster.values.ndim == 3:
+        return (1, 1, 1), "one grey band, used for all three channels"
+    example = _format_bands(tuple(range(1, channels + 1)))
+    step = f"pick them with --bands, counted from 1: --bands {example}" if count > channels else "use another image"
+    needed = format_count(channels, "band")
+    raise UsageError(f"{raster.file}: input {name!r} expects {needed}; the file has {count}; {step}.")
+
+
+def select_preview_bands(raster: Raster, used: Bands, bands: Bands | None) -> tuple[Bands, str | None]:
+    """Return one band (grey) or three (red, green, blue) to draw, and a remark where they are a guess.
+
+    Of more than three used bands, the third, second and first are a guess, as for Landsat and Sentinel-2.
+    """
+    if bands is not None:
+        _check_bands(raster, bands, (1, 3), "--show-bands")
+        return bands, None
+    guess = used if len(used) == 3 else used[2::-1] if len(used) > 3 else used[:1]
+    remark = f"bands drawn: {_format_bands(guess)}, a guess; choose others with --show-bands"
+    return guess, None if guess == used else remark
+
+
+def _check_bands(raster: Raster, bands: Bands, counts: Collection[int], option: str) -> None:
+    """Raise UsageError for another number of bands than one of `counts`, and for bands that the file does not have."""
+    count = len(raster.values)
+    if len(bands) not in counts or max(bands) > count:
+        expected = f"{' or '.join(map(str, counts))} of the {format_count(count, 'band')} of {raster.file}"
+        raise UsageError(f"{option}: expected {expected}, counted from 1 (got {_format_bands(bands)}).")
+
+
+def check_sizes(typed: TypedGraph, rasters: Mapping[str, Raster]) -> None:
+    """Raise UsageError for images that do not cover the same reference pixels, or that are too large for the graph."""
+    (first, image), *_ = typed.graph.inputs
+    height, width = (side * image.stride for side in rasters[first].values.shape[-2:])
+    for name, other in typed.graph.inputs:
+        sides = rasters[name].values.shape[-2:]
+        expected = (float(height / other.stride), float(width / other.stride))
+        if sides != expected:
+            raise UsageError(
+                f"{rasters[name].file}: {name} must have {expected[0]:g} × {expected[1]:g} pixels (height × width), "
+                f"to cover what {first} covers (this has {sides[0]} × {sides[1]})."
+            )
+    try:
+        typed.shape(typed.ends[0], int(height), int(width))
+    except ValueError as error:
+        raise UsageError(f"{rasters[first].file}: {error}") from error
+
+
+def find_encoder_info(typed: TypedGraph, name: str) -> tuple[str, EncoderInfo] | None:
+    """Find the first encoder that takes input `name` and has statistics of pretrained weights; return it by name."""
+    for node in typed.order:
+        owner = node.part.node if isinstance(node.part, Shared) else node.name
+        info = typed.encoder_infos.get(owner)
+        if info is not None and info.mean and node.sources == (name,):
+            return owner, info
+    return None
+
+
+def describe_missing_pixels(missing: NDArray[np.bool_]) -> str | None:
+    """Return a remark on the pixels of which any band is missing; None where there are none."""
+    absent = missing.any(axis=0)
+    count = int(absent.sum())
+    action = "holds no data, and gets its" if count == 1 else "hold no data, and get their"
+    return f"{count} of {format_count(absent.size, 'pixel')} {action} band's mean" if count else None
+
+
+def normalize_bands(values: Masked, encoder: tuple[str, EncoderInfo] | None, name: str) -> tuple[Array, str]:
+    """Return bands (band, …) as normalised float32, and a remark on how.
+
+    Three bands in 0..255 or 0..1 are normalised by the mean and deviation that the encoder's pretrained weights expect.
+    Otherwise each band gets zero mean and unit deviation over the image. Missing pixels get their band's mean. Raises
+    UsageError for a band without data, and for numbers too large to average.
+    """
+    scale, published = infer_full_scale(values), None
+    remark = "each band to zero mean and unit deviation over this image"
+    if encoder is not None and scale is not None and len(values) == len(encoder[1].mean) == 3:
+        published = np.multiply([encoder[1].mean, encoder[1].std], scale)
+        means, deviations = (", ".join(f"{number:g}" for number in side) for side in published / scale)
+        remark = f"values 0 to {scale}, normalised for {encoder[0]}: mean {means}, deviation {deviations}"
+    result = np.empty(values.shape, np.float32)
+    for index, band in enumerate(values):
+        present = band.compressed().astype(np.float64)
+        if not present.size:
+            raise UsageError(f"{name}: band {index + 1} of the input holds no data at all.")
+        with np.errstate(over="ignore"):
+            mean, deviation = present.mean(), present.std() or 1.0
+        if not np.isfinite([mean, deviation]).all():
+            largest = present[np.abs(present).argmax()]
+            raise UsageError(f"{name}: band {index + 1} holds numbers too large to average, such as {largest:g}.")
+        numbers = band.astype(np.float64).filled(mean)
+        center, spread = (mean, deviation) if published is None else published[:, index]
+        result[index] = (numbers - center) / spread
+    return result, remark
+
+
+def infer_full_scale(values: Masked) -> int | None:
+    """Return the largest brightness, 255 or 1, that the numbers fit; None for numbers on another scale."""
+    if values.dtype == np.uint8:
+        return 255
+    present = values.compressed()
+    if not present.size or present.min() < 0 or present.max() > 255:
+        return None
+    return 1 if present.max() <= 1 else 255
+
+
+def render_preview(raster: Raster, bands: Bands) -> NDArray[np.uint8]:
+    """Convert one band or three to RGB (height, width, 3); of several frames, the first.
+
+    Numbers in 0..255 or 0..1 are drawn unchanged, and other bands from two deviations below their mean to two above.
+    Pixels without data are grey.
+    """
+    values: Masked = raster.values[np.subtract(bands, 1)]
+    values = values[:, 0] if values.ndim == 4 else values
+    scale = infer_full_scale(values)
+    levels = np.empty((3, *values.shape[1:]), np.uint8)
+    for index, band in enumerate(values):
+        present = band.compressed().astype(np.float32) if band.count() else np.zeros(1)
+        middle, width = (scale / 2, scale) if scale else (present.mean(), 4 * present.std() or 1)
+        numbers = (band.astype(np.float32).filled(middle) - middle) / width + 0.5
+        levels[index:] = (255 * numbers.clip(0, 1)).round()
+    levels[:, np.ma.getmaskarray(values).any(axis=0)] = NO_DATA_LEVEL
+    return np.moveaxis(levels, 0, -1)

@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
 
 from composer import __version__
 from composer.cli.terminal import UsageError, log
@@ -19,6 +18,9 @@ RUN_LIBRARIES = ("rasterio", "matplotlib")
 """The libraries of the extra `run`, which only this command imports."""
 
 
+SPEC_HELP = "a spec, or a file that composer.save wrote"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors of the user are printed without a traceback."""
     try:
@@ -28,12 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return getattr(import_module(f"composer.cli.{module}"), function)(**arguments) or 0
     except SystemExit as stop:  # argparse has printed the error or the help
         return int(stop.code or 0)
-    except SpecError as error:
+    except (SpecError, UsageError) as error:
         log(str(error))
-        return 1
-    except UsageError as error:
-        log(str(error))
-        return 2
+        return 1 if isinstance(error, SpecError) else 2
     except MemoryError:
         log("out of memory; use a smaller model or image, or close other programs.")
         return 2
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands. `run` names a command's function, which gets the arguments by keyword."""
+    """Build the parser of all commands. `run` names a command's function, which gets the options by keyword."""
     parser = argparse.ArgumentParser(
         prog="python -m composer",
         description="Vision models declared as data: checked, shown, built and run.",
@@ -56,98 +55,68 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"composer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    spec, model = _build_spec_options(), _build_model_options()
 
-    check = _add_command(commands, "check", "check:check", "check specs, and print their problems or output shapes")
+    def add_command(name: str, run: str, about: str) -> argparse.ArgumentParser:
+        description = f"{about[0].upper()}{about[1:]}."
+        command = commands.add_parser(name, help=about, description=description, allow_abbrev=False)
+        command.set_defaults(run=run)
+        return command
+
+    def add_model_command(name: str, run: str, about: str) -> argparse.ArgumentParser:
+        command = add_command(name, run, about)
+        add = command.add_argument
+        add("file", metavar="FILE", help=SPEC_HELP)
+        add("--seed", type=_build_integer_type(0, 2**63 - 1), default=0, metavar="N", help="of the random weights (0)")
+        add("--no-pretrained", dest="pretrained", action="store_false", help="use random weights for every part")
+        parameters_help = "reject a model with more parameters, such as 50M"
+        add("--max-parameters", type=_parse_amount, metavar="N", help=parameters_help)
+        add("--max-memory", type=_parse_amount, metavar="N", help="reject a model with more bytes, such as 2G")
+        return command
+
+    check = add_command("check", "check:check", "check specs, and print their problems or output shapes")
     check.add_argument("files", nargs="+", metavar="FILE")
     check.add_argument("--format", dest="form", choices=("text", "json"), default="text")
     edits = check.add_mutually_exclusive_group()
     edits.add_argument("--fix", action="store_true", help="apply the fixes in the files, and print them")
     edits.add_argument("--diff", action="store_true", help="print what --fix would change, and write nothing")
 
-    _add_command(commands, "show", "show:show", "print the features between the nodes of a graph", spec)
+    show = add_command("show", "show:show", "print the features between the nodes of a graph")
+    show.add_argument("file", metavar="FILE", help=SPEC_HELP)
 
-    build = _add_command(commands, "build", "build:build_spec", "build the model, and print its size", spec, model)
-    build.add_argument(
-        "--save", dest="save_to", metavar="OUT", help="write the weights, with the spec inside, to OUT.safetensors"
-    )
+    build = add_model_command("build", "show:build_spec", "build the model, and print its size")
+    save_help = "write the weights, with the spec inside, to OUT.safetensors"
+    build.add_argument("--save", dest="save_to", metavar="OUT", help=save_help)
 
-    run = _add_command(commands, "run", "run:run", "predict on an image, and draw the prediction", spec, model)
-    run.add_argument(
-        "--image",
-        dest="images",
-        action="append",
-        required=True,
-        metavar="[NAME=]IMAGE",
-        help="a picture, a TIFF or a .npy array; with several inputs, one for each",
-    )
-    run.add_argument("-o", "--out", metavar="OUT", help="the picture to draw: .png")
-    run.add_argument("--weights", metavar="FILE", help="a checkpoint of this model: .safetensors, .pt, .pth, .ckpt")
-    bands: dict[str, Any] = {"action": "append", "default": [], "metavar": "[NAME=]4,3,2"}
-    run.add_argument("--bands", **bands, help="the bands to use as input, counted from 1")
-    run.add_argument("--show-bands", **bands, help="the bands to draw as red, green, blue")
+    add = add_model_command("run", "run:run", "predict on an image, and draw the prediction").add_argument
+    image_help = "a picture, a TIFF or a .npy array; with several inputs, one for each"
+    add("--image", dest="images", action="append", required=True, metavar="[NAME=]IMAGE", help=image_help)
+    add("-o", "--out", metavar="OUT", help="the picture to draw: .png")
+    add("--weights", metavar="FILE", help="a checkpoint of this model: .safetensors, .pt, .pth, .ckpt")
+    add("--bands", action="append", default=[], metavar="[NAME=]4,3,2", help="the bands to use, counted from 1")
+    drawn_help = "the bands to draw as red, green, blue"
+    add("--show-bands", action="append", default=[], metavar="[NAME=]4,3,2", help=drawn_help)
 
-    parts = _add_command(commands, "list", "list:print_parts", "list the parts that a spec may name")
-    parts.add_argument("kind", choices=("encoders", "necks", "decoders", "heads"))
-    parts.add_argument("pattern", nargs="?", metavar="PATTERN", help="with stars, in quotes: 'timm/*resnet*'")
+    add = add_command("list", "list:print_parts", "list the parts that a spec may name").add_argument
+    add("kind", choices=("encoders", "necks", "decoders", "heads"))
+    add("pattern", nargs="?", metavar="PATTERN", help="with stars, in quotes: 'timm/*resnet*'")
 
-    matrix = _add_command(commands, "matrix", "matrix:write_matrix", "check which encoders fit which decoders")
-    pattern: dict[str, Any] = {"nargs": "+", "metavar": "PATTERN"}
-    matrix.add_argument("--encoders", **pattern, default=["timm/*"], help="with stars, in quotes ('timm/*')")
-    matrix.add_argument("--decoders", **pattern, default=["*"], help="'*', 'smp/*', UNetDecoder ('*')")
-    matrix.add_argument("--format", dest="form", choices=("table", "csv", "json"), default="table")
-    matrix.add_argument("-o", "--out", metavar="OUT", help="the file to write; without it, to stdout")
-    jobs = _build_integer_type(1, 1024)
-    matrix.add_argument(
-        "-j", "--jobs", type=jobs, default=os.cpu_count() or 1, metavar="N", help="processes (one for each core)"
-    )
+    add = add_command("matrix", "matrix:write_matrix", "check which encoders fit which decoders").add_argument
+    add("--encoders", nargs="+", default=["timm/*"], metavar="PATTERN", help="with stars, in quotes ('timm/*')")
+    add("--decoders", nargs="+", default=["*"], metavar="PATTERN", help="'*', 'smp/*', UNetDecoder ('*')")
+    add("--format", dest="form", choices=("table", "csv", "json"), default="table")
+    add("-o", "--out", metavar="OUT", help="the file to write; without it, to stdout")
+    jobs, cores = _build_integer_type(1, 1024), os.cpu_count() or 1
+    add("-j", "--jobs", type=jobs, default=cores, metavar="N", help="processes (one for each core)")
 
-    program = _add_command(commands, "import", "check:import_terratorch", "convert a config of another program")
-    terratorch = program.add_subparsers(required=True, metavar="PROGRAM").add_parser(
-        "terratorch", help="a config of TerraTorch", allow_abbrev=False
-    )
-    terratorch.add_argument("config", metavar="CONFIG", help="the file given to `terratorch fit --config`")
-    terratorch.add_argument("-o", "--out", metavar="SPEC", help="the spec to write: .yaml; without it, to stdout")
+    programs = add_command("import", "check:import_terratorch", "convert a config of another program")
+    program = programs.add_subparsers(required=True, metavar="PROGRAM")
+    add = program.add_parser("terratorch", help="a config of TerraTorch", allow_abbrev=False).add_argument
+    add("config", metavar="CONFIG", help="the file given to `terratorch fit --config`")
+    add("-o", "--out", metavar="SPEC", help="the spec to write: .yaml; without it, to stdout")
 
-    explain = _add_command(commands, "explain", "codes:explain_code", "explain an error code, or list all of them")
-    explain.add_argument("code", nargs="?", metavar="CODE", help="the word in brackets of an error, such as layout")
+    add = add_command("explain", "list:explain_code", "explain an error code, or list all of them").add_argument
+    add("code", nargs="?", metavar="CODE", help="the word in brackets of an error, such as layout")
     return parser
-
-
-def _add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    run: str,
-    about: str,
-    *options: argparse.ArgumentParser,
-) -> argparse.ArgumentParser:
-    description = f"{about[0].upper()}{about[1:]}."
-    parser = commands.add_parser(name, help=about, description=description, parents=options, allow_abbrev=False)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _build_spec_options() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("file", metavar="FILE", help="a spec, or a file that composer.save wrote")
-    return options
-
-
-def _build_model_options() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument(
-        "--seed", type=_build_integer_type(0, 2**63 - 1), default=0, metavar="N", help="of the random weights (0)"
-    )
-    options.add_argument(
-        "--no-pretrained", dest="pretrained", action="store_false", help="use random weights for every part"
-    )
-    options.add_argument(
-        "--max-parameters", type=_parse_amount, metavar="N", help="reject a model with more parameters, such as 50M"
-    )
-    options.add_argument(
-        "--max-memory", type=_parse_amount, metavar="N", help="reject a model with more bytes, such as 2G"
-    )
-    return options
 
 
 def _build_integer_type(low: int, high: int) -> Callable[[str], int]:

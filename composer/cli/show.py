@@ -1,25 +1,36 @@
-"""`show`: print the graph, shapes and parameter counts of a model."""
+"""`show` and `build`: print the graph of a model with its shapes, build it, and print its size."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from composer.cli.check import format_output
-from composer.cli.terminal import build_table, print_text, read_spec, render
+from composer.cli.terminal import (
+    UsageError,
+    build_table,
+    check_writable,
+    delay_interrupts,
+    log,
+    print_text,
+    read_spec,
+    render,
+)
 from composer.errors import make_printable
 from composer.graph import Node, Shared, get_module_path
 from composer.inference import TypedGraph, infer
 from composer.layouts import Features, format_count, get_layout_kind
+from composer.limits import Limits
 from composer.parts import Part
 from composer.parts.base import get_part_name
 from composer.sizes import ANY_SIZE
+from composer.spec.reader import is_weights_file
 from composer.spec.writer import dump, get_non_default_fields
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from composer.model import Model
-    from composer.tensors.matching import LoadedWeights
 
 PROPERTIES = {"channels": None, "stride": None, "rounding": "exact", "offset": 0, "prefix": 0, "frames": 1}
 """The properties of a feature and their defaults, which are not shown."""
@@ -28,16 +39,69 @@ PROPERTIES = {"channels": None, "stride": None, "rounding": "exact", "offset": 0
 def show(file: str) -> None:
     """Print the nodes of a graph, its inputs and sizes, and its outputs."""
     typed = infer(read_spec(file))
-    print_text(render(_build_node_table(typed), "", build_summary_table(typed)))
+    print_text(render(_build_node_table(typed), "", _build_summary_table(typed)))
+
+
+def build_spec(file: str, *, save_to: str | None, **options: Any) -> None:
+    """Build the model of a spec and print its size; `options` are those of `build_model`.
+
+    Raises UsageError where `save_to` cannot be written.
+    """
+    out = None if save_to is None else check_writable(save_to, (".safetensors",), [("spec", file)])
+    # Invalid specs are reported before torch is imported, which takes seconds.
+    typed = infer(read_spec(file))
+    log("building the model …")
+    model, origin = build_model(typed, file, **options)
+    print_text(f"{render(_build_weights_table(model), '', _build_summary_table(model.typed))}\n\n{origin}")
+    if out is not None:
+        from composer.weights import save
+
+        try:
+            save(model, out)
+        except OSError as error:
+            raise UsageError(f"{error}; choose another folder.") from error
+        print_text(f"wrote {make_printable(str(save_to))}")
+
+
+def build_model(
+    typed: TypedGraph,
+    file: str,
+    *,
+    weights: str | None = None,
+    seed: int = 0,
+    pretrained: bool = True,
+    max_parameters: int | None = None,
+    max_memory: int | None = None,
+) -> tuple[Model, str]:
+    """Build the model whose spec is in `file`; return it with a line that says where its weights come from.
+
+    The weights are those of the file `weights`, of `file` itself where composer.save wrote it, or as the spec and
+    `seed` say. `max_memory` is in bytes.
+    """
+    with delay_interrupts():
+        from composer.building import build
+        from composer.checkpoints import load_weights
+        from composer.weights import load
+
+    limits = Limits(parameters=max_parameters, bytes=max_memory)
+    checked = None if limits == Limits() else limits
+    if weights is None and is_weights_file(file):
+        model = load(file, limits=checked)
+        return model, f"weights: {format_count(len(model.state_dict()), 'tensor')} from {make_printable(file)}"
+    model = build(typed, seed=seed, pretrained=pretrained and weights is None, limits=checked)
+    if weights is None:
+        return model, _describe_weights(model, seed, pretrained=pretrained)
+    report = load_weights(model, weights)
+    count = format_count(len(report.matched), "tensor")
+    aside = _format_unused([name for name, _ in report.set_aside])
+    return model, f"weights: {count} from {make_printable(weights)}{aside}"
 
 
 def _build_node_table(typed: TypedGraph) -> Table:
     """Build a table with a row for each node: its name, part, inputs, arguments and features."""
     from rich.text import Text
 
-    table = build_table(gap=3)
-    table.add_column("node", overflow="fold")
-    table.add_column("gives")
+    table = build_table("node", "gives", gap=3)
     for number, node in enumerate(typed.order):
         if number:
             table.add_row()
@@ -77,7 +141,7 @@ def format_features(features: Features) -> list[str]:
     return lines
 
 
-def build_summary_table(typed: TypedGraph) -> Table:
+def _build_summary_table(typed: TypedGraph) -> Table:
     """Build a table of the inputs of a graph, the image sizes that it takes, and its outputs."""
     from rich.table import Table
 
@@ -99,20 +163,21 @@ def build_summary_table(typed: TypedGraph) -> Table:
     return table
 
 
-def build_weights_table(model: Model) -> Table:
-    """Build a table of parameters, trainable parameters and memory of each node, with a footer for their sums.
+def _build_weights_table(model: Model) -> Table:
+    """Build a table of parameters, trainable parameters and memory of each node, and of all of them.
 
     A node that shares the module of another has counts of 0.
     """
     counts = [_count_weights(model, node) for node in model.typed.order]
-    table = build_table(footer_style="bold", show_footer=True)
-    table.add_column("node", "total", style="cyan", overflow="fold")
-    table.add_column("part", overflow="fold")
-    footers = _format_counts(*map(sum, zip(*counts, strict=True)))
-    for heading, footer in zip(("parameters", "trainable", "memory"), footers, strict=True):
-        table.add_column(heading, footer, justify="right", no_wrap=True)
-    for node, numbers in zip(model.typed.order, counts, strict=True):
-        table.add_row(node.name, format_part(node.part)[0], *_format_counts(*numbers))
+    names = [(node.name, format_part(node.part)[0]) for node in model.typed.order]
+    table = build_table("node", "part", "parameters", "trainable", "memory")
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = "right", True
+    total = tuple(map(sum, zip(*counts, strict=True)))
+    for name, (parameters, trainable, size) in zip([*names, ("total", "")], [*counts, total], strict=True):
+        table.add_row(*name, f"{parameters:,}", f"{trainable:,}", f"{size / 1e6:.1f} MB")
+    table.rows[-2].end_section = True
+    table.rows[-1].style = "bold"
     return table
 
 
@@ -129,11 +194,7 @@ def _count_weights(model: Model, node: Node) -> tuple[int, int, int]:
     )
 
 
-def _format_counts(parameters: int, trainable: int, size: int) -> tuple[str, str, str]:
-    return f"{parameters:,}", f"{trainable:,}", f"{size / 1e6:.1f} MB"
-
-
-def summarize_weights(model: Model, seed: int, *, pretrained: bool) -> str:
+def _describe_weights(model: Model, seed: int, *, pretrained: bool) -> str:
     """Return a line on where the weights of a built model come from, and one for each weights file that was read."""
     loaded = model.loaded_weights
     unreported = ", ".join(
@@ -144,14 +205,16 @@ def summarize_weights(model: Model, seed: int, *, pretrained: bool) -> str:
     nodes = f"pretrained in {', '.join(loaded)}; " if loaded else ""
     # A part of another package may not report the weights that it loads.
     unknown = f"; {unreported} is pretrained, and does not report what it loaded" if unreported else ""
-    line = f"weights: {nodes}random{' elsewhere' if loaded else ''}, seed {seed}{unknown}"
-    return "\n".join([line, *(_summarize_weight_file(name, found) for name, found in loaded.items() if found.file)])
+    lines = [f"weights: {nodes}random{' elsewhere' if loaded else ''}, seed {seed}{unknown}"]
+    for name, found in loaded.items():
+        if found.file:
+            prefix = f", prefix {make_printable(found.prefix)}" if found.prefix else ""
+            lines.append(f"{name}: {make_printable(found.file)}{prefix}{_format_unused(found.unused)}")
+    return "\n".join(lines)
 
 
-def _summarize_weight_file(name: str, weights: LoadedWeights) -> str:
+def _format_unused(names: Sequence[str]) -> str:
     from composer.tensors.matching import list_names
 
-    prefix = f", prefix {make_printable(weights.prefix)}" if weights.prefix else ""
-    names = make_printable(list_names(weights.unused))
-    aside = f"; {format_count(len(weights.unused), 'tensor')} left aside: {names}" if weights.unused else ""
-    return f"{name}: {make_printable(weights.file or '')}{prefix}{aside}"
+    count = format_count(len(names), "tensor")
+    return f"; {count} left aside: {make_printable(list_names(names))}" if names else ""

@@ -1,15 +1,13 @@
-"""Print to the terminal, read specs, write output files, and stop cleanly."""
+"""Print to the terminal, read specs, write output files, and handle Ctrl-C."""
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composer import files
 from composer.errors import make_printable
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from composer.graph import Graph
-
-MIN_TABLE_WIDTH = 40
-"""Columns of a table on a terminal that reports fewer."""
 
 
 class UsageError(Exception):
@@ -41,24 +36,22 @@ def log(text: str) -> None:
     sys.stderr.flush()
 
 
-def build_table(*headings: str, gap: int = 2, **options: Any) -> Table:
-    """Build an empty table with a line under its headings; `options` are those of rich."""
+def build_table(*headings: str, gap: int = 2) -> Table:
+    """Build an empty table with a line under its headings. Its cells are folded rather than cut."""
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    options |= {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "header_style": "bold"}
-    return Table(*headings, padding=(0, gap, 0, 0), **options)
+    columns = [Column(heading, overflow="fold") for heading in headings]
+    return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
 
 
 def render(*parts: RenderableType) -> str:
     """Render tables and text with rich: as wide as the terminal, with colours only where stdout is a terminal."""
     from rich.console import Console
 
-    width = max(Console().width, MIN_TABLE_WIDTH)
-    console = Console(markup=False, highlight=False, emoji=False, width=width)
+    console = Console(markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
-        for part in parts:
-            console.print(part)
+        console.print(*parts, sep="\n")
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
@@ -73,31 +66,13 @@ def read_spec(file: str) -> Graph:
     return read(file)
 
 
-def read_spec_text(file: str) -> str:
-    """Read the text of a spec; a pipe is read once. Raises as `read_spec` does."""
-    from composer.spec import yaml as characters
-    from composer.spec.reader import is_weights_file
-
-    check_readable(file)
-    if is_weights_file(file):
-        raise UsageError(f"{file}: this is a weights file; give the YAML spec.")
-    return characters.read_text(file)
-
-
-def check_file(file: str) -> None:
-    """Raise UsageError for a file that cannot be read, and for pipes and devices, which may never end."""
-    check_readable(file)
-    if not Path(file).is_file():
-        raise UsageError(f"{file}: this is a pipe or a device; name a file.")
-
-
 def check_readable(file: str) -> None:
     """Raise UsageError for a file that cannot be opened. Pipes are not opened: they can be read only once."""
     if not file:
         raise UsageError("'' names no file; check the path.")
     path = Path(file)
     try:
-        if path.is_file() or path.is_dir() or not path.exists():
+        if not path.is_fifo():
             path.open("rb").close()
     except FileNotFoundError:
         raise UsageError(f"{file}: there is no such file; check the path.") from None
@@ -105,6 +80,13 @@ def check_readable(file: str) -> None:
         raise UsageError(f"{file}: this is a folder; name a file in it.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: cannot be read ({getattr(error, 'strerror', error)}).") from error
+
+
+def check_file(file: str) -> None:
+    """Raise UsageError for a file that cannot be read, and for pipes and devices, which may never end."""
+    check_readable(file)
+    if not Path(file).is_file():
+        raise UsageError(f"{file}: this is a pipe or a device; name a file.")
 
 
 def check_writable(file: str, suffixes: Collection[str], inputs: Iterable[tuple[str, str]] = ()) -> Path:
@@ -147,67 +129,26 @@ def write_text(text: str, file: str | None, path: Path | None) -> None:
 
 
 @contextmanager
-def guard_from_interrupts() -> Iterator[None]:
+def delay_interrupts() -> Iterator[None]:
     """Delay Ctrl-C to the end of the block, because torch crashes when its import is interrupted."""
     received: list[int] = []
-    before = _set_handler(lambda number, _: received.append(number))
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
     if received:
         raise KeyboardInterrupt
 
 
-@contextmanager
-def mask_interrupts() -> Iterator[None]:
-    """Delay Ctrl-C to the end of the block, and keep it from processes that multiprocessing starts within.
-
-    Has no effect on Windows.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    from multiprocessing.resource_tracker import ensure_running
-
-    ensure_running()  # starting it later would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def drop_interrupts() -> None:
-    """Ignore Ctrl-C from here on."""
-    _set_handler(signal.SIG_IGN)
-
-
-def _set_handler(handler: Any) -> Any:
-    """Set the handler of SIGINT and return the one before; outside the main thread, do nothing and return None."""
-    is_main = threading.current_thread() is threading.main_thread()
-    return signal.signal(signal.SIGINT, handler) if is_main else None
-
-
 def limit_memory() -> None:
     """Limit this process to the free memory, so that it raises MemoryError before the OOM killer acts. Linux only."""
-    free, used = get_free_memory(), _read_data_size()
-    if sys.platform != "linux" or free is None or used is None:
+    free = get_free_memory()
+    if sys.platform != "linux" or free is None:
         return
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = used + free if hard == resource.RLIM_INFINITY else min(used + free, hard)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-def _read_data_size() -> int | None:
-    """Return the bytes that already count against RLIMIT_DATA."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return None
-    match = re.search(r"^VmData:\s+(\d+) kB", status, re.MULTILINE)
-    return 1024 * int(match[1]) if match else None
+    with suppress(ValueError, OSError):  # there is no /proc, or the limit of the system is lower
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + free, hard))
