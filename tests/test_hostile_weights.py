@@ -247,7 +247,7 @@ BOMBS = {
 def test_a_bomb_is_not_unpacked(tmp_path, archive, bomb, said, door, monkeypatch):
     file = tmp_path / "model.pth"
     bomb(archive, file)
-    monkeypatch.setattr("composer.tensors.pickles._Archive.read_record", lambda *_: pytest.fail("it was unpacked"))
+    monkeypatch.setattr("composer.tensors.files._Archive.read_record", lambda *_: pytest.fail("it was unpacked"))
     assert told(door, file) == said
 
 

@@ -9,13 +9,14 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import composer
-from composer.checkpoints import Mismatch, load_weights
 from composer.errors import SpecError
 from composer.graph import Graph, Node, Shared
 from composer.layouts import Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder
 from composer.parts.heads import SegmentationHead
 from composer.parts.necks import AddBottleneckLayer, ConcatFeatures
+from composer.tensors.matching import Mismatch
+from composer.weights import load_weights
 from tests.checkpoints import GRAPH, RESNET, as_terratorch_says, lightning, state_of, trained, unlike
 
 

@@ -15,8 +15,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from composer.tensors import UnreadableError
-from composer.tensors.files import read_tensor_file
+from composer.tensors.files import UnreadableError, read_tensor_file
 from tests.bounded import bounded
 
 
@@ -188,7 +187,7 @@ def test_too_little_memory_is_no_damage(read, monkeypatch):
     def build(*_):
         raise MemoryError
 
-    monkeypatch.setattr("composer.tensors.pickles._build_object", build)
+    monkeypatch.setattr("composer.tensors.files._create_object", build)
     with pytest.raises(MemoryError):
         read(WHOLE)
 
@@ -250,7 +249,7 @@ ENDLESS = {
 READ = """
 import json, os, resource, sys
 from pathlib import Path
-from composer.tensors import UnreadableError
+from composer.tensors.files import UnreadableError
 from composer.tensors.files import read_tensor_file
 
 def read(file):

@@ -7,7 +7,6 @@ import pytest
 from torch import nn
 
 import composer
-from composer.checkpoints import Report
 from composer.cli.images import read_raster
 from composer.cli.inputs import describe_missing_pixels
 from composer.cli.matrix import format_summary
@@ -15,6 +14,7 @@ from composer.cli.pictures import ClassMap
 from composer.cli.terminal import UsageError
 from composer.compatibility import PairResult
 from composer.layouts import Feature, describe_features, format_count
+from composer.tensors.matching import Report
 
 SENTENCES = {
     "one channel": ([Feature(channels=1, stride=2)], 'map "b c h w" (1 channel, stride 2)'),

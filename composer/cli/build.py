@@ -41,9 +41,8 @@ def build_model(
     """
     with guard_from_interrupts():
         from composer.building import build
-        from composer.checkpoints import load_weights
         from composer.tensors.matching import list_names
-        from composer.weights import load
+        from composer.weights import load, load_weights
 
     no_limits = max_parameters is None and max_memory is None
     limits = None if no_limits else Limits(parameters=max_parameters, bytes=max_memory)
