@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from composer.building import build
 from composer.errors import Place, Problem, SpecError
 from composer.files import resolve_target, write_atomically
-from composer.inference import Describe
+from composer.inference import Describe, infer
 from composer.layouts import format_count
 from composer.limits import Limits
 from composer.model import Model, summarize_state
@@ -150,9 +150,10 @@ def load(
         fix = "build the model, then composer.load_weights"
         raise _build_error(file, "holds no spec, so it was not written by composer.save", fix)
     graph = reads(text, name=f"{os.fspath(file)}: spec", parts=parts)
+    typed = infer(graph, describe)
     # Pretrained weights and random ones would be overwritten.
     with _SkipRandomWeights():
-        model = build(graph, pretrained=False, describe=describe, limits=limits)
+        model = build(typed, pretrained=False, limits=limits)
     # All of a model may be of half precision, or only its head.
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and name in saved.tensors and saved.tensors[name].dtype in _PRECISIONS:
