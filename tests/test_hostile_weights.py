@@ -286,7 +286,7 @@ NO_TENSORS = "holds no tensors by name"
 NOT_VALID = "is damaged (a is not a valid tensor)"
 DEEP = b")q\0" + b"".join(b"h%ch%c\x86q%c" % (level, level, level + 1) for level in range(60))
 """A tuple of twice a tuple of twice a tuple: small in memory, and whoever hashes or prints it never ends."""
-LONG_NAME = b"X" + (2**23).to_bytes(4, "little") + b"a" * 2**23
+LONG_NAME = b"X" + (2**22).to_bytes(4, "little") + b"a" * 2**22
 ONE_HASH = b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(50_000))
 REBUILD = b"\x80\x02" + DEEP + b"}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n(("
 OVER = b"X\7\0\0\0storagectorch\nFloatStorage\n"
@@ -343,8 +343,16 @@ ENDLESS = {
         "holds more than 750,000 values by name",
     ),
     "marks": (b"\x80\x02" + b"(" * 2**20 + b".", DAMAGED),
+    "tensors": (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\0"
+        + TENSOR[TENSOR.index(b"((") : -1]
+        + b"q\1"
+        + b"h\0h\1R" * 2**18
+        + b".",
+        "has a pickle of more than 200,000 objects",
+    ),
     "depth": (b"\x80\x02)" + b"\x85" * 50_000 + b".", NO_TENSORS),
-    "many bytes": (b"\x80\x02" + b"N0" * 2**23 + b"N.", "has a pickle of more than 16,777,216 bytes"),
+    "many bytes": (b"\x80\x02" + b"N0" * 2**22 + b"N.", "has a pickle of more than 8,388,608 bytes"),
 }
 READ = """
 import json, os, resource, sys

@@ -22,7 +22,8 @@ from torch import Tensor
 MAX_HEADER_BYTES = 2**24  # a safetensors header has about 150 for each tensor
 MAX_INDEX_BYTES = 2**24  # a list of shards has about 100 for each tensor
 MAX_DIRECTORY_BYTES = 2**22  # the records of an archive have about 60 each
-MAX_PICKLE_BYTES = 2**24  # a pickle has about 250 for each tensor, and takes 100 times its size while it is read
+MAX_PICKLE_BYTES = 2**23  # a pickle has about 250 for each tensor, and takes up to 100 times its size while it is read
+MAX_OBJECTS = 200_000  # a pickle creates two or three for each tensor
 MAX_NAMES = 750_000
 MAX_NAME_LENGTH = 1000
 MAX_SIZE_RATIO = 4
@@ -325,6 +326,7 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, pickled: memoryview, archive: _Archive) -> None:
         super().__init__(io.BytesIO(pickled), encoding="utf-8", errors="backslashreplace")
         self._archive = archive
+        self._objects = 0
 
     def find_class(self, module: str, name: str) -> str:  # noqa: ARG002
         return name
@@ -347,6 +349,9 @@ class _Unpickler(pickle._Unpickler):
                 entries[key.encode("utf-8", "backslashreplace").decode() if usable else None] = value
 
     def load_reduce(self) -> None:
+        self._objects += 1
+        if self._objects > MAX_OBJECTS:
+            raise UnreadableError(f"has a pickle of more than {MAX_OBJECTS:,} objects", _SAVE_STATE_DICT_HINT)
         arguments, function = self.stack.pop(), self.stack.pop()
         self.append(_create_object(function, arguments, self._archive))
 
