@@ -49,7 +49,7 @@ def save(model: nn.Module, file: str | PathLike[str], *, parts: Mapping[str, typ
     target = resolve_target(file)
     spec = write(built.graph, parts=parts)
     state = _get_model_state(built)
-    _raise_faults(file, "written", {name: _find_save_fault(value) for name, value in state.items()})
+    _raise_faults(file, "written", {name: _find_fault(value, saved=True) for name, value in state.items()})
     current, expected = summarize_state(state), built.built_state
     changed = [name for name in current if name not in expected]
     changed += [name for name in expected if current.get(name) != expected[name]]
@@ -78,37 +78,27 @@ _UNDO_HINTS = {
 """How to undo common changes to a model, by a part of the names that its tensors then have."""
 
 _Fault = tuple[str, str]
-"""Why a tensor of a model cannot be saved or loaded, and the next step."""
+"""Why a tensor of a model cannot be saved or set, and the next step."""
 
 
-def _find_fault(value: Any) -> _Fault | None:
-    """Return why a value of a state dict has no numbers that can be read or set, or None where it has some."""
+def _find_fault(value: Any, *, saved: bool) -> _Fault | None:
+    """Return why a value of a state dict cannot be saved, or else set, or None where it can."""
     if not isinstance(value, Tensor):
         return "extra state, not a tensor", "let the module keep that state as a tensor: register_buffer"
-    if value.is_meta:
-        return "no numbers on the meta device", "build the model on the CPU"
-    return None
-
-
-def _find_save_fault(value: Any) -> _Fault | None:
-    if (fault := _find_fault(value)) is not None:
-        return fault
-    if type(value) is not Tensor:
+    if saved and type(value) is not Tensor:
         name = type(value).__name__
         fix = _GATHER_HINT if name == "DTensor" else "save the model before it is converted, or a copy in plain tensors"
         return f"{name}, not a plain tensor", fix
-    if value.layout is not torch.strided or value.is_quantized:
+    if saved and (value.layout is not torch.strided or value.is_quantized):
         return "sparse or quantised", "convert it first: tensor.to_dense(), or tensor.dequantize()"
-    if value.dtype.is_floating_point and value.dtype not in _PRECISIONS:
+    if value.is_meta:
+        return "no numbers on the meta device", "build the model on the CPU"
+    if saved and value.is_floating_point() and value.dtype not in _PRECISIONS:
         return str(value.dtype).removeprefix("torch."), "cast the model first: model.float()"
-    return None
-
-
-def _find_load_fault(value: Any) -> _Fault | None:
     # What torch itself asks before it writes; here before any other tensor is set.
-    if (fault := _find_fault(value)) is None and torch._debug_has_internal_overlap(value) == 1:
+    if not saved and torch._debug_has_internal_overlap(value) == 1:
         return "several of its numbers in one place", "give that tensor memory of its own: .clone()"
-    return fault
+    return None
 
 
 def _raise_faults(file: str | PathLike[str], action: str, faults: Mapping[str, _Fault | None]) -> None:
@@ -213,7 +203,8 @@ def _set_weights(
     model: Model, opened: TensorFile, file: str | PathLike[str], prefix: str | None, ignore: Sequence[str] = ()
 ) -> Report:
     wanted, tensors = _get_model_state(model), opened.tensors
-    _raise_faults(file, "put into the model", {name: _find_load_fault(value) for name, value in wanted.items()})
+    faults = {name: _find_fault(value, saved=False) for name, value in wanted.items()}
+    _raise_faults(file, "put into the model", faults)
     names = NameMatcher(model.graph, wanted, tensors)
     if prefix is None:
         try:

@@ -190,14 +190,14 @@ def test_a_config_of_any_size_is_not_read(folder):
     assert refused(Transformers(f"{folder}")).got == "ValueError: it has more than 1,048,576 bytes"
 
 
-def pickled(folder, stem="pytorch_model", shards=1):
+def pickled(folder, shards=1):
     """The checkpoint of a folder as torch.save wrote it, in one file or in several with their index."""
     state = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     if shards == 1:
-        torch.save(state, folder / f"{stem}.bin")
+        torch.save(state, folder / "pytorch_model.bin")
         return
-    map_ = {name: f"{stem}-{number % shards}.bin" for number, name in enumerate(state)}
+    map_ = {name: f"part-{number % shards}.bin" for number, name in enumerate(state)}
     for file in set(map_.values()):
         torch.save({name: tensor for name, tensor in state.items() if map_[name] == file}, folder / file)
     write_index(folder, map_, "pytorch_model.bin")
@@ -218,7 +218,6 @@ FORMS = {
     "shards of safetensors": sharded,
     "pickle": pickled,
     "shards of pickles": lambda folder: pickled(folder, shards=3),
-    "shards of other names": lambda folder: pickled(folder, "part", shards=3),
 }
 
 
