@@ -106,6 +106,14 @@ def test_what_does_not_fill_the_network_is_refused(given, said):
     assert str(raised.value) == said
 
 
+def test_too_little_memory_is_no_mismatch():
+    def fail(_):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        match(numbers(3), WANTED, fail)
+
+
 def refuse(state):
     raise RuntimeError("three channels are needed" if "weight" in state else "there is no weight")
 

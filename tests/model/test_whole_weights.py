@@ -230,19 +230,6 @@ def test_no_other_prefix_is_tried_than_the_one_that_was_chosen(published, tmp_pa
     )
 
 
-SPEC = """\
-encoder: {timm/test_resnet: {pretrained: {file: weights.pth, prefix: teacher.backbone}}}
-head: EmbeddingHead
-"""
-
-
-def test_a_prefix_is_read_and_written():
-    graph = composer.reads(SPEC)
-    assert graph.nodes[0].part == Timm(NAME, pretrained=WeightsFile("weights.pth", "teacher.backbone"))
-    assert composer.reads(composer.write(graph)) == graph
-    assert composer.digest(graph) != composer.digest(composer.reads(SPEC.replace("teacher", "student")))
-
-
 TEXTS = {
     "a field that there is not": ("{file: weights.pth, prefx: teacher}", "pretrained has no field 'prefx'."),
     "no prefix": ("{file: weights.pth}", "pretrained needs prefix."),
@@ -475,6 +462,7 @@ INDICES = {
     "a folder above": ('{"weight_map": {"a": "../a.bin"}}', "names '../a.bin', which is not a file beside it"),
     "no map": ("{}", "has no weight_map that names the file of each weight"),
     "no JSON": ("no", "cannot be read (Expecting value: line 1 column 1 (char 0))"),
+    "of any size": (" " * (2**24 + 1), "cannot be read (it has more than 16,777,216 bytes)"),
 }
 
 
@@ -549,6 +537,12 @@ def test_of_two_networks_of_smp_one_is_chosen(of_smp, tmp_path):
     assert "behind each of the prefixes ema, raw" in refused(SmpEncoder(SMP, pretrained=file)).message
     model = built(SmpEncoder(SMP, pretrained={"file": file, "prefix": "raw"}))
     assert unlike(model.encoder, of_smp) == []
+
+
+SPEC = """\
+encoder: {timm/test_resnet: {pretrained: {file: weights.pth, prefix: teacher.backbone}}}
+head: EmbeddingHead
+"""
 
 
 @pytest.fixture

@@ -267,8 +267,6 @@ INDICES = {
     "no weights": ('{"weight_map": {}}', NO_MAP),
     "no text": ('{"weight_map": {"a": 1}}', NO_MAP),
     "a list": ("[]", NO_MAP),
-    "no JSON": ("no", "cannot be read (Expecting value: line 1 column 1 (char 0))"),
-    "of any size": (" " * (2**24 + 1), "cannot be read (it has more than 16,777,216 bytes)"),
 }
 
 
