@@ -283,6 +283,7 @@ def test_too_little_memory_is_no_damage(read, monkeypatch):
 
 DAMAGED = "is damaged, or was not written by torch.save"
 NO_TENSORS = "holds no tensors by name"
+LONG = "has a pickle of more than 1,000,000 steps"
 NOT_VALID = "is damaged (a is not a valid tensor)"
 DEEP = b")q\0" + b"".join(b"h%ch%c\x86q%c" % (level, level, level + 1) for level in range(60))
 """A tuple of twice a tuple of twice a tuple: small in memory, and whoever hashes or prints it never ends."""
@@ -342,17 +343,17 @@ ENDLESS = {
         + b"u.",
         "holds more than 750,000 values by name",
     ),
-    "marks": (b"\x80\x02" + b"(" * 2**20 + b".", DAMAGED),
+    "marks": (b"\x80\x02" + b"(" * 2**20 + b".", LONG),
     "tensors": (
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\0"
         + TENSOR[TENSOR.index(b"((") : -1]
         + b"q\1"
-        + b"h\0h\1R" * 2**18
+        + b"h\0h\1R" * 2**19
         + b".",
-        "has a pickle of more than 200,000 objects",
+        LONG,
     ),
     "depth": (b"\x80\x02)" + b"\x85" * 50_000 + b".", NO_TENSORS),
-    "many bytes": (b"\x80\x02" + b"N0" * 2**22 + b"N.", "has a pickle of more than 8,388,608 bytes"),
+    "many bytes": (b"\x80\x02" + b"N0" * 2**25 + b"N.", "has a pickle of more than 67,108,864 bytes"),
 }
 READ = """
 import json, os, resource, sys

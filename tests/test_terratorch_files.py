@@ -144,7 +144,7 @@ def test_a_file_without_checksums_is_read(file):
 def test_a_long_pickle_is_not_read(file):
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a/data.pkl", bytes(MAX_PICKLE_BYTES + 1))
-    with pytest.raises(UnreadableError, match=r"^has a pickle of more than 8,388,608 bytes$"):
+    with pytest.raises(UnreadableError, match=r"^has a pickle of more than 67,108,864 bytes$"):
         read_tensor_file(file)
 
 
