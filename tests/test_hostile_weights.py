@@ -344,14 +344,6 @@ ENDLESS = {
         "holds more than 750,000 values by name",
     ),
     "marks": (b"\x80\x02" + b"(" * 2**20 + b".", LONG),
-    "tensors": (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\0"
-        + TENSOR[TENSOR.index(b"((") : -1]
-        + b"q\1"
-        + b"h\0h\1R" * 2**19
-        + b".",
-        LONG,
-    ),
     "depth": (b"\x80\x02)" + b"\x85" * 50_000 + b".", NO_TENSORS),
     "many bytes": (b"\x80\x02" + b"N0" * 2**25 + b"N.", "has a pickle of more than 67,108,864 bytes"),
 }
