@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from composer.adapters.terratorch.parts import TerraTorch as TerraTorch
     from composer.adapters.transformers.parts import Transformers as Transformers
     from composer.building import build as build
-    from composer.checkpoints import Report as Report
-    from composer.checkpoints import load_weights as load_weights
     from composer.encoder_info import describe as describe
     from composer.errors import Fix as Fix
     from composer.errors import Place as Place
@@ -47,7 +45,9 @@ if TYPE_CHECKING:
     from composer.spec.writer import digest as digest
     from composer.spec.writer import write as write
     from composer.tensors.matching import LoadedWeights as LoadedWeights
+    from composer.tensors.matching import Report as Report
     from composer.weights import load as load
+    from composer.weights import load_weights as load_weights
     from composer.weights import save as save
 
 __version__ = "0.1.0"
@@ -59,7 +59,6 @@ _NAMES_BY_MODULE = {
     "adapters.transformers.parts": "Transformers",
     "fixes": "autofix",
     "building": "build",
-    "checkpoints": "Report load_weights",
     "encoder_info": "describe",
     "errors": "Fix Place Problem SpecError",
     "graph": "Graph Node Shared chain",
@@ -74,8 +73,8 @@ _NAMES_BY_MODULE = {
     "sizes": "Padding SizeConstraint",
     "spec.reader": "read reads",
     "spec.writer": "digest write",
-    "tensors.matching": "LoadedWeights",
-    "weights": "load save",
+    "tensors.matching": "LoadedWeights Report",
+    "weights": "load load_weights save",
 }
 _MODULE_BY_NAME = {name: home for home, names in _NAMES_BY_MODULE.items() for name in names.split()}
 

@@ -27,7 +27,7 @@ STAGES = (
     ("modules", "resources"),
     ("execution", "model"),
     ("building",),
-    ("checkpoints", "weights"),
+    ("weights",),
     ("adapters",),
     ("compatibility", "terratorch"),
     ("cli", "__main__"),

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint beside those of a network, with a conversion between them."""
+"""The tensors of a checkpoint beside those of a network, behind prefixes, with a conversion between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from composer.tensors.matching import MismatchError, match
+from composer.tensors.matching import MismatchError, count_matches, match
 
 
 class Network(nn.Module):
@@ -106,6 +106,14 @@ def test_what_does_not_fill_the_network_is_refused(given, said):
     assert str(raised.value) == said
 
 
+def test_too_little_memory_is_no_mismatch():
+    def fail(_):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        match(numbers(3), WANTED, fail)
+
+
 def refuse(state):
     raise RuntimeError("three channels are needed" if "weight" in state else "there is no weight")
 
@@ -116,3 +124,23 @@ def test_a_failed_conversion_is_that_of_the_nearest_prefix():
     assert str(raised.value) == (
         "tensors behind the prefix model that cannot be converted: RuntimeError: three channels are needed"
     )
+
+
+NAMES = ("conv.weight", "conv.bias", "layers.0.conv.weight")
+PREFIXES = {
+    "names as they are": (NAMES, {"": 3, "layers.0.": 1}),
+    "one wrapper": ([f"model.{name}" for name in NAMES], {"model.": 3, "model.layers.0.": 1}),
+    "two networks": (
+        [f"{who}.backbone.{name}" for who in ("teacher", "student") for name in NAMES[:2]],
+        {"student.backbone.": 2, "teacher.backbone.": 2},
+    ),
+    "eight dots": ([f"{'a.' * 8}conv.bias"], {"a." * 8: 1}),
+    # Tried at each of its dots, with all that is behind, it would take minutes.
+    "a million dots": ([f"{'a.' * 10**6}conv.bias"], {}),
+    "nothing in common": (["conv.weight.scale", "other"], {}),
+}
+
+
+@pytest.mark.parametrize(("given", "counts"), PREFIXES.values(), ids=PREFIXES)
+def test_matches_are_counted_behind_each_prefix(given, counts):
+    assert list(count_matches(given, NAMES).items()) == list(counts.items())

@@ -7,13 +7,13 @@ import pytest
 from torch import nn
 
 import composer
-from composer.checkpoints import Report
 from composer.cli.images import describe_missing_pixels, read_raster
 from composer.cli.matrix import format_summary
 from composer.cli.run import Prediction
 from composer.cli.terminal import UsageError
 from composer.compatibility import PairResult
 from composer.layouts import Feature, describe_features, format_count
+from composer.tensors.matching import Report
 
 SENTENCES = {
     "one channel": ([Feature(channels=1, stride=2)], 'map "b c h w" (1 channel, stride 2)'),

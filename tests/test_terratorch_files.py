@@ -12,11 +12,9 @@ from attrs import frozen
 from torch import nn
 
 import composer
-from composer.checkpoints import load_weights
 from composer.errors import SpecError
-from composer.tensors import UnreadableError
-from composer.tensors.files import read_tensor_file
-from composer.tensors.pickles import MAX_PICKLE_BYTES
+from composer.tensors.files import MAX_PICKLE_BYTES, UnreadableError, read_tensor_file
+from composer.weights import load_weights
 from tests.checkpoints import GRAPH, lightning, state_of, trained, unlike
 
 

@@ -7,7 +7,6 @@ import timm
 import torch
 
 import composer
-from composer.checkpoints import load_weights, match_names
 from composer.errors import SpecError
 from composer.layouts import Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, UNetDecoder, UperNetDecoder
@@ -15,7 +14,9 @@ from composer.parts.encoders import Timm
 from composer.parts.heads import RegressionHead, SegmentationHead
 from composer.parts.necks import AddBottleneckLayer, LearnedInterpolateToPyramidal, ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
+from composer.tensors.matching import match_names
 from composer.terratorch.translation import UNUSED_ATTENTION, list_tensor_names
+from composer.weights import load_weights
 from tests.checkpoints import GRAPH, as_terratorch_says, lightning, state_of, trained, unlike
 
 

@@ -63,21 +63,16 @@ class SplitQKV(nn.Module):
 
     def __init__(self, joint: nn.Linear) -> None:
         super().__init__()
-        weights = joint.weight.detach().chunk(3)
-        biases: tuple[Tensor | None, ...] = (None,) * 3 if joint.bias is None else joint.bias.detach().chunk(3)
-        self.q_linear, self.k_linear, self.v_linear = (
-            _create_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
-        )
+        self.q_linear, self.k_linear, self.v_linear = (_create_third(joint, index) for index in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return queries, keys and values, one after the other: `(…, c)` to `(…, 3 c)`."""
         return torch.cat([self.q_linear(x), self.k_linear(x), self.v_linear(x)], dim=-1)
 
 
-def _create_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def _create_third(joint: nn.Linear, index: int) -> nn.Linear:
     with torch.device("meta"):
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    layer.weight = nn.Parameter(weight.clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.clone())
+        layer = nn.Linear(joint.in_features, joint.in_features, bias=joint.bias is not None)
+    for name, parameter in joint.named_parameters():
+        setattr(layer, name, nn.Parameter(parameter.detach().chunk(3)[index].clone()))
     return layer

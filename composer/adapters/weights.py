@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,25 +13,15 @@ from torch import Tensor, nn
 
 from composer.parts.encoders import Pretrained, get_weights_file
 from composer.parts.rules import Rejection
-from composer.tensors import UnreadableError
-from composer.tensors.files import SHARD_INDEX_SUFFIX, read_tensor_file
+from composer.tensors.files import UnreadableError, read_tensor_file
+from composer.tensors.files import read_limited_text as read_limited_text
 from composer.tensors.matching import MismatchError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """The files in which weights are looked for where a network does not name its own."""
 
-STATE_DICT_KEYS = (
-    "state_dict_ema",
-    "model_ema",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "model_state",
-    "module",
-)
+STATE_DICT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "model_state", "module")
 """The keys under which a file may hold the state dict: averaged weights first, as in timm."""
-
-MAX_INDEX_BYTES = 2**24  # about 100 for each weight
 
 
 def check_reachable(repository: str, file: str | None = None, timeout: float = 10) -> None:
@@ -75,58 +64,14 @@ def record_loaded_state(network: nn.Module) -> Iterator[list[dict[str, Tensor]]]
 
 
 def read_file_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file by name; of an index of shards, those of all its shards.
+    """Read the tensors of a file by name; of a list of shards, those of all its shards. Raises ValueError.
 
     Libraries do not read a file themselves: torch's own reader can be kept busy forever by a few hundred bytes.
-    Raises FileNotFoundError where there is no file, and ValueError where it cannot be read or holds something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError("there is no such file")
-    if path.name.endswith(SHARD_INDEX_SUFFIX):
-        return read_shards(path)
-    return read_one_file(path, "the file")
-
-
-def read_shards(index: Path) -> dict[str, Tensor]:
-    """Read the tensors of all shards that an index names. Raises as `read_file_weights` does."""
-    shards = [index.with_name(name) for name in _read_shard_names(index)]
-    for shard in shards:
-        if not shard.exists():
-            raise FileNotFoundError(f"{index.name} names {shard.name}, which is not in {index.parent}")
-    return {name: tensor for shard in shards for name, tensor in read_one_file(shard, shard.name).items()}
-
-
-def read_one_file(path: Path, called: str) -> dict[str, Tensor]:
-    """Read the tensors of one file, which an error names as it is `called`. Raises ValueError."""
     try:
         return read_tensor_file(path, STATE_DICT_KEYS)
     except UnreadableError as error:
-        raise ValueError(f"{called} {error}") from error
-
-
-def _read_shard_names(index: Path) -> list[str]:
-    """Return the names of the files beside an index that it lists, in transformers' order."""
-    try:
-        content = json.loads(read_limited_text(index, MAX_INDEX_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{index.name} cannot be read ({error})") from error
-    weights = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not weights or not all(isinstance(name, str) for name in weights.values()):
-        raise ValueError(f"{index.name} has no weight_map that names the file of each weight")
-    names = sorted(set(weights.values()))
-    for name in names:
-        if name in {"", ".", ".."} or "/" in name or "\\" in name:
-            raise ValueError(f"{index.name} names {name!r}, which is not a file beside it")
-    return names
-
-
-def read_limited_text(file: Path, most: int) -> str:
-    """Return the text of a file. Raises OSError for a pipe, and ValueError for more than `most` bytes."""
-    if file.exists() and not file.is_file():
-        raise OSError("it is not a file")
-    if file.is_file() and file.stat().st_size > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return file.read_text(encoding="utf-8")
+        raise ValueError(f"{path.name} {error}") from error
 
 
 def reject_weights(expected: str, error: Exception, fix: str, source: Pretrained) -> Rejection:

@@ -80,8 +80,7 @@ def build_model(
     """
     with delay_interrupts():
         from composer.building import build
-        from composer.checkpoints import load_weights
-        from composer.weights import load
+        from composer.weights import load, load_weights
 
     limits = Limits(parameters=max_parameters, bytes=max_memory)
     checked = None if limits == Limits() else limits

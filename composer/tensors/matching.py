@@ -1,17 +1,22 @@
-"""Match the tensors of a file with those of a network."""
+"""Match the tensors of a file with those of a network or a model."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import islice, pairwise
 
 import torch
-from attrs import evolve, field, frozen
+from attrs import frozen
 from torch import Tensor, nn
+
+from composer.graph import Graph
+from composer.layouts import format_count
 
 MAX_LISTED_NAMES = 5
 MAX_PREFIX_DEPTH = 8  # dots in a prefix
+MAX_LISTED_PREFIXES = 4
 MAX_PREFIXES = 16  # prefixes that are tried; more than two or three with a whole network are rare
 
 TensorState = Mapping[str, Tensor]
@@ -102,34 +107,25 @@ def match(
     Raises MismatchError where no prefix fills the network, and where several do with different tensors.
     """
     needed = [name for name, tensor in wanted.items() if not (_is_computed(tensor) or optional(name))]
-    random_state = torch.get_rng_state()
-
-    def try_prefix(prefix: str) -> _Attempt:
-        # A conversion may draw random numbers; equal tensors must stay equal.
-        torch.set_rng_state(random_state)
-        return _try_prefix(tensors, wanted, needed, convert, prefix)
-
     prefixes = _find_prefixes(tensors, needed)
     if prefix is not None:
-        return _require_match(try_prefix(f"{prefix}."), tensors, prefixes)
-    plain = try_prefix("")
-    if plain.match is not None and (all(name in tensors for name in needed) or _is_nested(prefixes)):
-        return plain.match
-    others = [try_prefix(other) for other in prefixes]
-    complete = _drop_equal([attempt.match for attempt in others if attempt.match is not None])
-    # A conversion may strip a prefix too, and select the first of two networks.
-    if plain.match is not None and not any(_is_same_state(plain.match, other) for other in complete):
-        return plain.match
-    if len(complete) == 1:
-        return complete[0]
-    if complete:
-        listed = ", ".join(other.prefix[:-1] for other in complete)
-        raise MismatchError(
-            f"a whole network behind each of the prefixes {listed}",
-            f"choose one: pretrained: {{file: FILE, prefix: {complete[0].prefix[:-1]}}}",
-        )
-    nearest = max([plain, *others], key=lambda attempt: attempt.fitting)
-    raise MismatchError(nearest.describe(), fitting=nearest.fitting)
+        _require_prefix(f"{prefix}.", tensors, prefixes)
+        return _match_behind(f"{prefix}.", tensors, wanted, needed, convert)
+    random_state = torch.get_rng_state()
+    found: list[Match] = []
+    failed: list[MismatchError] = []
+    for tried in ("", *prefixes):
+        # A conversion may draw random numbers; equal tensors must stay equal.
+        torch.set_rng_state(random_state)
+        try:
+            found.append(_match_behind(tried, tensors, wanted, needed, convert, ", the nearest"))
+        except MismatchError as error:
+            failed.append(error)
+        if not tried and found and (all(name in tensors for name in needed) or _is_nested(prefixes)):
+            return found[0]
+    if not found:
+        raise max(failed, key=lambda error: error.fitting)
+    return _choose_match(found)
 
 
 def _is_computed(tensor: Tensor) -> bool:
@@ -137,33 +133,12 @@ def _is_computed(tensor: Tensor) -> bool:
     return not isinstance(tensor, nn.Parameter) and not (tensor.is_floating_point() or tensor.is_complex())
 
 
-@frozen
-class _Attempt:
-    """The result of trying a prefix: a match, or everything that is wrong."""
-
-    prefix: str
-    match: Match | None = None
-    fitting: int = 0
-    needed: int = 0
-    missing: Sequence[str] = ()
-    mismatched: Sequence[str] = ()
-    unused: Sequence[str] = ()
-    error: str | None = field(default=None, kw_only=True)
-
-    def describe(self, nearest: str = ", the nearest") -> str:
-        """Describe what does not fit, with names of both sides."""
-        behind = f" behind the prefix {self.prefix[:-1]}" if self.prefix else ""
-        if self.error is not None:
-            return f"tensors{behind} that cannot be converted: {self.error}"
-        counted = f"{self.fitting} of the {self.needed} tensors that the network needs{behind}{behind and nearest}"
-        groups = (("missing", self.missing), ("of another shape", self.mismatched), ("not used", self.unused))
-        return "; ".join([counted, *(f"{what}: {list_names(names)}" for what, names in groups if names)])
-
-
-def _try_prefix(
-    tensors: TensorState, wanted: TensorState, needed: Sequence[str], convert: Convert, prefix: str
-) -> _Attempt:
+def _match_behind(
+    prefix: str, tensors: TensorState, wanted: TensorState, needed: Sequence[str], convert: Convert, nearest: str = ""
+) -> Match:
+    """Return the converted tensors behind a prefix. Raises MismatchError, with names of both sides, for unfit ones."""
     behind = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    place = f" behind the prefix {prefix[:-1]}" if prefix else ""
     try:
         # A library may look elsewhere for weights where there are none.
         converted = convert(dict(behind)) if behind else {}
@@ -172,26 +147,27 @@ def _try_prefix(
     except Exception as error:  # whatever a conversion raises for unknown tensors
         words = " ".join(str(error).split())
         fitting = sum(name in behind and _is_compatible(behind[name], wanted[name]) for name in needed)
-        return _Attempt(prefix, fitting=fitting, error=f"{type(error).__name__}{f': {words}' if words else ''}")
-    missing = [name for name in needed if name not in converted]
-    pairs = {name: (converted[name], tensor) for name, tensor in wanted.items() if name in converted}
-    compatible = [name for name, pair in pairs.items() if _is_compatible(*pair)]
-    mismatched = [
-        f"{name} {_describe_tensor(found)} instead of {_describe_tensor(tensor)}"
-        for name, (found, tensor) in pairs.items()
-        if not _is_compatible(found, tensor)
-    ]
+        reason = f"{type(error).__name__}{f': {words}' if words else ''}"
+        raise MismatchError(f"tensors{place} that cannot be converted: {reason}", fitting=fitting) from error
     # Where a conversion renamed tensors, those that it dropped cannot be told from those that it joined with others.
     rest = behind if converted.keys() <= behind.keys() else converted
     unused = [name for name in tensors if not name.startswith(prefix)]
-    unused += [f"{prefix}{name}" for name in rest if name not in pairs]
+    unused += [f"{prefix}{name}" for name in rest if not (name in wanted and name in converted)]
     # Counters last, so that a message lists names of weights.
     unused.sort(key=lambda name: name.endswith("num_batches_tracked"))
-    fitting = len(frozenset(needed).intersection(compatible))
-    attempt = _Attempt(prefix, None, fitting, len(needed), missing, mismatched, tuple(unused))
+    missing = [name for name in needed if name not in converted]
+    mismatched = {
+        name: f"{name} {_describe_tensor(converted[name])} instead of {_describe_tensor(tensor)}"
+        for name, tensor in wanted.items()
+        if name in converted and not _is_compatible(converted[name], tensor)
+    }
     if missing or mismatched:
-        return attempt
-    return evolve(attempt, match=Match(prefix, {name: converted[name] for name in compatible}, tuple(unused)))
+        fitting = len([name for name in needed if name in converted and name not in mismatched])
+        counted = f"{fitting} of the {len(needed)} tensors that the network needs{place}{place and nearest}"
+        groups = (("missing", missing), ("of another shape", [*mismatched.values()]), ("not used", unused))
+        listed = (f"; {what}: {list_names(names)}" for what, names in groups if names)
+        raise MismatchError(f"{counted}{''.join(listed)}", fitting=fitting)
+    return Match(prefix, {name: converted[name] for name in wanted if name in converted}, tuple(unused))
 
 
 def _is_compatible(found: Tensor, wanted: Tensor) -> bool:
@@ -206,13 +182,38 @@ def _describe_tensor(tensor: Tensor) -> str:
     return f"{list(tensor.shape)}{'' if tensor.is_floating_point() else f' of {_get_number_kind(tensor)}s'}"
 
 
-def _require_match(attempt: _Attempt, tensors: TensorState, prefixes: Sequence[str]) -> Match:
-    if attempt.match is not None:
-        return attempt.match
-    if not any(name.startswith(attempt.prefix) for name in tensors):
+def _choose_match(found: Sequence[Match]) -> Match:
+    """Return the plain names, or the only match behind a prefix. Raises MismatchError for several different ones."""
+    different: list[Match] = []
+    for candidate in found:
+        # A conversion may strip a prefix too, and select the first of two networks.
+        if candidate.prefix and not any(_is_same_state(candidate, other) for other in different):
+            different.append(candidate)
+    plain = found[0]
+    if not plain.prefix and not any(_is_same_state(plain, other) for other in different):
+        return plain
+    if len(different) == 1:
+        return different[0]
+    listed = ", ".join(other.prefix[:-1] for other in different)
+    raise MismatchError(
+        f"a whole network behind each of the prefixes {listed}",
+        f"choose one: pretrained: {{file: FILE, prefix: {different[0].prefix[:-1]}}}",
+    )
+
+
+def _is_same_state(match: Match, other: Match) -> bool:
+    """Return whether all tensors are equal, and of one precision, as torch.equal requires."""
+    return match.tensors.keys() == other.tensors.keys() and all(
+        tensor.dtype == other.tensors[name].dtype and torch.equal(tensor, other.tensors[name])
+        for name, tensor in match.tensors.items()
+    )
+
+
+def _require_prefix(prefix: str, names: Collection[str], prefixes: Sequence[str]) -> None:
+    """Raise MismatchError, with the prefixes that there are, where no name begins with the one that was chosen."""
+    if not any(name.startswith(prefix) for name in names):
         listed = f"; prefixes: {list_names([name[:-1] for name in prefixes])}" if prefixes else ""
-        raise MismatchError(f"no name that begins with {attempt.prefix}; names: {list_names(list(tensors))}{listed}")
-    raise MismatchError(attempt.describe(nearest=""), fitting=attempt.fitting)
+        raise MismatchError(f"no name that begins with {prefix}; names: {list_names(list(names))}{listed}")
 
 
 def _find_prefixes(names: Collection[str], needed: Collection[str]) -> list[str]:
@@ -221,9 +222,8 @@ def _find_prefixes(names: Collection[str], needed: Collection[str]) -> list[str]
     A conversion may split tensors, but a file has at least half as many as are needed.
     """
     counts = Counter(prefix for name in names for prefix in _iter_prefixes(name) if prefix)
-    large = [prefix for prefix, count in counts.most_common() if 2 * count >= len(needed)]
-    enough = frozenset(large)
-    likely = [prefix for prefix in count_matches(names, needed) if prefix in enough]
+    large = {prefix: None for prefix, count in counts.most_common() if 2 * count >= len(needed)}
+    likely = [prefix for prefix in count_matches(names, needed) if prefix in large]
     return list(dict.fromkeys([*likely, *large]))[:MAX_PREFIXES]
 
 
@@ -240,18 +240,127 @@ def _is_nested(prefixes: Iterable[str]) -> bool:
     return all(longer.startswith(shorter) for shorter, longer in pairwise(sorted(prefixes, key=len)))
 
 
-def _drop_equal(matches: Sequence[Match]) -> list[Match]:
-    """Return the first of each set of matches with equal tensors: a conversion may strip a prefix too."""
-    different: list[Match] = []
-    for candidate in matches:
-        if not any(_is_same_state(candidate, other) for other in different):
-            different.append(candidate)
-    return different
+@frozen
+class Mismatch:
+    """A tensor whose shape or number type differs between the file and the model, with a description of both."""
+
+    name: str
+    source: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.found} and must be {self.wanted}"
 
 
-def _is_same_state(match: Match, other: Match) -> bool:
-    """Return whether all tensors are equal, and of one precision, as torch.equal requires."""
-    return match.tensors.keys() == other.tensors.keys() and all(
-        tensor.dtype == other.tensors[name].dtype and torch.equal(tensor, other.tensors[name])
-        for name, tensor in match.tensors.items()
-    )
+@frozen(kw_only=True)
+class Report:
+    """The result of loading a checkpoint.
+
+    `matched` are pairs of a name in the model and the name in the file whose numbers it has. `missing` are names of the
+    model that are not in the file, `unexpected` are names of the file that are not in the model, and `mismatched` are
+    in both and do not fit: all three hold only names that `ignore` allows. `set_aside` are names in the file that do
+    not belong to this model, each with the reason.
+    """
+
+    matched: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[Mismatch, ...]
+    set_aside: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        tensors = len(self.matched) + len(self.missing) + len(self.mismatched)
+        were = "was" if 1 in (len(self.matched), tensors) else "were"
+        lines = [f"{len(self.matched)} of {format_count(tensors, 'tensor')} {were} set"]
+        lines += [f"  missing in the file, left as it was: {name}" for name in self.missing]
+        lines += [f"  not fitting, left as it was: {mismatch}" for mismatch in self.mismatched]
+        lines += [f"  unexpected, left in the file: {name}" for name in self.unexpected]
+        lines += [f"  set aside: {name} ({reason})" for name, reason in self.set_aside]
+        return "\n".join(lines)
+
+
+def match_names(candidates: Mapping[str, Sequence[str]], names: Iterable[str]) -> dict[str, str]:
+    """Map each key to the first of its candidates that is in `names`; no name is used twice."""
+    free = set(names)
+    matched: dict[str, str] = {}
+    # By rank, so that an exact name of one key wins over an alternative of another.
+    for rank in range(max(map(len, candidates.values()), default=0)):
+        for key, options in candidates.items():
+            if key not in matched and rank < len(options) and options[rank] in free:
+                matched[key] = options[rank]
+                free.remove(options[rank])
+    return {key: matched[key] for key in candidates if key in matched}
+
+
+class NameMatcher:
+    """Match the names of a model's tensors, its own and TerraTorch's, with those of a file."""
+
+    def __init__(self, graph: Graph, wanted: Iterable[str], tensors: Iterable[str]) -> None:
+        # Not at the top: the core does not import composer.terratorch, except for these names.
+        from composer.modules.encoders import COMPILED
+        from composer.terratorch.translation import find_ignore_reason, list_tensor_names, normalize_tensor_name
+
+        self.find_ignore_reason = partial(find_ignore_reason, graph)
+        self.candidates = {
+            key: tuple(dict.fromkeys(map(normalize_tensor_name, (key, *list_tensor_names(graph, key)))))
+            for key in wanted
+        }
+        # Of two names that become equal, the first is used.
+        self.sources: dict[str, str] = {}
+        for name in tensors:
+            plain = ".".join(part for part in name.split(".") if part != COMPILED)
+            self.sources.setdefault(normalize_tensor_name(plain), name)
+        self.plain = {source: name for name, source in self.sources.items()}
+
+    def match(self, prefix: str) -> dict[str, str]:
+        """Map each name of the model that the file has behind `prefix` to the name in the file."""
+        behind = {name.removeprefix(prefix): source for name, source in self.sources.items() if name.startswith(prefix)}
+        return {key: behind[name] for key, name in match_names(self.candidates, behind).items()}
+
+    def find_prefix(self) -> str:
+        """Return the prefix of most of the model's names. Raises MismatchError where several fit equally well."""
+        counts = count_matches(self.sources, {name for names in self.candidates.values() for name in names})
+        most = max(counts.values(), default=0)
+        first, *others = [prefix for prefix, count in counts.items() if count == most] or [""]
+        # Two models have tensors of their own. One tensor may fit at several prefixes: `a.b.x`, as `b.x` behind `a.`.
+        used = set(self.match(first).values())
+        separate = (prefix for prefix in others if used.isdisjoint(self.match(prefix).values()))
+        if rivals := list(islice(separate, MAX_LISTED_PREFIXES)):
+            raise MismatchError(
+                f"has {format_count(most, 'tensor')} of this model behind each of several prefixes: "
+                f"{', '.join(map(repr, (first, *rivals)))}",
+                f"choose one: load_weights(model, file, prefix={first!r})",
+            )
+        return first
+
+    def compare(self, prefix: str, wanted: TensorState, tensors: TensorState) -> Report:
+        """Return which tensors of a model and of a file belong together, and which do not."""
+        pairs = self.match(prefix)
+        mismatched = {
+            name: Mismatch(name, source, *kinds)
+            for name, source in pairs.items()
+            if len(set(kinds := _describe_mismatch(tensors[source], wanted[name]))) > 1
+        }
+        used = frozenset(pairs.values())
+        reasons = {name: self._find_reason(prefix, name) for name in tensors if name not in used}
+        return Report(
+            matched=tuple(pair for pair in pairs.items() if pair[0] not in mismatched),
+            missing=tuple(name for name in wanted if name not in pairs),
+            unexpected=tuple(name for name, reason in reasons.items() if reason is None),
+            mismatched=tuple(mismatched.values()),
+            set_aside=tuple((name, reason) for name, reason in reasons.items() if reason is not None),
+        )
+
+    def _find_reason(self, prefix: str, source: str) -> str | None:
+        """Return why a tensor of the file does not belong to the model, or None where it should."""
+        name = self.plain.get(source, source)
+        return self.find_ignore_reason(name.removeprefix(prefix)) if name.startswith(prefix) else f"not behind {prefix}"
+
+
+def _describe_mismatch(source: Tensor, wanted: Tensor) -> tuple[str, str]:
+    """Describe both tensors, equal where they fit: the precision of floating-point numbers does not count."""
+    kinds = [f"{str(tensor.dtype).removeprefix('torch.')} " for tensor in (source, wanted)]
+    if source.is_floating_point() and wanted.is_floating_point():
+        kinds = ["", ""]
+    return f"{kinds[0]}{list(source.shape)}", f"{kinds[1]}{list(wanted.shape)}"

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 import composer
 from composer.adapters.peft import apply_peft
 from composer.adapters.smp.parts import Smp
-from composer.checkpoints import load_weights
 from composer.errors import SpecError
 from composer.layouts import Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, UNetDecoder, UperNetDecoder
@@ -24,6 +23,7 @@ from composer.parts.heads import ClassificationHead, RegressionHead, Segmentatio
 from composer.parts.necks import LearnedInterpolateToPyramidal, PermuteDims, ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
 from composer.terratorch.translation import UNUSED_ATTENTION
+from composer.weights import load_weights
 
 SIDE = 64
 

@@ -268,7 +268,7 @@ def test_a_file_of_code_is_not_run(tmp_path):
 
     torch.save(Evil(), tmp_path / "evil.pt")
     problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=str(tmp_path / "evil.pt")), 6)
-    assert problem.got == "ValueError: the file holds no tensors by name"
+    assert problem.got == "ValueError: evil.pt holds no tensors by name"
     assert not (tmp_path / "written").exists()
 
 

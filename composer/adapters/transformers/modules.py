@@ -21,7 +21,7 @@ from composer.adapters.transformers.configs import (
 )
 from composer.adapters.transformers.configs import list_networks as list_networks
 from composer.adapters.transformers.parts import Transformers
-from composer.adapters.weights import WEIGHT_FILES, check_reachable, read_file_weights, read_one_file, read_shards
+from composer.adapters.weights import WEIGHT_FILES, check_reachable, read_file_weights
 from composer.layouts import MAP, Features, format_count
 from composer.modules.base import module, use_default_device
 from composer.modules.encoders import TransparentWrapper, get_shared_module_state
@@ -38,15 +38,12 @@ def read_folder_weights(folder: Path) -> dict[str, Tensor]:
     """Read the tensors of a folder by name: those of one file, or of the shards that its index names.
 
     As in transformers, a file goes before its index and safetensors before pickles, and no other file counts. Raises
-    FileNotFoundError where there is no such file, or a shard is missing; ValueError for an invalid index, an index
-    that names files outside the folder, and a file that cannot be read.
+    FileNotFoundError where there is no such file, and ValueError for a file that cannot be read.
     """
     for name in WEIGHT_FILES:
-        whole, index = folder / name, folder / f"{name}{SHARD_INDEX_SUFFIX}"
-        if whole.exists():
-            return read_one_file(whole, whole.name)
-        if index.exists():
-            return read_shards(index)
+        for file in (folder / name, folder / f"{name}{SHARD_INDEX_SUFFIX}"):
+            if file.exists():
+                return read_file_weights(file)
     raise FileNotFoundError(f"there is neither {' nor '.join(WEIGHT_FILES)} in {folder}")
 
 
