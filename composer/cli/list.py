@@ -13,8 +13,7 @@ from composer.cli.terminal import UsageError, log, print_text, render
 from composer.encoder_info import LIBRARIES, get_adapter
 from composer.parts import KINDS, PART_REGISTRY, Part
 from composer.parts.registry import UnusableError
-from composer.spec.parts import Field, get_fields
-from composer.spec.schema import OPTIONS
+from composer.spec.schema import OPTIONS, Field, get_fields
 from composer.spec.writer import dump
 
 if TYPE_CHECKING:

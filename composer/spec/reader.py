@@ -15,13 +15,16 @@ from composer.graph_checks import find_structural_problems
 from composer.layouts import Image, parse_height_and_width
 from composer.parts import KINDS, PART_REGISTRY, Part
 from composer.sizes import Padding
-from composer.spec.parts import Parts, T, construct, resolve_part
+from composer.spec.names import Parts, find_class, get_fixed_fields
 from composer.spec.schema import (
     BOOLEAN,
     NAME,
     SIDE_PAIR,
     Diagnostics,
+    T,
     TooManyProblemsError,
+    construct,
+    get_key_name,
     is_misspelling,
     parse_value,
 )
@@ -107,17 +110,17 @@ def parse_spec(text: str, file: str | None, parts: Parts) -> Graph:
     except TooManyProblemsError:
         graph = None
     # A value that YAML already complained about has no meaning, so nothing else is reported at its position.
-    reported = {(problem.place.line, problem.place.column) for problem in problems}
-    found = problems + [p for p in reader.diagnostics.problems if (p.place.line, p.place.column) not in reported]
+    reported = set(map(_get_position, problems))
+    found = problems + [problem for problem in reader.diagnostics.problems if _get_position(problem) not in reported]
     if graph is not None:
         structural = (p for p in find_structural_problems(graph) if reader.is_reliable(p))
         found += truncate_problems(p for p in structural if not (problems and p.code == "unused"))
     if graph is None or found:
-        raise SpecError(truncate_problems(sorted(found, key=_get_sort_key)))
+        raise SpecError(truncate_problems(sorted(found, key=_get_position)))
     return graph
 
 
-def _get_sort_key(problem: Problem) -> tuple[int, int]:
+def _get_position(problem: Problem) -> tuple[int, int]:
     return problem.place.line or 0, problem.place.column or 0
 
 
@@ -284,9 +287,43 @@ class _SpecReader:
         return [name for name in names if name is not None]
 
     def _read_part(self, tree: Tree | None, path: str, kind: str | None) -> Part:
-        """Read a part, or return a bare one of its kind."""
-        part = None if tree is None else resolve_part(tree, path, kind, self.parts, self.diagnostics)
+        """Read `Name` or `{Name: {field: value}}`; a part that is not valid is replaced by a bare one of its kind.
+
+        `kind` is the only kind of part allowed here, or None for any.
+        """
+        part = None
+        if tree is not None:
+            self.diagnostics.record(path, tree)
+            name, fields = self._read_name_and_fields(tree, path)
+            cls = None if name is None else find_class(name, kind, self.parts, path, tree, self.diagnostics)
+            if name is not None and cls is not None:
+                fixed = get_fixed_fields(name, cls)
+                part = construct(cls, name, fields, path, tree, self.diagnostics, fixed)
+                part = part if kind is None or isinstance(part, KINDS[kind]) else None
         return part or (Part if kind is None else KINDS[kind])()
+
+    def _read_name_and_fields(self, tree: Tree, path: str) -> tuple[str | None, MappingNode | None]:
+        """Read the name of a part, None if it is not valid, and the mapping of its fields, None if there are none."""
+        if isinstance(tree, ScalarNode) and isinstance(tree.value, str):
+            return tree.value, None
+        expected, fix, got = "the name of a part, or {Name: {field: value}}", None, None
+        if isinstance(tree, MappingNode) and tree.pairs:
+            key, fields = tree.pairs[0]
+            first = get_key_name(key)
+            if len(tree.pairs) > 1:
+                names = list(tree.by_name)
+                got = f"{len(names)} names: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
+                fix = f"indent the fields under {first}: {{{first}: {{field: value}}}}"
+            elif isinstance(fields, MappingNode):
+                return first, fields
+            elif isinstance(fields, ScalarNode) and fields.value is None:
+                return first, None
+            else:
+                tree, expected = fields, f"the fields of {first} as a mapping"
+        elif isinstance(tree, ScalarNode) and tree.value is None:
+            fix = f"name the part, or leave {path} out"
+        self.diagnostics.report_mismatch(expected, path, tree, fix, got)
+        return None, None
 
     def _read_image(self, tree: Tree | None, path: str) -> Image:
         return self._read_fields(Image, tree, path, "the fields of an image, such as {channels: 3}")

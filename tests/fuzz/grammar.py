@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from composer.graph import Graph, Node, Shared
 from composer.parts import PARTS, Part, Timm
 from composer.parts.base import get_part_name
-from composer.spec.parts import get_fields
+from composer.spec.schema import get_fields
 from composer.spec.writer import as_chain, get_non_default_fields
 from composer.testing.failures import ContractUncheckable
 from composer.testing.strategies import chains, graphs, valid

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from composer.adapters.timm.catalogue import list_networks
 from composer.errors import SpecError
 from composer.parts import PARTS
-from composer.spec.parts import get_fields
 from composer.spec.reader import CHAIN_KEYS, GRAPH_KEYS
+from composer.spec.schema import get_fields
 from composer.spec.yaml import MappingNode, ScalarNode, Tree, parse_document
 from composer.spec.yaml import SequenceNode as Entries
 from tests.fuzz.yaml_styles import Data, generate_yaml_styles
