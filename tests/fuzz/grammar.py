@@ -66,7 +66,7 @@ def texts(draw: st.DrawFn) -> str:
 @st.composite
 def _generate_random_graphs(draw: st.DrawFn) -> Graph:
     """Draw a sequence of parts with valid fields, whether or not they fit together."""
-    kinds = draw(st.lists(st.sampled_from(_DRAWABLE_PARTS), min_size=1, max_size=3))
+    kinds = draw(st.lists(st.sampled_from(DRAWABLE_PARTS), min_size=1, max_size=3))
     parts = [draw(valid(Timm)), *(draw(valid(kind)) for kind in kinds)]
     names = NODE_NAMES[: len(parts)]
     nodes = [Node(name, part, source) for name, part, source in zip(names, parts, ("image", *names), strict=False)]
@@ -83,7 +83,7 @@ def _list_drawable_parts() -> tuple[type[Part], ...]:
     return tuple(found)
 
 
-_DRAWABLE_PARTS = _list_drawable_parts()
+DRAWABLE_PARTS = _list_drawable_parts()
 
 _GRAPH_STRATEGIES = (chains, chains, chains, graphs, graphs, _generate_random_graphs)
 
