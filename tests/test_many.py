@@ -1,11 +1,10 @@
 """Texts that are large within the limits are answered in seconds, and with no more problems than anybody reads."""
 
-import signal
-
 import pytest
 
 import composer
 from composer.errors import MAX_PROBLEMS, SpecError
+from tests.bounded import limit_seconds
 
 NODES = "inputs: {a: {}}\nnodes:\n  e: {part: timm/test_resnet, from: a}\n"
 MORE = f"there are more than {MAX_PROBLEMS} problems; these are the first of them."
@@ -26,22 +25,8 @@ MANY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _few_seconds():
-    """Each of the large texts took minutes once."""
-
-    def stop(*_):
-        raise AssertionError("this takes more than 30 seconds of a core")
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, 30)
-    yield
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    signal.signal(signal.SIGPROF, before)
-
-
 def refusal(text):
-    with pytest.raises(SpecError) as caught:
+    with limit_seconds(30), pytest.raises(SpecError) as caught:  # each of the large texts took minutes once
         composer.infer(composer.reads(text))
     return caught.value
 

