@@ -70,26 +70,21 @@ def nothing_installed(monkeypatch):
     _describe_cached.cache_clear()
 
 
-MISSING = {
-    "specs/smp-segformer.yaml": (
-        "3:10: error[install] encoder: smp/mit_b0 needs segmentation_models_pytorch (got no installation of it).\n"
-        "  fix: pip install 'segmentation-models-pytorch>=0.6'"
-    ),
-    "specs/transformers-swin.yaml": (
-        "4:3: error[install] encoder: transformers/swin needs transformers (got no installation of it).\n"
-        "  fix: pip install 'transformers>=5.23'"
-    ),
-    "specs/prithvi-seasons.yaml": (
-        "4:10: error[install] encoder: terratorch/prithvi_eo_tiny needs terratorch (got no installation of it).\n"
-        "  fix: pip install 'terratorch>=1.2.11,<2'"
-    ),
-}
-
-
-@pytest.mark.parametrize(("file", "said"), MISSING.items(), ids=MISSING)
-def test_where_a_library_is_not_there_a_check_says_what_installs_it(file, said, nothing_installed, capsys):
-    assert main(["check", file]) == 1
-    assert capsys.readouterr().out == f"{file}:{said}\n"
+@pytest.mark.parametrize(
+    ("file", "place", "part", "library", "requirement"),
+    [
+        ("smp-segformer", "3:10", "smp/mit_b0", "segmentation_models_pytorch", "segmentation-models-pytorch>=0.6"),
+        ("transformers-swin", "4:3", "transformers/swin", "transformers", "transformers>=5.23"),
+        ("prithvi-seasons", "4:10", "terratorch/prithvi_eo_tiny", "terratorch", "terratorch>=1.2.11,<2"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_installed")
+def test_where_a_library_is_not_there_a_check_says_what_installs_it(file, place, part, library, requirement, capsys):
+    assert main(["check", f"specs/{file}.yaml"]) == 1
+    assert capsys.readouterr().out == (
+        f"specs/{file}.yaml:{place}: error[install] encoder: {part} needs {library} (got no installation of it).\n"
+        f"  fix: pip install '{requirement}'\n"
+    )
 
 
 @pytest.mark.parametrize("file", ["specs/mmseg-upernet.yaml", "specs/dpt-depth.yaml", "specs/bottleneck-unet.yaml"])

@@ -80,9 +80,10 @@ def test_every_part_with_known_fields_is_drawn():
 
 
 def test_what_is_drawn_shrinks_to_something_readable():
-    assert find(texts(), lambda text: "FCNDecoder" in text, settings=SEARCH) == (
-        "encoder: timm/test_resnet\ndecoder: FCNDecoder\nhead:\n  SegmentationHead:\n    num_classes: 1\n"
-    )
+    smallest = find(texts(), lambda text: "FCNDecoder" in text, settings=SEARCH)
+
+    assert smallest.startswith("encoder: timm/")
+    assert len(smallest.splitlines()) <= 5
 
 
 def refused(text):
