@@ -65,6 +65,14 @@ decoder:
     channels: [256, 128, 64, 32]  # four
 head: {SegmentationHead: {num_classes: 2}}   # two classes
 """
+BLOCK_NECKS = f"""\
+encoder: {{{VIT}: {{tokens: true}}}}
+necks:
+  - SelectIndices:
+      indices:
+        - 0
+        - 1
+"""
 CASES = {
     "a ViT and a U-Net": (chained(f"{{{VIT}: {LEVELS}}}", UNET), PYRAMID),
     "a ViT as it is, and a U-Net of four levels": (chained(VIT, UNET), {VIT: f"{{{VIT}: {LEVELS}}}", **PYRAMID}),
@@ -158,6 +166,17 @@ CASES = {
     "comments and blocks": (
         BLOCKS,
         {"  - Add": "  - PermuteDims: {new_order: [0, 3, 1, 2]}\n  - Add", "64, 32]": "64]"},
+    ),
+    "fields and keys after blocks": (
+        f"encoder:\n  {VIT}:\n    tokens: true  # all of them\n\ndecoder: {UNET}\n{HEAD}",
+        {
+            "them\n": "them\n    out_indices: [2, 5, 8, 11]\n"
+            "necks: [ReshapeTokensToImage, LearnedInterpolateToPyramidal]\n"
+        },
+    ),
+    "necks after a block of them": (
+        BLOCK_NECKS + f"decoder: UperNetDecoder\n{HEAD}",
+        {"- 1\n": "- 1\n  - ReshapeTokensToImage\n"},
     ),
     "all in one line": (
         f"{{encoder: {VIT}, decoder: {UNET}, head: RegressionHead}}\n",

@@ -71,6 +71,26 @@ def test_another_key_of_an_unsupported_kind_is_not_taken_for_a_misspelling():
     ]
 
 
+MISPLACED = {
+    "a list of one": (
+        "head: {SegmentationHead: {num_classes: [2]}}",
+        "expected a whole number (got a list of 1).",
+        "write 2",
+    ),
+    "fields that are none": (
+        "decoder: {FCNDecoder: 5}",
+        "expected the fields of FCNDecoder as a mapping (got 5, a whole number).",
+        None,
+    ),
+    "a crop of nothing": ("crop: [0, 64]", "crop must be two whole numbers, height and width (got (0, 64)).", None),
+}
+
+
+@pytest.mark.parametrize(("line", "message", "fix"), MISPLACED.values(), ids=MISPLACED)
+def test_values_that_do_not_belong_there(line, message, fix):
+    assert problems_of(f"encoder: timm/resnet18\n{line}\n") == [(message, fix)]
+
+
 def test_a_path_in_place_of_a_text():
     message = "expected a mapping of keys (got 'specs/vit-unet.yaml', a string)."
     assert problems_of("specs/vit-unet.yaml") == [(message, "composer.read reads a file")]

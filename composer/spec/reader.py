@@ -339,6 +339,7 @@ class _SpecReader:
             sides = None if sides is None or None in sides else parse_height_and_width("crop", sides)
         except ValueError as error:
             self.diagnostics.add("value", f"{error}.", "crop", crop or self.root)
+            sides = None
         return {
             "rescale": rescale is None or parse_value(BOOLEAN, rescale, "rescale", self.diagnostics) is not False,
             "crop": sides,
