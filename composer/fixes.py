@@ -245,6 +245,7 @@ def _propose_levels(state: Inference, draft: Draft, node: Node, source: str) -> 
     if encoder is None or not isinstance(encoder.part, Timm):
         return
     cost = 1.0 + (DETOUR_COST if encoder.part.out_indices is None else REWRITE_COST)
+    yield cost, None
     for indices in list_level_choices(encoder.part, state.encoder_infos[encoder.name]):
         yield cost, _set_field(draft, node.name, encoder, "out_indices", indices)
 
