@@ -160,21 +160,16 @@ SpecError.__module__ = "composer"
 
 def suggest(name: str, known: Iterable[str], limit: int = 12) -> str:
     """Return a suggestion for an unknown name: the names that are close to it, or the first of the known ones."""
-    names = _find_nearby_names(name, sorted(known))
+    names = sorted(known)
+    if len(names) > MAX_COMPARED_NAMES:  # to compare all would take seconds: those that begin most like this one
+        nearest = bisect(names, name)
+        names = names[max(0, nearest - MAX_COMPARED_NAMES // 2) : nearest + MAX_COMPARED_NAMES // 2]
     if not names:
         return "there is none to choose from"
     found = find_close_matches(name, names)
     if found:
         return f"did you mean {' or '.join(found)}?"
     return f"known: {', '.join(names[:limit])}{', …' if len(names) > limit else ''}"
-
-
-def _find_nearby_names(name: str, names: list[str]) -> list[str]:
-    """Of so many sorted names that to compare all would take seconds, those that begin most like this one."""
-    if len(names) <= MAX_COMPARED_NAMES:
-        return names
-    position = bisect(names, name)
-    return names[max(0, position - MAX_COMPARED_NAMES // 2) : position + MAX_COMPARED_NAMES // 2]
 
 
 def find_close_matches(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count, islice
 from typing import Any, TypeVar
@@ -54,9 +54,13 @@ class Draft:
     graph: Graph
     edits: tuple[tuple[str, Edit], ...] = ()
 
+    def add(self, graph: Graph, owner: str, edit: Edit) -> Draft:
+        """Return the draft with another graph, to which one more edit led."""
+        return Draft(graph, (*self.edits, (owner, edit)))
 
-Candidate = tuple[float, float, tuple[Draft, ...]]
-"""A lower bound on the cost of all further candidates, the cost of these drafts, and the drafts."""
+
+Candidate = tuple[float, Draft | None]
+"""The cost of a draft; or None, and a lower bound on the cost of all further drafts."""
 
 
 def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = None) -> Graph:
@@ -77,33 +81,35 @@ def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None 
         state.to_typed_graph()
     except SpecError as error:
         message = "no necks, widths or levels of the encoder solve these problems."
-        raise SpecError(
-            [*error.problems, Problem(code="search", message=message, place=Place(file=graph.source.file))]
-        ) from None
+        last = Problem(code="search", message=message, place=Place(file=graph.source.file))
+        raise SpecError([*error.problems, last]) from None
     return graph
 
 
 def find_fixes(state: Inference) -> dict[str, Fix]:
     """Return a fix for each rejected node: its share of the edits that solve all, else those that it needs alone."""
     draft = find_draft(state)
+    shares: dict[str, tuple[Edit, ...]] = dict.fromkeys(state.rejections, ())
     if draft is None:
         rejected = [node for node in state.graph.nodes if node.name in state.rejections][:MAX_CANDIDATES]
-        alone = {node.name: _find_local_edits(state, node) for node in rejected}
-        return {name: Fix(edits, _format_edits(state.graph, name, edits)) for name, edits in alone.items() if edits}
-    shares: dict[str, tuple[Edit, ...]] = dict.fromkeys(state.rejections, ())
-    first = next(iter(shares))
-    for name, edit in draft.edits:
-        # A node that only an edit led to is not among the problems; its edits belong to the first of them.
-        owner = name if name in shares else first
-        shares[owner] = (*shares[owner], edit)
-    texts = {name: _format_edits(state.graph, name, edits) for name, edits in shares.items()}
+        shares = {node.name: edits for node in rejected if (edits := _find_local_edits(state, node))}
+    else:
+        first = next(iter(shares))
+        for name, edit in draft.edits:
+            # A node that only an edit led to is not among the problems; its edits belong to the first of them.
+            owner = name if name in shares else first
+            shares[owner] = (*shares[owner], edit)
+    texts = {name: "; ".join(_format_edit(state.graph, name, edit) for edit in edits) for name, edits in shares.items()}
     # A problem that the edits of another solve has the same text.
-    solving = next(text for text in texts.values() if text)
+    solving = next(filter(None, texts.values()), "")
     return {name: Fix(edits, texts[name] or solving) for name, edits in shares.items()}
 
 
 def find_draft(state: Inference) -> Draft | None:
-    """Return the cheapest draft in which no node is rejected and some image size fits; None if there is none."""
+    """Return the cheapest draft in which no node is rejected and some image size fits; None if there is none.
+
+    A stream of candidates waits until nothing is left that is cheaper than its next one can be.
+    """
     order = count()
     waiting: list[tuple[float, int, Draft | Iterator[Candidate]]] = [(0.0, next(order), Draft(state.graph))]
     seen: set[Graph] = set()
@@ -111,55 +117,57 @@ def find_draft(state: Inference) -> Draft | None:
     while waiting and len(seen) <= drafts:
         cost, _, entry = heappop(waiting)
         if not isinstance(entry, Draft):
-            _push_next(entry, waiting, order)
-            continue
-        if entry.graph in seen:
-            continue
-        seen.add(entry.graph)
-        current = state if entry.graph is state.graph else run_inference(entry.graph, state.describe)
-        if not current.rejections:
-            if current.find_sizes() is not None:
+            for bound, candidate in islice(entry, 1):
+                if candidate is not None:
+                    heappush(waiting, (bound, next(order), candidate))
+                heappush(waiting, (bound if candidate is None else cost, next(order), entry))
+        elif entry.graph not in seen:
+            seen.add(entry.graph)
+            current = state if entry.graph is state.graph else run_inference(entry.graph, state.describe)
+            if not current.rejections and current.find_sizes() is not None:
                 return entry
-            continue
-        for candidates in _propose(current, entry, cost):
-            heappush(waiting, (cost, next(order), candidates))
+            for stream in _propose(current, entry, cost) if current.rejections else ():
+                heappush(waiting, (cost, next(order), stream))
     return None
-
-
-def _push_next(candidates: Iterator[Candidate], waiting: list[tuple[float, int, Any]], order: Iterator[int]) -> None:
-    """Push the next candidate; the others wait until nothing is left that is cheaper than they can be."""
-    candidate = next(candidates, None)
-    if candidate is None:
-        return
-    bound, cost, drafts = candidate
-    for place, draft in enumerate(drafts):
-        heappush(waiting, (cost + DETOUR_COST * place, next(order), draft))
-    heappush(waiting, (bound, next(order), candidates))
 
 
 def _propose(state: Inference, draft: Draft, cost: float) -> list[Iterator[Candidate]]:
     """Return drafts in which the first rejected part gets what it accepts, or other levels to choose from."""
     node = next(node for node in state.graph.nodes if node.name in state.rejections)
-    rejection = state.rejections[node.name]
-    if not isinstance(node.part, Part) or node.named or not _is_fixable(rejection):
+    if not _is_fixable(state, node):
         return []
     streams = [_propose_levels(state, draft, node, source) for source in node.positional]
-    if len(node.positional) > 1:
-        streams.append(_align_inputs(state, draft, node))
-    elif node.positional:
-        streams.append(_propose_necks(state, draft, node, ()))
-        if isinstance(node.part, Head):
-            streams.append(_propose_necks(state, draft, node, (IdentityDecoder(),)))
-    return [((cost + bound, cost + own, drafts) for bound, own, drafts in stream) for stream in streams]
+    streams.append(_propose_inputs(state, draft, node))
+    if isinstance(node.part, Head) and len(node.positional) == 1:
+        streams.append(_propose_necks(state, draft, node, (IdentityDecoder(),)))
+    return [_add_cost(cost, stream) for stream in streams]
 
 
-def _is_fixable(rejection: Rejection) -> bool:
+def _add_cost(cost: float, stream: Iterator[Candidate]) -> Iterator[Candidate]:
+    return ((cost + own, draft) for own, draft in stream)
+
+
+def _is_fixable(state: Inference, node: Node) -> bool:
     """Return whether to search necks and levels; not where the contract has advice on a field, which is better."""
+    rejection = state.rejections[node.name]
+    if not isinstance(node.part, Part) or node.named or not node.positional:
+        return False
     advises_field = rejection.fix is not None and rejection.about is not None
     return rejection.change is not None or not (advises_field or rejection.code in UNSEARCHED)
 
 
-def _propose_necks(state: Inference, draft: Draft, node: Node, last: tuple[Part, ...]) -> Iterator[Candidate]:
+def _find_local_edits(state: Inference, node: Node) -> tuple[Edit, ...]:
+    """Return the edits with which a node accepts its inputs, though the graph stays invalid elsewhere."""
+    proposed = _propose_inputs(state, Draft(state.graph), node) if _is_fixable(state, node) else ()
+    found = [(cost, draft.edits) for cost, draft in proposed if draft is not None]
+    return tuple(edit for _, edit in min(found, key=lambda one: one[0])[1]) if found else ()
+
+
+def _propose_inputs(state: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:
+    return _align_inputs(state, draft, node) if len(node.positional) > 1 else _propose_necks(state, draft, node)
+
+
+def _propose_necks(state: Inference, draft: Draft, node: Node, last: tuple[Part, ...] = ()) -> Iterator[Candidate]:
     """Drafts with necks, and then the parts `last`, in front of a node, if it accepts what they emit."""
     (source,) = node.positional
     rejection = state.rejections[node.name]
@@ -167,15 +175,17 @@ def _propose_necks(state: Inference, draft: Draft, node: Node, last: tuple[Part,
     accepted = 0
     for path in expand_paths([NeckPath(0, 0.0, (), state.features[source])]):
         parts = (*path.necks, *last)
+        yield len(parts), None
         features = apply_part(last[0], path.features) if last else path.features
         found = None if features is None else find_change(state.parts[node.name], features)
         # One level may be repeated, but not where a part asks for more of them.
         if found is None or path.necks.count(AddBottleneckLayer()) > repeats:
-            yield len(parts), 0.0, ()
             continue
         change, extra = found
+        changed = draft if change is None else _set_field(draft, node.name, node, change.name, change.value)
         cost = len(parts) + path.cost + compute_loss(state.features[source], path) + extra
-        yield len(parts), cost, tuple(_insert(_set_field(draft, node, change), node.name, source, parts))
+        for place, candidate in enumerate(_insert(changed, node.name, source, parts)):
+            yield cost + DETOUR_COST * place, candidate
         accepted += 1
         if accepted == MAX_CANDIDATES:
             return
@@ -211,66 +221,33 @@ def compute_loss(features: Features, path: NeckPath) -> float:
     return LOST_LEVEL_COST * lost + REPEATED_LEVEL_COST * repeated
 
 
-def _set_field(draft: Draft, node: Node, change: Change | None) -> Draft:
-    if change is None:
-        return draft
-    assert isinstance(node.part, Part)
-    part = evolve(node.part, **{change.name: change.value})  # type: ignore[misc]
-    edit = SetField(node.name, change.name, format_value(change.value))
-    return Draft(_replace_part(draft.graph, node.name, part), (*draft.edits, (node.name, edit)))
-
-
-def _replace_part(graph: Graph, name: str, part: Part) -> Graph:
-    return evolve(graph, nodes=[evolve(node, part=part) if node.name == name else node for node in graph.nodes])
-
-
-def _insert(draft: Draft, name: str, source: str, parts: Sequence[Part]) -> Iterator[Draft]:
-    """Return the drafts with parts between a node and its source; the same draft if there are no parts."""
-    if not parts:
-        yield draft
-        return
-    before = next(node for node in draft.graph.nodes if node.name == name)
-    for graph, names in insert_parts(draft.graph, before, source, parts):
-        edit = InsertNecks(name, source, tuple(map(format_part, parts)), names)
-        yield Draft(graph, (*draft.edits, (name, edit)))
-
-
 def _align_inputs(state: Inference, draft: Draft, node: Node) -> Iterator[Candidate]:
     """Drafts in which the branches that a part joins are brought to the same layouts and strides."""
     part = state.parts[node.name]
     branches = [state.features[source] for source in node.positional]
-    for paths in islice(
-        align_branches(branches, lambda *inputs: apply_part(part, *inputs) is not None), MAX_CANDIDATES
-    ):
+    found = align_branches(branches, lambda *inputs: apply_part(part, *inputs) is not None)
+    for paths in islice(found, MAX_CANDIDATES):
         aligned = draft
         for source, path in zip(node.positional, paths, strict=True):
             *_, aligned = _insert(aligned, node.name, source, path.necks)
         length = sum(path.length for path in paths)
-        loss = sum(map(compute_loss, branches, paths))
-        yield length, length + sum(path.cost for path in paths) + loss, (aligned,)
+        yield length, None
+        yield length + sum(path.cost for path in paths) + sum(map(compute_loss, branches, paths)), aligned
 
 
 def _propose_levels(state: Inference, draft: Draft, node: Node, source: str) -> Iterator[Candidate]:
     """Drafts in which the encoder that a node takes from, perhaps through necks, emits other levels."""
-    encoder = _find_encoder(state.graph, source)
-    if encoder is None:
+    nodes = {node.name: node for node in state.graph.nodes}
+    encoder = nodes.get(source)
+    while encoder is not None and not isinstance(encoder.part, Timm):
+        has_one_input = len(encoder.sources) == 1 and encoder.positional
+        encoder = nodes.get(encoder.positional[0]) if has_one_input else None
+    if encoder is None or not isinstance(encoder.part, Timm):
         return
-    part = encoder.part
-    assert isinstance(part, Timm)
-    cost = 1.0 + (DETOUR_COST if part.out_indices is None else REWRITE_COST)
-    for indices in list_level_choices(part, state.encoder_infos[encoder.name]):
-        edit = SetField(encoder.name, "out_indices", format_value(indices))
-        graph = _replace_part(draft.graph, encoder.name, evolve(part, out_indices=indices))
-        yield cost, cost, (Draft(graph, (*draft.edits, (node.name, edit))),)
-
-
-def _find_encoder(graph: Graph, source: str) -> Node | None:
-    """Return the encoder of timm that a chain of nodes with one input each leads back to."""
-    nodes = {node.name: node for node in graph.nodes}
-    node = nodes.get(source)
-    while node is not None and not isinstance(node.part, Timm):
-        node = nodes.get(node.positional[0]) if len(node.sources) == 1 and node.positional else None
-    return node
+    cost = 1.0 + (DETOUR_COST if encoder.part.out_indices is None else REWRITE_COST)
+    yield cost, None
+    for indices in list_level_choices(encoder.part, state.encoder_infos[encoder.name]):
+        yield cost, _set_field(draft, node.name, encoder, "out_indices", indices)
 
 
 def list_level_choices(encoder: Timm, info: EncoderInfo) -> tuple[tuple[int, ...], ...]:
@@ -288,93 +265,78 @@ def list_level_choices(encoder: Timm, info: EncoderInfo) -> tuple[tuple[int, ...
     return tuple(indices for indices in chosen if indices != encoder.out_indices)
 
 
-def _find_local_edits(state: Inference, node: Node) -> tuple[Edit, ...]:
-    """Return the edits with which a node accepts its inputs, though the graph stays invalid elsewhere."""
-    is_fixable = node.positional and not node.named and _is_fixable(state.rejections[node.name])
-    if not isinstance(node.part, Part) or not is_fixable:
-        return ()
-    draft = Draft(state.graph)
-    propose = _align_inputs(state, draft, node) if len(node.positional) > 1 else _propose_necks(state, draft, node, ())
-    found = [(cost, drafts[0]) for _, cost, drafts in propose if drafts]
-    return tuple(edit for _, edit in min(found, key=lambda one: one[0])[1].edits) if found else ()
+def _set_field(draft: Draft, owner: str, node: Node, name: str, value: Any) -> Draft:
+    """Return a draft with another value of a field, for the sake of the node `owner`."""
+    part = evolve(node.part, **{name: value})  # type: ignore[misc]
+    nodes = [evolve(one, part=part) if one.name == node.name else one for one in draft.graph.nodes]
+    return draft.add(evolve(draft.graph, nodes=nodes), owner, SetField(node.name, name, format_value(value)))
 
 
-def _format_edits(graph: Graph, name: str, edits: Sequence[Edit]) -> str:
-    """Return edits for the problem of a node in one line, as somebody would write them into the spec."""
-    return "; ".join(_format_edit(graph, name, edit) for edit in edits)
+def _insert(draft: Draft, name: str, source: str, parts: Sequence[Part]) -> Iterator[Draft]:
+    """Yield the drafts with parts between a node and its source; the same draft if there are no parts.
+
+    In a chain the parts join the chain, so that they are in front of its branches too. With branches, or without a
+    chain, they also come between these two nodes alone, as nodes with names of their own.
+    """
+    if not parts:
+        yield draft
+        return
+    texts = tuple(map(format_part, parts))
+    branches = as_chain(draft.graph)
+    if branches is not None:
+        for graph in _insert_in_chain(draft.graph, branches, name, parts):
+            yield draft.add(graph, name, InsertNecks(name, source, texts))
+    if branches is None or branches:
+        graph, names = _insert_between(draft.graph, name, source, parts)
+        yield draft.add(graph, name, InsertNecks(name, source, texts, names))
+
+
+def _insert_in_chain(
+    graph: Graph, branches: dict[str, tuple[str, ...]], before: str, parts: Sequence[Part]
+) -> Iterator[Graph]:
+    by_name: dict[str, Any] = {node.name: node.part for node in graph.nodes}
+    aux = {label: tuple(by_name[name] for name in names) for label, names in branches.items()}
+    branch_names = {name for names in branches.values() for name in names}
+    names = [name for name in by_name if name not in branch_names]
+    ends = [name for name in ("decoder", "head") if name in names]
+    at = names.index(before) if before in names else len(names) - len(ends)
+    trunk = [by_name[name] for name in names]
+    trunk[at:at] = parts
+    image, padding = graph.inputs[0][1], graph.padding
+    try:
+        yield chain(*trunk, aux=aux, input=image, rescale=graph.rescale, crop=graph.crop, padding=padding)
+    except ValueError:  # a decoder before the head of a chain that has one, say
+        return
+
+
+def _insert_between(graph: Graph, before: str, source: str, parts: Iterable[Part]) -> tuple[Graph, tuple[str, ...]]:
+    """Return a graph with new nodes in front of one, and their names: numbered where a name is taken."""
+    place, node = next((place, node) for place, node in enumerate(graph.nodes) if node.name == before)
+    taken = {name for name, _ in graph.inputs} | {node.name for node in graph.nodes}
+    new: list[Node] = []
+    last = source
+    for part in parts:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(part).__name__).lower()
+        name = next(one for one in (name, *(f"{name}_{number}" for number in range(2, 10_000))) if one not in taken)
+        taken.add(name)
+        new.append(Node(name, part, last))
+        last = name
+    rewired = evolve(node, inputs=tuple(last if name == source else name for name in node.positional))
+    nodes = (*graph.nodes[:place], *new, rewired, *graph.nodes[place + 1 :])
+    return evolve(graph, nodes=nodes), tuple(node.name for node in new)
 
 
 def _format_edit(graph: Graph, name: str, edit: Edit) -> str:
+    """Return an edit for the problem of a node, as somebody would write it into the spec."""
     if isinstance(edit, SetField):
         return f"{'' if edit.node == name else f'{edit.node}.'}{edit.name}: {edit.value}"
     if edit.names is not None:
         return f"put {', '.join(edit.parts)} between {edit.source} and {edit.before}"
     necks = [part for part in edit.parts if part != IdentityDecoder.__name__]
-    lines = [f"necks: [{', '.join(_merge_necks(graph, edit.before, necks))}]"] if necks else []
-    return "; ".join([*lines, "decoder: IdentityDecoder"] if len(necks) < len(edit.parts) else lines)
-
-
-def _merge_necks(graph: Graph, before: str, necks: Sequence[str]) -> list[str]:
-    """Return the necks of a chain with `necks` in front of one of its nodes."""
-    names = [node.name for node in graph.nodes if node.name.startswith("necks[")]
-    parts = [format_part(node.part) for node in graph.nodes if node.name in names and isinstance(node.part, Part)]
-    at = names.index(before) if before in names else len(names)
-    return [*parts[:at], *necks, *parts[at:]]
-
-
-def insert_parts(
-    graph: Graph, before: Node, source: str, parts: Sequence[Part]
-) -> Iterator[tuple[Graph, tuple[str, ...] | None]]:
-    """Yield `graph` with `parts` between `before` and its input, and the names of new nodes outside of a chain.
-
-    In a chain the parts join the chain, so that they are in front of its branches too. With branches, or without a
-    chain, they also come between these two nodes alone.
-    """
-    branches = as_chain(graph)
-    if branches is not None:
-        yield from ((graph, None) for graph in _insert_in_chain(graph, branches, before, parts))
-    if branches is None or branches:
-        yield _insert_between(graph, before, source, parts)
-
-
-def _insert_in_chain(
-    graph: Graph, branches: dict[str, tuple[str, ...]], before: Node, parts: Sequence[Part]
-) -> Iterator[Graph]:
-    branch_names = [name for names in branches.values() for name in names]
-    trunk = [node for node in graph.nodes if node.name not in branch_names]
-    names = [node.name for node in trunk]
-    ends = [name for name in ("decoder", "head") if name in names]
-    at = names.index(before.name) if before.name in names else len(names) - len(ends)
-    by_name = {node.name: node.part for node in graph.nodes}
-    ordered = [*(node.part for node in trunk[:at]), *parts, *(node.part for node in trunk[at:])]
-    try:
-        yield chain(
-            *ordered,  # type: ignore[arg-type]
-            aux={label: tuple(by_name[name] for name in names) for label, names in branches.items()},  # type: ignore[misc]
-            input=graph.inputs[0][1],
-            rescale=graph.rescale,
-            crop=graph.crop,
-            padding=graph.padding,
-        )
-    except ValueError:  # a decoder before the head of a chain that has one, say
-        return
-
-
-def _insert_between(graph: Graph, before: Node, source: str, parts: Sequence[Part]) -> tuple[Graph, tuple[str, ...]]:
-    taken = {name for name, _ in graph.inputs} | {node.name for node in graph.nodes}
-    new: list[Node] = []
-    last = source
-    for part in parts:
-        name = _make_unique_name(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(part).__name__).lower(), taken)
-        taken.add(name)
-        new.append(Node(name, part, last))
-        last = name
-    place = graph.nodes.index(before)
-    rewired = evolve(before, inputs=tuple(last if name == source else name for name in before.positional))
-    nodes = (*graph.nodes[:place], *new, rewired, *graph.nodes[place + 1 :])
-    return evolve(graph, nodes=nodes), tuple(node.name for node in new)
-
-
-def _make_unique_name(name: str, taken: set[str]) -> str:
-    """Return the name, with a number after it if it is taken."""
-    return next(one for one in (name, *(f"{name}_{number}" for number in range(2, 10_000))) if one not in taken)
+    decoder = ["decoder: IdentityDecoder"] if len(necks) < len(edit.parts) else []
+    if not necks:
+        return decoder[0]
+    old = {node.name: format_part(node.part) for node in graph.nodes if node.name.startswith("necks[")}  # type: ignore[arg-type]
+    at = [*old, edit.before].index(edit.before)
+    parts = list(old.values())
+    return "; ".join([f"necks: [{', '.join([*parts[:at], *necks, *parts[at:]])}]", *decoder])

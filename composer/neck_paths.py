@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
-from itertools import count, product
+from itertools import product
 from typing import Any
 
 from attrs import frozen
@@ -35,7 +34,7 @@ MAX_BRANCHES, MAX_BRANCH_LEVELS = 4, 32
 """The largest join that is searched: the work grows exponentially with branches and quadratically with levels."""
 
 
-@frozen(order=True)
+@frozen
 class NeckPath:
     """A chain of necks. A shorter one is better, and of two equally long ones the one that costs less.
 
@@ -51,29 +50,23 @@ class NeckPath:
 
 
 def expand_paths(starts: Iterable[NeckPath], longest: int = MAX_NECKS) -> Iterator[NeckPath]:
-    """Yield `starts` and all paths that begin with one of them, the cheapest first, with `longest` necks at most.
+    """Yield `starts` and all paths that begin with one of them, the shortest and cheapest first.
 
-    Dijkstra's search, with contracts as edges. Of two paths to the same features the cheaper one is kept.
+    A path has at most `longest` necks. Of two paths to the same features the better one is kept. Paths are extended
+    only when all of their length are yielded, because nobody may ask for longer ones.
     """
-    order = count()
-    waiting = [(start.length, start.cost, next(order), start) for start in starts]
-    heapify(waiting)
+    starts = list(starts)
     seen: set[Features] = set()
     ends: list[NeckPath] = []
-    while waiting or ends:
-        if ends and (not waiting or waiting[0][0] > ends[0].length):
-            # Only now, because nobody may have asked for longer paths.
-            for onward in (further for end in ends for further in _extend_path(end) if further.features not in seen):
-                heappush(waiting, (onward.length, onward.cost, next(order), onward))
-            ends.clear()
-            continue
-        *_, path = heappop(waiting)
-        if path.features in seen:
-            continue
-        seen.add(path.features)
-        yield path
-        if len(path.necks) < longest:
-            ends.append(path)
+    for length in range(max(start.length for start in starts) + longest + 1):
+        level = [start for start in starts if start.length == length]
+        level += [further for end in ends if len(end.necks) < longest for further in _extend_path(end)]
+        ends = []
+        for path in sorted(level, key=lambda path: path.cost):
+            if path.features not in seen:
+                seen.add(path.features)
+                ends.append(path)
+                yield path
 
 
 def _extend_path(path: NeckPath) -> Iterator[NeckPath]:

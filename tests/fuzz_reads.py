@@ -58,8 +58,8 @@ def words() -> str:
     from composer.layouts import Image
     from composer.parts import PARTS
     from composer.sizes import Padding
-    from composer.spec.parts import get_fields
     from composer.spec.reader import CHAIN_KEYS, GRAPH_KEYS
+    from composer.spec.schema import get_fields
 
     keys = {*CHAIN_KEYS, *GRAPH_KEYS, "part", "share", "from", "timm/resnet18"}
     fields = {name for cls in (*PARTS.values(), Image, Padding) for name in get_fields(cls)}

@@ -17,33 +17,17 @@ NESTED = {"b": {"y": [1, {"z": None}], "x": "s"}, "a": 2.5}
 
 def test_mappings_come_back_from_a_text():
     graph = composer.chain(Timm("resnet18", options=NESTED), EmbeddingHead())
-    text = composer.write(graph)
-    assert composer.reads(text) == graph
-    assert composer.write(composer.reads(text)) == text
-
-
-def test_a_mapping_is_read():
-    part = composer.reads(
-        "encoder: {timm/resnet18: {options: {block_args: {attn_layer: se, rd: [1, 2]}}}}\nhead: EmbeddingHead\n"
-    )
-    assert part.nodes[0].part == Timm("resnet18", options={"block_args": {"attn_layer": "se", "rd": [1, 2]}})
+    assert composer.reads(composer.write(graph)) == graph
 
 
 def test_parts_with_mappings_are_values():
-    one, same = Timm("resnet18", options=NESTED), Timm("resnet18", options=copy.deepcopy(NESTED))
+    one, same = Timm("resnet18", options=NESTED), Timm("resnet18", options=dict(reversed(NESTED.items())))
     other = Timm("resnet18", options={**NESTED, "b": {"y": [], "x": "s"}})
     assert one == same
     assert hash(one) == hash(same)
     assert one != other
     assert pickle.loads(pickle.dumps(one)) == one
     assert copy.deepcopy(one) == one
-
-
-def test_the_order_of_keys_does_not_count_for_the_digest():
-    one, other = ({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}})
-    assert composer.digest(composer.chain(Timm("resnet18", options=one))) == composer.digest(
-        composer.chain(Timm("resnet18", options=other))
-    )
 
 
 def test_mappings_of_a_part_cannot_be_changed():

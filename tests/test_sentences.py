@@ -8,26 +8,21 @@ from torch import nn
 
 import composer
 from composer.cli.images import describe_missing_pixels, read_raster
-from composer.cli.matrix import format_summary
-from composer.cli.run import Prediction
 from composer.cli.terminal import UsageError
-from composer.compatibility import PairResult
 from composer.layouts import Feature, describe_features, format_count
 from composer.tensors.matching import Report
 
+VECTOR = Feature(channels=1, stride=None, axes="b c")
+TOKENS = Feature(channels=1, axes="b n c", stride=16, prefix=1)
 SENTENCES = {
-    "one channel": ([Feature(channels=1, stride=2)], 'map "b c h w" (1 channel, stride 2)'),
     "several maps of one channel": ([Feature(channels=1)] * 3, '3 × map "b c h w" (1 channel, stride 1)'),
     "several channels": ([Feature(channels=2)], 'map "b c h w" (2 channels, stride 1)'),
     "one channel and more": (
         [Feature(channels=1), Feature(channels=4)],
         '2 × map "b c h w" (1, 4 channels, stride 1)',
     ),
-    "a vector": ([Feature(channels=1, stride=None, axes="b c")], 'vector "b c" (1 channel)'),
-    "a prefix token": (
-        [Feature(channels=1, axes="b n c", stride=16, prefix=1)],
-        'tokens "b n c" (1 channel, stride 16, 1 prefix token)',
-    ),
+    "a vector": ([VECTOR], 'vector "b c" (1 channel)'),
+    "a prefix token": ([TOKENS], 'tokens "b n c" (1 channel, stride 16, 1 prefix token)'),
     "frames": (
         [Feature(channels=3, axes="b t c h w", frames=2)],
         'map "b t c h w" (3 channels, stride 1, 2 frames)',
@@ -50,59 +45,32 @@ def test_numbers_are_written_as_is_wanted_and_plurals_as_they_are():
     assert said == ["0 bands", "1,234 pairs", "2 classes", "1 class"]
 
 
-def test_an_encoder_of_one_channel_says_so():
-    encoder = composer.Custom(nn.Identity(), features=Feature(channels=1), channels=1)
-    with pytest.raises(composer.SpecError) as caught:
-        composer.infer(composer.chain(encoder, composer.EmbeddingHead()))
-
-    assert str(caught.value) == (
-        'error[channels] encoder: Custom takes an image of 1 channel; image gives map "b c h w" (3 channels, stride 1).'
-        "\n  fix: input: {channels: 1}"
-    )
-
-
-def test_an_image_of_one_channel_is_said_to_have_one():
-    graph = composer.chain(
-        composer.Custom(nn.Identity(), features=Feature(channels=1)), input=composer.Image(channels=1)
-    )
-    with pytest.raises(composer.SpecError) as caught:
-        composer.infer(graph)
-
-    assert str(caught.value) == (
-        'error[channels] encoder: Custom takes an image of 3 channels; image gives map "b c h w" (1 channel, stride 1).'
-        "\n  fix: input: {channels: 3}"
-    )
-
-
 @pytest.mark.parametrize(
-    ("count", "said"), [(1, "out: 1 of 1 class: class 0 100.0%"), (2, "out: 1 of 2 classes: class 0 100.0%")]
+    ("takes", "gives", "said"),
+    [
+        (1, 3, 'takes an image of 1 channel; image gives map "b c h w" (3 channels, stride 1).'),
+        (3, 1, 'takes an image of 3 channels; image gives map "b c h w" (1 channel, stride 1).'),
+    ],
 )
-def test_classes_are_counted(count, said):
-    assert str(Prediction("out", np.zeros((2, 2), dtype=int), count)) == said
+def test_channels_of_an_encoder_and_its_image_are_counted(takes, gives, said):
+    encoder = composer.Custom(nn.Identity(), features=Feature(channels=1), channels=takes)
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.chain(encoder, composer.EmbeddingHead(), input=composer.Image(channels=gives)))
+
+    assert str(caught.value) == f"error[channels] encoder: Custom {said}\n  fix: input: {{channels: {takes}}}"
 
 
 @pytest.mark.parametrize(
     ("matched", "missing", "said"),
     [
-        (("a",), (), "1 of 1 tensor was set"),
         (("a",), ("b",), "1 of 2 tensors was set\n  missing in the file, left as it was: b"),
         (("a", "b"), (), "2 of 2 tensors were set"),
         ((), ("b",), "0 of 1 tensor was set\n  missing in the file, left as it was: b"),
     ],
-    ids=["the one", "one of two", "both", "none"],
+    ids=["one of two", "both", "none"],
 )
 def test_tensors_that_were_set_are_counted(matched, missing, said):
     assert str(Report(matched=matched, missing=missing, unexpected=(), mismatched=(), set_aside=())) == said
-
-
-@pytest.mark.parametrize(
-    ("encoders", "said"),
-    [(("resnet18",), "1 encoder × 1 decoder, 1 pair:"), (("resnet18", "resnet34"), "2 encoders × 1 decoder, 2 pairs:")],
-    ids=["one", "two"],
-)
-def test_a_matrix_counts_its_pairs(encoders, said):
-    cells = [PairResult(encoder=composer.Timm(name), decoder=composer.FCNDecoder()) for name in encoders]
-    assert format_summary(cells).splitlines()[0] == said
 
 
 @pytest.mark.parametrize(

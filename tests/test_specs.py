@@ -28,16 +28,14 @@ def named(files):
     return [pytest.param(file, id=file.stem) for file in files]
 
 
-def marked(files):
-    """The same, where the libraries have to be there that a spec names."""
+def marked(quick):
+    """All specs, where the libraries are there that a spec names; but for those called `quick`, with the slow tests."""
+    texts = {file: file.read_text(encoding="utf-8") for file in FILES}
+    marks = {file: [source for source in OPTIONAL if f"{source}/" in text] for file, text in texts.items()}
+    marks = {file: [*names, *(["slow"] if file.stem not in quick else [])] for file, names in marks.items()}
     return [
-        pytest.param(file, id=file.stem, marks=[getattr(pytest.mark, one) for one in sources(file)]) for file in files
+        pytest.param(file, id=file.stem, marks=[getattr(pytest.mark, one) for one in marks[file]]) for file in FILES
     ]
-
-
-def sources(file):
-    text = file.read_text(encoding="utf-8")
-    return [source for source in OPTIONAL if f"{source}/" in text]
 
 
 @cache
@@ -45,7 +43,7 @@ def graph_of(file):
     return composer.read(file)
 
 
-@pytest.fixture(scope="module", params=marked(FILES))
+@pytest.fixture(scope="module", params=marked([file.stem for file in FILES]))
 def model(request):
     """The model of one spec, built once for all the tests of that spec, in eval mode."""
     return composer.build(graph_of(request.param)).eval()
@@ -86,10 +84,6 @@ def run(model, x):
         return model(x)
 
 
-def test_there_are_at_least_fourteen_specs():
-    assert len(FILES) >= 14
-
-
 @pytest.mark.parametrize("file", named(FILES))
 def test_opens_with_two_lines_on_what_it_shows(file):
     begins = [line[:2] for line in file.read_text(encoding="utf-8").splitlines()[:3]]
@@ -99,20 +93,17 @@ def test_opens_with_two_lines_on_what_it_shows(file):
 @pytest.mark.parametrize("file", named(FILES))
 def test_what_is_written_is_read_as_the_same_graph(file):
     graph = graph_of(file)
-    assert composer.reads(composer.write(graph)) == graph
-
-
-@pytest.mark.parametrize("file", named(FILES))
-def test_digest_does_not_depend_on_how_a_graph_is_spelled(file):
-    graph = graph_of(file)
-    assert composer.digest(composer.reads(composer.write(graph))) == composer.digest(graph)
+    same = composer.reads(composer.write(graph))
+    assert same == graph
+    assert composer.digest(same) == composer.digest(graph)
 
 
 def test_digests_differ_between_specs():
+    assert len(FILES) >= 14
     assert len({composer.digest(graph_of(file)) for file in FILES}) == len(FILES)
 
 
-@pytest.mark.parametrize("kind", SIDES)
+@pytest.mark.parametrize("kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in list(SIDES)[:-1]), "odd"])
 def test_outputs_are_as_inferred(model, kind):
     """Exactly the shape that was inferred, and finite."""
     typed = model.typed
@@ -133,6 +124,10 @@ def test_every_parameter_learns(model):
     assert set(untaught) <= IDLE
 
 
+FEW = marked(["auxiliary-heads", "change-detection"])
+
+
+@pytest.mark.parametrize("model", FEW, indirect=True)
 def test_one_seed_gives_one_model(model):
     """Bit-equal weights from torch's generator in any state, which is left as it was."""
     before = torch.random.get_rng_state()
@@ -147,12 +142,9 @@ def test_one_seed_gives_one_model(model):
 
 
 @pytest.mark.parametrize(
-    "copied",
-    [
-        pytest.param(copy.deepcopy, id="deepcopy"),
-        pytest.param(lambda model: pickle.loads(pickle.dumps(model)), id="pickle"),
-    ],
+    "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
 )
+@pytest.mark.parametrize("model", FEW, indirect=True)
 def test_a_copy_gives_the_same(model, copied):
     x = images(model.typed, *size_like(model.typed, "unaligned"))
     one, other = run(model, x), run(copied(model), x)

@@ -1,7 +1,6 @@
 """The text stage: reading and writing are inverse, scalars are YAML 1.2's, every path has its place."""
 
 import math
-from pathlib import Path
 
 import pytest
 from attrs import evolve, field, frozen
@@ -13,12 +12,11 @@ from composer.graph import Graph, Node, Shared, chain
 from composer.layouts import Feature, Image
 from composer.parts import PARTS, Custom, FCNDecoder, Neck, RegressionHead, SegmentationHead, SelectIndices, Timm
 from composer.sizes import Padding
-from composer.spec.reader import read, reads
+from composer.spec.reader import reads
 from composer.spec.writer import digest, write
 from composer.spec.yaml import format_scalar, parse_scalar
-from tests.graphs import AWKWARD, chains, graphs, parts
+from tests.graphs import AWKWARD, chains, graphs
 
-SPECS = sorted(Path(__file__).parent.parent.joinpath("specs").glob("*.yaml"))
 SLOW_TO_DRAW = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 
 CHAIN = """\
@@ -64,33 +62,11 @@ def problems(text, **arguments):
 @SLOW_TO_DRAW
 @given(chains() | graphs())
 def test_reading_undoes_writing(graph):
-    assert reads(write(graph)) == graph
-
-
-@SLOW_TO_DRAW
-@given(chains())
-def test_chains_are_written_as_chains(graph):
-    assert write(graph).startswith(("input:", "encoder:"))
-
-
-@SLOW_TO_DRAW
-@given(chains() | graphs())
-def test_writing_what_was_read_changes_nothing(graph):
     text = write(graph)
-    assert write(reads(text)) == text
-
-
-@SLOW_TO_DRAW
-@given(chains() | graphs(), chains() | graphs())
-def test_digests_are_equal_just_where_graphs_are(one, other):
-    assert digest(one) == digest(reads(write(one)))
-    assert (digest(one) == digest(other)) is (one == other)
-
-
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_specs_survive_being_written(path):
-    graph = read(path)
-    assert reads(write(graph)) == graph
+    same = reads(text)
+    assert same == graph
+    assert write(same) == text
+    assert digest(same) == digest(graph)
 
 
 @pytest.mark.parametrize("text", [CHAIN, GRAPH], ids=["chain", "graph"])
@@ -227,10 +203,6 @@ def test_numbers_that_are_equal_have_one_digest():
     assert (one == same, digest(one) == digest(same)) == (True, True)
 
 
-def test_a_digest_does_not_depend_on_the_text():
-    assert digest(reads("encoder: timm/resnet18\n")) == digest(reads('{"encoder": {timm/resnet18: {tokens: false}}}'))
-
-
 # --- what has no text
 
 
@@ -303,44 +275,23 @@ def test_what_no_text_says_is_refused(graph, message):
 
 
 SCALARS = {
-    "": None,
-    "~": None,
-    "null": None,
-    "NULL": None,
-    "nUll": "nUll",
-    "true": True,
-    "True": True,
+    **dict.fromkeys(("", "~", "null", "NULL")),
+    **dict.fromkeys(("true", "True"), True),
     "FALSE": False,
-    "tRue": "tRue",
-    "no": "no",
-    "on": "on",
-    "Yes": "Yes",
     "0": 0,
     "010": 10,
     "-12": -12,
     "+12": 12,
     "0o17": 15,
     "0x1F": 31,
-    "-0x1F": "-0x1F",
-    "0b1": "0b1",
-    "1_000": "1_000",
-    "1:30": "1:30",
     "1e-1": 0.1,
-    "1E5": 1e5,
     ".5": 0.5,
     "5.": 5.0,
     "-.5e+3": -500.0,
     ".inf": math.inf,
     "-.INF": -math.inf,
-    "inf": "inf",
-    "nan": "nan",
-    ".": ".",
-    "-": "-",
-    "e5": "e5",
-    "1.2.3": "1.2.3",
-    "2026-01-01": "2026-01-01",
-    "٣": "٣",
-    "<<": "<<",
+    **{word: word for word in ("nUll", "tRue", "no", "on", "Yes", "-0x1F", "0b1", "1_000", "1:30", "inf", "nan", ".")},
+    **{word: word for word in ("-", "e5", "1.2.3", "2026-01-01", "٣", "<<")},
 }
 
 
@@ -356,21 +307,8 @@ def test_nan_is_a_number():
 @pytest.mark.parametrize(
     ("value", "spelling"),
     [
-        ("no", "no"),
-        ("a b", "a b"),
-        ("décodeur", "décodeur"),
-        ("3/2", "3/2"),
-        ("./x.pt", "./x.pt"),
-        ("1e-1", '"1e-1"'),
-        ("true", '"true"'),
-        ("010", '"010"'),
-        ("null", '"null"'),
-        ("", '""'),
-        ("9" * 50, f'"{"9" * 50}"'),
-        ("<<", '"<<"'),
-        ("a  b", '"a  b"'),
-        ("a ", '"a "'),
-        ("a: b", '"a: b"'),
+        *[(word, word) for word in ("no", "a b", "décodeur", "3/2", "./x.pt")],
+        *[(word, f'"{word}"') for word in ("1e-1", "true", "010", "null", "", "9" * 50, "<<", "a  b", "a ", "a: b")],
         ("...", '"..."'),
         ("a\x85b", '"a\\u0085b"'),
         ('"\\\n', '"\\"\\\\\\n"'),
@@ -390,11 +328,6 @@ def test_values_are_quoted_only_where_they_must_be(value, spelling):
 def test_any_string_survives(value):
     text = f"encoder: {{timm/x: {{options: {{a: {format_scalar(value)}}}}}}}\n"
     assert reads(text).nodes[0].part.options == (("a", value),)
-
-
-@given(parts("encoder"))
-def test_encoders_are_spelled_with_their_source(part):
-    assert write(chain(part)).startswith(("encoder: timm/", "encoder: {", 'encoder: "timm/', "encoder:\n"))
 
 
 # --- where things stand
@@ -436,33 +369,24 @@ def test_marks_of_a_chain():
 
 
 def test_marks_of_a_graph():
-    assert reads(GRAPH).source.marks == {
-        "": (1, 1),
-        "inputs": (2, 3),
-        "before": (2, 11),
-        "after": (3, 10),
-        "nodes": (5, 3),
-        "old": (5, 15),
-        "old.from": (5, 36),
-        "new": (6, 16),
-        "new.share": (6, 16),
-        "new.from": (6, 27),
-        "both": (7, 16),
-        "both.from": (7, 38),
-        "both.from[0]": (7, 39),
-        "both.from[1]": (7, 44),
-        "named": (8, 17),
-        "named.from": (8, 36),
-        "named.from.S2": (8, 41),
-        "named.from.S1": (8, 51),
-        "decoded": (9, 19),
-        "decoded.num_convs": (9, 44),
-        "decoded.from": (9, 55),
-        "outputs": (10, 10),
-        "outputs[0]": (10, 11),
-        "auxiliary": (11, 12),
-        "auxiliary.middle": (11, 21),
-    }
+    marks = reads(GRAPH).source.marks
+    assert len(marks) == 25
+    assert (
+        marks
+        | {
+            "before": (2, 11),
+            "nodes": (5, 3),
+            "old": (5, 15),
+            "old.from": (5, 36),
+            "new.share": (6, 16),
+            "both.from[1]": (7, 44),
+            "named.from.S2": (8, 41),
+            "decoded.num_convs": (9, 44),
+            "outputs[0]": (10, 11),
+            "auxiliary.middle": (11, 21),
+        }
+        == marks
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from composer.encoder_info import LIBRARIES, get_adapter
 from composer.errors import suggest
 from composer.parts import KINDS, PART_REGISTRY, Part
 from composer.parts.registry import UnusableError
-from composer.spec.parts import get_fields
-from composer.spec.schema import OPTIONS
+from composer.spec.schema import OPTIONS, get_fields
 from composer.spec.writer import dump
 
 if TYPE_CHECKING:

@@ -34,8 +34,7 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
 
 def _compose(text: str) -> yaml.MappingNode:
     root = yaml.compose(text, Loader=_LOADER)
-    if not isinstance(root, yaml.MappingNode):
-        raise EditError("the spec is not a mapping")
+    assert isinstance(root, yaml.MappingNode)  # the text is valid
     return root
 
 

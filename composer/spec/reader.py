@@ -15,13 +15,16 @@ from composer.graph_checks import find_structural_problems
 from composer.layouts import Image, parse_height_and_width
 from composer.parts import KINDS, PART_REGISTRY, Part
 from composer.sizes import Padding
-from composer.spec.parts import Parts, T, construct, resolve_part
+from composer.spec.names import Parts, find_class, get_fixed_fields
 from composer.spec.schema import (
     BOOLEAN,
     NAME,
     SIDE_PAIR,
     Diagnostics,
+    T,
     TooManyProblemsError,
+    construct,
+    get_key_name,
     is_misspelling,
     parse_value,
 )
@@ -47,6 +50,7 @@ _COMMON_KEYS = ("rescale", "crop", "padding")
 CHAIN_KEYS = (*CHAIN_ONLY_KEYS, *_COMMON_KEYS)
 GRAPH_KEYS = (*GRAPH_ONLY_KEYS, *_COMMON_KEYS)
 _REQUIRED_KEYS = {"inputs": "inputs: {image: {channels: 3}}", "nodes": "nodes: {NAME: {part: PART, from: NAME}}"}
+_IMAGE = "the fields of an image, such as {channels: 3}"
 _NODE_KEYS = ("part", "share", "from")
 _BRANCH_KINDS = ("decoder", "head")
 
@@ -107,17 +111,17 @@ def parse_spec(text: str, file: str | None, parts: Parts) -> Graph:
     except TooManyProblemsError:
         graph = None
     # A value that YAML already complained about has no meaning, so nothing else is reported at its position.
-    reported = {(problem.place.line, problem.place.column) for problem in problems}
-    found = problems + [p for p in reader.diagnostics.problems if (p.place.line, p.place.column) not in reported]
+    reported = set(map(_get_position, problems))
+    found = problems + [problem for problem in reader.diagnostics.problems if _get_position(problem) not in reported]
     if graph is not None:
         structural = (p for p in find_structural_problems(graph) if reader.is_reliable(p))
         found += truncate_problems(p for p in structural if not (problems and p.code == "unused"))
     if graph is None or found:
-        raise SpecError(truncate_problems(sorted(found, key=_get_sort_key)))
+        raise SpecError(truncate_problems(sorted(found, key=_get_position)))
     return graph
 
 
-def _get_sort_key(problem: Problem) -> tuple[int, int]:
+def _get_position(problem: Problem) -> tuple[int, int]:
     return problem.place.line or 0, problem.place.column or 0
 
 
@@ -156,21 +160,18 @@ class _SpecReader:
         known, foreign = (GRAPH_KEYS, CHAIN_ONLY_KEYS) if is_graph else (CHAIN_KEYS, GRAPH_ONLY_KEYS)
         mixed = [key for key, _ in tree.pairs if key.value in foreign]
         if mixed:
-            self._report_mixed_forms(mixed, known)
+            this, other = ("a graph", "a chain") if is_graph else ("a chain", "a graph")
+            listed = ", ".join(str(key.value) for key in mixed)
+            message = f"a file is a chain or a graph, and this one is {this}; keys of {other}: {listed}."
+            first = str(mixed[0].value)
+            meant = {"input": "did you mean inputs?", "inputs": "did you mean input?"}.get(first)
+            self.diagnostics.add("key", message, first, mixed[0], meant or f"leave out what belongs to {other}")
         unknown = self.diagnostics.report_unknown("a model", "key", tree, known, "", ignored=foreign)
         # In a mixed file nothing is missing: it may be there in the words of the other form.
         self.unknown = [*known, *names] if mixed else unknown
         graph = self._read_graph() if is_graph else self._read_chain()
         source = Source(self.diagnostics.file, self.diagnostics.marks)
         return None if graph is None else evolve(graph, source=source)
-
-    def _report_mixed_forms(self, mixed: list[ScalarNode], known: tuple[str, ...]) -> None:
-        this, other = ("a graph", "a chain") if known is GRAPH_KEYS else ("a chain", "a graph")
-        names = [str(key.value) for key in mixed]
-        message = f"a file is a chain or a graph, and this one is {this}; keys of {other}: {', '.join(names)}."
-        meant = {"input": "inputs", "inputs": "input"}.get(names[0])
-        fix = f"did you mean {meant}?" if meant else f"leave out what belongs to {other}"
-        self.diagnostics.add("key", message, names[0], mixed[0], fix=fix)
 
     def _read_chain(self) -> Graph:
         root = self.root
@@ -189,7 +190,7 @@ class _SpecReader:
             for label, tree in self._read_section("aux", "a mapping of names to branches")
             if (branch := tuple(self._iter_branch(label, tree)))
         }
-        return chain(*parts, aux=aux, input=self._read_image(image, "input"), **self._read_common())
+        return chain(*parts, aux=aux, input=self._read_fields(Image(), image, "input", _IMAGE), **self._read_common())
 
     def _iter_branch(self, label: str, tree: Tree) -> Iterator[Part]:
         path = f"aux.{label}"
@@ -212,7 +213,7 @@ class _SpecReader:
                 self.diagnostics.report_missing(key, self.unknown, message, "", self.root, f"add {example}")
         inputs = self._read_section("inputs", "names and images")
         graph = Graph(
-            inputs=tuple((name, self._read_image(tree, name)) for name, tree in inputs),
+            inputs=tuple((name, self._read_fields(Image(), tree, name, _IMAGE)) for name, tree in inputs),
             nodes=[self._read_node(name, tree) for name, tree in self._read_section("nodes", "names and nodes")],
             outputs=self._read_outputs(),
             auxiliary=tuple(self._iter_auxiliary()),
@@ -224,12 +225,13 @@ class _SpecReader:
         tree = self.root.get("outputs")
         if (tree is None and is_misspelling("outputs", self.unknown)) or not isinstance(tree, SequenceNode | None):
             self.unread.add("outputs")
-        entries = enumerate(self._read_list("outputs", "a list of nodes"))
-        return self._read_names(((f"outputs[{index}]", entry) for index, entry in entries), "outputs")
+        self._read_list("outputs", "a list of nodes")
+        return self._read_names(tree, "outputs", "outputs") if isinstance(tree, SequenceNode) else []
 
     def _iter_auxiliary(self) -> Iterator[tuple[str, str]]:
         for label, tree in self._read_section("auxiliary", "names and nodes"):
-            for name in self._read_names([(f"auxiliary.{label}", tree)], f"auxiliary.{label}"):
+            name = self._read_name(tree, f"auxiliary.{label}", f"auxiliary.{label}")
+            if name is not None:
                 yield label, name
 
     def _read_node(self, name: str, tree: Tree) -> Node:
@@ -254,8 +256,8 @@ class _SpecReader:
         if share is None or part is not None:
             return self._read_part(part, name, None)
         self.diagnostics.record(name, share)
-        owners = self._read_names([(f"{name}.share", share)], name)
-        return Shared(owners[0]) if owners else Part()
+        owner = self._read_name(share, f"{name}.share", name)
+        return Part() if owner is None else Shared(owner)
 
     def _read_sources(self, name: str, node: MappingNode, unknown: list[str]) -> InputNames:
         """Read the sources of a node: one name, several by position, or by name."""
@@ -267,51 +269,82 @@ class _SpecReader:
             return ()
         self.diagnostics.record(path, tree)
         if isinstance(tree, MappingNode):
-            return tuple(
-                (argument, source)
-                for argument, entry in tree.by_name.items()
-                for source in self._read_names([(f"{path}.{argument}", entry)], name)
-            )
+            found = [(key, self._read_name(entry, f"{path}.{key}", name)) for key, entry in tree.by_name.items()]
+            return tuple((key, source) for key, source in found if source is not None)
         if isinstance(tree, SequenceNode):
-            return tuple(self._read_names(((f"{path}[{i}]", entry) for i, entry in enumerate(tree.entries)), name))
-        return tuple(self._read_names([(path, tree)], name))
+            return tuple(self._read_names(tree, path, name))
+        source = self._read_name(tree, path, name)
+        return () if source is None else (source,)
 
-    def _read_names(self, entries: Iterable[tuple[str, Tree]], owner: str) -> list[str]:
-        """Read names of nodes or inputs. If one is not valid, the references of `owner` are not known."""
-        names = [parse_value(NAME, tree, path, self.diagnostics) for path, tree in entries]
-        if None in names:
-            self.unread.add(owner)
+    def _read_names(self, tree: SequenceNode, path: str, owner: str) -> list[str]:
+        names = [self._read_name(entry, f"{path}[{index}]", owner) for index, entry in enumerate(tree.entries)]
         return [name for name in names if name is not None]
 
+    def _read_name(self, tree: Tree, path: str, owner: str) -> str | None:
+        """Read the name of a node or an input. If it is not valid, the references of `owner` are not known."""
+        name: str | None = parse_value(NAME, tree, path, self.diagnostics)
+        if name is None:
+            self.unread.add(owner)
+        return name
+
     def _read_part(self, tree: Tree | None, path: str, kind: str | None) -> Part:
-        """Read a part, or return a bare one of its kind."""
-        part = None if tree is None else resolve_part(tree, path, kind, self.parts, self.diagnostics)
+        """Read `Name` or `{Name: {field: value}}`; a part that is not valid is replaced by a bare one of its kind.
+
+        `kind` is the only kind of part allowed here, or None for any.
+        """
+        part = None
+        if tree is not None:
+            self.diagnostics.record(path, tree)
+            name, fields = self._read_name_and_fields(tree, path)
+            cls = None if name is None else find_class(name, kind, self.parts, path, tree, self.diagnostics)
+            if name is not None and cls is not None:
+                fixed = get_fixed_fields(name, cls)
+                part = construct(cls, name, fields, path, tree, self.diagnostics, fixed)
+                part = part if kind is None or isinstance(part, KINDS[kind]) else None
         return part or (Part if kind is None else KINDS[kind])()
 
-    def _read_image(self, tree: Tree | None, path: str) -> Image:
-        return self._read_fields(Image, tree, path, "the fields of an image, such as {channels: 3}")
+    def _read_name_and_fields(self, tree: Tree, path: str) -> tuple[str | None, MappingNode | None]:
+        """Read the name of a part, None if it is not valid, and the mapping of its fields, None if there are none."""
+        if isinstance(tree, ScalarNode) and isinstance(tree.value, str):
+            return tree.value, None
+        expected, fix, got = "the name of a part, or {Name: {field: value}}", None, None
+        if isinstance(tree, MappingNode) and tree.pairs:
+            key, fields = tree.pairs[0]
+            first = get_key_name(key)
+            if len(tree.pairs) > 1:
+                names = list(tree.by_name)
+                got = f"{len(names)} names: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
+                fix = f"indent the fields under {first}: {{{first}: {{field: value}}}}"
+            elif isinstance(fields, MappingNode):
+                return first, fields
+            elif isinstance(fields, ScalarNode) and fields.value is None:
+                return first, None
+            else:
+                tree, expected = fields, f"the fields of {first} as a mapping"
+        elif isinstance(tree, ScalarNode) and tree.value is None:
+            fix = f"name the part, or leave {path} out"
+        self.diagnostics.report_mismatch(expected, path, tree, fix, got)
+        return None, None
 
-    def _read_fields(self, cls: type[T], tree: Tree | None, path: str, expected: str) -> T:
-        """Read an instance of a class from a mapping of its fields, or return one with the defaults."""
+    def _read_fields(self, default: T, tree: Tree | None, path: str, expected: str) -> T:
+        """Read an instance of a class from a mapping of its fields; the default where it is not there or not valid."""
         fields = None if tree is None else self.diagnostics.require(MappingNode, tree, path, expected)
-        return (fields and construct(cls, path, fields, path, fields, self.diagnostics)) or cls()
+        return (fields and construct(type(default), path, fields, path, fields, self.diagnostics)) or default
 
     def _read_common(self) -> dict[str, Any]:
         """Read `rescale`, `crop` and `padding`, as arguments for a graph."""
         rescale, crop, padding = (self.root.get(key) for key in _COMMON_KEYS)
+        sides = None if crop is None else parse_value(SIDE_PAIR, crop, "crop", self.diagnostics)
+        try:
+            sides = None if sides is None or None in sides else parse_height_and_width("crop", sides)
+        except ValueError as error:
+            self.diagnostics.add("value", f"{error}.", "crop", crop or self.root)
+            sides = None
         return {
             "rescale": rescale is None or parse_value(BOOLEAN, rescale, "rescale", self.diagnostics) is not False,
-            "crop": None if crop is None else self._read_crop(crop),
-            "padding": self._read_fields(Padding, padding, "padding", "a mapping such as {mode: reflect}"),
+            "crop": sides,
+            "padding": self._read_fields(Padding(), padding, "padding", "a mapping such as {mode: reflect}"),
         }
-
-    def _read_crop(self, tree: Tree) -> tuple[int, int] | None:
-        sides = parse_value(SIDE_PAIR, tree, "crop", self.diagnostics)
-        try:
-            return None if sides is None or None in sides else parse_height_and_width("crop", sides)
-        except ValueError as error:
-            self.diagnostics.add("value", f"{error}.", "crop", tree)
-            return None
 
     def _read_section(self, key: str, expected: str) -> Iterable[tuple[str, Tree]]:
         """Return the names and values under a key of the file, if it is there."""

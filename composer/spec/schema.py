@@ -1,20 +1,22 @@
-"""Check values of a spec against the types of fields."""
+"""Read values, and declarations from mappings of their fields, by the types of the fields."""
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from itertools import repeat
 from math import isfinite
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from attrs import define, field, frozen
+import attrs
+from attrs import define, frozen
 
 from composer.errors import MAX_PROBLEMS, Place, Problem, find_close_matches, suggest
 from composer.layouts import parse_stride
-from composer.parts.encoders import WeightsFile
 from composer.parts.validators import Options
 from composer.spec.yaml import MappingNode, ScalarNode, SequenceNode, Tree, describe_value, format_scalar, parse_scalar
 
@@ -38,6 +40,7 @@ UNSUPPORTED_KEYS: Mapping[str, str] = {
 """Keys that are never a misspelling of another, however similar, with what to do instead."""
 
 N = TypeVar("N", MappingNode, SequenceNode)
+T = TypeVar("T")
 
 
 class TooManyProblemsError(Exception):
@@ -52,27 +55,17 @@ class Diagnostics:
     """
 
     file: str | None = None
-    problems: list[Problem] = field(factory=list)
-    marks: dict[str, tuple[int, int]] = field(factory=dict)
+    problems: list[Problem] = attrs.field(factory=list)
+    marks: dict[str, tuple[int, int]] = attrs.field(factory=dict)
 
     def record(self, path: str, at: Tree) -> None:
         """Record the position of the value of `path`."""
         self.marks[path] = (at.line, at.column)
 
-    def add(
-        self,
-        code: str,
-        message: str,
-        path: str,
-        at: Tree,
-        *,
-        expected: str | None = None,
-        got: str | None = None,
-        fix: str | None = None,
-    ) -> None:
-        """Add a problem at the position of a value."""
+    def add(self, code: str, message: str, path: str, at: Tree, fix: str | None = None, **sides: str | None) -> None:
+        """Add a problem at the position of a value. `sides` are `expected` and `got`."""
         place = Place(path, self.file, at.line, at.column)
-        self.problems.append(Problem(code=code, message=message, place=place, expected=expected, got=got, fix=fix))
+        self.problems.append(Problem(code=code, message=message, place=place, fix=fix, **sides))
         if len(self.problems) > MAX_PROBLEMS:
             raise TooManyProblemsError
 
@@ -81,7 +74,7 @@ class Diagnostics:
     ) -> None:
         """Report a value of the wrong type."""
         got = got or describe_value(at)
-        self.add("type", f"expected {expected} (got {got}).", path, at, expected=expected, got=got, fix=fix)
+        self.add("type", f"expected {expected} (got {got}).", path, at, fix, expected=expected, got=got)
 
     def require(self, shape: type[N], at: Tree, path: str, expected: str, fix: str | None = None) -> N | None:
         """Record the position of a value and return it, if it is of this shape. Otherwise report that."""
@@ -96,7 +89,7 @@ class Diagnostics:
     ) -> None:
         """Report a missing key, unless one of the `unknown` keys is a misspelling of it."""
         if not is_misspelling(key, unknown):
-            self.add("key", message, path, at, fix=fix)
+            self.add("key", message, path, at, fix)
 
     def report_unknown(
         self,
@@ -110,12 +103,11 @@ class Diagnostics:
         instead: Callable[[str], str | None] = UNSUPPORTED_KEYS.get,
     ) -> list[str]:
         """Report the keys of a mapping that are not known, and return their names. `instead` has fixes for some."""
-        keys = [key for key, _ in mapping.pairs if key.value not in known and key.value not in ignored]
-        names = [get_key_name(key) for key in keys]
-        for name, key in zip(names, keys, strict=True):
+        keys = {str(key.value): key for key, _ in mapping.pairs if key.value not in known and key.value not in ignored}
+        for name, key in keys.items():
             fix = instead(name) or _suggest_key(name, known, owner)
-            self.add("key", f"{owner} has no {noun} {name!r}.", join_path(path, name), key, got=name, fix=fix)
-        return names
+            self.add("key", f"{owner} has no {noun} {name!r}.", join_path(path, name), key, fix, got=name)
+        return list(keys)
 
 
 def get_key_name(key: Tree) -> str:
@@ -188,34 +180,27 @@ def _iter_rewrites(tree: Tree) -> Iterator[tuple[Tree, str]]:
     if isinstance(value, str):
         if word := _BOOL_WORDS.get(value.lower()):
             yield tree._replace(value=word == "true"), f"write {word}"
-        try:
+        with suppress(ValueError):
             unquoted = parse_scalar(value)
-        except ValueError:
-            unquoted = value
-        if not isinstance(unquoted, str):
-            yield tree._replace(value=unquoted), f"write {value} without quotes"
+            if not isinstance(unquoted, str):
+                yield tree._replace(value=unquoted), f"write {value} without quotes"
     elif isinstance(value, float) and value.is_integer():
         yield tree._replace(value=int(value)), f"write {int(value)}"
     yield SequenceNode((tree,), tree.line, tree.column), f"write a list, such as [{format_scalar(value)}]"
 
 
-def _get_value(tree: ScalarNode, _path: str, _findings: Diagnostics) -> Any:
-    return tree.value
-
-
-def _read_number(tree: Any, path: str, diagnostics: Diagnostics) -> float:
-    number = float(tree.value)
-    if not isfinite(number):
-        diagnostics.add("value", f"a number is finite (got {tree.value}).", path, tree)
-    return number
-
-
-def _read_ratio(tree: Any, path: str, diagnostics: Diagnostics) -> Fraction | None:
+def _read_scalar(convert: Callable[[Any], Any], tree: ScalarNode, path: str, diagnostics: Diagnostics) -> Any:
     try:
-        return parse_stride(tree.value)
+        return convert(tree.value)
     except ValueError as error:
         diagnostics.add("value", f"{error}.", path, tree)
         return None
+
+
+def _convert_number(value: float) -> float:
+    if not isfinite(value):
+        raise ValueError(f"a number is finite (got {value})")
+    return float(value)
 
 
 def _read_entries(
@@ -225,46 +210,26 @@ def _read_entries(
     return tuple(parse_value(schema, entry, f"{path}[{index}]", diagnostics) for index, (schema, entry) in pairs)
 
 
-def _read_plain(tree: ScalarNode | SequenceNode, path: str, diagnostics: Diagnostics) -> Any:
-    if isinstance(tree, SequenceNode):
-        return _read_entries(repeat(PLAIN), tree, path, diagnostics)
-    return (_read_number if isinstance(tree.value, float) else _get_value)(tree, path, diagnostics)
-
-
-def _read_any(tree: Tree, path: str, diagnostics: Diagnostics) -> Any:
-    if isinstance(tree, SequenceNode):
-        return _read_entries(repeat(_ANY), tree, path, diagnostics)
-    if isinstance(tree, MappingNode):
-        values = tree.by_name.items()
-        return {name: parse_value(_ANY, value, join_path(path, name), diagnostics) for name, value in values}
-    return _read_plain(tree, path, diagnostics)
-
-
-def _read_options(tree: MappingNode, path: str, diagnostics: Diagnostics) -> Any:
-    return tuple(sorted(_read_any(tree, path, diagnostics).items()))
-
-
-def _read_weights_file(tree: MappingNode, path: str, diagnostics: Diagnostics) -> WeightsFile | None:
-    from composer.spec.parts import construct  # not at the top: it needs this module
-
-    return construct(WeightsFile, path.rpartition(".")[2], tree, path, tree, diagnostics)
-
-
 def _is_mapping(tree: Tree) -> bool:
     return isinstance(tree, MappingNode)
 
 
-def _make_scalar(words: str, *types: type, read: Callable[[Any, str, Diagnostics], Any] = _get_value) -> Schema:
+def _make_scalar(words: str, *types: type, convert: Callable[[Any], Any] = lambda value: value) -> Schema:
     """Make the schema of a scalar of exactly these types: `true` is not a number, nor is `"64"`."""
-    return Schema(words, lambda tree: isinstance(tree, ScalarNode) and type(tree.value) in types, read)
+    return Schema(
+        words, lambda tree: isinstance(tree, ScalarNode) and type(tree.value) in types, partial(_read_scalar, convert)
+    )
 
 
 def _make_choice(known: tuple[Any, ...]) -> Schema:
-    def is_known(tree: Tree) -> bool:
-        # Compared with their types, because in Python True == 1.
-        return isinstance(tree, ScalarNode) and (type(tree.value), tree.value) in {(type(one), one) for one in known}
-
-    return Schema(f"one of {', '.join(map(str, known))}", is_known, _get_value, known)
+    # Compared with their types, because in Python True == 1.
+    typed = {(type(one), one) for one in known}
+    return Schema(
+        f"one of {', '.join(map(str, known))}",
+        lambda tree: isinstance(tree, ScalarNode) and (type(tree.value), tree.value) in typed,
+        lambda tree, *_: tree.value,
+        known,
+    )
 
 
 def _make_list(entries: tuple[Schema, ...], *, fixed: bool) -> Schema:
@@ -274,45 +239,64 @@ def _make_list(entries: tuple[Schema, ...], *, fixed: bool) -> Schema:
     return Schema(
         f"a list of {count}{kinds.pop() if len(kinds) == 1 else 'values'}",
         lambda tree: isinstance(tree, SequenceNode) and (not fixed or len(tree.entries) == len(entries)),
-        lambda tree, path, diagnostics: _read_entries(
-            entries if fixed else repeat(entries[0]), tree, path, diagnostics
-        ),
+        lambda tree, *rest: _read_entries(entries if fixed else repeat(entries[0]), tree, *rest),
     )
 
 
 def _make_union(alternatives: tuple[Schema, ...]) -> Schema:
     """Make the schema of a value that the first matching alternative reads."""
 
-    def find(tree: Tree) -> Schema | None:
-        return next((schema for schema in alternatives if schema.accepts(tree)), None)
+    def read(tree: Tree, path: str, diagnostics: Diagnostics) -> Any:
+        return next(schema for schema in alternatives if schema.accepts(tree)).read(tree, path, diagnostics)
+
+    words = ", or ".join(schema.words for schema in alternatives)
+    return Schema(words, lambda tree: any(schema.accepts(tree) for schema in alternatives), read)
+
+
+def _make_plain(words: str, *, mappings: bool) -> Schema:
+    """Make the schema of scalars, lists of them at any depth, and perhaps mappings."""
 
     def read(tree: Tree, path: str, diagnostics: Diagnostics) -> Any:
-        schema = find(tree)
-        return schema and schema.read(tree, path, diagnostics)
+        if isinstance(tree, SequenceNode):
+            return _read_entries(repeat(schema), tree, path, diagnostics)
+        if isinstance(tree, MappingNode):
+            values = tree.by_name.items()
+            return {name: parse_value(schema, value, join_path(path, name), diagnostics) for name, value in values}
+        is_float = isinstance(tree.value, float)
+        return _read_scalar(_convert_number, tree, path, diagnostics) if is_float else tree.value
 
-    return Schema(", or ".join(schema.words for schema in alternatives), lambda tree: find(tree) is not None, read)
+    schema = Schema(words, lambda tree: mappings or not isinstance(tree, MappingNode), read)
+    return schema
+
+
+def _make_mapping(cls: type) -> Schema:
+    """Make the schema of a declaration inside of another."""
+
+    def read(tree: MappingNode, path: str, diagnostics: Diagnostics) -> Any:
+        return construct(cls, path.rpartition(".")[2], tree, path, tree, diagnostics)
+
+    return Schema(f"a mapping of {' and '.join(get_fields(cls))}", _is_mapping, read)
 
 
 _PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a string": "strings"}
 INTEGER = _make_scalar("a whole number", int)
-NUMBER = _make_scalar("a number", int, float, read=_read_number)
 BOOLEAN = _make_scalar("true or false", bool)
-STRING = _make_scalar("a string", str)
 NAME = _make_scalar("the name of a node or an input", str)
-PLAIN = Schema("a plain value, or a list of them", lambda tree: not isinstance(tree, MappingNode), _read_plain)
-_ANY = Schema("a plain value, or a list or a mapping of them", lambda _: True, _read_any)
-OPTIONS = Schema("a mapping of names to plain values", _is_mapping, _read_options)
+PLAIN = _make_plain("a plain value, or a list of them", mappings=False)
+_ANY = _make_plain("a plain value, or a list or a mapping of them", mappings=True)
+OPTIONS = Schema(
+    "a mapping of names to plain values", _is_mapping, lambda *place: tuple(sorted(_ANY.read(*place).items()))
+)
 SIDE_PAIR = _make_list((INTEGER, INTEGER), fixed=True)
 
 _SCHEMAS: dict[Any, Schema] = {
     int: INTEGER,
-    float: NUMBER,
+    float: _make_scalar("a number", int, float, convert=_convert_number),
     bool: BOOLEAN,
-    str: STRING,
+    str: _make_scalar("a string", str),
     type(None): _make_scalar("null", type(None)),
-    Fraction: _make_scalar("a whole number or a ratio such as 3/2", int, str, read=_read_ratio),
+    Fraction: _make_scalar("a whole number or a ratio such as 3/2", int, str, convert=parse_stride),
     Options: OPTIONS,
-    WeightsFile: Schema("a mapping of file and prefix", _is_mapping, _read_weights_file),
     # Height and width; the field's converter decides whether one number means both.
     tuple[int, int]: _make_union((SIDE_PAIR, INTEGER)),
 }
@@ -331,4 +315,110 @@ def build_schema(annotation: Any) -> Schema:
     if origin is tuple and arguments:
         fixed = arguments[-1] is not Ellipsis
         return _make_list(tuple(map(build_schema, arguments if fixed else arguments[:-1])), fixed=fixed)
-    return PLAIN
+    return _make_mapping(annotation) if attrs.has(annotation) else PLAIN
+
+
+@frozen
+class Field:
+    """A field of a declaration: its attribute, the schema of its values, and whether it must be set."""
+
+    attribute: attrs.Attribute[Any]
+    wanted: Schema
+    required: bool
+
+
+def get_fields(cls: Any) -> Mapping[str, Field]:
+    """Return the fields of a declaration by their names in a spec."""
+    return _collect_fields(cls)
+
+
+@cache
+def _collect_fields(cls: Any) -> Mapping[str, Field]:
+    hints = get_type_hints(cls)
+    return {
+        attribute.alias or attribute.name: Field(
+            attribute, build_schema(hints.get(attribute.name)), required=attribute.default is attrs.NOTHING
+        )
+        for attribute in attrs.fields(cls)
+        if attribute.init
+    }
+
+
+def construct(
+    cls: type[T],
+    subject: str,
+    fields: MappingNode | None,
+    path: str,
+    at: Tree,
+    diagnostics: Diagnostics,
+    given: Mapping[str, Any] | None = None,
+) -> T | None:
+    """Construct a declaration from `fields`, and from `given`, which a spec cannot set.
+
+    `subject` names it in messages, and `at` is its position. Reports the problems of each field, and then returns None.
+    """
+    before = len(diagnostics.problems)
+    given = given or {}
+    known = get_fields(cls)
+    settable = known.keys() - given.keys()
+    fields = fields or MappingNode((), at.line, at.column)
+    trees = {name: tree for name, tree in fields.by_name.items() if name in settable}
+    values: dict[str, Any] = {}
+    for name, tree in trees.items():
+        count = len(diagnostics.problems)
+        value = parse_value(known[name].wanted, tree, join_path(path, name), diagnostics)
+        if len(diagnostics.problems) == count:
+            values[name] = value
+    instead = partial(_find_replacement, cls, settable)
+    unknown = diagnostics.report_unknown(subject, "field", fields, settable, path, instead=instead)
+    for name, field in known.items():
+        if field.required and name in settable and name not in trees:
+            fix = f"add {name}, {field.wanted.words}"
+            diagnostics.report_missing(name, unknown, f"{subject} needs {name}.", path, at, fix)
+    for name, value in values.items():
+        attribute = known[name].attribute
+        if message := _find_error(attribute, value):
+            diagnostics.add("value", message, join_path(path, name), trees[name], _suggest_value(attribute, value))
+    if len(diagnostics.problems) > before:
+        return None
+    try:
+        return cls(**given, **values)
+    except (ValueError, TypeError) as error:
+        message = _format_message(error)
+    # A rule on several fields names them.
+    word = next((word for word in re.findall(r"\w+", message) if word in trees), None)
+    diagnostics.add("value", message, join_path(path, word) if word else path, trees[word] if word else at)
+    return None
+
+
+def _find_replacement(cls: type, settable: Collection[str], name: str) -> str | None:
+    """Return the fix for a name that is not a field of a declaration, if it is not a misspelling."""
+    fix = getattr(cls, "instead", {}).get(name) or UNSUPPORTED_KEYS.get(name)
+    if fix or "options" not in settable or name in get_fields(cls) or find_close_matches(name, settable):
+        return fix
+    return f"options: {{{name}: …}}, if it is an argument of the network; {suggest(name, settable)}"
+
+
+def _find_error(attribute: attrs.Attribute[Any], value: Any) -> str | None:
+    """Return why the converter or the validator of a field rejects a value; None where it does not."""
+    converter: Any = attribute.converter
+    # The constructor calls those that need the instance, such as a validator that reads another field.
+    if isinstance(converter, attrs.Converter):
+        return None
+    try:
+        with suppress(AttributeError):
+            converted = converter(value) if converter else value
+            if attribute.validator:
+                attribute.validator(None, attribute, converted)
+    except (ValueError, TypeError) as error:
+        return _format_message(error)
+    return None
+
+
+def _format_message(error: Exception) -> str:
+    return f"{error.args[0] if error.args else type(error).__name__}."
+
+
+def _suggest_value(attribute: attrs.Attribute[Any], value: Any) -> str | None:
+    names = [name for name in getattr(attribute.validator, "known", ()) if isinstance(name, str)]
+    return suggest(value, names) if isinstance(value, str) and is_misspelling(value, names) else None

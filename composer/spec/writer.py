@@ -13,12 +13,12 @@ from attrs import evolve
 
 from composer.errors import Place, Problem, SpecError
 from composer.graph import Graph, Node, Shared, chain, require_graph
-from composer.parts import PART_REGISTRY, Custom, Decoder, Head, Part, WeightsFile
+from composer.parts import PART_REGISTRY, Custom, Decoder, Head, Part
 from composer.parts.base import get_part_name
 from composer.parts.registry import PartRegistry
-from composer.spec.parts import Parts, get_fields
+from composer.spec.names import Parts
 from composer.spec.reader import parse_spec
-from composer.spec.schema import OPTIONS
+from composer.spec.schema import OPTIONS, get_fields
 from composer.spec.yaml import build_error, format_scalar
 
 MAX_LINE_WIDTH = 100
@@ -36,8 +36,7 @@ def write(graph: Graph, *, parts: Parts = PART_REGISTRY) -> str:
     Raises SpecError if there is no such text: a node holds a live module or a part that is not among `parts`, or the
     graph is not valid because a name is repeated or unknown.
     """
-    require_graph(graph)
-    require_serializable(graph)
+    _require_serializable(graph)
     names = _map_part_names(graph, parts)
     branches = as_chain(graph)
     data = _dump_graph(graph, names) if branches is None else _dump_chain(graph, branches, names)
@@ -65,8 +64,7 @@ def digest(graph: Graph) -> str:
     value are left out, so that a part can gain a field without changing old digests. Raises SpecError for a node that
     holds a live module or another value that cannot be written in a spec.
     """
-    require_graph(graph)
-    require_serializable(graph)
+    _require_serializable(graph)
     content = [
         [[name, get_non_default_fields(image, name)] for name, image in graph.inputs],
         [[node.name, _describe_part(node.part, node.name), node.inputs] for node in graph.nodes],
@@ -79,8 +77,9 @@ def digest(graph: Graph) -> str:
     return sha256(json.dumps(_normalize_numbers(content)).encode()).hexdigest()
 
 
-def require_serializable(graph: Graph) -> None:
-    """Raise SpecError for the nodes that hold a live module."""
+def _require_serializable(graph: Graph) -> None:
+    """Raise TypeError for another object, and SpecError for the nodes that hold a live module."""
+    require_graph(graph)
     message = "Custom holds a live module, which cannot be written in a spec."
     fix = "declare the encoder as a class of your own, and register its contract and module"
     live = [node.name for node in graph.nodes if isinstance(node.part, Custom)]
@@ -121,7 +120,7 @@ def _to_plain_value(value: Any, path: str) -> Any:
         return [_to_plain_value(entry, path) for entry in value]
     if isinstance(value, dict):
         return {str(name): _to_plain_value(entry, path) for name, entry in value.items()}
-    if isinstance(value, WeightsFile):
+    if attrs.has(type(value)):
         return get_non_default_fields(value, path)
     message = f"{type(value).__name__} is not a plain value, so it cannot be written in a spec."
     raise build_error("yaml", message, Place(path))

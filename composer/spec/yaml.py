@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from itertools import chain, takewhile
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
@@ -189,6 +190,9 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Position = tuple[int, int]
 """A line and a column, counted from 1."""
 
+Pairs = dict[str, tuple[ScalarNode, Tree]]
+"""The keys and values of a mapping, by the text of the key."""
+
 
 @define
 class _TreeBuilder:
@@ -214,9 +218,8 @@ class _TreeBuilder:
             if isinstance(event, yaml.NodeEvent):
                 root = self._build_tree(event, 0)
             elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
-                self.fail(
-                    "yaml", "a file holds one document; a second one begins here.", _get_position(event.start_mark)
-                )
+                at = _get_position(event.start_mark)
+                self.fail("yaml", "a file holds one document; a second one begins here.", at)
         return root
 
     def _build_tree(self, event: Any, depth: int) -> Tree:
@@ -237,7 +240,9 @@ class _TreeBuilder:
         elif isinstance(event, yaml.MappingStartEvent):
             tree = MappingNode(self._build_pairs(depth + 1), *at)
         else:
-            tree = SequenceNode(tuple(self._iter_entries(depth + 1)), *at)
+            inner = iter(lambda: next(self.events), None)
+            starts = takewhile(lambda event: not isinstance(event, yaml.SequenceEndEvent), inner)
+            tree = SequenceNode(tuple(self._build_tree(start, depth + 1) for start in starts), *at)
         if event.anchor:
             self.anchors[event.anchor] = tree
         return tree
@@ -250,15 +255,9 @@ class _TreeBuilder:
                 self._report("limit", str(error), at)
         return str(event.value)
 
-    def _iter_entries(self, depth: int) -> Iterator[Tree]:
-        for event in self.events:
-            if isinstance(event, yaml.SequenceEndEvent):
-                return
-            yield self._build_tree(event, depth)
-
     def _build_pairs(self, depth: int) -> tuple[tuple[ScalarNode, Tree], ...]:
-        pairs: dict[str, tuple[ScalarNode, Tree]] = {}
-        merged: dict[str, tuple[ScalarNode, Tree]] = {}
+        pairs: Pairs = {}
+        merged: Pairs = {}
         for event in self.events:
             if isinstance(event, yaml.MappingEndEvent):
                 break
@@ -267,33 +266,32 @@ class _TreeBuilder:
             if not isinstance(key, ScalarNode) or not isinstance(key.value, str):
                 self.incomplete = True
                 self._report("yaml", f"a key is a string (got {describe_value(key)}).", at)
-                continue
-            name = key.value
-            if name == "<<" and not key.quoted and not merged:
+            elif key.value == "<<" and not key.quoted and not merged:
                 merged = self._merge_pairs(value, at)
-                continue
-            if name in pairs:
-                self._report_repeated(name, pairs[name][0].line, at)
-                if self.as_pyyaml:
-                    del pairs[name]  # the value moves to the end, as the position of its key does
-            pairs.setdefault(name, (key, value))
-        return (*(pair for name, pair in merged.items() if name not in pairs), *pairs.values())
+            else:
+                self._add_pair(pairs, key, value)
+        return tuple({**{name: pair for name, pair in merged.items() if name not in pairs}, **pairs}.values())
 
-    def _report_repeated(self, name: str, line: int, at: Position) -> None:
-        if self.as_pyyaml:
-            self._report("key", f"the key {name!r} is repeated: this value replaces the one on line {line}.", at)
-        else:
-            message = f"the key {name!r} is here for the second time; the first is on line {line}."
-            self._report("key", message, at, "leave one of them out")
+    def _add_pair(self, pairs: Pairs, key: ScalarNode, value: Tree) -> None:
+        """Add a pair; of a repeated key the first value counts, or the last one as PyYAML reads it."""
+        name = str(key.value)
+        first = pairs.pop(name, None) if self.as_pyyaml else pairs.get(name)
+        if first is not None and self.as_pyyaml:
+            message = f"the key {name!r} is repeated: this value replaces the one on line {first[0].line}."
+            self._report("key", message, (key.line, key.column))
+        elif first is not None:
+            message = f"the key {name!r} is here for the second time; the first is on line {first[0].line}."
+            self._report("key", message, (key.line, key.column), "leave one of them out")
+        pairs.setdefault(name, (key, value))
 
-    def _merge_pairs(self, value: Tree, at: Position) -> dict[str, tuple[ScalarNode, Tree]]:
+    def _merge_pairs(self, value: Tree, at: Position) -> Pairs:
         """Return the pairs that a mapping takes from the value of its merge key; earlier sources win."""
         sources = value.entries if isinstance(value, SequenceNode) else (value,)
         mappings = [source for source in sources if isinstance(source, MappingNode)]
         if self.as_pyyaml and mappings and len(mappings) == len(sources):
-            merged: dict[str, tuple[ScalarNode, Tree]] = {}
-            for pair in (pair for mapping in mappings for pair in mapping.pairs):
-                merged.setdefault(str(pair[0].value), pair)
+            merged: Pairs = {}
+            for key, entry in chain(*(mapping.pairs for mapping in mappings)):
+                merged.setdefault(str(key.value), (key, entry))
             return merged
         self.incomplete = True
         message = "merge keys (<<) are not supported."
@@ -308,19 +306,10 @@ class _TreeBuilder:
         tree = self.anchors[name]
         if tree is None:
             self.fail("yaml", f"the alias *{name} refers to a value that contains it.", at, "write it out")
-        self._count_alias(tree, depth, at)
+        # Every value that an alias stands for counts, because aliases of aliases multiply.
+        for inner in _iter_depths(tree, depth):
+            self._count_node(inner, at)
         return tree
-
-    def _count_alias(self, tree: Tree, depth: int, at: Position) -> None:
-        """Count every value that an alias stands for, because aliases of aliases multiply."""
-        if isinstance(tree, ScalarNode):
-            self._count_node(depth, at)
-            return
-        self._count_node(depth + 1, at)
-        pairs = ((entry,) for entry in tree.entries) if isinstance(tree, SequenceNode) else tree.pairs
-        for pair in pairs:
-            for child in pair:
-                self._count_alias(child, depth + 1, at)
 
     def _count_node(self, depth: int, at: Position) -> None:
         self.nodes += 1
@@ -342,6 +331,16 @@ class _TreeBuilder:
             raise SpecError(truncate_problems(self.problems))
 
 
+def _iter_depths(tree: Tree, depth: int) -> Iterator[int]:
+    """Yield the depths of a value inside of `depth` lists and mappings, and of all that it holds."""
+    if isinstance(tree, ScalarNode):
+        yield depth
+        return
+    yield depth + 1
+    for child in tree.entries if isinstance(tree, SequenceNode) else chain(*tree.pairs):
+        yield from _iter_depths(child, depth + 1)
+
+
 def parse_document(text: str, file: str | None = None, *, as_pyyaml: bool = False) -> tuple[Tree, list[Problem]]:
     """Return the tree of a text, and the problems beside it: repeated keys, tags, integers with too many digits.
 
@@ -359,34 +358,15 @@ def parse_document(text: str, file: str | None = None, *, as_pyyaml: bool = Fals
         raise
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML's own parser raises the latter two for an escape that is not a character.
-        mark = getattr(error, "problem_mark", None)
-        if mark and (deep := _find_excess_depth(text[: mark.index])):
-            builder.fail("limit", _DEPTH_RULE, deep)
-        builder.fail("yaml", f"{getattr(error, 'problem', None) or error}.", _get_position(mark))
+        reason, at = getattr(error, "problem", None) or str(error), _get_position(getattr(error, "problem_mark", None))
+        if "exceeded max" in reason:  # libyaml reads ahead, and met its own limit of nesting before ours
+            builder.fail("limit", _DEPTH_RULE, at)
+        builder.fail("yaml", f"{reason}.", at)
     if root is None or (isinstance(root, ScalarNode) and root.value is None):
         builder.fail("key", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
     if builder.incomplete:
         raise SpecError(builder.problems)
     return root, builder.problems
-
-
-def _find_excess_depth(text: str) -> Position | None:
-    """Return where lists and mappings nest too deep before the end of `text`, at which libyaml stopped.
-
-    libyaml reads up to 1,024 characters ahead of its events, and can meet its own nesting limit (1,000) before the
-    event that exceeds ours. PyYAML's own parser has no such limit.
-    """
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return None
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                return _get_position(event.start_mark)
-    except (yaml.YAMLError, ValueError, OverflowError):
-        pass
-    return None
 
 
 def _get_position(mark: Any) -> Position:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from fractions import Fraction
 from typing import Any
 
 from attrs import evolve
 from hypothesis import strategies as st
 
+import composer
 from composer.graph import Graph, Node, Shared
 from composer.parts import PARTS, Part, Timm
-from composer.parts.base import get_part_name
-from composer.spec.parts import get_fields
-from composer.spec.writer import as_chain, get_non_default_fields
+from composer.spec.yaml import parse_document
 from composer.testing.failures import ContractUncheckable
 from composer.testing.strategies import chains, graphs, valid
-from tests.fuzz.yaml_styles import Data, generate_yaml_styles
+from tests.fuzz.mutations import to_plain_data
+from tests.fuzz.yaml_styles import generate_yaml_styles
 
 NODE_NAMES = (
     *("a", "b", "c", "no", "optical", "necks[0]"),
@@ -28,16 +27,8 @@ _CROPS = (None, None, None, (32, 32), (33, 48), (1, 1))
 
 _CHANGES: tuple[dict[str, Any], ...] = (
     *[{}] * 12,
-    {"any_size": True},
-    {"tokens": True},
-    {"norm": True},
-    {"features_only": True},
-    {"pretrained": True},
-    {"out_indices": (1, 2)},
-    {"out_indices": (-1,)},
-    {"output_stride": 8},
-    {"img_size": (96, 160)},
-    {"img_size": 64},
+    *({"any_size": True}, {"tokens": True}, {"norm": True}, {"features_only": True}, {"pretrained": True}),
+    *({"out_indices": (1, 2)}, {"out_indices": (-1,)}, {"output_stride": 8}, {"img_size": (96, 160)}, {"img_size": 64}),
 )
 
 
@@ -47,26 +38,17 @@ def texts(draw: st.DrawFn) -> str:
 
     It is a chain or a graph of names, with anchors, comments, quotes and both styles of YAML.
     """
-    graph = draw(st.sampled_from(_GRAPH_STRATEGIES).flatmap(lambda shape: shape()))
+    graph = draw(st.one_of(chains(), chains(), graphs(), _generate_random_graphs()))
     graph = evolve(graph, crop=draw(st.sampled_from(_CROPS)), nodes=[_update_node(draw, node) for node in graph.nodes])
-    branches = as_chain(graph)
-    data = (
-        _as_chain(draw, graph, branches)
-        if branches is not None and draw(st.sampled_from((True, True, False)))
-        else _as_nodes(draw, graph)
-    )
-    if not graph.rescale:
-        data["rescale"] = False
-    if graph.crop is not None:
-        data["crop"] = list(graph.crop)
-    padding = _dump_fields(draw, graph.padding)
-    return draw(generate_yaml_styles(data | ({"padding": padding} if padding else {})))
+    if draw(st.sampled_from((False, False, True))):
+        graph = _rename_nodes(draw, graph)
+    return draw(generate_yaml_styles(to_plain_data(parse_document(composer.write(graph))[0])))
 
 
 @st.composite
 def _generate_random_graphs(draw: st.DrawFn) -> Graph:
     """Draw a sequence of parts with valid fields, whether or not they fit together."""
-    kinds = draw(st.lists(st.sampled_from(_DRAWABLE_PARTS), min_size=1, max_size=3))
+    kinds = draw(st.lists(st.sampled_from(DRAWABLE_PARTS), min_size=1, max_size=3))
     parts = [draw(valid(Timm)), *(draw(valid(kind)) for kind in kinds)]
     names = NODE_NAMES[: len(parts)]
     nodes = [Node(name, part, source) for name, part, source in zip(names, parts, ("image", *names), strict=False)]
@@ -83,9 +65,7 @@ def _list_drawable_parts() -> tuple[type[Part], ...]:
     return tuple(found)
 
 
-_DRAWABLE_PARTS = _list_drawable_parts()
-
-_GRAPH_STRATEGIES = (chains, chains, chains, graphs, graphs, _generate_random_graphs)
+DRAWABLE_PARTS = _list_drawable_parts()
 
 
 def _update_node(draw: st.DrawFn, node: Node) -> Node:
@@ -97,63 +77,22 @@ def _update_node(draw: st.DrawFn, node: Node) -> Node:
     return node
 
 
-def _as_chain(draw: st.DrawFn, graph: Graph, branches: dict[str, tuple[str, ...]]) -> dict[str, Data]:
-    image = _dump_fields(draw, graph.inputs[0][1])
-    data: dict[str, Data] = {"input": image} if image else {}
-    dumped = {node.name: _dump_part(draw, node.part) for node in graph.nodes}
-    data["encoder"] = dumped["encoder"]
-    necks = [part for name, part in dumped.items() if name.startswith("necks[")]
-    data |= {"necks": necks} if necks else {}
-    data |= {name: dumped[name] for name in ("decoder", "head") if name in dumped}
-    aux = {label: {name.rpartition(".")[2]: dumped[name] for name in names} for label, names in branches.items()}
-    return data | ({"aux": aux} if aux else {})
-
-
-def _as_nodes(draw: st.DrawFn, graph: Graph) -> dict[str, Data]:
+def _rename_nodes(draw: st.DrawFn, graph: Graph) -> Graph:
+    """Return a graph with other names and another order of nodes, in which equal parts may be shared."""
     old = [*(name for name, _ in graph.inputs), *(node.name for node in graph.nodes)]
-    fresh = dict(zip(old, draw(st.permutations(NODE_NAMES)), strict=False))
-    called = fresh if draw(st.booleans()) and len(fresh) == len(old) else {name: name for name in old}
-    nodes = {}
-    for node in draw(st.permutations(graph.nodes)) if draw(st.booleans()) else graph.nodes:
-        sources = [called[source] for source in node.sources]
-        given = sources if len(sources) > 1 or draw(st.booleans()) else sources[0]
-        twin = next((one.name for one in graph.nodes if one.part == node.part), node.name)
-        shares = twin != node.name and draw(st.sampled_from((False, True, True, True)))
-        what = {"share": called[twin]} if shares else {"part": _dump_part(draw, node.part)}
-        nodes[called[node.name]] = what | {"from": given}
-    return {
-        "inputs": {called[name]: _dump_fields(draw, image) for name, image in graph.inputs},
-        "nodes": nodes,
-        "outputs": [called[name] for name in graph.outputs],
-        **({"auxiliary": {label: called[name] for label, name in graph.auxiliary}} if graph.auxiliary else {}),
-    }
-
-
-def _dump_part(draw: st.DrawFn, part: Part | Shared) -> Data:
-    assert isinstance(part, Part)
-    fields = _dump_fields(draw, part)
-    name = get_part_name(part)
-    return {name: fields} if fields else draw(st.sampled_from((name, name, {name: {}}, {name: None})))
-
-
-def _dump_fields(draw: st.DrawFn, declared: Any) -> dict[str, Data]:
-    """Return the fields that differ from their defaults, and sometimes others."""
-    given = {} if getattr(declared, "source", None) is None else {"name": declared.name}
-    differing = get_non_default_fields(declared, "", given)
-    if given:
-        return differing
-    optional = [
-        name for name, field in get_fields(type(declared)).items() if name not in differing and not field.required
-    ]
-    more: list[str] = []
-    if draw(st.booleans()) and optional:
-        more = draw(st.lists(st.sampled_from(optional), max_size=2, unique=True))
-    return {**differing, **{name: _dump_value(getattr(declared, name)) for name in more}}
-
-
-def _dump_value(value: Any) -> Data:
-    if isinstance(value, tuple | list):
-        return [_dump_value(entry) for entry in value]
-    if isinstance(value, Fraction):
-        return value.numerator if value.denominator == 1 else str(value)
-    return value
+    if len(old) > len(NODE_NAMES):
+        return graph
+    called = dict(zip(old, draw(st.permutations(NODE_NAMES)), strict=False))
+    nodes = []
+    for node in draw(st.permutations(graph.nodes)):
+        twin = next(one for one in graph.nodes if one.part == node.part)
+        shares = twin is not node and not isinstance(node.part, Shared) and draw(st.booleans())
+        part = Shared(called[twin.name]) if shares else node.part
+        nodes.append(Node(called[node.name], part, [called[source] for source in node.sources]))
+    return evolve(
+        graph,
+        inputs=[(called[name], image) for name, image in graph.inputs],
+        nodes=nodes,
+        outputs=[called[name] for name in graph.outputs],
+        auxiliary=[(label, called[name]) for label, name in graph.auxiliary],
+    )

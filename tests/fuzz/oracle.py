@@ -5,11 +5,8 @@ A small valid graph is built, and a forward pass is compared with what was infer
 
 from __future__ import annotations
 
-import signal
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import prod
 from typing import Any, TypeVar
 
@@ -20,16 +17,13 @@ import composer
 from composer.encoder_info import LIBRARIES
 from composer.errors import SpecError, make_printable
 from composer.graph import Graph
+from tests.bounded import limit_seconds
 from tests.fuzz.audit import record_audit_events
 
 T = TypeVar("T")
 
 MAX_SECONDS = 20.0
 """CPU seconds to read a text and infer its graph; nearly all of them go into the probe of a network."""
-
-MAX_WALL_SECONDS = 600
-"""Seconds after which a text is stopped, on a busy machine too."""
-
 
 MAX_PARAMETERS = 3_000_000
 MAX_NUMBERS = 20_000_000
@@ -54,7 +48,7 @@ def evaluate_text(text: str, *folders: str) -> tuple[str, ...] | None:
 
     composer may write to `folders`. Raises WrongAnswerError if a law does not hold.
     """
-    with record_audit_events(*folders) as opened, _limit_seconds():
+    with record_audit_events(*folders) as opened:
         try:
             return _evaluate_unrecorded(text)
         finally:
@@ -63,12 +57,9 @@ def evaluate_text(text: str, *folders: str) -> tuple[str, ...] | None:
 
 
 def _evaluate_unrecorded(text: str) -> tuple[str, ...] | None:
-    begun = time.process_time()
-    graph = _call_checked("read", composer.reads, text)
-    typed = graph if isinstance(graph, SpecError) else _call_checked("infer", composer.infer, graph)
-    seconds = time.process_time() - begun
-    if seconds > MAX_SECONDS:
-        raise WrongAnswerError("read and infer are bounded in time", f"they took {seconds:.1f} s")
+    with limit_seconds(MAX_SECONDS):
+        graph = _call_checked("read", composer.reads, text)
+        typed = graph if isinstance(graph, SpecError) else _call_checked("infer", composer.infer, graph)
     if not isinstance(graph, SpecError):
         _check_round_trip(graph)
     if isinstance(typed, SpecError):
@@ -79,20 +70,6 @@ def _evaluate_unrecorded(text: str) -> tuple[str, ...] | None:
 
 def _list_codes(error: SpecError) -> tuple[str, ...]:
     return tuple(sorted({problem.code for problem in error.problems}))
-
-
-@contextmanager
-def _limit_seconds() -> Iterator[None]:
-    def stop(_signal: int, _frame: Any) -> None:
-        raise WrongAnswerError("no text hangs", f"no answer after {MAX_WALL_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(MAX_WALL_SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _call_checked(law: str, function: Callable[..., T], *arguments: Any) -> T | SpecError:

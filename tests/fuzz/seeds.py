@@ -17,7 +17,6 @@ crop: [24, 32]
 padding: {mode: zeros, side: end}
 """
 
-
 _TOKENS_SPEC = """\
 encoder: {timm/test_vit: {tokens: true, out_indices: [0, 1, -1]}}
 necks:
@@ -27,7 +26,6 @@ decoder: {MLPDecoder: {channels: null}}
 head: {ClassificationHead: {num_classes: 2, dim_list: [8]}}
 rescale: false
 """
-
 
 _SHARED_SPEC = """\
 inputs: {before: &image {channels: 4}, after: *image }
@@ -42,14 +40,12 @@ outputs: [score]
 auxiliary: {seen: seen}
 """
 
-
 _FRAMES_SPEC = """\
 input: {channels: 3, frames: 3, size: [32, 64]}
 encoder: {timm/test_resnet: {any_size: true}}
 necks: [{TemporalPooling: {pooling: concat}}]
 decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 4}}
 """
-
 
 BUILTIN_SEEDS = (_CHAIN_SPEC, _TOKENS_SPEC, _SHARED_SPEC, _FRAMES_SPEC)
 """Specs of small networks with most of the features of a spec."""

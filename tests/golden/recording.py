@@ -177,7 +177,7 @@ def record() -> None:
     """Write all files anew."""
     texts = {name: path.read_text(encoding="utf-8") for name, path in SPECS.items()}
     checks = {name: check(text) for name, text in texts.items() if _is_buildable(text)}
-    wrong = {name: check(text) for name, (text, _) in READ.items()}
+    wrong = {name: check(text) for name, text in READ.items()}
     models = {name: spec_model(name) for name, text in texts.items() if _is_buildable(text)}
     _write("checks", dict(sorted({**read("checks"), **checks}.items())))
     _write("wrong", wrong)

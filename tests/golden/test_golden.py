@@ -40,7 +40,7 @@ def test_checks_of_specs(name):
 
 @pytest.mark.parametrize("name", recording.READ)
 def test_checks_of_wrong_specs(name):
-    assert recording.check(recording.READ[name][0]) == recording.read("wrong")[name]
+    assert recording.check(recording.READ[name]) == recording.read("wrong")[name]
 
 
 @pytest.mark.parametrize("name", spec_params("models"))
