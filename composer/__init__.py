@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from composer.adapters.smp.parts import Smp as Smp
     from composer.adapters.smp.parts import SmpEncoder as SmpEncoder
     from composer.adapters.terratorch.parts import TerraTorch as TerraTorch
-    from composer.adapters.transformers.parts import Transformers as Transformers
+    from composer.adapters.transformers import Transformers as Transformers
     from composer.building import build as build
     from composer.checkpoints import Report as Report
     from composer.checkpoints import load_weights as load_weights
@@ -56,7 +56,7 @@ _NAMES_BY_MODULE = {
     "adapters.mmseg.parts": "Mmseg",
     "adapters.smp.parts": "Smp SmpEncoder",
     "adapters.terratorch.parts": "TerraTorch",
-    "adapters.transformers.parts": "Transformers",
+    "adapters.transformers": "Transformers",
     "fixes": "autofix",
     "building": "build",
     "checkpoints": "Report load_weights",

@@ -63,7 +63,8 @@ class ShapeProbe:
     with four axes; where it is None, their aspect ratio tells rows and columns from channels. Levels with three axes
     are tokens, `patch` pixels a cell (None: one token for the image) and `token_frames` frames. `widths` are the
     channels of the levels; where they are None, the layouts of the first image count. Some networks return garbage at
-    sizes that they do not take: an image at which the layouts differ counts as rejected and clears `steady`.
+    sizes that they do not take: an image at which the layouts differ counts as rejected and clears `steady`. Where
+    `only_size` is set, an image of another size counts as rejected without a run.
     """
 
     encoder: Callable[[Any], Iterable[Any]]
@@ -74,6 +75,7 @@ class ShapeProbe:
     patch: tuple[int, int] | None = field(default=None, kw_only=True)
     frames: int | None = field(default=None, kw_only=True)
     token_frames: int = field(default=1, kw_only=True)
+    only_size: tuple[int, int] | None = field(default=None, kw_only=True)
     error: Exception | None = field(default=None, init=False)
     layouts: Features | None = field(default=None, init=False)
     steady: bool = field(default=True, init=False)
@@ -85,6 +87,8 @@ class ShapeProbe:
     def compute_grids(self, height: int, width: int) -> Grids | None:
         """Return the grids of all levels for an image of (height, width); None where the network does not take it."""
         self.error = None
+        if self.only_size not in (None, (height, width)):
+            return None
         try:
             with torch.no_grad(), ShapeInferenceMode() if self.device == "meta" else nullcontext():
                 levels = [self._measure_level(x, height, width) for x in self.encoder(self._make_input(height, width))]

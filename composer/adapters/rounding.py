@@ -81,7 +81,8 @@ def _infer_at_multiple(
                 upto[level] = min(upto[level], side - cells * feature.stride)
             if above[level] >= upto[level] or 0 in grid:
                 return RoundingMismatch(height, width, level, grid)
-    rounded = tuple(_set_offset(f, multiple, low, high) for f, low, high in zip(features, above, upto, strict=True))
+    bounds = zip(features, above, upto, strict=True)
+    rounded = tuple(_set_offset(f, multiple, Fraction(low), Fraction(high)) for f, low, high in bounds)
     return rounded, SizeConstraint(multiple=multiple, least=_find_min_side(grids_at, rounded, multiple, known))
 
 
@@ -93,7 +94,7 @@ def _iter_sizes(period: int, multiple: int, known: int) -> Iterator[tuple[int, i
         yield known + steps, known + period - multiple - steps
 
 
-def _set_offset(feature: Feature, multiple: int, above: float | Fraction, upto: float | Fraction) -> Feature:
+def _set_offset(feature: Feature, multiple: int, above: Fraction, upto: Fraction) -> Feature:
     """Return the feature with the simplest of the offsets above `above` and up to `upto`, which give equal cells."""
     stride = feature.stride
     assert stride is not None

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import composer
 from composer import encoder_info as facts
-from composer.adapters.timm.networks import probe
+from composer.adapters.timm.modules import probe
 from composer.errors import SpecError
 from composer.graph import Graph, Node
 from composer.layouts import Image

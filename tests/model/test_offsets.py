@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.adapters.timm.networks import probe
+from composer.adapters.timm.modules import probe
 from composer.graph import Graph, Node
 from composer.layouts import Feature, Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder
