@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import partial
 from math import lcm
 from typing import Any
 
@@ -105,21 +106,27 @@ def _measure_levels(part: Timm, info: EncoderInfo) -> list[dict[str, Any]]:
     """
     count = info.levels
     assert count is not None
-    every = _probe(evolve(part, out_indices=range(count))).features
+    every = _probe(evolve(part, out_indices=list(range(count)))).features
     offsets = any(f.offset for f in info.features)
-    first, last = _measure_level(part, 0, offsets=offsets), _measure_level(part, count - 1, offsets=offsets)
-    if len({f.stride for f in every}) == 1 and {**first, "channels": 0} == {**last, "channels": 0}:
-        return [{**first, "channels": f.channels} for f in every]
-    return [first, *(_measure_level(part, index, offsets=offsets) for index in range(1, count - 1)), last]
+    first, *between, last = (
+        partial(_measure_level, evolve(part, out_indices=[index]), feature.stride, offsets=offsets)
+        for index, feature in enumerate(every)
+    )
+    ends = first(), last()
+    if len({f.stride for f in every}) == 1 and len({str({**level, "channels": 0}) for level in ends}) == 1:
+        return [{**ends[0], "channels": f.channels} for f in every]
+    return [ends[0], *(measure() for measure in between), ends[1]]
 
 
-def _measure_level(part: Timm, index: int, *, offsets: bool) -> dict[str, Any]:
-    """Return a level as its columns; with `offsets` also what it is at any size."""
-    info = _probe(evolve(part, out_indices=[index]))
+def _measure_level(part: Timm, stride: Fraction, *, offsets: bool) -> dict[str, Any]:
+    """Return the only level of `part` as its columns; with `offsets` also what it is at any size.
+
+    `stride` is that at the size of the whole network, which counts where the level is exact at no multiple.
+    """
+    info = _probe(part)
     (feature,), sizes = info.features, info.sizes
-    stride = feature.stride
-    assert stride is not None
     is_exact = feature.rounding == "exact" and sizes.height is None
+    stride = feature.stride if is_exact and feature.stride else stride
     level = {
         "channels": feature.channels,
         "strides": int(stride) if stride.denominator == 1 else str(stride),
@@ -128,7 +135,7 @@ def _measure_level(part: Timm, index: int, *, offsets: bool) -> dict[str, Any]:
     }
     if not offsets:
         return level
-    info = _probe(evolve(part, out_indices=[index], any_size=True))
+    info = _probe(evolve(part, any_size=True))
     (feature,) = info.features
     if feature.rounding != "floor" or info.sizes.multiple != 1:
         raise ValueError("it has levels with an offset, and one without")
