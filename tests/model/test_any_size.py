@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import timm
 import torch
 from torch.nn import functional as F
 
 import composer
-from composer import encoder_info
 from composer.adapters.timm.modules import probe
 from composer.errors import SpecError
 from composer.graph import Graph, Node
@@ -154,20 +151,6 @@ def test_tokens_round_too_where_a_network_pads_to_its_patches_itself():
         shapes = {tuple(tokens.shape) for tokens in model.encoder(x)}
 
     assert shapes == {level.shape(1, 33, 50)} == {(1, 1 + 3 * 4, 64)}
-
-
-def test_what_was_found_is_remembered(tmp_path, monkeypatch):
-    monkeypatch.setenv("COMPOSER_CACHE", str(tmp_path))
-    part = Timm("test_convnext", any_size=True)
-    encoder_info._describe_cached.cache_clear()
-    first = composer.describe(part, 3)
-    (file,) = tmp_path.rglob("*.json")
-    encoder_info._describe_cached.cache_clear()
-    monkeypatch.setattr(encoder_info, "_probe_encoder", None)
-
-    assert composer.describe(part, 3) == first
-    assert [f["rounding"] for f in json.loads(file.read_text())["info"]["features"]] == ["floor"] * 4
-    encoder_info._describe_cached.cache_clear()
 
 
 REJECTED = {

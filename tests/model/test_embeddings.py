@@ -76,7 +76,6 @@ def test_where_the_image_lies_in_them(rescale, first):
 
 
 FEATURES = {
-    "map": (Feature(channels=5, stride=2), ("b", 5, 6, 8), ("b", 5, "H/2", "W/2")),
     "finer": (Feature(channels=5, stride="1/2"), ("b", 5, 24, 32), ("b", 5, "2H", "2W")),
     "ratio": (Feature(channels=5, stride="4/3"), ("b", 5, 9, 12), ("b", 5, "3H/4", "3W/4")),
     "rounded-up": (
@@ -90,7 +89,6 @@ FEATURES = {
         ("b", "floor(W/5)", 5, "floor(H/5)"),
     ),
     "vector": (Feature(channels=5, stride=None, axes="b c"), ("b", 5), ("b", 5)),
-    "tokens": (Feature(channels=5, stride=4, axes="b n c"), ("b", 12, 5), ("b", "H/4*W/4", 5)),
     "prefix": (Feature(channels=5, stride=4, axes="b c n", prefix=2), ("b", 5, 14), ("b", 5, "2+H/4*W/4")),
     "frames-among-tokens": (
         Feature(channels=5, stride=4, axes="b n c", prefix=1, frames=3),
@@ -101,11 +99,6 @@ FEATURES = {
         Feature(channels=5, stride=4, axes="b t n c", prefix=1, frames=3),
         ("b", 3, 13, 5),
         ("b", 3, "1+H/4*W/4", 5),
-    ),
-    "map-per-frame": (
-        Feature(channels=5, stride=4, axes="b t c h w", frames=3),
-        ("b", 3, 5, 3, 4),
-        ("b", 3, 5, "H/4", "W/4"),
     ),
     "batch-behind": (Feature(channels=5, stride=4, axes="c h b w"), (5, 3, "b", 4), (5, "H/4", "b", "W/4")),
 }
