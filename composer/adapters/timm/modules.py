@@ -135,8 +135,8 @@ def _probe_on(part: Timm, channels: int, device: str) -> EncoderInfo | Rejection
     indices = _resolve_levels(part, network, channels, device)
     widths, reductions = _get_channels_and_reductions(part, network, indices)
     levels = len(getattr(network.feature_info, "info", network.feature_info))  # a list inside an object in the wrapper
-    usual = part.img_size or network.pretrained_cfg["input_size"][1:]
-    encoder = network if part.features_only else _build_encoder(part, network, indices, (channels, *usual), device)
+    usual = part.img_size or tuple(network.pretrained_cfg["input_size"][1:])
+    encoder = network if part.features_only else _build_encoder(part, network, indices)
     # Networks that only have the usual layout lack the attribute.
     is_last = part.features_only and str(getattr(network, "output_fmt", "")).endswith("NHWC")
     trial = ShapeProbe(encoder.eval(), channels, device, CHANNELS_LAST if is_last else MAP, widths)
@@ -177,27 +177,14 @@ def _probe_on(part: Timm, channels: int, device: str) -> EncoderInfo | Rejection
     )
 
 
-def _build_encoder(
-    part: Timm, network: Any, indices: tuple[int, ...], shape: tuple[int, ...], device: str
-) -> TimmEncoder:
+def _build_encoder(part: Timm, network: Any, indices: tuple[int, ...]) -> TimmEncoder:
     """Return the network as an encoder. Raises RejectionError where `norm` is set and its levels have no final norm."""
     bare = TimmEncoder(deepcopy(network), indices) if part.norm else None
     encoder = TimmEncoder(network, indices, norm=part.norm)
-    if bare is None:
-        return encoder
-    if len(list(bare.parameters())) == len(list(encoder.parameters())):
+    if bare is not None and len(list(bare.parameters())) == len(list(encoder.parameters())):
         expected = "has no final norm that norm could apply"
         rejection = reject_network(expected, "levels as they are", "leave norm out", "wrong_output")
         raise RejectionError(evolve(rejection, about="norm"))
-    with (
-        convert_errors(
-            lambda error: reject_network(
-                "cannot apply its final norm to its levels", _format_timm_error(error), "leave norm out"
-            )
-        ),
-        torch.no_grad(),
-    ):
-        encoder.eval()(torch.empty(1, *shape, device=device))
     return encoder
 
 
@@ -227,17 +214,13 @@ def _infer_any_size(
 
 def _probe_tokens(trial: ShapeProbe, maps: Features, height: int, width: int) -> Features:
     """Return the levels as the tokens that the encoder emits, prefix first. Raises RejectionError without tokens."""
-    assert isinstance(trial.channels, int)
-    image_BCHW = torch.empty(1, trial.channels, height, width, device=trial.device)
-    with (
-        convert_errors(
-            lambda error: reject_network(
-                "cannot give its tokens", _format_timm_error(error), "leave tokens out to get maps"
-            )
-        ),
-        torch.no_grad(),
-    ):
-        tokens = trial.encoder(image_BCHW)
+
+    def reject(error: Exception) -> Rejection:
+        fix = "leave tokens out to get maps"
+        return reject_network("cannot give its tokens", _format_timm_error(error), fix)
+
+    with convert_errors(reject), torch.no_grad():
+        tokens = trial.encoder(trial.make_input(height, width))
     return tuple(
         evolve(f, axes=TOKENS, prefix=x_BNC.shape[1] - f.cells(height) * f.cells(width))
         for f, x_BNC in zip(maps, tokens, strict=True)
