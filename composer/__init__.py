@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from composer.adapters.smp.parts import Smp as Smp
     from composer.adapters.smp.parts import SmpEncoder as SmpEncoder
     from composer.adapters.terratorch.parts import TerraTorch as TerraTorch
-    from composer.adapters.transformers.parts import Transformers as Transformers
+    from composer.adapters.transformers import Transformers as Transformers
     from composer.building import build as build
     from composer.encoder_info import describe as describe
     from composer.errors import Fix as Fix
@@ -56,7 +56,7 @@ _NAMES_BY_MODULE = {
     "adapters.mmseg.parts": "Mmseg",
     "adapters.smp.parts": "Smp SmpEncoder",
     "adapters.terratorch.parts": "TerraTorch",
-    "adapters.transformers.parts": "Transformers",
+    "adapters.transformers": "Transformers",
     "fixes": "autofix",
     "building": "build",
     "encoder_info": "describe",

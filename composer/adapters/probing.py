@@ -63,7 +63,8 @@ class ShapeProbe:
     with four axes; where it is None, their aspect ratio tells rows and columns from channels. Levels with three axes
     are tokens, `patch` pixels a cell (None: one token for the image) and `token_frames` frames. `widths` are the
     channels of the levels; where they are None, the layouts of the first image count. Some networks return garbage at
-    sizes that they do not take: an image at which the layouts differ counts as rejected and clears `steady`.
+    sizes that they do not take: an image at which the layouts differ counts as rejected and clears `steady`. Where
+    `only_size` is set, an image of another size counts as rejected without a run.
     """
 
     encoder: Callable[[Any], Iterable[Any]]
@@ -74,6 +75,7 @@ class ShapeProbe:
     patch: tuple[int, int] | None = field(default=None, kw_only=True)
     frames: int | None = field(default=None, kw_only=True)
     token_frames: int = field(default=1, kw_only=True)
+    only_size: tuple[int, int] | None = field(default=None, kw_only=True)
     error: Exception | None = field(default=None, init=False)
     layouts: Features | None = field(default=None, init=False)
     steady: bool = field(default=True, init=False)
@@ -85,9 +87,11 @@ class ShapeProbe:
     def compute_grids(self, height: int, width: int) -> Grids | None:
         """Return the grids of all levels for an image of (height, width); None where the network does not take it."""
         self.error = None
+        if self.only_size not in (None, (height, width)):
+            return None
         try:
             with torch.no_grad(), ShapeInferenceMode() if self.device == "meta" else nullcontext():
-                levels = [self._measure_level(x, height, width) for x in self.encoder(self._make_input(height, width))]
+                levels = [self._measure_level(x, height, width) for x in self.encoder(self.make_input(height, width))]
         except Exception as error:  # whatever a network raises at a size that it does not take
             self.error = error
             return None
@@ -102,13 +106,11 @@ class ShapeProbe:
         """Return the features of the levels that were measured, with these strides."""
         return tuple(evolve(layout, stride=stride) for layout, stride in zip(self.layouts or (), strides, strict=True))
 
-    def _make_input(self, height: int, width: int) -> Any:
-        if isinstance(self.channels, int):
-            return self._make_image(self.channels, height, width)
-        return {name: self._make_image(count, height, width) for name, count in self.channels}
-
-    def _make_image(self, channels: int, height: int, width: int) -> Tensor:
-        shape = (channels, *(() if self.frames is None else (self.frames,)), height, width)
+    def make_input(self, height: int, width: int) -> Any:
+        """Return an image of zeros, or one for each name. Raises MemoryError for one on the CPU that is too large."""
+        if not isinstance(self.channels, int):
+            return {name: evolve(self, channels=count).make_input(height, width) for name, count in self.channels}
+        shape = (self.channels, *(() if self.frames is None else (self.frames,)), height, width)
         if self.device != "meta" and prod(shape) > MAX_IMAGE_NUMBERS:
             raise MemoryError(f"an image of {prod(shape):,} numbers exceeds the {MAX_IMAGE_NUMBERS:,} that are tried")
         # Uninitialised memory may hold NaN, and some networks draw at random by the values of the image.

@@ -13,19 +13,18 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import cache
-from math import ceil, lcm
+from math import inf, lcm
 
 from attrs import evolve, frozen
 
-from composer.adapters.probing import GridFunction, Grids
-from composer.layouts import Feature, Features, Rounding
+from composer.adapters.probing import GridFunction
+from composer.layouts import Feature, Features
 from composer.sizes import SizeConstraint
 
 
 @frozen
 class RoundingMismatch:
-    """An image of (height, width) that a network rejects, or at which the grid of a level is not as it rounds."""
+    """An image of (height, width) that a network rejects, or at which the grid of a level does not fit the others."""
 
     height: int
     width: int
@@ -64,91 +63,57 @@ def infer_offsets(grids_at: GridFunction, features: Features, known: int) -> tup
 def _infer_at_multiple(
     grids_at: GridFunction, features: Features, period: int, multiple: int, known: int
 ) -> tuple[Features, SizeConstraint] | RoundingMismatch:
-    """The same for one multiple. Every `period` pixels add whole cells to all levels."""
-    rounded = _infer_from_next_size(grids_at, features, multiple, known)
-    if isinstance(rounded, RoundingMismatch):
-        return rounded
+    """Return the same for one multiple, or the first size that contradicts the others.
 
-    def is_consistent(count: int) -> bool:
-        return _find_rounding_mismatch(grids_at, rounded, count * multiple, count * multiple) is None
-
-    least = multiple * (1 + bisect_left(range(1, known // multiple), x=True, key=is_consistent))
-    for height, width in _iter_sweep_sizes(least, known, period, multiple):
-        mismatch = _find_rounding_mismatch(grids_at, rounded, height, width)
-        if mismatch is not None:
-            return mismatch
-    return rounded, SizeConstraint(multiple=multiple, least=least)
-
-
-def _infer_from_next_size(
-    grids_at: GridFunction, features: Features, multiple: int, known: int
-) -> Features | RoundingMismatch:
-    """Return the only possible roundings of the levels, from where each gets its next cell after a side of `known`."""
-
-    @cache
-    def compute_square_grids(side: int) -> Grids | None:
-        return grids_at(side, side)
-
-    here, further = compute_square_grids(known), compute_square_grids(known + multiple)
-    if here is None or further is None:
-        side = known if here is None else known + multiple
-        return RoundingMismatch(side, side)
-    rounded = []
-    for level, feature in enumerate(features):
-        assert feature.stride is not None
-        steps = range(multiple, ceil(feature.stride) + multiple, multiple)
-        cells = here[level][0]
-
-        def has_more_cells(step: int, level: int = level, cells: int = cells) -> bool:
-            grids = compute_square_grids(known + step)
-            return grids is not None and grids[level][0] > cells
-
-        more = bisect_left(steps, x=True, key=has_more_cells)
-        step = steps[min(more, len(steps) - 1)]
-        rounded.append(_build_rounded_feature(feature, known + step - (cells + 1) * feature.stride, multiple))
-        for side, grids in ((known, here), (known + multiple, further)):
-            if grids[level] != _compute_grid(rounded[-1], side, side):
-                return RoundingMismatch(side, side, level, grids[level])
-    return tuple(rounded)
-
-
-def _build_rounded_feature(feature: Feature, offset: Fraction, multiple: int) -> Feature:
-    """Return the feature with floor((H - offset) / stride) cells where H is a multiple of `multiple`, simplest first.
-
-    There, each offset of the last `multiple` pixels has as many.
+    `c` cells of `n` pixels leave offsets above `n - (c + 1) * stride` and up to `n - c * stride`. Every `period` pixels
+    add whole cells to all levels.
     """
+    above: list[float | Fraction] = [-inf] * len(features)
+    upto: list[float | Fraction] = [inf] * len(features)
+    for height, width in _iter_sizes(period, multiple, known):
+        grids = grids_at(height, width)
+        if grids is None:
+            return RoundingMismatch(height, width)
+        for level, (feature, grid) in enumerate(zip(features, grids, strict=True)):
+            assert feature.stride is not None
+            for side, cells in zip((height, width), grid, strict=True):
+                above[level] = max(above[level], side - (cells + 1) * feature.stride)
+                upto[level] = min(upto[level], side - cells * feature.stride)
+            if above[level] >= upto[level] or 0 in grid:
+                return RoundingMismatch(height, width, level, grid)
+    bounds = zip(features, above, upto, strict=True)
+    rounded = tuple(_set_offset(f, multiple, Fraction(low), Fraction(high)) for f, low, high in bounds)
+    return rounded, SizeConstraint(multiple=multiple, least=_find_min_side(grids_at, rounded, multiple, known))
+
+
+def _iter_sizes(period: int, multiple: int, known: int) -> Iterator[tuple[int, int]]:
+    """Yield two squares, where most networks that do not round raise, and then each side with every remainder."""
+    yield known, known
+    yield known + multiple, known + multiple
+    for steps in range(0, period, multiple):
+        yield known + steps, known + period - multiple - steps
+
+
+def _set_offset(feature: Feature, multiple: int, above: Fraction, upto: Fraction) -> Feature:
+    """Return the feature with the simplest of the offsets above `above` and up to `upto`, which give equal cells."""
     stride = feature.stride
     assert stride is not None
     if (multiple / stride).denominator == 1:
-        return evolve(feature, rounding="exact", offset=offset - multiple + stride)
-    up = Fraction(1 - stride.numerator, stride.denominator)
-    candidates: tuple[tuple[Rounding, Fraction], ...] = (("floor", Fraction(0)), ("ceil", up))
-    for rounding, equivalent in candidates:
-        if offset - multiple < equivalent <= offset:
-            return evolve(feature, rounding=rounding)
-    return evolve(feature, rounding="floor", offset=offset)
+        return evolve(feature, rounding="exact", offset=upto)
+    if above < 0 <= upto:
+        return evolve(feature, rounding="floor", offset=0)
+    if above < Fraction(1 - stride.numerator, stride.denominator) <= upto:
+        return evolve(feature, rounding="ceil", offset=0)
+    return evolve(feature, rounding="floor", offset=upto)
 
 
-def _iter_sweep_sizes(least: int, known: int, period: int, multiple: int) -> Iterator[tuple[int, int]]:
-    """Yield images whose one side runs up from the least, through a whole period, and whose other runs down to `known`.
+def _find_min_side(grids_at: GridFunction, features: Features, multiple: int, known: int) -> int:
+    """Return the smallest multiple from which on the network runs and has these levels."""
 
-    So each side has every remainder, and is small and large, and hardly an image is square.
-    """
-    for steps in range(0, period, multiple):
-        yield least + steps, known + period - multiple - steps
+    def is_consistent(count: int) -> bool:
+        side = count * multiple
+        grids = grids_at(side, side)
+        expected = tuple((f.cells(side), f.cells(side)) for f in features)
+        return grids == expected and all(0 not in grid for grid in expected)
 
-
-def _find_rounding_mismatch(
-    grids_at: GridFunction, features: Features, height: int, width: int
-) -> RoundingMismatch | None:
-    grids = grids_at(height, width)
-    if grids is None:
-        return RoundingMismatch(height, width)
-    for level, (feature, grid) in enumerate(zip(features, grids, strict=True)):
-        if grid != _compute_grid(feature, height, width) or 0 in grid:
-            return RoundingMismatch(height, width, level, grid)
-    return None
-
-
-def _compute_grid(feature: Feature, height: int, width: int) -> tuple[int, int]:
-    return feature.cells(height), feature.cells(width)
+    return multiple * (1 + bisect_left(range(1, known // multiple), x=True, key=is_consistent))

@@ -9,7 +9,7 @@ from attrs import evolve
 from torch import nn
 
 import composer
-from composer.adapters.timm.networks import probe
+from composer.adapters.timm.modules import probe
 from composer.graph import Node, Shared
 from composer.modules.encoders import TimmEncoder
 from composer.parts.rules import Rejection

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.adapters.timm.networks import probe
-from composer.graph import Graph, Node
+from composer.adapters.timm.modules import probe
+from composer.cli.check import compute_symbolic_shape
 from composer.layouts import Feature, Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder
 from composer.parts.encoders import Custom, Timm
@@ -23,65 +23,57 @@ from composer.parts.necks import ConcatFeatures, MaxpoolToPyramidal, ReshapeToke
 from composer.parts.rules import Outputs, Rejection
 from composer.sizes import SizeConstraint
 
-NETWORKS = {
-    "legacy_xception": ([5, 3, -1, -9, -25], 7),
-    "inception_v3": ([5, 15, 19, 27, 43], 75),
-    "inception_v4": ([5, 7, 19, 27, 43], 75),
-    "inception_resnet_v2": ([5, 15, 19, 27, 43], 75),
-    "nasnetalarge": ([1, -1, -5, -13, -29], 3),
-    "pnasnet5large": ([1, -1, -5, -13, -29], 3),
-}
-SIZES = [(75, 75), (76, 131), (107, 90)]
+SLOW = pytest.mark.slow
+NETWORKS = [
+    pytest.param("legacy_xception", [5, 3, -1, -9, -25], 7, id="legacy_xception"),
+    pytest.param("inception_v3", [5, 15, 19, 27, 43], 75, id="inception_v3"),
+    pytest.param("inception_v4", [5, 7, 19, 27, 43], 75, id="inception_v4", marks=SLOW),
+    pytest.param("inception_resnet_v2", [5, 15, 19, 27, 43], 75, id="inception_resnet_v2", marks=SLOW),
+    pytest.param("nasnetalarge", [1, -1, -5, -13, -29], 3, id="nasnetalarge", marks=SLOW),
+    pytest.param("pnasnet5large", [1, -1, -5, -13, -29], 3, id="pnasnet5large", marks=SLOW),
+]
 
 
-@pytest.mark.parametrize(("name", "offsets", "least"), [(k, *v) for k, v in NETWORKS.items()], ids=NETWORKS)
-def test_they_take_any_size_above_their_least(name, offsets, least):
-    typed = composer.infer(composer.chain(Timm(name), EmbeddingHead()))
-    assert typed.sizes == SizeConstraint(least=least)
-    assert [(f.stride, f.offset) for f in typed.features["encoder"]] == list(
-        zip((2, 4, 8, 16, 32), offsets, strict=True)
-    )
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_their_levels_are_timms_own_at_any_size(name):
+@pytest.mark.parametrize(("name", "offsets", "least"), NETWORKS)
+def test_their_levels_are_timms_own_at_any_size(name, offsets, least):
     model = composer.build(composer.chain(Timm(name), EmbeddingHead())).eval()
+    assert model.typed.sizes == SizeConstraint(least=least)
+    levels = [(f.stride, f.offset) for f in model.typed.features["encoder"]]
+    assert levels == list(zip((2, 4, 8, 16, 32), offsets, strict=True))
     with torch.device("meta"):
         theirs = timm.create_model(name).eval()
     theirs.load_state_dict(model.encoder.state_dict(), strict=False, assign=True)
-    images = {size: torch.rand(1, 3, *size) for size in SIZES}
+    images = [torch.rand(1, 3, *size) for size in ((75, 75), (76, 131), (107, 90))]
 
     with torch.no_grad():
-        pairs = {
-            size: (model(x).output, theirs.forward_intermediates(x, intermediates_only=True))
-            for size, x in images.items()
-        }
+        outputs = [list(model(x).output) for x in images]
+        expected = [theirs.forward_intermediates(x, intermediates_only=True) for x in images]
 
-    shapes = {size: [(1, *x.shape[1:]) for x in levels] for size, (_, levels) in pairs.items()}
-    assert shapes == {size: [(1, *s[1:]) for s in model.typed.shape("head", *size)] for size in SIZES}
-    assert all(all(map(torch.equal, ours, expected)) for ours, expected in pairs.values())
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=0)
+    shapes = [[("b", *x.shape[1:]) for x in output] for output in outputs]
+    assert shapes == [list(model.typed.shape("head", *x.shape[-2:])) for x in images]
 
 
 def test_an_image_below_the_least_is_padded():
     model = composer.build(composer.chain(Timm("inception_v3"), IdentityDecoder(out_index=2), rescale=False)).eval()
     with torch.no_grad():
-        given = model(torch.rand(1, 3, 20, 80)).output
-    assert given.shape == (1, *model.typed.shape("decoder", 20, 80)[1:]) == (1, 288, 1, 7)
+        output = model(torch.rand(1, 3, 20, 80)).output
+    assert output.shape == (1, *model.typed.shape("decoder", 20, 80)[1:]) == (1, 288, 1, 7)
 
 
 @pytest.mark.parametrize(
     "arguments", [{"options": {"drop_rate": 0.1}}, {"any_size": True}], ids=["options", "any size"]
 )
-def test_what_is_asked_of_the_network_itself_is_the_same(arguments):
+def test_a_probe_finds_what_the_catalogue_says(arguments):
     found = probe(Timm("legacy_xception", **arguments), 5)
-    told = composer.describe(Timm("legacy_xception"), 5)
-    assert (found.features, found.sizes) == (told.features, told.sizes)
+    known = composer.describe(Timm("legacy_xception"), 5)
+    assert (found.features, found.sizes) == (known.features, known.sizes)
 
 
 def test_levels_that_are_whole_at_some_multiple_stay_so():
-    facts = composer.describe(Timm("nasnetalarge", out_indices=[2, 3, 4]), 3)
-    assert facts.sizes == SizeConstraint(multiple=32, least=32)
-    assert [(f.rounding, f.offset) for f in facts.features] == [("exact", 0)] * 3
+    info = composer.describe(Timm("nasnetalarge", out_indices=[2, 3, 4]), 3)
+    assert info.sizes == SizeConstraint(multiple=32, least=32)
+    assert [(f.rounding, f.offset) for f in info.features] == [("exact", 0)] * 3
 
 
 class Borders(nn.Module):
@@ -130,7 +122,7 @@ def test_a_wrong_offset_is_seen_when_the_module_is_built():
     )
 
 
-@pytest.mark.parametrize("size", [(7, 7), (8, 12), (30, 41)], ids=str)
+@pytest.mark.parametrize("size", [(7, 7), (30, 41)], ids=str)
 @pytest.mark.parametrize(
     "parts",
     [
@@ -153,14 +145,6 @@ def test_what_is_inferred_is_what_a_forward_pass_gives(parts, size):
     (feature,) = model.typed.features[end]
     assert tuple(outputs["as it is"].shape) == feature.shape(1, *padded)
     assert tuple(outputs["padded"].shape) == (1, *model.typed.shape(end, *size)[1:])
-
-
-def test_what_is_enlarged_is_so_where_grids_are_whole():
-    outcome = composer.contract(FCNDecoder(channels=6, num_convs=1), (COARSE,))
-    # At multiples of 4, H / 4 - 1 cells become H / 2 - 2.
-    assert outcome == Outputs(
-        features=[Feature(channels=6, stride=2, offset=4)], sizes=SizeConstraint(multiple=4, least=8)
-    )
 
 
 def test_a_map_of_the_images_own_resolution_that_lost_its_borders_is_brought_to_the_images_size():
@@ -187,15 +171,14 @@ def test_an_input_at_another_resolution_has_offsets_in_reference_pixels():
 
 
 def test_frames_are_each_of_the_same_grid():
-    image = Image(frames=3)
-    model = composer.build(composer.chain(borders(), EmbeddingHead(), input=image)).eval()
+    model = composer.build(composer.chain(borders(), EmbeddingHead(), input=Image(frames=3))).eval()
     with torch.no_grad():
-        given = [tuple(x.shape) for x in model(torch.rand(1, 3, 3, 30, 41)).output]
-    assert given == [(1, 3, 4, 14, 20), (1, 3, 8, 6, 9)]
+        shapes = [tuple(x.shape) for x in model(torch.rand(1, 3, 3, 30, 41)).output]
+    assert shapes == [(1, 3, 4, 14, 20), (1, 3, 8, 6, 9)]
 
 
 class Tokens(nn.Module):
-    """What a convolution without padding gives, as tokens behind a class token."""
+    """A convolution without padding, as tokens behind a class token."""
 
     def __init__(self):
         super().__init__()
@@ -212,83 +195,44 @@ def test_tokens_are_laid_out_on_their_grid():
     x = torch.rand(1, 3, 24, 40)
 
     with torch.no_grad():
-        given = model(x).output
-        expected = encoder.module.stem(x)
-
+        assert torch.equal(model(x).output, encoder.module.stem(x))
     assert model.typed.sizes == SizeConstraint(multiple=4, least=8)
-    assert torch.equal(given, expected)
-
-
-def test_branches_of_one_offset_are_joined():
-    nodes = [
-        Node("one", borders(), "image"),
-        Node("other", borders(), "image"),
-        Node("joined", ConcatFeatures(), ["one", "other"]),
-        Node("fine", IdentityDecoder(out_index=0), "joined"),
-    ]
-    model = composer.build(Graph(inputs={"image": Image()}, nodes=nodes, outputs=["fine"], rescale=False)).eval()
-    with torch.no_grad():
-        assert model(torch.rand(1, 3, 30, 41)).output.shape == (1, 8, 14, 20)
 
 
 WHOLE = Feature(channels=8, stride=4)
-REFUSED = {
+LINKNET = [(FINE, evolve(COARSE, offset=7), evolve(COARSE, stride=8, offset=7))]
+DPT = composer.Smp("DPT", decoder_intermediate_channels=[8])
+REJECTED = {
     "joined with a grid that loses nothing": (
         ConcatFeatures(),
         [(COARSE,), (WHOLE,)],
-        Rejection(
-            code="join",
-            kind="raises",
-            expected='joins level 0 with map "b c h w" (8 channels, stride 4, rounding floor, offset 3)',
-            got='map "b c h w" (8 channels, stride 4)',
-            fix="give both branches the same layout, stride and offset at each level",
-            input=1,
-        ),
+        "joins level 0 with map .*offset 3",
     ),
-    "concatenated with a grid that loses nothing": (
-        MLPDecoder(),
-        [(COARSE, WHOLE)],
-        Rejection(
-            code="stride",
-            kind="raises",
-            expected="concatenates its inputs, so they must be of one layout, stride and offset",
-        ),
-    ),
-    "doubled, to meet the next": (
-        composer.Smp("Linknet"),
-        [(FINE, evolve(COARSE, offset=7), evolve(COARSE, stride=8, offset=7))],
-        Rejection(
-            code="stride",
-            kind="raises",
-            expected="takes maps of which each has exactly twice the cells of the next, so of one offset",
-            got="offsets 2, 8, 8 at whole multiples of the strides",
-            fix="use a decoder that brings each map to the size of the next finer one, such as UNetDecoder or smp/Unet",
-        ),
-    ),
-    "made into a pyramid inside": (
-        composer.Smp("DPT", decoder_intermediate_channels=[8]),
-        [(COARSE,)],
-        Rejection(
-            code="stride",
-            kind="wrong_output",
-            expected="takes features that cover the whole image, so of offset 0",
-            fix="choose an encoder that pads its convolutions",
-        ),
-    ),
+    "concatenated": (MLPDecoder(), [(COARSE, WHOLE)], "concatenates its inputs, so they must be of one .*offset"),
+    "doubled, to meet the next": (composer.Smp("Linknet"), LINKNET, "exactly twice the cells of .*so of one offset"),
+    "made into a pyramid inside": (DPT, [(COARSE,)], "takes features that cover the whole image, so of offset 0"),
 }
 
 
-@pytest.mark.parametrize(("part", "inputs", "refusal"), REFUSED.values(), ids=REFUSED)
-def test_a_part_that_cannot_take_an_offset_says_so(part, inputs, refusal):
-    assert composer.contract(part, *inputs) == refusal
+@pytest.mark.parametrize(("part", "inputs", "expected"), REJECTED.values(), ids=REJECTED)
+def test_a_part_that_cannot_take_an_offset_is_rejected(part, inputs, expected):
+    rejection = composer.contract(part, *inputs)
+    assert isinstance(rejection, Rejection)
+    assert re.search(expected, rejection.expected)
 
 
-def test_grids_that_meet_where_both_are_whole_are_joined_there():
-    """Up and down in turn is an offset that is gone where the image is a whole multiple of the stride."""
-    gains = evolve(WHOLE, rounding="floor", offset=-2)
-    assert composer.contract(ConcatFeatures(), (gains,), (WHOLE,)) == Outputs(
-        features=[Feature(channels=16, stride=4)], sizes=SizeConstraint(multiple=4)
-    )
+@pytest.mark.parametrize(
+    ("one", "other", "joined", "sizes"),
+    [
+        (COARSE, COARSE, COARSE, SizeConstraint()),
+        # Up and down in turn is an offset that is gone where the image is a whole multiple of the stride.
+        (evolve(WHOLE, rounding="floor", offset=-2), WHOLE, WHOLE, SizeConstraint(multiple=4)),
+    ],
+    ids=["of one offset", "whole at some multiple"],
+)
+def test_branches_with_offsets_are_joined(one, other, joined, sizes):
+    features = [evolve(joined, channels=16)]
+    assert composer.contract(ConcatFeatures(), (one,), (other,)) == Outputs(features=features, sizes=sizes)
 
 
 WRONG = {
@@ -306,14 +250,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("fields", "message"), WRONG.values(), ids=WRONG)
-def test_an_offset_that_is_none(fields, message):
+def test_an_invalid_offset_is_an_error(fields, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Feature(channels=8, **fields)
 
 
 def test_an_offset_is_shown():
-    from composer.cli.check import compute_symbolic_shape
-
     typed = composer.infer(composer.chain(borders(), EmbeddingHead()))
     assert compute_symbolic_shape(typed, "head") == (
         ("b", 4, "floor((H-1)/2)", "floor((W-1)/2)"),

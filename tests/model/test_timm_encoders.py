@@ -1,4 +1,4 @@
-"""timm's networks inside a model: their names, modes, weights and random state are timm's own."""
+"""timm's networks inside a model: their names, modes, weights, norms and random state are timm's own."""
 
 import pytest
 import timm
@@ -7,21 +7,19 @@ import torch
 import composer
 from composer.parts.decoders import IdentityDecoder
 from composer.parts.encoders import Timm
-from composer.parts.heads import SegmentationHead
+from composer.parts.heads import EmbeddingHead, SegmentationHead
 from composer.parts.necks import PermuteDims, ReshapeTokensToImage
 
 NETWORKS = {
     "resnet": ("test_resnet", [1, 3]),
     "convnext": ("test_convnext", [1, 2]),
     "vit": ("test_vit", [1, 4]),
-    "swin": ("swin_tiny_patch4_window7_224", [0, 1]),
 }
 """Each without its last level, so that something is left to prune."""
 
 
-def segmenter(*necks, encoder, seed=0):
-    graph = composer.chain(encoder, *necks, IdentityDecoder(), SegmentationHead(num_classes=2))
-    return composer.build(graph, seed=seed)
+def build_segmenter(encoder, seed=0):
+    return composer.build(composer.chain(encoder, IdentityDecoder(), SegmentationHead(num_classes=2)), seed=seed)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -32,7 +30,7 @@ def pair(request):
         torch.manual_seed(9)
         plain = timm.create_model(name)
     plain.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
-    return segmenter(encoder=Timm(name, out_indices=indices)).encoder, plain
+    return build_segmenter(Timm(name, out_indices=indices)).encoder, plain
 
 
 def test_names_of_weights_are_those_of_the_plain_network(pair):
@@ -55,35 +53,33 @@ def test_parameters_are_those_that_the_network_runs_with(pair):
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
 def test_the_mode_reaches_the_network_itself(mode):
     """It is no child of the encoder, and timm's networks ask it whether they are being trained."""
-    model = segmenter(encoder=Timm("test_vit"))
+    model = build_segmenter(Timm("test_vit"))
     model.train(mode)
     modules = [model.encoder, *model.encoder.network.modules()]
     assert {module.training for module in modules} == {mode}
 
 
 def test_a_frozen_network_is_in_eval_mode_itself():
-    model = segmenter(encoder=Timm("test_vit"))
+    model = build_segmenter(Timm("test_vit"))
     model.freeze("encoder")
     model.train()
     assert not model.encoder.network.training
 
 
 def test_moving_the_model_moves_the_network():
-    model = segmenter(encoder=Timm("test_vit")).double()
+    model = build_segmenter(Timm("test_vit")).double()
     assert {p.dtype for p in model.encoder.network.parameters()} == {torch.float64}
     assert model.eval()(torch.rand(1, 3, 32, 48, dtype=torch.float64)).output.dtype == torch.float64
 
 
-WAYS = [
-    pytest.param(Timm("test_vit", out_indices=[1, 4]), (), id="plain"),
-    pytest.param(Timm("test_vit", out_indices=[1, 4], features_only=True), (), id="features-only"),
-    pytest.param(Timm("test_vit", out_indices=[1, 4], tokens=True), (ReshapeTokensToImage(),), id="tokens"),
-]
-
-
-@pytest.mark.parametrize(("encoder", "necks"), WAYS)
-def test_a_vit_gives_the_maps_that_timm_gives(encoder, necks):
-    """However it is asked, and at an image size that is not its own."""
+@pytest.mark.parametrize(
+    ("arguments", "necks"),
+    [({}, ()), ({"features_only": True}, ()), ({"tokens": True}, (ReshapeTokensToImage(),))],
+    ids=["plain", "features-only", "tokens"],
+)
+def test_a_vit_gives_the_maps_that_timm_gives(arguments, necks):
+    """At an image size that is not its own."""
+    encoder = Timm("test_vit", out_indices=[1, 4], **arguments)
     model = composer.build(composer.chain(encoder, *necks, IdentityDecoder(), rescale=False)).eval()
     plain = timm.create_model("test_vit", dynamic_img_size=True)
     network = getattr(model.encoder, "model", model.encoder)
@@ -103,16 +99,66 @@ def test_a_channels_last_network_gives_the_maps_that_timm_gives():
         assert torch.equal(model(x).output, model.encoder(x)[-1].permute(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize("bands", [1, 2, 6])
+@pytest.mark.parametrize("bands", [1, 6])
 def test_the_first_layer_is_as_wide_as_the_image(bands):
     graph = composer.chain(Timm("test_resnet"), IdentityDecoder(), input=composer.Image(channels=bands))
-    assert composer.build(graph).state_dict()["encoder.conv1.0.weight"].shape[1] == bands
+    assert composer.build(graph, device="meta").state_dict()["encoder.conv1.0.weight"].shape[1] == bands
 
 
 def test_weights_do_not_depend_on_what_was_random_before():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(77)
-        one = segmenter(encoder=Timm("test_vit")).state_dict()
+        one = build_segmenter(Timm("test_vit")).state_dict()
         torch.rand(3)
-        other = segmenter(encoder=Timm("test_vit")).state_dict()
+        other = build_segmenter(Timm("test_vit")).state_dict()
     assert [name for name, x in one.items() if not torch.equal(x, other[name])] == []
+
+
+SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
+NORMS = {
+    "every level of a ViT": ("test_vit", (1, 4), {}, {"dynamic_img_size": True}),
+    "tokens of a ViT": ("test_vit", (0, 3), {}, {"dynamic_img_size": True}),
+    "the last level of a Swin": ("swin_tiny_patch4_window7_224", (2, 3), SWIN, {"strict_img_size": False}),
+}
+
+
+@pytest.mark.parametrize("case", NORMS)
+def test_levels_behind_the_final_norm_are_those_of_timm(case):
+    name, indices, options, switch = NORMS[case]
+    tokens = case.startswith("tokens")
+    encoders = [Timm(name, out_indices=indices, norm=norm, tokens=tokens, options=options) for norm in (True, False)]
+    model, bare = (composer.build(composer.chain(encoder, EmbeddingHead()), seed=3).eval() for encoder in encoders)
+    plain = timm.create_model(name, **switch, **options).eval()
+    report = plain.load_state_dict(model.encoder.state_dict(), strict=False)
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+    with torch.no_grad():
+        levels = plain.forward_intermediates(image, indices=list(indices), norm=True, intermediates_only=True)
+        outputs, without = model(image).output, bare(image).output
+
+    assert report.unexpected_keys == []
+    expected = [x.flatten(2).transpose(1, 2) if tokens else x for x in levels]
+    cells = [x[:, -wanted.shape[1] :] if tokens else x for x, wanted in zip(outputs, expected, strict=True)]
+    torch.testing.assert_close(cells, expected, rtol=0, atol=0)
+    assert not torch.allclose(outputs[-1], without[-1])
+
+
+@pytest.mark.parametrize(("norm", "channels"), [(True, 256), (False, 768)])
+def test_a_norm_may_change_the_channels(norm, channels):
+    info = composer.describe(Timm("samvit_base_patch16", norm=norm), 3)
+    assert [f.channels for f in info.features] == [channels] * 3
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "hiera_tiny_224"], ids=["without one", "one that timm prunes"])
+def test_a_network_without_a_final_norm_is_rejected(name):
+    with pytest.raises(composer.SpecError) as caught:
+        composer.infer(composer.chain(Timm(name, norm=True), composer.FCNDecoder()))
+    assert str(caught.value) == (
+        f"error[part] encoder.norm: timm/{name} has no final norm that norm could apply (got levels as they are).\n"
+        "  fix: leave norm out"
+    )
+
+
+def test_the_wrapper_of_timm_has_no_final_norm():
+    with pytest.raises(ValueError, match="norm and features_only exclude each other: timm's wrapper gives levels wit"):
+        Timm("test_vit", norm=True, features_only=True)

@@ -12,7 +12,7 @@ import torch
 from transformers import ResNetBackbone, ResNetConfig, ResNetForImageClassification, __version__
 
 import composer
-from composer.adapters.transformers.parts import Transformers
+from composer.adapters.transformers import Transformers
 from composer.errors import SpecError
 
 SMALL = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}

@@ -7,7 +7,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 import composer
-from composer.adapters.transformers.parts import Transformers
+from composer.adapters.transformers import Transformers
 from composer.layouts import Feature
 from composer.parts.rules import Rejection
 

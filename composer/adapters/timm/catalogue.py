@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve, field, frozen
-from attrs.converters import optional
 
 from composer.adapters.rejections import normalize_indices, reject_network
 from composer.errors import suggest
@@ -25,17 +24,24 @@ from composer.sizes import SizeConstraint
 CATALOGUE = Path(__file__).with_name("timm.jsonl")
 """The file that the census writes: the version of timm, then a line for each network with its name and its entry."""
 
+Entry = Mapping[str, Any]
+"""The info of a network as timm makes it by default: what its line in the file holds.
+
+`family` is its module in timm, `default` are the levels that timm returns by default. `sizes` is how the network takes
+images of other sizes: `any`, by the switch `dynamic_img_size` or `strict_img_size`, `img_size` (built for each), or
+`fixed` (not at all). `prefix` is the number of tokens before those of the image, null without tokens. `any_channels` is
+true where the stem can be made for any number of bands. `wrapper` is the layout of timm's own wrapper, `features_only`;
+null where its levels differ from the network's. `usual` is the default image size and the mean and standard deviation
+of the bands in 0..1, `weights` those of each published set, by tag. `dilated` are the values of `output_stride` that
+only lower larger strides to that value. `rebuilt` is the multiple of which the sides of `img_size` may be, where the
+strides then stay the same; some entries lack these two. `LEVEL_COLUMNS` are lists with an item for each level.
+"""
+
+LEVEL_COLUMNS = ("channels", "strides", "multiples", "least", "offsets", "shortest")
+"""The names of the fields of a `Level` in an entry. Most networks lack the last two."""
+
 
 @frozen
-class WeightsInfo:
-    """The image size that weights were trained with, and the mean and standard deviation of the bands in 0..1."""
-
-    size: tuple[int, int] = field(converter=tuple)
-    mean: tuple[float, ...] = field(converter=tuple[float, ...])
-    std: tuple[float, ...] = field(converter=tuple[float, ...])
-
-
-@frozen(kw_only=True)
 class Level:
     """A level of a network, and the image sizes at which the network computes it and all levels before it.
 
@@ -49,37 +55,13 @@ class Level:
     stride: Fraction = field(converter=Fraction)
     multiple: int | None
     least: int | None
-    offset: int | None = None
-    shortest: int | None = None
+    offset: int | None
+    shortest: int | None
 
-
-@frozen(kw_only=True)
-class Entry:
-    """The info of a network as timm makes it by default.
-
-    `family` is its module in timm, `default` are the levels that timm returns by default. `sizes` is how the network
-    takes images of other sizes: `any`, by the switch `dynamic_img_size` or `strict_img_size`, `img_size` (built for
-    each), or `fixed` (not at all). `prefix` is the number of tokens before those of the image, None without tokens.
-    `any_channels` is true where the stem can be made for any number of bands. `wrapper` is the layout of timm's own
-    wrapper, `features_only`; None where its levels differ from the network's. `usual` is the default size and
-    normalization, `weights` those of each published set, by tag. `dilated` are the values of `output_stride` that only
-    lower larger strides to that value. `rebuilt` is the multiple of which the sides of `img_size` may be, where the
-    strides then stay the same.
-    """
-
-    family: str
-    levels: tuple[Level, ...] = field(converter=tuple[Level, ...])
-    default: tuple[int, ...] = field(converter=tuple[int, ...])
-    sizes: str
-    prefix: int | None
-    any_channels: bool
-    wrapper: str | None
-    patch: tuple[int, int] | None = field(converter=optional(tuple))
-    parameters: int
-    usual: WeightsInfo
-    weights: Mapping[str, WeightsInfo]
-    dilated: tuple[int, ...] = field(default=(), converter=tuple[int, ...])
-    rebuilt: int | None = None
+    @property
+    def has_fixed_size(self) -> bool:
+        """Whether the network takes one size for this level."""
+        return self.multiple is None and self.offset is None
 
 
 @cache
@@ -111,28 +93,14 @@ def list_networks() -> tuple[str, ...]:
 @cache
 def find_entry(name: str) -> Entry | None:
     """Return the entry of a network, by its name without a tag; None where it has to be probed."""
-    line = _read_catalogue_lines().get(name) if name in list_networks() else None
-    data = None if line is None else json.loads(line)[1]
-    return None if data is None else _parse_entry(data)
+    entry: Entry | None = json.loads(_read_catalogue_lines()[name])[1] if name in list_networks() else None
+    return entry
 
 
-_LEVEL_COLUMNS = {
-    "channels": "channels",
-    "stride": "strides",
-    "multiple": "multiples",
-    "least": "least",
-    "offset": "offsets",
-    "shortest": "shortest",
-}
-"""The fields of a level, each with the name of its column in the file."""
-
-
-def _parse_entry(data: dict[str, Any]) -> Entry:
-    absent = [None] * len(data["channels"])
-    rows = zip(*(data.pop(column, None) or absent for column in _LEVEL_COLUMNS.values()), strict=True)
-    levels = [Level(**dict(zip(_LEVEL_COLUMNS, row, strict=True))) for row in rows]
-    weights = {tag: WeightsInfo(*info) for tag, info in data.pop("weights").items()}
-    return Entry(levels=levels, usual=WeightsInfo(*data.pop("usual")), weights=weights, **data)
+def read_levels(entry: Entry) -> tuple[Level, ...]:
+    """Return the levels of an entry."""
+    absent = [None] * len(entry["channels"])
+    return tuple(Level(*row) for row in zip(*(entry.get(column) or absent for column in LEVEL_COLUMNS), strict=True))
 
 
 def reject_unknown_network(name: str, version: str, names: Sequence[str]) -> Rejection:
@@ -170,86 +138,68 @@ def find_catalogue_info(part: Timm, channels: int) -> EncoderInfo | Rejection | 
     name = part.name.partition(".")[0]
     version = get_catalogue_version()
     if version is not None and name not in list_networks():
-        return reject_unknown_network(part.name, f"timm {version}", [*list_networks(), *_list_tagged_names(name)])
+        longer = [known for known in list_networks() if known.startswith(name)]
+        tagged = [f"{known}.{tag}" for known in longer for tag in (find_entry(known) or {"weights": ()})["weights"]]
+        return reject_unknown_network(part.name, f"timm {version}", [*list_networks(), *tagged])
     entry = find_entry(name)
     return None if entry is None else lookup(entry, part, channels)
 
 
-def _list_tagged_names(start: str) -> list[str]:
-    """List the published weights of networks whose names begin with `start`."""
-    return [
-        f"{name}.{tag}"
-        for name in list_networks()
-        if name.startswith(start) and (entry := find_entry(name))
-        for tag in entry.weights
-    ]
-
-
 def lookup(entry: Entry, part: Timm, channels: int) -> EncoderInfo | Rejection | None:
     """Return the same as `find_catalogue_info`, from the entry of the network."""
-    if part != evolve(part, norm=False, any_size=False, options=()):
-        return None
     tag = part.name.partition(".")[2]
-    weights = entry.weights.get(tag) if tag else entry.usual
-    if weights is None or not _is_applicable(entry, part, channels, weights):
+    weights = entry["weights"].get(tag) if tag else entry["usual"]
+    levels = read_levels(entry)
+    if weights is None or not _is_applicable(entry, levels, part, channels, tuple(weights[0])):
         return None
-    indices = entry.default if part.out_indices is None else normalize_indices(part.out_indices, len(entry.levels))
-    return indices if isinstance(indices, Rejection) else _build_catalogue_info(entry, part, channels, weights, indices)
-
-
-def _is_applicable(entry: Entry, part: Timm, channels: int, weights: WeightsInfo) -> bool:
-    """Return True where the entry holds for this declaration too."""
-    if channels != 3 and not entry.any_channels:
-        return False
-    if (part.tokens and entry.prefix is None) or (part.features_only and entry.wrapper is None):
-        return False
-    if part.output_stride is not None and part.output_stride not in entry.dilated:
-        return False
-    if part.img_size is not None and part.img_size != entry.usual.size:
-        step = _find_size_multiple(entry)
-        return step is not None and all(side % step == 0 for side in part.img_size)
-    # timm builds a fixed-size network for the size of its weights.
-    is_flexible = not any(map(_is_fixed_size, entry.levels))
-    return part.img_size is not None or weights.size == entry.usual.size or is_flexible
-
-
-def _find_size_multiple(entry: Entry) -> int | None:
-    """Return the multiple that the sides of `img_size` need for unchanged levels; None where it is unknown.
-
-    In a plain ViT with `dynamic_img_size`, only the position embedding depends on the image size.
-    """
-    if entry.sizes == "dynamic_img_size" and entry.prefix is not None:
-        return lcm(*(level.multiple or 1 for level in entry.levels))
-    return entry.rebuilt
-
-
-def _build_catalogue_info(
-    entry: Entry, part: Timm, channels: int, weights: WeightsInfo, indices: tuple[int, ...]
-) -> EncoderInfo:
-    picked = [_limit_stride(entry.levels[index], part.output_stride) for index in indices]
-    axes = entry.wrapper if part.features_only else None
-    sizes = compute_level_sizes(picked, part.img_size or entry.usual.size)
-    features = [Feature(channels=level.channels, stride=level.stride, axes=axes or MAP) for level in picked]
+    indices = entry["default"] if part.out_indices is None else normalize_indices(part.out_indices, len(levels))
+    if isinstance(indices, Rejection):
+        return indices
+    picked = [_limit_stride(levels[index], part.output_stride) for index in indices]
+    axes = entry["wrapper"] if part.features_only else TOKENS if part.tokens else MAP
+    sizes = _compute_sizes(picked, part.img_size or tuple(entry["usual"][0]))
+    features = [Feature(channels=level.channels, stride=level.stride, axes=axes) for level in picked]
     if any(level.multiple is None for level in picked) and sizes.height is None:
         offsets = [level.offset or 0 for level in picked]
         features = [evolve(f, rounding="floor", offset=offset) for f, offset in zip(features, offsets, strict=True)]
     if part.tokens:
-        assert entry.prefix is not None
-        features = [evolve(f, axes=TOKENS, prefix=entry.prefix) for f in features]
+        features = [evolve(f, prefix=entry["prefix"]) for f in features]
     return EncoderInfo(
         features=features,
         channels=channels,
         sizes=sizes,
         arguments={
-            **SWITCHES.get(entry.sizes, {}),
+            **SWITCHES.get(entry["sizes"], {}),
             **({} if part.img_size is None else {"img_size": part.img_size}),
-            "out_indices": indices,
+            "out_indices": tuple(indices),
         },
-        mean=weights.mean,
-        std=weights.std,
-        patch=entry.patch,
-        levels=len(entry.levels),
+        mean=tuple(weights[1]),
+        std=tuple(weights[2]),
+        patch=None if entry["patch"] is None else tuple(entry["patch"]),
+        levels=len(levels),
     )
+
+
+def _is_applicable(entry: Entry, levels: Sequence[Level], part: Timm, channels: int, own_size: tuple[int, int]) -> bool:
+    """Return True where the entry holds for this declaration too; `own_size` is the size of its weights."""
+    if part != evolve(part, norm=False, any_size=False, options=()):
+        return False
+    if channels != 3 and not entry["any_channels"]:
+        return False
+    if (part.tokens and entry["prefix"] is None) or (part.features_only and entry["wrapper"] is None):
+        return False
+    if part.output_stride is not None and part.output_stride not in entry.get("dilated", ()):
+        return False
+    usual = tuple(entry["usual"][0])
+    if part.img_size in (None, usual):
+        # timm builds a fixed-size network for the size of its weights.
+        is_fixed = any(level.has_fixed_size for level in levels)
+        return part.img_size is not None or own_size == usual or not is_fixed
+    step = entry.get("rebuilt")
+    if entry["sizes"] == "dynamic_img_size" and entry["prefix"] is not None:
+        # In a plain ViT with this switch, only the position embedding depends on the image size.
+        step = lcm(*(level.multiple or 1 for level in levels))
+    return step is not None and all(side % step == 0 for side in part.img_size)
 
 
 def _limit_stride(level: Level, stride: int | None) -> Level:
@@ -260,13 +210,13 @@ def _limit_stride(level: Level, stride: int | None) -> Level:
     return evolve(level, stride=Fraction(stride), multiple=sides[0], least=sides[1])
 
 
-def compute_level_sizes(picked: list[Level], usual: tuple[int, int]) -> SizeConstraint:
+def _compute_sizes(picked: Sequence[Level], usual: tuple[int, int]) -> SizeConstraint:
     """Return the sizes at which these levels are exact: multiples of all their strides and of what the network needs.
 
     Where a level is exact at no multiple, the sizes from which all offsets hold. A network is cut off behind the
     deepest level requested, so that level decides on the sizes at which it runs.
     """
-    if any(map(_is_fixed_size, picked)):
+    if any(level.has_fixed_size for level in picked):
         return SizeConstraint(height=usual[0], width=usual[1])
     needs = [level.multiple for level in picked]
     if any(multiple is None for multiple in needs):
@@ -274,7 +224,3 @@ def compute_level_sizes(picked: list[Level], usual: tuple[int, int]) -> SizeCons
     multiple = lcm(*(need for need in needs if need is not None))
     least = max(level.least or 1 for level in picked)
     return SizeConstraint(multiple=multiple, least=multiple * -(-least // multiple))
-
-
-def _is_fixed_size(level: Level) -> bool:
-    return level.multiple is None and level.offset is None
