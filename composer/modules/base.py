@@ -11,6 +11,7 @@ from threading import local
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -207,12 +208,13 @@ def _compute_window_weights(cells: int, side: int, like: Tensor) -> Tensor:
 
 def fold_frames(x_BCTHW: Tensor) -> Tensor:
     """Fold frames into the batch: `(b, c, t, h, w)` to `(b * t, c, h, w)`."""
-    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+    return rearrange(x_BCTHW, "b c t h w -> (b t) c h w")
 
 
 def unfold_frames(x: Tensor, batch: int, frames: int) -> Tensor:
     """Unfold the frames of a tensor: split its axis `batch` into batch and `frames`."""
-    return torch.unflatten(x, batch, (-1, frames))
+    before = " ".join(f"axis{number}" for number in range(batch))
+    return rearrange(x, f"{before} (b t) ... -> {before} b t ...", t=frames)
 
 
 def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tensor:

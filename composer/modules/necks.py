@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import torch
+from attrs import evolve
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.layouts import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
+from composer.layouts import Feature, Features, parse_pattern
 from composer.modules.base import module, resize_like
 from composer.parts import (
     AddBottleneckLayer,
@@ -20,7 +24,7 @@ from composer.parts import (
     InterpolateToPyramidal,
     LearnedInterpolateToPyramidal,
     MaxpoolToPyramidal,
-    PermuteDims,
+    RearrangeNeck,
     ReshapeTokensToImage,
     SelectIndices,
     TemporalPooling,
@@ -46,67 +50,102 @@ def _(decoder: IdentityDecoder, features: Features) -> nn.Module:
     return Select(SelectIndices(indices=(decoder.out_index,)), features)
 
 
-@module.register(PermuteDims)
-class Permute(nn.Module):
-    """Reorder the axes of every tensor."""
+def _pick_max(x: Tensor, axes: Sequence[int]) -> Tensor:
+    # Not amax, as einops does, which shares the gradient among equal values: behind a ReLU many are equal.
+    return x.flatten(axes[0]).max(-1).values
 
-    def __init__(self, neck: PermuteDims, features: Features) -> None:
+
+def _pick_min(x: Tensor, axes: Sequence[int]) -> Tensor:
+    return x.flatten(axes[0]).min(-1).values
+
+
+def _subtract(x: Tensor, axes: Sequence[int]) -> Tensor:
+    first, second = x.unbind(axes[0])
+    return first - second
+
+
+ImageSize = tuple[int, int]
+
+Reduction = str | Callable[[Tensor, Sequence[int]], Tensor]
+
+_REDUCTIONS: Mapping[object, Reduction] = {"mean": "mean", "max": _pick_max, "min": _pick_min, "diff": _subtract}
+"""The reductions of einops by their names in parts. A function gets the axes to reduce as the last ones."""
+
+
+class Layout(NamedTuple):
+    """The pattern of a tensor, and what einops cannot know of it: its frames, its prefix, and its grid.
+
+    `grid` is set where the pattern spells the grid of tokens out, which are axis `tokens`: the numerator and the
+    denominator of the stride, and the cells lost at the border, as integers, to multiply symbolic sizes by.
+    """
+
+    pattern: str
+    frames: int | None
+    tokens: int
+    prefix: int
+    grid: tuple[int, int, int] | None
+
+
+def _build_layout(pattern: str, feature: Feature) -> Layout:
+    axes = feature.axes.split()
+    before, after = parse_pattern(pattern)
+    is_changed, names = before != after, set(chain.from_iterable(before))
+    spelled_out = "n" in axes and "h" in names
+    grid = None
+    if spelled_out:
+        assert feature.stride is not None
+        lost = to_exact_grid(feature).offset / feature.stride
+        grid = feature.stride.numerator, feature.stride.denominator, int(lost)
+    return Layout(
+        pattern=pattern if is_changed else "",
+        frames=feature.frames if "t" in names else None,
+        tokens=axes.index("n") if spelled_out else 0,
+        prefix=feature.prefix if spelled_out else 0,
+        grid=grid,
+    )
+
+
+@module.register(RearrangeNeck)
+class Rearrange(nn.Module):
+    """Lay tensors out anew, each by the pattern of its feature."""
+
+    def __init__(self, neck: RearrangeNeck, features: Features, reduction: str | None = None) -> None:
         super().__init__()
-        self.order = neck.new_order
+        self.reduction = _REDUCTIONS.get(reduction or neck.reduction)
+        self.layouts = tuple(_build_layout(neck.get_pattern(feature), feature) for feature in features)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return contiguous tensors whose axis `i` is axis `order[i]` of the input."""
-        return tuple(x.permute(self.order).contiguous() for x in features)
+    def forward(self, features: Sequence[Tensor], *, image_size: ImageSize | None = None) -> tuple[Tensor, ...]:
+        """Return a tensor for each of `features`. `image_size` is the reference's height and width in pixels.
+
+        The grid of tokens follows from it, never from their number: where the two disagree, einops raises.
+        """
+        pairs = zip(features, self.layouts, strict=True)
+        return tuple(self._rearrange(x, layout, image_size) for x, layout in pairs)
+
+    def _rearrange(self, x: Tensor, layout: Layout, image_size: ImageSize | None) -> Tensor:
+        if not layout.pattern:
+            return x
+        lengths = {} if layout.frames is None else {"t": layout.frames}
+        if layout.grid is not None:
+            assert image_size is not None
+            pixels, cells, lost = layout.grid
+            lengths["h"], lengths["w"] = (side * cells // pixels - lost for side in image_size)
+            x = x[(slice(None),) * layout.tokens + (slice(layout.prefix, None),)]
+        if self.reduction is not None:
+            return reduce(x, layout.pattern, self.reduction, **lengths)
+        # Convolutions copy it otherwise, and an export with symbolic sizes cannot tell whether it is contiguous.
+        return rearrange(x, layout.pattern, **lengths).contiguous()
 
 
 @module.register(ReshapeTokensToImage)
-class TokensToMaps(nn.Module):
-    """Lay tokens `(b, prefix + t*h*w, c)` out as maps `(b, t*c, h, w)`, frame by frame; pass maps through.
-
-    Tokens per frame `(b, t, prefix + h*w, c)` become maps per frame `(b, t, c, h, w)`.
-    The grid follows from the image size, never from the number of tokens: where the two disagree, torch raises.
-    """
-
-    def __init__(self, neck: ReshapeTokensToImage, features: Features) -> None:
-        super().__init__()
-        # Tokens with channels second could match the cells of a grid by chance, and would be scrambled silently.
-        if not all(f.axes in (MAP, TOKENS, MAP_PER_FRAME, TOKENS_PER_FRAME) for f in features):
-            raise ValueError(f'takes tokens "{TOKENS}" and maps "{MAP}" (got {[f.axes for f in features]})')
-        self.dropped = tuple(f.prefix if neck.remove_cls_token else 0 for f in features)
-        self.frames = tuple(neck.effective_time_dim or f.frames for f in features)
-        self.strides = tuple(map(compute_stride_terms, features))
-
-    def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return a map for each tensor; `image_size` is the reference's height and width in pixels."""
-        layouts = zip(features, self.dropped, self.frames, self.strides, strict=True)
-        return tuple(reshape_to_map(*layout, image_size) for layout in layouts)
+def _(neck: ReshapeTokensToImage, features: Features) -> nn.Module:
+    return Rearrange(neck, tuple(_apply_stated(neck, f) if "n" in f.axes else f for f in features))
 
 
-StrideTerms = tuple[int, int, int]
-"""Numerator and denominator of a stride, and the cells lost at the border: integers, to multiply symbolic sizes by."""
-
-
-def compute_stride_terms(feature: Feature) -> StrideTerms | None:
-    """Return the stride of tokens; None for a map."""
-    if "n" not in feature.axes:
-        return None
-    assert feature.stride is not None
-    return feature.stride.numerator, feature.stride.denominator, int(to_exact_grid(feature).offset / feature.stride)
-
-
-def reshape_to_map(x: Tensor, dropped: int, frames: int, stride: StrideTerms | None, size: tuple[int, int]) -> Tensor:
-    """Return a map of the tokens `x_BNC` behind the first `dropped`, with their frames among the channels.
-
-    Tokens per frame `x_BTNC` become a map per frame. Without a stride, `x` is a map already.
-    """
-    if stride is None:
-        return x
-    pixels, cells, lost = stride
-    rows, columns = (side * cells // pixels - lost for side in size)
-    x_BTHWC = x[..., dropped:, :].reshape(x.shape[0], frames, rows, columns, x.shape[-1])
-    x_BTCHW = x_BTHWC.permute(0, 1, 4, 2, 3)
-    # Contiguous, because convolutions copy it otherwise, and an export with symbolic sizes cannot tell whether it is.
-    return (x_BTCHW if x.dim() == 4 else x_BTCHW.flatten(1, 2)).contiguous()
+def _apply_stated(neck: ReshapeTokensToImage, tokens: Feature) -> Feature:
+    """Return tokens as the fields of the neck state them."""
+    prefix = tokens.prefix if neck.remove_cls_token else 0
+    return evolve(tokens, frames=neck.effective_time_dim or tokens.frames, prefix=prefix)
 
 
 @module.register(AddBottleneckLayer)
@@ -158,67 +197,42 @@ def _sum_branches(level: tuple[Tensor, ...]) -> Tensor:
 
 
 @module.register(AggregateTokens)
-class Aggregate(nn.Module):
+class Aggregate(Rearrange):
     """Pool the tokens, or the cells, of the tensors at `positions`, or pick one token of each."""
 
     def __init__(self, neck: AggregateTokens, features: Features) -> None:
-        super().__init__()
-        self.pooling = neck.pooling
-        self.positions = neck.positions
-        self.maps = tuple("h" in features[index].axes for index in neck.positions)
-        self.dropped = tuple(features[index].prefix if neck.drop_cls else 0 for index in neck.positions)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return a vector `(b, c)` for each chosen feature, or `(b, t, c)` for one with frames."""
-        chosen = zip(self.positions, self.maps, self.dropped, strict=True)
-        return tuple(
-            self._pool_tokens(features[index].flatten(-2).mT if is_map else features[index][..., dropped:, :])
-            for index, is_map, dropped in chosen
+        chosen = tuple(features[index] for index in neck.positions)
+        super().__init__(neck, chosen, str(neck.pooling))
+        self.token = neck.token
+        self.dropped = tuple(
+            (index, feature.prefix if neck.drop_cls else 0)
+            for index, feature in zip(neck.positions, chosen, strict=True)
         )
 
-    def _pool_tokens(self, x_NC: Tensor) -> Tensor:
-        match self.pooling:
-            case "mean":
-                return x_NC.mean(-2)
-            case "max":
-                # Not amax, which shares the gradient among equal tokens: behind a ReLU many are equal.
-                return x_NC.max(-2).values
-            case "min":
-                return x_NC.min(-2).values
-        return x_NC[..., 0 if self.pooling == "cls" else int(self.pooling), :]
+    def forward(self, features: Sequence[Tensor], *, image_size: ImageSize | None = None) -> tuple[Tensor, ...]:
+        """Return a vector `(b, c)` for each chosen feature, or `(b, t, c)` for one with frames."""
+        chosen = [features[index][..., dropped:, :] if dropped else features[index] for index, dropped in self.dropped]
+        return super().forward(chosen) if self.token is None else tuple(x[..., self.token, :] for x in chosen)
 
 
 @module.register(TemporalPooling)
-class PoolFrames(nn.Module):
+class PoolFrames(Rearrange):
     """Pool each tensor along its frame axis, after averaging the frames of each subset."""
 
     def __init__(self, neck: TemporalPooling, features: Features) -> None:
-        super().__init__()
-        self.pooling = neck.pooling
-        self.lengths = neck.subset_lengths
-        layouts = [feature.axes.split() for feature in features]
-        self.axes = tuple((axes.index("t"), axes.index("c")) for axes in layouts)
+        axes = tuple(feature.axes.split().index("t") for feature in features)
+        super().__init__(neck, tuple(map(neck.average_subsets, features)), neck.pooling)
+        self.axes, self.lengths = axes, neck.subset_lengths
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, features: Sequence[Tensor], *, image_size: ImageSize | None = None) -> tuple[Tensor, ...]:
         """Return each tensor without its axis t; with `keep`, one that still has it."""
-        return tuple(self._pool_frames(x, *axes) for x, axes in zip(features, self.axes, strict=True))
-
-    def _pool_frames(self, x: Tensor, t: int, c: int) -> Tensor:
         if self.lengths is not None:
-            x = torch.stack([subset.mean(t) for subset in x.split_with_sizes(self.lengths, t)], t)
-        match self.pooling:
-            case "mean":
-                return x.mean(t)
-            case "max":
-                # Not amax, which shares the gradient among equal frames: behind a ReLU many are equal.
-                return x.max(t).values
-            case "diff":
-                first, second = x.unbind(t)
-                return first - second
-            case "concat":
-                # Without the axis t, an axis behind it moves up by one.
-                return torch.cat(x.unbind(t), c - 1 if c > t else c)
-        return x
+            features = [_average_subsets(x, self.lengths, t) for x, t in zip(features, self.axes, strict=True)]
+        return super().forward(features)
+
+
+def _average_subsets(x: Tensor, lengths: tuple[int, ...], t: int) -> Tensor:
+    return torch.stack([subset.mean(t) for subset in x.split_with_sizes(lengths, t)], t)
 
 
 @module.register(InterpolateToPyramidal)

@@ -90,6 +90,16 @@ def to_exact_grid(feature: Feature) -> Feature:
     return evolve(feature, rounding="exact", offset=lost * feature.stride)
 
 
+def align_grids(features: Features) -> tuple[Feature, SizeConstraint]:
+    """Return the first of several features of one grid key, and the sizes at which all have the same cells.
+
+    Maps that round differently have equal sizes only where all are whole.
+    """
+    if len({(f.rounding, f.offset) for f in features}) == 1:
+        return features[0], ANY_SIZE
+    return to_exact_grid(features[0]), compute_exact_multiple(*features)
+
+
 def compute_min_cells(feature: Feature, cells: int) -> SizeConstraint:
     """Return the sizes at which `feature`, rounding down, has at least `cells` cells per side."""
     assert feature.stride is not None

@@ -150,5 +150,5 @@ def test_maps_of_each_frame_pass_through_a_reshape_untouched():
 @pytest.mark.parametrize("frames", [4, 6])
 def test_other_frames_than_stated_do_not_fit(frames):
     neck = module(ReshapeTokensToImage(effective_time_dim=FRAMES), (LAYOUTS["b t n c"],))
-    with pytest.raises(RuntimeError, match="invalid for input of size"):
+    with pytest.raises(RuntimeError, match="Shape mismatch"):
         neck([torch.zeros(2, frames, 17, 3)], image_size=(HEIGHT, WIDTH))

@@ -73,13 +73,6 @@ def test_a_token_of_the_prefix_is_taken_as_it_is(layout, pooling, position):
     assert torch.equal(y, x[..., position, :])
 
 
-def test_a_token_of_the_grid_that_is_forced_is_the_first_pixel():
-    """What the contract refuses, because nobody asks for it."""
-    (x_BCHW,), (y_BC,) = pooled(AggregateTokens(pooling="cls"), MAP)
-
-    assert torch.equal(y_BC, x_BCHW[:, :, 0, 0])
-
-
 @pytest.mark.parametrize(
     ("indices", "positions"),
     [
