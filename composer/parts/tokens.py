@@ -44,11 +44,17 @@ _VECTOR_PATTERNS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _validate_pooling(_: object, attribute: Attribute[Any], value: Any) -> None:
-    position = type(value) is int and 0 <= value < MAX_PREFIX
-    if not position and not (isinstance(value, str) and value in AGGREGATIONS):
-        ways = f"{', '.join(AGGREGATIONS)}, or a whole number from 0 to {MAX_PREFIX - 1}"
-        raise ValueError(f"{attribute.name} must be one of {ways} (got {value!r})")
+@frozen
+class _Pooling:
+    """Validate the name of a pooling, or the position of a token of the prefix."""
+
+    known: ClassVar[tuple[str, ...]] = AGGREGATIONS
+
+    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
+        position = type(value) is int and 0 <= value < MAX_PREFIX
+        if not position and not (isinstance(value, str) and value in self.known):
+            ways = f"{', '.join(self.known)}, or a whole number from 0 to {MAX_PREFIX - 1}"
+            raise ValueError(f"{attribute.name} must be one of {ways} (got {value!r})")
 
 
 def _convert_indices(value: int | Iterable[int] | None) -> tuple[int, ...]:
@@ -69,7 +75,7 @@ class AggregateTokens(RearrangeNeck):
 
     reads_stride: ClassVar[bool] = False
 
-    pooling: str | int = field(default="mean", validator=_validate_pooling)
+    pooling: str | int = field(default="mean", validator=_Pooling())
     indices: tuple[int, ...] | int | None = field(
         default=None, converter=_convert_indices, validator=[NON_EMPTY, INDEX]
     )
