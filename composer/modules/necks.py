@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from attrs import evolve
@@ -296,41 +296,31 @@ def scale_pyramid(fpn1: nn.Module, fpn2: nn.Module, features: Sequence[Tensor]) 
 
 
 @module.register(FeaturePyramidNetworkNeck)
-class FPNNeck(nn.Module):
-    """Hold the network under the name `fpn`, which published weights use."""
-
-    def __init__(self, neck: FeaturePyramidNetworkNeck, features: Features) -> None:
-        super().__init__()
-        self.fpn = FPN(neck.out_channel, features)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return a map `(b, out_channel, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
-        pyramid: tuple[Tensor, ...] = self.fpn(features)
-        return pyramid
-
-
 class FPN(nn.Module):
     """Apply a 1 × 1 convolution to each map, add the next coarser sum, and apply a 3 × 3 convolution.
 
-    Names and the random draws of the weights are those of torchvision's FeaturePyramidNetwork.
+    Names and the random draws of the weights are those of torchvision's FeaturePyramidNetwork, under the name `fpn`.
     """
 
-    def __init__(self, width: int, features: Features) -> None:
+    def __init__(self, neck: FeaturePyramidNetworkNeck, features: Features) -> None:
         super().__init__()
-        self.inner_blocks = nn.ModuleList()
-        self.layer_blocks = nn.ModuleList()
+        width = neck.out_channel
+        inner, layer = nn.ModuleList(), nn.ModuleList()
         for feature in features:
-            self.inner_blocks.append(nn.Sequential(nn.Conv2d(feature.channels, width, kernel_size=1)))
-            self.layer_blocks.append(nn.Sequential(nn.Conv2d(width, width, kernel_size=3, padding=1)))
-        for block in (*self.inner_blocks, *self.layer_blocks):
+            inner.append(nn.Sequential(nn.Conv2d(feature.channels, width, kernel_size=1)))
+            layer.append(nn.Sequential(nn.Conv2d(width, width, kernel_size=3, padding=1)))
+        self.fpn = nn.ModuleDict({"inner_blocks": inner, "layer_blocks": layer})
+        for block in (*inner, *layer):
             nn.init.kaiming_uniform_(block[0].weight, a=1)
             nn.init.zeros_(block[0].bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return a map `(b, width, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
-        *finer, total = (inner(x) for inner, x in zip(self.inner_blocks, features, strict=True))
+        """Return a map `(b, out_channel, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
+        inner: Any = self.fpn["inner_blocks"]
+        layer: Any = self.fpn["layer_blocks"]
+        *finer, total = (block(x) for block, x in zip(inner, features, strict=True))
         totals = [total]
         for x in reversed(finer):
             total = x + resize_like(total, x, "nearest")
             totals.append(total)
-        return tuple(layer(x) for layer, x in zip(self.layer_blocks, reversed(totals), strict=True))
+        return tuple(block(x) for block, x in zip(layer, reversed(totals), strict=True))

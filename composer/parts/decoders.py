@@ -14,14 +14,14 @@ from composer.parts.rules import (
     ContractResult,
     Outputs,
     Rejection,
-    compute_exact_multiple,
+    align_grids,
     compute_min_cells,
     fit_widths,
     is_map,
-    require,
     require_doubling_strides,
     require_finest_first,
     require_indices,
+    require_layout,
     require_maps,
     require_pyramid_maps,
     to_exact_grid,
@@ -39,7 +39,7 @@ from composer.parts.validators import (
     IntRange,
     convert_int_list,
 )
-from composer.sizes import ANY_SIZE, SizeConstraint
+from composer.sizes import ANY_SIZE
 
 UNET_NORMS = ("batchnorm", "instancenorm", "identity", True, False)
 
@@ -83,33 +83,24 @@ class UNetDecoder(Decoder):
 
 @contract.register(UNetDecoder)
 def _(decoder: UNetDecoder, features: Features) -> ContractResult:
-    return (
-        require_pyramid_maps(features)
-        or _require_width_per_map(decoder, features)
-        or require_finest_first(features)
-        or require_doubling_strides(features)
-        # Every map is resized to the grid of the next finer one, so no size has to be whole.
-        or Outputs(
-            features=[evolve(features[0], channels=decoder.channels[-1])], sizes=_compute_norm_sizes(decoder, features)
+    if rejection := require_pyramid_maps(features):
+        return rejection
+    if len(decoder.channels) != len(features):
+        return Rejection(
+            code="count",
+            kind="raises",
+            expected=f"has {format_count(len(decoder.channels), 'width')} in channels, one for each map it takes",
+            got=format_count(len(features), "map"),
+            change=Change("channels", fit_widths(decoder.channels, len(features)), decoder.channels),
+            about="channels",
         )
-    )
-
-
-def _compute_norm_sizes(decoder: UNetDecoder, features: Features) -> SizeConstraint:
-    """Instance normalisation of a single cell is an error in torch, also in eval mode."""
-    return compute_min_cells(features[-2:][0], 2) if decoder.use_batchnorm == "instancenorm" else ANY_SIZE
-
-
-def _require_width_per_map(decoder: UNetDecoder, features: Features) -> Rejection | None:
-    if len(decoder.channels) == len(features):
-        return None
-    return Rejection(
-        code="count",
-        kind="raises",
-        expected=f"has {format_count(len(decoder.channels), 'width')} in channels, one for each map it takes",
-        got=format_count(len(features), "map"),
-        change=Change("channels", fit_widths(decoder.channels, len(features)), decoder.channels),
-        about="channels",
+    # Instance normalisation of a single cell is an error in torch, also in eval mode. Every map is resized to the grid
+    # of the next finer one, so no size has to be whole.
+    sizes = compute_min_cells(features[-2:][0], 2) if decoder.use_batchnorm == "instancenorm" else ANY_SIZE
+    return (
+        require_finest_first(features)
+        or require_doubling_strides(features)
+        or Outputs(features=[evolve(features[0], channels=decoder.channels[-1])], sizes=sizes)
     )
 
 
@@ -188,32 +179,19 @@ class MLPDecoder(Decoder):
 @contract.register(MLPDecoder)
 def _(decoder: MLPDecoder, features: Features) -> ContractResult:
     rejection = (
-        require(features, lambda f: is_map(f) or f.axes == VECTOR, f'maps "{MAP}" or vectors "{VECTOR}"')
+        require_layout(features, lambda f: is_map(f) or f.axes == VECTOR, f'maps "{MAP}" or vectors "{VECTOR}"')
         # out_index only matters for the width where channels is null.
         or (require_indices(features, (decoder.out_index,), "out_index") if decoder.channels is None else None)
-        or _require_one_grid(features)
     )
     if rejection:
         return rejection
+    if len({(f.axes, f.stride, to_exact_grid(f).offset) for f in features}) > 1:
+        alike = "layout, stride and offset" if any(f.offset for f in features) else "layout and stride"
+        expected = f"concatenates its inputs, so they must be of one {alike}"
+        return Rejection(code="stride", kind="raises", expected=expected)
+    first, sizes = align_grids(features)
     width = decoder.out_dim or decoder.channels or features[decoder.out_index].channels
-    if len({(f.rounding, f.offset) for f in features}) == 1:
-        return Outputs(features=[evolve(features[0], channels=width)])
-    # Maps that round differently have equal sizes only where all are whole.
-    return Outputs(
-        features=[evolve(to_exact_grid(features[0]), channels=width)], sizes=compute_exact_multiple(*features)
-    )
-
-
-def _require_one_grid(features: Features) -> Rejection | None:
-    if len({(f.axes, f.stride, to_exact_grid(f).offset) for f in features}) == 1:
-        return None
-    return Rejection(
-        code="stride",
-        kind="raises",
-        expected="concatenates its inputs, so they must be of one layout, stride and offset"
-        if any(f.offset for f in features)
-        else "concatenates its inputs, so they must be of one layout and stride",
-    )
+    return Outputs(features=[evolve(first, channels=width)], sizes=sizes)
 
 
 TRANSFORMS = (None, "resize_concat")
