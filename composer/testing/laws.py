@@ -12,16 +12,9 @@ from torch import Tensor, nn
 
 from composer.parts import Encoder
 from composer.parts.rules import Rejection
-from composer.testing.drawing import enlarge_run
-from composer.testing.failures import (
-    ContractUncheckable,
-    LawError,
-    format_error,
-    format_shapes,
-)
-from composer.testing.modules import get_state, list_changes
-from composer.testing.plain_necks import PlainNeck
-from composer.testing.runs import Run
+from composer.testing.failures import ContractUncheckable, LawError, format_error, format_shapes
+from composer.testing.runs import Run, get_state, list_changes
+from composer.testing.subjects import PlainNeck, enlarge_run
 
 Law = Callable[[Run], None]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = "check every part of this module or package against the laws of composer.testing; repeatable"
 
-EXAMPLES_HELP = "runs of each part for each law (default: 20)"
+EXAMPLES_HELP = "runs of each part for each law (default: 16)"
 
 SKIPPED_LAWS, FIXED_FIELDS, ACCEPTED_INPUTS = "skipped laws", "fields never varied", "accepted inputs"
 """Sections at the end of a run; the last one needs `-v`."""
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the two options."""
     group = parser.getgroup("composer")
     group.addoption("--composer-parts", action="append", default=[], metavar="MODULE", help=HELP)
-    group.addoption("--composer-examples", type=int, default=20, metavar="N", help=EXAMPLES_HELP)
+    group.addoption("--composer-examples", type=int, default=16, metavar="N", help=EXAMPLES_HELP)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
     names = session.config.getoption("--composer-parts")
     if not names:
         return
-    from composer.testing.discovery import find_parts
+    from composer.testing.checking import find_parts
 
     here = str(session.config.invocation_params.dir)
     if here not in sys.path:
@@ -80,7 +80,7 @@ class _PartCollector(pytest.Collector):
     def collect(self) -> Iterator[pytest.Item]:
         """Yield a test for each law; plain necks reject nothing, so they have no law of refusals."""
         from composer.testing.checking import ALL_LAWS
-        from composer.testing.plain_necks import is_plain_neck
+        from composer.testing.subjects import is_plain_neck
 
         for law in ALL_LAWS[:-1] if is_plain_neck(self.check.part) else ALL_LAWS:
             yield _LawItem.from_parent(self, name=law)

@@ -77,14 +77,6 @@ class PromisesFour(Net):
         return [features[-1] * 2]
 
 
-@wrong("shapes", lambda features: [evolve(f, channels=3 * f.channels) for f in features])
-class FramesNotCounted(Net):
-    """Says that three frames become channels, and puts them into the batch."""
-
-    def one(self, x):
-        return torch.cat([x, x, x], dim=0)
-
-
 @wrong("shapes", same)
 class OnlySquare(Net):
     """Finds the grid of its tokens by a square root."""
@@ -110,14 +102,6 @@ class OnlyEven(Net):
         return F.max_pool2d(x, 2, ceil_mode=True)
 
 
-@wrong("shapes", same)
-class OnlyBatches(Net):
-    """Takes an axis of one for none: a batch of one image loses its first axis."""
-
-    def one(self, x):
-        return x.squeeze(0) * 2
-
-
 @wrong("inputs", alone)
 class AppendsToItsInput(Net):
     """Appends to the list that it was given, which is the encoder's, and returns the first of it."""
@@ -125,14 +109,6 @@ class AppendsToItsInput(Net):
     def forward(self, features):
         features.append(features[0] * 2)
         return features[1:]
-
-
-@wrong("inputs", same)
-class WritesInPlace(Net):
-    """Activates in place, on the tensors of whoever else takes them."""
-
-    def one(self, x):
-        return x.relu_()
 
 
 @wrong("inputs", same)
@@ -183,19 +159,6 @@ class CountsPrivately(Net):
 
 
 @wrong("itself", same)
-class CountsInADict(Net):
-    """Counts its runs in a dict."""
-
-    def __init__(self, features):
-        super().__init__(features)
-        self.seen = {"runs": 0}
-
-    def one(self, x):
-        self.seen["runs"] += 1
-        return x * 2
-
-
-@wrong("itself", same)
 class AveragesUnsaved(Net):
     """Updates statistics in a buffer that is not saved, whatever the mode."""
 
@@ -205,19 +168,6 @@ class AveragesUnsaved(Net):
 
     def one(self, x):
         self.mean = 0.9 * self.mean + 0.1 * x.mean()
-        return x * 2
-
-
-@wrong("itself", same)
-class AddsToATensor(Net):
-    """Adds to a tensor that is no buffer."""
-
-    def __init__(self, features):
-        super().__init__(features)
-        self.total = torch.zeros(())
-
-    def one(self, x):
-        self.total = self.total + 1
         return x * 2
 
 
@@ -323,18 +273,6 @@ class CutsTheGradient(Net):
 
     def one(self, x):
         return x.detach() * 2
-
-
-@wrong("gradients", same)
-class CutsBehindWeights(Net):
-    """Learns itself, and lets nothing before it learn."""
-
-    def __init__(self, features):
-        super().__init__(features)
-        self.mixes = nn.ModuleList(nn.Conv2d(f.channels, f.channels, 1) for f in features)
-
-    def forward(self, features):
-        return [mix(x.detach()) for mix, x in zip(self.mixes, features, strict=True)]
 
 
 @wrong("gradients", same)

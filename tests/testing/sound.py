@@ -57,19 +57,6 @@ class NonLocal(Levels):
 
 
 @sound()
-class TokenAttention(Levels):
-    """The same over tokens, which its linear layers alone can take."""
-
-    def __init__(self, channel_list):
-        super().__init__(channel_list)
-        self.q, self.k, self.v = (nn.ModuleList(nn.Linear(c, c) for c in channel_list) for _ in range(3))
-
-    def one(self, x, index):
-        q, k, v = (layers[index](x) for layers in (self.q, self.k, self.v))
-        return x + (q @ k.transpose(1, 2)).softmax(-1) @ v
-
-
-@sound()
 class MixesLevels(Levels):
     """Levels of the finest grid, weighted by a softmax that is constant over a single level."""
 
@@ -87,25 +74,6 @@ class MixesLevels(Levels):
 
 
 @sound()
-class FusesDownwards(Levels):
-    """A pyramid of which a weight fuses each level with the next: of one level it is not used."""
-
-    def __init__(self, channel_list):
-        super().__init__(channel_list)
-        self.lateral, self.fuse = convolutions(channel_list, 8), nn.Parameter(torch.ones(()))
-
-    def forward(self, features):
-        levels = [layer(x) for layer, x in zip(self.lateral, features, strict=True)]
-        for index in range(len(levels) - 2, -1, -1):
-            above = F.interpolate(levels[index + 1], levels[index].shape[-2:])
-            levels[index] = levels[index] + self.fuse * above
-        return levels
-
-    def process_channel_list(self, channel_list):
-        return [8] * len(channel_list)
-
-
-@sound()
 class KeepsTopTokens(Levels):
     """Keeps the half of the tokens that is longest: by a hair, another one in half precision."""
 
@@ -116,14 +84,6 @@ class KeepsTopTokens(Levels):
     def one(self, x, index):
         chosen = x.norm(dim=-1).topk(max(1, x.shape[1] // 2), dim=1).indices
         return self.norms[index](x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1])))
-
-
-@sound()
-class KeepsTheLargest(Levels):
-    """Of each cell, all channels but the largest become zero: an argmax."""
-
-    def one(self, x, index):
-        return torch.zeros_like(x).scatter(1, x.argmax(1, keepdim=True), x.amax(1, keepdim=True))
 
 
 @sound()
@@ -175,18 +135,6 @@ class FrozenBranch(Levels):
 
     def one(self, x, index):
         return self.trained[index](x) + self.frozen[index](x)
-
-
-@sound()
-class FrozenWhole(Levels):
-    """Nothing of it is trained; what lies before it is, through it."""
-
-    def __init__(self, channel_list):
-        super().__init__(channel_list)
-        self.mixes = convolutions(channel_list).requires_grad_(requires_grad=False)
-
-    def one(self, x, index):
-        return self.mixes[index](x)
 
 
 @sound()

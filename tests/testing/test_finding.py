@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from composer.testing.checking import ALL_LAWS
-from composer.testing.discovery import NoPartsError, find_parts
+from composer.testing.checking import ALL_LAWS, NoPartsError, find_parts
 
 SOME = "import attrs, composer\n\n\n@attrs.frozen\nclass Some(composer.Neck):\n    width: int = 4\n\n\n"
 FILES = {
@@ -21,10 +20,6 @@ FILES = {
     "lost": f"{SOME}class Wider(Some):\n    width: int = 8\n",
     "none": f"{SOME}composer_checks = []\n",
     "option": f'{SOME}composer_checks = {{Some: {{"withot": []}}}}\n',
-    "law": f'{SOME}composer_checks = {{Some: {{"without": ["precison"]}}}}\n',
-    "count": f'{SOME}composer_checks = {{Some: {{"examples": 0}}}}\n',
-    "things": f'{SOME}composer_checks = {{Some: {{"inputs": [(("map",),)]}}}}\n',
-    "nesting": f'{SOME}composer_checks = {{Some: {{"inputs": [(composer.Feature(channels=8),)]}}}}\n',
 }
 
 
@@ -97,32 +92,6 @@ WRONG = {
     "an option that there is not": (
         "my_package.option",
         ("composer_checks of my_package.option: ContractCheck.__init__() got an unexpected keyword argument 'withot'"),
-    ),
-    "a law that there is not": (
-        "my_package.law",
-        (
-            "composer_checks of my_package.law: unknown law 'precison': the laws are shapes, inputs, again, "
-            "itself, batch, memory, precision, gradients, refusals"
-        ),
-    ),
-    "no examples": (
-        "my_package.count",
-        ("composer_checks of my_package.count: examples must be a whole number of at least 1 (got 0)"),
-    ),
-    "inputs that are no features": (
-        "my_package.things",
-        (
-            "composer_checks of my_package.things: each run in inputs must hold a tuple of features for each "
-            "input, as in inputs=[((Feature(channels=8),),)] (got (('map',),))"
-        ),
-    ),
-    "inputs that are not nested": (
-        "my_package.nesting",
-        (
-            "composer_checks of my_package.nesting: each run in inputs must hold a tuple of features for each "
-            "input, as in inputs=[((Feature(channels=8),),)] (got (Feature(channels=8, stride=Fraction(1, 1), "
-            "axes='b c h w', rounding='exact', prefix=0, frames=1, offset=0),))"
-        ),
     ),
 }
 

@@ -86,14 +86,6 @@ def test_a_part_that_mistakes_its_names_is_caught_and_the_names_are_told():
     )
 
 
-def test_inputs_by_name_are_said_by_name():
-    optical, radar = composer.Feature(channels=7, stride=4), composer.Feature(channels=5, stride=4)
-    with pytest.raises(ContractViolation) as caught:
-        check_contract(part(swaps, Swaps), inputs=[{"optical": (optical,), "radar": (radar,)}], laws=["shapes"])
-
-    assert '  input     optical: map "b c h w" (7 channels, stride 4); radar: map "b c h w" (5 ch' in str(caught.value)
-
-
 class Patches(nn.Module):
     """An encoder of stills: a convolution for patches of two by two."""
 
@@ -218,23 +210,12 @@ def rounded(neck, features):
     return features
 
 
-class GivesNone(nn.Module):
-    """Nothing is asked of it."""
-
-
 HINDERED = {
     "a contract that raises for what is rounded": (
         part(rounded, Rounded),
         (
             'cannot check Rounded(): for map "b c h w" (11 channels, stride 2, rounding floor), its contract raises '
             "KeyError: 'floor'"
-        ),
-    ),
-    "a contract that returns nothing": (
-        part(lambda neck, features: None, GivesNone),
-        (
-            'cannot check GivesNone(): for map "b c h w" (11 channels, stride 2), its contract raises TypeError: '
-            "the contract of GivesNone must return features, Outputs or a Rejection (got None)"
         ),
     ),
     "a declaration that its module does not keep": (
