@@ -189,7 +189,7 @@ class Graph:
     source: Source = field(factory=Source, eq=False, repr=False)
 
 
-def require_graph(value: object) -> None:
+def check_is_graph(value: object) -> None:
     """Raise TypeError, with the next step, for a value that is not a graph."""
     if not isinstance(value, Graph):
         raise TypeError(f"a graph is needed, as composer.read and composer.chain make it (got {type(value).__name__})")

@@ -12,7 +12,7 @@ import attrs
 from attrs import evolve
 
 from composer.errors import Place, Problem, SpecError
-from composer.graph import Graph, Node, Shared, chain, require_graph
+from composer.graph import Graph, Node, Shared, chain, check_is_graph
 from composer.parts import PART_REGISTRY, Custom, Decoder, Head, Part, WeightsFile
 from composer.parts.base import get_part_name
 from composer.parts.registry import PartRegistry
@@ -36,7 +36,7 @@ def write(graph: Graph, *, parts: Parts = PART_REGISTRY) -> str:
     Raises SpecError if there is no such text: a node holds a live module or a part that is not among `parts`, or the
     graph is not valid because a name is repeated or unknown.
     """
-    require_graph(graph)
+    check_is_graph(graph)
     require_serializable(graph)
     names = _map_part_names(graph, parts)
     branches = as_chain(graph)
@@ -65,7 +65,7 @@ def digest(graph: Graph) -> str:
     value are left out, so that a part can gain a field without changing old digests. Raises SpecError for a node that
     holds a live module or another value that cannot be written in a spec.
     """
-    require_graph(graph)
+    check_is_graph(graph)
     require_serializable(graph)
     content = [
         [[name, get_non_default_fields(image, name)] for name, image in graph.inputs],

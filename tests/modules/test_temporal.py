@@ -13,6 +13,8 @@ from composer.parts.base import contract
 from composer.parts.necks import ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 FRAMES = 5
 HEIGHT, WIDTH = 12, 20
 LAYOUTS = {
@@ -23,15 +25,6 @@ LAYOUTS = {
     "b c t h w": Feature(channels=3, stride=4, axes="b c t h w", frames=FRAMES),
     "b c n t": Feature(channels=3, stride=4, axes="b c n t", frames=FRAMES),
 }
-
-
-@pytest.fixture(autouse=True)
-def exact():
-    """Double precision, so that two ways to compute a thing agree."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def average(frames):
