@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import ceil, lcm
 from types import MappingProxyType
@@ -95,9 +95,8 @@ class TypedGraph:
         if feature.stride is None:
             return _compute_padded_shape(feature, padded)
         if not self.is_rescaled(feature):
-            pairs = zip((height, width), padded, strict=True)
-            sides: Iterator[int] = (self._count_kept_cells(feature, *pair) for pair in pairs)
-            return ("b", feature.channels, *sides)
+            sides = [self._count_kept_cells(feature, *pair) for pair in zip((height, width), padded, strict=True)]
+            return ("b", feature.channels, sides[0], sides[1])
         crop = self.graph.crop
         if crop is not None and (height < crop[0] or width < crop[1]):
             raise ValueError(explain_too_small(crop, height, width))
