@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from composer.errors import Place, Problem, SpecError
 from composer.layouts import format_count
 from composer.model import Model
-from composer.modules.encoders import COMPILED, map_unwrapped_names, unwrap
+from composer.modules.base import COMPILED, map_unwrapped_names, unwrap
 from composer.tensors import UnreadableError
 from composer.tensors.files import open_tensors
 from composer.tensors.matching import count_matches, list_names
