@@ -24,26 +24,9 @@ from composer.layouts import (
     rearrange_feature,
     validate_pattern,
 )
+from composer.parts import rules
 from composer.parts.base import Neck, contract
-from composer.parts.rules import (
-    ContractResult,
-    Kind,
-    Outputs,
-    Rejection,
-    align_grids,
-    combine,
-    compute_exact_multiple,
-    compute_min_cells,
-    get_grid_key,
-    is_map,
-    reject_narrow_maps,
-    require_finest_first,
-    require_indices,
-    require_maps,
-    scale_stride,
-    suggest_more_levels,
-    to_exact_grid,
-)
+from composer.parts.rules import ContractResult, Kind, Outputs, Rejection
 from composer.parts.validators import BOOL, CHANNELS, INDEX, NON_EMPTY, Choice, IntRange, convert_int_list
 from composer.sizes import ANY_SIZE, SizeConstraint
 
@@ -59,7 +42,9 @@ class SelectIndices(Neck):
 
 @contract.register(SelectIndices)
 def _(neck: SelectIndices, features: Features) -> ContractResult:
-    return require_indices(features, neck.indices, "indices") or Outputs(features=[features[i] for i in neck.indices])
+    return rules.require_indices(features, neck.indices, "indices") or Outputs(
+        features=[features[i] for i in neck.indices]
+    )
 
 
 @frozen
@@ -110,7 +95,7 @@ def rearrange_features(neck: RearrangeNeck, features: Features) -> Outputs:
     spelled_out = [f for f, pattern in zip(features, patterns, strict=True) if "n" in f.axes and "h" in pattern]
     return Outputs(
         features=[rearrange_feature(f, pattern) for f, pattern in zip(features, patterns, strict=True)],
-        sizes=compute_exact_multiple(*spelled_out),
+        sizes=rules.compute_exact_multiple(*spelled_out),
     )
 
 
@@ -204,7 +189,7 @@ def _(neck: ReshapeTokensToImage, features: Features) -> ContractResult:
     if neck.h is None or not tokens:
         return outputs
     # The image heights at which the exact grids have `h` rows.
-    heights = {scale_stride(f.stride, neck.h) + to_exact_grid(f).offset for f in tokens}
+    heights = {rules.scale_stride(f.stride, neck.h) + rules.to_exact_grid(f).offset for f in tokens}
     height = heights.pop()
     if heights or height.denominator != 1 or height <= 0:
         return Rejection(
@@ -248,7 +233,7 @@ def _(neck: AddFeatures, *branches: Features) -> ContractResult:
 
 def _is_broadcastable(level: Features) -> bool:
     """Return whether torch would add features of different shapes without an error."""
-    grids = {get_grid_key(evolve(f, frames=1) if "t" in f.axes else f) for f in level}
+    grids = {rules.get_grid_key(evolve(f, frames=1) if "t" in f.axes else f) for f in level}
     return len(grids) == 1 and all(
         len({*sizes} - {1}) <= 1 for sizes in ([f.channels for f in level], [f.frames for f in level])
     )
@@ -257,9 +242,9 @@ def _is_broadcastable(level: Features) -> bool:
 def _join_branches(branches: tuple[Features, ...], *, concatenated: bool) -> Outputs:
     joined, sizes = [], ANY_SIZE
     for level in zip(*branches, strict=True):
-        first, demanded = align_grids(level)
+        first, demanded = rules.align_grids(level)
         joined.append(evolve(first, channels=sum(f.channels for f in level)) if concatenated else first)
-        sizes = combine(sizes, demanded)
+        sizes = rules.combine(sizes, demanded)
     return Outputs(features=joined, sizes=sizes)
 
 
@@ -285,7 +270,7 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
                 input=position,
             )
         for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
-            if get_grid_key(one) != get_grid_key(other):
+            if rules.get_grid_key(one) != rules.get_grid_key(other):
                 alike = "layout, stride and offset" if one.offset or other.offset else "layout and stride"
                 return Rejection(
                     code="join",
@@ -325,18 +310,18 @@ def _(neck: InterpolateToPyramidal, features: Features) -> ContractResult:
     factors = [neck.scale_factor**exponent for exponent in range(len(features), 0, -1)]
     return _require_scalable_maps(features, factors) or Outputs(
         features=[_scale_exactly(f, Fraction(1, factor)) for f, factor in zip(features, factors, strict=True)],
-        sizes=compute_exact_multiple(*features),
+        sizes=rules.compute_exact_multiple(*features),
     )
 
 
 def _require_scalable_maps(features: Features, factors: list[int]) -> Rejection | None:
     """Reject features that are not maps: torch would scale their last two axes. Scaling by 1 is harmless."""
-    harmful = any(not is_map(f) and factor > 1 for f, factor in zip(features, factors, strict=True))
-    return require_maps(features, "wrong_output" if harmful else "policy")
+    harmful = any(not rules.is_map(f) and factor > 1 for f, factor in zip(features, factors, strict=True))
+    return rules.require_maps(features, "wrong_output" if harmful else "policy")
 
 
 def _scale_exactly(feature: Feature, by: Fraction) -> Feature:
-    return evolve(to_exact_grid(feature), stride=scale_stride(feature.stride, by))
+    return evolve(rules.to_exact_grid(feature), stride=rules.scale_stride(feature.stride, by))
 
 
 @frozen(kw_only=True)
@@ -352,7 +337,7 @@ def _(neck: MaxpoolToPyramidal, features: Features) -> ContractResult:
     if rejection := _require_scalable_maps(features, kernels):
         return rejection
     pooled = [_pool_map(feature, kernel) for feature, kernel in zip(features, kernels, strict=True)]
-    return Outputs(features=[out for out, _ in pooled], sizes=reduce(combine, (sizes for _, sizes in pooled)))
+    return Outputs(features=[out for out, _ in pooled], sizes=reduce(rules.combine, (sizes for _, sizes in pooled)))
 
 
 def _pool_map(feature: Feature, kernel: int) -> tuple[Feature, SizeConstraint]:
@@ -363,9 +348,10 @@ def _pool_map(feature: Feature, kernel: int) -> tuple[Feature, SizeConstraint]:
     """
     if kernel == 1:
         return feature, ANY_SIZE
-    out = evolve(feature, stride=scale_stride(feature.stride, kernel), rounding="floor")
-    return out, combine(
-        compute_exact_multiple(feature) if feature.rounding == "ceil" else ANY_SIZE, compute_min_cells(out, 1)
+    out = evolve(feature, stride=rules.scale_stride(feature.stride, kernel), rounding="floor")
+    return out, rules.combine(
+        rules.compute_exact_multiple(feature) if feature.rounding == "ceil" else ANY_SIZE,
+        rules.compute_min_cells(out, 1),
     )
 
 
@@ -376,11 +362,11 @@ class AddBottleneckLayer(Neck):
 
 @contract.register(AddBottleneckLayer)
 def _(neck: AddBottleneckLayer, features: Features) -> ContractResult:
-    if rejection := require_maps(features[-1:]):
+    if rejection := rules.require_maps(features[-1:]):
         return rejection
     last = features[-1]
     if last.channels < 2:
-        return reject_narrow_maps("halves the channels of the last map, so it needs at least 2")
+        return rules.reject_narrow_maps("halves the channels of the last map, so it needs at least 2")
     return Outputs(features=[*features, evolve(last, channels=last.channels // 2)])
 
 
@@ -392,15 +378,17 @@ class LearnedInterpolateToPyramidal(Neck):
 @contract.register(LearnedInterpolateToPyramidal)
 def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult:
     if len(features) != 4:
-        fix = suggest_more_levels("four levels") if len(features) < 4 else None
+        fix = rules.suggest_more_levels("four levels") if len(features) < 4 else None
         return Rejection(code="count", kind="raises", expected="takes exactly four maps", fix=fix)
     first, second, third, fourth = features
     # The first two are convolved; the fourth would be pooled along its last two axes, the third passes through.
-    unpooled: Kind = "policy" if is_map(fourth) else "wrong_output"
-    if rejection := require_maps(features, unpooled if is_map(first) and is_map(second) else "raises"):
+    unpooled: Kind = "policy" if rules.is_map(fourth) else "wrong_output"
+    if rejection := rules.require_maps(
+        features, unpooled if rules.is_map(first) and rules.is_map(second) else "raises"
+    ):
         return rejection
     if first.channels < 4 or second.channels < 2:
-        return reject_narrow_maps(
+        return rules.reject_narrow_maps(
             "quarters the channels of the first map and halves the second's, so they need 4 and 2"
         )
     pooled, least = _pool_map(fourth, 2)
@@ -411,7 +399,7 @@ def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult
             third,
             pooled,
         ),
-        sizes=combine(compute_exact_multiple(first, second), least),
+        sizes=rules.combine(rules.compute_exact_multiple(first, second), least),
     )
 
 
@@ -425,8 +413,8 @@ class FeaturePyramidNetworkNeck(Neck):
 @contract.register(FeaturePyramidNetworkNeck)
 def _(neck: FeaturePyramidNetworkNeck, features: Features) -> ContractResult:
     return (
-        require_maps(features)
-        or require_finest_first(features)
+        rules.require_maps(features)
+        or rules.require_finest_first(features)
         # Each map is resized to the grid of the next finer one, so no size has to be whole.
         or Outputs(features=[evolve(feature, channels=neck.out_channel) for feature in features])
     )
