@@ -79,6 +79,17 @@ def test_a_neck_of_ones_own_keeps_the_laws(part):
     check_contract(part, examples=4)
 
 
+def test_a_neck_of_ones_own_is_named_in_a_text():
+    text = "encoder: timm/test_resnet\nnecks: [ToChannelsLast]\nhead: EmbeddingHead\n"
+    graph = composer.reads(text, parts={**composer.PARTS, "ToChannelsLast": ToChannelsLast})
+    typed = composer.infer(graph)
+
+    out = composer.build(typed).eval()(torch.zeros(2, 3, 64, 96)).output
+
+    assert {feature.axes for feature in typed.features["head"]} == {"b h w c"}
+    assert tuple(("b", *x.shape[1:]) for x in out) == typed.shape("head", 64, 96)
+
+
 def test_other_layouts_are_refused():
     outcome = composer.contract(ToChannelsLast(), (Feature(channels=3, stride=8, axes="b h w c"),))
     assert (outcome.code, outcome.kind, outcome.expected) == (

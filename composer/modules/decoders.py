@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from composer import parts
 from composer.layouts import VECTOR, Features
 from composer.modules.base import (
     AdaptiveAveragePool,
@@ -21,28 +22,13 @@ from composer.modules.base import (
     resize_like,
 )
 from composer.modules.necks import LearnedPyramid, scale_pyramid
-from composer.parts import (
-    ASPPRegressionHead,
-    ASPPSegmentationHead,
-    ClassificationHead,
-    EmbeddingHead,
-    FCNDecoder,
-    LearnedInterpolateToPyramidal,
-    LinearDecoder,
-    MLPDecoder,
-    RegressionHead,
-    ScalarHead,
-    SegmentationHead,
-    UNetDecoder,
-    UperNetDecoder,
-)
 
 
-@module.register(FCNDecoder)
+@module.register(parts.FCNDecoder)
 class FCN(nn.Module):
     """Double one map `num_convs` times."""
 
-    def __init__(self, decoder: FCNDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.FCNDecoder, features: Features) -> None:
         super().__init__()
         self.index = decoder.in_index
         widths = [features[self.index].channels] + [decoder.channels] * decoder.num_convs
@@ -87,11 +73,11 @@ _NORMS: Mapping[bool | str, Callable[[int], nn.Module]] = {
 }
 
 
-@module.register(UNetDecoder)
+@module.register(parts.UNetDecoder)
 class UNet(nn.Module):
     """From the coarsest map up: enlarge, concatenate the next finer map, convolve twice; the last block has no skip."""
 
-    def __init__(self, decoder: UNetDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.UNetDecoder, features: Features) -> None:
         super().__init__()
         coarse_to_fine = features[::-1]
         skips = [f.channels for f in coarse_to_fine[1:]] + [0]
@@ -112,7 +98,7 @@ class UNet(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, decoder: UNetDecoder, incoming: int, skip: int, outgoing: int) -> None:
+    def __init__(self, decoder: parts.UNetDecoder, incoming: int, skip: int, outgoing: int) -> None:
         super().__init__()
         norm = _NORMS[decoder.use_batchnorm]
         self.conv1 = _build_conv_block(incoming + skip, outgoing, norm)
@@ -173,11 +159,11 @@ class _SCSE(nn.Module):
         return x_BCHW * gates_BCHW
 
 
-@module.register(UperNetDecoder)
+@module.register(parts.UperNetDecoder)
 class UperNet(nn.Module):
     """Pool the coarsest map at several scales, build a feature pyramid up to the finest map, and fuse all levels."""
 
-    def __init__(self, decoder: UperNetDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.UperNetDecoder, features: Features) -> None:
         super().__init__()
         width = decoder.channels
         widths = [f.channels for f in features]
@@ -185,7 +171,7 @@ class UperNet(nn.Module):
         self.scales = decoder.scale_modules
         # Modules are made in this order because published seeds were.
         if self.scales:
-            learned = LearnedPyramid(LearnedInterpolateToPyramidal(), features)
+            learned = LearnedPyramid(parts.LearnedInterpolateToPyramidal(), features)
             self.fpn1, self.fpn2 = learned.fpn1, learned.fpn2
             widths = [widths[0] // 4, widths[1] // 2, *widths[2:]]
         *finer, coarsest = widths
@@ -223,11 +209,11 @@ class UperNet(nn.Module):
         return resize_like(x_BCHW, like, "bilinear", align_corners=self.align_corners)
 
 
-@module.register(LinearDecoder)
+@module.register(parts.LinearDecoder)
 class Linear(nn.Module):
     """Apply one transposed convolution whose kernel is its stride: each cell becomes a square."""
 
-    def __init__(self, decoder: LinearDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.LinearDecoder, features: Features) -> None:
         super().__init__()
         self.index = decoder.in_index
         size = decoder.upsampling_size
@@ -239,11 +225,11 @@ class Linear(nn.Module):
         return (self.conv(features[self.index]),)
 
 
-@module.register(MLPDecoder)
+@module.register(parts.MLPDecoder)
 class MLP(nn.Module):
     """Mix the channels of all inputs per cell: a hidden layer, an activation, and an output layer if requested."""
 
-    def __init__(self, decoder: MLPDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.MLPDecoder, features: Features) -> None:
         super().__init__()
         self.vectors = features[0].axes == VECTOR
         width = decoder.channels or features[decoder.out_index].channels
@@ -263,12 +249,12 @@ class MLP(nn.Module):
         return mixed
 
 
-@module.register(ASPPSegmentationHead)
-@module.register(ASPPRegressionHead)
+@module.register(parts.ASPPSegmentationHead)
+@module.register(parts.ASPPRegressionHead)
 class ASPP(nn.Module):
     """Fuse convolutions of several dilations with the mean over the whole map, and compute scores or numbers."""
 
-    def __init__(self, head: ASPPSegmentationHead | ASPPRegressionHead, features: Features) -> None:
+    def __init__(self, head: parts.ASPPSegmentationHead | parts.ASPPRegressionHead, features: Features) -> None:
         super().__init__()
         chosen = [features[index] for index in head.positions]
         incoming, width = sum(f.channels for f in chosen), head.channels
@@ -280,7 +266,7 @@ class ASPP(nn.Module):
         self.aspp_modules = nn.ModuleDict({"model_sequence": nn.ModuleList(branches)})
         self.bottleneck = build_conv_norm_act((len(head.dilations) + 1) * width, width, 3)
         self.dropout = nn.Dropout2d(head.head_dropout_ratio) if head.head_dropout_ratio else nn.Identity()
-        if isinstance(head, ASPPSegmentationHead):
+        if isinstance(head, parts.ASPPSegmentationHead):
             self.last, outputs = "conv_seg", head.num_classes
         else:
             self.last, outputs = "conv_reg", head.out_channels
@@ -302,11 +288,11 @@ class ASPP(nn.Module):
         return torch.cat([first, *resized], dim=1) if others else first
 
 
-@module.register(SegmentationHead)
+@module.register(parts.SegmentationHead)
 class Segmentation(nn.Module):
     """Apply 3 × 3 convolutions, dropout, and a 1 × 1 convolution."""
 
-    def __init__(self, head: SegmentationHead, features: Features) -> None:
+    def __init__(self, head: parts.SegmentationHead, features: Features) -> None:
         super().__init__()
         (feature,) = features
         widths = (feature.channels, *(head.channel_list or ()))
@@ -322,11 +308,11 @@ class Segmentation(nn.Module):
         return (self.head(x_BCHW),)
 
 
-@module.register(RegressionHead)
+@module.register(parts.RegressionHead)
 class Regression(nn.Module):
     """Apply learned doublings, 3 × 3 convolutions, dropout, a 1 × 1 convolution, and the final activation."""
 
-    def __init__(self, head: RegressionHead, features: Features) -> None:
+    def __init__(self, head: parts.RegressionHead, features: Features) -> None:
         super().__init__()
         (feature,) = features
         widths = (feature.channels, *(head.channel_list or ()))
@@ -350,14 +336,14 @@ class Regression(nn.Module):
         return (self.final_act(self.head(x_BCHW)),)
 
 
-@module.register(ClassificationHead)
-@module.register(ScalarHead)
+@module.register(parts.ClassificationHead)
+@module.register(parts.ScalarHead)
 class Scalars(nn.Module):
     """Apply linear layers, dropout, a linear layer, and the mean over positions, which may also come first."""
 
-    def __init__(self, head: ClassificationHead | ScalarHead, features: Features) -> None:
+    def __init__(self, head: parts.ClassificationHead | parts.ScalarHead, features: Features) -> None:
         super().__init__()
-        outputs = head.num_classes if isinstance(head, ClassificationHead) else head.num_outputs
+        outputs = head.num_classes if isinstance(head, parts.ClassificationHead) else head.num_outputs
         (feature,) = features
         widths = (feature.channels, *(head.dim_list or ()))
         self.head = nn.Sequential(
@@ -380,11 +366,11 @@ class Scalars(nn.Module):
         return (self.head(x_BCN.transpose(1, 2)).mean(1),)
 
 
-@module.register(EmbeddingHead)
+@module.register(parts.EmbeddingHead)
 class Embedding(nn.Module):
     """Return the features unchanged."""
 
-    def __init__(self, head: EmbeddingHead, features: Features) -> None:
+    def __init__(self, head: parts.EmbeddingHead, features: Features) -> None:
         super().__init__()
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -12,31 +12,17 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from composer import parts
 from composer.layouts import Feature, Features, parse_pattern
 from composer.modules.base import module, resize_like
-from composer.parts import (
-    AddBottleneckLayer,
-    AddFeatures,
-    AggregateTokens,
-    ConcatFeatures,
-    FeaturePyramidNetworkNeck,
-    IdentityDecoder,
-    InterpolateToPyramidal,
-    LearnedInterpolateToPyramidal,
-    MaxpoolToPyramidal,
-    RearrangeNeck,
-    ReshapeTokensToImage,
-    SelectIndices,
-    TemporalPooling,
-)
 from composer.parts.rules import to_exact_grid
 
 
-@module.register(SelectIndices)
+@module.register(parts.SelectIndices)
 class Select(nn.Module):
     """Select tensors by position."""
 
-    def __init__(self, neck: SelectIndices, features: Features) -> None:
+    def __init__(self, neck: parts.SelectIndices, features: Features) -> None:
         super().__init__()
         self.indices = neck.indices
 
@@ -45,9 +31,9 @@ class Select(nn.Module):
         return tuple(features[index] for index in self.indices)
 
 
-@module.register(IdentityDecoder)
-def _(decoder: IdentityDecoder, features: Features) -> nn.Module:
-    return Select(SelectIndices(indices=(decoder.out_index,)), features)
+@module.register(parts.IdentityDecoder)
+def _(decoder: parts.IdentityDecoder, features: Features) -> nn.Module:
+    return Select(parts.SelectIndices(indices=(decoder.out_index,)), features)
 
 
 def _pick_max(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -105,11 +91,11 @@ def _build_layout(pattern: str, feature: Feature) -> Layout:
     )
 
 
-@module.register(RearrangeNeck)
+@module.register(parts.RearrangeNeck)
 class Rearrange(nn.Module):
     """Lay tensors out anew, each by the pattern of its feature."""
 
-    def __init__(self, neck: RearrangeNeck, features: Features, reduction: str | None = None) -> None:
+    def __init__(self, neck: parts.RearrangeNeck, features: Features, reduction: str | None = None) -> None:
         super().__init__()
         self.reduction = _REDUCTIONS.get(reduction or neck.reduction)
         self.layouts = tuple(_build_layout(neck.get_pattern(feature), feature) for feature in features)
@@ -137,22 +123,22 @@ class Rearrange(nn.Module):
         return rearrange(x, layout.pattern, **lengths).contiguous()
 
 
-@module.register(ReshapeTokensToImage)
-def _(neck: ReshapeTokensToImage, features: Features) -> nn.Module:
+@module.register(parts.ReshapeTokensToImage)
+def _(neck: parts.ReshapeTokensToImage, features: Features) -> nn.Module:
     return Rearrange(neck, tuple(_apply_stated(neck, f) if "n" in f.axes else f for f in features))
 
 
-def _apply_stated(neck: ReshapeTokensToImage, tokens: Feature) -> Feature:
+def _apply_stated(neck: parts.ReshapeTokensToImage, tokens: Feature) -> Feature:
     """Return tokens as the fields of the neck state them."""
     prefix = tokens.prefix if neck.remove_cls_token else 0
     return evolve(tokens, frames=neck.effective_time_dim or tokens.frames, prefix=prefix)
 
 
-@module.register(AddBottleneckLayer)
+@module.register(parts.AddBottleneckLayer)
 class AppendBottleneck(nn.Module):
     """Append a copy of the last map with half its channels."""
 
-    def __init__(self, neck: AddBottleneckLayer, features: Features) -> None:
+    def __init__(self, neck: parts.AddBottleneckLayer, features: Features) -> None:
         super().__init__()
         channels = features[-1].channels
         self.bottleneck = nn.Conv2d(channels, channels // 2, kernel_size=1)
@@ -162,11 +148,11 @@ class AppendBottleneck(nn.Module):
         return (*features, self.bottleneck(features[-1]))
 
 
-@module.register(ConcatFeatures)
+@module.register(parts.ConcatFeatures)
 class Concat(nn.Module):
     """Concatenate branches level by level along the channel axis of each level's layout."""
 
-    def __init__(self, neck: ConcatFeatures, *branches: Features) -> None:
+    def __init__(self, neck: parts.ConcatFeatures, *branches: Features) -> None:
         super().__init__()
         self.axes = tuple(feature.axes.split().index("c") for feature in branches[0])
 
@@ -176,11 +162,11 @@ class Concat(nn.Module):
         return tuple(torch.cat(level, dim=axis) for axis, *level in levels)
 
 
-@module.register(AddFeatures)
+@module.register(parts.AddFeatures)
 class Add(nn.Module):
     """Add branches level by level."""
 
-    def __init__(self, neck: AddFeatures, *branches: Features) -> None:
+    def __init__(self, neck: parts.AddFeatures, *branches: Features) -> None:
         super().__init__()
 
     def forward(self, *branches: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -196,11 +182,11 @@ def _sum_branches(level: tuple[Tensor, ...]) -> Tensor:
     return total
 
 
-@module.register(AggregateTokens)
+@module.register(parts.AggregateTokens)
 class Aggregate(Rearrange):
     """Pool the tokens, or the cells, of the tensors at `positions`, or pick one token of each."""
 
-    def __init__(self, neck: AggregateTokens, features: Features) -> None:
+    def __init__(self, neck: parts.AggregateTokens, features: Features) -> None:
         chosen = tuple(features[index] for index in neck.positions)
         super().__init__(neck, chosen, str(neck.pooling))
         self.token = neck.token
@@ -215,11 +201,11 @@ class Aggregate(Rearrange):
         return super().forward(chosen) if self.token is None else tuple(x[..., self.token, :] for x in chosen)
 
 
-@module.register(TemporalPooling)
+@module.register(parts.TemporalPooling)
 class PoolFrames(Rearrange):
     """Pool each tensor along its frame axis, after averaging the frames of each subset."""
 
-    def __init__(self, neck: TemporalPooling, features: Features) -> None:
+    def __init__(self, neck: parts.TemporalPooling, features: Features) -> None:
         axes = tuple(feature.axes.split().index("t") for feature in features)
         super().__init__(neck, tuple(map(neck.average_subsets, features)), neck.pooling)
         self.axes, self.lengths = axes, neck.subset_lengths
@@ -235,11 +221,11 @@ def _average_subsets(x: Tensor, lengths: tuple[int, ...], t: int) -> Tensor:
     return torch.stack([subset.mean(t) for subset in x.split_with_sizes(lengths, t)], t)
 
 
-@module.register(InterpolateToPyramidal)
+@module.register(parts.InterpolateToPyramidal)
 class InterpolatePyramid(nn.Module):
     """Interpolate each of n maps by a whole factor: `scale_factor` to the power n, ..., 1."""
 
-    def __init__(self, neck: InterpolateToPyramidal, features: Features) -> None:
+    def __init__(self, neck: parts.InterpolateToPyramidal, features: Features) -> None:
         super().__init__()
         self.factors = tuple(neck.scale_factor**power for power in range(len(features), 0, -1))
         self.mode = neck.mode
@@ -252,11 +238,11 @@ class InterpolatePyramid(nn.Module):
         return x_BCHW if factor == 1 else F.interpolate(x_BCHW, scale_factor=factor, mode=self.mode)
 
 
-@module.register(MaxpoolToPyramidal)
+@module.register(parts.MaxpoolToPyramidal)
 class MaxpoolPyramid(nn.Module):
     """Max-pool each map without overlap, by `kernel_size` to the power 0, 1, ..., rounding down."""
 
-    def __init__(self, neck: MaxpoolToPyramidal, features: Features) -> None:
+    def __init__(self, neck: parts.MaxpoolToPyramidal, features: Features) -> None:
         super().__init__()
         self.kernels = tuple(neck.kernel_size**power for power in range(len(features)))
 
@@ -269,11 +255,11 @@ def _pool_map(x_BCHW: Tensor, kernel: int) -> Tensor:
     return x_BCHW if kernel == 1 else F.max_pool2d(x_BCHW, kernel_size=kernel)
 
 
-@module.register(LearnedInterpolateToPyramidal)
+@module.register(parts.LearnedInterpolateToPyramidal)
 class LearnedPyramid(nn.Module):
     """Bring four maps of one grid to four scales: learned ×4 and ×2, unchanged, max-pooled by 2."""
 
-    def __init__(self, neck: LearnedInterpolateToPyramidal, features: Features) -> None:
+    def __init__(self, neck: parts.LearnedInterpolateToPyramidal, features: Features) -> None:
         super().__init__()
         first, second, _, _ = (f.channels for f in features)
         self.fpn1 = nn.Sequential(
@@ -295,14 +281,14 @@ def scale_pyramid(fpn1: nn.Module, fpn2: nn.Module, features: Sequence[Tensor]) 
     return fpn1(first), fpn2(second), third, _pool_map(fourth, 2)
 
 
-@module.register(FeaturePyramidNetworkNeck)
+@module.register(parts.FeaturePyramidNetworkNeck)
 class FPN(nn.Module):
     """Apply a 1 × 1 convolution to each map, add the next coarser sum, and apply a 3 × 3 convolution.
 
     Names and the random draws of the weights are those of torchvision's FeaturePyramidNetwork, under the name `fpn`.
     """
 
-    def __init__(self, neck: FeaturePyramidNetworkNeck, features: Features) -> None:
+    def __init__(self, neck: parts.FeaturePyramidNetworkNeck, features: Features) -> None:
         super().__init__()
         width = neck.out_channel
         inner, layer = nn.ModuleList(), nn.ModuleList()
