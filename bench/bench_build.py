@@ -5,8 +5,7 @@ import torch
 
 import composer
 from composer.layouts import Feature
-from composer.modules.decoders import UperNet
-from composer.modules.heads import Segmentation
+from composer.modules.decoders import Segmentation, UperNet
 from composer.parts.decoders import UperNetDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import SegmentationHead

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from attrs import evolve, frozen
 
 from composer.errors import Edit, Fix, InsertNecks, Place, Problem, SetField, SpecError
-from composer.graph import Graph, Node, chain, require_graph
+from composer.graph import Graph, Node, chain, check_is_graph
 from composer.inference import Describe, Inference, infer, resolve_describe, run_inference
 from composer.layouts import Features
 from composer.neck_paths import NeckPath, align_branches, apply_part, expand_paths, format_part, pick_evenly_spaced
@@ -71,7 +71,7 @@ def autofix(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None 
 
     Raises SpecError with the problems of the graph, and one more, if no such edits make it valid.
     """
-    require_graph(graph)
+    check_is_graph(graph)
     describe = resolve_describe(describe)
     state = run_inference(graph, describe)
     draft = find_draft(state) if state.rejections else Draft(graph)

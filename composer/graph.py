@@ -189,7 +189,7 @@ class Graph:
     source: Source = field(factory=Source, eq=False, repr=False)
 
 
-def require_graph(value: object) -> None:
+def check_is_graph(value: object) -> None:
     """Raise TypeError, with the next step, for a value that is not a graph."""
     if not isinstance(value, Graph):
         raise TypeError(f"a graph is needed, as composer.read and composer.chain make it (got {type(value).__name__})")
@@ -209,7 +209,7 @@ def chain(
     file: `encoder`, `necks[0]`, `decoder`, `head`, `aux.NAME.decoder`, `aux.NAME.head`. Raises ValueError where
     the parts do not follow each other in that order, and where a branch is anything else.
     """
-    names = list_chain_names(parts)
+    names = _list_chain_names(parts)
     nodes = [Node(name, part, source) for name, part, source in zip(names, parts, ("image", *names[:-1]), strict=True)]
     trunk = next((name for name in reversed(names) if name not in ("decoder", "head")), "image")
     ends: dict[str, str] = {}
@@ -230,15 +230,19 @@ def chain(
     )
 
 
-def list_chain_names(parts: tuple[Part, ...]) -> list[str]:
+_CHAIN_KINDS = (Encoder, Neck, Decoder, Head)
+
+
+def _list_chain_names(parts: tuple[Part, ...]) -> list[str]:
     """Return the node names of a chain. Raises ValueError where the parts are not in a chain's order."""
-    order = [_rank_part(part) for part in parts]
+    for part in parts:
+        if not isinstance(part, _CHAIN_KINDS):
+            unknown = f"{type(part).__name__} is of no known kind: derive it from Encoder, Neck, Decoder or Head"
+            raise ValueError(explain_mistake(part) or unknown)
+    order = [next(rank for rank, kind in enumerate(_CHAIN_KINDS) if isinstance(part, kind)) for part in parts]
     if not parts or order != sorted(order) or any(order.count(rank) > 1 for rank in (0, 2, 3)) or order[0] != 0:
         raise ValueError(f"a chain is an encoder, then necks, a decoder and a head (got {_format_part_types(parts)})")
     return [("encoder", f"necks[{index - 1}]", "decoder", "head")[rank] for index, rank in enumerate(order)]
-
-
-_BRANCH_KINDS = ((Decoder,), (Decoder, Head))
 
 
 def _check_branch(label: str, parts: Sequence[Part]) -> Sequence[Part]:
@@ -247,27 +251,15 @@ def _check_branch(label: str, parts: Sequence[Part]) -> Sequence[Part]:
     for part in parts if listed else ():
         if mistake := explain_mistake(part):
             raise ValueError(f"aux.{label}: {mistake}")
-    if not listed or not any(_are_instances(parts, kinds) for kinds in _BRANCH_KINDS):
+    fits = listed and len(parts) in (1, 2) and all(map(isinstance, parts, (Decoder, Head)))
+    if not fits:
         given = _format_part_types(parts) if listed else repr(parts)
         raise ValueError(f"aux.{label} must be a tuple of a decoder, or of a decoder and a head (got {given})")
     return parts
 
 
-def _are_instances(parts: Sequence[Part], kinds: tuple[type[Part], ...]) -> bool:
-    return len(parts) == len(kinds) and all(map(isinstance, parts, kinds))
-
-
 def _format_part_types(parts: Sequence[Part]) -> str:
     return ", ".join(type(part).__name__ for part in parts) or "nothing"
-
-
-def _rank_part(part: Part) -> int:
-    kinds = (Encoder, Neck, Decoder, Head)
-    found = [rank for rank, kind in enumerate(kinds) if isinstance(part, kind)]
-    if not found:
-        unknown = f"{type(part).__name__} is of no known kind: derive it from Encoder, Neck, Decoder or Head"
-        raise ValueError(explain_mistake(part) or unknown)
-    return found[0]
 
 
 def get_module_path(name: str) -> tuple[str, ...]:

@@ -21,59 +21,38 @@ from composer.sizes import ANY_SIZE, Conflict, SizeConstraint
 
 def find_structural_problems(graph: Graph) -> Iterator[Problem]:
     """Yield all that is wrong with a graph before any feature is known: names, references, cycles, dead ends."""
-    faults = list(
-        islice(
-            chain(_find_invalid_names(graph), _find_invalid_references(graph), _find_excess_encoders(graph)),
-            MAX_PROBLEMS + 1,
-        )
-    )
-    yield from faults
+    faults = chain(_find_invalid_names(graph), _find_invalid_references(graph), _find_excess_encoders(graph))
+    first = list(islice(faults, MAX_PROBLEMS + 1))
+    yield from first
     # Where a name is wrong, what takes from it is not known, and would be called a circle or a dead end.
-    cycle = None if faults else _find_cycle(graph)
-    if cycle:
+    if first:
+        return
+    try:
+        sort_nodes(graph)
+    except CycleError as error:
+        inputs = ", ".join(name for name, _ in graph.inputs)
         yield Problem(
             code="node",
-            message=f"nodes take from each other in a circle: {' → '.join(cycle)}.",
-            place=graph.source.locate(cycle[0]),
-            fix=f"break the circle where it should begin, with an input of the graph: "
-            f"{', '.join(name for name, _ in graph.inputs)}",
+            message=f"nodes take from each other in a circle: {' → '.join(error.args[1])}.",
+            place=graph.source.locate(error.args[1][0]),
+            fix=f"break the circle where it should begin, with an input of the graph: {inputs}",
         )
-    elif not faults:
+    else:
         yield from _find_unused_nodes(graph)
 
 
 def sort_nodes(graph: Graph) -> tuple[Node, ...]:
-    """Return the nodes, each after those it takes from, otherwise in the given order. The graph has no cycle."""
-    if _is_sorted(graph):
-        return graph.nodes
-    nodes = {node.name: node for node in graph.nodes}
-    done = {name for name, _ in graph.inputs}
-    result: list[Node] = []
-    # Depth first with a stack of our own, because a graph may be longer than Python's.
-    for root in graph.nodes:
-        stack = [root.name]
-        while stack:
-            name = stack[-1]
-            missing = (
-                [] if name in done else [before for before in _list_dependencies(nodes[name]) if before not in done]
-            )
-            stack.extend(reversed(missing))
-            if not missing:
-                stack.pop()
-                if name not in done:
-                    done.add(name)
-                    result.append(nodes[name])
-    return tuple(result)
-
-
-def _is_sorted(graph: Graph) -> bool:
-    """Return True if each node comes after its inputs already, as people write them."""
+    """Return the nodes, each after those it takes from, and as given where they are. Raises CycleError for a cycle."""
     before = {name for name, _ in graph.inputs}
     for node in graph.nodes:
         if not before.issuperset(_list_dependencies(node)):
-            return False
+            break
         before.add(node.name)
-    return True
+    else:
+        return graph.nodes
+    nodes = {node.name: node for node in graph.nodes}
+    order = TopologicalSorter({name: _list_dependencies(node) for name, node in nodes.items()}).static_order()
+    return tuple(nodes[name] for name in order if name in nodes)
 
 
 def _list_dependencies(node: Node) -> tuple[str, ...]:
@@ -82,22 +61,17 @@ def _list_dependencies(node: Node) -> tuple[str, ...]:
 
 def _find_invalid_names(graph: Graph) -> Iterator[Problem]:
     names = [name for name, _ in graph.inputs] + [node.name for node in graph.nodes]
-    inside = _map_nested_names(names)
+    inside: dict[str, str] = {}
+    for name in (name for name in names if len(name) <= MAX_NAME_LENGTH):
+        for end in (position for position, sign in enumerate(name) if sign in ".["):
+            inside.setdefault(name[:end], name)
     for name, count in Counter(names).items():
         if message := _explain_invalid_name(name, count, inside):
             yield Problem(code="node", message=message, place=graph.source.locate(name), fix="choose another name")
 
 
-def _map_nested_names(names: list[str]) -> dict[str, str]:
-    """Map each prefix of a dotted name to the first name that has it."""
-    inside: dict[str, str] = {}
-    for name in (name for name in names if len(name) <= MAX_NAME_LENGTH):
-        for end in (position for position, sign in enumerate(name) if sign in ".["):
-            inside.setdefault(name[:end], name)
-    return inside
-
-
-def _explain_invalid_name(name: str, count: int, inside: dict[str, str]) -> str | None:
+def _explain_invalid_name(name: str, count: int, inside: Mapping[str, str]) -> str | None:
+    """Return what is wrong with a name. `inside` maps each prefix of a dotted name to the first name that has it."""
     if len(name) > MAX_NAME_LENGTH:
         return f"{name[: MAX_NAME_LENGTH // 4]!r}… is not a valid name: a name has at most {MAX_NAME_LENGTH} letters."
     if not PATH_PATTERN.fullmatch(name):
@@ -123,19 +97,24 @@ def _find_invalid_references(graph: Graph) -> Iterator[Problem]:
     for path, name, known in named:
         if name not in sets[id(known)]:
             yield _build_unknown_name_problem(graph, path, name, known, inputs)
-    for name, count in Counter(graph.outputs).items():
-        if count > 1:
-            place = f"outputs[{len(graph.outputs) - 1 - graph.outputs[::-1].index(name)}]"
-            yield _build_reference_problem(graph, place, f"{name} is named {count} times.", "name each output once")
-    for node in graph.nodes:
-        if not node.sources:
-            yield _build_reference_problem(
-                graph, node.name, f"{node.name} takes from nothing.", f"from: {(inputs or nodes)[0]}"
-            )
+    faults = [
+        (f"outputs[{_find_last(graph.outputs, name)}]", f"{name} is named {count} times.", "name each output once")
+        for name, count in Counter(graph.outputs).items()
+        if count > 1
+    ]
+    faults += [
+        (node.name, f"{node.name} takes from nothing.", f"from: {(inputs or nodes)[0]}")
+        for node in graph.nodes
+        if not node.sources
+    ]
     if not graph.outputs:
-        yield _build_reference_problem(
-            graph, "outputs", "the graph has no output.", f"outputs: [{nodes[-1] if nodes else 'a node'}]"
-        )
+        faults.append(("outputs", "the graph has no output.", f"outputs: [{nodes[-1] if nodes else 'a node'}]"))
+    for path, message, fix in faults:
+        yield Problem(code="reference", message=message, place=graph.source.locate(path), fix=fix)
+
+
+def _find_last(names: tuple[str, ...], name: str) -> int:
+    return len(names) - 1 - names[::-1].index(name)
 
 
 def _find_excess_encoders(graph: Graph) -> Iterator[Problem]:
@@ -147,10 +126,6 @@ def _find_excess_encoders(graph: Graph) -> Iterator[Problem]:
             place=graph.source.locate(encoders[MAX_ENCODERS].name),
             fix="let nodes share the weights of one: share: NODE in place of a part",
         )
-
-
-def _build_reference_problem(graph: Graph, path: str, message: str, fix: str) -> Problem:
-    return Problem(code="reference", message=message, place=graph.source.locate(path), fix=fix)
 
 
 def _iter_sources(node: Node) -> Iterator[tuple[str, str]]:
@@ -174,17 +149,6 @@ def _build_unknown_name_problem(graph: Graph, path: str, name: str, known: list[
     )
 
 
-def _find_cycle(graph: Graph) -> list[str] | None:
-    if _is_sorted(graph):
-        return None
-    try:
-        TopologicalSorter({node.name: _list_dependencies(node) for node in graph.nodes}).prepare()
-    except CycleError as error:
-        cycle: list[str] = error.args[1]
-        return cycle
-    return None
-
-
 def _find_unused_nodes(graph: Graph) -> Iterator[Problem]:
     """Yield nodes and inputs that no output needs: their parameters would never get a gradient."""
     nodes = {node.name: node for node in graph.nodes}
@@ -192,10 +156,8 @@ def _find_unused_nodes(graph: Graph) -> Iterator[Problem]:
     reached = set(needed)
     while needed:
         name = needed.pop()
-        fresh = [
-            before for before in (_list_dependencies(nodes[name]) if name in nodes else ()) if before not in reached
-        ]
-        reached.update(fresh)
+        fresh = set(_list_dependencies(nodes[name]) if name in nodes else ()) - reached
+        reached |= fresh
         needed += fresh
     for name in [*(name for name, _ in graph.inputs), *nodes]:
         if name not in reached:
@@ -215,15 +177,14 @@ def find_overflow(features: Features) -> Rejection | None:
     """Reject features whose channels or strides exceed what tensors can have."""
     for feature in features:
         if feature.channels > MAX_CHANNELS:
-            return _reject_overflow(f"gives features of at most {MAX_CHANNELS:,} channels", f"{feature.channels:,}")
-        if feature.stride is not None and not is_bounded_stride(feature.stride):
-            rule = f"gives features whose stride is a ratio of numbers of at most {MAX_PIXELS:,}"
-            return _reject_overflow(rule, str(feature.stride))
+            rule, got = f"features of at most {MAX_CHANNELS:,} channels", f"{feature.channels:,}"
+        elif feature.stride is not None and not is_bounded_stride(feature.stride):
+            rule, got = f"features whose stride is a ratio of numbers of at most {MAX_PIXELS:,}", str(feature.stride)
+        else:
+            continue
+        fix = "leave it out, or a node before it"
+        return Rejection(code="limit", kind="policy", expected=f"gives {rule}", got=got, fix=fix)
     return None
-
-
-def _reject_overflow(expected: str, got: str) -> Rejection:
-    return Rejection(code="limit", kind="policy", expected=expected, got=got, fix="leave it out, or a node before it")
 
 
 def iter_size_constraints(
@@ -258,21 +219,12 @@ def find_output_problems(
     graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part], embeddings: Collection[str]
 ) -> Iterator[Problem]:
     """Yield the problems of outputs and their crop. Outputs of rejected nodes are skipped."""
-    yield from _find_missing_heads(graph, features, parts)
-    yield from _find_invalid_outputs(graph, features, embeddings)
-    yield from _find_invalid_crop(graph, features, embeddings)
-
-
-def _find_missing_heads(graph: Graph, features: Mapping[str, Features], parts: Mapping[str, Part]) -> Iterator[Problem]:
-    """Yield decoders without a head: their channels would be taken for classes.
-
-    Encoders, necks and `IdentityDecoder` may be outputs: whoever asks for them wants features.
-    """
-    for name in _list_output_nodes(graph):
+    ends = tuple(dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))))
+    inferred = [name for name in ends if name in features]
+    # Encoders, necks and `IdentityDecoder` may be outputs: whoever asks for them wants features.
+    for name in inferred:
         part = parts.get(name)
-        if name not in features or not isinstance(part, Decoder) or isinstance(part, IdentityDecoder):
-            continue
-        if not part.includes_head:
+        if isinstance(part, Decoder) and not isinstance(part, IdentityDecoder) and not part.includes_head:
             yield Problem(
                 code="output",
                 message=f"{get_part_name(part)} gives features; a head must turn them into a prediction.",
@@ -281,16 +233,9 @@ def _find_missing_heads(graph: Graph, features: Mapping[str, Features], parts: M
                 got="none",
                 fix="add a head; EmbeddingHead gives features as they are",
             )
-
-
-def _find_invalid_outputs(
-    graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]
-) -> Iterator[Problem]:
-    for name in _list_output_nodes(graph):
-        given = features.get(name)
-        if given is None or name in embeddings:
-            continue
-        if len(given) == 1 and given[0].axes in (MAP, VECTOR):
+    for name in inferred:
+        given = features[name]
+        if name in embeddings or (len(given) == 1 and given[0].axes in (MAP, VECTOR)):
             continue
         step = "bring it to that layout with a neck" if len(given) == 1 else "add IdentityDecoder, which passes one on"
         yield Problem(
@@ -301,15 +246,9 @@ def _find_invalid_outputs(
             got=describe_features(given),
             fix=f"{step}; or head: EmbeddingHead, which returns features as they are",
         )
-
-
-def _find_invalid_crop(
-    graph: Graph, features: Mapping[str, Features], embeddings: Collection[str]
-) -> Iterator[Problem]:
-    """Yield the problem of a crop if no output has the image's size."""
-    outputs = [features.get(name) for name in _list_output_nodes(graph) if name not in embeddings]
-    is_map = any(not given or given[0].axes == MAP for given in outputs)
-    if graph.crop is not None and not (graph.rescale and is_map):
+    outputs = [features.get(name) for name in ends if name not in embeddings]
+    has_map = any(not given or given[0].axes == MAP for given in outputs)
+    if graph.crop is not None and not (graph.rescale and has_map):
         yield Problem(
             code="value",
             message="crop keeps the centre of output at the image's size, and no output is at it.",
@@ -318,35 +257,20 @@ def _find_invalid_crop(
         )
 
 
-def _list_output_nodes(graph: Graph) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*graph.outputs, *(node for _, node in graph.auxiliary))))
-
-
 def reject_inputs(node: Node) -> Rejection:
     """Reject inputs of another number, or under other names, than the part of a node takes."""
     if node.named and node.positional:
-        return Rejection(
-            code="inputs",
-            kind="raises",
-            expected="takes its inputs by position or by name, and not both",
-            got=f"{len(node.positional)} by position, {len(node.named)} by name",
-            fix=f"from: {{{', '.join(f'{name}: {source}' for name, source in node.named)}}}",
-        )
-    if node.named:
-        return Rejection(
-            code="inputs",
-            kind="raises",
-            expected="does not take inputs by these names",
-            got=", ".join(name for name, _ in node.named),
-            fix=f"from: [{', '.join(node.sources)}]",
-        )
-    return Rejection(
-        code="inputs",
-        kind="raises",
-        expected="takes one input",
-        got=format_count(len(node.sources), "input"),
-        fix="join them first, with ConcatFeatures or AddFeatures",
-    )
+        expected = "takes its inputs by position or by name, and not both"
+        got = f"{len(node.positional)} by position, {len(node.named)} by name"
+        fix = f"from: {{{', '.join(f'{name}: {source}' for name, source in node.named)}}}"
+    elif node.named:
+        expected = "does not take inputs by these names"
+        got = ", ".join(name for name, _ in node.named)
+        fix = f"from: [{', '.join(node.sources)}]"
+    else:
+        expected, got = "takes one input", format_count(len(node.sources), "input")
+        fix = "join them first, with ConcatFeatures or AddFeatures"
+    return Rejection(code="inputs", kind="raises", expected=expected, got=got, fix=fix)
 
 
 def reject_unnamed_images(node: Node, part: ProbedEncoder, images: list[Features]) -> Rejection:

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from composer.errors import Fix, Problem, SpecError, truncate_problems
-from composer.graph import Graph, Node, Shared, require_graph
+from composer.graph import Graph, Node, Shared, check_is_graph
 from composer.graph_checks import (
     build_conflict_problem,
     find_output_problems,
@@ -27,7 +27,7 @@ from composer.layouts import MAP, Feature, Features, describe_features
 from composer.parts import EmbeddingHead, Encoder, EncoderInfo, Head, Part, ProbedEncoder
 from composer.parts.base import contract, get_part_name
 from composer.parts.encoders import require_one_image
-from composer.parts.rules import Change, ContractResult, Rejection
+from composer.parts.rules import ContractResult, Outputs, Rejection
 from composer.sizes import Conflict, SizeConstraint, intersect
 from composer.spec.writer import format_value
 
@@ -90,32 +90,25 @@ class TypedGraph:
         if padded is None:
             raise ValueError(explain_too_large(self, height, width))
         if output in self.embeddings:
-            return tuple(_compute_full_shape(feature, padded) for feature in self.features[output])
+            return tuple(_compute_padded_shape(feature, padded) for feature in self.features[output])
         (feature,) = self.features[output]
-        return self._compute_output_shape(feature, (height, width), padded)
-
-    def _compute_output_shape(self, feature: Feature, size: tuple[int, int], padded: tuple[int, int]) -> Shape:
         if feature.stride is None:
-            return ("b", feature.channels)
-        if self.is_rescaled(feature):
-            return ("b", feature.channels, *self._compute_cropped_size(*size))
-        sides = (self._count_kept_cells(feature, *side) for side in zip(size, padded, strict=True))
-        return ("b", feature.channels, *sides)
-
-    def _compute_cropped_size(self, height: int, width: int) -> tuple[int, int]:
+            return _compute_padded_shape(feature, padded)
+        if not self.is_rescaled(feature):
+            sides = [self._count_kept_cells(feature, *pair) for pair in zip((height, width), padded, strict=True)]
+            return ("b", feature.channels, sides[0], sides[1])
         crop = self.graph.crop
         if crop is not None and (height < crop[0] or width < crop[1]):
             raise ValueError(explain_too_small(crop, height, width))
-        return crop or (height, width)
+        return ("b", feature.channels, *(crop or (height, width)))
 
     def _count_kept_cells(self, feature: Feature, pixels: int, padded: int) -> int:
-        start, count = compute_kept_cells(
-            feature, pixels, self.graph.padding.before(padded - pixels, self.unit), padded
-        )
+        before = self.graph.padding.before(padded - pixels, self.unit)
+        start, count = compute_kept_cells(feature, pixels, before, padded)
         return min(count, feature.cells(padded) - start)
 
 
-def _compute_full_shape(feature: Feature, padded: tuple[int, int]) -> Shape:
+def _compute_padded_shape(feature: Feature, padded: tuple[int, int]) -> Shape:
     shape: list[str | int] = [*feature.shape(1, *padded)]
     shape[feature.axes.split().index("b")] = "b"
     return tuple(shape)
@@ -174,24 +167,21 @@ def build_rejection_problem(
     """Return the rejection of a contract as a problem of the graph, with the names of both sides and the place."""
     subject = get_part_name(part) if part is not None else node.name
     got = rejection.got
+    said = "" if got is None else f" (got {got})"
     if got is None and node.sources:
         source = node.sources[rejection.input]
         got = f"{source} gives {describe_features(features[source])}"
-    path = f"{node.name}.{rejection.about}" if rejection.about else node.name
-    said = f"; {got}" if rejection.got is None else f" (got {got})"
+        said = f"; {got}"
+    change = rejection.change
     return Problem(
         code=rejection.code,
-        message=f"{subject} {rejection.expected}{said if got else ''}.",
-        place=graph.source.locate(path),
+        message=f"{subject} {rejection.expected}{said}.",
+        place=graph.source.locate(f"{node.name}.{rejection.about}" if rejection.about else node.name),
         expected=rejection.expected,
         got=got,
-        fix=fix or rejection.fix or _format_change(rejection.change),
+        # A change is the first step for a part that rejects its inputs for more reasons than one.
+        fix=fix or rejection.fix or (None if change is None else f"{change.name}: {format_value(change.value)}"),
     )
-
-
-def _format_change(change: Change | None) -> str | None:
-    """Return the first step for a part that rejects its inputs for more reasons than one."""
-    return None if change is None else f"{change.name}: {format_value(change.value)}"
 
 
 Describe = Callable[[ProbedEncoder, Any], EncoderInfo | Rejection]
@@ -200,7 +190,7 @@ Describe = Callable[[ProbedEncoder, Any], EncoderInfo | Rejection]
 
 def run_inference(graph: Graph, describe: Describe) -> Inference:
     """Infer the nodes of a graph as far as possible. Raises SpecError for an invalid structure."""
-    require_graph(graph)
+    check_is_graph(graph)
     problems = truncate_problems(find_structural_problems(graph))
     if problems:
         raise SpecError(problems)
@@ -245,43 +235,43 @@ class Inference:
             outcome = self._infer_shared(node, node.part)
         else:
             outcome = self._find_stacked_heads(node) or self._infer_outputs(node, part)
+        if isinstance(outcome, Outputs):
+            outcome = find_overflow(outcome.features) or outcome
         if isinstance(outcome, Rejection):
             self.rejections[node.name] = outcome
-            return
-        rejection = find_overflow(outcome.features)
-        if rejection is not None:
-            self.rejections[node.name] = rejection
             return
         self.features[node.name] = outcome.features
         self.sizes[node.name] = outcome.sizes
         if outcome.per_frame:
             self.per_frame.add(node.name)
-        if isinstance(self.parts[node.name], EmbeddingHead):
+        if isinstance(part, EmbeddingHead):
             self.embeddings.add(node.name)
 
     def to_typed_graph(self, fixes: Mapping[str, Fix] = MappingProxyType({})) -> TypedGraph:
         """Return all that is known. Raises SpecError with all the problems of the graph at once, with their fixes."""
         nodes = {node.name: node for node in self.graph.nodes}
+        graph, features, parts = self.graph, self.features, self.parts
         problems = truncate_problems(
-            build_rejection_problem(
-                self.graph, nodes[name], self.parts.get(name), rejection, self.features, fixes.get(name)
-            )
+            build_rejection_problem(graph, nodes[name], parts.get(name), rejection, features, fixes.get(name))
             for name, rejection in self.rejections.items()
         )
-        problems += find_output_problems(self.graph, self.features, self.parts, self.embeddings)
-        sizes = intersect(iter_size_constraints(self.graph, self.features, self.sizes))
+        problems += find_output_problems(graph, features, parts, self.embeddings)
+        sizes = intersect(iter_size_constraints(graph, features, self.sizes))
         if isinstance(sizes, Conflict):
-            problems.append(build_conflict_problem(self.graph, sizes))
+            problems.append(build_conflict_problem(graph, sizes))
         if problems:
             raise SpecError(truncate_problems(problems))
         assert isinstance(sizes, SizeConstraint)
         return TypedGraph(
-            graph=self.graph,
-            features=self.features,
+            graph=graph,
+            features=features,
             sizes=sizes,
             node_sizes=self.sizes,
             encoder_infos=self.encoder_infos,
-            order=tuple(self._resolve_node(node) for node in sort_nodes(self.graph)),
+            order=tuple(
+                node if isinstance(node.part, Shared) else evolve(node, part=parts[node.name])
+                for node in sort_nodes(graph)
+            ),
             per_frame=frozenset(self.per_frame),
             embeddings=frozenset(self.embeddings),
         )
@@ -291,21 +281,15 @@ class Inference:
         sizes = intersect(iter_size_constraints(self.graph, self.features, self.sizes))
         return None if isinstance(sizes, Conflict) else sizes
 
-    def _resolve_node(self, node: Node) -> Node:
-        return node if isinstance(node.part, Shared) else evolve(node, part=self.parts[node.name])
-
     def _infer_outputs(self, node: Node, part: Part) -> ContractResult:
         inputs = [self.features[source] for source in node.positional]
-        named = self._get_named_features(node)
+        named = {name: self.features[source] for name, source in node.named}
         if isinstance(part, ProbedEncoder):
             return self._infer_probed_encoder(node, part, inputs, named)
         is_mixed = isinstance(part, Encoder) and inputs and named
         if is_mixed or not is_callable_with(contract.dispatch(type(part)), len(inputs), tuple(named)):
             return reject_inputs(node)
         return contract(part, *inputs, **named)
-
-    def _get_named_features(self, node: Node) -> dict[str, Features]:
-        return {name: self.features[source] for name, source in node.named}
 
     def _infer_probed_encoder(
         self, node: Node, part: ProbedEncoder, inputs: list[Features], named: Mapping[str, Features]
@@ -318,10 +302,9 @@ class Inference:
         for position, image in enumerate((*inputs, *named.values())):
             if rejection := require_one_image(image):
                 return evolve(rejection, input=position)
-        told = part.copy_with_inputs(
-            *(image[0] for image in inputs), **{name: image[0] for name, image in named.items()}
-        )
-        channels = tuple((name, i[0].channels) for name, i in named.items()) or inputs[0][0].channels
+        images = {name: image[0] for name, image in named.items()}
+        told = part.copy_with_inputs(*(image[0] for image in inputs), **images)
+        channels = tuple((name, image.channels) for name, image in images.items()) or inputs[0][0].channels
         info = self.describe(told, channels)
         if isinstance(info, Rejection):
             return info
@@ -362,8 +345,7 @@ class Inference:
         if owner.name in self.encoder_infos:
             # The network is shared: it was made for the owner's image, even if this one has another size.
             self.encoder_infos[node.name] = self.encoder_infos[owner.name]
-            inputs = (self.features[source] for source in node.positional)
-            return contract(self.encoder_infos[owner.name], *inputs, **self._get_named_features(node))
+            return self._infer_outputs(node, self.encoder_infos[owner.name])
         return self._infer_outputs(node, self.parts[owner.name])
 
     def _find_stacked_heads(self, node: Node) -> Rejection | None:
@@ -418,11 +400,7 @@ def resolve_describe(describe: Describe | Mapping[Any, EncoderInfo] | None) -> D
 
         return describe_by_probe
     if isinstance(describe, Mapping):
-        known = describe
-        return lambda part, _: (
-            known.get(part)
-            or Rejection(
-                code="features", kind="policy", expected="is not among the encoders of describe=", got="no entry"
-            )
-        )
+        known, expected = describe, "is not among the encoders of describe="
+        unknown = Rejection(code="features", kind="policy", expected=expected, got="no entry")
+        return lambda part, _: known.get(part) or unknown
     return describe

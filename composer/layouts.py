@@ -1,11 +1,14 @@
-"""Features: the layout, channels and stride of each tensor that flows along an edge."""
+"""Features: the layout, channels and stride of each tensor that flows along an edge, and patterns that change them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
+from operator import contains
+from types import MappingProxyType
 from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
@@ -181,6 +184,85 @@ class Feature:
 
 
 Features = tuple[Feature, ...]
+
+
+Axes = tuple[tuple[str, ...], ...]
+"""One side of a pattern: the axes of each dimension. `b (h w) c` is `(("b",), ("h", "w"), ("c",))`."""
+
+_MERGED: Mapping[tuple[str, ...], str] = MappingProxyType(
+    {("h", "w"): "n", ("t", "h", "w"): "n", ("t", "c"): "c", ("c", "t"): "c"}
+)
+"""The dimensions of several axes that a feature may have, each with its name in a layout."""
+
+
+@lru_cache
+def parse_pattern(pattern: str) -> tuple[Axes, Axes]:
+    """Return the left and the right side of an einops pattern, which is not checked."""
+    left, _, right = pattern.partition("->")
+    return _parse_axes(left), _parse_axes(right)
+
+
+def _parse_axes(side: str) -> Axes:
+    dimensions = re.findall(r"\([^()]*\)|[^\s()]+|[()]", side)
+    return tuple(tuple(dimension.strip("()").split()) for dimension in dimensions)
+
+
+def _merge_axes(side: Axes) -> str:
+    return " ".join(_MERGED.get(dimension, "".join(dimension)) for dimension in side)
+
+
+REDUCTIONS = ("mean", "max", "min")
+
+
+def validate_pattern(pattern: str, reduction: str | None) -> None:
+    """Check the pattern of a neck. `reduction` is over the axes missing on the right.
+
+    Raises ValueError for a pattern whose sides are not layouts, for one that lacks axes on the right without a
+    reduction, or none with one, and for an unknown reduction.
+    """
+    sides = parse_pattern(pattern)
+    if ("c",) not in sides[0] or not all(_is_layout(_merge_axes(side)) for side in sides):
+        raise ValueError(f"pattern must lead from layout to layout, as 'b (h w) c -> b c h w' does (got {pattern!r})")
+    before, after = (set(chain.from_iterable(side)) for side in sides)
+    if not after <= before or (after < before) != (reduction is not None):
+        rule = "fewer axes on the right than" if reduction else "the same axes on the right as"
+        raise ValueError(f"pattern must have {rule} on the left with reduction {reduction} (got {pattern!r})")
+    if reduction not in (None, *REDUCTIONS):
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)} (got {reduction!r})")
+
+
+def has_layout(feature: Feature, side: Axes) -> bool:
+    """Return whether a feature is laid out as one side of a pattern. Tokens may be spelled out as their grid."""
+    names = feature.axes.split()
+    grids: set[tuple[str, ...]] = {("n",)}
+    if "t" in names or feature.frames == 1:
+        grids.add(("h", "w"))
+    if "t" not in names:
+        grids.add(("t", "h", "w"))
+    allowed = [grids if name == "n" else {(name,)} for name in names]
+    return len(side) == len(allowed) and all(map(contains, allowed, side))
+
+
+def rearrange_feature(feature: Feature, pattern: str) -> Feature:
+    """Return a feature after an einops pattern; axes missing on the right are reduced.
+
+    Its frames become channels where the two share a dimension, `(t c)`. A prefix stays where the tokens stay one axis
+    `n`, and is dropped where the pattern spells out their grid.
+    """
+    left, right = parse_pattern(pattern)
+    axes, after = _merge_axes(right), set(chain.from_iterable(right))
+    in_channels = any({"c", "t"} <= set(dimension) for dimension in right)
+    keeps_frames = "t" in after or ("n" in after and ("t",) not in left)
+    has_grid = not {"h", "n"}.isdisjoint(axes)
+    return Feature(
+        channels=feature.channels * (feature.frames if in_channels else 1),
+        stride=feature.stride if has_grid else None,
+        axes=axes,
+        rounding=feature.rounding if has_grid else "exact",
+        prefix=feature.prefix if ("n",) in right else 0,
+        frames=feature.frames if keeps_frames and not in_channels else 1,
+        offset=feature.offset if has_grid else 0,
+    )
 
 
 def parse_height_and_width(name: str, value: object) -> tuple[int, int] | None:

@@ -21,8 +21,13 @@ from composer.execution import (
 )
 from composer.graph import Graph
 from composer.inference import TypedGraph
-from composer.modules.base import attach_modules, fold_frames, make_contiguous_for_training, unfold_frames
-from composer.modules.encoders import map_unwrapped_names
+from composer.modules.base import (
+    attach_modules,
+    fold_frames,
+    make_contiguous_for_training,
+    map_unwrapped_names,
+    unfold_frames,
+)
 from composer.tensors.matching import LoadedWeights
 
 

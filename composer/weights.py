@@ -22,7 +22,7 @@ from composer.inference import Describe, infer
 from composer.layouts import format_count
 from composer.limits import Limits
 from composer.model import Model, summarize_state
-from composer.modules.encoders import map_unwrapped_names, unwrap
+from composer.modules.base import map_unwrapped_names, unwrap
 from composer.parts import PART_REGISTRY, EncoderInfo, Part
 from composer.spec.reader import SPEC_KEY, reads
 from composer.spec.writer import write

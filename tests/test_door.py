@@ -103,39 +103,29 @@ def tiff(file, **tags):
 
 MADE = {
     "bomb.png": lambda f: png(f, 20_000, 10_000, b"\0" * 30_001 * 1000),
-    "large.png": lambda f: png(f, 12_000, 8_000),
-    "lies.png": lambda f: png(f, 900, 900, b"\0" * 10),
     "cut.png": lambda f: f.write_bytes(Path("image.png").read_bytes()[:3000]),
     "lies.npy": lambda f: npy(f, array("<f4", (3, 1000, 1000))),
     "far.npy": lambda f: npy(f, array("<f4", (3, 10**9, 10**9))),
-    "below.npy": lambda f: npy(f, array("<f4", (3, -5, 10))),
     "objects.npy": lambda f: np.save(f, np.array([{"a": 1}], dtype=object), allow_pickle=True),
     "nan.npy": lambda f: np.save(f, np.full((3, 8, 8), np.nan)),
     "large.npy": lambda f: np.save(f, np.linspace(0, 1e300, 192).reshape(3, 8, 8)),
-    "lies.tif": lambda f: tiff(f, t256=9000, t257=9000, t278=9000),
     "bomb.tif": lambda f: tiff(f, t256=60_000, t257=60_000),
     "pipe.png": os.mkfifo,
     "device.png": lambda f: f.symlink_to("/dev/zero"),
-    "circle.png": lambda f: f.symlink_to(f),
     "folder.png": lambda f: f.mkdir(),
 }
 BY_GDAL = "cannot be read as an image (…)."
 SAID = {
     "bomb.png": BY_GDAL,
-    "large.png": BY_GDAL,
-    "lies.png": BY_GDAL,
     "cut.png": BY_GDAL,
     "lies.npy": "cannot be read as an image (mmap length is greater than file size).",
     "far.npy": "cannot be read as an image (memory mapped length must be positive).",
-    "below.npy": "cannot be read as an image (memory mapped length must be positive).",
     "objects.npy": "cannot be read as an image (Array can't be memory-mapped: Python objects in dtype).",
     "nan.npy": "image: band 1 of the input holds no data at all.",
     "large.npy": "image: band 1 holds numbers too large to average, such as 3.29843e+299.",
-    "lies.tif": BY_GDAL,
     "bomb.tif": "an image has at most 4 GiB (this has 40.2); crop it.",
     "pipe.png": "this is a pipe or a device; name a file.",
     "device.png": "this is a pipe or a device; name a file.",
-    "circle.png": "cannot be read (Too many levels of symbolic links).",
     "folder.png": "this is a folder; name a file in it.",
 }
 
@@ -283,11 +273,8 @@ INTERRUPTED = {
     "while an image is read": (RUN, "composer.cli.run.prepare_inputs", None),
     "while a model is built": (BUILD, "composer.building._build_module", None),
     "while a model runs": (RUN, "composer.cli.run._predict", None),
-    "while a picture is written": (RUN, "matplotlib.figure.Figure.savefig", 1),
     "while weights are written": (BUILD, "composer.weights.save_file", 1),
     "while a spec is fixed": (FIX, "composer.cli.check.fix_text", None),
-    "while a spec is written": (FIX, "pathlib.Path.write_text", None),
-    "while pairs are worked out": (MATRIX, "composer.cli.matrix.evaluate_pairs", None),
     "while a matrix is written": (MATRIX, "pathlib.Path.write_text", None),
 }
 
@@ -320,7 +307,11 @@ def facts():
 
 @pytest.mark.usefixtures("attended")
 @pytest.mark.parametrize(
-    ("command", "wait"), [(RUN, 1.5), ([*MATRIX[:1], "-j", "2", "-o", "out.txt"], 2.5)], ids=["run", "matrix"]
+    ("command", "wait"),
+    [
+        pytest.param(RUN, 1.5, id="run"),
+        pytest.param([*MATRIX[:1], "-j", "2", "-o", "out.txt"], 2.5, id="matrix", marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_at_a_terminal_says_so_once(here, before, command, wait):
     """It reaches all processes of the terminal: those of a matrix say nothing."""

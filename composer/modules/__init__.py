@@ -5,6 +5,5 @@ Mathematics, names of weights and initialisation are TerraTorch's, so that its c
 
 from composer.modules import decoders as decoders
 from composer.modules import encoders as encoders
-from composer.modules import heads as heads
 from composer.modules import necks as necks
 from composer.modules.base import module as module

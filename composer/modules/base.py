@@ -1,9 +1,9 @@
-"""The open function `module`, and layers that several modules share."""
+"""The open function `module`, what several modules share, and the tree that a model makes of them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, singledispatch
 from inspect import isfunction, signature
@@ -11,6 +11,7 @@ from threading import local
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -207,12 +208,13 @@ def _compute_window_weights(cells: int, side: int, like: Tensor) -> Tensor:
 
 def fold_frames(x_BCTHW: Tensor) -> Tensor:
     """Fold frames into the batch: `(b, c, t, h, w)` to `(b * t, c, h, w)`."""
-    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+    return rearrange(x_BCTHW, "b c t h w -> (b t) c h w")
 
 
 def unfold_frames(x: Tensor, batch: int, frames: int) -> Tensor:
     """Unfold the frames of a tensor: split its axis `batch` into batch and `frames`."""
-    return torch.unflatten(x, batch, (-1, frames))
+    before = " ".join(f"axis{number}" for number in range(batch))
+    return rearrange(x, f"{before} (b t) ... -> {before} b t ...", t=frames)
 
 
 def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tensor:
@@ -270,3 +272,39 @@ def attach_modules(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:
                 parent.add_module(segment, nn.ModuleList() if following == "0" else nn.ModuleDict())
             parent = parent.get_submodule(segment)
         parent.add_module(last, module)
+
+
+COMPILED = "_orig_mod"
+"""The name under which torch.compile's wrapper has the original module."""
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return the module inside all wrappers around `module`, or `module` itself. nn.Sequential of one wraps too."""
+    while isinstance(module, nn.Module) and (name := _find_wrapped_name(module) or _find_only_child(module)):
+        module = module.get_submodule(name)
+    return module
+
+
+def map_unwrapped_names(module: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Map the names of tensors in `module` to the names they have without the wrappers around its children."""
+    wrappers = [
+        (path, inside) for path, child in module.named_modules() if path and (inside := _find_wrapped_name(child))
+    ]
+    plain = {name: name for name in names}
+    # The innermost first, because a name is shortened from its end.
+    for path, inside in reversed(wrappers):
+        start = f"{path}.{inside}."
+        for name, short in plain.items():
+            if short.startswith(start):
+                plain[name] = f"{path}.{short[len(start) :]}"
+    return plain
+
+
+def _find_wrapped_name(module: nn.Module) -> str | None:
+    if COMPILED in module._modules:
+        return COMPILED
+    return "module" if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) else None
+
+
+def _find_only_child(module: nn.Module) -> str | None:
+    return "0" if type(module) is nn.Sequential and len(module) == 1 else None

@@ -1,14 +1,17 @@
-"""Modules of the decoders."""
+"""Modules of the decoders and of the heads."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from composer import parts
 from composer.layouts import VECTOR, Features
 from composer.modules.base import (
     AdaptiveAveragePool,
@@ -19,23 +22,13 @@ from composer.modules.base import (
     resize_like,
 )
 from composer.modules.necks import LearnedPyramid, scale_pyramid
-from composer.parts import (
-    ASPPRegressionHead,
-    ASPPSegmentationHead,
-    FCNDecoder,
-    LearnedInterpolateToPyramidal,
-    LinearDecoder,
-    MLPDecoder,
-    UNetDecoder,
-    UperNetDecoder,
-)
 
 
-@module.register(FCNDecoder)
+@module.register(parts.FCNDecoder)
 class FCN(nn.Module):
     """Double one map `num_convs` times."""
 
-    def __init__(self, decoder: FCNDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.FCNDecoder, features: Features) -> None:
         super().__init__()
         self.index = decoder.in_index
         widths = [features[self.index].channels] + [decoder.channels] * decoder.num_convs
@@ -73,51 +66,39 @@ class _LayerNorm2d(nn.Module):
 SQUEEZE_RATIO = 16
 """The factor by which scse reduces the channels in its channel gate."""
 
-_NORMS: dict[bool | str, Callable[[int], nn.Module]] = {
-    True: nn.BatchNorm2d,
-    False: nn.Identity,
-    "batchnorm": nn.BatchNorm2d,
+_NORMS: Mapping[bool | str, Callable[[int], nn.Module]] = {
+    **dict.fromkeys((True, "batchnorm"), nn.BatchNorm2d),
+    **dict.fromkeys((False, "identity"), nn.Identity),
     "instancenorm": nn.InstanceNorm2d,
-    "identity": nn.Identity,
 }
 
 
-@module.register(UNetDecoder)
+@module.register(parts.UNetDecoder)
 class UNet(nn.Module):
     """From the coarsest map up: enlarge, concatenate the next finer map, convolve twice; the last block has no skip."""
 
-    def __init__(self, decoder: UNetDecoder, features: Features) -> None:
-        super().__init__()
-        # Published weights are called decoder.decoder.blocks, so the blocks live one level down.
-        self.decoder = _Blocks(decoder, features)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return one map `(b, channels[-1], h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
-        return (self.decoder(features),)
-
-
-class _Blocks(nn.Module):
-    def __init__(self, decoder: UNetDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.UNetDecoder, features: Features) -> None:
         super().__init__()
         coarse_to_fine = features[::-1]
         skips = [f.channels for f in coarse_to_fine[1:]] + [0]
         incoming = [coarse_to_fine[0].channels, *decoder.channels[:-1]]
-        self.blocks = nn.ModuleList(
-            _Block(decoder, *widths) for widths in zip(incoming, skips, decoder.channels, strict=True)
-        )
+        widths = zip(incoming, skips, decoder.channels, strict=True)
+        # Published weights are called decoder.decoder.blocks, so the blocks live one level down.
+        self.decoder = nn.ModuleDict({"blocks": nn.ModuleList(_Block(decoder, *triple) for triple in widths)})
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return one map `(b, channels[-1], h, w)` on the grid of the first of the maps `(b, c_i, h_i, w_i)`."""
+        blocks: Any = self.decoder["blocks"]
         x_BCHW, *skips = reversed(features)
         # All blocks but the last take a finer map; the last one refines the finest grid.
-        *joining, last = self.blocks
+        *joining, last = blocks
         for block, skip_BCHW in zip(joining, skips, strict=True):
             x_BCHW = block(torch.cat([resize_like(x_BCHW, skip_BCHW, "nearest"), skip_BCHW], dim=1))
-        y_BCHW: Tensor = last(x_BCHW)
-        return y_BCHW
+        return (last(x_BCHW),)
 
 
 class _Block(nn.Module):
-    def __init__(self, decoder: UNetDecoder, incoming: int, skip: int, outgoing: int) -> None:
+    def __init__(self, decoder: parts.UNetDecoder, incoming: int, skip: int, outgoing: int) -> None:
         super().__init__()
         norm = _NORMS[decoder.use_batchnorm]
         self.conv1 = _build_conv_block(incoming + skip, outgoing, norm)
@@ -178,11 +159,11 @@ class _SCSE(nn.Module):
         return x_BCHW * gates_BCHW
 
 
-@module.register(UperNetDecoder)
+@module.register(parts.UperNetDecoder)
 class UperNet(nn.Module):
     """Pool the coarsest map at several scales, build a feature pyramid up to the finest map, and fuse all levels."""
 
-    def __init__(self, decoder: UperNetDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.UperNetDecoder, features: Features) -> None:
         super().__init__()
         width = decoder.channels
         widths = [f.channels for f in features]
@@ -190,7 +171,7 @@ class UperNet(nn.Module):
         self.scales = decoder.scale_modules
         # Modules are made in this order because published seeds were.
         if self.scales:
-            learned = LearnedPyramid(LearnedInterpolateToPyramidal(), features)
+            learned = LearnedPyramid(parts.LearnedInterpolateToPyramidal(), features)
             self.fpn1, self.fpn2 = learned.fpn1, learned.fpn2
             widths = [widths[0] // 4, widths[1] // 2, *widths[2:]]
         *finer, coarsest = widths
@@ -228,11 +209,11 @@ class UperNet(nn.Module):
         return resize_like(x_BCHW, like, "bilinear", align_corners=self.align_corners)
 
 
-@module.register(LinearDecoder)
+@module.register(parts.LinearDecoder)
 class Linear(nn.Module):
     """Apply one transposed convolution whose kernel is its stride: each cell becomes a square."""
 
-    def __init__(self, decoder: LinearDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.LinearDecoder, features: Features) -> None:
         super().__init__()
         self.index = decoder.in_index
         size = decoder.upsampling_size
@@ -244,11 +225,11 @@ class Linear(nn.Module):
         return (self.conv(features[self.index]),)
 
 
-@module.register(MLPDecoder)
+@module.register(parts.MLPDecoder)
 class MLP(nn.Module):
     """Mix the channels of all inputs per cell: a hidden layer, an activation, and an output layer if requested."""
 
-    def __init__(self, decoder: MLPDecoder, features: Features) -> None:
+    def __init__(self, decoder: parts.MLPDecoder, features: Features) -> None:
         super().__init__()
         self.vectors = features[0].axes == VECTOR
         width = decoder.channels or features[decoder.out_index].channels
@@ -268,12 +249,12 @@ class MLP(nn.Module):
         return mixed
 
 
-@module.register(ASPPSegmentationHead)
-@module.register(ASPPRegressionHead)
+@module.register(parts.ASPPSegmentationHead)
+@module.register(parts.ASPPRegressionHead)
 class ASPP(nn.Module):
     """Fuse convolutions of several dilations with the mean over the whole map, and compute scores or numbers."""
 
-    def __init__(self, head: ASPPSegmentationHead | ASPPRegressionHead, features: Features) -> None:
+    def __init__(self, head: parts.ASPPSegmentationHead | parts.ASPPRegressionHead, features: Features) -> None:
         super().__init__()
         chosen = [features[index] for index in head.positions]
         incoming, width = sum(f.channels for f in chosen), head.channels
@@ -281,10 +262,11 @@ class ASPP(nn.Module):
         self.align_corners = head.align_corners
         # Modules are made in this order because published seeds were.
         self.image_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), build_conv_norm_act(incoming, width, 1))
-        self.aspp_modules = _Branches(incoming, width, head.dilations)
+        branches = (build_conv_norm_act(incoming, width, 3 if d > 1 else 1, d) for d in head.dilations)
+        self.aspp_modules = nn.ModuleDict({"model_sequence": nn.ModuleList(branches)})
         self.bottleneck = build_conv_norm_act((len(head.dilations) + 1) * width, width, 3)
         self.dropout = nn.Dropout2d(head.head_dropout_ratio) if head.head_dropout_ratio else nn.Identity()
-        if isinstance(head, ASPPSegmentationHead):
+        if isinstance(head, parts.ASPPSegmentationHead):
             self.last, outputs = "conv_seg", head.num_classes
         else:
             self.last, outputs = "conv_reg", head.out_channels
@@ -295,7 +277,9 @@ class ASPP(nn.Module):
         x_BCHW = self._concat_maps(features)
         # Interpolating a single cell repeats it.
         mean_BCHW = self.image_pool(x_BCHW).expand(-1, -1, *x_BCHW.shape[-2:])
-        fused = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *self.aspp_modules(x_BCHW)], dim=1)))
+        branches: Any = self.aspp_modules["model_sequence"]
+        parallel = [branch(x_BCHW) for branch in branches]
+        fused = self.dropout(self.bottleneck(torch.cat([mean_BCHW, *parallel], dim=1)))
         return (getattr(self, self.last)(fused),)
 
     def _concat_maps(self, features: Sequence[Tensor]) -> Tensor:
@@ -304,13 +288,113 @@ class ASPP(nn.Module):
         return torch.cat([first, *resized], dim=1) if others else first
 
 
-class _Branches(nn.Module):
-    """Apply a convolution for each dilation, `(b, c, h, w)` to `(b, width, h, w)`."""
+@module.register(parts.SegmentationHead)
+class Segmentation(nn.Module):
+    """Apply 3 × 3 convolutions, dropout, and a 1 × 1 convolution."""
 
-    def __init__(self, incoming: int, width: int, dilations: Sequence[int]) -> None:
+    def __init__(self, head: parts.SegmentationHead, features: Features) -> None:
         super().__init__()
-        branches = (build_conv_norm_act(incoming, width, 3 if d > 1 else 1, d) for d in dilations)
-        self.model_sequence = nn.ModuleList(branches)
+        (feature,) = features
+        widths = (feature.channels, *(head.channel_list or ()))
+        self.head = nn.Sequential(
+            nn.Sequential(*(_build_conv_relu(*pair) for pair in pairwise(widths))),
+            nn.Dropout(head.dropout) if head.dropout else nn.Identity(),
+            nn.Conv2d(widths[-1], head.num_classes, kernel_size=1),
+        )
 
-    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
-        return [branch(x_BCHW) for branch in self.model_sequence]
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return class scores `(b, num_classes, h, w)` for one map `(b, c, h, w)`."""
+        (x_BCHW,) = features
+        return (self.head(x_BCHW),)
+
+
+@module.register(parts.RegressionHead)
+class Regression(nn.Module):
+    """Apply learned doublings, 3 × 3 convolutions, dropout, a 1 × 1 convolution, and the final activation."""
+
+    def __init__(self, head: parts.RegressionHead, features: Features) -> None:
+        super().__init__()
+        (feature,) = features
+        widths = (feature.channels, *(head.channel_list or ()))
+        stages: list[nn.Module] = []
+        if head.learned_upscale_layers:
+            doublings = (
+                _PixelShuffleUpsample(feature.channels, batch_norm=head.batch_norm)
+                for _ in range(head.learned_upscale_layers)
+            )
+            stages.append(nn.Sequential(*doublings))
+        if head.channel_list is not None:
+            blocks = (_build_conv_relu(*pair, batch_norm=head.batch_norm) for pair in pairwise(widths))
+            stages.append(nn.Sequential(*blocks))
+        dropout = nn.Dropout2d(head.dropout) if head.dropout else nn.Identity()
+        self.head = nn.Sequential(*stages, dropout, nn.Conv2d(widths[-1], head.num_outputs, kernel_size=1))
+        self.final_act = nn.Identity() if head.final_act is None else build_activation(head.final_act)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return numbers `(b, num_outputs, h * 2**layers, w * 2**layers)` for one map `(b, c, h, w)`."""
+        (x_BCHW,) = features
+        return (self.final_act(self.head(x_BCHW)),)
+
+
+@module.register(parts.ClassificationHead)
+@module.register(parts.ScalarHead)
+class Scalars(nn.Module):
+    """Apply linear layers, dropout, a linear layer, and the mean over positions, which may also come first."""
+
+    def __init__(self, head: parts.ClassificationHead | parts.ScalarHead, features: Features) -> None:
+        super().__init__()
+        outputs = head.num_classes if isinstance(head, parts.ClassificationHead) else head.num_outputs
+        (feature,) = features
+        widths = (feature.channels, *(head.dim_list or ()))
+        self.head = nn.Sequential(
+            nn.Sequential(*(nn.Sequential(nn.Linear(*pair), nn.ReLU(inplace=True)) for pair in pairwise(widths))),
+            nn.Dropout(head.dropout) if head.dropout else nn.Identity(),
+            nn.Linear(widths[-1], outputs),
+        )
+        self.vector = feature.axes == VECTOR
+        # A single linear layer commutes with the mean, so the cheaper order is used.
+        self.mean_first = head.linear_after_pool or not (head.dim_list or head.dropout)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return numbers `(b, outputs)` for one map `(b, c, h, w)` or one vector `(b, c)`."""
+        (x,) = features
+        if self.vector:
+            return (self.head(x),)
+        x_BCN = x.flatten(2)
+        if self.mean_first:
+            return (self.head(x_BCN.mean(2)),)
+        return (self.head(x_BCN.transpose(1, 2)).mean(1),)
+
+
+@module.register(parts.EmbeddingHead)
+class Embedding(nn.Module):
+    """Return the features unchanged."""
+
+    def __init__(self, head: parts.EmbeddingHead, features: Features) -> None:
+        super().__init__()
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the tensors themselves, of any shapes."""
+        return tuple(features)
+
+
+class _PixelShuffleUpsample(nn.Module):
+    """Double a map, `(b, c, h, w)` to `(b, c, 2h, 2w)`: four values for each cell, laid out as a square."""
+
+    def __init__(self, channels: int, *, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels * 4, kernel_size=3, padding=1)
+        self.upscale = nn.PixelShuffle(2)
+        self.bn = nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y_BCHW: Tensor = self.relu(self.bn(self.upscale(self.conv(x_BCHW))))
+        return y_BCHW
+
+
+def _build_conv_relu(incoming: int, outgoing: int, *, batch_norm: bool = False) -> nn.Module:
+    # The norm subtracts what a bias would add.
+    norms = [nn.BatchNorm2d(outgoing)] if batch_norm else []
+    convolution = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=not batch_norm)
+    return nn.Sequential(convolution, *norms, nn.ReLU(inplace=True))

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
+from attrs import evolve
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.layouts import MAP, MAP_PER_FRAME, TOKENS, TOKENS_PER_FRAME, Feature, Features
+from composer import parts
+from composer.layouts import Feature, Features, parse_pattern
 from composer.modules.base import module, resize_like
-from composer.parts import (
-    AddBottleneckLayer,
-    AddFeatures,
-    AggregateTokens,
-    ConcatFeatures,
-    FeaturePyramidNetworkNeck,
-    IdentityDecoder,
-    InterpolateToPyramidal,
-    LearnedInterpolateToPyramidal,
-    MaxpoolToPyramidal,
-    PermuteDims,
-    ReshapeTokensToImage,
-    SelectIndices,
-    TemporalPooling,
-)
 from composer.parts.rules import to_exact_grid
 
 
-@module.register(SelectIndices)
+@module.register(parts.SelectIndices)
 class Select(nn.Module):
     """Select tensors by position."""
 
-    def __init__(self, neck: SelectIndices, features: Features) -> None:
+    def __init__(self, neck: parts.SelectIndices, features: Features) -> None:
         super().__init__()
         self.indices = neck.indices
 
@@ -41,79 +31,114 @@ class Select(nn.Module):
         return tuple(features[index] for index in self.indices)
 
 
-@module.register(IdentityDecoder)
-def _(decoder: IdentityDecoder, features: Features) -> nn.Module:
-    return Select(SelectIndices(indices=(decoder.out_index,)), features)
+@module.register(parts.IdentityDecoder)
+def _(decoder: parts.IdentityDecoder, features: Features) -> nn.Module:
+    return Select(parts.SelectIndices(indices=(decoder.out_index,)), features)
 
 
-@module.register(PermuteDims)
-class Permute(nn.Module):
-    """Reorder the axes of every tensor."""
-
-    def __init__(self, neck: PermuteDims, features: Features) -> None:
-        super().__init__()
-        self.order = neck.new_order
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return contiguous tensors whose axis `i` is axis `order[i]` of the input."""
-        return tuple(x.permute(self.order).contiguous() for x in features)
+def _pick_max(x: Tensor, axes: Sequence[int]) -> Tensor:
+    # Not amax, as einops does, which shares the gradient among equal values: behind a ReLU many are equal.
+    return x.flatten(axes[0]).max(-1).values
 
 
-@module.register(ReshapeTokensToImage)
-class TokensToMaps(nn.Module):
-    """Lay tokens `(b, prefix + t*h*w, c)` out as maps `(b, t*c, h, w)`, frame by frame; pass maps through.
+def _pick_min(x: Tensor, axes: Sequence[int]) -> Tensor:
+    return x.flatten(axes[0]).min(-1).values
 
-    Tokens per frame `(b, t, prefix + h*w, c)` become maps per frame `(b, t, c, h, w)`.
-    The grid follows from the image size, never from the number of tokens: where the two disagree, torch raises.
+
+def _subtract(x: Tensor, axes: Sequence[int]) -> Tensor:
+    first, second = x.unbind(axes[0])
+    return first - second
+
+
+ImageSize = tuple[int, int]
+
+Reduction = str | Callable[[Tensor, Sequence[int]], Tensor]
+
+_REDUCTIONS: Mapping[object, Reduction] = {"mean": "mean", "max": _pick_max, "min": _pick_min, "diff": _subtract}
+"""The reductions of einops by their names in parts. A function gets the axes to reduce as the last ones."""
+
+
+class Layout(NamedTuple):
+    """The pattern of a tensor, and what einops cannot know of it: its frames, its prefix, and its grid.
+
+    `grid` is set where the pattern spells the grid of tokens out, which are axis `tokens`: the numerator and the
+    denominator of the stride, and the cells lost at the border, as integers, to multiply symbolic sizes by.
     """
 
-    def __init__(self, neck: ReshapeTokensToImage, features: Features) -> None:
+    pattern: str
+    frames: int | None
+    tokens: int
+    prefix: int
+    grid: tuple[int, int, int] | None
+
+
+def _build_layout(pattern: str, feature: Feature) -> Layout:
+    axes = feature.axes.split()
+    before, after = parse_pattern(pattern)
+    is_changed, names = before != after, set(chain.from_iterable(before))
+    spelled_out = "n" in axes and "h" in names
+    grid = None
+    if spelled_out:
+        assert feature.stride is not None
+        lost = to_exact_grid(feature).offset / feature.stride
+        grid = feature.stride.numerator, feature.stride.denominator, int(lost)
+    return Layout(
+        pattern=pattern if is_changed else "",
+        frames=feature.frames if "t" in names else None,
+        tokens=axes.index("n") if spelled_out else 0,
+        prefix=feature.prefix if spelled_out else 0,
+        grid=grid,
+    )
+
+
+@module.register(parts.RearrangeNeck)
+class Rearrange(nn.Module):
+    """Lay tensors out anew, each by the pattern of its feature."""
+
+    def __init__(self, neck: parts.RearrangeNeck, features: Features, reduction: str | None = None) -> None:
         super().__init__()
-        # Tokens with channels second could match the cells of a grid by chance, and would be scrambled silently.
-        if not all(f.axes in (MAP, TOKENS, MAP_PER_FRAME, TOKENS_PER_FRAME) for f in features):
-            raise ValueError(f'takes tokens "{TOKENS}" and maps "{MAP}" (got {[f.axes for f in features]})')
-        self.dropped = tuple(f.prefix if neck.remove_cls_token else 0 for f in features)
-        self.frames = tuple(neck.effective_time_dim or f.frames for f in features)
-        self.strides = tuple(map(compute_stride_terms, features))
+        self.reduction = _REDUCTIONS.get(reduction or neck.reduction)
+        self.layouts = tuple(_build_layout(neck.get_pattern(feature), feature) for feature in features)
 
-    def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return a map for each tensor; `image_size` is the reference's height and width in pixels."""
-        layouts = zip(features, self.dropped, self.frames, self.strides, strict=True)
-        return tuple(reshape_to_map(*layout, image_size) for layout in layouts)
+    def forward(self, features: Sequence[Tensor], *, image_size: ImageSize | None = None) -> tuple[Tensor, ...]:
+        """Return a tensor for each of `features`. `image_size` is the reference's height and width in pixels.
 
+        The grid of tokens follows from it, never from their number: where the two disagree, einops raises.
+        """
+        pairs = zip(features, self.layouts, strict=True)
+        return tuple(self._rearrange(x, layout, image_size) for x, layout in pairs)
 
-StrideTerms = tuple[int, int, int]
-"""Numerator and denominator of a stride, and the cells lost at the border: integers, to multiply symbolic sizes by."""
-
-
-def compute_stride_terms(feature: Feature) -> StrideTerms | None:
-    """Return the stride of tokens; None for a map."""
-    if "n" not in feature.axes:
-        return None
-    assert feature.stride is not None
-    return feature.stride.numerator, feature.stride.denominator, int(to_exact_grid(feature).offset / feature.stride)
-
-
-def reshape_to_map(x: Tensor, dropped: int, frames: int, stride: StrideTerms | None, size: tuple[int, int]) -> Tensor:
-    """Return a map of the tokens `x_BNC` behind the first `dropped`, with their frames among the channels.
-
-    Tokens per frame `x_BTNC` become a map per frame. Without a stride, `x` is a map already.
-    """
-    if stride is None:
-        return x
-    pixels, cells, lost = stride
-    rows, columns = (side * cells // pixels - lost for side in size)
-    x_BTHWC = x[..., dropped:, :].reshape(x.shape[0], frames, rows, columns, x.shape[-1])
-    x_BTCHW = x_BTHWC.permute(0, 1, 4, 2, 3)
-    # Contiguous, because convolutions copy it otherwise, and an export with symbolic sizes cannot tell whether it is.
-    return (x_BTCHW if x.dim() == 4 else x_BTCHW.flatten(1, 2)).contiguous()
+    def _rearrange(self, x: Tensor, layout: Layout, image_size: ImageSize | None) -> Tensor:
+        if not layout.pattern:
+            return x
+        lengths = {} if layout.frames is None else {"t": layout.frames}
+        if layout.grid is not None:
+            assert image_size is not None
+            pixels, cells, lost = layout.grid
+            lengths["h"], lengths["w"] = (side * cells // pixels - lost for side in image_size)
+            x = x[(slice(None),) * layout.tokens + (slice(layout.prefix, None),)]
+        if self.reduction is not None:
+            return reduce(x, layout.pattern, self.reduction, **lengths)
+        # Convolutions copy it otherwise, and an export with symbolic sizes cannot tell whether it is contiguous.
+        return rearrange(x, layout.pattern, **lengths).contiguous()
 
 
-@module.register(AddBottleneckLayer)
+@module.register(parts.ReshapeTokensToImage)
+def _(neck: parts.ReshapeTokensToImage, features: Features) -> nn.Module:
+    return Rearrange(neck, tuple(_apply_stated(neck, f) if "n" in f.axes else f for f in features))
+
+
+def _apply_stated(neck: parts.ReshapeTokensToImage, tokens: Feature) -> Feature:
+    """Return tokens as the fields of the neck state them."""
+    prefix = tokens.prefix if neck.remove_cls_token else 0
+    return evolve(tokens, frames=neck.effective_time_dim or tokens.frames, prefix=prefix)
+
+
+@module.register(parts.AddBottleneckLayer)
 class AppendBottleneck(nn.Module):
     """Append a copy of the last map with half its channels."""
 
-    def __init__(self, neck: AddBottleneckLayer, features: Features) -> None:
+    def __init__(self, neck: parts.AddBottleneckLayer, features: Features) -> None:
         super().__init__()
         channels = features[-1].channels
         self.bottleneck = nn.Conv2d(channels, channels // 2, kernel_size=1)
@@ -123,11 +148,11 @@ class AppendBottleneck(nn.Module):
         return (*features, self.bottleneck(features[-1]))
 
 
-@module.register(ConcatFeatures)
+@module.register(parts.ConcatFeatures)
 class Concat(nn.Module):
     """Concatenate branches level by level along the channel axis of each level's layout."""
 
-    def __init__(self, neck: ConcatFeatures, *branches: Features) -> None:
+    def __init__(self, neck: parts.ConcatFeatures, *branches: Features) -> None:
         super().__init__()
         self.axes = tuple(feature.axes.split().index("c") for feature in branches[0])
 
@@ -137,11 +162,11 @@ class Concat(nn.Module):
         return tuple(torch.cat(level, dim=axis) for axis, *level in levels)
 
 
-@module.register(AddFeatures)
+@module.register(parts.AddFeatures)
 class Add(nn.Module):
     """Add branches level by level."""
 
-    def __init__(self, neck: AddFeatures, *branches: Features) -> None:
+    def __init__(self, neck: parts.AddFeatures, *branches: Features) -> None:
         super().__init__()
 
     def forward(self, *branches: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -157,75 +182,50 @@ def _sum_branches(level: tuple[Tensor, ...]) -> Tensor:
     return total
 
 
-@module.register(AggregateTokens)
-class Aggregate(nn.Module):
+@module.register(parts.AggregateTokens)
+class Aggregate(Rearrange):
     """Pool the tokens, or the cells, of the tensors at `positions`, or pick one token of each."""
 
-    def __init__(self, neck: AggregateTokens, features: Features) -> None:
-        super().__init__()
-        self.pooling = neck.pooling
-        self.positions = neck.positions
-        self.maps = tuple("h" in features[index].axes for index in neck.positions)
-        self.dropped = tuple(features[index].prefix if neck.drop_cls else 0 for index in neck.positions)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return a vector `(b, c)` for each chosen feature, or `(b, t, c)` for one with frames."""
-        chosen = zip(self.positions, self.maps, self.dropped, strict=True)
-        return tuple(
-            self._pool_tokens(features[index].flatten(-2).mT if is_map else features[index][..., dropped:, :])
-            for index, is_map, dropped in chosen
+    def __init__(self, neck: parts.AggregateTokens, features: Features) -> None:
+        chosen = tuple(features[index] for index in neck.positions)
+        super().__init__(neck, chosen, str(neck.pooling))
+        self.token = neck.token
+        self.dropped = tuple(
+            (index, feature.prefix if neck.drop_cls else 0)
+            for index, feature in zip(neck.positions, chosen, strict=True)
         )
 
-    def _pool_tokens(self, x_NC: Tensor) -> Tensor:
-        match self.pooling:
-            case "mean":
-                return x_NC.mean(-2)
-            case "max":
-                # Not amax, which shares the gradient among equal tokens: behind a ReLU many are equal.
-                return x_NC.max(-2).values
-            case "min":
-                return x_NC.min(-2).values
-        return x_NC[..., 0 if self.pooling == "cls" else int(self.pooling), :]
+    def forward(self, features: Sequence[Tensor], *, image_size: ImageSize | None = None) -> tuple[Tensor, ...]:
+        """Return a vector `(b, c)` for each chosen feature, or `(b, t, c)` for one with frames."""
+        chosen = [features[index][..., dropped:, :] if dropped else features[index] for index, dropped in self.dropped]
+        return super().forward(chosen) if self.token is None else tuple(x[..., self.token, :] for x in chosen)
 
 
-@module.register(TemporalPooling)
-class PoolFrames(nn.Module):
+@module.register(parts.TemporalPooling)
+class PoolFrames(Rearrange):
     """Pool each tensor along its frame axis, after averaging the frames of each subset."""
 
-    def __init__(self, neck: TemporalPooling, features: Features) -> None:
-        super().__init__()
-        self.pooling = neck.pooling
-        self.lengths = neck.subset_lengths
-        layouts = [feature.axes.split() for feature in features]
-        self.axes = tuple((axes.index("t"), axes.index("c")) for axes in layouts)
+    def __init__(self, neck: parts.TemporalPooling, features: Features) -> None:
+        axes = tuple(feature.axes.split().index("t") for feature in features)
+        super().__init__(neck, tuple(map(neck.average_subsets, features)), neck.pooling)
+        self.axes, self.lengths = axes, neck.subset_lengths
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, features: Sequence[Tensor], *, image_size: ImageSize | None = None) -> tuple[Tensor, ...]:
         """Return each tensor without its axis t; with `keep`, one that still has it."""
-        return tuple(self._pool_frames(x, *axes) for x, axes in zip(features, self.axes, strict=True))
-
-    def _pool_frames(self, x: Tensor, t: int, c: int) -> Tensor:
         if self.lengths is not None:
-            x = torch.stack([subset.mean(t) for subset in x.split_with_sizes(self.lengths, t)], t)
-        match self.pooling:
-            case "mean":
-                return x.mean(t)
-            case "max":
-                # Not amax, which shares the gradient among equal frames: behind a ReLU many are equal.
-                return x.max(t).values
-            case "diff":
-                first, second = x.unbind(t)
-                return first - second
-            case "concat":
-                # Without the axis t, an axis behind it moves up by one.
-                return torch.cat(x.unbind(t), c - 1 if c > t else c)
-        return x
+            features = [_average_subsets(x, self.lengths, t) for x, t in zip(features, self.axes, strict=True)]
+        return super().forward(features)
 
 
-@module.register(InterpolateToPyramidal)
+def _average_subsets(x: Tensor, lengths: tuple[int, ...], t: int) -> Tensor:
+    return torch.stack([subset.mean(t) for subset in x.split_with_sizes(lengths, t)], t)
+
+
+@module.register(parts.InterpolateToPyramidal)
 class InterpolatePyramid(nn.Module):
     """Interpolate each of n maps by a whole factor: `scale_factor` to the power n, ..., 1."""
 
-    def __init__(self, neck: InterpolateToPyramidal, features: Features) -> None:
+    def __init__(self, neck: parts.InterpolateToPyramidal, features: Features) -> None:
         super().__init__()
         self.factors = tuple(neck.scale_factor**power for power in range(len(features), 0, -1))
         self.mode = neck.mode
@@ -238,11 +238,11 @@ class InterpolatePyramid(nn.Module):
         return x_BCHW if factor == 1 else F.interpolate(x_BCHW, scale_factor=factor, mode=self.mode)
 
 
-@module.register(MaxpoolToPyramidal)
+@module.register(parts.MaxpoolToPyramidal)
 class MaxpoolPyramid(nn.Module):
     """Max-pool each map without overlap, by `kernel_size` to the power 0, 1, ..., rounding down."""
 
-    def __init__(self, neck: MaxpoolToPyramidal, features: Features) -> None:
+    def __init__(self, neck: parts.MaxpoolToPyramidal, features: Features) -> None:
         super().__init__()
         self.kernels = tuple(neck.kernel_size**power for power in range(len(features)))
 
@@ -255,11 +255,11 @@ def _pool_map(x_BCHW: Tensor, kernel: int) -> Tensor:
     return x_BCHW if kernel == 1 else F.max_pool2d(x_BCHW, kernel_size=kernel)
 
 
-@module.register(LearnedInterpolateToPyramidal)
+@module.register(parts.LearnedInterpolateToPyramidal)
 class LearnedPyramid(nn.Module):
     """Bring four maps of one grid to four scales: learned ×4 and ×2, unchanged, max-pooled by 2."""
 
-    def __init__(self, neck: LearnedInterpolateToPyramidal, features: Features) -> None:
+    def __init__(self, neck: parts.LearnedInterpolateToPyramidal, features: Features) -> None:
         super().__init__()
         first, second, _, _ = (f.channels for f in features)
         self.fpn1 = nn.Sequential(
@@ -281,42 +281,32 @@ def scale_pyramid(fpn1: nn.Module, fpn2: nn.Module, features: Sequence[Tensor]) 
     return fpn1(first), fpn2(second), third, _pool_map(fourth, 2)
 
 
-@module.register(FeaturePyramidNetworkNeck)
-class FPNNeck(nn.Module):
-    """Hold the network under the name `fpn`, which published weights use."""
-
-    def __init__(self, neck: FeaturePyramidNetworkNeck, features: Features) -> None:
-        super().__init__()
-        self.fpn = FPN(neck.out_channel, features)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return a map `(b, out_channel, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
-        pyramid: tuple[Tensor, ...] = self.fpn(features)
-        return pyramid
-
-
+@module.register(parts.FeaturePyramidNetworkNeck)
 class FPN(nn.Module):
     """Apply a 1 × 1 convolution to each map, add the next coarser sum, and apply a 3 × 3 convolution.
 
-    Names and the random draws of the weights are those of torchvision's FeaturePyramidNetwork.
+    Names and the random draws of the weights are those of torchvision's FeaturePyramidNetwork, under the name `fpn`.
     """
 
-    def __init__(self, width: int, features: Features) -> None:
+    def __init__(self, neck: parts.FeaturePyramidNetworkNeck, features: Features) -> None:
         super().__init__()
-        self.inner_blocks = nn.ModuleList()
-        self.layer_blocks = nn.ModuleList()
+        width = neck.out_channel
+        inner, layer = nn.ModuleList(), nn.ModuleList()
         for feature in features:
-            self.inner_blocks.append(nn.Sequential(nn.Conv2d(feature.channels, width, kernel_size=1)))
-            self.layer_blocks.append(nn.Sequential(nn.Conv2d(width, width, kernel_size=3, padding=1)))
-        for block in (*self.inner_blocks, *self.layer_blocks):
+            inner.append(nn.Sequential(nn.Conv2d(feature.channels, width, kernel_size=1)))
+            layer.append(nn.Sequential(nn.Conv2d(width, width, kernel_size=3, padding=1)))
+        self.fpn = nn.ModuleDict({"inner_blocks": inner, "layer_blocks": layer})
+        for block in (*inner, *layer):
             nn.init.kaiming_uniform_(block[0].weight, a=1)
             nn.init.zeros_(block[0].bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return a map `(b, width, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
-        *finer, total = (inner(x) for inner, x in zip(self.inner_blocks, features, strict=True))
+        """Return a map `(b, out_channel, h_i, w_i)` for each of the maps `(b, c_i, h_i, w_i)`."""
+        inner: Any = self.fpn["inner_blocks"]
+        layer: Any = self.fpn["layer_blocks"]
+        *finer, total = (block(x) for block, x in zip(inner, features, strict=True))
         totals = [total]
         for x in reversed(finer):
             total = x + resize_like(total, x, "nearest")
             totals.append(total)
-        return tuple(layer(x) for layer, x in zip(self.layer_blocks, reversed(totals), strict=True))
+        return tuple(block(x) for block, x in zip(layer, reversed(totals), strict=True))

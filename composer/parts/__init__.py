@@ -53,7 +53,7 @@ HEADS: tuple[type[base.Head], ...] = (
     heads.EmbeddingHead,
 )
 _OTHERS = (
-    *(base.Part, base.Encoder, base.ProbedEncoder, base.Neck, base.Decoder, base.Head),
+    *(base.Part, base.Encoder, base.ProbedEncoder, base.Neck, necks.RearrangeNeck, base.Decoder, base.Head),
     *(encoders.Timm, encoders.Custom, encoders.EncoderInfo, encoders.WeightsFile),
 )
 

@@ -7,26 +7,10 @@ from collections.abc import Iterable
 from attrs import evolve, field, frozen
 
 from composer.layouts import MAP, VECTOR, Features, format_count
+from composer.parts import rules
 from composer.parts.base import Decoder, contract
 from composer.parts.necks import LearnedInterpolateToPyramidal
-from composer.parts.rules import (
-    Change,
-    ContractResult,
-    Outputs,
-    Rejection,
-    compute_exact_multiple,
-    compute_min_cells,
-    fit_widths,
-    is_map,
-    require,
-    require_doubling_strides,
-    require_finest_first,
-    require_indices,
-    require_maps,
-    require_pyramid_maps,
-    to_exact_grid,
-    upsample_map,
-)
+from composer.parts.rules import Change, ContractResult, Outputs, Rejection
 from composer.parts.validators import (
     ACTIVATIONS,
     BOOL,
@@ -39,7 +23,7 @@ from composer.parts.validators import (
     IntRange,
     convert_int_list,
 )
-from composer.sizes import ANY_SIZE, SizeConstraint
+from composer.sizes import ANY_SIZE
 
 UNET_NORMS = ("batchnorm", "instancenorm", "identity", True, False)
 
@@ -53,7 +37,7 @@ class IdentityDecoder(Decoder):
 
 @contract.register(IdentityDecoder)
 def _(decoder: IdentityDecoder, features: Features) -> ContractResult:
-    return require_indices(features, (decoder.out_index,), "out_index") or Outputs(
+    return rules.require_indices(features, (decoder.out_index,), "out_index") or Outputs(
         features=[features[decoder.out_index]]
     )
 
@@ -83,33 +67,24 @@ class UNetDecoder(Decoder):
 
 @contract.register(UNetDecoder)
 def _(decoder: UNetDecoder, features: Features) -> ContractResult:
-    return (
-        require_pyramid_maps(features)
-        or _require_width_per_map(decoder, features)
-        or require_finest_first(features)
-        or require_doubling_strides(features)
-        # Every map is resized to the grid of the next finer one, so no size has to be whole.
-        or Outputs(
-            features=[evolve(features[0], channels=decoder.channels[-1])], sizes=_compute_norm_sizes(decoder, features)
+    if rejection := rules.require_pyramid_maps(features):
+        return rejection
+    if len(decoder.channels) != len(features):
+        return Rejection(
+            code="count",
+            kind="raises",
+            expected=f"has {format_count(len(decoder.channels), 'width')} in channels, one for each map it takes",
+            got=format_count(len(features), "map"),
+            change=Change("channels", rules.fit_widths(decoder.channels, len(features)), decoder.channels),
+            about="channels",
         )
-    )
-
-
-def _compute_norm_sizes(decoder: UNetDecoder, features: Features) -> SizeConstraint:
-    """Instance normalisation of a single cell is an error in torch, also in eval mode."""
-    return compute_min_cells(features[-2:][0], 2) if decoder.use_batchnorm == "instancenorm" else ANY_SIZE
-
-
-def _require_width_per_map(decoder: UNetDecoder, features: Features) -> Rejection | None:
-    if len(decoder.channels) == len(features):
-        return None
-    return Rejection(
-        code="count",
-        kind="raises",
-        expected=f"has {format_count(len(decoder.channels), 'width')} in channels, one for each map it takes",
-        got=format_count(len(features), "map"),
-        change=Change("channels", fit_widths(decoder.channels, len(features)), decoder.channels),
-        about="channels",
+    # Instance normalisation of a single cell is an error in torch, also in eval mode. Every map is resized to the grid
+    # of the next finer one, so no size has to be whole.
+    sizes = rules.compute_min_cells(features[-2:][0], 2) if decoder.use_batchnorm == "instancenorm" else ANY_SIZE
+    return (
+        rules.require_finest_first(features)
+        or rules.require_doubling_strides(features)
+        or Outputs(features=[evolve(features[0], channels=decoder.channels[-1])], sizes=sizes)
     )
 
 
@@ -128,11 +103,11 @@ class UperNetDecoder(Decoder):
 
 @contract.register(UperNetDecoder)
 def _(decoder: UperNetDecoder, features: Features) -> ContractResult:
-    if rejection := require_maps(features):
+    if rejection := rules.require_maps(features):
         return rejection
     if decoder.scale_modules:
         return _infer_learned_pyramid(decoder, features)
-    return require_finest_first(features) or Outputs(features=[evolve(features[0], channels=decoder.channels)])
+    return rules.require_finest_first(features) or Outputs(features=[evolve(features[0], channels=decoder.channels)])
 
 
 def _infer_learned_pyramid(decoder: UperNetDecoder, features: Features) -> ContractResult:
@@ -141,7 +116,7 @@ def _infer_learned_pyramid(decoder: UperNetDecoder, features: Features) -> Contr
     if isinstance(pyramid, Rejection):
         return evolve(pyramid, expected=f"{pyramid.expected} with scale_modules", about="scale_modules")
     # The neck keeps the order of its maps, so the fix is an order of the inputs.
-    unordered = require_finest_first(pyramid.features) and require_finest_first(features)
+    unordered = rules.require_finest_first(pyramid.features) and rules.require_finest_first(features)
     return unordered or evolve(pyramid, features=[evolve(pyramid.features[0], channels=decoder.channels)])
 
 
@@ -165,9 +140,9 @@ def _(decoder: LinearDecoder, features: Features) -> ContractResult:
 
 def _infer_upsampled(features: Features, index: int, channels: int, factor: int) -> ContractResult:
     return (
-        require_indices(features, (index,), "in_index")
-        or require_maps((features[index],))
-        or upsample_map(features[index], channels, factor)
+        rules.require_indices(features, (index,), "in_index")
+        or rules.require_maps((features[index],))
+        or rules.upsample_map(features[index], channels, factor)
     )
 
 
@@ -188,32 +163,21 @@ class MLPDecoder(Decoder):
 @contract.register(MLPDecoder)
 def _(decoder: MLPDecoder, features: Features) -> ContractResult:
     rejection = (
-        require(features, lambda f: is_map(f) or f.axes == VECTOR, f'maps "{MAP}" or vectors "{VECTOR}"')
+        rules.require_layout(
+            features, lambda f: rules.is_map(f) or f.axes == VECTOR, f'maps "{MAP}" or vectors "{VECTOR}"'
+        )
         # out_index only matters for the width where channels is null.
-        or (require_indices(features, (decoder.out_index,), "out_index") if decoder.channels is None else None)
-        or _require_one_grid(features)
+        or (rules.require_indices(features, (decoder.out_index,), "out_index") if decoder.channels is None else None)
     )
     if rejection:
         return rejection
+    if len({(f.axes, f.stride, rules.to_exact_grid(f).offset) for f in features}) > 1:
+        alike = "layout, stride and offset" if any(f.offset for f in features) else "layout and stride"
+        expected = f"concatenates its inputs, so they must be of one {alike}"
+        return Rejection(code="stride", kind="raises", expected=expected)
+    first, sizes = rules.align_grids(features)
     width = decoder.out_dim or decoder.channels or features[decoder.out_index].channels
-    if len({(f.rounding, f.offset) for f in features}) == 1:
-        return Outputs(features=[evolve(features[0], channels=width)])
-    # Maps that round differently have equal sizes only where all are whole.
-    return Outputs(
-        features=[evolve(to_exact_grid(features[0]), channels=width)], sizes=compute_exact_multiple(*features)
-    )
-
-
-def _require_one_grid(features: Features) -> Rejection | None:
-    if len({(f.axes, f.stride, to_exact_grid(f).offset) for f in features}) == 1:
-        return None
-    return Rejection(
-        code="stride",
-        kind="raises",
-        expected="concatenates its inputs, so they must be of one layout, stride and offset"
-        if any(f.offset for f in features)
-        else "concatenates its inputs, so they must be of one layout and stride",
-    )
+    return Outputs(features=[evolve(first, channels=width)], sizes=sizes)
 
 
 TRANSFORMS = (None, "resize_concat")
@@ -279,7 +243,7 @@ def _(head: ASPPRegressionHead, features: Features) -> ContractResult:
 
 def _infer_aspp(positions: tuple[int, ...], features: Features, channels: int) -> ContractResult:
     """Infer one map on the grid of the first chosen map, to which the others are resized."""
-    if rejection := require_indices(features, positions, "in_index"):
+    if rejection := rules.require_indices(features, positions, "in_index"):
         return rejection
     chosen = tuple(features[index] for index in positions)
-    return require_maps(chosen) or Outputs(features=[evolve(chosen[0], channels=channels)])
+    return rules.require_maps(chosen) or Outputs(features=[evolve(chosen[0], channels=channels)])

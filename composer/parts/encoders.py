@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from math import ceil
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -239,19 +240,18 @@ def _(info: EncoderInfo, image: Features = (), /, **named: Features) -> Contract
     Features per frame of a single-image encoder have the frames behind the batch, because frames are folded into the
     batch and unfolded again. Several images are one per modality, all of one grid.
     """
-    rejection = (
-        _require_named_images(info, named)
-        if info.inputs or named
-        else require_one_image(image) or _require_matching_image(info, image[0])
-    )
-    if rejection:
+    by_name = bool(info.inputs or named)
+    if rejection := _require_named_images(info, named) if by_name else _require_image(info, image, info.channels):
         return rejection
     (first,) = next(iter(named.values()), image)
-    assert first.stride is not None
-    sizes = _convert_to_reference_pixels(info.sizes, first.stride)
+    stride = first.stride
+    assert stride is not None
+    sizes = _convert_to_reference_pixels(info.sizes, stride)
     if sizes is None:
         return Rejection(code="sizes", kind="raises", expected=f"takes images of {info.sizes} pixels")
-    features = [_rescale_feature(feature, first.stride) for feature in info.features]
+    features = [
+        f if f.stride is None else evolve(f, stride=f.stride * stride, offset=f.offset * stride) for f in info.features
+    ]
     if info.frames is not None or first.axes == MAP:
         return Outputs(features=features, sizes=sizes)
     framed = [evolve(feature, axes=feature.axes.replace("b", "b t"), frames=first.frames) for feature in features]
@@ -297,13 +297,17 @@ def require_one_image(image: Features) -> Rejection | None:
     )
 
 
-def _require_matching_image(info: EncoderInfo, image: Feature) -> Rejection | None:
-    if image.channels != info.channels:
+def _require_image(info: EncoderInfo, features: Features, channels: int) -> Rejection | None:
+    """Reject inputs that are not one image of these channels, with the frames that the encoder takes."""
+    if rejection := require_one_image(features):
+        return rejection
+    (image,) = features
+    if image.channels != channels:
         return Rejection(
             code="channels",
             kind="raises",
-            expected=f"takes an image of {format_count(info.channels, 'channel')}",
-            fix=f"input: {{channels: {info.channels}}}",
+            expected=f"takes an image of {format_count(channels, 'channel')}",
+            fix=f"input: {{channels: {channels}}}",
         )
     if info.frames is not None and (image.axes, image.frames) != (FRAMES, info.frames):
         return Rejection(
@@ -333,17 +337,16 @@ def _require_named_images(info: EncoderInfo, named: Mapping[str, Features]) -> R
             got=f"images named {', '.join(named)}" if named else "an image without a name",
             fix=f"from: {{{', '.join(f'{name}: IMAGE' for name in channels)}}}" if channels else "from: IMAGE",
         )
-    first, *others = (named[name][0] for name in named)
     for position, (name, image) in enumerate(named.items()):
-        rejection = require_one_image(image) or _require_matching_image(evolve(info, channels=channels[name]), image[0])
-        if rejection:
+        if rejection := _require_image(info, image, channels[name]):
             return evolve(rejection, expected=f"{rejection.expected} as {name}", input=position)
-    for position, (name, other) in enumerate(zip([*named][1:], others, strict=True), start=1):
+    first_name, (first,) = next(iter(named.items()))
+    for position, (name, (other,)) in enumerate(named.items()):
         if (other.stride, other.axes, other.frames) != (first.stride, first.axes, first.frames):
             return Rejection(
                 code="stride",
                 kind="raises",
-                expected=f"takes images of one resolution and as many frames, and {next(iter(named))} is "
+                expected=f"takes images of one resolution and as many frames, and {first_name} is "
                 f"{describe_features((first,))}; {name} is not",
                 fix="bring the images to one resolution before they enter the model",
                 input=position,
@@ -351,23 +354,16 @@ def _require_named_images(info: EncoderInfo, named: Mapping[str, Features]) -> R
     return None
 
 
-def _rescale_feature(feature: Feature, stride: Fraction) -> Feature:
-    if feature.stride is None or stride == 1:
-        return feature
-    return evolve(feature, stride=feature.stride * stride, offset=feature.offset * stride)
-
-
 def _convert_to_reference_pixels(sizes: SizeConstraint, stride: Fraction) -> SizeConstraint | None:
     """Convert the sizes of an image of `stride` into reference pixels; None where a fixed side is not whole."""
-    fixed = [None if side is None else side * stride for side in (sizes.height, sizes.width)]
-    if any(side is not None and side.denominator != 1 for side in fixed):
+    height, width = (None if side is None else side * stride for side in (sizes.height, sizes.width))
+    if any(side is not None and side.denominator != 1 for side in (height, width)):
         return None
-    height, width = (None if side is None else int(side) for side in fixed)
     # A multiple of m cells of p/q pixels is a multiple of the numerator of m*p/q pixels: the smallest whole number.
-    return SizeConstraint(
+    return evolve(
+        sizes,
         multiple=(sizes.multiple * stride).numerator,
-        least=-((-sizes.least * stride.numerator) // stride.denominator),
-        height=height,
-        width=width,
-        square=sizes.square,
+        least=ceil(sizes.least * stride),
+        height=None if height is None else int(height),
+        width=None if width is None else int(width),
     )

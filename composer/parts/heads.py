@@ -6,7 +6,7 @@ from attrs import evolve, field, frozen
 
 from composer.layouts import MAP, VECTOR, Feature, Features
 from composer.parts.base import Head, contract
-from composer.parts.rules import ContractResult, Outputs, Rejection, require, require_maps, upsample_map
+from composer.parts.rules import ContractResult, Outputs, Rejection, require_layout, require_maps, upsample_map
 from composer.parts.validators import (
     BOOL,
     CHANNELS,
@@ -116,8 +116,9 @@ def _(head: EmbeddingHead, features: Features) -> ContractResult:
 
 
 def _infer_image_vector(features: Features, channels: int) -> ContractResult:
+    takes = f'channels second: a map "{MAP}" or a vector "{VECTOR}"'
     return (
-        require(features, lambda f: f.axes.startswith(VECTOR), f'channels second: a map "{MAP}" or a vector "{VECTOR}"')
+        require_layout(features, lambda f: f.axes.startswith(VECTOR), takes)
         or _require_one_feature(features)
         or Outputs(features=[Feature(channels=channels, stride=None, axes=VECTOR)])
     )

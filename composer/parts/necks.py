@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import reduce
+from types import MappingProxyType
 from typing import ClassVar
 
 from attrs import evolve, field, frozen
@@ -17,26 +19,14 @@ from composer.layouts import (
     Features,
     describe_features,
     format_count,
+    has_layout,
+    parse_pattern,
+    rearrange_feature,
+    validate_pattern,
 )
+from composer.parts import rules
 from composer.parts.base import Neck, contract
-from composer.parts.rules import (
-    ContractResult,
-    Kind,
-    Outputs,
-    Rejection,
-    combine,
-    compute_exact_multiple,
-    compute_min_cells,
-    get_grid_key,
-    is_map,
-    reject_narrow_maps,
-    require_finest_first,
-    require_indices,
-    require_maps,
-    scale_stride,
-    suggest_more_levels,
-    to_exact_grid,
-)
+from composer.parts.rules import ContractResult, Kind, Outputs, Rejection
 from composer.parts.validators import BOOL, CHANNELS, INDEX, NON_EMPTY, Choice, IntRange, convert_int_list
 from composer.sizes import ANY_SIZE, SizeConstraint
 
@@ -52,14 +42,75 @@ class SelectIndices(Neck):
 
 @contract.register(SelectIndices)
 def _(neck: SelectIndices, features: Features) -> ContractResult:
-    return require_indices(features, neck.indices, "indices") or Outputs(features=[features[i] for i in neck.indices])
+    return rules.require_indices(features, neck.indices, "indices") or Outputs(
+        features=[features[i] for i in neck.indices]
+    )
+
+
+@frozen
+class RearrangeNeck(Neck):
+    """Lay every feature out anew by an einops pattern, which is both the contract of the neck and its module.
+
+    A neck of your own is a class with a `pattern`. Where axes are missing on the right, `reduction` is `mean`, `max` or
+    `min` over them:
+
+        class ToChannelsLast(composer.RearrangeNeck):
+            pattern = "b c h w -> b h w c"
+
+    The axes are those of `Feature.axes`. Tokens are one axis `n`, or their grid: `(h w)`, or `(t h w)` with frames
+    among them; where the grid is spelled out, prefix tokens are dropped. `(t c)` makes channels of frames. Raises
+    ValueError for a pattern that does not lead from one layout to another, when the class is made.
+    """
+
+    reads_stride: ClassVar[bool] = True
+    pattern: ClassVar[str] = ""
+    reduction: ClassVar[str | None] = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.get_pattern is RearrangeNeck.get_pattern:
+            validate_pattern(cls.pattern, cls.reduction)
+
+    def get_pattern(self, feature: Feature) -> str:  # noqa: ARG002
+        """Return the pattern for a feature. Override it where the pattern depends on the feature or on fields."""
+        return self.pattern
+
+
+@contract.register(RearrangeNeck)
+def _(neck: RearrangeNeck, features: Features) -> ContractResult:
+    for feature in features:
+        pattern = neck.get_pattern(feature)
+        left, _ = parse_pattern(pattern)
+        if not has_layout(feature, left):
+            # einops counts the dimensions of a tensor, and cannot tell other axes from those of the pattern.
+            kind: Kind = "wrong_output" if len(feature.axes.split()) == len(left) else "raises"
+            expected = f'takes features laid out as "{pattern.partition("->")[0].strip()}"'
+            return Rejection(code="layout", kind=kind, expected=expected)
+    return rearrange_features(neck, features)
+
+
+def rearrange_features(neck: RearrangeNeck, features: Features) -> Outputs:
+    """Return the features after the patterns of a neck. Tokens whose grid is spelled out must have a whole grid."""
+    patterns = [neck.get_pattern(feature) for feature in features]
+    spelled_out = [f for f, pattern in zip(features, patterns, strict=True) if "n" in f.axes and "h" in pattern]
+    return Outputs(
+        features=[rearrange_feature(f, pattern) for f, pattern in zip(features, patterns, strict=True)],
+        sizes=rules.compute_exact_multiple(*spelled_out),
+    )
 
 
 @frozen(kw_only=True)
-class PermuteDims(Neck):
+class PermuteDims(RearrangeNeck):
     """Reorder the axes of every feature: axis `i` of the output is axis `new_order[i]` of the input."""
 
+    reads_stride: ClassVar[bool] = False
+
     new_order: tuple[int, ...] = field(converter=convert_int_list, validator=[NON_EMPTY, IntRange(0, 4)])
+
+    def get_pattern(self, feature: Feature) -> str:
+        """Return `b c h w -> b h w c` for a map and the order 0, 2, 3, 1."""
+        axes = feature.axes.split()
+        return f"{feature.axes} -> {' '.join(axes[position] for position in self.new_order)}"
 
 
 @contract.register(PermuteDims)
@@ -81,16 +132,20 @@ def _(neck: PermuteDims, features: Features) -> ContractResult:
             fix="begin new_order with 0",
             about="new_order",
         )
-    return Outputs(features=[_permute_axes(feature, neck.new_order) for feature in features])
+    return rearrange_features(neck, features)
 
 
-def _permute_axes(feature: Feature, order: tuple[int, ...]) -> Feature:
-    axes = feature.axes.split()
-    return evolve(feature, axes=" ".join(axes[axis] for axis in order))
+_GRID_PATTERNS: Mapping[str, str] = MappingProxyType(
+    {
+        TOKENS: "b (t h w) c -> b (t c) h w",
+        TOKENS_PER_FRAME: "b t (h w) c -> b t c h w",
+        **{axes: f"{axes} -> {axes}" for axes in (MAP, MAP_PER_FRAME)},
+    }
+)
 
 
 @frozen(kw_only=True)
-class ReshapeTokensToImage(Neck):
+class ReshapeTokensToImage(RearrangeNeck):
     """Lay tokens out on their grid, `(H / stride, W / stride)`; frames are folded into the channels.
 
     Tokens per frame, which have an axis of frames, become a map per frame. `remove_cls_token` drops all tokens of the
@@ -98,92 +153,53 @@ class ReshapeTokensToImage(Neck):
     Maps, and maps per frame, pass through unchanged.
     """
 
-    reads_stride: ClassVar[bool] = True
-
     remove_cls_token: bool = field(default=True, validator=BOOL)
     effective_time_dim: int | None = field(default=None, validator=IntRange(1, 1024, optional=True))
     h: int | None = field(default=None, validator=IntRange(1, 16_384, optional=True))
 
+    def get_pattern(self, feature: Feature) -> str:
+        """Return the pattern of a layout: of tokens, or of a map, which stays as it is. Raises KeyError for others."""
+        return _GRID_PATTERNS[feature.axes]
+
 
 @contract.register(ReshapeTokensToImage)
 def _(neck: ReshapeTokensToImage, features: Features) -> ContractResult:
-    wrong_layout = _require_tokens_or_maps(features)
-    if wrong_layout:
-        return wrong_layout
+    if not features or any(f.axes not in _GRID_PATTERNS for f in features):
+        expected = f'takes tokens "{TOKENS}", or maps "{MAP}", which pass through'
+        return Rejection(code="layout", kind="raises", expected=expected)
     tokens = [feature for feature in features if "n" in feature.axes]
-    return (
-        _require_prefix_removed(neck, tokens)
-        or _require_stated_frames(neck, tokens)
-        or _require_stated_rows(neck, tokens)
-        or Outputs(features=[_reshape_to_grid(f) for f in features], sizes=_compute_row_sizes(neck, tokens))
-    )
-
-
-def _require_tokens_or_maps(features: Features) -> Rejection | None:
-    if features and all(f.axes in (TOKENS, MAP, TOKENS_PER_FRAME, MAP_PER_FRAME) for f in features):
-        return None
-    return Rejection(
-        code="layout", kind="raises", expected=f'takes tokens "{TOKENS}", or maps "{MAP}", which pass through'
-    )
-
-
-def _require_prefix_removed(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Rejection | None:
-    if neck.remove_cls_token or not any(f.prefix for f in tokens):
-        return None
-    return Rejection(
-        code="prefix",
-        kind="raises",
-        expected="lays tokens out on a grid, where prefix tokens have no place",
-        fix="remove_cls_token: true",
-        about="remove_cls_token",
-    )
-
-
-def _require_stated_frames(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Rejection | None:
+    if any(f.prefix for f in tokens) and not neck.remove_cls_token:
+        return Rejection(
+            code="prefix",
+            kind="raises",
+            expected="lays tokens out on a grid, where prefix tokens have no place",
+            fix="remove_cls_token: true",
+            about="remove_cls_token",
+        )
     stated = neck.effective_time_dim
-    if stated is None or all(f.frames == stated for f in tokens):
-        return None
-    frames = max(f.frames for f in tokens)
-    return Rejection(
-        code="frames",
-        kind="raises",
-        expected=f"expects tokens of {format_count(stated, 'frame')}",
-        fix=f"effective_time_dim: {frames}",
-        about="effective_time_dim",
-    )
-
-
-def _require_stated_rows(neck: ReshapeTokensToImage, tokens: list[Feature]) -> Rejection | None:
-    heights = {_compute_image_height(f, neck.h or 1) for f in tokens}
-    if neck.h is None or (len(heights) < 2 and all(height.denominator == 1 and height > 0 for height in heights)):
-        return None
-    return Rejection(
-        code="value",
-        kind="policy",
-        expected=f"expects every grid to have {format_count(neck.h, 'row')}, which no image height satisfies",
-        fix="leave h out: the grid is known without it",
-        about="h",
-    )
-
-
-def _compute_row_sizes(neck: ReshapeTokensToImage, tokens: list[Feature]) -> SizeConstraint:
-    """Return the sizes at which the grid is whole and has `h` rows, where these are stated."""
+    if stated is not None and any(f.frames != stated for f in tokens):
+        return Rejection(
+            code="frames",
+            kind="raises",
+            expected=f"expects tokens of {format_count(stated, 'frame')}",
+            fix=f"effective_time_dim: {max(f.frames for f in tokens)}",
+            about="effective_time_dim",
+        )
+    outputs = rearrange_features(neck, features)
     if neck.h is None or not tokens:
-        return compute_exact_multiple(*tokens)
-    return evolve(compute_exact_multiple(*tokens), height=int(_compute_image_height(tokens[0], neck.h)))
-
-
-def _compute_image_height(feature: Feature, rows: int) -> Fraction:
-    """Return the image height at which an exact grid has `rows` rows."""
-    return scale_stride(feature.stride, rows) + to_exact_grid(feature).offset
-
-
-def _reshape_to_grid(feature: Feature) -> Feature:
-    if "n" not in feature.axes:
-        return feature
-    if feature.axes == TOKENS_PER_FRAME:
-        return evolve(feature, axes=MAP_PER_FRAME, prefix=0)
-    return evolve(feature, axes=MAP, channels=feature.channels * feature.frames, prefix=0, frames=1)
+        return outputs
+    # The image heights at which the exact grids have `h` rows.
+    heights = {rules.scale_stride(f.stride, neck.h) + rules.to_exact_grid(f).offset for f in tokens}
+    height = heights.pop()
+    if heights or height.denominator != 1 or height <= 0:
+        return Rejection(
+            code="value",
+            kind="policy",
+            expected=f"expects every grid to have {format_count(neck.h, 'row')}, which no image height satisfies",
+            fix="leave h out: the grid is known without it",
+            about="h",
+        )
+    return evolve(outputs, sizes=evolve(outputs.sizes, height=int(height)))
 
 
 @frozen(kw_only=True)
@@ -206,35 +222,29 @@ def _(neck: AddFeatures, *branches: Features) -> ContractResult:
     rejection = _require_joinable(branches) or _require_equal_channels(branches)
     if rejection is None:
         return _join_branches(branches, concatenated=False)
-    if rejection.code == "join" and any(map(_has_mixed_ranks, zip(*branches, strict=False))):
+    levels = list(zip(*branches, strict=False))
+    if rejection.code == "join" and any(len({len(f.axes.split()) for f in level}) > 1 for level in levels):
         # torch aligns axes from the last one, so the batch of one branch may be added to the frames of another.
         return evolve(rejection, kind="wrong_output")
     # torch broadcasts a single channel or frame over the others, which is not what was requested.
-    spread = rejection.code in ("join", "channels") and all(map(_is_broadcastable, zip(*branches, strict=False)))
+    spread = rejection.code in ("join", "channels") and all(map(_is_broadcastable, levels))
     return evolve(rejection, kind="policy") if spread else rejection
-
-
-def _has_mixed_ranks(level: Features) -> bool:
-    return len({len(f.axes.split()) for f in level}) > 1
 
 
 def _is_broadcastable(level: Features) -> bool:
     """Return whether torch would add features of different shapes without an error."""
-    grids = {(f.axes, f.stride, to_exact_grid(f).offset, f.prefix, 1 if "t" in f.axes else f.frames) for f in level}
+    grids = {rules.get_grid_key(evolve(f, frames=1) if "t" in f.axes else f) for f in level}
     return len(grids) == 1 and all(
         len({*sizes} - {1}) <= 1 for sizes in ([f.channels for f in level], [f.frames for f in level])
     )
 
 
 def _join_branches(branches: tuple[Features, ...], *, concatenated: bool) -> Outputs:
-    joined = []
-    sizes = ANY_SIZE
+    joined, sizes = [], ANY_SIZE
     for level in zip(*branches, strict=True):
-        channels = sum(f.channels for f in level) if concatenated else level[0].channels
-        # Maps that round differently have equal sizes only where all are whole.
-        alike = len({(f.rounding, f.offset) for f in level}) == 1
-        joined.append(evolve(level[0] if alike else to_exact_grid(level[0]), channels=channels))
-        sizes = sizes if alike else combine(sizes, compute_exact_multiple(*level))
+        first, demanded = rules.align_grids(level)
+        joined.append(evolve(first, channels=sum(f.channels for f in level)) if concatenated else first)
+        sizes = rules.combine(sizes, demanded)
     return Outputs(features=joined, sizes=sizes)
 
 
@@ -249,43 +259,42 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
         )
     for position, branch in enumerate(branches[1:], start=1):
         if len(branch) != len(branches[0]):
+            levels = format_count(min(len(branch), len(branches[0])), "level")
             return Rejection(
                 code="count",
                 kind="raises",
-                expected="joins branches level by level, and its first input has "
+                expected=f"joins branches level by level, and its first input has "
                 f"{format_count(len(branches[0]), 'level')}",
                 got=format_count(len(branch), "level"),
-                fix=f"bring both to {format_count(min(len(branch), len(branches[0])), 'level')}, with "
-                "SelectIndices, or with the out_indices or the depth of an encoder",
+                fix=f"bring both to {levels}, with SelectIndices, or with the out_indices or the depth of an encoder",
                 input=position,
             )
         for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
-            if get_grid_key(one) != get_grid_key(other):
+            if rules.get_grid_key(one) != rules.get_grid_key(other):
+                alike = "layout, stride and offset" if one.offset or other.offset else "layout and stride"
                 return Rejection(
                     code="join",
                     kind="raises",
                     expected=f"joins level {level} with {describe_features((one,))}",
                     got=describe_features((other,)),
-                    fix="give both branches the same layout, stride and offset at each level"
-                    if one.offset or other.offset
-                    else "give both branches the same layout and stride at each level",
+                    fix=f"give both branches the same {alike} at each level",
                     input=position,
                 )
     return None
 
 
 def _require_equal_channels(branches: tuple[Features, ...]) -> Rejection | None:
-    levels = zip(*branches, strict=True)
-    unequal = [number for number, level in enumerate(levels) if len({f.channels for f in level}) > 1]
-    if not unequal:
-        return None
-    return Rejection(
-        code="channels",
-        kind="raises",
-        expected=f"adds level {unequal[0]} up, so its channels must be equal",
-        got=f"{', '.join(str(branch[unequal[0]].channels) for branch in branches)} channels",
-        fix="join with ConcatFeatures",
-    )
+    widths = [[f.channels for f in level] for level in zip(*branches, strict=True)]
+    for level, channels in enumerate(widths):
+        if len(set(channels)) > 1:
+            return Rejection(
+                code="channels",
+                kind="raises",
+                expected=f"adds level {level} up, so its channels must be equal",
+                got=f"{', '.join(map(str, channels))} channels",
+                fix="join with ConcatFeatures",
+            )
+    return None
 
 
 @frozen(kw_only=True)
@@ -301,18 +310,18 @@ def _(neck: InterpolateToPyramidal, features: Features) -> ContractResult:
     factors = [neck.scale_factor**exponent for exponent in range(len(features), 0, -1)]
     return _require_scalable_maps(features, factors) or Outputs(
         features=[_scale_exactly(f, Fraction(1, factor)) for f, factor in zip(features, factors, strict=True)],
-        sizes=compute_exact_multiple(*features),
+        sizes=rules.compute_exact_multiple(*features),
     )
 
 
 def _require_scalable_maps(features: Features, factors: list[int]) -> Rejection | None:
     """Reject features that are not maps: torch would scale their last two axes. Scaling by 1 is harmless."""
-    harmful = any(not is_map(f) and factor > 1 for f, factor in zip(features, factors, strict=True))
-    return require_maps(features, "wrong_output" if harmful else "policy")
+    harmful = any(not rules.is_map(f) and factor > 1 for f, factor in zip(features, factors, strict=True))
+    return rules.require_maps(features, "wrong_output" if harmful else "policy")
 
 
 def _scale_exactly(feature: Feature, by: Fraction) -> Feature:
-    return evolve(to_exact_grid(feature), stride=scale_stride(feature.stride, by))
+    return evolve(rules.to_exact_grid(feature), stride=rules.scale_stride(feature.stride, by))
 
 
 @frozen(kw_only=True)
@@ -328,7 +337,7 @@ def _(neck: MaxpoolToPyramidal, features: Features) -> ContractResult:
     if rejection := _require_scalable_maps(features, kernels):
         return rejection
     pooled = [_pool_map(feature, kernel) for feature, kernel in zip(features, kernels, strict=True)]
-    return Outputs(features=[out for out, _ in pooled], sizes=reduce(combine, (sizes for _, sizes in pooled)))
+    return Outputs(features=[out for out, _ in pooled], sizes=reduce(rules.combine, (sizes for _, sizes in pooled)))
 
 
 def _pool_map(feature: Feature, kernel: int) -> tuple[Feature, SizeConstraint]:
@@ -339,9 +348,10 @@ def _pool_map(feature: Feature, kernel: int) -> tuple[Feature, SizeConstraint]:
     """
     if kernel == 1:
         return feature, ANY_SIZE
-    out = evolve(feature, stride=scale_stride(feature.stride, kernel), rounding="floor")
-    return out, combine(
-        compute_exact_multiple(feature) if feature.rounding == "ceil" else ANY_SIZE, compute_min_cells(out, 1)
+    out = evolve(feature, stride=rules.scale_stride(feature.stride, kernel), rounding="floor")
+    return out, rules.combine(
+        rules.compute_exact_multiple(feature) if feature.rounding == "ceil" else ANY_SIZE,
+        rules.compute_min_cells(out, 1),
     )
 
 
@@ -352,11 +362,11 @@ class AddBottleneckLayer(Neck):
 
 @contract.register(AddBottleneckLayer)
 def _(neck: AddBottleneckLayer, features: Features) -> ContractResult:
-    if rejection := require_maps(features[-1:]):
+    if rejection := rules.require_maps(features[-1:]):
         return rejection
     last = features[-1]
     if last.channels < 2:
-        return reject_narrow_maps("halves the channels of the last map, so it needs at least 2")
+        return rules.reject_narrow_maps("halves the channels of the last map, so it needs at least 2")
     return Outputs(features=[*features, evolve(last, channels=last.channels // 2)])
 
 
@@ -368,15 +378,17 @@ class LearnedInterpolateToPyramidal(Neck):
 @contract.register(LearnedInterpolateToPyramidal)
 def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult:
     if len(features) != 4:
-        fix = suggest_more_levels("four levels") if len(features) < 4 else None
+        fix = rules.suggest_more_levels("four levels") if len(features) < 4 else None
         return Rejection(code="count", kind="raises", expected="takes exactly four maps", fix=fix)
     first, second, third, fourth = features
     # The first two are convolved; the fourth would be pooled along its last two axes, the third passes through.
-    unpooled: Kind = "policy" if is_map(fourth) else "wrong_output"
-    if rejection := require_maps(features, unpooled if is_map(first) and is_map(second) else "raises"):
+    unpooled: Kind = "policy" if rules.is_map(fourth) else "wrong_output"
+    if rejection := rules.require_maps(
+        features, unpooled if rules.is_map(first) and rules.is_map(second) else "raises"
+    ):
         return rejection
     if first.channels < 4 or second.channels < 2:
-        return reject_narrow_maps(
+        return rules.reject_narrow_maps(
             "quarters the channels of the first map and halves the second's, so they need 4 and 2"
         )
     pooled, least = _pool_map(fourth, 2)
@@ -387,7 +399,7 @@ def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult
             third,
             pooled,
         ),
-        sizes=combine(compute_exact_multiple(first, second), least),
+        sizes=rules.combine(rules.compute_exact_multiple(first, second), least),
     )
 
 
@@ -401,8 +413,8 @@ class FeaturePyramidNetworkNeck(Neck):
 @contract.register(FeaturePyramidNetworkNeck)
 def _(neck: FeaturePyramidNetworkNeck, features: Features) -> ContractResult:
     return (
-        require_maps(features)
-        or require_finest_first(features)
+        rules.require_maps(features)
+        or rules.require_finest_first(features)
         # Each map is resized to the grid of the next finer one, so no size has to be whole.
         or Outputs(features=[evolve(feature, channels=neck.out_channel) for feature in features])
     )

@@ -127,12 +127,7 @@ class PartRegistry(Mapping[str, type[Part]]):
 
     def __getitem__(self, name: str) -> type[Part]:
         builtin = self._builtin.get(name)
-        if builtin is not None:
-            return builtin
-        entries = [entry for entry in _list_entry_points() if entry.name == name]
-        if not entries:
-            raise KeyError(name)
-        return _load_class(entries)
+        return _load_class(name) if builtin is None else builtin
 
     def __contains__(self, name: object) -> bool:
         return name in self._builtin or any(entry.name == name for entry in _list_entry_points())
@@ -155,7 +150,7 @@ class PartRegistry(Mapping[str, type[Part]]):
 
 
 def _list_entry_points() -> tuple[EntryPoint, ...]:
-    """Return the entry points of all installed packages."""
+    """Return the entry points of all installed packages, read anew after an installation or a removal."""
     return _load_entry_points(tuple((folder, _get_modified_time(folder)) for folder in sys.path))
 
 
@@ -169,15 +164,18 @@ def _load_entry_points(_folders: tuple[tuple[str, int], ...]) -> tuple[EntryPoin
 
 
 def _get_modified_time(folder: str) -> int:
-    """Return the time of the last installation into a folder, or removal from it."""
     try:
         return os.stat(folder or ".").st_mtime_ns
     except OSError:
         return 0
 
 
-def _load_class(entries: list[EntryPoint]) -> type[Part]:
-    name, by = entries[0].name, sorted(_get_distribution_name(entry) for entry in entries)
+def _load_class(name: str) -> type[Part]:
+    """Return the class that a package registers under a name. Raises KeyError where none does."""
+    entries = [entry for entry in _list_entry_points() if entry.name == name]
+    if not entries:
+        raise KeyError(name)
+    by = sorted(entry.module.partition(".")[0] if entry.dist is None else entry.dist.name for entry in entries)
     if len({entry.value for entry in entries}) > 1:
         raise UnusableError(
             f"{name} is registered by {' and by '.join(by)}.", f"uninstall all but one of {', '.join(by)}"
@@ -196,7 +194,3 @@ def _load_class(entries: list[EntryPoint]) -> type[Part]:
             "register a class that derives from composer.Encoder, Neck, Decoder or Head",
         )
     return part
-
-
-def _get_distribution_name(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else entry.module.partition(".")[0]

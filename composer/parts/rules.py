@@ -13,6 +13,8 @@ from attrs import evolve, field, frozen
 from composer.layouts import MAP, Feature, Features, format_count
 from composer.sizes import ANY_SIZE, SizeConstraint
 
+# `require_…` returns a rejection, or None where its inputs are as required; `reject_…` returns a rejection.
+
 Kind = Literal["raises", "wrong_output", "policy"]
 """The kind of a rejection. Forced to run, a part that is rejected as `raises` raises, and one that is rejected as
 `wrong_output` returns something other than requested; `policy` would run, and is rejected for a stated reason.
@@ -90,6 +92,16 @@ def to_exact_grid(feature: Feature) -> Feature:
     return evolve(feature, rounding="exact", offset=lost * feature.stride)
 
 
+def align_grids(features: Features) -> tuple[Feature, SizeConstraint]:
+    """Return the first of several features of one grid key, and the sizes at which all have the same cells.
+
+    Maps that round differently have equal sizes only where all are whole.
+    """
+    if len({(f.rounding, f.offset) for f in features}) == 1:
+        return features[0], ANY_SIZE
+    return to_exact_grid(features[0]), compute_exact_multiple(*features)
+
+
 def compute_min_cells(feature: Feature, cells: int) -> SizeConstraint:
     """Return the sizes at which `feature`, rounding down, has at least `cells` cells per side."""
     assert feature.stride is not None
@@ -136,40 +148,39 @@ def is_map(feature: Feature) -> bool:
     return feature.axes == MAP
 
 
-def require(
-    features: Features, test: Callable[[Feature], bool], takes: str, kind_of_rule: Kind = "raises"
+def require_layout(
+    features: Features, test: Callable[[Feature], bool], takes: str, kind: Kind = "raises"
 ) -> Rejection | None:
-    """Reject features that do not all pass `test`."""
+    """Reject features that do not all pass `test`. `takes` says which do."""
     if features and all(map(test, features)):
         return None
-    return Rejection(code="layout", kind=kind_of_rule, expected=f"takes {takes}")
+    return Rejection(code="layout", kind=kind, expected=f"takes {takes}")
 
 
-def require_maps(features: Features, kind_of_rule: Kind = "raises") -> Rejection | None:
+def require_maps(features: Features, kind: Kind = "raises") -> Rejection | None:
     """Reject features that are not all maps `"b c h w"`."""
-    return require(features, is_map, f'maps "{MAP}"', kind_of_rule)
+    return require_layout(features, is_map, f'maps "{MAP}"', kind)
 
 
 def require_pyramid_maps(features: Features) -> Rejection | None:
     """Reject features that are not all maps, where a pyramid of maps is needed."""
-    return require(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next')
+    return require_layout(features, is_map, f'maps "{MAP}" whose stride doubles from one to the next')
 
 
 def require_indices(features: Features, indices: tuple[int, ...], about: str) -> Rejection | None:
     """Reject positions that `features` does not have."""
     count = len(features)
-    wrong = [position for position, index in enumerate(indices) if not -count <= index < count]
-    if not wrong:
-        return None
-    at = f"{about}[{wrong[0]}]" if len(indices) > 1 or about == "indices" else about
-    return Rejection(
-        code="index",
-        kind="raises",
-        expected=f"takes feature {indices[wrong[0]]}",
-        got=format_count(len(features), "feature"),
-        fix=f"use {about} from {-count} to {count - 1}" if count else None,
-        about=at,
-    )
+    for position, index in enumerate(indices):
+        if not -count <= index < count:
+            return Rejection(
+                code="index",
+                kind="raises",
+                expected=f"takes feature {index}",
+                got=format_count(count, "feature"),
+                fix=f"use {about} from {-count} to {count - 1}" if count else None,
+                about=f"{about}[{position}]" if len(indices) > 1 or about == "indices" else about,
+            )
+    return None
 
 
 def require_finest_first(features: Features) -> Rejection | None:
@@ -183,14 +194,10 @@ def require_finest_first(features: Features) -> Rejection | None:
 def require_doubling_strides(features: Features) -> Rejection | None:
     """Reject strides that do not double; the last may equal the one before it, as `AddBottleneckLayer` leaves it."""
     strides = [f.stride for f in features if f.stride is not None]
-    ratios = _compute_ratios(strides)
+    ratios = [later / earlier for earlier, later in pairwise(strides)]
     if all(ratio == 2 for ratio in ratios[:-1]) and all(ratio in (1, 2) for ratio in ratios[-1:]):
         return None
-    return Rejection(
-        code="stride",
-        kind="policy",
-        expected="takes maps whose stride doubles from one to the next",
-    )
+    return Rejection(code="stride", kind="policy", expected="takes maps whose stride doubles from one to the next")
 
 
 def reject_narrow_maps(expected: str) -> Rejection:
@@ -201,10 +208,6 @@ def reject_narrow_maps(expected: str) -> Rejection:
 def suggest_more_levels(wanted: str) -> str:
     """Return the fix for too few levels. A contract does not see the encoder, so both of its fields are named."""
     return f"let the encoder give {wanted}, with its out_indices or its depth"
-
-
-def _compute_ratios(strides: list[Fraction]) -> list[Fraction]:
-    return [later / earlier for earlier, later in pairwise(strides)]
 
 
 def fit_widths(widths: tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import attrs
 from attrs import evolve
 
 from composer.errors import Place, Problem, SpecError
-from composer.graph import Graph, Node, Shared, chain, require_graph
+from composer.graph import Graph, Node, Shared, chain, check_is_graph
 from composer.parts import PART_REGISTRY, Custom, Decoder, Head, Part
 from composer.parts.base import get_part_name
 from composer.parts.registry import PartRegistry
@@ -79,7 +79,7 @@ def digest(graph: Graph) -> str:
 
 def _require_serializable(graph: Graph) -> None:
     """Raise TypeError for another object, and SpecError for the nodes that hold a live module."""
-    require_graph(graph)
+    check_is_graph(graph)
     message = "Custom holds a live module, which cannot be written in a spec."
     fix = "declare the encoder as a class of your own, and register its contract and module"
     live = [node.name for node in graph.nodes if isinstance(node.part, Custom)]

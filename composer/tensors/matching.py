@@ -298,7 +298,7 @@ class NameMatcher:
 
     def __init__(self, graph: Graph, wanted: Iterable[str], tensors: Iterable[str]) -> None:
         # Not at the top: the core does not import composer.terratorch, except for these names.
-        from composer.modules.encoders import COMPILED
+        from composer.modules.base import COMPILED
         from composer.terratorch.translation import find_ignore_reason, list_tensor_names, normalize_tensor_name
 
         self.find_ignore_reason = partial(find_ignore_reason, graph)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from math import inf
 
 import pytest
-from attrs import evolve, frozen
+from attrs import evolve, fields_dict, frozen
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
 import composer
 from composer.layouts import MAP, Feature
+from composer.parts import DECODERS, NECKS
+from composer.parts import HEADS as HEAD_CLASSES
+from composer.testing import valid
 from composer.testing.strategies import CHANNELS
 from composer.testing.strategies import features as features
 from composer.testing.strategies import pyramids as levels
@@ -73,7 +76,6 @@ def sizes(draw, stride: int = 1) -> composer.SizeConstraint:
 widths = st.sampled_from((1, 2, 6, 16))
 maybe_widths = st.none() | st.lists(widths, max_size=2)
 rates = st.sampled_from((0.0, 0.3))
-activations = st.sampled_from(("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity"))
 
 
 @st.composite
@@ -84,122 +86,47 @@ def permutations(draw) -> list[int]:
     return draw(st.sampled_from((order, order, order, order[1:] + order[:1], [0] * rank)))
 
 
-def aspp(part_class: type, **fields):
-    """One of the ASPP heads, of one map or of several."""
-    fields |= {
-        "channels": widths,
-        "dilations": st.sampled_from(((1, 6, 12, 18), (1,), (2, 3), ())),
-        "align_corners": st.booleans(),
-        "head_dropout_ratio": rates,
-        "includes_head": st.booleans(),
-    }
-    positions = st.integers(-3, 3)
-    several = {
-        "in_index": st.lists(positions, min_size=1, max_size=3),
-        "input_transform": st.just("resize_concat"),
-    }
-    return st.builds(part_class, in_index=positions, **fields) | st.builds(part_class, **several, **fields)
-
-
-PARTS = {
-    composer.SelectIndices: st.builds(
-        composer.SelectIndices, indices=st.lists(st.integers(-4, 4), min_size=1, max_size=5)
-    ),
-    composer.PermuteDims: st.builds(composer.PermuteDims, new_order=permutations()),
-    composer.InterpolateToPyramidal: st.builds(
-        composer.InterpolateToPyramidal,
-        scale_factor=st.sampled_from((1, 2, 3)),
-        mode=st.sampled_from(("nearest", "nearest-exact", "bilinear", "bicubic", "area")),
-    ),
-    composer.MaxpoolToPyramidal: st.builds(composer.MaxpoolToPyramidal, kernel_size=st.sampled_from((1, 2, 3))),
-    composer.ReshapeTokensToImage: st.builds(
-        composer.ReshapeTokensToImage,
-        remove_cls_token=st.sampled_from((True, True, False)),
-        effective_time_dim=st.sampled_from((None, None, 1, 3)),
-        h=st.sampled_from((None, None, 4)),
-    ),
-    composer.AddBottleneckLayer: st.builds(composer.AddBottleneckLayer),
-    composer.LearnedInterpolateToPyramidal: st.builds(composer.LearnedInterpolateToPyramidal),
-    composer.TemporalPooling: st.builds(
-        composer.TemporalPooling,
-        pooling=st.sampled_from(("mean", "max", "diff", "concat", "keep")),
-        subset_lengths=st.sampled_from((None, None, [1, 2], [2, 1], [3], [1, 1, 1], [2, 2], [1])),
-    ),
-    composer.FeaturePyramidNetworkNeck: st.builds(composer.FeaturePyramidNetworkNeck, out_channel=widths),
-    composer.AggregateTokens: st.builds(
-        composer.AggregateTokens,
-        pooling=st.sampled_from(("mean", "max", "min", "cls", 0, 1, 4)),
-        indices=st.none() | st.integers(-3, 3) | st.lists(st.integers(-3, 3), min_size=1, max_size=4),
-    )
-    | st.builds(
-        composer.AggregateTokens,
-        pooling=st.sampled_from(("mean", "max", "min")),
-        indices=st.none() | st.integers(-3, 3),
-        drop_cls=st.just(True),
-    ),
-    composer.ConcatFeatures: st.builds(composer.ConcatFeatures),
-    composer.AddFeatures: st.builds(composer.AddFeatures),
-    composer.IdentityDecoder: st.builds(composer.IdentityDecoder, out_index=st.integers(-4, 4)),
-    composer.FCNDecoder: st.builds(
-        composer.FCNDecoder, channels=widths, num_convs=st.sampled_from((1, 2, 3)), in_index=st.integers(-3, 3)
-    ),
-    composer.UNetDecoder: st.builds(
-        composer.UNetDecoder,
-        channels=st.lists(widths, min_size=1, max_size=5),
-        use_batchnorm=st.sampled_from(("batchnorm", "instancenorm", "identity", True, False)),
-        attention_type=st.sampled_from((None, "scse")),
-    ),
-    composer.UperNetDecoder: st.builds(
-        composer.UperNetDecoder,
-        channels=widths,
-        pool_scales=st.sampled_from(((1, 2, 3, 6), (1,), ())),
-        align_corners=st.booleans(),
-        scale_modules=st.booleans(),
-    ),
-    composer.ASPPSegmentationHead: aspp(composer.ASPPSegmentationHead, num_classes=widths),
-    composer.ASPPRegressionHead: aspp(composer.ASPPRegressionHead, out_channels=widths),
-    composer.LinearDecoder: st.builds(
-        composer.LinearDecoder,
-        num_classes=widths,
-        upsampling_size=st.sampled_from((1, 2, 3)),
-        in_index=st.integers(-3, 3),
-        includes_head=st.booleans(),
-    ),
-    composer.MLPDecoder: st.builds(
-        composer.MLPDecoder,
-        channels=st.none() | widths,
-        out_dim=st.none() | widths,
-        activation=activations,
-        out_index=st.integers(-3, 3),
-    ),
-    composer.SegmentationHead: st.builds(
-        composer.SegmentationHead, num_classes=widths, channel_list=maybe_widths, dropout=rates
-    ),
-    composer.RegressionHead: st.builds(
-        composer.RegressionHead,
-        num_outputs=widths,
-        final_act=st.none() | activations | st.just("Softmax"),
-        learned_upscale_layers=st.sampled_from((0, 1, 2)),
-        channel_list=maybe_widths,
-        batch_norm=st.booleans(),
-        dropout=rates,
-    ),
-    composer.ClassificationHead: st.builds(
-        composer.ClassificationHead,
-        num_classes=widths,
-        dim_list=maybe_widths,
-        dropout=rates,
-        linear_after_pool=st.booleans(),
-    ),
-    composer.EmbeddingHead: st.builds(composer.EmbeddingHead),
-    composer.ScalarHead: st.builds(
-        composer.ScalarHead,
-        num_outputs=widths,
-        dim_list=maybe_widths,
-        dropout=rates,
-        linear_after_pool=st.booleans(),
-    ),
+VALUES = {
+    **dict.fromkeys(("channels", "num_classes", "num_outputs", "out_channels", "out_channel"), widths),
+    **dict.fromkeys(("channel_list", "dim_list"), maybe_widths),
+    **dict.fromkeys(("dropout", "head_dropout_ratio"), rates),
+    **dict.fromkeys(("in_index", "out_index"), st.integers(-3, 3)),
+    **dict.fromkeys(("scale_factor", "kernel_size", "num_convs", "upsampling_size"), (1, 2, 3)),
+    "out_dim": st.none() | widths,
+    "remove_cls_token": (True, True, False),
+    "effective_time_dim": (None, None, 1, 3),
+    "h": (None, None, 4),
+    "learned_upscale_layers": (0, 1, 2),
+    "pool_scales": ((1, 2, 3, 6), (1,), ()),
+    "dilations": ((1, 6, 12, 18), (1,), (2, 3), ()),
+    "subset_lengths": (None, None, [1, 2], [2, 1], [3], [1, 1, 1], [2, 2], [1]),
 }
+"""Values of fields that are small enough to run; other fields are drawn from their validators."""
+
+positions = st.integers(-3, 3)
+several = st.lists(positions, min_size=1, max_size=3)
+OWN_VALUES = {
+    composer.SelectIndices: {"indices": st.lists(st.integers(-4, 4), min_size=1, max_size=5)},
+    composer.PermuteDims: {"new_order": permutations()},
+    composer.AggregateTokens: {
+        "pooling": ("mean", "max", "min", "cls", 0, 1, 4),
+        "indices": st.none() | positions | several,
+        "drop_cls": (False, False, False, True),
+    },
+    composer.UNetDecoder: {"channels": st.lists(widths, min_size=1, max_size=5)},
+    composer.MLPDecoder: {"channels": st.none() | widths},
+    composer.ASPPSegmentationHead: {"in_index": positions | several},
+    composer.ASPPRegressionHead: {"in_index": positions | several},
+}
+
+
+def draw_part(part_class: type):
+    """Parts of a class with values that are small enough to run."""
+    common = {name: values for name, values in VALUES.items() if name in fields_dict(part_class)}
+    return valid(part_class, **common | OWN_VALUES.get(part_class, {}))
+
+
+PARTS = {part: draw_part(part) for part in (*NECKS, *DECODERS, *HEAD_CLASSES)}
 
 HEADS = (composer.SegmentationHead, composer.RegressionHead, composer.ClassificationHead, composer.ScalarHead)
 """The heads that take one feature."""

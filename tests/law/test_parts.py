@@ -42,7 +42,7 @@ RULES = {
     composer.FeaturePyramidNetworkNeck: {("layout", "raises"), ("index", "policy")},
     composer.AggregateTokens: {
         ("index", "raises"),
-        ("layout", "wrong_output"),
+        ("layout", "raises"),
         ("prefix", "wrong_output"),
         ("prefix", "policy"),
     },
@@ -169,8 +169,7 @@ def check_refusal(size, part, inputs, refusal):
         out = [tuple(x.shape) for x in forced(part, inputs, height, width, device)]
     except Exception as error:
         assert refusal.kind in ("raises", "wrong_output"), f"{refusal} is no {refusal.kind}: {error!r}"
-        guarded = isinstance(part, composer.ReshapeTokensToImage) and refusal.code == "layout"
-        assert guarded or not raised_by_us(error), f"{refusal} is impossible by a guard of our own making: {error!r}"
+        assert not raised_by_us(error), f"{refusal} is impossible by a guard of our own making: {error!r}"
         return "raised"
     # A token of the grid has the shape of one of the prefix; that it is another is a matter of values.
     asked = None if refusal.code == "prefix" else asked_for(part, inputs, height, width)
@@ -259,9 +258,6 @@ def asked_for(part, inputs, height, width):
             return [
                 scaled(f, height, width, lambda side, s=s: side // s) for f, s in zip(inputs[0], scales, strict=True)
             ]
-        case composer.AggregateTokens(positions=positions):
-            chosen = [inputs[0][index] for index in positions]
-            return [(BATCH, *([f.frames] if "t" in f.axes else []), f.channels) for f in chosen]
     return None
 
 
@@ -272,22 +268,6 @@ def scaled(feature, height, width, change):
     rows, columns = (change(feature.cells(side)) for side in (height, width))
     unit = evolve(feature, stride=1, rounding="exact", offset=0)
     return unit.shape(BATCH, rows, columns)
-
-
-def test_a_guard_of_our_own_keeps_tokens_from_being_scrambled_in_silence():
-    """The one exception: unguarded, as many channels as cells pass for tokens, of the same shape and other values."""
-    tokens = composer.Feature(channels=16, axes="b n c", stride=4)
-    neck = composer.module(composer.ReshapeTokensToImage(), (tokens,))
-    x_BNC = torch.arange(2 * 16 * 16.0).view(2, 16, 16)
-
-    (laid_out,) = neck([x_BNC], image_size=(16, 16))
-    (scrambled,) = neck([x_BNC.transpose(1, 2)], image_size=(16, 16))
-
-    assert scrambled.shape == laid_out.shape
-    assert not scrambled.equal(laid_out)
-    with pytest.raises(ValueError, match="takes tokens") as caught:
-        composer.module(composer.ReshapeTokensToImage(), (evolve(tokens, axes="b c n"),))
-    assert raised_by_us(caught.value)
 
 
 def test_the_law_can_fail():

@@ -110,17 +110,6 @@ def test_fewer_frames_than_an_encoder_takes_are_impossible(shape):
         network(torch.zeros(shape))
 
 
-def test_frames_of_frames_would_run_and_have_no_name():
-    tokens = composer.Feature(channels=3, axes="b n c", stride=8, frames=2)
-    refusal = composer.contract(composer.Custom(nn.Identity(), features=tokens), (composer.Image(frames=3).feature,))
-    assert (refusal.code, refusal.kind) == ("frames", "policy")
-
-
-def test_a_circle_has_no_beginning():
-    loop = evolve(ENCODER, inputs=["encoder"])
-    assert codes(toy_graph(loop, outputs=["encoder"], inputs=())) == ["node"]
-
-
 def test_sizes_that_exclude_each_other_leave_none():
     one = Node(
         "one",
@@ -146,22 +135,3 @@ def test_at_sizes_that_a_graph_does_not_take_its_strides_would_lie(size):
 
     exact = [(size[0] / f.stride, size[1] / f.stride) for f in typed.features["encoder"]]
     assert [tuple(x.shape[-2:]) for x in given] != exact
-
-
-class Liar(nn.Module):
-    """Declares a stride of 4 and gives one of 2."""
-
-    def forward(self, x):
-        return nn.functional.avg_pool2d(x, 2)
-
-
-def test_a_declaration_that_lies_is_found_when_it_is_built():
-    graph = composer.chain(composer.Custom(Liar(), features=composer.Feature(channels=3, stride=4)))
-
-    with pytest.raises(composer.SpecError) as caught:
-        composer.build(graph)
-
-    assert str(caught.value) == (
-        "error[features] encoder: Custom must give 1 × 3 × 1 × 2 for an image of 4 × 8 "
-        "(got 1 × 3 × 2 × 4).\n  fix: correct features= or sizes="
-    )

@@ -10,6 +10,8 @@ from composer.layouts import Feature
 from composer.modules.base import module
 from composer.parts import FeaturePyramidNetworkNeck
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 
 def level(channels, stride, rounding="exact"):
     return Feature(channels=channels, stride=stride, rounding=rounding)
@@ -22,15 +24,6 @@ PYRAMIDS = {
     "steps of three and four": (level(4, 2), level(6, 6), level(8, 24)),
     "one map": (level(6, 8),),
 }
-
-
-@pytest.fixture(autouse=True)
-def exact():
-    """Double precision, so that two ways to compute a thing agree."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def ours(features, width=5):

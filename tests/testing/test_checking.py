@@ -206,7 +206,7 @@ UNTESTED = (
     "law 'refusals' skipped: no input that was tried is rejected as 'raises' or 'policy'; pass some that are, with the "
     "option inputs"
 )
-LIE = (composer.InterpolateToPyramidal(mode="bilinear"), composer.AggregateTokens())
+LIE = (composer.InterpolateToPyramidal(mode="bilinear"),)
 PARTS = (
     composer.MaxpoolToPyramidal(),
     composer.ReshapeTokensToImage(),
@@ -214,6 +214,7 @@ PARTS = (
     composer.FeaturePyramidNetworkNeck(out_channel=4),
     composer.ConcatFeatures(),
     composer.TemporalPooling(),
+    composer.AggregateTokens(),
     composer.UNetDecoder(channels=[6, 4, 2], attention_type="scse"),
     composer.SegmentationHead(num_classes=3, channel_list=[4]),
     composer.Smp("Linknet"),

@@ -26,9 +26,9 @@ from composer.parts.rules import (
     fit_widths,
     is_map,
     reject_narrow_maps,
-    require,
     require_doubling_strides,
     require_finest_first,
+    require_layout,
     require_maps,
     require_pyramid_maps,
     scale_stride,
@@ -346,7 +346,7 @@ def _infer_dpt(arguments: Mapping[str, Any], features: Features) -> ContractResu
     """
     widths = arguments["decoder_intermediate_channels"]
     defaults = (256, 512, 1024, 1024)
-    if rejection := require(features, _is_grid, f'tokens "{TOKENS}" or maps "{MAP}", without frames'):
+    if rejection := require_layout(features, _is_grid, f'tokens "{TOKENS}" or maps "{MAP}", without frames'):
         return rejection
     if len(widths) != len(features):
         return reject_argument(

@@ -24,8 +24,7 @@ from composer.errors import format_error
 from composer.layouts import MAP, Features
 from composer.modules.base import get_default_device, module, use_default_device
 from composer.modules.encoders import TransparentWrapper
-from composer.modules.necks import compute_stride_terms, reshape_to_map
-from composer.parts import EncoderInfo
+from composer.parts import EncoderInfo, ReshapeTokensToImage
 from composer.parts.encoders import get_weights_file
 from composer.parts.registry import drop_warnings
 from composer.parts.rules import Rejection, is_map
@@ -200,14 +199,14 @@ class SmpDPT(nn.Module):
         super().__init__()
         self._smp_decoder = decoder
         self.prefixes = tuple(f.prefix for f in features)
-        self.strides = tuple(map(compute_stride_terms, features))
+        self._to_maps = module(ReshapeTokensToImage(), features)
 
     def forward(self, features: Sequence[Tensor], *, image_size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return one map for tokens `(b, prefix + h * w, c)` or maps `(b, c, h, w)`; `image_size` is in pixels."""
-        layouts = list(zip(features, self.prefixes, self.strides, strict=True))
         # smp calls view on the maps.
-        maps = [reshape_to_map(x, prefix, 1, stride, image_size).contiguous() for x, prefix, stride in layouts]
-        return (self._smp_decoder(maps, [x[:, :prefix] if prefix else None for x, prefix, _ in layouts]),)
+        maps = [x.contiguous() for x in self._to_maps(features, image_size=image_size)]
+        prefixes = [x[:, :prefix] if prefix else None for x, prefix in zip(features, self.prefixes, strict=True)]
+        return (self._smp_decoder(maps, prefixes),)
 
 
 _DECODERS: Mapping[str, Callable[..., nn.Module]] = {
