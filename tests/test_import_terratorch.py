@@ -164,9 +164,7 @@ NOTES = {
     ),
     "freezing": (
         model(*LAST, beside=["freeze_backbone: true", "freeze_decoder: no"]),
-        [
-            f"9:5: note[note] {INIT}.freeze_backbone: freezing is not part of a spec: set aside.\n  fix: call model.freeze("
-        ],
+        [f"9:5: note[note] {INIT}.freeze_backbone: freezing is not part of a spec: set aside.\n  fix: "],
     ),
     "adapters": (
         model(*LAST, "peft_config: {method: LORA}"),
@@ -186,9 +184,7 @@ NOTES = {
     ),
     "what terratorch does otherwise": (
         model(*LAST, beside=[f"aux_heads: [{HEAD}]"]),
-        [
-            f"9:99: note[note] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch ignores dropout: auxiliary heads "
-        ],
+        [f"9:99: note[note] {INIT}.aux_heads[0].decoder_args.head_dropout: TerraTorch ignores dropout: aux"],
     ),
     "a repeated key": (
         model(*LAST, "num_classes: 3"),
