@@ -128,7 +128,7 @@ WRONG = {
     "no name": ({"name": "prithvi"}, "TerraTorch has no backbone 'prithvi': did you mean prithvi_swin_L or "),
     "a refused name": (
         {"name": "dinov3_vits16"},
-        "terratorch/dinov3_vits16 cannot be had: TerraTorch downloads the code of this network from GitHub and runs it; ",
+        "terratorch/dinov3_vits16 cannot be had: TerraTorch downloads the code of this network from GitHub and ",
     ),
     "a name that people look for": (
         {"name": "clay_v1_5"},
