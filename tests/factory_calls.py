@@ -316,7 +316,6 @@ REFUSED = {
         {"decoder": "smp_Unett"},
         ["part decoder -> did you mean smp_Unet or smp_MAnet or smp_UPerNet?"],
     ),
-    "a head of mmseg without its width": ({"decoder": "mmseg_FCNHead"}, ["key decoder -> decoder_channels: 512"]),
     "a head of mmseg that cannot be had": (
         {"decoder": "mmseg_OCRHead", "decoder_channels": 64},
         ["part decoder -> decoder: mmseg_ISAHead"],

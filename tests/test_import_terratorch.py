@@ -289,7 +289,7 @@ NO_CONFIGS = {
     ),
     "a model": (
         model(*FCN, beside=["model: {class_path: a.B}"]),
-        [f"9:5: error[value] {INIT}.model: a model in place of model_args is not imported"],
+        [f"9:5: error[value] {INIT}.model: a model is not imported"],
     ),
     "a misspelled argument": (
         model(*FCN, beside=["freeze_backbon: true"]),

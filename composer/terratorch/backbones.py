@@ -54,8 +54,8 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[A
     if arguments.get("temporal_concat") is not None:
         report.add_ignored(arguments, ["temporal_concat"], "it pools as temporal_pooling says", "temporal_pooling: …")
     if arguments.get("temporal_features_permute_op") is not None:
-        message = "frames are concatenated along the channels, or pooled by cell, in any layout: it has no effect."
-        report.add_note(arguments.locate("temporal_features_permute_op"), message)
+        path = arguments.locate("temporal_features_permute_op")
+        report.add_note(path, "frames are concatenated along the channels, or pooled by cell, in any layout.")
     fields = ("pooling", "subset_lengths")
     values = {name: arguments.get(f"temporal_{name}") for name in fields if f"temporal_{name}" in arguments}
     origin = Arguments(arguments.locate("temporal_pooling"), f"{arguments.prefix}temporal_", values)
@@ -218,8 +218,7 @@ def _prepare_neck(name: str, arguments: Arguments, report: Diagnostics) -> Argum
     order = arguments.get("new_order")
     if name == "PermuteDims" and isinstance(order, list | tuple) and all(type(axis) is int for axis in order):
         # torch counts negative axes from the end.
-        positive = [axis + len(order) if -len(order) <= axis < 0 else axis for axis in order]
-        return arguments.replace(new_order=positive)
+        return arguments.replace(new_order=[axis + len(order) if -len(order) <= axis < 0 else axis for axis in order])
     if name == "FeaturePyramidNetworkNeck" and arguments.get("output_ordered_dict", True):
         message = "TerraTorch gives an ordered dict, which no decoder of its factory takes; composer gives a tuple."
         report.add_note(arguments.locate("output_ordered_dict"), message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import Attribute, evolve, field, frozen
 
@@ -26,9 +26,6 @@ from composer.parts import (
 from composer.parts.validators import FINAL_ACTIVATIONS
 from composer.terratorch.calls import Arguments, Diagnostics, construct, is_module, route_arguments
 
-if TYPE_CHECKING:
-    from torch import nn
-
 HEADS: dict[str, type[Head]] = {
     "segmentation": SegmentationHead,
     "regression": RegressionHead,
@@ -39,7 +36,6 @@ HEADS: dict[str, type[Head]] = {
 """The head of each task."""
 
 PIXEL_WISE = ("segmentation", "regression")
-
 EMBEDDING_TASK = "embedding_generation"
 
 
@@ -56,10 +52,13 @@ def _convert_arguments(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 @frozen
 class AuxiliaryHead:
-    """An auxiliary branch: its name, its decoder, and arguments of both that begin with `decoder_` and `head_`."""
+    """An auxiliary branch: its name, its decoder by name or as a module, and arguments of decoder and head.
+
+    The arguments begin with `decoder_` and `head_`.
+    """
 
     name: str = field(validator=_validate_name)
-    decoder: str | nn.Module
+    decoder: Any
     decoder_args: Mapping[str, Any] = field(default=None, converter=_convert_arguments)
 
 
@@ -89,8 +88,7 @@ def iter_auxiliary_heads(entries: Any, report: Diagnostics) -> Iterator[tuple[st
         label = head and normalize_branch(head.name)
         if label in labels:
             # TerraTorch keeps the last head of a name, and builds the others for nothing.
-            message = f"there is an auxiliary head {label!r} already."
-            report.add_problem(f"{path}.name", message, "choose another name", "node")
+            report.add_problem(f"{path}.name", f"there is a head {label!r} already.", "choose another name", "node")
         elif head is not None:
             labels.add(label)
             yield path, head
@@ -118,8 +116,7 @@ class BranchBuilder:
         arguments, rest = route_arguments("decoder_", f"{path}.decoder", None, head.decoder_args, within)
         own, rest = route_arguments("head_", path, None, rest, within)
         for name in rest:
-            message = f"{name} was passed but not used: an argument begins with decoder_ or head_."
-            self.report.add_problem(f"{within}{name}", message, f"write decoder_{name}", "unused")
+            self.report.add_problem(f"{within}{name}", f"{name} was not used.", f"write decoder_{name}", "unused")
         parts = self._build_branch(f"aux.{normalize_branch(head.name)}.", head.decoder, arguments, own)
         if len(parts) == 2:
             fix = f"aux: {{{head.name}: {{head: …}}}} has arguments of its own"
@@ -137,8 +134,7 @@ class BranchBuilder:
         if part is not None and part.includes_head:
             label = decoder if isinstance(decoder, str) else type(decoder).__name__
             for name in own:
-                message = f"{label} includes a head, so there is none for {name}."
-                self.report.add_problem(own.locate(name), message, "leave it out", "unused")
+                self.report.add_problem(own.locate(name), f"{label} includes its head.", "leave it out", "unused")
             return (part,)
         built = _build_head(self.task, head, self.report)
         return tuple(entry for entry in (part, built) if entry is not None)
@@ -156,8 +152,7 @@ class BranchBuilder:
         self.report.add_ignored(arguments, arguments, "the decoder is made already")
         includes_head = bool(getattr(decoder, "includes_head", False))
         if includes_head:
-            message = "TerraTorch puts a head of its own behind this decoder, although it says that it includes one."
-            self.report.add_note(arguments.owner, message)
+            self.report.add_note(arguments.owner, "TerraTorch puts a second head behind this decoder.")
         return ModuleDecoder(decoder, includes_head=includes_head)
 
 
@@ -228,8 +223,7 @@ def _build_named_decoder(
     own = short if source == "terratorch" else full_name
     named = short if source in ("smp", "mmseg") else full_name
     if own in UNUSABLE_DECODERS:
-        message = f"TerraTorch's factory cannot make a model with {own}."
-        report.add_problem(arguments.owner, message, "decoder: FCNDecoder", "part")
+        report.add_problem(arguments.owner, f"TerraTorch cannot run {own}.", "decoder: FCNDecoder", "part")
         return None
     if own in DECODERS:
         return construct(DECODERS[own], _prepare_decoder(own, arguments, classes, report), report)
@@ -239,9 +233,7 @@ def _build_named_decoder(
         return _build_mmseg_head(named, arguments.replace(**classes), report)
     smp = (f"smp_{name}" for name in SMP_DECODER_ARGUMENTS)
     known = [*DECODERS, *smp, *(f"mmseg_{name}" for name in MMSEG_HEAD_ARGUMENTS)]
-    report.add_problem(
-        arguments.owner, f"TerraTorch has no decoder {full_name!r}.", suggest(full_name, known), code="part"
-    )
+    report.add_problem(arguments.owner, f"TerraTorch has no decoder {full_name!r}.", suggest(full_name, known), "part")
     return None
 
 
@@ -256,7 +248,7 @@ def _prepare_decoder(name: str, arguments: Arguments, classes: Mapping[str, Any]
     if name == "LinearDecoder" and "num_classes" not in arguments:
         return arguments.replace(**classes)
     if name in ("LinearDecoder", "ASPPRegressionHead"):
-        message = f"TerraTorch puts a head behind {name}, which ends in a prediction already."
+        message = f"TerraTorch puts a second head behind {name}."
         report.add_note(arguments.owner, message, f"{name} without a head, in a spec")
         return arguments.replace(includes_head=False).drop("in_channels")
     return arguments
@@ -281,16 +273,6 @@ def _build_smp_decoder(name: str, arguments: Arguments, report: Diagnostics) -> 
     return construct(Smp, arguments.drop(*ignored).replace(name=name, first_level=0), report, f"smp/{name}")
 
 
-_REQUIRED_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
-    "ANNHead": ("channels", "project_channels"),
-    "DAHead": ("channels", "pam_channels"),
-    "DepthwiseSeparableASPPHead": ("channels", "c1_channels"),
-    "EMAHead": ("channels", "ema_channels", "num_bases", "num_stages"),
-    "ISAHead": ("channels", "isa_channels"),
-    "SegmenterMaskTransformerHead": ("num_layers", "num_heads", "embed_dims"),
-}
-"""The arguments without a default in mmseg's class, where these are not `channels` alone."""
-
 _UNUSED_ARGUMENTS = (
     *("loss_decode", "loss_se_decode", "use_se_loss", "ignore_index", "sampler", "threshold", "boundary_threshold"),
     *("feature_strides", "c1_in_channels"),
@@ -301,22 +283,20 @@ _NORMS: Mapping[str | None, str | bool] = {None: False, "BN": "BN", "SyncBN": "B
 
 
 def _build_mmseg_head(name: str, arguments: Arguments, report: Diagnostics) -> Mmseg | None:
-    """Build the head that TerraTorch builds: with mmseg's own defaults, which are a head without norms."""
+    """Build the head that TerraTorch builds: with mmseg's own defaults, which are a head without norms.
+
+    An argument that mmseg requires has the default of the part, which is that of mmseg's configs.
+    """
     if name in UNSUPPORTED_HEADS:
         reason, instead = UNSUPPORTED_HEADS[name]
-        message = f"mmseg's {name} cannot be had: {reason}."
-        report.add_problem(arguments.owner, message, f"decoder: mmseg_{instead}", "part")
+        report.add_problem(arguments.owner, f"mmseg's {name}: {reason}.", f"decoder: mmseg_{instead}", "part")
         return None
-    missing = [argument for argument in _REQUIRED_ARGUMENTS.get(name, ("channels",)) if argument not in arguments]
-    for argument in missing:
-        fix = f"{arguments.format_path(argument)}: {MMSEG_HEAD_ARGUMENTS[name][argument] or '…'}"
-        report.add_problem(arguments.owner, f"mmseg's {name} needs {argument}.", fix, "key")
     arguments = arguments.drop(*_UNUSED_ARGUMENTS)
     if name == "SegmenterMaskTransformerHead":
         # mmseg requires these too, and does not read them.
         arguments = arguments.drop("channels", "dropout_ratio", "align_corners")
     flat = _flatten_configs(name, arguments, report)
-    return None if missing or flat is None else construct(Mmseg, flat.replace(name=name), report, f"mmseg's {name}")
+    return None if flat is None else construct(Mmseg, flat.replace(name=name), report, f"mmseg's {name}")
 
 
 def _flatten_configs(name: str, arguments: Arguments, report: Diagnostics) -> Arguments | None:

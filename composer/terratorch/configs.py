@@ -19,13 +19,9 @@ from composer.terratorch.calls import Diagnostics, find_padding_notes, sort_prob
 from composer.terratorch.translation import Translation, translate
 
 MODEL = "model"
-
 INIT_ARGS = f"{MODEL}.init_args"
-
 MODEL_ARGS = f"{INIT_ARGS}.model_args"
-
 CONFIG_EXAMPLE = "model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
-
 FACTORY = "EncoderDecoderFactory"
 
 TASKS = {
@@ -50,7 +46,6 @@ FREEZE_ARGUMENTS = {"freeze_backbone": "encoder", "freeze_decoder": "decoder", "
 """The arguments that freeze, each with the node of a graph that it freezes."""
 
 OUTPUT_FORMATS = ("tiff", "parquet", "parquet_joint", "neuco_csv")
-
 POOLINGS = ("mean", "max", "min", "cls")
 
 _BOOLEANS = {
@@ -161,8 +156,7 @@ def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> di
         report.add_problem(f"{INIT_ARGS}.model_factory", message, fix, "part")
         return None
     if not isinstance(arguments, dict):
-        message = f"{task} needs model_args, a mapping of arguments (got {arguments!r})."
-        report.add_problem(MODEL_ARGS, message, code="key")
+        report.add_problem(MODEL_ARGS, f"{task} needs model_args, a mapping (got {arguments!r}).", code="key")
         return None
     for name in {"task", "aux_decoders"} & arguments.keys():
         report.add_problem(f"{MODEL_ARGS}.{name}", f"the task hands {name} to the factory itself.", code="unused")
@@ -185,8 +179,7 @@ def _check_init_arg(task: str, name: str, value: Any, known: tuple[str, ...], re
     """Note an argument that the model does not depend on; reject one that is meant to change the model."""
     path = f"{INIT_ARGS}.{name}"
     if name == MODEL:
-        message = f"a model in place of model_args is not imported (got {value!r})."
-        report.add_problem(path, message, "model_args: {backbone: …}")
+        report.add_problem(path, f"a model is not imported (got {value!r}).", "model_args: {backbone: …}")
     elif name in FREEZE_ARGUMENTS:
         if value:
             fix = f'call model.freeze("{FREEZE_ARGUMENTS[name]}")'
@@ -207,8 +200,7 @@ def _parse_aux_heads(heads: Any, aliases: dict[str, str], report: Diagnostics) -
         if not isinstance(entry, dict) or "class_path" not in entry:
             continue
         if str(entry["class_path"]).rpartition(".")[2] != "AuxiliaryHead":
-            message = f"an auxiliary head is an AuxiliaryHead (got {entry['class_path']!r})."
-            report.add_problem(f"{path}.class_path", message, code="part")
+            report.add_problem(f"{path}.class_path", f"{entry['class_path']!r} is no AuxiliaryHead.", code="part")
             return []
         aliases[f"aux_decoders[{position}]"] = f"{path}.init_args"
         parsed[position] = entry.get("init_args")

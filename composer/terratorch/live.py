@@ -78,8 +78,7 @@ def _parse_padding(found: tuple[int, int] | None, arguments: Arguments, report: 
     if mode is None:
         return Padding()
     if not isinstance(mode, str) or mode not in PADDING_MODES:
-        message = f"padding is one of {', '.join(PADDING_MODES)} (got {mode!r})."
-        report.add_problem(arguments.locate("padding"), message)
+        report.add_problem(arguments.locate("padding"), f"padding is one of {', '.join(PADDING_MODES)} (got {mode!r}).")
         return Padding()
     try:
         return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
@@ -222,10 +221,6 @@ def _are_equal(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(some) == len(others) > 0 and all(map(torch.equal, some, others))
 
 
-PROBE_SIZES = ((4, 4), (4, 6))
-"""The sizes at which a decoder is run, in cells of the coarsest grid: a square, and one that is not."""
-
-
 @frozen(eq=False)
 class ModuleDecoder(Decoder):
     """A module as a decoder: called with a list of tensors, it returns one map or one vector. It has no text."""
@@ -238,7 +233,8 @@ class ModuleDecoder(Decoder):
 def _(decoder: ModuleDecoder, features: Features) -> ContractResult:
     exact = compute_exact_multiple(*features)
     borders = round_up(1, exact.multiple, exact.least) - exact.multiple
-    sizes = [(rows * exact.multiple + borders, columns * exact.multiple + borders) for rows, columns in PROBE_SIZES]
+    # A square, and an image that is not.
+    sizes = [(4 * exact.multiple + borders, columns * exact.multiple + borders) for columns in (4, 6)]
     shapes: list[tuple[int, ...]] = []
     for size in sizes:
         try:

@@ -57,8 +57,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
     rest = {name: value for name, value in call.items() if name not in FACTORY_ARGUMENTS}
     task = str(named.get("task")).lower()
     if task not in HEADS:
-        got = named.get("task")
-        report.add_problem("task", f"the factory has no task {got!r}.", suggest(str(got), HEADS), "part")
+        report.add_problem("task", f"the factory has no task {call.get('task')!r}.", suggest(task, HEADS), "part")
         task = "segmentation"
     arguments, rest = route_arguments("backbone_", "backbone", named.get("backbone_kwargs"), rest)
     report.origins |= {
@@ -146,8 +145,7 @@ def _build_branches(
         return (EmbeddingHead(),), {}, rest
     names = [name for name in get_output_names(task) if name in named]
     if len(names) == 2:
-        message = "one of num_outputs and num_classes is given, not both."
-        report.add_problem("num_outputs", message, "leave one out", "unused")
+        report.add_problem("num_outputs", "num_classes is given too.", "leave one out", "unused")
     if "decoder" not in named:
         report.add_problem("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", "key")
         return (), {}, rest
@@ -158,7 +156,6 @@ def _build_branches(
 
 
 UNUSED_ATTENTION = "TerraTorch's U-Net has an attention here that it never runs"
-
 _PEFT_PREFIX = "base_model.model."
 
 

@@ -49,9 +49,7 @@ from composer.parts.rules import Rejection
 from composer.tensors.matching import LoadedWeights, TensorState, match
 
 State = dict[str, Tensor]
-
 _HUB_URL = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-
 _CLAY_FILE = {"clay_v1_base": vars(of_clay["clay_v1_base"].default)}
 
 _PUBLISHED_FILES: Mapping[str, Mapping[str, str]] = {**of_prithvi, **of_terramind, **of_tokenizers, **_CLAY_FILE}
@@ -91,11 +89,12 @@ def _(
 
 def _reject_weights(part: TerraTorch, error: Exception) -> Rejection:
     """Reject weights that cannot be loaded or do not match."""
-    named = ("of this file", "give the path of a weights file that fits this backbone")
-    published = ("that TerraTorch names for it", "check the connection, give the path of a weights file")
-    which, fix = published if part.pretrained is True else named
-    fix = f"{fix}, or set pretrained: false"
-    return reject_weights(f"cannot load the weights {which}", error, fix, part.pretrained)
+    named, fix = "that TerraTorch names for it", "check the connection, give the path of a weights file"
+    if part.pretrained is not True:
+        named, fix = "of this file", "give the path of a weights file that fits this backbone"
+    return reject_weights(
+        f"cannot load the weights {named}", error, f"{fix}, or set pretrained: false", part.pretrained
+    )
 
 
 def _load_terratorch_weights(part: TerraTorch, network: nn.Module) -> LoadedWeights:
@@ -165,25 +164,27 @@ class Conversion:
     spelling: Mapping[str, str] = field(factory=dict)
 
 
+_STEM = "patch_embed.proj.weight"
+
+# Positions are computed for the frames, and an adapter's layers and the user's prompts have no weights.
+_PRITHVI_OWN = r"^pos_embed$|vpt_prompt_embeddings|^(level_embed|spm|interactions|up|norm[1-4])\b"
+
+_CONVERSIONS = {
+    "prithvi": Conversion(r"^encoder\.", "", _PRITHVI_OWN, _STEM, [band.value for band in PRETRAINED_BANDS]),
+    "clay": Conversion(r"^model\.encoder\.", "clay_encoder.", "vpt_prompt_embeddings"),
+    "scalemae": Conversion(own="^pos_embed$", stem=_STEM, bands=[band.value for band in BANDS_OF_SCALE_MAE]),
+    "swin": Conversion(stem="patch_embed.projection.weight", bands=[band.value for band in BANDS_OF_SWIN]),
+}
+"""The conversions of networks that are not torchgeo's, by kind."""
+
 _STEMS = {"resnet_model": "conv1", "swin_model": "features.0.0", "vit_model": "patch_embed.proj", "dofa_model": ""}
 """The first layer of torchgeo's networks, by the attribute of TerraTorch's wrapper that holds the network."""
 
 
 def _choose_conversion(network: Any, part: TerraTorch, published: Any) -> Conversion:
-    kind, stem = part.family.kind, "patch_embed.proj.weight"
-    if kind == "prithvi":
-        # Positions are computed for the frames, and an adapter's layers and the user's prompts have no weights.
-        own = r"^pos_embed$|vpt_prompt_embeddings|^(level_embed|spm|interactions|up|norm[1-4])\b"
-        return Conversion(r"^encoder\.", own=own, stem=stem, bands=[band.value for band in PRETRAINED_BANDS])
-    if kind == "clay":
-        return Conversion(r"^model\.encoder\.", "clay_encoder.", "vpt_prompt_embeddings")
-    if kind == "scalemae":
-        return Conversion(own="^pos_embed$", stem=stem, bands=[band.value for band in BANDS_OF_SCALE_MAE])
-    if kind == "swin":
-        return Conversion(stem="patch_embed.projection.weight", bands=[band.value for band in BANDS_OF_SWIN])
     inner = next((name for name in _STEMS if hasattr(network, name)), None)
-    if inner is None:
-        return Conversion()
+    if inner is None or part.family.kind in _CONVERSIONS:
+        return _CONVERSIONS.get(part.family.kind, Conversion())
     # TerraTorch reads Landsat's numbers as Sentinel-2's, so its blue would be taken for green.
     spelling = {} if "landsat" in part.name else look_up_table
     bands = [] if published is None else published.meta.get("bands") or []

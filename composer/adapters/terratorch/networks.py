@@ -281,10 +281,6 @@ def _check_extra(name: str, value: Any, axes: tuple[int, ...] | None, image: Any
         raise ValueError(f"{name} must be a tensor of shape {shape} (got {got})")
 
 
-DEFAULT_SIDE, CLAY_DEFAULT_SIDE = 224, 256
-"""The side of an image where no option names one; Clay's is its `img_size` in TerraTorch."""
-
-
 def probe(part: TerraTorch, channels: Channels) -> EncoderInfo | Rejection:
     """Return the info of a backbone that is fed `channels`: from the meta device, or from the CPU where that fails.
 
@@ -322,14 +318,15 @@ def _probe_terratorch_on(part: TerraTorch, channels: Channels, device: str) -> E
     trial = ShapeProbe(
         run_silently, channels, device, patch=patch, frames=part.frames, token_frames=(part.frames or 1) // covered
     )
-    size = dict(part.options).get("img_size") or (CLAY_DEFAULT_SIDE if part.family.kind == "clay" else DEFAULT_SIDE)
+    # The default of Clay's `img_size` in TerraTorch, and that of the others.
+    size = dict(part.options).get("img_size") or (256 if part.family.kind == "clay" else 224)
     sides = (size, size) if isinstance(size, int) else size
     # The default may not be whole patches, where the options name other patches.
     whole = [-(-side // along) * along for side, along in zip(sides, patch or (1, 1), strict=True)]
     found = _find_steady_strides(trial, (whole[0], whole[1]))
     if found is None:
-        got = "no maps, and no tokens that follow the size of the image"
-        got = format_error(trial.error) if trial.error else got
+        no_features = "no maps, and no tokens that follow the size of the image"
+        got = format_error(trial.error) if trial.error else no_features
         return reject_all_sizes(channels, got, (name for name, _ in part.options))
     strides, sizes = found
     features = trial.build_features(strides)
