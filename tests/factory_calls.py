@@ -86,10 +86,6 @@ def given(layout):
     return composer.Custom(nn.Identity(), features=[composer.Feature(channels=8, stride=4, axes=layout)])
 
 
-RESNET = "encoder: {timm/resnet18: {features_only: true, any_size: true}}\n"
-FCN = "decoder: FCNDecoder\n"
-TWO = "head: {SegmentationHead: {num_classes: 2}}\n"
-
 OTHERWISE = """\
 input: {channels: 4}
 encoder:
@@ -102,10 +98,30 @@ decoder: {FCNDecoder: {channels: 8}}
 head: {SegmentationHead: {num_classes: 2, dropout: 0.1}}
 """
 
+
+def spec(
+    decoder="FCNDecoder", head="{SegmentationHead: {num_classes: 2}}", necks="", *, encoder=None, last="", frames=0
+):
+    """The text of a chain; `necks` and what comes `last` are lines of their own."""
+    lines = [
+        f"input: {{frames: {frames}}}" if frames else "",
+        f"encoder: {encoder or '{timm/resnet18: {features_only: true, any_size: true}}'}",
+        f"necks:\n  - {necks}" if necks else "",
+        f"decoder: {decoder}" if decoder else "",
+        f"head: {head}" if head else "",
+        last,
+    ]
+    return "".join(f"{line}\n" for line in lines if line)
+
+
+VIT, DINO = "timm/vit_tiny_patch16_224", "timm/vit_small_patch14_dinov2"
+OF_DINO = {"backbone": "vit_small_patch14_dinov2", "decoder": "IdentityDecoder"}
+AUX = "decoder: FCNDecoder, head: {SegmentationHead: {num_classes: 2}}"
+
 SPECS = {
-    "a bare name": ({"backbone": "resnet18"}, RESNET + FCN + TWO),
-    "capitals in the task": ({"task": "Segmentation"}, RESNET + FCN + TWO),
-    "terratorch's prefix": ({"decoder": "terratorch_FCNDecoder"}, RESNET + FCN + TWO),
+    "a bare name": ({"backbone": "resnet18"}, spec()),
+    "capitals in the task": ({"task": "Segmentation"}, spec()),
+    "terratorch's prefix": ({"decoder": "terratorch_FCNDecoder"}, spec()),
     "dicts": (
         {
             "backbone_kwargs": {"in_chans": 4, "out_indices": [1, 2], "drop_path_rate": 0.1},
@@ -124,91 +140,79 @@ SPECS = {
         },
         OTHERWISE,
     ),
-    "empty dicts are as none": ({"backbone_kwargs": {}, "backbone_pretrained": False, "necks": []}, RESNET + FCN + TWO),
+    "empty dicts are as none": ({"backbone_kwargs": {}, "backbone_pretrained": False, "necks": []}, spec()),
     "smp": (
         {"decoder": "smp_Unet", "decoder_decoder_channels": [64, 32, 16, 8], "decoder_decoder_use_batchnorm": False},
-        RESNET
-        + "decoder: {smp/Unet: {first_level: 0, decoder_channels: [64, 32, 16, 8], decoder_use_norm: false}}\n"
-        + TWO,
+        spec("{smp/Unet: {first_level: 0, decoder_channels: [64, 32, 16, 8], decoder_use_norm: false}}"),
     ),
     "smp without its prefix": (
         {"decoder": "PSPNet", "decoder_psp_out_channels": 8},
-        RESNET + "decoder: {smp/PSPNet: {first_level: 0, psp_out_channels: 8}}\n" + TWO,
+        spec("{smp/PSPNet: {first_level: 0, psp_out_channels: 8}}"),
     ),
     "a vit is padded to twice its patch": (
         {
             "backbone": "vit_tiny_patch16_224",
             "backbone_out_indices": [2, 5, 8, 11],
-            "backbone_pretrained": True,
             "necks": [{"name": "terratorch_LearnedInterpolateToPyramidal"}],
         },
-        "encoder:\n"
-        "  timm/vit_tiny_patch16_224: {out_indices: [2, 5, 8, 11], pretrained: true, features_only: true}\n"
-        "necks:\n  - LearnedInterpolateToPyramidal\n" + FCN + TWO + "padding: {multiple: 32}\n",
+        spec(
+            necks="LearnedInterpolateToPyramidal",
+            encoder=f"{{{VIT}: {{out_indices: [2, 5, 8, 11], features_only: true}}}}",
+            last="padding: {multiple: 32}",
+        ),
     ),
     "a vit of 37 × 37 patches is not": (
-        {"backbone": "vit_small_patch14_dinov2", "decoder": "IdentityDecoder"},
-        "encoder: {timm/vit_small_patch14_dinov2: {features_only: true}}\ndecoder: IdentityDecoder\n" + TWO,
+        OF_DINO,
+        spec("IdentityDecoder", encoder=f"{{{DINO}: {{features_only: true}}}}"),
     ),
     "but where it takes any size there": (
-        {"backbone": "vit_small_patch14_dinov2", "backbone_dynamic_img_size": True, "decoder": "IdentityDecoder"},
-        "encoder: {timm/vit_small_patch14_dinov2: {features_only: true, options: {dynamic_img_size: true}}}\n"
-        "decoder: IdentityDecoder\n" + TWO + "padding: {multiple: 28}\n",
+        {**OF_DINO, "backbone_dynamic_img_size": True},
+        spec(
+            "IdentityDecoder",
+            encoder=f"{{{DINO}: {{features_only: true, options: {{dynamic_img_size: true}}}}}}",
+            last="padding: {multiple: 28}",
+        ),
     ),
     "axes counted from the end": (
         {"necks": [{"name": "PermuteDims", "new_order": [0, -3, 2, -1]}]},
-        RESNET + "necks:\n  - PermuteDims: {new_order: [0, 1, 2, 3]}\n" + FCN + TWO,
+        spec(necks="PermuteDims: {new_order: [0, 1, 2, 3]}"),
     ),
     "names that no node has": (
         {"aux_decoders": [AuxiliaryHead("fcn-aux 1", "FCNDecoder"), AuxiliaryHead("_2", "FCNDecoder")]},
-        RESNET
-        + FCN
-        + TWO
-        + "aux:\n"
-        + "  fcn_aux_1: {decoder: FCNDecoder, head: {SegmentationHead: {num_classes: 2}}}\n"
-        + "  aux_2: {decoder: FCNDecoder, head: {SegmentationHead: {num_classes: 2}}}\n",
+        spec(last=f"aux:\n  fcn_aux_1: {{{AUX}}}\n  aux_2: {{{AUX}}}"),
     ),
     "numbers": (
         {**NUMBERS, "num_outputs": 3, "head_final_act": "torch.nn.Softplus", "head_learned_upscale_layers": 1},
-        RESNET + FCN + "head: {RegressionHead: {num_outputs: 3, final_act: Softplus, learned_upscale_layers: 1}}\n",
+        spec(head="{RegressionHead: {num_outputs: 3, final_act: Softplus, learned_upscale_layers: 1}}"),
     ),
     "an activation as a module": (
         {**NUMBERS, "head_final_act": nn.LeakyReLU()},
-        RESNET + FCN + "head: {RegressionHead: {final_act: LeakyReLU}}\n",
+        spec(head="{RegressionHead: {final_act: LeakyReLU}}"),
     ),
-    "no activation": (
-        {**NUMBERS, "head_kwargs": {"final_act": None, "batch_norm": True}},
-        RESNET + FCN + "head: RegressionHead\n",
-    ),
+    "no activation": ({**NUMBERS, "head_kwargs": {"final_act": None, "batch_norm": True}}, spec(head="RegressionHead")),
     "classes of an image": (
-        {
-            **CLASSES,
-            "necks": [{"name": "AggregateTokens", "pooling": "MAX", "index": -2}],
-            "head_dim_list": [8],
-        },
-        RESNET
-        + "necks:\n  - AggregateTokens: {pooling: max, indices: [-2]}\n"
-        + "decoder: IdentityDecoder\nhead: {ClassificationHead: {num_classes: 2, dim_list: [8]}}\n",
+        {**CLASSES, "necks": [{"name": "AggregateTokens", "pooling": "MAX", "index": -2}], "head_dim_list": [8]},
+        spec(
+            "IdentityDecoder",
+            "{ClassificationHead: {num_classes: 2, dim_list: [8]}}",
+            "AggregateTokens: {pooling: max, indices: [-2]}",
+        ),
     ),
     "numbers of an image": (
         {"task": "scalar_regression", "decoder": "IdentityDecoder"},
-        RESNET + "decoder: IdentityDecoder\nhead: {ScalarHead: {num_outputs: 2}}\n",
+        spec("IdentityDecoder", "{ScalarHead: {num_outputs: 2}}"),
     ),
     "an embedding": (
         {**EMBEDDING, "necks": [{"name": "SelectIndices", "indices": [0]}]},
-        RESNET + "necks:\n  - SelectIndices: {indices: [0]}\nhead: EmbeddingHead\n",
+        spec(None, "EmbeddingHead", "SelectIndices: {indices: [0]}"),
     ),
     "frames": (
         {**FRAMES, "backbone_temporal_pooling": "concat", "backbone_temporal_subset_lengths": [2, 1]},
-        "input: {frames: 3}\n"
-        + RESNET
-        + "necks:\n  - TemporalPooling: {pooling: concat, subset_lengths: [2, 1]}\n"
-        + FCN
-        + TWO,
+        spec(necks="TemporalPooling: {pooling: concat, subset_lengths: [2, 1]}", frames=3),
     ),
     "frames that are counted": (
         {"backbone_use_temporal": True, "backbone_temporal_pooling": "diff"},
-        "input: {frames: 2}\n" + RESNET + "necks:\n  - TemporalPooling: {pooling: diff}\n" + FCN + TWO,
+        spec(necks="TemporalPooling: {pooling: diff}", frames=2),
     ),
     "frames that are kept": (
         {
@@ -216,58 +220,49 @@ SPECS = {
             "backbone_temporal_pooling": "keep",
             "necks": [{"name": "AggregateTokens", "temporal_inputs": True}],
         },
-        "input: {frames: 3}\n" + RESNET + "necks:\n  - AggregateTokens\n" + FCN + TWO,
+        spec(necks="AggregateTokens", frames=3),
     ),
     "auxiliary heads": (
         {
-            "head_dropout": 0.1,
             "aux_decoders": [
-                {"name": "one", "decoder": "FCNDecoder", "decoder_args": {"decoder_channels": 8}},
+                {"name": "one", "decoder": "FCNDecoder"},
                 {"name": "two", "decoder": "LinearDecoder", "decoder_args": {"decoder_upsampling_size": 2}},
-            ],
+            ]
         },
-        RESNET
-        + FCN
-        + "head: {SegmentationHead: {num_classes: 2, dropout: 0.1}}\n"
-        + "aux:\n"
-        + "  one:\n"
-        + "    decoder: {FCNDecoder: {channels: 8}}\n"
-        + "    head: {SegmentationHead: {num_classes: 2, dropout: 0.1}}\n"
-        + "  two: {decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 2}}}\n",
+        spec(
+            last=f"aux:\n  one: {{{AUX}}}\n"
+            "  two: {decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 2}}}"
+        ),
     ),
-    "what leaves": (
-        {"rescale": False, "image_size_out": (30, 40)},
-        RESNET + FCN + TWO + "rescale: false\ncrop: [30, 40]\n",
-    ),
+    "what leaves": ({"rescale": False, "image_size_out": (30, 40)}, spec(last="rescale: false\ncrop: [30, 40]")),
     "an mlp": (
         {"decoder": "MLPDecoder", "decoder_activation": "GELU", "decoder_out_index": 0},
-        RESNET + "decoder: {MLPDecoder: {channels: null, out_dim: null, activation: GELU, out_index: 0}}\n" + TWO,
+        spec("{MLPDecoder: {channels: null, out_dim: null, activation: GELU, out_index: 0}}"),
     ),
     "a linear decoder": (
         {"decoder": "LinearDecoder", "decoder_upsampling_size": 4},
-        RESNET + "decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 4}}\n",
+        spec("{LinearDecoder: {num_classes: 2, upsampling_size: 4}}", None),
     ),
     "deeplab's head": (
         {"decoder": "ASPPSegmentationHead", "decoder_channels": 8, "decoder_in_channels": 512},
-        RESNET + "decoder: {ASPPSegmentationHead: {channels: 8}}\n",
+        spec("{ASPPSegmentationHead: {channels: 8}}", None),
     ),
     "a head of mmseg": (
         {"decoder": "mmseg_UPerHead", "decoder_channels": 64, "decoder_in_index": [0, 1, 2, 3]},
-        RESNET + "decoder: {mmseg/UPerHead: {num_classes: 2, channels: 64, in_index: [0, 1, 2, 3], norm: false}}\n",
+        spec("{mmseg/UPerHead: {num_classes: 2, channels: 64, in_index: [0, 1, 2, 3], norm: false}}", None),
     ),
     "a head of mmseg by its name alone, with configs": (
         {
             "decoder": "FCNHead",
-            "decoder_channels": 64,
             "decoder_norm_cfg": {"type": "SyncBN", "requires_grad": True},
             "decoder_act_cfg": {"type": "GELU"},
             "decoder_loss_decode": {"type": "DiceLoss"},
         },
-        RESNET + "decoder: {mmseg/FCNHead: {num_classes: 2, channels: 64, norm: BN, act: GELU}}\n",
+        spec("{mmseg/FCNHead: {num_classes: 2, norm: BN, act: GELU}}", None),
     ),
     "a regression with a head of mmseg": (
         {**NUMBERS, "decoder": "mmseg_STDCHead", "decoder_channels": 8, "decoder_num_classes": 1},
-        RESNET + "decoder: {mmseg/STDCHead: {num_classes: 1, channels: 8, norm: false, num_convs: 2}}\n",
+        spec("{mmseg/STDCHead: {num_classes: 1, channels: 8, norm: false, num_convs: 2}}", None),
     ),
 }
 """Calls, each with the spec that it comes to."""
@@ -353,10 +348,7 @@ REFUSED = {
     "both": ({"num_outputs": 2}, ["unused num_outputs -> leave one out"]),
     "arguments beside a dict": (
         {"decoder_kwargs": {"channels": 8}, "decoder_num_convs": 1, "head_kwargs": {"dropout": 0.1}, "head_width": 2},
-        [
-            "unused decoder_num_convs -> write it into decoder_kwargs",
-            "unused head_width -> write it into head_kwargs",
-        ],
+        ["unused decoder_num_convs -> write it into decoder_kwargs", "unused head_width -> write it into head_kwargs"],
     ),
     "no dict": ({"decoder_kwargs": 3}, ["type decoder_kwargs"]),
     "all at once": (

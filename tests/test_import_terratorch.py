@@ -92,8 +92,7 @@ class TestForms:
         assert "channel_list: [16, 8, 8, 8, 8]" in spec(text)
 
     @pytest.mark.parametrize(
-        ("merged", "widths"),
-        [("<<: *a", 8), ("<<: [*b, *a]", 16), ("decoder_channels: 4, <<: *a", 4)],
+        ("merged", "widths"), [("<<: *a", 8), ("<<: [*b, *a]", 16), ("decoder_channels: 4, <<: *a", 4)]
     )
     def test_a_merge_key_gives_what_is_lacking(self, merged, widths):
         defaults = "x: [&a {decoder_channels: 8}, &b {decoder_channels: 16}]\n"

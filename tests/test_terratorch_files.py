@@ -198,25 +198,10 @@ DAMAGED = {
         AGAIN,
     ),
     "no-pickle": (record("data.pkl", b"\x80"), NOT_OF_TORCH, AGAIN),
-    "short-numbers": (
-        record("data/0", b"\0" * 8),
-        "is damaged (encoder.conv1.0.weight reaches beyond its numbers).",
-        AGAIN,
-    ),
     "list": (saved([ONE]), "holds no tensors by name.", NO_STATE),
     "module": (saved(nn.Linear(2, 2)), "holds no tensors by name.", NO_STATE),
     "empty-state": (saved({"epoch": 1, "state_dict": {}}), "holds no tensors by name.", NO_STATE),
     "by-number": (saved({1: ONE}), "holds no tensors by name.", NO_STATE),
-    "also-others": (
-        saved({"a": ONE, "b": 1, "c": "x", "d": None, "e": Path("x")}),
-        "holds tensors by name beside 4 other values (b, c, d, …).",
-        NO_STATE,
-    ),
-    "sparse": (
-        saved({"a": ONE, "b": torch.eye(2).to_sparse()}),
-        "has b of a kind that is not read.",
-        "save it as a plain tensor: tensor.to_dense(), or tensor.dequantize()",
-    ),
     "complex": (
         saved({"a": torch.ones(2, dtype=torch.complex64)}),
         "has no tensor of this model: a in the file, and encoder.conv1.0.weight, encoder.conv1.1.weight, ",
@@ -274,9 +259,7 @@ LIES = {
     "beyond": ((STORAGE, 0, (100,), (1,), False, {}), NOT_THERE),
     "negative": ((STORAGE, 0, (-2,), (1,), False, {}), NOT_THERE),
     "far-steps": ((STORAGE, 0, (2, 2), (2**63, 1), False, {}), NOT_THERE),
-    "no-number": ((STORAGE, 0, ("2",), (1,), False, {}), NOT_THERE),
     "no-memory": ((None, 0, (2,), (1,), False, {}), NOT_MADE),
-    "no-arguments": ((), NOT_MADE),
 }
 
 

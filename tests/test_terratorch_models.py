@@ -290,9 +290,7 @@ def trained(model):
 
 
 @pytest.mark.parametrize(
-    "copied",
-    [deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
-    ids=["deepcopy", "pickle"],
+    "copied", [deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
 )
 @pytest.mark.parametrize(
     "changes",

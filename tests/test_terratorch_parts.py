@@ -79,11 +79,7 @@ NAMED = {
         "takes images named S1GRD, S2L2A (got images named S2L2A, DEM).",
         "from: {S1GRD: IMAGE, S2L2A: IMAGE}",
     ),
-    "two images without names": (
-        terramind(images="[radar, optical]"),
-        BY_NAME,
-        "from: {S1GRD: radar, S2L2A: optical}",
-    ),
+    "two images without names": (terramind(images="[radar, optical]"), BY_NAME, "from: {S1GRD: radar, S2L2A: optical}"),
     "two images of modalities that are listed": (
         terramind(part="{terratorch/terramind_v1_tiny: {modalities: [own, S2L2A]}}", images="[optical, radar]"),
         "takes images by name: own, S2L2A (got 2 images without a name).",

@@ -52,10 +52,7 @@ def _convert_arguments(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 @frozen
 class AuxiliaryHead:
-    """An auxiliary branch: its name, its decoder by name or as a module, and arguments of decoder and head.
-
-    The arguments begin with `decoder_` and `head_`.
-    """
+    """An auxiliary branch: its name, its decoder (a name or a module), and arguments `decoder_…` and `head_…`."""
 
     name: str = field(validator=_validate_name)
     decoder: Any

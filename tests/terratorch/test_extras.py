@@ -45,11 +45,7 @@ def run(model, image, **extras):
 
 EXTRAS = {"temporal_coords": TIMES, "location_coords": PLACES}
 TOLD = {
-    "prithvi": (
-        lambda: BACKBONE_REGISTRY.build("prithvi_eo_v2_tiny_tl", num_frames=2, out_indices=[11]),
-        FILM,
-        EXTRAS,
-    ),
+    "prithvi": (lambda: BACKBONE_REGISTRY.build("prithvi_eo_v2_tiny_tl", num_frames=2, out_indices=[11]), FILM, EXTRAS),
     "clay": (
         lambda: BACKBONE_REGISTRY.build("clay_v1_base", bands=RGB, img_size=64),
         IMAGE,

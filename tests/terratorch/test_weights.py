@@ -41,6 +41,11 @@ def saved(state, file):
     return str(file)
 
 
+def differing(encoder, state, *, but=()):
+    """The names of the weights that are not those of a state."""
+    return [n for n, x in encoder.state_dict().items() if n not in but and not torch.equal(x, state[n])]
+
+
 @pytest.fixture
 def prithvi(tmp_path):
     return saved(TERRATORCH_BACKBONE_REGISTRY.build("prithvi_eo_tiny").state_dict(), tmp_path / "prithvi.pt")
@@ -72,10 +77,7 @@ def terramind(tmp_path, *modalities):
 
 @pytest.mark.parametrize(
     "bands",
-    [
-        pytest.param({"S2L2A": ["RED", "GREEN", "BLUE"]}, id="mapping"),
-        pytest.param(["SWIR_2", "BLUE"], id="list"),
-    ],
+    [pytest.param({"S2L2A": ["RED", "GREEN", "BLUE"]}, id="mapping"), pytest.param(["SWIR_2", "BLUE"], id="list")],
 )
 def test_terramind_takes_the_bands_that_it_is_told(bands, tmp_path):
     """As TerraTorch does: the same numbers from the same weights."""
@@ -164,28 +166,20 @@ PREFIXES = ("model.encoder.", "module.", "_orig_mod.")
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_prefix_is_stripped(prithvi, prefix):
-    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=renamed(prithvi, "_p.pt", prefix)), 6)
-    state = torch.load(prithvi)
-    assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
-    assert "criterion.weight" in encoder.loaded_weights.unused
-
-
-def test_a_prefix_is_stripped_where_a_band_begins_at_random(prithvi):
-    file = renamed(prithvi, "_p.pt", "model.encoder.")
+def test_a_prefix_is_stripped_where_a_band_begins_at_random(prithvi, prefix):
+    file = renamed(prithvi, "_p.pt", prefix)
     encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=file, bands=["RED", "COASTAL_AEROSOL"]), 2)
     state = torch.load(prithvi)
     stem = encoder.get_parameter("patch_embed.proj.weight")
     assert torch.equal(stem[:, 0], state["patch_embed.proj.weight"][:, SIX.index("RED")])
-    others = {name: value for name, value in encoder.state_dict().items() if name != "patch_embed.proj.weight"}
-    assert [name for name, value in others.items() if not torch.equal(value, state[name])] == []
+    assert differing(encoder, state, but=("patch_embed.proj.weight",)) == []
+    assert "criterion.weight" in encoder.loaded_weights.unused
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_resnet_with_another_classifier_behind_a_prefix(resnet, prefix):
+def test_a_resnet_with_another_classifier_behind_a_prefix(resnet):
     state = torch.load(resnet)
     saved({**state, "fc.weight": torch.ones(3, 7)}, resnet)
-    encoder = built(TerraTorch(RESNET, pretrained=renamed(resnet, "_p.pth", prefix)), 3).state_dict()
+    encoder = built(TerraTorch(RESNET, pretrained=renamed(resnet, "_p.pth", "model.encoder.")), 3).state_dict()
     pairs = {name.removeprefix("resnet_model."): value for name, value in encoder.items()}
     features = {name: value for name, value in pairs.items() if not name.startswith("fc.")}
     assert len(features) > 200
@@ -210,7 +204,7 @@ def test_of_two_networks_in_a_file_one_is_chosen(prithvi):
     assert problem.fix == f"choose one: pretrained: {{file: {file}, prefix: student}}"
     encoder = built(TerraTorch("prithvi_eo_tiny", pretrained={"file": file, "prefix": "teacher"}), 6)
     state = torch.load(prithvi)
-    assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
+    assert differing(encoder, state) == []
 
 
 def test_other_channels_without_bands_are_one_problem(resnet):
@@ -252,11 +246,6 @@ def test_without_a_connection_there_is_one_problem_at_once(monkeypatch, tmp_path
     assert problem.message.startswith(f"terratorch/{name} cannot load the weights that TerraTorch names for it (got ")
     assert problem.fix == "check the connection, give the path of a weights file, or set pretrained: false"
     assert slept == []
-
-
-def differing(encoder, state, *, but=()):
-    """The names of the weights that are not those of a state."""
-    return [n for n, x in encoder.state_dict().items() if n not in but and not torch.equal(x, state[n])]
 
 
 def test_clay_of_a_file_of_lightnings(tmp_path):
