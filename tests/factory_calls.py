@@ -185,10 +185,6 @@ SPECS = {
         {**NUMBERS, "num_outputs": 3, "head_final_act": "torch.nn.Softplus", "head_learned_upscale_layers": 1},
         spec(head="{RegressionHead: {num_outputs: 3, final_act: Softplus, learned_upscale_layers: 1}}"),
     ),
-    "an activation as a module": (
-        {**NUMBERS, "head_final_act": nn.LeakyReLU()},
-        spec(head="{RegressionHead: {final_act: LeakyReLU}}"),
-    ),
     "no activation": ({**NUMBERS, "head_kwargs": {"final_act": None, "batch_norm": True}}, spec(head="RegressionHead")),
     "classes of an image": (
         {**CLASSES, "necks": [{"name": "AggregateTokens", "pooling": "MAX", "index": -2}], "head_dim_list": [8]},
@@ -198,10 +194,6 @@ SPECS = {
             "AggregateTokens: {pooling: max, indices: [-2]}",
         ),
     ),
-    "numbers of an image": (
-        {"task": "scalar_regression", "decoder": "IdentityDecoder"},
-        spec("IdentityDecoder", "{ScalarHead: {num_outputs: 2}}"),
-    ),
     "an embedding": (
         {**EMBEDDING, "necks": [{"name": "SelectIndices", "indices": [0]}]},
         spec(None, "EmbeddingHead", "SelectIndices: {indices: [0]}"),
@@ -209,10 +201,6 @@ SPECS = {
     "frames": (
         {**FRAMES, "backbone_temporal_pooling": "concat", "backbone_temporal_subset_lengths": [2, 1]},
         spec(necks="TemporalPooling: {pooling: concat, subset_lengths: [2, 1]}", frames=3),
-    ),
-    "frames that are counted": (
-        {"backbone_use_temporal": True, "backbone_temporal_pooling": "diff"},
-        spec(necks="TemporalPooling: {pooling: diff}", frames=2),
     ),
     "frames that are kept": (
         {
@@ -298,10 +286,6 @@ REFUSED = {
             "value backbone_in_chans",
         ],
     ),
-    "an argument that the network has not": (
-        {"backbone_drop_rat": 0.1, "backbone_drop_path_rate": 0.1},
-        ["part backbone -> correct or leave out drop_rat"],
-    ),
     "levels in another order": (
         {"backbone_out_indices": [4, 3]},
         ["index backbone_out_indices -> backbone_out_indices: [3, 4], and SelectIndices for another "],
@@ -324,11 +308,6 @@ REFUSED = {
         ["value decoder_act_cfg -> decoder_act_cfg: {type: ReLU}"],
     ),
     "a decoder of smp that cannot be built there": ({"decoder": "smp_DPT"}, ["part decoder -> decoder: FCNDecoder"]),
-    "a value that a decoder does not take": (
-        {"decoder": "UNetDecoder", "decoder_channels": 8},
-        ["value decoder_channels"],
-    ),
-    "a decoder that needs more": ({"decoder": "LinearDecoder"}, ["key decoder"]),
     "necks that are no list": ({"necks": {"name": "SelectIndices", "indices": [0]}}, ["type necks"]),
     "necks that are none": (
         {"necks": [{"indices": [0]}, {"name": "SelectIndex"}, SELECT, {"name": "PermuteDims", "order": 1}]},
@@ -362,10 +341,6 @@ REFUSED = {
     ),
     "another's activation": (
         {**NUMBERS, "head_final_act": "torch.nn.functional.relu"},
-        ["value head_final_act -> choose one of ReLU, GELU, SiLU, LeakyReLU, ELU, Tanh, Sigmoi"],
-    ),
-    "an activation with arguments": (
-        {**NUMBERS, "head_final_act": nn.LeakyReLU(0.3)},
         ["value head_final_act -> choose one of ReLU, GELU, SiLU, LeakyReLU, ELU, Tanh, Sigmoi"],
     ),
     "a head behind a head": (
@@ -413,10 +388,6 @@ REFUSED = {
         {"backbone_kwargs": {"use_temporal": True}},
         ["key backbone_kwargs.use_temporal -> say how many: backbone_kwargs.temporal_n_timestamps"],
     ),
-    "frames that are none": (
-        {**FRAMES, "backbone_temporal_n_timestamps": 2.5},
-        ["value backbone_temporal_n_timestamps"],
-    ),
     "another pooling": ({**FRAMES, "backbone_temporal_pooling": "sum"}, ["value backbone_temporal_pooling"]),
     "a size": ({"image_size_out": 7}, ["value image_size_out"]),
     "a module that is no backbone": (
@@ -437,17 +408,9 @@ REFUSED = {
         {**UNET, "decoder_channels": [32, 16, 8, 8]},
         ["count decoder -> decoder_decoder_channels: [256, 128, 64, 32]"],
     ),
-    "an argument in a dict": (
-        {**UNET, "decoder_kwargs": {"decoder_channels": [1]}},
-        ["count decoder_kwargs.decoder_channels -> decoder_kwargs.decoder_channels: [1, 1, 1, 1]"],
-    ),
     "an argument of an auxiliary head": (
         {"aux_decoders": [AuxiliaryHead("fcn-aux", "smp_Unet", {"decoder_decoder_channels": [1]})]},
         ["count {0} -> {0}: [1, 1, 1, 1]".format("aux_decoders[0].decoder_args.decoder_decoder_channels")],
-    ),
-    "a place in the fix": (
-        {"decoder": "IdentityDecoder", "decoder_out_index": 9},
-        ["index decoder_out_index -> use out_index from -5 to 4"],
     ),
     "a size of what leaves": (
         {"image_size_out": (16, 16), "rescale": False},
@@ -457,17 +420,9 @@ REFUSED = {
         {"backbone": given("b h w c")},
         ["layout decoder -> necks: [{name: PermuteDims, new_order: [0, 3, 1, 2]}]"],
     ),
-    "levels of the backbone": (
-        {"backbone": given("b c h w"), "necks": [{"name": "LearnedInterpolateToPyramidal"}]},
-        ["count necks[0] -> let the encoder give four levels, with its out_indices or its depth"],
-    ),
     "frames": (
         {**FRAMES, "backbone_temporal_pooling": "diff"},
         ["count backbone_temporal_pooling -> backbone_temporal_subset_lengths: [1, 2]"],
-    ),
-    "frames that are pooled already": (
-        {**FRAMES, "backbone_temporal_pooling": "max", "backbone": given("b h w c")},
-        ["layout decoder -> necks: [{name: PermuteDims, new_order: [0, 3, 1, 2]}]"],
     ),
     "frames that are not pooled yet": (
         {**FRAMES, "backbone_temporal_pooling": "keep"},
@@ -492,12 +447,10 @@ NOTED = {
     "nothing": ({}, []),
     "no level": ({**CLASSES, "necks": [{**AGGREGATE, "indices": [], "index": 1}]}, ["necks[0].indices"]),
     "an ordered dict": ({"necks": [{**PYRAMID, "output_ordered_dict": True}]}, ["necks[0].output_ordered_dict"]),
-    "a list": ({"necks": [{**PYRAMID, "output_ordered_dict": False}]}, []),
     "widths": ({"decoder": "MLPDecoder", "decoder_kwargs": {"channels": 8}}, ["decoder_kwargs.channels"]),
     "what smp swallows": ({"decoder": "smp_PSPNet", "decoder_psp_channels": 8}, ["decoder_psp_channels"]),
     "the finest map": ({"decoder": "smp_Linknet"}, ["decoder"]),
     "the outputs twice": ({"head_num_classes": 3}, ["head_num_classes"]),
-    "the same outputs twice": ({"head_num_classes": 2}, []),
     "no batch norm": (
         {**NUMBERS, "head_batch_norm": False, "aux_decoders": [AuxiliaryHead("one", "FCNDecoder")]},
         ["head_batch_norm"],
@@ -515,7 +468,6 @@ NOTED = {
         {**FRAMES, "backbone_temporal_features_permute_op": [0, 3, 1, 2]},
         ["backbone_temporal_features_permute_op"],
     ),
-    "no frames": ({"backbone_temporal_n_timestamps": 3}, ["backbone_temporal_n_timestamps"]),
     "an output without a size": (
         {**CLASSES, "rescale": False, "image_size_out": (8, 8)},
         ["rescale", "image_size_out"],

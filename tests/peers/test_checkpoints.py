@@ -34,7 +34,6 @@ def call(task, backbone, decoder, necks=None, backbone_kwargs=None, **arguments)
 
 
 VIT = {"img_size": SIDE, "out_indices": [0, 1, 2, 3], "depth": 4}
-SWIN = {"img_size": SIDE, "window_size": 4, "embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 3, 3]}
 DINO = {"img_size": 56, "out_indices": [0, 1], "depth": 2, "embed_dim": 12, "num_heads": 2}
 LEARNED = [{"name": "ReshapeTokensToImage"}, {"name": "LearnedInterpolateToPyramidal"}]
 WIDTHS = [64, 32, 16, 16]
@@ -46,11 +45,6 @@ def encoder(name, *, img_size=None, out_indices=None, **options):
 
 
 CASES = {
-    "resnet-fcn": (
-        call("segmentation", "timm_resnet18", "FCNDecoder", num_classes=3, decoder_channels=8),
-        (encoder("resnet18"), FCNDecoder(channels=8), SegmentationHead(num_classes=3)),
-        0,
-    ),
     "vit-learned-upernet": (
         call("segmentation", "timm_vit_tiny_patch16_224", "UperNetDecoder", LEARNED, VIT, num_classes=3,
              decoder_channels=8),
@@ -72,16 +66,6 @@ CASES = {
             RegressionHead(channel_list=[4]),
         ),
         6,
-    ),
-    "swin-upernet": (
-        call("segmentation", "timm_swin_tiny_patch4_window7_224", "UperNetDecoder",
-             [{"name": "PermuteDims", "new_order": [0, 3, 1, 2]}], SWIN, num_classes=3, decoder_channels=8),
-        (
-            encoder("swin_tiny_patch4_window7_224", **SWIN),
-            UperNetDecoder(channels=8),
-            SegmentationHead(num_classes=3),
-        ),
-        0,
     ),
     "dinov2-identity": (
         call("classification", "timm_vit_small_patch14_dinov2", "IdentityDecoder", None, DINO, num_classes=3,
