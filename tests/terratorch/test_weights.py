@@ -155,10 +155,9 @@ def test_a_weight_that_is_missing_is_one_problem(prithvi):
     assert problem.fix == "give the path of a weights file that fits this backbone, or set pretrained: false"
 
 
-def renamed(file, name, *prefixes, add=0):
-    """The same tensors behind each prefix, in another file beside it; those of the first are larger by `add`."""
-    state = torch.load(file)
-    found = {f"{p}{n}": x + add * (p == prefixes[0]) for p in prefixes for n, x in state.items()}
+def renamed(file, name, prefix):
+    """The same tensors behind a prefix, in another file beside it."""
+    found = {f"{prefix}{name}": x for name, x in torch.load(file).items()}
     return saved({"state_dict": {**found, "criterion.weight": torch.ones(2)}}, file.replace(file[-4:], name))
 
 
@@ -188,23 +187,11 @@ def test_a_resnet_with_another_classifier_behind_a_prefix(resnet):
 
 def test_a_foreign_file_is_one_problem(tmp_path):
     file = saved({"one": torch.ones(3)}, tmp_path / "one.pt")
-    assert problem_of(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["DEM"]), 1).message == (
-        "terratorch/terramind_v1_tiny cannot load the weights of this file (got 0 of the 149 tensors that the network "
-        "needs; missing: encoder_embeddings.untok_dem@224.mod_emb, encoder_embeddings.untok_dem@224.pos_emb, "
-        "encoder_embeddings.untok_dem@224.proj.weight, encoder.0.norm1.weight, encoder.0.norm1.bias and 144 more; "
-        "not used: one)."
+    got = problem_of(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["DEM"]), 1).got
+    assert got.startswith(
+        "0 of the 149 tensors that the network needs; missing: encoder_embeddings.untok_dem@224.mod_emb"
     )
     assert problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6).got.startswith("1 of the 54")
-
-
-def test_of_two_networks_in_a_file_one_is_chosen(prithvi):
-    file = renamed(prithvi, "_two.pt", "student.", "teacher.", add=1)
-    problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6)
-    assert problem.got == "a whole network behind each of the prefixes student, teacher"
-    assert problem.fix == f"choose one: pretrained: {{file: {file}, prefix: student}}"
-    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained={"file": file, "prefix": "teacher"}), 6)
-    state = torch.load(prithvi)
-    assert differing(encoder, state) == []
 
 
 def test_other_channels_without_bands_are_one_problem(resnet):
