@@ -7,27 +7,19 @@ import timm
 import torch
 
 import composer
-from composer.errors import SpecError
 from composer.layouts import Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, UNetDecoder, UperNetDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import RegressionHead, SegmentationHead
 from composer.parts.necks import AddBottleneckLayer, LearnedInterpolateToPyramidal, ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
-from composer.tensors.matching import match_names
 from composer.terratorch.translation import UNUSED_ATTENTION, list_tensor_names
-from composer.weights import load_weights
-from tests.checkpoints import GRAPH, as_terratorch_says, lightning, state_of, trained, unlike
+from tests.checkpoints import GRAPH, as_terratorch_says, state_of, trained, unlike
 
 
 @pytest.fixture
 def file(tmp_path):
     return tmp_path / "model.ckpt"
-
-
-@pytest.fixture
-def model():
-    return composer.build(GRAPH, seed=8)
 
 
 TINY_SWIN = {"embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
@@ -74,7 +66,7 @@ def test_a_plain_network_takes_what_timms_wrapper_had(encoder, rest, file):
     torch.save({f"encoder.{name}": x for name, x in wrapper.state_dict().items()} | state, file)
 
     model = composer.build(graph, seed=8).eval()
-    report = load_weights(model, file)
+    report = composer.load_weights(model, file)
 
     # The wrapper gives what the loaded encoder gives, and everything behind that is the donor's.
     image = torch.rand(1, 3, 28, 28) if encoder.name.endswith("dinov2") else torch.rand(1, 3, 32, 32)
@@ -103,7 +95,7 @@ def test_every_place_of_a_chain_has_its_name(file):
     state = as_terratorch_says(state_of(donor))
     torch.save(state, file)
 
-    report = load_weights(model, file)
+    report = composer.load_weights(model, file)
 
     assert unlike(state_of(model), state_of(donor)) == []
     assert dict(report.matched) == dict(zip(state_of(donor), state, strict=True))
@@ -123,7 +115,7 @@ def test_necks_are_counted_without_the_one_that_pools_frames(file):
     renamed = {re.sub(r"^necks\.1\.", "neck.0.", re.sub("^encoder", "encoder.encoder", n)): x for n, x in state.items()}
     torch.save(renamed, file)
 
-    load_weights(model, file)
+    composer.load_weights(model, file)
 
     assert unlike(state_of(model), state) == []
     assert [name for name in renamed if name.startswith("neck")] == [
@@ -163,35 +155,6 @@ def test_a_network_that_timm_wraps_has_no_other_names():
     assert list_tensor_names(BRANCHED, "encoder.a.b") == ("encoder.a.b", "encoder.encoder.a.b")
 
 
-def test_no_name_serves_twice():
-    """What the wrapper calls `model.x` is the network's `x`, unless that has a child `model` of its own."""
-    keys = ["encoder.x", "encoder.model.x"]
-    names = {key: list_tensor_names(GRAPH, key) for key in keys}
-    assert match_names(names, ["encoder.model.x"]) == {"encoder.model.x": "encoder.model.x"}
-    assert match_names({"encoder.x": names["encoder.x"]}, ["encoder.model.x"]) == {"encoder.x": "encoder.model.x"}
-
-
-def test_a_name_that_is_left_over_is_told(file, model):
-    state = state_of(composer.build(GRAPH, seed=3))
-    twice = {f"encoder.model.{name.removeprefix('encoder.')}": x for name, x in state.items() if "encoder" in name}
-    torch.save(state | twice, file)
-
-    with pytest.raises(SpecError) as raised:
-        load_weights(model, file)
-
-    assert f"has {len(twice)} tensors that the model does not have" in str(raised.value)
-
-
-def test_the_loss_of_a_task_is_set_aside(file, model):
-    state = {**lightning(state_of(trained()))["state_dict"], "criterion.weight": torch.ones(2)}
-    torch.save({"state_dict": state}, file)
-
-    report = load_weights(model, file)
-
-    assert report.set_aside == (("criterion.weight", "not behind model."),)
-    assert str(report) == ("38 of 38 tensors were set\n  set aside: criterion.weight (not behind model.)")
-
-
 def test_attention_that_is_never_run_is_set_aside(file):
     encoder = Timm("test_resnet", out_indices=[1, 2])
     attention = UNetDecoder(channels=[16, 16], attention_type="scse")
@@ -204,7 +167,7 @@ def test_attention_that_is_never_run_is_set_aside(file):
     }
     torch.save({f"model.{name}": x for name, x in as_terratorch_says(state_of(donor)).items()} | unused, file)
 
-    report = load_weights(model, file)
+    report = composer.load_weights(model, file)
 
     assert report.set_aside == tuple((name, UNUSED_ATTENTION) for name in unused)
     assert unlike(state_of(model), state_of(donor)) == []

@@ -54,73 +54,45 @@ def test_images_by_name_are_asked_about_by_name():
     assert str(typed.sizes) == "multiple of 16, at least 16, any shape"
 
 
-def test_images_at_half_the_resolution_are_counted_in_reference_pixels():
-    graph = terramind(optical="{channels: 12, stride: 2}", radar="{channels: 2, stride: 2}")
+def test_stills_by_name_are_run_on_each_frame_and_counted_in_reference_pixels():
+    graph = terramind(optical="{channels: 12, stride: 2, frames: 3}", radar="{channels: 2, stride: 2, frames: 3}")
     typed = composer.infer(graph, lambda *_: TWO)
-    assert (typed.features["encoder"][0].stride, typed.sizes.multiple) == (32, 32)
+    (feature,) = typed.features["encoder"]
+    assert (typed.per_frame, feature.axes, feature.frames) == ({"encoder"}, "b t n c", 3)
+    assert (feature.stride, typed.sizes.multiple) == (32, 32)
 
 
-def test_stills_by_name_are_run_on_each_frame():
-    graph = terramind(optical="{channels: 12, frames: 3}", radar="{channels: 2, frames: 3}")
-    typed = composer.infer(graph, lambda *_: TWO)
-    assert typed.per_frame == {"encoder"}
-    assert (typed.features["encoder"][0].axes, typed.features["encoder"][0].frames) == ("b t n c", 3)
-
-
+BY_NAME = "takes images by name: S2L2A, S2L1C, S1GRD, S1RTC, RGB, DEM (got 2 images without a name)."
 NAMED = {
     "other channels": (
         terramind(radar="{channels: 3}"),
-        (
-            'terratorch/terramind_v1_tiny takes an image of 2 channels as S1GRD; radar gives map "b c h w" (3 '
-            "channels, stride 1)."
-        ),
+        'takes an image of 2 channels as S1GRD; radar gives map "b c h w" (3 channels, stride 1).',
         "input: {channels: 2}",
     ),
     "another resolution": (
         terramind(radar="{channels: 2, stride: 2}"),
-        (
-            "terratorch/terramind_v1_tiny takes images of one resolution and as many frames, and S2L2A is "
-            'map "b c h w" (12 channels, stride 1); S1GRD is not; radar gives map "b c h w" (2 channels, stride 2).'
-        ),
+        "takes images of one resolution and as many frames, and S2L2A is ",
         "bring the images to one resolution before they enter the model",
     ),
     "another name": (
         terramind(images="{S2L2A: optical, DEM: radar}"),
-        "terratorch/terramind_v1_tiny takes images named S1GRD, S2L2A (got images named S2L2A, DEM).",
+        "takes images named S1GRD, S2L2A (got images named S2L2A, DEM).",
         "from: {S1GRD: IMAGE, S2L2A: IMAGE}",
     ),
-    "two images without names": (
-        terramind(images="[optical, radar]"),
-        (
-            "terratorch/terramind_v1_tiny takes images by name: S2L2A, S2L1C, S1GRD, S1RTC, RGB, DEM (got 2 images "
-            "without a name)."
-        ),
-        "from: {S2L2A: optical, S1GRD: radar}",
-    ),
-    "two images in the other order": (
-        terramind(images="[radar, optical]"),
-        (
-            "terratorch/terramind_v1_tiny takes images by name: S2L2A, S2L1C, S1GRD, S1RTC, RGB, DEM (got 2 images "
-            "without a name)."
-        ),
-        "from: {S1GRD: radar, S2L2A: optical}",
-    ),
+    "two images without names": (terramind(images="[radar, optical]"), BY_NAME, "from: {S1GRD: radar, S2L2A: optical}"),
     "two images of modalities that are listed": (
         terramind(part="{terratorch/terramind_v1_tiny: {modalities: [own, S2L2A]}}", images="[optical, radar]"),
-        "terratorch/terramind_v1_tiny takes images by name: own, S2L2A (got 2 images without a name).",
+        "takes images by name: own, S2L2A (got 2 images without a name).",
         "from: {S2L2A: optical, own: radar}",
     ),
     "two images of no known channels": (
         terramind(radar="{channels: 5}", images="[optical, radar]"),
-        (
-            "terratorch/terramind_v1_tiny takes images by name: S2L2A, S2L1C, S1GRD, S1RTC, RGB, DEM (got 2 images "
-            "without a name)."
-        ),
+        BY_NAME,
         "from: {NAME: optical, NAME: radar}",
     ),
     "a backbone of one image": (
         terramind(part="terratorch/prithvi_eo_tiny"),
-        "terratorch/prithvi_eo_tiny does not take inputs by these names (got S2L2A, S1GRD).",
+        "does not take inputs by these names (got S2L2A, S1GRD).",
         "from: [optical, radar]",
     ),
 }
@@ -129,7 +101,8 @@ NAMED = {
 @pytest.mark.parametrize(("graph", "message", "fix"), NAMED.values(), ids=NAMED)
 def test_images_that_are_not_those_it_takes_are_refused(graph, message, fix):
     problem = problem_of(graph, TWO)
-    assert (problem.message, problem.fix, problem.place.path) == (message, fix, "encoder")
+    assert problem.message.partition(" ")[2].startswith(message)
+    assert (problem.fix, problem.place.path) == (fix, "encoder")
 
 
 def test_the_frames_of_an_image_are_told_to_the_part():
@@ -144,10 +117,6 @@ def test_frames_that_contradict_the_image_are_refused():
     image = composer.Image(channels=6, frames=3)
     graph = composer.chain(TerraTorch("prithvi_eo_tiny", frames=2), composer.EmbeddingHead(), input=image)
     problem = problem_of(graph, EncoderInfo(features=[SEEN], channels=6, frames=2))
-    assert problem.message == (
-        'terratorch/prithvi_eo_tiny takes an image of 2 frames at once; image gives map "b c t h w" (6 channels, '
-        "stride 1, 3 frames)."
-    )
     assert problem.fix == "input: {frames: 2}"
 
 
@@ -155,17 +124,11 @@ WRONG = {
     "no name": ({"name": "prithvi"}, "TerraTorch has no backbone 'prithvi': did you mean prithvi_swin_L or "),
     "a refused name": (
         {"name": "dinov3_vits16"},
-        (
-            "terratorch/dinov3_vits16 cannot be had: TerraTorch downloads the code of this network from GitHub and "
-            "runs it; use timm/vit_small_patch16_dinov3"
-        ),
+        "terratorch/dinov3_vits16 cannot be had: TerraTorch downloads the code of this network from GitHub and ",
     ),
     "a name that people look for": (
         {"name": "clay_v1_5"},
-        (
-            "terratorch/clay_v1_5 cannot be had: TerraTorch has Clay 1.5 as a masked autoencoder alone, which "
-            "downloads a teacher and gives losses and no features"
-        ),
+        "terratorch/clay_v1_5 cannot be had: TerraTorch has Clay 1.5 as a masked autoencoder alone, which downloads ",
     ),
     "frames of a backbone of stills": ({"name": "UNet", "frames": 2}, "terratorch/UNet has no field 'frames'"),
     "bands that are no list": ({"name": "dofa_base_patch16_224", "bands": "RED"}, "a list of names is needed"),
@@ -185,22 +148,20 @@ def test_a_part_that_cannot_be_says_so(fields, message):
     assert str(raised.value).startswith(message)
 
 
-def test_a_text_names_the_fields_that_a_backbone_has():
+@pytest.mark.parametrize(
+    ("part", "message", "fix"),
+    [
+        ("{terratorch/UNet: {frames: 3}}", "has no field 'frames'.", "known: options, out_indices, pretrained"),
+        ("terratorch/convnextv2_atto", "cannot be had: it gives the scores of a cl", "use timm/convnextv2_atto"),
+    ],
+    ids=["field", "name"],
+)
+def test_a_text_is_told_what_there_is(part, message, fix):
     with pytest.raises(composer.SpecError) as raised:
-        composer.reads("encoder: {terratorch/UNet: {frames: 3}}\nhead: EmbeddingHead")
+        composer.reads(f"encoder: {part}\nhead: EmbeddingHead")
     (problem,) = raised.value.problems
-    assert problem.message == "terratorch/UNet has no field 'frames'."
-    assert problem.fix == "known: options, out_indices, pretrained"
-
-
-def test_a_text_that_names_a_refused_backbone_is_told_of_another():
-    with pytest.raises(composer.SpecError) as raised:
-        composer.reads("encoder: terratorch/convnextv2_atto\nhead: EmbeddingHead")
-    (problem,) = raised.value.problems
-    assert problem.message == (
-        "terratorch/convnextv2_atto cannot be had: it gives the scores of a classifier, and no features."
-    )
-    assert problem.fix == "use timm/convnextv2_atto"
+    assert problem.message.partition(" ")[2].startswith(message)
+    assert problem.fix == fix
 
 
 @frozen

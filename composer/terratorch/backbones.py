@@ -18,8 +18,7 @@ from composer.parts.base import get_part_name
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
 from composer.parts.rules import Rejection
 from composer.sizes import Padding
-from composer.terratorch.calls import Arguments, Diagnostics, construct
-from composer.terratorch.problems import format_fix
+from composer.terratorch.calls import Arguments, Diagnostics, construct, format_fix
 
 
 @frozen(kw_only=True)
@@ -55,11 +54,11 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[A
     if arguments.get("temporal_concat") is not None:
         report.add_ignored(arguments, ["temporal_concat"], "it pools as temporal_pooling says", "temporal_pooling: …")
     if arguments.get("temporal_features_permute_op") is not None:
-        message = "frames are concatenated along the channels, or pooled by cell, in any layout: it has no effect."
-        report.add_note(arguments.locate("temporal_features_permute_op"), message)
-    pooling = arguments.rename(temporal_pooling="pooling", temporal_subset_lengths="subset_lengths")
-    pooling = pooling.drop(*(name for name in pooling if name not in ("pooling", "subset_lengths")))
-    origin = evolve(pooling, owner=arguments.locate("temporal_pooling"), prefix=f"{arguments.prefix}temporal_")
+        path = arguments.locate("temporal_features_permute_op")
+        report.add_note(path, "frames are concatenated along the channels, or pooled by cell, in any layout.")
+    fields = ("pooling", "subset_lengths")
+    values = {name: arguments.get(f"temporal_{name}") for name in fields if f"temporal_{name}" in arguments}
+    origin = Arguments(arguments.locate("temporal_pooling"), f"{arguments.prefix}temporal_", values)
     neck = construct(TemporalPooling, origin, report)
     frames = arguments.get("temporal_n_timestamps")
     if frames is None and neck is not None:
@@ -80,10 +79,7 @@ ENCODER_FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
 WEIGHT_ARGUMENTS = ("pretrained_cfg_overlay", "checkpoint_path")
 """The arguments of timm that name a file of weights."""
 
-FORBIDDEN_ARGUMENTS = {
-    **FORBIDDEN_TIMM_OPTIONS,
-    "padding": "its networks take none",
-}
+FORBIDDEN_ARGUMENTS = {**FORBIDDEN_TIMM_OPTIONS, "padding": "its networks take none"}
 """Arguments that a network of timm cannot have, each with the reason."""
 
 
@@ -97,12 +93,9 @@ def build_named_backbone(
     source, _, short = full_name.partition("_")
     name = short if source in ("timm", "terratorch") else full_name
     if source == "terratorch" or (name in FAMILIES and name not in UNREGISTERED):
-        report.add_problem(
-            "backbone",
-            f"{name} is a backbone of TerraTorch's own, and composer knows timm's by name alone.",
-            f'build it and hand in the module: backbone=BACKBONE_REGISTRY.build("{name}", …)',
-            "part",
-        )
+        message = f"{name} is a backbone of TerraTorch's own, and composer knows timm's by name alone."
+        instead = f'build it and hand in the module: backbone=BACKBONE_REGISTRY.build("{name}", …)'
+        report.add_problem("backbone", message, instead, "part")
         return None
     frames, pooling, rest = parse_temporal_wrapper(arguments, report)
     if rest.get("features_only", True) is not True:
@@ -114,18 +107,14 @@ def build_named_backbone(
         return None
     info = describe(encoder, image.channels)
     if isinstance(info, Rejection):
-        _report_rejection(encoder, info, arguments, report)
+        # The network is not in timm, or rejects its arguments.
+        origin, path = report.find_origin(f"encoder.{info.about or ''}") or (arguments, "backbone")
+        got = f" (got {info.got})" if info.got else ""
+        fix = info.fix and format_fix(info.fix, origin)
+        report.add_problem(path, f"{get_part_name(encoder)} {info.expected}{got}.", fix, info.code)
         return None
     encoder, padding = _resolve_padding(encoder, info, image.channels, arguments, describe)
     return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
-
-
-def _report_rejection(encoder: Timm, rejection: Rejection, arguments: Arguments, report: Diagnostics) -> None:
-    """Report a network that is not in timm, or rejects its arguments."""
-    origin, path = report.find_origin(f"encoder.{rejection.about or ''}") or (arguments, "backbone")
-    got = f" (got {rejection.got})" if rejection.got else ""
-    fix = rejection.fix and format_fix(rejection.fix, origin)
-    report.add_problem(path, f"{get_part_name(encoder)} {rejection.expected}{got}.", fix, rejection.code)
 
 
 def _build_timm_encoder(network: str, arguments: Arguments, report: Diagnostics) -> Timm | None:
@@ -150,6 +139,10 @@ def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagno
         return None
 
 
+_FIXED_SIZE_OPTIONS = {"dynamic_img_size": False, "strict_img_size": True}
+"""timm's defaults of the options that composer sets for other image sizes."""
+
+
 def _resolve_padding(
     encoder: Timm, info: EncoderInfo, channels: int, arguments: Arguments, describe: Describe
 ) -> tuple[Timm, Padding]:
@@ -159,24 +152,15 @@ def _resolve_padding(
     TerraTorch, and there is no such padding here.
     """
     multiple = compute_padding_multiple(arguments.get("patch_size") or info.patch)
-    if any(side % multiple for side in _find_native_size(encoder, info, channels, describe)):
+    fixed = {name: _FIXED_SIZE_OPTIONS[name] for name, _ in info.arguments if name in _FIXED_SIZE_OPTIONS}
+    original = describe(evolve(encoder, options={**dict(encoder.options), **fixed}), channels) if fixed else info
+    sizes = info.sizes if isinstance(original, Rejection) else original.sizes
+    if any(side is not None and side % multiple for side in (sizes.height, sizes.width)):
         return encoder, Padding()
     unpadded = evolve(encoder, any_size=True)
     if multiple % info.sizes.multiple and not isinstance(describe(unpadded, channels), Rejection):
         encoder = unpadded
     return encoder, Padding(multiple=multiple)
-
-
-_FIXED_SIZE_OPTIONS = {"dynamic_img_size": False, "strict_img_size": True}
-"""timm's defaults of the options that composer sets for other image sizes."""
-
-
-def _find_native_size(encoder: Timm, info: EncoderInfo, channels: int, describe: Describe) -> list[int]:
-    """Return height and width of the only image that a network takes in TerraTorch; nothing where there are more."""
-    changed = {name: _FIXED_SIZE_OPTIONS[name] for name, _ in info.arguments if name in _FIXED_SIZE_OPTIONS}
-    original = describe(evolve(encoder, options={**dict(encoder.options), **changed}), channels) if changed else info
-    sizes = info.sizes if isinstance(original, Rejection) else original.sizes
-    return [side for side in (sizes.height, sizes.width) if side is not None]
 
 
 def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) -> int:
@@ -234,8 +218,7 @@ def _prepare_neck(name: str, arguments: Arguments, report: Diagnostics) -> Argum
     order = arguments.get("new_order")
     if name == "PermuteDims" and isinstance(order, list | tuple) and all(type(axis) is int for axis in order):
         # torch counts negative axes from the end.
-        positive = [axis + len(order) if -len(order) <= axis < 0 else axis for axis in order]
-        return arguments.replace(new_order=positive)
+        return arguments.replace(new_order=[axis + len(order) if -len(order) <= axis < 0 else axis for axis in order])
     if name == "FeaturePyramidNetworkNeck" and arguments.get("output_ordered_dict", True):
         message = "TerraTorch gives an ordered dict, which no decoder of its factory takes; composer gives a tuple."
         report.add_note(arguments.locate("output_ordered_dict"), message)

@@ -1,16 +1,23 @@
-"""Arguments of a call of TerraTorch's factory, by component, and the problems found in them."""
+"""Arguments of a call of TerraTorch's factory, and problems of the call and of its graph at these arguments."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import attrs
 from attrs import define, evolve, field, frozen
 
-from composer.errors import Place, Problem, Source, SpecError, suggest, truncate_problems
+from composer.errors import Edit, Fix, Place, Problem, SetField, Source, SpecError, suggest, truncate_problems
+from composer.graph import Graph, Node, Shared
+from composer.inference import TypedGraph
+from composer.neck_paths import format_part
+from composer.parts import Encoder, Part, TemporalPooling
+from composer.parts.base import get_part_name
+from composer.parts.rules import compute_implied_sizes
 
 
 @frozen
@@ -57,8 +64,8 @@ class Arguments:
 
     def rename(self, **names: str) -> Arguments:
         """Return the arguments under other names: `rename(old="new")`."""
-        values = {names.get(name, name): value for name, value in self.values.items()}
-        return evolve(self, values=values, paths={names.get(name, name): path for name, path in self.paths.items()})
+        values, paths = ({names.get(n, n): v for n, v in mapping.items()} for mapping in (self.values, self.paths))
+        return evolve(self, values=values, paths=paths)
 
 
 @define
@@ -78,25 +85,23 @@ class Diagnostics:
 
     def locate(self, argument: str) -> Place:
         """Return the place of an argument, or of what encloses it where the config does not spell it out."""
-        for enclosing in (*_iter_enclosing_paths(argument), ""):
-            if enclosing in self.aliases:
-                rest = argument[len(enclosing) :]
-                joint = "." if rest and not enclosing else ""
-                return self.source.locate(f"{self.aliases[enclosing]}{joint}{rest}")
-        return self.source.locate(argument)
+        enclosing = next((path for path in _iter_enclosing_paths(argument) if path in self.aliases), None)
+        if enclosing is None:
+            return self.source.locate(argument)
+        rest = argument[len(enclosing) :]
+        return self.source.locate(f"{self.aliases[enclosing]}{'.' if rest and not enclosing else ''}{rest}")
 
     def add_problem(self, path: str, message: str, fix: str | None = None, code: str = "value") -> None:
-        """Add a problem at an argument."""
+        """Add a problem at an argument; with the code `note`, a note."""
         problem = Problem(code=code, message=message, place=self.locate(path), fix=fix)
+        found = self.notes if code == "note" else self.problems
         # The main head's problems recur for every auxiliary head.
-        if problem not in self.problems:
-            self.problems.append(problem)
+        if problem not in found:
+            found.append(problem)
 
-    def add_note(self, path: str, message: str, fix: str | None = None, code: str = "note") -> None:
+    def add_note(self, path: str, message: str, fix: str | None = None) -> None:
         """Add a note on an argument that has another effect in TerraTorch than it appears to have, or none."""
-        note = Problem(code=code, message=message, place=self.locate(path), fix=fix)
-        if note not in self.notes:
-            self.notes.append(note)
+        self.add_problem(path, message, fix, "note")
 
     def add_ignored(self, arguments: Arguments, names: Iterable[str], reason: str, fix: str | None = None) -> None:
         """Add a note on each of these arguments that is given, because TerraTorch ignores it."""
@@ -118,6 +123,54 @@ class Diagnostics:
         name = re.split(r"[.\[]", rest)[0]
         return origin, f"{origin.paths[name]}{rest[len(name) :]}" if name in origin.paths else origin.owner
 
+    def map_problem(self, problem: Problem, graph: Graph) -> Problem:
+        """Return a problem of the graph with the place of the argument that caused it, and a fix in arguments.
+
+        Where a field has no argument of its own, the place is that of the node's argument.
+        """
+        found = self.find_origin(problem.place.path)
+        if found is None:
+            return evolve(problem, place=self.locate(""))
+        origin, path = found
+        if isinstance(problem.fix, Fix):
+            fix: str | None = "; ".join(self._format_edit(edit, graph) for edit in problem.fix.edits)
+        else:
+            fix = problem.fix and format_fix(problem.fix, origin)
+        return evolve(problem, place=self.locate(path), fix=fix)
+
+    def _format_edit(self, edit: Edit, graph: Graph) -> str:
+        if isinstance(edit, SetField):
+            return f"{self.origins[edit.node].format_path(edit.name)}: {edit.value}"
+        # Frames are pooled by the backbone in TerraTorch.
+        pooling = TemporalPooling.__name__
+        if edit.parts == (pooling,):
+            return f"{self.origins['encoder'].format_path('temporal_pooling')}: mean"
+        nodes = [node for node in graph.nodes if node.name.startswith("necks[")]
+        parts = [format_part(node.part) for node in nodes if isinstance(node.part, Part)]
+        at = [*(node.name for node in nodes), edit.before].index(edit.before)
+        necks = (part.partition(": {") for part in (*parts[:at], *edit.parts, *parts[at:]))
+        dicts = [f"{{name: {name}, {fields}" if fields else f"{{name: {name}}}" for name, _, fields in necks]
+        return f"necks: [{', '.join(neck for neck in dicts if pooling not in neck)}]"
+
+    @contextmanager
+    def map_errors(self, graph: Graph) -> Iterator[None]:
+        """Within it, a SpecError of the graph becomes one of the call, in the order of the file."""
+        try:
+            yield
+        except SpecError as error:
+            raise SpecError(sort_problems(self.map_problem(problem, graph) for problem in error.problems)) from None
+
+
+_SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "necks", "rescale")
+"""Keys of a spec with which a fix may begin, and which are not fields of a part."""
+
+
+def format_fix(fix: str, origin: Arguments) -> str:
+    """Return a fix that begins with a field, `channels: [8]`, with the argument for that field."""
+    name, colon, value = fix.partition(": ")
+    is_field = colon and name.isidentifier() and name not in _SPEC_KEYS
+    return f"{origin.format_path(name)}: {value}" if is_field else fix
+
 
 def sort_problems(problems: Iterable[Problem]) -> list[Problem]:
     """Return problems in the order of the file; those without a position keep theirs."""
@@ -125,10 +178,43 @@ def sort_problems(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def _iter_enclosing_paths(path: str) -> Iterator[str]:
-    """Yield a path, then each that encloses it: `a.b[0]`, `a.b`, `a`."""
+    """Yield a path, then each that encloses it: `a.b[0]`, `a.b`, `a`, and the empty one."""
     while path:
         yield path
         path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    yield path
+
+
+def find_padding_notes(typed: TypedGraph, report: Diagnostics) -> list[Problem]:
+    """Return a note on the argument whose part needs images padded that TerraTorch does not pad; nothing elsewhere.
+
+    TerraTorch pads for patches alone. Where maps do not cover whole cells, it stretches the results of a part.
+    """
+    sizes, multiple = typed.sizes, typed.graph.padding.multiple
+    if any(info.patch for info in typed.encoder_infos.values()):
+        return []
+    if sizes.height is not None and "encoder" in typed.encoder_infos:
+        node, need = "encoder", f"the network takes images of {sizes.height} × {sizes.width}"
+    else:
+        needy = [node for node in typed.order if _compute_required_multiple(typed, node) > multiple]
+        if not needy or sizes.multiple <= multiple:
+            return []
+        owner = "the network" if isinstance(needy[0].part, Encoder | Shared) else get_part_name(needy[0].part)
+        node, need = needy[0].name, f"{owner} needs sides that are multiples of {sizes.multiple}"
+    message = (
+        f"{need}: others are padded, and cropped. TerraTorch feeds them as they are, and gives other numbers or fails."
+    )
+    return [report.map_problem(Problem(code="note", message=message, place=Place(node)), typed.graph)]
+
+
+def _compute_required_multiple(typed: TypedGraph, node: Node) -> int:
+    """Return the multiple that a node alone requires of the sides of images."""
+    multiples = [compute_implied_sizes(feature).multiple for feature in typed.features[node.name]]
+    if node.name in typed.encoder_infos:
+        multiples.append(typed.encoder_infos[node.name].sizes.multiple)
+    elif not isinstance(node.part, Shared):
+        multiples.append(typed.node_sizes[node.name].multiple)
+    return max(multiples)
 
 
 def route_arguments(
@@ -164,8 +250,7 @@ def construct(cls: type[T], arguments: Arguments, report: Diagnostics, label: st
     fields = attrs.fields_dict(cls)  # type: ignore[arg-type]
     label = label or cls.__name__
     unknown = [name for name in arguments if name not in fields]
-    required = [name for name, entry in fields.items() if entry.default is attrs.NOTHING and entry.init]
-    missing = [name for name in required if name not in arguments]
+    missing = [n for n, entry in fields.items() if entry.default is attrs.NOTHING and entry.init and n not in arguments]
     for name in unknown:
         message = f"{label} has no argument {name!r}."
         report.add_problem(arguments.locate(name), message, suggest(name, fields), "unused")

@@ -10,23 +10,18 @@ from typing import Any
 from attrs import evolve
 
 from composer.encoder_info import describe as describe_by_probe
-from composer.errors import Source, SpecError, suggest
+from composer.errors import Source, suggest
 from composer.inference import Describe, infer
 from composer.spec.schema import get_key_name, join_path
 from composer.spec.writer import write
 from composer.spec.yaml import MappingNode, SequenceNode, Tree, parse_document, read_text
-from composer.terratorch.calls import Diagnostics, sort_problems
-from composer.terratorch.problems import find_padding_note, map_problem
+from composer.terratorch.calls import Diagnostics, find_padding_notes, sort_problems
 from composer.terratorch.translation import Translation, translate
 
 MODEL = "model"
-
 INIT_ARGS = f"{MODEL}.init_args"
-
 MODEL_ARGS = f"{INIT_ARGS}.model_args"
-
 CONFIG_EXAMPLE = "model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
-
 FACTORY = "EncoderDecoderFactory"
 
 TASKS = {
@@ -41,19 +36,17 @@ TASKS = {
 
 EMBEDDING_TASK_CLASS = "EmbeddingGenerationTask"
 
-EMBEDDING_ARGUMENTS = ("layers", "output_format", "has_cls", "embedding_pooling")
-"""The `init_args` of EmbeddingGenerationTask from which it makes necks."""
-
 MODEL_ARGUMENTS = ("model_args", "model_factory", "model", "aux_heads")
 """The `init_args` that the model of any task depends on."""
+
+EMBEDDING_ARGUMENTS = ("layers", "output_format", "has_cls", "embedding_pooling")
+"""The `init_args` of EmbeddingGenerationTask from which it makes necks."""
 
 FREEZE_ARGUMENTS = {"freeze_backbone": "encoder", "freeze_decoder": "decoder", "freeze_head": "head"}
 """The arguments that freeze, each with the node of a graph that it freezes."""
 
 OUTPUT_FORMATS = ("tiff", "parquet", "parquet_joint", "neuco_csv")
-
 POOLINGS = ("mean", "max", "min", "cls")
-
 
 _BOOLEANS = {
     spelling: word in ("yes", "on")
@@ -77,27 +70,21 @@ def read_config(path: str | os.PathLike[str], *, describe: Describe = describe_b
 def reads_config(text: str, *, name: str | None = None, describe: Describe = describe_by_probe) -> Translation:
     """Return the model of a config as `read_config` does. `name` is the file in the places of problems."""
     report = Diagnostics(Source(name))
-    call = parse_config(text, report)
+    call = _parse_config(text, report)
     if call is None:
         report.raise_problems()
     translation = translate(call or {}, describe, report)
-    try:
+    with report.map_errors(translation.graph):
         typed = infer(translation.graph, describe)
         write(translation.graph)
-    except SpecError as error:
-        mapped = [map_problem(problem, report, translation.graph) for problem in error.problems]
-        raise SpecError(sort_problems(mapped)) from None
     labels = [label for label, _ in translation.graph.auxiliary]
     for label, written in translation.branches.items():
         message = f"names in a spec are letters, digits and _: {written} is {label} there."
-        report.add_note(f"aux_decoders[{labels.index(label)}].name", message, code="note")
-    padding = find_padding_note(typed)
-    if padding is not None:
-        report.notes.append(map_problem(padding, report, translation.graph))
-    return evolve(translation, notes=sort_problems(report.notes))
+        report.add_note(f"aux_decoders[{labels.index(label)}].name", message)
+    return evolve(translation, notes=sort_problems([*report.notes, *find_padding_notes(typed, report)]))
 
 
-def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
+def _parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
     """Return the arguments that a config hands to EncoderDecoderFactory; None, with problems, where it has none.
 
     Raises SpecError for a text that is not YAML.
@@ -106,8 +93,7 @@ def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
     # TerraTorch's reader takes the last value of a repeated key, and so does the document.
     report.notes += [problem for problem in problems if problem.code == "key"]
     report.problems += [problem for problem in problems if problem.code != "key"]
-    _record_positions("", root, report.source.marks)
-    config = _to_python(root)
+    config = _convert_tree("", root, report.source.marks)
     model = config.get(MODEL) if isinstance(config, dict) else None
     for key in config if isinstance(config, dict) else ():
         if key != MODEL:
@@ -116,37 +102,34 @@ def parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
         if key not in ("class_path", "init_args"):
             report.add_problem(f"{MODEL}.{key}", f"a model has no key {key!r}.", CONFIG_EXAMPLE, "key")
     if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
-        path = "" if model is None else MODEL
         message = f"a config has a model of a class_path and init_args (got {model!r}), all in this file."
-        report.add_problem(path, message, CONFIG_EXAMPLE, "key")
+        report.add_problem("" if model is None else MODEL, message, CONFIG_EXAMPLE, "key")
         return None
-    task = str(model.get("class_path")).rpartition(".")
-    if task[2] in TASKS and task[0].partition(".")[0] in ("", "terratorch"):
-        return _parse_init_args(task[2], model["init_args"], report)
-    message = f"{''.join(task)} is not a task whose models {FACTORY} builds."
-    report.add_problem(f"{MODEL}.class_path", message, suggest(task[2], TASKS), "part")
+    home, dot, task = str(model.get("class_path")).rpartition(".")
+    if task in TASKS and home.partition(".")[0] in ("", "terratorch"):
+        return _parse_init_args(task, model["init_args"], report)
+    message = f"{home}{dot}{task} is not a task whose models {FACTORY} builds."
+    report.add_problem(f"{MODEL}.class_path", message, suggest(task, TASKS), "part")
     return None
 
 
-def _record_positions(path: str, tree: Tree, marks: dict[str, tuple[int, int]]) -> None:
-    """Record the line and column of everything in a tree; what is in a mapping is located by its key."""
+def _convert_tree(path: str, tree: Tree, marks: dict[str, tuple[int, int]]) -> Any:
+    """Return a tree as lists, dicts, and scalars as TerraTorch's reader takes them; add line and column of each path.
+
+    What is in a mapping is located by its key.
+    """
     marks.setdefault(path, (tree.line, tree.column))
     if isinstance(tree, MappingNode):
-        for key, value in tree.pairs:
-            inner = join_path(path, get_key_name(key))
-            marks[inner] = key.line, key.column
-            _record_positions(inner, value, marks)
+        names = [get_key_name(key) for key, _ in tree.pairs]
+        marks |= {
+            join_path(path, name): (key.line, key.column) for name, (key, _) in zip(names, tree.pairs, strict=True)
+        }
+        return {
+            name: _convert_tree(join_path(path, name), value, marks)
+            for name, (_, value) in zip(names, tree.pairs, strict=True)
+        }
     if isinstance(tree, SequenceNode):
-        for position, entry in enumerate(tree.entries):
-            _record_positions(f"{path}[{position}]", entry, marks)
-
-
-def _to_python(tree: Tree) -> Any:
-    """Return a value as Python has it: lists, dicts, and scalars as TerraTorch's reader takes them."""
-    if isinstance(tree, MappingNode):
-        return {get_key_name(key): _to_python(value) for key, value in tree.pairs}
-    if isinstance(tree, SequenceNode):
-        return [_to_python(entry) for entry in tree.entries]
+        return [_convert_tree(f"{path}[{position}]", entry, marks) for position, entry in enumerate(tree.entries)]
     return tree.value if tree.quoted or not isinstance(tree.value, str) else _BOOLEANS.get(tree.value, tree.value)
 
 
@@ -156,7 +139,7 @@ def _set_aside(path: str, key: str, report: Diagnostics) -> None:
         message = "keys that are joined by dots are not taken apart."
         report.add_problem(join_path(path, key), message, "write a mapping in place of each dot", "key")
     else:
-        report.add_note(join_path(path, key), "not part of a model: set aside.", code="note")
+        report.add_note(join_path(path, key), "not part of a model: set aside.")
 
 
 def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> dict[str, Any] | None:
@@ -173,21 +156,21 @@ def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> di
         report.add_problem(f"{INIT_ARGS}.model_factory", message, fix, "part")
         return None
     if not isinstance(arguments, dict):
-        message = f"{task} needs model_args, a mapping of arguments (got {arguments!r})."
-        report.add_problem(MODEL_ARGS, message, code="key")
+        report.add_problem(MODEL_ARGS, f"{task} needs model_args, a mapping (got {arguments!r}).", code="key")
         return None
     for name in {"task", "aux_decoders"} & arguments.keys():
         report.add_problem(f"{MODEL_ARGS}.{name}", f"the task hands {name} to the factory itself.", code="unused")
     if arguments.get("peft_config") is not None:
         message = "adapters are added to a built model, and are not part of a spec: set aside."
         fix = "composer.terratorch.EncoderDecoderFactory().build_model(…, peft_config=…) does both"
-        report.add_note(f"{MODEL_ARGS}.peft_config", message, fix, "note")
+        report.add_note(f"{MODEL_ARGS}.peft_config", message, fix)
     aliases = {"": MODEL_ARGS, "task": f"{MODEL}.class_path", "aux_decoders": f"{INIT_ARGS}.aux_heads"}
     call = {**arguments, "task": TASKS[task]}
     if embedding and not call.get("necks"):
         call["necks"] = _add_embedding_necks(init, aliases, report)
     if not embedding:
         call["aux_decoders"] = _parse_aux_heads(init.get("aux_heads"), aliases, report)
+    # Not before: the paths of the problems above are those of the config.
     report.aliases |= aliases
     return call
 
@@ -196,12 +179,11 @@ def _check_init_arg(task: str, name: str, value: Any, known: tuple[str, ...], re
     """Note an argument that the model does not depend on; reject one that is meant to change the model."""
     path = f"{INIT_ARGS}.{name}"
     if name == MODEL:
-        message = f"a model in place of model_args is not imported (got {value!r})."
-        report.add_problem(path, message, "model_args: {backbone: …}")
+        report.add_problem(path, f"a model is not imported (got {value!r}).", "model_args: {backbone: …}")
     elif name in FREEZE_ARGUMENTS:
         if value:
             fix = f'call model.freeze("{FREEZE_ARGUMENTS[name]}")'
-            report.add_note(path, "freezing is not part of a spec: set aside.", fix, "note")
+            report.add_note(path, "freezing is not part of a spec: set aside.", fix)
     elif close := get_close_matches(name, (*known, *FREEZE_ARGUMENTS), n=1, cutoff=0.85):
         report.add_problem(path, f"{task} has no argument {name!r}.", f"did you mean {close[0]}?", "key")
     else:
@@ -218,8 +200,7 @@ def _parse_aux_heads(heads: Any, aliases: dict[str, str], report: Diagnostics) -
         if not isinstance(entry, dict) or "class_path" not in entry:
             continue
         if str(entry["class_path"]).rpartition(".")[2] != "AuxiliaryHead":
-            message = f"an auxiliary head is an AuxiliaryHead (got {entry['class_path']!r})."
-            report.add_problem(f"{path}.class_path", message, code="part")
+            report.add_problem(f"{path}.class_path", f"{entry['class_path']!r} is no AuxiliaryHead.", code="part")
             return []
         aliases[f"aux_decoders[{position}]"] = f"{path}.init_args"
         parsed[position] = entry.get("init_args")
@@ -234,7 +215,7 @@ def _add_embedding_necks(init: dict[str, Any], aliases: dict[str, str], report: 
         report.add_problem(f"{INIT_ARGS}.{str(error).split(' ')[0]}", f"{error}.")
         return []
     message = f"{EMBEDDING_TASK_CLASS} adds necks: {', '.join(neck['name'] for neck in necks)}."
-    report.add_note(INIT_ARGS, message, "model_args: {necks: […]} replaces them", "note")
+    report.add_note(INIT_ARGS, message, "model_args: {necks: […]} replaces them")
     aliases |= {f"necks[{position}]": INIT_ARGS for position in range(len(necks))}
     aliases |= {"necks[0].indices": f"{INIT_ARGS}.layers", "necks[0].pooling": f"{INIT_ARGS}.embedding_pooling"}
     return necks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from composer.building import build_modules
 from composer.encoder_info import describe
-from composer.errors import Problem, SpecError
+from composer.errors import Problem
 from composer.execution import compute_center_crop_box, compute_padding_for_size
 from composer.inference import TypedGraph, infer
 from composer.model import Model, ModelOutput
 from composer.modules.base import crop
 from composer.parts import Encoder
 from composer.terratorch.branches import EMBEDDING_TASK
-from composer.terratorch.calls import Diagnostics
-from composer.terratorch.problems import find_padding_note, map_problem
+from composer.terratorch.calls import Diagnostics, find_padding_notes
 from composer.terratorch.translation import translate
 
 
@@ -63,17 +62,12 @@ class EncoderDecoderFactory:
         call = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
         report = Diagnostics()
         translation = translate(call, describe, report)
-        for note in translation.notes:
-            _warn(note)
-        try:
+        _warn(translation.notes)
+        with report.map_errors(translation.graph):
             typed = infer(translation.graph)
             seed = int(torch.randint(2**31, ()))
             model = FactoryModel(typed, build_modules(typed, seed=seed), task.lower(), translation.branches)
-        except SpecError as error:
-            raise SpecError(map_problem(problem, report, translation.graph) for problem in error.problems) from None
-        padding = find_padding_note(typed)
-        if padding is not None:
-            _warn(map_problem(padding, report, translation.graph))
+        _warn(find_padding_notes(typed, report))
         if model.task == EMBEDDING_TASK:
             model.freeze_encoder()
         if peft_config is not None:
@@ -83,9 +77,10 @@ class EncoderDecoderFactory:
         return model
 
 
-def _warn(note: Problem) -> None:
-    fix = f" ({note.fix})" if note.fix else ""
-    warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=3)
+def _warn(notes: Iterable[Problem]) -> None:
+    for note in notes:
+        fix = f" ({note.fix})" if note.fix else ""
+        warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=3)
 
 
 class FactoryModel(Model):

@@ -16,7 +16,6 @@ from composer.terratorch.backbones import Backbone, build_named_backbone, build_
 from composer.terratorch.branches import (
     EMBEDDING_TASK,
     HEADS,
-    NUM_OUTPUTS,
     PIXEL_WISE,
     BranchBuilder,
     get_output_names,
@@ -56,7 +55,10 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
     report = Diagnostics() if report is None else report
     named = _get_named_arguments(call, report)
     rest = {name: value for name, value in call.items() if name not in FACTORY_ARGUMENTS}
-    task = _resolve_task(named.get("task"), report)
+    task = str(named.get("task")).lower()
+    if task not in HEADS:
+        report.add_problem("task", f"the factory has no task {call.get('task')!r}.", suggest(task, HEADS), "part")
+        task = "segmentation"
     arguments, rest = route_arguments("backbone_", "backbone", named.get("backbone_kwargs"), rest)
     report.origins |= {
         "encoder": arguments,
@@ -82,10 +84,9 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         report.add_problem(name, f"{name} was passed but not used.", fix, "unused")
     output = Arguments("", "", {name: named[name] for name in ("rescale", "image_size_out") if name in named})
     if task not in PIXEL_WISE:
-        report.add_ignored(
-            output, (n for n in output if output.get(n) is not True), f"the output of {task} has no size"
-        )
-        output = output.drop(*output)
+        unread = [name for name in output if output.get(name) is not True]
+        report.add_ignored(output, unread, f"the output of {task} has no size")
+        output = Arguments("", "")
     report.raise_problems()
     assert backbone is not None
     labels = {normalize_branch(name): name for name in branches}
@@ -118,14 +119,6 @@ def _get_named_arguments(call: Mapping[str, Any], report: Diagnostics) -> dict[s
     return named
 
 
-def _resolve_task(task: Any, report: Diagnostics) -> str:
-    name = task.lower() if isinstance(task, str) else task
-    if name in HEADS:
-        return str(name)
-    report.add_problem("task", f"the factory has no task {task!r}.", suggest(str(task), HEADS), "part")
-    return "segmentation"
-
-
 def _build_backbone(backbone: Any, arguments: Arguments, report: Diagnostics, describe: Describe) -> Backbone | None:
     if isinstance(backbone, str):
         return build_named_backbone(backbone, arguments, report, describe)
@@ -133,9 +126,8 @@ def _build_backbone(backbone: Any, arguments: Arguments, report: Diagnostics, de
         from composer.terratorch.live import build_module_backbone
 
         return build_module_backbone(backbone, arguments, report)
-    code = "key" if backbone is None else "type"
     message = f"a backbone is the name of a network (got {backbone!r})."
-    report.add_problem("backbone", message, "backbone: timm_resnet50", code)
+    report.add_problem("backbone", message, "backbone: timm_resnet50", "key" if backbone is None else "type")
     return None
 
 
@@ -153,8 +145,7 @@ def _build_branches(
         return (EmbeddingHead(),), {}, rest
     names = [name for name in get_output_names(task) if name in named]
     if len(names) == 2:
-        message = "one of num_outputs and num_classes is given, not both."
-        report.add_problem(NUM_OUTPUTS, message, "leave one out", "unused")
+        report.add_problem("num_outputs", "num_classes is given too.", "leave one out", "unused")
     if "decoder" not in named:
         report.add_problem("decoder", f"{task} needs a decoder.", "decoder: FCNDecoder", "key")
         return (), {}, rest
@@ -165,17 +156,16 @@ def _build_branches(
 
 
 UNUSED_ATTENTION = "TerraTorch's U-Net has an attention here that it never runs"
-
 _PEFT_PREFIX = "base_model.model."
 
 
 def normalize_tensor_name(name: str) -> str:
     """Return a name with the branches of the graph for auxiliary heads, and without the wrapper of old versions."""
     parts = [part for part in name.split(".") if part != "_timm_module"]
-    for at, part in enumerate(parts[1:], start=1):
-        if parts[at - 1] == "aux_heads":
-            parts[at] = normalize_branch(part)
-    return ".".join(parts)
+    before = ["", *parts[:-1]]
+    return ".".join(
+        normalize_branch(part) if parent == "aux_heads" else part for parent, part in zip(before, parts, strict=True)
+    )
 
 
 def list_tensor_names(graph: Graph, key: str) -> tuple[str, ...]:
@@ -183,12 +173,12 @@ def list_tensor_names(graph: Graph, key: str) -> tuple[str, ...]:
 
     `key` is its name in the state dict of the model, which it keeps where TerraTorch has no place for it.
     """
-    nodes = [node for node in graph.nodes if key.startswith(f"{_join_module_path(node.name)}.")]
-    if not nodes:
+    nodes = {f"{'.'.join(get_module_path(node.name))}.": node for node in graph.nodes}
+    path = max((path for path in nodes if key.startswith(path)), key=len, default=None)
+    if path is None:
         return (key,)
-    node = max(nodes, key=lambda node: len(node.name))
+    node, within = nodes[path], key.removeprefix(path)
     place = _find_terratorch_path(graph, node.name)
-    within = key.removeprefix(f"{_join_module_path(node.name)}.")
     if isinstance(node.part, Mmseg):
         # In TerraTorch's wrapper.
         return (f"{place}.decoder.{within}", f"{place}.{within}")
@@ -208,10 +198,6 @@ def find_ignore_reason(graph: Graph, name: str) -> str | None:
     return None
 
 
-def _join_module_path(node: str) -> str:
-    return ".".join(get_module_path(node))
-
-
 def _find_terratorch_path(graph: Graph, node: str) -> str:
     """Return the path of the module in TerraTorch's model that a node is."""
     kind, *rest = get_module_path(node)
@@ -222,7 +208,7 @@ def _find_terratorch_path(graph: Graph, node: str) -> str:
         return f"neck.{int(rest[0]) - pooling}"
     if kind == "aux" and len(rest) == 2 and rest[1] in ("decoder", "head"):
         return f"aux_heads.{rest[0]}.{('decoder', 'head').index(rest[1])}"
-    return _join_module_path(node)
+    return ".".join((kind, *rest))
 
 
 def _iter_encoder_names(part: Part | object, within: str) -> Iterator[str]:

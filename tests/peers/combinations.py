@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, pairwise, product
+from random import Random
 from typing import Any
 
 import torch
 from torch import nn
 
-from tests.peers.covering import Combination, covering
+Combination = dict[str, str]
+Pair = tuple[tuple[str, str], tuple[str, str]]
 
 CHANNELS = 4
 """Bands of the images. Not three, so that no stem is the default one."""
@@ -289,6 +292,38 @@ def _channels(one: Combination) -> list[int]:
         "learned": [widths[0] // 4, widths[1] // 2, *widths[2:]],
     }
     return changed.get(one.get("neck", "none"), widths)
+
+
+LOOKED_AT = 200
+"""How many of the combinations that hold a missing pair are compared before one is chosen."""
+
+
+def covering(factors: Mapping[str, Sequence[str]], works: Callable[[Combination], bool]) -> list[Combination]:
+    """Combinations of one option of each factor, all of which work, that have every pair of options that can.
+
+    Greedy: of those that have a pair not yet had, one that has as many of these as any of a fixed random choice. Always
+    the same for the same factors.
+    """
+    every = (dict(zip(factors, options, strict=True)) for options in product(*factors.values()))
+    lawful = [one for one in every if works(one)]
+    holding: dict[Pair, list[Combination]] = {}
+    for one in lawful:
+        for pair in pairs_of(one):
+            holding.setdefault(pair, []).append(one)
+    choose, missing, chosen = Random(0), dict.fromkeys(holding), []
+    while missing:
+        some = holding[next(iter(missing))]
+        candidates = some if len(some) <= LOOKED_AT else choose.sample(some, LOOKED_AT)
+        best = max(candidates, key=lambda one: sum(pair in missing for pair in pairs_of(one)))
+        chosen.append(best)
+        for pair in pairs_of(best):
+            missing.pop(pair, None)
+    return chosen
+
+
+def pairs_of(one: Combination) -> list[Pair]:
+    """Every two options of a combination, in the order of the factors."""
+    return list(combinations(one.items(), 2))
 
 
 PIXEL_WISE_COMBINATIONS = covering(PIXEL_WISE, goes_together)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from terratorch.models import decoders, heads, necks
-from terratorch.models.decoders.aspp_head import ASPPRegressionHead, ASPPSegmentationHead
+from terratorch.models.decoders import aspp_head
 from torch import Tensor, nn
 
 import composer
@@ -43,11 +43,11 @@ def head(name, **fields):
     return lambda widths: OfOne(getattr(heads, name)(widths[0], **fields))
 
 
-def aspp(part_class, position=-1, **fields):
+def aspp(name, in_index=-1, **fields):
     """TerraTorch's ASPP head, which has to be told how many channels it is given."""
-    positions = [position] if isinstance(position, int) else position
-    return lambda widths: part_class(
-        channel_list=widths, in_channels=sum(widths[i] for i in positions), in_index=position, **fields
+    positions = [in_index] if isinstance(in_index, int) else in_index
+    return lambda widths: getattr(aspp_head, name)(
+        channel_list=widths, in_channels=sum(widths[i] for i in positions), in_index=in_index, **fields
     )
 
 
@@ -62,177 +62,67 @@ class OfOne(nn.Module):
         return self.inner(features[0])
 
 
-SMALL = {"channels": 5, "dilations": (1, 2, 6)}
-TWO_MAPS = {"in_index": [0, 2], "input_transform": "resize_concat"}
+def case(make, name, features, *, theirs=None, called=None, **fields):
+    """The part of a name, its features and TerraTorch's class. `theirs` are fields that it has besides ours."""
+    part = getattr(composer, name)(**fields)
+    peer = make(called or name, **{**fields, **(theirs or {})})
+    differing = [f"{key}={value}" for key, value in fields.items() if not isinstance(value, list | tuple)]
+    return pytest.param(part, features, peer, id="-".join([name, *differing, f"of{len(features)}", features[0].axes]))
+
+
 MLP = {"dim_list": [5, 4], "dropout": 0.3}
+CONVS = {"channel_list": [5, 4], "dropout": 0.3}
+ASPP = {"channels": 5, "dilations": (1, 2, 6)}
+AGGREGATED = (tokens(), tokens(4))
 
 CASES = [
-    pytest.param(
-        composer.SelectIndices(indices=[2, 0]), PYRAMID, neck("SelectIndices", indices=[2, 0]), id="SelectIndices"
-    ),
-    pytest.param(
-        composer.PermuteDims(new_order=[0, 2, 3, 1]),
-        PYRAMID,
-        neck("PermuteDims", new_order=[0, 2, 3, 1]),
-        id="PermuteDims",
-    ),
-    pytest.param(composer.InterpolateToPyramidal(), ALIKE, neck("InterpolateToPyramidal"), id="InterpolateToPyramidal"),
-    pytest.param(
-        composer.InterpolateToPyramidal(mode="bilinear", scale_factor=3),
-        ALIKE[:2],
-        neck("InterpolateToPyramidal", mode="bilinear", scale_factor=3),
-        id="InterpolateToPyramidal-bilinear",
-    ),
-    pytest.param(composer.MaxpoolToPyramidal(), ALIKE[:3], neck("MaxpoolToPyramidal"), id="MaxpoolToPyramidal"),
-    pytest.param(
-        composer.ReshapeTokensToImage(), (tokens(), tokens()), neck("ReshapeTokensToImage"), id="ReshapeTokensToImage"
-    ),
-    pytest.param(
-        composer.ReshapeTokensToImage(),
-        (tokens(frames=3),),
-        neck("ReshapeTokensToImage", effective_time_dim=3),
-        id="ReshapeTokensToImage-frames",
-    ),
-    pytest.param(composer.AddBottleneckLayer(), PYRAMID, neck("AddBottleneckLayer"), id="AddBottleneckLayer"),
-    pytest.param(
-        composer.LearnedInterpolateToPyramidal(),
-        ALIKE,
-        neck("LearnedInterpolateToPyramidal"),
-        id="LearnedInterpolateToPyramidal",
-    ),
-    pytest.param(
-        composer.FeaturePyramidNetworkNeck(out_channel=5),
-        PYRAMID,
-        neck("FeaturePyramidNetworkNeck", out_channel=5, output_ordered_dict=False),
-        id="FeaturePyramidNetworkNeck",
-    ),
+    case(neck, "SelectIndices", PYRAMID, indices=[2, 0]),
+    case(neck, "PermuteDims", PYRAMID, new_order=[0, 2, 3, 1]),
+    case(neck, "InterpolateToPyramidal", ALIKE),
+    case(neck, "InterpolateToPyramidal", ALIKE[:2], mode="bilinear", scale_factor=3),
+    case(neck, "MaxpoolToPyramidal", ALIKE[:3]),
+    case(neck, "ReshapeTokensToImage", (tokens(), tokens())),
+    case(neck, "ReshapeTokensToImage", (tokens(frames=3),), theirs={"effective_time_dim": 3}),
+    case(neck, "AddBottleneckLayer", PYRAMID),
+    case(neck, "LearnedInterpolateToPyramidal", ALIKE),
+    case(neck, "FeaturePyramidNetworkNeck", PYRAMID, out_channel=5, theirs={"output_ordered_dict": False}),
+    *(case(neck, "AggregateTokens", AGGREGATED, pooling=p, indices=[1, 0]) for p in ("mean", "max", "min", "cls")),
+    *(case(neck, "AggregateTokens", (tokens(),), pooling=p, drop_cls=True) for p in ("mean", "max", "min")),
+    *(case(neck, "AggregateTokens", PYRAMID, pooling=p) for p in ("mean", "max", "min")),
     *(
-        pytest.param(
-            composer.AggregateTokens(pooling=pooling, indices=[1, 0]),
-            (tokens(), tokens(4)),
-            neck("AggregateTokens", pooling=pooling, indices=[1, 0]),
-            id=f"AggregateTokens-{pooling}",
-        )
-        for pooling in ("mean", "max", "min", "cls")
+        case(neck, "AggregateTokens", (FRAMES,), pooling=p, theirs={"temporal_inputs": True})
+        for p in ("mean", "max", "cls")
     ),
-    *(
-        pytest.param(
-            composer.AggregateTokens(pooling=pooling, drop_cls=True),
-            (tokens(),),
-            neck("AggregateTokens", pooling=pooling, drop_cls=True),
-            id=f"AggregateTokens-{pooling}-drop",
-        )
-        for pooling in ("mean", "max", "min")
-    ),
-    *(
-        pytest.param(
-            composer.AggregateTokens(pooling=pooling),
-            PYRAMID,
-            neck("AggregateTokens", pooling=pooling),
-            id=f"AggregateTokens-{pooling}-of-a-map",
-        )
-        for pooling in ("mean", "max", "min")
-    ),
-    *(
-        pytest.param(
-            composer.AggregateTokens(pooling=pooling),
-            (FRAMES,),
-            neck("AggregateTokens", pooling=pooling, temporal_inputs=True),
-            id=f"AggregateTokens-{pooling}-per-frame",
-        )
-        for pooling in ("mean", "max", "cls")
-    ),
-    pytest.param(
-        composer.IdentityDecoder(out_index=1), PYRAMID, decoder("IdentityDecoder", out_index=1), id="IdentityDecoder"
-    ),
-    pytest.param(
-        composer.FCNDecoder(channels=5, num_convs=2, in_index=1),
-        PYRAMID,
-        decoder("FCNDecoder", channels=5, num_convs=2, in_index=1),
-        id="FCNDecoder",
-    ),
-    pytest.param(
-        composer.UNetDecoder(channels=[16, 8, 4]),
-        PYRAMID,
-        decoder("UNetDecoder", channels=[16, 8, 4]),
-        id="UNetDecoder",
-    ),
-    pytest.param(
-        composer.UperNetDecoder(channels=5), PYRAMID, decoder("UperNetDecoder", channels=5), id="UperNetDecoder"
-    ),
-    pytest.param(
-        composer.UperNetDecoder(channels=5, scale_modules=True, align_corners=False, pool_scales=(1, 2)),
-        ALIKE,
-        decoder("UperNetDecoder", channels=5, scale_modules=True, align_corners=False, pool_scales=(1, 2)),
-        id="UperNetDecoder-scale_modules",
-    ),
-    pytest.param(
-        composer.LinearDecoder(num_classes=3, upsampling_size=4),
-        PYRAMID,
-        decoder("LinearDecoder", num_classes=3, upsampling_size=4),
-        id="LinearDecoder",
-    ),
+    case(decoder, "IdentityDecoder", PYRAMID, out_index=1),
+    case(decoder, "FCNDecoder", PYRAMID, channels=5, num_convs=2, in_index=1),
+    case(decoder, "UNetDecoder", PYRAMID, channels=[16, 8, 4]),
+    case(decoder, "UperNetDecoder", PYRAMID, channels=5),
+    case(decoder, "UperNetDecoder", ALIKE, channels=5, scale_modules=True, align_corners=False, pool_scales=(1, 2)),
+    case(decoder, "LinearDecoder", PYRAMID, num_classes=3, upsampling_size=4),
     pytest.param(
         composer.MLPDecoder(channels=None, out_dim=None, activation="GELU"),
         ALIKE[:2],
         decoder("MLPDecoder", activation="GELU"),
         id="MLPDecoder",
     ),
-    pytest.param(
-        composer.ASPPSegmentationHead(num_classes=3, in_index=1, **SMALL),
+    case(aspp, "ASPPSegmentationHead", PYRAMID, num_classes=3, in_index=1, **ASPP),
+    case(
+        aspp,
+        "ASPPSegmentationHead",
         PYRAMID,
-        aspp(ASPPSegmentationHead, 1, num_classes=3, **SMALL),
-        id="ASPPSegmentationHead",
+        align_corners=True,
+        in_index=[0, 2],
+        input_transform="resize_concat",
+        **ASPP,
     ),
-    pytest.param(
-        composer.ASPPSegmentationHead(align_corners=True, **SMALL, **TWO_MAPS),
-        PYRAMID,
-        aspp(ASPPSegmentationHead, [0, 2], align_corners=True, input_transform="resize_concat", **SMALL),
-        id="ASPPSegmentationHead-resize_concat",
-    ),
-    pytest.param(
-        composer.ASPPRegressionHead(out_channels=2, head_dropout_ratio=0.5, channels=5),
-        PYRAMID,
-        aspp(ASPPRegressionHead, out_channels=2, head_dropout_ratio=0.5, channels=5),
-        id="ASPPRegressionHead",
-    ),
-    pytest.param(
-        composer.SegmentationHead(num_classes=3, channel_list=[5, 4], dropout=0.3),
-        ONE,
-        head("SegmentationHead", num_classes=3, channel_list=[5, 4], dropout=0.3),
-        id="SegmentationHead",
-    ),
-    pytest.param(
-        composer.RegressionHead(num_outputs=2, learned_upscale_layers=1, channel_list=[5], dropout=0.3),
-        ONE,
-        head("RegressionHead", num_outputs=2, learned_upscale_layers=1, channel_list=[5], dropout=0.3),
-        id="RegressionHead",
-    ),
-    pytest.param(
-        composer.RegressionHead(final_act="Softplus"),
-        ONE,
-        head("RegressionHead", final_act="torch.nn.Softplus"),
-        id="RegressionHead-final_act",
-    ),
-    pytest.param(
-        composer.ClassificationHead(num_classes=3, **MLP),
-        ONE,
-        head("ScalarHead", num_classes=3, **MLP),
-        id="ClassificationHead",
-    ),
-    pytest.param(composer.ScalarHead(num_outputs=3), ONE, head("ScalarHead", num_outputs=3), id="ScalarHead"),
-    pytest.param(
-        composer.ScalarHead(num_outputs=3, linear_after_pool=True, **MLP),
-        ONE,
-        head("ScalarHead", num_outputs=3, linear_after_pool=True, **MLP),
-        id="ScalarHead-pool-first",
-    ),
-    pytest.param(
-        composer.ScalarHead(num_outputs=3, **MLP),
-        (Feature(channels=6, stride=None, axes=VECTOR),),
-        head("ScalarHead", num_outputs=3, **MLP),
-        id="ScalarHead-of-a-vector",
-    ),
+    case(aspp, "ASPPRegressionHead", PYRAMID, out_channels=2, head_dropout_ratio=0.5, channels=5),
+    case(head, "SegmentationHead", ONE, num_classes=3, **CONVS),
+    case(head, "RegressionHead", ONE, num_outputs=2, learned_upscale_layers=1, channel_list=[5], dropout=0.3),
+    case(head, "RegressionHead", ONE, final_act="Softplus", theirs={"final_act": "torch.nn.Softplus"}),
+    case(head, "ClassificationHead", ONE, called="ScalarHead", num_classes=3, **MLP),
+    case(head, "ScalarHead", ONE, num_outputs=3),
+    case(head, "ScalarHead", ONE, num_outputs=3, linear_after_pool=True, **MLP),
+    case(head, "ScalarHead", (Feature(channels=6, stride=None, axes=VECTOR),), num_outputs=3, **MLP),
 ]
 
 
@@ -378,18 +268,12 @@ def test_as_many_features_are_promised_as_are_given():
     assert wrong.process_channel_list([4, 6, 8]) == [4, 6, 8]
 
 
-@pytest.mark.parametrize(
-    ("part", "make"),
-    [
-        pytest.param(composer.ASPPSegmentationHead, ASPPSegmentationHead, id="segmentation"),
-        pytest.param(composer.ASPPRegressionHead, ASPPRegressionHead, id="regression"),
-    ],
-)
-def test_aspp_runs_without_dropout(part, make):
+@pytest.mark.parametrize("name", ["ASPPSegmentationHead", "ASPPRegressionHead"])
+def test_aspp_runs_without_dropout(name):
     given = fed(PYRAMID)
 
-    (right,) = run(ours(part(channels=5, head_dropout_ratio=0), PYRAMID), given)
+    (right,) = run(ours(getattr(composer, name)(channels=5, head_dropout_ratio=0), PYRAMID), given)
 
     assert right.shape[-2:] == (4, 4)
     with pytest.raises(AttributeError, match="has no attribute 'dropout'"):
-        run(theirs(aspp(make, channels=5, head_dropout_ratio=0), PYRAMID), given)
+        run(theirs(aspp(name, channels=5, head_dropout_ratio=0), PYRAMID), given)

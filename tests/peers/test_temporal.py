@@ -1,4 +1,4 @@
-"""TemporalPooling beside TerraTorch's TemporalWrapper, at equal weights; and where the two differ.
+"""TemporalPooling beside TerraTorch's TemporalWrapper, at equal weights.
 
 In float64, so that what differs is what is computed, and not the order in which it is added up.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import pytest
 import torch
 from terratorch.models.utils import TemporalWrapper, _get_backbone
-from torch import nn
 
 from composer.building import build
 from composer.graph import chain
@@ -88,35 +87,3 @@ def test_tokens_are_those_of_the_wrapper(way):
     x = film(way, 48, 64)
     with torch.no_grad():
         assert difference(model(x).output, wrapper(x)) < TOLERANCE
-
-
-class Narrow(nn.Module):
-    """Maps one cell wide."""
-
-    out_channels = (3,)
-
-    def forward(self, x_BCHW):
-        return [x_BCHW.mean(3, keepdim=True)]
-
-
-class TestDifferences:
-    """What TerraTorch says or does otherwise, and what is done here."""
-
-    def test_channels_of_subsets_are_counted_by_frames(self):
-        subsets = {"pooling": "concat", "subset_lengths": [2, 1]}
-        wrapper = TemporalWrapper(Narrow(), n_timestamps=3, **subsets)
-        assert wrapper.out_channels == [9]
-        (given,) = wrapper(torch.randn(1, 3, 3, 64, 64))
-        assert 6 in given.shape
-        typed = ours(NETWORKS["resnet18"], "concat-of-subsets").typed
-        assert [f.channels for f in typed.features["necks[0]"]] == [2 * f.channels for f in typed.features["encoder"]]
-
-    def test_a_map_one_cell_wide_is_taken_for_tokens(self):
-        x = torch.randn(1, 3, 2, 64, 32)
-        (theirs,) = TemporalWrapper(Narrow())(x)
-        assert theirs.shape == (1, 64, 3)
-        model = build(
-            chain(Timm("resnet18", out_indices=[4]), TemporalPooling(), EmbeddingHead(), input=Image(frames=2))
-        )
-        (mine,) = model.eval()(x).output
-        assert mine.shape == (1, 512, 2, 1)

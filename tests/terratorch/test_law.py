@@ -5,6 +5,7 @@ numbers are those of TerraTorch's own module.
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from terratorch.models.backbones.scalemae import create_model, scalemae_model_re
 from terratorch.registry import BACKBONE_REGISTRY, TERRATORCH_BACKBONE_REGISTRY
 
 import composer
-from composer.adapters.terratorch.parts import FAMILIES, SCALE_MAE, UNREGISTERED, UNSUPPORTED_BACKBONES, TerraTorch
+from composer.adapters.probing import CPULinspace
+from composer.adapters.terratorch.parts import FAMILIES, UNREGISTERED, UNSUPPORTED_BACKBONES, TerraTorch
 from composer.layouts import Feature
 from composer.parts.rules import Rejection
 
@@ -50,6 +52,28 @@ NAMES = [
 BANDS = ["BLUE", "GREEN", "RED", "NIR_NARROW"]
 OF_TOKENIZERS = {"dem": 1, "lulc": 10, "ndvi": 1, "s1grd": 2, "s1rtc": 2, "s2l2a": 12}
 
+S2L2A = {"modalities": ["S2L2A"]}
+ARGUMENTS = {
+    "prithvi": {"bands": BANDS},
+    "swin": {"bands": BANDS},
+    "scalemae": {"bands": BANDS},
+    "clay": {"bands": BANDS, "img_size": 64},
+    "dofa": {"model_bands": BANDS},
+    "torchgeo": {"model_bands": BANDS},
+    "torchgeo_vit": {"model_bands": BANDS, "dynamic_img_size": True},
+    "unet": {"in_channels": 4},
+    "terramind": S2L2A,
+    "tim": S2L2A,
+}
+"""What TerraTorch's own constructor is handed, by kind. Clay's own size is 256, of a thousand tokens."""
+
+
+def part_of(name):
+    kind = FAMILIES[name].kind
+    named = {"bands": BANDS} if kind in ("clay", "dofa", "torchgeo", "torchgeo_vit", "scalemae") else {}
+    options = {"options": {"img_size": 64}} if kind == "clay" else {}
+    return TerraTorch(name, **named, **options, **(S2L2A if "modalities" in FAMILIES[name].fields else {}))
+
 
 def channels_of(name):
     if "tokenizer" in name:
@@ -57,91 +81,54 @@ def channels_of(name):
     return 12 if name.startswith("terramind") else 4
 
 
-def part_of(name):
-    fields = {}
-    if name == "clay_v1_base":
-        # Its own size is 256, of a thousand tokens.
-        fields["options"] = {"img_size": 64}
-    if name.startswith(("dofa", "ssl4", "satlas", "seco", "fmow", "clay", "scalemae")):
-        fields["bands"] = BANDS
-    if "modalities" in FAMILIES[name].fields:
-        fields["modalities"] = ["S2L2A"]
-    return TerraTorch(name, **fields)
-
-
 @pytest.fixture(scope="module", params=NAMES)
 def backbone(request):
     """The name of a backbone, what is known of it, and its module."""
-    part = part_of(request.param)
-    channels = channels_of(request.param)
+    name = request.param
+    part, channels = part_of(name), channels_of(name)
     facts = composer.describe(part, channels)
     assert not isinstance(facts, Rejection), facts
-    device = "meta" if request.param.startswith(LARGEST) else "cpu"
-    with torch.random.fork_rng(devices=[]), torch.device(device), rates(device):
+    device = "meta" if name.startswith(LARGEST) else "cpu"
+    with torch.random.fork_rng(devices=[]), torch.device(device), CPULinspace() if device == "meta" else nullcontext():
         module = composer.module(part, (Feature(channels=channels),), info=facts, pretrained=False)
-    return request.param, facts, module.to(device).eval()
+    return name, facts, module.to(device).eval()
 
 
-def rates(device):
-    from contextlib import nullcontext
-
-    from composer.adapters.probing import CPULinspace
-
-    return CPULinspace() if device == "meta" else nullcontext()
-
-
-def sides(sizes, *, wide):
+def image_for(module, facts, *, wide):
+    """An image of two by two of the units that the network takes, or two by three."""
+    sizes = facts.sizes
     unit = sizes.compute_padded_size(sizes.height or 1, sizes.width or 1)[0]
-    if sizes.height:
-        return sizes.height, sizes.width
-    return 2 * unit, 3 * unit if wide and not sizes.square else 2 * unit
-
-
-def image_for(module, channels, height, width):
+    free = 2 * unit, 3 * unit if wide and not sizes.square else 2 * unit
+    height, width = (sizes.height, sizes.width) if sizes.height else free
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    return torch.rand(2, channels, height, width, device=device, requires_grad=True)
+    return torch.rand(2, facts.channels, height, width, device=device, requires_grad=True)
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["square", "wide"])
 def test_a_backbone_gives_what_is_promised(backbone, wide):
     _, facts, module = backbone
-    height, width = sides(facts.sizes, wide=wide)
-    image = image_for(module, facts.channels, height, width)
+    image = image_for(module, facts, wide=wide)
 
     given = module(image)
 
-    assert [tuple(x.shape) for x in given] == [f.shape(2, height, width) for f in facts.features]
+    assert [tuple(x.shape) for x in given] == [f.shape(2, *image.shape[2:]) for f in facts.features]
     gradients = [torch.autograd.grad((x * torch.rand_like(x)).sum(), image, retain_graph=True)[0] for x in given]
     assert [gradient.is_meta or bool(gradient.any()) for gradient in gradients] == [True] * len(given)
-
-
-def library_s(name, **given):
-    """TerraTorch's own module; ScaleMAE's no registry has."""
-    if name in SCALE_MAE:
-        return create_model(name.removeprefix("scalemae_"), **given)
-    return BACKBONE_REGISTRY.build(name, **given)
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["square", "wide"])
 def test_the_numbers_are_those_of_the_library(backbone, wide):
     name, facts, module = backbone
+    kind = FAMILIES[name].kind
     if name.startswith(LARGEST):
         pytest.skip("too large to hold twice")
-    given = (
-        {"bands": BANDS}
-        if name.startswith("prithvi") or name in UNREGISTERED
-        else {"model_bands": BANDS}
-        if "bands" in TerraTorch.defaults[name] and "modalities" not in FAMILIES[name].fields
-        else {}
-    )
-    given |= {"modalities": ["S2L2A"]} if "modalities" in FAMILIES[name].fields else {}
-    given |= {"dynamic_img_size": True} if "_vit_" in name else {}
-    given |= {"in_channels": 4} if name == "UNet" else {}
-    given |= {"img_size": 64} if name == "clay_v1_base" else {}
-    peer = library_s(name, **given)
+    make, called = (BACKBONE_REGISTRY.build, name)
+    if kind == "scalemae":
+        make, called = create_model, name.removeprefix("scalemae_")
+    peer = make(called, **ARGUMENTS.get(kind, {}))
     peer.load_state_dict(module.state_dict())
     peer.eval()  # which returns nothing, in the case of UNet
-    image = image_for(module, facts.channels, *sides(facts.sizes, wide=wide)).detach()
+    image = image_for(module, facts, wide=wide).detach()
 
     with torch.no_grad():
         random.seed(0)
@@ -155,7 +142,7 @@ def test_the_numbers_are_those_of_the_library(backbone, wide):
 def test_no_name_is_left_out():
     """Those of TerraTorch 1.2.11, but for the ones that its extra `surya` has, if that is there."""
     known = {name for name in TERRATORCH_BACKBONE_REGISTRY if not name.startswith("heliofm")}
-    assert known == {*FAMILIES, *UNSUPPORTED_BACKBONES} - {*UNREGISTERED}
-    assert {f"scalemae_{name}" for name in scalemae_model_registry} == {*SCALE_MAE}
     with_timm = {name for name in BACKBONE_REGISTRY if name.startswith(("timm_clay", "timm_prithvi"))}
-    assert {name.removeprefix("timm_") for name in with_timm} == {*UNREGISTERED} - {*SCALE_MAE}
+    outside = {*(f"scalemae_{name}" for name in scalemae_model_registry), *(n.removeprefix("timm_") for n in with_timm)}
+    assert known == {*FAMILIES, *UNSUPPORTED_BACKBONES} - {*UNREGISTERED}
+    assert outside == {*UNREGISTERED}

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import socket
 
 import pytest
 import torch
-from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
+from attrs import evolve
+from terratorch.models.backbones.prithvi_swin import convert_weights_swin2mmseg
+from terratorch.models.backbones.scalemae import create_model
+from terratorch.registry import BACKBONE_REGISTRY, TERRATORCH_BACKBONE_REGISTRY
 
 import composer
 from composer.adapters.terratorch.parts import TerraTorch
 
 SIX = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]
+RGB = SIX[:3]
+SMALL_SWIN = {"depths": (1, 1), "num_heads": (1, 2), "strides": (4, 2), "embed_dim": 16}
+CLAY = TerraTorch("clay_v1_base", bands=RGB, options={"img_size": 64})
+SCALE_MAE = TerraTorch("scalemae_vit_base_patch16", bands=RGB)
+SWIN = TerraTorch("prithvi_swin_B", bands=RGB, options=SMALL_SWIN)
 RESNET = "satlas_resnet50_sentinel2_si_rgb_satlas"
 
 
@@ -32,6 +39,11 @@ def problem_of(part, channels):
 def saved(state, file):
     torch.save(state, file)
     return str(file)
+
+
+def differing(encoder, state, *, but=()):
+    """The names of the weights that are not those of a state."""
+    return [n for n, x in encoder.state_dict().items() if n not in but and not torch.equal(x, state[n])]
 
 
 @pytest.fixture
@@ -65,10 +77,7 @@ def terramind(tmp_path, *modalities):
 
 @pytest.mark.parametrize(
     "bands",
-    [
-        pytest.param({"S2L2A": ["RED", "GREEN", "BLUE"]}, id="mapping"),
-        pytest.param(["SWIR_2", "BLUE"], id="list"),
-    ],
+    [pytest.param({"S2L2A": ["RED", "GREEN", "BLUE"]}, id="mapping"), pytest.param(["SWIR_2", "BLUE"], id="list")],
 )
 def test_terramind_takes_the_bands_that_it_is_told(bands, tmp_path):
     """As TerraTorch does: the same numbers from the same weights."""
@@ -107,39 +116,11 @@ def test_terramind_takes_the_bands_of_one_image_of_two(tmp_path):
     )
 
 
-BANDS_OF_TERRAMIND = {
-    "another number": (
-        {"modalities": ["S2L2A"], "bands": ["RED"]},
-        "terratorch/terramind_v1_tiny has 1 band, one for each channel of its image (got 3 channels).",
-    ),
-    "another modality": (
-        {"modalities": ["S2L2A"], "bands": {"S2L1C": ["RED", "GREEN", "BLUE"]}},
-        "terratorch/terramind_v1_tiny is not fed an image whose bands have names (got S2L1C).",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BANDS_OF_TERRAMIND)
-def test_bands_that_terramind_is_not_fed_are_refused(case):
-    fields, message = BANDS_OF_TERRAMIND[case]
-    graph = composer.chain(
-        TerraTorch("terramind_v1_tiny", **fields), composer.EmbeddingHead(), input=composer.Image(channels=3)
-    )
-    with pytest.raises(composer.SpecError) as raised:
-        composer.infer(graph)
-    assert [problem.message for problem in raised.value.problems] == [message]
-
-
 def test_a_band_that_nobody_knows_is_refused(tmp_path):
     part = TerraTorch(
         "terramind_v1_tiny", modalities=["S2L2A"], bands=["REDD"], pretrained=terramind(tmp_path, "S2L2A")
     )
     assert "there is no band 'REDD': did you mean RED" in problem_of(part, 1).got
-
-
-def test_a_tim_that_cannot_take_other_bands_has_no_field_for_them():
-    with pytest.raises(ValueError, match=r"^terratorch/terramind_v1_tiny_tim has no field 'bands'$"):
-        TerraTorch("terramind_v1_tiny_tim", modalities=["S2L2A"], bands=["RED"])
 
 
 def test_a_resnet_takes_the_bands_that_it_is_told(resnet):
@@ -174,10 +155,9 @@ def test_a_weight_that_is_missing_is_one_problem(prithvi):
     assert problem.fix == "give the path of a weights file that fits this backbone, or set pretrained: false"
 
 
-def renamed(file, name, *prefixes, add=0):
-    """The same tensors behind each prefix, in another file beside it; those of the first are larger by `add`."""
-    state = torch.load(file)
-    found = {f"{p}{n}": x + add * (p == prefixes[0]) for p in prefixes for n, x in state.items()}
+def renamed(file, name, prefix):
+    """The same tensors behind a prefix, in another file beside it."""
+    found = {f"{prefix}{name}": x for name, x in torch.load(file).items()}
     return saved({"state_dict": {**found, "criterion.weight": torch.ones(2)}}, file.replace(file[-4:], name))
 
 
@@ -185,28 +165,20 @@ PREFIXES = ("model.encoder.", "module.", "_orig_mod.")
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_prefix_is_stripped(prithvi, prefix):
-    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=renamed(prithvi, "_p.pt", prefix)), 6)
-    state = torch.load(prithvi)
-    assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
-    assert "criterion.weight" in encoder.loaded_weights.unused
-
-
-def test_a_prefix_is_stripped_where_a_band_begins_at_random(prithvi):
-    file = renamed(prithvi, "_p.pt", "model.encoder.")
+def test_a_prefix_is_stripped_where_a_band_begins_at_random(prithvi, prefix):
+    file = renamed(prithvi, "_p.pt", prefix)
     encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=file, bands=["RED", "COASTAL_AEROSOL"]), 2)
     state = torch.load(prithvi)
     stem = encoder.get_parameter("patch_embed.proj.weight")
     assert torch.equal(stem[:, 0], state["patch_embed.proj.weight"][:, SIX.index("RED")])
-    others = {name: value for name, value in encoder.state_dict().items() if name != "patch_embed.proj.weight"}
-    assert [name for name, value in others.items() if not torch.equal(value, state[name])] == []
+    assert differing(encoder, state, but=("patch_embed.proj.weight",)) == []
+    assert "criterion.weight" in encoder.loaded_weights.unused
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_resnet_with_another_classifier_behind_a_prefix(resnet, prefix):
+def test_a_resnet_with_another_classifier_behind_a_prefix(resnet):
     state = torch.load(resnet)
     saved({**state, "fc.weight": torch.ones(3, 7)}, resnet)
-    encoder = built(TerraTorch(RESNET, pretrained=renamed(resnet, "_p.pth", prefix)), 3).state_dict()
+    encoder = built(TerraTorch(RESNET, pretrained=renamed(resnet, "_p.pth", "model.encoder.")), 3).state_dict()
     pairs = {name.removeprefix("resnet_model."): value for name, value in encoder.items()}
     features = {name: value for name, value in pairs.items() if not name.startswith("fc.")}
     assert len(features) > 200
@@ -215,39 +187,11 @@ def test_a_resnet_with_another_classifier_behind_a_prefix(resnet, prefix):
 
 def test_a_foreign_file_is_one_problem(tmp_path):
     file = saved({"one": torch.ones(3)}, tmp_path / "one.pt")
-    assert problem_of(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["DEM"]), 1).message == (
-        "terratorch/terramind_v1_tiny cannot load the weights of this file (got 0 of the 149 tensors that the network "
-        "needs; missing: encoder_embeddings.untok_dem@224.mod_emb, encoder_embeddings.untok_dem@224.pos_emb, "
-        "encoder_embeddings.untok_dem@224.proj.weight, encoder.0.norm1.weight, encoder.0.norm1.bias and 144 more; "
-        "not used: one)."
+    got = problem_of(TerraTorch("terramind_v1_tiny", pretrained=file, modalities=["DEM"]), 1).got
+    assert got.startswith(
+        "0 of the 149 tensors that the network needs; missing: encoder_embeddings.untok_dem@224.mod_emb"
     )
     assert problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6).got.startswith("1 of the 54")
-
-
-def test_of_two_networks_in_a_file_one_is_chosen(prithvi):
-    file = renamed(prithvi, "_two.pt", "student.", "teacher.", add=1)
-    problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=file), 6)
-    assert problem.got == "a whole network behind each of the prefixes student, teacher"
-    assert problem.fix == f"choose one: pretrained: {{file: {file}, prefix: student}}"
-    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained={"file": file, "prefix": "teacher"}), 6)
-    state = torch.load(prithvi)
-    assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
-
-
-def test_all_shards_of_an_index_are_read(prithvi, tmp_path):
-    state = torch.load(prithvi)
-    files = {name: f"part-{index % 2}.bin" for index, name in enumerate(state)}
-    for file in ("part-0.bin", "part-1.bin"):
-        saved({name: value for name, value in state.items() if files[name] == file}, tmp_path / file)
-    index = tmp_path / "pytorch_model.bin.index.json"
-    index.write_text(json.dumps({"weight_map": files}))
-    encoder = built(TerraTorch("prithvi_eo_tiny", pretrained=str(index)), 6)
-    assert [name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])] == []
-
-
-def test_a_band_that_is_misspelled_is_one_problem(prithvi):
-    problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=prithvi, bands=["RED", "GREN"]), 2)
-    assert "there is no band 'GREN': did you mean GREEN?" in problem.message
 
 
 def test_other_channels_without_bands_are_one_problem(resnet):
@@ -261,29 +205,20 @@ def test_a_first_layer_of_other_patches_is_one_problem(prithvi):
     assert "patch_embed.proj.weight [256, 6, 1, 16, 16] instead of [256, 6, 1, 8, 8]" in message
 
 
-def test_a_file_of_code_is_not_run(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return open, (str(tmp_path / "written"), "w")
-
-    torch.save(Evil(), tmp_path / "evil.pt")
-    problem = problem_of(TerraTorch("prithvi_eo_tiny", pretrained=str(tmp_path / "evil.pt")), 6)
-    assert problem.got == "ValueError: evil.pt holds no tensors by name"
-    assert not (tmp_path / "written").exists()
-
-
-def test_a_backbone_without_published_weights_says_so():
-    problem = problem_of(TerraTorch("UNet", pretrained=True), 3)
-    assert problem.message == (
-        "terratorch/UNet cannot load the weights that TerraTorch names for it (got FileNotFoundError: TerraTorch "
-        "names none for this backbone)."
-    )
+@pytest.mark.parametrize("part", [TerraTorch("UNet"), SCALE_MAE, SWIN], ids=["UNet", "ScaleMAE", "Swin"])
+def test_a_backbone_without_published_weights_says_so(part):
+    problem = problem_of(evolve(part, pretrained=True), 3)
+    assert problem.got == "FileNotFoundError: TerraTorch names none for this backbone"
 
 
 @pytest.mark.parametrize(
     ("name", "channels", "fields"),
-    [("prithvi_eo_v2_tiny_tl", 6, {}), (RESNET, 3, {}), ("terramind_v1_tiny", 1, {"modalities": ["DEM"]})],
-    ids=["prithvi", "torchgeo", "terramind"],
+    [
+        ("prithvi_eo_v2_tiny_tl", 6, {}),
+        (RESNET, 3, {}),
+        ("clay_v1_base", 3, {"bands": RGB, "options": {"img_size": 64}}),
+    ],
+    ids=["prithvi", "torchgeo", "clay"],
 )
 def test_without_a_connection_there_is_one_problem_at_once(monkeypatch, tmp_path, name, channels, fields):
     def unreachable(*_, **__):
@@ -298,3 +233,53 @@ def test_without_a_connection_there_is_one_problem_at_once(monkeypatch, tmp_path
     assert problem.message.startswith(f"terratorch/{name} cannot load the weights that TerraTorch names for it (got ")
     assert problem.fix == "check the connection, give the path of a weights file, or set pretrained: false"
     assert slept == []
+
+
+def test_clay_of_a_file_of_lightnings(tmp_path):
+    state = BACKBONE_REGISTRY.build("clay_v1_base", bands=RGB, img_size=64).state_dict()
+    theirs = {name.replace("clay_encoder.", "model.encoder.", 1): value for name, value in state.items()}
+    file = saved({"state_dict": {**theirs, "model.decoder.unused": torch.ones(1)}}, tmp_path / "clay.ckpt")
+    assert differing(built(evolve(CLAY, pretrained=file), 3), state) == []
+
+
+def test_scale_mae_takes_the_bands_that_it_is_told(tmp_path):
+    state = create_model("vit_base_patch16").state_dict()
+    file = saved({"model": {**state, "decoder_embed.weight": torch.ones(1)}}, tmp_path / "scale.pth")
+    encoder = built(evolve(SCALE_MAE, pretrained=file, bands=["GREEN", "RED"]), 2)
+    stem = "patch_embed.proj.weight"
+    assert torch.equal(encoder.get_parameter(stem), state[stem][:, [1, 0]])
+    assert differing(encoder, state, but=(stem, "pos_embed")) == []
+
+
+def swin():
+    return BACKBONE_REGISTRY.build("prithvi_swin_B", **SMALL_SWIN, out_indices=(0, 1)).state_dict()
+
+
+@pytest.mark.parametrize("begin", ["", "backbone."], ids=["plain", "MMSegmentation"])
+def test_a_swin_takes_the_bands_that_it_is_told(tmp_path, begin):
+    state = swin()
+    written = {f"{begin}{name.replace('stages_', 'stages.')}": value for name, value in state.items()}
+    file = saved({"state_dict": {**written, f"{begin}norm3.weight": torch.ones(1)}}, tmp_path / "swin.pt")
+    encoder = built(evolve(SWIN, pretrained=file), 3)
+    stem = "patch_embed.projection.weight"
+    assert torch.equal(encoder.get_parameter(stem), state[stem][:, :3])
+    assert differing(encoder, state, but=(stem,)) == []
+
+
+ORIGINAL = {"stages_": "layers.", "w_msa.": "", "ffn.layers.0.0.": "mlp.fc1.", "ffn.layers.1.": "mlp.fc2."}
+
+
+def test_a_swin_of_the_original_is_converted(tmp_path):
+    state = swin()
+    original = {}
+    for name, value in state.items():
+        for ours, theirs in {**ORIGINAL, "projection": "proj"}.items():
+            name = name.replace(ours, theirs)
+        original[name] = value
+    expected = convert_weights_swin2mmseg(original)
+    file = saved({f"encoder.{name}": value for name, value in original.items()}, tmp_path / "swin.pt")
+    found = built(evolve(SWIN, pretrained=file), 3).state_dict()
+    moved, block = "downsample.reduction.weight", "stages_1.blocks.0.attn.w_msa.qkv.weight"
+    assert torch.equal(found[f"stages_0.{moved}"], expected[f"stages.0.{moved}"])
+    assert not torch.equal(found[f"stages_0.{moved}"], state[f"stages_0.{moved}"])
+    assert torch.equal(found[block], state[block])

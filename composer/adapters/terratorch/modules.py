@@ -6,25 +6,22 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import field, frozen
 from terratorch.datasets import HLSBands
-from terratorch.models.backbones.clay_v1.embedder import Embedder
-from terratorch.models.backbones.clay_v1.embedder import default_cfgs as of_timm
+from terratorch.models.backbones.clay_v1.embedder import default_cfgs as of_clay
 from terratorch.models.backbones.dofa_vit import resize_pos_embed
-from terratorch.models.backbones.prithvi_mae import PrithviViT
 from terratorch.models.backbones.prithvi_swin import PRETRAINED_BANDS as BANDS_OF_SWIN
 from terratorch.models.backbones.prithvi_swin import convert_weights_swin2mmseg
 from terratorch.models.backbones.prithvi_vit import PRETRAINED_BANDS
 from terratorch.models.backbones.prithvi_vit import pretrained_weights as of_prithvi
 from terratorch.models.backbones.scalemae import PRETRAINED_BANDS as BANDS_OF_SCALE_MAE
-from terratorch.models.backbones.scalemae import VisionTransformer as ScaleMAE
 from terratorch.models.backbones.terramind.model.terramind_register import PRETRAINED_BANDS as BANDS_OF_TERRAMIND
 from terratorch.models.backbones.terramind.model.terramind_register import pretrained_weights as of_terramind
-from terratorch.models.backbones.terramind.model.terramind_vit import TerraMindViT
 from terratorch.models.backbones.terramind.tokenizer.tokenizer_backbones_register import (
     pretrained_weights as of_tokenizers,
 )
@@ -34,26 +31,29 @@ from torch import Tensor, nn
 
 from composer.adapters.probing import CPULinspace
 from composer.adapters.rejections import convert_errors
-from composer.adapters.terratorch.arguments import reject_terratorch_arguments, reject_terratorch_weights
-from composer.adapters.terratorch.networks import TerraTorchBackbone, create_terratorch_backbone
+from composer.adapters.terratorch.networks import (
+    TerraTorchBackbone,
+    create_terratorch_backbone,
+    reject_terratorch_arguments,
+)
 from composer.adapters.terratorch.networks import probe as probe
-from composer.adapters.terratorch.parts import CLAY, MODALITIES, SWIN, UNREGISTERED, TerraTorch
-from composer.adapters.weights import check_reachable, fetch_file, read_file_weights
+from composer.adapters.terratorch.parts import MODALITIES, UNREGISTERED, TerraTorch
+from composer.adapters.weights import check_reachable, fetch_file, read_file_weights, reject_weights
 from composer.errors import suggest
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module
 from composer.parts import EncoderInfo
 from composer.parts.base import Channels
 from composer.parts.encoders import get_weights_file
+from composer.parts.rules import Rejection
 from composer.tensors.matching import LoadedWeights, TensorState, match
 
 State = dict[str, Tensor]
-
 _HUB_URL = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_CLAY_FILE = {"clay_v1_base": vars(of_clay["clay_v1_base"].default)}
 
-_CLAY_FILES = {name: vars(of_timm[name].default) for name in CLAY}
-
-_PUBLISHED_FILES: Mapping[str, Mapping[str, str]] = {**of_prithvi, **of_terramind, **of_tokenizers, **_CLAY_FILES}
+_PUBLISHED_FILES: Mapping[str, Mapping[str, str]] = {**of_prithvi, **of_terramind, **of_tokenizers, **_CLAY_FILE}
+"""The repository and the file of the weights that TerraTorch names itself."""
 
 
 @module.register(TerraTorch)
@@ -70,20 +70,31 @@ def _(
     fed = part.copy_with_inputs(*image)
     channels: Channels = tuple((name, features[0].channels) for name, features in named.items()) or image[0].channels
     weighted = pretrained and part.pretrained
-    if weighted and part.name.endswith("_tim"):
-        with convert_errors(lambda error: reject_terratorch_weights(fed, error)):
+    loads = partial(convert_errors, partial(_reject_weights, part))
+    if weighted and part.family.kind == "tim":
+        with loads():
             network = _create_with_tokenizers(fed, channels)
         backbone = TerraTorchBackbone(network, fed, channels, fed.out_indices)
         backbone.loaded_weights = LoadedWeights()
         return backbone.train()
     linspace = CPULinspace() if get_default_device() == "meta" else nullcontext()
-    with convert_errors(lambda error: reject_terratorch_arguments(fed, error)), linspace:
+    with convert_errors(partial(reject_terratorch_arguments, fed)), linspace:
         network = create_terratorch_backbone(fed, channels)
     backbone = TerraTorchBackbone(network, fed, channels, fed.out_indices)
     if weighted:
-        with convert_errors(lambda error: reject_terratorch_weights(part, error)):
+        with loads():
             backbone.loaded_weights = _load_terratorch_weights(part, network)
     return backbone.train()
+
+
+def _reject_weights(part: TerraTorch, error: Exception) -> Rejection:
+    """Reject weights that cannot be loaded or do not match."""
+    named, fix = "that TerraTorch names for it", "check the connection, give the path of a weights file"
+    if part.pretrained is not True:
+        named, fix = "of this file", "give the path of a weights file that fits this backbone"
+    return reject_weights(
+        f"cannot load the weights {named}", error, f"{fix}, or set pretrained: false", part.pretrained
+    )
 
 
 def _load_terratorch_weights(part: TerraTorch, network: nn.Module) -> LoadedWeights:
@@ -133,7 +144,6 @@ def _get_published_weights(part: TerraTorch) -> Any:
 
 
 def _get_hub_file(part: TerraTorch) -> tuple[str, str]:
-    """Return the repository and the file of the weights that TerraTorch names itself."""
     published = _PUBLISHED_FILES[part.name.removesuffix("_tim")]
     return published["hf_hub_id"], published["hf_hub_filename"]
 
@@ -154,26 +164,27 @@ class Conversion:
     spelling: Mapping[str, str] = field(factory=dict)
 
 
+_STEM = "patch_embed.proj.weight"
+
+# Positions are computed for the frames, and an adapter's layers and the user's prompts have no weights.
+_PRITHVI_OWN = r"^pos_embed$|vpt_prompt_embeddings|^(level_embed|spm|interactions|up|norm[1-4])\b"
+
+_CONVERSIONS = {
+    "prithvi": Conversion(r"^encoder\.", "", _PRITHVI_OWN, _STEM, [band.value for band in PRETRAINED_BANDS]),
+    "clay": Conversion(r"^model\.encoder\.", "clay_encoder.", "vpt_prompt_embeddings"),
+    "scalemae": Conversion(own="^pos_embed$", stem=_STEM, bands=[band.value for band in BANDS_OF_SCALE_MAE]),
+    "swin": Conversion(stem="patch_embed.projection.weight", bands=[band.value for band in BANDS_OF_SWIN]),
+}
+"""The conversions of networks that are not torchgeo's, by kind."""
+
 _STEMS = {"resnet_model": "conv1", "swin_model": "features.0.0", "vit_model": "patch_embed.proj", "dofa_model": ""}
 """The first layer of torchgeo's networks, by the attribute of TerraTorch's wrapper that holds the network."""
 
 
 def _choose_conversion(network: Any, part: TerraTorch, published: Any) -> Conversion:
-    stem = "patch_embed.proj.weight"
-    if isinstance(network, PrithviViT):
-        # Positions are computed for the frames, and an adapter's layers and the user's prompts have no weights.
-        own = r"^pos_embed$|vpt_prompt_embeddings|^(level_embed|spm|interactions|up|norm[1-4])\b"
-        bands = [band.value for band in PRETRAINED_BANDS]
-        return Conversion(r"^encoder\.", own=own, stem=stem, bands=bands)
-    if isinstance(network, Embedder):
-        return Conversion(r"^model\.encoder\.", "clay_encoder.", "vpt_prompt_embeddings")
-    if isinstance(network, ScaleMAE):
-        return Conversion(own="^pos_embed$", stem=stem, bands=[band.value for band in BANDS_OF_SCALE_MAE])
-    if part.name in SWIN:
-        return Conversion(stem="patch_embed.projection.weight", bands=[band.value for band in BANDS_OF_SWIN])
     inner = next((name for name in _STEMS if hasattr(network, name)), None)
-    if inner is None:
-        return Conversion()
+    if inner is None or part.family.kind in _CONVERSIONS:
+        return _CONVERSIONS.get(part.family.kind, Conversion())
     # TerraTorch reads Landsat's numbers as Sentinel-2's, so its blue would be taken for green.
     spelling = {} if "landsat" in part.name else look_up_table
     bands = [] if published is None else published.meta.get("bands") or []
@@ -186,14 +197,13 @@ def convert_state_dict(state: Mapping[str, Tensor], network: Any, part: TerraTor
 
     Raises ValueError where its bands are unknown. Tensors that are missing or of another shape are left to `match`.
     """
-    own = network.state_dict()
-    how = _choose_conversion(network, part, published)
-    if part.name in SWIN:
-        state = _convert_swin(state)
-    if hasattr(network, "dofa_model"):
-        state = _resize_positions(state, network.dofa_model.pos_embed, part)
-    if isinstance(network, TerraMindViT):
+    if part.family.kind == "terramind":
         return _convert_terramind(state, network, part)
+    if part.family.kind == "swin":
+        state = _convert_swin(state)
+    if part.family.kind == "dofa":
+        state = _resize_positions(state, network.dofa_model.pos_embed, part)
+    own, how = network.state_dict(), _choose_conversion(network, part, published)
     renamed = {re.sub(how.strip, how.prefix, name, count=1): value for name, value in state.items()}
     kept = {name: value for name, value in own.items() if re.search(how.own, name)}
     found = {**{name: value for name, value in renamed.items() if name in own}, **kept}

@@ -1,49 +1,54 @@
-"""Backbones of TerraTorch as modules, and what they emit."""
+"""Backbones of TerraTorch as modules with random weights, and what they emit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from attrs import evolve
 from terratorch.models.backbones.clay_v1.embedder import Embedder, clay_v1_base
+from terratorch.models.backbones.clay_v1.modules import WAVELENGTHS
+from terratorch.models.backbones.dofa_vit import waves_list
 from terratorch.models.backbones.prithvi_mae import PrithviViT
 from terratorch.models.backbones.prithvi_swin import prithvi_swin_B, prithvi_swin_L
-from terratorch.models.backbones.scalemae import VisionTransformer as ScaleMAE
 from terratorch.models.backbones.scalemae import create_model
+from terratorch.models.backbones.swin_encoder_decoder import MMSegSwinTransformer
+from terratorch.models.backbones.terramind.tokenizer.vqvae import VQ
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from composer.adapters.probing import (
     CPULinspace,
-    GridFunction,
     Grids,
     ShapeProbe,
     find_patch_size,
     find_strides_and_sizes,
     probe_on_devices,
 )
-from composer.adapters.rejections import pick_indices
-from composer.adapters.terratorch.arguments import (
-    build_image_arguments,
-    check_options,
-    reject_terratorch_arguments,
-    reject_terratorch_sizes,
+from composer.adapters.rejections import (
+    pick_indices,
+    reject_all_sizes,
+    reject_network,
+    reject_option,
+    reject_unknown_option,
+    suggest_arguments,
 )
-from composer.adapters.terratorch.parts import CLAY, SCALE_MAE, UNREGISTERED, TerraTorch
+from composer.adapters.terratorch.parts import MODALITIES, TerraTorch
+from composer.errors import format_error, suggest
+from composer.layouts import format_count
 from composer.modules.base import use_default_device
 from composer.modules.encoders import TransparentWrapper
 from composer.parts import EncoderInfo
 from composer.parts.base import Channels
 from composer.parts.registry import guard_import
-from composer.parts.rules import Rejection, RejectionError
+from composer.parts.rules import Kind, Rejection, RejectionError
 from composer.parts.validators import MAX_LEVELS, to_keyword_arguments
 from composer.resources import limit_modules
 from composer.sizes import SizeConstraint
-
-_TIMM_FACTORIES = {factory.__name__: factory for factory in (clay_v1_base, prithvi_swin_B, prithvi_swin_L)}
 
 
 def create_terratorch_backbone(part: TerraTorch, channels: Channels, **more: Any) -> Any:
@@ -52,36 +57,171 @@ def create_terratorch_backbone(part: TerraTorch, channels: Channels, **more: Any
     Raises RejectionError for arguments that TerraTorch would ignore or misread, or that make the network too deep, and
     whatever TerraTorch raises for others.
     """
-    check_options(part)
+    _check_options(part)
     with guard_import(), limit_modules():
-        arguments = {**build_image_arguments(part, channels), **to_keyword_arguments(part.options), **more}
-        if part.name in UNREGISTERED:
-            network = _create_unregistered(part, arguments)
-        else:
-            network = TERRATORCH_BACKBONE_REGISTRY.build(part.name, **arguments)
-    # Prithvi and Clay have a forward bound to this instance, which a copy would go on to run.
-    network.__dict__.pop("forward", None)
+        arguments = {**_build_image_arguments(part, channels), **to_keyword_arguments(part.options), **more}
+        network = _get_constructor(part)(**arguments)
+    for name in ("forward", "prepare_features_for_image_model"):
+        # Functions that are bound to this instance, which a copy would go on to run, or which cannot be pickled.
+        network.__dict__.pop(name, None)
     if "weights" in vars(network):
         # A wrapper of torchgeo's networks, which cannot be pickled with the origin of its weights.
         network.weights = None
-        if part.out_indices is not None:
-            network.out_indices = list(range(MAX_LEVELS))
+    if part.out_indices is not None and ("weights" in vars(network) or part.family.kind == "scalemae"):
+        network.out_indices = list(range(len(network.blocks) if part.family.kind == "scalemae" else MAX_LEVELS))
     if isinstance(getattr(network, "missing_mod_token", None), nn.Parameter):
         # TerraTorch leaves it uninitialised; it replaces an image that is absent, and here all are present.
         network.missing_mod_token.data.zero_()
     return network
 
 
-def _create_unregistered(part: TerraTorch, arguments: Mapping[str, Any]) -> Any:
-    if part.name not in SCALE_MAE:
-        network = _TIMM_FACTORIES[part.name](features_only=True, **arguments)
-        # A function of TerraTorch's own factories, which cannot be pickled.
-        network.__dict__.pop("prepare_features_for_image_model", None)
-        return network
-    network = create_model(part.name.removeprefix("scalemae_"), **arguments)
-    if part.out_indices is not None:
-        network.out_indices = list(range(len(network.blocks)))
-    return network
+def _get_constructor(part: TerraTorch) -> Callable[..., Any]:
+    if part.family.kind == "scalemae":
+        return partial(create_model, part.name.removeprefix("scalemae_"))
+    outside = {"clay_v1_base": clay_v1_base, "prithvi_swin_B": prithvi_swin_B, "prithvi_swin_L": prithvi_swin_L}
+    if part.name in outside:
+        return partial(outside[part.name], features_only=True)
+    return partial(TERRATORCH_BACKBONE_REGISTRY.build, part.name)
+
+
+_SCALE_MAE_OPTIONS = (
+    "default_input_res init_values qk_norm drop_rate pos_drop_rate proj_drop_rate attn_drop_rate drop_path_rate"
+)
+"""The options of ScaleMAE; others of timm's reach layers that are not part of its forward."""
+
+_LENIENT_CLASSES = {"clay": Embedder, "swin": MMSegSwinTransformer, "tokenizer": VQ, "prithvi": PrithviViT}
+"""The networks whose constructors ignore unknown arguments."""
+
+
+def _check_options(part: TerraTorch) -> None:
+    """Raise RejectionError for options that TerraTorch ignores or misreads."""
+    options, kind = dict(part.options), part.family.kind
+    _check_frames(part.frames or 1, options.get("patch_size"))
+    size = options.get("img_size")
+    if part.takes_names and isinstance(size, tuple) and len(set(size)) > 1:
+        fix = f"img_size: {max(size)}; images of any shape are fed all the same"
+        raise RejectionError(reject_option("takes its positions for those of a square", f"img_size: {list(size)}", fix))
+    known: set[str] | None = set(_SCALE_MAE_OPTIONS.split()) if kind == "scalemae" else None
+    if kind in _LENIENT_CLASSES:
+        known = {"return_type", "vit_adapter", *inspect.signature(_LENIENT_CLASSES[kind]).parameters} - {"kwargs"}
+    for name in options:
+        if known is not None and name not in known:
+            library = f"terratorch {version('terratorch')}"
+            raise RejectionError(reject_unknown_option(f"has no argument {name!r}", name, known, library))
+
+
+def _check_frames(frames: int, patch: Any) -> None:
+    """Reject frames that are not a multiple of the patch's: a convolution would drop the last ones."""
+    deep = patch[0] if isinstance(patch, tuple) and len(patch) == 3 else 1
+    if isinstance(deep, int) and deep > 1 and frames % deep:
+        enough = -(-frames // deep) * deep
+        expected = f"has patches of {deep} frames, so frames must be a multiple of {deep}"
+        fix = f"input: {{frames: {enough}}}, and frames: {enough} if the encoder says frames"
+        kind: Kind = "wrong_output" if frames > deep else "raises"
+        raise _make_error("frames", expected, format_count(frames, "frame"), fix, "options.patch_size", kind)
+
+
+def _make_error(
+    code: str, expected: str, got: str, fix: str, about: str | None = None, kind: Kind = "raises"
+) -> RejectionError:
+    return RejectionError(Rejection(code=code, kind=kind, expected=expected, got=got, fix=fix, about=about))
+
+
+_BANDS_ARGUMENTS = {
+    **dict.fromkeys(("prithvi", "clay", "scalemae", "swin"), "bands"),
+    **dict.fromkeys(("dofa", "torchgeo", "torchgeo_vit"), "model_bands"),
+}
+"""The argument for the names of the channels, by the kind of network."""
+
+_WAVELENGTHS: Mapping[str, Mapping[str, float]] = {"dofa": waves_list, "clay": WAVELENGTHS}
+"""The wavelength of each band that a network computes its first layer from."""
+
+
+def _build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, Any]:
+    """Return the arguments of a constructor that describe its images. Raises RejectionError for images it rejects."""
+    if part.takes_names:
+        bands = _map_modality_bands(part, channels)
+        modalities = _build_modalities(part, channels, bands)
+        return {"modalities": modalities} | ({"bands": bands} if bands else {})
+    assert isinstance(channels, int)
+    kind = part.family.kind
+    if kind not in _BANDS_ARGUMENTS:
+        return {"in_channels": channels} if kind == "unet" else {}
+    arguments: dict[str, Any] = {_BANDS_ARGUMENTS[kind]: _list_bands(part, channels, _WAVELENGTHS.get(kind))}
+    if kind == "prithvi":
+        arguments["num_frames"] = part.frames or 1
+    if kind == "torchgeo_vit":
+        # timm then resamples the positions; at its default size, nothing changes. The part's own options come later.
+        arguments["dynamic_img_size"] = True
+    return arguments
+
+
+def _list_bands(part: TerraTorch, count: int, wavelengths: Mapping[str, float] | None) -> list[Any]:
+    """Return the names of the channels; numbers, which no weights have, where the part has no names.
+
+    With `wavelengths`, all of them must be known there.
+    """
+    bands = part.channel_bands
+    if bands is None and wavelengths is None:
+        return list(range(count))
+    if bands is None:
+        expected = "makes its first layer for the wavelengths of its bands"
+        got = f"{format_count(count, 'channel')} without names"
+        raise _make_error("argument", expected, got, "bands: [BLUE, GREEN, RED], say, one for each channel", "bands")
+    _check_count(bands, count, "bands")
+    for position, name in enumerate(bands):
+        if wavelengths is not None and name not in wavelengths:
+            fix = suggest(name, wavelengths)
+            raise _make_error("argument", "does not know this band", name, fix, f"bands[{position}]")
+    return list(bands)
+
+
+def _check_count(bands: Sequence[str], count: int, about: str) -> None:
+    if len(bands) != count:
+        expected = f"has {format_count(len(bands), 'band')}, one for each channel of its image"
+        fix = f"input: {{channels: {len(bands)}}}"
+        raise _make_error("argument", expected, format_count(count, "channel"), fix, about)
+
+
+def _map_modality_bands(part: TerraTorch, channels: Channels) -> dict[str, list[str]]:
+    """Return the names of the channels by modality, for those of TerraMind's modalities that the part has names for."""
+    fed = dict(channels) if not isinstance(channels, int) else dict.fromkeys(part.modalities or (), channels)
+    try:
+        bands_of = part.get_modality_bands(tuple(fed))
+    except ValueError as error:
+        expected, fix = "takes the bands of each image by its modality", "bands: {MODALITY: [BAND, …]}"
+        raise _make_error("argument", expected, "a list", fix, "bands") from error
+    for name, bands in bands_of.items():
+        if name not in fed or name not in MODALITIES:
+            fix = suggest(name, [modality for modality in fed if modality in MODALITIES])
+            raise _make_error("argument", "is not fed an image whose bands have names", name, fix, f"bands.{name}")
+        _check_count(bands, fed[name], f"bands.{name}")
+    return {name: list(bands) for name, bands in bands_of.items()}
+
+
+def _build_modalities(part: TerraTorch, channels: Channels, bands: Mapping[str, list[str]]) -> list[Any]:
+    """Return TerraMind's own modalities by their names, and new ones with their channels."""
+    declared = part.modalities
+    if isinstance(channels, int):
+        if declared is None or len(declared) != 1:
+            sources = f"from: {{{', '.join(f'{name}: IMAGE' for name in declared or ('S2L2A',))}}}"
+            fix = sources if declared else f"modalities: [S2L2A] or {sources}"
+            raise _make_error("inputs", "takes images by their modality", "an image without a name", fix)
+        channels = ((declared[0], channels),)
+    names = [name for name, _ in channels]
+    got, listed = f"images named {', '.join(names)}", f"modalities: [{', '.join(names)}]"
+    if declared is not None and set(declared) != set(names):
+        raise _make_error("inputs", f"is declared to take {', '.join(declared)}", got, listed, "modalities")
+    for name, count in channels:
+        if name not in MODALITIES and declared is None:
+            fix = f"{suggest(name, MODALITIES).rstrip('?')}; or for a modality of your own, {listed}"
+            raise _make_error("inputs", f"has no weights for a modality {name!r}", got, fix, kind="policy")
+        wanted = MODALITIES.get(name, count)
+        if name not in bands and wanted != count:
+            expected = f"takes an image of {format_count(wanted, 'channel')} as {name}"
+            fix = f"{{channels: {wanted}}} for that input, or its own name"
+            raise _make_error("channels", expected, format_count(count, "channel"), fix)
+    return [name if name in MODALITIES else {name: count} for name, count in channels]
 
 
 class TerraTorchBackbone(TransparentWrapper):
@@ -91,14 +231,13 @@ class TerraTorchBackbone(TransparentWrapper):
     """
 
     def __init__(self, network: Any, part: TerraTorch, channels: Channels, indices: Sequence[int] | None) -> None:
-        super().__init__(network)
-        self.indices = indices
+        super().__init__(network, indices)
         # The modality of its only image, where it takes images by modality.
         self.modality = part.modalities[0] if part.modalities and isinstance(channels, int) else None
-        self._axes = _list_extra_inputs(network)
+        self._axes = _list_extra_inputs(network, part.family.kind)
         self.extras = frozenset(self._axes)
         # The own forward of Prithvi and Clay is that of a masked autoencoder.
-        self._runs_features = isinstance(network, PrithviViT | Embedder)
+        self._runs_features = part.family.kind in ("prithvi", "clay")
 
     def forward(self, image: Tensor | Mapping[str, Tensor], **extras: Any) -> tuple[Tensor, ...]:
         """Return the levels for an image `(b, c, h, w)`, or `(b, c, t, h, w)`, or for several images by modality.
@@ -117,18 +256,17 @@ class TerraTorchBackbone(TransparentWrapper):
         return levels if self.indices is None else tuple(levels[index] for index in self.indices)
 
 
-def _list_extra_inputs(network: Any) -> Mapping[str, tuple[int, ...] | None]:
+def _list_extra_inputs(network: Any, kind: str) -> Mapping[str, tuple[int, ...] | None]:
     """Return the keyword arguments of a network, each with the axes of its tensor behind the batch; None is a number.
 
     A Prithvi without layers for times or places would ignore them. Clay's wavelengths are those of its bands.
     """
-    if isinstance(network, PrithviViT):
-        axes = {"temporal_coords": (network.num_frames, 2), "location_coords": (2,)}
-        used = {"temporal_coords": network.temporal_encoding, "location_coords": network.location_encoding}
-        return {name: axes[name] for name in axes if used[name]}
-    if isinstance(network, Embedder):
+    if kind == "prithvi":
+        times = {"temporal_coords": (network.num_frames, 2)} if network.temporal_encoding else {}
+        return {**times, **({"location_coords": (2,)} if network.location_encoding else {})}
+    if kind == "clay":
         return {"time": (4,), "latlon": (4,), "gsd": None}
-    return {"input_res": ()} if isinstance(network, ScaleMAE) else {}
+    return {"input_res": ()} if kind == "scalemae" else {}
 
 
 def _check_extra(name: str, value: Any, axes: tuple[int, ...] | None, image: Any) -> None:
@@ -143,13 +281,6 @@ def _check_extra(name: str, value: Any, axes: tuple[int, ...] | None, image: Any
         raise ValueError(f"{name} must be a tensor of shape {shape} (got {got})")
 
 
-DEFAULT_SIDE = 224
-"""The side of an image where no option names one."""
-
-CLAY_DEFAULT_SIDE = 256
-"""The side of an image that Clay is made for: its `img_size` in TerraTorch."""
-
-
 def probe(part: TerraTorch, channels: Channels) -> EncoderInfo | Rejection:
     """Return the info of a backbone that is fed `channels`: from the meta device, or from the CPU where that fails.
 
@@ -157,6 +288,11 @@ def probe(part: TerraTorch, channels: Channels) -> EncoderInfo | Rejection:
     and deviations are those of bands in their own units, while an EncoderInfo has them for 0..1.
     """
     return probe_on_devices(partial(_probe_terratorch_on, part, channels))
+
+
+def reject_terratorch_arguments(part: TerraTorch, error: Exception) -> Rejection:
+    """Reject arguments that TerraTorch raises `error` for."""
+    return reject_network("cannot be made", format_error(error), suggest_arguments(name for name, _ in part.options))
 
 
 def _probe_terratorch_on(part: TerraTorch, channels: Channels, device: str) -> EncoderInfo | Rejection:
@@ -176,16 +312,22 @@ def _probe_terratorch_on(part: TerraTorch, channels: Channels, device: str) -> E
         return levels
 
     patch = find_patch_size(network)
+    # A token covers several frames where a patch does.
+    shape = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    covered = shape[0] if isinstance(shape, list | tuple) and len(shape) == 3 else 1
     trial = ShapeProbe(
-        run_silently, channels, device, patch=patch, frames=part.frames, token_frames=_count_token_frames(part, network)
+        run_silently, channels, device, patch=patch, frames=part.frames, token_frames=(part.frames or 1) // covered
     )
-    size = dict(part.options).get("img_size") or (CLAY_DEFAULT_SIDE if part.name in CLAY else DEFAULT_SIDE)
+    # The default of Clay's `img_size` in TerraTorch, and that of the others.
+    size = dict(part.options).get("img_size") or (256 if part.family.kind == "clay" else 224)
     sides = (size, size) if isinstance(size, int) else size
     # The default may not be whole patches, where the options name other patches.
     whole = [-(-side // along) * along for side, along in zip(sides, patch or (1, 1), strict=True)]
     found = _find_steady_strides(trial, (whole[0], whole[1]))
     if found is None:
-        return reject_terratorch_sizes(part, channels, trial.error)
+        no_features = "no maps, and no tokens that follow the size of the image"
+        got = format_error(trial.error) if trial.error else no_features
+        return reject_all_sizes(channels, got, (name for name, _ in part.options))
     strides, sizes = found
     features = trial.build_features(strides)
     if part.out_indices is not None:
@@ -205,29 +347,16 @@ def _find_steady_strides(
     None where the layouts differ between sizes: more tokens than cells, whose number grows with the image, are not a
     prefix, but cells of something else.
     """
+
+    def compute_square_grids(height: int, width: int) -> Grids | None:
+        """Run the trial at a square, and scale the grids to the shape requested."""
+        side = max(height, width)
+        grids = trial.compute_grids(side, side)
+        return grids and tuple((rows * height // side, columns * width // side) for rows, columns in grids)
+
     found = find_strides_and_sizes(trial.compute_grids, usual)
     if found is not None and found[1].height is not None:
-        squares = find_strides_and_sizes(_limit_to_squares(trial), usual)
+        squares = find_strides_and_sizes(compute_square_grids, usual)
         if squares is not None and squares[1].height is None:
             found = squares[0], evolve(squares[1], square=True)
     return found if trial.steady else None
-
-
-def _limit_to_squares(trial: ShapeProbe) -> GridFunction:
-    """Return a function that runs the trial at squares only, and scales the grids to the shape requested."""
-
-    def compute_square_grids(height: int, width: int) -> Grids | None:
-        side = max(height, width)
-        grids = trial.compute_grids(side, side)
-        if grids is None:
-            return None
-        return tuple((rows * height // side, columns * width // side) for rows, columns in grids)
-
-    return compute_square_grids
-
-
-def _count_token_frames(part: TerraTorch, network: Any) -> int:
-    """Return the frames of a token level: fewer than those of the image where a patch covers several."""
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    covered = patch[0] if isinstance(patch, list | tuple) and len(patch) == 3 else 1
-    return (part.frames or 1) // covered

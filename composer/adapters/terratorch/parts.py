@@ -30,13 +30,14 @@ from composer.parts.validators import (
 
 @frozen
 class Family:
-    """Backbones of one kind: a line that describes them, and the fields of a part that only some families have.
+    """Backbones of one kind of network: a line that describes them, and the fields of a part that not all kinds have.
 
     `bands` are names of channels, `frames` several frames in one input, `modalities` several images by name.
     """
 
+    kind: str
     line: str
-    fields: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ("bands",)
 
 
 def _expand_names(patterns: str) -> tuple[str, ...]:
@@ -45,70 +46,72 @@ def _expand_names(patterns: str) -> tuple[str, ...]:
     return tuple("".join(choice) for parts in choices for choice in product(*parts))
 
 
-CLAY = ("clay_v1_base",)
-SWIN = ("prithvi_swin_B", "prithvi_swin_L")
-SCALE_MAE = ("scalemae_vit_base_patch16", "scalemae_vit_large_patch16", "scalemae_vit_huge_patch14")
-UNREGISTERED = (*CLAY, *SWIN, *SCALE_MAE)
-"""The backbones that TerraTorch registers with timm, and ScaleMAE's, which it has in a table by the names after
-`scalemae_`.
-"""
-
-_SEVERAL_MODALITIES = "two modalities or more, by name"
+_SEVERAL = "two modalities or more, by name"
 
 _TERRATORCH_FAMILIES: Mapping[str, Family] = {
     "prithvi_eo_tiny prithvi_eo_v1_100 prithvi_eo_v2_{tiny_tl,100_tl,300,300_tl,600,600_tl}": Family(
-        "Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", ("bands", "frames")
+        "prithvi", "Prithvi: a ViT over the frames of six Landsat and Sentinel-2 bands.", ("bands", "frames")
     ),
     "terramind_v01_base terramind_v1_{tiny,small,base,large}": Family(
-        f"TerraMind: a ViT over radar, optical images and elevation, {_SEVERAL_MODALITIES}.", ("bands", "modalities")
+        "terramind",
+        f"TerraMind: a ViT over radar, optical images and elevation, {_SEVERAL}.",
+        ("bands", "modalities"),
     ),
     "terramind_v01_base_tim terramind_v1_{tiny,small,base,large}_tim": Family(
-        f"TerraMind that first draws land cover from what it is fed, at random; square images, {_SEVERAL_MODALITIES}.",
+        "tim",
+        f"TerraMind that first draws land cover from what it is fed, at random; square images, {_SEVERAL}.",
         ("modalities",),
     ),
     "terramind_v1_tokenizer_{dem,lulc,ndvi,s1grd,s1rtc,s2l2a}": Family(
-        "The encoder of a tokenizer of TerraMind: a ViT over images of one modality."
+        "tokenizer", "The encoder of a tokenizer of TerraMind: a ViT over images of one modality.", ()
     ),
     "dofa_{small,base,large}_patch16_224": Family(
-        "DOFA: a ViT whose first layer is made for the wavelengths of its bands.", ("bands",)
+        "dofa", "DOFA: a ViT whose first layer is made for the wavelengths of its bands."
     ),
-    " ".join(CLAY): Family("Clay 1: a ViT whose first layer is made for the wavelengths of its bands.", ("bands",)),
-    " ".join(SCALE_MAE): Family(
-        "ScaleMAE: a ViT whose positions are in metres; square images, RGB at first.", ("bands",)
+    "clay_v1_base": Family("clay", "Clay 1: a ViT whose first layer is made for the wavelengths of its bands."),
+    "scalemae_vit_{base_patch16,large_patch16,huge_patch14}": Family(
+        "scalemae", "ScaleMAE: a ViT whose positions are in metres; square images, RGB at first."
     ),
-    " ".join(SWIN): Family(
-        "Prithvi as a Swin: over six Landsat and Sentinel-2 bands, one image at a time.", ("bands",)
+    "prithvi_swin_{B,L}": Family(
+        "swin", "Prithvi as a Swin: over six Landsat and Sentinel-2 bands, one image at a time."
     ),
     "satlas_resnet152_sentinel2_{mi_ms,mi_rgb,si_ms_satlas,si_rgb_satlas} "
     "satlas_resnet50_sentinel2_{mi,si}_{ms,rgb}_satlas": Family(
-        "SatlasPretrain: a ResNet over aerial or Sentinel-2 images.", ("bands",)
+        "torchgeo", "SatlasPretrain: a ResNet over aerial or Sentinel-2 images."
     ),
     "satlas_swin_b_{landsat_mi_ms,landsat_mi_rgb,naip_mi_rgb,naip_si_rgb,sentinel1_mi,sentinel1_si} "
     "satlas_swin_{b,t}_sentinel2_{mi,si}_{ms,rgb}": Family(
-        "SatlasPretrain: a Swin v2 over aerial, Landsat or Sentinel images.", ("bands",)
+        "torchgeo", "SatlasPretrain: a Swin v2 over aerial, Landsat or Sentinel images."
     ),
     "ssl4eol_resnet{18,50}_landsat_{tm_toa,etm_toa,etm_sr,oli_tirs_toa,oli_sr}_{moco,simclr} "
     "ssl4eos12_resnet18_sentinel2_{all,rgb}_moco ssl4eos12_resnet50_sentinel1_all_{decur,moco} "
     "ssl4eos12_resnet50_sentinel2_{all_decur,all_dino,all_moco,all_softcon,rgb_moco}": Family(
-        "SSL4EO: a ResNet that learned from Landsat or Sentinel images by themselves.", ("bands",)
+        "torchgeo", "SSL4EO: a ResNet that learned from Landsat or Sentinel images by themselves."
     ),
     "ssl4eol_vit_small_patch16_224_landsat_{tm_toa,etm_toa,etm_sr,oli_sr}_{moco,simclr} "
     "ssl4eol_vit_small_patch16_224_landsat_oli_tirs_toa_simclr "
     "ssl4eos12_vit_small_patch16_224_sentinel2_all_{dino,moco}": Family(
-        "SSL4EO: a ViT that learned from Landsat or Sentinel images by themselves.", ("bands",)
+        "torchgeo_vit", "SSL4EO: a ViT that learned from Landsat or Sentinel images by themselves."
     ),
     "seco_resnet{18,50}_sentinel2_rgb_seco": Family(
-        "SeCo: a ResNet that learned from the seasons of Sentinel-2 images.", ("bands",)
+        "torchgeo", "SeCo: a ResNet that learned from the seasons of Sentinel-2 images."
     ),
-    "fmow_resnet50_fmow_rgb_gassl": Family("GASSL: a ResNet that learned where aerial images are.", ("bands",)),
-    "UNet": Family("U-Net of MMSegmentation, decoder included: levels from the coarsest to the image's own."),
-    "IdentityBackbone": Family("The image itself, as the only level."),
+    "fmow_resnet50_fmow_rgb_gassl": Family("torchgeo", "GASSL: a ResNet that learned where aerial images are."),
+    "UNet": Family(
+        "unet", "U-Net of MMSegmentation, decoder included: levels from the coarsest to the image's own.", ()
+    ),
+    "IdentityBackbone": Family("identity", "The image itself, as the only level.", ()),
 }
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {name: family for names, family in _TERRATORCH_FAMILIES.items() for name in _expand_names(names)}
 )
 """The backbones that are supported, each with its family."""
+
+UNREGISTERED = tuple(name for name, family in FAMILIES.items() if family.kind in ("clay", "swin", "scalemae"))
+"""The backbones that TerraTorch registers with timm, and ScaleMAE's, which it has in a table by the names after
+`scalemae_`.
+"""
 
 _SCORES = "it gives the scores of a classifier, and no features"
 _CODE = "TerraTorch downloads the code of this network from GitHub and runs it"
@@ -244,7 +247,7 @@ class TerraTorch(ProbedEncoder):
 
     @property
     def family(self) -> Family:
-        """The info of backbones of this kind."""
+        """The backbones to which it belongs."""
         return FAMILIES[self.name]
 
     @property
