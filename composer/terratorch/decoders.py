@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from composer.adapters.mmseg.contracts import GN_GROUPS
+from composer.adapters.decoders import GROUPS as GN_GROUPS
 from composer.adapters.mmseg.parts import MMSEG_HEAD_ARGUMENTS, UNSUPPORTED_HEADS, Mmseg
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, Smp
 from composer.errors import suggest

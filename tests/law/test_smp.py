@@ -9,7 +9,7 @@ from attrs import evolve
 from hypothesis import strategies as st
 
 import composer
-from composer.adapters.smp.contracts import build_levels
+from composer.adapters.smp.contracts import build_call, list_channels
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, SMP_INTERPOLATIONS, SMP_NORMS
 from composer.parts.rules import is_map
 from tests.law.strategies import features, levels, rates, replace_channels, runs, widths
@@ -58,7 +58,7 @@ def decoders(draw, name: str, given):
     else:
         # A finest feature that is no map does no harm as level 0, at most.
         told["first_level"] = draw(st.sampled_from((None, 0, 1, 2) if is_map(given[0]) else (0, 0, 0, 1)))
-        depth = max(build_levels(composer.Smp(name, first_level=told["first_level"]), given).depth, 1)
+        depth = max(len(list_channels(build_call(composer.Smp(name, first_level=told["first_level"]), given))) - 1, 1)
         wide = told.get("decoder_attention_type") and draw(st.integers(0, 3))
         fitting = st.lists(st.sampled_from((16, 24)) if wide else widths, min_size=depth, max_size=depth)
     if name in CLIMBERS:

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 import composer
-from composer.adapters.mmseg.contracts import IGNORED_ARGUMENTS
-from composer.adapters.mmseg.parts import MMSEG_HEAD_ARGUMENTS, MULTI_MAP_HEADS
+from composer.adapters.mmseg.parts import IGNORED_ARGUMENTS, MMSEG_HEAD_ARGUMENTS, MULTI_MAP_HEADS
 from composer.encoder_info import import_adapter
 from tests.law.strategies import CHANNELS, features, rates, replace_channels, runs
 from tests.law.test_graphs import check_graphs
