@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from attrs import NOTHING, Attribute, asdict, evolve, field, fields, frozen
+from attrs import NOTHING, Attribute, asdict, field, fields, frozen
 from attrs.validators import optional
 
 from composer.errors import suggest
-from composer.layouts import Feature, Features
+from composer.layouts import Features
 from composer.parts.base import Decoder
-from composer.parts.rules import Change, ContractResult, Kind, Outputs, Rejection
+from composer.parts.rules import Change, Kind, Rejection
 from composer.parts.validators import BOOL
-from composer.sizes import ANY_SIZE, SizeConstraint
 from composer.spec.writer import format_value
 
 
@@ -94,7 +93,12 @@ class Call:
     def _resolve_arguments(self) -> dict[str, Any]:
         values = asdict(self.part, recurse=False)  # type: ignore[arg-type]
         set_values = {name: value for name, value in values.items() if name != "name" and value is not None}
-        return {**self.part.defaults[self.part.name], **set_values}
+        return {**self.defaults, **set_values}
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The arguments that the decoder has, with their defaults."""
+        return self.part.defaults[self.part.name]
 
     @property
     def maps(self) -> Features:
@@ -104,37 +108,10 @@ class Call:
 
 Check = Callable[[Call], Rejection | None]
 
-Grid = tuple[Feature, SizeConstraint]
 
-
-def infer_first_grid(call: Call) -> Grid:
-    """Return the grid of the first map that is used, at any image size."""
-    return call.maps[0], ANY_SIZE
-
-
-@frozen
-class Rule:
-    """The output of a decoder and its own checks.
-
-    `infer_grid` returns a feature with the grid of the output, and the image sizes at which it has that grid.
-    """
-
-    infer_grid: Callable[[Call], Grid] = infer_first_grid
-    checks: tuple[Check, ...] = ()
-
-
-def apply_rule(rule: Rule, call: Call, checks: Iterable[Check], channels: int) -> ContractResult:
-    """Return the rejection of the first check that rejects the call, or a feature of `channels` on the rule's grid."""
-    for check in (_require_known_arguments, *checks):
-        if rejection := check(call):
-            return rejection
-    grid, sizes = rule.infer_grid(call)
-    return Outputs(features=[evolve(grid, channels=channels)], sizes=sizes)
-
-
-def _require_known_arguments(call: Call) -> Rejection | None:
-    known = call.part.defaults[call.part.name]
-    unknown = next((name for name in call.arguments if name not in known), None)
+def require_known_arguments(call: Call) -> Rejection | None:
+    """Reject an argument that the decoder does not have."""
+    unknown = next((name for name in call.arguments if name not in call.defaults), None)
     if unknown is None:
         return None
     return Rejection(
@@ -142,7 +119,7 @@ def _require_known_arguments(call: Call) -> Rejection | None:
         kind="wrong_output" if unknown in call.part.ignored.get(call.part.name, ()) else "raises",
         expected=f"has no argument {unknown}",
         got=format_value(call.arguments[unknown]),
-        fix=suggest(unknown, known),
+        fix=suggest(unknown, call.defaults),
         about=unknown,
     )
 

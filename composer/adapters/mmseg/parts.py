@@ -15,16 +15,14 @@ from composer.adapters.decoders import (
     GROUPS,
     Call,
     Check,
-    Grid,
-    Rule,
     TableDecoder,
-    apply_rule,
     declare_argument,
     declare_flag,
     declare_list_argument,
     list_arguments,
     reject_argument,
     require_groups,
+    require_known_arguments,
     require_length,
 )
 from composer.layouts import Features, format_count
@@ -33,6 +31,7 @@ from composer.parts.rules import (
     Change,
     ContractResult,
     Kind,
+    Outputs,
     Rejection,
     compute_exact_multiple,
     require_indices,
@@ -309,14 +308,6 @@ def _require_in_index_type(call: Call) -> Rejection | None:
     return None
 
 
-def _require_maps(call: Call) -> Rejection | None:
-    """Reject positions without an input, and inputs that are not maps."""
-    if rejection := require_indices(call.features, call.positions, "in_index"):
-        return rejection
-    # EncHead uses the maps before the last for its lateral convolutions only.
-    return require_maps(call.maps[-1:] if call.arguments.get("add_lateral") is False else call.maps)
-
-
 NORMALIZED_WIDTHS = (
     *("channels", "project_channels", "c1_channels", "ema_channels", "num_codes", "isa_channels", "ham_channels"),
 )
@@ -324,26 +315,20 @@ NORMALIZED_WIDTHS = (
 
 
 def _require_norm_groups(call: Call) -> Rejection | None:
-    """Reject widths that a group norm cannot divide."""
+    """Reject widths that a group norm cannot divide, and maps that are normalised before any convolution."""
+    name, arguments = call.part.name, call.arguments
     # SETRUPHead has no norm without a convolution.
-    if call.arguments.get("norm") != "GN" or (call.part.name == "SETRUPHead" and not call.arguments["num_convs"]):
+    if arguments.get("norm") != "GN" or (name == "SETRUPHead" and not arguments["num_convs"]):
         return None
-    if rejection := require_groups(call, NORMALIZED_WIDTHS):
+    depthwise = name == "DepthwiseSeparableFCNHead" or (
+        name == "DepthwiseSeparableASPPHead" and max(arguments["dilations"]) > 1
+    )
+    normalized = call.maps if depthwise else call.maps[-1:] if name == "ANNHead" else ()
+    rejection = require_groups(call, NORMALIZED_WIDTHS)
+    if rejection or sum(f.channels for f in normalized) % GROUPS == 0:
         return rejection
-    if _count_normalized_channels(call) % GROUPS == 0:
-        return None
     expected = f"normalises the maps in {GROUPS} groups too, so their channels must be a multiple of {GROUPS}"
     return reject_argument("norm", expected, None, "BN")
-
-
-def _count_normalized_channels(call: Call) -> int:
-    """Return the channels of the inputs that are normalised before any convolution changes them."""
-    if call.part.name == "ANNHead":
-        return call.maps[-1].channels
-    depthwise = call.part.name == "DepthwiseSeparableFCNHead" or (
-        call.part.name == "DepthwiseSeparableASPPHead" and max(call.arguments["dilations"]) > 1
-    )
-    return sum(f.channels for f in call.maps) if depthwise else 0
 
 
 def _require_two_maps(call: Call) -> Rejection | None:
@@ -420,49 +405,61 @@ def resolve_arguments(call: Call) -> dict[str, Any]:
     return arguments
 
 
-def _infer_setr_grid(call: Call) -> Grid:
-    """Return an enlarged grid. Each convolution is followed by a resize, which is exact for a whole grid only."""
-    first = to_exact_grid(call.maps[0])
-    factor = call.arguments["up_scale"] ** call.arguments["num_convs"]
-    stride = scale_stride(first.stride, Fraction(1, factor))
-    return evolve(first, stride=stride), compute_exact_multiple(call.maps[0])
-
-
-def _infer_last_grid(call: Call) -> Grid:
-    return call.maps[-1], ANY_SIZE
-
-
 _CONVOLUTION = _require_least("num_convs", 1, "has one convolution at least", "count")
 
 # A single score would always be 0.
-_TWO_CLASSES = _require_least(
+_CLASSES = _require_least(
     "num_classes", 2, "normalises scores over the classes, so it takes two at least", "value", "policy"
 )
 
-MMSEG_RULES: Mapping[str, Rule] = MappingProxyType(
+CHECKS: Mapping[str, tuple[Check, ...]] = MappingProxyType(
     {
-        "ANNHead": Rule(_infer_last_grid, (_require_two_maps,)),
-        "CCHead": Rule(checks=(_require_squeezable_channels,)),
-        "DepthwiseSeparableASPPHead": Rule(lambda call: (call.features[0], ANY_SIZE), (_require_first_feature,)),
+        "ANNHead": (_require_two_maps,),
+        "CCHead": (_require_squeezable_channels,),
+        "DepthwiseSeparableASPPHead": (_require_first_feature,),
         # mmseg replaces the first convolution.
-        "DepthwiseSeparableFCNHead": Rule(checks=(_CONVOLUTION,)),
-        "EncHead": Rule(_infer_last_grid),
-        "FCNHead": Rule(checks=(_require_matching_width,)),
-        "FPNHead": Rule(checks=(_require_finest_first,)),
-        "GCHead": Rule(checks=(_require_squeezable_channels,)),
-        "LightHamHead": Rule(checks=(_require_even_split, _require_finest_first)),
-        "SETRUPHead": Rule(_infer_setr_grid, (_require_matching_width,)),
-        "STDCHead": Rule(checks=(_require_matching_width,)),
-        "SegformerHead": Rule(checks=(_require_finest_first,)),
-        "SegmenterMaskTransformerHead": Rule(checks=(_require_even_split, _TWO_CLASSES)),
-        "UPerHead": Rule(checks=(_require_finest_first,)),
+        "DepthwiseSeparableFCNHead": (_CONVOLUTION,),
+        "FCNHead": (_require_matching_width,),
+        "FPNHead": (_require_finest_first,),
+        "GCHead": (_require_squeezable_channels,),
+        "LightHamHead": (_require_even_split, _require_finest_first),
+        "SETRUPHead": (_require_matching_width,),
+        "STDCHead": (_require_matching_width,),
+        "SegformerHead": (_require_finest_first,),
+        "SegmenterMaskTransformerHead": (_require_even_split, _CLASSES),
+        "UPerHead": (_require_finest_first,),
     }
 )
-"""The heads that differ from the plain `Rule()`."""
+"""The checks that not all heads have."""
 
 
 @contract.register(Mmseg)
 def _(head: Mmseg, features: Features) -> ContractResult:
-    rule, call = MMSEG_RULES.get(head.name, Rule()), build_call(head, features)
-    checks = (_require_in_index_type, _require_maps, _require_norm_groups, *rule.checks)
-    return apply_rule(rule, call, checks, head.num_classes)
+    call, checks = build_call(head, features), CHECKS.get(head.name, ())
+    # EncHead uses the maps before the last for its lateral convolutions only.
+    used = slice(-1, None) if call.arguments.get("add_lateral") is False else slice(None)
+    return (
+        require_known_arguments(call)
+        or _require_in_index_type(call)
+        or require_indices(features, call.positions, "in_index")
+        or require_maps(call.maps[used])
+        or _require_norm_groups(call)
+        or next((rejection for check in checks if (rejection := check(call))), None)
+        or _infer_scores(call)
+    )
+
+
+def _infer_scores(call: Call) -> Outputs:
+    """Return the scores, on the grid of the first map that the head uses if not stated otherwise."""
+    grid, sizes = call.maps[0], ANY_SIZE
+    match call.part.name:
+        case "ANNHead" | "EncHead":
+            grid = call.maps[-1]
+        case "DepthwiseSeparableASPPHead":
+            grid = call.features[0]
+        case "SETRUPHead":
+            # Each convolution is followed by a resize, which is exact for a whole grid only.
+            factor = call.arguments["up_scale"] ** call.arguments["num_convs"]
+            grid, sizes = to_exact_grid(grid), compute_exact_multiple(grid)
+            grid = evolve(grid, stride=scale_stride(grid.stride, Fraction(1, factor)))
+    return Outputs(features=[evolve(grid, channels=call.arguments["num_classes"])], sizes=sizes)
