@@ -32,12 +32,12 @@ class TableDecoder(Decoder):
     @classmethod
     def __attrs_init_subclass__(cls) -> None:
         own = {one.name: one.metadata.get("default") for one in fields(cls)}  # type: ignore[arg-type]
-        cls.defaults = MappingProxyType({name: fill_defaults(known, own) for name, known in cls.table.items()})
-
-
-def fill_defaults(arguments: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments with `own` defaults in place of NOTHING."""
-    return {name: own[name] if default is NOTHING else default for name, default in arguments.items()}
+        cls.defaults = MappingProxyType(
+            {
+                name: {key: own[key] if default is NOTHING else default for key, default in arguments.items()}
+                for name, arguments in cls.table.items()
+            }
+        )
 
 
 def list_arguments(names: str, **defaults: Any) -> dict[str, Any]:

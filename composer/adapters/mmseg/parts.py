@@ -26,28 +26,10 @@ from composer.adapters.decoders import (
     require_length,
 )
 from composer.layouts import Features, format_count
+from composer.parts import rules
 from composer.parts.base import contract
-from composer.parts.rules import (
-    Change,
-    ContractResult,
-    Kind,
-    Outputs,
-    Rejection,
-    compute_exact_multiple,
-    require_indices,
-    require_maps,
-    scale_stride,
-    to_exact_grid,
-)
-from composer.parts.validators import (
-    CHANNELS,
-    NON_EMPTY,
-    OPTIONAL_CHANNELS,
-    OPTIONAL_INDEX,
-    RATE,
-    Choice,
-    IntRange,
-)
+from composer.parts.rules import Kind, Outputs, Rejection
+from composer.parts.validators import CHANNELS, NON_EMPTY, OPTIONAL_CHANNELS, OPTIONAL_INDEX, RATE, Choice, IntRange
 from composer.sizes import ANY_SIZE
 
 MMSEG_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
@@ -301,7 +283,7 @@ def _require_in_index_type(call: Call) -> Rejection | None:
     if isinstance(index, tuple) and not takes_several(head):
         expected = "takes one map, so in_index is a whole number"
         rejection = reject_argument("in_index", expected, index, index[-1], code="type")
-        change = Change("input_transform", "resize_concat")
+        change = rules.Change("input_transform", "resize_concat")
         return evolve(rejection, change=change) if "input_transform" in head.defaults[head.name] else rejection
     if isinstance(head.in_index, int) and takes_several(head):
         return reject_argument("in_index", "takes several maps, so in_index is a list", index, [index], code="type")
@@ -353,7 +335,7 @@ def _require_finest_first(call: Call) -> Rejection | None:
 def _require_first_feature(call: Call) -> Rejection | None:
     """Reject a first input that cannot refine the map: one that is not a map, or is coarser."""
     first, refined = (f.stride or 1 for f in (call.features[0], call.maps[0]))
-    if (rejection := require_maps(call.features[:1])) or first <= refined:
+    if (rejection := rules.require_maps(call.features[:1])) or first <= refined:
         return rejection
     expected = "refines a map with the first of all, so that one must not be coarser"
     return Rejection(code="index", kind="policy", expected=expected, got=f"stride {first} for {refined}")
@@ -434,15 +416,15 @@ CHECKS: Mapping[str, tuple[Check, ...]] = MappingProxyType(
 
 
 @contract.register(Mmseg)
-def _(head: Mmseg, features: Features) -> ContractResult:
+def _(head: Mmseg, features: Features) -> rules.ContractResult:
     call, checks = build_call(head, features), CHECKS.get(head.name, ())
     # EncHead uses the maps before the last for its lateral convolutions only.
     used = slice(-1, None) if call.arguments.get("add_lateral") is False else slice(None)
     return (
         require_known_arguments(call)
         or _require_in_index_type(call)
-        or require_indices(features, call.positions, "in_index")
-        or require_maps(call.maps[used])
+        or rules.require_indices(features, call.positions, "in_index")
+        or rules.require_maps(call.maps[used])
         or _require_norm_groups(call)
         or next((rejection for check in checks if (rejection := check(call))), None)
         or _infer_scores(call)
@@ -460,6 +442,6 @@ def _infer_scores(call: Call) -> Outputs:
         case "SETRUPHead":
             # Each convolution is followed by a resize, which is exact for a whole grid only.
             factor = call.arguments["up_scale"] ** call.arguments["num_convs"]
-            grid, sizes = to_exact_grid(grid), compute_exact_multiple(grid)
-            grid = evolve(grid, stride=scale_stride(grid.stride, Fraction(1, factor)))
+            grid, sizes = rules.to_exact_grid(grid), rules.compute_exact_multiple(grid)
+            grid = evolve(grid, stride=rules.scale_stride(grid.stride, Fraction(1, factor)))
     return Outputs(features=[evolve(grid, channels=call.arguments["num_classes"])], sizes=sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from operator import itemgetter
 from types import MappingProxyType
@@ -55,7 +56,7 @@ def _(decoder: Smp, features: Features) -> rules.ContractResult:
         or _require_scse_widths(call)
         or rule.check(call)
         # What follows runs in smp, so it comes after all that raises.
-        or (_set_kind(require_layout(levels), rule.unused) if rule.unused else None)
+        or _require_unused(rule, require_layout(levels))
         or (rules.require_finest_first(levels) if rule.inputs in ("ordered", "doubled") else None)
         or (rules.require_doubling_strides(levels) if rule.inputs == "doubled" else None)
         or rule.infer(call)
@@ -88,10 +89,6 @@ def _get_depth(call: Call) -> int:
     return len(list_channels(call)) - 1
 
 
-def _set_kind(rejection: Rejection | None, kind: rules.Kind) -> Rejection | None:
-    return rejection and evolve(rejection, kind=kind)
-
-
 def _require_levels(rule: Rule, call: Call) -> Rejection | None:
     count = rule.count or (rule.depth and rule.depth - call.first + 1)
     if len(call.features) >= count:
@@ -100,6 +97,11 @@ def _require_levels(rule: Rule, call: Call) -> Rejection | None:
     if rule.depth:
         expected, wanted = f"{expected} where the first is level {call.first}", "more levels"
     return Rejection(code="count", kind="raises", expected=expected, fix=rules.suggest_more_levels(wanted))
+
+
+def _require_unused(rule: Rule, rejection: Rejection | None) -> Rejection | None:
+    """Return the rejection of features that are not used with the kind that it has in the rule."""
+    return evolve(rejection, kind=rule.unused) if rejection and rule.unused else None
 
 
 def _require_grids(features: Features) -> Rejection | None:
@@ -296,15 +298,13 @@ def _infer_dpt(call: Call) -> Outputs:
     return _emit(call, finest, rules.compute_exact_multiple(*call.features, *pyramid))
 
 
-def _require_fpn_groups(call: Call) -> Rejection | None:
-    return require_groups(call, ["decoder_segmentation_channels"])
-
-
 def _select_ends(levels: Levels) -> Levels:
     return levels[2:][:1] + levels[-1:]
 
 
 _ALL, _FROM_1, _FROM_2, _LAST_FOUR, _LAST = (itemgetter(slice(start, None)) for start in (0, 1, 2, -4, -1))
+
+_GROUPED = partial(require_groups, names=("decoder_segmentation_channels",))
 
 _WIDE = _require_channels(lambda width: width >= 4, "quarters the channels of each map, so they need at least 4")
 
@@ -318,7 +318,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "UnetPlusPlus": Rule(_FROM_1, "joined", _infer_level_0, depth=2),
         "MAnet": Rule(_FROM_1, "joined", _infer_level_0, depth=1),
         "Linknet": Rule(_FROM_1, "joined", _infer_level_0, _WIDE, depth=1),
-        "FPN": Rule(_LAST_FOUR, "joined", _infer_exact_grid, _require_fpn_groups, count=4),
+        "FPN": Rule(_LAST_FOUR, "joined", _infer_exact_grid, _GROUPED, count=4),
         "PSPNet": Rule(_LAST, "maps", _infer_first_grid, _QUARTERED, unused=None),
         "DeepLabV3": Rule(_LAST, "maps", _infer_first_grid, unused=None),
         "DeepLabV3Plus": Rule(_select_ends, "maps", _infer_exact_grid, _require_upsampling_factor, depth=3),
