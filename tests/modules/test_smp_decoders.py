@@ -30,19 +30,11 @@ STRIDES = {
 }
 """The strides of resnet18 in smp's models, where the encoder is told to keep its resolution or to stop early."""
 
+SCSE = {"decoder_channels": (40, 32, 24, 20, 16), "decoder_attention_type": "scse"}
+ASPP = {"decoder_channels": 24, "decoder_atrous_rates": (2, 3, 5), "decoder_aspp_dropout": 0.1}
 OTHERS = {
-    "Unet": {
-        "decoder_channels": (40, 32, 24, 20, 16),
-        "decoder_use_norm": False,
-        "decoder_attention_type": "scse",
-        "decoder_interpolation": "bilinear",
-    },
-    "UnetPlusPlus": {
-        "decoder_channels": (40, 32, 24, 20, 16),
-        "decoder_use_norm": "identity",
-        "decoder_attention_type": "scse",
-        "decoder_interpolation": "bicubic",
-    },
+    "Unet": {**SCSE, "decoder_use_norm": False, "decoder_interpolation": "bilinear"},
+    "UnetPlusPlus": {**SCSE, "decoder_use_norm": "identity", "decoder_interpolation": "bicubic"},
     "MAnet": {
         "decoder_channels": (40, 32, 24, 20, 12),
         "decoder_use_norm": True,
@@ -58,18 +50,8 @@ OTHERS = {
         "decoder_interpolation": "area",
     },
     "PSPNet": {"psp_out_channels": 24, "decoder_use_norm": "identity", "psp_dropout": 0.5},
-    "DeepLabV3": {
-        "decoder_channels": 24,
-        "decoder_atrous_rates": (2, 3, 5),
-        "decoder_aspp_separable": True,
-        "decoder_aspp_dropout": 0.1,
-    },
-    "DeepLabV3Plus": {
-        "decoder_channels": 24,
-        "decoder_atrous_rates": (2, 3, 5),
-        "decoder_aspp_separable": False,
-        "decoder_aspp_dropout": 0.1,
-    },
+    "DeepLabV3": {**ASPP, "decoder_aspp_separable": True},
+    "DeepLabV3Plus": {**ASPP, "decoder_aspp_separable": False},
     "PAN": {"decoder_channels": 24, "decoder_interpolation": "nearest"},
     "UPerNet": {"decoder_channels": 24, "decoder_use_norm": "identity"},
     "Segformer": {"decoder_segmentation_channels": 24},
@@ -126,18 +108,8 @@ def test_gives_what_smp_gives(name):
     assert all(map(torch.equal, levels, before))
 
 
-STRIDE_OUT = {
-    "Unet": 1,
-    "UnetPlusPlus": 1,
-    "MAnet": 1,
-    "Linknet": 1,
-    "FPN": 4,
-    "PSPNet": 32,
-    "DeepLabV3": 32,
-    "PAN": 4,
-    "UPerNet": 4,
-    "Segformer": 4,
-}
+STRIDE_OUT = dict.fromkeys(("Unet", "UnetPlusPlus", "MAnet", "Linknet"), 1)
+STRIDE_OUT |= dict.fromkeys(("FPN", "PAN", "UPerNet", "Segformer"), 4) | dict.fromkeys(("PSPNet", "DeepLabV3"), 32)
 PYRAMID = tuple(Feature(channels=8 * s, stride=s) for s in (2, 4, 8, 16, 32))
 
 
