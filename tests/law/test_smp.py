@@ -97,8 +97,7 @@ def pyramids(draw, name: str):
     """
     shape = draw(st.sampled_from(SHAPES))
     count = draw(st.sampled_from(COUNTS.get(name, (1, 2, 3, 3, 4, 4, 5))))
-    # Small strides make small maps, of which those count that the CPU computes with.
-    firsts = (1, 1, 1, 2) if name in ("FPN", "PAN", "UPerNet") else (1, 2) if count == 5 else (1, 2, 4)
+    firsts = (1, 2, 4) if count < 5 else (1, 2)
     first = draw(st.sampled_from(firsts))
     strides = [Fraction(first * 2**level) for level in range(count)]
     if shape == "flat":
@@ -176,6 +175,6 @@ def graphs(draw, name: str):
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("run", runs(20))
+@pytest.mark.parametrize("run", runs(10))
 def test_a_graph_with_a_decoder_of_smp_is_what_infer_says(name, run):
     check_graphs(run, graphs(name))
