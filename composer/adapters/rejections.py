@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from attrs import asdict, field
 
 from composer.errors import suggest
 from composer.layouts import format_count
-from composer.parts.base import Channels, Part
-from composer.parts.rules import Change, Kind, Rejection, RejectionError
-from composer.spec.writer import format_value
+from composer.parts.base import Channels
+from composer.parts.rules import Kind, Rejection, RejectionError
 
 
 def reject_network(expected: str, got: str, fix: str, kind: Kind = "raises") -> Rejection:
@@ -83,71 +79,3 @@ def convert_errors(reject: Callable[[Exception], Rejection]) -> Iterator[None]:
         raise
     except Exception as error:
         raise RejectionError(reject(error)) from error
-
-
-def declare_argument(validator: Any) -> Any:
-    """Return a keyword field whose default is None."""
-    return field(default=None, validator=validator, kw_only=True)
-
-
-def declare_list_argument(*validators: Any) -> Any:
-    """Return a keyword field whose default is None, and which stores a list as a tuple."""
-    return field(default=None, converter=_convert_list, validator=[*validators], kw_only=True)
-
-
-def _convert_list(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def resolve_arguments(part: Part, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `defaults` updated with every field that is set, whether the decoder has such an argument or not."""
-    fields = asdict(part, recurse=False)  # type: ignore[arg-type]
-    return {**defaults, **{name: value for name, value in fields.items() if name != "name" and value is not None}}
-
-
-def require_known_arguments(part: Part, known: Iterable[str], ignored: Collection[str] = ()) -> Rejection | None:
-    """Reject an argument that this decoder does not have; the library accepts those in `ignored` without effect."""
-    for name, value in resolve_arguments(part, {}).items():
-        if name not in known:
-            return Rejection(
-                code="argument",
-                kind="wrong_output" if name in ignored else "raises",
-                expected=f"has no argument {name}",
-                got=format_value(value),
-                fix=suggest(name, known),
-                about=name,
-            )
-    return None
-
-
-def reject_argument(
-    name: str,
-    expected: str,
-    got: object,
-    instead: object,
-    *,
-    old: object = None,
-    code: str = "channels",
-    kind: Kind = "raises",
-) -> Rejection:
-    """Return the rejection of an argument that would be accepted if it was `instead`, and not `old`."""
-    return Rejection(
-        code=code,
-        kind=kind,
-        expected=expected,
-        got=got if got is None or isinstance(got, str) else format_value(got),
-        change=Change(name, tuple(instead) if isinstance(instead, list) else instead, old),
-        about=name,
-    )
-
-
-GROUPS = 32
-"""The groups of a group norm: a constant in smp's FPN, and the number in mmseg's published configs."""
-
-
-def require_group_multiple(name: str, width: int) -> Rejection | None:
-    """Reject a width that a group norm cannot divide."""
-    if width % GROUPS == 0:
-        return None
-    expected = f"normalises in {GROUPS} groups, so {name} must be a multiple of {GROUPS}"
-    return reject_argument(name, expected, width, -(-width // GROUPS) * GROUPS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import Attribute, evolve, field, frozen
 
-from composer.adapters.mmseg.contracts import GN_GROUPS
+from composer.adapters.decoders import GROUPS
 from composer.adapters.mmseg.parts import MMSEG_HEAD_ARGUMENTS, UNSUPPORTED_HEADS, Mmseg
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, Smp
 from composer.errors import suggest
@@ -299,12 +299,8 @@ def _build_mmseg_head(name: str, arguments: Arguments, report: Diagnostics) -> M
 def _flatten_configs(name: str, arguments: Arguments, report: Diagnostics) -> Arguments | None:
     """Replace norm, activation and factorisation, which are dicts in mmseg, by plain arguments."""
     norm, act = arguments.get("norm_cfg") or {"type": None}, arguments.get("act_cfg") or {}
-    if (
-        not isinstance(norm, Mapping)
-        or norm.get("type") not in _NORMS
-        or norm.get("num_groups", GN_GROUPS) != GN_GROUPS
-    ):
-        message = f"a norm is BN, SyncBN, or GN in {GN_GROUPS} groups (got {norm!r})."
+    if not isinstance(norm, Mapping) or norm.get("type") not in _NORMS or norm.get("num_groups", GROUPS) != GROUPS:
+        message = f"a norm is BN, SyncBN, or GN in {GROUPS} groups (got {norm!r})."
         report.add_problem(arguments.locate("norm_cfg"), message, f"{arguments.format_path('norm_cfg')}: {{type: BN}}")
         return None
     if not isinstance(act, Mapping):

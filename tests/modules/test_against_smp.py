@@ -14,7 +14,6 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
 PYRAMID = tuple(Feature(channels=c, stride=s, rounding="ceil") for c, s in ((16, 4), (24, 8), (32, 16), (48, 32)))
 WIDTHS = (64, 40, 32, 16)
-NORMS = ["batchnorm", True, "identity", False, "instancenorm"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,44 +25,39 @@ def exact():
     torch.set_default_dtype(before)
 
 
-def theirs(norm, attention, count=4) -> UnetDecoder:
+def build_smp_decoder(norm, attention, count=4) -> UnetDecoder:
     """smp's decoder; it passes over the first map, so it is told of one more."""
     torch.manual_seed(0)
     widths = [f.channels for f in PYRAMID[:count]]
     return UnetDecoder([widths[0], *widths], WIDTHS[:count], n_blocks=count, use_norm=norm, attention_type=attention)
 
 
-def ours(norm, attention, count=4) -> nn.Module:
+def build_decoder(norm, attention, count=4) -> nn.Module:
     torch.manual_seed(0)
     part = UNetDecoder(channels=WIDTHS[:count], use_batchnorm=norm, attention_type=attention)
     return module(part, PYRAMID[:count])
 
 
-def without_last_attention(state, count=4):
-    """smp's weights without the attention before its last block, which it makes and never uses."""
+CASES = {
+    "plain": {"attention": None, "size": (64, 96), "training": False},
+    "scse, trained": {"attention": "scse", "size": (75, 90), "training": True},
+    "one map": {"attention": "scse", "size": (64, 96), "training": False, "count": 1},
+    "three maps": {"attention": None, "size": (64, 96), "training": True, "count": 3},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("norm", ["batchnorm", True, "identity", False, "instancenorm"])
+def test_unet_gives_what_smp_gives(norm, case):
+    count = case.get("count", 4)
+    reference, decoder = (
+        build(norm, case["attention"], count).train(case["training"]) for build in (build_smp_decoder, build_decoder)
+    )
+    # smp makes attention before its last block, and never uses it.
     unused = f"blocks.{count - 1}.attention1."
-    return {name: value for name, value in state.items() if not name.startswith(unused)}
-
-
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("size", [(64, 96), (75, 90)], ids=["whole", "rounded"])
-@pytest.mark.parametrize("attention", [None, "scse"], ids=["plain", "scse"])
-@pytest.mark.parametrize("norm", NORMS)
-def test_unet_gives_what_smp_gives(norm, attention, size, training):
-    reference, decoder = theirs(norm, attention).train(training), ours(norm, attention).train(training)
-    decoder.decoder.load_state_dict(without_last_attention(reference.state_dict()))
-    features = [torch.randn(f.shape(2, *size)) for f in PYRAMID]
-
-    (y_BCHW,) = decoder(features)
-
-    torch.testing.assert_close(y_BCHW, reference([features[0], *features]))
-
-
-@pytest.mark.parametrize("count", [1, 2, 3], ids=["1", "2", "3"])
-def test_unet_of_any_depth_gives_what_smp_gives(count):
-    reference, decoder = theirs("batchnorm", "scse", count), ours("batchnorm", "scse", count)
-    decoder.decoder.load_state_dict(without_last_attention(reference.state_dict(), count))
-    features = [torch.randn(f.shape(2, 64, 96)) for f in PYRAMID[:count]]
+    state = {name: value for name, value in reference.state_dict().items() if not name.startswith(unused)}
+    decoder.decoder.load_state_dict(state)
+    features = [torch.randn(f.shape(2, *case["size"])) for f in PYRAMID[:count]]
 
     (y_BCHW,) = decoder(features)
 
@@ -73,14 +67,14 @@ def test_unet_of_any_depth_gives_what_smp_gives(count):
 @pytest.mark.parametrize("attention", [None, "scse"], ids=["plain", "scse"])
 @pytest.mark.parametrize("norm", ["batchnorm", "identity"])
 def test_weights_are_drawn_once_and_as_smp_draws_them(norm, attention):
-    reference = theirs(norm, attention)
+    reference = build_smp_decoder(norm, attention)
     if attention:
         reference.blocks[-1].attention1 = nn.Identity()
     torch.manual_seed(0)
     # smp draws anew what torch has drawn; what it draws is what counts.
     initialize_decoder(reference)
 
-    state = ours(norm, attention).decoder.state_dict()
+    state = build_decoder(norm, attention).decoder.state_dict()
 
     assert list(state) == list(reference.state_dict())
     assert all(torch.equal(value, state[name]) for name, value in reference.state_dict().items())

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from composer.adapters.mmseg.contracts import GN_GROUPS, Call, build_call, resolve_segmenter_attention
-from composer.adapters.mmseg.parts import MULTI_MAP_HEADS, Mmseg
+from composer.adapters.decoders import GROUPS, Call
+from composer.adapters.mmseg.parts import Mmseg, build_call, resolve_arguments, takes_several
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module, use_default_device
 from composer.parts.registry import drop_warnings
@@ -55,11 +55,16 @@ HEADS = import_decode_heads()
 @module.register(Mmseg)
 def _(part: Mmseg, features: Features) -> nn.Module:
     """Return mmseg's own head, which returns a tuple."""
+    # Its constructor runs on the CPU if it reads a tensor, which the meta device does not allow.
+    reads = part.name == "SegmenterMaskTransformerHead"
+    call = build_call(part, features)
     with drop_warnings():  # each builds a loss too, which warns about missing arguments
-        head = _create_head(part, features)
+        with use_default_device("cpu") if reads else nullcontext():
+            head: nn.Module = getattr(HEADS, part.name)(**_build_head_arguments(part, call))
+        head.to(get_default_device())
         _init_head(head)
     if part.name == "LightHamHead":
-        _register_bases(head, build_call(part, features).arguments)
+        _register_bases(head, call.arguments)
     if part.name == "ANNHead" and head.dropout is None:
         # mmseg calls it even if it has none.
         head.dropout = nn.Identity()
@@ -67,13 +72,6 @@ def _(part: Mmseg, features: Features) -> nn.Module:
     head.register_forward_pre_hook(_make_contiguous)
     head.register_forward_hook(_to_single_output)
     return head
-
-
-def _create_head(part: Mmseg, features: Features) -> nn.Module:
-    """Return the head; its constructor runs on the CPU if it reads a tensor, which the meta device does not allow."""
-    with use_default_device("cpu") if part.name == "SegmenterMaskTransformerHead" else nullcontext():
-        head: nn.Module = getattr(HEADS, part.name)(**_build_head_arguments(part, features))
-    return head.to(get_default_device())
 
 
 def _make_contiguous(_: nn.Module, inputs: tuple[Sequence[Tensor]]) -> tuple[list[Tensor]]:
@@ -95,57 +93,42 @@ def _init_head(head: Any) -> None:
     del head._dump_init_info
 
 
-def _build_head_arguments(part: Mmseg, features: Features) -> dict[str, Any]:
-    call = build_call(part, features)
-    arguments = dict(call.arguments)
-    converted = _convert_norm_and_act(arguments) | _convert_own(arguments, call)
-    return arguments | _build_input_arguments(part, call) | converted
-
-
-def _build_input_arguments(part: Mmseg, call: Call) -> dict[str, Any]:
-    """Return `in_channels` and `in_index`: lists if the head takes several maps."""
-    widths = [f.channels for f in call.maps]
-    if part.name in MULTI_MAP_HEADS or call.arguments.get("input_transform"):
-        # An in_index of the wrong type stays, so that mmseg itself rejects it.
-        return {"in_channels": widths, "in_index": call.positions if part.in_index is None else part.in_index}
-    return {"in_channels": widths[0], "in_index": call.arguments["in_index"]}
-
-
-def _convert_norm_and_act(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Remove `norm` and `act`, and return them as mmseg's configs have them."""
-    norms = {"BN": {"type": "BN"}, "GN": {"type": "GN", "num_groups": GN_GROUPS}, False: None}
-    converted = {}
-    if "norm" in arguments:
-        converted["norm_cfg"] = norms[arguments.pop("norm")]
-    if "act" in arguments:
-        converted["act_cfg"] = {"type": arguments.pop("act")}
-    return converted
-
-
-def _convert_own(arguments: dict[str, Any], call: Call) -> dict[str, Any]:
-    """Return what a single head takes besides, or in another form; the latter is removed from `arguments`."""
-    match call.name:
-        case "FPNHead":
-            # mmseg uses their ratios only, and the logarithm of a power of 2 is exact.
-            finest = call.maps[0].stride or 1
-            return {"feature_strides": [float((f.stride or 1) / finest) for f in call.maps]}
-        case "DepthwiseSeparableASPPHead":
-            return {"c1_in_channels": call.features[0].channels}
-        case "EncHead":
-            return {"use_se_loss": False}
-        case "LightHamHead":
-            ham = {name: arguments.pop(name) for name in ("MD_S", "MD_R", "train_steps", "eval_steps")}
-            return {"ham_kwargs": {**ham, "rand_init": False}}
-        case "SegmenterMaskTransformerHead":
-            attention = resolve_segmenter_attention(call)
-            # The width of the classifier that every head builds and this one deletes.
-            return {**attention, "channels": attention["embed_dims"]}
-    return {}
-
-
 def _register_bases(head: Any, arguments: Mapping[str, Any]) -> None:
     """Draw the bases now; mmseg does so in the first forward pass, but a model must not change when it is used."""
     ham, count, rank = head.hamburger.ham, arguments["MD_S"], arguments["MD_R"]
     device = head.conv_seg.weight.device
     bases = ham._build_bases(1, count, arguments["ham_channels"] // count, rank, device=device)
     ham.register_buffer("bases", bases)
+
+
+_NORMS = {"BN": {"type": "BN"}, "GN": {"type": "GN", "num_groups": GROUPS}, False: None}
+
+
+def _build_head_arguments(part: Mmseg, call: Call) -> dict[str, Any]:
+    """Return the arguments in mmseg's form, and those that follow from the inputs."""
+    arguments, widths = resolve_arguments(call), [f.channels for f in call.maps]
+    if takes_several(part):
+        # An in_index of the wrong type stays, so that mmseg itself rejects it.
+        arguments |= {"in_channels": widths, "in_index": call.positions if part.in_index is None else part.in_index}
+    else:
+        arguments["in_channels"] = widths[0]
+    if "norm" in arguments:
+        arguments["norm_cfg"] = _NORMS[arguments.pop("norm")]
+    if "act" in arguments:
+        arguments["act_cfg"] = {"type": arguments.pop("act")}
+    match part.name:
+        case "FPNHead":
+            # mmseg uses their ratios only, and the logarithm of a power of 2 is exact.
+            finest = call.maps[0].stride or 1
+            arguments["feature_strides"] = [float((f.stride or 1) / finest) for f in call.maps]
+        case "DepthwiseSeparableASPPHead":
+            arguments["c1_in_channels"] = call.features[0].channels
+        case "EncHead":
+            arguments["use_se_loss"] = False
+        case "LightHamHead":
+            ham = {name: arguments.pop(name) for name in ("MD_S", "MD_R", "train_steps", "eval_steps")}
+            arguments["ham_kwargs"] = {**ham, "rand_init": False}
+        case "SegmenterMaskTransformerHead":
+            # The width of the classifier that every head builds and this one deletes.
+            arguments["channels"] = arguments["embed_dims"]
+    return arguments

@@ -1,26 +1,36 @@
-"""mmseg's decode heads: declarations."""
+"""mmseg's decode heads: declarations and contracts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
+from math import ceil
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from attrs import Attribute, field, frozen
-from attrs.validators import optional
+from attrs import Attribute, evolve, field, frozen
+from attrs.validators import deep_iterable, optional
 
-from composer.adapters.rejections import declare_argument, declare_list_argument, resolve_arguments
-from composer.parts.base import Decoder
-from composer.parts.validators import (
-    BOOL,
-    CHANNELS,
-    NON_EMPTY,
-    OPTIONAL_CHANNELS,
-    OPTIONAL_INDEX,
-    RATE,
-    Choice,
-    IntRange,
+from composer.adapters.decoders import (
+    GROUPS,
+    Call,
+    Check,
+    TableDecoder,
+    declare_argument,
+    declare_flag,
+    declare_list_argument,
+    list_arguments,
+    reject_argument,
+    require_groups,
+    require_known_arguments,
+    require_length,
 )
+from composer.layouts import Features, format_count
+from composer.parts import rules
+from composer.parts.base import contract
+from composer.parts.rules import Kind, Outputs, Rejection
+from composer.parts.validators import CHANNELS, NON_EMPTY, OPTIONAL_CHANNELS, OPTIONAL_INDEX, RATE, Choice, IntRange
+from composer.sizes import ANY_SIZE
 
 MMSEG_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -73,84 +83,51 @@ UNSUPPORTED_HEADS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Unsupported heads, each with the reason and the closest supported head."""
 
-_COMMON: Mapping[str, Any] = {
-    "num_classes": None,
-    "channels": 512,
-    "in_index": -1,
-    "norm": "BN",
-    "act": "ReLU",
-    "dropout_ratio": 0.1,
-    "align_corners": False,
-}
+_COMMON = "num_classes channels in_index norm dropout_ratio align_corners"
 
-_ONE: Mapping[str, Any] = {**_COMMON, "input_transform": None}
+_ONE = f"{_COMMON} input_transform act"
 
-_SEVERAL: Mapping[str, Any] = {**_COMMON, "in_index": None}
+_SEVERAL = f"{_COMMON} act"
 
-_FCN: Mapping[str, Any] = {**_ONE, "kernel_size": 3, "concat_input": True, "dilation": 1}
+_FCN = f"{_ONE} kernel_size concat_input dilation"
 
-_SCALES: Mapping[str, Any] = {"pool_scales": (1, 2, 3, 6)}
+_NON_LOCAL = f"{_FCN} reduction use_scale mode"
 
-_NON_LOCAL: Mapping[str, Any] = {**_FCN, "reduction": 2, "use_scale": True, "mode": "embedded_gaussian"}
+_SEGMENTER = (
+    "num_classes in_index act num_layers num_heads embed_dims mlp_ratio drop_path_rate drop_rate attn_drop_rate"
+)
 
-MMSEG_HEAD_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+_EMA = "ema_channels num_bases num_stages concat_input momentum"
+
+_HAM = "ham_channels MD_S MD_R train_steps eval_steps"
+
+MMSEG_TABLE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "ANNHead": {**_SEVERAL, "in_index": (-2, -1), "project_channels": 256, "key_pool_scales": (1, 3, 6, 8)},
-        "APCHead": {**_ONE, **_SCALES, "fusion": True},
-        "ASPPHead": {**_ONE, "dilations": (1, 6, 12, 18)},
-        "CCHead": {**_FCN, "recurrence": 2},
-        "DAHead": {**_ONE, "pam_channels": 64},
-        "DMHead": {**_ONE, "filter_sizes": (1, 3, 5, 7), "fusion": False},
-        "DNLHead": {**_NON_LOCAL, "temperature": 0.05},
-        "DepthwiseSeparableASPPHead": {**_ONE, "dilations": (1, 6, 12, 18), "c1_channels": 48},
-        "DepthwiseSeparableFCNHead": {
-            **{name: default for name, default in _ONE.items() if name != "act"},
-            "channels": 128,
-            "num_convs": 2,
-            "kernel_size": 3,
-            "concat_input": True,
-        },
-        "EMAHead": {
-            **_ONE,
-            "channels": 256,
-            "ema_channels": 512,
-            "num_bases": 64,
-            "num_stages": 3,
-            "concat_input": True,
-            "momentum": 0.1,
-        },
-        "EncHead": {**_SEVERAL, "num_codes": 32, "add_lateral": False},
-        "FCNHead": {**_FCN, "num_convs": 2},
-        "FPNHead": {**_SEVERAL, "channels": 128},
-        "GCHead": {**_FCN, "ratio": 0.25, "pooling_type": "att", "fusion_types": ("channel_add",)},
-        "ISAHead": {**_ONE, "isa_channels": 256, "down_factor": (8, 8)},
-        "LightHamHead": {
-            **_SEVERAL,
-            "norm": "GN",
-            "ham_channels": 512,
-            "MD_S": 1,
-            "MD_R": 64,
-            "train_steps": 6,
-            "eval_steps": 7,
-        },
-        "NLHead": _NON_LOCAL,
-        "PSPHead": {**_ONE, **_SCALES},
-        "SETRUPHead": {**_ONE, "channels": 256, "num_convs": 1, "up_scale": 4, "kernel_size": 3},
-        "STDCHead": {**_FCN, "channels": 64, "num_convs": 1},
-        "SegformerHead": {**_SEVERAL, "channels": 256, "interpolate_mode": "bilinear"},
-        "SegmenterMaskTransformerHead": {
-            "num_classes": None,
-            "in_index": -1,
-            "act": "GELU",
-            "num_layers": 2,
-            "num_heads": None,
-            "embed_dims": None,
-            "mlp_ratio": 4,
-            "drop_path_rate": 0.1,
-            "drop_rate": 0.0,
-            "attn_drop_rate": 0.0,
-        },
-        "UPerHead": {**_SEVERAL, **_SCALES},
+        "ANNHead": list_arguments(f"{_SEVERAL} project_channels key_pool_scales", in_index=(-2, -1)),
+        "APCHead": list_arguments(f"{_ONE} pool_scales fusion"),
+        "ASPPHead": list_arguments(f"{_ONE} dilations"),
+        "CCHead": list_arguments(f"{_FCN} recurrence"),
+        "DAHead": list_arguments(f"{_ONE} pam_channels"),
+        "DMHead": list_arguments(f"{_ONE} filter_sizes fusion", fusion=False),
+        "DNLHead": list_arguments(f"{_NON_LOCAL} temperature"),
+        "DepthwiseSeparableASPPHead": list_arguments(f"{_ONE} dilations c1_channels"),
+        "DepthwiseSeparableFCNHead": list_arguments(
+            f"{_COMMON} input_transform num_convs kernel_size concat_input", channels=128
+        ),
+        "EMAHead": list_arguments(f"{_ONE} {_EMA}", channels=256),
+        "EncHead": list_arguments(f"{_SEVERAL} num_codes add_lateral", in_index=None),
+        "FCNHead": list_arguments(f"{_FCN} num_convs"),
+        "FPNHead": list_arguments(_SEVERAL, in_index=None, channels=128),
+        "GCHead": list_arguments(f"{_FCN} ratio pooling_type fusion_types"),
+        "ISAHead": list_arguments(f"{_ONE} isa_channels down_factor"),
+        "LightHamHead": list_arguments(f"{_SEVERAL} {_HAM}", in_index=None, norm="GN"),
+        "NLHead": list_arguments(_NON_LOCAL),
+        "PSPHead": list_arguments(f"{_ONE} pool_scales"),
+        "SETRUPHead": list_arguments(f"{_ONE} num_convs up_scale kernel_size", channels=256, num_convs=1),
+        "STDCHead": list_arguments(f"{_FCN} num_convs", channels=64, num_convs=1),
+        "SegformerHead": list_arguments(f"{_SEVERAL} interpolate_mode", in_index=None, channels=256),
+        "SegmenterMaskTransformerHead": list_arguments(_SEGMENTER, act="GELU"),
+        "UPerHead": list_arguments(f"{_SEVERAL} pool_scales", in_index=None),
     }
 )
 """The arguments of each head with mmseg's defaults, or those of its published configs for `norm` and where it has none.
@@ -159,21 +136,31 @@ MMSEG_HEAD_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 a `num_heads` of None is one head for 64 of these, as in Segmenter's configs.
 """
 
-MMSEG_NORMS = (None, "BN", "GN", False)
+IGNORED_ARGUMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "DepthwiseSeparableFCNHead": ("act", "dilation"),
+        "SegmenterMaskTransformerHead": ("channels", "dropout_ratio", "align_corners"),
+    }
+)
+"""Arguments that heads accept for their base class, without effect."""
 
-MMSEG_ACTIVATIONS = (None, "ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid")
+_ACTIVATIONS = Choice((None, "ReLU", "LeakyReLU", "ELU", "SiLU", "GELU", "Tanh", "Sigmoid"))
 """Activations that mmcv has under torch's names."""
 
 _COUNT = IntRange(1, 64, optional=True)
 
 _SIDES = IntRange(1, 256, optional=True)
 
+_PAIR = require_length(2, "two whole numbers, of rows and of columns")
 
-def _validate_head_name(_: object, __: Attribute[str], name: Any) -> None:
+_FUSION_TYPES = optional(deep_iterable(Choice(("channel_add", "channel_mul"))))
+
+
+def _validate_head_name(_: object, attribute: Attribute[str], name: Any) -> None:
     if name in UNSUPPORTED_HEADS:
         reason, instead = UNSUPPORTED_HEADS[name]
         raise ValueError(f"{name} cannot be had: {reason}; {instead} can")
-    Choice(tuple(MMSEG_DESCRIPTIONS))(_, __, name)
+    Choice(tuple(MMSEG_TABLE))(_, attribute, name)
 
 
 def _validate_odd(_: object, attribute: Attribute[Any], value: Any) -> None:
@@ -186,24 +173,8 @@ def _validate_positive(_: object, attribute: Attribute[Any], value: Any) -> None
         raise ValueError(f"{attribute.name} must be a number above 0 (got {value!r})")
 
 
-def _validate_pair(_: object, attribute: Attribute[Any], value: Any) -> None:
-    if value is not None and (type(value) is not tuple or len(value) != 2):
-        raise ValueError(f"{attribute.name} must be two whole numbers, of rows and of columns (got {value!r})")
-
-
 @frozen
-class _ChoiceList:
-    """A list whose entries are all in `known`."""
-
-    known: tuple[str, ...]
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        for entry in value or ():
-            Choice(self.known)(_, attribute, entry)
-
-
-@frozen
-class Mmseg(Decoder):
+class Mmseg(TableDecoder):
     """A decode head of mmsegmentation: `mmseg/NAME`, with mmseg's arguments. Initialised as mmseg does. Needs no head.
 
     The scores keep the grid that the head computes them on. Channels and strides come from the inputs. `in_index` is
@@ -226,59 +197,60 @@ class Mmseg(Decoder):
     source: ClassVar[str | None] = "mmseg"
     names: ClassVar[Mapping[str, str] | None] = MMSEG_DESCRIPTIONS
     refused: ClassVar[Mapping[str, tuple[str, str]]] = UNSUPPORTED_HEADS
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MMSEG_HEAD_ARGUMENTS
+    table: ClassVar[Mapping[str, Mapping[str, Any]]] = MMSEG_TABLE
+    ignored: ClassVar[Mapping[str, tuple[str, ...]]] = IGNORED_ARGUMENTS
 
     name: str = field(validator=_validate_head_name)
     num_classes: int = field(validator=CHANNELS, kw_only=True)
-    channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    in_index: int | tuple[int, ...] | None = declare_list_argument(NON_EMPTY, OPTIONAL_INDEX)
-    input_transform: str | None = declare_argument(Choice((None, "resize_concat")))
-    norm: bool | str | None = declare_argument(Choice(MMSEG_NORMS))
-    act: str | None = declare_argument(Choice(MMSEG_ACTIVATIONS))
-    dropout_ratio: float | None = declare_argument(optional(RATE))
-    align_corners: bool | None = declare_argument(optional(BOOL))
-    num_convs: int | None = declare_argument(IntRange(0, 64, optional=True))
-    kernel_size: int | None = declare_argument([_COUNT, _validate_odd])
-    concat_input: bool | None = declare_argument(optional(BOOL))
-    dilation: int | None = declare_argument(_SIDES)
-    dilations: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, _SIDES)
-    pool_scales: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, _SIDES)
-    project_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    key_pool_scales: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, _SIDES)
-    fusion: bool | None = declare_argument(optional(BOOL))
-    filter_sizes: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, _SIDES)
-    recurrence: int | None = declare_argument(_COUNT)
-    pam_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    reduction: int | None = declare_argument(OPTIONAL_CHANNELS)
-    use_scale: bool | None = declare_argument(optional(BOOL))
-    mode: str | None = declare_argument(Choice((None, "embedded_gaussian", "dot_product")))
-    temperature: float | None = declare_argument(_validate_positive)
-    c1_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    ema_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    num_bases: int | None = declare_argument(OPTIONAL_CHANNELS)
-    num_stages: int | None = declare_argument(_COUNT)
-    momentum: float | None = declare_argument(optional(RATE))
-    num_codes: int | None = declare_argument(OPTIONAL_CHANNELS)
-    add_lateral: bool | None = declare_argument(optional(BOOL))
-    ratio: float | None = declare_argument(_validate_positive)
-    pooling_type: str | None = declare_argument(Choice((None, "att", "avg")))
-    fusion_types: tuple[str, ...] | None = declare_list_argument(NON_EMPTY, _ChoiceList(("channel_add", "channel_mul")))
-    isa_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    down_factor: tuple[int, ...] | None = declare_list_argument(_validate_pair, _SIDES)
-    ham_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    MD_S: int | None = declare_argument(OPTIONAL_CHANNELS)
-    MD_R: int | None = declare_argument(OPTIONAL_CHANNELS)
-    train_steps: int | None = declare_argument(_COUNT)
-    eval_steps: int | None = declare_argument(_COUNT)
-    up_scale: int | None = declare_argument(_COUNT)
-    interpolate_mode: str | None = declare_argument(Choice((None, "bilinear", "bicubic")))
-    num_layers: int | None = declare_argument(_COUNT)
-    num_heads: int | None = declare_argument(OPTIONAL_CHANNELS)
-    embed_dims: int | None = declare_argument(OPTIONAL_CHANNELS)
-    mlp_ratio: int | None = declare_argument(_COUNT)
-    drop_path_rate: float | None = declare_argument(optional(RATE))
-    drop_rate: float | None = declare_argument(optional(RATE))
-    attn_drop_rate: float | None = declare_argument(optional(RATE))
+    channels: int | None = declare_argument(512, OPTIONAL_CHANNELS)
+    in_index: int | tuple[int, ...] | None = declare_list_argument(-1, NON_EMPTY, OPTIONAL_INDEX)
+    input_transform: str | None = declare_argument(None, Choice((None, "resize_concat")))
+    norm: bool | str | None = declare_argument("BN", Choice((None, "BN", "GN", False)))
+    act: str | None = declare_argument("ReLU", _ACTIVATIONS)
+    dropout_ratio: float | None = declare_argument(0.1, optional(RATE))
+    align_corners: bool | None = declare_flag(default=False)
+    num_convs: int | None = declare_argument(2, IntRange(0, 64, optional=True))
+    kernel_size: int | None = declare_argument(3, _COUNT, _validate_odd)
+    concat_input: bool | None = declare_flag(default=True)
+    dilation: int | None = declare_argument(1, _SIDES)
+    dilations: tuple[int, ...] | None = declare_list_argument((1, 6, 12, 18), NON_EMPTY, _SIDES)
+    pool_scales: tuple[int, ...] | None = declare_list_argument((1, 2, 3, 6), NON_EMPTY, _SIDES)
+    project_channels: int | None = declare_argument(256, OPTIONAL_CHANNELS)
+    key_pool_scales: tuple[int, ...] | None = declare_list_argument((1, 3, 6, 8), NON_EMPTY, _SIDES)
+    fusion: bool | None = declare_flag(default=True)
+    filter_sizes: tuple[int, ...] | None = declare_list_argument((1, 3, 5, 7), NON_EMPTY, _SIDES)
+    recurrence: int | None = declare_argument(2, _COUNT)
+    pam_channels: int | None = declare_argument(64, OPTIONAL_CHANNELS)
+    reduction: int | None = declare_argument(2, OPTIONAL_CHANNELS)
+    use_scale: bool | None = declare_flag(default=True)
+    mode: str | None = declare_argument("embedded_gaussian", Choice((None, "embedded_gaussian", "dot_product")))
+    temperature: float | None = declare_argument(0.05, _validate_positive)
+    c1_channels: int | None = declare_argument(48, OPTIONAL_CHANNELS)
+    ema_channels: int | None = declare_argument(512, OPTIONAL_CHANNELS)
+    num_bases: int | None = declare_argument(64, OPTIONAL_CHANNELS)
+    num_stages: int | None = declare_argument(3, _COUNT)
+    momentum: float | None = declare_argument(0.1, optional(RATE))
+    num_codes: int | None = declare_argument(32, OPTIONAL_CHANNELS)
+    add_lateral: bool | None = declare_flag(default=False)
+    ratio: float | None = declare_argument(0.25, _validate_positive)
+    pooling_type: str | None = declare_argument("att", Choice((None, "att", "avg")))
+    fusion_types: tuple[str, ...] | None = declare_list_argument(("channel_add",), NON_EMPTY, _FUSION_TYPES)
+    isa_channels: int | None = declare_argument(256, OPTIONAL_CHANNELS)
+    down_factor: tuple[int, ...] | None = declare_list_argument((8, 8), _PAIR, _SIDES)
+    ham_channels: int | None = declare_argument(512, OPTIONAL_CHANNELS)
+    MD_S: int | None = declare_argument(1, OPTIONAL_CHANNELS)
+    MD_R: int | None = declare_argument(64, OPTIONAL_CHANNELS)
+    train_steps: int | None = declare_argument(6, _COUNT)
+    eval_steps: int | None = declare_argument(7, _COUNT)
+    up_scale: int | None = declare_argument(4, _COUNT)
+    interpolate_mode: str | None = declare_argument("bilinear", Choice((None, "bilinear", "bicubic")))
+    num_layers: int | None = declare_argument(2, _COUNT)
+    num_heads: int | None = declare_argument(None, OPTIONAL_CHANNELS)
+    embed_dims: int | None = declare_argument(None, OPTIONAL_CHANNELS)
+    mlp_ratio: int | None = declare_argument(4, _COUNT)
+    drop_path_rate: float | None = declare_argument(0.1, optional(RATE))
+    drop_rate: float | None = declare_argument(0.0, optional(RATE))
+    attn_drop_rate: float | None = declare_argument(0.0, optional(RATE))
 
     @property
     def includes_head(self) -> bool:
@@ -286,10 +258,190 @@ class Mmseg(Decoder):
         return True
 
 
-def resolve_mmseg_arguments(head: Mmseg) -> dict[str, Any]:
-    """Return the defaults, updated with all arguments that are set, whether the head has such an argument or not."""
-    return resolve_arguments(head, MMSEG_HEAD_ARGUMENTS[head.name])
-
+MMSEG_HEAD_ARGUMENTS = Mmseg.defaults
 
 MULTI_MAP_HEADS = tuple(name for name, known in MMSEG_HEAD_ARGUMENTS.items() if known["in_index"] != -1)
 """The heads that take several maps. The others take one, or several resized to one grid and concatenated."""
+
+
+def takes_several(head: Mmseg) -> bool:
+    """Return whether the head takes a list of maps."""
+    return head.name in MULTI_MAP_HEADS or head.input_transform == "resize_concat"
+
+
+def build_call(head: Mmseg, features: Features) -> Call:
+    """Return the head with the positions of its maps. A head of several maps uses all of them by default."""
+    index = head.defaults[head.name]["in_index"] if head.in_index is None else head.in_index
+    if not isinstance(index, tuple):
+        index = tuple(range(len(features))) if takes_several(head) else (index,)
+    return Call(head, features, index)
+
+
+def _require_in_index_type(call: Call) -> Rejection | None:
+    head, index = call.part, call.arguments["in_index"]
+    assert isinstance(head, Mmseg)
+    if isinstance(index, tuple) and not takes_several(head):
+        expected = "takes one map, so in_index is a whole number"
+        rejection = reject_argument("in_index", expected, index, index[-1], code="type")
+        change = rules.Change("input_transform", "resize_concat")
+        return evolve(rejection, change=change) if "input_transform" in head.defaults[head.name] else rejection
+    if isinstance(head.in_index, int) and takes_several(head):
+        return reject_argument("in_index", "takes several maps, so in_index is a list", index, [index], code="type")
+    return None
+
+
+NORMALIZED_WIDTHS = (
+    *("channels", "project_channels", "c1_channels", "ema_channels", "num_codes", "isa_channels", "ham_channels"),
+)
+"""The widths that heads normalise."""
+
+
+def _require_norm_groups(call: Call) -> Rejection | None:
+    """Reject widths that a group norm cannot divide, and maps that are normalised before any convolution."""
+    name, arguments = call.part.name, call.arguments
+    # SETRUPHead has no norm without a convolution.
+    if arguments.get("norm") != "GN" or (name == "SETRUPHead" and not arguments["num_convs"]):
+        return None
+    depthwise = name == "DepthwiseSeparableFCNHead" or (
+        name == "DepthwiseSeparableASPPHead" and max(arguments["dilations"]) > 1
+    )
+    normalized = call.maps if depthwise else call.maps[-1:] if name == "ANNHead" else ()
+    rejection = require_groups(call, NORMALIZED_WIDTHS)
+    if rejection or sum(f.channels for f in normalized) % GROUPS == 0:
+        return rejection
+    expected = f"normalises the maps in {GROUPS} groups too, so their channels must be a multiple of {GROUPS}"
+    return reject_argument("norm", expected, None, "BN")
+
+
+def _require_two_maps(call: Call) -> Rejection | None:
+    if len(call.positions) == 2:
+        return None
+    got = format_count(len(call.positions), "map")
+    return reject_argument("in_index", "takes two maps", got, [-2, -1], code="count")
+
+
+def _require_finest_first(call: Call) -> Rejection | None:
+    strides = [f.stride for f in call.maps if f.stride is not None]
+    if strides == sorted(strides):
+        return None
+    order = sorted(range(len(strides)), key=strides.__getitem__)
+    # FPNHead asserts that the first stride is the smallest, in whatever order the others are.
+    raises = call.part.name == "FPNHead" and strides[0] > min(strides)
+    expected = "gives scores at the grid of the first map, so strides must not decrease"
+    fixed = [call.positions[place] for place in order]
+    return reject_argument("in_index", expected, None, fixed, code="index", kind="raises" if raises else "policy")
+
+
+def _require_first_feature(call: Call) -> Rejection | None:
+    """Reject a first input that cannot refine the map: one that is not a map, or is coarser."""
+    first, refined = (f.stride or 1 for f in (call.features[0], call.maps[0]))
+    if (rejection := rules.require_maps(call.features[:1])) or first <= refined:
+        return rejection
+    expected = "refines a map with the first of all, so that one must not be coarser"
+    return Rejection(code="index", kind="policy", expected=expected, got=f"stride {first} for {refined}")
+
+
+def _require_squeezable_channels(call: Call) -> Rejection | None:
+    channels, ratio = call.arguments["channels"], call.arguments.get("ratio", 1 / 8)
+    if int(channels * ratio) > 0:
+        return None
+    least = ceil(1 / ratio)
+    return reject_argument("channels", f"squeezes channels, so there must be at least {least}", channels, least)
+
+
+def _require_matching_width(call: Call) -> Rejection | None:
+    """Reject a head without convolutions whose width is not the map's."""
+    channels, width = call.arguments["channels"], sum(f.channels for f in call.maps)
+    if call.arguments["num_convs"] or width == channels:
+        return None
+    expected = "has no convolution to change the width of the map, so channels must be that"
+    return reject_argument("channels", expected, f"{channels} for {width}", width)
+
+
+def _require_least(name: str, least: int, expected: str, code: str, kind: Kind = "raises") -> Check:
+    """Return the check that an argument is not less than `least`."""
+
+    def check(call: Call) -> Rejection | None:
+        value = call.arguments[name]
+        return None if value >= least else reject_argument(name, expected, value, least, code=code, kind=kind)
+
+    return check
+
+
+def _require_even_split(call: Call) -> Rejection | None:
+    width, parts = ("ham_channels", "MD_S") if call.part.name == "LightHamHead" else ("embed_dims", "num_heads")
+    arguments = resolve_arguments(call)
+    if arguments[width] % arguments[parts] == 0:
+        return None
+    divisor = next(count for count in range(arguments[parts], 0, -1) if arguments[width] % count == 0)
+    expected = f"splits {width}, here {arguments[width]}, evenly into {parts}"
+    return reject_argument(parts, expected, arguments[parts], divisor)
+
+
+def resolve_arguments(call: Call) -> dict[str, Any]:
+    """Return the arguments; Segmenter has the width of the map and a head for 64 channels of it by default."""
+    arguments = dict(call.arguments)
+    if call.part.name == "SegmenterMaskTransformerHead":
+        width = arguments["embed_dims"] or call.maps[0].channels
+        arguments |= {"embed_dims": width, "num_heads": arguments["num_heads"] or max(width // 64, 1)}
+    return arguments
+
+
+_CONVOLUTION = _require_least("num_convs", 1, "has one convolution at least", "count")
+
+# A single score would always be 0.
+_CLASSES = _require_least(
+    "num_classes", 2, "normalises scores over the classes, so it takes two at least", "value", "policy"
+)
+
+CHECKS: Mapping[str, tuple[Check, ...]] = MappingProxyType(
+    {
+        "ANNHead": (_require_two_maps,),
+        "CCHead": (_require_squeezable_channels,),
+        "DepthwiseSeparableASPPHead": (_require_first_feature,),
+        # mmseg replaces the first convolution.
+        "DepthwiseSeparableFCNHead": (_CONVOLUTION,),
+        "FCNHead": (_require_matching_width,),
+        "FPNHead": (_require_finest_first,),
+        "GCHead": (_require_squeezable_channels,),
+        "LightHamHead": (_require_even_split, _require_finest_first),
+        "SETRUPHead": (_require_matching_width,),
+        "STDCHead": (_require_matching_width,),
+        "SegformerHead": (_require_finest_first,),
+        "SegmenterMaskTransformerHead": (_require_even_split, _CLASSES),
+        "UPerHead": (_require_finest_first,),
+    }
+)
+"""The checks that not all heads have."""
+
+
+@contract.register(Mmseg)
+def _(head: Mmseg, features: Features) -> rules.ContractResult:
+    call, checks = build_call(head, features), CHECKS.get(head.name, ())
+    # EncHead uses the maps before the last for its lateral convolutions only.
+    used = slice(-1, None) if call.arguments.get("add_lateral") is False else slice(None)
+    return (
+        require_known_arguments(call)
+        or _require_in_index_type(call)
+        or rules.require_indices(features, call.positions, "in_index")
+        or rules.require_maps(call.maps[used])
+        or _require_norm_groups(call)
+        or next((rejection for check in checks if (rejection := check(call))), None)
+        or _infer_scores(call)
+    )
+
+
+def _infer_scores(call: Call) -> Outputs:
+    """Return the scores, on the grid of the first map that the head uses if not stated otherwise."""
+    grid, sizes = call.maps[0], ANY_SIZE
+    match call.part.name:
+        case "ANNHead" | "EncHead":
+            grid = call.maps[-1]
+        case "DepthwiseSeparableASPPHead":
+            grid = call.features[0]
+        case "SETRUPHead":
+            # Each convolution is followed by a resize, which is exact for a whole grid only.
+            factor = call.arguments["up_scale"] ** call.arguments["num_convs"]
+            grid, sizes = rules.to_exact_grid(grid), rules.compute_exact_multiple(grid)
+            grid = evolve(grid, stride=rules.scale_stride(grid.stride, Fraction(1, factor)))
+    return Outputs(features=[evolve(grid, channels=call.arguments["num_classes"])], sizes=sizes)

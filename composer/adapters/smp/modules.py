@@ -15,10 +15,11 @@ from segmentation_models_pytorch.base.initialization import initialize_decoder
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
+from composer.adapters.decoders import Call
 from composer.adapters.probing import CPULinspace, ShapeProbe, find_strides_and_sizes
 from composer.adapters.rejections import convert_errors, reject_all_sizes, reject_network
-from composer.adapters.smp.contracts import Levels, build_levels
-from composer.adapters.smp.parts import CENTERED, SMP_DECODER_ARGUMENTS, Smp, SmpEncoder, resolve_smp_arguments
+from composer.adapters.smp.contracts import build_call, list_channels
+from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS, Smp, SmpEncoder
 from composer.adapters.weights import check_reachable, read_file_weights, record_loaded_state, reject_pretrained
 from composer.errors import format_error
 from composer.layouts import MAP, Features
@@ -94,41 +95,35 @@ def probe(part: SmpEncoder, channels: int) -> EncoderInfo | Rejection:
 def _(part: SmpEncoder, image: Features, *, info: EncoderInfo, pretrained: bool = True) -> nn.Module:
     """Build the encoder with random weights, or with published ones where the part asks and `pretrained` allows."""
     channels = image[0].channels
-    loaded = None
     if pretrained and part.pretrained:
-        source = True if part.pretrained in _get_weight_sets(part) else part.pretrained
-        with convert_errors(lambda error: reject_pretrained(source, error, "that smp publishes for it")):
-            network, loaded = _create_pretrained_smp(part, channels)
+        network, loaded = _create_pretrained_smp(part, channels)
     else:
-        network = _create_random_smp(part, channels)
+        network, loaded = _create_random_smp(part, channels), None
     # An EncoderInfo from the user may lack the indices of its levels.
     encoder = TransparentWrapper(network, dict(info.arguments).get("levels") or _list_smp_levels(part, network))
     encoder.loaded_weights = loaded
     return encoder
 
 
-def _get_weight_sets(part: SmpEncoder) -> Mapping[Any, Mapping[str, str]]:
-    published: Mapping[Any, Mapping[str, str]] = encoders[part.name]["pretrained_settings"]
-    return published
-
-
 def _create_pretrained_smp(part: SmpEncoder, channels: int) -> tuple[Any, LoadedWeights]:
-    """Create the network with its weights. Raises where they cannot be loaded, or do not fill the network."""
-    published = _get_weight_sets(part)
+    """Create the network with its weights. Raises RejectionError where they cannot be loaded, or do not fill it."""
+    published: Mapping[Any, Mapping[str, str]] = encoders[part.name]["pretrained_settings"]
     # smp's models take imagenet by default.
     default = "imagenet" if "imagenet" in published else next(iter(published))
-    name = default if part.pretrained is True else part.pretrained
-    if isinstance(name, str) and name in published:
-        at = published[name]
-        check_reachable(f"{at['repo_id']}@{at['revision']}", "model.safetensors")
-        # smp loads it strictly.
-        return _set_channels_and_stride(_create_smp_encoder(part, name), part, channels, weighted=True), LoadedWeights()
-    source = get_weights_file(part.pretrained)
-    assert source is not None
-    if not Path(source[0]).is_file():
-        sets = ", ".join(sorted(published, key=lambda name: name != default))
-        raise FileNotFoundError(f"there is no such file, and no set of weights of this name; the sets are {sets}")
-    return _create_smp_from_file(part, *source, channels)
+    name: Any = default if part.pretrained is True else part.pretrained
+    source = True if name in published else part.pretrained
+    with convert_errors(lambda error: reject_pretrained(source, error, "that smp publishes for it")):
+        if name in published:
+            at = published[name]
+            check_reachable(f"{at['repo_id']}@{at['revision']}", "model.safetensors")
+            # smp loads it strictly.
+            network = _create_smp_encoder(part, name)
+            return _set_channels_and_stride(network, part, channels, weighted=True), LoadedWeights()
+        file, prefix = get_weights_file(source)  # type: ignore[misc]
+        if not Path(file).is_file():
+            sets = ", ".join(sorted(published, key=lambda name: name != default))
+            raise FileNotFoundError(f"there is no such file, and no set of weights of this name; the sets are {sets}")
+        return _create_smp_from_file(part, file, prefix, channels)
 
 
 def _create_smp_from_file(part: SmpEncoder, file: str, prefix: str | None, channels: int) -> tuple[Any, LoadedWeights]:
@@ -153,9 +148,9 @@ def _create_smp_from_file(part: SmpEncoder, file: str, prefix: str | None, chann
 def _load_smp_state(network: nn.Module, state: TensorState, prefix: str | None) -> Match:
     """Fill the network from a checkpoint; smp removes the tensors of a classifier from it, and renames others."""
 
-    def convert(given: dict[str, Tensor]) -> TensorState:
+    def convert(tensors: dict[str, Tensor]) -> TensorState:
         with record_loaded_state(network) as found:
-            network.load_state_dict(given)
+            network.load_state_dict(tensors)
         return found[0]
 
     wanted = network.state_dict(keep_vars=True)
@@ -224,55 +219,47 @@ _DECODERS: Mapping[str, Callable[..., nn.Module]] = {
     "DPT": decoders.dpt.decoder.DPTDecoder,
 }
 
-_DEPTH_NAMES = ("n_blocks", "encoder_depth")
-"""The names that decoders have for the number of the last level."""
-
 
 @module.register(Smp)
 def _(part: Smp, features: Features) -> nn.Module:
-    # Some count from the last map, or not at all.
-    counted = part.name not in ("FPN", "PSPNet", "DeepLabV3", "DPT")
-    levels = build_levels(part, features) if counted else Levels(0, features)
+    call = build_call(part, features)
     with drop_warnings():  # smp's attention squeezes fewer than 16 channels to none, and torch warns of empty weights
-        decoder = _DECODERS[part.name](**_rename_arguments(part), **_build_input_arguments(part, levels))
+        decoder = _DECODERS[part.name](**_build_decoder_arguments(call))
     if not part.name.startswith("DeepLab"):  # which smp leaves as torch initialises them
         with torch.no_grad():
             initialize_decoder(decoder)
     if part.name == "DPT":
         return SmpDPT(decoder, features)
-    dropped = len(features) - len(levels.features)
-    return SmpDecoder(decoder, levels.first, dropped, repeats=not is_map(levels.features[0]))
+    dropped = len(features) - len(call.features)
+    return SmpDecoder(decoder, call.first, dropped, repeats=not is_map(call.features[0]))
 
 
-def _rename_arguments(part: Smp) -> dict[str, Any]:
-    """Return the arguments of smp's model by the decoder's names for them; unknown ones keep theirs, and raise."""
-    renamed = {"decoder_interpolation": "interpolation_mode", "decoder_channels": "decoder_channels"}
-    if part.name.startswith("DeepLab"):
-        renamed["decoder_channels"] = "out_channels"
-    known = SMP_DECODER_ARGUMENTS[part.name]
-    return {
-        renamed.get(name, name.removeprefix("decoder_").removeprefix("psp_")) if name in known else name: value
-        for name, value in resolve_smp_arguments(part).items()
+def _build_decoder_arguments(call: Call) -> dict[str, Any]:
+    """Return the decoder's arguments: those of smp's model under the decoder's names, and those that inputs decide.
+
+    Arguments that smp's model does not have keep their names, so that smp rejects them.
+    """
+    parameters, channels = signature(_DECODERS[call.part.name]).parameters, list_channels(call)
+    derived = {
+        "encoder_channels": channels,
+        "in_channels": channels[-1],
+        "n_blocks": len(channels) - 1,
+        "encoder_depth": len(channels) - 1,
+        "add_center_block": call.arguments.get("center") is True,
+        "center": call.arguments.get("center") is True,
+        "encoder_out_channels": channels,
+        "encoder_output_strides": [f.stride for f in call.features],
+        "encoder_has_prefix_tokens": any(f.prefix for f in call.features),
     }
-
-
-def _build_input_arguments(part: Smp, levels: Levels) -> dict[str, Any]:
-    """Return the arguments that depend on the inputs."""
-    widths = [f.channels for f in levels.features]
-    if part.name == "DPT":
-        return {
-            "encoder_out_channels": widths,
-            "encoder_output_strides": [f.stride for f in levels.features],
-            "encoder_has_prefix_tokens": any(f.prefix for f in levels.features),
-        }
-    if part.name == "DeepLabV3":
-        return {"in_channels": widths[-1]}
-    arguments: dict[str, Any] = {"encoder_channels": [0] * levels.first + widths}
-    arguments |= {name: levels.depth for name in _DEPTH_NAMES if name in signature(_DECODERS[part.name]).parameters}
-    if part.name in CENTERED:
-        arguments["add_center_block" if part.name == "Unet" else "center"] = part.center is True
-    if part.name == "DeepLabV3Plus":
-        fine, last = levels.select_from(2)[0], levels.features[-1]
+    arguments = {name: value for name, value in derived.items() if name in parameters}
+    if "output_stride" in parameters:
+        fine, last = (f.stride or 1 for f in call.maps)
         # smp enlarges the last map by 4 for an output stride of 16, and by 2 for 8.
-        arguments["output_stride"] = 16 if last.stride and fine.stride and last.stride / fine.stride == 4 else 8
+        arguments["output_stride"] = 16 if last / fine == 4 else 8
+    known = SMP_DECODER_ARGUMENTS[call.part.name]
+    for name, value in call.arguments.items():
+        short = name.removeprefix("decoder_").removeprefix("psp_")
+        names = (name, short, f"{short}_mode", f"out_{short}") if name in known else ()
+        if name not in ("first_level", "center"):
+            arguments[next((one for one in names if one in parameters), name)] = value
     return arguments

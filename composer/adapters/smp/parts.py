@@ -9,9 +9,16 @@ from typing import Any, ClassVar, Self
 from attrs import Attribute, evolve, field, frozen
 from attrs.validators import optional
 
-from composer.adapters.rejections import declare_argument, declare_list_argument, resolve_arguments
+from composer.adapters.decoders import (
+    TableDecoder,
+    declare_argument,
+    declare_flag,
+    declare_list_argument,
+    list_arguments,
+    require_length,
+)
 from composer.errors import suggest
-from composer.parts.base import Decoder, Part, ProbedEncoder
+from composer.parts.base import Part, ProbedEncoder
 from composer.parts.encoders import IS_PRETRAINED, Pretrained, convert_pretrained
 from composer.parts.validators import BOOL, NON_EMPTY, OPTIONAL_CHANNELS, RATE, Choice, IntRange
 
@@ -102,7 +109,7 @@ class SmpEncoder(ProbedEncoder):
     depth: int = field(default=5, validator=IntRange(3, 5), kw_only=True)
     pretrained: Pretrained = field(default=False, converter=convert_pretrained, validator=IS_PRETRAINED, kw_only=True)
     first_level: bool = field(default=False, validator=BOOL, kw_only=True)
-    output_stride: int | None = declare_argument(_validate_output_stride)
+    output_stride: int | None = field(default=None, validator=_validate_output_stride, kw_only=True)
 
 
 SMP_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
@@ -123,62 +130,35 @@ SMP_DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """smp's decoders, each with a description. Level i has 1 / 2**i of the image's resolution."""
 
-_NORM: Mapping[str, Any] = {"decoder_use_norm": "batchnorm"}
+_UNET = "first_level center decoder_channels decoder_use_norm decoder_attention_type decoder_interpolation"
 
-_WIDTHS: Mapping[str, Any] = {"decoder_channels": (256, 128, 64, 32, 16)}
+_MANET = "first_level decoder_channels decoder_use_norm decoder_pab_channels decoder_interpolation"
 
-_NEAREST: Mapping[str, Any] = {"decoder_interpolation": "nearest"}
+_FPN = "first_level decoder_pyramid_channels decoder_segmentation_channels decoder_merge_policy decoder_dropout"
 
-_ASPP_ARGUMENTS: Mapping[str, Any] = {
-    "decoder_channels": 256,
-    "decoder_atrous_rates": (12, 24, 36),
-    "decoder_aspp_separable": False,
-    "decoder_aspp_dropout": 0.5,
-}
+_ASPP = "first_level decoder_atrous_rates decoder_aspp_dropout"
 
-_UNET: Mapping[str, Any] = {**_WIDTHS, **_NORM, "decoder_attention_type": None, **_NEAREST}
-
-SMP_DECODER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+SMP_TABLE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "Unet": _UNET,
-        "UnetPlusPlus": _UNET,
-        "MAnet": {**_WIDTHS, **_NORM, "decoder_pab_channels": 64, **_NEAREST},
-        "Linknet": _NORM,
-        "FPN": {
-            "decoder_pyramid_channels": 256,
-            "decoder_segmentation_channels": 128,
-            "decoder_merge_policy": "add",
-            "decoder_dropout": 0.2,
-            **_NEAREST,
-        },
-        "PSPNet": {"psp_out_channels": 512, **_NORM, "psp_dropout": 0.2},
-        "DeepLabV3": _ASPP_ARGUMENTS,
-        "DeepLabV3Plus": {**_ASPP_ARGUMENTS, "decoder_aspp_separable": True},
-        "PAN": {"decoder_channels": 32, "decoder_interpolation": "bilinear"},
-        "UPerNet": {"decoder_channels": 256, **_NORM},
-        "Segformer": {"decoder_segmentation_channels": 256},
-        "DPT": {
-            "decoder_readout": "cat",
-            "decoder_intermediate_channels": (256, 512, 1024, 1024),
-            "decoder_fusion_channels": 256,
-        },
+        "Unet": list_arguments(_UNET),
+        "UnetPlusPlus": list_arguments(_UNET),
+        "MAnet": list_arguments(_MANET),
+        "Linknet": list_arguments("first_level decoder_use_norm"),
+        "FPN": list_arguments(f"{_FPN} decoder_interpolation"),
+        "PSPNet": list_arguments("first_level psp_out_channels decoder_use_norm psp_dropout"),
+        "DeepLabV3": list_arguments(_ASPP, decoder_channels=256, decoder_aspp_separable=False),
+        "DeepLabV3Plus": list_arguments(_ASPP, decoder_channels=256, decoder_aspp_separable=True),
+        "PAN": list_arguments("first_level", decoder_channels=32, decoder_interpolation="bilinear"),
+        "UPerNet": list_arguments("first_level decoder_use_norm", decoder_channels=256),
+        "Segformer": list_arguments("first_level", decoder_segmentation_channels=256),
+        "DPT": list_arguments("decoder_readout decoder_intermediate_channels decoder_fusion_channels"),
     }
 )
-"""The decoder arguments of each model class in smp 0.6, with their defaults."""
+"""The arguments of each model class in smp 0.6 with their defaults, and the two that composer adds.
 
-CENTERED = ("Unet", "UnetPlusPlus")
-"""The decoders to which smp adds a center block after a VGG encoder."""
-
-
-def _build_decoder_defaults(name: str) -> dict[str, Any]:
-    # DPT builds a pyramid from its inputs, whatever their levels.
-    extra = {} if name == "DPT" else {"first_level": None}
-    return extra | ({"center": None} if name in CENTERED else {}) | dict(SMP_DECODER_ARGUMENTS[name])
-
-
-_DECODER_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {name: _build_decoder_defaults(name) for name in SMP_DECODER_ARGUMENTS}
-)
+DPT has no `first_level`: it builds a pyramid from its inputs, whatever their levels. smp adds a center block to Unet
+and UnetPlusPlus after a VGG encoder.
+"""
 
 SMP_NORMS = (None, "batchnorm", "identity", True, False)
 """smp has three more, which do not work by name alone: its initialisation fails on `instancenorm`, which has no weights
@@ -188,13 +168,8 @@ then, `layernorm` normalises the last axis instead of the channels, and `inplace
 SMP_INTERPOLATIONS = (None, "nearest", "nearest-exact", "bilinear", "bicubic", "area")
 
 
-def _validate_three_dilations(_: object, attribute: Attribute[Any], value: Any) -> None:
-    if value is not None and (type(value) is not tuple or len(value) != 3):
-        raise ValueError(f"{attribute.name} must be three dilations (got {value!r})")
-
-
 @frozen
-class Smp(Decoder):
+class Smp(TableDecoder):
     """A decoder of segmentation_models_pytorch: `smp/NAME`, with smp's arguments. Initialised as smp does.
 
     smp counts levels from the image's resolution, level 0, and halves the resolution at each level. `first_level` is
@@ -208,41 +183,48 @@ class Smp(Decoder):
 
     source: ClassVar[str | None] = "smp"
     names: ClassVar[Mapping[str, str] | None] = SMP_DESCRIPTIONS
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = _DECODER_DEFAULTS
+    table: ClassVar[Mapping[str, Mapping[str, Any]]] = SMP_TABLE
     reads_stride: ClassVar[bool] = True
 
-    name: str = field(validator=Choice(tuple(SMP_DESCRIPTIONS)))
-    first_level: int | None = declare_argument(IntRange(0, 2, optional=True))
-    center: bool | None = declare_argument(optional(BOOL))
-    decoder_channels: int | tuple[int, ...] | None = declare_list_argument(NON_EMPTY, OPTIONAL_CHANNELS)
-    decoder_use_norm: bool | str | None = declare_argument(Choice(SMP_NORMS))
-    decoder_attention_type: str | None = declare_argument(Choice((None, "scse")))
-    decoder_interpolation: str | None = declare_argument(Choice(SMP_INTERPOLATIONS))
-    decoder_pab_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    decoder_pyramid_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    decoder_segmentation_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    decoder_merge_policy: str | None = declare_argument(Choice((None, "add", "cat")))
-    decoder_dropout: float | None = declare_argument(optional(RATE))
-    psp_out_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
-    psp_dropout: float | None = declare_argument(optional(RATE))
-    decoder_atrous_rates: tuple[int, ...] | None = declare_list_argument(
-        _validate_three_dilations, IntRange(1, 1024, optional=True)
+    name: str = field(validator=Choice(tuple(SMP_TABLE)))
+    first_level: int | None = declare_argument(None, IntRange(0, 2, optional=True))
+    center: bool | None = declare_argument(None, optional(BOOL))
+    decoder_channels: int | tuple[int, ...] | None = declare_list_argument(
+        (256, 128, 64, 32, 16), NON_EMPTY, OPTIONAL_CHANNELS
     )
-    decoder_aspp_separable: bool | None = declare_argument(optional(BOOL))
-    decoder_aspp_dropout: float | None = declare_argument(optional(RATE))
-    decoder_readout: str | None = declare_argument(Choice((None, "cat", "add", "ignore")))
-    decoder_intermediate_channels: tuple[int, ...] | None = declare_list_argument(NON_EMPTY, OPTIONAL_CHANNELS)
-    decoder_fusion_channels: int | None = declare_argument(OPTIONAL_CHANNELS)
+    decoder_use_norm: bool | str | None = declare_argument("batchnorm", Choice(SMP_NORMS))
+    decoder_attention_type: str | None = declare_argument(None, Choice((None, "scse")))
+    decoder_interpolation: str | None = declare_argument("nearest", Choice(SMP_INTERPOLATIONS))
+    decoder_pab_channels: int | None = declare_argument(64, OPTIONAL_CHANNELS)
+    decoder_pyramid_channels: int | None = declare_argument(256, OPTIONAL_CHANNELS)
+    decoder_segmentation_channels: int | None = declare_argument(128, OPTIONAL_CHANNELS)
+    decoder_merge_policy: str | None = declare_argument("add", Choice((None, "add", "cat")))
+    decoder_dropout: float | None = declare_argument(0.2, optional(RATE))
+    psp_out_channels: int | None = declare_argument(512, OPTIONAL_CHANNELS)
+    psp_dropout: float | None = declare_argument(0.2, optional(RATE))
+    decoder_atrous_rates: tuple[int, ...] | None = declare_list_argument(
+        (12, 24, 36), require_length(3, "three dilations"), IntRange(1, 1024, optional=True)
+    )
+    decoder_aspp_separable: bool | None = declare_flag(default=False)
+    decoder_aspp_dropout: float | None = declare_argument(0.5, optional(RATE))
+    decoder_readout: str | None = declare_argument("cat", Choice((None, "cat", "add", "ignore")))
+    decoder_intermediate_channels: tuple[int, ...] | None = declare_list_argument(
+        (256, 512, 1024, 1024), NON_EMPTY, OPTIONAL_CHANNELS
+    )
+    decoder_fusion_channels: int | None = declare_argument(256, OPTIONAL_CHANNELS)
 
     def copy_with_encoder(self, encoder: Part | None) -> Self:
         """Return the decoder with `center` set from the name of the encoder, as in smp."""
-        if self.center is not None or self.name not in CENTERED:
+        if self.center is not None or "center" not in self.defaults[self.name]:
             return self
         is_vgg = isinstance(encoder, SmpEncoder) and encoder.name.startswith("vgg")
         return evolve(self, center=True) if is_vgg else self
 
 
-def resolve_smp_arguments(decoder: Smp) -> dict[str, Any]:
-    """Return smp's arguments: its defaults, and all that are set, whether the decoder has such an argument or not."""
-    arguments = resolve_arguments(decoder, SMP_DECODER_ARGUMENTS[decoder.name])
-    return {name: value for name, value in arguments.items() if name not in ("first_level", "center")}
+SMP_DECODER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        name: {argument: default for argument, default in known.items() if argument not in ("first_level", "center")}
+        for name, known in Smp.defaults.items()
+    }
+)
+"""The arguments of smp's own, with their defaults."""
