@@ -58,7 +58,7 @@ def expand_paths(starts: Iterable[NeckPath], longest: int = MAX_NECKS) -> Iterat
     starts = list(starts)
     seen: set[Features] = set()
     ends: list[NeckPath] = []
-    for length in range(max(start.length for start in starts) + longest + 1):
+    for length in range(max((start.length for start in starts), default=0) + longest + 1):
         level = [start for start in starts if start.length == length]
         level += [further for end in ends if len(end.necks) < longest for further in _extend_path(end)]
         ends = []

@@ -22,7 +22,7 @@ def constants(value: ast.expr | None) -> set[str]:
     """The codes that an expression may be; nothing for a code that is passed on."""
     if isinstance(value, ast.IfExp):
         return constants(value.body) | constants(value.orelse)
-    return {value.value} if isinstance(value, ast.Constant) else set()
+    return {value.value} if isinstance(value, ast.Constant) and isinstance(value.value, str) else set()
 
 
 def codes_of(node: ast.AST) -> set[str]:
