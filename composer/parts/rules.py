@@ -86,7 +86,7 @@ def to_exact_grid(feature: Feature) -> Feature:
     floor((H - offset) / stride) = H / stride - lost, where lost = ceil(offset / stride): a whole number of cells. An
     offset that only rounds disappears.
     """
-    if feature.stride is None:
+    if feature.stride is None or feature.rounding == "exact":
         return feature
     lost = ceil(feature.offset / feature.stride)
     return evolve(feature, rounding="exact", offset=lost * feature.stride)

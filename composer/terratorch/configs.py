@@ -200,7 +200,7 @@ def _parse_aux_heads(heads: Any, aliases: dict[str, str], report: Diagnostics) -
         if not isinstance(entry, dict) or "class_path" not in entry:
             continue
         if str(entry["class_path"]).rpartition(".")[2] != "AuxiliaryHead":
-            report.add_problem(f"{path}.class_path", f"{entry['class_path']!r} is no AuxiliaryHead.", code="part")
+            report.add_problem(f"{path}.class_path", f"{entry['class_path']!r} is not an AuxiliaryHead.", code="part")
             return []
         aliases[f"aux_decoders[{position}]"] = f"{path}.init_args"
         parsed[position] = entry.get("init_args")

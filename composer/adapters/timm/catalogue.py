@@ -60,7 +60,7 @@ class Level:
 
     @property
     def has_fixed_size(self) -> bool:
-        """Whether the network takes one size for this level."""
+        """True where the network takes one size for this level."""
         return self.multiple is None and self.offset is None
 
 
