@@ -267,6 +267,12 @@ class TestTiff:
         read = read_raster(str(tmp_path / "x.tif"), len(mode))
         assert (read.values.shape, read.remarks) == ((len(mode), 4, 5), ("the first of its 2 images",))
 
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_inks_are_refused(self, tmp_path, dtype):
+        file = save_raster(tmp_path / "x.tif", np.full((4, 2, 3), 20, dtype), photometric="cmyk")
+        with raises(f"{file}: bands in the colour space CMYK cannot be read from this TIFF; save it as RGB."):
+            read_raster(file, 4)
+
 
 VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
 <SourceFilename>secret.tif</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"""
