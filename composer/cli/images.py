@@ -418,7 +418,7 @@ def render_preview(raster: Raster, bands: Bands) -> NDArray[np.uint8]:
     Numbers in 0..255 or 0..1 are drawn unchanged, and other bands from two deviations below their mean to two above.
     Pixels without data are grey.
     """
-    values: Masked = raster.values[np.subtract(bands, 1)]
+    values: Any = raster.values[np.subtract(bands, 1)]
     values = values[:, 0] if values.ndim == 4 else values
     scale, values = infer_full_scale(values), values.astype(np.float64)
     mean, deviation = (measure(axis=(1, 2), keepdims=True) for measure in (values.mean, values.std))
