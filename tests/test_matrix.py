@@ -36,6 +36,7 @@ PAIRS = {
         ("necks", (2, 5, 8, 11), ["LearnedInterpolateToPyramidal"]),
     ),
     "a pyramid that ends too coarse": ("resnet18", "smp/DeepLabV3Plus", ("necks", None, ["SelectIndices"])),
+    "a first path that image sizes rule out": ("coat_tiny", "smp/PAN", ("necks", None, ["InterpolateToPyramidal"])),
     "levels that lose pixels, each to be doubled": ("inception_v3", "smp/Linknet", ("refused", None, [])),
     "maps of several sizes, to be concatenated": ("resnet18", "MLPDecoder", ("refused", None, [])),
     "maps of one size, to be concatenated": ("vit_tiny_patch16_224", "MLPDecoder", ("fits", None, [])),

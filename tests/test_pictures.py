@@ -133,7 +133,7 @@ def test_panels_stand_in_a_grid(count, columns, rows):
     assert (grid.ncols, grid.nrows) == (columns, rows)
 
 
-@pytest.mark.parametrize(("height", "width"), [(400, 600), (3, 20_000), (20_000, 3)], ids=str)
+@pytest.mark.parametrize(("height", "width"), [(400, 600), (3, 20_000)], ids=str)
 def test_nothing_overlaps_and_the_sheet_has_a_sensible_size(height, width):
     indices = np.arange(height * width).reshape(height, width) % 12
     predictions = [

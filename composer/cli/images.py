@@ -13,7 +13,7 @@ import numpy as np
 import rasterio
 from attrs import frozen
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, PhotometricInterp
+from rasterio.enums import ColorInterp
 
 from composer.cli.terminal import UsageError, check_file
 from composer.graph import Shared
@@ -69,13 +69,14 @@ class Raster:
     remarks: tuple[str, ...] = ()
 
 
-def read_raster(file: str, channels: int, frames: int | None = None, *, picked: bool = False) -> Raster:
+def read_raster(file: str, channels: int | None, frames: int | None = None) -> Raster:
     """Read an image for a model input of `channels` bands, and of `frames` where it has several.
 
-    GDAL reads pictures and TIFFs. Photographs are turned upright, palettes are resolved, and transparent pixels are
-    missing, unless alpha is one of the `channels` bands or the bands are `picked`. The bands of a `.npy` array are its
-    first or last axis: the one of size `channels`, or the shorter one if bands are `picked` from it. An array with
-    frames is (frames, bands, height, width). Raises UsageError for everything else.
+    `channels` is None for any number of bands, from which some will be picked. GDAL reads pictures and TIFFs.
+    Photographs are turned upright, palettes are resolved, and transparent pixels are missing, unless alpha is one of
+    the `channels` bands or of those to pick from. The bands of a `.npy` array are its first or last axis: the one of
+    size `channels`, or else the shorter one. An array with frames is (frames, bands, height, width). Raises UsageError
+    for everything else.
     """
     check_file(file)
     is_array = Path(file).suffix.lower() == ".npy"
@@ -87,8 +88,8 @@ def read_raster(file: str, channels: int, frames: int | None = None, *, picked: 
     try:
         with warnings.catch_warnings(action="ignore"):
             if is_array:
-                return _read_array(file, channels, frames, picked=picked)
-            return _read_picture(file, channels, picked=picked)
+                return _read_array(file, channels, frames)
+            return _read_picture(file, channels)
     except UsageError:
         raise
     except MemoryError:
@@ -115,7 +116,7 @@ def _build_raster(file: str, values: Array, remarks: Sequence[str] = ()) -> Rast
     return Raster(file, np.ma.masked_where(masked.data == NO_DATA_VALUE, masked, copy=False), tuple(remarks))
 
 
-def _read_array(file: str, channels: int, frames: int | None, *, picked: bool) -> Raster:
+def _read_array(file: str, channels: int | None, frames: int | None) -> Raster:
     # Mapped first, so that the size in the header is checked against the file.
     values = np.load(file, mmap_mode="r", allow_pickle=False)
     _check_size(file, values.nbytes)
@@ -131,7 +132,7 @@ def _read_array(file: str, channels: int, frames: int | None, *, picked: bool) -
         raise UsageError(f"{file}: an image is an array (bands, height, width) (this is {shape}).")
     first, _, last = values.shape
     # Where neither has the right size, the shorter axis is the likelier one for a wrong number of bands.
-    count = channels if not picked and channels in (first, last) else min(first, last)
+    count = channels if channels in (first, last) else min(first, last)
     if first == last == count:
         raise UsageError(
             f"{file}: both the first and the last axis of {shape} could be the bands; "
@@ -145,7 +146,7 @@ def _format_array_shape(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape)) or "one number"
 
 
-def _read_picture(file: str, channels: int, *, picked: bool) -> Raster:
+def _read_picture(file: str, channels: int | None) -> Raster:
     path = Path(file).resolve()
     with path.open("rb") as stream:
         start = stream.read(16)
@@ -158,7 +159,7 @@ def _read_picture(file: str, channels: int, *, picked: bool) -> Raster:
         _check_size(file, size * max(len(pages), 1))
         if driver == "PNM" and path.stat().st_size < size:
             raise UsageError(f"{file}: cannot be read as an image (the file is shorter than its header says).")
-        return _read_pages(file, source, pages) or _read_bands(file, source, channels, picked=picked)
+        return _read_pages(file, source, pages) or _read_bands(file, source, channels)
 
 
 def _read_pages(file: str, source: Any, pages: Sequence[str]) -> Raster | None:
@@ -172,14 +173,14 @@ def _read_pages(file: str, source: Any, pages: Sequence[str]) -> Raster | None:
     return _build_raster(file, np.ma.stack(bands), [f"its {len(pages)} pages are the bands"]) if bands else None
 
 
-def _read_bands(file: str, source: Any, channels: int, *, picked: bool) -> Raster:
-    """Read the bands of an open file, without alpha unless it is one of `channels`, or bands are `picked`."""
+def _read_bands(file: str, source: Any, channels: int | None) -> Raster:
+    """Read the bands of an open file, without alpha unless it is one of `channels` or of those to pick from."""
     colours = source.colorinterp
-    if source.driver == "GTiff" and (ColorInterp.cyan in colours or source.photometric is PhotometricInterp.cmyk):
-        raise UsageError(f"{file}: bands in the colour space CMYK cannot be read from this TIFF; save it as RGB.")
     tags, bits = source.tags(ns="IMAGE_STRUCTURE"), int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8"))
+    if source.driver == "GTiff" and (ColorInterp.cyan in colours or tags.get("SOURCE_COLOR_SPACE") == "CMYK"):
+        raise UsageError(f"{file}: bands in the colour space CMYK cannot be read from this TIFF; save it as RGB.")
     remarks = [f"the first of its {len(source.subdatasets)} images"] if len(source.subdatasets) > 1 else []
-    if ColorInterp.alpha in colours and (picked or source.count == channels):
+    if ColorInterp.alpha in colours and channels in (source.count, None):
         remarks.append(f"alpha counts as band {colours.index(ColorInterp.alpha) + 1}")
         values = np.ma.array(source.read())
     else:
@@ -251,7 +252,7 @@ def prepare_inputs(
         raise UsageError(f"--image: there is none for {', '.join(absent)}; add --image {absent[0]}=FILE.")
     used, drawn = parse_bands(bands, inputs, "--bands"), parse_bands(show_bands, inputs, "--show-bands")
     rasters = {
-        name: read_raster(files[name], image.channels, image.frames, picked=name in used)
+        name: read_raster(files[name], None if name in used else image.channels, image.frames)
         for name, image in inputs.items()
     }
     check_sizes(typed, rasters)
