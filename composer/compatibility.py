@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, takewhile
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from attrs import NOTHING, evolve, fields, frozen
 
@@ -34,8 +34,6 @@ from composer.parts.base import contract
 from composer.parts.rules import Rejection
 
 Verdict = Literal["fits", "necks", "refused"]
-
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 REQUIRED_FIELDS: Mapping[type[Part], Mapping[str, Any]] = {
     UNetDecoder: {"channels": (256,)},

@@ -53,7 +53,6 @@ aux:
 BAD = "encoder: timm/resnet10t\nhead: {SegmentationHead: {num_classes: 'yes'}}\ndecoder: UNotDecoder\n"
 SPECS = {
     "segmentation": SEGMENTATION,
-    "six": f"input: {{channels: 6}}{SEGMENTATION}",
     "scene": SCENE,
 }
 SPECS |= {
@@ -112,6 +111,7 @@ def drawn(monkeypatch):
     return sheets
 
 
+OUTPUTS = {"cover": 3, "height": 1}
 SIZES = "multiple of {0}, at least {0}, any shape"
 
 
@@ -144,32 +144,10 @@ class TestCheck:
     def test_json_says_the_same(self, call):
         code, out, _ = call("check --format json joined.yaml bad.yaml none.yaml embedding.yaml")
         good, bad, absent, embedding = json.loads(out)
-        assert code == 2
-        assert good == {
-            "file": "joined.yaml",
-            "ok": True,
-            "digest": composer.digest(composer.read("joined.yaml")),
-            "sizes": {"multiple": 8, "least": 8, "height": None, "width": None, "square": False},
-            "outputs": {
-                "cover": ["b", 3, "ceil(H/4)", "ceil(W/4)"],
-                "height": ["b", 1, "ceil(H/4)", "ceil(W/4)"],
-            },
-            "auxiliary": {"extra": ["b", 3, "ceil(H/4)", "ceil(W/4)"]},
-            "problems": [],
-        }
-        assert (bad["ok"], bad["digest"], bad["sizes"], bad["outputs"]) == (False, None, None, {})
-        assert bad["problems"][0] == {
-            "code": "type",
-            "path": "head.num_classes",
-            "file": "bad.yaml",
-            "line": 2,
-            "column": 40,
-            "message": "expected a whole number (got 'yes', a string).",
-            "expected": "a whole number",
-            "got": "'yes', a string",
-            "fix": None,
-            "edits": [],
-        }
+        assert (code, good["digest"]) == (2, composer.digest(composer.read("joined.yaml")))
+        assert good["outputs"] == {name: ["b", count, "ceil(H/4)", "ceil(W/4)"] for name, count in OUTPUTS.items()}
+        assert good["auxiliary"] == {"extra": ["b", 3, "ceil(H/4)", "ceil(W/4)"]}
+        assert (bad["ok"], bad["outputs"], len(bad["problems"])) == (False, {}, 2)
         problem = absent["problems"][0]
         assert (absent["ok"], problem["code"], problem["file"]) == (False, "file", "none.yaml")
         assert problem["message"] == "none.yaml: there is no such file; check the path."
@@ -181,7 +159,7 @@ class TestCheck:
         call("check segmentation.yaml")  # so that the facts are on disk
         script = (
             "import sys; from composer.__main__ import main; main(sys.argv[1:]);"
-            "print(sorted({'torch', 'timm', 'rich', 'rasterio', 'matplotlib'} & set(sys.modules)))"
+            "print(sorted({'torch', 'timm', 'numpy', 'rich', 'rasterio', 'matplotlib'} & set(sys.modules)))"
         )
         ran = python("-c", script, command, "segmentation.yaml", stdout=subprocess.PIPE)
         assert ran.stdout.splitlines()[-1] == imported
@@ -216,13 +194,6 @@ outputs   head (b, 5, H, W)
 """,
             "",
         )
-
-    def test_every_line_fits_and_nothing_is_lost(self, call, monkeypatch):
-        monkeypatch.setenv("COLUMNS", "60")
-        _, out, _ = call("show joined.yaml")
-        assert max(map(len, out.splitlines())) <= 60
-        assert not {"\x1b", "…"} & set(out)
-        assert {node.name for node in composer.read("joined.yaml").nodes} <= set(out.split())
 
     def test_what_several_inputs_shared_nodes_and_auxiliary_outputs_look_like(self, call):
         words = " ".join(call("show joined.yaml")[1].split())
@@ -314,9 +285,6 @@ class TestASavedModel:
 
 PHOTO, S2 = "--image photo.png -o o.png", "--image s2=ten.npy --bands s2=1,2,3,4"
 REFUSED = {
-    "segmentation.yaml --image none.png -o o.png": "none.png: there is no such file; check the path.",
-    f"none.yaml {PHOTO}": "none.yaml: there is no such file; check the path.",
-    f"six.yaml {PHOTO}": "photo.png: input 'image' expects 6 bands; the file has 3; use another image.",
     "fixed.yaml --image big.png -o o.png": "big.png: an image of 65 × 96 pixels is too large: the graph takes exactly "
     "64 × 96. Crop or resize the image.",
     "crop.yaml --image two.npy --bands 1,1,1 -o o.png": "two.npy: an image of 32 × 32 pixels is smaller than the crop "
@@ -328,7 +296,6 @@ REFUSED = {
     f"embedding.yaml {PHOTO}": "embedding.yaml: head is an embedding, which cannot be drawn; in Python, "
     "composer.build(composer.read('embedding.yaml'))(image) returns it.",
     "segmentation.yaml --image photo.png": "-o: head is a map; say where to draw it, such as -o out.png.",
-    "segmentation.yaml --image photo.png -o o.jpg": "o.jpg: the name must end in .png.",
     f"segmentation.yaml {PHOTO} --weights none.pt": "none.pt: there is no such file; check the path.",
 }
 

@@ -1,27 +1,23 @@
-"""What comes in at the door of the command line, and what goes out: hostile images, full disks, Ctrl-C."""
+"""The command line among odd callers: streams, pipes, names, links, hostile images, full disks, Ctrl-C."""
 
 from __future__ import annotations
 
 import os
-import re
-import resource
 import signal
-import struct
 import subprocess
 import sys
 import time
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 from PIL import Image
 from safetensors import SafetensorError
 
+import composer
 from composer.cli.main import main
-from composer.cli.terminal import limit_memory
+from composer.errors import MAX_MESSAGE_LENGTH, Place, Problem, SpecError, make_printable
+from composer.spec.reader import reads
 
 ROOT = Path(__file__).parents[1]
 SPEC = """\
@@ -29,15 +25,12 @@ encoder: timm/test_resnet
 decoder: {FCNDecoder: {channels: 8, num_convs: 1}}
 head: {SegmentationHead: {num_classes: 2}}
 """
-UNFIXED = """\
-encoder: {timm/test_vit: {tokens: true}}
-decoder: {FCNDecoder: {channels: 8, num_convs: 1}}
-head: {SegmentationHead: {num_classes: 2}}
-"""
+UNFIXED = SPEC.replace("timm/test_resnet", "{timm/test_vit: {tokens: true}}")
 RUN = ["run", "spec.yaml", "--image", "image.png", "-o", "out.png"]
 BUILD = ["build", "spec.yaml", "--save", "out.safetensors"]
 FIX = ["check", "unfixed.yaml", "--fix"]
 MATRIX = ["matrix", "--encoders", "timm/resnet18", "--format", "csv", "-o", "out.csv", "-j", "1"]
+LONG = "a" * 300
 
 
 @pytest.fixture
@@ -58,88 +51,153 @@ def before(here):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def run_on(image):
     return main(["run", "spec.yaml", "--image", image, "-o", "out.png"])
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def start(*command, run=subprocess.run, **options):
+    """Start a command in a process of its own; it runs to its end unless `run` is another function."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment} | options
+    return run([*command], **options)
 
 
-def png(file, height, width, rows=b""):
-    """A PNG that says it is so large, whatever it holds."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(rows))
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b""))
+OK = "ok  head (b, 2, H, W); multiple of 32, at least 32, any shape\n"
 
 
-def npy(file, header, data=b"\0" * 100):
-    """An array that says so of itself, whatever it holds."""
-    text = (header + " " * (117 - len(header)) + "\n").encode()
-    file.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data)
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        pytest.param("composer check spec.yaml >&-", (0, "", ""), id="stdout closed"),
+        pytest.param("composer check none.yaml 2>&-", (2, "", ""), id="stderr closed, and something to say"),
+        pytest.param("cat spec.yaml | composer check /dev/stdin", (0, f"/dev/stdin: {OK}", ""), id="stdin"),
+        pytest.param(
+            "mkfifo pipe; cat spec.yaml > pipe & composer check --diff pipe 2>&-", (0, "", ""), id="a pipe with a name"
+        ),
+    ],
+)
+def test_streams_and_pipes(here, command, said):
+    ran = start("bash", "-c", command.replace("composer", f"{sys.executable} -m composer"))
+    assert (ran.returncode, ran.stdout, ran.stderr) == said
 
 
-def array(kind, shape):
-    return f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}"
+def test_a_user_without_a_home_has_no_cache(here, capsys, monkeypatch):
+    """As in a container that is run by a number for a user. What stands in no catalogue is then found out each time."""
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("COMPOSER_CACHE")
+    monkeypatch.setattr(Path, "home", home)
+    Path("spec.yaml").write_text(SPEC.replace("timm/test_resnet", "{timm/test_resnet: {any_size: true}}"))
+    assert main(["check", "spec.yaml"]) == 0
+    assert capsys.readouterr() == (f"spec.yaml: {OK}", "")
 
 
-def tiff(file, **tags):
-    """A TIFF of six bands of 16 bits, of which `tags` say something else."""
-    values = np.zeros((6, 32, 32), np.uint16)
-    options = {"count": 6, "height": 32, "width": 32, "dtype": "uint16"}
-    with warnings.catch_warnings(action="ignore"), rasterio.open(file, "w", "GTiff", **options) as target:
-        target.write(values)
-    data = bytearray(file.read_bytes())
-    (at,) = struct.unpack_from("<I", data, 4)
-    for place in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12):
-        (tag,) = struct.unpack_from("<H", data, place)
-        if f"t{tag}" in tags:
-            struct.pack_into("<HHII", data, place, tag, 4, 1, tags[f"t{tag}"])
-    file.write_bytes(data)
+LOST = "itself, which would be lost; choose another name."
+REFUSED = {
+    "run spec.yaml --image image=image.png -o ./image.png": f"./image.png: this is the image {LOST}",
+    "run spec.yaml --image a=b.png -o a=b.png": f"a=b.png: this is the image {LOST}",
+    "run spec.yaml --image image.png --weights weights.png -o weights.png": (
+        f"weights.png: this is the file of weights {LOST}"
+    ),
+    "run spec.png --image image.png -o spec.png": f"spec.png: this is the spec {LOST}",
+    "run spec.yaml --image image.png -o circle.png": (
+        "circle.png: cannot be written (Symlink loop from '{here}/circle.png'); choose another name or folder."
+    ),
+    f"run spec.yaml --image image.png -o o.png --weights {LONG}": f"{LONG}: cannot be read (File name too long).",
+    "check \x1b[31mred.yaml": "\\x1b[31mred.yaml: there is no such file; check the path.",
+    "check ": "'' names no file; check the path.",
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED.items(), ids=range(len(REFUSED)))
+def test_what_is_refused_before_anything_is_done(here, arguments, said, capsys):
+    (here / "circle.png").symlink_to("circle.png")
+    (here / "weights.png").write_text("weights", encoding="utf-8")
+    for copy, name in (("a=b.png", "image.png"), ("spec.png", "spec.yaml")):
+        (here / copy).write_bytes((here / name).read_bytes())
+    before = contents(here)
+    assert main(arguments.split(" ")) == 2
+    assert capsys.readouterr() == ("", f"{said.replace('{here}', str(here))}\n")
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("plain ← × …", "plain ← × …"),
+        ("\x1b[31m\x07\u202e", "\\x1b[31m\\x07\\u202e"),
+        ("a\nb\tc", "a\\nb\\tc"),
+    ],
+    ids=["letters", "escapes", "lines"],
+)
+def test_what_would_move_the_cursor_is_spelled_out(text, seen):
+    problem = Problem(code="part", message=f"{text}.", place=Place("a", f"{text}.yaml", 1, 2), fix=text)
+    assert make_printable(text) == seen
+    assert str(problem) == f"{seen}.yaml:1:2: error[part] a: {seen}.\n  fix: {seen}"
+
+
+@pytest.mark.parametrize("most", [MAX_MESSAGE_LENGTH, 10 * MAX_MESSAGE_LENGTH], ids=["as it is", "shortened"])
+def test_what_is_quoted_is_kept_short(most):
+    quoted = Problem(code="key", message=f"begin {'x' * (most - 10)} end", got="y" * most, fix="z" * most)
+    assert [len(quoted.message), len(quoted.got), len(quoted.fix)] == [min(most, MAX_MESSAGE_LENGTH + 3)] * 3
+    assert (quoted.message[:7], quoted.message[-4:]) == ("begin x", " end")
+
+
+HUGE = {
+    "a part": (f"encoder: smp/resnet{'9' * 900_000}\n", 1),
+    "a node": (f"nodes: {{{'a' * 900_000}: {{part: FCNDecoder, from: image}}}}\n", 3),
+    "keys that are there twice": ("{" + "a: b, " * 9_000 + "a: b}", 101),
+    "tags": ("[" + "!!str a, " * 9_000 + "]", 101),
+}
+
+
+@pytest.mark.parametrize(("text", "most"), HUGE.values(), ids=HUGE)
+def test_of_a_huge_text_little_is_said(text, most):
+    with pytest.raises(SpecError) as caught:
+        reads(text)
+    assert len(caught.value.problems) <= most
+    assert len(str(caught.value)) < 40_000
+
+
+def test_the_name_of_a_part_has_a_most():
+    with pytest.raises(SpecError, match=r"error\[limit\] encoder: invalid part name .* has at most 4,096 letters\."):
+        reads(f"encoder: timm/{'a' * 5000}\ndecoder: FCNDecoder\n")
 
 
 MADE = {
-    "bomb.png": lambda f: png(f, 20_000, 10_000, b"\0" * 30_001 * 1000),
-    "cut.png": lambda f: f.write_bytes(Path("image.png").read_bytes()[:3000]),
-    "lies.npy": lambda f: npy(f, array("<f4", (3, 1000, 1000))),
-    "far.npy": lambda f: npy(f, array("<f4", (3, 10**9, 10**9))),
-    "objects.npy": lambda f: np.save(f, np.array([{"a": 1}], dtype=object), allow_pickle=True),
-    "nan.npy": lambda f: np.save(f, np.full((3, 8, 8), np.nan)),
-    "large.npy": lambda f: np.save(f, np.linspace(0, 1e300, 192).reshape(3, 8, 8)),
-    "bomb.tif": lambda f: tiff(f, t256=60_000, t257=60_000),
-    "pipe.png": os.mkfifo,
-    "device.png": lambda f: f.symlink_to("/dev/zero"),
-    "folder.png": lambda f: f.mkdir(),
+    "cut.npy": lambda file: file.write_bytes(file.read_bytes()[:200]),
+    "objects.npy": lambda file: np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True),
+    "nan.npy": lambda file: np.save(file, np.full((3, 8, 8), np.nan)),
+    "large.npy": lambda file: np.save(file, np.linspace(0, 1e300, 192).reshape(3, 8, 8)),
+    "pipe.png": lambda file: (file.unlink(), os.mkfifo(file)),
+    "device.png": lambda file: (file.unlink(), file.symlink_to("/dev/zero")),
 }
-BY_GDAL = "cannot be read as an image (…)."
 SAID = {
-    "bomb.png": BY_GDAL,
-    "cut.png": BY_GDAL,
-    "lies.npy": "cannot be read as an image (mmap length is greater than file size).",
-    "far.npy": "cannot be read as an image (memory mapped length must be positive).",
+    "cut.npy": "cannot be read as an image (mmap length is greater than file size).",
     "objects.npy": "cannot be read as an image (Array can't be memory-mapped: Python objects in dtype).",
     "nan.npy": "image: band 1 of the input holds no data at all.",
     "large.npy": "image: band 1 holds numbers too large to average, such as 3.29843e+299.",
-    "bomb.tif": "an image has at most 4 GiB (this has 40.2); crop it.",
     "pipe.png": "this is a pipe or a device; name a file.",
     "device.png": "this is a pipe or a device; name a file.",
-    "folder.png": "this is a folder; name a file in it.",
 }
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_an_image_that_is_none_is_one_line(here, capsys, name):
+    with (here / name).open("wb") as stream:
+        np.save(stream, np.zeros((3, 8, 8)))
     MADE[name](here / name)
     assert run_on(name) == 2
-    pattern = re.escape(f"{name}: {SAID[name]}\n").replace("…", r"[^\n]+")
-    assert re.fullmatch(pattern, capsys.readouterr().err)
+    assert capsys.readouterr().err == f"{name}: {SAID[name]}\n"
     assert not (here / "out.png").exists()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (3, 20_000)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (3, 20_000)], ids=str)
 def test_an_image_of_any_shape_is_run_on(here, capsys, size):
     Image.new("RGB", size, "teal").save("odd.png")
     assert run_on("odd.png") == 0
@@ -182,29 +240,17 @@ def test_what_runs_out_of_memory_anywhere_is_one_line(here, capsys, monkeypatch)
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are left to themselves")
 def test_a_process_keeps_to_the_memory_that_there_is():
     code = "from composer.cli.terminal import limit_memory as k; k(); bytearray(2**46)"
-    ran = python("-c", code)
-    assert ran.stderr.splitlines()[-1] == "MemoryError"
-    limit = resource.getrlimit(resource.RLIMIT_DATA)
-    assert limit_memory.__module__ == "composer.cli.terminal"
-    assert resource.getrlimit(resource.RLIMIT_DATA) == limit
+    assert start(sys.executable, "-c", code).stderr.splitlines()[-1] == "MemoryError"
 
 
-OUTPUTS = {"fix": FIX, "matrix": MATRIX}
-FULL = """
-import resource, runpy, signal, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-sys.argv = ["composer", *sys.argv[1:]]
-runpy.run_module("composer", run_name="__main__")
-"""
+def test_a_disk_that_is_full_leaves_all_as_it_was(here, before, capsys, monkeypatch):
+    def fill_up(self, *_, **__):
+        self.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
 
-
-@pytest.mark.parametrize("command", OUTPUTS.values(), ids=OUTPUTS)
-def test_a_disk_that_is_full_leaves_all_as_it_was(here, before, command):
-    ran = python("-c", FULL, *command)
-    assert ran.returncode == 2
-    assert ran.stderr.endswith(": cannot be written (File too large).\n")
-    assert "Traceback" not in ran.stderr
+    monkeypatch.setattr(Path, "write_text", fill_up)
+    assert main(FIX) == 2
+    assert capsys.readouterr() == ("", "unfixed.yaml: cannot be written (No space left on device).\n")
     assert contents(here) == before
 
 
@@ -225,10 +271,7 @@ def test_a_disk_that_is_full_takes_no_half_of_the_weights(here, before, capsys, 
 
 def test_a_full_disk_behind_stdout_is_one_line(here):
     with open("/dev/full", "w") as full:
-        ran = subprocess.run(
-            [sys.executable, "-m", "composer", "list", "necks"], stdout=full, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
-        )  # fmt: skip
+        ran = start(sys.executable, "-m", "composer", "list", "necks", stdout=full)
     assert (ran.returncode, ran.stderr) == (2, "stdout: cannot be written (No space left on device).\n")
 
 
@@ -236,15 +279,12 @@ def test_a_full_disk_behind_stdout_is_one_line(here):
     ("command", "said"),
     [
         ([*RUN[:-1], "folder.png"], "folder.png: cannot be written (Is a directory)"),
-        ([*RUN[:-1], "none/out.png"], "none/out.png: cannot be written (No such file or directory)"),
-        ([*BUILD[:-1], "x.safetensors"], "x.safetensors: cannot be written (Is a directory)"),
         ([*BUILD[:-1], "none/x.safetensors"], "none/x.safetensors: cannot be written (No such file or directory)"),
     ],
-    ids=["run-folder", "run-none", "build-folder", "build-none"],
-)  # fmt: skip
+    ids=["folder", "no folder"],
+)
 def test_a_file_that_cannot_be_written_is_refused_first(here, capsys, command, said):
     (here / "folder.png").mkdir()
-    (here / "x.safetensors").mkdir()
     assert main(command) == 2
     assert capsys.readouterr().err == f"{said}; choose another name or folder.\n"
 
@@ -295,14 +335,8 @@ def test_facts_that_are_half_written_are_not_left_behind(here, monkeypatch, tmp_
 
     interrupting(monkeypatch, "pathlib.Path.replace")
     with pytest.raises(KeyboardInterrupt):
-        _store_cached(tmp_path / "cache" / "facts.json", facts())
+        _store_cached(tmp_path / "cache" / "facts.json", composer.EncoderInfo(features=composer.Feature(channels=1)))
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def facts():
-    import composer
-
-    return composer.EncoderInfo(features=composer.Feature(channels=1))
 
 
 @pytest.mark.usefixtures("attended")
@@ -315,10 +349,7 @@ def facts():
 )
 def test_ctrl_c_at_a_terminal_says_so_once(here, before, command, wait):
     """It reaches all processes of the terminal: those of a matrix say nothing."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", "composer", *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
-    )  # fmt: skip
+    started = start(sys.executable, "-m", "composer", *command, run=subprocess.Popen, start_new_session=True)
     time.sleep(wait)
     os.killpg(started.pid, signal.SIGINT)
     _, said = started.communicate(timeout=60)
@@ -326,10 +357,3 @@ def test_ctrl_c_at_a_terminal_says_so_once(here, before, command, wait):
     assert started.returncode in (130, -signal.SIGINT)
     assert [line for line in said.splitlines() if not line.endswith("…")] == ["interrupted"]
     assert contents(here) == before
-
-
-def python(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=120
-    )

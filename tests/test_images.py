@@ -22,7 +22,7 @@ from composer.cli.images import (
     select_preview_bands,
     split_by_input,
 )
-from composer.cli.terminal import UsageError, check_writable, write_output
+from composer.cli.terminal import UsageError
 from composer.layouts import Feature
 from composer.parts import EncoderInfo
 
@@ -119,10 +119,10 @@ class TestPictures:
         read = read_raster(str(tmp_path / "x.png"), channels)
         assert mask(read).tolist() == [[[False, True, False]]] * channels
 
-    @pytest.mark.parametrize("picked", [False, True])
-    def test_alpha_is_a_band_where_it_is_asked_for(self, tmp_path, picked):
+    @pytest.mark.parametrize("channels", [4, None])
+    def test_alpha_is_a_band_where_it_is_asked_for(self, tmp_path, channels):
         Image.new("RGBA", (2, 1), (1, 2, 3, 0)).save(tmp_path / "x.png")
-        read = read_raster(str(tmp_path / "x.png"), 2 if picked else 4, picked=picked)
+        read = read_raster(str(tmp_path / "x.png"), channels)
         assert (pixel(read.values), read.remarks) == ([1, 2, 3, 0], ("alpha counts as band 4",))
         assert not mask(read).any()
 
@@ -159,21 +159,21 @@ NO_IMAGES = {
 
 class TestArrays:
     @pytest.mark.parametrize(
-        ("shape", "channels", "picked", "expected"),
+        ("shape", "channels", "expected"),
         [
-            ((6, 4, 5), 6, False, (6, 4, 5)),
-            ((4, 5, 6), 6, False, (6, 4, 5)),
-            ((4, 5), 1, False, (1, 4, 5)),
-            ((2, 40, 50), 3, False, (2, 40, 50)),
-            ((10, 40, 50), 50, True, (10, 40, 50)),
-            ((40, 50, 10), 40, True, (10, 40, 50)),
+            ((6, 4, 5), 6, (6, 4, 5)),
+            ((4, 5, 6), 6, (6, 4, 5)),
+            ((4, 5), 1, (1, 4, 5)),
+            ((2, 40, 50), 3, (2, 40, 50)),
+            ((10, 40, 50), None, (10, 40, 50)),
+            ((40, 50, 10), None, (10, 40, 50)),
         ],
         ids=["first", "last", "none for one band", "neither: the shorter", "picked: first", "picked: last"],
     )
-    def test_the_axis_of_the_bands(self, tmp_path, shape, channels, picked, expected):
+    def test_the_axis_of_the_bands(self, tmp_path, shape, channels, expected):
         values = np.arange(np.prod(shape)).reshape(shape)
         np.save(tmp_path / "x.npy", values)
-        read = read_raster(str(tmp_path / "x.npy"), channels, picked=picked)
+        read = read_raster(str(tmp_path / "x.npy"), channels)
         assert read.values.shape == expected
         assert (read.values.ravel()[0], read.values.ravel()[-1]) == (0, values.ravel()[-1])
 
@@ -208,13 +208,9 @@ class TestTiff:
         assert np.array_equal(mask(read), np.broadcast_to(~INSIDE, (bands, 4, 5)))
         assert read.remarks == ()
 
-    @pytest.mark.parametrize(
-        ("compress", "interleave"), [("none", "pixel"), ("deflate", "band"), ("lzw", "pixel"), ("zstd", "band")]
-    )
-    def test_no_data_is_missing(self, tmp_path, compress, interleave):
+    def test_no_data_is_missing(self, tmp_path):
         values = np.arange(60, dtype=np.uint16).reshape(3, 4, 5)
-        file = save_raster(tmp_path / "x.tif", values, nodata=7, compress=compress, interleave=interleave)
-        read = read_raster(file, 3)
+        read = read_raster(save_raster(tmp_path / "x.tif", values, nodata=7, compress="zstd", interleave="band"), 3)
         assert np.array_equal(read.values.data, values)
         assert np.array_equal(mask(read), values == 7)
 
@@ -267,6 +263,12 @@ class TestTiff:
         read = read_raster(str(tmp_path / "x.tif"), len(mode))
         assert (read.values.shape, read.remarks) == ((len(mode), 4, 5), ("the first of its 2 images",))
 
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_inks_are_refused(self, tmp_path, dtype):
+        file = save_raster(tmp_path / "x.tif", np.full((4, 2, 3), 20, dtype), photometric="cmyk")
+        with raises(f"{file}: bands in the colour space CMYK cannot be read from this TIFF; save it as RGB."):
+            read_raster(file, 4)
+
 
 VRT = """<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
 <SourceFilename>secret.tif</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"""
@@ -291,7 +293,7 @@ class TestUnreadable:
         with raises(f"{name}: {message}"):
             read_raster(name, 3)
 
-    @pytest.mark.parametrize("name", ["none.png", "/vsimem/x.tif", "zip://x.zip!x.tif", "http://x/x.tif"])
+    @pytest.mark.parametrize("name", ["/vsimem/x.tif", "zip://x.zip!x.tif"])
     def test_only_paths_are_names(self, name):
         with raises(f"{name}: there is no such file; check the path."):
             read_raster(name, 3)
@@ -441,8 +443,6 @@ class TestNormalising:
     @pytest.mark.parametrize(
         ("values", "expected"),
         [
-            (np.array([0, 1], np.uint8), 255),
-            (np.array([0.0, 1.0]), 1),
             (np.array([0.0, 1.5]), 255),
             (np.array([0, 256]), None),
             (np.array([-1.0, 1.0]), None),
@@ -469,34 +469,3 @@ class TestPreview:
     def test_of_frames_the_first(self):
         values = np.stack([np.zeros((3, 2, 2)), np.ones((3, 2, 2))], axis=1)
         assert render_preview(build_raster(values), (1, 2, 3)).max() == 0
-
-
-class TestOutFile:
-    """Also through a link, which stays one."""
-
-    @pytest.fixture
-    def link(self, tmp_path):
-        (tmp_path / "real.png").write_text("before")
-        (tmp_path / "link.png").symlink_to("real.png")
-        return tmp_path / "link.png"
-
-    def test_a_file_is_written_whole(self, link):
-        write_output("x.png", check_writable(str(link), (".png",)), lambda partial: partial.write_text("after"))
-        assert (link.is_symlink(), link.read_text(), len(os.listdir(link.parent))) == (True, "after", 2)
-
-    def test_or_not_at_all(self, link):
-        def fill(partial: Path):
-            partial.write_text("half")
-            raise OSError(28, "No space left on device")
-
-        with raises("x.png: cannot be written (No space left on device)."):
-            write_output("x.png", check_writable(str(link), (".png",)), fill)
-        assert (link.is_symlink(), link.read_text(), len(os.listdir(link.parent))) == (True, "before", 2)
-
-    def test_a_folder_that_cannot_be_written_to(self, link, monkeypatch):
-        def refuse(*_, **__):
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(Path, "touch", refuse)
-        with raises(f"{link}: cannot be written (Permission denied); choose another name or folder."):
-            check_writable(str(link), (".png",))

@@ -33,6 +33,7 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
 MODEL, GRAPH = blocks("yaml")
 COUNT, LAYOUT = blocks("text")
 ENCODER, NECKS = blocks("python")
+PLUGIN = "composer.testing.plugin"
 TOKENS = "{timm/vit_small_patch16_224: {out_indices: [2, 5, 8, 11], tokens: true}}"
 
 WRONG = {
@@ -124,10 +125,20 @@ def test_the_python_gives_what_is_shown(here):
 
 
 def test_the_part_of_ones_own_keeps_the_laws(here):
-    """Through the plugin, by the command that is shown."""
+    """Through the plugin, by the command that is shown; it is named where composer is not installed."""
     (here / "my_necks.py").write_text(NECKS, encoding="utf-8")
-
-    assert run_pytest(here).stdout.splitlines()[-1].startswith("8 passed, 1 skipped")
+    (command,) = re.findall(r"^pytest (.*)$", "\n".join(blocks("sh", KIT)), flags=re.MULTILINE)
+    installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
+    options = ["-p", "no:cacheprovider", "-q", *([] if installed else ["-p", PLUGIN])]
+    alone = "import sys, pytest; sys.path.remove(''); sys.exit(pytest.main())"  # -m would find the module here
+    ran = subprocess.run(
+        [sys.executable, "-c", alone, *options, *command.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.splitlines()[-1].startswith("8 passed, 1 skipped")
 
 
 def test_the_code_of_the_readme_of_the_kit_runs(here):
@@ -148,36 +159,6 @@ def test_the_readme_of_the_kit_has_every_law_and_option():
     assert names[: len(ALL_LAWS)] == list(ALL_LAWS)
     assert set(names[len(ALL_LAWS) :]) == {field.name for field in fields(ContractCheck)} - {"part"}
     assert f"{DEFAULT_EXAMPLES} examples" in KIT
-
-
-def test_the_options_of_a_module_are_used(here):
-    (checks,) = [block for block in blocks("python", KIT) if block.startswith("composer_checks")]
-    (chosen,) = re.findall(r"`-k \"(.*?)\"`", KIT)
-    necks = blocks("python", KIT)[0].partition("\n\ncheck_contract(")[0]
-    (here / "my_necks.py").write_text(f"{necks}\n\n{checks}\n", encoding="utf-8")
-
-    ran = run_pytest(here, "-k", f"memory or {chosen}")
-    assert ran.stdout.splitlines()[-1].startswith("1 passed, 1 skipped, 7 deselected")
-
-
-def run_pytest(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """What the README's command for testing necks does; the plugin is named where composer is not installed."""
-    (command,) = re.findall(r"^pytest (.*)$", "\n".join(blocks("sh", KIT)), flags=re.MULTILINE)
-    installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
-    options = ["-p", "no:cacheprovider", "-q", *([] if installed else ["-p", PLUGIN])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pytest_alone = "import sys, pytest; sys.path.remove(''); sys.exit(pytest.main())"  # -m would find the module here
-    return subprocess.run(
-        [sys.executable, "-c", pytest_alone, *options, *command.split(), *more],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-PLUGIN = "composer.testing.plugin"
 
 
 def test_the_part_of_ones_own_is_there_for_every_text_once_its_package_is_installed(here, monkeypatch, capsys):

@@ -36,25 +36,22 @@ def compute_symbolic_shape(typed: TypedGraph, end: str) -> Shape | tuple[Shape, 
     For an embedding a tuple of shapes, `(("b", 64, "H/4", "W/4"), …)`, where `H` and `W` count the padded image.
     """
     if end in typed.embeddings:
-        return tuple(_compute_embedding_shape(feature) for feature in typed.features[end])
+        return tuple(map(_format_shape, typed.features[end]))
     (feature,) = typed.features[end]
     if feature.stride is None:
-        return ("b", feature.channels)
+        return _format_shape(feature)
     if typed.is_rescaled(feature):
-        height, width = typed.graph.crop or ("H", "W")
-        return ("b", feature.channels, height, width)
+        return ("b", feature.channels, *(typed.graph.crop or ("H", "W")))
     # A padded side has whole strides, of which the offset takes some.
     lost = -ceil(feature.offset / feature.stride)
-    suffix = f"{lost:+}" if lost else ""
-    whole = evolve(feature, offset=0, rounding="ceil")
-    height, width = (f"{_format_cell_count(whole, side)}{suffix}" for side in "HW")
-    return ("b", feature.channels, height, width)
+    return _format_shape(evolve(feature, offset=0, rounding="ceil"), f"{lost:+}" if lost else "")
 
 
-def _compute_embedding_shape(feature: Feature) -> Shape:
+def _format_shape(feature: Feature, suffix: str = "") -> Shape:
+    """Return the size of each axis, with `suffix` behind height and width: `("b", 64, "H/4", "W/4")`."""
     symbols: dict[str, str | int] = {"b": "b", "c": feature.channels, "t": feature.frames}
     if feature.stride is not None:
-        height, width = (_format_cell_count(feature, side) for side in "HW")
+        height, width = (f"{_format_cell_count(feature, side)}{suffix}" for side in "HW")
         frames = [str(feature.frames)] if feature.frames > 1 and "t" not in feature.axes else []
         prefix = f"{feature.prefix}+" if feature.prefix else ""
         symbols |= {"h": height, "w": width, "n": prefix + "*".join([*frames, height, width])}

@@ -69,13 +69,14 @@ class Raster:
     remarks: tuple[str, ...] = ()
 
 
-def read_raster(file: str, channels: int, frames: int | None = None, *, picked: bool = False) -> Raster:
+def read_raster(file: str, channels: int | None, frames: int | None = None) -> Raster:
     """Read an image for a model input of `channels` bands, and of `frames` where it has several.
 
-    GDAL reads pictures and TIFFs. Photographs are turned upright, palettes are resolved, and transparent pixels are
-    missing, unless alpha is one of the `channels` bands or the bands are `picked`. The bands of a `.npy` array are its
-    first or last axis: the one of size `channels`, or the shorter one if bands are `picked` from it. An array with
-    frames is (frames, bands, height, width). Raises UsageError for everything else.
+    `channels` is None for any number of bands, from which some will be picked. GDAL reads pictures and TIFFs.
+    Photographs are turned upright, palettes are resolved, and transparent pixels are missing, unless alpha is one of
+    the `channels` bands or of those to pick from. The bands of a `.npy` array are its first or last axis: the one of
+    size `channels`, or else the shorter one. An array with frames is (frames, bands, height, width). Raises UsageError
+    for everything else.
     """
     check_file(file)
     is_array = Path(file).suffix.lower() == ".npy"
@@ -87,8 +88,8 @@ def read_raster(file: str, channels: int, frames: int | None = None, *, picked: 
     try:
         with warnings.catch_warnings(action="ignore"):
             if is_array:
-                return _read_array(file, channels, frames, picked=picked)
-            return _read_picture(file, channels, picked=picked)
+                return _read_array(file, channels, frames)
+            return _read_picture(file, channels)
     except UsageError:
         raise
     except MemoryError:
@@ -106,22 +107,16 @@ def _check_size(file: str, size: int) -> None:
         raise UsageError(f"{file}: an image has at most {limit:g} GiB (this has {found:,.1f}); crop it.")
 
 
-def _build_raster(file: str, values: Array, remarks: Sequence[str] = (), missing: Array | None = None) -> Raster:
-    """Build the raster of bands; `missing` marks no data. Raises UsageError for empty arrays and for other types."""
+def _build_raster(file: str, values: Array, remarks: Sequence[str] = ()) -> Raster:
+    """Build the raster of bands, masked or not. Raises UsageError for empty arrays and for other types."""
     if values.dtype.kind not in "buif" or values.size == 0:
         shape = _format_array_shape(values.shape)
         raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {shape}).")
-    mask = np.zeros(values.shape, bool)
-    if missing is not None:
-        mask |= missing
-    if values.dtype.kind == "f":
-        mask |= ~np.isfinite(values)
-    if values.dtype.kind in "if" and values.dtype.itemsize > 1:
-        mask |= values == NO_DATA_VALUE
-    return Raster(file, np.ma.array(values, mask=mask), tuple(remarks))
+    masked = np.ma.masked_invalid(values, copy=False)
+    return Raster(file, np.ma.masked_where(masked.data == NO_DATA_VALUE, masked, copy=False), tuple(remarks))
 
 
-def _read_array(file: str, channels: int, frames: int | None, *, picked: bool) -> Raster:
+def _read_array(file: str, channels: int | None, frames: int | None) -> Raster:
     # Mapped first, so that the size in the header is checked against the file.
     values = np.load(file, mmap_mode="r", allow_pickle=False)
     _check_size(file, values.nbytes)
@@ -137,14 +132,13 @@ def _read_array(file: str, channels: int, frames: int | None, *, picked: bool) -
         raise UsageError(f"{file}: an image is an array (bands, height, width) (this is {shape}).")
     first, _, last = values.shape
     # Where neither has the right size, the shorter axis is the likelier one for a wrong number of bands.
-    is_shorter = picked or channels not in (first, last)
-    if first == last and (picked or first == channels):
+    count = channels if channels in (first, last) else min(first, last)
+    if first == last == count:
         raise UsageError(
             f"{file}: both the first and the last axis of {shape} could be the bands; "
             f"crop or pad the image so that only one can."
         )
-    has_bands_last = last < first if is_shorter else last == channels
-    return _build_raster(file, np.moveaxis(values, -1, 0) if has_bands_last else values)
+    return _build_raster(file, values if first == count else np.moveaxis(values, -1, 0))
 
 
 def _format_array_shape(shape: tuple[int, ...]) -> str:
@@ -152,7 +146,7 @@ def _format_array_shape(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape)) or "one number"
 
 
-def _read_picture(file: str, channels: int, *, picked: bool) -> Raster:
+def _read_picture(file: str, channels: int | None) -> Raster:
     path = Path(file).resolve()
     with path.open("rb") as stream:
         start = stream.read(16)
@@ -165,36 +159,35 @@ def _read_picture(file: str, channels: int, *, picked: bool) -> Raster:
         _check_size(file, size * max(len(pages), 1))
         if driver == "PNM" and path.stat().st_size < size:
             raise UsageError(f"{file}: cannot be read as an image (the file is shorter than its header says).")
-        return _read_pages(file, source, pages) or _read_bands(file, source, channels, picked=picked)
+        return _read_pages(file, source, pages) or _read_bands(file, source, channels)
 
 
 def _read_pages(file: str, source: Any, pages: Sequence[str]) -> Raster | None:
     """Read the pages of a TIFF as its bands, as tifffile writes arrays; None where there are none or they differ."""
-    bands, masks = [], []
+    bands = []
     for name in pages:
         with rasterio.open(name, driver="GTiff") as page:
             if (page.count, page.shape, page.dtypes) != (1, source.shape, source.dtypes):
                 return None
-            bands.append(page.read(1))
-            masks.append(page.read_masks(1) == 0)
-    remark = f"its {len(pages)} pages are the bands"
-    return _build_raster(file, np.stack(bands), [remark], np.stack(masks)) if bands else None
+            bands.append(page.read(1, masked=True))
+    return _build_raster(file, np.ma.stack(bands), [f"its {len(pages)} pages are the bands"]) if bands else None
 
 
-def _read_bands(file: str, source: Any, channels: int, *, picked: bool) -> Raster:
-    """Read the bands of an open file, without alpha unless it is one of `channels`, or bands are `picked`."""
-    tags, bits = source.tags(ns="IMAGE_STRUCTURE"), int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8"))
-    remarks = [f"the first of its {len(source.subdatasets)} images"] if len(source.subdatasets) > 1 else []
+def _read_bands(file: str, source: Any, channels: int | None) -> Raster:
+    """Read the bands of an open file, without alpha unless it is one of `channels` or of those to pick from."""
     colours = source.colorinterp
-    has_alpha_band = picked or source.count == channels
-    indexes = [i for i in source.indexes if has_alpha_band or colours[i - 1] is not ColorInterp.alpha]
-    values, missing = source.read(indexes), source.read_masks(indexes) == 0
-    if has_alpha_band and ColorInterp.alpha in colours:
-        missing[:] = False
+    tags, bits = source.tags(ns="IMAGE_STRUCTURE"), int(source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8"))
+    if source.driver == "GTiff" and (ColorInterp.cyan in colours or tags.get("SOURCE_COLOR_SPACE") == "CMYK"):
+        raise UsageError(f"{file}: bands in the colour space CMYK cannot be read from this TIFF; save it as RGB.")
+    remarks = [f"the first of its {len(source.subdatasets)} images"] if len(source.subdatasets) > 1 else []
+    if ColorInterp.alpha in colours and channels in (source.count, None):
         remarks.append(f"alpha counts as band {colours.index(ColorInterp.alpha) + 1}")
+        values = np.ma.array(source.read())
+    else:
+        indexes = [i for i in source.indexes if colours[i - 1] is not ColorInterp.alpha]
+        values = source.read(indexes, masked=True)
     if colours[0] is ColorInterp.palette:
-        values, transparent = _resolve_palette(values[0], source.colormap(1))
-        missing = missing | transparent
+        values = _resolve_palette(values[0], source.colormap(1))
     elif bits < 8:
         values = values * np.uint8(255 // (2**bits - 1))
     elif tags.get("MINISWHITE") == "YES" and values.dtype.kind == "u":
@@ -204,21 +197,21 @@ def _read_bands(file: str, source: Any, channels: int, *, picked: bool) -> Raste
         remarks.append("16 bits scaled to 0..1")
     orientation = int(source.tags().get("EXIF_Orientation", 1))
     if orientation != 1:
-        values, missing = _apply_orientation(values, orientation), _apply_orientation(missing, orientation)
+        values = _apply_orientation(values, orientation)
         remarks.append("turned upright, as its EXIF orientation says")
-    return _build_raster(file, values, remarks, missing)
+    return _build_raster(file, values, remarks)
 
 
-def _resolve_palette(indices: Array, colours: dict[int, tuple[int, ...]]) -> tuple[Array, Array]:
-    """Return the colours of a palette (3, height, width), or (1, …) for shades of grey, and what is transparent."""
+def _resolve_palette(indices: Masked, colours: dict[int, tuple[int, ...]]) -> Masked:
+    """Return the colours of a palette (3, height, width), or (1, …) for shades of grey; transparent ones are masked."""
     table = np.zeros((np.iinfo(indices.dtype).max + 1, 4), np.uint8)
     table[list(colours)] = list(colours.values())
-    is_grey = (table[:, :1] == table[:, 1:3]).all()
-    values = np.moveaxis(table[indices], -1, 0)
-    return values[: 1 if is_grey else 3], values[3] == 0
+    count = 1 if (table[:, :1] == table[:, 1:3]).all() else 3
+    *bands, alpha = np.moveaxis(table[indices.data], -1, 0)
+    return np.ma.array(bands[:count], mask=[np.ma.getmaskarray(indices) | (alpha == 0)] * count)
 
 
-def _apply_orientation(values: Array, orientation: int) -> Array:
+def _apply_orientation(values: Masked, orientation: int) -> Masked:
     """Turn values (band, height, width) by an EXIF orientation from 1 to 8."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(1, 2)
@@ -259,7 +252,7 @@ def prepare_inputs(
         raise UsageError(f"--image: there is none for {', '.join(absent)}; add --image {absent[0]}=FILE.")
     used, drawn = parse_bands(bands, inputs, "--bands"), parse_bands(show_bands, inputs, "--show-bands")
     rasters = {
-        name: read_raster(files[name], image.channels, image.frames, picked=name in used)
+        name: read_raster(files[name], None if name in used else image.channels, image.frames)
         for name, image in inputs.items()
     }
     check_sizes(typed, rasters)
@@ -426,14 +419,12 @@ def render_preview(raster: Raster, bands: Bands) -> NDArray[np.uint8]:
     Numbers in 0..255 or 0..1 are drawn unchanged, and other bands from two deviations below their mean to two above.
     Pixels without data are grey.
     """
-    values: Masked = raster.values[np.subtract(bands, 1)]
+    values: Any = raster.values[np.subtract(bands, 1)]
     values = values[:, 0] if values.ndim == 4 else values
-    scale = infer_full_scale(values)
-    levels = np.empty((3, *values.shape[1:]), np.uint8)
-    for index, band in enumerate(values):
-        present = band.compressed().astype(np.float32) if band.count() else np.zeros(1)
-        middle, width = (scale / 2, scale) if scale else (present.mean(), 4 * present.std() or 1)
-        numbers = (band.astype(np.float32).filled(middle) - middle) / width + 0.5
-        levels[index:] = (255 * numbers.clip(0, 1)).round()
+    scale, values = infer_full_scale(values), values.astype(np.float64)
+    mean, deviation = (measure(axis=(1, 2), keepdims=True) for measure in (values.mean, values.std))
+    middle, width = (scale / 2, scale) if scale else (mean, 4 * deviation)
+    shares = (values - middle) / np.where(width, width, 1) + 0.5
+    levels = np.repeat(255 * shares.filled(0.5).clip(0, 1), 3 // len(bands), axis=0).round().astype(np.uint8)
     levels[:, np.ma.getmaskarray(values).any(axis=0)] = NO_DATA_LEVEL
     return np.moveaxis(levels, 0, -1)

@@ -17,7 +17,7 @@ from composer.cli.terminal import (
     render,
 )
 from composer.errors import make_printable
-from composer.graph import Node, Shared, get_module_path
+from composer.graph import Shared, get_module_path
 from composer.inference import TypedGraph, infer
 from composer.layouts import Features, format_count, get_layout_kind
 from composer.limits import Limits
@@ -167,30 +167,26 @@ def _build_weights_table(model: Model) -> Table:
 
     A node that shares the module of another has counts of 0.
     """
-    counts = [_count_weights(model, node) for node in model.typed.order]
-    names = [(node.name, format_part(node.part)[0]) for node in model.typed.order]
+    from composer.resources import count_resources
+
+    owners = [node.name for node in model.typed.order if isinstance(node.part, Part)]
+    modules = {name: model.get_submodule(".".join(get_module_path(name))) for name in owners}
+    counts = {
+        name: (used.parameters, sum(x.numel() for x in modules[name].parameters() if x.requires_grad), used.bytes)
+        for name, used in count_resources(modules).items()
+    }
+    rows: list[tuple[str, str, tuple[int, ...]]] = [
+        (node.name, format_part(node.part)[0], counts.get(node.name, (0, 0, 0))) for node in model.typed.order
+    ]
+    rows.append(("total", "", tuple(map(sum, zip(*counts.values(), strict=True)))))
     table = build_table("node", "part", "parameters", "trainable", "memory")
     for column in table.columns[2:]:
         column.justify, column.no_wrap = "right", True
-    total = tuple(map(sum, zip(*counts, strict=True)))
-    for name, (parameters, trainable, size) in zip([*names, ("total", "")], [*counts, total], strict=True):
-        table.add_row(*name, f"{parameters:,}", f"{trainable:,}", f"{size / 1e6:.1f} MB")
+    for name, part, (parameters, trainable, size) in rows:
+        table.add_row(name, part, f"{parameters:,}", f"{trainable:,}", f"{size / 1e6:.1f} MB")
     table.rows[-2].end_section = True
     table.rows[-1].style = "bold"
     return table
-
-
-def _count_weights(model: Model, node: Node) -> tuple[int, int, int]:
-    """Return the parameters of a node, those that are trained, and the bytes of all its tensors."""
-    if isinstance(node.part, Shared):
-        return 0, 0, 0
-    module = model.get_submodule(".".join(get_module_path(node.name)))
-    parameters = list(module.parameters())
-    return (
-        sum(tensor.numel() for tensor in parameters),
-        sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
-        sum(tensor.numel() * tensor.element_size() for tensor in [*parameters, *module.buffers()]),
-    )
 
 
 def _describe_weights(model: Model, seed: int, *, pretrained: bool) -> str:
