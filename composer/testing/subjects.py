@@ -20,7 +20,7 @@ from composer.parts.rules import Outputs, Rejection, compute_min_cells
 from composer.sizes import SizeConstraint
 from composer.testing.failures import format_error
 from composer.testing.inputs import Inputs, find_unambiguous_size, iter_candidate_inputs, list_stacks
-from composer.testing.runs import Run, build_seeded, call_module, infer_outcome
+from composer.testing.runs import Run, build_seeded, infer_outcome
 from composer.testing.strategies import MAX_PYRAMID_LEVELS
 
 # --- plain necks in TerraTorch's style, whose contract is found by running them
@@ -93,27 +93,22 @@ def _compute_sizes(plain: PlainNeck, features: Features) -> SizeConstraint:
 def _find_result(plain: PlainNeck, features: Features) -> Outputs | Rejection:
     """Run two images of zeros. A neck that accepts one level, and has a bug for two equal ones, should accept them."""
     outputs = Outputs(features=())
+    least = _compute_sizes(plain, features).least
+    size = find_unambiguous_size(features, least) or (least, least)
     try:
         network = build_seeded(lambda: module(plain, features))
         counts = network.process_channel_list([f.channels for f in features])  # type: ignore[operator]
         outputs = Outputs(features=[Feature(channels=count, axes="b c", stride=None) for count in counts])
-        _run_on_zeros(plain, network, features)
+        zeros = [torch.zeros(f.shape(2, *size)) for f in features]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            results = Run(plain, Inputs((features,)), outputs, 2, size).forward(network, [zeros])
+        if features[0].axes == TOKENS and all(len(x) != 2 for x in results if x.dim()):
+            raise ValueError("the first axis of its output is not the batch of its tokens")
     except Exception as error:  # a module may raise anything for inputs of another kind
         is_bug = isinstance(error, BUG_ERRORS) and len(features) == 2 and features[0] == features[1]
         if not is_bug or not outputs.features or isinstance(contract(plain, features[:1]), Rejection):
             return Rejection(code="inputs", kind="wrong_output", expected=f"raises {format_error(error)}")
     return outputs
-
-
-def _run_on_zeros(plain: PlainNeck, network: nn.Module, features: Features) -> None:
-    """Run the network. Raises ValueError if it takes tokens for a map without a batch."""
-    sizes = _compute_sizes(plain, features)
-    size = find_unambiguous_size(features, sizes.least) or (sizes.least, sizes.least)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        zeros = [torch.zeros(f.shape(2, *size)) for f in features]
-        outputs = call_module(network, [zeros], {}, size)
-    if features[0].axes == TOKENS and all(len(x) != 2 for x in outputs if x.dim()):
-        raise ValueError("the first axis of its output is not the batch of its tokens")
 
 
 # --- subjects and their runs

@@ -104,8 +104,8 @@ def test_a_refusal_that_is_not_real_is_no_matter_of_the_other_laws():
 
 PLAIN = {
     RowsForColumns: (
-        "RowsForColumns() breaks the law 'shapes': feature 0 of its outputs has rows for columns (got 1 × 11 × 4 × 2)."
-        '\n  input     map "b c h w" (11 channels, stride 2), 1 image of 2 × 4'
+        "RowsForColumns() breaks the law 'shapes': feature 0 of its outputs has rows for columns (got 1 × 11 × 2 × 2)."
+        '\n  input     map "b c h w" (11 channels, stride 2), 1 image of 2 × 2'
     ),
     OffByOne: (
         "OffByOne() breaks the law 'shapes': it raises IndexError: list index out of range.\n"
