@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import chain
 from types import MappingProxyType
 
 import torch
@@ -14,9 +15,12 @@ from composer.parts import Encoder
 from composer.parts.rules import Rejection
 from composer.testing.failures import ContractUncheckable, LawError, format_error, format_shapes
 from composer.testing.runs import Run, get_state, list_changes
-from composer.testing.subjects import PlainNeck, enlarge_run
+from composer.testing.subjects import PlainNeck
 
 Law = Callable[[Run], None]
+
+GRADIENTS_LAW, REJECTIONS_LAW = "gradients", "refusals"
+"""The laws with runs of their own: larger images, and rejected inputs."""
 
 
 def check_shapes(run: Run) -> None:
@@ -208,16 +212,14 @@ def _is_near(exact: Tensor, x: Tensor) -> bool:
 def check_gradients(run: Run) -> None:
     """Check that every trainable parameter gets a gradient, and each output passes one to the inputs; all finite.
 
-    A gradient that is zero is tried again on a larger image with more levels, frames and channels, with weights of the
-    other sign, where other units pass a ReLU. Weights that are zero are set first, so that a branch scaled by zero
-    counts. Outputs that do not depend on the inputs, and the inputs of an encoder, need no gradient.
+    What gets none is tried again with weights of the other sign, where other units pass a ReLU. Weights that are zero
+    are set first, so that a branch scaled by zero counts. Outputs that do not depend on the inputs, and the inputs of
+    an encoder, need no gradient.
     """
     missing = _find_missing_gradients(run)
-    still_missing = _find_missing_gradients(enlarge_run(run), sign=-1) if missing else set()
-    if still_missing:
-        # Another number of levels may have other names.
-        names = missing & still_missing or missing
-        raise LawError(f"no gradient reaches {', '.join(sorted(names))}")
+    missing = missing and missing & _find_missing_gradients(run, sign=-1)
+    if missing:
+        raise LawError(f"no gradient reaches {', '.join(sorted(missing))}")
 
 
 def _find_missing_gradients(run: Run, sign: int = 1) -> set[str]:
@@ -227,20 +229,19 @@ def _find_missing_gradients(run: Run, sign: int = 1) -> set[str]:
         for weight in network.parameters():
             weight.mul_(sign if weight.dim() > 1 else 1)
             weight[weight == 0] = 0.1 * torch.randn(int((weight == 0).sum()), generator=noise)
-    is_encoder = isinstance(run.part, Encoder)
-    leaves = [[x.requires_grad_(not is_encoder) for x in levels] for levels in run.draw_tensors()]
+    weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    needs_inputs = not isinstance(run.part, Encoder)
+    leaves = [[x.requires_grad_(needs_inputs) for x in levels] for levels in run.draw_tensors()]
+    inputs = {f"input {index}": x for index, x in enumerate(chain(*leaves)) if needs_inputs}
     # Clones, as in a model: a module may write into what another has computed, but not into a leaf.
     outputs = run.call(network, [[x.clone() for x in levels] for levels in leaves], gradients=True)
     losses = [(x * torch.randn(x.shape, generator=noise)).sum() for x in outputs]
-    weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-    missing = _list_unreached(torch.stack(losses).sum(), weights)
-    if is_encoder:
-        return missing
-    inputs = {f"input {index}": x for index, x in enumerate(x for levels in leaves for x in levels)}
-    cut = [index for index, loss in enumerate(losses) if _list_unreached(loss, inputs) == inputs.keys()]
+    unreached = [_list_unreached(loss, weights | inputs) for loss in losses]
+    cut = [index for index, names in enumerate(unreached) if inputs and inputs.keys() <= names]
     others = run.call(network, run.draw_tensors(seed=1)) if cut else ()
     is_constant = [not x.is_floating_point() or torch.equal(x, y) for x, y in zip(outputs, others, strict=False)]
-    return missing | {f"the inputs from feature {index} of its outputs" for index in cut if not is_constant[index]}
+    missing = {f"the inputs from feature {index} of its outputs" for index in cut if not is_constant[index]}
+    return missing | weights.keys() & set.intersection(*unreached)
 
 
 def _list_unreached(loss: Tensor, leaves: Mapping[str, Tensor]) -> set[str]:
@@ -263,10 +264,8 @@ LAWS: Mapping[str, Law] = MappingProxyType(
         "batch": check_batching,
         "memory": check_memory_format,
         "precision": check_precision,
-        "gradients": check_gradients,
+        GRADIENTS_LAW: check_gradients,
+        REJECTIONS_LAW: check_forced_rejection,
     }
 )
-"""The laws for accepted inputs, by name."""
-
-REJECTIONS_LAW = "refusals"
-"""The law for rejected inputs: `check_forced_rejection`."""
+"""The laws by name; the last one is for rejected inputs."""

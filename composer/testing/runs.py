@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 import torch
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -39,17 +39,13 @@ def infer_outcome(part: Part, inputs: Inputs) -> Outputs | Rejection:
 
 @frozen(repr=False)
 class Run:
-    """A part with inputs, for `batch` images of `size`, and the result of its contract.
-
-    `accepted` holds runs with all the inputs that the part accepts.
-    """
+    """A part with inputs, for `batch` images of `size`, and the result of its contract."""
 
     part: Part
     inputs: Inputs
     outcome: Outputs | Rejection
     batch: int
     size: Size
-    accepted: Sequence[Run] = field(default=(), eq=False)
 
     @property
     def outputs(self) -> Outputs:

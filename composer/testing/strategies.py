@@ -47,6 +47,9 @@ OFFSETS = (0, 0, 5, 19, -1, -9)
 
 MAX_PYRAMID_LEVELS = 5
 
+SHAPES = ("flat", "pyramid", "bottleneck", "upside down")
+"""How the strides of the levels of a stack follow each other; see `list_strides`."""
+
 
 @st.composite
 def features(
@@ -54,23 +57,19 @@ def features(
 ) -> Feature:
     """Draw a feature of any layout, stride, rounding, prefix, frames and offset, or of these axes and this stride."""
     axes = axes or draw(st.sampled_from(LAYOUTS))
-    names = axes.split()
-    if "n" not in names and "h" not in names:
-        frames = draw(st.sampled_from((1, 3))) if "t" in names else 1
-        return Feature(channels=draw(st.sampled_from(channels)), axes=axes, stride=None, frames=frames)
-    stride = stride or draw(st.sampled_from(STRIDES))
-    rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
-    # The offset of an exact grid is a multiple of the stride; a grid that is rounded up has none.
-    offsets: Sequence[int | Fraction] = OFFSETS if rounding == "floor" else [*[0] * 7, 2 * stride]
-    offset = 0 if rounding == "ceil" else draw(st.sampled_from(offsets))
+    grid: dict[str, Any] = {"stride": None}
+    if {"n", "h"} & set(axes):
+        stride = stride or draw(st.sampled_from(STRIDES))
+        rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
+        # The offset of an exact grid is a multiple of the stride; a grid that is rounded up has none.
+        offsets = {"floor": OFFSETS, "ceil": (0,), "exact": (*[0] * 7, 2 * stride)}[rounding]
+        grid = {"stride": stride, "rounding": rounding, "offset": draw(st.sampled_from(offsets))}
     return Feature(
         channels=draw(st.sampled_from(channels)),
         axes=axes,
-        stride=stride,
-        rounding=rounding,
-        offset=offset,
-        prefix=draw(st.sampled_from((0, 1, 5))) if "n" in names else 0,
-        frames=draw(st.sampled_from((1, 3))) if {"n", "t"} & set(names) else 1,
+        prefix=draw(st.sampled_from((0, 1, 5))) if "n" in axes else 0,
+        frames=draw(st.sampled_from((1, 3))) if {"n", "t"} & set(axes) else 1,
+        **grid,
     )
 
 
@@ -81,7 +80,7 @@ def pyramids(draw: st.DrawFn, favourite: str = MAP) -> Features:
     Half of them have the layout `favourite`.
     """
     count = draw(st.sampled_from((1, 2, 3, 4, 4, 5)))
-    shape = draw(st.sampled_from(("pyramid", "pyramid", "flat", "flat", "bottleneck", "upside down", "jumble")))
+    shape = draw(st.sampled_from((*SHAPES[:2], *SHAPES, "jumble")))
     if shape == "jumble":
         return tuple(draw(features()) for _ in range(count))
     axes = draw(st.sampled_from((*[favourite] * len(LAYOUTS), *LAYOUTS)))
@@ -90,7 +89,7 @@ def pyramids(draw: st.DrawFn, favourite: str = MAP) -> Features:
 
 
 def list_strides(shape: str, count: int, first: int) -> list[Fraction]:
-    """Return the strides of `count` levels: `pyramid`, `flat`, `bottleneck` (last two equal) or `upside down`."""
+    """Return the strides of `count` levels: doubling, equal, doubling up to the last, or halving."""
     strides = [Fraction(first * (1 if shape == "flat" else 2**level)) for level in range(count)]
     if shape == "bottleneck" and count > 1:
         strides[-1] = strides[-2]
@@ -112,7 +111,7 @@ def images(draw: st.DrawFn) -> Image:
 
 Strategy = st.SearchStrategy[Any]
 
-FieldValues = st.SearchStrategy[Any] | Sequence[Any]
+FieldValues = Strategy | Sequence[Any]
 """The values of a field: a strategy, or a list to draw from."""
 
 P = TypeVar("P", bound=Part)
@@ -160,7 +159,7 @@ def valid(part_class: type[P], **fields: FieldValues) -> st.SearchStrategy[P]:
         if name not in values and (part_class.source is None or name == "name"):
             values[name] = _build_default_strategy(part_class, field, hint)
 
-    def construct(**values: Any) -> P | None:
+    def construct(**values: Any) -> Any:
         with suppress(*REJECTING_ERRORS):
             return part_class(**values)
         return None

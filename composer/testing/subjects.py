@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -47,7 +48,6 @@ class PlainNeck(Neck):
     neck: type[nn.Module] | nn.Module
     arguments: Mapping[str, Any] = field(factory=dict)
     least: int = 1
-    _results: dict[Features, Outputs | Rejection] = field(factory=dict, init=False)
 
     def __repr__(self) -> str:
         cls = self.neck if isinstance(self.neck, type) else type(self.neck)
@@ -70,10 +70,7 @@ def iter_plain_neck_inputs(plain: PlainNeck) -> Iterator[Inputs]:
 
 @contract.register(PlainNeck)
 def _(plain: PlainNeck, features: Features) -> Outputs | Rejection:
-    exact = tuple(evolve(f, rounding="exact", offset=0) for f in features)
-    if exact not in plain._results:
-        plain._results[exact] = _find_result(plain, exact)
-    result = plain._results[exact]
+    result = _find_result(plain, tuple(evolve(f, rounding="exact", offset=0) for f in features))
     return result if isinstance(result, Rejection) else evolve(result, sizes=_compute_sizes(plain, features))
 
 
@@ -90,6 +87,7 @@ def _compute_sizes(plain: PlainNeck, features: Features) -> SizeConstraint:
     return SizeConstraint(least=max([1, *least]))
 
 
+@lru_cache
 def _find_result(plain: PlainNeck, features: Features) -> Outputs | Rejection:
     """Run two images of zeros. A neck that accepts one level, and has a bug for two equal ones, should accept them."""
     outputs = Outputs(features=())
@@ -121,6 +119,8 @@ MAX_SPARE_ELEMENTS = 8_000
 
 ENLARGED_CELLS = (3, 4)
 """Cells a side of the coarsest level of a larger image."""
+
+ENLARGED_BATCH_SIZE = 4
 
 GRID_CHANGES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     (
@@ -203,7 +203,7 @@ def generate_runs(draw: st.DrawFn, subject: Subject) -> Run:
     larger = smallest.resize(*(side + draw(SPARE_CELLS) * sizes.multiple for side in smallest.size))
     run = larger if larger and larger.count_elements() <= MAX_SPARE_ELEMENTS else smallest
     batch = min(draw(BATCH_SIZES), max(2, MAX_ELEMENTS // run.count_elements()))
-    return evolve(run, batch=batch, accepted=subject.accepted)
+    return evolve(run, batch=batch)
 
 
 def _round_grids(run: Run, changes: dict[str, Any]) -> Run:
@@ -215,21 +215,24 @@ def _round_grids(run: Run, changes: dict[str, Any]) -> Run:
     return rounded if rounded and rounded.count_elements() <= MAX_ELEMENTS else run
 
 
-def enlarge_run(run: Run) -> Run:
-    """Return a run with a larger image, of the same layout with the most levels, frames and channels.
+def list_enlarged_runs(runs: Iterable[Run]) -> list[Run]:
+    """Return for each layout the run with the most levels, frames and channels, with a larger image and batch.
 
     Over one cell, level, frame or channel, a softmax or a norm is constant and has no gradient.
     """
-    alike = [other for other in run.accepted if _list_layouts(other.inputs) == _list_layouts(run.inputs)]
-    richest = evolve(max(alike, key=_measure_inputs), batch=4)
-    coarsest = max([1, *(ceil(f.stride) for f in richest.inputs.edges if f.stride)])
-    return richest.resize(*(count * coarsest for count in ENLARGED_CELLS)) or richest
-
-
-def _list_layouts(inputs: Inputs) -> list[set[tuple[str, int]]]:
-    return [{(f.axes, f.prefix) for f in features} for features in inputs.all]
+    richest: dict[Any, Run] = {}
+    for run in runs:
+        layout = tuple(frozenset((f.axes, f.prefix) for f in features) for features in run.inputs.all)
+        richest[layout] = max(richest.get(layout, run), run, key=_measure_inputs)
+    return [_enlarge(run) for run in richest.values()]
 
 
 def _measure_inputs(run: Run) -> tuple[int, ...]:
     edges = run.inputs.edges
     return len(edges), min(f.frames for f in edges), min(f.channels for f in edges)
+
+
+def _enlarge(run: Run) -> Run:
+    coarsest = max([1, *(ceil(f.stride) for f in run.inputs.edges if f.stride)])
+    larger = evolve(run, batch=ENLARGED_BATCH_SIZE)
+    return larger.resize(*(count * coarsest for count in ENLARGED_CELLS)) or larger

@@ -120,20 +120,17 @@ PACKAGE = {
 
 def test_a_package_is_looked_through_and_each_part_found_once(written):
     written(PACKAGE)
-    kept, some, deep = find_parts("my_package", 7)
+    found = find_parts("my_package", 7)
+    kept, _, deep = found.values()
 
-    assert [(one.module, one.name) for one in (kept, some, deep)] == [
-        ("my_package", "Kept"),
-        ("my_package.more", "Some"),
-        ("my_package.more.deep", "Deep"),
-    ]
-    assert (deep.check.checked_laws, deep.check.examples) == (ALL_LAWS, 7)
-    assert kept.check.checked_laws == tuple(law for law in ALL_LAWS if law != "precision")
+    assert list(found) == ["my_package::Kept", "my_package.more::Some", "my_package.more.deep::Deep"]
+    assert (deep.checked_laws, deep.examples) == (ALL_LAWS, 7)
+    assert kept.checked_laws == tuple(law for law in ALL_LAWS if law != "precision")
 
 
 def test_a_module_has_the_word_about_the_parts_that_it_brings(written):
     told = "from ._kept import Kept\n\ncomposer_checks = {Kept: {'laws': ['shapes'], 'examples': 3}}\n"
     written({**PACKAGE, "__init__": told})
-    check = find_parts("my_package", 7)[0].check
+    check = find_parts("my_package", 7)["my_package::Kept"]
 
     assert (check.checked_laws, check.examples) == (("shapes",), 3)

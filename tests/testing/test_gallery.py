@@ -8,7 +8,6 @@ import pytest
 
 from composer.testing.checking import ALL_LAWS, check_contract
 from composer.testing.failures import ContractUncheckable, ContractViolation
-from composer.testing.laws import LAWS
 from tests.testing.gallery import (
     BROKEN,
     Misspelt,
@@ -30,7 +29,7 @@ def test_a_broken_neck_is_caught_by_the_law_that_it_breaks(part):
     assert caught.value.law == BROKEN[part]
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", ALL_LAWS[:-1])
 def test_a_neck_that_mixes_the_batch_in_place_breaks_two_laws(law):
     breaks = pytest.raises(ContractViolation, match=f"^MixesInPlace.. breaks the law '{law}'")
     with breaks if law in ("inputs", "batch") else nullcontext():
@@ -77,11 +76,13 @@ CentresLargeBatches() breaks the law 'batch': image 0 of the batch gives another
 (feature 0 differs by up to 2.45).
   input     map "b c h w" (11 channels, stride 2), 4 images of 2 × 2""",
     "CutsTheGradient": """\
-CutsTheGradient() breaks the law 'gradients': no gradient reaches the inputs from feature 0 of its outputs.
-  input     map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
+CutsTheGradient() breaks the law 'gradients': no gradient reaches the inputs from feature 0 of its outputs, \
+the inputs from feature 1 of its outputs, the inputs from feature 2 of its outputs, the inputs from feature 3 of \
+its outputs, the inputs from feature 4 of its outputs.
+  input     5 × map "b c h w" (32 channels, stride 1), 4 images of 3 × 4""",
     "DeadParameter": """\
 DeadParameter() breaks the law 'gradients': no gradient reaches unused.
-  input     map "b c h w" (11 channels, stride 2), 1 image of 2 × 2""",
+  input     5 × map "b c h w" (32 channels, stride 1), 4 images of 3 × 4""",
     "RefusesWhatItCan": """\
 RefusesWhatItCan() breaks the law 'refusals': its contract rejects this input as impossible (it takes one map), \
 but its module returns 3 × 11 × 3 × 4, 3 × 13 × 3 × 4, 3 × 17 × 3 × 4, 3 × 19 × 3 × 4.

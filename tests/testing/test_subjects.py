@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attrs import evolve
 
 from composer.layouts import Feature
 from composer.parts.base import contract
 from composer.sizes import SizeConstraint
 from composer.testing.inputs import find_unambiguous_size
-from composer.testing.subjects import PlainNeck, build_subject, enlarge_run
+from composer.testing.subjects import PlainNeck, build_subject, list_enlarged_runs
 from tests.testing.gallery import OffByOne
 from tests.testing.sound import MixesLevels, NormsInstances, NormsTokens, WaitsForChannels
 
@@ -58,8 +57,5 @@ def test_the_least_cells_of_a_plain_neck_are_those_of_its_coarsest_level():
 
 
 def test_a_larger_run_has_more_cells_levels_and_channels():
-    subject = build_subject(PlainNeck(MixesLevels))
-    run = evolve(subject.accepted[0], accepted=subject.accepted)
-    larger = enlarge_run(run)
-    assert (len(run.inputs.edges), run.inputs.edges[0].channels, run.size) == (1, 11, (2, 2))
+    (larger,) = list_enlarged_runs(build_subject(PlainNeck(MixesLevels)).accepted)
     assert (len(larger.inputs.edges), larger.inputs.edges[0].channels, larger.size) == (5, 32, (3, 4))
