@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from composer.layouts import Feature
 from composer.parts.base import contract
@@ -43,12 +42,6 @@ def test_it_is_said_how_much_a_plain_neck_takes_and_why_not_more():
         'accepted 24 of 88 inputs; not 4 × map "b c h w" (11, 13, 17, 19 channels, stride 2) (it raises RuntimeError: '
         "The size of tensor a (13) must match the size of tensor b (17) at non-singleton dimension 1)"
     )
-
-
-def test_the_random_state_is_left_as_it_was():
-    state = torch.get_rng_state()
-    build_subject(PlainNeck(MixesLevels))
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_least_cells_of_a_plain_neck_are_those_of_its_coarsest_level():
