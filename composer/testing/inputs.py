@@ -93,14 +93,16 @@ def iter_candidate_inputs(part: Part) -> Iterator[Inputs]:
     if isinstance(part, ProbedEncoder):
         yield from _iter_probed_images(part)
         return
-    declared = [getattr(part, name, None) for name in ("channels", "frames")]
-    bands, frames = ((value,) if isinstance(value, int) else () for value in declared)
-    bands = tuple(dict.fromkeys((*bands, *IMAGE_CHANNELS)))
-    images = [_build_image(*values) for values in product(bands, dict.fromkeys((None, *frames, 3, 1, 2, 4)))]
-    stacks = (features for axes in LAYOUTS for features in list_stacks(axes, *SHAPES))
-    slots, singles = _list_input_slots(type(part)), images if isinstance(part, Encoder) else [*stacks]
-    for (count, names), features in product(slots, singles):
-        for inputs in _iter_variants(features, count, bands if isinstance(part, Encoder) else CHANNELS[-1:]):
+    singles = [features for axes in LAYOUTS for features in list_stacks(axes, *SHAPES)]
+    other_widths: Sequence[int] = CHANNELS[-1:]
+    if isinstance(part, Encoder):
+        declared = [getattr(part, name, None) for name in ("channels", "frames")]
+        channels, frames = ([value] if isinstance(value, int) else [] for value in declared)
+        other_widths = tuple(dict.fromkeys((*channels, *IMAGE_CHANNELS)))
+        frame_counts = dict.fromkeys((None, *frames, 3, 1, 2, 4))
+        singles = [_build_image(*values) for values in product(other_widths, frame_counts)]
+    for (count, names), features in product(_list_input_slots(type(part)), singles):
+        for inputs in _iter_variants(features, count, other_widths):
             yield Inputs(inputs, names)
 
 

@@ -305,36 +305,6 @@ def _(neck, features):
 BROKEN[RefusesWhatItCan] = "refusals"
 
 
-@frozen
-class Sound(composer.Neck):
-    """Mixes the channels of every map: nothing is wrong with it."""
-
-    channels: int = 8
-
-
-@composer.contract.register(Sound)
-def _(neck, features):
-    if not all(f.axes == "b c h w" for f in features):
-        return composer.Rejection(code="layout", kind="raises", expected="takes maps")
-    return [evolve(f, channels=neck.channels) for f in features]
-
-
-@composer.module.register(Sound)
-def _(neck, features):
-    return SoundNet(neck, features)
-
-
-class SoundNet(nn.Module):
-    """A 1 × 1 convolution for each map."""
-
-    def __init__(self, neck, features):
-        super().__init__()
-        self.mixes = nn.ModuleList(nn.Conv2d(f.channels, neck.channels, 1) for f in features)
-
-    def forward(self, features):
-        return [mix(x) for mix, x in zip(self.mixes, features, strict=True)]
-
-
 class RowsForColumns(Levels):
     """Gives rows for columns: of a plain neck no heights and widths are promised, but these are not meant."""
 

@@ -15,7 +15,6 @@ from tests.testing.gallery import (
     OffByOne,
     RefusesWhatItCan,
     RowsForColumns,
-    Sound,
     SquareMaps,
 )
 from tests.testing.sound import SOUND
@@ -36,10 +35,8 @@ def test_a_neck_that_mixes_the_batch_in_place_breaks_two_laws(law):
         check_contract(MixesInPlace(), laws=[law], examples=10)
 
 
-@pytest.mark.parametrize("law", ALL_LAWS)
-def test_every_law_catches_one_and_lets_the_sound_one_pass(law):
-    check_contract(Sound(), laws=[law], examples=8)
-    assert law in BROKEN.values()
+def test_every_law_catches_one():
+    assert set(BROKEN.values()) == set(ALL_LAWS)
 
 
 MESSAGES = {
