@@ -66,8 +66,8 @@ DeadParameter() breaks the law 'gradients': no gradient reaches unused.
   input     5 × map "b c h w" (32 channels, stride 1), 4 images of 3 × 4""",
     "RefusesWhatItCan": """\
 RefusesWhatItCan() breaks the law 'refusals': its contract rejects this input as impossible (it takes one map), \
-but its module returns 3 × 11 × 3 × 4, 3 × 13 × 3 × 4, 3 × 17 × 3 × 4, 3 × 19 × 3 × 4.
-  input     4 × map "b c h w" (11, 13, 17, 19 channels, stride 2), 3 images of 6 × 8""",
+but its module returns 4 × 11 × 3 × 4, 4 × 13 × 3 × 4, 4 × 17 × 3 × 4, 4 × 19 × 3 × 4.
+  input     4 × map "b c h w" (11, 13, 17, 19 channels, stride 2), 4 images of 6 × 8""",
 }
 
 

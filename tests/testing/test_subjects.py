@@ -39,7 +39,7 @@ def test_a_plain_neck_takes_nothing_by_coincidence(neck, taken):
 
 def test_it_is_said_how_much_a_plain_neck_takes_and_why_not_more():
     assert build_subject(PlainNeck(OffByOne)).summary == (
-        'accepted 24 of 88 inputs; not 4 × map "b c h w" (11, 13, 17, 19 channels, stride 2) (it raises RuntimeError: '
+        'accepted 24 of 112 inputs; not 4 × map "b c h w" (11, 13, 17, 19 channels, stride 2) (it raises RuntimeError: '
         "The size of tensor a (13) must match the size of tensor b (17) at non-singleton dimension 1)"
     )
 
