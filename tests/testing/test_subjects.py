@@ -1,4 +1,4 @@
-"""Subjects and runs: nothing is accepted by coincidence, larger runs are richer."""
+"""Subjects and runs: nothing is accepted by coincidence, and larger runs are richer."""
 
 from __future__ import annotations
 
