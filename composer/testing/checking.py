@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from inspect import get_annotations, isabstract
@@ -31,12 +31,20 @@ from composer.testing.failures import (
     locate_error,
 )
 from composer.testing.inputs import Inputs
-from composer.testing.laws import LAWS, REJECTIONS_LAW, check_forced_rejection
+from composer.testing.laws import GRADIENTS_LAW, LAWS, REJECTIONS_LAW
 from composer.testing.runs import Run
 from composer.testing.strategies import REPEATABLE, FieldValues, sample_declarations
-from composer.testing.subjects import PlainNeck, Subject, build_subject, generate_runs, is_plain_neck, sample_runs
+from composer.testing.subjects import (
+    PlainNeck,
+    Subject,
+    build_subject,
+    generate_runs,
+    is_plain_neck,
+    list_enlarged_runs,
+    sample_runs,
+)
 
-ALL_LAWS = (*LAWS, REJECTIONS_LAW)
+ALL_LAWS = tuple(LAWS)
 
 DEFAULT_EXAMPLES = 16
 
@@ -83,13 +91,13 @@ class ContractCheck:
     """A part with the options of `check_contract`, validated. Raises TypeError and ValueError for invalid ones."""
 
     part: Any
-    inputs: tuple[Inputs, ...] = field(default=(), converter=_convert_inputs, kw_only=True)
-    laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws, kw_only=True)
-    without: tuple[str, ...] = field(default=(), converter=_convert_laws, kw_only=True)
-    examples: int = field(default=DEFAULT_EXAMPLES, validator=WholeNumber(), kw_only=True)
-    arguments: Mapping[str, Any] = field(default=NOTHING_CHOSEN, kw_only=True)
-    least: int = field(default=1, validator=WholeNumber(), kw_only=True)
-    fields: Mapping[str, FieldValues] = field(default=NOTHING_CHOSEN, kw_only=True)
+    inputs: tuple[Inputs, ...] = field(default=(), converter=_convert_inputs)
+    laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws)
+    without: tuple[str, ...] = field(default=(), converter=_convert_laws)
+    examples: int = field(default=DEFAULT_EXAMPLES, validator=WholeNumber())
+    arguments: Mapping[str, Any] = NOTHING_CHOSEN
+    least: int = field(default=1, validator=WholeNumber())
+    fields: Mapping[str, FieldValues] = NOTHING_CHOSEN
 
     def __attrs_post_init__(self) -> None:
         is_class, is_plain = isinstance(self.part, type), is_plain_neck(self.part)
@@ -113,19 +121,16 @@ class ContractCheck:
 
         Declarations that accept nothing are left out if others accept something.
         """
-        parts = self._list_parts()
+        parts: Sequence[Part] = [self.part]
+        if is_plain_neck(self.part):
+            parts = [PlainNeck(self.part, self.arguments, self.least)]
+        elif isinstance(self.part, type):
+            parts = sample_declarations(self.part, MAX_DECLARATIONS, **self.fields)
         if not isinstance(parts[0], ProbedEncoder) and contract.dispatch(type(parts[0])) is contract.dispatch(object):
             name = type(parts[0]).__name__
             raise ContractUncheckable(f"{name} has no contract. Register one: @composer.contract.register({name})")
         subjects = [build_subject(part, self.inputs) for part in parts]
         return tuple(subject for subject in subjects if subject.accepted) or tuple(subjects[:1])
-
-    def _list_parts(self) -> Sequence[Part]:
-        if is_plain_neck(self.part):
-            return [PlainNeck(self.part, self.arguments, self.least)]
-        if isinstance(self.part, type):
-            return sample_declarations(self.part, MAX_DECLARATIONS, **self.fields)
-        return [self.part]
 
     def describe_inputs(self) -> str:
         """Return the first declaration, and what it accepts and does not accept."""
@@ -144,16 +149,17 @@ class ContractCheck:
         """Check a law. Return why it was skipped, or an empty string. Raises as `check_contract` does."""
         first = self.subjects[0]
         if law == REJECTIONS_LAW:
-            rejected = [subject.rejected for subject in self.subjects if subject.rejected]
-            for runs in rejected:
-                _check_runs(sample_runs(runs), law, self.examples)
-            return "" if rejected or isinstance(first.part, PlainNeck) else f"{first.part!r}: {NO_REJECTIONS}"
-        if not first.accepted:
+            drawn = [sample_runs(subject.rejected) for subject in self.subjects if subject.rejected]
+        elif not first.accepted:
             what = f"it accepts none of the inputs that were tried ({first.reason})"
             raise ContractUncheckable(f"cannot check {first.part!r}: {what}; pass others, as in {EXAMPLE_INPUTS}")
-        for subject in self.subjects:
-            _check_runs(generate_runs(subject), law, self.examples)
-        return ""
+        elif law == GRADIENTS_LAW:
+            drawn = [sample_runs(list_enlarged_runs(subject.accepted)) for subject in self.subjects]
+        else:
+            drawn = [generate_runs(subject) for subject in self.subjects]
+        for runs in drawn:
+            _check_runs(runs, law, self.examples)
+        return "" if drawn or isinstance(first.part, PlainNeck) else f"{first.part!r}: {NO_REJECTIONS}"
 
 
 def check_contract(
@@ -183,16 +189,7 @@ def check_contract(
     module cannot be built, or no values of a field are known. Warns with SkippedLawWarning if there are no rejections
     to check.
     """
-    check = ContractCheck(
-        part,
-        inputs=inputs,
-        laws=laws,
-        without=without,
-        examples=examples,
-        arguments=arguments,
-        least=least,
-        fields=fields,
-    )
+    check = ContractCheck(part, inputs, laws, without, examples, arguments, least, fields)
     for law in check.checked_laws:
         if reason := check.check_law(law):
             warnings.warn(reason, SkippedLawWarning, stacklevel=2)
@@ -200,13 +197,12 @@ def check_contract(
 
 def _check_runs(runs: st.SearchStrategy[Run], law: str, examples: int) -> None:
     """Check a law on runs of a strategy. Raises ContractViolation for the smallest one that breaks it."""
-    check = check_forced_rejection if law == REJECTIONS_LAW else LAWS[law]
 
     def check_run(run: Run) -> None:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(0)
-                check(run)
+                LAWS[law](run)
         except LawError as error:
             lines = [f"{run.part!r} breaks the law '{law}': {error}.", f"  input     {run}", *error.details]
             raise ContractViolation(law, "\n".join(lines)) from error.__cause__
@@ -230,33 +226,31 @@ class NoPartsError(ValueError):
     """A module cannot be imported or has no parts. The text says what to do."""
 
 
-@frozen
-class DiscoveredPart:
-    """A part or a plain neck: its name in a module, and how its class is checked."""
+def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> dict[str, ContractCheck]:
+    """Return checks of the parts and plain necks of a module, by `module::name`, in order of definition.
 
-    module: str
-    name: str
-    check: ContractCheck
-
-
-def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> list[DiscoveredPart]:
-    """Return the parts and plain necks of a module, each once, in order of definition.
-
-    A package is searched, without its tests and private modules. Parts imported from other packages are left out.
-    Raises NoPartsError.
+    A package is searched, without its tests and private modules. Parts imported from other packages are left out. The
+    options are those of the first module that has some for a part. Raises NoPartsError.
     """
     modules = list(_iter_modules(_import_module(name)))
-    found: dict[type[Any], tuple[str, str]] = {}
+    found: dict[type[Any], str] = {}
     for module in modules:
         for own, part in _iter_parts(module):
-            found.setdefault(part, (module.__name__, own))
+            found.setdefault(part, f"{module.__name__}::{own}")
     if not found:
         raise NoPartsError(
             f"{name} has no parts: it needs a class derived from composer.Encoder, Neck, Decoder or Head, or a module "
             f"with process_channel_list"
         )
-    checks = _collect_checks(modules, found, examples)
-    return [DiscoveredPart(*place, checks[part]) for part, place in found.items()]
+    checks: dict[type[Any], ContractCheck] = {}
+    homes = [sys.modules[part.__module__] for part in found if part.__module__ in sys.modules]
+    for module in dict.fromkeys([*modules, *homes]):
+        try:
+            for part, options in getattr(module, CHECKS_NAME, {}).items():
+                checks.setdefault(part, ContractCheck(part, **{"examples": examples, **options}))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise NoPartsError(f"{CHECKS_NAME} of {module.__name__}: {error}") from error
+    return {place: checks.get(part) or ContractCheck(part, examples=examples) for part, place in found.items()}
 
 
 def _import_module(name: str) -> ModuleType:
@@ -297,18 +291,3 @@ def _is_part_class(thing: type[Any]) -> bool:
         f"{thing.__module__}.{thing.__qualname__} is a part, but not an attrs class: decorate it with @attrs.frozen, "
         f"or begin its name with an underscore"
     )
-
-
-def _collect_checks(
-    modules: Sequence[ModuleType], parts: Collection[type[Any]], examples: int
-) -> dict[type[Any], ContractCheck]:
-    """Return a check of each part, by the first of these modules, or of those that define them, with its options."""
-    checks: dict[type[Any], ContractCheck] = {}
-    homes = [sys.modules[part.__module__] for part in parts if part.__module__ in sys.modules]
-    for module in dict.fromkeys([*modules, *homes]):
-        try:
-            for part, options in getattr(module, CHECKS_NAME, {}).items():
-                checks.setdefault(part, ContractCheck(part, **{"examples": examples, **options}))
-        except (AttributeError, TypeError, ValueError) as error:
-            raise NoPartsError(f"{CHECKS_NAME} of {module.__name__}: {error}") from error
-    return {part: ContractCheck(part, examples=examples) for part in parts} | checks

@@ -12,7 +12,7 @@ from composer.layouts import Feature, Features, Image, describe_features
 from composer.parts import Encoder, Part, ProbedEncoder
 from composer.parts.base import contract
 from composer.parts.rules import compute_exact_multiple
-from composer.testing.strategies import CHANNELS, LAYOUTS, MAX_PYRAMID_LEVELS, list_strides
+from composer.testing.strategies import CHANNELS, LAYOUTS, MAX_PYRAMID_LEVELS, SHAPES, list_strides
 
 WIDTHS = (
     (11, 13, 17, 19, 23),
@@ -76,16 +76,13 @@ def find_unambiguous_size(features: Features, least: int = 1) -> Size | None:
     """
     exact = compute_exact_multiple(*features)
     fewest = max(MIN_CELLS, -(-max(exact.least, least) // exact.multiple))
-    for rows in range(fewest, fewest + MAX_CELLS):
-        size = (rows * exact.multiple, (rows + 1) * exact.multiple)
-        if not any(_is_ambiguous(feature, size) for feature in features):
-            return size
-    return None
 
+    def is_ambiguous(size: Size) -> bool:
+        axes = [(f, *axis) for f in features for axis in zip(f.axes.split(), f.shape(1, *size), strict=True)]
+        return any(axis in "hwnt" and count == f.channels for f, axis, count in axes)
 
-def _is_ambiguous(feature: Feature, size: Size) -> bool:
-    axes = zip(feature.axes.split(), feature.shape(1, *size), strict=True)
-    return any(axis in "hwnt" and count == feature.channels for axis, count in axes)
+    sizes = ((rows * exact.multiple, (rows + 1) * exact.multiple) for rows in range(fewest, fewest + MAX_CELLS))
+    return next((size for size in sizes if not is_ambiguous(size)), None)
 
 
 def iter_candidate_inputs(part: Part) -> Iterator[Inputs]:
@@ -94,12 +91,18 @@ def iter_candidate_inputs(part: Part) -> Iterator[Inputs]:
     Encoders get images; several by name, if the contract has names for them or the encoder declares them.
     """
     if isinstance(part, ProbedEncoder):
-        for channels, count in product(PROBED_IMAGE_CHANNELS, (None, 3, 1)):
-            yield Inputs((_build_image(channels, count),))
-        yield from _iter_named_images(part)
+        yield from _iter_probed_images(part)
         return
-    for count, names in _list_input_slots(type(part)):
-        for inputs in _iter_images(part, count) if isinstance(part, Encoder) else _iter_stacks(count):
+    singles = [features for axes in LAYOUTS for features in list_stacks(axes, *SHAPES)]
+    other_widths: Sequence[int] = CHANNELS[-1:]
+    if isinstance(part, Encoder):
+        declared = [getattr(part, name, None) for name in ("channels", "frames")]
+        channels, frames = ([value] if isinstance(value, int) else [] for value in declared)
+        other_widths = tuple(dict.fromkeys((*channels, *IMAGE_CHANNELS)))
+        frame_counts = dict.fromkeys((None, *frames, 3, 1, 2, 4))
+        singles = [_build_image(*values) for values in product(other_widths, frame_counts)]
+    for (count, names), features in product(_list_input_slots(type(part)), singles):
+        for inputs in _iter_variants(features, count, other_widths):
             yield Inputs(inputs, names)
 
 
@@ -132,32 +135,18 @@ def list_stacks(axes: str, *shapes: str) -> list[Features]:
     return stacks
 
 
-def _iter_stacks(count: int) -> Iterator[tuple[Features, ...]]:
-    for axes in LAYOUTS:
-        for features in list_stacks(axes, "flat", "pyramid", "bottleneck", "upside down"):
-            yield from _iter_variants(features, count, CHANNELS[-1:])
-
-
 def _build_image(channels: int, frames: int | None) -> Features:
     return (Image(channels=channels, frames=frames).feature,)
 
 
-def _iter_images(encoder: Encoder, count: int) -> Iterator[tuple[Features, ...]]:
-    """Yield `count` images for a user's encoder, first those of its fields `channels` and `frames`."""
-    declared = [getattr(encoder, name, None) for name in ("channels", "frames")]
-    channels, frames = ((value,) if isinstance(value, int) else () for value in declared)
-    bands = tuple(dict.fromkeys((*channels, *IMAGE_CHANNELS)))
-    for channel_count, frame_count in product(bands, dict.fromkeys((None, *frames, 3, 1, 2, 4))):
-        yield from _iter_variants(_build_image(channel_count, frame_count), count, bands)
-
-
-def _iter_named_images(encoder: ProbedEncoder) -> Iterator[Inputs]:
-    """Yield two images of each pair of channels for which an encoder has names."""
+def _iter_probed_images(encoder: ProbedEncoder) -> Iterator[Inputs]:
+    """Yield an image, and two of each pair of channels for which an encoder has names."""
+    for channels, frames in product(PROBED_IMAGE_CHANNELS, (None, 3, 1)):
+        yield Inputs((_build_image(channels, frames),))
     for bands in product(PROBED_IMAGE_CHANNELS, repeat=2) if encoder.takes_names else ():
         names = encoder.find_image_names(bands) or ()
         for frames in (None, 3) if names else ():
-            images = [_build_image(channels, frames) for channels in bands]
-            yield Inputs(tuple(images), tuple(names))
+            yield Inputs(tuple(_build_image(channels, frames) for channels in bands), names)
 
 
 def _iter_variants(features: Features, count: int, widths: Sequence[int]) -> Iterator[tuple[Features, ...]]:

@@ -15,10 +15,6 @@ import pytest
 if TYPE_CHECKING:
     from composer.testing.checking import ContractCheck
 
-HELP = "check every part of this module or package against the laws of composer.testing; repeatable"
-
-EXAMPLES_HELP = "runs of each part for each law (default: 16)"
-
 SKIPPED_LAWS, FIXED_FIELDS, ACCEPTED_INPUTS = "skipped laws", "fields never varied", "accepted inputs"
 """Sections at the end of a run; the last one needs `-v`."""
 
@@ -26,8 +22,10 @@ SKIPPED_LAWS, FIXED_FIELDS, ACCEPTED_INPUTS = "skipped laws", "fields never vari
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the two options."""
     group = parser.getgroup("composer")
-    group.addoption("--composer-parts", action="append", default=[], metavar="MODULE", help=HELP)
-    group.addoption("--composer-examples", type=int, default=16, metavar="N", help=EXAMPLES_HELP)
+    parts_help = "check every part of this module or package against the laws of composer.testing; repeatable"
+    group.addoption("--composer-parts", action="append", default=[], metavar="MODULE", help=parts_help)
+    examples_help = "runs of each part for each law (default: 16)"
+    group.addoption("--composer-examples", type=int, default=16, metavar="N", help=examples_help)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,13 +44,12 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         sys.path.insert(0, here)
     examples = session.config.getoption("--composer-examples")
     try:
-        found = {one.check.part: one for name in names for one in find_parts(name, examples)}
+        found = {check.part: (nodeid, check) for name in names for nodeid, check in find_parts(name, examples).items()}
     except ValueError as error:
         raise pytest.UsageError(f"--composer-parts: {error}") from error
-    for one in found.values():
-        nodeid = f"{one.module}::{one.name}"
-        collector = _PartCollector.from_parent(session, name=one.name, nodeid=nodeid, check=one.check)
-        items.extend(session.genitems(collector))
+    for nodeid, check in found.values():
+        name = nodeid.rpartition("::")[2]
+        items.extend(session.genitems(_PartCollector.from_parent(session, name=name, nodeid=nodeid, check=check)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

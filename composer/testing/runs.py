@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from functools import partialmethod
-from inspect import Parameter, signature
-from io import BytesIO
+from inspect import signature
 from math import prod
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from composer.encoder_info import describe, import_adapter
+from composer.encoder_info import import_adapter
 from composer.layouts import Feature, format_count
 from composer.modules.base import fold_frames, module, unfold_frames
-from composer.parts import Custom, Encoder, EncoderInfo, Part, ProbedEncoder
-from composer.parts.base import Channels, contract
+from composer.parts import Custom, Encoder, Part, ProbedEncoder
 from composer.parts.rules import Outputs, Rejection, RejectionError, compute_implied_sizes, drop_frames
 from composer.sizes import Conflict, SizeConstraint, intersect
 from composer.testing.failures import ContractUncheckable, LawError, format_error
 from composer.testing.inputs import Inputs, Size
+from composer.testing.strategies import get_encoder_info, infer_part
 
 
 def infer_outcome(part: Part, inputs: Inputs) -> Outputs | Rejection:
     """Return the result of the contract. Raises ContractUncheckable if it raises, or promises no feature."""
     try:
-        declared = _get_encoder_info(part, inputs) if isinstance(part, ProbedEncoder) else part
-        if isinstance(declared, Rejection):
-            return declared
-        result = contract(declared, *inputs.positional, **inputs.named)
+        result = infer_part(part, *inputs.positional, **inputs.named)
         if isinstance(result, Outputs) and not result.features:
             raise TypeError("a contract must return at least one feature (got none)")
     except Exception as error:
@@ -43,26 +37,15 @@ def infer_outcome(part: Part, inputs: Inputs) -> Outputs | Rejection:
     return result
 
 
-def _get_encoder_info(part: ProbedEncoder, inputs: Inputs) -> EncoderInfo | Rejection:
-    images = [image for (image,) in inputs.positional]
-    named = {name: image for name, (image,) in inputs.named.items()}
-    channels: Channels = tuple((name, image.channels) for name, image in named.items()) or images[0].channels
-    return describe(part.copy_with_inputs(*images, **named), channels)
-
-
 @frozen(repr=False)
 class Run:
-    """A part with inputs, for `batch` images of `size`, and the result of its contract.
-
-    `accepted` holds runs with all the inputs that the part accepts.
-    """
+    """A part with inputs, for `batch` images of `size`, and the result of its contract."""
 
     part: Part
     inputs: Inputs
     outcome: Outputs | Rejection
     batch: int
     size: Size
-    accepted: Sequence[Run] = field(default=(), eq=False)
 
     @property
     def outputs(self) -> Outputs:
@@ -120,7 +103,7 @@ class Run:
         """Return the outputs for tensors, random ones by default. Raises LawError if the module raises."""
         try:
             with torch.set_grad_enabled(gradients):
-                return self._call(network, self.draw_tensors() if tensors is None else tensors)
+                return self.forward(network, self.draw_tensors() if tensors is None else tensors)
         except Exception as error:
             raise LawError(f"{mode}it raises {format_error(error)}") from error
 
@@ -131,18 +114,26 @@ class Run:
         frame = self.inputs.map_features(drop_frames) if self._is_per_frame else self.inputs
         named: dict[str, Any] = frame.named
         if isinstance(part, ProbedEncoder):
-            named |= {"info": _get_encoder_info(part, self.inputs), "pretrained": False}
+            info = get_encoder_info(part, *self.inputs.positional, **self.inputs.named)
+            named |= {"info": info, "pretrained": False}
         network: nn.Module = module(part, *frame.positional, **named)
         network = deepcopy(network).eval() if isinstance(part, Custom) else network.eval()  # because laws change it
         if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
-            self._call(network, self.draw_tensors())
+            self.forward(network, self.draw_tensors())
         return network
 
-    def _call(self, network: nn.Module, tensors: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
-        """Call an encoder with its image, or a dict of images by name; other parts with a list for each input."""
+    def forward(self, network: nn.Module, tensors: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        """Call the module as a model does. Raises whatever it raises.
+
+        An encoder gets its image, or a dict of images by name; another part a list for each input, and `image_size`
+        if it takes that. TerraTorch also passes `image_size` to a neck that takes any keywords.
+        """
         count, names = len(self.inputs.positional), self.inputs.names
         if not isinstance(self.part, Encoder):
-            return call_module(network, tensors[:count], dict(zip(names, tensors[count:], strict=True)), self.size)
+            parameters = signature(network.forward).parameters.values()
+            takes_size = any(p.name == "image_size" or (p.kind is p.VAR_KEYWORD and not names) for p in parameters)
+            size = {"image_size": self.size} if takes_size else {}
+            return to_tensors(network(*tensors[:count], **dict(zip(names, tensors[count:], strict=True)), **size))
         images = [fold_frames(x) if self._is_per_frame else x for (x, *_) in tensors]
         if isinstance(self.part, Custom):
             images = [x.clone() for x in images]  # as in a model: a custom encoder may write into its image
@@ -170,36 +161,12 @@ class Run:
 
 # --- modules
 
-BLOCK_SIZE = 16411
-"""Random numbers drawn for a large tensor, which repeats them: a prime, so that rows of a weight differ."""
-
 
 def build_seeded(make: Callable[[], nn.Module]) -> nn.Module:
     """Build a module in eval mode, with the same weights every time; torch's random state is kept."""
-    draws: dict[str, Any] = {name: partialmethod(_fill, getattr(Tensor, name)) for name in ("uniform_", "normal_")}
-    with torch.random.fork_rng(devices=[]), patch.multiple(Tensor, **draws):
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return make().eval()
-
-
-def _fill(tensor: Tensor, draw: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    """Fill a tensor with repeated draws, because drawing is most of a build's time."""
-    count = tensor.numel()
-    block = draw(tensor.new_empty(min(count, BLOCK_SIZE)), *args, **kwargs)
-    with torch.no_grad():
-        return tensor.copy_(block.repeat(-(-count // BLOCK_SIZE))[:count].view(tensor.shape))
-
-
-def call_module(
-    network: nn.Module, inputs: Sequence[Sequence[Tensor]], named: Mapping[str, Sequence[Tensor]], size: Size
-) -> tuple[Tensor, ...]:
-    """Call a module with a list of tensors for each input, and with `image_size` if it takes that.
-
-    TerraTorch also passes it to a neck that takes any keywords.
-    """
-    kinds = {name: p.kind for name, p in signature(network.forward).parameters.items()}
-    takes_size = "image_size" in kinds or (not named and Parameter.VAR_KEYWORD in kinds.values())
-    return to_tensors(network(*inputs, **named, **({"image_size": size} if takes_size else {})))
 
 
 def to_tensors(out: Any) -> tuple[Tensor, ...]:
@@ -212,8 +179,8 @@ def to_tensors(out: Any) -> tuple[Tensor, ...]:
 
 # --- state
 
-State = Mapping[str, bytes | None]
-"""A fingerprint of each value, by its name; None for values that cannot be compared."""
+State = Mapping[str, object]
+"""A fingerprint of each value, by its name."""
 
 
 def get_state(network: nn.Module) -> tuple[State, State]:
@@ -237,27 +204,13 @@ def _is_persistent(name: str, value: Any) -> bool:
     return not name.startswith("_") and (is_list or isinstance(value, bool | int | float | str | bytes | None))
 
 
+def _compute_fingerprint(value: Any) -> object:
+    """Return the type, shape and bytes of a tensor, in which NaN equals NaN; the text of other values."""
+    if not isinstance(value, Tensor):
+        return re.sub(r" at 0x\w+", "", repr(value))
+    return value.dtype, value.shape, value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def list_changes(before: State, after: State) -> list[str]:
     """Return the names of the values that differ, have appeared or are gone."""
     return [name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)]
-
-
-class _FingerprintPickler(pickle.Pickler):
-    """Pickle tensors by their numbers, NaN included, wherever they are stored."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return NotImplemented
-        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        return tuple, ([str(value.dtype), *value.shape, flat.view(torch.uint8).numpy().tobytes()],)
-
-
-def _compute_fingerprint(value: Any) -> bytes | None:
-    stream = BytesIO()
-    pickler = _FingerprintPickler(stream)
-    pickler.fast = True  # without a memo, by which equal contents differ
-    try:
-        pickler.dump(value)
-    except Exception:  # objects may refuse to be pickled in any way
-        return None
-    return stream.getvalue()

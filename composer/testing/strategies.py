@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -11,13 +11,24 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import attrs
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 
 from composer.encoder_info import describe
 from composer.graph import Graph, Node, chain
 from composer.layouts import MAP, ROUNDINGS, Feature, Features, Image
-from composer.parts import DECODERS, HEADS, NECKS, AddFeatures, ConcatFeatures, Part, Timm
-from composer.parts.base import contract
-from composer.parts.rules import Outputs, Rejection
+from composer.parts import (
+    DECODERS,
+    HEADS,
+    NECKS,
+    AddFeatures,
+    ConcatFeatures,
+    EncoderInfo,
+    Part,
+    ProbedEncoder,
+    Timm,
+)
+from composer.parts.base import Channels, contract
+from composer.parts.rules import ContractResult, Outputs, Rejection
 from composer.parts.validators import Choice, IntRange
 from composer.sizes import Padding
 from composer.testing.failures import ContractUncheckable
@@ -36,6 +47,9 @@ OFFSETS = (0, 0, 5, 19, -1, -9)
 
 MAX_PYRAMID_LEVELS = 5
 
+SHAPES = ("flat", "pyramid", "bottleneck", "upside down")
+"""How the strides of the levels of a stack follow each other; see `list_strides`."""
+
 
 @st.composite
 def features(
@@ -43,23 +57,19 @@ def features(
 ) -> Feature:
     """Draw a feature of any layout, stride, rounding, prefix, frames and offset, or of these axes and this stride."""
     axes = axes or draw(st.sampled_from(LAYOUTS))
-    names = axes.split()
-    if "n" not in names and "h" not in names:
-        frames = draw(st.sampled_from((1, 3))) if "t" in names else 1
-        return Feature(channels=draw(st.sampled_from(channels)), axes=axes, stride=None, frames=frames)
-    stride = stride or draw(st.sampled_from(STRIDES))
-    rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
-    # The offset of an exact grid is a multiple of the stride; a grid that is rounded up has none.
-    offsets: Sequence[int | Fraction] = OFFSETS if rounding == "floor" else [*[0] * 7, 2 * stride]
-    offset = 0 if rounding == "ceil" else draw(st.sampled_from(offsets))
+    grid: dict[str, Any] = {"stride": None}
+    if {"n", "h"} & set(axes):
+        stride = stride or draw(st.sampled_from(STRIDES))
+        rounding = draw(st.sampled_from((ROUNDINGS[0], *ROUNDINGS)))
+        # The offset of an exact grid is a multiple of the stride; a grid that is rounded up has none.
+        offsets = {"floor": OFFSETS, "ceil": (0,), "exact": (*[0] * 7, 2 * stride)}[rounding]
+        grid = {"stride": stride, "rounding": rounding, "offset": draw(st.sampled_from(offsets))}
     return Feature(
         channels=draw(st.sampled_from(channels)),
         axes=axes,
-        stride=stride,
-        rounding=rounding,
-        offset=offset,
-        prefix=draw(st.sampled_from((0, 1, 5))) if "n" in names else 0,
-        frames=draw(st.sampled_from((1, 3))) if {"n", "t"} & set(names) else 1,
+        prefix=draw(st.sampled_from((0, 1, 5))) if "n" in axes else 0,
+        frames=draw(st.sampled_from((1, 3))) if {"n", "t"} & set(axes) else 1,
+        **grid,
     )
 
 
@@ -70,7 +80,7 @@ def pyramids(draw: st.DrawFn, favourite: str = MAP) -> Features:
     Half of them have the layout `favourite`.
     """
     count = draw(st.sampled_from((1, 2, 3, 4, 4, 5)))
-    shape = draw(st.sampled_from(("pyramid", "pyramid", "flat", "flat", "bottleneck", "upside down", "jumble")))
+    shape = draw(st.sampled_from((*SHAPES[:2], *SHAPES, "jumble")))
     if shape == "jumble":
         return tuple(draw(features()) for _ in range(count))
     axes = draw(st.sampled_from((*[favourite] * len(LAYOUTS), *LAYOUTS)))
@@ -79,7 +89,7 @@ def pyramids(draw: st.DrawFn, favourite: str = MAP) -> Features:
 
 
 def list_strides(shape: str, count: int, first: int) -> list[Fraction]:
-    """Return the strides of `count` levels: `pyramid`, `flat`, `bottleneck` (last two equal) or `upside down`."""
+    """Return the strides of `count` levels: doubling, equal, doubling up to the last, or halving."""
     strides = [Fraction(first * (1 if shape == "flat" else 2**level)) for level in range(count)]
     if shape == "bottleneck" and count > 1:
         strides[-1] = strides[-2]
@@ -101,7 +111,7 @@ def images(draw: st.DrawFn) -> Image:
 
 Strategy = st.SearchStrategy[Any]
 
-FieldValues = st.SearchStrategy[Any] | Sequence[Any]
+FieldValues = Strategy | Sequence[Any]
 """The values of a field: a strategy, or a list to draw from."""
 
 P = TypeVar("P", bound=Part)
@@ -138,7 +148,23 @@ def valid(part_class: type[P], **fields: FieldValues) -> st.SearchStrategy[P]:
     ValueError, TypeError or an assertion are skipped. Raises ContractUncheckable for a field without a default whose
     values are unknown, and TypeError for an unknown field, or one with an empty list.
     """
-    return _generate_attempts(part_class, fields).filter(lambda part: part is not None)
+    own = _list_fields(part_class)
+    known = [name for name, _, _ in own]
+    values = {name: _convert_values(part_class, known, name, chosen) for name, chosen in fields.items()}
+    networks = part_class.names or (TIMM_NETWORKS if issubclass(part_class, Timm) else ())
+    if networks:
+        values.setdefault("name", st.sampled_from(sorted(networks)))
+    for name, field, hint in own:
+        # The other fields of a library's part keep their defaults, which depend on its name.
+        if name not in values and (part_class.source is None or name == "name"):
+            values[name] = _build_default_strategy(part_class, field, hint)
+
+    def construct(**values: Any) -> Any:
+        with suppress(*REJECTING_ERRORS):
+            return part_class(**values)
+        return None
+
+    return st.builds(construct, **values).filter(lambda part: part is not None)
 
 
 def sample_declarations(part_class: type[P], most: int, **fields: FieldValues) -> tuple[P, ...]:
@@ -149,37 +175,18 @@ def sample_declarations(part_class: type[P], most: int, **fields: FieldValues) -
     parts: list[P] = []  # not a set: a field may hold a list
 
     @settings(REPEATABLE, max_examples=10 * most)
-    @given(_generate_attempts(part_class, fields))
-    def collect_part(part: P | None) -> None:
-        if part is not None and part not in parts:
+    @given(valid(part_class, **fields))
+    def collect_part(part: P) -> None:
+        if part not in parts:
             parts.append(part)
 
-    collect_part()
-    if not parts:
+    try:
+        collect_part()
+    except Unsatisfiable:
         name = part_class.__name__
-        raise ContractUncheckable(f"{name} rejects all generated field values; pass others: valid({name}, …)")
+        what = f"{name} rejects all generated field values; pass others: valid({name}, …)"
+        raise ContractUncheckable(what) from None
     return tuple(parts[:most])
-
-
-def _generate_attempts(part_class: type[Part], fields: Mapping[str, FieldValues]) -> Strategy:
-    """Return a strategy of declarations, and None for values that the class rejects."""
-    own = _list_fields(part_class)
-    values = {name: _convert_values(part_class, [known for known, _, _ in own], name, chosen)
-              for name, chosen in fields.items()}  # fmt: skip
-    networks = part_class.names or (TIMM_NETWORKS if issubclass(part_class, Timm) else ())
-    if networks and "name" not in values:
-        values["name"] = st.sampled_from(sorted(networks))
-    for name, field, hint in own:
-        # The other fields of a library's part keep their defaults, which depend on its name.
-        if name not in values and (part_class.source is None or name == "name"):
-            values[name] = _build_default_strategy(part_class, field, hint)
-
-    def construct(**values: Any) -> Part | None:
-        with suppress(*REJECTING_ERRORS):
-            return part_class(**values)
-        return None
-
-    return st.builds(construct, **values)
 
 
 def _convert_values(part_class: type[Part], known: Sequence[str], name: str, values: FieldValues) -> Strategy:
@@ -319,8 +326,18 @@ def _draw_parts(
 
 def _infer(part: Part, *inputs: Features | None) -> Features | None:
     known = [features for features in inputs if features is not None]
-    if len(known) < len(inputs):
-        return None
-    declared = describe(part, known[0][0].channels) if isinstance(part, Timm) else part
-    outcome = declared if isinstance(declared, Rejection) else contract(declared, *known)
+    outcome = infer_part(part, *known) if len(known) == len(inputs) else None
     return outcome.features if isinstance(outcome, Outputs) else None
+
+
+def infer_part(part: Part, /, *inputs: Features, **named: Features) -> ContractResult:
+    """Return the result of a part's contract; for an encoder of a library, of the one that is looked up."""
+    declared = get_encoder_info(part, *inputs, **named) if isinstance(part, ProbedEncoder) else part
+    return declared if isinstance(declared, Rejection) else contract(declared, *inputs, **named)
+
+
+def get_encoder_info(part: ProbedEncoder, /, *inputs: Features, **named: Features) -> EncoderInfo | Rejection:
+    """Return what is known of an encoder for these images."""
+    images, by_name = [image for (image,) in inputs], {name: image for name, (image,) in named.items()}
+    channels: Channels = tuple((name, image.channels) for name, image in by_name.items()) or images[0].channels
+    return describe(part.copy_with_inputs(*images, **by_name), channels)

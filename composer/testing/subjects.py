@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -20,8 +21,7 @@ from composer.parts.rules import Outputs, Rejection, compute_min_cells
 from composer.sizes import SizeConstraint
 from composer.testing.failures import format_error
 from composer.testing.inputs import Inputs, find_unambiguous_size, iter_candidate_inputs, list_stacks
-from composer.testing.runs import Run, build_seeded, call_module, infer_outcome
-from composer.testing.strategies import MAX_PYRAMID_LEVELS
+from composer.testing.runs import Run, build_seeded, infer_outcome
 
 # --- plain necks in TerraTorch's style, whose contract is found by running them
 
@@ -47,7 +47,6 @@ class PlainNeck(Neck):
     neck: type[nn.Module] | nn.Module
     arguments: Mapping[str, Any] = field(factory=dict)
     least: int = 1
-    _results: dict[Features, Outputs | Rejection] = field(factory=dict, init=False)
 
     def __repr__(self) -> str:
         cls = self.neck if isinstance(self.neck, type) else type(self.neck)
@@ -55,12 +54,10 @@ class PlainNeck(Neck):
 
 
 def iter_plain_neck_inputs(plain: PlainNeck) -> Iterator[Inputs]:
-    """Yield maps and tokens; for a module, only those with its `channel_list`. Few have five levels."""
+    """Yield maps and tokens; for a module, only those with its `channel_list`."""
     widths = () if isinstance(plain.neck, type) else getattr(plain.neck, "channel_list", ())
     for features in (*list_stacks(MAP, "flat", "pyramid"), *list_stacks(TOKENS, "flat", "pyramid")):
-        is_rare = features[0].prefix > 0 or len(features) == MAX_PYRAMID_LEVELS
-        is_alike = len({f.channels for f in features}) == 1
-        if features[0].channels == 1 or features[0].frames > 1 or (is_rare and not is_alike):
+        if features[0].channels == 1 or features[0].frames > 1:
             continue
         if not widths:
             yield Inputs((features,))
@@ -70,10 +67,7 @@ def iter_plain_neck_inputs(plain: PlainNeck) -> Iterator[Inputs]:
 
 @contract.register(PlainNeck)
 def _(plain: PlainNeck, features: Features) -> Outputs | Rejection:
-    exact = tuple(evolve(f, rounding="exact", offset=0) for f in features)
-    if exact not in plain._results:
-        plain._results[exact] = _find_result(plain, exact)
-    result = plain._results[exact]
+    result = _find_result(plain, tuple(evolve(f, rounding="exact", offset=0) for f in features))
     return result if isinstance(result, Rejection) else evolve(result, sizes=_compute_sizes(plain, features))
 
 
@@ -90,30 +84,26 @@ def _compute_sizes(plain: PlainNeck, features: Features) -> SizeConstraint:
     return SizeConstraint(least=max([1, *least]))
 
 
+@lru_cache
 def _find_result(plain: PlainNeck, features: Features) -> Outputs | Rejection:
     """Run two images of zeros. A neck that accepts one level, and has a bug for two equal ones, should accept them."""
     outputs = Outputs(features=())
+    least = _compute_sizes(plain, features).least
+    size = find_unambiguous_size(features, least) or (least, least)
     try:
         network = build_seeded(lambda: module(plain, features))
         counts = network.process_channel_list([f.channels for f in features])  # type: ignore[operator]
         outputs = Outputs(features=[Feature(channels=count, axes="b c", stride=None) for count in counts])
-        _run_on_zeros(plain, network, features)
+        zeros = [torch.zeros(f.shape(2, *size)) for f in features]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            results = Run(plain, Inputs((features,)), outputs, 2, size).forward(network, [zeros])
+        if features[0].axes == TOKENS and all(len(x) != 2 for x in results if x.dim()):
+            raise ValueError("the first axis of its output is not the batch of its tokens")
     except Exception as error:  # a module may raise anything for inputs of another kind
         is_bug = isinstance(error, BUG_ERRORS) and len(features) == 2 and features[0] == features[1]
         if not is_bug or not outputs.features or isinstance(contract(plain, features[:1]), Rejection):
             return Rejection(code="inputs", kind="wrong_output", expected=f"raises {format_error(error)}")
     return outputs
-
-
-def _run_on_zeros(plain: PlainNeck, network: nn.Module, features: Features) -> None:
-    """Run the network. Raises ValueError if it takes tokens for a map without a batch."""
-    sizes = _compute_sizes(plain, features)
-    size = find_unambiguous_size(features, sizes.least) or (sizes.least, sizes.least)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        zeros = [torch.zeros(f.shape(2, *size)) for f in features]
-        outputs = call_module(network, [zeros], {}, size)
-    if features[0].axes == TOKENS and all(len(x) != 2 for x in outputs if x.dim()):
-        raise ValueError("the first axis of its output is not the batch of its tokens")
 
 
 # --- subjects and their runs
@@ -127,21 +117,20 @@ MAX_SPARE_ELEMENTS = 8_000
 ENLARGED_CELLS = (3, 4)
 """Cells a side of the coarsest level of a larger image."""
 
-GRID_CHANGES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
-    (
-        *[{}] * 4,
-        {"rounding": "floor"},
-        {"rounding": "floor", "offset": 5},
-        *[{"rounding": "ceil"}] * 2,
-    )
-)
-"""Rounding and offset of the grids of a run; usually as they are."""
+FIXED_BATCH_SIZE = 4
+"""Images of a larger run, and of rejected inputs."""
 
-BATCH_SIZES = st.sampled_from((1, 2, 3, 2, 3, 1, 2, 3, 4, 5))
+GRID_CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"rounding": "floor"},
+    {"rounding": "floor", "offset": 5},
+    {"rounding": "ceil"},
+)
+"""Rounding and offset of the grids of a run."""
 
 SPARE_CELLS = st.integers(0, 4)
 
-REJECTED_BATCH_SIZE = 3
+BATCH_SIZES = st.integers(1, 5)
 
 
 @frozen(repr=False)
@@ -174,7 +163,7 @@ def build_subject(part: Part, chosen: Iterable[Inputs] = ()) -> Subject:
     reason = f"it {rejected[0][1].expected}" if rejected else "no image size fits"
     summary = f"accepted {len(accepted)} of {len(results)} inputs"
     summary += f"; not {rejected[0][0]} ({reason})" if rejected else ""
-    return Subject(part, _drop_large(accepted, MAX_ELEMENTS), _drop_large(forced, MAX_SPARE_ELEMENTS), summary, reason)
+    return Subject(part, _drop_large(accepted), _drop_large(forced), summary, reason)
 
 
 def _build_smallest_run(part: Part, inputs: Inputs, outcome: Outputs | Rejection) -> Run | None:
@@ -185,12 +174,12 @@ def _build_smallest_run(part: Part, inputs: Inputs, outcome: Outputs | Rejection
 def _build_forced_run(part: Part, inputs: Inputs, rejection: Rejection) -> Run | None:
     """Return a run that shows whether a rejection is real; None if its kind, or its axes, do not show that."""
     size = None if rejection.kind == "wrong_output" else find_unambiguous_size(inputs.edges)
-    return None if size is None else Run(part, inputs, rejection, REJECTED_BATCH_SIZE, size)
+    return None if size is None else Run(part, inputs, rejection, FIXED_BATCH_SIZE, size)
 
 
-def _drop_large(runs: Iterable[Run], most: int) -> tuple[Run, ...]:
+def _drop_large(runs: Iterable[Run]) -> tuple[Run, ...]:
     counted = [(run, run.count_elements()) for run in runs]
-    most = max(most, min((count for _, count in counted), default=0))
+    most = max(MAX_ELEMENTS, min((count for _, count in counted), default=0))
     return tuple(run for run, count in counted if count <= most)
 
 
@@ -202,13 +191,13 @@ def sample_runs(runs: Sequence[Run]) -> st.SearchStrategy[Run]:
 @st.composite
 def generate_runs(draw: st.DrawFn, subject: Subject) -> Run:
     """Draw runs with inputs that a subject accepts. Grids are rounded in some of them, if it accepts that."""
-    smallest = _round_grids(draw(sample_runs(subject.accepted)), draw(GRID_CHANGES))
+    smallest = _round_grids(draw(sample_runs(subject.accepted)), draw(st.sampled_from(GRID_CHANGES)))
     sizes = smallest.sizes
     assert isinstance(sizes, SizeConstraint)
     larger = smallest.resize(*(side + draw(SPARE_CELLS) * sizes.multiple for side in smallest.size))
     run = larger if larger and larger.count_elements() <= MAX_SPARE_ELEMENTS else smallest
     batch = min(draw(BATCH_SIZES), max(2, MAX_ELEMENTS // run.count_elements()))
-    return evolve(run, batch=batch, accepted=subject.accepted)
+    return evolve(run, batch=batch)
 
 
 def _round_grids(run: Run, changes: dict[str, Any]) -> Run:
@@ -220,21 +209,24 @@ def _round_grids(run: Run, changes: dict[str, Any]) -> Run:
     return rounded if rounded and rounded.count_elements() <= MAX_ELEMENTS else run
 
 
-def enlarge_run(run: Run) -> Run:
-    """Return a run with a larger image, of the same layout with the most levels, frames and channels.
+def list_enlarged_runs(runs: Iterable[Run]) -> list[Run]:
+    """Return for each layout the run with the most levels, frames and channels, with a larger image and batch.
 
     Over one cell, level, frame or channel, a softmax or a norm is constant and has no gradient.
     """
-    alike = [other for other in run.accepted if _list_layouts(other.inputs) == _list_layouts(run.inputs)]
-    richest = evolve(max(alike, key=_measure_inputs), batch=4)
-    coarsest = max([1, *(ceil(f.stride) for f in richest.inputs.edges if f.stride)])
-    return richest.resize(*(count * coarsest for count in ENLARGED_CELLS)) or richest
-
-
-def _list_layouts(inputs: Inputs) -> list[set[tuple[str, int]]]:
-    return [{(f.axes, f.prefix) for f in features} for features in inputs.all]
+    richest: dict[Any, Run] = {}
+    for run in runs:
+        layout = tuple(frozenset((f.axes, f.prefix) for f in features) for features in run.inputs.all)
+        richest[layout] = max(richest.get(layout, run), run, key=_measure_inputs)
+    return [_enlarge(run) for run in richest.values()]
 
 
 def _measure_inputs(run: Run) -> tuple[int, ...]:
     edges = run.inputs.edges
     return len(edges), min(f.frames for f in edges), min(f.channels for f in edges)
+
+
+def _enlarge(run: Run) -> Run:
+    coarsest = max([1, *(ceil(f.stride) for f in run.inputs.edges if f.stride)])
+    larger = evolve(run, batch=FIXED_BATCH_SIZE)
+    return larger.resize(*(count * coarsest for count in ENLARGED_CELLS)) or larger

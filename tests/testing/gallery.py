@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
+from tests.testing.sound import Levels
 
 BROKEN: dict[type, str] = {}
 """The necks, each with the name of the law that it breaks."""
@@ -304,68 +305,28 @@ def _(neck, features):
 BROKEN[RefusesWhatItCan] = "refusals"
 
 
-@frozen
-class Sound(composer.Neck):
-    """Mixes the channels of every map: nothing is wrong with it."""
-
-    channels: int = 8
-
-
-@composer.contract.register(Sound)
-def _(neck, features):
-    if not all(f.axes == "b c h w" for f in features):
-        return composer.Rejection(code="layout", kind="raises", expected="takes maps")
-    return [evolve(f, channels=neck.channels) for f in features]
-
-
-@composer.module.register(Sound)
-def _(neck, features):
-    return SoundNet(neck, features)
-
-
-class SoundNet(nn.Module):
-    """A 1 × 1 convolution for each map."""
-
-    def __init__(self, neck, features):
-        super().__init__()
-        self.mixes = nn.ModuleList(nn.Conv2d(f.channels, neck.channels, 1) for f in features)
-
-    def forward(self, features):
-        return [mix(x) for mix, x in zip(self.mixes, features, strict=True)]
-
-
-class PlainNet(nn.Module):
-    """A plain neck that gives the channels that it takes."""
-
-    def __init__(self, channel_list):
-        super().__init__()
-
-    def process_channel_list(self, channel_list):
-        return channel_list
-
-
-class RowsForColumns(PlainNet):
+class RowsForColumns(Levels):
     """Gives rows for columns: of a plain neck no heights and widths are promised, but these are not meant."""
 
     def forward(self, features):
         return [F.interpolate(x.transpose(2, 3), scale_factor=2) for x in features]
 
 
-class OffByOne(PlainNet):
+class OffByOne(Levels):
     """Looks one level too far: right for a single one."""
 
     def forward(self, features):
         return [*features[:1], *(features[index] + features[index + 1] for index in range(1, len(features)))]
 
 
-class Misspelt(PlainNet):
+class Misspelt(Levels):
     """Has a name in it that is not there, behind a condition that one level does not meet."""
 
     def forward(self, features):
         return features if len(features) == 1 else [x * self.skale for x in features]
 
 
-class SquareMaps(PlainNet):
+class SquareMaps(Levels):
     """Finds the grid of its tokens by a square root."""
 
     def forward(self, features):

@@ -14,6 +14,7 @@ import composer.testing
 from composer.testing.checking import ALL_LAWS, MAX_DECLARATIONS, ContractCheck, check_contract
 from composer.testing.failures import ContractUncheckable, ContractViolation, SkippedLawWarning
 from tests.testing.gallery import RefusesWhatItCan
+from tests.testing.sound import Levels
 
 
 @frozen
@@ -78,16 +79,6 @@ class Nothing(nn.Module):
         [x + 0 for x in features]
 
 
-class Nested(Same):
-    """A plain neck that gives a list of its list."""
-
-    def __init__(self, channel_list):
-        super().__init__()
-
-    def process_channel_list(self, channel_list):
-        return [channel_list]
-
-
 def test_of_a_class_declarations_are_drawn():
     check_contract(Resize, examples=2)
     with pytest.raises(
@@ -116,20 +107,10 @@ WRONG = {
         {},
         "part must be a declaration, its class, or a neck with process_channel_list (got 'x')",
     ),
-    "a module that is no neck": (
-        nn.ReLU(),
-        {},
-        "part must be a declaration, its class, or a neck with process_channel_list (got ReLU())",
-    ),
     "fields of a declaration": (
         Resize(),
         {"fields": {"mode": ["near"]}},
         "option 'fields' does not apply to Resize(mode='near')",
-    ),
-    "arguments of a declaration": (
-        Resize(),
-        {"arguments": {"width": 8}},
-        "option 'arguments' does not apply to Resize(mode='near')",
     ),
     "least of a declaration": (
         Resize(),
@@ -143,6 +124,11 @@ WRONG = {
         f"each run in inputs must hold a tuple of features for each input, as in {SHOWN} (got ({A_FEATURE},))",
     ),
     "no examples": (Resize(), {"examples": 0}, "examples must be a whole number of at least 1 (got 0)"),
+    "a law that there is not": (
+        Resize(),
+        {"laws": ["shape"]},
+        f"unknown law 'shape': the laws are {', '.join(ALL_LAWS)}",
+    ),
 }
 
 
@@ -178,18 +164,11 @@ def test_the_public_names_are_those_that_are_listed():
     assert dir(composer.testing) == composer.testing.__all__
 
 
-class Narrowing(nn.Module):
+class Narrowing(Levels):
     """Gives float32 for float64, and all else as it is."""
 
-    def __init__(self, channel_list):
-        super().__init__()
-        self.channels = channel_list
-
-    def forward(self, features):
-        return [x.float() if x.dtype is torch.float64 else x for x in features]
-
-    def process_channel_list(self, channel_list):
-        return channel_list
+    def one(self, x, index):
+        return x.float() if x.dtype is torch.float64 else x
 
 
 def test_float64_must_stay_float64():
@@ -223,13 +202,13 @@ PARTS = (
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 def test_a_part_of_composer_keeps_every_law(part):
-    check_contract(part, examples=8)
+    check_contract(part, examples=5)
 
 
 @pytest.mark.parametrize("part", [*TAKE_ALL, *LIE], ids=lambda part: type(part).__name__)
 def test_of_a_part_without_rejections_that_can_be_forced_it_is_told(part):
     with pytest.warns(SkippedLawWarning) as told:
-        check_contract(part, examples=8)
+        check_contract(part, examples=5)
 
     assert [str(one.message) for one in told] == [f"{part!r}: {UNTESTED}"]
 
@@ -293,18 +272,18 @@ def _(neck, features):
     return features
 
 
-class NeedsMore(Halves):
-    """Cannot be made of channels alone."""
-
-    def __init__(self, channel_list, width):
-        super().__init__(channel_list)
-
-
-class GivesDict(Halves):
+class GivesDict(Levels):
     """Gives a dict, as a pyramid of torchvision does."""
 
-    def forward(self, features, **kwargs):
+    def forward(self, features):
         return dict(enumerate(features))
+
+
+class Nested(Levels):
+    """Gives a list of its list."""
+
+    def process_channel_list(self, channel_list):
+        return [channel_list]
 
 
 NONE_ACCEPTED = "it accepts none of the inputs that were tried"
@@ -343,13 +322,6 @@ UNCHECKABLE = {
             '  input     map "b c h w" (11 channels, stride 2), 1 image of 2 × 2'
         ),
     ),
-    "a class that needs more": (
-        NeedsMore,
-        (
-            f"cannot check NeedsMore(): {NONE_ACCEPTED} (it raises TypeError: NeedsMore.__init__() missing 1 required "
-            "positional argument: 'width'); pass others, as in inputs=[((Feature(channels=8),),)]"
-        ),
-    ),
     "a dict": (
         GivesDict,
         (
@@ -378,16 +350,7 @@ def test_a_part_is_fed_what_is_said():
         check_contract(composer.SelectIndices(indices=[1]), inputs=[((seventh,),)])
 
 
-def test_a_law_that_there_is_not():
-    message = (
-        "^unknown law 'shape': the laws are shapes, inputs, again, itself, batch, memory, precision, gradients, "
-        "refusals$"
-    )
-    with pytest.raises(ValueError, match=message):
-        check_contract(composer.AddFeatures(), laws=["shape"])
-
-
 def test_the_random_state_is_left_as_it_was():
     state = torch.get_rng_state()
-    check_contract(composer.FCNDecoder(channels=4), examples=3)
+    check_contract(composer.FCNDecoder(channels=4), examples=1)
     assert torch.equal(torch.get_rng_state(), state)
