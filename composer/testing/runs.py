@@ -9,6 +9,7 @@ from inspect import signature
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
@@ -205,7 +206,13 @@ def _is_persistent(name: str, value: Any) -> bool:
 
 
 def _compute_fingerprint(value: Any) -> object:
-    """Return the type, shape and bytes of a tensor, in which NaN equals NaN; the text of other values."""
+    """Return the type, shape and bytes of a tensor or an array, in which NaN equals NaN; the text of other values."""
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        return [_compute_fingerprint(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape, value.tobytes()
     if not isinstance(value, Tensor):
         return re.sub(r" at 0x\w+", "", repr(value))
     return value.dtype, value.shape, value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

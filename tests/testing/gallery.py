@@ -160,6 +160,19 @@ class CountsPrivately(Net):
 
 
 @wrong("itself", same)
+class FillsATable(Net):
+    """Writes into one of many numbers, in a tensor that a dict holds."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.tables = {"mean": torch.zeros(5000)}
+
+    def one(self, x):
+        self.tables["mean"][2500] += 1
+        return x * 2
+
+
+@wrong("itself", same)
 class AveragesUnsaved(Net):
     """Updates statistics in a buffer that is not saved, whatever the mode."""
 
