@@ -256,7 +256,7 @@ class Inference:
             for name, rejection in self.rejections.items()
         )
         problems += find_output_problems(graph, features, parts, self.embeddings)
-        sizes = intersect(iter_size_constraints(graph, features, self.sizes))
+        sizes = self.find_sizes()
         if isinstance(sizes, Conflict):
             problems.append(build_conflict_problem(graph, sizes))
         if problems:
@@ -276,10 +276,9 @@ class Inference:
             embeddings=frozenset(self.embeddings),
         )
 
-    def find_sizes(self) -> SizeConstraint | None:
-        """Return the image sizes that the graph takes; None if no size suits all its nodes."""
-        sizes = intersect(iter_size_constraints(self.graph, self.features, self.sizes))
-        return None if isinstance(sizes, Conflict) else sizes
+    def find_sizes(self) -> SizeConstraint | Conflict:
+        """Return the image sizes that the graph takes, or two constraints that no size meets."""
+        return intersect(iter_size_constraints(self.graph, self.features, self.sizes))
 
     def _infer_outputs(self, node: Node, part: Part) -> ContractResult:
         inputs = [self.features[source] for source in node.positional]

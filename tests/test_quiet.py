@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from composer.parts.registry import guard_import
+from composer.process import guard_import
 
 DRAWS = {"Python's": (random.seed, random.random), "numpy's": (np.random.seed, np.random.random)}
 
@@ -53,7 +53,7 @@ def test_what_is_said_is_lost_and_the_environment_is_as_it_was(capfd, monkeypatc
 
 def test_numpy_is_not_imported_for_it():
     tell = (
-        "from composer.parts.registry import guard_import\nwith guard_import(): pass\n"
+        "from composer.process import guard_import\nwith guard_import(): pass\n"
         "import sys; print('numpy' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, frozen
 
 from composer.layouts import Choice as Choice
+from composer.layouts import IntRange as IntRange
 from composer.layouts import validate_bool
 
 ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity")
@@ -17,38 +18,11 @@ FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax")
 MAX_CHANNELS = 65_536
 MAX_LEVELS = 64
 
-MAX_ENTRIES = 64
-"""The maximum length of a list of whole numbers, such as levels, dilations or widths."""
-
 MAX_IN_OPTIONS = 65_536
 """The maximum of a whole number among the options of a foreign constructor, and of the sum of a list of them."""
 
 MAX_DEPTH = 32
 """The maximum nesting depth of an option or a spec, counted through aliases. A graph needs eight."""
-
-
-@frozen
-class IntRange:
-    """Validate a whole number from `least` to `most`, or a tuple of at most `entries` of them.
-
-    None is valid where it is `optional`.
-    """
-
-    least: int
-    most: int
-    optional: bool = field(default=False, kw_only=True)
-    entries: int = field(default=MAX_ENTRIES, kw_only=True)
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        if self.optional and value is None:
-            return
-        numbers = value if isinstance(value, tuple) else (value,)
-        if len(numbers) > self.entries:
-            raise ValueError(f"{attribute.name} must have at most {self.entries:,} entries (got {len(numbers):,})")
-        wrong = [one for one in numbers if type(one) is not int or not self.least <= one <= self.most]
-        if wrong:
-            rule = f"must be a whole number from {self.least} to {self.most}"
-            raise ValueError(f"{attribute.name} {rule} (got {', '.join(map(repr, wrong))})")
 
 
 def _validate_rate(_: object, attribute: Attribute[Any], value: Any) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from composer.layouts import Feature, Features, WholeNumber
+from composer.layouts import Feature, Features, IntRange
 from composer.parts import Part, ProbedEncoder
 from composer.parts.base import contract
 from composer.testing.failures import (
@@ -86,9 +86,9 @@ class ContractCheck:
     inputs: tuple[Inputs, ...] = field(default=(), converter=_convert_inputs, kw_only=True)
     laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws, kw_only=True)
     without: tuple[str, ...] = field(default=(), converter=_convert_laws, kw_only=True)
-    examples: int = field(default=DEFAULT_EXAMPLES, validator=WholeNumber(), kw_only=True)
+    examples: int = field(default=DEFAULT_EXAMPLES, validator=IntRange(), kw_only=True)
     arguments: Mapping[str, Any] = field(default=NOTHING_CHOSEN, kw_only=True)
-    least: int = field(default=1, validator=WholeNumber(), kw_only=True)
+    least: int = field(default=1, validator=IntRange(), kw_only=True)
     fields: Mapping[str, FieldValues] = field(default=NOTHING_CHOSEN, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
