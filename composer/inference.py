@@ -325,13 +325,12 @@ class Inference:
 
     def _infer_shared(self, node: Node, shared: Shared) -> ContractResult:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)
-        pairs = zip(owner.sources, node.sources, strict=False)
         alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
-        given = [(self.features[one], self.features[other]) for one, other in pairs]
-        factors = {factor for one, other in given for factor in _compute_stride_factors(one, other)}
-        same = len(factors) < 2 if not self.parts[owner.name].reads_stride else factors <= {1}
-        unlike = [position for position, pair in enumerate(given) if None in _compute_stride_factors(*pair) or not same]
-        if unlike or not alike or len(owner.sources) != len(node.sources):
+        expected, given = ([self.features[source] for source in one.sources] for one in (owner, node))
+        if not self.parts[owner.name].reads_stride:
+            expected, given = _scale_strides(expected), _scale_strides(given)
+        unlike = [position for position, pair in enumerate(zip(expected, given, strict=False)) if pair[0] != pair[1]]
+        if unlike or not alike or len(expected) != len(given):
             position = unlike[0] if unlike else 0
             return Rejection(
                 code="join",
@@ -361,19 +360,16 @@ class Inference:
         )
 
 
-def _compute_stride_factors(one: Features, other: Features) -> set[Fraction | None]:
-    """Return by how much the strides of `other` are larger, None for features that differ in anything else."""
-    if len(one) != len(other):
-        return {None}
-    return {_compute_stride_factor(*pair) for pair in zip(one, other, strict=True)} - {Fraction(0)}
+def _scale_strides(inputs: list[Features]) -> list[Features]:
+    """Return features with their strides in units of the first of them."""
+    unit = next((f.stride for features in inputs for f in features if f.stride is not None), Fraction(1))
 
+    def scale(feature: Feature) -> Feature:
+        if feature.stride is None:
+            return feature
+        return evolve(feature, stride=feature.stride / unit, offset=feature.offset / unit)
 
-def _compute_stride_factor(one: Feature, other: Feature) -> Fraction | None:
-    """Return the factor of one feature; 0 for vectors, which have no stride."""
-    if one.stride is None or other.stride is None:
-        return Fraction(0) if one == other else None
-    factor = other.stride / one.stride
-    return factor if evolve(other, stride=one.stride, offset=other.offset / factor) == one else None
+    return [tuple(map(scale, features)) for features in inputs]
 
 
 def infer(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = None) -> TypedGraph:

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from attrs import Attribute, field, frozen
-from attrs.converters import optional
 
 Rounding = Literal["exact", "floor", "ceil"]
 ROUNDINGS: tuple[Rounding, ...] = ("exact", "floor", "ceil")
@@ -95,6 +94,10 @@ def parse_stride(value: int | str | Fraction) -> Fraction:
     return ratio
 
 
+def _parse_optional_stride(value: int | str | Fraction | None) -> Fraction | None:
+    return None if value is None else parse_stride(value)
+
+
 def _parse_offset(value: int | str | Fraction) -> int | Fraction:
     """Convert an offset into an int where it is whole, else a Fraction. Raises ValueError for other values."""
     ratio = _parse_ratio(value, "an offset is a whole number of pixels")
@@ -146,7 +149,7 @@ class Feature:
     """
 
     channels: int = field(validator=IntRange())
-    stride: Fraction | None = field(default=Fraction(1), converter=optional(parse_stride))
+    stride: Fraction | None = field(default=Fraction(1), converter=_parse_optional_stride)
     axes: str = field(default=MAP, validator=_validate_axes)
     rounding: Rounding = "exact"
     prefix: int = 0

@@ -50,9 +50,7 @@ def test_a_branch(branch, names):
     ("written", "order"),
     [
         pytest.param("head decoder b a encoder", "encoder a b decoder head", id="depth-first"),
-        pytest.param(
-            "encoder b shared a decoder head", "encoder b a shared decoder head", id="owner-before-its-sharer"
-        ),
+        pytest.param("encoder b shared a decoder head", "encoder b a shared decoder head", id="owner-first"),
         pytest.param("encoder b a decoder head", "encoder b a decoder head", id="as-written"),
     ],
 )
