@@ -318,20 +318,18 @@ def _prepare_output(spec: OutputSpec, x: Tensor, pad: PadSpec, kept: Sides | Non
 
 
 def _check_shape(spec: OutputSpec, x: Tensor, padded: Sides) -> None:
-    at = spec.feature.axes.split().index("b")
     promised = _compute_shape(spec.feature, *padded)
-    if (*x.shape[:at], *x.shape[at + 1 :]) != (*promised[:at], *promised[at + 1 :]):
-        shape = (*promised[:at], "b", *promised[at + 1 :])
+    if x.dim() != len(promised) or any(side not in ("b", given) for side, given in zip(promised, x.shape, strict=True)):
         raise RuntimeError(
-            f"{spec.node} promised a feature of shape {shape} and gave {tuple(x.shape)}: "
+            f"{spec.node} promised a feature of shape {promised} and gave {tuple(x.shape)}: "
             f"its contract and its module disagree"
         )
 
 
 @lru_cache
-def _compute_shape(feature: Feature, height: int, width: int) -> tuple[int, ...]:
+def _compute_shape(feature: Feature, height: int, width: int) -> tuple[int | str, ...]:
     # Cached, because this runs with every image, and fractions are slow.
-    return feature.shape(1, height, width)
+    return feature.shape("b", height, width)
 
 
 def compute_center_crop_box(pad: PadSpec, kept: Sides) -> tuple[int, int, int, int]:

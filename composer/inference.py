@@ -90,10 +90,10 @@ class TypedGraph:
         if padded is None:
             raise ValueError(explain_too_large(self, height, width))
         if output in self.embeddings:
-            return tuple(_compute_padded_shape(feature, padded) for feature in self.features[output])
+            return tuple(feature.shape("b", *padded) for feature in self.features[output])
         (feature,) = self.features[output]
         if feature.stride is None:
-            return _compute_padded_shape(feature, padded)
+            return feature.shape("b", *padded)
         if not self.is_rescaled(feature):
             sides = [self._count_kept_cells(feature, *pair) for pair in zip((height, width), padded, strict=True)]
             return ("b", feature.channels, sides[0], sides[1])
@@ -106,12 +106,6 @@ class TypedGraph:
         before = self.graph.padding.before(padded - pixels, self.unit)
         start, count = compute_kept_cells(feature, pixels, before, padded)
         return min(count, feature.cells(padded) - start)
-
-
-def _compute_padded_shape(feature: Feature, padded: tuple[int, int]) -> Shape:
-    shape: list[str | int] = [*feature.shape(1, *padded)]
-    shape[feature.axes.split().index("b")] = "b"
-    return tuple(shape)
 
 
 def compute_kept_cells(feature: Feature, pixels: int, before: int, padded: int) -> tuple[int, int]:

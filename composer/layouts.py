@@ -9,10 +9,11 @@ from functools import lru_cache
 from itertools import chain
 from operator import contains
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from attrs import Attribute, field, frozen
 
+Batch = TypeVar("Batch")
 Rounding = Literal["exact", "floor", "ceil"]
 ROUNDINGS: tuple[Rounding, ...] = ("exact", "floor", "ceil")
 MAP = "b c h w"
@@ -189,13 +190,16 @@ class Feature:
             raise ValueError(f"{pixels} pixels are not a whole number of cells of stride {self.stride}")
         return -((-quotient.numerator) // quotient.denominator) if self.rounding == "ceil" else int(quotient)
 
-    def shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape for `batch` images of `height` x `width` reference pixels, in the order of `axes`."""
-        sizes = {"b": batch, "c": self.channels, "t": self.frames}
+    def shape(self, batch: Batch, height: int, width: int) -> tuple[int | Batch, ...]:
+        """Return the shape for `batch` images of `height` x `width` reference pixels, in the order of `axes`.
+
+        `batch` is a number or a symbol.
+        """
+        sizes: dict[str, int | Batch] = {"b": batch, "c": self.channels, "t": self.frames}
         if self.stride is not None:
-            sizes["h"], sizes["w"] = self.cells(height), self.cells(width)
+            rows, columns = self.cells(height), self.cells(width)
             frames = 1 if "t" in self.axes else self.frames
-            sizes["n"] = self.prefix + frames * sizes["h"] * sizes["w"]
+            sizes |= {"h": rows, "w": columns, "n": self.prefix + frames * rows * columns}
         return tuple(sizes[axis] for axis in self.axes.split())
 
 

@@ -19,15 +19,15 @@ from composer.parts.rules import to_exact_grid
 
 
 class Select(nn.Module):
-    """Select tensors by position."""
+    """Select tensors by position; without positions, all."""
 
-    def __init__(self, indices: Sequence[int]) -> None:
+    def __init__(self, indices: Sequence[int] | None = None) -> None:
         super().__init__()
         self.indices = indices
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors at `indices`, of any shapes, in that order."""
-        return tuple(features[index] for index in self.indices)
+        return tuple(features if self.indices is None else (features[index] for index in self.indices))
 
 
 @module.register(parts.SelectIndices)
@@ -42,7 +42,7 @@ def _(decoder: parts.IdentityDecoder, features: Features) -> nn.Module:
 
 @module.register(parts.EmbeddingHead)
 def _(head: parts.EmbeddingHead, features: Features) -> nn.Module:
-    return Select(range(len(features)))
+    return Select()
 
 
 def _pick_max(x: Tensor, axes: Sequence[int]) -> Tensor:

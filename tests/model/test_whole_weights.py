@@ -531,14 +531,6 @@ def test_what_does_not_fill_an_encoder_of_smp_is_refused(of_smp, tmp_path, chann
     )
 
 
-def test_of_two_networks_of_smp_one_is_chosen(of_smp, tmp_path):
-    state = {f"{who}.{n}": x + (who == "ema") for who in ("ema", "raw") for n, x in of_smp.items()}
-    file = saved(state, tmp_path)
-    assert "behind each of the prefixes ema, raw" in refused(SmpEncoder(SMP, pretrained=file)).message
-    model = built(SmpEncoder(SMP, pretrained={"file": file, "prefix": "raw"}))
-    assert unlike(model.encoder, of_smp) == []
-
-
 SPEC = """\
 encoder: {timm/test_resnet: {pretrained: {file: weights.pth, prefix: teacher.backbone}}}
 head: EmbeddingHead
@@ -563,12 +555,3 @@ def test_the_command_line_says_what_was_loaded(here, published, capsys):
             "student.backbone.conv1.1.running_var and 89 more"
         ),
     ]
-
-
-def test_the_command_line_says_nothing_of_weights_that_were_not_loaded(here, published, capsys):
-    saved({"one": torch.ones(3)}, here)
-    (here / "spec.yaml").write_text("encoder: {timm/test_resnet: {pretrained: weights.pth}}\nhead: EmbeddingHead\n")
-    assert main(["build", "spec.yaml"]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "0 of the 75 tensors that the network needs" in captured.err

@@ -13,7 +13,6 @@ from torch import nn
 import composer
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS
 from composer.layouts import Feature
-from composer.parts.rules import Rejection
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
 import segmentation_models_pytorch as smp
@@ -154,18 +153,6 @@ def test_the_first_map_may_stand_for_the_image(name):
     assert tuple(y_BCHW.shape) == composer.contract(part, features).features[0].shape(1, *size)
     # FPN counts from the last map, and with four takes them all.
     assert torch.equal(y_BCHW, z_BCHW) == (name != "FPN")
-
-
-def test_smps_own_fpn_with_three_levels_looks_at_the_image_itself():
-    """Which no other decoder of smp does, and this one is refused for: it takes four maps."""
-    model = build_smp_model("FPN", encoder_depth=3, **OTHERS["FPN"])
-    with torch.no_grad():
-        levels = model.encoder(torch.randn(1, 3, 64, 64))
-        other = [torch.randn_like(levels[0]), *levels[1:]]
-        assert not torch.equal(model.decoder(levels), model.decoder(other))
-    rejection = composer.contract(composer.Smp("FPN"), PYRAMID[:3])
-    assert isinstance(rejection, Rejection)
-    assert rejection.expected == "takes at least 4 maps"
 
 
 class TestDPT:
