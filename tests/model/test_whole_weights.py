@@ -101,11 +101,6 @@ def lightning(state):
 
 COMMON = {
     "whole": (lambda state: state, ("fc.weight", "fc.bias")),
-    "headless": (without_head, ()),
-    "another head": (
-        lambda state: {**state, "fc.weight": torch.ones(7, 3), "fc.bias": torch.ones(7)},
-        ("fc.weight", "fc.bias"),
-    ),
     "more": (lambda state: {**without_head(state), "queue": torch.ones(9)}, ("queue",)),
     "without counters": (
         lambda state: {name: x for name, x in without_head(state).items() if "num_batches" not in name},
@@ -116,7 +111,6 @@ COMMON = {
         ("n_averaged",),
     ),
     "lightning": (lightning, ("model.decoder.convs.0.weight", "criterion.weight")),
-    "nested": (lambda state: {"teacher": without_head(state), "epoch": 4}, ()),
 }
 OPTIONS = {
     "plain": {},
@@ -163,17 +157,9 @@ FOREIGN = (
     "70 more; not used: one"
 )
 SPOILED = {
-    "statistics missing": (
-        lambda state: {name: x for name, x in state.items() if name != "bn1.running_var"},
-        f"74 {OF_75}; missing: bn1.running_var",
-    ),
     "behind a prefix": (
         lambda state: {f"net.{name}": x for name, x in state.items() if name != "bn1.bias"},
         f"74 {OF_75} behind the prefix net, the nearest; missing: bn1.bias",
-    ),
-    "another shape": (
-        lambda state: {**state, "bn1.bias": torch.ones(5)},
-        f"74 {OF_75}; of another shape: bn1.bias [5] instead of [32]",
     ),
     "quantised": (
         lambda state: {**state, "bn1.bias": torch.ones(32, dtype=torch.uint8)},
@@ -492,12 +478,6 @@ def of_smp():
 
 
 OF_SMP = {
-    "headless": (lambda state: state, "", ()),
-    "another head": (
-        lambda state: {**state, "fc.weight": torch.ones(7, 3), "fc.bias": torch.ones(7)},
-        "",
-        ("fc.weight", "fc.bias"),
-    ),
     "prefix": (lambda state: {f"module.{name}": tensor for name, tensor in state.items()}, "module", ()),
     "of a whole model": (
         lambda state: {

@@ -107,19 +107,6 @@ def test_gives_what_smp_gives(name):
     assert all(map(torch.equal, levels, before))
 
 
-STRIDE_OUT = dict.fromkeys(("Unet", "UnetPlusPlus", "MAnet", "Linknet"), 1)
-STRIDE_OUT |= dict.fromkeys(("FPN", "PAN", "UPerNet", "Segformer"), 4) | dict.fromkeys(("PSPNet", "DeepLabV3"), 32)
-PYRAMID = tuple(Feature(channels=8 * s, stride=s) for s in (2, 4, 8, 16, 32))
-
-
-@pytest.mark.parametrize(("name", "stride"), STRIDE_OUT.items(), ids=STRIDE_OUT)
-@pytest.mark.parametrize("first", [1, 2], ids=["five maps", "four maps"])
-def test_the_stride_of_the_output(name, stride, first):
-    """Of an encoder with a level at half resolution, and of one without."""
-    (out,) = composer.contract(composer.Smp(name), PYRAMID[first - 1 :]).features
-    assert out.stride == stride
-
-
 @pytest.mark.parametrize("name", ["Unet", "Linknet", "FPN", "Segformer"])
 def test_an_encoder_that_begins_at_stride_4_is_taken_as_smp_takes_it(name):
     """smp gives such encoders a level 1 without channels; ours takes the four levels that there are."""
