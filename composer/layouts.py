@@ -152,7 +152,7 @@ class Feature:
     channels: int = field(validator=IntRange())
     stride: Fraction | None = field(default=Fraction(1), converter=_parse_optional_stride)
     axes: str = field(default=MAP, validator=_validate_axes)
-    rounding: Rounding = "exact"
+    rounding: Rounding = field(default="exact", validator=Choice(ROUNDINGS))
     prefix: int = 0
     frames: int = field(default=1, validator=IntRange())
     offset: int | Fraction = field(default=0, converter=_parse_offset)
@@ -161,8 +161,6 @@ class Feature:
         names = self.axes.split()
         if (self.stride is None) != ("h" not in names and "n" not in names):
             raise ValueError(f"a vector, and only a vector, has no stride (got {self.axes!r}, stride {self.stride})")
-        if self.rounding not in ROUNDINGS:
-            raise ValueError(f"rounding is one of {', '.join(ROUNDINGS)} (got {self.rounding!r})")
         if type(self.prefix) is not int or self.prefix < 0 or (self.prefix and "n" not in names):
             raise ValueError(f"prefix counts tokens before a token grid (got {self.prefix!r} on {self.axes!r})")
         if self.frames > 1 and not {"n", "t"} & set(names):

@@ -1,4 +1,7 @@
-"""State of the whole process, which other libraries change when they are imported or called."""
+"""State of the whole process, which other libraries change when they are imported or called.
+
+It is restored afterwards, under one lock for all threads.
+"""
 
 from __future__ import annotations
 

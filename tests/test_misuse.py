@@ -51,11 +51,6 @@ MISUSES = {
         ValueError,
         "options map names to plain values (got [1, 2])",
     ),
-    "an option twice": (
-        lambda: Timm("resnet18", options=(("a", 1), ("a", 2))),
-        ValueError,
-        "options are named once each (got a, a)",
-    ),
     "an option that holds itself": (
         lambda: Timm("resnet18", options={"a": ITSELF}),
         ValueError,

@@ -128,16 +128,13 @@ def convert_options(values: Mapping[str, Any] | Options) -> Options:
 
     Raises ValueError for values that are not plain, because they cannot be written to a file.
     """
-    pairs = tuple(values.items()) if isinstance(values, Mapping) else values
-    if not isinstance(pairs, tuple | list) or not all(
-        isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
-    ):
-        raise ValueError(f"options map names to plain values (got {values!r})")
-    if not all(isinstance(name, str) for name, _ in pairs):
+    try:
+        options = dict(values)
+    except (TypeError, ValueError):
+        raise ValueError(f"options map names to plain values (got {values!r})") from None
+    if not all(isinstance(name, str) for name in options):
         raise ValueError("options are named by strings")
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError(f"options are named once each (got {', '.join(sorted(name for name, _ in pairs))})")
-    return tuple(sorted((name, _freeze_value(name, value)) for name, value in pairs))
+    return tuple((name, _freeze_value(name, options[name])) for name in sorted(options))
 
 
 def _freeze_value(name: str, value: Any, depth: int = 0) -> Any:
