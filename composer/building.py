@@ -145,7 +145,7 @@ def _build_module(typed: TypedGraph, node: Node, *, pretrained: bool) -> nn.Modu
     if module.dispatch(type(part)) is module.dispatch(object):
         fix = f"register one: @composer.module.register({type(part).__name__})"
         expected, got = "has no module", "a class not registered"
-        unknown = Rejection(code="part", kind="raises", expected=expected, got=got, fix=fix)
+        unknown = Rejection(code="part", expected=expected, got=got, fix=fix)
         raise_rejections(typed, [(node.name, unknown)])
 
     def get_features(source: str) -> Features:

@@ -20,8 +20,8 @@ from composer.errors import format_error
 from composer.layouts import Feature
 from composer.parts import EncoderInfo, ProbedEncoder, Timm
 from composer.parts.base import Channels, get_part_name
-from composer.parts.registry import guard_import
 from composer.parts.rules import Rejection
+from composer.process import guard_import
 from composer.sizes import SizeConstraint
 
 

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from composer.graph import Node, Shared, get_module_path
 from composer.inference import TypedGraph, compute_kept_cells, explain_too_large, explain_too_small
 from composer.layouts import Feature, format_count
-from composer.modules.base import crop, pad_axis
 from composer.parts import Custom, Encoder, ProbedEncoder
 from composer.sizes import round_up
 
@@ -154,11 +153,15 @@ def _is_cast(x: Tensor) -> bool:
 
 
 class PadSpec(NamedTuple):
-    """An image of `size` at the position `before` in a padded image of `padded`."""
+    """An image of `size` at the position `before` in a padded image of `padded`.
+
+    `centered` is set where half of the padding is before the image, by the pixel.
+    """
 
     size: Sides
     padded: Sides
     before: Sides
+    centered: bool
 
 
 def compute_padding(inputs: Inputs, images: Mapping[str, Tensor], typed: TypedGraph, unit: int) -> PadSpec:
@@ -186,7 +189,7 @@ def compute_padding_for_size(size: Sides, typed: TypedGraph, unit: int) -> PadSp
     padded = _compute_padded_size(typed, *size)
     before = typed.graph.padding.before
     top, left = (before(target - side, unit) for target, side in zip(padded, size, strict=True))
-    return PadSpec(size, padded, (top, left))
+    return PadSpec(size, padded, (top, left), centered=typed.graph.padding.side == "both" and unit == 1)
 
 
 def pad_image(image: Tensor, feature: Feature, pad: PadSpec, mode: str) -> Tensor:
@@ -196,6 +199,40 @@ def pad_image(image: Tensor, feature: Feature, pad: PadSpec, mode: str) -> Tenso
         cells = [pixels * denominator // numerator for pixels in (start, target)]
         image = pad_axis(image, axis, cells[0], cells[1], mode)
     return image
+
+
+def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tensor:
+    """Extend `x` along `axis` to `length`, with `before` entries in front.
+
+    `reflect` mirrors about the edge without repeating it, as far as the image goes, and repeats the last entry
+    beyond that; `replicate` repeats the edge; `zeros` fills with 0.
+    """
+    size = x.shape[axis]
+    if type(length) is not int or type(size) is not int:
+        return _select_entries(x, axis, torch.arange(length, device=x.device) - before, mode)
+    if length == size:
+        return x
+    # Only the padding is gathered: copying the image in one piece is several times as fast.
+    front = _select_entries(x, axis, torch.arange(-before, 0, device=x.device), mode)
+    back = _select_entries(x, axis, torch.arange(size, length - before, device=x.device), mode)
+    return torch.cat([front, x, back], dim=axis)
+
+
+def _select_entries(x: Tensor, axis: int, index: Tensor, mode: str) -> Tensor:
+    """Return the entries of `x` along `axis` at positions that may be outside of it."""
+    size = x.shape[axis]
+    inside = index.clamp(0, size - 1)
+    if mode == "reflect":
+        beyond = index - inside
+        # One past the edge mirrors to one inside it; clamped where the image is too short to mirror so far.
+        inside = (inside - beyond).clamp(0, size - 1)
+    entries = x.index_select(axis, inside)
+    if mode != "zeros":
+        return entries
+    outside = (index < 0) | (index >= size)
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return entries.masked_fill(outside.view(shape), 0)
 
 
 def _get_ratio(feature: Feature) -> tuple[int, int]:
@@ -281,20 +318,18 @@ def _prepare_output(spec: OutputSpec, x: Tensor, pad: PadSpec, kept: Sides | Non
 
 
 def _check_shape(spec: OutputSpec, x: Tensor, padded: Sides) -> None:
-    at = spec.feature.axes.split().index("b")
     promised = _compute_shape(spec.feature, *padded)
-    if (*x.shape[:at], *x.shape[at + 1 :]) != (*promised[:at], *promised[at + 1 :]):
-        shape = (*promised[:at], "b", *promised[at + 1 :])
+    if x.dim() != len(promised) or any(side not in ("b", given) for side, given in zip(promised, x.shape, strict=True)):
         raise RuntimeError(
-            f"{spec.node} promised a feature of shape {shape} and gave {tuple(x.shape)}: "
+            f"{spec.node} promised a feature of shape {promised} and gave {tuple(x.shape)}: "
             f"its contract and its module disagree"
         )
 
 
 @lru_cache
-def _compute_shape(feature: Feature, height: int, width: int) -> tuple[int, ...]:
+def _compute_shape(feature: Feature, height: int, width: int) -> tuple[int | str, ...]:
     # Cached, because this runs with every image, and fractions are slow.
-    return feature.shape(1, height, width)
+    return feature.shape("b", height, width)
 
 
 def compute_center_crop_box(pad: PadSpec, kept: Sides) -> tuple[int, int, int, int]:
@@ -302,15 +337,18 @@ def compute_center_crop_box(pad: PadSpec, kept: Sides) -> tuple[int, int, int, i
     height, width = pad.size
     if height < kept[0] or width < kept[1]:
         raise ValueError(explain_too_small(kept, height, width))
-    top, left = map(_compute_center_start, pad.size, pad.padded, pad.before, kept)
+    # The center of the padded image is that of a centered one to within half a pixel: what cropping the output gives.
+    areas = zip(pad.size, pad.padded, pad.before, kept, strict=True)
+    top, left = (((padded if pad.centered else side + 2 * before) - keep) // 2 for side, padded, before, keep in areas)
     return top, left, *kept
 
 
-def _compute_center_start(side: int, padded: int, before: int, kept: int) -> int:
-    """Return the start of the center `kept` pixels of a side that begins at `before` in the padded side.
-
-    With even padding the center of the padded side is the same to within half a pixel, and is taken: it is what
-    cropping the padded output gives.
-    """
-    around = padded - side
-    return (side + (around if before == around // 2 else 2 * before) - kept) // 2
+def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Crop a map to `height` rows from `top` and `width` columns from `left`, or as many as it has."""
+    for axis, start, length in ((-2, top, height), (-1, left, width)):
+        if type(start) is int and type(length) is int:
+            x_BCHW = x_BCHW.narrow(axis, start, min(length, x_BCHW.shape[axis] - start))
+        else:
+            # A slice would check its bounds, which fails for a symbol.
+            x_BCHW = x_BCHW.index_select(axis, torch.arange(length, device=x_BCHW.device) + start)
+    return x_BCHW

@@ -18,6 +18,7 @@ from composer.neck_paths import NeckPath, align_branches, apply_part, expand_pat
 from composer.parts import AddBottleneckLayer, EncoderInfo, Head, IdentityDecoder, Part, SelectIndices, Timm
 from composer.parts.base import contract
 from composer.parts.rules import Change, Rejection
+from composer.sizes import SizeConstraint
 from composer.spec.writer import as_chain, format_value
 
 P = TypeVar("P", bound=Part)
@@ -124,7 +125,7 @@ def find_draft(state: Inference) -> Draft | None:
         elif entry.graph not in seen:
             seen.add(entry.graph)
             current = state if entry.graph is state.graph else run_inference(entry.graph, state.describe)
-            if not current.rejections and current.find_sizes() is not None:
+            if not current.rejections and isinstance(current.find_sizes(), SizeConstraint):
                 return entry
             for stream in _propose(current, entry, cost) if current.rejections else ():
                 heappush(waiting, (cost, next(order), stream))

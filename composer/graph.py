@@ -10,9 +10,8 @@ from attrs import Attribute, field, frozen
 
 from composer.errors import Source
 from composer.layouts import Image, parse_height_and_width
-from composer.parts import PART_REGISTRY, Decoder, Encoder, Head, Neck
+from composer.parts import PARTS, Decoder, Encoder, Head, Neck
 from composer.parts.base import Part
-from composer.parts.registry import UnusableError
 from composer.parts.validators import BOOL
 from composer.sizes import Padding
 
@@ -36,10 +35,7 @@ def explain_mistake(value: Any) -> str | None:
 def _format_constructor(name: str) -> str:
     """Return how Python writes the part of a name; a name without a source is taken for a network of timm."""
     source, slash, rest = name.partition("/")
-    try:
-        cls = (PART_REGISTRY.get(f"{source}/") if slash else None) or PART_REGISTRY.get(name)
-    except UnusableError:
-        cls = None
+    cls = (PARTS.get(f"{source}/") if slash else None) or PARTS.get(name)
     if cls is None:
         return "a part, such as composer.Timm('resnet18')" if slash else f"composer.Timm({name!r})"
     return f"composer.{cls.__name__}({rest!r})" if slash else f"composer.{cls.__name__}(…)"

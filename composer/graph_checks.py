@@ -42,17 +42,21 @@ def find_structural_problems(graph: Graph) -> Iterator[Problem]:
 
 
 def sort_nodes(graph: Graph) -> tuple[Node, ...]:
-    """Return the nodes, each after those it takes from, and as given where they are. Raises CycleError for a cycle."""
-    before = {name for name, _ in graph.inputs}
-    for node in graph.nodes:
-        if not before.issuperset(_list_dependencies(node)):
-            break
-        before.add(node.name)
-    else:
-        return graph.nodes
+    """Return the nodes in their written order, each after those that it takes from. Raises CycleError for a cycle."""
     nodes = {node.name: node for node in graph.nodes}
-    order = TopologicalSorter({name: _list_dependencies(node) for name, node in nodes.items()}).static_order()
-    return tuple(nodes[name] for name in order if name in nodes)
+    TopologicalSorter({name: _list_dependencies(node) for name, node in nodes.items()}).prepare()
+    # Not the order of TopologicalSorter, which is another one: seeded weights are drawn in this order.
+    ordered: dict[str, Node] = {}
+    stack = [*reversed(graph.nodes)]
+    while stack:
+        needed = _list_dependencies(stack[-1])
+        missing = [nodes[name] for name in needed if name in nodes and name not in ordered]
+        if missing:
+            stack.extend(reversed(missing))
+        else:
+            node = stack.pop()
+            ordered[node.name] = node
+    return tuple(ordered.values())
 
 
 def _list_dependencies(node: Node) -> tuple[str, ...]:
@@ -270,7 +274,7 @@ def reject_inputs(node: Node) -> Rejection:
     else:
         expected, got = "takes one input", format_count(len(node.sources), "input")
         fix = "join them first, with ConcatFeatures or AddFeatures"
-    return Rejection(code="inputs", kind="raises", expected=expected, got=got, fix=fix)
+    return Rejection(code="inputs", expected=expected, got=got, fix=fix)
 
 
 def reject_unnamed_images(node: Node, part: ProbedEncoder, images: list[Features]) -> Rejection:
@@ -280,7 +284,6 @@ def reject_unnamed_images(node: Node, part: ProbedEncoder, images: list[Features
     pairs = [*node.named, *zip(names, node.positional, strict=False)]
     return Rejection(
         code="inputs",
-        kind="raises",
         expected=f"takes images by name{known}",
         got=f"{format_count(len(images), 'image')} without a name",
         fix=f"from: {{{', '.join(f'{name}: {source}' for name, source in pairs)}}}",

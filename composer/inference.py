@@ -90,10 +90,10 @@ class TypedGraph:
         if padded is None:
             raise ValueError(explain_too_large(self, height, width))
         if output in self.embeddings:
-            return tuple(_compute_padded_shape(feature, padded) for feature in self.features[output])
+            return tuple(feature.shape("b", *padded) for feature in self.features[output])
         (feature,) = self.features[output]
         if feature.stride is None:
-            return _compute_padded_shape(feature, padded)
+            return feature.shape("b", *padded)
         if not self.is_rescaled(feature):
             sides = [self._count_kept_cells(feature, *pair) for pair in zip((height, width), padded, strict=True)]
             return ("b", feature.channels, sides[0], sides[1])
@@ -106,12 +106,6 @@ class TypedGraph:
         before = self.graph.padding.before(padded - pixels, self.unit)
         start, count = compute_kept_cells(feature, pixels, before, padded)
         return min(count, feature.cells(padded) - start)
-
-
-def _compute_padded_shape(feature: Feature, padded: tuple[int, int]) -> Shape:
-    shape: list[str | int] = [*feature.shape(1, *padded)]
-    shape[feature.axes.split().index("b")] = "b"
-    return tuple(shape)
 
 
 def compute_kept_cells(feature: Feature, pixels: int, before: int, padded: int) -> tuple[int, int]:
@@ -256,7 +250,7 @@ class Inference:
             for name, rejection in self.rejections.items()
         )
         problems += find_output_problems(graph, features, parts, self.embeddings)
-        sizes = intersect(iter_size_constraints(graph, features, self.sizes))
+        sizes = self.find_sizes()
         if isinstance(sizes, Conflict):
             problems.append(build_conflict_problem(graph, sizes))
         if problems:
@@ -276,10 +270,9 @@ class Inference:
             embeddings=frozenset(self.embeddings),
         )
 
-    def find_sizes(self) -> SizeConstraint | None:
-        """Return the image sizes that the graph takes; None if no size suits all its nodes."""
-        sizes = intersect(iter_size_constraints(self.graph, self.features, self.sizes))
-        return None if isinstance(sizes, Conflict) else sizes
+    def find_sizes(self) -> SizeConstraint | Conflict:
+        """Return the image sizes that the graph takes, or two constraints that no size meets."""
+        return intersect(iter_size_constraints(self.graph, self.features, self.sizes))
 
     def _infer_outputs(self, node: Node, part: Part) -> ContractResult:
         inputs = [self.features[source] for source in node.positional]
@@ -326,13 +319,12 @@ class Inference:
 
     def _infer_shared(self, node: Node, shared: Shared) -> ContractResult:
         owner = next(other for other in self.graph.nodes if other.name == shared.node)
-        pairs = zip(owner.sources, node.sources, strict=False)
         alike = [name for name, _ in owner.named] == [name for name, _ in node.named]
-        given = [(self.features[one], self.features[other]) for one, other in pairs]
-        factors = {factor for one, other in given for factor in _compute_stride_factors(one, other)}
-        same = len(factors) < 2 if not self.parts[owner.name].reads_stride else factors <= {1}
-        unlike = [position for position, pair in enumerate(given) if None in _compute_stride_factors(*pair) or not same]
-        if unlike or not alike or len(owner.sources) != len(node.sources):
+        expected, given = ([self.features[source] for source in one.sources] for one in (owner, node))
+        if not self.parts[owner.name].reads_stride:
+            expected, given = _scale_strides(expected), _scale_strides(given)
+        unlike = [position for position, pair in enumerate(zip(expected, given, strict=False)) if pair[0] != pair[1]]
+        if unlike or not alike or len(expected) != len(given):
             position = unlike[0] if unlike else 0
             return Rejection(
                 code="join",
@@ -362,19 +354,16 @@ class Inference:
         )
 
 
-def _compute_stride_factors(one: Features, other: Features) -> set[Fraction | None]:
-    """Return by how much the strides of `other` are larger, None for features that differ in anything else."""
-    if len(one) != len(other):
-        return {None}
-    return {_compute_stride_factor(*pair) for pair in zip(one, other, strict=True)} - {Fraction(0)}
+def _scale_strides(inputs: list[Features]) -> list[Features]:
+    """Return features with their strides in units of the first of them."""
+    unit = next((f.stride for features in inputs for f in features if f.stride is not None), Fraction(1))
 
+    def scale(feature: Feature) -> Feature:
+        if feature.stride is None:
+            return feature
+        return evolve(feature, stride=feature.stride / unit, offset=feature.offset / unit)
 
-def _compute_stride_factor(one: Feature, other: Feature) -> Fraction | None:
-    """Return the factor of one feature; 0 for vectors, which have no stride."""
-    if one.stride is None or other.stride is None:
-        return Fraction(0) if one == other else None
-    factor = other.stride / one.stride
-    return factor if evolve(other, stride=one.stride, offset=other.offset / factor) == one else None
+    return [tuple(map(scale, features)) for features in inputs]
 
 
 def infer(graph: Graph, describe: Describe | Mapping[Any, EncoderInfo] | None = None) -> TypedGraph:

@@ -9,10 +9,11 @@ from functools import lru_cache
 from itertools import chain
 from operator import contains
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from attrs import Attribute, field, frozen
 
+Batch = TypeVar("Batch")
 Rounding = Literal["exact", "floor", "ceil"]
 ROUNDINGS: tuple[Rounding, ...] = ("exact", "floor", "ceil")
 MAP = "b c h w"
@@ -30,22 +31,37 @@ MAX_BANDS, MAX_FRAMES, MAX_PIXELS = 65_536, 1024, 2**20
 """The channels, frames and pixels per side that an input image may have."""
 
 
+MAX_ENTRIES = 64
+"""The maximum length of a list of whole numbers, such as levels, dilations or widths."""
+
+
 @frozen
-class WholeNumber:
-    """Validate a whole number of at least `least` and at most `most`; None is valid where it is `optional`."""
+class IntRange:
+    """Validate a whole number from `least` to `most`, or a tuple of at most `entries` of them.
+
+    None is valid where it is `optional`.
+    """
 
     least: int = 1
     most: int | None = None
-    optional: bool = False
+    optional: bool = field(default=False, kw_only=True)
+    entries: int = field(default=MAX_ENTRIES, kw_only=True)
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
         """Raise ValueError for any other value."""
-        if value is None and self.optional:
+        if self.optional and value is None:
             return
-        if type(value) is not int or value < self.least:
-            raise ValueError(f"{attribute.name} must be a whole number of at least {self.least} (got {value!r})")
-        if self.most is not None and value > self.most:
-            raise ValueError(f"{attribute.name} must be at most {self.most:,} (got {value:,})")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) > self.entries:
+            raise ValueError(f"{attribute.name} must have at most {self.entries:,} entries (got {len(numbers):,})")
+        if wrong := [number for number in numbers if not self.holds(number)]:
+            bounds = f"of at least {self.least}" if self.most is None else f"from {self.least} to {self.most}"
+            got = ", ".join(map(repr, wrong))
+            raise ValueError(f"{attribute.name} must be a whole number {bounds} (got {got})")
+
+    def holds(self, number: Any) -> bool:
+        """Return whether a value is a whole number of this range."""
+        return type(number) is int and self.least <= number and (self.most is None or number <= self.most)
 
 
 @frozen
@@ -73,11 +89,8 @@ def validate_bool(_: object, attribute: Attribute[Any], value: Any) -> None:
 
 def parse_stride(value: int | str | Fraction) -> Fraction:
     """Convert `16`, `"3/2"` or a Fraction into an exact, positive Fraction. Raises ValueError for other values."""
-    text_is_ratio = isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,8}(/[1-9][0-9]{0,8})?", value)
-    if not (text_is_ratio or isinstance(value, Fraction) or type(value) is int):
-        raise ValueError(f"a stride is a whole number or a ratio such as '3/2' (got {value!r})")
-    ratio = value if isinstance(value, Fraction) else Fraction(value)
-    if ratio.numerator <= 0:
+    ratio = _parse_ratio(value, "a stride is a whole number or a ratio such as '3/2'")
+    if ratio <= 0:
         raise ValueError(f"a stride must be positive (got {value!r})")
     return ratio
 
@@ -88,11 +101,15 @@ def _parse_optional_stride(value: int | str | Fraction | None) -> Fraction | Non
 
 def _parse_offset(value: int | str | Fraction) -> int | Fraction:
     """Convert an offset into an int where it is whole, else a Fraction. Raises ValueError for other values."""
+    ratio = _parse_ratio(value, "an offset is a whole number of pixels")
+    return ratio.numerator if ratio.denominator == 1 else ratio
+
+
+def _parse_ratio(value: int | str | Fraction, rule: str) -> Fraction:
     text_is_ratio = isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}(/[1-9][0-9]{0,8})?", value)
     if not (text_is_ratio or isinstance(value, Fraction) or type(value) is int):
-        raise ValueError(f"an offset is a whole number of pixels (got {value!r})")
-    ratio = Fraction(value)
-    return ratio.numerator if ratio.denominator == 1 else ratio
+        raise ValueError(f"{rule} (got {value!r})")
+    return Fraction(value)
 
 
 @lru_cache
@@ -132,20 +149,18 @@ class Feature:
     Raises ValueError where the fields contradict each other.
     """
 
-    channels: int = field(validator=WholeNumber())
+    channels: int = field(validator=IntRange())
     stride: Fraction | None = field(default=Fraction(1), converter=_parse_optional_stride)
     axes: str = field(default=MAP, validator=_validate_axes)
-    rounding: Rounding = "exact"
+    rounding: Rounding = field(default="exact", validator=Choice(ROUNDINGS))
     prefix: int = 0
-    frames: int = field(default=1, validator=WholeNumber())
+    frames: int = field(default=1, validator=IntRange())
     offset: int | Fraction = field(default=0, converter=_parse_offset)
 
     def __attrs_post_init__(self) -> None:
         names = self.axes.split()
         if (self.stride is None) != ("h" not in names and "n" not in names):
             raise ValueError(f"a vector, and only a vector, has no stride (got {self.axes!r}, stride {self.stride})")
-        if self.rounding not in ROUNDINGS:
-            raise ValueError(f"rounding is one of {', '.join(ROUNDINGS)} (got {self.rounding!r})")
         if type(self.prefix) is not int or self.prefix < 0 or (self.prefix and "n" not in names):
             raise ValueError(f"prefix counts tokens before a token grid (got {self.prefix!r} on {self.axes!r})")
         if self.frames > 1 and not {"n", "t"} & set(names):
@@ -173,13 +188,16 @@ class Feature:
             raise ValueError(f"{pixels} pixels are not a whole number of cells of stride {self.stride}")
         return -((-quotient.numerator) // quotient.denominator) if self.rounding == "ceil" else int(quotient)
 
-    def shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape for `batch` images of `height` x `width` reference pixels, in the order of `axes`."""
-        sizes = {"b": batch, "c": self.channels, "t": self.frames}
+    def shape(self, batch: Batch, height: int, width: int) -> tuple[int | Batch, ...]:
+        """Return the shape for `batch` images of `height` x `width` reference pixels, in the order of `axes`.
+
+        `batch` is a number or a symbol.
+        """
+        sizes: dict[str, int | Batch] = {"b": batch, "c": self.channels, "t": self.frames}
         if self.stride is not None:
-            sizes["h"], sizes["w"] = self.cells(height), self.cells(width)
+            rows, columns = self.cells(height), self.cells(width)
             frames = 1 if "t" in self.axes else self.frames
-            sizes["n"] = self.prefix + frames * sizes["h"] * sizes["w"]
+            sizes |= {"h": rows, "w": columns, "n": self.prefix + frames * rows * columns}
         return tuple(sizes[axis] for axis in self.axes.split())
 
 
@@ -302,9 +320,9 @@ class Image:
     the reference to (height, width) pixels. Raises ValueError for other values.
     """
 
-    channels: int = field(default=3, validator=WholeNumber(1, MAX_BANDS))
+    channels: int = field(default=3, validator=IntRange(1, MAX_BANDS))
     stride: Fraction = field(default=Fraction(1), converter=parse_stride, validator=_validate_bounded_stride)
-    frames: int | None = field(default=None, validator=WholeNumber(1, MAX_FRAMES, optional=True))
+    frames: int | None = field(default=None, validator=IntRange(1, MAX_FRAMES, optional=True))
     size: tuple[int, int] | None = field(default=None, converter=_parse_image_size)
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from composer.layouts import WholeNumber
+from composer.layouts import IntRange
 
 
 @frozen(kw_only=True)
@@ -18,8 +18,8 @@ class Limits:
     Shared tensors count once. Raises ValueError for anything but whole numbers of at least 0.
     """
 
-    parameters: int | None = field(default=None, validator=WholeNumber(0, optional=True))
-    bytes: int | None = field(default=None, validator=WholeNumber(0, optional=True))
+    parameters: int | None = field(default=None, validator=IntRange(0, optional=True))
+    bytes: int | None = field(default=None, validator=IntRange(0, optional=True))
 
 
 PROC = Path("/proc")

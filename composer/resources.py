@@ -162,7 +162,6 @@ def reject_memory(
     share = f"{_format_bytes(usage[largest].bytes)} of the model's {_format_bytes(total)}" if usage else ""
     return largest, Rejection(
         code="limit",
-        kind="raises",
         expected="needs more memory than there is",
         got=f"{share}{available}" if usage else "no more",
         fix=_suggest_smaller(typed, largest),

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from composer.layouts import Choice, WholeNumber, validate_bool
+from composer.layouts import Choice, IntRange, validate_bool
 
 PADDING_MODES = ("reflect", "replicate", "zeros")
 PADDING_SIDES = ("both", "end")
@@ -25,10 +25,10 @@ class SizeConstraint:
     equal sides. By default every size is valid. Raises ValueError for numbers that are not whole, or below 1.
     """
 
-    multiple: int = field(default=1, validator=WholeNumber())
-    least: int = field(default=1, validator=WholeNumber())
-    height: int | None = field(default=None, validator=WholeNumber(optional=True))
-    width: int | None = field(default=None, validator=WholeNumber(optional=True))
+    multiple: int = field(default=1, validator=IntRange())
+    least: int = field(default=1, validator=IntRange())
+    height: int | None = field(default=None, validator=IntRange(optional=True))
+    width: int | None = field(default=None, validator=IntRange(optional=True))
     square: bool = field(default=False, validator=validate_bool)
 
     def is_valid_size(self, height: int, width: int) -> bool:
@@ -141,7 +141,7 @@ class Padding:
 
     mode: str = field(default="reflect", validator=Choice(PADDING_MODES))
     side: str = field(default="both", validator=Choice(PADDING_SIDES))
-    multiple: int = field(default=1, validator=WholeNumber(1, MAX_MULTIPLE))
+    multiple: int = field(default=1, validator=IntRange(1, MAX_MULTIPLE))
 
     def before(self, total: int, unit: int) -> int:
         """Return how much of `total` padding goes before the image: whole `unit`s, which keep the grid aligned."""

@@ -298,9 +298,9 @@ def test_the_size_of_an_image_has_a_maximum():
         composer.reads("input: {channels: 1000000, frames: 10000, size: [9, 2000000]}\npadding: {multiple: 2000000}\n"
                        "encoder: timm/x\ncrop: [1, 2000000]")  # fmt: skip
     assert [problem.message for problem in caught.value.problems] == [
-        "channels must be at most 65,536 (got 1,000,000).",
-        "frames must be at most 1,024 (got 10,000).",
+        "channels must be a whole number from 1 to 65536 (got 1000000).",
+        "frames must be a whole number from 1 to 1024 (got 10000).",
         "size must be at most 1,048,576 pixels a side (got 2,000,000).",
-        "multiple must be at most 1,048,576 (got 2,000,000).",
+        "multiple must be a whole number from 1 to 1048576 (got 2000000).",
         "crop must be at most 1,048,576 pixels a side (got 2,000,000).",
     ]

@@ -63,7 +63,7 @@ TINY = {
     ),
     "cells of a square": composer.chain(STEM, composer.IdentityDecoder(), HEAD, rescale=False),
     "zeros at the end": composer.chain(
-        STEM, composer.IdentityDecoder(), HEAD, padding=composer.Padding(mode="zeros", side="end")
+        STEM, composer.IdentityDecoder(), HEAD, padding=composer.Padding(mode="zeros", side="end"), crop=(48, 64)
     ),
     "tokens of frames": composer.chain(
         composer.Timm("test_vit", out_indices=[0], tokens=True),

@@ -6,7 +6,9 @@ import pytest
 from torch import nn
 
 from composer.building import build
-from composer.graph import RESERVED_NAMES, chain
+from composer.graph import RESERVED_NAMES, Graph, Node, Shared, chain
+from composer.graph_checks import sort_nodes
+from composer.layouts import Image
 from composer.parts import AddBottleneckLayer, FCNDecoder, RegressionHead, Timm
 
 ENCODER = Timm("resnet18")
@@ -42,6 +44,24 @@ def test_a_branch(branch, names):
     made = chain(ENCODER, DECODER, aux={"early": branch})
     assert [node.name for node in made.nodes if node.name.startswith("aux.")] == names
     assert made.auxiliary == (("early", names[-1]),)
+
+
+@pytest.mark.parametrize(
+    ("written", "order"),
+    [
+        pytest.param("head decoder b a encoder", "encoder a b decoder head", id="depth-first"),
+        pytest.param("encoder b shared a decoder head", "encoder b a shared decoder head", id="owner-first"),
+        pytest.param("encoder b a decoder head", "encoder b a decoder head", id="as-written"),
+    ],
+)
+def test_nodes_run_in_written_order_each_behind_its_inputs(written, order):
+    """Seeded weights are drawn in this order."""
+    sources = {"a": "encoder", "b": "encoder", "shared": "encoder", "decoder": ("a", "b"), "head": "decoder"}
+    nodes = [
+        Node(name, Shared("a") if name == "shared" else DECODER, sources.get(name, "image")) for name in written.split()
+    ]
+    made = Graph(inputs={"image": Image()}, nodes=nodes, outputs=("head",))
+    assert " ".join(node.name for node in sort_nodes(made)) == order
 
 
 BUILT = build(chain(Timm("test_resnet"), DECODER, HEAD))

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 
-from composer.parts.registry import guard_import
+from composer.process import guard_import
 
 DRAWS = {"Python's": (random.seed, random.random), "numpy's": (np.random.seed, np.random.random)}
 

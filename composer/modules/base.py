@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache, singledispatch
 from inspect import isfunction, signature
-from threading import local
 from typing import Any
 
 import torch
@@ -63,13 +63,8 @@ _WITHOUT_GENERATOR_ARGUMENT: frozenset[Callable[..., Any]] = frozenset(
 )  # fmt: skip
 
 
-class _GlobalGeneratorState(local):
-    """Mark in `now` that an inner context of this thread has replaced the state of torch's global generator."""
-
-    now = False
-
-
-_GLOBAL_GENERATOR = _GlobalGeneratorState()
+_REPLACED = ContextVar("replaced", default=False)
+"""Set while an inner context of this thread has replaced the state of torch's global generator."""
 
 
 class CallMode(TorchFunctionMode):
@@ -109,7 +104,7 @@ class SeededGenerator(CallMode):
         if func not in _WITHOUT_GENERATOR_ARGUMENT:
             if kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
                 kwargs["generator"] = self._generator
-        elif kwargs.get("training", True) and not _GLOBAL_GENERATOR.now:
+        elif kwargs.get("training", True) and not _REPLACED.get():
             with self._swap_global_generator():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -117,14 +112,14 @@ class SeededGenerator(CallMode):
     @contextmanager
     def _swap_global_generator(self) -> Iterator[None]:
         previous = torch.default_generator.get_state()
-        _GLOBAL_GENERATOR.now = True
+        token = _REPLACED.set(True)
         torch.default_generator.set_state(self._generator.get_state())
         try:
             yield
         finally:
             self._generator.set_state(torch.default_generator.get_state())
             torch.default_generator.set_state(previous)
-            _GLOBAL_GENERATOR.now = False
+            _REPLACED.reset(token)
 
 
 @cache
@@ -215,51 +210,6 @@ def unfold_frames(x: Tensor, batch: int, frames: int) -> Tensor:
     """Unfold the frames of a tensor: split its axis `batch` into batch and `frames`."""
     before = " ".join(f"axis{number}" for number in range(batch))
     return rearrange(x, f"{before} (b t) ... -> {before} b t ...", t=frames)
-
-
-def pad_axis(x: Tensor, axis: int, before: int, length: int, mode: str) -> Tensor:
-    """Extend `x` along `axis` to `length`, with `before` entries in front.
-
-    `reflect` mirrors about the edge without repeating it, as far as the image goes, and repeats the last entry
-    beyond that; `replicate` repeats the edge; `zeros` fills with 0.
-    """
-    size = x.shape[axis]
-    if type(length) is not int or type(size) is not int:
-        return _select_entries(x, axis, torch.arange(length, device=x.device) - before, mode)
-    if length == size:
-        return x
-    # Only the padding is gathered: copying the image in one piece is several times as fast.
-    front = _select_entries(x, axis, torch.arange(-before, 0, device=x.device), mode)
-    back = _select_entries(x, axis, torch.arange(size, length - before, device=x.device), mode)
-    return torch.cat([front, x, back], dim=axis)
-
-
-def _select_entries(x: Tensor, axis: int, index: Tensor, mode: str) -> Tensor:
-    """Return the entries of `x` along `axis` at positions that may be outside of it."""
-    size = x.shape[axis]
-    inside = index.clamp(0, size - 1)
-    if mode == "reflect":
-        beyond = index - inside
-        # One past the edge mirrors to one inside it; clamped where the image is too short to mirror so far.
-        inside = (inside - beyond).clamp(0, size - 1)
-    entries = x.index_select(axis, inside)
-    if mode != "zeros":
-        return entries
-    outside = (index < 0) | (index >= size)
-    shape = [1] * x.dim()
-    shape[axis] = -1
-    return entries.masked_fill(outside.view(shape), 0)
-
-
-def crop(x_BCHW: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """Crop a map to `height` rows from `top` and `width` columns from `left`, or as many as it has."""
-    for axis, start, length in ((-2, top, height), (-1, left, width)):
-        if type(start) is int and type(length) is int:
-            x_BCHW = x_BCHW.narrow(axis, start, min(length, x_BCHW.shape[axis] - start))
-        else:
-            # A slice would check its bounds, which fails for a symbol.
-            x_BCHW = x_BCHW.index_select(axis, torch.arange(length, device=x_BCHW.device) + start)
-    return x_BCHW
 
 
 def attach_modules(root: nn.Module, modules: Mapping[str, nn.Module]) -> None:

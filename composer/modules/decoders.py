@@ -366,18 +366,6 @@ class Scalars(nn.Module):
         return (self.head(x_BCN.transpose(1, 2)).mean(1),)
 
 
-@module.register(parts.EmbeddingHead)
-class Embedding(nn.Module):
-    """Return the features unchanged."""
-
-    def __init__(self, head: parts.EmbeddingHead, features: Features) -> None:
-        super().__init__()
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the tensors themselves, of any shapes."""
-        return tuple(features)
-
-
 class _PixelShuffleUpsample(nn.Module):
     """Double a map, `(b, c, h, w)` to `(b, c, 2h, 2w)`: four values for each cell, laid out as a square."""
 

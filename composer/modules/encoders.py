@@ -63,29 +63,6 @@ def get_shared_module_state(network: Any) -> dict[str, Any]:
     }
 
 
-class TimmEncoder(TransparentWrapper):
-    """Return the levels `indices` of a plain timm network, as maps or tokens, with or without its final norm.
-
-    Layers that none of these levels needs are pruned.
-    """
-
-    def __init__(self, network: Any, indices: Sequence[int], *, tokens: bool = False, norm: bool = False) -> None:
-        levels = network.prune_intermediate_layers(list(indices), prune_norm=not norm, prune_head=True)
-        super().__init__(network, list(levels))
-        self.tokens = tokens
-        # Two networks of timm have no such argument.
-        self._normed = {"norm": True} if norm else {}
-
-    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Return each level as `(b, c, h, w)`, or with `tokens` as `(b, prefix + h * w, c)`."""
-        run, options = self.network.forward_intermediates, {"indices": self.indices, "intermediates_only": True}
-        if not self.tokens:
-            return tuple(run(image_BCHW, **options, **self._normed))
-        levels = run(image_BCHW, **options, **self._normed, return_prefix_tokens=True, output_fmt="NLC")
-        pairs = [level if isinstance(level, tuple | list) else (level, None) for level in levels]
-        return tuple(x if prefix is None else torch.cat([prefix, x], dim=1) for x, prefix in pairs)
-
-
 @module.register(Custom)
 def _(part: Custom, _: Features) -> nn.Module:
     """Return the module itself. Raises RejectionError where its outputs are not as declared."""

@@ -18,22 +18,31 @@ from composer.modules.base import module, resize_like
 from composer.parts.rules import to_exact_grid
 
 
-@module.register(parts.SelectIndices)
 class Select(nn.Module):
-    """Select tensors by position."""
+    """Select tensors by position; without positions, all."""
 
-    def __init__(self, neck: parts.SelectIndices, features: Features) -> None:
+    def __init__(self, indices: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.indices = neck.indices
+        self.indices = indices
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the tensors at `indices`, of any shapes, in that order."""
-        return tuple(features[index] for index in self.indices)
+        return tuple(features if self.indices is None else (features[index] for index in self.indices))
+
+
+@module.register(parts.SelectIndices)
+def _(neck: parts.SelectIndices, features: Features) -> nn.Module:
+    return Select(neck.indices)
 
 
 @module.register(parts.IdentityDecoder)
 def _(decoder: parts.IdentityDecoder, features: Features) -> nn.Module:
-    return Select(parts.SelectIndices(indices=(decoder.out_index,)), features)
+    return Select((decoder.out_index,))
+
+
+@module.register(parts.EmbeddingHead)
+def _(head: parts.EmbeddingHead, features: Features) -> nn.Module:
+    return Select()
 
 
 def _pick_max(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -171,15 +180,8 @@ class Add(nn.Module):
 
     def forward(self, *branches: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return one tensor for each level, of the shape that it has in every branch."""
-        return tuple(_sum_branches(level) for level in zip(*branches, strict=True))
-
-
-def _sum_branches(level: tuple[Tensor, ...]) -> Tensor:
-    # Not sum(level), which adds the first tensor to 0.
-    total, *others = level
-    for x in others:
-        total = total + x
-    return total
+        first, *others = branches
+        return tuple(sum(level, start) for start, *level in zip(first, *others, strict=True))
 
 
 @module.register(parts.AggregateTokens)

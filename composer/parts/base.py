@@ -48,7 +48,6 @@ class ContractFunction:
 def _reject_unregistered(part: Any, *_: Features, **__: Features) -> ContractResult | Features:
     return Rejection(
         code="part",
-        kind="raises",
         expected="has no contract",
         got="a class that is not registered",
         fix=f"register one: @composer.contract.register({type(part).__name__})",

@@ -72,7 +72,6 @@ def _(decoder: UNetDecoder, features: Features) -> ContractResult:
     if len(decoder.channels) != len(features):
         return Rejection(
             code="count",
-            kind="raises",
             expected=f"has {format_count(len(decoder.channels), 'width')} in channels, one for each map it takes",
             got=format_count(len(features), "map"),
             change=Change("channels", rules.fit_widths(decoder.channels, len(features)), decoder.channels),
@@ -174,7 +173,7 @@ def _(decoder: MLPDecoder, features: Features) -> ContractResult:
     if len({(f.axes, f.stride, rules.to_exact_grid(f).offset) for f in features}) > 1:
         alike = "layout, stride and offset" if any(f.offset for f in features) else "layout and stride"
         expected = f"concatenates its inputs, so they must be of one {alike}"
-        return Rejection(code="stride", kind="raises", expected=expected)
+        return Rejection(code="stride", expected=expected)
     first, sizes = rules.align_grids(features)
     width = decoder.out_dim or decoder.channels or features[decoder.out_index].channels
     return Outputs(features=[evolve(first, channels=width)], sizes=sizes)
@@ -220,11 +219,6 @@ class ASPPSegmentationHead(_ASPPHead):
     num_classes: int = field(default=2, validator=CHANNELS)
 
 
-@contract.register(ASPPSegmentationHead)
-def _(head: ASPPSegmentationHead, features: Features) -> ContractResult:
-    return _infer_aspp(head.positions, features, head.num_classes)
-
-
 @frozen(kw_only=True)
 class ASPPRegressionHead(_ASPPHead):
     """Compute numbers from one map by convolutions of several dilations and its mean. Needs no head.
@@ -236,14 +230,12 @@ class ASPPRegressionHead(_ASPPHead):
     out_channels: int = field(default=1, validator=CHANNELS)
 
 
+@contract.register(ASPPSegmentationHead)
 @contract.register(ASPPRegressionHead)
-def _(head: ASPPRegressionHead, features: Features) -> ContractResult:
-    return _infer_aspp(head.positions, features, head.out_channels)
-
-
-def _infer_aspp(positions: tuple[int, ...], features: Features, channels: int) -> ContractResult:
+def _(head: ASPPSegmentationHead | ASPPRegressionHead, features: Features) -> ContractResult:
     """Infer one map on the grid of the first chosen map, to which the others are resized."""
-    if rejection := rules.require_indices(features, positions, "in_index"):
+    if rejection := rules.require_indices(features, head.positions, "in_index"):
         return rejection
-    chosen = tuple(features[index] for index in positions)
+    chosen = tuple(features[index] for index in head.positions)
+    channels = head.num_classes if isinstance(head, ASPPSegmentationHead) else head.out_channels
     return rules.require_maps(chosen) or Outputs(features=[evolve(chosen[0], channels=channels)])

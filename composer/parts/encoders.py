@@ -85,30 +85,19 @@ def get_weights_file(value: Pretrained) -> tuple[str, str | None] | None:
     return (value, None) if isinstance(value, str) else None
 
 
-_FIELD = "it is a field of its own"
-_WEIGHTS_REASON = "composer loads weights itself"
-_NETWORK_REASON = "composer makes the network itself"
+_OTHER_ARGUMENTS = {
+    "in_chans": "it is the channels of the input",
+    "model_name": "the network is named by name",
+    "device": "the built model is moved with to()",
+    **dict.fromkeys(
+        ("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"), "composer loads weights itself"
+    ),
+    **dict.fromkeys(("feature_cls", "scriptable", "exportable", "no_jit"), "composer makes the network itself"),
+}
+_FIELDS = ("name", "pretrained", "features_only", "out_indices", "img_size", "output_stride")
 
 FORBIDDEN_TIMM_OPTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "pretrained": _FIELD,
-        "pretrained_cfg": _WEIGHTS_REASON,
-        "pretrained_cfg_overlay": _WEIGHTS_REASON,
-        "checkpoint_path": _WEIGHTS_REASON,
-        "cache_dir": _WEIGHTS_REASON,
-        "features_only": _FIELD,
-        "out_indices": _FIELD,
-        "in_chans": "it is the channels of the input",
-        "img_size": _FIELD,
-        "output_stride": _FIELD,
-        "feature_cls": _NETWORK_REASON,
-        "scriptable": _NETWORK_REASON,
-        "exportable": _NETWORK_REASON,
-        "no_jit": _NETWORK_REASON,
-        "model_name": "the network is named by name",
-        "name": _FIELD,
-        "device": "the built model is moved with to()",
-    }
+    {**_OTHER_ARGUMENTS, **dict.fromkeys(_FIELDS, "it is a field of its own")}
 )
 """Arguments of timm that `options` must not hold, each with the reason."""
 
@@ -117,7 +106,7 @@ _NO_CLASSIFIER = "leave it out: an encoder has no classifier"
 
 TIMM_ARGUMENT_HINTS: Mapping[str, str] = MappingProxyType(
     {
-        **{name: f"leave it out: {why}" for name, why in FORBIDDEN_TIMM_OPTIONS.items() if why != _FIELD},
+        **{name: f"leave it out: {why}" for name, why in _OTHER_ARGUMENTS.items()},
         "dynamic_img_size": _ALWAYS_ON,
         "strict_img_size": "leave it out: it is always off where the network supports it",
         "num_classes": _NO_CLASSIFIER,
@@ -248,7 +237,7 @@ def _(info: EncoderInfo, image: Features = (), /, **named: Features) -> Contract
     assert stride is not None
     sizes = _convert_to_reference_pixels(info.sizes, stride)
     if sizes is None:
-        return Rejection(code="sizes", kind="raises", expected=f"takes images of {info.sizes} pixels")
+        return Rejection(code="sizes", expected=f"takes images of {info.sizes} pixels")
     features = [
         f if f.stride is None else evolve(f, stride=f.stride * stride, offset=f.offset * stride) for f in info.features
     ]
@@ -291,7 +280,6 @@ def require_one_image(image: Features) -> Rejection | None:
         return None
     return Rejection(
         code="layout",
-        kind="raises",
         expected=f'takes one image "{MAP}", or one with frames "{FRAMES}"',
         fix="feed it an input of the graph",
     )
@@ -305,14 +293,12 @@ def _require_image(info: EncoderInfo, features: Features, channels: int) -> Reje
     if image.channels != channels:
         return Rejection(
             code="channels",
-            kind="raises",
             expected=f"takes an image of {format_count(channels, 'channel')}",
             fix=f"input: {{channels: {channels}}}",
         )
     if info.frames is not None and (image.axes, image.frames) != (FRAMES, info.frames):
         return Rejection(
             code="frames",
-            kind="raises",
             expected=f"takes an image of {format_count(info.frames, 'frame')} at once",
             fix=f"input: {{frames: {info.frames}}}",
         )
@@ -332,7 +318,6 @@ def _require_named_images(info: EncoderInfo, named: Mapping[str, Features]) -> R
     if channels.keys() != named.keys():
         return Rejection(
             code="inputs",
-            kind="raises",
             expected=f"takes images named {', '.join(channels)}" if channels else "takes one image, without a name",
             got=f"images named {', '.join(named)}" if named else "an image without a name",
             fix=f"from: {{{', '.join(f'{name}: IMAGE' for name in channels)}}}" if channels else "from: IMAGE",
@@ -345,7 +330,6 @@ def _require_named_images(info: EncoderInfo, named: Mapping[str, Features]) -> R
         if (other.stride, other.axes, other.frames) != (first.stride, first.axes, first.frames):
             return Rejection(
                 code="stride",
-                kind="raises",
                 expected=f"takes images of one resolution and as many frames, and {first_name} is "
                 f"{describe_features((first,))}; {name} is not",
                 fix="bring the images to one resolution before they enter the model",

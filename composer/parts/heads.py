@@ -74,11 +74,6 @@ class ClassificationHead(Head):
     linear_after_pool: bool = field(default=False, validator=BOOL)
 
 
-@contract.register(ClassificationHead)
-def _(head: ClassificationHead, features: Features) -> ContractResult:
-    return _infer_image_vector(features, head.num_classes)
-
-
 @frozen(kw_only=True)
 class ScalarHead(Head):
     """Compute numbers of an image: linear layers of widths `dim_list`, dropout, a linear layer, the mean."""
@@ -91,9 +86,16 @@ class ScalarHead(Head):
     linear_after_pool: bool = field(default=False, validator=BOOL)
 
 
+@contract.register(ClassificationHead)
 @contract.register(ScalarHead)
-def _(head: ScalarHead, features: Features) -> ContractResult:
-    return _infer_image_vector(features, head.num_outputs)
+def _(head: ClassificationHead | ScalarHead, features: Features) -> ContractResult:
+    takes = f'channels second: a map "{MAP}" or a vector "{VECTOR}"'
+    outputs = head.num_classes if isinstance(head, ClassificationHead) else head.num_outputs
+    return (
+        require_layout(features, lambda f: f.axes.startswith(VECTOR), takes)
+        or _require_one_feature(features)
+        or Outputs(features=[Feature(channels=outputs, stride=None, axes=VECTOR)])
+    )
 
 
 @frozen(kw_only=True)
@@ -115,18 +117,7 @@ def _(head: EmbeddingHead, features: Features) -> ContractResult:
     )
 
 
-def _infer_image_vector(features: Features, channels: int) -> ContractResult:
-    takes = f'channels second: a map "{MAP}" or a vector "{VECTOR}"'
-    return (
-        require_layout(features, lambda f: f.axes.startswith(VECTOR), takes)
-        or _require_one_feature(features)
-        or Outputs(features=[Feature(channels=channels, stride=None, axes=VECTOR)])
-    )
-
-
 def _require_one_feature(features: Features) -> Rejection | None:
     if len(features) == 1:
         return None
-    return Rejection(
-        code="count", kind="raises", expected="takes one feature", fix="put a decoder before it: IdentityDecoder"
-    )
+    return Rejection(code="count", expected="takes one feature", fix="put a decoder before it: IdentityDecoder")

@@ -119,7 +119,6 @@ def _(neck: PermuteDims, features: Features) -> ContractResult:
     if sorted(neck.new_order) != list(range(rank)) or any(len(f.axes.split()) != rank for f in features):
         return Rejection(
             code="value",
-            kind="raises",
             expected=f"takes features of {rank} axes, each named once in new_order {list(neck.new_order)}",
             about="new_order",
         )
@@ -166,12 +165,11 @@ class ReshapeTokensToImage(RearrangeNeck):
 def _(neck: ReshapeTokensToImage, features: Features) -> ContractResult:
     if not features or any(f.axes not in _GRID_PATTERNS for f in features):
         expected = f'takes tokens "{TOKENS}", or maps "{MAP}", which pass through'
-        return Rejection(code="layout", kind="raises", expected=expected)
+        return Rejection(code="layout", expected=expected)
     tokens = [feature for feature in features if "n" in feature.axes]
     if any(f.prefix for f in tokens) and not neck.remove_cls_token:
         return Rejection(
             code="prefix",
-            kind="raises",
             expected="lays tokens out on a grid, where prefix tokens have no place",
             fix="remove_cls_token: true",
             about="remove_cls_token",
@@ -180,7 +178,6 @@ def _(neck: ReshapeTokensToImage, features: Features) -> ContractResult:
     if stated is not None and any(f.frames != stated for f in tokens):
         return Rejection(
             code="frames",
-            kind="raises",
             expected=f"expects tokens of {format_count(stated, 'frame')}",
             fix=f"effective_time_dim: {max(f.frames for f in tokens)}",
             about="effective_time_dim",
@@ -209,7 +206,7 @@ class ConcatFeatures(Neck):
 
 @contract.register(ConcatFeatures)
 def _(neck: ConcatFeatures, *branches: Features) -> ContractResult:
-    return _require_joinable(branches) or _join_branches(branches, concatenated=True)
+    return _require_equal_levels(branches) or _require_equal_grids(branches) or _join(branches, concatenated=True)
 
 
 @frozen(kw_only=True)
@@ -219,16 +216,20 @@ class AddFeatures(Neck):
 
 @contract.register(AddFeatures)
 def _(neck: AddFeatures, *branches: Features) -> ContractResult:
-    rejection = _require_joinable(branches) or _require_equal_channels(branches)
-    if rejection is None:
-        return _join_branches(branches, concatenated=False)
     levels = list(zip(*branches, strict=False))
-    if rejection.code == "join" and any(len({len(f.axes.split()) for f in level}) > 1 for level in levels):
+    kind: Kind = "raises"
+    if any(len({len(f.axes.split()) for f in level}) > 1 for level in levels):
         # torch aligns axes from the last one, so the batch of one branch may be added to the frames of another.
-        return evolve(rejection, kind="wrong_output")
-    # torch broadcasts a single channel or frame over the others, which is not what was requested.
-    spread = rejection.code in ("join", "channels") and all(map(_is_broadcastable, levels))
-    return evolve(rejection, kind="policy") if spread else rejection
+        kind = "wrong_output"
+    elif all(map(_is_broadcastable, levels)):
+        # torch broadcasts a single channel or frame over the others, which is not what was requested.
+        kind = "policy"
+    return (
+        _require_equal_levels(branches)
+        or _require_equal_grids(branches, kind)
+        or _require_equal_channels(branches, kind)
+        or _join(branches, concatenated=False)
+    )
 
 
 def _is_broadcastable(level: Features) -> bool:
@@ -239,7 +240,7 @@ def _is_broadcastable(level: Features) -> bool:
     )
 
 
-def _join_branches(branches: tuple[Features, ...], *, concatenated: bool) -> Outputs:
+def _join(branches: tuple[Features, ...], *, concatenated: bool) -> Outputs:
     joined, sizes = [], ANY_SIZE
     for level in zip(*branches, strict=True):
         first, demanded = rules.align_grids(level)
@@ -248,7 +249,7 @@ def _join_branches(branches: tuple[Features, ...], *, concatenated: bool) -> Out
     return Outputs(features=joined, sizes=sizes)
 
 
-def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
+def _require_equal_levels(branches: tuple[Features, ...]) -> Rejection | None:
     if len(branches) < 2:
         return Rejection(
             code="inputs",
@@ -262,19 +263,23 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
             levels = format_count(min(len(branch), len(branches[0])), "level")
             return Rejection(
                 code="count",
-                kind="raises",
                 expected=f"joins branches level by level, and its first input has "
                 f"{format_count(len(branches[0]), 'level')}",
                 got=format_count(len(branch), "level"),
                 fix=f"bring both to {levels}, with SelectIndices, or with the out_indices or the depth of an encoder",
                 input=position,
             )
+    return None
+
+
+def _require_equal_grids(branches: tuple[Features, ...], kind: Kind = "raises") -> Rejection | None:
+    for position, branch in enumerate(branches[1:], start=1):
         for level, (one, other) in enumerate(zip(branches[0], branch, strict=True)):
             if rules.get_grid_key(one) != rules.get_grid_key(other):
                 alike = "layout, stride and offset" if one.offset or other.offset else "layout and stride"
                 return Rejection(
                     code="join",
-                    kind="raises",
+                    kind=kind,
                     expected=f"joins level {level} with {describe_features((one,))}",
                     got=describe_features((other,)),
                     fix=f"give both branches the same {alike} at each level",
@@ -283,13 +288,13 @@ def _require_joinable(branches: tuple[Features, ...]) -> Rejection | None:
     return None
 
 
-def _require_equal_channels(branches: tuple[Features, ...]) -> Rejection | None:
+def _require_equal_channels(branches: tuple[Features, ...], kind: Kind) -> Rejection | None:
     widths = [[f.channels for f in level] for level in zip(*branches, strict=True)]
     for level, channels in enumerate(widths):
         if len(set(channels)) > 1:
             return Rejection(
                 code="channels",
-                kind="raises",
+                kind=kind,
                 expected=f"adds level {level} up, so its channels must be equal",
                 got=f"{', '.join(map(str, channels))} channels",
                 fix="join with ConcatFeatures",
@@ -379,7 +384,7 @@ class LearnedInterpolateToPyramidal(Neck):
 def _(neck: LearnedInterpolateToPyramidal, features: Features) -> ContractResult:
     if len(features) != 4:
         fix = rules.suggest_more_levels("four levels") if len(features) < 4 else None
-        return Rejection(code="count", kind="raises", expected="takes exactly four maps", fix=fix)
+        return Rejection(code="count", expected="takes exactly four maps", fix=fix)
     first, second, third, fourth = features
     # The first two are convolved; the fourth would be pooled along its last two axes, the third passes through.
     unpooled: Kind = "policy" if rules.is_map(fourth) else "wrong_output"

@@ -53,8 +53,8 @@ class Rejection:
     """
 
     code: str
-    kind: Kind
     expected: str
+    kind: Kind = "raises"
     got: str | None = None
     fix: str | None = None
     change: Change | None = None
@@ -174,7 +174,6 @@ def require_indices(features: Features, indices: tuple[int, ...], about: str) ->
         if not -count <= index < count:
             return Rejection(
                 code="index",
-                kind="raises",
                 expected=f"takes feature {index}",
                 got=format_count(count, "feature"),
                 fix=f"use {about} from {-count} to {count - 1}" if count else None,
@@ -202,7 +201,7 @@ def require_doubling_strides(features: Features) -> Rejection | None:
 
 def reject_narrow_maps(expected: str) -> Rejection:
     """Build the rejection of maps that have too few channels to divide."""
-    return Rejection(code="channels", kind="raises", expected=expected)
+    return Rejection(code="channels", expected=expected)
 
 
 def suggest_more_levels(wanted: str) -> str:

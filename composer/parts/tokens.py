@@ -110,7 +110,6 @@ def _(neck: AggregateTokens, features: Features) -> ContractResult:
     if wrong:
         return Rejection(
             code="layout",
-            kind="raises",
             expected=f'takes tokens "{TOKENS}", maps "{MAP}", or either per frame',
             fix="leave this neck out: a vector has nothing to be pooled" if wrong[0].stride is None else None,
         )
@@ -175,7 +174,6 @@ def _(neck: TemporalPooling, features: Features) -> ContractResult:
     if frameless:
         return Rejection(
             code="layout",
-            kind="raises",
             expected='takes features with an axis of frames, such as maps "b t c h w"',
             fix="use ReshapeTokensToImage instead, which lays frames that are among the tokens out in the channels"
             if any(feature.frames > 1 for feature in frameless)
@@ -186,7 +184,6 @@ def _(neck: TemporalPooling, features: Features) -> ContractResult:
     if lengths is not None and frames is not None:
         return Rejection(
             code="frames",
-            kind="raises",
             expected=f"divides {format_count(sum(lengths), 'frame')} into the subsets {list(lengths)}",
             got=format_count(frames, "frame"),
             fix="leave subset_lengths out"
@@ -205,7 +202,6 @@ def _reject_difference(frames: int, lengths: tuple[int, ...] | None) -> Rejectio
     subsets = f", in {format_count(len(lengths), 'subset')}" if lengths else ""
     return Rejection(
         code="count",
-        kind="raises",
         expected="takes the difference of exactly two frames or subsets",
         got=f"{format_count(frames, 'frame')}{subsets}",
         fix="pooling: mean"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, frozen
 
 from composer.layouts import Choice as Choice
+from composer.layouts import IntRange as IntRange
 from composer.layouts import validate_bool
 
 ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity")
@@ -17,38 +18,11 @@ FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax")
 MAX_CHANNELS = 65_536
 MAX_LEVELS = 64
 
-MAX_ENTRIES = 64
-"""The maximum length of a list of whole numbers, such as levels, dilations or widths."""
-
 MAX_IN_OPTIONS = 65_536
 """The maximum of a whole number among the options of a foreign constructor, and of the sum of a list of them."""
 
 MAX_DEPTH = 32
 """The maximum nesting depth of an option or a spec, counted through aliases. A graph needs eight."""
-
-
-@frozen
-class IntRange:
-    """Validate a whole number from `least` to `most`, or a tuple of at most `entries` of them.
-
-    None is valid where it is `optional`.
-    """
-
-    least: int
-    most: int
-    optional: bool = field(default=False, kw_only=True)
-    entries: int = field(default=MAX_ENTRIES, kw_only=True)
-
-    def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
-        if self.optional and value is None:
-            return
-        numbers = value if isinstance(value, tuple) else (value,)
-        if len(numbers) > self.entries:
-            raise ValueError(f"{attribute.name} must have at most {self.entries:,} entries (got {len(numbers):,})")
-        wrong = [one for one in numbers if type(one) is not int or not self.least <= one <= self.most]
-        if wrong:
-            rule = f"must be a whole number from {self.least} to {self.most}"
-            raise ValueError(f"{attribute.name} {rule} (got {', '.join(map(repr, wrong))})")
 
 
 def _validate_rate(_: object, attribute: Attribute[Any], value: Any) -> None:
@@ -154,16 +128,13 @@ def convert_options(values: Mapping[str, Any] | Options) -> Options:
 
     Raises ValueError for values that are not plain, because they cannot be written to a file.
     """
-    pairs = tuple(values.items()) if isinstance(values, Mapping) else values
-    if not isinstance(pairs, tuple | list) or not all(
-        isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
-    ):
-        raise ValueError(f"options map names to plain values (got {values!r})")
-    if not all(isinstance(name, str) for name, _ in pairs):
+    try:
+        options = dict(values)
+    except (TypeError, ValueError):
+        raise ValueError(f"options map names to plain values (got {values!r})") from None
+    if not all(isinstance(name, str) for name in options):
         raise ValueError("options are named by strings")
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError(f"options are named once each (got {', '.join(sorted(name for name, _ in pairs))})")
-    return tuple(sorted((name, _freeze_value(name, value)) for name, value in pairs))
+    return tuple((name, _freeze_value(name, options[name])) for name in sorted(options))
 
 
 def _freeze_value(name: str, value: Any, depth: int = 0) -> Any:

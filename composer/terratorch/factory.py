@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from composer.building import build_modules
 from composer.encoder_info import describe
 from composer.errors import Problem
-from composer.execution import compute_center_crop_box, compute_padding_for_size
+from composer.execution import compute_center_crop_box, compute_padding_for_size, crop
 from composer.inference import TypedGraph, infer
 from composer.model import Model, ModelOutput
-from composer.modules.base import crop
 from composer.parts import Encoder
 from composer.terratorch.branches import EMBEDDING_TASK
 from composer.terratorch.calls import Diagnostics, find_padding_notes

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from composer.layouts import Feature, Features, WholeNumber
+from composer.layouts import Feature, Features, IntRange
 from composer.parts import Part, ProbedEncoder
 from composer.parts.base import contract
 from composer.testing.failures import (
@@ -94,9 +94,9 @@ class ContractCheck:
     inputs: tuple[Inputs, ...] = field(default=(), converter=_convert_inputs)
     laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws)
     without: tuple[str, ...] = field(default=(), converter=_convert_laws)
-    examples: int = field(default=DEFAULT_EXAMPLES, validator=WholeNumber())
+    examples: int = field(default=DEFAULT_EXAMPLES, validator=IntRange())
     arguments: Mapping[str, Any] = NOTHING_CHOSEN
-    least: int = field(default=1, validator=WholeNumber())
+    least: int = field(default=1, validator=IntRange())
     fields: Mapping[str, FieldValues] = NOTHING_CHOSEN
 
     def __attrs_post_init__(self) -> None:

@@ -254,7 +254,7 @@ def _find_typed_values(hint: Any, numbers: IntRange | None) -> Strategy | None:
 
 def _list_integers(numbers: IntRange) -> Sequence[int]:
     candidates = (*INTEGER_VALUES, 0, -1, -2)
-    return [number for number in candidates if numbers.least <= number <= numbers.most] or [numbers.least]
+    return [number for number in candidates if numbers.holds(number)] or [numbers.least]
 
 
 # --- graphs

@@ -9,9 +9,8 @@ from attrs import evolve
 from torch import nn
 
 import composer
-from composer.adapters.timm.modules import probe
+from composer.adapters.timm.modules import TimmEncoder, probe
 from composer.graph import Node, Shared
-from composer.modules.encoders import TimmEncoder
 from composer.parts.rules import Rejection
 from tests.law.toys import Toy
 

@@ -8,11 +8,10 @@ import torch
 from torch.nn import functional as F
 
 import composer
-from composer.adapters.timm.modules import probe
+from composer.adapters.timm.modules import TimmEncoder, probe
 from composer.errors import SpecError
 from composer.graph import Graph, Node
 from composer.layouts import Image
-from composer.modules.encoders import TimmEncoder
 from composer.parts.decoders import IdentityDecoder, LinearDecoder, UNetDecoder, UperNetDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import ClassificationHead, RegressionHead, SegmentationHead

@@ -49,11 +49,6 @@ def test_features_leave_as_they_are(levels, tmp_path):
     assert [name for name in levels.state_dict() if not name.startswith("encoder.")] == []
 
 
-def test_a_lone_feature_leaves_in_a_tuple_too():
-    (output,) = run(built(ENCODER, IdentityDecoder(), EmbeddingHead()), torch.rand(2, 3, 64, 96)).output
-    assert output.shape == (2, 192, 4, 6)
-
-
 def test_they_cover_the_padded_image(levels):
     assert levels.typed.sizes.compute_padded_size(70, 90) == (80, 96)
     assert [tuple(y.shape) for y in run(levels, torch.rand(2, 3, 70, 90)).output] == [(2, 32, 20, 24), (2, 192, 5, 6)]
@@ -140,15 +135,6 @@ def test_they_stand_beside_predictions_and_in_auxiliary_branches():
     assert len(leaves) == 5
     again = pytree.tree_unflatten(leaves, structure)
     assert (type(again), type(again.output["all"])) == (composer.ModelOutput, tuple)
-
-
-def test_a_crop_of_nothing_but_embeddings_is_refused():
-    with pytest.raises(composer.SpecError) as caught:
-        composer.infer(composer.chain(ENCODER, IdentityDecoder(), EmbeddingHead(), crop=(20, 30)))
-    assert str(caught.value) == (
-        "error[value] crop: crop keeps the centre of output at the image's size, and no output is at it.\n"
-        "  fix: leave crop out"
-    )
 
 
 @frozen

@@ -13,7 +13,6 @@ from composer.graph import Node
 from composer.layouts import Feature, Image
 from composer.parts.encoders import Custom, Timm
 from composer.parts.heads import EmbeddingHead
-from composer.parts.necks import ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
 from composer.sizes import SizeConstraint
 
@@ -216,41 +215,3 @@ def test_each_frame_is_padded():
     (alone,) = run(embed(encoder, frames=None), x[:, :, 2])
     assert found.shape == (2, FRAMES, 64, 4, 5)
     assert torch.allclose(found[:, 2], alone, atol=1e-5)
-
-
-PATCH = 16
-HEIGHT, WIDTH = 64, 256
-VIT = Timm("test_vit", out_indices=[0], tokens=True)
-CHAINS = {
-    "maps": (Timm("test_vit", out_indices=[0]),),
-    "tokens": (VIT, ReshapeTokensToImage()),
-    "pooled-then-reshaped": (VIT, TemporalPooling(pooling="concat"), ReshapeTokensToImage()),
-}
-SPOTS = [(0, 0, 0, 0), (1, 0, 3, 15), (0, 1, 2, 1), (1, 1, 0, 15), (0, 2, 1, 8), (1, 2, 3, 0), (1, 0, 2, 13)]
-"""Where a patch is brightened: in which film, in which frame, at which row and column of the grid."""
-
-
-def find_changes(parts):
-    """Return for each spot where of all films, frames and cells the features change most."""
-    model = embed(*parts)
-    plain = film(HEIGHT, WIDTH)
-    films = [brighten(plain, *spot) for spot in SPOTS]
-    changes = [(split_frames(run(model, x)) - split_frames(run(model, plain))).abs().sum(2) for x in films]
-    return [tuple(map(int, torch.unravel_index(change_BTHW.argmax(), change_BTHW.shape))) for change_BTHW in changes]
-
-
-def brighten(plain, number, frame, row, column):
-    x = plain.clone()
-    x[number, :, frame, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] += 3
-    return x
-
-
-def split_frames(output):
-    """Return the maps of each frame, `(b, t, c, h, w)`."""
-    (x,) = output
-    return x if x.dim() == 5 else x.unflatten(1, (FRAMES, -1))
-
-
-@pytest.mark.parametrize("parts", CHAINS.values(), ids=CHAINS)
-def test_a_patch_changes_the_features_of_its_film_frame_and_cell(parts):
-    assert find_changes(parts) == SPOTS

@@ -170,13 +170,6 @@ def test_an_input_at_another_resolution_has_offsets_in_reference_pixels():
     }
 
 
-def test_frames_are_each_of_the_same_grid():
-    model = composer.build(composer.chain(borders(), EmbeddingHead(), input=Image(frames=3))).eval()
-    with torch.no_grad():
-        shapes = [tuple(x.shape) for x in model(torch.rand(1, 3, 3, 30, 41)).output]
-    assert shapes == [(1, 3, 4, 14, 20), (1, 3, 8, 6, 9)]
-
-
 class Tokens(nn.Module):
     """A convolution without padding, as tokens behind a class token."""
 

@@ -187,6 +187,7 @@ def test_an_image_smaller_than_the_crop_is_an_error():
     [
         pytest.param([], {"rescale": False}, "rescale: true", id="not-rescaled"),
         pytest.param([composer.ClassificationHead(num_classes=2)], {}, "leave crop out", id="vector"),
+        pytest.param([composer.EmbeddingHead()], {}, "leave crop out", id="embedding"),
     ],
 )
 def test_a_crop_of_output_that_does_not_have_the_size_of_the_image_is_rejected(parts, options, fix):

@@ -101,11 +101,6 @@ def lightning(state):
 
 COMMON = {
     "whole": (lambda state: state, ("fc.weight", "fc.bias")),
-    "headless": (without_head, ()),
-    "another head": (
-        lambda state: {**state, "fc.weight": torch.ones(7, 3), "fc.bias": torch.ones(7)},
-        ("fc.weight", "fc.bias"),
-    ),
     "more": (lambda state: {**without_head(state), "queue": torch.ones(9)}, ("queue",)),
     "without counters": (
         lambda state: {name: x for name, x in without_head(state).items() if "num_batches" not in name},
@@ -116,7 +111,6 @@ COMMON = {
         ("n_averaged",),
     ),
     "lightning": (lightning, ("model.decoder.convs.0.weight", "criterion.weight")),
-    "nested": (lambda state: {"teacher": without_head(state), "epoch": 4}, ()),
 }
 OPTIONS = {
     "plain": {},
@@ -163,17 +157,9 @@ FOREIGN = (
     "70 more; not used: one"
 )
 SPOILED = {
-    "statistics missing": (
-        lambda state: {name: x for name, x in state.items() if name != "bn1.running_var"},
-        f"74 {OF_75}; missing: bn1.running_var",
-    ),
     "behind a prefix": (
         lambda state: {f"net.{name}": x for name, x in state.items() if name != "bn1.bias"},
         f"74 {OF_75} behind the prefix net, the nearest; missing: bn1.bias",
-    ),
-    "another shape": (
-        lambda state: {**state, "bn1.bias": torch.ones(5)},
-        f"74 {OF_75}; of another shape: bn1.bias [5] instead of [32]",
     ),
     "quantised": (
         lambda state: {**state, "bn1.bias": torch.ones(32, dtype=torch.uint8)},
@@ -492,12 +478,6 @@ def of_smp():
 
 
 OF_SMP = {
-    "headless": (lambda state: state, "", ()),
-    "another head": (
-        lambda state: {**state, "fc.weight": torch.ones(7, 3), "fc.bias": torch.ones(7)},
-        "",
-        ("fc.weight", "fc.bias"),
-    ),
     "prefix": (lambda state: {f"module.{name}": tensor for name, tensor in state.items()}, "module", ()),
     "of a whole model": (
         lambda state: {
@@ -531,14 +511,6 @@ def test_what_does_not_fill_an_encoder_of_smp_is_refused(of_smp, tmp_path, chann
     )
 
 
-def test_of_two_networks_of_smp_one_is_chosen(of_smp, tmp_path):
-    state = {f"{who}.{n}": x + (who == "ema") for who in ("ema", "raw") for n, x in of_smp.items()}
-    file = saved(state, tmp_path)
-    assert "behind each of the prefixes ema, raw" in refused(SmpEncoder(SMP, pretrained=file)).message
-    model = built(SmpEncoder(SMP, pretrained={"file": file, "prefix": "raw"}))
-    assert unlike(model.encoder, of_smp) == []
-
-
 SPEC = """\
 encoder: {timm/test_resnet: {pretrained: {file: weights.pth, prefix: teacher.backbone}}}
 head: EmbeddingHead
@@ -563,12 +535,3 @@ def test_the_command_line_says_what_was_loaded(here, published, capsys):
             "student.backbone.conv1.1.running_var and 89 more"
         ),
     ]
-
-
-def test_the_command_line_says_nothing_of_weights_that_were_not_loaded(here, published, capsys):
-    saved({"one": torch.ones(3)}, here)
-    (here / "spec.yaml").write_text("encoder: {timm/test_resnet: {pretrained: weights.pth}}\nhead: EmbeddingHead\n")
-    assert main(["build", "spec.yaml"]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "0 of the 75 tensors that the network needs" in captured.err

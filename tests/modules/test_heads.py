@@ -6,7 +6,6 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.modules.base import module
 from composer.parts import ClassificationHead, RegressionHead, ScalarHead, SegmentationHead
 from tests.modules.formulas import build, draw, level, mix, normalise, vector
 
@@ -24,32 +23,12 @@ def test_dropout_of_a_segmentation_drops_values_and_that_of_a_regression_channel
     assert set(regression.head[0](torch.ones(1, 64, 8, 8)).sum((2, 3)).unique().tolist()) == {0.0, 128.0}
 
 
-@pytest.mark.parametrize(
-    "part",
-    [SegmentationHead(num_classes=2), RegressionHead(), ClassificationHead(num_classes=2), ScalarHead(num_outputs=2)],
-    ids=["segmentation", "regression", "classification", "scalar"],
-)
-def test_a_head_takes_one_feature(part):
-    with pytest.raises(ValueError, match="values to unpack"):
-        build(part, MAP)([draw(MAP)[0], draw(MAP)[0]])
-    with pytest.raises(ValueError, match="values to unpack"):
-        module(part, MAP + MAP)
-
-
 def around(x_BCHW: Tensor, layer: nn.Conv2d) -> Tensor:
     """A 3 × 3 convolution: each cell and its neighbours, zeros beyond the edge."""
     _, _, height, width = x_BCHW.shape
     neighbours = F.unfold(x_BCHW, 3, padding=1)
     y = torch.einsum("bkn,ok->bon", neighbours, layer.weight.flatten(1)).unflatten(2, (height, width))
     return y if layer.bias is None else y + layer.bias.view(1, -1, 1, 1)
-
-
-def test_segmentation_is_one_pointwise_convolution():
-    head, x_BCHW = build(SegmentationHead(num_classes=3), MAP), draw(MAP)[0]
-
-    (y_BCHW,) = head([x_BCHW])
-
-    torch.testing.assert_close(y_BCHW, mix(x_BCHW, head.head[2]))
 
 
 def test_segmentation_convolves_to_each_width_first():
@@ -75,37 +54,12 @@ def test_regression_with_all_of_it_is_its_formula():
     torch.testing.assert_close(y_BCHW, mix(convolved, head.head[3]))
 
 
-def test_regression_without_norm_is_its_formula():
-    part = RegressionHead(learned_upscale_layers=1, channel_list=(5,), batch_norm=False)
-    head, x_BCHW = build(part, MAP), draw(MAP)[0]
-
-    (y_BCHW,) = head([x_BCHW])
-
-    shuffled = rearrange(around(x_BCHW, head.head[0][0].conv), "b (c i j) h w -> b c (h i) (w j)", i=2, j=2)
-    convolved = around(shuffled.clamp(min=0), head.head[1][0][0]).clamp(min=0)
-    torch.testing.assert_close(y_BCHW, mix(convolved, head.head[3]))
-
-
-@pytest.mark.parametrize("layers", [0, 1, 3], ids=["0", "1", "3"])
-def test_regression_doubles_as_often_as_it_is_told(layers):
-    (y_BCHW,) = build(RegressionHead(learned_upscale_layers=layers), MAP)([draw(MAP)[0]])
-
-    assert y_BCHW.shape == (2, 1, 16 * 2**layers, 24 * 2**layers)
-
-
 @pytest.mark.parametrize(
     ("name", "formula"),
     [
         pytest.param(None, lambda x: x, id="none"),
-        pytest.param("Identity", lambda x: x, id="Identity"),
-        pytest.param("ReLU", lambda x: x.clamp(min=0), id="ReLU"),
         pytest.param("GELU", lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2, id="GELU"),
-        pytest.param("SiLU", lambda x: x / (1 + torch.exp(-x)), id="SiLU"),
-        pytest.param("LeakyReLU", lambda x: torch.where(x > 0, x, 0.01 * x), id="LeakyReLU"),
-        pytest.param("ELU", lambda x: torch.where(x > 0, x, torch.exp(x) - 1), id="ELU"),
         pytest.param("Tanh", lambda x: 1 - 2 / (torch.exp(2 * x) + 1), id="Tanh"),
-        pytest.param("Sigmoid", lambda x: 1 / (1 + torch.exp(-x)), id="Sigmoid"),
-        pytest.param("Softplus", lambda x: torch.log(1 + torch.exp(x)), id="Softplus"),
         pytest.param("Softmax", lambda x: torch.exp(x) / torch.exp(x).sum(1, keepdim=True), id="Softmax"),
     ],
 )

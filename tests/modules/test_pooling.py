@@ -82,20 +82,6 @@ def check(neck, feature):
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize(("subsets", "channels"), [("all", 15), ("two", 6), ("one", 3)])
-def test_the_channels_of_frames_one_after_the_other_are_counted_after_the_subsets(subsets, channels):
-    neck = TemporalPooling(pooling="concat", subset_lengths=SUBSETS[subsets])
-    (promised,) = contract(neck, (LAYOUTS["b t n c"],)).features
-    assert promised == Feature(channels=channels, stride=16, axes="b n c", prefix=2)
-
-
-@pytest.mark.parametrize(("subsets", "frames"), [("all", 5), ("two", 2)])
-def test_frames_that_are_kept_are_counted_after_the_subsets(subsets, frames):
-    neck = TemporalPooling(pooling="keep", subset_lengths=SUBSETS[subsets])
-    (promised,) = contract(neck, (LAYOUTS["b c t h w"],)).features
-    assert promised == Feature(channels=3, stride=16, axes="b c t h w", frames=frames)
-
-
 def test_rounding_and_layout_are_those_of_each_feature():
     features = (
         Feature(channels=3, stride=5, axes="b t h w c", rounding="ceil", frames=2),
@@ -125,13 +111,6 @@ def test_tokens_of_each_frame_are_laid_out(prefix):
 
     assert torch.equal(given, maps_BTCHW)
     assert given.is_contiguous()
-
-
-@pytest.mark.parametrize("frames", [4, 6])
-def test_other_frames_than_stated_do_not_fit(frames):
-    neck = module(ReshapeTokensToImage(effective_time_dim=FRAMES), (LAYOUTS["b t n c"],))
-    with pytest.raises(RuntimeError, match="Shape mismatch"):
-        neck([torch.zeros(2, frames, 26, 3)], image_size=(HEIGHT, WIDTH))
 
 
 def sequence(channels=6, prefix=0, frames=1, axes=TOKENS):
@@ -222,11 +201,3 @@ def test_of_equal_tokens_one_has_the_gradient(pooling):
     y_BC.sum().backward()
 
     assert sorted(x_BNC.grad[0, :, 0].tolist()) == [0] * 23 + [1]
-
-
-def test_a_sequence_gives_the_mean_of_its_frames_only_where_they_are_among_the_tokens():
-    per_frame, among = GRIDS["tokens-per-frame"][0], GRIDS["frames-among-the-tokens"][0]
-
-    (_, _), (y_BTC, y_BC) = pooled(AggregateTokens(indices=[0, 1]), per_frame, among)
-
-    assert (y_BTC.shape, y_BC.shape) == ((2, 3, 6), (2, 6))

@@ -13,7 +13,6 @@ from torch import nn
 import composer
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS
 from composer.layouts import Feature
-from composer.parts.rules import Rejection
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
 import segmentation_models_pytorch as smp
@@ -108,19 +107,6 @@ def test_gives_what_smp_gives(name):
     assert all(map(torch.equal, levels, before))
 
 
-STRIDE_OUT = dict.fromkeys(("Unet", "UnetPlusPlus", "MAnet", "Linknet"), 1)
-STRIDE_OUT |= dict.fromkeys(("FPN", "PAN", "UPerNet", "Segformer"), 4) | dict.fromkeys(("PSPNet", "DeepLabV3"), 32)
-PYRAMID = tuple(Feature(channels=8 * s, stride=s) for s in (2, 4, 8, 16, 32))
-
-
-@pytest.mark.parametrize(("name", "stride"), STRIDE_OUT.items(), ids=STRIDE_OUT)
-@pytest.mark.parametrize("first", [1, 2], ids=["five maps", "four maps"])
-def test_the_stride_of_the_output(name, stride, first):
-    """Of an encoder with a level at half resolution, and of one without."""
-    (out,) = composer.contract(composer.Smp(name), PYRAMID[first - 1 :]).features
-    assert out.stride == stride
-
-
 @pytest.mark.parametrize("name", ["Unet", "Linknet", "FPN", "Segformer"])
 def test_an_encoder_that_begins_at_stride_4_is_taken_as_smp_takes_it(name):
     """smp gives such encoders a level 1 without channels; ours takes the four levels that there are."""
@@ -154,18 +140,6 @@ def test_the_first_map_may_stand_for_the_image(name):
     assert tuple(y_BCHW.shape) == composer.contract(part, features).features[0].shape(1, *size)
     # FPN counts from the last map, and with four takes them all.
     assert torch.equal(y_BCHW, z_BCHW) == (name != "FPN")
-
-
-def test_smps_own_fpn_with_three_levels_looks_at_the_image_itself():
-    """Which no other decoder of smp does, and this one is refused for: it takes four maps."""
-    model = build_smp_model("FPN", encoder_depth=3, **OTHERS["FPN"])
-    with torch.no_grad():
-        levels = model.encoder(torch.randn(1, 3, 64, 64))
-        other = [torch.randn_like(levels[0]), *levels[1:]]
-        assert not torch.equal(model.decoder(levels), model.decoder(other))
-    rejection = composer.contract(composer.Smp("FPN"), PYRAMID[:3])
-    assert isinstance(rejection, Rejection)
-    assert rejection.expected == "takes at least 4 maps"
 
 
 class TestDPT:

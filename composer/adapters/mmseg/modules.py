@@ -16,7 +16,7 @@ from composer.adapters.decoders import GROUPS, Call
 from composer.adapters.mmseg.parts import Mmseg, build_call, resolve_arguments, takes_several
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module, use_default_device
-from composer.parts.registry import drop_warnings
+from composer.process import drop_warnings
 
 COMPILED_OPS = "mmcv._ext"
 

@@ -27,8 +27,8 @@ from composer.modules.base import get_default_device, module, use_default_device
 from composer.modules.encoders import TransparentWrapper
 from composer.parts import EncoderInfo, ReshapeTokensToImage
 from composer.parts.encoders import get_weights_file
-from composer.parts.registry import drop_warnings
 from composer.parts.rules import Rejection, is_map
+from composer.process import drop_warnings
 from composer.tensors.matching import LoadedWeights, Match, MismatchError, TensorState, match
 
 

@@ -44,9 +44,9 @@ from composer.modules.base import use_default_device
 from composer.modules.encoders import TransparentWrapper
 from composer.parts import EncoderInfo
 from composer.parts.base import Channels
-from composer.parts.registry import guard_import
 from composer.parts.rules import Kind, Rejection, RejectionError
 from composer.parts.validators import MAX_LEVELS, to_keyword_arguments
+from composer.process import guard_import
 from composer.resources import limit_modules
 from composer.sizes import SizeConstraint
 

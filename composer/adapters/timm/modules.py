@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
@@ -32,12 +32,12 @@ from composer.adapters.weights import check_reachable, read_file_weights, record
 from composer.errors import format_error
 from composer.layouts import CHANNELS_LAST, MAP, TOKENS, Features
 from composer.modules.base import get_default_device, module, use_default_device
-from composer.modules.encoders import TimmEncoder
+from composer.modules.encoders import TransparentWrapper
 from composer.parts import EncoderInfo, Timm
 from composer.parts.encoders import get_weights_file
-from composer.parts.registry import drop_warnings
 from composer.parts.rules import Kind, Rejection, RejectionError
 from composer.parts.validators import to_keyword_arguments
+from composer.process import drop_warnings
 from composer.resources import limit_modules
 from composer.sizes import SizeConstraint
 from composer.tensors.matching import LoadedWeights, TensorState, match
@@ -175,6 +175,29 @@ def _probe_on(part: Timm, channels: int, device: str) -> EncoderInfo | Rejection
         patch=find_patch_size(network),
         levels=levels,
     )
+
+
+class TimmEncoder(TransparentWrapper):
+    """Return the levels `indices` of a plain timm network, as maps or tokens, with or without its final norm.
+
+    Layers that none of these levels needs are pruned.
+    """
+
+    def __init__(self, network: Any, indices: Sequence[int], *, tokens: bool = False, norm: bool = False) -> None:
+        levels = network.prune_intermediate_layers(list(indices), prune_norm=not norm, prune_head=True)
+        super().__init__(network, list(levels))
+        self.tokens = tokens
+        # Two networks of timm have no such argument.
+        self._normed = {"norm": True} if norm else {}
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return each level as `(b, c, h, w)`, or with `tokens` as `(b, prefix + h * w, c)`."""
+        run, options = self.network.forward_intermediates, {"indices": self.indices, "intermediates_only": True}
+        if not self.tokens:
+            return tuple(run(image_BCHW, **options, **self._normed))
+        levels = run(image_BCHW, **options, **self._normed, return_prefix_tokens=True, output_fmt="NLC")
+        pairs = [level if isinstance(level, tuple | list) else (level, None) for level in levels]
+        return tuple(x if prefix is None else torch.cat([prefix, x], dim=1) for x, prefix in pairs)
 
 
 def _build_encoder(part: Timm, network: Any, indices: tuple[int, ...]) -> TimmEncoder:

@@ -40,9 +40,9 @@ from composer.modules.base import module, use_default_device
 from composer.modules.encoders import TransparentWrapper, get_shared_module_state
 from composer.parts import EncoderInfo
 from composer.parts.encoders import get_weights_file
-from composer.parts.registry import guard_import
 from composer.parts.rules import Rejection, RejectionError
 from composer.parts.validators import MAX_IN_OPTIONS, measure_value, to_keyword_arguments
+from composer.process import guard_import
 from composer.resources import limit_modules
 from composer.tensors.files import SHARD_INDEX_SUFFIX
 from composer.tensors.matching import LoadedWeights, Match, MismatchError, TensorState, list_names, match
