@@ -251,30 +251,6 @@ def test_only_the_file_of_the_checkpoint_is_read(folder):
 
 
 INDEX = "model.safetensors.index.json"
-NO_MAP = "has no weight_map that names the file of each weight"
-INDICES = {
-    "a shard that is not there": ('{"weight_map": {"a": "model-1.bin"}}', "names model-1.bin, which is not a file"),
-    "a folder below": (
-        '{"weight_map": {"a": "below/model.safetensors"}}',
-        "names 'below/model.safetensors', which is not a file beside it",
-    ),
-    "the folder above": ('{"weight_map": {"a": ".."}}', "names '..', which is not a file beside it"),
-    "another system's folders": (
-        '{"weight_map": {"a": "..\\\\a"}}',
-        "names '..\\\\a', which is not a file beside it",
-    ),
-    "no name": ('{"weight_map": {"a": ""}}', "names '', which is not a file beside it"),
-    "no weights": ('{"weight_map": {}}', NO_MAP),
-    "no text": ('{"weight_map": {"a": 1}}', NO_MAP),
-    "a list": ("[]", NO_MAP),
-}
-
-
-@pytest.mark.parametrize(("written", "said"), INDICES.values(), ids=INDICES)
-def test_an_index_that_names_no_shards_of_the_folder_is_one_problem(folder, written, said):
-    (folder / "model.safetensors").unlink()
-    (folder / INDEX).write_text(written)
-    assert refused(Transformers(f"{folder}", pretrained=True)).got == f"ValueError: {INDEX} {said}"
 
 
 @pytest.mark.parametrize("name", [INDEX, "shard.safetensors"])
