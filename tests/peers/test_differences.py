@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import composer
 from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning
+from tests.factory_calls import NOTED, call_of
 from tests.peers.combinations import CHANNELS, SWIN, VIT, Pyramid, prithvi
 
 TO_MAPS = [{"name": "ReshapeTokensToImage"}]
@@ -73,7 +74,7 @@ class TupleFeatures(Pyramid):
 
 def build_with(factory, backbone, **call):
     """The model of a factory. A backbone that is a class or a function makes a new one."""
-    made = backbone if isinstance(backbone, str) else backbone()
+    made = backbone if isinstance(backbone, str | nn.Module) else backbone()
     return factory().build_model(backbone=made, **call).eval()
 
 
@@ -183,36 +184,33 @@ class TestGrid:
         assert (first.shape, second.shape) == ((1, 6, 3, 3), (1, 6, 2, 5))
         assert ours([small], image_size=(16, 40))[0].equal(second)
 
+    def test_embeddings_have_the_grid_of_the_image(self, both):
+        theirs, ours = both(Tokens, necks=TO_MAPS, **EMBEDDING)
+
+        assert [x.shape for x in theirs(image(32, 128))] == [(2, 6, 8, 8)]
+        assert [x.shape for x in ours(image(32, 128))] == [(2, 6, 4, 16)]
+
 
 # --- arguments without effect: the model is TerraTorch's, and a warning names what would have an effect
 
 
 PERMUTED = "backbone_temporal_features_permute_op"
-IGNORED = {
-    "index 0": (Pyramid, {**OF_IMAGES, "necks": [{"name": "AggregateTokens", "indices": 0}]}, ["necks[0].indices"]),
-    "batch norm": (Pyramid, {**NUMBERS, "head_batch_norm": False, "head_channel_list": [5]}, ["head_batch_norm"]),
-    "frames without use_temporal": (
-        Pyramid,
-        {**CLASSES, "backbone_temporal_pooling": "concat"},
-        ["backbone_temporal_pooling"],
-    ),
-    "temporal_concat": (Pyramid, {**CLASSES, **FRAMES, "backbone_temporal_concat": True}, ["backbone_temporal_concat"]),
-    "axes of frames": (Pyramid, {**NUMBERS, **FRAMES, PERMUTED: [0, 3, 1, 2]}, [PERMUTED]),
-    "axes of frames side by side": (
-        Pyramid,
-        {**NUMBERS, **FRAMES, "backbone_temporal_pooling": "concat", PERMUTED: [0, 1, 3, 2]},
-        [PERMUTED],
-    ),
-}
+FAILING = ("no level", "an ordered dict", "widths", "an embedding")
+OWN = ("a backbone of one's own", "a decoder of one's own", "arguments of a decoder of one's own")
+"""Calls that fail there, and calls with modules, whose outputs are compared below."""
 
 
-@pytest.mark.parametrize(("backbone", "call", "said"), IGNORED.values(), ids=IGNORED)
-def test_what_has_no_effect_is_told_and_the_numbers_are_the_same(both, backbone, call, said):
-    with pytest.warns(TerraTorchWarning) as warned:
-        theirs, ours = both(backbone, **call)
-    x = image(64, 64, frames=3 if "backbone_use_temporal" in call else None)
+@pytest.mark.filterwarnings("ignore::composer.terratorch.TerraTorchWarning")
+@pytest.mark.parametrize("name", [name for name in NOTED if name not in (*FAILING, *OWN)])
+def test_what_has_no_effect_has_none_and_the_numbers_are_the_same(both, name):
+    call = call_of(**NOTED[name][0])
+    if "aux_decoders" in call:
+        call["aux_decoders"] = [
+            AuxiliaryHead(aux.name, aux.decoder, dict(aux.decoder_args)) for aux in call["aux_decoders"]
+        ]
+    theirs, ours = both(call.pop("backbone"), **call)
+    x = image(64, 64, channels=ours.graph.inputs[0][1].channels, frames=ours.graph.inputs[0][1].frames)
 
-    assert lines_of(warned) == said
     torch.testing.assert_close(run(ours, x), run(theirs, x))
     assert ours(x).auxiliary_heads.keys() == (theirs(x).auxiliary_heads or {}).keys()
 
@@ -450,8 +448,12 @@ class TestSizes:
 FOUR = {"name": "SelectIndices", "indices": [1, 2, 3, 4]}
 UPERNET = {"decoder": "UperNetDecoder", "decoder_channels": 8}
 WHOLE = {
+    "FCNDecoder": {"decoder": "FCNDecoder", "decoder_channels": 4},
     "LinearDecoder": {"decoder": "LinearDecoder", "decoder_upsampling_size": 32, "decoder_num_classes": 2},
+    "scale_modules": {"necks": [FOUR], **UPERNET, "decoder_scale_modules": True},
+    "InterpolateToPyramidal": {"necks": [FOUR, {"name": "InterpolateToPyramidal"}], **LAST},
     "LearnedInterpolateToPyramidal": {"necks": [FOUR, {"name": "LearnedInterpolateToPyramidal"}], **UPERNET},
+    "smp_Segformer": {"decoder": "smp_Segformer"},
     "learned_upscale_layers": {"task": "regression", "num_classes": None, "head_learned_upscale_layers": 1, **LAST},
 }
 """Parts of calls to which maps of whole cells go, which odd sizes do not give."""
@@ -552,6 +554,18 @@ def test_the_callers_arguments_stay_as_they_are():
 
 
 class TestModels:
+    def test_statistics_stand_still_in_a_frozen_encoder(self, both):
+        models = both(Pyramid, **CLASSES)
+        before = [statistics(model.encoder) for model in models]
+        for model in models:
+            model.freeze_encoder()
+            model.train()
+            run(model, image(64, 64))
+
+        theirs, ours = (statistics(model.encoder) for model in models)
+        assert [a.equal(b) for a, b in zip(before[0], theirs, strict=True)] == [False] * 8
+        assert [a.equal(b) for a, b in zip(before[1], ours, strict=True)] == [True] * 8
+
     def test_a_layer_that_is_replaced_is_used(self, both):
         theirs, ours = both("timm_resnet18", **CLASSES)
         x = image(64, 64, channels=3)
@@ -603,3 +617,7 @@ class TestModels:
 
         torch.testing.assert_close(run(ours, x), run(theirs, x))
         torch.testing.assert_close(*(model(x).auxiliary_heads["fcn-aux_1"] for model in (ours, theirs)))
+
+
+def statistics(module):
+    return [x.clone() for name, x in module.named_buffers() if "running" in name]
