@@ -485,3 +485,38 @@ NOTED = {
     ),
 }
 """Calls, each with the arguments that have another effect in TerraTorch than they appear to have, or none."""
+
+
+FOUR = {**SELECT, "indices": [1, 2, 3, 4]}
+UPERNET = {"decoder": "UperNetDecoder", "decoder_channels": 8}
+OF_32 = "needs sides that are multiples of 32"
+NEEDY = {
+    "FCNDecoder": ({}, "decoder", f"FCNDecoder {OF_32}"),
+    "LinearDecoder": (
+        {"decoder": "LinearDecoder", "decoder_upsampling_size": 32, "decoder_num_classes": 2},
+        "decoder",
+        f"LinearDecoder {OF_32}",
+    ),
+    "scale_modules": (
+        {"necks": [FOUR], **UPERNET, "decoder_scale_modules": True},
+        "decoder",
+        f"UperNetDecoder {OF_32}",
+    ),
+    "smp_Segformer": ({"decoder": "smp_Segformer"}, "decoder", "smp/Segformer needs sides that are multiples of 2"),
+    "InterpolateToPyramidal": (
+        {"necks": [FOUR, {"name": "InterpolateToPyramidal"}], "decoder": "IdentityDecoder"},
+        "necks[1]",
+        f"InterpolateToPyramidal {OF_32}",
+    ),
+    "LearnedInterpolateToPyramidal": (
+        {"necks": [FOUR, {"name": "LearnedInterpolateToPyramidal"}], **UPERNET},
+        "necks[1]",
+        f"LearnedInterpolateToPyramidal {OF_32}",
+    ),
+    "learned_upscale_layers": (
+        {**NUMBERS, "decoder": "IdentityDecoder", "head_learned_upscale_layers": 1},
+        "task",
+        f"RegressionHead {OF_32}",
+    ),
+}
+"""Calls with a part to which maps of whole cells go, which odd sizes do not give; its argument, and what it needs."""

@@ -9,7 +9,7 @@ from torch import nn
 
 import composer
 from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning
-from tests.factory_calls import NOTED, NUMBERS, REFUSED, SELECT, SPECS, Maps, built, call_of, translated
+from tests.factory_calls import NEEDY, NOTED, NUMBERS, REFUSED, SPECS, Maps, built, call_of, translated
 
 
 @pytest.mark.parametrize(("changes", "spec"), SPECS.values(), ids=SPECS)
@@ -77,23 +77,6 @@ def list_padded(**changes):
     with pytest.warns(TerraTorchWarning) as warned:
         EncoderDecoderFactory().build_model(**call_of(**changes))
     return [str(warning.message).split(":")[0:2] for warning in warned if "TerraTorch feeds" in str(warning.message)]
-
-
-FOUR = {**SELECT, "indices": [1, 2, 3, 4]}
-NEEDY = {
-    "FCNDecoder": ({}, "decoder", "FCNDecoder needs sides that are multiples of 32"),
-    "Segformer": ({"decoder": "smp_Segformer"}, "decoder", "smp/Segformer needs sides that are multiples of 2"),
-    "LearnedInterpolateToPyramidal": (
-        {"necks": [FOUR, {"name": "LearnedInterpolateToPyramidal"}], "decoder": "UperNetDecoder"},
-        "necks[1]",
-        "LearnedInterpolateToPyramidal needs sides that are multiples of 32",
-    ),
-    "learned_upscale_layers": (
-        {**NUMBERS, "decoder": "IdentityDecoder", "head_learned_upscale_layers": 1},
-        "task",
-        "RegressionHead needs sides that are multiples of 32",
-    ),
-}
 
 
 @pytest.mark.parametrize(("changes", "path", "need"), NEEDY.values(), ids=NEEDY)

@@ -563,12 +563,3 @@ def test_the_command_line_says_what_was_loaded(here, published, capsys):
             "student.backbone.conv1.1.running_var and 89 more"
         ),
     ]
-
-
-def test_the_command_line_says_nothing_of_weights_that_were_not_loaded(here, published, capsys):
-    saved({"one": torch.ones(3)}, here)
-    (here / "spec.yaml").write_text("encoder: {timm/test_resnet: {pretrained: weights.pth}}\nhead: EmbeddingHead\n")
-    assert main(["build", "spec.yaml"]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "0 of the 75 tensors that the network needs" in captured.err

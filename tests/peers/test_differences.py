@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import composer
 from composer.terratorch import EncoderDecoderFactory, TerraTorchWarning
-from tests.factory_calls import NOTED, call_of
+from tests.factory_calls import NEEDY, NOTED, UPERNET, call_of
 from tests.peers.combinations import CHANNELS, SWIN, VIT, Pyramid, prithvi
 
 TO_MAPS = [{"name": "ReshapeTokensToImage"}]
@@ -445,24 +445,11 @@ class TestSizes:
         torch.testing.assert_close(run(ours, x), run(theirs, padded)[..., 7:57, 5:58])
 
 
-FOUR = {"name": "SelectIndices", "indices": [1, 2, 3, 4]}
-UPERNET = {"decoder": "UperNetDecoder", "decoder_channels": 8}
-WHOLE = {
-    "FCNDecoder": {"decoder": "FCNDecoder", "decoder_channels": 4},
-    "LinearDecoder": {"decoder": "LinearDecoder", "decoder_upsampling_size": 32, "decoder_num_classes": 2},
-    "scale_modules": {"necks": [FOUR], **UPERNET, "decoder_scale_modules": True},
-    "InterpolateToPyramidal": {"necks": [FOUR, {"name": "InterpolateToPyramidal"}], **LAST},
-    "LearnedInterpolateToPyramidal": {"necks": [FOUR, {"name": "LearnedInterpolateToPyramidal"}], **UPERNET},
-    "smp_Segformer": {"decoder": "smp_Segformer"},
-    "learned_upscale_layers": {"task": "regression", "num_classes": None, "head_learned_upscale_layers": 1, **LAST},
-}
-"""Parts of calls to which maps of whole cells go, which odd sizes do not give."""
-
-
-@pytest.mark.parametrize("call", WHOLE.values(), ids=WHOLE)
-def test_images_of_odd_sizes_are_padded_and_told_of(both, call):
+@pytest.mark.parametrize("changes", [changes for changes, *_ in NEEDY.values()], ids=NEEDY)
+def test_images_of_odd_sizes_are_padded_and_told_of(both, changes):
+    call = call_of(**changes)
     with pytest.warns(TerraTorchWarning, match=PADDED):
-        theirs, ours = both("timm_resnet18", **{**CLASSES, **call})
+        theirs, ours = both(call.pop("backbone"), **call)
     even, odd = image(64, 64, channels=3), image(70, 55, channels=3)
 
     torch.testing.assert_close(run(ours, even), run(theirs, even))
