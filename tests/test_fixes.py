@@ -103,6 +103,10 @@ CASES = {
         chained("timm/pit_ti_224", "{UNetDecoder: {channels: [128, 64, 32]}}"),
         {"[128, 64, 32]": "[128, 64]", **with_necks("SelectIndices: {indices: [1, 2]}")},
     ),
+    "one stride and a pyramid of smp's": (
+        chained(f"{{{VIT}: {LEVELS}}}", "{smp/UnetPlusPlus: {decoder_channels: [64, 32, 16, 8]}}"),
+        with_necks("InterpolateToPyramidal"),
+    ),
     "a pyramid upside down": (
         chained("timm/convnext_atto", "UperNetDecoder", necks="SelectIndices: {indices: [3, 2, 1, 0]}"),
         {"0]}]": "0]}, SelectIndices: {indices: [3, 2, 1, 0]}]"},

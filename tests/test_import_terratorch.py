@@ -235,6 +235,7 @@ class TestPlaces:
                 "9:63: error[index] X[0].decoder_args.decoder_in_index",
             ),
             ("{name: a, decoder: FCNDecodr, decoder_args: {}}", "9:27: error[part] X[0].decoder"),
+            ("{name: a, decoder: FCNDecoder, decoder_args: 3}", "9:48: error[value] X[0].decoder_args"),
             ("{name: a.b, decoder: FCNDecoder, decoder_args: {}}", "9:18: error[value] X[0].name"),
             ("{name: a}", "9:17: error[key] X[0]"),
             ("{class_path: torch.nn.Linear, init_args: {}}", "9:18: error[part] X[0].class_path"),

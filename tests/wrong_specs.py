@@ -289,6 +289,19 @@ decoder: IdentityDecoder
 <text>:4:5: error[layout] necks[1]: AggregateTokens takes tokens "b n c", maps "b c h w", or either per frame; necks[0] gives 5 × map "b h w c" (64, 64, 128, 256, 512 channels, stride 2, 4, 8, 16, 32).
   fix: necks: [PermuteDims: {new_order: [0, 2, 3, 1]}, PermuteDims: {new_order: [0, 3, 1, 2]}, AggregateTokens]
 """,
+    "maps in no order": """
+encoder: timm/resnet18
+necks:
+  - SelectIndices: {indices: [4, 0, 0, 1]}
+decoder: {UperNetDecoder: {scale_modules: true}}
+aux:
+  a: {decoder: UperNetDecoder}
+---
+<text>:4:10: error[index] decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
+  fix: necks: [SelectIndices: {indices: [4, 0, 0, 1]}, SelectIndices: {indices: [1, 2, 3, 0]}]
+<text>:6:16: error[index] aux.a.decoder: UperNetDecoder takes maps finest first, so strides must not decrease; necks[0] gives 4 × map "b c h w" (512, 64, 64, 64 channels, stride 32, 2, 2, 4).
+  fix: necks: [SelectIndices: {indices: [4, 0, 0, 1]}, SelectIndices: {indices: [1, 2, 3, 0]}]
+""",
     "an output of many": """
 encoder: timm/resnet18
 ---
