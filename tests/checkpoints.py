@@ -5,12 +5,23 @@ import re
 import torch
 
 import composer
-from composer.parts.decoders import FCNDecoder
+from composer.parts.decoders import FCNDecoder, IdentityDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import SegmentationHead
+from composer.parts.necks import AddBottleneckLayer
 
 RESNET = Timm("test_resnet", out_indices=[1])
 GRAPH = composer.chain(RESNET, FCNDecoder(channels=4, num_convs=1), SegmentationHead(num_classes=2))
+BRANCHED = composer.chain(
+    Timm("test_resnet", out_indices=[1, 2], features_only=True),
+    AddBottleneckLayer(),
+    FCNDecoder(channels=4, num_convs=1),
+    SegmentationHead(num_classes=2, channel_list=[3]),
+    aux={
+        "early": (FCNDecoder(channels=3, num_convs=1), SegmentationHead(num_classes=2)),
+        "late": (IdentityDecoder(), SegmentationHead(num_classes=2)),
+    },
+)
 
 
 def state_of(model):

@@ -119,9 +119,10 @@ OF_DINO = {"backbone": "vit_small_patch14_dinov2", "decoder": "IdentityDecoder"}
 AUX = "decoder: FCNDecoder, head: {SegmentationHead: {num_classes: 2}}"
 
 SPECS = {
-    "a bare name": ({"backbone": "resnet18"}, spec()),
-    "capitals in the task": ({"task": "Segmentation"}, spec()),
-    "terratorch's prefix": ({"decoder": "terratorch_FCNDecoder"}, spec()),
+    "other spellings": (
+        {"backbone": "resnet18", "task": "Segmentation", "decoder": "terratorch_FCNDecoder"},
+        spec(),
+    ),
     "dicts": (
         {
             "backbone_kwargs": {"in_chans": 4, "out_indices": [1, 2], "drop_path_rate": 0.1},
@@ -264,10 +265,6 @@ REFUSED = {
         {"task": "object_detection"},
         ["part task -> known: classification, embedding_generation, regression, sca"],
     ),
-    "a misspelled backbone": (
-        {"backbone": "resnet19"},
-        ["part backbone -> did you mean resnet18 or resnet61q or resnet51q?"],
-    ),
     "prithvi": (
         {"backbone": "prithvi_eo_v2_300", "backbone_bands": ["RED"]},
         ["part backbone -> build it and hand in the module: backbone=BACKBONE_REGISTRY."],
@@ -320,10 +317,6 @@ REFUSED = {
         ],
     ),
     "no classes": ({"num_classes": None}, ["key num_classes -> say how many are to be predicted"]),
-    "classes for outputs": (
-        {"task": "regression", "num_classes": 3, "aux_decoders": [AuxiliaryHead("one", "FCNDecoder")]},
-        ["unused num_classes -> num_outputs: 3"],
-    ),
     "both": ({"num_outputs": 2}, ["unused num_outputs -> leave one out"]),
     "arguments beside a dict": (
         {"decoder_kwargs": {"channels": 8}, "decoder_num_convs": 1, "head_kwargs": {"dropout": 0.1}, "head_width": 2},
@@ -338,10 +331,6 @@ REFUSED = {
             "unused num_classes -> num_outputs: 2",
             "unused rescael -> did you mean rescale?",
         ],
-    ),
-    "another's activation": (
-        {**NUMBERS, "head_final_act": "torch.nn.functional.relu"},
-        ["value head_final_act -> choose one of ReLU, GELU, SiLU, LeakyReLU, ELU, Tanh, Sigmoi"],
     ),
     "a head behind a head": (
         {"decoder": "LinearDecoder", "decoder_upsampling_size": 2, "head_dropout": 0.1, "head_channel_list": [8]},
@@ -444,8 +433,8 @@ AGGREGATE = {"name": "AggregateTokens"}
 PYRAMID = {"name": "FeaturePyramidNetworkNeck"}
 
 NOTED = {
-    "nothing": ({}, []),
     "no level": ({**CLASSES, "necks": [{**AGGREGATE, "indices": [], "index": 1}]}, ["necks[0].indices"]),
+    "index 0": ({**CLASSES, "necks": [{**AGGREGATE, "indices": 0}]}, ["necks[0].indices"]),
     "an ordered dict": ({"necks": [{**PYRAMID, "output_ordered_dict": True}]}, ["necks[0].output_ordered_dict"]),
     "widths": ({"decoder": "MLPDecoder", "decoder_kwargs": {"channels": 8}}, ["decoder_kwargs.channels"]),
     "what smp swallows": ({"decoder": "smp_PSPNet", "decoder_psp_channels": 8}, ["decoder_psp_channels"]),
@@ -463,11 +452,20 @@ NOTED = {
         {"decoder": "LinearDecoder", "decoder_num_classes": 3, "decoder_upsampling_size": 2},
         ["decoder"],
     ),
+    "deeplab's head for numbers": (
+        {**NUMBERS, "decoder": "ASPPRegressionHead", "decoder_channels": 8, "decoder_in_channels": 512},
+        ["decoder"],
+    ),
     "frames": ({**FRAMES, "backbone_temporal_concat": False}, ["backbone_temporal_concat"]),
     "axes of frames": (
         {**FRAMES, "backbone_temporal_features_permute_op": [0, 3, 1, 2]},
         ["backbone_temporal_features_permute_op"],
     ),
+    "axes of frames side by side": (
+        {**FRAMES, "backbone_temporal_pooling": "concat", "backbone_temporal_features_permute_op": [0, 1, 3, 2]},
+        ["backbone_temporal_features_permute_op"],
+    ),
+    "frames that are not used": ({"backbone_temporal_pooling": "concat"}, ["backbone_temporal_pooling"]),
     "an output without a size": (
         {**CLASSES, "rescale": False, "image_size_out": (8, 8)},
         ["rescale", "image_size_out"],
@@ -487,3 +485,38 @@ NOTED = {
     ),
 }
 """Calls, each with the arguments that have another effect in TerraTorch than they appear to have, or none."""
+
+
+FOUR = {**SELECT, "indices": [1, 2, 3, 4]}
+UPERNET = {"decoder": "UperNetDecoder", "decoder_channels": 8}
+OF_32 = "needs sides that are multiples of 32"
+NEEDY = {
+    "FCNDecoder": ({}, "decoder", f"FCNDecoder {OF_32}"),
+    "LinearDecoder": (
+        {"decoder": "LinearDecoder", "decoder_upsampling_size": 32, "decoder_num_classes": 2},
+        "decoder",
+        f"LinearDecoder {OF_32}",
+    ),
+    "scale_modules": (
+        {"necks": [FOUR], **UPERNET, "decoder_scale_modules": True},
+        "decoder",
+        f"UperNetDecoder {OF_32}",
+    ),
+    "smp_Segformer": ({"decoder": "smp_Segformer"}, "decoder", "smp/Segformer needs sides that are multiples of 2"),
+    "InterpolateToPyramidal": (
+        {"necks": [FOUR, {"name": "InterpolateToPyramidal"}], "decoder": "IdentityDecoder"},
+        "necks[1]",
+        f"InterpolateToPyramidal {OF_32}",
+    ),
+    "LearnedInterpolateToPyramidal": (
+        {"necks": [FOUR, {"name": "LearnedInterpolateToPyramidal"}], **UPERNET},
+        "necks[1]",
+        f"LearnedInterpolateToPyramidal {OF_32}",
+    ),
+    "learned_upscale_layers": (
+        {**NUMBERS, "decoder": "IdentityDecoder", "head_learned_upscale_layers": 1},
+        "task",
+        f"RegressionHead {OF_32}",
+    ),
+}
+"""Calls with a part to which maps of whole cells go, which odd sizes do not give; its argument, and what it needs."""

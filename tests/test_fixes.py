@@ -74,7 +74,6 @@ necks:
         - 1
 """
 CASES = {
-    "a ViT and a U-Net": (chained(f"{{{VIT}: {LEVELS}}}", UNET), PYRAMID),
     "a ViT as it is, and a U-Net of four levels": (chained(VIT, UNET), {VIT: f"{{{VIT}: {LEVELS}}}", **PYRAMID}),
     "one level of a ViT and four widths": (
         chained(f"{{{VIT}: {{out_indices: [11]}}}}", UNET),
@@ -84,7 +83,6 @@ CASES = {
         chained(f"{{{SWIN}: {{features_only: true}}}}", "UperNetDecoder"),
         with_necks("PermuteDims: {new_order: [0, 3, 1, 2]}"),
     ),
-    "five levels and a decoder of four": (chained("timm/resnet18", UNET), {"64, 32]": "64, 32, 16]"}),
     "one width for four maps": (
         chained("timm/convnext_tiny", "{UNetDecoder: {channels: [128]}}"),
         {"[128]": "[128, 64, 32, 16]"},
@@ -128,10 +126,6 @@ CASES = {
     "frames and a decoder of single images": (
         "input: {frames: 4}\n" + chained("timm/convnext_atto", "UperNetDecoder"),
         with_necks("TemporalPooling"),
-    ),
-    "a ViT with patches of 14 pixels and DPT": (
-        chained("timm/vit_small_patch14_dinov2", "smp/DPT"),
-        {"timm/vit_small_patch14_dinov2": f"{{timm/vit_small_patch14_dinov2: {LEVELS}}}", **PYRAMID},
     ),
     "a head without a decoder": (
         f"encoder: timm/convnext_tiny\n{HEAD}",

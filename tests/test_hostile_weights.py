@@ -26,7 +26,7 @@ from composer.parts.encoders import Timm
 from composer.parts.heads import EmbeddingHead
 from composer.tensors.files import UnreadableError, read_tensor_file
 from tests.bounded import bounded
-from tests.checkpoints import GRAPH
+from tests.checkpoints import GRAPH, state_of, unlike
 
 FIRST, SECOND = "decoder.convs.0.0.bias", "decoder.convs.0.0.weight"
 DOORS = {
@@ -41,16 +41,12 @@ DOORS = {
 def refused(file, door=composer.load_weights):
     """The one problem of a file, and no tensor of the model has changed."""
     model = composer.build(GRAPH, seed=8)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = state_of(model)
     with pytest.raises(SpecError) as caught:
         door(model, file)
-    assert unlike(model, before) == []
+    assert unlike(state_of(model), before) == []
     (problem,) = caught.value.problems
     return problem
-
-
-def unlike(model, state):
-    return [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, state[name])]
 
 
 @pytest.fixture(scope="module")
@@ -404,6 +400,23 @@ def rezipped(change, compression=zipfile.ZIP_STORED):
     return spoil
 
 
+def headless(file):
+    """The record of the numbers has no head of its own."""
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        content[archive.getinfo("model/data/0").header_offset] ^= 0xFF
+    file.write_bytes(content)
+
+
+def far_away(file):
+    """The list says that the numbers stand at the end of the file, where a head is but nothing behind it."""
+    content = bytearray(file.read_bytes())
+    start = content.rindex(b"PK\1\2", 0, content.index(b"/data/0", content.index(b"PK\1\2")))
+    with zipfile.ZipFile(file) as archive:
+        content[start + 42 : start + 46] = archive.infolist()[-1].header_offset.to_bytes(4, "little")
+    file.write_bytes(content)
+
+
 def far_too_many_records(file):
     """A list of 100,000 records, of which zipfile would make objects before anybody could count."""
     content = file.read_bytes()
@@ -414,43 +427,105 @@ def far_too_many_records(file):
     file.write_bytes(content[:start] + record * count + end)
 
 
+def folder(file):
+    file.unlink()
+    file.mkdir()
+
+
 def save_as(content, **options):
     return lambda file: torch.save(content, file, **options)
 
 
+def save_over(*arguments):
+    """Save what claims to be a tensor over a storage."""
+    return save_as({"a": Calling(torch._utils._rebuild_tensor_v2, *arguments, False, {})})
+
+
 ONE = torch.ones(2)
-ARCHIVES = {
+STORAGE = torch.ones(4)._typed_storage()
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+NEITHER = "\n  fix: give a file of safetensors, or one that torch.save wrote"
+AGAIN = "\n  fix: save or copy it again"
+NOT_OF_TORCH = f"{DAMAGED}.{AGAIN}"
+NO_NUMBERS = f"is damaged (the numbers of a cannot be read).{AGAIN}"
+NO_STATE = f"{NO_TENSORS}.\n  fix: save the state dict: torch.save(model.state_dict(), file)"
+SPOILED = {
+    "nothing": (Path.unlink, "is not a file.\n  fix: check the path"),
+    "folder": (folder, "is a folder.\n  fix: check the path"),
+    "empty": (lambda file: file.write_bytes(b""), "is not a safetensors file ("),
+    "text": (lambda file: file.write_text("state_dict"), f"is a text.{NEITHER}"),
+    "pointer": (
+        lambda file: file.write_text(POINTER),
+        "is a pointer of git-lfs, and not the file itself.\n  fix: fetch the file: git lfs pull",
+    ),
+    "cut": (lambda file: file.write_bytes(file.read_bytes()[:-100]), NOT_OF_TORCH),
+    "headless": (headless, NO_NUMBERS),
+    "far away": (far_away, NO_NUMBERS),
+    "another zip": (rezipped(lambda records: records.pop("data.pkl")), NOT_OF_TORCH),
+    "no pickle": (rezipped(lambda records: records.update({"data.pkl": b"\x80"})), NOT_OF_TORCH),
+    "list": (save_as([ONE]), NO_STATE),
+    "empty state": (save_as({"epoch": 1, "state_dict": {}}), NO_STATE),
+    "beyond": (save_over(STORAGE, 0, (100,), (1,)), f"is damaged (a reaches beyond its numbers).{AGAIN}"),
+    "negative": (save_over(STORAGE, 0, (-2,), (1,)), "is damaged (a reaches beyond its numbers)."),
+    "far steps": (save_over(STORAGE, 0, (2, 2), (2**63, 1)), "is damaged (a reaches beyond its numbers)."),
+    "no memory": (save_over(None, 0, (2,), (1,)), f"{NOT_VALID}."),
     "compressed": (
         rezipped(lambda records: records.update({"data.pkl": bytes(2**24)}), zipfile.ZIP_DEFLATED),
-        "has compressed records; torch.save does not compress",
+        "has compressed records; torch.save does not compress.",
     ),
-    "records": (far_too_many_records, "has a list of records of more than 4,194,304 bytes"),
+    "records": (far_too_many_records, "has a list of records of more than 4,194,304 bytes."),
     "another order": (
         rezipped(lambda records: records.update(byteorder=b"big")),
-        "has another byte order than this machine",
+        "has another byte order than this machine.",
     ),
     "conjugate": (
         save_as({"a": torch.ones(2, dtype=torch.complex64).conj()}),
-        "has a, whose numbers are conjugate or negated",
+        "has a, whose numbers are conjugate or negated.",
     ),
     "expanded": (
         save_as({"a": torch.ones(1).expand(10_000)}),
-        "has a, a view that repeats its numbers beyond the size of the file",
+        "has a, a view that repeats its numbers beyond the size of the file.",
     ),
-    "program": (lambda file: torch.jit.save(torch.jit.script(nn.ReLU()), file), "is a program that torch.jit wrote"),
-    "torch before 1.6": (
-        save_as({"a": ONE}, _use_new_zipfile_serialization=False),
-        "is a pickle outside a zip archive, as torch wrote before 1.6",
-    ),
+    "program": (lambda file: torch.jit.save(torch.jit.script(nn.ReLU()), file), "is a program that torch.jit wrote."),
 }
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
-@pytest.mark.parametrize(("spoil", "said"), ARCHIVES.values(), ids=ARCHIVES)
-def test_an_archive_that_cannot_be_read_is_one_problem(tmp_path, spoil, said):
+@pytest.mark.parametrize(("spoil", "said"), SPOILED.values(), ids=SPOILED)
+def test_a_file_that_cannot_be_read_is_one_problem(tmp_path, spoil, said):
+    file = tmp_path / "model.pth"
+    torch.save({"a": ONE}, file)
+    spoil(file)
+    assert str(refused(file)).startswith(f"{file}: error[weights] {said}")
+
+
+def test_a_file_that_may_not_be_read_is_one_problem(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
     torch.save({"a": ONE}, tmp_path / "model.pth")
-    spoil(tmp_path / "model.pth")
-    assert refused(tmp_path / "model.pth").message == f"{said}."
+    monkeypatch.setattr(Path, "open", refuse)
+    assert str(refused(tmp_path / "model.pth")).endswith(
+        "error[weights] cannot be read (Permission denied).\n  fix: check the file and its permissions"
+    )
+
+
+BESIDE = {
+    "module": nn.CrossEntropyLoss,
+    "values": lambda: {"path": Path("x"), "set": {1, 2}, (1, 2): len, Filling: [Filling()]},
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(7), 0.1, 0, torch.qint8),
+    "sparse": lambda: torch.eye(2).to_sparse(),
+    "float8": lambda: torch.ones(5).to(torch.float8_e5m2),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("other", BESIDE.values(), ids=BESIDE)
+def test_a_file_is_read_past_what_else_it_holds(tmp_path, other):
+    content = {"before": other(), "state_dict": {f"{n}": torch.full((3,), n) for n in range(5)}, "behind": other()}
+    torch.save(content, tmp_path / "model.pth")
+    found = read_tensor_file(tmp_path / "model.pth")
+    assert {name: x.tolist() for name, x in found.items()} == {f"{n}": [n] * 3 for n in range(5)}
 
 
 def test_tensors_of_rare_kinds_are_read(tmp_path):
@@ -470,14 +545,16 @@ def test_tensors_of_rare_kinds_are_read(tmp_path):
 
 def test_a_file_of_torch_before_1_6_can_be_converted(tmp_path):
     """By what the error says."""
-    file = tmp_path / "model.pth"
-    state = composer.build(GRAPH, seed=4).state_dict()
+    file, state = tmp_path / "model.pth", state_of(composer.build(GRAPH, seed=4))
     torch.save(state, file, _use_new_zipfile_serialization=False)
-    assert refused(file).fix == "convert it: torch.save(torch.load(file, weights_only=True), file)"
+    assert str(refused(file)).endswith(
+        "is a pickle outside a zip archive, as torch wrote before 1.6.\n"
+        "  fix: convert it: torch.save(torch.load(file, weights_only=True), file)"
+    )
     torch.save(torch.load(file, weights_only=True), file)
     model = composer.build(GRAPH, seed=8)
     composer.load_weights(model, file)
-    assert unlike(model, state) == []
+    assert unlike(state_of(model), state) == []
 
 
 WRITERS = {"torch": torch.save, "safetensors": save_file}
@@ -486,12 +563,11 @@ WRITERS = {"torch": torch.save, "safetensors": save_file}
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_no_parameter_points_into_the_file(tmp_path, write):
     file = tmp_path / "model.pth"
-    model = composer.build(GRAPH, seed=8)
-    state = {name: tensor.clone() for name, tensor in composer.build(GRAPH, seed=4).state_dict().items()}
+    model, state = composer.build(GRAPH, seed=8), state_of(composer.build(GRAPH, seed=4))
     write(state, file)
     composer.load_weights(model, file)
     file.write_bytes(bytes(file.stat().st_size))
-    assert unlike(model, state) == []
+    assert unlike(state_of(model), state) == []
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)

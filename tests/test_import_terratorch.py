@@ -213,15 +213,12 @@ class TestPlaces:
                 ],
                 "9:41: error[index] X.necks[0].indices[0]",
             ),
-            (["necks:", "- {name: MaxpoolToPyramidl}", *FCN], "8:10: error[part] X.necks[0].name"),
             (["necks:", "- {name: LearnedInterpolateToPyramidal}", *FCN], "8:9: error[count] X.necks[0]"),
             (["decoder: FCNDecoder", "decoder_in_index: 9", "num_classes: 2"], "8:7: error[index] X.decoder_in_index"),
             (["backbone_out_indices: [9]", *FCN], "7:30: error[index] X.backbone_out_indices[0]"),
-            (["backbone_kwargs: {out_indices: [x]}", *FCN], "7:25: error[value] X.backbone_kwargs.out_indices"),
             (["decoder: FCNDecoder"], "5:5: error[key] X.num_classes"),
             ([*FCN, "rescale: false", "image_size_out: [4, 4]"], "10:7: error[value] X.image_size_out"),
             ([*FCN, "task: regression"], "9:7: error[unused] X.task"),
-            ([*FCN, "aux_decoders: [3]"], "9:7: error[unused] X.aux_decoders"),
         ],
         ids=lambda value: value.partition("X.")[2] if isinstance(value, str) else "",
     )
@@ -356,7 +353,6 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "c.yaml").write_text(CONFIG.read_text())
     (tmp_path / "bad.yaml").write_text(model("decoder: FCNDecoder"))
     (tmp_path / "spec.yaml").write_text("something else")
-    (tmp_path / "folder.yaml").mkdir()
     return tmp_path
 
 
@@ -375,40 +371,30 @@ class TestCommand:
         said = f"bad.yaml:5:5: error[key] {ARGS}.num_classes: segmentation needs num_classes.\n"
         assert capsys.readouterr() == ("", f"{said}  fix: say how many are to be predicted\n")
         assert (here / "spec.yaml").read_text() == "something else"
-        assert {path.name for path in here.iterdir()} == {"bad.yaml", "c.yaml", "folder.yaml", "spec.yaml"}
+        assert {path.name for path in here.iterdir()} == {"bad.yaml", "c.yaml", "spec.yaml"}
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["none.yaml"], "none.yaml: there is no such file; check the path."),
-            (["folder.yaml"], "folder.yaml: this is a folder; name a file in it."),
-            (
-                ["c.yaml", "-o", "folder.yaml"],
-                "folder.yaml: cannot be written (Is a directory); choose another name or folder.",
-            ),
             (["c.yaml", "-o", "spec.txt"], "spec.txt: the name must end in .yaml or .yml."),
             (
                 ["c.yaml", "-o", "./c.yaml"],
                 "./c.yaml: this is the config itself, which would be lost; choose another name.",
             ),
         ],
-        ids=["absent", "folder", "onto a folder", "suffix", "onto itself"],
+        ids=["absent", "suffix", "onto itself"],
     )
     def test_files_that_cannot_be_read_or_written(self, here, arguments, message, capsys):
         assert main(["import", "terratorch", *arguments]) == 2
         assert capsys.readouterr() == ("", f"{message}\n")
         assert (here / "c.yaml").read_text() == CONFIG.read_text()
 
-    def test_with_known_facts_loads_neither_torch_nor_timm(self, here):
-        known = main(["import", "terratorch", "c.yaml", "-o", "spec.yaml"])
-        program = (
-            "import sys; from composer.__main__ import main; "
-            "code = main(['import', 'terratorch', 'c.yaml', '-o', 'spec.yaml']); "
-            "print(code, 'torch' in sys.modules, 'timm' in sys.modules)"
-        )
+    def test_torch_and_timm_are_not_needed(self, here):
+        program = "import sys; sys.modules.update(torch=None, timm=None); from composer.__main__ import main; "
+        program += "sys.exit(main(['import', 'terratorch', 'c.yaml', '-o', 'spec.yaml']))"
         environment = {**os.environ, "PYTHONPATH": str(CONFIG.parents[2])}
-        ran = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
-        )
 
-        assert (known, ran.stdout.splitlines()[-1]) == (0, "0 False False")
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+        assert (here / "spec.yaml").read_text() == SPEC

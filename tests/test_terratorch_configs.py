@@ -47,21 +47,33 @@ IMPORTED = {
 """The configs whose backbone is timm's, each with the shapes of the outputs for an image of 224 × 224."""
 
 LIGHT = {
-    "eurosat.timm",
-    "multi_temporal_crop.timm",
-    "pooled_embeddings.timm",
-    "prithvi_vit_300.timm",
-    "satlas_uper.timm",
-    "scalar_regression.timm",
-    "timm_resnet18",
-    "timm_resnet34_rgb",
+    *("eurosat.timm", "multi_temporal_crop.timm", "pooled_embeddings.timm", "prithvi_vit_300.timm"),
+    *("satlas_uper.timm", "scalar_regression.timm", "timm_resnet18", "timm_resnet34_rgb"),
 }
 """Those that are built in a second. timm draws the weights of a ViT number by number."""
 
 LONG = {"burn_scars.timm", "timm_convnext_in_chans", "timm_convnext_large", "timm_convnext_xlarge"}
 """Those whose network is found out about in ten seconds or more."""
 
+OTHER_FACTORIES = {
+    "aspphead": 19,
+    "baseline_unet": 8,
+    "burnscars_smp": 5,
+    "clay15": 10,
+    "eurosat_generic": 26,
+    "forestnet_timm": 5,
+    "mlp_decoder": 19,
+    "prithvi_pixelwise_pad": 28,
+    "prithvi_swin_b": 22,
+    "prithvi_vit_300": 28,
+    "segmenter_decoder": 17,
+    "smp_resnet34": 5,
+    "train_segmentation_unet": 18,
+}
+"""The configs of models that another factory makes, each with the line where it is named."""
+
 REFUSED = {
+    **{stem: [f"{line}: part model_factory"] for stem, line in OTHER_FACTORIES.items()},
     "agb_mmseg": [
         "7: unused model_args.pretrained",
         "8: part model_args.backbone",
@@ -72,18 +84,7 @@ REFUSED = {
         "22: unused model_args.head_final_act",
         "23: unused model_args.head_learned_upscale_layers",
     ],
-    "aspphead": ["19: part model_factory"],
-    "baseline_unet": ["8: part model_factory"],
-    "burnscars_smp": ["5: part model_factory"],
-    "clay15": ["10: part model_factory"],
-    "eurosat_generic": ["26: part model_factory"],
     "everwatch_resnet50": ["3: part model.class_path"],
-    "forestnet_timm": ["5: part model_factory"],
-    "mlp_decoder": ["19: part model_factory"],
-    "prithvi_pixelwise_pad": ["28: part model_factory"],
-    "prithvi_swin_b": ["22: part model_factory"],
-    "prithvi_vit_300": ["28: part model_factory"],
-    "segmenter_decoder": ["17: part model_factory"],
     "sen4map": [
         "7: unused model_args.pretrained",
         "8: part model_args.backbone",
@@ -91,7 +92,6 @@ REFUSED = {
         "15: unused model_args.bands",
         "19: unused model_args.num_frames",
     ],
-    "smp_resnet34": ["5: part model_factory"],
     "terramind_embeddings": [
         "6: value model",
         "7: key model_args.backbone",
@@ -100,7 +100,6 @@ REFUSED = {
     ],
     "test_template": ["2: key model", "3: key model.type", "4: key model.layers"],
     "timm_convnext_in_chans": ["9: unused model_args.in_chans"],
-    "train_segmentation_unet": ["18: part model_factory"],
 }
 """The configs that cannot be imported, each with the lines, codes and places of its problems."""
 

@@ -8,13 +8,13 @@ import torch
 
 import composer
 from composer.layouts import Image
-from composer.parts.decoders import FCNDecoder, IdentityDecoder, UNetDecoder, UperNetDecoder
+from composer.parts.decoders import IdentityDecoder, UNetDecoder, UperNetDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import RegressionHead, SegmentationHead
 from composer.parts.necks import AddBottleneckLayer, LearnedInterpolateToPyramidal, ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
 from composer.terratorch.translation import UNUSED_ATTENTION, list_tensor_names
-from tests.checkpoints import GRAPH, as_terratorch_says, state_of, trained, unlike
+from tests.checkpoints import BRANCHED, GRAPH, as_terratorch_says, state_of, trained, unlike
 
 
 @pytest.fixture
@@ -76,18 +76,6 @@ def test_a_plain_network_takes_what_timms_wrapper_had(encoder, rest, file):
     assert [name for name in unlike(state_of(model), state_of(donor)) if name in behind] == []
     assert (report.missing, report.unexpected, report.mismatched, report.set_aside) == ((), (), (), ())
     assert [name for name, _ in report.matched] == list(model.state_dict())
-
-
-BRANCHED = composer.chain(
-    Timm("test_resnet", out_indices=[1, 2], features_only=True),
-    AddBottleneckLayer(),
-    FCNDecoder(channels=4, num_convs=1),
-    SegmentationHead(num_classes=2, channel_list=[3]),
-    aux={
-        "early": (FCNDecoder(channels=3, num_convs=1), SegmentationHead(num_classes=2)),
-        "late": (IdentityDecoder(), SegmentationHead(num_classes=2)),
-    },
-)
 
 
 def test_every_place_of_a_chain_has_its_name(file):

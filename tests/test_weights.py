@@ -108,32 +108,19 @@ UNFIT = {
     "missing": (
         lambda state: state.pop("head.head.2.bias"),
         "lacks 1 tensor of the model: 1 of head (head.head.2.bias).",
-        '["head.*"]',
     ),
     "behind a prefix": (
         lambda state: [state.update({f"model.{name}": state.pop(name)}) for name in list(state)],
         "has no tensor of this model: ",
-        None,
-    ),
-    "another-shape": (
-        lambda state: state.update({"head.head.2.bias": torch.ones(3)}),
-        "has 1 tensor of another shape or type than the model's: 1 of head (head.head.2.bias is [3] and must be [2]).",
-        '["head.*"]',
     ),
 }
 
 
-@pytest.mark.parametrize(("change", "said", "ignore"), UNFIT.values(), ids=UNFIT)
-def test_a_file_whose_tensors_are_not_the_models_is_not_loaded(file, change, said, ignore):
+@pytest.mark.parametrize(("change", "said"), UNFIT.values(), ids=UNFIT)
+def test_a_file_whose_tensors_are_not_the_models_is_not_loaded(file, change, said):
     rewrite(file, change)
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(SpecError, match=re.escape(said)):
         composer.load(file)
-    (problem,) = caught.value.problems
-    fix = f"give a checkpoint of this very model, or allow it: load_weights(model, file, ignore={ignore})"
-    assert problem.message.startswith(said)
-    assert problem.fix == (
-        fix if ignore else "give a checkpoint of this model; for an encoder alone: pretrained: FILE in the spec"
-    )
 
 
 def keep_more(model):
@@ -292,11 +279,6 @@ def test_a_sharded_model_is_not_saved(tmp_path):
 
 
 UNSETTABLE = {
-    "extra": (
-        keep_more,
-        "decoder._extra_state (extra state, not a tensor)",
-        "let the module keep that state as a tensor: register_buffer",
-    ),
     "meta": (
         lambda model: model.to("meta"),
         f"{FIRST} and 35 more (no numbers on the meta device)",

@@ -13,16 +13,18 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 import composer
 from composer.errors import Place, Problem, SpecError
+from composer.spec.yaml import parse_document
 from tests.fuzz import oracle
 from tests.fuzz.grammar import texts
-from tests.fuzz.mutations import generate_mutations
+from tests.fuzz.mutations import generate_mutations, to_plain_data
 from tests.fuzz.oracle import WrongAnswerError, evaluate_text
 from tests.fuzz.seeds import BUILTIN_SEEDS, list_seeds
+from tests.fuzz.yaml_styles import generate_yaml_styles
 from tests.fuzz_reads import ROOT, take, words
 
 SOAK = settings(
@@ -57,6 +59,47 @@ def test_whatever_a_text_says_it_is_answered(strategy):
         evaluate_text(text, os.environ["COMPOSER_CACHE"])
 
     holds()
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.floats(allow_nan=False) | st.text(max_size=8)
+DATA = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+)
+
+
+@pytest.mark.slow
+@settings(SOAK, max_examples=40)
+@given(st.data(), st.dictionaries(st.text(max_size=6), DATA, min_size=1, max_size=4))
+def test_data_mean_the_same_in_every_style(drawn, data):
+    tree, problems = parse_document(drawn.draw(generate_yaml_styles(data)))
+
+    assert problems == []
+    assert repr(to_plain_data(tree)) == repr(data)
+
+
+def is_accepted(text):
+    try:
+        composer.infer(composer.reads(text))
+    except SpecError:
+        return False
+    return True
+
+
+HELD = {
+    "a chain": lambda text: "nodes:" not in text and "encoder:" in text,
+    "several inputs": lambda text: len(composer.reads(text).inputs) > 1,
+    "frames": lambda text: any(image.frames for _, image in composer.reads(text).inputs),
+    "shared weights": lambda text: any(isinstance(node.part, composer.Shared) for node in composer.reads(text).nodes),
+    "an alias": lambda text: "&a0" in text,
+    "what is accepted": is_accepted,
+    "what is refused": lambda text: not is_accepted(text),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("holds", HELD.values(), ids=HELD)
+def test_texts_hold_all_that_a_text_may_hold(holds):
+    find(texts(), holds, settings=settings(SOAK, max_examples=2000, phases=[Phase.generate], database=None))
 
 
 LARGE = "encoder: timm/resnet18\ndecoder: {FCNDecoder: {channels: 4096}}\nhead: RegressionHead\n"

@@ -16,22 +16,12 @@ from composer.terratorch.configs import EMBEDDING_TASK_CLASS, build_embedding_ne
 
 CONFIGS = Path(__file__).parents[1] / "terratorch_configs"
 
-STEMS = [
-    "chesapeake.timm",
-    "eurosat.timm",
-    "galileo_config.timm",
-    "linear_decoder.timm",
-    "multi_temporal_crop.timm",
-    "prithvi_vit_300.timm",
-    "satlas_uper.timm",
-    "scalar_regression.timm",
-    "sen1floods11_vit.timm",
-    "sen1floods11_vit_smp.timm",
-    "terramind_regression.timm",
-    "terramind_xview2.timm",
-    "timm_resnet18",
-    "timm_resnet34_rgb",
-]
+STEMS = (
+    *("chesapeake.timm", "eurosat.timm", "galileo_config.timm", "linear_decoder.timm", "multi_temporal_crop.timm"),
+    *("prithvi_vit_300.timm", "satlas_uper.timm", "scalar_regression.timm", "sen1floods11_vit.timm"),
+    *("sen1floods11_vit_smp.timm", "terramind_regression.timm", "terramind_xview2.timm"),
+    *("timm_resnet18", "timm_resnet34_rgb"),
+)
 
 
 def task_of(text, tmp_path=None):

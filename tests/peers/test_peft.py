@@ -69,12 +69,3 @@ def test_a_configuration_that_is_none_is_refused(config, message):
     with pytest.raises(composer.SpecError) as caught:
         composer.terratorch.EncoderDecoderFactory().build_model(**CALL, peft_config=config)
     assert str(caught.value).startswith(message)
-
-
-def test_an_adapted_model_is_not_saved(tmp_path):
-    model = composer.terratorch.EncoderDecoderFactory().build_model(**CALL, peft_config=LORA)
-    with pytest.raises(composer.SpecError) as caught:
-        composer.save(model, tmp_path / "model.safetensors")
-    assert "cannot be written because of encoder.base_model.model." in str(caught.value)
-    assert str(caught.value).endswith("fix: merge the adapters first: merge_and_unload()")
-    assert list(tmp_path.iterdir()) == []

@@ -216,16 +216,6 @@ def test_a_shape_of_as_many_cells_is_not_taken(part, expected):
     assert (sizes.height, sizes.width, sizes.square) == expected
 
 
-def test_a_check_with_known_facts_imports_no_terratorch(tmp_path):
-    spec = tmp_path / "model.yaml"
-    spec.write_text("input: {channels: 6}\nencoder: terratorch/prithvi_eo_tiny\nhead: EmbeddingHead\n")
-    composer.infer(composer.read(spec))
-    tell = f"from composer.__main__ import main; code = main(['check', {str(spec)!r}]); import sys"
-    program = f"{tell}; print(code, 'torch' in sys.modules, 'terratorch' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines()[-1] == "0 False False"
-
-
 def test_the_first_build_leaves_the_random_states_of_python_and_numpy_as_found():
     """What TerraTorch imports draws, when it is imported."""
     program = """
