@@ -1,4 +1,4 @@
-"""What happens around the nodes of a model: validate and pad its images, then resize and crop its outputs."""
+"""Run what surrounds the nodes of a model: validate and pad its images, then resize and crop its outputs."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def decode_predictions(name: str, part: Part, output: Array) -> list[Prediction]
 
 @frozen(eq=False)
 class Prediction:
-    """What a model says of each pixel (height, width) or of the whole image (count,).
+    """The answer of a model for each pixel (height, width) or of the whole image (count,).
 
     `values` are numbers; of `classes`, they are the index for each pixel, or the probabilities for the whole image.
     """

@@ -1,4 +1,4 @@
-"""What the laws check: a part or a plain neck, its inputs, and the runs that are drawn of them."""
+"""The subjects of the laws: a part or a plain neck, its inputs, and the runs that are drawn of them."""
 
 from __future__ import annotations
 
