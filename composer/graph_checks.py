@@ -44,18 +44,18 @@ def find_structural_problems(graph: Graph) -> Iterator[Problem]:
 def sort_nodes(graph: Graph) -> tuple[Node, ...]:
     """Return the nodes in their written order, each after those that it takes from. Raises CycleError for a cycle."""
     nodes = {node.name: node for node in graph.nodes}
-    TopologicalSorter({name: _list_dependencies(node) for name, node in nodes.items()}).prepare()
+    dependencies = {name: _list_dependencies(node) for name, node in nodes.items()}
+    TopologicalSorter(dependencies).prepare()
     # Not the order of TopologicalSorter, which is another one: seeded weights are drawn in this order.
     ordered: dict[str, Node] = {}
-    stack = [*reversed(graph.nodes)]
+    stack = [*reversed(nodes)]
     while stack:
-        needed = _list_dependencies(stack[-1])
-        missing = [nodes[name] for name in needed if name in nodes and name not in ordered]
+        missing = [name for name in dependencies[stack[-1]] if name in nodes and name not in ordered]
         if missing:
             stack.extend(reversed(missing))
         else:
-            node = stack.pop()
-            ordered[node.name] = node
+            name = stack.pop()
+            ordered[name] = nodes[name]
     return tuple(ordered.values())
 
 

@@ -49,7 +49,7 @@ class IntRange:
 
     def __call__(self, _: object, attribute: Attribute[Any], value: Any) -> None:
         """Raise ValueError for any other value."""
-        if self.optional and value is None:
+        if self.holds(value) or (self.optional and value is None):
             return
         numbers = value if isinstance(value, tuple) else (value,)
         if len(numbers) > self.entries:
