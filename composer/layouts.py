@@ -51,7 +51,8 @@ class IntRange:
         """Raise ValueError for any other value."""
         if self.holds(value) or (self.optional and value is None):
             return
-        numbers = value if isinstance(value, tuple) else (value,)
+        # Fields of several numbers have a converter, which makes tuples.
+        numbers = value if isinstance(value, tuple) and attribute.converter else (value,)
         if len(numbers) > self.entries:
             raise ValueError(f"{attribute.name} must have at most {self.entries:,} entries (got {len(numbers):,})")
         if wrong := [number for number in numbers if not self.holds(number)]:
@@ -241,7 +242,10 @@ def validate_pattern(pattern: str, reduction: str | None) -> None:
     sides = parse_pattern(pattern)
     if ("c",) not in sides[0] or not all(_is_layout(_merge_axes(side)) for side in sides):
         raise ValueError(f"pattern must lead from layout to layout, as 'b (h w) c -> b c h w' does (got {pattern!r})")
-    before, after = (set(chain.from_iterable(side)) for side in sides)
+    names = [list(chain.from_iterable(side)) for side in sides]
+    before, after = map(set, names)
+    if len(before) < len(names[0]) or len(after) < len(names[1]):
+        raise ValueError(f"pattern must name each axis once on a side (got {pattern!r})")
     if not after <= before or (after < before) != (reduction is not None):
         rule = "fewer axes on the right than" if reduction else "the same axes on the right as"
         raise ValueError(f"pattern must have {rule} on the left with reduction {reduction} (got {pattern!r})")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -298,6 +299,30 @@ REFUSED = {
     "segmentation.yaml --image photo.png": "-o: head is a map; say where to draw it, such as -o out.png.",
     f"segmentation.yaml {PHOTO} --weights none.pt": "none.pt: there is no such file; check the path.",
 }
+
+
+HALVES = """
+inputs: {s2: {channels: 3, stride: 1/2}}
+nodes:
+  features: {part: timm/resnet10t, from: s2}
+  decoded: {part: FCNDecoder, from: features}
+  height: {part: RegressionHead, from: decoded}
+outputs: [height]
+"""
+
+
+def test_a_size_that_covers_no_whole_pixels_is_refused(here, call, no_model):
+    Path("halves.yaml").write_text(HALVES, encoding="utf-8")
+    np.save("odd.npy", np.zeros((3, 65, 67), dtype=np.float32))
+    code, _, err = call("run halves.yaml --image odd.npy -o out.png --no-pretrained")
+    assert (code, err.splitlines()[-1]) == (2, "odd.npy: s2 has stride 1/2, so its sides must be multiples of 2.")
+
+
+def test_a_command_runs_in_a_thread_too(here):
+    """Where Ctrl-C cannot be handled, because Python allows that in the main thread alone."""
+    Path("model.yaml").write_text(SEGMENTATION, encoding="utf-8")
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(main, ["build", "model.yaml", "--no-pretrained"]).result() == 0
 
 
 class TestRun:

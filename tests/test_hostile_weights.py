@@ -288,6 +288,15 @@ ONE_HASH = b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N
 REBUILD = b"\x80\x02" + DEEP + b"}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n(("
 OVER = b"X\7\0\0\0storagectorch\nFloatStorage\n"
 PARAMETER = b"ctorch._utils\n_rebuild_parameter\n"
+MANY_ARGUMENTS = (
+    b"\x80\x02}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\nq\0(("
+    + OVER
+    + b"X\1\0\0\x000X\3\0\0\0cpuK\x08tQK\0K\1\x85K\1\x85\x89"
+    + b"N" * 300_000
+    + b"tq\1Rs"
+    + b"h\0h\1R0" * 50_000
+    + b"."
+)
 ENDLESS = {
     "nothing": (b"", DAMAGED),
     "no end": (WHOLE[:-1], DAMAGED),
@@ -300,6 +309,7 @@ ENDLESS = {
     "a set": (b"\x80\x04" + DEEP + b"\x8f(h\x3c\x90.", NO_TENSORS),
     "a frozen set": (b"\x80\x04" + DEEP + b"(h\x3c\x91.", NO_TENSORS),
     "an identifier": (b"\x80\x02" + DEEP + b"h\x3cQ.", NO_TENSORS),
+    "arguments of every call": (MANY_ARGUMENTS, NOT_VALID),
     "key of a storage": (REBUILD + OVER + b"h\x3cX\3\0\0\0cpuK\x08tQK\0(K\x08t(K\1t\x89}tRs.", NOT_VALID),
     "kind of a storage": (
         REBUILD + b"X\7\0\0\0storageh\x3cX\1\0\0\x000X\3\0\0\0cpuK\x08tQK\0(K\x08t(K\1t\x89}tRs.",

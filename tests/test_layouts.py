@@ -110,6 +110,7 @@ def test_other_layouts_are_refused():
         ({"pattern": "b c h w -> b (c h) w"}, "lead from layout to layout"),
         ({"pattern": "b (t c) h w -> b t c h w"}, "lead from layout to layout"),
         ({"pattern": "b (h w c -> b h w c"}, "lead from layout to layout"),
+        ({"pattern": "b t c h w -> b (t h w) (t c)"}, "name each axis once on a side"),
         ({"pattern": "b c h w -> b c t h w"}, "the same axes on the right as on the left"),
         ({"pattern": "b c h w -> b c"}, "the same axes on the right as on the left"),
         ({"pattern": "b c h w -> b h w c", "reduction": "mean"}, "fewer axes on the right than on the left"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import pytest
 import timm
@@ -73,3 +74,30 @@ def test_what_is_not_plain_or_too_much_is_refused(value, message):
     with pytest.raises(ValueError, match="option") as caught:
         Timm("resnet18", options={"a": value})
     assert str(caught.value) == message
+
+
+UNREADABLE = {
+    "a name twice": ([("a", 1), ("a", 2)], "options are named once each (got a, a)"),
+    "letters for a pair": (["ab"], "options map names to plain values (got ['ab'])"),
+    "a string": ("", "options map names to plain values (got '')"),
+    "a number for a name": ({1: 2}, "options are named by strings"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_options_that_are_no_mapping_are_rejected(options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Timm("resnet18", options=options)
+
+
+NUMBERS = {
+    "image": (lambda: composer.Image(channels=(3, 4)), "channels must be a whole number from 1 to 65536 (got (3, 4))"),
+    "feature": (lambda: composer.Feature(channels=(3,)), "channels must be a whole number of at least 1 (got (3,))"),
+    "limit": (lambda: composer.Limits(bytes=(1, 2)), "bytes must be a whole number of at least 0 (got (1, 2))"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), NUMBERS.values(), ids=NUMBERS)
+def test_one_number_is_not_several(make, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()

@@ -34,6 +34,9 @@ NO_DATA_LEVEL = 205
 MAX_IMAGE_BYTES = 2**32
 """Bytes of an image in memory; all bands of a Sentinel-2 tile take three quarters."""
 
+MAX_PAGES = 256
+"""Pages of a TIFF that are read as its bands: to open one, GDAL walks over all before it."""
+
 DRIVERS = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),
@@ -155,7 +158,7 @@ def _read_picture(file: str, channels: int | None) -> Raster:
         raise UsageError(f"{file}: not an image that can be read here; use PNG, JPEG, TIFF or .npy.")
     with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path, driver=driver) as source:
         size = source.height * source.width * sum(np.dtype(name).itemsize for name in source.dtypes)
-        pages = source.subdatasets if source.count == 1 and len(source.subdatasets) > 1 else []
+        pages = source.subdatasets if source.count == 1 and 1 < len(source.subdatasets) <= MAX_PAGES else []
         _check_size(file, size * max(len(pages), 1))
         if driver == "PNM" and path.stat().st_size < size:
             raise UsageError(f"{file}: cannot be read as an image (the file is shorter than its header says).")
@@ -342,6 +345,11 @@ def check_sizes(typed: TypedGraph, rasters: Mapping[str, Raster]) -> None:
     """Raise UsageError for images that do not cover the same reference pixels, or that are too large for the graph."""
     (first, image), *_ = typed.graph.inputs
     height, width = (side * image.stride for side in rasters[first].values.shape[-2:])
+    if height.denominator != 1 or width.denominator != 1:
+        raise UsageError(
+            f"{rasters[first].file}: {first} has stride {image.stride}, so its sides must be multiples of "
+            f"{image.stride.denominator}."
+        )
     for name, other in typed.graph.inputs:
         sides = rasters[name].values.shape[-2:]
         expected = (float(height / other.stride), float(width / other.stride))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from composer.cli.list import find_encoder_names, is_match
-from composer.cli.terminal import UsageError, build_table, check_writable, log, render, write_text
+from composer.cli.terminal import UsageError, build_table, check_writable, handle_interrupts, log, render, write_text
 from composer.compatibility import (
     PairResult,
     Verdict,
@@ -97,10 +97,8 @@ def _compute_rows(work: Sequence[tuple[ProbedEncoder, tuple[str, ...]]], jobs: i
         yield from map(_compute_row, work)
         return
     # Ctrl-C reaches all processes of a terminal. Those of the pool ignore it from their start; this one ends them.
-    ignored = signal.SIGINT, signal.SIG_IGN
-    handler = signal.signal(*ignored)
-    pool = multiprocessing.get_context("spawn").Pool(processes, signal.signal, ignored)
-    signal.signal(signal.SIGINT, handler)
+    with handle_interrupts(signal.SIG_IGN):
+        pool = multiprocessing.get_context("spawn").Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN))
     with pool:
         yield from pool.imap(_compute_row, work, chunksize=CHUNK)
 

@@ -114,7 +114,10 @@ def _predict(model: Model, inputs: Sequence[PreparedInput]) -> list[Prediction]:
         part = parts[name]
         owner = parts[part.node] if isinstance(part, Shared) else part
         assert isinstance(owner, Part)
-        predictions += decode_predictions(name, owner, tensor[0].float().numpy())
+        decoded = decode_predictions(name, owner, tensor[0].float().numpy())
+        if len(decoded) > MAX_DRAWN:
+            log(f"{name} has {len(decoded)} values for each pixel; the first {MAX_DRAWN} are shown.")
+        predictions += decoded[:MAX_DRAWN]
     return predictions
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from composer import files
 from composer.errors import make_printable
@@ -36,6 +37,10 @@ def log(text: str) -> None:
     sys.stderr.flush()
 
 
+MIN_TABLE_WIDTH = 40
+"""Columns below which a table would cut its names."""
+
+
 def build_table(*headings: str, gap: int = 2) -> Table:
     """Build an empty table with a line under its headings. Its cells are folded rather than cut."""
     from rich import box
@@ -50,6 +55,7 @@ def render(*parts: RenderableType) -> str:
     from rich.console import Console
 
     console = Console(markup=False, highlight=False, emoji=False)
+    console.width = max(console.width, MIN_TABLE_WIDTH)
     with console.capture() as capture:
         console.print(*parts, sep="\n")
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
@@ -129,14 +135,23 @@ def write_text(text: str, file: str | None, path: Path | None) -> None:
 
 
 @contextmanager
-def delay_interrupts() -> Iterator[None]:
-    """Delay Ctrl-C to the end of the block, because torch crashes when its import is interrupted."""
-    received: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+def handle_interrupts(handler: Any) -> Iterator[None]:
+    """Set the handler of Ctrl-C for the block. Only the main thread can; others leave it as it is."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, handler) if is_main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def delay_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block, because torch crashes when its import is interrupted."""
+    received: list[int] = []
+    with handle_interrupts(lambda number, _: received.append(number)):
+        yield
     if received:
         raise KeyboardInterrupt
 

@@ -128,12 +128,14 @@ def convert_options(values: Mapping[str, Any] | Options) -> Options:
 
     Raises ValueError for values that are not plain, because they cannot be written to a file.
     """
-    try:
-        options = dict(values)
-    except (TypeError, ValueError):
-        raise ValueError(f"options map names to plain values (got {values!r})") from None
-    if not all(isinstance(name, str) for name in options):
+    pairs = tuple(values.items()) if isinstance(values, Mapping) else values
+    if not isinstance(pairs, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+        raise ValueError(f"options map names to plain values (got {values!r})")
+    if not all(isinstance(name, str) for name, _ in pairs):
         raise ValueError("options are named by strings")
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ValueError(f"options are named once each (got {', '.join(sorted(name for name, _ in pairs))})")
     return tuple((name, _freeze_value(name, options[name])) for name in sorted(options))
 
 

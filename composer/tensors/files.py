@@ -26,6 +26,7 @@ MAX_PICKLE_BYTES = 2**26  # checkpoints of mmseg hold the history of their losse
 MAX_PICKLE_STEPS = 1_000_000  # about 45 for each tensor
 MAX_NAMES = 750_000
 MAX_NAME_LENGTH = 1000
+MAX_ARGUMENTS = 16  # torch passes at most 8 to the functions that create a tensor
 MAX_SIZE_RATIO = 4
 """How many times as large as a file its tensors may be: those that share memory are counted each."""
 
@@ -383,6 +384,8 @@ def _create_object(function: Any, arguments: Any, archive: _Archive) -> Any:
         # A tensor with attributes, such as the mark of an nn.Buffer.
         case "_rebuild_from_type_v2", (str(inner), _, inner_arguments, _):
             function, arguments = inner, inner_arguments
+    if isinstance(arguments, tuple) and len(arguments) > MAX_ARGUMENTS:  # matching copies them, for every call anew
+        arguments = ()
     match function, arguments:
         case "_rebuild_parameter" | "_rebuild_parameter_with_state", (Tensor() | UnreadableError() as tensor, *_):
             return tensor

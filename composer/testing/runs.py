@@ -206,11 +206,19 @@ def _is_persistent(name: str, value: Any) -> bool:
 
 
 def _compute_fingerprint(value: Any) -> object:
+    """Return a fingerprint of a value; None for a sparse tensor and a list that holds itself, which have none."""
+    try:
+        return _list_content(value)
+    except (RuntimeError, TypeError):
+        return None
+
+
+def _list_content(value: Any) -> object:
     """Return the type, shape and bytes of a tensor or an array, in which NaN equals NaN; the text of other values."""
     if isinstance(value, dict):
         value = list(value.items())
     if isinstance(value, list | tuple):
-        return [_compute_fingerprint(entry) for entry in value]
+        return [_list_content(entry) for entry in value]
     if isinstance(value, np.ndarray):
         return value.dtype, value.shape, value.tobytes()
     if not isinstance(value, Tensor):

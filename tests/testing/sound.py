@@ -209,3 +209,14 @@ class ScaledByNothing(Levels):
         branch = self.mixes[index](x).mul_(self.gammas[index])
         kept = torch.rand(len(x), 1, 1, 1) > 0.2 if self.training else 1
         return x + branch * kept
+
+
+@sound()
+class HoldsWhatCannotBeCompared(Levels):
+    """Holds a sparse buffer, and a dict that holds itself."""
+
+    def __init__(self, channel_list):
+        super().__init__(channel_list)
+        self.register_buffer("graph", torch.eye(3).to_sparse())
+        self.registry = {}
+        self.registry["all"] = self.registry
