@@ -127,7 +127,8 @@ class Node:
     @property
     def sources(self) -> tuple[str, ...]:
         """All sources, in order."""
-        return (*self.positional, *[source for _, source in self.named])
+        named = self.named
+        return (*self.positional, *[source for _, source in named]) if named else self.positional
 
 
 def _to_pairs(value: Mapping[str, Any] | tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:

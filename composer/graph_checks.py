@@ -45,6 +45,9 @@ def sort_nodes(graph: Graph) -> tuple[Node, ...]:
     """Return the nodes in their written order, each after those that it takes from. Raises CycleError for a cycle."""
     nodes = {node.name: node for node in graph.nodes}
     dependencies = {name: _list_dependencies(node) for name, node in nodes.items()}
+    places = {name: place for place, name in enumerate(nodes)}
+    if all(places.get(needed, -1) < places[name] for name in nodes for needed in dependencies[name]):
+        return tuple(nodes.values())  # as most graphs are written
     TopologicalSorter(dependencies).prepare()
     # Not the order of TopologicalSorter, which is another one: seeded weights are drawn in this order.
     ordered: dict[str, Node] = {}
