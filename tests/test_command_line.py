@@ -315,7 +315,10 @@ def test_a_size_that_covers_no_whole_pixels_is_refused(here, call, no_model):
     Path("halves.yaml").write_text(HALVES, encoding="utf-8")
     np.save("odd.npy", np.zeros((3, 65, 67), dtype=np.float32))
     code, _, err = call("run halves.yaml --image odd.npy -o out.png --no-pretrained")
-    assert (code, err.splitlines()[-1]) == (2, "odd.npy: s2 has stride 1/2, so its sides must be multiples of 2.")
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        "odd.npy: s2 has stride 1/2, so its sides must be multiples of 2 (this has 65 × 67). Crop or resize the image."
+    )
 
 
 def test_a_command_runs_in_a_thread_too(here):

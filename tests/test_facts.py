@@ -104,3 +104,11 @@ def test_a_probe_may_take_the_free_memory(cache, monkeypatch):
     assert describe_anew(part).got == "timm says AllocationLimitError: it comes to more than 1,000 bytes"
     monkeypatch.setattr("composer.limits.get_free_memory", lambda: None)
     assert [f.stride for f in describe_anew(part).features] == [7, 14, 14]
+
+
+def test_a_version_is_found_without_a_dist_info_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "foolib-1.2.3.egg-info"
+    folder.mkdir()
+    (folder / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: foolib\nVersion: 1.2.3\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert (encoder_info._find_version("foolib"), encoder_info._find_version("barlib")) == ("1.2.3", None)

@@ -469,3 +469,11 @@ class TestPreview:
     def test_of_frames_the_first(self):
         values = np.stack([np.zeros((3, 2, 2)), np.ones((3, 2, 2))], axis=1)
         assert render_preview(build_raster(values), (1, 2, 3)).max() == 0
+
+
+@pytest.mark.parametrize(("count", "bands"), [(256, 256), (257, 1)], ids=["all pages", "too many pages"])
+def test_pages_are_bands_up_to_a_number(tmp_path, count, bands):
+    """Opening one page takes as long as there are pages before it: thousands would take minutes."""
+    pages = [Image.new("L", (1, 1), index % 256) for index in range(count)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    assert read_raster(str(tmp_path / "pages.tif"), None).values[:, 0, 0].tolist() == list(range(bands))

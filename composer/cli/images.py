@@ -158,7 +158,9 @@ def _read_picture(file: str, channels: int | None) -> Raster:
         raise UsageError(f"{file}: not an image that can be read here; use PNG, JPEG, TIFF or .npy.")
     with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path, driver=driver) as source:
         size = source.height * source.width * sum(np.dtype(name).itemsize for name in source.dtypes)
-        pages = source.subdatasets if source.count == 1 and 1 < len(source.subdatasets) <= MAX_PAGES else []
+        # rasterio lists GTIFF_DIR:1:PATH, GTIFF_DIR:2:PATH and so on in no order.
+        pages = sorted(source.subdatasets, key=lambda name: int(name.split(":")[1])) if driver == "GTiff" else []
+        pages = pages if source.count == 1 and 1 < len(pages) <= MAX_PAGES else []
         _check_size(file, size * max(len(pages), 1))
         if driver == "PNM" and path.stat().st_size < size:
             raise UsageError(f"{file}: cannot be read as an image (the file is shorter than its header says).")
@@ -344,11 +346,12 @@ def _check_bands(raster: Raster, bands: Bands, counts: Collection[int], option: 
 def check_sizes(typed: TypedGraph, rasters: Mapping[str, Raster]) -> None:
     """Raise UsageError for images that do not cover the same reference pixels, or that are too large for the graph."""
     (first, image), *_ = typed.graph.inputs
-    height, width = (side * image.stride for side in rasters[first].values.shape[-2:])
+    rows, columns = rasters[first].values.shape[-2:]
+    height, width = rows * image.stride, columns * image.stride
     if height.denominator != 1 or width.denominator != 1:
         raise UsageError(
             f"{rasters[first].file}: {first} has stride {image.stride}, so its sides must be multiples of "
-            f"{image.stride.denominator}."
+            f"{image.stride.denominator} (this has {rows} × {columns}). Crop or resize the image."
         )
     for name, other in typed.graph.inputs:
         sides = rasters[name].values.shape[-2:]
