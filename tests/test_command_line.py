@@ -567,3 +567,18 @@ class TestProcess:
         assert (ran.returncode, ran.stderr) == (0, "")
         assert "? image" in ran.stdout
         assert "\x1b[1;36mencoder" in ran.stdout
+
+
+def test_of_many_maps_the_first_are_drawn(here, call, drawn):
+    text = SEGMENTATION.replace("SegmentationHead: {num_classes: 5}", "RegressionHead: {num_outputs: 12}")
+    Path("many.yaml").write_text(text, encoding="utf-8")
+    code, _, err = call("run many.yaml --image photo.png -o out.png --no-pretrained")
+    assert (code, err.splitlines()[-1]) == (0, "head has 12 values for each pixel; the first 10 are shown.")
+    ((_, predictions),) = drawn
+    assert len(predictions) == 10
+
+
+def test_a_narrow_terminal_cuts_no_names(here, call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "2")
+    Path("model.yaml").write_text(SEGMENTATION, encoding="utf-8")
+    assert any(line.startswith("decoder ") for line in call("show model.yaml")[1].splitlines())
