@@ -101,8 +101,8 @@ def with_channels(number):
 LIMITS = {
     "aliases that multiply": (doubling(60), f"13:18: error[limit] {NODES}"),
     "aliases that nest": (nesting(60), f"32:12: error[limit] {DEPTH}"),
-    "[": ("[" * 200_000, f"1:1001: error[limit] {DEPTH}"),
-    "[ in a mapping": ("a:\n  b: " + "[" * 1_000, f"2:1004: error[limit] {DEPTH}"),
+    "[": ("[" * 200_000, f"1:33: error[limit] {DEPTH}"),
+    "[ in a mapping": ("a:\n  b: " + "[" * 1_000, f"2:36: error[limit] {DEPTH}"),
     "[ in quotes before a mistake": (f"a: '{'[' * 1_000}' ]", "1:1007: error[yaml] did not find expected key."),
     "-": ("- " * 200_000, f"1:65: error[limit] {DEPTH}"),
     "many values": (f"[{'1, ' * 30_000}]", f"1:59999: error[limit] {NODES}"),

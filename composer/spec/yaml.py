@@ -182,8 +182,6 @@ def describe_value(tree: Tree) -> str:
 MAX_TREE_NODES = 20_000
 """Values in a file. Each use of an alias counts as all the values it stands for."""
 
-_DEPTH_RULE = f"lists and mappings nest at most {MAX_DEPTH} deep."
-
 # libyaml is fifteen times as fast; PyYAML can be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -317,7 +315,7 @@ class _TreeBuilder:
             rule = f"a file has at most {MAX_TREE_NODES:,} values, counting what each alias stands for."
             self.fail("limit", rule, at)
         if depth > MAX_DEPTH:
-            self.fail("limit", _DEPTH_RULE, at)
+            self.fail("limit", f"lists and mappings nest at most {MAX_DEPTH} deep.", at)
 
     def fail(self, code: str, message: str, at: Position, fix: str | None = None) -> NoReturn:
         """Raise SpecError with all problems, the last of which ends the reading."""
@@ -358,10 +356,11 @@ def parse_document(text: str, file: str | None = None, *, as_pyyaml: bool = Fals
         raise
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML's own parser raises the latter two for an escape that is not a character.
-        reason, at = getattr(error, "problem", None) or str(error), _get_position(getattr(error, "problem_mark", None))
-        if "exceeded max" in reason:  # libyaml reads ahead, and met its own limit of nesting before ours
-            builder.fail("limit", _DEPTH_RULE, at)
-        builder.fail("yaml", f"{reason}.", at)
+        reason, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
+        if "exceeded max" in reason:
+            # Newer versions of libyaml read ahead to a limit of 1,000. Ours is exceeded in the text before that place.
+            return parse_document(text[: mark.index], file, as_pyyaml=as_pyyaml)
+        builder.fail("yaml", f"{reason}.", _get_position(mark))
     if root is None or (isinstance(root, ScalarNode) and root.value is None):
         builder.fail("key", "the file is empty.", (1, 1), "describe a model: encoder: timm/resnet50")
     if builder.incomplete:
