@@ -357,7 +357,7 @@ def parse_document(text: str, file: str | None = None, *, as_pyyaml: bool = Fals
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML's own parser raises the latter two for an escape that is not a character.
         reason, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
-        if "exceeded max" in reason:
+        if mark and "exceeded max" in reason:
             # Newer versions of libyaml read ahead to a limit of 1,000. Ours is exceeded in the text before that place.
             return parse_document(text[: mark.index], file, as_pyyaml=as_pyyaml)
         builder.fail("yaml", f"{reason}.", _get_position(mark))
