@@ -474,6 +474,7 @@ NOTED = {
         {"task": "embedding_generation", "decoder_channels": 8, "head_kwargs": {"dropout": 0.1}},
         ["decoder", "num_classes", "decoder_channels", "head_kwargs.dropout"],
     ),
+    "an embedding of TerraTorch's own task": ({**EMBEDDING, "aux_decoders": []}, []),
     "a backbone of one's own": (
         {"backbone": Maps(), "backbone_pretrained": True, "backbone_padding": "constant"},
         ["backbone_pretrained"],
