@@ -173,22 +173,22 @@ class TestShow:
             """\
 node                           gives
 ─────────────────────────────────────────────────────────────────────────────
-encoder                        4 × map b c h w
-  timm/resnet10t               channels 64, 128, 256, 512
+encoder                        4 × map "b c h w"
+  timm/resnet10t               64, 128, 256, 512 channels
   ← image                      stride 4, 8, 16, 32
   out_indices: [1, 2, 3, 4]    demands multiple of 32, at least 32, any shape
 
-decoder                        map b c h w
-  UNetDecoder                  channels 8
+decoder                        map "b c h w"
+  UNetDecoder                  8 channels
   ← encoder                    stride 4
   channels: [32, 16, 16, 8]
 
-head                           map b c h w
-  SegmentationHead             channels 5
+head                           map "b c h w"
+  SegmentationHead             5 channels
   ← decoder                    stride 4
   num_classes: 5
 
-inputs    image: 3 channels
+inputs    image: map "b c h w" (3 channels, stride 1)
 sizes     multiple of 32, at least 32, any shape; other sizes are padded
           (reflect, on both sides)
 outputs   head (b, 5, H, W)
@@ -198,9 +198,10 @@ outputs   head (b, 5, H, W)
 
     def test_what_several_inputs_shared_nodes_and_auxiliary_outputs_look_like(self, call):
         words = " ".join(call("show joined.yaml")[1].split())
-        assert "again 2 × map b c h w share: optical channels 64, 128 ← s2 stride 4, 8" in words
-        assert "radar 2 × map b c h w timm/resnet10t channels 64 ← s1 stride 4, 8 out_indices: [0, 1]" in words
-        assert "inputs s2: 4 channels s1: 2 channels, stride 2 sizes multiple of 8" in words
+        assert 'again 2 × map "b c h w" share: optical 64, 128 channels ← s2 stride 4, 8' in words
+        assert 'radar 2 × map "b c h w" timm/resnet10t 64 channels ← s1 stride 4, 8 out_indices: [0, 1]' in words
+        maps = [f'map "b c h w" ({properties})' for properties in ("4 channels, stride 1", "2 channels, stride 2")]
+        assert f"inputs s2: {maps[0]} s1: {maps[1]} sizes multiple of 8" in words
         assert words.endswith(
             "outputs cover (b, 3, ceil(H/4), ceil(W/4)) height (b, 1, ceil(H/4), ceil(W/4)) "
             "deep (b, 3, ceil(H/4), ceil(W/4)), auxiliary extra"
@@ -532,6 +533,10 @@ class TestList:
         (
             "build x --max-memory 2GB",
             "python -m composer build: error: argument --max-memory: expected a number such as 50M (got '2GB')",
+        ),
+        (
+            "check x --fix --format json",
+            "python -m composer check: error: argument --format: not allowed with argument --fix",
         ),
         ("build x --pre", "python -m composer: error: unrecognized arguments: --pre"),
     ],

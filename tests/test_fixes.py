@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import composer
-from composer.cli.check import FixedSpec, fix_text
 from composer.cli.main import main
+from composer.edits import FixedSpec, fix_text
 from composer.errors import Fix
 from composer.layouts import Feature
 from composer.neck_paths import NeckPath, expand_paths, format_necks_entry, iter_candidate_necks, pick_evenly_spaced
@@ -472,9 +472,3 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(file, capsys):
     assert main(["check", str(file.with_name("none.yaml")), str(file), "--fix"]) == 2
     assert "none.yaml" in capsys.readouterr().err
     assert file.read_text(encoding="utf-8") == FIXED
-
-
-def test_json_does_not_go_with_fixes(file, capsys):
-    assert main(["check", str(file), "--fix", "--format", "json"]) == 2
-    assert capsys.readouterr().err == "--format json cannot be combined with --fix or --diff; leave it out.\n"
-    assert file.read_text(encoding="utf-8") == SPEC

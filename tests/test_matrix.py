@@ -137,7 +137,7 @@ def test_of_many_pairs_the_verdicts_are_counted(capsys):
 
 
 def test_two_processes_find_what_one_finds(capsys, monkeypatch):
-    monkeypatch.setattr("composer.cli.matrix.CHUNK", 1)
+    monkeypatch.setattr("composer.cli.list.CHUNK", 1)
     arguments = ["matrix", "--encoders", "timm/resnet[1-5]?", "--decoders", "smp/*", "--format", "json"]
     assert main([*arguments, "-j", "1"]) == 0
     alone = capsys.readouterr().out
