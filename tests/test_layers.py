@@ -148,7 +148,7 @@ def test_every_file_has_a_stage():
 
 
 SPECS = PACKAGE.parent / "specs"
-SLOW = ("torch", "timm", "importlib.metadata", "rich")
+SLOW = ("torch", "timm", "importlib.metadata", "rich", "numpy")
 
 
 def run_checks(cache: Path, *specs: Path) -> str:
