@@ -93,11 +93,7 @@ def _find(node: yaml.Node | None, key: str) -> yaml.Node | None:
 def _find_part(root: yaml.MappingNode, name: str) -> yaml.Node:
     """Return the YAML node of the part of a node of the graph, in either form."""
     nodes = _find(root, "nodes")
-    if nodes is not None:
-        entry = _find(nodes, name)
-        found = None if entry is None else _find(entry, "part")
-    else:
-        found = _find_path(root, name)
+    found = _find_path(root, name) if nodes is None else _find(_find(nodes, name), "part")
     if found is None:
         raise EditError(f"{name} is not written in the spec")
     return found
@@ -107,13 +103,11 @@ def _find_path(root: yaml.Node, path: str) -> yaml.Node | None:
     """Return the node at a path such as `aux.a.decoder` or `necks[1]`."""
     found: yaml.Node | None = root
     for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
-        if found is None:
-            return None
         if key:
             found = _find(found, key)
         else:
-            inside = isinstance(found, yaml.SequenceNode) and int(index) < len(found.value)
-            found = found.value[int(index)] if inside else None
+            entries = found.value if isinstance(found, yaml.SequenceNode) else []
+            found = entries[int(index)] if int(index) < len(entries) else None
     return found
 
 

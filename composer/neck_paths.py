@@ -164,11 +164,6 @@ def pick_evenly_spaced(levels: int, fewer: int) -> tuple[int, ...]:
     return tuple(round((position + 1) * levels / fewer) - 1 for position in range(fewer))
 
 
-def format_necks_entry(necks: Sequence[Part]) -> str:
-    """Return necks as a spec writes them, in one line: `necks: [SelectIndices: {indices: [1, 2]}]`."""
-    return f"necks: [{', '.join(map(format_part, necks))}]"
-
-
 def format_part(part: Part) -> str:
     """Return a part as a spec writes it, in one line: `SelectIndices: {indices: [1, 2]}`."""
     fields = get_written_fields(part)

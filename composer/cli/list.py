@@ -30,7 +30,7 @@ from composer.compatibility import PairResult, Verdict, evaluate_pairs, list_dec
 from composer.encoder_info import LIBRARIES, describe, get_adapter
 from composer.errors import suggest
 from composer.layouts import format_count
-from composer.neck_paths import format_necks_entry
+from composer.neck_paths import format_part
 from composer.parts import KINDS, PART_REGISTRY, Part, ProbedEncoder
 from composer.parts.base import get_part_name
 from composer.parts.registry import UnusableError
@@ -239,10 +239,11 @@ def evaluate_matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int)
             raise UsageError(f"no decoder is named {pattern!r}; there are {', '.join(known)}")
         names |= dict.fromkeys(matching)
     parts = {name: encoder for pattern in encoders for name, encoder in _find_encoders(pattern).items()}
-    console = Console(stderr=True)
-    options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
     rows = _compute_rows([(encoder, tuple(names)) for encoder in parts.values()], jobs)
-    return [pair for row in track(rows, "encoders paired", len(parts), **options) for pair in row]
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    shown = track(rows, "encoders paired", len(parts), console=console, transient=True, disable=hidden)
+    return [pair for row in shown for pair in row]
 
 
 def _find_encoders(pattern: str) -> dict[str, ProbedEncoder]:
@@ -335,7 +336,7 @@ def _format_pairs(pairs: Sequence[PairResult]) -> str:
     for pair in pairs:
         encoder = get_part_name(pair.encoder)
         levels = [f"out_indices: {list(pair.levels)}"] if pair.levels else []
-        necks = [format_necks_entry(pair.necks)] if pair.necks else []
+        necks = [f"necks: [{', '.join(map(format_part, pair.necks))}]"] if pair.necks else []
         reason = pair.because or "; ".join([*levels, *necks])
         name = "" if encoder == previous else encoder
         table.add_row(name, get_part_name(pair.decoder), LEGEND[pair.verdict][0], reason)
