@@ -76,10 +76,6 @@ CASES = {
         chained(f"{{{VIT}: {{out_indices: [11]}}}}", UNET),
         {"[11]": "[2, 5, 8, 11]", **PYRAMID},
     ),
-    "one width for four maps": (
-        chained("timm/convnext_tiny", "{UNetDecoder: {channels: [128]}}"),
-        {"[128]": "[128, 64, 32, 16]"},
-    ),
     "tokens with registers, and a neck that takes maps": (
         chained(
             f"{{{REGISTERS}: {{out_indices: [2, 5, 8, 11], tokens: true}}}}",
@@ -99,10 +95,6 @@ CASES = {
     "vectors of several frames and a classification": (
         f"input: {{frames: 4}}\nencoder: {{{VIT}: {{tokens: true}}}}\nnecks: [AggregateTokens]\nhead: {CLASSES}",
         {"Tokens]": "Tokens, TemporalPooling]"},
-    ),
-    "a finest level that smp's decoder does not want": (
-        chained("timm/resnet18", "smp/DeepLabV3Plus"),
-        with_necks("SelectIndices: {indices: [0, 1, 2, 3]}"),
     ),
     "frames and a decoder of single images": (
         "input: {frames: 4}\n" + chained("timm/convnext_atto", "UperNetDecoder"),
