@@ -59,7 +59,7 @@ def test_csv_has_a_line_for_each_pair_that_several_patterns_match(capsys):
     patterns = ["--encoders", "timm/resnet18", "timm/resnet[15]?", "--decoders", "smp/DeepLabV3", "*DeepLabV3*"]
     assert main(["matrix", *patterns, "--format", "csv"]) == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [(one["encoder"], one["decoder"], one["verdict"], one["necks"]) for one in lines] == [
+    assert [(one["encoder"], one["decoder"], one["verdict"], one["necks"] + one["fields"]) for one in lines] == [
         ("timm/resnet18", "smp/DeepLabV3", "fits", ""),
         ("timm/resnet18", "smp/DeepLabV3Plus", "necks", '[{"SelectIndices": {"indices": [0, 1, 2, 3]}}]'),
         ("timm/resnet50", "smp/DeepLabV3", "fits", ""),
