@@ -253,7 +253,7 @@ def test_what_runs_out_of_memory_is_one_line(here, capsys, monkeypatch, place, s
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are left to themselves")
 def test_a_process_keeps_to_the_memory_that_there_is():
-    code = "from composer.cli.terminal import limit_memory as k; k(); bytearray(2**46)"
+    code = "from composer.process import limit_memory as k; k(); bytearray(2**46)"
     assert start(sys.executable, "-c", code).stderr.splitlines()[-1] == "MemoryError"
 
 

@@ -223,9 +223,11 @@ def find_problems(spec):
 
 UNFIXED = {
     "a head behind a prediction": (
-        "inputs: {image: {}}\nnodes:\n  a: {part: timm/resnet18, from: image}\n"
-        "  b: {part: {LinearDecoder: {num_classes: 2, upsampling_size: 2}}, from: a}\n"
-        "  c: {part: {SegmentationHead: {num_classes: 2}}, from: b}\noutputs: [c]\n",
+        (
+            "inputs: {image: {}}\nnodes:\n  a: {part: timm/resnet18, from: image}\n"
+            "  b: {part: {LinearDecoder: {num_classes: 2, upsampling_size: 2}}, from: a}\n"
+            "  c: {part: {SegmentationHead: {num_classes: 2}}, from: b}\noutputs: [c]\n"
+        ),
         "output",
     ),
     "a level that is not there": ("encoder: timm/convnext_tiny\ndecoder: {FCNDecoder: {in_index: 9}}\n", "index"),

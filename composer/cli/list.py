@@ -20,7 +20,6 @@ from composer.cli.terminal import (
     UsageError,
     build_table,
     check_writable,
-    handle_interrupts,
     log,
     print_text,
     render,
@@ -34,6 +33,7 @@ from composer.neck_paths import format_part
 from composer.parts import KINDS, PART_REGISTRY, Part, ProbedEncoder
 from composer.parts.base import get_part_name
 from composer.parts.registry import UnusableError
+from composer.process import handle_interrupts
 from composer.spec.schema import OPTIONS, get_fields
 from composer.spec.writer import dump, get_written_fields
 

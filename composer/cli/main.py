@@ -17,7 +17,6 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 RUN_LIBRARIES = ("rasterio", "matplotlib")
 """The libraries of the extra `run`, which only this command imports."""
 
-
 SPEC_HELP = "a spec, or a file that composer.save wrote"
 
 

@@ -10,7 +10,6 @@ from composer.cli.terminal import (
     UsageError,
     build_table,
     check_writable,
-    delay_interrupts,
     log,
     print_text,
     read_spec,
@@ -23,6 +22,7 @@ from composer.layouts import describe_features, format_count, list_properties
 from composer.limits import Limits
 from composer.parts import Part
 from composer.parts.base import get_part_name
+from composer.process import delay_interrupts
 from composer.sizes import ANY_SIZE
 from composer.spec.reader import is_weights_file
 from composer.spec.writer import dump, get_written_fields
