@@ -14,7 +14,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 from composer.cli.main import PIPE_CLOSED, main
-from composer.cli.terminal import limit_memory, log
+from composer.cli.terminal import log
+from composer.process import limit_memory
 
 if __name__ == "__main__":
     for name in ("stdout", "stderr"):

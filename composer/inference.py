@@ -23,16 +23,13 @@ from composer.graph_checks import (
     reject_unnamed_images,
     sort_nodes,
 )
-from composer.layouts import MAP, Feature, Features, describe_features
+from composer.layouts import MAP, Feature, Features, Shape, describe_features, format_shape
 from composer.parts import EmbeddingHead, Encoder, EncoderInfo, Head, Part, ProbedEncoder
 from composer.parts.base import contract, get_part_name
 from composer.parts.encoders import require_one_image
 from composer.parts.rules import ContractResult, Outputs, Rejection
 from composer.sizes import Conflict, SizeConstraint, intersect
 from composer.spec.writer import format_value
-
-Shape = tuple[str | int, ...]
-"""The shape of a tensor, with the batch as "b"."""
 
 
 @frozen(kw_only=True)
@@ -106,6 +103,23 @@ class TypedGraph:
         before = self.graph.padding.before(padded - pixels, self.unit)
         start, count = compute_kept_cells(feature, pixels, before, padded)
         return min(count, feature.cells(padded) - start)
+
+
+def compute_symbolic_shape(typed: TypedGraph, end: str) -> Shape | tuple[Shape, ...]:
+    """Return the shape of an output for an image of `H` by `W` pixels: `("b", 10, "H", "W")`, or `"ceil(H/4)"`.
+
+    For an embedding a tuple of shapes, `(("b", 64, "H/4", "W/4"), …)`, where `H` and `W` count the padded image.
+    """
+    if end in typed.embeddings:
+        return tuple(map(format_shape, typed.features[end]))
+    (feature,) = typed.features[end]
+    if feature.stride is None:
+        return format_shape(feature)
+    if typed.is_rescaled(feature):
+        return ("b", feature.channels, *(typed.graph.crop or ("H", "W")))
+    # A padded side has whole strides, of which the offset takes some.
+    lost = -ceil(feature.offset / feature.stride)
+    return format_shape(evolve(feature, offset=0, rounding="ceil"), f"{lost:+}" if lost else "")
 
 
 def compute_kept_cells(feature: Feature, pixels: int, before: int, padded: int) -> tuple[int, int]:

@@ -204,6 +204,8 @@ class Feature:
 
 Features = tuple[Feature, ...]
 
+Shape = tuple[str | int, ...]
+"""The shape of a tensor, with the batch as "b"."""
 
 Axes = tuple[tuple[str, ...], ...]
 """One side of a pattern: the axes of each dimension. `b (h w) c` is `(("b",), ("h", "w"), ("c",))`."""
@@ -336,6 +338,29 @@ class Image:
         return Feature(channels=self.channels, stride=self.stride, axes=axes, frames=self.frames or 1)
 
 
+def format_shape(feature: Feature, suffix: str = "") -> Shape:
+    """Return the size of each axis, with `suffix` behind height and width: `("b", 64, "H/4", "W/4")`."""
+    symbols: dict[str, str | int] = {"b": "b", "c": feature.channels, "t": feature.frames}
+    if feature.stride is not None:
+        height, width = (f"{_format_cell_count(feature, side)}{suffix}" for side in "HW")
+        frames = [str(feature.frames)] if feature.frames > 1 and "t" not in feature.axes else []
+        prefix = f"{feature.prefix}+" if feature.prefix else ""
+        symbols |= {"h": height, "w": width, "n": prefix + "*".join([*frames, height, width])}
+    return tuple(symbols[axis] for axis in feature.axes.split())
+
+
+def _format_cell_count(feature: Feature, side: str) -> str:
+    """Return the cells along a side: `3H/4`, `floor((H-1)/2)`."""
+    assert feature.stride is not None
+    cells, pixels = feature.stride.denominator, feature.stride.numerator
+    if feature.offset:
+        side = f"({side}{'-' if feature.offset > 0 else '+'}{abs(feature.offset)})"
+    text = f"{cells if cells > 1 else ''}{side}"
+    if pixels == 1:
+        return text
+    return f"{text}/{pixels}" if feature.rounding == "exact" else f"{feature.rounding}({text}/{pixels})"
+
+
 def format_count(number: int, noun: str, nouns: str | None = None, form: str = "") -> str:
     """Return `1 prefix token` or `4 prefix tokens`; `nouns` is an irregular plural, `form` a format of the number."""
     return f"{number:{form}} {noun if number == 1 else nouns or f'{noun}s'}"
@@ -353,8 +378,14 @@ def _format_values(values: Sequence[object]) -> str:
 
 def describe_features(features: Features) -> str:
     """Describe features in words: `4 × tokens "b n c" (768 channels, stride 16, 1 prefix token)`."""
+    count, *properties = list_properties(features)
+    return f"{count} ({', '.join(properties)})" if properties else count
+
+
+def list_properties(features: Features) -> list[str]:
+    """List the words for features: count and layout, then a property each, of all or from the first to the last."""
     if not features:
-        return "nothing"
+        return ["nothing"]
     kinds = dict.fromkeys(f'{get_layout_kind(f)} "{f.axes}"' for f in features)
     many = f"{len(features)} × " if len(features) > 1 else ""
     widths = [f.channels for f in features]
@@ -370,4 +401,4 @@ def describe_features(features: Features) -> str:
         info.append(format_count(max(f.prefix for f in features), "prefix token"))
     if any(f.frames > 1 for f in features):
         info.append(format_count(max(f.frames for f in features), "frame"))
-    return f"{many}{' and '.join(kinds)} ({', '.join(info)})"
+    return [f"{many}{' and '.join(kinds)}", *info]

@@ -22,10 +22,10 @@ from composer.parts import (
     SelectIndices,
     TemporalPooling,
 )
-from composer.parts.base import contract
+from composer.parts.base import contract, get_part_name
 from composer.parts.rules import Rejection, get_grid_key
 from composer.parts.validators import MAX_LEVELS
-from composer.spec.writer import format_value, get_non_default_fields
+from composer.spec.writer import format_value, get_written_fields
 
 MAX_NECKS = 4
 """The longest path: reshape tokens of frames, pool the frames, select levels, make a pyramid."""
@@ -164,13 +164,7 @@ def pick_evenly_spaced(levels: int, fewer: int) -> tuple[int, ...]:
     return tuple(round((position + 1) * levels / fewer) - 1 for position in range(fewer))
 
 
-def format_necks_entry(necks: Sequence[Part]) -> str:
-    """Return necks as a spec writes them, in one line: `necks: [SelectIndices: {indices: [1, 2]}]`."""
-    return f"necks: [{', '.join(map(format_part, necks))}]"
-
-
-def format_part(neck: Part) -> str:
+def format_part(part: Part) -> str:
     """Return a part as a spec writes it, in one line: `SelectIndices: {indices: [1, 2]}`."""
-    name = type(neck).__name__
-    fields = get_non_default_fields(neck, name)
-    return f"{name}: {format_value(fields)}" if fields else name
+    fields = get_written_fields(part)
+    return f"{get_part_name(part)}: {format_value(fields)}" if fields else get_part_name(part)

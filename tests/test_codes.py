@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import composer
-from composer.cli.list import CODES
+from composer.cli.list import read_codes
 from composer.cli.main import main
 
+CODES = read_codes()
 TREES = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted(Path(composer.__file__).parent.rglob("*.py"))]
 
 

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
-import composer
 from composer.cli.main import main
 from composer.errors import MAX_MESSAGE_LENGTH, Place, Problem, SpecError, make_printable
 from composer.spec.reader import reads
@@ -84,14 +84,34 @@ def test_streams_and_pipes(here, command, said):
     assert (ran.returncode, ran.stdout, ran.stderr) == said
 
 
+def test_a_reader_that_leaves_is_no_error(here):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = start(sys.executable, "-m", "composer", "check", "spec.yaml", stdout=writer)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+def test_a_terminal_without_the_letters_gets_others(here, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    ran = start(sys.executable, "-m", "composer", "show", "spec.yaml")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "? image" in ran.stdout
+    assert "\x1b[1;36mencoder" in ran.stdout
+
+
+def test_to_show_a_graph_only_rich_is_imported(here):
+    assert main(["check", "spec.yaml"]) == 0  # so that the facts are on disk
+    modules = "{'torch', 'timm', 'numpy', 'rich', 'rasterio', 'matplotlib'} & set(sys.modules)"
+    code = f"import sys; from composer.__main__ import main; main(['show', 'spec.yaml']); print({modules})"
+    assert start(sys.executable, "-c", code).stdout.splitlines()[-1] == "{'rich'}"
+
+
 def test_a_user_without_a_home_has_no_cache(here, capsys, monkeypatch):
     """As in a container that is run by a number for a user. What stands in no catalogue is then found out each time."""
-
-    def home():
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.delenv("COMPOSER_CACHE")
-    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
     Path("spec.yaml").write_text(SPEC.replace("timm/test_resnet", "{timm/test_resnet: {any_size: true}}"))
     assert main(["check", "spec.yaml"]) == 0
     assert capsys.readouterr() == (f"spec.yaml: {OK}", "")
@@ -108,6 +128,13 @@ REFUSED = {
     "run spec.yaml --image image.png -o circle.png": (
         "circle.png: cannot be written (Symlink loop from '{here}/circle.png'); choose another name or folder."
     ),
+    "run spec.yaml --image image.png -o folder.png": (
+        "folder.png: cannot be written (Is a directory); choose another name or folder."
+    ),
+    "build spec.yaml --save none/x.safetensors": (
+        "none/x.safetensors: cannot be written (No such file or directory); choose another name or folder."
+    ),
+    "run spec.yaml --image pipe.png -o o.png": "pipe.png: this is a pipe or a device; name a file.",
     f"run spec.yaml --image image.png -o o.png --weights {LONG}": f"{LONG}: cannot be read (File name too long).",
     "check \x1b[31mred.yaml": "\\x1b[31mred.yaml: there is no such file; check the path.",
     "check ": "'' names no file; check the path.",
@@ -117,6 +144,8 @@ REFUSED = {
 @pytest.mark.parametrize(("arguments", "said"), REFUSED.items(), ids=range(len(REFUSED)))
 def test_what_is_refused_before_anything_is_done(here, arguments, said, capsys):
     (here / "circle.png").symlink_to("circle.png")
+    (here / "folder.png").mkdir()
+    os.mkfifo("pipe.png")
     (here / "weights.png").write_text("weights", encoding="utf-8")
     for copy, name in (("a=b.png", "image.png"), ("spec.png", "spec.yaml")):
         (here / copy).write_bytes((here / name).read_bytes())
@@ -170,31 +199,28 @@ def test_the_name_of_a_part_has_a_most():
 
 
 MADE = {
-    "cut.npy": lambda file: file.write_bytes(file.read_bytes()[:200]),
-    "objects.npy": lambda file: np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True),
-    "nan.npy": lambda file: np.save(file, np.full((3, 8, 8), np.nan)),
-    "large.npy": lambda file: np.save(file, np.linspace(0, 1e300, 192).reshape(3, 8, 8)),
-    "pipe.png": lambda file: (file.unlink(), os.mkfifo(file)),
-    "device.png": lambda file: (file.unlink(), file.symlink_to("/dev/zero")),
-}
-SAID = {
-    "cut.npy": "cannot be read as an image (mmap length is greater than file size).",
-    "objects.npy": "cannot be read as an image (Array can't be memory-mapped: Python objects in dtype).",
-    "nan.npy": "image: band 1 of the input holds no data at all.",
-    "large.npy": "image: band 1 holds numbers too large to average, such as 3.29843e+299.",
-    "pipe.png": "this is a pipe or a device; name a file.",
-    "device.png": "this is a pipe or a device; name a file.",
+    "cut.npy": (
+        lambda file: file.write_bytes(file.read_bytes()[:200]),
+        "cannot be read as an image (mmap length is greater than file size).",
+    ),
+    "objects.npy": (
+        lambda file: np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True),
+        "cannot be read as an image (Array can't be memory-mapped: Python objects in dtype).",
+    ),
+    "large.npy": (
+        lambda file: np.save(file, np.linspace(0, 1e300, 192).reshape(3, 8, 8)),
+        "image: band 1 holds numbers too large to average, such as 3.29843e+299.",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_an_image_that_is_none_is_one_line(here, capsys, name):
+@pytest.mark.parametrize(("name", "make", "said"), [(name, *pair) for name, pair in MADE.items()], ids=MADE)
+def test_an_image_that_is_none_is_one_line(here, capsys, name, make, said):
     with (here / name).open("wb") as stream:
         np.save(stream, np.zeros((3, 8, 8)))
-    MADE[name](here / name)
+    make(here / name)
     assert run_on(name) == 2
-    assert capsys.readouterr().err == f"{name}: {SAID[name]}\n"
-    assert not (here / "out.png").exists()
+    assert capsys.readouterr().err == f"{name}: {said}\n"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 20_000)], ids=str)
@@ -204,42 +230,30 @@ def test_an_image_of_any_shape_is_run_on(here, capsys, size):
     assert capsys.readouterr().out.startswith(f"image: odd.png, {size[1]} high, {size[0]} wide; ")
 
 
-def test_an_image_that_may_not_be_read(here, capsys, monkeypatch):
+def test_a_file_that_may_not_be_read(here, capsys, monkeypatch):
     """Whoever is root may read all, so that no permission would show it."""
+    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert main(["show", "spec.yaml"]) == 2
+    assert capsys.readouterr() == ("", "spec.yaml: cannot be read (Permission denied).\n")
 
-    opened = Path.open
 
-    def refused(self, *arguments, **more):
-        if self.name == "image.png":
-            raise PermissionError(13, "Permission denied")
-        return opened(self, *arguments, **more)
-
-    monkeypatch.setattr(Path, "open", refused)
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("rasterio.open", "image.png: out of memory for an image of this size; crop it."),
+        ("composer.cli.run.prepare_inputs", "out of memory; use a smaller model or image, or close other programs."),
+    ],
+    ids=["an image", "anything else"],
+)
+def test_what_runs_out_of_memory_is_one_line(here, capsys, monkeypatch, place, said):
+    monkeypatch.setattr(place, Mock(side_effect=MemoryError))
     assert run_on("image.png") == 2
-    assert capsys.readouterr().err == "image.png: cannot be read (Permission denied).\n"
-
-
-def test_a_picture_that_memory_does_not_suffice_for(here, capsys, monkeypatch):
-    def refused(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr("rasterio.open", refused)
-    assert run_on("image.png") == 2
-    assert capsys.readouterr().err == "image.png: out of memory for an image of this size; crop it.\n"
-
-
-def test_what_runs_out_of_memory_anywhere_is_one_line(here, capsys, monkeypatch):
-    def refused(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr("composer.cli.run.prepare_inputs", refused)
-    assert run_on("image.png") == 2
-    assert capsys.readouterr().err == ("out of memory; use a smaller model or image, or close other programs.\n")
+    assert capsys.readouterr().err == f"{said}\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are left to themselves")
 def test_a_process_keeps_to_the_memory_that_there_is():
-    code = "from composer.cli.terminal import limit_memory as k; k(); bytearray(2**46)"
+    code = "from composer.process import limit_memory as k; k(); bytearray(2**46)"
     assert start(sys.executable, "-c", code).stderr.splitlines()[-1] == "MemoryError"
 
 
@@ -273,20 +287,6 @@ def test_a_full_disk_behind_stdout_is_one_line(here):
     with open("/dev/full", "w") as full:
         ran = start(sys.executable, "-m", "composer", "list", "necks", stdout=full)
     assert (ran.returncode, ran.stderr) == (2, "stdout: cannot be written (No space left on device).\n")
-
-
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        ([*RUN[:-1], "folder.png"], "folder.png: cannot be written (Is a directory)"),
-        ([*BUILD[:-1], "none/x.safetensors"], "none/x.safetensors: cannot be written (No such file or directory)"),
-    ],
-    ids=["folder", "no folder"],
-)
-def test_a_file_that_cannot_be_written_is_refused_first(here, capsys, command, said):
-    (here / "folder.png").mkdir()
-    assert main(command) == 2
-    assert capsys.readouterr().err == f"{said}; choose another name or folder.\n"
 
 
 @pytest.fixture
@@ -327,16 +327,6 @@ def test_ctrl_c_leaves_nothing_behind(here, before, capsys, monkeypatch, command
         assert main(command) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     assert contents(here) == before
-
-
-@pytest.mark.usefixtures("attended")
-def test_facts_that_are_half_written_are_not_left_behind(here, monkeypatch, tmp_path):
-    from composer.encoder_info import _store_cached
-
-    interrupting(monkeypatch, "pathlib.Path.replace")
-    with pytest.raises(KeyboardInterrupt):
-        _store_cached(tmp_path / "cache" / "facts.json", composer.EncoderInfo(features=composer.Feature(channels=1)))
-    assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.mark.usefixtures("attended")

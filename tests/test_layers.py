@@ -22,7 +22,7 @@ STAGES = (
     ("parts",),
     ("graph", "graph_checks"),
     ("spec",),
-    ("neck_paths", "inference", "encoder_info", "fixes"),
+    ("neck_paths", "inference", "encoder_info", "fixes", "edits"),
     ("tensors",),
     ("modules", "resources"),
     ("execution", "model"),
@@ -37,7 +37,7 @@ STAGES = (
 
 TORCH_FREE = re.compile(
     r"composer\.((errors|layouts|sizes|files|limits|process|parts|graph|graph_checks|spec|neck_paths"
-    r"|inference|encoder_info|fixes|compatibility|__init__|__main__)(\.|$)"
+    r"|inference|encoder_info|fixes|edits|compatibility|__init__|__main__)(\.|$)"
     r"|adapters\.(decoders|rejections)$|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$"
     r"|cli\.(__init__|main|terminal|check)$)"
 )
@@ -148,7 +148,7 @@ def test_every_file_has_a_stage():
 
 
 SPECS = PACKAGE.parent / "specs"
-SLOW = ("torch", "timm", "importlib.metadata", "rich")
+SLOW = ("torch", "timm", "importlib.metadata", "rich", "numpy")
 
 
 def run_checks(cache: Path, *specs: Path) -> str:

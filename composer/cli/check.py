@@ -6,10 +6,9 @@ import json
 import sys
 from collections.abc import Sequence
 from difflib import unified_diff
-from math import ceil
 from typing import Any
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, frozen
 
 from composer.cli.terminal import (
     UsageError,
@@ -21,53 +20,14 @@ from composer.cli.terminal import (
     write_output,
     write_text,
 )
+from composer.edits import fix_text
 from composer.errors import Fix, Place, Problem, SpecError, make_printable
-from composer.inference import Shape, TypedGraph, infer
-from composer.layouts import Feature
-from composer.spec.edits import EditError, apply_edits
-from composer.spec.reader import is_weights_file, reads
+from composer.inference import TypedGraph, compute_symbolic_shape, infer
+from composer.spec.reader import is_weights_file
 from composer.spec.writer import digest, write
 from composer.spec.yaml import read_text
 
-
-def compute_symbolic_shape(typed: TypedGraph, end: str) -> Shape | tuple[Shape, ...]:
-    """Return the shape of an output for an image of `H` by `W` pixels: `("b", 10, "H", "W")`, or `"ceil(H/4)"`.
-
-    For an embedding a tuple of shapes, `(("b", 64, "H/4", "W/4"), …)`, where `H` and `W` count the padded image.
-    """
-    if end in typed.embeddings:
-        return tuple(map(_format_shape, typed.features[end]))
-    (feature,) = typed.features[end]
-    if feature.stride is None:
-        return _format_shape(feature)
-    if typed.is_rescaled(feature):
-        return ("b", feature.channels, *(typed.graph.crop or ("H", "W")))
-    # A padded side has whole strides, of which the offset takes some.
-    lost = -ceil(feature.offset / feature.stride)
-    return _format_shape(evolve(feature, offset=0, rounding="ceil"), f"{lost:+}" if lost else "")
-
-
-def _format_shape(feature: Feature, suffix: str = "") -> Shape:
-    """Return the size of each axis, with `suffix` behind height and width: `("b", 64, "H/4", "W/4")`."""
-    symbols: dict[str, str | int] = {"b": "b", "c": feature.channels, "t": feature.frames}
-    if feature.stride is not None:
-        height, width = (f"{_format_cell_count(feature, side)}{suffix}" for side in "HW")
-        frames = [str(feature.frames)] if feature.frames > 1 and "t" not in feature.axes else []
-        prefix = f"{feature.prefix}+" if feature.prefix else ""
-        symbols |= {"h": height, "w": width, "n": prefix + "*".join([*frames, height, width])}
-    return tuple(symbols[axis] for axis in feature.axes.split())
-
-
-def _format_cell_count(feature: Feature, side: str) -> str:
-    """Return the cells along a side: `3H/4`, `floor((H-1)/2)`."""
-    assert feature.stride is not None
-    cells, pixels = feature.stride.denominator, feature.stride.numerator
-    if feature.offset:
-        side = f"({side}{'-' if feature.offset > 0 else '+'}{abs(feature.offset)})"
-    text = f"{cells if cells > 1 else ''}{side}"
-    if pixels == 1:
-        return text
-    return f"{text}/{pixels}" if feature.rounding == "exact" else f"{feature.rounding}({text}/{pixels})"
+SPEC_SUFFIXES = (".yaml", ".yml")
 
 
 @frozen
@@ -123,12 +83,9 @@ def check(files: Sequence[str], form: str, *, fix: bool = False, diff: bool = Fa
     Return 2 for unreadable files, 1 for problems.
     """
     if fix or diff:
-        if form != "text":
-            raise UsageError(f"--format {form} cannot be combined with --fix or --diff; leave it out.")
         return max(fix_file(file, write=fix) for file in files)
     reports = []
-    for file in files:
-        report = build_report(file)
+    for report in map(build_report, files):
         reports.append(report)
         if form == "text":
             print_text(str(report)) if report.code < 2 else log(report.problems[0].message)
@@ -145,53 +102,6 @@ def build_report(file: str) -> Report:
         return Report(file, problems=(Problem(code="file", message=str(error), place=Place(file=file)),), code=2)
     except SpecError as error:
         return Report(file, problems=error.problems, code=1)
-
-
-SPEC_SUFFIXES = (".yaml", ".yml")
-
-MAX_ROUNDS = 10
-"""The number of times that a spec is fixed and read again: one problem may hide another."""
-
-
-@frozen
-class FixedSpec:
-    """A spec with fixes applied, a line for each fix, a line for each that was not applied, and the problems left."""
-
-    text: str
-    applied: tuple[str, ...]
-    skipped: tuple[str, ...]
-    problems: tuple[Problem, ...]
-
-
-def fix_text(text: str, name: str) -> FixedSpec:
-    """Apply the fixes of the problems of a spec to its text, as far as they are edits and solve the problems."""
-    applied: list[str] = []
-    skipped: list[str] = []
-    problems = _find_problems(text, name)
-    for _ in range(MAX_ROUNDS):
-        fixes = {(one.code, one.place.path): one.fix for one in problems if isinstance(one.fix, Fix)}
-        if not fixes:
-            break
-        lines = [f"{path}: {fix}" for (_, path), fix in fixes.items()]
-        try:
-            fixed = apply_edits(text, [edit for fix in fixes.values() for edit in fix.edits])
-            left = _find_problems(fixed, name)
-            if any((problem.code, problem.place.path) in fixes or problem.code == "yaml" for problem in left):
-                raise EditError("the edited text still has this problem")
-        except EditError as error:
-            skipped = [f"{line} ({error})" for line in lines]
-            break
-        applied += lines
-        text, problems = fixed, left
-    return FixedSpec(text, tuple(applied), tuple(skipped), problems)
-
-
-def _find_problems(text: str, name: str) -> tuple[Problem, ...]:
-    try:
-        infer(reads(text, name=name))
-    except SpecError as error:
-        return error.problems
-    return ()
 
 
 def fix_file(file: str, *, write: bool) -> int:

@@ -1,21 +1,41 @@
-"""`list` and `explain`: print the names and fields of parts, and the meaning of error codes."""
+"""`list`, `explain` and `matrix`: print the parts, the error codes, and which encoders and decoders fit together."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import multiprocessing
 import re
-from collections.abc import Sequence
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from composer.adapters.timm.catalogue import get_catalogue_version, list_networks
-from composer.cli.terminal import UsageError, build_table, log, print_text, render
-from composer.encoder_info import LIBRARIES, get_adapter
+from composer.cli.terminal import (
+    UsageError,
+    build_table,
+    check_writable,
+    log,
+    print_text,
+    render,
+    write_text,
+)
+from composer.compatibility import PairResult, Verdict, evaluate_pairs, list_decoder_names
+from composer.encoder_info import LIBRARIES, describe, get_adapter
 from composer.errors import suggest
-from composer.parts import KINDS, PART_REGISTRY, Part
+from composer.layouts import format_count
+from composer.neck_paths import format_part
+from composer.parts import KINDS, PART_REGISTRY, Part, ProbedEncoder
+from composer.parts.base import get_part_name
 from composer.parts.registry import UnusableError
+from composer.process import handle_interrupts
 from composer.spec.schema import OPTIONS, get_fields
-from composer.spec.writer import dump
+from composer.spec.writer import dump, get_written_fields
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,17 +45,32 @@ PLURALS = {f"{kind}s": kind for kind in KINDS}
 UNLISTED_SOURCES = ("timm", "transformers")
 """Sources with more names than a registry lists."""
 
+CHUNK = 8
+"""Encoders that a process evaluates at a time; starting one pays off only for so many."""
+
+MAX_LISTED_PAIRS = 150
+"""Pairs that a table lists one by one; of more, it counts the verdicts of each decoder."""
+
+LEGEND: dict[Verdict, tuple[str, str]] = {
+    "fits": ("●", "fits as it is"),
+    "necks": ("◐", "fits with necks, or with other levels of the encoder"),
+    "refused": ("·", "does not fit"),
+}
+"""For each verdict its sign in tables, and its meaning."""
+
 
 def print_parts(kind: str, pattern: str | None) -> None:
     """Print the parts of a kind, such as `necks`, with their fields; for a pattern of encoders, names only.
 
     Raises UsageError where nothing matches.
     """
-    is_pattern = kind == "encoders" and pattern is not None and pattern not in list_parts(kind)[0]
-    names = find_encoder_names(pattern or "") if is_pattern else []
-    if is_pattern:
-        _log_notes(pattern or "", names)
-    print_text("\n".join(names) or render(*describe_parts(kind, pattern)))
+    if kind == "encoders" and pattern is not None and pattern not in list_parts(kind)[0]:
+        names = find_encoder_names(pattern)
+        _log_notes(pattern, names)
+        if names:
+            print_text("\n".join(names))
+            return
+    print_text(render(*describe_parts(kind, pattern)))
     if kind == "encoders" and pattern is None:
         print_text("python -m composer list encoders 'timm/*resnet*' lists names.")
 
@@ -155,98 +190,165 @@ def _log_notes(pattern: str, names: Sequence[str]) -> None:
 
 def explain_code(code: str | None) -> None:
     """Print the explanation of a code, or a table of all codes. Raises UsageError for an unknown code."""
+    codes = read_codes()
     if code is not None:
-        if code not in CODES:
-            raise UsageError(f"there is no error code {code!r}; {suggest(code, CODES)}")
-        print_text(f"{code}: {CODES[code]}")
+        if code not in codes:
+            raise UsageError(f"there is no error code {code!r}; {suggest(code, codes)}")
+        print_text(f"{code}: {codes[code]}")
         return
     table = build_table("code", "meaning")
-    for name, text in CODES.items():
+    for name, text in codes.items():
         table.add_row(name, text.split("\n")[0])
     print_text(f"{render(table)}\n\npython -m composer explain CODE prints an example and what to do.")
 
 
-CODES = {
-    "argument": """A part has no such argument or option, or the argument has a value that cannot work.
-Example: decoder: {smp/FPN: {decoder_channels: [256]}}, which is an argument of smp/Unet.
-Fix: use the arguments that `python -m composer list decoders NAME` shows.""",
-    "channels": """Channels do not match: of an input and a part, or of two arguments of a part.
-Example: a pretrained encoder for 3 channels after input: {channels: 6}.
-Fix: change the channels of the input, or the argument that the message names.""",
-    "count": """A part needs another number of features than it receives, or another number of layers.
-Example: UNetDecoder with 3 channels after an encoder that gives 4 feature maps.
-Fix: give one value per feature, or pick features with SelectIndices.""",
-    "features": """The features of an encoder are unknown, or the module computes others than were inferred or declared.
-Example: Custom with features=Feature(channels=64) for a module that returns 128 channels.
-Fix: correct the features that you pass, or install the library version that they belong to.""",
-    "file": """A file cannot be read, or has no spec in it.
-Example: a checkpoint of another program given as a spec.
-Fix: check the path; give a YAML spec, or a weights file that composer.save wrote.""",
-    "frames": """The number of frames does not match.
-Example: a video encoder for 4 frames with input: {frames: 3}.
-Fix: set the frames of the input, or merge them with TemporalPooling.""",
-    "index": """An index selects a level that does not exist, or levels are in an order that the part does not follow.
-Example: SelectIndices: {indices: [4]} after four feature maps, counted from 0.
-Fix: use indices in the range that the message gives, from fine to coarse.""",
-    "inputs": """A part receives too many or too few inputs, or inputs under wrong names.
-Example: a neck that joins two branches, with one entry in `from`.
-Fix: give the inputs that the message lists, by name where a part names them.""",
-    "install": """A library is missing, or is installed and cannot be imported.
-Example: decoder: smp/FPN without segmentation-models-pytorch.
-Fix: run the pip command of the message.""",
-    "join": """Features that are joined, or that go through shared weights, differ in layout, stride or channels.
-Example: AddFeatures of a map of stride 8 and one of stride 16.
-Fix: give both branches the same layout and stride at each level.""",
-    "key": """A key is missing, unknown, written twice, or not allowed at this place.
-Example: decodr: FCNDecoder.
-Fix: use or add the key that the message names.""",
-    "layout": """A part receives tensors of a layout that it does not accept.
-Example: tokens of a ViT, "b n c", before UNetDecoder, which needs maps "b c h w".
-Fix: add the necks that the message lists.""",
-    "limit": """The spec, the model or the machine's memory exceeds a limit.
-Example: --max-parameters 50M for a model with 86 million parameters.
-Fix: use a smaller part at the node that the message names, or raise the limit.""",
-    "node": """A node has an invalid or repeated name, or nodes take from each other in a circle.
-Example: two auxiliary heads called early.
-Fix: choose another name, of letters, digits and _; let one node take from an input or an earlier node.""",
-    "note": """A note on a TerraTorch config or call: composer leaves something out, or computes it otherwise.
-Example: the learning rate of a config, which does not belong to the model.
-Fix: nothing, unless the difference matters to you.""",
-    "output": """An output is not what a head returns: its head is missing, it has two, or no head can make one of it.
-Example: decoder: UNetDecoder without a head.
-Fix: add a head after the decoder, or head: EmbeddingHead to return features unchanged.""",
-    "part": """There is no part or network with this name, or it is of the wrong kind for its place.
-Example: encoder: timm/resnet19.
-Fix: use the name that the message suggests, or search: python -m composer list encoders 'timm/*resnet*'.""",
-    "prefix": """Prefix tokens, such as a class token, are missing where a part uses them or present where it cannot.
-Example: pooling: cls after an encoder without a class token.
-Fix: change the argument that the message names, such as remove_cls_token: true.""",
-    "reference": """A node or an output refers to a node or input that does not exist.
-Example: from: encodr.
-Fix: use the name that the message suggests.""",
-    "search": """No necks, widths or encoder levels make the graph valid.
-Example: concatenating two branches whose images have different sizes.
-Fix: solve the other problems of the spec by hand, or choose another decoder.""",
-    "sizes": """No image size satisfies all parts, or an encoder does not accept the size.
-Example: input: {size: [100, 100]} for an encoder that needs multiples of 32.
-Fix: change the size of the input, or img_size of the encoder.""",
-    "stride": """The strides or offsets of features do not form the pyramid that a part needs.
-Example: strides 4, 4, 8 before a decoder that doubles the size at each step.
-Fix: choose other levels with SelectIndices, or add the necks that the message lists.""",
-    "type": """A value has the wrong type.
-Example: num_classes: 'ten'.
-Fix: write the type that the message expects.""",
-    "unused": """A node, key or argument has no effect on any output.
-Example: a node that no other node and no output takes from.
-Fix: use it, or remove it.""",
-    "value": """A value is outside of its range, or contradicts another one.
-Example: dropout: 1.5.
-Fix: use a value that the message allows.""",
-    "weights": """Weights cannot be loaded, or do not match the model.
-Example: a checkpoint of a ResNet-50 for a ResNet-18.
-Fix: give a checkpoint of this model, or set pretrained: false.""",
-    "yaml": """The text is not valid YAML, uses tags or merge keys, or a graph cannot be written as YAML.
-Example: a bracket that is not closed.
-Fix: correct the line that the message gives; write a live module as a part of your own.""",
-}
-"""For each code three lines: its meaning, an example, and what to do."""
+def read_codes() -> dict[str, str]:
+    """Return for each error code three lines: its meaning, an example, and what to do."""
+    import yaml
+
+    codes: dict[str, str] = yaml.safe_load(Path(__file__).with_name("codes.yaml").read_text(encoding="utf-8"))
+    return codes
+
+
+def write_matrix(encoders: Sequence[str], decoders: Sequence[str], form: str, out: str | None, jobs: int) -> None:
+    """Evaluate the pairs of all encoders and decoders that match the patterns; write them to `out` or to stdout.
+
+    Raises UsageError for a pattern that nothing matches, and for a file that cannot be written.
+    """
+    format_pairs, suffix = {"table": (as_table, ".txt"), "csv": (as_csv, ".csv"), "json": (as_json, ".json")}[form]
+    path = None if out is None else check_writable(out, (suffix,))
+    pairs = evaluate_matrix(encoders, decoders, jobs)
+    write_text(format_pairs(pairs), out, path)
+    if path is not None:
+        log(format_summary(pairs))
+
+
+def evaluate_matrix(encoders: Sequence[str], decoders: Sequence[str], jobs: int) -> list[PairResult]:
+    """Pair the encoders and decoders that match any of the patterns, encoder by encoder, in `jobs` processes.
+
+    Progress is shown on stderr. Raises UsageError for a pattern that nothing matches.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    known = list_decoder_names(PART_REGISTRY)
+    names: dict[str, None] = {}
+    for pattern in decoders:
+        matching = [name for name in known if is_match(name, pattern)]
+        if not matching:
+            raise UsageError(f"no decoder is named {pattern!r}; there are {', '.join(known)}")
+        names |= dict.fromkeys(matching)
+    parts = {name: encoder for pattern in encoders for name, encoder in _find_encoders(pattern).items()}
+    rows = _compute_rows([(encoder, tuple(names)) for encoder in parts.values()], jobs)
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    shown = track(rows, "encoders paired", len(parts), console=console, transient=True, disable=hidden)
+    return [pair for row in shown for pair in row]
+
+
+def _find_encoders(pattern: str) -> dict[str, ProbedEncoder]:
+    """Return the encoders that match, by name; a name without stars need not be listed.
+
+    Raises UsageError where there is none.
+    """
+    encoders = {}
+    for name in find_encoder_names(pattern) or ([] if set(pattern) & set("*?[") else [pattern]):
+        source, slash, network = name.partition("/")
+        part = PART_REGISTRY.get(name) or PART_REGISTRY.get(source + slash)
+        if part is not None and issubclass(part, ProbedEncoder) and network:
+            encoders[name] = part(network)  # type: ignore[call-arg]
+    if not encoders:
+        raise UsageError(f"no encoder is named {pattern!r}; a pattern has stars, in quotes: 'timm/*resnet*'")
+    return encoders
+
+
+def _compute_rows(work: Sequence[tuple[ProbedEncoder, tuple[str, ...]]], jobs: int) -> Iterator[tuple[PairResult, ...]]:
+    processes = min(jobs, len(work) // CHUNK)
+    if processes < 2:
+        yield from map(_compute_row, work)
+        return
+    # Ctrl-C reaches all processes of a terminal. Those of the pool ignore it from their start; this one ends them.
+    with handle_interrupts(signal.SIG_IGN):
+        pool = multiprocessing.get_context("spawn").Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with pool:
+        yield from pool.imap(_compute_row, work, chunksize=CHUNK)
+
+
+def _compute_row(work: tuple[ProbedEncoder, tuple[str, ...]]) -> tuple[PairResult, ...]:
+    encoder, decoders = work
+    return evaluate_pairs(encoder, {name: PART_REGISTRY[name] for name in decoders}, describe)
+
+
+def as_csv(pairs: Sequence[PairResult]) -> str:
+    """Format a line for each pair; lists and mappings in it are JSON, and empty where there are none."""
+    out = io.StringIO()
+    records = list(map(_build_record, pairs))
+    writer = csv.DictWriter(out, records[0], lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        texts = {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in record.items() if value
+        }
+        writer.writerow(texts)
+    return out.getvalue()
+
+
+def as_json(pairs: Sequence[PairResult]) -> str:
+    """Format a list with an object for each pair."""
+    return json.dumps(list(map(_build_record, pairs)), indent=2) + "\n"
+
+
+def _build_record(pair: PairResult) -> dict[str, Any]:
+    """Return a pair as plain values: names, verdict, levels, necks, fields of the decoder, reason."""
+    necks = [(get_part_name(neck), get_written_fields(neck)) for neck in pair.necks]
+    return {
+        "encoder": get_part_name(pair.encoder),
+        "decoder": get_part_name(pair.decoder),
+        "verdict": pair.verdict,
+        "out_indices": pair.levels and list(pair.levels),
+        "necks": [{name: fields} if fields else name for name, fields in necks],
+        "fields": get_written_fields(pair.decoder),
+        "because": pair.because,
+    }
+
+
+def as_table(pairs: Sequence[PairResult]) -> str:
+    """Format a table for people: each pair, or of many pairs the count of each verdict per decoder; then a summary."""
+    body = _format_pairs(pairs) if len(pairs) <= MAX_LISTED_PAIRS else _format_counts(pairs)
+    return f"{body}\n\n{format_summary(pairs)}\n"
+
+
+def format_summary(pairs: Sequence[PairResult]) -> str:
+    """Return the number of pairs of each verdict."""
+    encoders = len({get_part_name(pair.encoder) for pair in pairs})
+    sides = ((encoders, "encoder"), (len(pairs) // encoders, "decoder"))
+    product = " × ".join(format_count(*side, form=",") for side in sides)
+    counts = Counter(pair.verdict for pair in pairs)
+    lines = [f"{sign} {counts[verdict]:,} {meaning}" for verdict, (sign, meaning) in LEGEND.items()]
+    return "\n".join([f"{product}, {format_count(len(pairs), 'pair', form=',')}:", *lines])
+
+
+def _format_pairs(pairs: Sequence[PairResult]) -> str:
+    table = build_table("encoder", "decoder", "", "what it takes, or why not")
+    for column in table.columns[:2]:
+        column.no_wrap = True
+    previous = ""
+    for pair in pairs:
+        encoder = get_part_name(pair.encoder)
+        levels = [f"out_indices: {list(pair.levels)}"] if pair.levels else []
+        necks = [f"necks: [{', '.join(map(format_part, pair.necks))}]"] if pair.necks else []
+        reason = pair.because or "; ".join([*levels, *necks])
+        name = "" if encoder == previous else encoder
+        table.add_row(name, get_part_name(pair.decoder), LEGEND[pair.verdict][0], reason)
+        previous = encoder
+    return render(table)
+
+
+def _format_counts(pairs: Sequence[PairResult]) -> str:
+    counts = Counter((get_part_name(pair.decoder), pair.verdict) for pair in pairs)
+    table = build_table("decoder")
+    for sign, _ in LEGEND.values():
+        table.add_column(sign, justify="right")
+    for decoder in dict.fromkeys(decoder for decoder, _ in counts):
+        table.add_row(decoder, *(f"{counts[decoder, verdict]:,}" for verdict in LEGEND))
+    return f"{render(table)}\n\nFor each pair: --format csv or --format json."

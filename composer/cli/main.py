@@ -17,7 +17,6 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 RUN_LIBRARIES = ("rasterio", "matplotlib")
 """The libraries of the extra `run`, which only this command imports."""
 
-
 SPEC_HELP = "a spec, or a file that composer.save wrote"
 
 
@@ -75,10 +74,10 @@ def _build_parser() -> argparse.ArgumentParser:
 
     check = add_command("check", "check:check", "check specs, and print their problems or output shapes")
     check.add_argument("files", nargs="+", metavar="FILE")
-    check.add_argument("--format", dest="form", choices=("text", "json"), default="text")
-    edits = check.add_mutually_exclusive_group()
-    edits.add_argument("--fix", action="store_true", help="apply the fixes in the files, and print them")
-    edits.add_argument("--diff", action="store_true", help="print what --fix would change, and write nothing")
+    add = check.add_mutually_exclusive_group().add_argument
+    add("--format", dest="form", choices=("text", "json"), default="text")
+    add("--fix", action="store_true", help="apply the fixes in the files, and print them")
+    add("--diff", action="store_true", help="print what --fix would change, and write nothing")
 
     show = add_command("show", "show:show", "print the features between the nodes of a graph")
     show.add_argument("file", metavar="FILE", help=SPEC_HELP)
@@ -100,7 +99,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("kind", choices=("encoders", "necks", "decoders", "heads"))
     add("pattern", nargs="?", metavar="PATTERN", help="with stars, in quotes: 'timm/*resnet*'")
 
-    add = add_command("matrix", "matrix:write_matrix", "check which encoders fit which decoders").add_argument
+    add = add_command("matrix", "list:write_matrix", "check which encoders fit which decoders").add_argument
     add("--encoders", nargs="+", default=["timm/*"], metavar="PATTERN", help="with stars, in quotes ('timm/*')")
     add("--decoders", nargs="+", default=["*"], metavar="PATTERN", help="'*', 'smp/*', UNetDecoder ('*')")
     add("--format", dest="form", choices=("table", "csv", "json"), default="table")

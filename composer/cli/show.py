@@ -10,7 +10,6 @@ from composer.cli.terminal import (
     UsageError,
     build_table,
     check_writable,
-    delay_interrupts,
     log,
     print_text,
     read_spec,
@@ -19,21 +18,19 @@ from composer.cli.terminal import (
 from composer.errors import make_printable
 from composer.graph import Shared, get_module_path
 from composer.inference import TypedGraph, infer
-from composer.layouts import Features, format_count, get_layout_kind
+from composer.layouts import describe_features, format_count, list_properties
 from composer.limits import Limits
 from composer.parts import Part
 from composer.parts.base import get_part_name
+from composer.process import delay_interrupts
 from composer.sizes import ANY_SIZE
 from composer.spec.reader import is_weights_file
-from composer.spec.writer import dump, get_non_default_fields
+from composer.spec.writer import dump, get_written_fields
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from composer.model import Model
-
-PROPERTIES = {"channels": None, "stride": None, "rounding": "exact", "offset": 0, "prefix": 0, "frames": 1}
-"""The properties of a feature and their defaults, which are not shown."""
 
 
 def show(file: str) -> None:
@@ -111,7 +108,7 @@ def _build_node_table(typed: TypedGraph) -> Table:
         demands = [] if sizes == ANY_SIZE else [f"demands {sizes}"]
         table.add_row(
             Text.assemble((node.name, "bold cyan"), (f"\n  {part}", "bold"), (details, "dim")),
-            "\n".join([*format_features(typed.features[node.name]), *demands]),
+            "\n".join([*list_properties(typed.features[node.name]), *demands]),
         )
     return table
 
@@ -120,36 +117,14 @@ def format_part(part: Part | Shared) -> list[str]:
     """Return a part's name and its fields that are not at their defaults, as a spec writes them: `channels: 256`."""
     if isinstance(part, Shared):
         return [f"share: {part.node}"]
-    name = get_part_name(part)
-    changed = get_non_default_fields(part, name, given={"name": name} if part.source is not None else None)
-    return [name, *dump(changed).splitlines()]
-
-
-def format_features(features: Features) -> list[str]:
-    """Return the count and layout of features, then a line per property: one value where all features have the same."""
-    if not features:
-        return ["nothing"]
-    layouts = dict.fromkeys(f"{get_layout_kind(feature)} {feature.axes}" for feature in features)
-    count = f"{len(features)} × " if len(features) > 1 else ""
-    lines = [f"{count}{' and '.join(layouts)}"]
-    for name, default in PROPERTIES.items():
-        values = [getattr(feature, name) for feature in features]
-        if any(value != default for value in values):
-            shown = ["–" if value == default else str(value) for value in values]
-            lines.append(f"{name} {', '.join(shown if len(set(shown)) > 1 else shown[:1])}")
-    return lines
+    return [get_part_name(part), *dump(get_written_fields(part)).splitlines()]
 
 
 def _build_summary_table(typed: TypedGraph) -> Table:
     """Build a table of the inputs of a graph, the image sizes that it takes, and its outputs."""
     from rich.table import Table
 
-    inputs = []
-    for name, image in typed.graph.inputs:
-        properties = [format_count(image.channels, "channel")]
-        properties += [f"stride {image.stride}"] if image.stride != 1 else []
-        properties += [format_count(image.frames, "frame")] if image.frames is not None else []
-        inputs.append(f"{name}: {', '.join(properties)}")
+    inputs = [f"{name}: {describe_features((image.feature,))}" for name, image in typed.graph.inputs]
     padding = typed.graph.padding
     side = "on both sides" if padding.side == "both" else "at the end"
     labels = {node: f", auxiliary {label}" for label, node in typed.graph.auxiliary if node not in typed.graph.outputs}

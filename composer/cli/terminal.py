@@ -1,18 +1,15 @@
-"""Print to the terminal, read specs, write output files, and handle Ctrl-C."""
+"""Print to the terminal, read specs, and write output files."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composer import files
 from composer.errors import make_printable
-from composer.limits import get_free_memory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -132,38 +129,3 @@ def write_text(text: str, file: str | None, path: Path | None) -> None:
     else:
         write_output(file, path, lambda partial: partial.write_text(text, encoding="utf-8"))
         print_text(f"wrote {make_printable(file)}")
-
-
-@contextmanager
-def handle_interrupts(handler: Any) -> Iterator[None]:
-    """Set the handler of Ctrl-C for the block. Only the main thread can; others leave it as it is."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, handler) if is_main else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def delay_interrupts() -> Iterator[None]:
-    """Delay Ctrl-C to the end of the block, because torch crashes when its import is interrupted."""
-    received: list[int] = []
-    with handle_interrupts(lambda number, _: received.append(number)):
-        yield
-    if received:
-        raise KeyboardInterrupt
-
-
-def limit_memory() -> None:
-    """Limit this process to the free memory, so that it raises MemoryError before the OOM killer acts. Linux only."""
-    free = get_free_memory()
-    if sys.platform != "linux" or free is None:
-        return
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    with suppress(ValueError, OSError):  # there is no /proc, or the limit of the system is lower
-        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_DATA, (used + free, hard))

@@ -87,15 +87,21 @@ def _require_serializable(graph: Graph) -> None:
         raise SpecError(Problem(code="yaml", message=message, place=Place(name), fix=fix) for name in live)
 
 
-def get_non_default_fields(declaration: Any, owner: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the fields that differ from their defaults as plain values, without those in `given`.
+def get_written_fields(part: Part, owner: str = "part") -> dict[str, Any]:
+    """Return the fields that a spec writes behind the name of a part: those that differ from their defaults."""
+    fields = get_non_default_fields(part, owner)
+    return {name: value for name, value in fields.items() if part.source is None or name != "name"}
+
+
+def get_non_default_fields(declaration: Any, owner: str) -> dict[str, Any]:
+    """Return the fields that differ from their defaults as plain values.
 
     Raises SpecError, at a path inside `owner`, for a value that cannot be written in a spec.
     """
     fields = {}
     for name, field in get_fields(type(declaration)).items():
         value = getattr(declaration, field.attribute.name)
-        if name not in (given or {}) and value != _get_default(field.attribute, declaration):
+        if value != _get_default(field.attribute, declaration):
             plain = dict(value) if field.wanted is OPTIONS else value
             fields[name] = _to_plain_value(plain, f"{owner}.{name}")
     return fields
@@ -211,12 +217,11 @@ def _dump_part(node: Node, names: Mapping[type[Part], str]) -> Any:
         cls = type(part).__name__
         message = f"{cls} is not among the parts that a text may name."
         raise build_error("yaml", message, Place(node.name), f"hand it in: parts={{**PARTS, {cls!r}: {cls}}}")
-    given = {} if part.source is None else {"name": part.name}  # type: ignore[attr-defined]
     if name.endswith("/"):
-        name = f"{name}{given['name']}"
-    elif given:
+        name = f"{name}{part.name}"  # type: ignore[attr-defined]
+    elif part.source is not None:
         name = get_part_name(part)
-    fields = get_non_default_fields(part, node.name, given)
+    fields = get_written_fields(part, node.name)
     return {name: fields} if fields else name
 
 

@@ -34,7 +34,7 @@ from tests.peers.combinations import (
     call_of,
     frames_of,
 )
-from tests.wrong_specs import READ
+from tests.wrong_specs import TEXTS
 
 FOLDER = Path(__file__).parent
 SPECS = {path.stem: path for path in sorted((FOLDER.parents[1] / "specs").glob("*.yaml"))}
@@ -177,7 +177,7 @@ def record() -> None:
     """Write all files anew."""
     texts = {name: path.read_text(encoding="utf-8") for name, path in SPECS.items()}
     checks = {name: check(text) for name, text in texts.items() if _is_buildable(text)}
-    wrong = {name: check(text) for name, text in READ.items()}
+    wrong = {name: check(text) for name, text in TEXTS.items()}
     models = {name: spec_model(name) for name, text in texts.items() if _is_buildable(text)}
     _write("checks", dict(sorted({**read("checks"), **checks}.items())))
     _write("wrong", wrong)

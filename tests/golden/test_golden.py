@@ -38,9 +38,9 @@ def test_checks_of_specs(name):
     assert recording.check(recording.SPECS[name].read_text(encoding="utf-8")) == recording.read("checks")[name]
 
 
-@pytest.mark.parametrize("name", recording.READ)
+@pytest.mark.parametrize("name", recording.TEXTS)
 def test_checks_of_wrong_specs(name):
-    assert recording.check(recording.READ[name]) == recording.read("wrong")[name]
+    assert recording.check(recording.TEXTS[name]) == recording.read("wrong")[name]
 
 
 @pytest.mark.parametrize("name", spec_params("models"))

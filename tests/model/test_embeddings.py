@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import composer
-from composer.cli.check import compute_symbolic_shape
 from composer.graph import Node, Shared
+from composer.inference import compute_symbolic_shape
 from composer.layouts import Feature, Image
 from composer.parts.decoders import IdentityDecoder
 from composer.parts.encoders import Timm

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import composer
 from composer.adapters.timm.modules import probe
-from composer.cli.check import compute_symbolic_shape
+from composer.inference import compute_symbolic_shape
 from composer.layouts import Feature, Image
 from composer.parts.decoders import FCNDecoder, IdentityDecoder, LinearDecoder, MLPDecoder, UNetDecoder
 from composer.parts.encoders import Custom, Timm

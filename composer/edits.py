@@ -1,4 +1,4 @@
-"""Apply edits to the text of a spec: lines are changed where they stand, and comments are kept."""
+"""Fix the text of a spec: lines are changed where they stand, and comments are kept."""
 
 from __future__ import annotations
 
@@ -6,14 +6,61 @@ import re
 from collections.abc import Iterable
 
 import yaml
+from attrs import frozen
 
-from composer.errors import Edit, InsertNecks, SetField
+from composer.errors import Edit, Fix, InsertNecks, Problem, SetField, SpecError
+from composer.inference import infer
+from composer.spec.reader import reads
+
+MAX_ROUNDS = 10
+"""The number of times that a spec is fixed and read again: one problem may hide another."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class EditError(ValueError):
     """An edit that cannot be made in a text as it stands."""
+
+
+@frozen
+class FixedSpec:
+    """A spec with fixes applied, a line for each fix, a line for each that was not applied, and the problems left."""
+
+    text: str
+    applied: tuple[str, ...]
+    skipped: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def fix_text(text: str, name: str) -> FixedSpec:
+    """Apply the fixes of the problems of a spec to its text, as far as they are edits and solve the problems."""
+    applied: list[str] = []
+    skipped: list[str] = []
+    problems = _find_problems(text, name)
+    for _ in range(MAX_ROUNDS):
+        fixes = {(one.code, one.place.path): one.fix for one in problems if isinstance(one.fix, Fix)}
+        if not fixes:
+            break
+        lines = [f"{path}: {fix}" for (_, path), fix in fixes.items()]
+        try:
+            fixed = apply_edits(text, [edit for fix in fixes.values() for edit in fix.edits])
+            left = _find_problems(fixed, name)
+            if any((problem.code, problem.place.path) in fixes or problem.code == "yaml" for problem in left):
+                raise EditError("the edited text still has this problem")
+        except EditError as error:
+            skipped = [f"{line} ({error})" for line in lines]
+            break
+        applied += lines
+        text, problems = fixed, left
+    return FixedSpec(text, tuple(applied), tuple(skipped), problems)
+
+
+def _find_problems(text: str, name: str) -> tuple[Problem, ...]:
+    try:
+        infer(reads(text, name=name))
+    except SpecError as error:
+        return error.problems
+    return ()
 
 
 def apply_edits(text: str, edits: Iterable[Edit]) -> str:
@@ -46,11 +93,7 @@ def _find(node: yaml.Node | None, key: str) -> yaml.Node | None:
 def _find_part(root: yaml.MappingNode, name: str) -> yaml.Node:
     """Return the YAML node of the part of a node of the graph, in either form."""
     nodes = _find(root, "nodes")
-    if nodes is not None:
-        entry = _find(nodes, name)
-        found = None if entry is None else _find(entry, "part")
-    else:
-        found = _find_path(root, name)
+    found = _find_path(root, name) if nodes is None else _find(_find(nodes, name), "part")
     if found is None:
         raise EditError(f"{name} is not written in the spec")
     return found
@@ -60,13 +103,11 @@ def _find_path(root: yaml.Node, path: str) -> yaml.Node | None:
     """Return the node at a path such as `aux.a.decoder` or `necks[1]`."""
     found: yaml.Node | None = root
     for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
-        if found is None:
-            return None
         if key:
             found = _find(found, key)
         else:
-            inside = isinstance(found, yaml.SequenceNode) and int(index) < len(found.value)
-            found = found.value[int(index)] if inside else None
+            entries = found.value if isinstance(found, yaml.SequenceNode) else []
+            found = entries[int(index)] if int(index) < len(entries) else None
     return found
 
 
