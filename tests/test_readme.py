@@ -18,7 +18,7 @@ from attrs import fields
 import composer
 from composer.cli.main import main
 from composer.encoder_info import LIBRARIES
-from composer.testing.checking import ALL_LAWS, DEFAULT_EXAMPLES, ContractCheck
+from composer.testing.checking import ALL_LAWS, DEFAULT_EXAMPLES, ContractCheck, check_contract
 from composer.testing.failures import ContractViolation
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
 
 MODEL, GRAPH = blocks("yaml")
 COUNT, LAYOUT = blocks("text")
-ENCODER, NECKS = blocks("python")
+CUSTOM, PATCHES = blocks("python")
 PLUGIN = "composer.testing.plugin"
 TOKENS = "{timm/vit_small_patch16_224: {out_indices: [2, 5, 8, 11], tokens: true}}"
 
@@ -93,9 +93,9 @@ def test_a_line_makes_the_first_spec_one_for_six_bands():
     assert typed.shape("head", 64, 64) == ("b", 4, 64, 64)
 
 
-def test_the_encoder_of_ones_own_gives_what_its_module_gives():
+def test_the_module_of_ones_own_gives_what_it_gave_alone():
     shown = {}
-    exec(compile(ENCODER, "README.md", "exec"), shown)
+    exec(compile(CUSTOM, "README.md", "exec"), shown)
     image = torch.rand(1, 6, 64, 48, generator=torch.Generator().manual_seed(0))
 
     assert torch.equal(shown["model"].encoder(image), shown["stem"](image))
@@ -126,8 +126,8 @@ def test_the_python_gives_what_is_shown(here):
 
 def test_the_part_of_ones_own_keeps_the_laws(here):
     """Through the plugin, by the command that is shown; it is named where composer is not installed."""
-    (here / "my_necks.py").write_text(NECKS, encoding="utf-8")
-    (command,) = re.findall(r"^pytest (.*)$", "\n".join(blocks("sh", KIT)), flags=re.MULTILINE)
+    (here / "my_parts.py").write_text(PATCHES, encoding="utf-8")
+    (command,) = re.findall(r"`pytest (--composer-parts .*?)`", TEXT)
     installed = any(entry.value == PLUGIN for entry in entry_points(group="pytest11"))
     options = ["-p", "no:cacheprovider", "-q", *([] if installed else ["-p", PLUGIN])]
     alone = "import sys, pytest; sys.path.remove(''); sys.exit(pytest.main())"  # -m would find the module here
@@ -138,7 +138,49 @@ def test_the_part_of_ones_own_keeps_the_laws(here):
         text=True,
         check=False,
     )
-    assert ran.stdout.splitlines()[-1].startswith("8 passed, 1 skipped")
+    assert ran.stdout.splitlines()[-1].startswith("9 passed")
+
+
+WRONG_ENCODERS = {
+    "a stride in its own pixels": (
+        ("encoder.patch * image[0].stride", "encoder.patch"),
+        ("it raises RuntimeError: Calculated padded input size per channel: (8 x 8).", "(3 channels, stride 2)"),
+    ),
+    "padding that is not declared": (
+        ("encoder.patch)\n", "encoder.patch, encoder.patch // 2)\n"),
+        ("its outputs differ from its contract.\n", "  expected  1 × 64 × 1 × 1\n  got       1 × 64 × 2 × 2"),
+    ),
+    "frames that are not rejected": (
+        ('!= ["b c h w"]', 'not in (["b c h w"], ["b c t h w"])'),
+        ("it raises RuntimeError: Expected 3D (unbatched) or 4D (batched)", "(3 channels, stride 1, 3 frames)"),
+    ),
+    "channels that are not rejected": (
+        ("Conv2d(image[0].channels", "Conv2d(3"),
+        ("it raises RuntimeError: Given groups=1, weight of size [64, 3, 16, 16]", "(1 channel, stride 1)"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "told"), WRONG_ENCODERS.values(), ids=WRONG_ENCODERS)
+def test_a_mistake_in_the_encoder_of_ones_own_is_caught(change, told):
+    shown = {}
+    exec(compile(PATCHES.replace(*change), "README.md", "exec"), shown)
+
+    with pytest.raises(ContractViolation) as caught:
+        check_contract(shown["Patches"], laws=["shapes"])
+    assert str(caught.value).startswith(f"Patches(patch=16) breaks the law 'shapes': {told[0]}")
+    assert told[1] in str(caught.value)
+
+
+def test_the_encoder_of_ones_own_rejects_frames_and_several_features():
+    shown = {}
+    exec(compile(PATCHES, "README.md", "exec"), shown)
+    expected = composer.Rejection(code="layout", expected="takes one image without frames")
+    pixels = composer.Feature(channels=5)
+
+    assert composer.contract(shown["Patches"](), (composer.Image(frames=2).feature,)) == expected
+    assert composer.contract(shown["Patches"](), (pixels, pixels)) == expected
+    assert composer.contract(shown["Patches"](patch=8), (composer.Image(stride=2).feature,)).features[0].stride == 16
 
 
 def test_the_code_of_the_readme_of_the_kit_runs(here):
@@ -164,18 +206,16 @@ def test_the_readme_of_the_kit_has_every_law_and_option():
 def test_the_part_of_ones_own_is_there_for_every_text_once_its_package_is_installed(here, monkeypatch, capsys):
     entries = tomllib.loads(blocks("toml")[0])["project"]["entry-points"]["composer.parts"]
     lines = "\n".join(f"{name} = {value}" for name, value in entries.items())
-    (here / "my_necks.py").write_text(NECKS, encoding="utf-8")
-    (here / "my_necks-0.1.dist-info").mkdir()
-    (here / "my_necks-0.1.dist-info" / "METADATA").write_text("Name: my-necks\nVersion: 0.1\n", encoding="utf-8")
-    (here / "my_necks-0.1.dist-info" / "entry_points.txt").write_text(f"[composer.parts]\n{lines}\n", encoding="utf-8")
+    (here / "my_parts.py").write_text(PATCHES, encoding="utf-8")
+    (here / "my_parts-0.1.dist-info").mkdir()
+    (here / "my_parts-0.1.dist-info" / "METADATA").write_text("Name: my-parts\nVersion: 0.1\n", encoding="utf-8")
+    (here / "my_parts-0.1.dist-info" / "entry_points.txt").write_text(f"[composer.parts]\n{lines}\n", encoding="utf-8")
     (here / "model.yaml").write_text(
-        "encoder: timm/test_resnet\nnecks: [Doubler]\ndecoder: {IdentityDecoder: {out_index: 0}}\n", encoding="utf-8"
+        "encoder: {Patches: {patch: 32}}\ndecoder: {IdentityDecoder: {out_index: 0}}\n", encoding="utf-8"
     )
     monkeypatch.syspath_prepend(here)
-    monkeypatch.setitem(sys.modules, "my_necks", None)  # so that it is forgotten afterwards
-    del sys.modules["my_necks"]
+    monkeypatch.setitem(sys.modules, "my_parts", None)  # so that it is forgotten afterwards
+    del sys.modules["my_parts"]
 
     assert main(["check", "model.yaml"]) == 0
-    assert capsys.readouterr().out == (
-        "model.yaml: ok  decoder (b, 32, H, W); multiple of 32, at least 32, any shape\n"
-    )
+    assert capsys.readouterr().out == "model.yaml: ok  decoder (b, 64, H, W); multiple of 32, at least 32, any shape\n"

@@ -1,8 +1,4 @@
-"""Contract tests for your own parts: laws, Hypothesis strategies, and a pytest plugin.
-
-`check_contract(part)` checks a part against every law in `ALL_LAWS`. `pytest --composer-parts my_package.necks` finds
-the parts of a module and checks each of them, with the options in the module's `composer_checks`. `features`,
-`pyramids`, `images`, `valid`, `chains` and `graphs` are Hypothesis strategies. Needs the extra `testing`.
+"""Contract tests for your own parts: laws, Hypothesis strategies, and a pytest plugin. Needs the extra `testing`.
 
 Names are imported on first use, because pytest loads the plugin in every run.
 """
@@ -18,7 +14,6 @@ if TYPE_CHECKING:
     from composer.testing.failures import ContractUncheckable as ContractUncheckable
     from composer.testing.failures import ContractViolation as ContractViolation
     from composer.testing.failures import SkippedLawWarning as SkippedLawWarning
-    from composer.testing.laws import LAWS as LAWS
     from composer.testing.strategies import chains as chains
     from composer.testing.strategies import features as features
     from composer.testing.strategies import graphs as graphs
@@ -29,7 +24,6 @@ if TYPE_CHECKING:
 _NAMES_BY_MODULE = {
     "checking": "ALL_LAWS check_contract",
     "failures": "ContractUncheckable ContractViolation SkippedLawWarning",
-    "laws": "LAWS",
     "strategies": "chains features graphs images pyramids valid",
 }
 _MODULE_BY_NAME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}

@@ -10,10 +10,9 @@ from functools import cached_property
 from importlib import import_module
 from inspect import get_annotations, isabstract
 from pkgutil import iter_modules
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
-import torch
 from attrs import field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,9 +29,8 @@ from composer.testing.failures import (
     format_error,
     locate_error,
 )
-from composer.testing.inputs import Inputs
 from composer.testing.laws import GRADIENTS_LAW, LAWS, REJECTIONS_LAW
-from composer.testing.runs import Run
+from composer.testing.runs import Inputs, Run, seed_torch
 from composer.testing.strategies import REPEATABLE, FieldValues, sample_declarations
 from composer.testing.subjects import (
     PlainNeck,
@@ -56,13 +54,6 @@ EXAMPLE_INPUTS = "inputs=[((Feature(channels=8),),)]"
 InputsByRun = Iterable[Sequence[Features] | Mapping[str, Features]]
 """For each run a sequence of inputs, or a mapping by name; each input is a tuple of features."""
 
-NO_REJECTIONS = (
-    "law 'refusals' skipped: no input that was tried is rejected as 'raises' or 'policy'; pass some that are, with the "
-    "option inputs"
-)
-
-NOTHING_CHOSEN: Mapping[str, Any] = MappingProxyType({})
-
 
 def _convert_laws(names: Any) -> tuple[str, ...]:
     laws = (names,) if isinstance(names, str) else tuple(names)
@@ -73,17 +64,14 @@ def _convert_laws(names: Any) -> tuple[str, ...]:
 
 
 def _convert_inputs(runs: InputsByRun) -> tuple[Inputs, ...]:
-    return tuple(map(_convert_run, runs))
-
-
-def _convert_run(run: Any) -> Inputs:
-    names = tuple(run) if isinstance(run, Mapping) else ()
-    several = [run[name] for name in names] or list(run)
-    if not all(isinstance(features, list | tuple) and set(map(type, features)) == {Feature} for features in several):
-        raise TypeError(
-            f"each run in inputs must hold a tuple of features for each input, as in {EXAMPLE_INPUTS} (got {run!r})"
-        )
-    return Inputs(tuple(map(tuple, several)), names)
+    converted = []
+    for run in runs:
+        inputs = Inputs((), run) if isinstance(run, Mapping) else Inputs(tuple(run))
+        if not all(isinstance(one, list | tuple) and set(map(type, one)) == {Feature} for one in inputs.all):
+            expected = f"each run in inputs must hold a tuple of features for each input, as in {EXAMPLE_INPUTS}"
+            raise TypeError(f"{expected} (got {run!r})")
+        converted.append(inputs.map_features(lambda feature: feature))  # tuples of lists
+    return tuple(converted)
 
 
 @frozen
@@ -95,9 +83,9 @@ class ContractCheck:
     laws: tuple[str, ...] = field(default=ALL_LAWS, converter=_convert_laws)
     without: tuple[str, ...] = field(default=(), converter=_convert_laws)
     examples: int = field(default=DEFAULT_EXAMPLES, validator=IntRange())
-    arguments: Mapping[str, Any] = NOTHING_CHOSEN
+    arguments: Mapping[str, Any] = field(factory=dict)
     least: int = field(default=1, validator=IntRange())
-    fields: Mapping[str, FieldValues] = NOTHING_CHOSEN
+    fields: Mapping[str, FieldValues] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         is_class, is_plain = isinstance(self.part, type), is_plain_neck(self.part)
@@ -112,8 +100,9 @@ class ContractCheck:
 
     @property
     def checked_laws(self) -> tuple[str, ...]:
-        """The laws to check."""
-        return tuple(law for law in self.laws if law not in self.without)
+        """The laws to check; plain necks reject nothing, so they have no law of refusals."""
+        without = (*self.without, REJECTIONS_LAW) if is_plain_neck(self.part) else self.without
+        return tuple(law for law in self.laws if law not in without)
 
     @cached_property
     def subjects(self) -> tuple[Subject, ...]:
@@ -140,10 +129,9 @@ class ContractCheck:
 
     def list_fixed_fields(self) -> list[str]:
         """Return the fields that have the same value in every declaration, and are not among the options."""
+        own = [one for one in getattr(self.part, "__attrs_attrs__", ()) if one.init and one.alias not in self.fields]
         first, *others = [subject.part for subject in self.subjects]
-        names = [one.name for one in getattr(self.part, "__attrs_attrs__", ()) if one.init]
-        fixed = [name for name in names if all(getattr(first, name) == getattr(other, name) for other in others)]
-        return [name for name in fixed if name not in self.fields]
+        return [one.alias for one in own if all(getattr(first, one.name) == getattr(x, one.name) for x in others)]
 
     def check_law(self, law: str) -> str:
         """Check a law. Return why it was skipped, or an empty string. Raises as `check_contract` does."""
@@ -151,15 +139,17 @@ class ContractCheck:
         if law == REJECTIONS_LAW:
             drawn = [sample_runs(subject.rejected) for subject in self.subjects if subject.rejected]
         elif not first.accepted:
-            what = f"it accepts none of the inputs that were tried ({first.reason})"
-            raise ContractUncheckable(f"cannot check {first.part!r}: {what}; pass others, as in {EXAMPLE_INPUTS}")
+            raise ContractUncheckable(
+                f"cannot check {first.part!r}: {first.summary}; pass others, as in {EXAMPLE_INPUTS}"
+            )
         elif law == GRADIENTS_LAW:
             drawn = [sample_runs(list_enlarged_runs(subject.accepted)) for subject in self.subjects]
         else:
-            drawn = [generate_runs(subject) for subject in self.subjects]
+            drawn = [generate_runs(subject.accepted) for subject in self.subjects]
         for runs in drawn:
             _check_runs(runs, law, self.examples)
-        return "" if drawn or isinstance(first.part, PlainNeck) else f"{first.part!r}: {NO_REJECTIONS}"
+        what = "no input that was tried is rejected as 'raises' or 'policy'; pass some that are, with the option inputs"
+        return "" if drawn else f"{first.part!r}: law 'refusals' skipped: {what}"
 
 
 def check_contract(
@@ -169,9 +159,9 @@ def check_contract(
     laws: Iterable[str] = ALL_LAWS,
     without: Iterable[str] = (),
     examples: int = DEFAULT_EXAMPLES,
-    arguments: Mapping[str, Any] = NOTHING_CHOSEN,
+    arguments: Mapping[str, Any] = {},
     least: int = 1,
-    fields: Mapping[str, FieldValues] = NOTHING_CHOSEN,
+    fields: Mapping[str, FieldValues] = {},
 ) -> None:
     """Check a part against the laws: what its contract promises against what its module returns.
 
@@ -181,13 +171,11 @@ def check_contract(
 
         check_contract(Resize, fields={"mode": ["nearest", "bilinear"]})
         check_contract(TopTokens(count=4), inputs=[((Feature(channels=8, stride=16, axes="b n c"),),)])
-        check_contract(PlainNeck, arguments={"out_channels": 8}, without=["precision"])
 
-    Each of the `laws` except those in `without` checks `examples` runs, the
-    same every time, with generated inputs or those in `inputs`. Raises ContractViolation for the first law that is
-    broken, with the smallest failing run; ContractUncheckable if the part accepts no inputs, its contract raises, its
-    module cannot be built, or no values of a field are known. Warns with SkippedLawWarning if there are no rejections
-    to check.
+    Each of the `laws` except those in `without` checks `examples` runs, the same every time, with generated inputs or
+    those in `inputs`. Raises ContractViolation for the first law that is broken, with the smallest failing run;
+    ContractUncheckable if the part accepts no inputs, its contract raises, its module cannot be built, or no values of
+    a field are known. Warns with SkippedLawWarning if there are no rejections to check.
     """
     check = ContractCheck(part, inputs, laws, without, examples, arguments, least, fields)
     for law in check.checked_laws:
@@ -200,8 +188,7 @@ def _check_runs(runs: st.SearchStrategy[Run], law: str, examples: int) -> None:
 
     def check_run(run: Run) -> None:
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(0)
+            with seed_torch():
                 LAWS[law](run)
         except LawError as error:
             lines = [f"{run.part!r} breaks the law '{law}': {error}.", f"  input     {run}", *error.details]
@@ -216,21 +203,13 @@ def _check_runs(runs: st.SearchStrategy[Run], law: str, examples: int) -> None:
 
 # --- the parts of a module
 
-CHECKS_NAME = "composer_checks"
-"""The name of a module's options of `check_contract`, by class."""
-
-_SKIPPED_MODULES = re.compile(r"_|tests?$|test_|conftest$")
-
-
-class NoPartsError(ValueError):
-    """A module cannot be imported or has no parts. The text says what to do."""
-
 
 def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> dict[str, ContractCheck]:
     """Return checks of the parts and plain necks of a module, by `module::name`, in order of definition.
 
     A package is searched, without its tests and private modules. Parts imported from other packages are left out. The
-    options are those of the first module that has some for a part. Raises NoPartsError.
+    options are those of the first module that has some for a part, in its `composer_checks`. Raises ValueError, with
+    the next step, for a module that cannot be imported or has no parts.
     """
     modules = list(_iter_modules(_import_module(name)))
     found: dict[type[Any], str] = {}
@@ -238,19 +217,21 @@ def find_parts(name: str, examples: int = DEFAULT_EXAMPLES) -> dict[str, Contrac
         for own, part in _iter_parts(module):
             found.setdefault(part, f"{module.__name__}::{own}")
     if not found:
-        raise NoPartsError(
+        raise ValueError(
             f"{name} has no parts: it needs a class derived from composer.Encoder, Neck, Decoder or Head, or a module "
             f"with process_channel_list"
         )
-    checks: dict[type[Any], ContractCheck] = {}
     homes = [sys.modules[part.__module__] for part in found if part.__module__ in sys.modules]
-    for module in dict.fromkeys([*modules, *homes]):
+    options: dict[type[Any], Mapping[str, Any]] = {}
+    for module in (*reversed(homes), *reversed(modules)):
+        options |= getattr(module, "composer_checks", {})
+    checks: dict[str, ContractCheck] = {}
+    for part, place in found.items():
         try:
-            for part, options in getattr(module, CHECKS_NAME, {}).items():
-                checks.setdefault(part, ContractCheck(part, **{"examples": examples, **options}))
-        except (AttributeError, TypeError, ValueError) as error:
-            raise NoPartsError(f"{CHECKS_NAME} of {module.__name__}: {error}") from error
-    return {place: checks.get(part) or ContractCheck(part, examples=examples) for part, place in found.items()}
+            checks[place] = ContractCheck(part, **{"examples": examples, **options.get(part, {})})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"composer_checks of {place}: {error}") from error
+    return checks
 
 
 def _import_module(name: str) -> ModuleType:
@@ -259,35 +240,31 @@ def _import_module(name: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
         hint = "; run pytest in its folder, or set PYTHONPATH" if missing else f"\n  at   {locate_error(error) or name}"
-        raise NoPartsError(f"cannot import {name} (got {format_error(error)}){hint}") from error
+        raise ValueError(f"cannot import {name} (got {format_error(error)}){hint}") from error
 
 
 def _iter_modules(module: ModuleType) -> Iterator[ModuleType]:
     yield module
     for info in iter_modules(getattr(module, "__path__", ())):
-        if not _SKIPPED_MODULES.match(info.name):
+        if not re.match(r"_|tests?$|test_|conftest$", info.name):
             yield from _iter_modules(_import_module(f"{module.__name__}.{info.name}"))
 
 
 def _iter_parts(module: ModuleType) -> Iterator[tuple[str, type[Any]]]:
     for name, thing in vars(module).items():
-        if not isinstance(thing, type) or isabstract(thing) or name.startswith("_"):
+        is_own = isinstance(thing, type) and f"{thing.__module__}.".startswith(f"{module.__name__}.")
+        if not is_own or name.startswith("_") or isabstract(thing):
             continue
-        is_own = f"{thing.__module__}.".startswith(f"{module.__name__}.")
-        if is_own and (_is_part_class(thing) or is_plain_neck(thing)):
+        if is_plain_neck(thing) or (issubclass(thing, Part) and _is_attrs_class(thing)):
             yield name, thing
 
 
-def _is_part_class(thing: type[Any]) -> bool:
-    """Return whether a class is a part. Raises NoPartsError if `@frozen` was forgotten."""
-    if not issubclass(thing, Part):
-        return False
-    if "__attrs_attrs__" in vars(thing):
-        return True
+def _is_attrs_class(thing: type[Part]) -> bool:
+    """Return whether a class is a part, not a base class of parts. Raises ValueError if `@frozen` was forgotten."""
     inherits = hasattr(thing, "__attrs_attrs__")
-    if thing.__subclasses__() or (inherits and not get_annotations(thing)):
-        return inherits  # a base class, or another name for the same fields
-    raise NoPartsError(
+    if "__attrs_attrs__" in vars(thing) or thing.__subclasses__() or (inherits and not get_annotations(thing)):
+        return inherits
+    raise ValueError(
         f"{thing.__module__}.{thing.__qualname__} is a part, but not an attrs class: decorate it with @attrs.frozen, "
         f"or begin its name with an underscore"
     )

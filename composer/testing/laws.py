@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 import torch
 from attrs import evolve
 from torch import Tensor, nn
 
 from composer.parts import Encoder
-from composer.parts.rules import Rejection
 from composer.testing.failures import ContractUncheckable, LawError, format_error, format_shapes
-from composer.testing.runs import Run, get_state, list_changes
+from composer.testing.runs import Run
 from composer.testing.subjects import PlainNeck
-
-Law = Callable[[Run], None]
 
 GRADIENTS_LAW, REJECTIONS_LAW = "gradients", "refusals"
 """The laws with runs of their own: larger images, and rejected inputs."""
@@ -27,14 +27,17 @@ def check_shapes(run: Run) -> None:
     """Check that the outputs have the number and shapes of the contract, in eval and train mode."""
     for network, mode in _iter_modes(run):
         outputs = run.call(network, mode=mode)
-        expected, shapes = _list_expected_shapes(run, outputs), [tuple(x.shape) for x in outputs]
+        expected = [f.shape(run.batch, *run.size) for f in run.outputs.features]
+        shapes = [tuple(x.shape) for x in outputs]
+        if isinstance(run.part, PlainNeck):  # which promises only batch and channels
+            shapes = [shape[::2] if len(shape) == 3 else shape[:2] for shape in shapes]
         if expected != shapes:
             what = f"{mode}its outputs differ from its contract"
             raise LawError(what, format_shapes(expected), format_shapes(shapes))
         taller = run.resize(2 * run.size[0], run.size[1]) if isinstance(run.part, PlainNeck) else None
         for index, (x, y) in enumerate(zip(outputs, taller.call(network) if taller else (), strict=False)):
             if x.dim() == 4 and x.shape[2] == y.shape[2] and x.shape[3] < y.shape[3]:
-                raise LawError(f"feature {index} of its outputs has rows for columns (got {format_shapes(shapes)})")
+                raise LawError(f"feature {index} of its outputs has rows for columns (got {format_shapes([x.shape])})")
 
 
 def _iter_modes(run: Run) -> Iterator[tuple[nn.Module, str]]:
@@ -43,15 +46,6 @@ def _iter_modes(run: Run) -> Iterator[tuple[nn.Module, str]]:
     yield network, ""
     if run.batch > 1:  # a norm cannot compute statistics of a single value
         yield network.train(), "in train mode "
-
-
-def _list_expected_shapes(run: Run, outputs: Sequence[Tensor]) -> list[tuple[int, ...]]:
-    """Return the promised shapes; a plain neck promises only batch and channels."""
-    expected = [f.shape(run.batch, *run.size) for f in run.outputs.features]
-    for index, x in enumerate(outputs[: len(expected)] if isinstance(run.part, PlainNeck) else ()):
-        axis = 2 if x.dim() == 3 else 1
-        expected[index] = (run.batch, *x.shape[1:axis], expected[index][1], *x.shape[axis + 1 :])
-    return expected
 
 
 def check_inputs_unchanged(run: Run) -> None:
@@ -74,39 +68,16 @@ def check_determinism(run: Run) -> None:
     _compare(first, run.call(network), "the same input gives other outputs the second time", tolerance=0)
 
 
-def check_state_unchanged(run: Run) -> None:
-    """Check that in eval mode a run keeps weights, statistics, public attributes and torch's random state.
-
-    It may fill caches (unsaved buffers, tensors, dicts, sets, private attributes), which a repeated run leaves as they
-    are.
-    """
-    network, larger = run.build(), evolve(run, batch=run.batch + 1)
-    random_state, (saved, _) = torch.get_rng_state(), get_state(network)
-    run.call(network)
-    larger.call(network)
-    _, caches = get_state(network)
-    larger.call(network)
-    saved_after, caches_after = get_state(network)
-    changes = list_changes(saved, saved_after) + list_changes(caches, caches_after)
-    if changes:
-        raise LawError(f"runs in eval mode changed {', '.join(changes)}")
-    if not torch.equal(torch.get_rng_state(), random_state):
-        raise LawError("a run in eval mode changed torch's random state")
-
-
 def check_batching(run: Run) -> None:
     """Check that in eval mode the first and last image of a batch have the same output alone."""
-    if run.batch == 1:
-        return
     network = run.build()
     together = run.call(network)
-    axes = run.get_batch_axes()
     for index in (0, run.batch - 1):
         image = [
             [x.narrow(f.axes.split().index("b"), index, 1) for x, f in zip(levels, features, strict=True)]
             for levels, features in zip(run.draw_tensors(), run.inputs.all, strict=True)
         ]
-        part = [x.narrow(axis, index, 1) for x, axis in zip(together, axes, strict=False)]
+        part = [x.narrow(axis, index, 1) for x, axis in zip(together, run.get_batch_axes(), strict=False)]
         _compare(part, run.call(network, image), f"image {index} of the batch gives another output alone")
 
 
@@ -114,34 +85,29 @@ def check_memory_format(run: Run) -> None:
     """Check that inputs that are channels-last or not contiguous in memory give the same outputs."""
     network = run.build()
     expected = run.call(network)
-    for name, convert in (("channels last", _to_channels_last), ("not contiguous", _to_noncontiguous)):
-        tensors = [[convert(x) for x in levels] for levels in run.draw_tensors()]
+    formats: Mapping[str, Callable[[Tensor], Tensor]] = {
+        "channels last": lambda x: x.movedim(1, -1).contiguous().movedim(-1, 1),
+        "not contiguous": lambda x: torch.stack([x, x], dim=-1)[..., 0],
+    }
+    for name, convert in formats.items():
+        tensors = [list(map(convert, levels)) for levels in run.draw_tensors()]
         outputs = run.call(network, tensors, f"for an input {name} in memory ")
         _compare(expected, outputs, f"an input {name} in memory gives other outputs")
 
 
-def _to_channels_last(x: Tensor) -> Tensor:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x
-
-
-def _to_noncontiguous(x: Tensor) -> Tensor:
-    return torch.stack([x, x], dim=-1)[..., 0]
-
-
 def check_forced_rejection(run: Run) -> None:
     """Check that inputs rejected as `raises` make the module raise; inputs rejected as `policy` do not."""
-    assert isinstance(run.outcome, Rejection)
-    reason = f"it {run.outcome.expected}"
+    assert run.rejection is not None
+    reason = f"it {run.rejection.expected}"
     try:
         outputs = run.call(run.build())
     except (ContractUncheckable, LawError) as error:
         cause = error.__cause__ or error
-        if run.outcome.kind == "policy":
+        if run.rejection.kind == "policy":
             what = f"its contract rejects this input by policy ({reason}), but its module raises {format_error(cause)}"
             raise LawError(what) from cause
         return
-    if run.outcome.kind == "raises":
+    if run.rejection.kind == "raises":
         got = format_shapes(x.shape for x in outputs)
         raise LawError(f"its contract rejects this input as impossible ({reason}), but its module returns {got}")
 
@@ -161,13 +127,64 @@ def _compare(outputs: Sequence[Tensor], others: Sequence[Tensor], what: str, tol
 
 
 def _compute_largest(x: Tensor) -> float:
-    finite = x[x.isfinite()].abs()
-    return float(finite.detach().max().clamp_min(1e-3)) if finite.numel() else 1.0
+    """Return the largest finite magnitude, at least 1e-3."""
+    return float(x.detach().double().nan_to_num(0, 0, 0).abs().max().clamp_min(1e-3))
+
+
+# --- state
+
+
+def check_state_unchanged(run: Run) -> None:
+    """Check that in eval mode a run keeps weights, statistics, public attributes and torch's random state.
+
+    It may fill caches (unsaved buffers, tensors, dicts, sets, private attributes), which a repeated run leaves as they
+    are.
+    """
+    network, larger = run.build(), evolve(run, batch=run.batch + 1)
+    random_state, (saved, _) = torch.get_rng_state(), _get_state(network)
+    run.call(network)
+    larger.call(network)
+    _, caches = _get_state(network)
+    larger.call(network)
+    pairs = zip((saved, caches), _get_state(network), strict=True)
+    if changes := [name for old, new in pairs for name in {**old, **new} if old.get(name) != new.get(name)]:
+        raise LawError(f"runs in eval mode changed {', '.join(changes)}")
+    if not torch.equal(torch.get_rng_state(), random_state):
+        raise LawError("a run in eval mode changed torch's random state")
+
+
+def _get_state(network: nn.Module) -> tuple[dict[str, object], dict[str, object]]:
+    """Return fingerprints of what a run must keep (weights, public plain attributes) and of what may be a cache."""
+    saved = network.state_dict()
+    caches = {name: value for name, value in network.named_buffers() if name not in saved}
+    for name, child in network.named_modules():
+        for key in vars(child).keys() - vars(nn.Module()).keys():
+            value = getattr(child, key)
+            (saved if _is_persistent(key, value) else caches)[f"{name}.{key}".lstrip(".")] = value
+    first, second = ({name: _compute_fingerprint(value) for name, value in state.items()} for state in (saved, caches))
+    return first, second
+
+
+def _is_persistent(name: str, value: Any) -> bool:
+    is_list = isinstance(value, list | tuple) and not any(isinstance(entry, Tensor | nn.Module) for entry in value)
+    return not name.startswith("_") and (is_list or isinstance(value, bool | int | float | str | bytes | None))
+
+
+def _compute_fingerprint(value: Any) -> object:
+    """Return the type, shape and bytes of a tensor or an array, in which NaN equals NaN; the text of other values."""
+    if isinstance(value, dict):
+        value = list(value.items())
+    if isinstance(value, list | tuple):
+        return [_compute_fingerprint(entry) for entry in value]
+    if isinstance(value, Tensor) and value.layout is torch.strided:
+        bits = value.detach().contiguous().reshape(-1).view(torch.uint8)
+        return value.dtype, value.shape, bits.numpy().tobytes()
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape, value.tobytes()
+    return re.sub(r" at 0x\w+", "", repr(value))
 
 
 # --- precision
-
-LOW_PRECISION_TYPES = (torch.float16, torch.bfloat16)
 
 MAX_MEAN_ERROR = 0.1
 """Of the largest number: enough for the rounding of 8 bits, not for an overflow or a wrong scale."""
@@ -179,31 +196,28 @@ def check_precision(run: Run) -> None:
     The order of the numbers is not compared: a rounding may change the result of an argmax or a sort. Runs with an even
     batch use bfloat16, those with an odd one float16.
     """
-    exact = run.call(run.build(torch.float64), run.draw_tensors(torch.float64))
-    if any(x.is_floating_point() and x.dtype is not torch.float64 for x in exact):
-        raise LawError("for float64 inputs its outputs have another type")
-    dtype = LOW_PRECISION_TYPES[(run.batch + 1) % 2]
-    name = str(dtype).removeprefix("torch.")
+    low = torch.float16 if run.batch % 2 else torch.bfloat16
+    exact = _call_in(run, torch.float64)
     try:
-        outputs = run.call(run.build(dtype), run.draw_tensors(dtype), f"in {name} ")
+        outputs = _call_in(run, low)
     except LawError as error:
         if "not implemented for" in str(error):  # torch has no such kernel for this processor
             return
         raise
-    for x, reference in zip(outputs, exact, strict=False):
-        if x.dtype is not (dtype if reference.is_floating_point() else reference.dtype):
-            raise LawError(f"in {name} its outputs have another type", str(dtype), str(x.dtype))
-    if len(outputs) != len(exact) or not all(map(_is_near, exact, outputs)):
-        raise LawError(f"in {name} its outputs differ from those in float64")
+    for pair in zip(exact, outputs, strict=True):
+        x, y = (numbers.double().flatten().sort().values for numbers in pair)
+        gap = torch.where(x.isfinite(), y - x, 0).abs().mean()
+        if not torch.equal(x.isfinite(), y.isfinite()) or gap > MAX_MEAN_ERROR * _compute_largest(x):
+            raise LawError(f"in {low} its outputs differ from those in torch.float64")
 
 
-def _is_near(exact: Tensor, x: Tensor) -> bool:
-    if x.shape != exact.shape or not exact.numel():
-        return x.shape == exact.shape
-    exact, x = exact.double().flatten().sort().values, x.double().flatten().sort().values
-    finite = exact.isfinite()
-    gap = torch.where(finite, x - exact, 0).abs().mean()
-    return torch.equal(x.isfinite(), finite) and bool(gap <= MAX_MEAN_ERROR * _compute_largest(exact))
+def _call_in(run: Run, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return the outputs of a module with weights and inputs of a type. Raises LawError if they have another."""
+    outputs = run.call(run.build(dtype), run.draw_tensors(dtype), f"in {dtype} ")
+    for x in outputs:
+        if x.is_floating_point() and x.dtype is not dtype:
+            raise LawError(f"in {dtype} its outputs have another type", str(dtype), str(x.dtype))
+    return outputs
 
 
 # --- gradients
@@ -237,11 +251,11 @@ def _find_missing_gradients(run: Run, sign: int = 1) -> set[str]:
     outputs = run.call(network, [[x.clone() for x in levels] for levels in leaves], gradients=True)
     losses = [(x * torch.randn(x.shape, generator=noise)).sum() for x in outputs]
     unreached = [_list_unreached(loss, weights | inputs) for loss in losses]
-    cut = [index for index, names in enumerate(unreached) if inputs and inputs.keys() <= names]
-    others = run.call(network, run.draw_tensors(seed=1)) if cut else ()
-    is_constant = [not x.is_floating_point() or torch.equal(x, y) for x, y in zip(outputs, others, strict=False)]
-    missing = {f"the inputs from feature {index} of its outputs" for index in cut if not is_constant[index]}
-    return missing | weights.keys() & set.intersection(*unreached)
+    missing = weights.keys() & set.intersection(*unreached)
+    for index, (x, y) in enumerate(zip(outputs, run.call(network, run.draw_tensors(seed=1)), strict=True)):
+        if inputs and inputs.keys() <= unreached[index] and x.is_floating_point() and not torch.equal(x, y):
+            missing.add(f"the inputs from feature {index} of its outputs")
+    return missing
 
 
 def _list_unreached(loss: Tensor, leaves: Mapping[str, Tensor]) -> set[str]:
@@ -249,13 +263,13 @@ def _list_unreached(loss: Tensor, leaves: Mapping[str, Tensor]) -> set[str]:
     if not loss.requires_grad or not leaves:
         return set(leaves)
     gradients = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
-    for name, gradient in zip(leaves, gradients, strict=True):
-        if gradient is not None and not gradient.isfinite().all():
-            raise LawError(f"the gradient of {name} is not finite")
-    return {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is None or not gradient.any()}
+    reached = {name: x for name, x in zip(leaves, gradients, strict=True) if x is not None and x.any()}
+    if broken := [name for name, x in reached.items() if not x.isfinite().all()]:
+        raise LawError(f"the gradient of {', '.join(broken)} is not finite")
+    return leaves.keys() - reached.keys()
 
 
-LAWS: Mapping[str, Law] = MappingProxyType(
+LAWS: Mapping[str, Callable[[Run], None]] = MappingProxyType(
     {
         "shapes": check_shapes,
         "inputs": check_inputs_unchanged,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from fractions import Fraction
+from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
-from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
@@ -116,16 +116,21 @@ FieldValues = Strategy | Sequence[Any]
 
 P = TypeVar("P", bound=Part)
 
-INTEGER_VALUES = (1, 2, 3, 4, 6, 8, 16, 32)
+VALUES_BY_TYPE: Mapping[Any, Sequence[Any]] = MappingProxyType(
+    {
+        bool: (False, True),
+        float: (0.0, 0.25, 0.5, 1.0),
+        int: (1, 2, 3, 4, 6, 8, 16, 32, 0, -1, -2),
+        type(None): (None,),
+    }
+)
+"""Values of a field by its annotation; integers only where its validator allows them."""
 
 TIMM_NETWORKS = (
     *("test_resnet", "test_convnext", "test_vit"),
     *("resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"),
 )
 """Small networks of every kind: maps, channels-last maps, tokens."""
-
-REJECTING_ERRORS = (ValueError, TypeError, AssertionError)
-"""Errors by which a class rejects its fields."""
 
 REPEATABLE = settings(
     deadline=None,
@@ -134,8 +139,6 @@ REPEATABLE = settings(
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.generate, Phase.shrink),
-    verbosity=Verbosity.normal,
-    backend="hypothesis",
 )
 """Settings of Hypothesis by which the same examples are drawn every time, whatever profile the user has loaded."""
 
@@ -148,19 +151,21 @@ def valid(part_class: type[P], **fields: FieldValues) -> st.SearchStrategy[P]:
     ValueError, TypeError or an assertion are skipped. Raises ContractUncheckable for a field without a default whose
     values are unknown, and TypeError for an unknown field, or one with an empty list.
     """
-    own = _list_fields(part_class)
-    known = [name for name, _, _ in own]
-    values = {name: _convert_values(part_class, known, name, chosen) for name, chosen in fields.items()}
+    own = {field.alias: field for field in getattr(part_class, "__attrs_attrs__", ()) if field.init}
+    values = {name: _convert_values(part_class, own, name, chosen) for name, chosen in fields.items()}
     networks = part_class.names or (TIMM_NETWORKS if issubclass(part_class, Timm) else ())
     if networks:
         values.setdefault("name", st.sampled_from(sorted(networks)))
-    for name, field, hint in own:
+    hints: dict[str, Any] = {}
+    with suppress(NameError):  # an annotation that is imported for type checkers only
+        hints = get_type_hints(part_class)
+    for name, field in own.items():
         # The other fields of a library's part keep their defaults, which depend on its name.
         if name not in values and (part_class.source is None or name == "name"):
-            values[name] = _build_default_strategy(part_class, field, hint)
+            values[name] = _build_default_strategy(part_class, field, hints.get(field.name, Any))
 
     def construct(**values: Any) -> Any:
-        with suppress(*REJECTING_ERRORS):
+        with suppress(ValueError, TypeError, AssertionError):
             return part_class(**values)
         return None
 
@@ -189,7 +194,7 @@ def sample_declarations(part_class: type[P], most: int, **fields: FieldValues) -
     return tuple(parts[:most])
 
 
-def _convert_values(part_class: type[Part], known: Sequence[str], name: str, values: FieldValues) -> Strategy:
+def _convert_values(part_class: type[Part], known: Iterable[str], name: str, values: FieldValues) -> Strategy:
     if name not in known:
         raise TypeError(f"{part_class.__name__} has no field {name!r}: it has {', '.join(known) or 'none'}")
     if isinstance(values, st.SearchStrategy):
@@ -199,19 +204,14 @@ def _convert_values(part_class: type[Part], known: Sequence[str], name: str, val
     return st.sampled_from(values)
 
 
-def _list_fields(part_class: type[Part]) -> list[tuple[str, attrs.Attribute[Any], Any]]:
-    """Return the constructor arguments of a class: name, attribute, annotation."""
-    try:
-        hints = get_type_hints(part_class)
-    except NameError:  # an annotation that is imported for type checkers only
-        hints = {}
-    fields: tuple[attrs.Attribute[Any], ...] = getattr(part_class, "__attrs_attrs__", ())
-    return [(field.alias or field.name, field, hints.get(field.name, Any)) for field in fields if field.init]
-
-
 def _build_default_strategy(part_class: type[Part], field: attrs.Attribute[Any], hint: Any) -> Strategy:
-    """Return a strategy of the default and of the values that the annotation and validator allow."""
-    known = _find_known_values(field.validator, hint)
+    """Return a strategy of the default and of the values that the validator and annotation list."""
+    validators = getattr(field.validator, "_validators", (field.validator,))
+    listed = [check.known if isinstance(check, Choice) else getattr(check, "options", None) for check in validators]
+    options = next((found for found in listed if isinstance(found, list | tuple | Set) and found), None)
+    numbers = next((check for check in validators if isinstance(check, IntRange)), IntRange())
+    # Sorted, because the order of a set differs between runs.
+    known = st.sampled_from(sorted(options, key=repr)) if options else _find_typed_values(hint, numbers)
     if field.default is attrs.NOTHING:
         if known is None:
             name = part_class.__name__
@@ -225,36 +225,20 @@ def _build_default_strategy(part_class: type[Part], field: attrs.Attribute[Any],
     return default if known is None else default | known
 
 
-def _find_known_values(validator: object, hint: Any) -> Strategy | None:
-    """Return a strategy of the values that a validator lists, or the annotation; None if neither lists any."""
-    validators = getattr(validator, "_validators", (validator,))
-    for check in validators:
-        options = check.known if isinstance(check, Choice) else getattr(check, "options", None)
-        if isinstance(options, list | tuple | Set) and options:
-            return st.sampled_from(sorted(options, key=repr))  # the order of a set differs between runs
-    return _find_typed_values(hint, next((check for check in validators if isinstance(check, IntRange)), None))
-
-
-def _find_typed_values(hint: Any, numbers: IntRange | None) -> Strategy | None:
+def _find_typed_values(hint: Any, numbers: IntRange) -> Strategy | None:
+    """Return a strategy of values of an annotation; None for one that lists none."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
+    if origin in (Union, UnionType):
         parts = [_find_typed_values(argument, numbers) for argument in arguments]
         known = [part for part in parts if part is not None]
         return st.one_of(known) if known else None
-    if origin is Literal:
-        return st.sampled_from(arguments)
     if origin in (tuple, list) and arguments:
         entry = _find_typed_values(arguments[0], numbers)
         return None if entry is None else st.lists(entry, min_size=1, max_size=4)
+    values = arguments if origin is Literal else VALUES_BY_TYPE.get(hint, ())
     if hint is int:
-        return st.sampled_from(INTEGER_VALUES if numbers is None else _list_integers(numbers))
-    values: Sequence[Any] = {bool: (False, True), float: (0.0, 0.25, 0.5, 1.0), type(None): (None,)}.get(hint, ())
+        values = [number for number in values if numbers.holds(number)] or [numbers.least]
     return st.sampled_from(values) if values else None
-
-
-def _list_integers(numbers: IntRange) -> Sequence[int]:
-    candidates = (*INTEGER_VALUES, 0, -1, -2)
-    return [number for number in candidates if numbers.holds(number)] or [numbers.least]
 
 
 # --- graphs
@@ -307,27 +291,26 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 
 def _draw_parts(
-    draw: st.DrawFn, kinds: Iterable[tuple[type[Part], ...]], *inputs: Features | None
-) -> tuple[list[Part], Features | None]:
-    """Draw one part after the other, usually such that each accepts its inputs, with the last outputs if known."""
+    draw: st.DrawFn, kinds: Iterable[tuple[type[Part], ...]], *inputs: Features
+) -> tuple[list[Part], Features]:
+    """Draw one part after the other, usually such that each accepts its inputs, with the last known outputs."""
     parts: list[Part] = []
     for classes in kinds:
-        if parts and getattr(parts[-1], "includes_head", False):
+        if parts and parts[-1].includes_head:
             break
         for _ in range(MAX_PART_TRIES):
             part: Part = draw(st.sampled_from(classes).flatmap(valid))
             outputs = _infer(part, *inputs)
-            if outputs is not None or None in inputs:
+            if outputs:
                 break
         parts.append(part)
-        inputs = (outputs,)
+        inputs = (outputs or inputs[0],)
     return parts, inputs[0]
 
 
-def _infer(part: Part, *inputs: Features | None) -> Features | None:
-    known = [features for features in inputs if features is not None]
-    outcome = infer_part(part, *known) if len(known) == len(inputs) else None
-    return outcome.features if isinstance(outcome, Outputs) else None
+def _infer(part: Part, *inputs: Features) -> Features:
+    outcome = infer_part(part, *inputs)
+    return outcome.features if isinstance(outcome, Outputs) else ()
 
 
 def infer_part(part: Part, /, *inputs: Features, **named: Features) -> ContractResult:

@@ -4,8 +4,10 @@ anywhere but in the functions of composer, as any part is.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import isqrt
 
+import numpy as np
 import torch
 from attrs import evolve, frozen
 from torch import nn
@@ -18,23 +20,25 @@ BROKEN: dict[type, str] = {}
 """The necks, each with the name of the law that it breaks."""
 
 
+def declare(name, contract=None, module=None, kind=composer.Neck) -> type:
+    """A part with this contract and module, as far as they are given."""
+    part = frozen(type(name, (kind,), {"__slots__": ()}))
+    if contract:
+        composer.contract.register(part)(contract)
+    if module:
+        composer.module.register(part)(module)
+    return part
+
+
 def wrong(law: str, promise):
     """A neck with `promise(features)` for a contract, which returns None to refuse; the class is its module too."""
 
     def register(network: type[nn.Module]) -> type:
-        part = frozen(type(network.__name__, (composer.Neck,), {"__doc__": network.__doc__, "__slots__": ()}))
-
-        @composer.contract.register(part)
-        def _(neck, features):
+        def accept_maps(neck, features):
             promised = promise(features) if all(f.axes == "b c h w" for f in features) else None
-            if promised is None:
-                return composer.Rejection(code="layout", kind="wrong_output", expected="takes maps")
-            return promised
+            return promised or composer.Rejection(code="layout", kind="wrong_output", expected="takes maps")
 
-        @composer.module.register(part)
-        def _(neck, features):
-            return network(features)
-
+        part = declare(network.__name__, accept_maps, lambda neck, features: network(features))
         BROKEN[part] = law
         return part
 
@@ -43,10 +47,6 @@ def wrong(law: str, promise):
 
 def same(features):
     return features
-
-
-def alone(features):
-    return features if len(features) == 1 else None
 
 
 class Net(nn.Module):
@@ -62,12 +62,40 @@ class Net(nn.Module):
         return x * 2
 
 
-@wrong("shapes", lambda features: [evolve(f, stride=f.stride / 2) for f in features])
-class WrongStride(Net):
-    """Says that it doubles every map, and makes it three times as large."""
+class Lambda(Net):
+    """Applies `function` to each level."""
 
     def one(self, x):
-        return F.interpolate(x, scale_factor=3.0)
+        return type(self).function(x)
+
+
+def rescaled(factor):
+    return lambda features: [evolve(f, stride=f.stride / factor, rounding="floor") for f in features]
+
+
+def flatten_square(x):
+    return x.flatten(2).unflatten(2, (isqrt(x.shape[2] * x.shape[3]),) * 2)
+
+
+FUNCTIONS = {
+    "WrongStride": ("shapes", lambda x: F.interpolate(x, scale_factor=3.0), rescaled(2)),
+    "OnlySquare": ("shapes", flatten_square, same),
+    "Sideways": ("shapes", lambda x: x.transpose(2, 3), same),
+    "OnlyEven": ("shapes", lambda x: F.max_pool2d(x, 2, ceil_mode=True), rescaled(Fraction(1, 2))),
+    "ForgetsEval": ("again", lambda x: F.dropout(x, 0.5, training=True), same),
+    "MixesTheBatch": ("batch", lambda x: x - x.mean(), same),
+    "CentresLargeBatches": ("batch", lambda x: x - x.mean(0) if len(x) > 3 else x * 2, same),
+    "MixesInPlace": ("inputs", lambda x: x.sub_(x.mean()), same),
+    "ReadsMemory": ("memory", lambda x: torch.as_strided(x, (x.numel(),), (1,)).view(x.shape) * 2, same),
+    "OverflowsInHalf": ("precision", lambda x: (x * 1e5) / 1e5, same),
+    "Narrows": ("precision", lambda x: x.float() if x.dtype is torch.float64 else x * 2, same),
+    "CutsTheGradient": ("gradients", lambda x: x.detach() * 2, same),
+    "HasAnInfiniteGradient": ("gradients", lambda x: (x * 0).sqrt() + x, same),
+}
+"""What is wrong with each level, and what is promised."""
+
+for name, (law, function, promise) in FUNCTIONS.items():
+    wrong(law, promise)(type(name, (Lambda,), {"function": staticmethod(function)}))
 
 
 @wrong("shapes", lambda features: [features[-1]] * 4)
@@ -78,32 +106,7 @@ class PromisesFour(Net):
         return [features[-1] * 2]
 
 
-@wrong("shapes", same)
-class OnlySquare(Net):
-    """Finds the grid of its tokens by a square root."""
-
-    def one(self, x):
-        side = isqrt(x.shape[2] * x.shape[3])
-        return x.flatten(2).unflatten(2, (side, side))
-
-
-@wrong("shapes", same)
-class Sideways(Net):
-    """Gives rows for columns: right for squares alone."""
-
-    def one(self, x):
-        return x.transpose(2, 3)
-
-
-@wrong("shapes", lambda features: [evolve(f, stride=f.stride * 2, rounding="floor") for f in features])
-class OnlyEven(Net):
-    """Halves a map: right for even sides, and one cell too many for odd ones."""
-
-    def one(self, x):
-        return F.max_pool2d(x, 2, ceil_mode=True)
-
-
-@wrong("inputs", alone)
+@wrong("inputs", lambda features: features if len(features) == 1 else None)
 class AppendsToItsInput(Net):
     """Appends to the list that it was given, which is the encoder's, and returns the first of it."""
 
@@ -133,115 +136,39 @@ class FlipsAFlag(Net):
         return x * 2
 
 
-@wrong("itself", same)
-class LearnsInEval(Net):
-    """Updates its statistics whatever the mode."""
+class Holds(Net):
+    """Holds a mean that is saved, a private count, a table, a mean that is not saved; the others change one of them."""
 
     def __init__(self, features):
         super().__init__(features)
-        self.register_buffer("mean", torch.zeros(()))
-
-    def one(self, x):
-        self.mean.mul_(0.9).add_(0.1 * x.mean().to(self.mean.dtype))
-        return x * 2
-
-
-@wrong("itself", same)
-class CountsPrivately(Net):
-    """Counts its runs behind an underscore."""
-
-    def __init__(self, features):
-        super().__init__(features)
+        self.register_buffer("saved", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(()), persistent=False)
+        self.tables = {"mean": [torch.zeros(5000), np.zeros(2)]}
         self._runs = 0
 
     def one(self, x):
-        self._runs += 1
+        self.change(x)
         return x * 2
 
 
-@wrong("itself", same)
-class FillsATable(Net):
-    """Writes into one of many numbers, in a tensor that a dict holds."""
-
-    def __init__(self, features):
-        super().__init__(features)
-        self.tables = {"mean": torch.zeros(5000)}
-
-    def one(self, x):
-        self.tables["mean"][2500] += 1
-        return x * 2
+def grow(network, x):
+    if not hasattr(network, "cache"):
+        network.register_buffer("cache", torch.zeros(1))
 
 
-@wrong("itself", same)
-class AveragesUnsaved(Net):
-    """Updates statistics in a buffer that is not saved, whatever the mode."""
+CHANGES = {
+    "LearnsInEval": lambda self, x: self.saved.mul_(0.9).add_(0.1 * x.mean().to(self.saved.dtype)),
+    "CountsPrivately": lambda self, x: setattr(self, "_runs", self._runs + 1),
+    "FillsATable": lambda self, x: self.tables["mean"][0][2500].add_(1),
+    "FillsAnArray": lambda self, x: self.tables["mean"][1].put(1, self.tables["mean"][1][1] + 1),
+    "AveragesUnsaved": lambda self, x: setattr(self, "mean", 0.9 * self.mean + 0.1 * x.mean()),
+    "GrowsItsState": grow,
+    "DrawsInEval": lambda self, x: torch.rand(()),
+}
+"""What a run changes, whatever the mode."""
 
-    def __init__(self, features):
-        super().__init__(features)
-        self.register_buffer("mean", torch.zeros(()), persistent=False)
-
-    def one(self, x):
-        self.mean = 0.9 * self.mean + 0.1 * x.mean()
-        return x * 2
-
-
-@wrong("itself", same)
-class GrowsItsState(Net):
-    """Registers a buffer, which is saved, when it is run first."""
-
-    def one(self, x):
-        if not hasattr(self, "cache"):
-            self.register_buffer("cache", torch.zeros(1))
-        return x * 2
-
-
-@wrong("again", same)
-class ForgetsEval(Net):
-    """Drops out in eval mode too."""
-
-    def one(self, x):
-        return F.dropout(x, 0.5, training=True)
-
-
-@wrong("batch", same)
-class MixesTheBatch(Net):
-    """Takes off the mean of the batch, where that of each image was meant."""
-
-    def one(self, x):
-        return x - x.mean()
-
-
-@wrong("batch", same)
-class CentresLargeBatches(Net):
-    """Takes off the mean of the batch where that has more than three images."""
-
-    def one(self, x):
-        return x - x.mean(0) if len(x) > 3 else x * 2
-
-
-@wrong("inputs", same)
-class MixesInPlace(Net):
-    """Takes off the mean of the batch, in place: it breaks the law of the batch too, and that of memory not."""
-
-    def one(self, x):
-        return x.sub_(x.mean())
-
-
-@wrong("memory", same)
-class ReadsMemory(Net):
-    """Folds the rows by what lies beside what in memory."""
-
-    def one(self, x):
-        flat = torch.as_strided(x, (x.numel(),), (1,))
-        return flat.view(x.shape) * 2
-
-
-@wrong("precision", same)
-class OverflowsInHalf(Net):
-    """Scales up and down again, past what half precision holds."""
-
-    def one(self, x):
-        return (x * 1e5) / 1e5
+for name, change in CHANGES.items():
+    wrong("itself", same)(type(name, (Holds,), {"change": change}))
 
 
 @wrong("precision", same)
@@ -256,37 +183,26 @@ class BuffersInSingle(Net):
         return x * self.scale
 
 
-@wrong("gradients", same)
-class DeadParameter(Net):
-    """Holds a weight that nothing flows through."""
-
+class TwoWeights(Net):
     def __init__(self, features):
         super().__init__(features)
-        self.used = nn.Parameter(torch.ones(()))
-        self.unused = nn.Parameter(torch.ones(()))
+        self.used, self.unused = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
+
+
+@wrong("gradients", same)
+class DeadParameter(TwoWeights):
+    """Holds a weight that nothing flows through."""
 
     def one(self, x):
         return x * self.used
 
 
 @wrong("gradients", same)
-class ZeroGate(Net):
+class ZeroGate(TwoWeights):
     """Adds a branch behind a gate that no gradient opens."""
 
-    def __init__(self, features):
-        super().__init__(features)
-        self.weight = nn.Parameter(torch.ones(()))
-
     def one(self, x):
-        return x + 0.0 * (x * self.weight)
-
-
-@wrong("gradients", same)
-class CutsTheGradient(Net):
-    """Lets nothing before it learn."""
-
-    def one(self, x):
-        return x.detach() * 2
+        return x * self.used + 0.0 * (x * self.unused)
 
 
 @wrong("gradients", same)
@@ -298,23 +214,14 @@ class CutsTheLastOfSeveral(Net):
         return [*(x * 2 for x in others), last.detach() * 2 if others else last]
 
 
-@frozen
-class RefusesWhatItCan(composer.Neck):
-    """Calls impossible what it would do just as well."""
-
-
-@composer.contract.register(RefusesWhatItCan)
-def _(neck, features):
+def refuse_several(neck, features):
+    """Calls impossible what its module would do just as well."""
     if len(features) > 1:
         return composer.Rejection(code="count", kind="raises", expected="takes one map", got="several")
     return features
 
 
-@composer.module.register(RefusesWhatItCan)
-def _(neck, features):
-    return Net(features)
-
-
+RefusesWhatItCan = declare("RefusesWhatItCan", refuse_several, lambda neck, features: Net(features))
 BROKEN[RefusesWhatItCan] = "refusals"
 
 
@@ -323,6 +230,13 @@ class RowsForColumns(Levels):
 
     def forward(self, features):
         return [F.interpolate(x.transpose(2, 3), scale_factor=2) for x in features]
+
+
+class Miscounts(Levels):
+    """Says that it gives twice as many channels as it gives."""
+
+    def process_channel_list(self, channel_list):
+        return [2 * channels for channels in channel_list]
 
 
 class OffByOne(Levels):
@@ -343,4 +257,4 @@ class SquareMaps(Levels):
     """Finds the grid of its tokens by a square root."""
 
     def forward(self, features):
-        return [x.flatten(2).unflatten(2, (isqrt(x.shape[2] * x.shape[3]),) * 2) for x in features]
+        return [flatten_square(x) for x in features]

@@ -38,21 +38,31 @@ class Levels(nn.Module):
         return channel_list
 
 
-def convolutions(channel_list, width=None, kind=nn.Conv2d):
-    return nn.ModuleList(kind(channels, width or channels, 1) for channels in channel_list)
+def convolutions(channel_list, width=None):
+    return nn.ModuleList(nn.Conv2d(channels, width or channels, 1) for channels in channel_list)
+
+
+class Mixing(Levels):
+    """Mixes the channels of each level; the others derive from it."""
+
+    def __init__(self, channel_list):
+        super().__init__(channel_list)
+        self.mixes = convolutions(channel_list)
+
+    def one(self, x, index):
+        return self.mixes[index](x)
 
 
 @sound()
-class NonLocal(Levels):
+class NonLocal(Mixing):
     """Attention over a map, with weights of its own for queries, keys and values: constant over a single cell."""
 
     def __init__(self, channel_list):
         super().__init__(channel_list)
         self.q, self.k = convolutions(channel_list, 4), convolutions(channel_list, 4)
-        self.v = convolutions(channel_list)
 
     def one(self, x, index):
-        q, k, v = (layers[index](x).flatten(2) for layers in (self.q, self.k, self.v))
+        q, k, v = (layers[index](x).flatten(2) for layers in (self.q, self.k, self.mixes))
         return x + (v @ (q.transpose(1, 2) @ k).softmax(-1).transpose(1, 2)).view_as(x)
 
 
@@ -74,19 +84,6 @@ class MixesLevels(Levels):
 
 
 @sound()
-class KeepsTopTokens(Levels):
-    """Keeps the half of the tokens that is longest: by a hair, another one in half precision."""
-
-    def __init__(self, channel_list):
-        super().__init__(channel_list)
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in channel_list)
-
-    def one(self, x, index):
-        chosen = x.norm(dim=-1).topk(max(1, x.shape[1] // 2), dim=1).indices
-        return self.norms[index](x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1])))
-
-
-@sound()
 class NormsTokens(Levels):
     """Norms over the channels of tokens; over maps they would norm the columns."""
 
@@ -98,43 +95,57 @@ class NormsTokens(Levels):
         return self.norms[index](x)
 
 
+@sound()
+class KeepsTopTokens(NormsTokens):
+    """Keeps the half of the tokens that is longest: by a hair, another one in half precision."""
+
+    def one(self, x, index):
+        chosen = x.norm(dim=-1).topk(max(1, x.shape[1] // 2), dim=1).indices
+        return super().one(x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1])), index)
+
+
 @sound(least=2)
-class NormsInstances(Levels):
+class NormsInstances(Mixing):
     """Norms over the cells of a map, of which it needs two."""
 
     def __init__(self, channel_list):
         super().__init__(channel_list)
-        self.mixes = convolutions(channel_list)
         self.norms = nn.ModuleList(nn.InstanceNorm2d(channels, affine=True) for channels in channel_list)
 
     def one(self, x, index):
-        return F.leaky_relu(self.norms[index](self.mixes[index](x)))
+        return F.leaky_relu(self.norms[index](super().one(x, index)))
 
 
 @sound()
-class HoldsNoNumber(Levels):
-    """Holds what is not a number, as a mark of no data, in a buffer and beside it."""
+class HoldsOddThings(Levels):
+    """Holds what is not a number, as a mark of no data, a sparse buffer, arrays, and a state of its own."""
 
     def __init__(self, channel_list):
         super().__init__(channel_list)
-        self.no_data = float("nan")
+        self.no_data, self.scales = float("nan"), [np.ones(2), np.ones(3)]
         self.register_buffer("mark", torch.tensor(float("nan")))
+        self.register_buffer("graph", torch.eye(3).to_sparse())
 
     def one(self, x, index):
         return torch.where(x == self.mark, 0, x)
 
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 1}
+
 
 @sound()
-class FrozenBranch(Levels):
+class FrozenBranch(Mixing):
     """A branch that is not trained beside one that is."""
 
     def __init__(self, channel_list):
         super().__init__(channel_list)
         self.frozen = convolutions(channel_list).requires_grad_(requires_grad=False)
-        self.trained = convolutions(channel_list)
 
     def one(self, x, index):
-        return self.trained[index](x) + self.frozen[index](x)
+        return super().one(x, index) + self.frozen[index](x)
 
 
 @sound()
@@ -170,53 +181,23 @@ class GivesPositions(Levels):
 
 
 @sound()
-class WaitsForChannels(Levels):
+class WaitsForChannels(Mixing):
     """Takes its numbers of channels from the first that it is fed."""
 
     def __init__(self, channel_list):
         super().__init__(channel_list)
         self.mixes = nn.ModuleList(nn.LazyConv2d(channels, 1) for channels in channel_list)
 
-    def one(self, x, index):
-        return self.mixes[index](x)
-
 
 @sound()
-class HoldsArrays(Levels):
-    """Holds arrays of numpy, and a state of its own that is a dict."""
-
-    def __init__(self, channel_list):
-        super().__init__(channel_list)
-        self.scales = [np.ones(2), np.ones(3)]
-
-    def get_extra_state(self):
-        return {"version": 1}
-
-    def set_extra_state(self, state):
-        assert state == {"version": 1}
-
-
-@sound()
-class ScaledByNothing(Levels):
+class ScaledByNothing(Mixing):
     """A branch that is multiplied by zero at first, in place, and dropped for some images in training."""
 
     def __init__(self, channel_list):
         super().__init__(channel_list)
-        self.mixes = convolutions(channel_list)
         self.gammas = nn.ParameterList(torch.zeros(channels, 1, 1) for channels in channel_list)
 
     def one(self, x, index):
-        branch = self.mixes[index](x).mul_(self.gammas[index])
+        branch = super().one(x, index).mul_(self.gammas[index])
         kept = torch.rand(len(x), 1, 1, 1) > 0.2 if self.training else 1
         return x + branch * kept
-
-
-@sound()
-class HoldsWhatCannotBeCompared(Levels):
-    """Holds a sparse buffer, and a dict that holds itself."""
-
-    def __init__(self, channel_list):
-        super().__init__(channel_list)
-        self.register_buffer("graph", torch.eye(3).to_sparse())
-        self.registry = {}
-        self.registry["all"] = self.registry

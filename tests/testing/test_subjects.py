@@ -7,24 +7,21 @@ import pytest
 from composer.layouts import Feature
 from composer.parts.base import contract
 from composer.sizes import SizeConstraint
-from composer.testing.inputs import find_unambiguous_size
-from composer.testing.subjects import PlainNeck, build_subject, list_enlarged_runs
+from composer.testing.subjects import PlainNeck, build_subject, compute_probe_size, list_enlarged_runs
 from tests.testing.gallery import OffByOne
 from tests.testing.sound import MixesLevels, NormsInstances, NormsTokens, WaitsForChannels
 
 PROBES = {
-    "few cells": (Feature(channels=11, stride=4), 1, (12, 16)),
-    "no side is a number of channels": (Feature(channels=4, stride=4), 1, (20, 24)),
-    "nor is a number of tokens": (Feature(channels=13, stride=2, axes="b n c", prefix=1), 1, (8, 10)),
-    "as many as are needed": (Feature(channels=11, stride=4), 21, (24, 28)),
-    "of a vector": (Feature(channels=11, stride=None, axes="b c"), 1, (3, 4)),
-    "frames are as many as channels": (Feature(channels=3, stride=1, axes="b c t h w", frames=3), 1, None),
+    "of a map": (Feature(channels=11, stride=4), 1, (12, 20)),
+    "of rounded tokens": (Feature(channels=13, stride=2, axes="b n c", rounding="floor", offset=5), 1, (12, 16)),
+    "as many as are needed": (Feature(channels=11, stride=4), 21, (32, 40)),
+    "of a vector": (Feature(channels=11, stride=None, axes="b c"), 1, (3, 5)),
 }
 
 
 @pytest.mark.parametrize(("feature", "least", "expected"), PROBES.values(), ids=PROBES)
-def test_a_plain_neck_is_probed_at_a_size_that_meets_no_number_of_channels(feature, least, expected):
-    assert find_unambiguous_size((feature,), least) == expected
+def test_a_module_is_tried_on_a_few_cells_that_are_not_square(feature, least, expected):
+    assert compute_probe_size((feature,), least) == expected
 
 
 @pytest.mark.parametrize(
