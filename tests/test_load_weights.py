@@ -166,25 +166,6 @@ def test_a_prefix_chooses_one_of_two_models(file, model, prefix, seed):
     assert len(report.set_aside) == 38
 
 
-@pytest.mark.parametrize("second", ["state_dict_ema", "ema", "model"])
-def test_of_two_state_dicts_in_one_file_one_is_chosen_by_its_key(file, model, second):
-    torch.save({"state_dict": state_of(trained()), second: state_of(trained(seed=4)), "epoch": 3}, file)
-    before = state_of(model)
-    with pytest.raises(SpecError, match="has 38 tensors of this model behind each of several prefixes: '"):
-        load_weights(model, file)
-    assert unlike(state_of(model), before) == []
-    load_weights(model, file, prefix=second)
-    assert unlike(state_of(model), state_of(trained(seed=4))) == []
-
-
-def test_a_few_tensors_beside_a_state_dict_are_no_second_one(file, model):
-    state = {f"model.{name}": x for name, x in state_of(trained()).items()}
-    torch.save({"state_dict": state, "hyper_parameters": {"class_weights": torch.ones(3)}}, file)
-    report = load_weights(model, file, prefix="model")
-    assert unlike(state_of(model), state_of(trained())) == []
-    assert report.set_aside == ()
-
-
 def test_a_branch_alone_is_not_taken_for_the_model(file):
     """Its tensors are called like those of the main decoder and head, behind the prefix of the branch."""
     donor, model = trained(BRANCHED), composer.build(BRANCHED, seed=8)
