@@ -24,7 +24,7 @@ from composer.testing.strategies import chains, graphs
 from tests import graphs as any_graphs
 from tests.bounded import limit_seconds
 from tests.fuzz_reads import ROOT, check_problems, take, words
-from tests.law.test_graphs import shapes_in
+from tests.law.test_graphs import outputs_of, shapes_in
 
 MAX_SECONDS = 20.0
 """CPU seconds to read a text and infer its graph; nearly all of them go into the probe of a network."""
@@ -65,9 +65,8 @@ def run(typed: composer.TypedGraph) -> None:
     images = {name: torch.empty(image.feature.shape(2, *size), device="meta") for name, image in typed.graph.inputs}
     with torch.no_grad():
         out = model.eval().to("meta")(images)
-    main = out.output if isinstance(out.output, dict) else {typed.graph.outputs[0]: out.output}
-    given = main | {node: out.auxiliary_heads[label] for label, node in typed.graph.auxiliary}
-    assert {end: shapes_in(given[end]) for end in typed.ends} == {end: typed.shape(end, *size) for end in typed.ends}
+    shapes = {end: shapes_in(x) for end, x in outputs_of(out, typed.graph).items()}
+    assert shapes == {end: typed.shape(end, *size) for end in typed.ends}
 
 
 styles = st.fixed_dictionaries(

@@ -239,14 +239,14 @@ def sizes_of(taken):
     yield from (name for name, holds in facts.items() if holds)
 
 
-def check(size, typed):
+def check(size, typed, device="cpu"):
     """Every edge of a forward pass at any size, padded as need be, is what was inferred; so is every output."""
     unit = max(int(image.stride) for _, image in typed.graph.inputs)
     largest = [min(70, fixed or 70) // unit for fixed in (typed.sizes.height, typed.sizes.width)]
     height, width = (unit * (1 + side % cells) for side, cells in zip(size, largest, strict=True))
     # Where a square has one fixed side the other is fixed too, so nothing drawn here is too large to be padded.
     padded = typed.sizes.compute_padded_size(height, width)
-    model = composer.build(typed).eval().to("meta")
+    model = composer.build(typed, device=device).eval().to("meta")
     edges = recorded(model)
     images = {
         name: torch.empty(image.feature.shape(2, height, width), device="meta") for name, image in typed.graph.inputs
@@ -257,11 +257,15 @@ def check(size, typed):
 
     expected = {node.name: [f.shape(2, *padded) for f in typed.features[node.name]] for node in typed.order}
     assert {name: [tuple(x.shape) for x in xs] for name, xs in edges.items()} == expected
-    outputs = out.output if isinstance(out.output, dict) else {typed.graph.outputs[0]: out.output}
-    ends = {**outputs, **{dict(typed.graph.auxiliary)[label]: x for label, x in out.auxiliary_heads.items()}}
-    assert {name: shapes_in(given) for name, given in ends.items()} == {
+    assert {name: shapes_in(given) for name, given in outputs_of(out, typed.graph).items()} == {
         name: typed.shape(name, height, width) for name in typed.ends
     }
+
+
+def outputs_of(out, graph):
+    """What a model gives, by node."""
+    main = out.output if isinstance(out.output, dict) else {graph.outputs[0]: out.output}
+    return main | {node: out.auxiliary_heads[label] for label, node in graph.auxiliary}
 
 
 def shapes_in(given):

@@ -123,7 +123,7 @@ def test_gives_what_mmseg_gives(name):
 
 LAWS = ("inputs", "again", "itself")
 UNLEARNED = ("DAHead", "EMAHead", "ISAHead", "STDCHead")
-"""Heads some of whose weights mmseg freezes, or learns by other losses, or that attend to one cell of so small a map."""
+"""Heads some of whose weights mmseg freezes, or learns by other losses, or that attend to a single cell here."""
 
 OTHERS = {
     "no norm": {"name": "FCNHead", "norm": False},
