@@ -15,6 +15,8 @@ from torch.utils import _pytree as pytree
 
 import composer
 from composer.graph import Node
+from tests.law.test_graphs import outputs_of, shapes_in
+from tests.test_specs import images
 
 SPECS = Path(__file__).parent.parent / "specs"
 OPTIONAL = ("terratorch/", "transformers/", "mmseg/")
@@ -22,15 +24,6 @@ OPTIONAL = ("terratorch/", "transformers/", "mmseg/")
 
 SLOW = pytest.mark.slow
 HEAD = composer.SegmentationHead(num_classes=2)
-
-
-def images(typed, height, width, seed=0):
-    """Random images for a graph that cover `height` by `width` reference pixels."""
-    noise = torch.Generator().manual_seed(seed)
-    by_name = {
-        name: torch.randn(image.feature.shape(1, height, width), generator=noise) for name, image in typed.graph.inputs
-    }
-    return by_name if len(by_name) > 1 else next(iter(by_name.values()))
 
 
 def run(model, x):
@@ -123,15 +116,8 @@ def test_an_export_takes_images_of_any_size(exported, size):
     # Pooling to a number of cells is a sum of products there, which rounds otherwise; all else is equal.
     has_pools = any(isinstance(module, torch.nn.AdaptiveAvgPool2d) for module in model.modules())
     assert find_difference(run(model, x), out) <= (1e-5 if has_pools else 0)
-    given = out.output if isinstance(out.output, dict) else {model.graph.outputs[0]: out.output}
-    assert {name: get_shape(y) for name, y in given.items()} == {
-        name: model.typed.shape(name, *size) for name in model.graph.outputs
-    }
-
-
-def get_shape(x):
-    """The shape of an output; of an embedding, the shapes."""
-    return tuple(map(get_shape, x)) if isinstance(x, tuple) else ("b", *x.shape[1:])
+    ends = {name: shapes_in(y) for name, y in outputs_of(out, model.graph).items()}
+    assert ends == {name: model.typed.shape(name, *size) for name in model.typed.ends}
 
 
 HALVING = conv(2, rounding="ceil")
