@@ -7,9 +7,8 @@ import pytest
 from torch import nn
 
 import composer
-from composer.cli.images import describe_missing_pixels, read_raster
-from composer.cli.terminal import UsageError
-from composer.layouts import Feature, describe_features, format_count
+from composer.cli.images import describe_missing_pixels
+from composer.layouts import Feature, describe_features
 from composer.tensors.matching import Report
 
 VECTOR = Feature(channels=1, stride=None, axes="b c")
@@ -33,16 +32,6 @@ SENTENCES = {
 @pytest.mark.parametrize(("features", "said"), SENTENCES.values(), ids=SENTENCES)
 def test_features_are_said_with_as_many_things_as_there_are(features, said):
     assert describe_features(tuple(features)) == said
-
-
-def test_numbers_are_written_as_is_wanted_and_plurals_as_they_are():
-    said = [
-        format_count(0, "band"),
-        format_count(1234, "pair", form=","),
-        format_count(2, "class", "classes"),
-        format_count(1, "class"),
-    ]
-    assert said == ["0 bands", "1,234 pairs", "2 classes", "1 class"]
 
 
 @pytest.mark.parametrize(
@@ -85,15 +74,3 @@ def test_tensors_that_were_set_are_counted(matched, missing, said):
 )
 def test_pixels_without_data_are_counted(lacking, said):
     assert describe_missing_pixels(np.array([lacking], dtype=bool)) == said
-
-
-@pytest.mark.parametrize(
-    ("frames", "said"),
-    [(1, "the model takes 1 frame, as an array (1, bands"), (2, "the model takes 2 frames, as an array (2, bands")],
-)
-def test_frames_of_an_array_are_counted(frames, said, tmp_path):
-    np.save(tmp_path / "image.npy", np.zeros((3, 4, 4)))
-    with pytest.raises(UsageError) as caught:
-        read_raster(str(tmp_path / "image.npy"), 3, frames)
-
-    assert str(caught.value) == (f"{tmp_path / 'image.npy'}: {said}, height, width) (this is 3 × 4 × 4).")
