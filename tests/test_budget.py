@@ -147,26 +147,6 @@ def test_without_limits_a_model_may_take_the_free_memory(monkeypatch):
     assert count(composer.build(large))[1] > 10**7
 
 
-FPN = composer.FeaturePyramidNetworkNeck(out_channel=65_536)
-WIDE_HEAD = SegmentationHead(num_classes=2, channel_list=[65_536, 65_536])
-HEAVY = {
-    "decoder": (composer.chain(Timm("test_resnet"), FCNDecoder(channels=40_000), HEAD), "decoder"),
-    "necks[0]": (composer.chain(Timm("test_resnet"), FPN, composer.EmbeddingHead()), "necks[0]"),
-    "head": (composer.chain(Timm("test_resnet"), FCNDecoder(), WIDE_HEAD), "head"),
-    "options": (
-        composer.chain(Timm("test_vit", options={"embed_dim": 65_535, "num_heads": 1}), composer.EmbeddingHead()),
-        "encoder",
-    ),
-}
-
-
-@pytest.mark.parametrize(("graph", "node"), HEAVY.values(), ids=HEAVY)
-def test_a_model_larger_than_memory_is_rejected_before_it_is_filled(graph, node, monkeypatch):
-    set_free_memory(monkeypatch, 2**30)
-    (problem,) = get_problems(graph)
-    assert (problem.code, problem.place.path) == ("limit", node)
-
-
 def test_bytes_are_counted_as_modules_register_tensors():
     with pytest.raises(AllocationLimitError, match=r"^it comes to more than 40 bytes$"), limit_bytes(40):
         nn.Linear(10, 1)
