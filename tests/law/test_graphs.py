@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 import torch
 from attrs import evolve
 from hypothesis import given
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 import composer
 from composer.graph import Node, Shared
 from composer.parts.rules import Rejection, drop_frames
-from tests.law.strategies import HEADS, JOINS, PARTS, draw_more, levels, parts_for, runs, sizes
+from tests.law.strategies import HEADS, JOINS, PARTS, REFUSED, draw_examples, draw_more, levels, parts_for, sizes
 from tests.law.toys import Toy
 
 NECKS = (
@@ -171,19 +170,18 @@ def spoilt(draw, graph):
     return evolve(graph, nodes=[*graph.nodes, again], outputs=[again.name, *graph.outputs])
 
 
-@pytest.mark.parametrize("run", runs(250))
-def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
-    check_graphs(run, graphs(), {*PARTS, *SHAPES, *SIZES, *RULES}, accepted=40)
+def test_a_graph_is_what_infer_says_or_is_refused_with_a_place():
+    check_graphs(250, graphs(), {*PARTS, *SHAPES, *SIZES, *RULES}, accepted=40)
 
 
-def check_graphs(run, graphs, wanted=frozenset(), accepted=4):
+def check_graphs(examples, graphs, wanted=frozenset(), accepted=4):
     """Hold graphs to what is inferred of them, where they are not refused with a place in them.
 
     What is wanted of them is drawn, and so many are built and run.
     """
     drawn = Counter()
 
-    @run.settings
+    @draw_examples(examples)
     @given(graphs, st.tuples(st.integers(0, 69), st.integers(0, 69)))
     def holds(graph, size):
         try:
@@ -194,7 +192,7 @@ def check_graphs(run, graphs, wanted=frozenset(), accepted=4):
             drawn.update(problem.code for problem in error.problems)
             return
         facts = {"accepted", *(type(node.part) for node in graph.nodes), *shapes_of(typed), *sizes_of(typed.sizes)}
-        if drawn["accepted"] < max(accepted, run.refused) or min(drawn[fact] for fact in facts) < 2:
+        if drawn["accepted"] < max(accepted, REFUSED) or min(drawn[fact] for fact in facts) < 2:
             check(size, typed)
             drawn.update(facts)
 
