@@ -9,7 +9,6 @@ from torch import nn
 import composer
 from composer.cli.images import describe_missing_pixels
 from composer.layouts import Feature, describe_features
-from composer.tensors.matching import Report
 
 VECTOR = Feature(channels=1, stride=None, axes="b c")
 TOKENS = Feature(channels=1, axes="b n c", stride=16, prefix=1)
@@ -47,19 +46,6 @@ def test_channels_of_an_encoder_and_its_image_are_counted(takes, gives, said):
         composer.infer(composer.chain(encoder, composer.EmbeddingHead(), input=composer.Image(channels=gives)))
 
     assert str(caught.value) == f"error[channels] encoder: Custom {said}\n  fix: input: {{channels: {takes}}}"
-
-
-@pytest.mark.parametrize(
-    ("matched", "missing", "said"),
-    [
-        (("a",), ("b",), "1 of 2 tensors was set\n  missing in the file, left as it was: b"),
-        (("a", "b"), (), "2 of 2 tensors were set"),
-        ((), ("b",), "0 of 1 tensor was set\n  missing in the file, left as it was: b"),
-    ],
-    ids=["one of two", "both", "none"],
-)
-def test_tensors_that_were_set_are_counted(matched, missing, said):
-    assert str(Report(matched=matched, missing=missing, unexpected=(), mismatched=(), set_aside=())) == said
 
 
 @pytest.mark.parametrize(

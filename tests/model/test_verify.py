@@ -21,10 +21,6 @@ def widen(info):
     return evolve(info, features=[evolve(f, channels=f.channels + 1) for f in info.features])
 
 
-def coarsen(info):
-    return evolve(info, features=[evolve(f, stride=f.stride * 2) for f in info.features])
-
-
 def forget_switches(info):
     """As if the network took other sizes by itself, without the argument for it."""
     return evolve(info, arguments={"out_indices": dict(info.arguments)["out_indices"]})
@@ -39,13 +35,6 @@ def forget_switches(info):
             "must give 1 × 33 × 2 × 4, 1 × 49 × 1 × 2 for an image of 8 × 16, "
             "as inferred (got 1 × 32 × 2 × 4, 1 × 48 × 1 × 2).",
             id="channels",
-        ),
-        pytest.param(
-            ENCODER,
-            coarsen,
-            "must give 1 × 32 × 2 × 4, 1 × 48 × 1 × 2 for an image of 16 × 32, "
-            "as inferred (got 1 × 32 × 4 × 8, 1 × 48 × 2 × 4).",
-            id="strides",
         ),
         pytest.param(
             VIT,
