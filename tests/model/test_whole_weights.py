@@ -321,7 +321,11 @@ def test_published_weights_are_used_in_full(published, tmp_path, monkeypatch, op
     assert model.loaded_weights == {"encoder": composer.LoadedWeights()}
 
 
-def test_without_a_connection_there_is_one_problem(tmp_path, monkeypatch):
+UNREACHED = {"timm": Timm(NAME, pretrained=True), "smp": SmpEncoder("resnet18", pretrained=True)}
+
+
+@pytest.mark.parametrize(("library", "part"), UNREACHED.items(), ids=UNREACHED)
+def test_without_a_connection_there_is_one_problem(library, part, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -329,8 +333,10 @@ def test_without_a_connection_there_is_one_problem(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     # The hub's own client would sleep between its tries, for most of a minute.
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it was tried again"))
-    problem = refused(Timm(NAME, pretrained=True))
-    assert problem.message.startswith(f"timm/{NAME} cannot load the weights that timm publishes for it (got ")
+    problem = refused(part)
+    assert problem.message.startswith(
+        f"{library}/{part.name} cannot load the weights that {library} publishes for it (got "
+    )
     assert problem.fix == "check the connection, give the path of a weights file, or set pretrained: false"
 
 
@@ -455,6 +461,15 @@ def test_files_of_smp_are_used_in_full(of_smp, tmp_path, made, prefix, unused, c
     assert unlike(model.encoder, peer.state_dict()) == []
     report = model.loaded_weights["encoder"]
     assert (report.prefix, report.unused) == (prefix, unused)
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_what_does_not_fill_an_encoder_of_smp_is_refused(of_smp, tmp_path, channels):
+    state = {f"net.{name}": tensor for name, tensor in of_smp.items() if name != "layer1.0.conv1.weight"}
+    assert refused(SmpEncoder(SMP, pretrained=saved(state, tmp_path)), channels=channels).got == (
+        "99 of the 100 tensors that the network needs behind the prefix net, the nearest; missing: "
+        "layer1.0.conv1.weight"
+    )
 
 
 SPEC = """\
