@@ -147,6 +147,13 @@ def test_without_limits_a_model_may_take_the_free_memory(monkeypatch):
     assert count(composer.build(large))[1] > 10**7
 
 
+def test_a_model_larger_than_memory_is_rejected_before_it_is_filled(monkeypatch):
+    set_free_memory(monkeypatch, 2**30)
+    wide = SegmentationHead(num_classes=2, channel_list=[65_536, 65_536])
+    (problem,) = get_problems(composer.chain(Timm("test_resnet"), FCNDecoder(), wide))
+    assert (problem.code, problem.place.path) == ("limit", "head")
+
+
 def test_bytes_are_counted_as_modules_register_tensors():
     with pytest.raises(AllocationLimitError, match=r"^it comes to more than 40 bytes$"), limit_bytes(40):
         nn.Linear(10, 1)
