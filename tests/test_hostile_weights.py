@@ -331,6 +331,7 @@ ENDLESS = {
     "3 GB of bytes": (b"\x80\x05\x96" + (3 * 2**30).to_bytes(8, "little") + b".", DAMAGED),
     "a frame of 3 GB": (b"\x80\x05\x95" + (3 * 2**30).to_bytes(8, "little") + b"N.", NO_TENSORS),
     "memory at 2^31": (b"\x80\x02K\x01r\xff\xff\xff\x7f.", NO_TENSORS),
+    "a function with keywords": (b"\x80\x04cos\nsystem\n)}\x92.", NO_TENSORS),
     "state of a function": (b"\x80\x02cos\nsystem\n}b.", NO_TENSORS),
     "state of a tensor": (b"\x80\x02" + TENSOR + b"}X\x04\x00\x00\x00dataNsb.", NO_TENSORS),
     "entries of a tensor": (b"\x80\x02" + TENSOR + b"K\x00K\x01s.", NO_TENSORS),

@@ -166,6 +166,7 @@ VALID = {
     "chain": (CHAIN, True),
     "shared": (SHARED, True),
     "too large to be run": (LARGE, True),
+    "no name of a node": (SHARED + "auxiliary: {early: 5}\n", False),
     "refused": ("encoder: 5\nhead: Nothing\n", False),
     "refused as a graph": ("encoder: timm/test_resnet\ndecoder: {UNetDecoder: {channels: [1]}}\n", False),
 }

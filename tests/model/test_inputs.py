@@ -186,6 +186,16 @@ def test_the_image_of_another_dtype_is_named():
         composer.build(graph)({"s2": torch.rand(1, 4, 8, 8), "s1": torch.ones(1, 2, 4, 4, dtype=torch.uint8)})
 
 
+def test_an_error_of_a_module_is_raised_as_it_is():
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    model = composer.build(CONVOLUTION)
+    model.get_submodule("head").register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match=r"^out of luck$"):
+        model(torch.rand(1, 3, 8, 8))
+
+
 def test_an_encoder_of_ones_own_may_convert_its_image():
     class Scaled(nn.Module):
         def forward(self, x_BCHW):

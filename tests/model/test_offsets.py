@@ -132,6 +132,11 @@ def test_an_input_at_another_resolution_has_offsets_in_reference_pixels():
 
 
 WRONG = {
+    "of a vector": ({"axes": "b c", "stride": None, "offset": 3}, "a vector has no offset (got 3)"),
+    "of half a cell": (
+        {"stride": 4, "offset": 6},
+        "an offset with rounding exact is a whole number of strides (got 6, stride 4)",
+    ),
     "beside rounding up": ({"stride": 4, "rounding": "ceil", "offset": 3}, "rounding ceil has no offset (got 3)"),
     "that is no number": (
         {"stride": 4, "rounding": "floor", "offset": 1.5},
