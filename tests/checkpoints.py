@@ -59,7 +59,3 @@ def as_terratorch_says(state):
             name = re.sub(pattern, replacement, name)
         renamed[name] = x
     return renamed
-
-
-def lightning(state):
-    return {"epoch": 3, "state_dict": {f"model.{name}": x for name, x in state.items()}, "optimizer_states": [{}]}

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import tempfile
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -23,6 +24,15 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="composer-tests-")
         os.environ.setdefault(SAMPLE, secrets.token_hex(4))
+
+
+@pytest.fixture
+def exact():
+    """Double precision, so that two ways to compute a thing agree."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 def pytest_report_header():

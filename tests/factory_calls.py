@@ -146,10 +146,6 @@ SPECS = {
         {"decoder": "smp_Unet", "decoder_decoder_channels": [64, 32, 16, 8], "decoder_decoder_use_batchnorm": False},
         spec("{smp/Unet: {first_level: 0, decoder_channels: [64, 32, 16, 8], decoder_use_norm: false}}"),
     ),
-    "smp without its prefix": (
-        {"decoder": "PSPNet", "decoder_psp_out_channels": 8},
-        spec("{smp/PSPNet: {first_level: 0, psp_out_channels: 8}}"),
-    ),
     "a vit is padded to twice its patch": (
         {
             "backbone": "vit_tiny_patch16_224",
@@ -203,14 +199,6 @@ SPECS = {
         {**FRAMES, "backbone_temporal_pooling": "concat", "backbone_temporal_subset_lengths": [2, 1]},
         spec(necks="TemporalPooling: {pooling: concat, subset_lengths: [2, 1]}", frames=3),
     ),
-    "frames that are kept": (
-        {
-            **FRAMES,
-            "backbone_temporal_pooling": "keep",
-            "necks": [{"name": "AggregateTokens", "temporal_inputs": True}],
-        },
-        spec(necks="AggregateTokens", frames=3),
-    ),
     "auxiliary heads": (
         {
             "aux_decoders": [
@@ -227,10 +215,6 @@ SPECS = {
     "an mlp": (
         {"decoder": "MLPDecoder", "decoder_activation": "GELU", "decoder_out_index": 0},
         spec("{MLPDecoder: {channels: null, out_dim: null, activation: GELU, out_index: 0}}"),
-    ),
-    "a linear decoder": (
-        {"decoder": "LinearDecoder", "decoder_upsampling_size": 4},
-        spec("{LinearDecoder: {num_classes: 2, upsampling_size: 4}}", None),
     ),
     "deeplab's head": (
         {"decoder": "ASPPSegmentationHead", "decoder_channels": 8, "decoder_in_channels": 512},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from threading import Event, Thread
 
 import pytest
@@ -127,15 +126,3 @@ def test_a_thread_that_draws_while_another_builds(alone):
         run_threads(draw, lambda: built.append(composer.build(PLAIN, seed=4, verify=True)))
     assert torch.equal(state(built[0]), alone[0])
     assert torch.equal(torch.stack(drawn[:200]), expected)
-
-
-def test_threads_that_build_and_one_that_makes_modules(alone):
-    found, made, layers = list(warnings.filters), [], []
-
-    def build():
-        made.extend(composer.build(PLAIN, seed=4) for _ in range(2))
-
-    run_threads(lambda: layers.extend(nn.Conv2d(1, 1, 1) for _ in range(1_000)), build, build)
-    assert len(layers) == 1_000
-    assert [torch.equal(state(one), alone[0]) for one in made] == [True] * 4
-    assert warnings.filters == found

@@ -6,13 +6,10 @@ import sys
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import composer
 from composer.errors import SpecError, make_printable
 from composer.spec.reader import read, reads
-from composer.spec.writer import write
 
 CHAIN = """\
 input: {channels: 6, size: [224, 224]}
@@ -191,46 +188,3 @@ def test_without_libyaml_the_same_is_read(text, monkeypatch):
     monkeypatch.setattr("composer.spec.yaml._LOADER", yaml.SafeLoader)
     slow = reads(text)
     assert (slow, slow.source) == (quick, quick.source)
-
-
-TOKENS = [
-    b": ",
-    b"{",
-    b"[]",
-    b"*fcn",
-    b"&a ",
-    b"null",
-    b"\n",
-    b"- ",
-    b"!!",
-    b"<<: ",
-    b"5",
-    b"? ",
-    b'"',
-    b"\xff",
-    b"\x00",
-]
-EDITS = st.lists(
-    st.tuples(st.integers(0, 500), st.integers(0, 6), st.binary(max_size=3) | st.sampled_from(TOKENS)),
-    min_size=1,
-    max_size=4,
-)
-
-
-@settings(max_examples=100, deadline=None)
-@given(text=st.sampled_from([CHAIN, GRAPH]), edits=EDITS)
-def test_whatever_a_text_says_it_is_a_graph_or_refused(tmp_path_factory, text, edits):
-    path = tmp_path_factory.getbasetemp() / "mutant.yaml"
-    data = text.encode()
-    for start, length, fresh_bytes in edits:
-        data = data[:start] + fresh_bytes + data[start + length :]
-    path.write_bytes(data)
-    graph, problems = outcome(path)
-    assert reads(write(graph)) == graph if graph else problems
-
-
-def outcome(path):
-    try:
-        return read(path), ()
-    except SpecError as error:
-        return None, error.problems

@@ -18,7 +18,7 @@ from composer.parts.heads import SegmentationHead
 from composer.parts.necks import ConcatFeatures
 from composer.tensors.matching import Mismatch
 from composer.weights import load_weights
-from tests.checkpoints import BRANCHED, GRAPH, RESNET, lightning, state_of, trained, unlike
+from tests.checkpoints import BRANCHED, GRAPH, RESNET, state_of, trained, unlike
 
 
 @pytest.fixture
@@ -166,25 +166,6 @@ def test_a_prefix_chooses_one_of_two_models(file, model, prefix, seed):
     assert len(report.set_aside) == 38
 
 
-@pytest.mark.parametrize("second", ["state_dict_ema", "ema", "model"])
-def test_of_two_state_dicts_in_one_file_one_is_chosen_by_its_key(file, model, second):
-    torch.save({"state_dict": state_of(trained()), second: state_of(trained(seed=4)), "epoch": 3}, file)
-    before = state_of(model)
-    with pytest.raises(SpecError, match="has 38 tensors of this model behind each of several prefixes: '"):
-        load_weights(model, file)
-    assert unlike(state_of(model), before) == []
-    load_weights(model, file, prefix=second)
-    assert unlike(state_of(model), state_of(trained(seed=4))) == []
-
-
-def test_a_few_tensors_beside_a_state_dict_are_no_second_one(file, model):
-    state = {f"model.{name}": x for name, x in state_of(trained()).items()}
-    torch.save({"state_dict": state, "hyper_parameters": {"class_weights": torch.ones(3)}}, file)
-    report = load_weights(model, file, prefix="model")
-    assert unlike(state_of(model), state_of(trained())) == []
-    assert report.set_aside == ()
-
-
 def test_a_branch_alone_is_not_taken_for_the_model(file):
     """Its tensors are called like those of the main decoder and head, behind the prefix of the branch."""
     donor, model = trained(BRANCHED), composer.build(BRANCHED, seed=8)
@@ -286,17 +267,11 @@ UNFIT = {
 }
 
 
-def cut(found):
-    """What is left of a prefix where a message has it."""
-    return "" if "behind" in found[1] else found[1]
-
-
-@pytest.mark.parametrize("wrapped", [dict, lightning], ids=["model", "task"])
 @pytest.mark.parametrize(("change", "said", "ignore"), UNFIT.values(), ids=UNFIT)
-def test_what_does_not_fit_is_refused_whole_or_left_as_it_is(file, model, change, said, ignore, wrapped):
+def test_what_does_not_fit_is_refused_whole_or_left_as_it_is(file, model, change, said, ignore):
     state = state_of(trained())
     change(state)
-    torch.save(wrapped(state), file)
+    torch.save(state, file)
     before = state_of(model)
 
     with pytest.raises(SpecError) as raised:
@@ -304,9 +279,7 @@ def test_what_does_not_fit_is_refused_whole_or_left_as_it_is(file, model, change
 
     listed = [name for problem in raised.value.problems for name in problem.got.split("; ")]
     assert len(listed) == sum(map(int, re.findall(r"(\d+) of ", said)))
-    # A task's names are said as they are in the file, and may be named without what is before them.
-    plain = re.sub(r"([(,] ?| behind )model\.", cut, str(raised.value)) if wrapped is lightning else str(raised.value)
-    assert plain == f"{file}: error[weights] {said}".replace("FILE", str(file))
+    assert str(raised.value) == f"{file}: error[weights] {said}".replace("FILE", str(file))
     assert unlike(state_of(model), before) == []
 
     report = load_weights(model, file, ignore=ignore)

@@ -80,50 +80,12 @@ def test_of_two_networks_none_is_taken(given):
     assert str(raised.value) == "a whole network behind each of the prefixes a, b"
 
 
-@pytest.mark.parametrize("prefix", ["a", "b"])
-def test_a_prefix_chooses(prefix):
-    found = match(numbers(3, "a.") | numbers(4, "b."), WANTED, prefix=prefix)
-    assert found.tensors["weight"].tolist() == [{"a": 3, "b": 4}[prefix]] * 2
-
-
-UNFIT = {
-    "a statistic": (
-        {"weight": torch.ones(2), "index": torch.ones(2, dtype=torch.long)},
-        "1 of the 2 tensors that the network needs; missing: mean",
-    ),
-    "an index of another size": (
-        numbers(3) | {"index": torch.ones(3, dtype=torch.long)},
-        "2 of the 2 tensors that the network needs; of another shape: index [3] of integers instead of [2] of integers",
-    ),
-    "nothing": ({}, "0 of the 2 tensors that the network needs; missing: weight, mean"),
-}
-
-
-@pytest.mark.parametrize(("given", "said"), UNFIT.values(), ids=UNFIT)
-def test_what_does_not_fill_the_network_is_refused(given, said):
-    with pytest.raises(MismatchError) as raised:
-        match(given, WANTED)
-    assert str(raised.value) == said
-
-
 def test_too_little_memory_is_no_mismatch():
     def fail(_):
         raise MemoryError
 
     with pytest.raises(MemoryError):
         match(numbers(3), WANTED, fail)
-
-
-def refuse(state):
-    raise RuntimeError("three channels are needed" if "weight" in state else "there is no weight")
-
-
-def test_a_failed_conversion_is_that_of_the_nearest_prefix():
-    with pytest.raises(MismatchError) as raised:
-        match(numbers(3, "model."), WANTED, refuse)
-    assert str(raised.value) == (
-        "tensors behind the prefix model that cannot be converted: RuntimeError: three channels are needed"
-    )
 
 
 NAMES = ("conv.weight", "conv.bias", "layers.0.conv.weight")

@@ -11,17 +11,7 @@ AVAILABLE = 9400 * 1024
 
 SYSTEMS = {
     "no files": ({}, None),
-    "an old kernel": ({"proc/meminfo": "MemTotal: 24000 kB\n"}, None),
     "a machine": ({"proc/meminfo": MACHINE}, AVAILABLE),
-    "no limit": (
-        {
-            "proc/meminfo": MACHINE,
-            "proc/self/cgroup": "0::/\n",
-            "groups/memory.max": "max\n",
-            "groups/memory.current": "7",
-        },
-        AVAILABLE,
-    ),
     "a group": (
         {
             "proc/meminfo": MACHINE,

@@ -56,6 +56,11 @@ MISUSES = {
         ValueError,
         "option a must nest at most 32 deep",
     ),
+    "several channels": (
+        lambda: Image(channels=(3, 4)),
+        ValueError,
+        "channels must be a whole number from 1 to 65536 (got (3, 4))",
+    ),
     "a part": (lambda: node(part=None), ValueError, f"{PART} (got None)"),
     "a class of parts": (
         lambda: node(part=FCNDecoder),

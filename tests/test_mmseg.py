@@ -152,12 +152,6 @@ def test_maps_that_are_normalised_first_are_refused_if_groups_do_not_divide_them
     assert message.endswith("\n  fix: norm: BN")
 
 
-def test_encnet_looks_at_the_last_map_alone_unless_it_is_told_otherwise():
-    features = (TOKENS[0], *PYRAMID[1:])
-    assert isinstance(composer.contract(head("EncHead"), features), composer.Outputs)
-    assert isinstance(composer.contract(head("EncHead", add_lateral=True), features), composer.Rejection)
-
-
 @pytest.mark.parametrize(("ratio", "channels"), [(1 / 3, 3), (0.1, 10), (0.07, 15)], ids=["third", "tenth", "odd"])
 def test_the_least_width_of_a_squeeze(ratio, channels):
     """As int(channels * ratio) in mmcv, which rounds as floats do."""
@@ -209,12 +203,6 @@ def test_a_name_that_nobody_knows():
     (problem,) = caught.value.problems
     assert problem.message == "there is no decoder 'mmseg/UperHead'."
     assert "mmseg/UPerHead" in problem.fix
-
-
-def test_a_spec_is_written_as_it_is_read():
-    arguments = "{num_classes: 3, channels: 64, in_index: [1, 2, 3], norm: false}"
-    text = f"encoder: timm/resnet18\ndecoder: {{mmseg/UPerHead: {arguments}}}\n"
-    assert composer.write(composer.reads(text)) == text
 
 
 def test_the_list_shows_what_can_be_had_and_what_not(capsys):

@@ -88,16 +88,3 @@ UNREADABLE = {
 def test_options_that_are_no_mapping_are_rejected(options, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Timm("resnet18", options=options)
-
-
-NUMBERS = {
-    "image": (lambda: composer.Image(channels=(3, 4)), "channels must be a whole number from 1 to 65536 (got (3, 4))"),
-    "feature": (lambda: composer.Feature(channels=(3,)), "channels must be a whole number of at least 1 (got (3,))"),
-    "limit": (lambda: composer.Limits(bytes=(1, 2)), "bytes must be a whole number of at least 0 (got (1, 2))"),
-}
-
-
-@pytest.mark.parametrize(("make", "message"), NUMBERS.values(), ids=NUMBERS)
-def test_one_number_is_not_several(make, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        make()

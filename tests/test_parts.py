@@ -13,7 +13,6 @@ from composer.parts import (
     ScalarHead,
     SelectIndices,
     Timm,
-    UperNetDecoder,
 )
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS, Custom, EncoderInfo
 from composer.sizes import SizeConstraint
@@ -47,12 +46,8 @@ WEIGHTS_FILE = "pretrained must be true, false, the path of a weights file, or a
 
 REFUSED = {
     "entry of a list": (SelectIndices, {"indices": [None]}, f"indices {INDEX}"),
-    "channels": (FCNDecoder, {"channels": None}, f"channels {CHANNELS}"),
-    "out_indices": (timm, {"out_indices": [1, None]}, f"out_indices {INDEX}"),
     "side": (timm, {"img_size": (64, 16385)}, f"img_size {WHOLE} 1 to 16384 (got 16385)"),
-    "number as truth": (UperNetDecoder, {"align_corners": 1}, f"align_corners {TRUTH} 1)"),
     "pooling": (AggregateTokens, {"pooling": "CLS"}, f"pooling {POOLING} (got 'CLS')"),
-    "token from the end": (AggregateTokens, {"pooling": -1}, f"pooling {POOLING} (got -1)"),
     "no indices": (AggregateTokens, {"indices": []}, "indices must have at least one entry"),
     "dropped class token": (AggregateTokens, {"drop_cls": True, "pooling": "cls"}, f"{EXCLUDE}: cls {DROPPED}"),
     "list without transform": (aspp, {"in_index": [0]}, TRANSFORM),
@@ -73,12 +68,10 @@ REFUSED = {
         {"pretrained": {"file": "a.pth", "prefix": ""}},
         "prefix must be a string that is not empty (got '')",
     ),
-    "frames": (custom, {"frames": 0}, f"frames {WHOLE} 1 to 1024 (got 0)"),
     "no features": (custom, {"features": [FEATURE, 3]}, f"{FEATURES} [{FEATURE!r}, 3])"),
     "empty features": (EncoderInfo, {"features": []}, "features must have at least one entry"),
     "sizes": (custom, {"sizes": 32}, "sizes must be a SizeConstraint (got 32)"),
     "truth as number": (SizeConstraint, {"multiple": True}, f"multiple {POSITIVE} True)"),
-    "zero": (SizeConstraint, {"height": 0}, f"height {POSITIVE} 0)"),
 }
 
 

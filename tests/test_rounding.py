@@ -155,13 +155,6 @@ def test_a_rounding_that_is_wrong_at_half_the_multiple_is_a_mismatch(side):
     assert isinstance(found, RoundingMismatch)
 
 
-def test_a_network_that_rounds_one_way_takes_every_size():
-    """The control of the tests above."""
-    features, sizes = infer_rounding(make_wrong_grids(None, 0, 1), EXACT, SizeConstraint(multiple=32, least=32), 224)
-    assert [f.rounding for f in features] == ["ceil"] * 5
-    assert sizes == SizeConstraint()
-
-
 PATCHES = Chain([(4, 4, 0, 1), (3, 2, 1, 1), (3, 2, 1, 1)])
 
 
@@ -192,15 +185,3 @@ def test_a_network_that_takes_one_size_has_no_offsets(size):
         return None if size in (height, width) else chain.grids_at(height, width)
 
     assert infer_offsets(grids_at, EXACT, USUAL) is None
-
-
-def test_a_stride_of_one_leaves_nothing_to_round():
-    exact, whole, found = probe(Chain([(3, 1, 1, 1)]))
-    assert (found, exact[0].stride) == ((exact, whole), 1)
-
-
-def test_the_mismatch_is_the_one_that_excludes_a_multiple_of_one():
-    found = infer_rounding(
-        lambda h, w: None if h % 16 or w % 16 else ((h // 16, w // 16),), EXACT[3:4], SizeConstraint(multiple=16), 224
-    )
-    assert found == RoundingMismatch(225, 225)

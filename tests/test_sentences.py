@@ -7,10 +7,8 @@ import pytest
 from torch import nn
 
 import composer
-from composer.cli.images import describe_missing_pixels, read_raster
-from composer.cli.terminal import UsageError
-from composer.layouts import Feature, describe_features, format_count
-from composer.tensors.matching import Report
+from composer.cli.images import describe_missing_pixels
+from composer.layouts import Feature, describe_features
 
 VECTOR = Feature(channels=1, stride=None, axes="b c")
 TOKENS = Feature(channels=1, axes="b n c", stride=16, prefix=1)
@@ -35,16 +33,6 @@ def test_features_are_said_with_as_many_things_as_there_are(features, said):
     assert describe_features(tuple(features)) == said
 
 
-def test_numbers_are_written_as_is_wanted_and_plurals_as_they_are():
-    said = [
-        format_count(0, "band"),
-        format_count(1234, "pair", form=","),
-        format_count(2, "class", "classes"),
-        format_count(1, "class"),
-    ]
-    assert said == ["0 bands", "1,234 pairs", "2 classes", "1 class"]
-
-
 @pytest.mark.parametrize(
     ("takes", "gives", "said"),
     [
@@ -61,19 +49,6 @@ def test_channels_of_an_encoder_and_its_image_are_counted(takes, gives, said):
 
 
 @pytest.mark.parametrize(
-    ("matched", "missing", "said"),
-    [
-        (("a",), ("b",), "1 of 2 tensors was set\n  missing in the file, left as it was: b"),
-        (("a", "b"), (), "2 of 2 tensors were set"),
-        ((), ("b",), "0 of 1 tensor was set\n  missing in the file, left as it was: b"),
-    ],
-    ids=["one of two", "both", "none"],
-)
-def test_tensors_that_were_set_are_counted(matched, missing, said):
-    assert str(Report(matched=matched, missing=missing, unexpected=(), mismatched=(), set_aside=())) == said
-
-
-@pytest.mark.parametrize(
     ("lacking", "said"),
     [
         ([[0, 0], [0, 0]], None),
@@ -85,15 +60,3 @@ def test_tensors_that_were_set_are_counted(matched, missing, said):
 )
 def test_pixels_without_data_are_counted(lacking, said):
     assert describe_missing_pixels(np.array([lacking], dtype=bool)) == said
-
-
-@pytest.mark.parametrize(
-    ("frames", "said"),
-    [(1, "the model takes 1 frame, as an array (1, bands"), (2, "the model takes 2 frames, as an array (2, bands")],
-)
-def test_frames_of_an_array_are_counted(frames, said, tmp_path):
-    np.save(tmp_path / "image.npy", np.zeros((3, 4, 4)))
-    with pytest.raises(UsageError) as caught:
-        read_raster(str(tmp_path / "image.npy"), 3, frames)
-
-    assert str(caught.value) == (f"{tmp_path / 'image.npy'}: {said}, height, width) (this is 3 × 4 × 4).")

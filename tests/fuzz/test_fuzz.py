@@ -1,4 +1,4 @@
-"""Whatever the text: a run of the fuzzer's texts, seen to find what is wrong; and the coverage-guided fuzzer.
+"""Whatever the text: it is refused with a place, or it is a graph that is written, inferred, built and run.
 
 `COMPOSER_SOAK=20000 python -m pytest -m slow tests/fuzz -n auto` runs so many texts of each kind. Hypothesis keeps
 failing texts in `.hypothesis`, replays them first, and shrinks them.
@@ -8,111 +8,173 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import resource
 import subprocess
 import sys
+from math import prod
 
 import pytest
-from hypothesis import HealthCheck, Phase, find, given, settings
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import composer
 from composer.errors import Place, Problem, SpecError
-from composer.spec.yaml import parse_document
-from tests.fuzz import oracle
-from tests.fuzz.grammar import texts
-from tests.fuzz.mutations import generate_mutations, to_plain_data
-from tests.fuzz.oracle import WrongAnswerError, evaluate_text
-from tests.fuzz.seeds import BUILTIN_SEEDS, list_seeds
-from tests.fuzz.yaml_styles import generate_yaml_styles
-from tests.fuzz_reads import ROOT, take, words
+from composer.testing.strategies import chains, graphs
+from tests import graphs as any_graphs
+from tests.bounded import limit_seconds
+from tests.fuzz_reads import ROOT, check_problems, take, words
+from tests.law.test_graphs import outputs_of, shapes_in
 
-SOAK = settings(
-    max_examples=int(os.environ.get("COMPOSER_SOAK", "100")), deadline=None, suppress_health_check=list(HealthCheck)
+MAX_SECONDS = 20.0
+"""CPU seconds to read a text and infer its graph; nearly all of them go into the probe of a network."""
+
+MAX_PARAMETERS = 3_000_000
+MAX_NUMBERS = 20_000_000
+"""The numbers that flow along all edges of a graph that is run; larger ones are only read and inferred."""
+
+SEEDS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "specs").glob("*.yaml"))]
+
+
+def evaluate_text(text: str) -> bool:
+    """Whether a text is a valid graph, which is run. Raises an error if it has no answer, or another than its graph."""
+    with limit_seconds(MAX_SECONDS):
+        graph = take(text.encode("utf-8", "surrogatepass"))
+        if graph is None:
+            return False
+        try:
+            typed = composer.infer(graph)
+        except SpecError as error:
+            check_problems(error)
+            return False
+    run(typed)
+    return True
+
+
+def run(typed: composer.TypedGraph) -> None:
+    """Build a graph, and compare a forward pass for shapes with what was inferred, where it is small enough."""
+    size = typed.sizes.compute_padded_size(*(typed.graph.crop or (1, 1)))
+    if size is None or sum(prod(f.shape(2, *size)) for fs in typed.features.values() for f in fs) > MAX_NUMBERS:
+        return
+    try:
+        model = composer.build(typed, pretrained=False, limits=composer.Limits(parameters=MAX_PARAMETERS))
+    except SpecError as error:
+        if {problem.code for problem in error.problems} <= {"install", "limit"}:
+            return
+        raise
+    images = {name: torch.empty(image.feature.shape(2, *size), device="meta") for name, image in typed.graph.inputs}
+    with torch.no_grad():
+        out = model.eval().to("meta")(images)
+    shapes = {end: shapes_in(x) for end, x in outputs_of(out, typed.graph).items()}
+    assert shapes == {end: typed.shape(end, *size) for end in typed.ends}
+
+
+styles = st.fixed_dictionaries(
+    {
+        "default_flow_style": st.sampled_from((True, False, None)),
+        "explicit_start": st.booleans(),
+        "line_break": st.sampled_from(("\n", "\r\n", "\r")),
+        "width": st.sampled_from((20, 80, 1000)),
+    }
 )
-MAX_EXTRA_BYTES = 4 * 2**30
+written = st.one_of(chains(), graphs(), any_graphs.chains(), any_graphs.graphs()).map(composer.write)
+EDGES = (
+    *(None, True, 0, -1, 2, 65, 2**16, 2**31, 2**63, 10**41, 0.5, 1e308, float("inf"), float("nan")),
+    *("", " ", "64", "no", "é", "\u202e", "{}", "<<", "a" * 300),
+    *([], {}, [[]], [None], [1] * 70, {"part": "FCNDecoder", "from": "image"}),
+)
+"""Replacements of a value: of another type, too large, or nothing."""
+
+
+def list_places(data):
+    """Every place of a tree, as its container and its key."""
+    pairs = list(data.items()) if isinstance(data, dict) else list(enumerate(data)) if isinstance(data, list) else []
+    return [(data, key) for key, _ in pairs] + [place for _, value in pairs for place in list_places(value)]
+
+
+@st.composite
+def edited_trees(draw, texts):
+    """A text some of whose values are others, or parts of another text, written by PyYAML in some style."""
+    tree, other = (yaml.safe_load(draw(texts)) for _ in range(2))
+    for _ in range(draw(st.integers(0, 3))):
+        holder, key = draw(st.sampled_from(list_places(tree)))
+        source, place = draw(st.sampled_from(list_places(other)))
+        value = draw(st.sampled_from((*EDGES, source[place], source[place], [holder[key]])) | st.sampled_from(words()))
+        holder[draw(st.sampled_from((key, key, *words()))) if isinstance(holder, dict) else key] = value
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, **draw(styles))
+
+
+@st.composite
+def edited_characters(draw, texts):
+    """A text some of whose characters are nothing, others, or what means something in YAML."""
+    text = draw(texts)
+    for _ in range(draw(st.integers(1, 4))):
+        start, length = draw(st.integers(0, len(text))), draw(st.sampled_from((0, 1, 5, 100)))
+        text = text[:start] + draw(st.sampled_from(words()) | st.text(max_size=3)) + text[start + length :]
+    return text
+
+
+seeds = st.sampled_from(SEEDS)
 STRATEGIES = {
-    "grammar": texts(),
-    "mutated specs": generate_mutations(*list_seeds()),
-    "mutated grammar": st.tuples(texts(), texts()).flatmap(lambda pair: generate_mutations(*pair)),
+    "graphs": written,
+    "edited trees": edited_trees(seeds | written),
+    "edited characters": edited_characters(seeds | written),
 }
-
-
-@pytest.fixture
-def _limited_memory():
-    """A text that takes too much memory ends with a MemoryError, not with the machine."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MAX_EXTRA_BYTES, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+UNHURRIED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_limited_memory")
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
-def test_whatever_a_text_says_it_is_answered(strategy):
-    @SOAK
-    @given(strategy)
+@pytest.mark.parametrize("texts", STRATEGIES.values(), ids=STRATEGIES)
+def test_whatever_a_text_says_it_is_answered(texts):
+    @settings(max_examples=int(os.environ.get("COMPOSER_SOAK", "100")), **UNHURRIED)
+    @given(texts)
     def holds(text):
-        evaluate_text(text, os.environ["COMPOSER_CACHE"])
+        evaluate_text(text)
 
     holds()
 
 
-SCALARS = st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.floats(allow_nan=False) | st.text(max_size=8)
-DATA = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
-)
+@pytest.mark.parametrize("edit", [edited_trees, edited_characters])
+def test_whatever_a_text_says_it_is_read_or_refused(edit):
+    @settings(max_examples=50, **UNHURRIED)
+    @given(edit(seeds))
+    def holds(text):
+        take(text.encode("utf-8", "surrogatepass"))
+
+    holds()
 
 
-@pytest.mark.slow
-@settings(SOAK, max_examples=40)
-@given(st.data(), st.dictionaries(st.text(max_size=6), DATA, min_size=1, max_size=4))
-def test_data_mean_the_same_in_every_style(drawn, data):
-    tree, problems = parse_document(drawn.draw(generate_yaml_styles(data)))
-
-    assert problems == []
-    assert repr(to_plain_data(tree)) == repr(data)
-
-
-def is_accepted(text):
-    try:
-        composer.infer(composer.reads(text))
-    except SpecError:
-        return False
-    return True
-
-
-HELD = {
-    "a chain": lambda text: "nodes:" not in text and "encoder:" in text,
-    "several inputs": lambda text: len(composer.reads(text).inputs) > 1,
-    "frames": lambda text: any(image.frames for _, image in composer.reads(text).inputs),
-    "shared weights": lambda text: any(isinstance(node.part, composer.Shared) for node in composer.reads(text).nodes),
-    "an alias": lambda text: "&a0" in text,
-    "what is accepted": is_accepted,
-    "what is refused": lambda text: not is_accepted(text),
+CHAIN = """\
+input: {channels: 5}
+encoder: timm/test_resnet
+decoder: {UNetDecoder: {channels: [16, 8, 8, 4, 4]}}
+head: {SegmentationHead: {num_classes: 3}}
+aux: {early: {decoder: {FCNDecoder: {channels: 4, num_convs: 1}}, head: RegressionHead}}
+crop: [24, 32]
+"""
+SHARED = """\
+inputs: {before: &image {channels: 4}, after: *image }
+nodes:
+  old: {part: {timm/test_convnext: {out_indices: [1, 2, 3]}}, from: before}
+  new: {share: old, from: after}
+  both: {part: ConcatFeatures, from: [old, new]}
+  seen: {part: EmbeddingHead, from: both}
+outputs: [seen]
+"""
+LARGE = "encoder: timm/resnet18\ndecoder: {FCNDecoder: {channels: 4096}}\nhead: RegressionHead\n"
+VALID = {
+    "chain": (CHAIN, True),
+    "shared": (SHARED, True),
+    "too large to be run": (LARGE, True),
+    "no name of a node": (SHARED + "auxiliary: {early: 5}\n", False),
+    "refused": ("encoder: 5\nhead: Nothing\n", False),
+    "refused as a graph": ("encoder: timm/test_resnet\ndecoder: {UNetDecoder: {channels: [1]}}\n", False),
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("holds", HELD.values(), ids=HELD)
-def test_texts_hold_all_that_a_text_may_hold(holds):
-    find(texts(), holds, settings=settings(SOAK, max_examples=2000, phases=[Phase.generate], database=None))
-
-
-LARGE = "encoder: timm/resnet18\ndecoder: {FCNDecoder: {channels: 4096}}\nhead: RegressionHead\n"
-"""A model that is inferred, and too large to be run here."""
-
-
-@pytest.mark.parametrize("text", [*BUILTIN_SEEDS, LARGE], ids=["chain", "tokens", "shared", "frames", "large"])
-def test_a_valid_text_has_no_problems(text):
-    assert evaluate_text(text, os.environ["COMPOSER_CACHE"]) is None
-
-
-def test_an_invalid_text_has_codes():
-    assert evaluate_text("encoder: 5\nhead: Nothing\n") == ("part", "type")
+@pytest.mark.parametrize(("text", "is_valid"), VALID.values(), ids=VALID)
+def test_a_text_is_answered(text, is_valid):
+    assert evaluate_text(text) is is_valid
 
 
 # --- each law is broken once
@@ -130,74 +192,50 @@ def crop_output(self, image, forward=composer.Model.forward):
     return out._replace(output=out.output[:, :, 1:])
 
 
-def opening(text):
-    with open("/var/composer-is-not-here", encoding="ascii"):
-        pass
-
-
-def connecting(text):
-    sys.audit("socket.connect", None, ("example.org", 80))
-
-
-def spec_error(**fields):
-    return SpecError([Problem(code="x", **fields)])
-
-
-SHOWN = "a problem has a place and a message"
-BROKEN = {
-    "reading raises": ("reads", raising(KeyError("x")), "read raises nothing but a SpecError"),
-    "inferring raises": ("infer", raising(RecursionError()), "infer raises nothing but a SpecError"),
-    "no problems": ("reads", raising(SpecError([])), "a SpecError has problems: read"),
-    "no place": ("reads", raising(spec_error(message="m")), SHOWN),
-    "no message": ("reads", raising(spec_error(message=" ", place=Place("", "f", 1, 1))), SHOWN),
-    "written otherwise": ("write", lambda graph: BUILTIN_SEEDS[1], "a written graph is read equal"),
-    "writing raises": ("write", raising(SpecError([])), "write raises nothing but a SpecError"),
-    "building is refused": ("build", raising(spec_error(message="m")), "a valid graph builds"),
-    "building raises": ("build", raising(ValueError("m")), "build raises nothing but a SpecError: ValueError: m"),
-    "another shape": ("Model.forward", crop_output, "forward gives what was inferred: head is ('b', 3, 2"),
-    "forward raises": ("Model.forward", raising(RuntimeError("m")), "forward at "),
-    "a file": ("reads", opening, "nothing is opened or fetched: open '/var/composer-is-not-here'"),
-    "a socket": ("reads", connecting, "nothing is opened or fetched: socket.connect ('example.org', 80)"),
-}
-
-
-@pytest.mark.parametrize(("name", "broken", "said"), BROKEN.values(), ids=BROKEN)
-def test_a_law_that_does_not_hold_is_told(name, broken, said, monkeypatch):
-    monkeypatch.setattr(f"composer.{name}", broken)
-    with pytest.raises(WrongAnswerError) as caught:
-        evaluate_text(BUILTIN_SEEDS[0], os.environ["COMPOSER_CACHE"])
-    assert str(caught.value).startswith(said)
-
-
-def spin(_text):
+def spin(*_arguments, **_named):
     while True:
         pass
 
 
-def test_a_text_that_takes_long_is_told(monkeypatch):
-    monkeypatch.setattr(oracle, "MAX_SECONDS", 0.1)
-    monkeypatch.setattr("composer.reads", spin)
-    with pytest.raises(WrongAnswerError, match="this takes more than"):
-        evaluate_text("")
+NOWHERE = SpecError([Problem(code="x", message="m")])
+MUTE = SpecError([Problem(code="x", message=" ", place=Place("", "spec.yaml", 1, 1))])
+BROKEN = {
+    "reading raises": ("spec.reader.reads", raising(KeyError("x")), KeyError),
+    "inferring raises": ("infer", raising(RecursionError()), RecursionError),
+    "no problems": ("spec.reader.reads", raising(SpecError([])), AssertionError),
+    "no place": ("infer", raising(NOWHERE), AssertionError),
+    "no message": ("infer", raising(MUTE), AssertionError),
+    "written otherwise": ("spec.writer.write", lambda graph: SHARED, AssertionError),
+    "building is refused": ("build", raising(NOWHERE), SpecError),
+    "another shape": ("Model.forward", crop_output, AssertionError),
+    "no end": ("infer", spin, AssertionError),
+}
+
+
+@pytest.mark.parametrize(("name", "broken", "error"), BROKEN.values(), ids=BROKEN)
+def test_a_law_that_does_not_hold_is_found(name, broken, error, monkeypatch):
+    monkeypatch.setattr(f"composer.{name}", broken)
+    monkeypatch.setattr(f"{__name__}.MAX_SECONDS", 1.0)
+    with pytest.raises(error):
+        evaluate_text(CHAIN)
 
 
 # --- the coverage-guided fuzzer
 
 
-@pytest.mark.parametrize("text", list_seeds(), ids=range(len(list_seeds())))
+@pytest.mark.parametrize("text", SEEDS, ids=range(len(SEEDS)))
 def test_the_harness_takes_the_specs(text):
-    assert take(text.encode()) is True
+    assert take(text.encode()) is not None
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"encoder: 5", b"\x00", b"{" * 200_000], ids=range(5))
 def test_the_harness_takes_what_is_refused(data):
-    assert take(data) is False
+    assert take(data) is None
 
 
-def test_the_dictionary_is_of_words_in_quotes():
-    lines = words().splitlines()
-    assert {'"FCNDecoder"', '"num_classes"', '"<<: "'} <= set(lines)
-    assert [line for line in lines if line.count('"') != 2 or "\\" in line] == []
+def test_the_words_can_be_put_in_quotes():
+    assert {"FCNDecoder", "num_classes", "<<: "} <= set(words())
+    assert [word for word in words() if '"' in word or "\\" in word] == []
 
 
 @pytest.mark.fuzz

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from math import inf
 
-import pytest
-from attrs import evolve, fields_dict, frozen
+from attrs import evolve, fields_dict
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 
@@ -24,27 +24,17 @@ def replace_channels(feature: Feature, channels: int) -> Feature:
     return evolve(feature, channels=channels)
 
 
-@frozen
-class Run:
-    """How a law is run: how much is drawn, and how often each outcome of a contract is seen in a forward pass.
+SOAK = int(os.environ.get("COMPOSER_LAW", "1"))
+"""How many times the examples are drawn; of more than one, other examples each time, each of which is run."""
 
-    Drawing costs little, running a module much.
-    """
-
-    settings: settings
-    accepted: float = inf
-    refused: float = inf
+ACCEPTED, REFUSED = (12, 4) if SOAK == 1 else (inf, inf)
+"""How often each outcome of a contract is seen in a forward pass: drawing costs little, running a module much."""
 
 
-def runs(examples: int) -> list:
-    """Every time the same examples, so that what was drawn is drawn; and a soak of random ones."""
-    common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-    short = settings(max_examples=examples, derandomize=True, database=None, **common)
-    soak = settings(max_examples=10 * examples, **common)
-    return [
-        pytest.param(Run(short, accepted=12, refused=4), id="short"),
-        pytest.param(Run(soak), id="soak", marks=pytest.mark.slow),
-    ]
+def draw_examples(count: int) -> settings:
+    """Every time the same examples, so that what was drawn is drawn."""
+    common = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+    return settings(max_examples=count * SOAK, derandomize=SOAK == 1, **common)
 
 
 def draw_more(holds, is_complete, attempts: int = 12) -> None:

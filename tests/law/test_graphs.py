@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 import torch
 from attrs import evolve
 from hypothesis import given
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 import composer
 from composer.graph import Node, Shared
 from composer.parts.rules import Rejection, drop_frames
-from tests.law.strategies import HEADS, JOINS, PARTS, draw_more, levels, parts_for, runs, sizes
+from tests.law.strategies import HEADS, JOINS, PARTS, REFUSED, draw_examples, draw_more, levels, parts_for, sizes
 from tests.law.toys import Toy
 
 NECKS = (
@@ -171,19 +170,18 @@ def spoilt(draw, graph):
     return evolve(graph, nodes=[*graph.nodes, again], outputs=[again.name, *graph.outputs])
 
 
-@pytest.mark.parametrize("run", runs(250))
-def test_a_graph_is_what_infer_says_or_is_refused_with_a_place(run):
-    check_graphs(run, graphs(), {*PARTS, *SHAPES, *SIZES, *RULES}, accepted=40)
+def test_a_graph_is_what_infer_says_or_is_refused_with_a_place():
+    check_graphs(250, graphs(), {*PARTS, *SHAPES, *SIZES, *RULES}, accepted=40)
 
 
-def check_graphs(run, graphs, wanted=frozenset(), accepted=4):
+def check_graphs(examples, graphs, wanted=frozenset(), accepted=4):
     """Hold graphs to what is inferred of them, where they are not refused with a place in them.
 
     What is wanted of them is drawn, and so many are built and run.
     """
     drawn = Counter()
 
-    @run.settings
+    @draw_examples(examples)
     @given(graphs, st.tuples(st.integers(0, 69), st.integers(0, 69)))
     def holds(graph, size):
         try:
@@ -194,7 +192,7 @@ def check_graphs(run, graphs, wanted=frozenset(), accepted=4):
             drawn.update(problem.code for problem in error.problems)
             return
         facts = {"accepted", *(type(node.part) for node in graph.nodes), *shapes_of(typed), *sizes_of(typed.sizes)}
-        if drawn["accepted"] < max(accepted, run.refused) or min(drawn[fact] for fact in facts) < 2:
+        if drawn["accepted"] < max(accepted, REFUSED) or min(drawn[fact] for fact in facts) < 2:
             check(size, typed)
             drawn.update(facts)
 
@@ -239,14 +237,14 @@ def sizes_of(taken):
     yield from (name for name, holds in facts.items() if holds)
 
 
-def check(size, typed):
+def check(size, typed, device="cpu"):
     """Every edge of a forward pass at any size, padded as need be, is what was inferred; so is every output."""
     unit = max(int(image.stride) for _, image in typed.graph.inputs)
     largest = [min(70, fixed or 70) // unit for fixed in (typed.sizes.height, typed.sizes.width)]
     height, width = (unit * (1 + side % cells) for side, cells in zip(size, largest, strict=True))
     # Where a square has one fixed side the other is fixed too, so nothing drawn here is too large to be padded.
     padded = typed.sizes.compute_padded_size(height, width)
-    model = composer.build(typed).eval().to("meta")
+    model = composer.build(typed, device=device).eval().to("meta")
     edges = recorded(model)
     images = {
         name: torch.empty(image.feature.shape(2, height, width), device="meta") for name, image in typed.graph.inputs
@@ -257,11 +255,15 @@ def check(size, typed):
 
     expected = {node.name: [f.shape(2, *padded) for f in typed.features[node.name]] for node in typed.order}
     assert {name: [tuple(x.shape) for x in xs] for name, xs in edges.items()} == expected
-    outputs = out.output if isinstance(out.output, dict) else {typed.graph.outputs[0]: out.output}
-    ends = {**outputs, **{dict(typed.graph.auxiliary)[label]: x for label, x in out.auxiliary_heads.items()}}
-    assert {name: shapes_in(given) for name, given in ends.items()} == {
+    assert {name: shapes_in(given) for name, given in outputs_of(out, typed.graph).items()} == {
         name: typed.shape(name, height, width) for name in typed.ends
     }
+
+
+def outputs_of(out, graph):
+    """What a model gives, by node."""
+    main = out.output if isinstance(out.output, dict) else {graph.outputs[0]: out.output}
+    return main | {node: out.auxiliary_heads[label] for label, node in graph.auxiliary}
 
 
 def shapes_in(given):

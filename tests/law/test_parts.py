@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import composer
 from composer.parts.rules import Outputs, Rejection, compute_exact_multiple, compute_implied_sizes, to_exact_grid
 from composer.sizes import SizeConstraint, intersect
-from tests.law.strategies import PARTS, draw_more, inputs_for, parts_for, runs, sides
+from tests.law.strategies import ACCEPTED, PARTS, REFUSED, draw_examples, draw_more, inputs_for, parts_for, sides
 
 RULES = {
     composer.SelectIndices: {("index", "raises")},
@@ -85,9 +85,8 @@ RULES = {
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("part_class", PARTS, ids=lambda part_class: part_class.__name__)
-@pytest.mark.parametrize("run", runs(400))
-def test_a_part_keeps_its_promise_and_refuses_with_cause(part_class, run):
-    check_rules(run, cases(part_class), RULES[part_class], RARE.get(part_class, set()))
+def test_a_part_keeps_its_promise_and_refuses_with_cause(part_class):
+    check_rules(cases(part_class), RULES[part_class], RARE.get(part_class, set()))
 
 
 @st.composite
@@ -97,22 +96,22 @@ def cases(draw, part_class):
     return draw(parts_for(part_class, inputs)), inputs
 
 
-def check_rules(run, cases, rules, rare=frozenset()):
+def check_rules(cases, rules, rare=frozenset()):
     """Hold parts and their inputs to the law, and see that each of the rules is met, and no other but a rare one."""
     drawn = Counter()
 
-    @run.settings
+    @draw_examples(400)
     @given(cases, sides)
     def holds(case, size):
         part, inputs = case
         outcome = composer.contract(part, *inputs)
         if not isinstance(outcome, Rejection):
-            if drawn["accepted", "cpu"] < run.accepted:
+            if drawn["accepted", "cpu"] < ACCEPTED:
                 drawn["accepted", check_promise(size, part, inputs, outcome)] += 1
             return
         rule = (outcome.code, outcome.kind)
         assert rule in rules | rare, rule
-        if drawn[*rule, SHOWN_BY[outcome.kind]] < run.refused:
+        if drawn[*rule, SHOWN_BY[outcome.kind]] < REFUSED:
             drawn[*rule, check_refusal(size, part, inputs, outcome)] += 1
 
     wanted = {("accepted", "cpu"), *((code, kind, SHOWN_BY[kind]) for code, kind in rules)}

@@ -109,19 +109,6 @@ def test_fewer_frames_than_an_encoder_takes_are_impossible(shape):
         network(torch.zeros(shape))
 
 
-def test_sizes_that_exclude_each_other_leave_none():
-    one = Node(
-        "one",
-        composer.Custom(nn.Identity(), features=MAP8, sizes=composer.SizeConstraint(height=64, width=64)),
-        "image",
-    )
-    two = Node(
-        "two", composer.Custom(nn.Identity(), features=MAP8, sizes=composer.SizeConstraint(multiple=24)), "image"
-    )
-    joined = Node("joined", composer.AddFeatures(), ["one", "two"])
-    assert codes(toy_graph(one, two, joined, outputs=["joined"])) == ["sizes"]
-
-
 @pytest.mark.parametrize("size", [(33, 64), (64, 70), (1, 1)], ids=str)
 def test_at_sizes_that_a_graph_does_not_take_its_strides_would_lie(size):
     """Without the padding, the levels of a network are not what an exact stride says."""

@@ -59,27 +59,23 @@ def test_an_encoder_gives_what_is_promised(name):
     assert grids != [(height / f.stride, width / f.stride) for f in info.features]
 
 
-@pytest.mark.parametrize(
-    ("name", "output_stride"), [("resnet18", 8), ("mobilenet_v2", 16), ("mit_b0", 8), ("efficientnet-b0", 16)]
-)
-def test_a_dilated_encoder_gives_what_is_promised(name, output_stride):
-    info, module = build(composer.SmpEncoder(name, output_stride=output_stride))
-
-    levels = module(torch.rand(2, CHANNELS, 9 * output_stride, 48))
-
-    assert info.sizes.multiple == max(f.stride for f in info.features) == output_stride
-    assert list_shapes(levels) == [f.shape(2, 9 * output_stride, 48) for f in info.features]
+FIELDS = {
+    "resnet18": [{"output_stride": 8}, {"depth": 3}],
+    "mobilenet_v2": [{"output_stride": 16}],
+    "mit_b0": [{"output_stride": 8}, {"depth": 3}],
+    "efficientnet-b0": [{"output_stride": 16}, {"depth": 4}],
+}
 
 
-@pytest.mark.parametrize("depth", [3, 4])
-@pytest.mark.parametrize("name", ["resnet18", "mit_b0", "efficientnet-b0"])
-def test_an_encoder_of_fewer_levels_gives_what_is_promised(name, depth):
-    info, module = build(composer.SmpEncoder(name, depth=depth))
+@pytest.mark.parametrize(("name", "fields"), [(name, fields) for name in FIELDS for fields in FIELDS[name]], ids=str)
+def test_a_dilated_or_shorter_encoder_gives_what_is_promised(name, fields):
+    info, module = build(composer.SmpEncoder(name, **fields))
+    multiple = fields.get("output_stride") or 2 ** fields["depth"]
 
-    levels = module(torch.rand(2, CHANNELS, 48, 80))
+    levels = module(torch.rand(2, CHANNELS, 9 * multiple, 48))
 
-    assert info.sizes.multiple == max(f.stride for f in info.features) == 2**depth
-    assert list_shapes(levels) == [f.shape(2, 48, 80) for f in info.features]
+    assert info.sizes.multiple == max(f.stride for f in info.features) == multiple
+    assert list_shapes(levels) == [f.shape(2, 9 * multiple, 48) for f in info.features]
 
 
 def test_every_encoder_of_smps_own_is_here():

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import composer
 from composer.layouts import Feature
@@ -56,26 +55,6 @@ def test_random_numbers_that_it_draws_do_not_change_the_weights_of_others():
 
     quiet, noisy = (build(declare(m, channels=3, stride=1)).head.state_dict() for m in (nn.Identity(), Noise()))
     assert [name for name, x in quiet.items() if not torch.equal(x, noisy[name])] == []
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_model_gives_the_features_of_the_module(dtype):
-    stem = Stem().to(dtype).eval()
-    model = composer.build(composer.chain(declare(stem), rescale=False)).eval()
-    x = torch.rand(1, 3, 16, 24, dtype=dtype)
-    assert torch.equal(model(x).output, stem(x))
-
-
-def test_it_may_give_a_list_of_features():
-    class Pyramid(nn.Module):
-        def forward(self, x_BCHW):
-            return [F.avg_pool2d(x_BCHW, stride) for stride in (2, 4)]
-
-    features = [Feature(channels=3, stride=2), Feature(channels=3, stride=4)]
-    encoder = Custom(Pyramid(), features=features, sizes=SizeConstraint(multiple=4))
-    graph = composer.chain(encoder, IdentityDecoder(out_index=0), rescale=False)
-    x = torch.rand(1, 3, 8, 12)
-    assert torch.equal(composer.build(graph)(x).output, F.avg_pool2d(x, 2))
 
 
 def test_it_gets_a_copy_of_the_image_and_no_image_size():

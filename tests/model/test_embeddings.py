@@ -17,7 +17,6 @@ from composer.layouts import Feature, Image
 from composer.parts.decoders import IdentityDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import EmbeddingHead, SegmentationHead
-from composer.sizes import Padding
 from tests.law.toys import Toy
 
 ENCODER = Timm("test_resnet", out_indices=[1, 3])
@@ -53,21 +52,6 @@ def test_they_cover_the_padded_image(levels):
     assert levels.typed.sizes.compute_padded_size(70, 90) == (80, 96)
     assert [tuple(y.shape) for y in run(levels, torch.rand(2, 3, 70, 90)).output] == [(2, 32, 20, 24), (2, 192, 5, 6)]
     assert levels.typed.shape("head", 70, 90) == (("b", 32, 20, 24), ("b", 192, 5, 6))
-
-
-@pytest.mark.parametrize(("rescale", "first"), [(True, 2), (False, 0)], ids=["as-even-as-can-be", "in-whole-cells"])
-def test_where_the_image_lies_in_them(rescale, first):
-    """Padding in front is of whole cells only where nothing is rescaled."""
-    pixels = Toy(
-        features=(Feature(channels=3, stride=1), Feature(channels=3, stride=8)),
-        sizes=composer.SizeConstraint(multiple=8),
-    )
-    model = built(pixels, EmbeddingHead(), rescale=rescale, padding=Padding(mode="zeros"))
-    nn.init.dirac_(model.encoder.mixes[0].weight)
-    nn.init.zeros_(model.encoder.mixes[0].bias)
-    fine, _ = run(model, torch.ones(1, 3, 11, 13)).output
-    assert fine.shape == (1, 3, 16, 16)
-    assert [int(axis.min()) for axis in fine[0, 0].nonzero().T] == [first, 1 if rescale else 0]
 
 
 FEATURES = {

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import composer
-from composer.graph import Node
 from composer.layouts import Feature, Image
 from composer.parts.encoders import Custom, Timm
 from composer.parts.heads import EmbeddingHead
@@ -52,19 +51,6 @@ def test_each_frame_is_encoded_as_an_image_of_its_own(encoder, axes):
     expected = [torch.stack(level, dim=1) for level in zip(*alone, strict=True)]
     assert {feature.axes for feature in model.typed.features["encoder"]} == {axes}
     torch.testing.assert_close(list(run(model, x)), expected, rtol=0, atol=1e-5)
-
-
-def test_frames_change_no_name_and_no_weight():
-    without = composer.build(composer.chain(TOKENS, EmbeddingHead())).state_dict()
-    state = embed(TOKENS).state_dict()
-    assert list(state) == list(without)
-    assert [name for name, x in state.items() if not torch.equal(x, without[name])] == []
-
-
-def test_a_single_frame_has_an_axis():
-    model, x = embed(Timm("test_resnet"), frames=1), film(frames=1)
-    assert [y.shape[1] for y in run(model, x)] == [1] * 5
-    assert torch.equal(run(model, x)[-1][:, 0], run(embed(Timm("test_resnet"), frames=None), x[:, :, 0])[-1])
 
 
 class Vector(nn.Module):
@@ -187,25 +173,6 @@ def test_a_registered_encoder_is_made_for_one_frame():
     (found,) = run(model, x)
     assert INPUTS[-1] == (Feature(channels=3),)
     assert torch.allclose(found, F.avg_pool2d(x.transpose(1, 2).flatten(0, 1), 2).unflatten(0, (2, FRAMES)))
-
-
-def test_a_shared_encoder_runs_on_each_frame_of_both_films():
-    graph = composer.Graph(
-        inputs={"before": Image(frames=FRAMES), "after": Image(frames=FRAMES)},
-        nodes=[
-            Node("old", Timm("test_resnet"), "before"),
-            Node("new", composer.graph.Shared("old"), "after"),
-            Node("both", composer.ConcatFeatures(), ["old", "new"]),
-            Node("all", EmbeddingHead(), "both"),
-        ],
-        outputs=["all"],
-    )
-    model = composer.build(graph).eval()
-    before, after = film(96, 96, seed=1), film(96, 96, seed=2)
-    with torch.no_grad():
-        found = model({"before": before, "after": after}).output
-        expected = [model.old(x[:, :, 1]) for x in (before, after)]
-    assert torch.allclose(found[-1][:, 1], torch.cat([levels[-1] for levels in expected], dim=1), atol=1e-5)
 
 
 def test_each_frame_is_padded():

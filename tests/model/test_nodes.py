@@ -94,20 +94,6 @@ def test_a_frozen_node_has_no_gradients_and_keeps_its_statistics(model, frozen):
     assert have_changed(before, get_statistics(model)) == (frozen != "encoder")
 
 
-def test_a_frozen_node_stays_in_eval_mode(model):
-    model.freeze("head")
-    model.train()
-    assert {name: child.training for name, child in model.named_children()} == {
-        "encoder": True,
-        "necks": True,
-        "decoder": True,
-        "head": False,
-        "aux": True,
-    }
-    features = (torch.rand(1, 8, 16, 16),)
-    assert torch.equal(model.head(features)[0], model.head(features)[0])
-
-
 def test_freezing_and_unfreezing_keep_eval_mode(model):
     model.eval()
     model.freeze("encoder")
@@ -221,14 +207,6 @@ def test_a_copy_is_frozen_as_the_model_is(model, tmp_path, make_copy):
     assert list_trainable(other) == (set(NODES), set(NODES))
 
 
-def test_an_encoder_is_unfrozen_after_it_was_compiled(model):
-    model.freeze("encoder")
-    model.encoder = torch.compile(model.encoder)
-    model.unfreeze("encoder")
-    assert [p for p in model.encoder.parameters() if not p.requires_grad] == []
-    assert model.encoder.training
-
-
 def test_a_file_with_frozen_nodes_that_the_model_does_not_have_is_rejected(model, tmp_path):
     file = tmp_path / "model.safetensors"
     composer.save(model, file)
@@ -316,16 +294,6 @@ def test_weights_are_shared_between_resolutions(encoder, parts):
     assert [f.stride for f in features] == [2 * f.stride for f in typed.features[f"fine{len(parts)}"]]
     assert [f.cells(128) for f in features] == [x.shape[2] for x in found]
     alone = [alone] if isinstance(alone, torch.Tensor) else alone
-    assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
-
-
-def test_a_shared_network_is_made_for_the_image_of_its_owner():
-    model = composer.build(share_between_resolutions(Timm("test_vit"), EmbeddingHead(), size=(128, 128))).eval()
-    assert model.fine0.state_dict()["pos_embed"].shape == (1, 8 * 8 + 1, 64)
-    coarse = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        found = model({"fine": torch.rand(1, 3, 128, 128), "coarse": coarse}).output["coarse1"]
-        alone = model.fine0(coarse)
     assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 

@@ -54,19 +54,6 @@ def test_the_mode_reaches_the_network_itself(mode):
     assert {module.training for module in modules} == {mode}
 
 
-def test_a_frozen_network_is_in_eval_mode_itself():
-    model = build_segmenter(Timm("test_vit"))
-    model.freeze("encoder")
-    model.train()
-    assert not model.encoder.network.training
-
-
-def test_moving_the_model_moves_the_network():
-    model = build_segmenter(Timm("test_vit")).double()
-    assert {p.dtype for p in model.encoder.network.parameters()} == {torch.float64}
-    assert model.eval()(torch.rand(1, 3, 32, 48, dtype=torch.float64)).output.dtype == torch.float64
-
-
 @pytest.mark.parametrize(
     ("arguments", "necks"),
     [({}, ()), ({"features_only": True}, ()), ({"tokens": True}, (ReshapeTokensToImage(),))],
@@ -83,12 +70,6 @@ def test_a_vit_gives_the_maps_that_timm_gives(arguments, necks):
     with torch.no_grad():
         expected = plain.eval().forward_intermediates(x, indices=[1, 4], intermediates_only=True)[-1]
         assert torch.equal(model(x).output, expected)
-
-
-@pytest.mark.parametrize("bands", [1, 6])
-def test_the_first_layer_is_as_wide_as_the_image(bands):
-    graph = composer.chain(Timm("test_resnet"), IdentityDecoder(), input=composer.Image(channels=bands))
-    assert composer.build(graph, device="meta").state_dict()["encoder.conv1.0.weight"].shape[1] == bands
 
 
 SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
@@ -118,12 +99,6 @@ def test_levels_behind_the_final_norm_are_those_of_timm(case):
     cells = [x[:, -wanted.shape[1] :] if tokens else x for x, wanted in zip(outputs, expected, strict=True)]
     torch.testing.assert_close(cells, expected, rtol=0, atol=0)
     assert not torch.allclose(outputs[-1], without[-1])
-
-
-@pytest.mark.parametrize(("norm", "channels"), [(True, 256), (False, 768)])
-def test_a_norm_may_change_the_channels(norm, channels):
-    info = composer.describe(Timm("samvit_base_patch16", norm=norm), 3)
-    assert [f.channels for f in info.features] == [channels] * 3
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "hiera_tiny_224"], ids=["without one", "one that timm prunes"])

@@ -12,17 +12,10 @@ pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not 
 from segmentation_models_pytorch.base.initialization import initialize_decoder
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 PYRAMID = tuple(Feature(channels=c, stride=s, rounding="ceil") for c, s in ((16, 4), (24, 8), (32, 16), (48, 32)))
 WIDTHS = (64, 40, 32, 16)
-
-
-@pytest.fixture(autouse=True)
-def exact():
-    """Double precision, so that two ways to compute a thing agree."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def build_smp_decoder(norm, attention, count=4) -> UnetDecoder:

@@ -1,187 +1,167 @@
-"""The modules of necks against formulas written out. B batch, C channels, H and W cells, N tokens, T frames."""
-
-import math
-from fractions import Fraction
+"""What necks compute beside einops and torch; beside TerraTorch's own, decoders and heads too, in tests/peers."""
 
 import pytest
 import torch
-from einops import rearrange, reduce, repeat
-from torch import nn
+from einops import rearrange, reduce
 from torch.nn import functional as F
 
-from composer.layouts import CHANNELS_LAST, VECTOR
-from composer.modules.base import module
-from composer.parts import (
-    AddBottleneckLayer,
-    AddFeatures,
-    ConcatFeatures,
-    InterpolateToPyramidal,
-    LearnedInterpolateToPyramidal,
-    MaxpoolToPyramidal,
-    PermuteDims,
-    ReshapeTokensToImage,
-    SelectIndices,
-)
-from tests.modules.formulas import FOUR, HEIGHT, PYRAMID, WIDTH, build, draw, enlarge, level, tokens
+import composer
+from composer.layouts import Feature
 
 pytestmark = pytest.mark.usefixtures("exact")
 
+HEIGHT, WIDTH = 64, 96
+"""Of an image that is not square, so that a grid cannot be guessed from a number of tokens."""
 
-@pytest.mark.parametrize("frames", [1, 3], ids=["1-frame", "3-frames"])
-@pytest.mark.parametrize("prefix", [0, 1, 5], ids=["no-prefix", "1-prefix", "5-prefix"])
-@pytest.mark.parametrize("grid", [(4, 16), (9, 16), (1, 1)], ids=["4x16", "9x16", "1x1"])
-def test_a_bright_patch_stays_where_it_is(grid, prefix, frames):
-    (rows, columns), (row, column) = grid, (grid[0] // 2, grid[1] - 1)
-    film_TCHW = torch.zeros(frames, 1, 16 * rows, 16 * columns)
-    film_TCHW[-1, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 1
-    cells_TCHW = F.avg_pool2d(film_TCHW, 16) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
-    grid_BNC = rearrange(cells_TCHW, "t c h w -> 1 (t h w) c")
-    x_BNC = torch.cat([torch.full((1, prefix, 2), -7.0), grid_BNC], dim=1)
-
-    neck = build(ReshapeTokensToImage(), (tokens(2, prefix=prefix, frames=frames),))
-    (y_BCHW,) = neck([x_BNC], image_size=(16 * rows, 16 * columns))
-
-    assert torch.equal(y_BCHW, rearrange(cells_TCHW, "t c h w -> 1 (t c) h w"))
-    assert y_BCHW.nonzero().tolist() == [[0, 2 * frames - 2, row, column], [0, 2 * frames - 1, row, column]]
+GRID = {"h": HEIGHT // 16, "w": WIDTH // 16}
 
 
-def test_a_stride_may_be_a_ratio():
-    neck = build(ReshapeTokensToImage(), (tokens(3, stride=Fraction(3, 2)),))
-    x_BNC = torch.randn(1, 4 * 6, 3)
-
-    (y_BCHW,) = neck([x_BNC], image_size=(6, 9))
-
-    assert torch.equal(y_BCHW, rearrange(x_BNC, "b (h w) c -> b c h w", h=4))
+def level(channels=6, stride=16, axes="b c h w", **rest):
+    return Feature(channels=channels, stride=stride, axes=axes, **rest)
 
 
-def test_maps_pass_through_a_reshape_untouched():
-    neck = build(ReshapeTokensToImage(), (level(3), tokens(3, prefix=1)))
-    x_BCHW = torch.randn(1, 3, 2, 3)
-
-    given = neck([x_BCHW, torch.randn(1, 7, 3)], image_size=(32, 48))
-
-    assert given[0] is x_BCHW
-    assert given[1].shape == (1, 3, 2, 3)
+PYRAMID = (level(4, 8), level(6, 16), level(8, 32))
 
 
-def test_stated_frames_and_a_prefix_that_is_not_there_are_no_trouble():
-    part = ReshapeTokensToImage(remove_cls_token=False, effective_time_dim=2)
-    x_BNC = torch.randn(2, 2 * 4 * 6, 6)
+def feed(neck, *branches):
+    """The tensors of each input, and what the neck makes of them."""
+    tensors = [[torch.randn(f.shape(2, HEIGHT, WIDTH)) for f in features] for features in branches]
+    named = {"image_size": (HEIGHT, WIDTH)} if isinstance(neck, composer.ReshapeTokensToImage) else {}
+    return tensors, composer.module(neck, *branches).eval()(*tensors, **named)
 
-    (y_BCHW,) = build(part, (tokens(frames=2),))([x_BNC], image_size=(HEIGHT, WIDTH))
 
-    assert torch.equal(y_BCHW, rearrange(x_BNC, "b (t h w) c -> b (t c) h w", t=2, h=4))
+FRAMES = {"frames": 5}
+PATTERNS = {
+    "tokens": (composer.ReshapeTokensToImage(), level(axes="b n c"), "b (h w) c -> b c h w"),
+    "tokens behind a prefix": (
+        composer.ReshapeTokensToImage(),
+        level(axes="b n c", prefix=5),
+        "b (h w) c -> b c h w",
+    ),
+    "frames among the tokens": (
+        composer.ReshapeTokensToImage(),
+        level(axes="b n c", prefix=1, frames=3),
+        "b (t h w) c -> b (t c) h w",
+    ),
+    "tokens of each frame": (
+        composer.ReshapeTokensToImage(),
+        level(axes="b t n c", prefix=2, frames=3),
+        "b t (h w) c -> b t c h w",
+    ),
+    "order": (composer.PermuteDims(new_order=(0, 2, 3, 1)), level(), "b c h w -> b h w c"),
+    "mean of maps": (composer.AggregateTokens(), level(), "b c h w -> b c", "mean"),
+    "mean of all tokens": (composer.AggregateTokens(), level(axes="b n c", prefix=0), "b n c -> b c", "mean"),
+    "minimum without the prefix": (
+        composer.AggregateTokens(pooling="min", drop_cls=True),
+        level(axes="b n c", prefix=5),
+        "b n c -> b c",
+        "min",
+    ),
+    "maximum in each frame": (
+        composer.AggregateTokens(pooling="max"),
+        level(axes="b t c h w", frames=3),
+        "b t c h w -> b t c",
+        "max",
+    ),
+    "mean of frames": (composer.TemporalPooling(), level(axes="b c t h w", **FRAMES), "b c t h w -> b c h w", "mean"),
+    "maximum of frames": (
+        composer.TemporalPooling(pooling="max"),
+        level(axes="b t c", stride=None, **FRAMES),
+        "b t c -> b c",
+        "max",
+    ),
+    "frames side by side": (
+        composer.TemporalPooling(pooling="concat"),
+        level(axes="b t h w c", **FRAMES),
+        "b t h w c -> b h w (t c)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PATTERNS.values(), ids=PATTERNS)
+def test_a_layout_is_that_of_einops(case):
+    neck, feature, pattern, *reduction = case
+
+    ((x,),), (y,) = feed(neck, (feature,))
+
+    drops = feature.prefix and ("h w" in pattern or getattr(neck, "drop_cls", False))
+    cells = x[..., feature.prefix :, :] if drops else x
+    sizes = GRID if "(h w)" in pattern or "(t h w)" in pattern else {}
+    assert torch.allclose(
+        y, reduce(cells, pattern, *reduction, **sizes) if reduction else rearrange(cells, pattern, **sizes)
+    )
+
+
+@pytest.mark.parametrize(("pooling", "position"), [("cls", 0), (4, 4)])
+def test_a_token_of_the_prefix_is_taken_as_it_is(pooling, position):
+    ((x,),), (y,) = feed(composer.AggregateTokens(pooling=pooling), (level(axes="b n c", prefix=5),))
+
+    assert torch.equal(y, x[:, position])
+
+
+def test_one_vector_for_each_index():
+    (x,), (last, first) = feed(composer.AggregateTokens(indices=[-1, 0], pooling="max"), PYRAMID)
+
+    assert torch.equal(last, x[2].amax((2, 3)))
+    assert torch.equal(first, x[0].amax((2, 3)))
+
+
+@pytest.mark.parametrize("pooling", ["max", "min"])
+def test_of_equal_tokens_one_has_the_gradient(pooling):
+    x_BNC = torch.zeros(1, 24, 6, requires_grad=True)
+
+    composer.module(composer.AggregateTokens(pooling=pooling), (level(axes="b n c"),))([x_BNC])[0].sum().backward()
+
+    assert sorted(x_BNC.grad[0, :, 0].tolist()) == [0] * 23 + [1]
+
+
+SUBSETS = {"mean": lambda one, other: (one + other) / 2, "diff": torch.sub, "keep": lambda *each: torch.stack(each, 1)}
+
+
+@pytest.mark.parametrize("pooling", SUBSETS)
+def test_subsets_of_frames_are_averaged_first(pooling):
+    neck = composer.TemporalPooling(pooling=pooling, subset_lengths=[2, 3])
+
+    ((x,),), (y,) = feed(neck, (level(axes="b t n c", prefix=2, **FRAMES),))
+
+    torch.testing.assert_close(y, SUBSETS[pooling](x[:, :2].mean(1), x[:, 2:].mean(1)))
 
 
 def test_select_gives_the_tensors_themselves_in_the_order_asked_for():
-    features = draw(PYRAMID)
+    (x,), y = feed(composer.SelectIndices(indices=(1, 0, -1, 1)), PYRAMID)
 
-    given = build(SelectIndices(indices=(1, 0, -1, 1)), PYRAMID)(features)
-
-    assert [id(x) for x in given] == [id(features[place]) for place in (1, 0, 2, 1)]
+    assert [id(one) for one in y] == [id(x[place]) for place in (1, 0, 2, 1)]
 
 
-def test_permute_moves_axes_and_leaves_them_contiguous():
-    features = draw(PYRAMID)
-
-    given = build(PermuteDims(new_order=(0, 2, 3, 1)), PYRAMID)(features)
-
-    assert all(torch.equal(y, rearrange(x, "b c h w -> b h w c")) for x, y in zip(features, given, strict=True))
-    assert all(y.is_contiguous() for y in given)
-
-
-def test_bottleneck_appends_a_mix_of_the_last_map():
-    neck = build(AddBottleneckLayer(), PYRAMID)
-    features = draw(PYRAMID)
-
-    *passed, appended_BCHW = neck(features)
-
-    weight_OC = neck.bottleneck.weight[:, :, 0, 0]
-    expected_BOHW = torch.einsum("bchw,oc->bohw", features[-1], weight_OC) + neck.bottleneck.bias.view(1, -1, 1, 1)
-    assert [id(x) for x in passed] == [id(x) for x in features]
-    torch.testing.assert_close(appended_BCHW, expected_BOHW)
+JOINS = {
+    "maps": (composer.ConcatFeatures(), "b c h w", lambda xs: torch.cat(xs, 1)),
+    "tokens": (composer.ConcatFeatures(), "b n c", lambda xs: torch.cat(xs, 2)),
+    "maps of frames": (composer.ConcatFeatures(), "b t c h w", lambda xs: torch.cat(xs, 2)),
+    "sum": (composer.AddFeatures(), "b c h w", sum),
+}
 
 
-@pytest.mark.parametrize(
-    ("features", "axis"),
-    [
-        pytest.param(level(), 1, id="map"),
-        pytest.param(level(axes=CHANNELS_LAST), 3, id="channels-last"),
-        pytest.param(tokens(prefix=1), 2, id="tokens"),
-        pytest.param(level(axes=VECTOR, stride=None), 1, id="vector"),
-        pytest.param(level(axes="b t c h w", frames=2), 2, id="per-frame"),
-    ],
-)
-def test_concat_joins_along_the_channels(features, axis):
-    (left,), (middle,), (right,) = draw([features]), draw([features]), draw([features])
-    neck = build(ConcatFeatures(), (features,), (features,), (features,))
+@pytest.mark.parametrize(("neck", "axes", "join"), JOINS.values(), ids=JOINS)
+def test_branches_are_joined_level_by_level(neck, axes, join):
+    x, y = feed(neck, *[(level(axes=axes), level(axes=axes, stride=8))] * 3)
 
-    (joined,) = neck([left], [middle], [right])
-
-    assert all(torch.equal(x, y) for x, y in zip(joined.chunk(3, dim=axis), (left, middle, right), strict=True))
+    torch.testing.assert_close(list(y), [join(one) for one in zip(*x, strict=True)])
 
 
-def test_add_adds_up_level_by_level():
-    branches = [[torch.full((1, 2, 1, 1), 10.0**place), torch.full((1, 2), 2 * 10.0**place)] for place in range(3)]
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "area", "bilinear", "bicubic"])
+@pytest.mark.parametrize("factor", [1, 3])
+def test_interpolation_is_torchs(mode, factor):
+    (x,), y = feed(composer.InterpolateToPyramidal(scale_factor=factor, mode=mode), PYRAMID)
 
-    given = build(AddFeatures(), *[(level(2), level(2, None, VECTOR))] * 3)(*branches)
-
-    assert [x.unique().tolist() for x in given] == [[111.0], [222.0]]
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3], ids=["x1", "x2", "x3"])
-@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "area"])
-def test_interpolation_that_repeats_cells(mode, factor):
-    features = draw(PYRAMID)
-
-    given = build(InterpolateToPyramidal(scale_factor=factor, mode=mode), PYRAMID)(features)
-
-    grown = zip(features, (factor**3, factor**2, factor), strict=True)
-    assert [x.shape for x in given] == [(2, x.shape[1], x.shape[2] * f, x.shape[3] * f) for x, f in grown]
-    last_BCHW = repeat(features[-1], "b c h w -> b c (h i) (w j)", i=factor, j=factor)
-    first_BCHW = repeat(features[0], "b c h w -> b c (h i) (w j)", i=factor**3, j=factor**3)
-    torch.testing.assert_close((given[0], given[-1]), (first_BCHW, last_BCHW))
+    sizes = [[side * factor**power for side in one.shape[2:]] for one, power in zip(x, (3, 2, 1), strict=True)]
+    expected = [F.interpolate(one, size, mode=mode) for one, size in zip(x, sizes, strict=True)]
+    torch.testing.assert_close(list(y), expected)
 
 
-@pytest.mark.parametrize("factor", [2, 3], ids=["x2", "x3"])
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_interpolation_that_blends_cells(mode, factor):
-    x_BCHW = torch.randn(2, 3, 4, 5)
+def test_maxpool_rounds_down():
+    (x,), y = feed(composer.MaxpoolToPyramidal(kernel_size=3), (level(stride=4),) * 3)
 
-    (y_BCHW,) = build(InterpolateToPyramidal(scale_factor=factor, mode=mode), (level(3),))([x_BCHW])
-
-    torch.testing.assert_close(y_BCHW, F.interpolate(x_BCHW, size=(4 * factor, 5 * factor), mode=mode))
-
-
-@pytest.mark.parametrize("kernel", [1, 2, 3], ids=["1", "2", "3"])
-def test_maxpool_rounds_down(kernel):
-    features = draw(FOUR[:3], 16 * 11, 16 * 20)
-
-    given = build(MaxpoolToPyramidal(kernel_size=kernel), FOUR[:3])(features)
-
-    side = kernel**2
-    whole_BCHW = features[2][:, :, : 11 // side * side, : 20 // side * side]
-    assert given[0] is features[0]
-    assert torch.equal(given[2], reduce(whole_BCHW, "b c (h i) (w j) -> b c h w", "max", i=side, j=side))
-
-
-def test_learned_pyramid_is_its_formula():
-    neck = build(LearnedInterpolateToPyramidal(), FOUR)
-    norm = neck.fpn1[1]
-    nn.init.uniform_(norm.running_mean)
-    nn.init.uniform_(norm.running_var, 0.5, 2)
-    nn.init.uniform_(norm.weight)
-    features = draw(FOUR)
-
-    given = neck(features)
-
-    mean, scale = norm.running_mean.view(1, -1, 1, 1), norm.weight / (norm.running_var + 1e-5).sqrt()
-    normed = (enlarge(features[0], neck.fpn1[0]) - mean) * scale.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1)
-    gelu = normed * 0.5 * (1 + torch.erf(normed / math.sqrt(2)))
-    torch.testing.assert_close(given[0], enlarge(gelu, neck.fpn1[3]))
-    torch.testing.assert_close(given[1], enlarge(features[1], neck.fpn2[0]))
-    assert given[2] is features[2]
-    assert torch.equal(given[3], reduce(features[3], "b c (h i) (w j) -> b c h w", "max", i=2, j=2))
+    assert [torch.equal(y[power], F.max_pool2d(x[power], 3**power)) for power in range(3)] == [True] * 3
 
 
 def test_a_class_that_is_not_registered_says_what_to_do():
@@ -189,6 +169,6 @@ def test_a_class_that_is_not_registered_says_what_to_do():
         pass
 
     with pytest.raises(TypeError) as caught:
-        module(Doubler(), ())
+        composer.module(Doubler(), ())
 
     assert str(caught.value) == "Doubler has no module. Register one: @composer.module.register(Doubler)"

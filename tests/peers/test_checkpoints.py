@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import composer
 from composer.adapters.smp.parts import Smp
-from composer.parts.decoders import FCNDecoder, UNetDecoder, UperNetDecoder
+from composer.parts.decoders import FCNDecoder, UNetDecoder
 from composer.parts.encoders import Timm
 from composer.parts.heads import RegressionHead, SegmentationHead
-from composer.parts.necks import LearnedInterpolateToPyramidal, ReshapeTokensToImage
 from composer.terratorch.translation import UNUSED_ATTENTION
 
 SIDE = 64
@@ -30,8 +29,6 @@ def call(task, backbone, decoder, necks=None, backbone_kwargs=None, **arguments)
     )
 
 
-VIT = {"img_size": SIDE, "out_indices": [0, 1, 2, 3], "depth": 4}
-LEARNED = [{"name": "ReshapeTokensToImage"}, {"name": "LearnedInterpolateToPyramidal"}]
 WIDTHS = [64, 32, 16, 16]
 
 
@@ -41,18 +38,6 @@ def encoder(name, *, img_size=None, out_indices=None, **options):
 
 
 CASES = {
-    "vit-learned-upernet": (
-        call("segmentation", "timm_vit_tiny_patch16_224", "UperNetDecoder", LEARNED, VIT, num_classes=3,
-             decoder_channels=8),
-        (
-            encoder("vit_tiny_patch16_224", **VIT),
-            ReshapeTokensToImage(),
-            LearnedInterpolateToPyramidal(),
-            UperNetDecoder(channels=8),
-            SegmentationHead(num_classes=3),
-        ),
-        0,
-    ),
     "convnext-unet-scse": (
         call("regression", "timm_convnext_atto", "UNetDecoder", decoder_channels=WIDTHS, decoder_attention_type="scse",
              head_channel_list=[4]),

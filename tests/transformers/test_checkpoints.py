@@ -85,31 +85,6 @@ def test_a_file_is_used_in_full(folder, change, prefix, unused):
     assert (report.file, report.prefix, len(report.unused)) == (file, prefix, unused)
 
 
-STEM = "embedder.embedder.convolution.weight"
-
-
-def test_a_file_that_does_not_fill_the_network_is_one_problem(folder):
-    file, _ = of_classifier(folder, lambda state: {name: x for name, x in state.items() if not name.endswith(STEM)})
-    problem = refused(Transformers("resnet", options=SMALL, pretrained=file))
-    assert problem.message.startswith(
-        f"transformers/resnet cannot load the weights {file} (got 59 of the 60 tensors that the network needs; "
-    )
-    assert f"; missing: {STEM};" in problem.message
-    assert problem.fix == "give the path of a weights file that fits this network"
-
-
-def test_a_changed_config_is_found_out_anew(folder):
-    part = Transformers(f"{folder}")
-    first = composer.describe(part, 3)
-    rewritten(folder, hidden_sizes=[8, 16, 24, 48])
-    assert [facts.features[0].channels for facts in (first, composer.describe(part, 3))] == [32, 48]
-
-
-def test_weights_are_not_loaded_where_the_caller_forbids_it(folder):
-    (folder / "model.safetensors").unlink()
-    assert built(Transformers(f"{folder}", pretrained=True), pretrained=False).encoder.network is not None
-
-
 def test_code_of_a_checkpoint_is_not_run(folder):
     (folder / "own.py").write_text(f"open({str(folder / 'written')!r}, 'w')\n")
     rewritten(folder, auto_map={"AutoConfig": "own.Config", "AutoBackbone": "own.Net"})
@@ -220,38 +195,6 @@ def test_weights_are_the_same_in_every_form(folder, form, monkeypatch):
     state = built(Transformers(f"{folder}", pretrained=True)).encoder.network.state_dict()
     assert list(state) == list(peer)
     assert [name for name in state if not torch.equal(state[name], peer[name])] == []
-
-
-def test_a_checkpoint_in_half_precision_is_so_in_the_model(folder):
-    """Whatever transformers reads of a config, and makes of it."""
-    ResNetForImageClassification.from_pretrained(folder).half().save_pretrained(folder)
-    peer = ResNetBackbone.from_pretrained(folder)
-    network = built(Transformers(f"{folder}", pretrained=True)).encoder.network
-    assert {x.dtype for x in network.parameters()} == {x.dtype for x in peer.parameters()}
-
-
-def test_only_the_file_of_the_checkpoint_is_read(folder):
-    """Beside it may lie what a training left, and an index of another time."""
-    peer = ResNetBackbone.from_pretrained(folder).state_dict()
-    pickled(folder)
-    zeros = {name: torch.zeros_like(x) for name, x in torch.load(folder / "pytorch_model.bin").items()}
-    torch.save(zeros, folder / "pytorch_model.old.bin")
-    write_index(folder, dict.fromkeys(zeros, "pytorch_model.old.bin"), "pytorch_model.bin")
-    state = built(Transformers(f"{folder}", pretrained=True)).encoder.network.state_dict()
-    assert [name for name in state if not torch.equal(state[name], peer[name])] == []
-
-
-INDEX = "model.safetensors.index.json"
-
-
-@pytest.mark.parametrize("name", [INDEX, "shard.safetensors"])
-def test_a_pipe_is_not_waited_for(folder, name):
-    (folder / "model.safetensors").unlink()
-    write_index(folder, {"a": "shard.safetensors"})
-    (folder / name).unlink(missing_ok=True)
-    os.mkfifo(folder / name)
-    said = "is not a file" if name == INDEX else f"names {name}, which is not a file"
-    assert refused(Transformers(f"{folder}", pretrained=True)).got == f"ValueError: {INDEX} {said}"
 
 
 @pytest.fixture
