@@ -84,7 +84,8 @@ class Report:
         if self.typed is None:
             return "\n".join(map(str, self.problems))
         ends = ", ".join(format_output(self.typed, end) for end in dict.fromkeys(self.typed.ends))
-        return f"{make_printable(self.file)}: ok  {ends}; {self.typed.sizes}"
+        warnings = (problem.format("warning") for problem in self.typed.find_bands_warnings())
+        return "\n".join([f"{make_printable(self.file)}: ok  {ends}; {self.typed.sizes}", *warnings])
 
     def as_data(self) -> dict[str, Any]:
         """Return the same as plain data, for JSON."""
@@ -98,6 +99,7 @@ class Report:
             "outputs": {end: ends[end] for end in typed.graph.outputs} if typed else {},
             "auxiliary": {label: ends[end] for label, end in typed.graph.auxiliary} if typed else {},
             "problems": list(map(_dump_problem, self.problems)),
+            "warnings": list(map(_dump_problem, typed.find_bands_warnings() if typed else ())),
         }
 
 
