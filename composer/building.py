@@ -66,7 +66,11 @@ def build(
     if verify:
         raise_rejections(typed, _iter_wrong_encoders(typed, modules))
     model = Model(typed, modules)
-    repeated = [n for n in model.loaded_weights if has_repeated_kernels(modules[n], typed.encoder_infos[n].channels)]
+    repeated = [
+        name
+        for name, info in typed.encoder_infos.items()
+        if name in modules and name in model.loaded_weights and has_repeated_kernels(modules[name], info.channels)
+    ]
     for problem in typed.find_bands_warnings(repeated):
         warnings.warn(problem.format("warning"), stacklevel=2)
     return model

@@ -90,6 +90,7 @@ class Report:
     def as_data(self) -> dict[str, Any]:
         """Return the same as plain data, for JSON."""
         typed = self.typed
+        found = typed.find_bands_warnings() if typed else []
         ends = {end: compute_symbolic_shape(typed, end) for end in typed.ends} if typed else {}
         return {
             "file": self.file,
@@ -99,7 +100,7 @@ class Report:
             "outputs": {end: ends[end] for end in typed.graph.outputs} if typed else {},
             "auxiliary": {label: ends[end] for label, end in typed.graph.auxiliary} if typed else {},
             "problems": list(map(_dump_problem, self.problems)),
-            "warnings": list(map(_dump_problem, typed.find_bands_warnings() if typed else ())),
+            **({"warnings": [_dump_problem(warning) for warning in found]} if found else {}),
         }
 
 
