@@ -354,9 +354,12 @@ class Inference:
         if not self.parts[owner.name].reads_stride:
             expected, given = _scale_strides(expected), _scale_strides(given)
         bands, own = self._find_bands(node), self._find_bands(owner)
-        if any(bands[name] != own.get(name, bands[name]) for name in bands):
-            reason = f"shares the weights of {owner.name}, which takes other bands"
-            return Rejection(code="join", kind="policy", expected=reason, fix="give both inputs the same bands")
+        for name in (name for name in bands if own.get(name, bands[name]) != bands[name]):
+            rule, got = (
+                f"shares the weights of {owner.name}, which takes {', '.join(own[name])}",
+                ", ".join(bands[name]),
+            )
+            return Rejection(code="join", kind="policy", expected=rule, got=got, fix="give both the same bands")
         unlike = [position for position, pair in enumerate(zip(expected, given, strict=False)) if pair[0] != pair[1]]
         if unlike or not alike or len(expected) != len(given):
             position = unlike[0] if unlike else 0
