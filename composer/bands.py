@@ -17,7 +17,6 @@ BAND_SYNONYMS: Mapping[str, str] = {
     "COASTAL_AEROSOL": "B1 L8_B1 coastal",
     "BLUE": "B2 L8_B2 L7_B1 B",
     "GREEN": "B3 L8_B3 L7_B2 G",
-    "YELLOW": "",
     "RED": "B4 L8_B4 L7_B3 R",
     "PAN": "L8_B8 L7_B8",
     "RED_EDGE_1": "B5",
@@ -31,7 +30,7 @@ BAND_SYNONYMS: Mapping[str, str] = {
     "SWIR_2": "B12 L8_B7 L7_B7 swir22",
     "THERMAL_INFRARED_1": "L8_B10 L7_B6 lwir11",
     "THERMAL_INFRARED_2": "L8_B11 lwir12",
-    **dict.fromkeys(("VV", "VH", "HH", "HV", "ASC_VV", "ASC_VH", "DSC_VV", "DSC_VH", "VV_VH"), ""),
+    **dict.fromkeys(("YELLOW", "VV", "VH", "HH", "HV", "ASC_VV", "ASC_VH", "DSC_VV", "DSC_VH", "VV_VH"), ""),
     **dict.fromkeys(("DEM", "NDVI", "LULC"), ""),
 }
 """The bands, each with its synonyms. A plain number is Sentinel-2's, `B4` or `B04`; Landsat's have the satellite before
@@ -62,12 +61,9 @@ def convert_bands(values: object) -> tuple[str, ...] | None:
         return None
     if not isinstance(values, list | tuple) or not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"bands must be a list of names (got {values!r})")
-    bands: list[str] = []
-    for value in values:
-        band = find_band(value)
-        if band is None:
-            raise ValueError(f"there is no band {value!r} ({suggest(value, BAND_SYNONYMS)})")
-        if band in bands:
-            raise ValueError(f"bands must name each band once (got {band} twice)")
-        bands.append(band)
-    return tuple(bands)
+    bands = {find_band(value): value for value in values}
+    if None in bands:
+        raise ValueError(f"there is no band {bands[None]!r} ({suggest(bands[None], BAND_SYNONYMS)})")
+    if len(bands) < len(values):
+        raise ValueError(f"bands must name each band once (got {', '.join(values)})")
+    return tuple(band for band in bands if band)

@@ -66,11 +66,8 @@ def build(
     if verify:
         raise_rejections(typed, _iter_wrong_encoders(typed, modules))
     model = Model(typed, modules)
-    repeated = [
-        name
-        for name, info in typed.encoder_infos.items()
-        if name in modules and name in model.loaded_weights and has_repeated_kernels(modules[name], info.channels)
-    ]
+    loaded = model.loaded_weights.keys() & modules.keys() & typed.encoder_infos.keys()
+    repeated = [n for n in loaded if has_repeated_kernels(modules[n], typed.encoder_infos[n].channels)]
     for problem in typed.find_bands_warnings(repeated):
         warnings.warn(problem.format("warning"), stacklevel=2)
     return model

@@ -81,12 +81,9 @@ class TypedGraph:
             info, known = self.encoder_infos.get(node.name), getattr(node.part, "weights_bands", ())
             asked = getattr(node.part, "pretrained", False) is True if nodes is None else node.name in nodes
             if asked and info is not None and not info.bands and 0 < len(known) < info.channels:
-                message = (
-                    f"the weights are of {', '.join(known)}, and the image has {info.channels} channels without names: "
-                    "their kernels are repeated in this order, whatever the bands of the image are."
-                )
-                fix = f"name the channels in their order, such as input: {{bands: [{', '.join(known)}, NIR, …]}}"
-                place = self.graph.source.locate(node.name)
+                bands, place = ", ".join(known), self.graph.source.locate(node.name)
+                message = f"kernels of {bands} are repeated in this order for {info.channels} channels without names."
+                fix = f"name the channels in their order, such as input: {{bands: [{bands}, NIR, …]}}"
                 found.append(Problem(code="weights", message=message, place=place, fix=fix))
         return found
 
@@ -354,12 +351,11 @@ class Inference:
         if not self.parts[owner.name].reads_stride:
             expected, given = _scale_strides(expected), _scale_strides(given)
         bands, own = self._find_bands(node), self._find_bands(owner)
-        for name in (name for name in bands if own.get(name, bands[name]) != bands[name]):
-            rule, got = (
-                f"shares the weights of {owner.name}, which takes {', '.join(own[name])}",
-                ", ".join(bands[name]),
-            )
-            return Rejection(code="join", kind="policy", expected=rule, got=got, fix="give both the same bands")
+        for name in bands.keys() & own.keys():
+            if bands[name] != own[name]:
+                rule = f"shares the weights of {owner.name}, which takes {', '.join(own[name])}"
+                got, fix = ", ".join(bands[name]), "give both inputs the same bands"
+                return Rejection(code="join", kind="policy", expected=rule, got=got, fix=fix)
         unlike = [position for position, pair in enumerate(zip(expected, given, strict=False)) if pair[0] != pair[1]]
         if unlike or not alike or len(expected) != len(given):
             position = unlike[0] if unlike else 0

@@ -54,7 +54,7 @@ WRONG = {
         "{bands: [RED, BLEU]}",
         "1:16: error[value] input.bands: there is no band 'BLEU' (did you mean BLUE?).",
     ),
-    "twice": ("{bands: [RED, B04]}", "1:16: error[value] input.bands: bands must name each band once (got RED twice)."),
+    "twice": ("{bands: [RED, B04]}", "1:16: error[value] input.bands: bands must name each band once (got RED, B04)."),
     "none": ("{bands: []}", "1:16: error[value] input.bands: bands must be a list of names (got ())."),
     "other channels": (
         "{bands: [RED, NIR], channels: 3}",
@@ -92,7 +92,7 @@ def save_network(tmp_path, network):
 
 def make_timm(name, **options):
     return (
-        lambda channels=3: timm.create_model(name, in_chans=channels, num_classes=0),
+        lambda: timm.create_model(name, num_classes=0, **options.get("options", {})),
         lambda file: Timm(name, pretrained=file, **options),
     )
 
@@ -105,8 +105,8 @@ NETWORKS = {
     "plain": make_timm("test_resnet"),
     "wrapped": make_timm("test_resnet", features_only=True),
     "patches": make_timm("test_vit"),
-    "several branches": make_timm("mobileone_s0", out_indices=[0]),
-    "space to depth": make_timm("tresnet_m", out_indices=[1]),
+    "several branches": make_timm("repvgg_a0", out_indices=[0]),
+    "space to depth": make_timm("tresnet_m", out_indices=[1], options={"layers": (1, 1, 1, 1), "width_factor": 0.25}),
     "smp": make_smp("resnet18"),
     "smp, several branches": make_smp("mobileone_s1"),
 }
@@ -196,6 +196,18 @@ def test_a_file_of_another_network_is_one_error(tmp_path):
     assert [problem.place.path for problem in raised.value.problems] == ["encoder.pretrained"]
 
 
+@pytest.mark.parametrize("name", ["naflexvit_base_patch16_gap", "csatv2"], ids=["of patches", "of fixed colours"])
+def test_a_first_layer_without_kernels_is_one_error(name, tmp_path):
+    small = {"depth": 3, "embed_dim": 12, "num_heads": 1} if name.startswith("naflex") else {}
+    file = save_network(tmp_path, timm.create_model(name, num_classes=0, **small))
+    with pytest.raises(composer.SpecError) as raised:
+        build(Timm(name, pretrained=file, options=small), RGB[::-1])
+    assert str(raised.value) == (
+        f"error[weights] encoder: timm/{name} has no convolution whose kernels could be matched with bands (got BLUE, "
+        "GREEN, RED).\n  fix: leave bands out of the input"
+    )
+
+
 def test_frames_have_bands_too(tmp_path):
     part = Timm("test_resnet", pretrained=save_network(tmp_path, timm.create_model("test_resnet")))
     image = composer.Image(bands=RGB[::-1], frames=2)
@@ -206,11 +218,9 @@ def test_frames_have_bands_too(tmp_path):
         torch.testing.assert_close(given, build(part)(still.flip(1)).output[-1])
 
 
-SAID = (
-    "warning[weights] encoder: the weights are of RED, GREEN, BLUE, and the image has 5 channels without names: their "
-    "kernels are repeated in this order, whatever the bands of the image are.\n"
-    "  fix: name the channels in their order, such as input: {bands: [RED, GREEN, BLUE, NIR, …]}"
-)
+SAID = """\
+warning[weights] encoder: kernels of RED, GREEN, BLUE are repeated in this order for 5 channels without names.
+  fix: name the channels in their order, such as input: {bands: [RED, GREEN, BLUE, NIR, …]}"""
 
 
 # timm does not repeat the kernels of several pixels.
@@ -290,7 +300,7 @@ def test_inputs_that_share_an_encoder_have_its_bands():
     assert str(raised.value) == (
         "<text>:4:19: error[join] second: timm/test_resnet shares the weights of first, which takes RED, GREEN, BLUE "
         "(got BLUE, GREEN, RED).\n"
-        "  fix: give both the same bands"
+        "  fix: give both inputs the same bands"
     )
     typed = composer.infer(composer.reads(SHARED.replace("OTHER", "{channels: 3}")))
     assert typed.encoder_infos["first"].bands == RGB

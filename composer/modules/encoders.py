@@ -89,9 +89,13 @@ def build_for_bands(part: ProbedEncoder, image: Features, *, info: EncoderInfo, 
     # The first layer, or each of its branches, is what changes its shape with the channels.
     state, shapes = source.state_dict(), {name: x.shape for name, x in other.state_dict().items()}
     stems = {name: match_kernels(x, known, bands) for name, x in state.items() if x.shape != shapes[name]}
+    if not stems or any(x.dim() < 4 for x in stems.values()):
+        rule, fix = "has no convolution whose kernels could be matched with bands", "leave bands out of the input"
+        raise RejectionError(Rejection(code="weights", kind="policy", expected=rule, got=", ".join(bands), fix=fix))
     network.load_state_dict({**state, **stems})
     kernels = tuple(band if band in known else "mean" for band in bands)
-    network.loaded_weights = evolve(source.loaded_weights, kernels=kernels)  # type: ignore[misc]
+    loaded: LoadedWeights = getattr(source, "loaded_weights", None) or LoadedWeights()
+    network.loaded_weights = evolve(loaded, kernels=kernels)  # type: ignore[assignment]
     return network
 
 

@@ -204,9 +204,8 @@ class TerraTorch(ProbedEncoder):
     channels of the image, as TerraTorch does (`BLUE`, `NIR_NARROW`) or as the weights do (`B2`): the first layer
     takes those channels of the weights, and random weights for a band that they lack; DOFA computes it from the
     wavelengths of the bands. TerraMind takes the bands of each modality, `bands: {S2L2A: [BLUE, GREEN, RED]}`; a list
-    is that of the one modality in `modalities`. The bands of the input are the default. `frames` is the number of
-    frames of a Prithvi, the input's by default.
-    `modalities` names the modality of a single image for TerraMind; several are fed by their names,
+    is that of the one modality in `modalities`. `frames` is the number of frames of a Prithvi. Both are those of the
+    input by default. `modalities` names the modality of a single image for TerraMind; several are fed by their names,
     `from: {S2L2A: optical, S1GRD: radar}`. A name that TerraMind has no weights for is a new modality where this
     field lists it. `options` are other arguments of the constructor.
     """
@@ -288,14 +287,9 @@ class TerraTorch(ProbedEncoder):
         own |= dict.fromkeys(fed, self.bands) if isinstance(self.bands, tuple) else {}
         for name, names in fed.items():
             if name in own and tuple(map(self.normalize_band, own[name])) != names:
-                return Rejection(
-                    code="argument",
-                    kind="policy",
-                    expected=f"has the bands {', '.join(own[name])}",
-                    got=f"an image of {', '.join(names)}",
-                    fix="leave bands out of the encoder, or out of the input",
-                    about="bands",
-                )
+                rule, got = f"has the bands {', '.join(own[name])}", f"an image of {', '.join(names)}"
+                fix = "leave bands out of the encoder, or out of the input"
+                return Rejection(code="argument", kind="policy", expected=rule, got=got, fix=fix, about="bands")
         return evolve(self, bands={**fed, **own} if self.takes_names else self.bands or fed[None])
 
     @property
