@@ -82,7 +82,8 @@ class TypedGraph:
             asked = getattr(node.part, "pretrained", False) is True if nodes is None else node.name in nodes
             if asked and info is not None and not info.bands and 0 < len(known) < info.channels:
                 bands, place = ", ".join(known), self.graph.source.locate(node.name)
-                message = f"kernels of {bands} are repeated in this order for {info.channels} channels without names."
+                unnamed = f"{info.channels} channels without names: their kernels are repeated, or do not fit"
+                message = f"the weights are of {bands}, and the image has {unnamed}."
                 fix = f"name the channels in their order, such as input: {{bands: [{bands}, NIR, …]}}"
                 found.append(Problem(code="weights", message=message, place=place, fix=fix))
         return found

@@ -219,7 +219,8 @@ def test_frames_have_bands_too(tmp_path):
 
 
 SAID = """\
-warning[weights] encoder: kernels of RED, GREEN, BLUE are repeated in this order for 5 channels without names.
+warning[weights] encoder: the weights are of RED, GREEN, BLUE, and the image has 5 channels without names: \
+their kernels are repeated, or do not fit.
   fix: name the channels in their order, such as input: {bands: [RED, GREEN, BLUE, NIR, …]}"""
 
 
