@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from operator import index
@@ -17,7 +18,7 @@ from composer.layouts import Features
 from composer.limits import Limits, get_free_memory
 from composer.model import Model
 from composer.modules.base import SeededGenerator, module, use_default_device
-from composer.modules.encoders import find_mismatch
+from composer.modules.encoders import build_for_bands, find_mismatch, has_repeated_kernels
 from composer.parts import Custom, EncoderInfo, ProbedEncoder
 from composer.parts.rules import Rejection, RejectionError, drop_frames
 from composer.resources import (
@@ -51,6 +52,8 @@ def build(
     encoder of another library once on a small image and compares its features with the inferred ones. With
     `device="meta"` the model has shapes but no weights, and takes no memory.
 
+    Warns where weights of RGB are repeated for an image of more channels without names.
+
     With `limits` the model is counted on the meta device first, and rejected if it exceeds them. A model that exceeds
     the free memory is rejected too; it is counted as soon as half a gigabyte of it is allocated.
 
@@ -62,7 +65,12 @@ def build(
     modules = build_modules(typed, seed=seed, pretrained=pretrained, device=device, limits=limits)
     if verify:
         raise_rejections(typed, _iter_wrong_encoders(typed, modules))
-    return Model(typed, modules)
+    model = Model(typed, modules)
+    loaded = model.loaded_weights.keys() & modules.keys() & typed.encoder_infos.keys()
+    repeated = [n for n in loaded if has_repeated_kernels(modules[n], typed.encoder_infos[n].channels)]
+    for problem in typed.find_bands_warnings(repeated):
+        warnings.warn(problem.format("warning"), stacklevel=2)
+    return model
 
 
 def build_modules(
@@ -152,11 +160,16 @@ def _build_module(typed: TypedGraph, node: Node, *, pretrained: bool) -> nn.Modu
         features = typed.features[source]
         return tuple(map(drop_frames, features)) if node.name in typed.per_frame else features
 
+    images = [get_features(source) for source in node.positional]
     named: dict[str, Any] = {name: get_features(source) for name, source in node.named}
+    create: Callable[..., nn.Module] = module
     if isinstance(part, ProbedEncoder):
-        named |= {"info": typed.encoder_infos[node.name], "pretrained": pretrained}
+        info = typed.encoder_infos[node.name]
+        named |= {"info": info, "pretrained": pretrained}
+        if info.bands and part.weights_bands and pretrained and part.pretrained:  # type: ignore[attr-defined]
+            create = build_for_bands
     try:
-        built: nn.Module = module(part, *map(get_features, node.positional), **named)
+        built = create(part, *images, **named)
     except RejectionError as error:
         raise_rejections(typed, [(node.name, error.rejection)])
         raise

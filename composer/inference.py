@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from math import ceil, lcm
 from types import MappingProxyType
@@ -67,6 +67,23 @@ class TypedGraph:
         if not self.graph.rescale:
             strides += [feature.stride for end in self.ends for feature in self.features[end] if feature.stride]
         return lcm(*(stride.numerator for stride in strides))
+
+    def find_bands_warnings(self, nodes: Collection[str] | None = None) -> list[Problem]:
+        """Return warnings for weights of a few bands, such as RGB, on an image of more channels without names.
+
+        `nodes` are the encoders with such weights; by default those that ask for published ones.
+        """
+        found = []
+        for node in self.order:
+            info, known = self.encoder_infos.get(node.name), getattr(node.part, "weights_bands", ())
+            asked = getattr(node.part, "pretrained", False) is True if nodes is None else node.name in nodes
+            if asked and info is not None and not info.bands and 0 < len(known) < info.channels:
+                bands, place = ", ".join(known), self.graph.source.locate(node.name)
+                unnamed = f"{info.channels} channels without names: their kernels are repeated, or do not fit"
+                message = f"the weights are of {bands}, and the image has {unnamed}."
+                fix = f"name the channels in their order, such as input: {{bands: [{bands}, NIR, …]}}"
+                found.append(Problem(code="weights", message=message, place=place, fix=fix))
+        return found
 
     def is_rescaled(self, feature: Feature) -> bool:
         """Return True for an output that is resized to the image."""
@@ -309,15 +326,26 @@ class Inference:
         for position, image in enumerate((*inputs, *named.values())):
             if rejection := require_one_image(image):
                 return evolve(rejection, input=position)
+        bands = self._find_bands(node)
+        banded = part.copy_with_bands(bands) if bands else part
+        if isinstance(banded, Rejection):
+            return banded
+        self.parts[node.name] = banded
         images = {name: image[0] for name, image in named.items()}
-        told = part.copy_with_inputs(*(image[0] for image in inputs), **images)
+        told = banded.copy_with_inputs(*(image[0] for image in inputs), **images)
         channels = tuple((name, image.channels) for name, image in images.items()) or inputs[0][0].channels
         info = self.describe(told, channels)
         if isinstance(info, Rejection):
             return info
-        info = self._resize_encoder_info(node, told, info, channels)
+        info = evolve(self._resize_encoder_info(node, told, info, channels), bands=bands.get(None, ()))
         self.encoder_infos[node.name] = info
         return contract(info, *inputs, **named)
+
+    def _find_bands(self, node: Node) -> dict[str | None, tuple[str, ...]]:
+        """Return the bands of the inputs of the graph that a node takes, by name, where they have names."""
+        images = dict(self.graph.inputs)
+        sources = [*((None, source) for source in node.positional), *node.named]
+        return {name: bands for name, source in sources if source in images and (bands := images[source].bands)}
 
     def _resize_encoder_info(self, node: Node, part: ProbedEncoder, info: EncoderInfo, channels: Any) -> EncoderInfo:
         """Return the info of a fixed-size network for the size of the graph's input."""
@@ -337,6 +365,12 @@ class Inference:
         expected, given = ([self.features[source] for source in one.sources] for one in (owner, node))
         if not self.parts[owner.name].reads_stride:
             expected, given = _scale_strides(expected), _scale_strides(given)
+        bands, own = self._find_bands(node), self._find_bands(owner)
+        for name in bands.keys() & own.keys():
+            if bands[name] != own[name]:
+                rule = f"shares the weights of {owner.name}, which takes {', '.join(own[name])}"
+                got, fix = ", ".join(bands[name]), "give both inputs the same bands"
+                return Rejection(code="join", kind="policy", expected=rule, got=got, fix=fix)
         unlike = [position for position, pair in enumerate(zip(expected, given, strict=False)) if pair[0] != pair[1]]
         if unlike or not alike or len(expected) != len(given):
             position = unlike[0] if unlike else 0

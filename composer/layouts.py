@@ -11,7 +11,9 @@ from operator import contains
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, Factory, field, frozen
+
+from composer.bands import RGB, convert_bands
 
 Batch = TypeVar("Batch")
 Rounding = Literal["exact", "floor", "ceil"]
@@ -322,14 +324,22 @@ def is_bounded_stride(stride: Fraction) -> bool:
 class Image:
     """An input of a graph: a map of `channels`, `"b c h w"`, or `"b c t h w"` where `frames` is given.
 
-    `stride` is reference pixels per pixel of this image: 2 for an input at half the resolution. `size` fixes
-    the reference to (height, width) pixels. Raises ValueError for other values.
+    `bands` names the channels, which are then as many: `RED`, Sentinel-2's `B04`, Landsat 8's `L8_B4`. `stride` is
+    reference pixels per pixel of this image: 2 for an input at half the resolution. `size` fixes the reference to
+    (height, width) pixels. Raises ValueError for other values.
     """
 
-    channels: int = field(default=3, validator=IntRange(1, MAX_BANDS))
+    bands: tuple[str, ...] | None = field(default=None, converter=convert_bands)
+    channels: int = field(
+        default=Factory(lambda image: len(image.bands or RGB), takes_self=True), validator=IntRange(1, MAX_BANDS)
+    )
     stride: Fraction = field(default=Fraction(1), converter=parse_stride, validator=_validate_bounded_stride)
     frames: int | None = field(default=None, validator=IntRange(1, MAX_FRAMES, optional=True))
     size: tuple[int, int] | None = field(default=None, converter=_parse_image_size)
+
+    def __attrs_post_init__(self) -> None:
+        if self.bands is not None and self.channels != len(self.bands):
+            raise ValueError(f"channels must be the number of bands, {len(self.bands)} (got {self.channels})")
 
     @property
     def feature(self) -> Feature:

@@ -8,22 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from attrs import evolve
 from PIL import Image
 from rasterio.enums import ColorInterp
 
-from composer.cli.images import (
-    Raster,
-    infer_full_scale,
-    normalize_bands,
-    parse_bands,
-    read_raster,
-    render_preview,
-    select_bands,
-    select_preview_bands,
-    split_by_input,
-)
+from composer.bands import RGB
+from composer.cli.bands import Raster, select_bands, select_preview_bands, split_by_input
+from composer.cli.images import infer_full_scale, normalize_bands, read_raster, render_preview
 from composer.cli.terminal import UsageError
 from composer.layouts import Feature
+from composer.layouts import Image as Input
 from composer.parts import EncoderInfo
 
 RED, GREEN, CLEAR = (200, 10, 20), (30, 180, 40), (0, 0, 255, 0)
@@ -37,7 +31,7 @@ def save_picture(file: Path, mode: str = "RGB") -> str:
     return str(file)
 
 
-def save_raster(file: Path, values, *, mask=None, colours=None, palette=None, **options) -> str:
+def save_raster(file: Path, values, *, mask=None, colours=None, palette=None, names=(), **options) -> str:
     """A file of values (bands, height, width) as GDAL writes it; the suffix says in which format."""
     values = np.asarray(values)
     driver = {".tif": "GTiff", ".png": "PNG", ".jp2": "JP2OpenJPEG", ".pnm": "PNM"}[file.suffix]
@@ -52,6 +46,8 @@ def save_raster(file: Path, values, *, mask=None, colours=None, palette=None, **
         if palette:
             target.write_colormap(1, palette)
         target.write(values)
+        for number, name in enumerate(names, 1):
+            target.set_band_description(number, name)
         if mask is not None:
             target.write_mask(mask)
     return str(file)
@@ -336,6 +332,7 @@ class TestUnreadable:
             read_raster(file, 3, 3)
 
 
+BY_NUMBER = "pick bands by number, from 1 and with commas: --bands 4,3,2"
 TEN, GREY = build_raster(np.zeros((10, 4, 5))), build_raster(np.zeros((1, 4, 5)))
 
 
@@ -344,13 +341,13 @@ class TestBands:
         ("image", "channels", "asked", "expected"),
         [
             (TEN, 10, None, (tuple(range(1, 11)), None)),
-            (TEN, 3, (4, 3, 2), ((4, 3, 2), "bands 4,3,2 of 10")),
+            (TEN, 3, "4,3,2", ((4, 3, 2), "bands 4,3,2 of 10")),
             (GREY, 3, None, ((1, 1, 1), "one grey band, used for all three channels")),
         ],
         ids=["all", "picked", "grey"],
     )
     def test_used(self, image, channels, asked, expected):
-        assert select_bands(image, "image", channels, asked) == expected
+        assert select_bands(image, "image", Input(channels=channels), asked) == expected
 
     @pytest.mark.parametrize(
         ("image", "step"),
@@ -362,7 +359,7 @@ class TestBands:
     )
     def test_another_number_of_bands_than_the_input_has(self, image, step):
         with raises(f"x.npy: input 'image' expects 6 bands; {step}"):
-            select_bands(image, "image", 6, None)
+            select_bands(image, "image", Input(channels=6), None)
 
     @pytest.mark.parametrize(
         ("bands", "drawn"),
@@ -371,22 +368,25 @@ class TestBands:
     )
     def test_drawn(self, bands, drawn):
         remark = None if drawn == bands else f"bands drawn: {','.join(map(str, drawn))}, a guess"
-        chosen, said = select_preview_bands(TEN, bands, None)
+        chosen, said = select_preview_bands(TEN, bands, None, None)
         assert (chosen, said and said.partition(";")[0]) == (drawn, remark)
-        assert select_preview_bands(TEN, bands, (9, 8, 1)) == ((9, 8, 1), None)
+        assert select_preview_bands(TEN, bands, None, "9,8,1") == ((9, 8, 1), None)
 
-    @pytest.mark.parametrize("bands", [(4, 3), (4, 11, 12)], ids=["too few", "beyond the last"])
+    @pytest.mark.parametrize("bands", ["4,3", "4,11,12"], ids=["too few", "beyond the last"])
     def test_bands_that_do_not_fit(self, bands):
-        said = f"of the 10 bands of x.npy, counted from 1 (got {','.join(map(str, bands))})."
+        said = f"of the 10 bands of x.npy, counted from 1 (got {bands})."
         with raises(f"--bands: expected 3 {said}"):
-            select_bands(TEN, "image", 3, bands)
+            select_bands(TEN, "image", Input(), bands)
         with raises(f"--show-bands: expected 1 or 3 {said}"):
-            select_preview_bands(TEN, (1, 2, 3), bands)
+            select_preview_bands(TEN, (1, 2, 3), None, bands)
 
-    @pytest.mark.parametrize("text", ["", "1,", "0,1", "-1", "1.5", "1;2"])
-    def test_bands_are_numbers_from_1(self, text):
-        with raises(f"--bands: expected numbers from 1 with commas, such as 4,3,2 (got {text})."):
-            parse_bands([text], ["image"], "--bands")
+    @pytest.mark.parametrize(
+        ("text", "wrong"),
+        [("", ""), ("1,", ""), ("0,1", "0"), ("-1", "-1"), ("1.5", "1.5"), ("1;2", "1;2"), ("x", "x")],
+    )
+    def test_bands_are_numbers_from_1_or_names(self, text, wrong):
+        with raises(f"--bands: x.npy has no band {wrong!r} (its bands: without names); {BY_NUMBER}."):
+            select_bands(TEN, "image", Input(), text)
 
     @pytest.mark.parametrize(
         ("values", "inputs", "expected"),
@@ -405,6 +405,69 @@ class TestBands:
             split_by_input(["a.png", "b.png"], ["image"], "--image")
 
 
+BGRN = ("B2", "B3", "B4", "B8")
+"""Descriptions of the bands of a file."""
+
+
+class TestBandsByName:
+    @pytest.fixture(params=[np.uint8, np.uint16], ids=["with alpha, as GDAL has it", "without alpha"])
+    def raster(self, request, tmp_path):
+        values = np.arange(4, dtype=request.param)[:, None, None] + np.zeros((1, 2, 3), request.param)
+        colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+        options = {"colours": colours} if request.param is np.uint8 else {}
+        file = save_raster(tmp_path / "x.tif", values, names=BGRN, **options)
+        return lambda channels: read_raster(file, channels)
+
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            (("RED", "GREEN", "BLUE"), (3, 2, 1)),
+            (("NIR", "RED"), (4, 3)),
+            (("BLUE", "GREEN", "RED", "NIR"), (1, 2, 3, 4)),
+        ],
+    )
+    def test_they_come_in_the_order_of_the_input(self, raster, names, expected):
+        read = raster(len(names))
+        chosen, remark = select_bands(read, "image", Input(bands=names), None)
+        assert (chosen, remark) == (expected, f"bands {','.join(map(str, expected))} of 4")
+        assert [pixel(read.values)[number - 1] for number in chosen] == [number - 1 for number in expected]
+
+    def test_names_and_numbers_pick_them(self, raster):
+        assert select_bands(raster(None), "image", Input(), "NIR,3,b2")[0] == (4, 3, 1)
+        assert select_preview_bands(raster(None), (1, 2), None, "red,green,blue") == ((3, 2, 1), None)
+        assert select_preview_bands(raster(None), (4, 3, 2, 1), ("NIR", *RGB), None) == ((3, 2, 1), None)
+
+    def test_a_band_that_is_missing_is_one_error(self, raster):
+        read = raster(3)
+        listed = "its bands: BLUE, GREEN, RED, NIR_BROAD"
+        with raises(f"input 'image': {read.file} has no band 'SWIR_1' ({listed}); {BY_NUMBER}."):
+            select_bands(read, "image", Input(bands=["RED", "SWIR_1", "BLUE"]), None)
+
+    def test_a_name_of_two_bands_is_one_error(self, tmp_path):
+        file = save_raster(tmp_path / "x.tif", np.zeros((3, 2, 3), np.uint16), names=["red", "B04", None])
+        with raises(f"input 'image': {file} has RED as bands 1,2 (its bands: RED, RED); {BY_NUMBER}."):
+            select_bands(read_raster(file, 1), "image", Input(bands=["RED"]), None)
+
+    def test_without_names_in_the_file_the_number_must_fit(self):
+        image = Input(bands=["RED", "NIR"])
+        step = "pick them with --bands, counted from 1: --bands 1,2"
+        with raises(f"x.npy: input 'image' expects 2 bands, RED, NIR_BROAD; the file has 10; {step}."):
+            select_bands(TEN, "image", image, None)
+        assert select_bands(TEN, "image", image, "4,8") == ((4, 8), "bands 4,8 of 10")
+        two = build_raster(np.zeros((2, 4, 5)))
+        assert select_bands(two, "image", image, None) == ((1, 2), "bands without names, taken for RED, NIR_BROAD")
+
+    @pytest.mark.parametrize(("mode", "name"), [("RGB", "x.png"), ("P", "x.png"), ("RGBA", "x.png"), ("RGB", "x.jpg")])
+    def test_a_picture_is_red_green_and_blue(self, tmp_path, mode, name):
+        read = read_raster(save_picture(tmp_path / name, mode), 3)
+        assert (read.bands, select_bands(read, "image", Input(bands=RGB[::-1]), None)[0]) == (RGB, (3, 2, 1))
+
+    def test_grey_has_no_name(self, tmp_path):
+        read = read_raster(save_picture(tmp_path / "x.png", "L"), 3)
+        remark = "one grey band, used for all three channels"
+        assert select_bands(read, "image", Input(bands=RGB[::-1]), None) == ((1, 1, 1), remark)
+
+
 IMAGENET = "encoder", EncoderInfo(features=Feature(channels=1), mean=(0.5, 0.4, 0.25), std=(0.5, 0.2, 0.25))
 
 
@@ -416,6 +479,15 @@ class TestNormalising:
         assert result.tolist() == pytest.approx(np.array([[[-1, 1]], [[-2, 3]], [[-1, 3]]]))
         assert result.dtype == np.float32
         assert remark == f"values 0 to {highest}, normalised for encoder: mean 0.5, 0.4, 0.25, deviation 0.5, 0.2, 0.25"
+
+    def test_the_published_mean_is_that_of_the_band(self):
+        values = np.array([[[0, 255]]] * 3, np.uint8)
+        named = "encoder", evolve(IMAGENET[1], bands=("BLUE", "RED", "GREEN"))
+        result, remark = normalize_bands(np.ma.array(values), named, "image")
+        assert result.tolist() == pytest.approx(np.array([[[-1, 3]], [[-1, 1]], [[-2, 3]]]))
+        assert "mean 0.25, 0.5, 0.4, deviation 0.25, 0.5, 0.2" in remark
+        other = "encoder", evolve(IMAGENET[1], bands=("NIR", "RED", "GREEN"))
+        assert normalize_bands(np.ma.array(values), other, "image")[1].startswith("each band to zero mean")
 
     @pytest.mark.parametrize(
         ("count", "top", "published"),

@@ -18,7 +18,7 @@ import composer.testing
 PACKAGE = Path(__file__).parents[1] / "composer"
 
 STAGES = (
-    ("errors", "layouts", "sizes", "files", "limits", "process"),
+    ("errors", "bands", "layouts", "sizes", "files", "limits", "process"),
     ("parts",),
     ("graph", "graph_checks"),
     ("spec",),
@@ -36,7 +36,7 @@ STAGES = (
 """The stages from left to right. A module imports from its own stage and from those before it."""
 
 TORCH_FREE = re.compile(
-    r"composer\.((errors|layouts|sizes|files|limits|process|parts|graph|graph_checks|spec|neck_paths"
+    r"composer\.((errors|bands|layouts|sizes|files|limits|process|parts|graph|graph_checks|spec|neck_paths"
     r"|inference|encoder_info|fixes|edits|compatibility|__init__|__main__)(\.|$)"
     r"|adapters\.(decoders|rejections)$|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$"
     r"|cli\.(__init__|main|terminal|check)$)"

@@ -44,11 +44,13 @@ class Report:
         if self.typed is None:
             return "\n".join(map(str, self.problems))
         ends = ", ".join(format_output(self.typed, end) for end in dict.fromkeys(self.typed.ends))
-        return f"{make_printable(self.file)}: ok  {ends}; {self.typed.sizes}"
+        warnings = (problem.format("warning") for problem in self.typed.find_bands_warnings())
+        return "\n".join([f"{make_printable(self.file)}: ok  {ends}; {self.typed.sizes}", *warnings])
 
     def as_data(self) -> dict[str, Any]:
         """Return the same as plain data, for JSON."""
         typed = self.typed
+        found = typed.find_bands_warnings() if typed else []
         ends = {end: compute_symbolic_shape(typed, end) for end in typed.ends} if typed else {}
         return {
             "file": self.file,
@@ -58,6 +60,7 @@ class Report:
             "outputs": {end: ends[end] for end in typed.graph.outputs} if typed else {},
             "auxiliary": {label: ends[end] for label, end in typed.graph.auxiliary} if typed else {},
             "problems": list(map(_dump_problem, self.problems)),
+            **({"warnings": [_dump_problem(warning) for warning in found]} if found else {}),
         }
 
 

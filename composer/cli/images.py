@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from attrs import frozen
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
+from composer.bands import RGB, find_band
+from composer.cli.bands import Bands, Raster, select_bands, select_preview_bands, split_by_input
 from composer.cli.terminal import UsageError, check_file
 from composer.graph import Shared
 from composer.inference import TypedGraph
@@ -23,7 +24,6 @@ from composer.parts import EncoderInfo
 
 Array = NDArray[Any]
 Masked = np.ma.MaskedArray[Any, Any]
-Bands = tuple[int, ...]
 
 NO_DATA_VALUE = -9999
 """The value of satellite products for pixels without data, which few files declare."""
@@ -57,19 +57,6 @@ GDAL_OPTIONS = {
 
 # Without a handler, Python would print what GDAL logs; its errors are raised as well.
 logging.getLogger("rasterio").addHandler(logging.NullHandler())
-
-
-@frozen(eq=False)
-class Raster:
-    """An image as its file holds it, and remarks on how it was converted.
-
-    `values` are (band, height, width), or (band, frame, height, width), in the type of the file. Those that are not
-    finite, transparent, or declared as no data are masked.
-    """
-
-    file: str
-    values: Masked
-    remarks: tuple[str, ...] = ()
 
 
 def read_raster(file: str, channels: int | None, frames: int | None = None) -> Raster:
@@ -110,13 +97,15 @@ def _check_size(file: str, size: int) -> None:
         raise UsageError(f"{file}: an image has at most {limit:g} GiB (this has {found:,.1f}); crop it.")
 
 
-def _build_raster(file: str, values: Array, remarks: Sequence[str] = ()) -> Raster:
+def _build_raster(file: str, values: Array, remarks: Sequence[str] = (), bands: Sequence[str | None] = ()) -> Raster:
     """Build the raster of bands, masked or not. Raises UsageError for empty arrays and for other types."""
     if values.dtype.kind not in "buif" or values.size == 0:
         shape = _format_array_shape(values.shape)
         raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {shape}).")
     masked = np.ma.masked_invalid(values, copy=False)
-    return Raster(file, np.ma.masked_where(masked.data == NO_DATA_VALUE, masked, copy=False), tuple(remarks))
+    return Raster(
+        file, np.ma.masked_where(masked.data == NO_DATA_VALUE, masked, copy=False), tuple(remarks), tuple(bands)
+    )
 
 
 def _read_array(file: str, channels: int | None, frames: int | None) -> Raster:
@@ -185,11 +174,15 @@ def _read_bands(file: str, source: Any, channels: int | None) -> Raster:
     if source.driver == "GTiff" and (ColorInterp.cyan in colours or tags.get("SOURCE_COLOR_SPACE") == "CMYK"):
         raise UsageError(f"{file}: bands in the colour space CMYK cannot be read from this TIFF; save it as RGB.")
     remarks = [f"the first of its {len(source.subdatasets)} images"] if len(source.subdatasets) > 1 else []
-    if ColorInterp.alpha in colours and channels in (source.count, None):
-        remarks.append(f"alpha counts as band {colours.index(ColorInterp.alpha) + 1}")
+    names = [find_band(description or "") for description in source.descriptions]
+    alpha = colours.index(ColorInterp.alpha) if ColorInterp.alpha in colours else None
+    # GDAL takes the fourth band of a TIFF for alpha, also where it is near infrared.
+    if alpha is not None and (channels in (source.count, None) or names[alpha]):
+        remarks += [] if names[alpha] else [f"alpha counts as band {alpha + 1}"]
         values = np.ma.array(source.read())
     else:
         indexes = [i for i in source.indexes if colours[i - 1] is not ColorInterp.alpha]
+        names = [names[i - 1] for i in indexes]
         values = source.read(indexes, masked=True)
     if colours[0] is ColorInterp.palette:
         values = _resolve_palette(values[0], source.colormap(1))
@@ -204,7 +197,9 @@ def _read_bands(file: str, source: Any, channels: int | None) -> Raster:
     if orientation != 1:
         values = _apply_orientation(values, orientation)
         remarks.append("turned upright, as its EXIF orientation says")
-    return _build_raster(file, values, remarks)
+    if source.driver in ("PNG", "JPEG", "PNM") and len(values) >= len(RGB):
+        names = [*RGB, None][: len(values)]
+    return _build_raster(file, values, remarks, names)
 
 
 def _resolve_palette(indices: Masked, colours: dict[int, tuple[int, ...]]) -> Masked:
@@ -255,7 +250,7 @@ def prepare_inputs(
     files = split_by_input(images, inputs, "--image")
     if absent := [name for name in inputs if name not in files]:
         raise UsageError(f"--image: there is none for {', '.join(absent)}; add --image {absent[0]}=FILE.")
-    used, drawn = parse_bands(bands, inputs, "--bands"), parse_bands(show_bands, inputs, "--show-bands")
+    used, drawn = split_by_input(bands, inputs, "--bands"), split_by_input(show_bands, inputs, "--show-bands")
     rasters = {
         name: read_raster(files[name], None if name in used else image.channels, image.frames)
         for name, image in inputs.items()
@@ -263,84 +258,14 @@ def prepare_inputs(
     check_sizes(typed, rasters)
     prepared = []
     for name, raster in rasters.items():
-        chosen, remark = select_bands(raster, name, inputs[name].channels, used.get(name))
-        shown, preview_remark = select_preview_bands(raster, chosen, drawn.get(name))
+        chosen, remark = select_bands(raster, name, inputs[name], used.get(name))
+        shown, preview_remark = select_preview_bands(raster, chosen, inputs[name].bands, drawn.get(name))
         values = raster.values[np.subtract(chosen, 1)]
         numbers, method = normalize_bands(values, find_encoder_info(typed, name), f"{raster.file}: {name}")
         gaps = describe_missing_pixels(np.ma.getmaskarray(values))
         remarks = tuple(filter(None, (*raster.remarks, remark, method, gaps, preview_remark)))
         prepared.append(PreparedInput(name, raster.file, numbers, render_preview(raster, shown), remarks))
     return prepared
-
-
-def split_by_input(values: Sequence[str], inputs: Collection[str], option: str) -> dict[str, str]:
-    """Map inputs to values: `["s2=a.tif", "s1=b.tif"]`. A bare value belongs to the only input.
-
-    Raises UsageError for unknown and repeated inputs.
-    """
-    first, *others = inputs
-    by_input: dict[str, str] = {}
-    for text in values:
-        name, equals, value = text.partition("=")
-        if not equals or name not in inputs:
-            if others:
-                names = ", ".join(inputs)
-                raise UsageError(f"{option} {text}: the model has the inputs {names}; say which: {option} {first}=…")
-            name, value = first, text
-        if name in by_input:
-            raise UsageError(f"{option}: {name} is given twice, {by_input[name]} and {value}.")
-        by_input[name] = value
-    return by_input
-
-
-def parse_bands(values: Sequence[str], inputs: Collection[str], option: str) -> dict[str, Bands]:
-    """Map inputs to bands, counted from 1: `["s2=4,3,2"]`. Raises UsageError for anything but such numbers."""
-    texts = split_by_input(values, inputs, option)
-    for text in texts.values():
-        if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})*", text):
-            raise UsageError(f"{option}: expected numbers from 1 with commas, such as 4,3,2 (got {text}).")
-    return {name: tuple(map(int, text.split(","))) for name, text in texts.items()}
-
-
-def _format_bands(bands: Bands) -> str:
-    return ",".join(map(str, bands))
-
-
-def select_bands(raster: Raster, name: str, channels: int, bands: Bands | None) -> tuple[Bands, str | None]:
-    """Return the bands for input `name`, and a remark on them. Raises UsageError where they do not fit."""
-    count = len(raster.values)
-    if bands is not None:
-        _check_bands(raster, bands, (channels,), "--bands")
-        return bands, f"bands {_format_bands(bands)} of {count}"
-    if count == channels:
-        return tuple(range(1, count + 1)), None
-    if count == 1 and channels == 3 and raster.values.ndim == 3:
-        return (1, 1, 1), "one grey band, used for all three channels"
-    example = _format_bands(tuple(range(1, channels + 1)))
-    step = f"pick them with --bands, counted from 1: --bands {example}" if count > channels else "use another image"
-    needed = format_count(channels, "band")
-    raise UsageError(f"{raster.file}: input {name!r} expects {needed}; the file has {count}; {step}.")
-
-
-def select_preview_bands(raster: Raster, used: Bands, bands: Bands | None) -> tuple[Bands, str | None]:
-    """Return one band (grey) or three (red, green, blue) to draw, and a remark where they are a guess.
-
-    Of more than three used bands, the third, second and first are a guess, as for Landsat and Sentinel-2.
-    """
-    if bands is not None:
-        _check_bands(raster, bands, (1, 3), "--show-bands")
-        return bands, None
-    guess = used if len(used) == 3 else used[2::-1] if len(used) > 3 else used[:1]
-    remark = f"bands drawn: {_format_bands(guess)}, a guess; choose others with --show-bands"
-    return guess, None if guess == used else remark
-
-
-def _check_bands(raster: Raster, bands: Bands, counts: Collection[int], option: str) -> None:
-    """Raise UsageError for another number of bands than one of `counts`, and for bands that the file does not have."""
-    count = len(raster.values)
-    if len(bands) not in counts or max(bands) > count:
-        expected = f"{' or '.join(map(str, counts))} of the {format_count(count, 'band')} of {raster.file}"
-        raise UsageError(f"{option}: expected {expected}, counted from 1 (got {_format_bands(bands)}).")
 
 
 def check_sizes(typed: TypedGraph, rasters: Mapping[str, Raster]) -> None:
@@ -393,9 +318,11 @@ def normalize_bands(values: Masked, encoder: tuple[str, EncoderInfo] | None, nam
     UsageError for a band without data, and for numbers too large to average.
     """
     scale, published = infer_full_scale(values), None
+    # The statistics are those of RGB, in the order of the image's bands.
+    order = [RGB.index(band) for band in (encoder[1].bands if encoder else ()) or RGB if band in RGB]
     remark = "each band to zero mean and unit deviation over this image"
-    if encoder is not None and scale is not None and len(values) == len(encoder[1].mean) == 3:
-        published = np.multiply([encoder[1].mean, encoder[1].std], scale)
+    if encoder is not None and scale is not None and len(values) == len(encoder[1].mean) == len(order) == 3:
+        published = np.multiply([encoder[1].mean, encoder[1].std], scale)[:, order]
         means, deviations = (", ".join(f"{number:g}" for number in side) for side in published / scale)
         remark = f"values 0 to {scale}, normalised for {encoder[0]}: mean {means}, deviation {deviations}"
     result = np.empty(values.shape, np.float32)

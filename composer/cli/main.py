@@ -91,8 +91,8 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--image", dest="images", action="append", required=True, metavar="[NAME=]IMAGE", help=image_help)
     add("-o", "--out", metavar="OUT", help="the picture to draw: .png")
     add("--weights", metavar="FILE", help="a checkpoint of this model: .safetensors, .pt, .pth, .ckpt")
-    add("--bands", action="append", default=[], metavar="[NAME=]4,3,2", help="the bands to use, counted from 1")
-    drawn_help = "the bands to draw as red, green, blue"
+    add("--bands", action="append", default=[], metavar="[NAME=]4,3,2", help="the bands to use, from 1 or by name")
+    drawn_help = "the bands to draw as red, green, blue, from 1 or by name"
     add("--show-bands", action="append", default=[], metavar="[NAME=]4,3,2", help=drawn_help)
 
     add = add_command("list", "list:print_parts", "list the parts that a spec may name").add_argument

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, simplefilter
 
 from composer.cli.check import format_output
 from composer.cli.terminal import (
@@ -84,7 +85,11 @@ def build_model(
     if weights is None and is_weights_file(file):
         model = load(file, limits=checked)
         return model, f"weights: {format_count(len(model.state_dict()), 'tensor')} from {make_printable(file)}"
-    model = build(typed, seed=seed, pretrained=pretrained and weights is None, limits=checked)
+    with catch_warnings(record=True) as caught:
+        simplefilter("always", UserWarning)
+        model = build(typed, seed=seed, pretrained=pretrained and weights is None, limits=checked)
+    for warning in caught:
+        log(str(warning.message))
     if weights is None:
         return model, _describe_weights(model, seed, pretrained=pretrained)
     report = load_weights(model, weights)
@@ -124,7 +129,10 @@ def _build_summary_table(typed: TypedGraph) -> Table:
     """Build a table of the inputs of a graph, the image sizes that it takes, and its outputs."""
     from rich.table import Table
 
-    inputs = [f"{name}: {describe_features((image.feature,))}" for name, image in typed.graph.inputs]
+    inputs = []
+    for name, image in typed.graph.inputs:
+        bands = f": {', '.join(image.bands)}" if image.bands else ""
+        inputs.append(f"{name}: {describe_features((image.feature,))}{bands}")
     padding = typed.graph.padding
     side = "on both sides" if padding.side == "both" else "at the end"
     labels = {node: f", auxiliary {label}" for label, node in typed.graph.auxiliary if node not in typed.graph.outputs}
@@ -177,6 +185,9 @@ def _describe_weights(model: Model, seed: int, *, pretrained: bool) -> str:
     unknown = f"; {unreported} is pretrained, and does not report what it loaded" if unreported else ""
     lines = [f"weights: {nodes}random{' elsewhere' if loaded else ''}, seed {seed}{unknown}"]
     for name, found in loaded.items():
+        pairs = zip(model.typed.encoder_infos[name].bands, found.kernels, strict=False)
+        if new := ", ".join(band for band, kernel in pairs if kernel == "mean"):
+            lines.append(f"{name}: no kernels for {new} in these weights; they begin with the mean of the others")
         if found.file:
             prefix = f", prefix {make_printable(found.prefix)}" if found.prefix else ""
             lines.append(f"{name}: {make_printable(found.file)}{prefix}{_format_unused(found.unused)}")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
+from composer.bands import RGB
 from composer.errors import format_error
 from composer.layouts import Features
-from composer.modules.base import SeededGenerator, module
-from composer.parts import Custom, EncoderInfo
+from composer.modules.base import SeededGenerator, module, use_default_device
+from composer.parts import Custom, EncoderInfo, ProbedEncoder
+from composer.parts.encoders import get_weights_file
 from composer.parts.rules import Rejection, RejectionError, compute_implied_sizes
 from composer.sizes import Conflict, intersect
 from composer.tensors.matching import LoadedWeights
@@ -61,6 +65,56 @@ def get_shared_module_state(network: Any) -> dict[str, Any]:
         "_modules": network._modules,
         "_non_persistent_buffers_set": network._non_persistent_buffers_set,
     }
+
+
+def build_for_bands(part: ProbedEncoder, image: Features, *, info: EncoderInfo, pretrained: bool = True) -> nn.Module:
+    """Build a pretrained encoder whose image has named bands: the kernels of its first layer are matched by name.
+
+    The weights are loaded into a network for the bands of the weights. A file that does not fit it, but the network
+    for the image, is loaded unchanged. Raises RejectionError where neither fits.
+    """
+    known, bands, build = part.weights_bands, info.bands, partial[nn.Module](module, part, info=info)
+    original = (evolve(image[0], channels=len(known)),)
+    try:
+        network = source = build(original, pretrained=pretrained)
+    except RejectionError:
+        if len(bands) == len(known) or get_weights_file(part.pretrained) is None:  # type: ignore[attr-defined]
+            raise
+        return build(image, pretrained=pretrained)
+    if len(bands) != len(known):
+        network = other = build(image, pretrained=False)
+    else:
+        with use_default_device("meta"):
+            other = build((evolve(image[0], channels=len(known) + 1),), pretrained=False)
+    # The first layer, or each of its branches, is what changes its shape with the channels.
+    state, shapes = source.state_dict(), {name: x.shape for name, x in other.state_dict().items()}
+    stems = {name: match_kernels(x, known, bands) for name, x in state.items() if x.shape != shapes[name]}
+    if not stems or any(x.dim() < 4 for x in stems.values()):
+        rule, fix = "has no convolution whose kernels could be matched with bands", "leave bands out of the input"
+        raise RejectionError(Rejection(code="weights", kind="policy", expected=rule, got=", ".join(bands), fix=fix))
+    network.load_state_dict({**state, **stems})
+    kernels = tuple(band if band in known else "mean" for band in bands)
+    loaded: LoadedWeights = getattr(source, "loaded_weights", None) or LoadedWeights()
+    network.loaded_weights = evolve(loaded, kernels=kernels)  # type: ignore[assignment]
+    return network
+
+
+def match_kernels(kernels: Tensor, known: Sequence[str], bands: Sequence[str]) -> Tensor:
+    """Return the kernels `(out, n * len(bands), …)` for `bands`, from those `(out, n * len(known), …)` of `known`.
+
+    A band without a kernel gets the mean of all. As in timm's `adapt_input_conv`, they are multiplied by len(known) /
+    len(bands), so that a grey image gives what it gives with the original kernels. `n` counts the pixels of a layer
+    that takes several at once.
+    """
+    x = kernels.unflatten(1, (-1, len(known)))  # type: ignore[no-untyped-call]
+    chosen = [x[:, :, known.index(band)] if band in known else x.mean(2) for band in bands]
+    return torch.stack(chosen, 2).flatten(1, 2) * (len(known) / len(bands))
+
+
+def has_repeated_kernels(network: nn.Module, channels: int) -> bool:
+    """Return whether a layer for `channels` channels has the kernels of RGB over and over, as libraries adapt them."""
+    layers = (x for x in network.parameters() if x.dim() > 1 and x.shape[1] == channels > len(RGB) and x.any())
+    return any(torch.equal(x[:, len(RGB) :], x[:, : -len(RGB)]) for x in layers)
 
 
 @module.register(Custom)

@@ -99,9 +99,13 @@ class Encoder(Part):
 
 
 class ProbedEncoder(Encoder):
-    """An encoder whose features are looked up: `describe` returns its `EncoderInfo`."""
+    """An encoder whose features are looked up: `describe` returns its `EncoderInfo`.
+
+    `weights_bands` are the bands of its pretrained weights, where `build` matches their kernels with named bands.
+    """
 
     __slots__ = ()
+    weights_bands: ClassVar[tuple[str, ...]] = ()
 
     def copy_without_pretrained(self) -> Self:
         """Return the same encoder without weights, which do not affect its features."""
@@ -123,6 +127,10 @@ class ProbedEncoder(Encoder):
 
     def copy_with_inputs(self, /, *images: Feature, **named: Feature) -> Self:  # noqa: ARG002
         """Return the same encoder with the open fields set that depend on its images."""
+        return self
+
+    def copy_with_bands(self, bands: Mapping[str | None, tuple[str, ...]]) -> Self | Rejection:  # noqa: ARG002
+        """Return the same encoder with the bands of its images, by name, None for the only one; or a rejection."""
         return self
 
     def copy_with_image_size(self, height: int, width: int, info: EncoderInfo) -> Self | None:  # noqa: ARG002

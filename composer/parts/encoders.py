@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from attrs import Attribute, evolve, field, frozen
 
+from composer.bands import RGB
 from composer.layouts import (
     FRAMES,
     MAP,
@@ -159,6 +160,7 @@ class Timm(ProbedEncoder):
     """
 
     source: ClassVar[str | None] = "timm"
+    weights_bands: ClassVar[tuple[str, ...]] = RGB
     instead: ClassVar[Mapping[str, str]] = TIMM_ARGUMENT_HINTS
 
     name: str = field(validator=_validate_text)
@@ -207,7 +209,8 @@ class EncoderInfo(Encoder):
     channels of each image by name, where it takes several. `arguments` are passed to a foreign constructor besides the
     declared ones (the resolved levels, switches for flexible sizes). `mean` and `std` are the normalisation that its
     published weights expect, per RGB band in 0..1. `patch` is the height and width of its patches, if it has any.
-    `levels` is the number of all its levels, where it is known and more can be selected.
+    `levels` is the number of all its levels, where it is known and more can be selected. `bands` are the names of the
+    channels of its image, where the input of the graph has them.
     """
 
     features: Features = field(converter=_convert_features, validator=NON_EMPTY)
@@ -220,6 +223,7 @@ class EncoderInfo(Encoder):
     std: tuple[float, ...] = ()
     patch: tuple[int, int] | None = None
     levels: int | None = None
+    bands: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
 
 
 @contract.register(EncoderInfo)

@@ -29,12 +29,14 @@ class LoadedWeights:
     """The weights that an encoder was built with: all of its parameters and persistent buffers are set.
 
     `file` is the path of a file, or None for published weights. `prefix` is what the names in the file begin with, and
-    `unused` are the names of its tensors that were not loaded.
+    `unused` are the names of its tensors that were not loaded. `kernels` has the band of the weights whose kernel each
+    channel of the image got, or `mean`, that of all of them; it is empty where the first layer is as in the weights.
     """
 
     file: str | None = None
     prefix: str = ""
     unused: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
 
 
 def list_names(names: Sequence[str], limit: int = MAX_LISTED_NAMES) -> str:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
+from composer.bands import BAND_SYNONYMS
 from composer.encoder_info import describe
 from composer.graph import Graph, Node, chain
 from composer.layouts import MAP, ROUNDINGS, Feature, Features, Image
@@ -98,9 +99,11 @@ def list_strides(shape: str, count: int, first: int) -> list[Fraction]:
 
 @st.composite
 def images(draw: st.DrawFn) -> Image:
-    """Draw an input of a graph, with or without frames and a fixed size."""
+    """Draw an input of a graph, with or without names of bands, frames and a fixed size."""
+    channels = draw(st.sampled_from((3, 1, 2, 6, 12)))
     return Image(
-        channels=draw(st.sampled_from((3, 1, 2, 6, 12))),
+        bands=draw(st.sampled_from((None, None, tuple(BAND_SYNONYMS)[:channels]))),
+        channels=channels,
         frames=draw(st.sampled_from((None, None, 1, 2, 3))),
         stride=draw(st.sampled_from((1, 1, 2))),
         size=draw(st.sampled_from((None, None, (64, 64), (64, 96)))),

@@ -282,6 +282,7 @@ def test_a_dinov2_of_its_own_repository_is_converted(tmp_path, prefix):
     assert f"{prefix}mask_token" in model.loaded_weights["encoder"].unused
 
 
+@pytest.mark.filterwarnings("ignore:warning:UserWarning")  # of kernels that are repeated
 @pytest.mark.parametrize("features_only", [True, False], ids=["wrapped", "plain"])
 @pytest.mark.parametrize("given", [3, 6], ids=["of three", "of six"])
 def test_a_first_layer_of_other_channels_is_what_timm_makes_of_it(tmp_path, features_only, given):
@@ -451,6 +452,7 @@ OF_SMP = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:warning:UserWarning")  # of kernels that are repeated
 @pytest.mark.parametrize(("made", "prefix", "unused"), OF_SMP.values(), ids=OF_SMP)
 @pytest.mark.parametrize("channels", [3, 5])
 def test_files_of_smp_are_used_in_full(of_smp, tmp_path, made, prefix, unused, channels):

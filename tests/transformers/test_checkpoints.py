@@ -282,3 +282,15 @@ def test_a_checkpoint_of_something_else_is_refused(folder):
     assert problem.message == (
         f"transformers/{folder} is not a checkpoint of an architecture that AutoBackbone makes (got model_type 'bert')."
     )
+
+
+@pytest.mark.parametrize("bands", [("BLUE", "GREEN", "RED"), ("NIR_BROAD", "BLUE", "GREEN", "RED")], ids=["3", "4"])
+def test_kernels_are_matched_with_the_bands_of_the_input(folder, bands):
+    peer = ResNetBackbone.from_pretrained(folder).get_parameter("embedder.embedder.convolution.weight")
+    image = composer.Image(bands=bands)
+    part = Transformers(f"{folder}", pretrained=True)
+    model = composer.build(composer.chain(part, composer.EmbeddingHead(), input=image))
+    by_band = {"RED": peer[:, 0], "GREEN": peer[:, 1], "BLUE": peer[:, 2], "NIR_BROAD": peer.mean(1)}
+    expected = torch.stack([by_band[band] for band in bands], 1) * 3 / len(bands)
+    torch.testing.assert_close(model.encoder.get_parameter("embedder.embedder.convolution.weight"), expected)
+    assert model(torch.rand(1, len(bands), 64, 64)).output[0].isfinite().all()

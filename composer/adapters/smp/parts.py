@@ -17,6 +17,7 @@ from composer.adapters.decoders import (
     list_arguments,
     require_length,
 )
+from composer.bands import RGB
 from composer.errors import suggest
 from composer.parts.base import Part, ProbedEncoder
 from composer.parts.encoders import IS_PRETRAINED, Pretrained, convert_pretrained
@@ -100,6 +101,7 @@ class SmpEncoder(ProbedEncoder):
     """
 
     source: ClassVar[str | None] = "smp"
+    weights_bands: ClassVar[tuple[str, ...]] = RGB
     names: ClassVar[Mapping[str, str] | None] = SMP_ENCODERS
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: _ENCODER_DEFAULTS if name.startswith(UNDILATED) else _DILATED_DEFAULTS for name in SMP_ENCODERS}

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import field, frozen
-from terratorch.datasets import HLSBands
+from attrs import frozen
 from terratorch.models.backbones.clay_v1.embedder import default_cfgs as of_clay
 from terratorch.models.backbones.dofa_vit import resize_pos_embed
 from terratorch.models.backbones.prithvi_swin import PRETRAINED_BANDS as BANDS_OF_SWIN
@@ -25,7 +24,6 @@ from terratorch.models.backbones.terramind.model.terramind_register import pretr
 from terratorch.models.backbones.terramind.tokenizer.tokenizer_backbones_register import (
     pretrained_weights as of_tokenizers,
 )
-from terratorch.models.backbones.torchgeo_vit import look_up_table
 from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 from torch import Tensor, nn
 
@@ -39,6 +37,7 @@ from composer.adapters.terratorch.networks import (
 from composer.adapters.terratorch.networks import probe as probe
 from composer.adapters.terratorch.parts import MODALITIES, UNREGISTERED, TerraTorch
 from composer.adapters.weights import check_reachable, fetch_file, read_file_weights, reject_weights
+from composer.bands import BAND_SYNONYMS
 from composer.errors import suggest
 from composer.layouts import Features
 from composer.modules.base import get_default_device, module
@@ -153,7 +152,7 @@ class Conversion:
     """A conversion of the tensors of a checkpoint into those of a network.
 
     What `strip` matches in a name is replaced by `prefix`. Tensors whose names `own` matches stay the network's: no
-    weights have them. The first layer `stem` is one of the `bands`, whose names `spelling` translates.
+    weights have them. The first layer `stem` is one of the `bands`.
     """
 
     strip: str = "^"
@@ -161,7 +160,6 @@ class Conversion:
     own: str = "(?!)"
     stem: str = ""
     bands: Sequence[str] = ()
-    spelling: Mapping[str, str] = field(factory=dict)
 
 
 _STEM = "patch_embed.proj.weight"
@@ -185,11 +183,9 @@ def _choose_conversion(network: Any, part: TerraTorch, published: Any) -> Conver
     inner = next((name for name in _STEMS if hasattr(network, name)), None)
     if inner is None or part.family.kind in _CONVERSIONS:
         return _CONVERSIONS.get(part.family.kind, Conversion())
-    # TerraTorch reads Landsat's numbers as Sentinel-2's, so its blue would be taken for green.
-    spelling = {} if "landsat" in part.name else look_up_table
     bands = [] if published is None else published.meta.get("bands") or []
     own = rf"^{inner}\.(fc|head|fc_norm)\."
-    return Conversion("^", f"{inner}.", own, f"{inner}.{_STEMS[inner]}.weight", bands, spelling)
+    return Conversion("^", f"{inner}.", own, f"{inner}.{_STEMS[inner]}.weight", bands)
 
 
 def convert_state_dict(state: Mapping[str, Tensor], network: Any, part: TerraTorch, published: Any) -> State:
@@ -208,10 +204,10 @@ def convert_state_dict(state: Mapping[str, Tensor], network: Any, part: TerraTor
     kept = {name: value for name, value in own.items() if re.search(how.own, name)}
     found = {**{name: value for name, value in renamed.items() if name in own}, **kept}
     if how.stem in found:
-        known = [how.spelling.get(name, name) for name in how.bands]
-        asked = None if part.channel_bands is None else [how.spelling.get(name, name) for name in part.channel_bands]
-        valid = {*known, *(() if "landsat" in part.name else _list_band_names())}
-        found[how.stem] = _select_bands(found[how.stem], own[how.stem], asked, known, valid)
+        # TerraTorch reads Landsat's numbers as Sentinel-2's, so its blue would be taken for green.
+        known = list(map(part.normalize_band, how.bands))
+        asked = None if part.channel_bands is None else list(map(part.normalize_band, part.channel_bands))
+        found[how.stem] = _select_bands(found[how.stem], own[how.stem], asked, known)
     return found
 
 
@@ -242,7 +238,6 @@ def _convert_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTor
         resized = name.endswith(".pos_emb") and name in found and found[name].shape != value.shape
         if resized or name.startswith((*fresh, "missing_mod_token")):
             found[name] = value
-    valid = _list_band_names() | {band for known in BANDS_OF_TERRAMIND.values() for band in known}
     layers = {name: f"encoder_embeddings.{key}.proj.weight" for name, key in keys.items()}
     for name, bands in part.get_modality_bands([name for name, layer in layers.items() if layer in own]).items():
         layer, known = layers[name], BANDS_OF_TERRAMIND.get(keys[name], [])
@@ -250,16 +245,14 @@ def _convert_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTor
             # A row holds the bands of each pixel of a patch, pixel by pixel.
             theirs = found[layer].view(len(own[layer]), -1, len(known)).transpose(1, 2)
             ours = own[layer].view(len(own[layer]), -1, len(bands)).transpose(1, 2)
-            found[layer] = _select_bands(theirs, ours, bands, known, valid).transpose(1, 2).flatten(1)
+            found[layer] = _select_bands(theirs, ours, bands, known).transpose(1, 2).flatten(1)
     return found
 
 
-def _select_bands(
-    stem: Tensor, own: Tensor, asked: Sequence[str] | None, known: Sequence[str], valid: set[str]
-) -> Tensor:
+def _select_bands(stem: Tensor, own: Tensor, asked: Sequence[str] | None, known: Sequence[str]) -> Tensor:
     """Return a first layer for the bands that are asked for, from one of the `known` bands; others stay `own`.
 
-    Raises ValueError for a band that is not `valid`, and where there is nothing to select or no way to tell.
+    Raises ValueError for a band that does not exist, and where there is nothing to select or no way to tell.
     """
     if asked is None:
         if known and own.shape[1] != len(known):
@@ -269,8 +262,8 @@ def _select_bands(
     if not known:
         raise ValueError("these weights do not name their bands: leave bands out")
     for band in asked:
-        if band not in valid:
-            raise ValueError(f"there is no band {band!r}: {suggest(band, valid)}")
+        if band not in (*known, *BAND_SYNONYMS):
+            raise ValueError(f"there is no band {band!r}: {suggest(band, {*known, *BAND_SYNONYMS})}")
     if not set(asked) & set(known):
         raise ValueError(f"the weights are of none of these bands, but of {', '.join(known)}")
     if stem.shape[2:] != own.shape[2:] or len(stem) != len(own):
@@ -280,7 +273,3 @@ def _select_bands(
         if band in known:
             mixed[:, position] = stem[:, known.index(band)]
     return mixed
-
-
-def _list_band_names() -> set[str]:
-    return {band.value for band in HLSBands} | set(look_up_table.values())

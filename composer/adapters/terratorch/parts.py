@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Self
 
 from attrs import evolve, field, frozen
 
+from composer.bands import find_band
 from composer.errors import suggest
 from composer.layouts import FRAMES, Feature
 from composer.parts.base import ProbedEncoder
 from composer.parts.encoders import IS_PRETRAINED, Pretrained, convert_pretrained
+from composer.parts.rules import Rejection
 from composer.parts.validators import (
     BOUNDED_OPTIONS,
     FRAME_COUNT,
@@ -202,8 +204,8 @@ class TerraTorch(ProbedEncoder):
     channels of the image, as TerraTorch does (`BLUE`, `NIR_NARROW`) or as the weights do (`B2`): the first layer
     takes those channels of the weights, and random weights for a band that they lack; DOFA computes it from the
     wavelengths of the bands. TerraMind takes the bands of each modality, `bands: {S2L2A: [BLUE, GREEN, RED]}`; a list
-    is that of the one modality in `modalities`. `frames` is the number of frames of a Prithvi, the input's by default.
-    `modalities` names the modality of a single image for TerraMind; several are fed by their names,
+    is that of the one modality in `modalities`. `frames` is the number of frames of a Prithvi. Both are those of the
+    input by default. `modalities` names the modality of a single image for TerraMind; several are fed by their names,
     `from: {S2L2A: optical, S1GRD: radar}`. A name that TerraMind has no weights for is a new modality where this
     field lists it. `options` are other arguments of the constructor.
     """
@@ -265,6 +267,30 @@ class TerraTorch(ProbedEncoder):
         if len(modalities) != 1:
             raise ValueError("a list of bands is that of one modality")
         return {modalities[0]: self.bands}  # type: ignore[dict-item]
+
+    def normalize_band(self, name: str) -> str:
+        """Return the common name of a band; a number is that of the satellite whose images the weights are of."""
+        if "landsat" not in self.name:
+            return find_band(name) or name
+        satellite = "L8" if "oli" in self.name or "satlas" in self.name else "L7"
+        return find_band(f"{satellite}_{name.removeprefix('SR_')}") or name
+
+    def copy_with_bands(self, bands: Mapping[str | None, tuple[str, ...]]) -> Self | Rejection:
+        """Return the part with the bands of its images where it declares none, or a rejection where they differ."""
+        if "bands" not in self.family.fields:
+            return self
+        only = self.modalities[0] if self.takes_names and self.modalities else None
+        fed = {name or only: names for name, names in bands.items()}
+        if self.takes_names:
+            fed = {name: names for name, names in fed.items() if name in MODALITIES}
+        own: dict[Any, Any] = dict(self.bands) if isinstance(self.bands, FrozenDict) else {}
+        own |= dict.fromkeys(fed, self.bands) if isinstance(self.bands, tuple) else {}
+        for name, names in fed.items():
+            if name in own and tuple(map(self.normalize_band, own[name])) != names:
+                rule, got = f"has the bands {', '.join(own[name])}", f"an image of {', '.join(names)}"
+                fix = "leave bands out of the encoder, or out of the input"
+                return Rejection(code="argument", kind="policy", expected=rule, got=got, fix=fix, about="bands")
+        return evolve(self, bands={**fed, **own} if self.takes_names else self.bands or fed[None])
 
     @property
     def takes_names(self) -> bool:

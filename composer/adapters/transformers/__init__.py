@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from attrs import evolve, field, frozen
 
+from composer.bands import RGB
 from composer.parts.base import ProbedEncoder
 from composer.parts.encoders import IS_PRETRAINED, Pretrained, convert_pretrained
 from composer.parts.validators import (
@@ -53,6 +54,7 @@ class Transformers(ProbedEncoder):
     """
 
     source: ClassVar[str | None] = "transformers"
+    weights_bands: ClassVar[tuple[str, ...]] = RGB
 
     name: str = field(validator=_validate_checkpoint_name)
     out_indices: tuple[int, ...] | None = field(
