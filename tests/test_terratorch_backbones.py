@@ -357,6 +357,7 @@ REFUSED = {
         {"backbone": "thor_v1_base", "input_params": {}},
         ["backbone: TerraTorch 1.2.11 has no backbone 'thor_v1_base'."],
     ),
+    "no name": ({"backbone": "timm_"}, ["backbone: TerraTorch 1.2.11 has no backbone 'timm_'."]),
     "a misspelled one": (
         {"backbone": "prithvi_eo_v2_30"},
         [
@@ -395,6 +396,10 @@ REFUSED = {
     "bands twice": (
         {"backbone": "prithvi_eo_tiny", "bands": ["RED", "RED"]},
         ["backbone_bands: terratorch/prithvi_eo_tiny: each name is given once (got ['RED', 'RED'])."],
+    ),
+    "bands that are none": (
+        {"backbone": "terramind_v1_tiny", "bands": 3},
+        ["backbone: terratorch/terramind_v1_tiny: a list of names is needed (got 3)."],
     ),
     "bands of thinking": (
         {"backbone": "terramind_v1_tiny_tim", "modalities": ["S1GRD"], "bands": {"S1GRD": ["VV"]}},

@@ -77,8 +77,8 @@ def build_named_backbone(
         name = present
     if name in FAMILIES:
         return _build_terratorch_backbone(name, arguments, report)
-    absent = name.partition(".")[0] not in list_networks() and isinstance(describe(Timm(name), 3), Rejection)
-    if absent or source == "terratorch":
+    known = name.partition(".")[0] in list_networks()
+    if source == "terratorch" or not (known or (name and isinstance(describe(Timm(name), 3), EncoderInfo))):
         _reject_unknown_backbone(full_name, name, report)
         return None
     return _build_timm_backbone(name, arguments, report, describe)
@@ -254,7 +254,8 @@ def _parse_modalities(name: str, arguments: Arguments, report: Diagnostics) -> t
         named = dict.fromkeys(counts, named)
     bands = {_spell_modality(key): _flatten_bands(names) or names for key, names in named.items()}
     for modality, (word, count) in counts.items():
-        known = len(bands[modality]) if modality in bands else MODALITIES.get(modality, 3)
+        names = bands.get(modality)
+        known = len(names) if isinstance(names, list) else MODALITIES.get(modality, 3)
         counts[modality] = (word, known if count is None else count)
     return arguments.drop("in_chans").replace(modalities=list(counts), **({"bands": bands} if bands else {})), counts
 
