@@ -162,14 +162,12 @@ class Diagnostics:
 
 
 _SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "known", "necks", "rescale")
-"""Keys of a spec, and a word, with which a fix may begin, and which are not fields of a part."""
-
-_IMAGE = re.compile(r"input: \{(frames|channels): (\d+)\}")
+"""Words with which a fix may begin, and which are not fields of a part."""
 
 
 def format_fix(fix: str, origin: Arguments) -> str:
     """Return a fix that begins with a field, `channels: [8]`, with the argument for that field."""
-    image = _IMAGE.match(fix)
+    image = re.match(r"input: \{(frames|channels): (\d+)\}", fix)
     if image and origin.prefix.startswith("backbone_"):
         return f"{origin.format_path('num_frames' if image[1] == 'frames' else 'in_chans')}: {image[2]}"
     name, colon, value = fix.partition(": ")
