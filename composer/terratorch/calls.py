@@ -161,12 +161,15 @@ class Diagnostics:
             raise SpecError(sort_problems(self.map_problem(problem, graph) for problem in error.problems)) from None
 
 
-_SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "necks", "rescale")
-"""Keys of a spec with which a fix may begin, and which are not fields of a part."""
+_SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "known", "necks", "rescale")
+"""Words with which a fix may begin, and which are not fields of a part."""
 
 
 def format_fix(fix: str, origin: Arguments) -> str:
     """Return a fix that begins with a field, `channels: [8]`, with the argument for that field."""
+    image = re.match(r"input: \{(frames|channels): (\d+)\}", fix)
+    if image and origin.prefix.startswith("backbone_"):
+        return f"{origin.format_path('num_frames' if image[1] == 'frames' else 'in_chans')}: {image[2]}"
     name, colon, value = fix.partition(": ")
     is_field = colon and name.isidentifier() and name not in _SPEC_KEYS
     return f"{origin.format_path(name)}: {value}" if is_field else fix

@@ -12,7 +12,7 @@ from composer.errors import Problem, SpecError, suggest
 from composer.graph import Graph, chain, get_module_path
 from composer.inference import Describe
 from composer.parts import EmbeddingHead, Encoder, Part, SelectIndices, TemporalPooling, Timm, UNetDecoder
-from composer.terratorch.backbones import Backbone, build_named_backbone, build_necks
+from composer.terratorch.backbones import Backbone, build_necks
 from composer.terratorch.branches import (
     EMBEDDING_TASK,
     HEADS,
@@ -23,6 +23,7 @@ from composer.terratorch.branches import (
     normalize_branch,
 )
 from composer.terratorch.calls import Arguments, Diagnostics, is_module, route_arguments
+from composer.terratorch.named import build_named_backbone
 
 _COMPONENT_ARGUMENTS = ("backbone_kwargs", "decoder_kwargs", "head_kwargs")
 
@@ -31,6 +32,10 @@ FACTORY_ARGUMENTS = (
     *("rescale", "image_size_out", "peft_config", *_COMPONENT_ARGUMENTS),
 )
 """The named arguments of `build_model`."""
+
+
+BACKBONE_ARGUMENTS = ("pretrained", "bands", "in_channels", "in_chans", "num_frames", "modalities", "merge_method")
+"""Arguments of backbones that other factories of TerraTorch take without the prefix `backbone_`."""
 
 
 @frozen
@@ -80,6 +85,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
     for name in rest:
         kwargs = f"{name.partition('_')[0]}_kwargs"
         known = suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
+        known = f"write backbone_{name}" if name in BACKBONE_ARGUMENTS else known
         fix = f"write it into {kwargs}" if named.get(kwargs) else known
         report.add_problem(name, f"{name} was passed but not used.", fix, "unused")
     output = Arguments("", "", {name: named[name] for name in ("rescale", "image_size_out") if name in named})
@@ -89,6 +95,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         output = Arguments("", "")
     report.raise_problems()
     assert backbone is not None
+    images = tuple(backbone.images.values())
     labels = {normalize_branch(name): name for name in branches}
     try:
         graph = chain(
@@ -97,7 +104,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
             *necks,
             *trunk,
             aux=dict(zip(labels, branches.values(), strict=True)),
-            input=backbone.image,
+            input=images[0][1],
             rescale=output.get("rescale", True),
             crop=output.get("image_size_out"),
             padding=backbone.padding,
@@ -106,6 +113,9 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         message = str(error).replace("crop", "image_size_out")
         report.add_problem(message.split(" ")[0], f"{message}.")
         raise SpecError(report.problems) from None
+    if len(images) > 1:
+        sources = {modality: name for modality, (name, _) in backbone.images.items()}
+        graph = evolve(graph, inputs=images, nodes=[evolve(graph.nodes[0], inputs=sources), *graph.nodes[1:]])
     return Translation(graph, report.notes, {label: name for label, name in labels.items() if label != name})
 
 

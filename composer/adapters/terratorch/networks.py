@@ -10,10 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from attrs import evolve
-from terratorch.models.backbones.clay_v1.embedder import Embedder, clay_v1_base
+from terratorch.models.backbones.clay_v1.embedder import clay_v1_base
 from terratorch.models.backbones.clay_v1.modules import WAVELENGTHS
 from terratorch.models.backbones.dofa_vit import waves_list
-from terratorch.models.backbones.prithvi_mae import PrithviViT
 from terratorch.models.backbones.prithvi_swin import prithvi_swin_B, prithvi_swin_L
 from terratorch.models.backbones.scalemae import create_model
 from terratorch.models.backbones.swin_encoder_decoder import MMSegSwinTransformer
@@ -37,7 +36,7 @@ from composer.adapters.rejections import (
     reject_unknown_option,
     suggest_arguments,
 )
-from composer.adapters.terratorch.parts import MODALITIES, TerraTorch
+from composer.adapters.terratorch.parts import CONSTRUCTORS, MODALITIES, TerraTorch
 from composer.errors import format_error, suggest
 from composer.layouts import format_count
 from composer.modules.base import use_default_device
@@ -60,6 +59,10 @@ def create_terratorch_backbone(part: TerraTorch, channels: Channels, **more: Any
     _check_options(part)
     with guard_import(), limit_modules():
         arguments = {**_build_image_arguments(part, channels), **to_keyword_arguments(part.options), **more}
+        if part.family.kind == "swin" and part.out_indices is not None and min(part.out_indices) >= 0:
+            # TerraTorch leaves out the stages behind the last one that is picked.
+            deepest = min(max(part.out_indices), len(arguments.get("depths", range(4))) - 1)
+            arguments["out_indices"] = tuple(range(deepest + 1))
         network = _get_constructor(part)(**arguments)
     for name in ("forward", "prepare_features_for_image_model"):
         # Functions that are bound to this instance, which a copy would go on to run, or which cannot be pickled.
@@ -89,8 +92,8 @@ _SCALE_MAE_OPTIONS = (
 )
 """The options of ScaleMAE; others of timm's reach layers that are not part of its forward."""
 
-_LENIENT_CLASSES = {"clay": Embedder, "swin": MMSegSwinTransformer, "tokenizer": VQ, "prithvi": PrithviViT}
-"""The networks whose constructors ignore unknown arguments."""
+_LENIENT_CLASSES = {"swin": MMSegSwinTransformer, "tokenizer": VQ}
+"""The networks whose constructors ignore unknown arguments, beside those with `options` in `CONSTRUCTORS`."""
 
 
 def _check_options(part: TerraTorch) -> None:
@@ -101,11 +104,11 @@ def _check_options(part: TerraTorch) -> None:
     if part.takes_names and isinstance(size, tuple) and len(set(size)) > 1:
         fix = f"img_size: {max(size)}; images of any shape are fed all the same"
         raise RejectionError(reject_option("takes its positions for those of a square", f"img_size: {list(size)}", fix))
-    known: set[str] | None = set(_SCALE_MAE_OPTIONS.split()) if kind == "scalemae" else None
+    known = set(_SCALE_MAE_OPTIONS.split() if kind == "scalemae" else CONSTRUCTORS[kind].options)
     if kind in _LENIENT_CLASSES:
-        known = {"return_type", "vit_adapter", *inspect.signature(_LENIENT_CLASSES[kind]).parameters} - {"kwargs"}
+        known = {"return_type", *inspect.signature(_LENIENT_CLASSES[kind]).parameters} - {"kwargs"}
     for name in options:
-        if known is not None and name not in known:
+        if known and name not in known:
             library = f"terratorch {version('terratorch')}"
             raise RejectionError(reject_unknown_option(f"has no argument {name!r}", name, known, library))
 
@@ -127,12 +130,6 @@ def _make_error(
     return RejectionError(Rejection(code=code, kind=kind, expected=expected, got=got, fix=fix, about=about))
 
 
-_BANDS_ARGUMENTS = {
-    **dict.fromkeys(("prithvi", "clay", "scalemae", "swin"), "bands"),
-    **dict.fromkeys(("dofa", "torchgeo", "torchgeo_vit"), "model_bands"),
-}
-"""The argument for the names of the channels, by the kind of network."""
-
 _WAVELENGTHS: Mapping[str, Mapping[str, float]] = {"dofa": waves_list, "clay": WAVELENGTHS}
 """The wavelength of each band that a network computes its first layer from."""
 
@@ -145,9 +142,10 @@ def _build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, An
         return {"modalities": modalities} | ({"bands": bands} if bands else {})
     assert isinstance(channels, int)
     kind = part.family.kind
-    if kind not in _BANDS_ARGUMENTS:
+    name = CONSTRUCTORS[kind].bands_argument
+    if name is None:
         return {"in_channels": channels} if kind == "unet" else {}
-    arguments: dict[str, Any] = {_BANDS_ARGUMENTS[kind]: _list_bands(part, channels, _WAVELENGTHS.get(kind))}
+    arguments: dict[str, Any] = {name: _list_bands(part, channels, _WAVELENGTHS.get(kind))}
     if kind == "prithvi":
         arguments["num_frames"] = part.frames or 1
     if kind == "torchgeo_vit":
@@ -170,7 +168,9 @@ def _list_bands(part: TerraTorch, count: int, wavelengths: Mapping[str, float] |
         raise _make_error("argument", expected, got, "bands: [BLUE, GREEN, RED], say, one for each channel", "bands")
     _check_count(bands, count, "bands")
     for position, name in enumerate(bands):
-        if wavelengths is not None and name not in wavelengths:
+        # Clay takes the wavelength 0 for a band that it does not know; a number says that none is known.
+        numbered = part.family.kind == "clay" and name.isdigit()
+        if wavelengths is not None and name not in wavelengths and not numbered:
             fix = suggest(name, wavelengths)
             raise _make_error("argument", "does not know this band", name, fix, f"bands[{position}]")
     return list(bands)
@@ -321,8 +321,9 @@ def _probe_terratorch_on(part: TerraTorch, channels: Channels, device: str) -> E
     # The default of Clay's `img_size` in TerraTorch, and that of the others.
     size = dict(part.options).get("img_size") or (256 if part.family.kind == "clay" else 224)
     sides = (size, size) if isinstance(size, int) else size
-    # The default may not be whole patches, where the options name other patches.
-    whole = [-(-side // along) * along for side, along in zip(sides, patch or (1, 1), strict=True)]
+    # The default may not be whole patches, where the options name other patches, or whole cells of a U-Net.
+    cell = 2 ** (len(network.encoder) - 1) if part.family.kind == "unet" else 1
+    whole = [-(-side // along) * along for side, along in zip(sides, patch or (cell, cell), strict=True)]
     found = _find_steady_strides(trial, (whole[0], whole[1]))
     if found is None:
         no_features = "no maps, and no tokens that follow the size of the image"
