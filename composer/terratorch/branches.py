@@ -35,11 +35,8 @@ HEADS: dict[str, type[Head]] = {
 }
 """The head of each task."""
 
-OWN_HEAD_FIELDS = {
-    "segmentation": ("batch_norm", "kernel_size", "upsampling", "final_act"),
-    "classification": ("pooling", "final_act"),
-}
-"""The fields of these heads that TerraTorch's do not have."""
+OWN_HEAD_FIELDS = ("batch_norm", "final_act", "kernel_size", "upsampling", "pooling")
+"""The fields that no head of TerraTorch has, or only that for regression: the first two."""
 
 PIXEL_WISE = ("segmentation", "regression")
 EMBEDDING_TASK = "embedding_generation"
@@ -183,7 +180,7 @@ def _build_head(task: str, arguments: Arguments, report: Diagnostics) -> Head | 
             report.add_ignored(arguments, ["batch_norm"], "the head is built with batch norm", fix)
         activation = _parse_activation(arguments, report)
         arguments = arguments.drop("batch_norm", "final_act").replace(**activation)
-    label, own = HEADS[task].__name__, [one for one in OWN_HEAD_FIELDS.get(task, ()) if one in arguments]
+    label, own = HEADS[task].__name__, [one for one in OWN_HEAD_FIELDS if one in arguments and task != "regression"]
     for argument in own:
         message = f"TerraTorch's {label} has no argument {argument!r}."
         report.add_problem(arguments.locate(argument), message, f"{label} in a spec has it", "unused")
