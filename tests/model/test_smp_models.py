@@ -114,7 +114,7 @@ ARGUMENTS = {
     "bands": ("MAnet", {**SMALL, "in_channels": 5}),
     "an option of timm": ("Unet", {**SMALL, "encoder_name": "tu-resnet18", "drop_path_rate": 0.3}),
     "an old name of an encoder": ("Unet", {**SMALL, "encoder_name": "timm-mobilenetv3_small_100"}),
-    "levels from the image on": ("Unet", {**SMALL, "encoder_name": "tu-dla34"}),
+    "levels from the image on": ("Unet", {**SMALL, "encoder_name": "tu-darknet17"}),
     "channels last": ("UPerNet", {"encoder_name": "tu-swin_tiny_patch4_window7_224", "img_size": (64, 96)}),
 }
 
