@@ -222,6 +222,7 @@ WRONG = {
         "part",
         "encoder_name: timm/resnet19 is not a network of timm (got timm 1.0.31).",
     ),
+    "an encoder without a name": ({**UNET, "encoder_name": "tu-"}, "part", "encoder: there is no encoder 'smp/tu-'."),
     "a depth in words": (
         {**UNET, "encoder_depth": "5"},
         "value",
