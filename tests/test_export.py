@@ -83,6 +83,12 @@ TRANSFORMER = composer.Graph(
 DYNAMIC = {
     "convolutions": CNN,
     "tokens": TRANSFORMER,
+    "scores enlarged by the head": composer.chain(
+        conv(4),
+        composer.IdentityDecoder(),
+        composer.SegmentationHead(num_classes=2, kernel_size=3, upsampling=4, final_act="Softmax"),
+        aux={"image": (composer.IdentityDecoder(), composer.ClassificationHead(num_classes=2, pooling="max"))},
+    ),
     "cells of a square": composer.chain(conv(4), composer.IdentityDecoder(), HEAD, rescale=False),
     "zeros at the end": composer.chain(
         conv(4), composer.IdentityDecoder(), HEAD, padding=composer.Padding(mode="zeros", side="end"), crop=(48, 64)

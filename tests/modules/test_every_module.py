@@ -51,12 +51,20 @@ CASES = {
         PYRAMID,
     ),
     "segmentation": (composer.SegmentationHead(num_classes=3, channel_list=(5, 4), dropout=0.5), ONE),
+    "segmentation, enlarged": (
+        composer.SegmentationHead(num_classes=3, channel_list=(5,), batch_norm=True, kernel_size=3, upsampling=2),
+        ONE,
+    ),
     "regression": (
         composer.RegressionHead(num_outputs=2, learned_upscale_layers=2, channel_list=(5, 4), dropout=0.5),
         ONE,
     ),
     "regression, no norm": (composer.RegressionHead(final_act="Softplus", batch_norm=False, channel_list=(5,)), ONE),
     "classification": (composer.ClassificationHead(num_classes=3, dim_list=(5, 4), dropout=0.5), ONE),
+    "classification of the max": (
+        composer.ClassificationHead(num_classes=3, pooling="max", final_act="Sigmoid"),
+        ONE,
+    ),
     "classification of a vector": (composer.ClassificationHead(num_classes=3, linear_after_pool=True), VEC),
     "scalar": (composer.ScalarHead(num_outputs=3, dim_list=(5, 4), dropout=0.5), ONE),
 }
