@@ -118,11 +118,15 @@ ARGUMENTS = {
     "levels from the image on": ("Unet", {**SMALL, "encoder_name": "tu-darknet17"}),
     "channels last": ("UPerNet", {"encoder_name": "tu-swin_tiny_patch4_window7_224", "img_size": (64, 96)}),
 }
+SLOW = ("sigmoid", "tanh", "a quarter of it", "a depth below it", "bands", "an option of timm", "channels last")
+CASES = [
+    pytest.param(*case, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, case in ARGUMENTS.items()
+]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:segmentation_models_pytorch|tests")
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice")
-@pytest.mark.parametrize(("name", "arguments"), ARGUMENTS.values(), ids=ARGUMENTS)
+@pytest.mark.parametrize(("name", "arguments"), CASES)
 def test_arguments_mean_what_they_mean_in_smp(name, arguments, tmp_path):
     encoder = arguments.get("encoder_name", "resnet18")
     peer = build_peer(name, **{"encoder": encoder, **{k: v for k, v in arguments.items() if k != "encoder_name"}})
