@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 import composer
 from composer.cli.main import main
+from composer.terratorch.configs import reads_config
 from composer.terratorch.factory import EncoderDecoderFactory
 from tests.peers.combinations import (
     CHANNELS,
@@ -38,6 +39,7 @@ from tests.wrong_specs import READ
 
 FOLDER = Path(__file__).parent
 SPECS = {path.stem: path for path in sorted((FOLDER.parents[1] / "specs").glob("*.yaml"))}
+CONFIGS = {path.stem: path for path in sorted((FOLDER.parent / "terratorch_configs").glob("*.yaml"))}
 LIBRARIES = {"smp/": "segmentation_models_pytorch", "mmseg/": "mmseg", "transformers/": "transformers"}
 LIBRARIES["terratorch/"] = "terratorch"
 SOURCES = ("mmseg", "transformers", "terratorch")
@@ -89,6 +91,29 @@ def check(text: str) -> Any:
         Path("model.yaml").write_text(text, encoding="utf-8")
         main(["check", "--format", "json", "model.yaml"])
     return json.loads(out.getvalue())[0]
+
+
+def import_config(stem: str) -> dict[str, Any]:
+    """The lines of the spec of a TerraTorch config, or those that say why it has none."""
+    try:
+        graph = reads_config(CONFIGS[stem].read_text(encoding="utf-8"), name=f"{stem}.yaml").graph
+    except composer.SpecError as error:
+        return {"refused": str(error).splitlines()}
+    return {"spec": composer.write(graph).splitlines()}
+
+
+def list_outputs(typed: composer.TypedGraph) -> list[Any]:
+    """The shapes of the outputs for images of 224 × 224."""
+    return json.loads(json.dumps([typed.shape(end, height=224, width=224) for end in typed.ends]))
+
+
+def _record_config(stem: str, known: dict[str, Any]) -> dict[str, Any]:
+    found = import_config(stem)
+    text = "\n".join(found.get("spec", ()))
+    if not text:
+        return found
+    outputs = list_outputs(composer.infer(composer.reads(text))) if _is_buildable(text) else known.get("outputs")
+    return {**found, "outputs": outputs}
 
 
 def public_names() -> dict[str, str]:
@@ -182,6 +207,7 @@ def record() -> None:
     _write("checks", dict(sorted({**read("checks"), **checks}.items())))
     _write("wrong", wrong)
     _write("models", dict(sorted({**read("models"), **models}.items())))
+    _write("terratorch", {stem: _record_config(stem, read("terratorch").get(stem, {})) for stem in CONFIGS})
     _write("factory", {name: factory_model(name) for name in COMBINATIONS})
     _write("api", public_names())
 
