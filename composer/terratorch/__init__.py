@@ -10,13 +10,21 @@ from composer.terratorch.configs import read_config, reads_config
 from composer.terratorch.translation import Translation, translate
 
 if TYPE_CHECKING:
-    from composer.terratorch.factory import EncoderDecoderFactory, FactoryModel, TerraTorchWarning
+    from composer.terratorch.factory import (
+        EncoderDecoderFactory,
+        FactoryModel,
+        PrithviModelFactory,
+        TerraTorchWarning,
+        TimmModelFactory,
+    )
 
 __all__ = [
     "AuxiliaryHead",
     "EncoderDecoderFactory",
     "FactoryModel",
+    "PrithviModelFactory",
     "TerraTorchWarning",
+    "TimmModelFactory",
     "Translation",
     "read_config",
     "reads_config",

@@ -109,13 +109,14 @@ def _parse_config(text: str, report: Diagnostics) -> _Call | None:
     for key in config if isinstance(config, dict) else ():
         if key != MODEL:
             _set_aside("", key, report)
-    for key in model if isinstance(model, dict) else ():
+    if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
+        if not report.problems:
+            message = f"this is no TerraTorch config: its model has no class_path and init_args (got {model!r})."
+            report.add_problem("" if model is None else MODEL, message, CONFIG_EXAMPLE, "key")
+        return None
+    for key in model:
         if key not in ("class_path", "init_args"):
             report.add_problem(f"{MODEL}.{key}", f"a model has no key {key!r}.", CONFIG_EXAMPLE, "key")
-    if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
-        message = f"a config has a model of a class_path and init_args (got {model!r}), all in this file."
-        report.add_problem("" if model is None else MODEL, message, CONFIG_EXAMPLE, "key")
-        return None
     home, dot, task = str(model.get("class_path")).rpartition(".")
     if task in TASKS and home.partition(".")[0] in ("", "terratorch"):
         return _parse_init_args(task, model["init_args"], report)
@@ -160,7 +161,11 @@ def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> _C
     for name, value in init.items():
         if name not in known or (name == MODEL and value is not None):
             _check_init_arg(task, name, value, known, report)
-    factory, arguments = FACTORY if embedding else str(init.get("model_factory")), init.get("model_args")
+    factory, arguments = FACTORY if embedding else init.get("model_factory"), init.get("model_args")
+    if not isinstance(factory, str):
+        message = f"{task} needs the name of a model_factory (got {factory!r})."
+        report.add_problem(f"{INIT_ARGS}.model_factory", message, f"model_factory: {FACTORY}", "key")
+        return None
     if factory not in FACTORIES:
         report.add_problem(f"{INIT_ARGS}.model_factory", *explain_unsupported_factory(factory), "part")
         return None

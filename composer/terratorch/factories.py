@@ -76,6 +76,10 @@ def translate_timm_call(call: Mapping[str, Any], _: Describe, report: Diagnostic
         report.add_problem("backbone", f"timm has no network {plain!r}.", suggest(plain, list_networks()), "part")
     elif not is_resnet and not _CLASS_TOKEN_NETWORKS.fullmatch(plain):
         report.add_problem("backbone", f"the classifier of {plain} is more than a linear layer.", fix, "part")
+    for option in arguments:
+        if option != "img_size" and not option.endswith("_rate"):
+            message = f"{option} may change the classifier, which is imported as it is without."
+            report.add_problem(arguments.locate(option), message, fix, "unused")
     if isinstance(call.get("pretrained"), str):
         message = f"weights of torchgeo, and checkpoints, are not read here (got {call['pretrained']!r})."
         report.add_problem("pretrained", message, "pretrained: true")
@@ -125,7 +129,7 @@ UNSUPPORTED_FACTORIES: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "GenericModelFactory": ("they are backbones alone", f"{FACTORY}, with the same backbone, and a decoder"),
         "GenericUnetModelFactory": (
-            "they have neither a head nor the size of the image",
+            "they have no head, and take the last feature for scores",
             f"{FACTORY}, backbone: UNet, decoder: IdentityDecoder",
         ),
         "ObjectDetectionModelFactory": (
