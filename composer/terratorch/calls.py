@@ -74,12 +74,14 @@ class Diagnostics:
 
     The place of a problem is an argument: `decoder_channels`, `necks[1].indices`. Where the call was read from a
     config, `aliases` maps arguments to paths of the config (`""` is the whole call), and `source` has their
-    positions. `origins` are the arguments that each node of the graph was made of.
+    positions. `origins` are the arguments that each node of the graph was made of. `spellings` maps arguments to the
+    names that the caller's factory has for them, with which a fix is written.
     """
 
     source: Source = field(factory=Source)
     aliases: dict[str, str] = field(factory=dict)
     origins: dict[str, Arguments] = field(factory=dict)
+    spellings: dict[str, str] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     notes: list[Problem] = field(factory=list)
 
@@ -93,7 +95,7 @@ class Diagnostics:
 
     def add_problem(self, path: str, message: str, fix: str | None = None, code: str = "value") -> None:
         """Add a problem at an argument; with the code `note`, a note."""
-        problem = Problem(code=code, message=message, place=self.locate(path), fix=fix)
+        problem = Problem(code=code, message=message, place=self.locate(path), fix=self._spell(fix))
         found = self.notes if code == "note" else self.problems
         # The main head's problems recur for every auxiliary head.
         if problem not in found:
@@ -136,7 +138,12 @@ class Diagnostics:
             fix: str | None = "; ".join(self._format_edit(edit, graph) for edit in problem.fix.edits)
         else:
             fix = problem.fix and format_fix(problem.fix, origin)
-        return evolve(problem, place=self.locate(path), fix=fix)
+        return evolve(problem, place=self.locate(path), fix=self._spell(fix))
+
+    def _spell(self, fix: str | None) -> str | None:
+        for name, spelling in self.spellings.items():
+            fix = fix and fix.replace(name, spelling)
+        return fix
 
     def _format_edit(self, edit: Edit, graph: Graph) -> str:
         if isinstance(edit, SetField):

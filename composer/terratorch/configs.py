@@ -80,8 +80,8 @@ def reads_config(text: str, *, name: str | None = None, describe: Describe = des
         try:
             padding_notes = find_padding_notes(infer(translation.graph, describe), report)
         except SpecError as error:
-            if any(problem.code != "install" for problem in error.problems):
-                raise
+            if found := [problem for problem in error.problems if problem.code != "install"]:
+                raise SpecError(found) from None
             message = "a library is missing, so the spec was not checked."
             report.add_note("", message, "; ".join(str(problem.fix) for problem in error.problems))
     labels = [label for label, _ in translation.graph.auxiliary]

@@ -48,6 +48,7 @@ def translate_prithvi_call(call: Mapping[str, Any], describe: Describe, report: 
             fix = f"write {name.removeprefix('backbone_')}"
             report.add_note(name, f"TerraTorch ignores {name}: PrithviModelFactory sets it.", fix)
     report.aliases |= {new: report.locate(old).path for old, new in _RENAMED.items()}
+    report.spellings |= {new: old for old, new in _RENAMED.items()}
     renamed = {_RENAMED.get(name, name): value for name, value in values.items() if value is not None}
     return translate(renamed, describe, report)
 
