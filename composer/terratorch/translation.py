@@ -88,10 +88,6 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         unread = [name for name in output if output.get(name) is not True]
         report.add_ignored(output, unread, f"the output of {task} has no size")
         output = Arguments("", "")
-    elif output.get("rescale") is False and "image_size_out" in output:
-        message = "with rescale: false the output is not at the image's size. TerraTorch crops it where it is larger."
-        report.add_note("image_size_out", message, "rescale: true")
-        output = output.drop("image_size_out")
     report.raise_problems()
     assert backbone is not None
     labels = {normalize_branch(name): name for name in branches}
