@@ -318,8 +318,9 @@ def _probe_terratorch_on(part: TerraTorch, channels: Channels, device: str) -> E
     # The default of Clay's `img_size` in TerraTorch, and that of the others.
     size = dict(part.options).get("img_size") or (256 if part.family.kind == "clay" else 224)
     sides = (size, size) if isinstance(size, int) else size
-    # The default may not be whole patches, where the options name other patches.
-    whole = [-(-side // along) * along for side, along in zip(sides, patch or (1, 1), strict=True)]
+    # The default may not be whole patches, where the options name other patches, or whole cells of a U-Net.
+    cell = 2 ** (len(network.encoder) - 1) if part.family.kind == "unet" else 1
+    whole = [-(-side // along) * along for side, along in zip(sides, patch or (cell, cell), strict=True)]
     found = _find_steady_strides(trial, (whole[0], whole[1]))
     if found is None:
         no_features = "no maps, and no tokens that follow the size of the image"
