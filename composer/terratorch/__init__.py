@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         EncoderDecoderFactory,
         FactoryModel,
         PrithviModelFactory,
+        SMPModelFactory,
         TerraTorchWarning,
         TimmModelFactory,
     )
@@ -23,6 +24,7 @@ __all__ = [
     "EncoderDecoderFactory",
     "FactoryModel",
     "PrithviModelFactory",
+    "SMPModelFactory",
     "TerraTorchWarning",
     "TimmModelFactory",
     "Translation",

@@ -125,7 +125,7 @@ class Diagnostics:
         name = re.split(r"[.\[]", rest)[0]
         return origin, f"{origin.paths[name]}{rest[len(name) :]}" if name in origin.paths else origin.owner
 
-    def map_problem(self, problem: Problem, graph: Graph) -> Problem:
+    def map_problem(self, problem: Problem, graph: Graph | None) -> Problem:
         """Return a problem of the graph with the place of the argument that caused it, and a fix in arguments.
 
         Where a field has no argument of its own, the place is that of the node's argument.
@@ -145,14 +145,14 @@ class Diagnostics:
             fix = fix and fix.replace(name, spelling)
         return fix
 
-    def _format_edit(self, edit: Edit, graph: Graph) -> str:
+    def _format_edit(self, edit: Edit, graph: Graph | None) -> str:
         if isinstance(edit, SetField):
             return f"{self.origins[edit.node].format_path(edit.name)}: {edit.value}"
         # Frames are pooled by the backbone in TerraTorch.
         pooling = TemporalPooling.__name__
         if edit.parts == (pooling,):
             return f"{self.origins['encoder'].format_path('temporal_pooling')}: mean"
-        nodes = [node for node in graph.nodes if node.name.startswith("necks[")]
+        nodes = [node for node in (graph.nodes if graph else ()) if node.name.startswith("necks[")]
         parts = [format_part(node.part) for node in nodes if isinstance(node.part, Part)]
         at = [*(node.name for node in nodes), edit.before].index(edit.before)
         necks = (part.partition(": {") for part in (*parts[:at], *edit.parts, *parts[at:]))
@@ -160,7 +160,7 @@ class Diagnostics:
         return f"necks: [{', '.join(neck for neck in dicts if pooling not in neck)}]"
 
     @contextmanager
-    def map_errors(self, graph: Graph) -> Iterator[None]:
+    def map_errors(self, graph: Graph | None = None) -> Iterator[None]:
         """Within it, a SpecError of the graph becomes one of the call, in the order of the file."""
         try:
             yield
@@ -168,8 +168,8 @@ class Diagnostics:
             raise SpecError(sort_problems(self.map_problem(problem, graph) for problem in error.problems)) from None
 
 
-_SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "necks", "rescale")
-"""Keys of a spec with which a fix may begin, and which are not fields of a part."""
+_SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "known", "necks", "rescale")
+"""Words with which a fix may begin, and which are not fields of a part."""
 
 
 def format_fix(fix: str, origin: Arguments) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve
 
+from composer.adapters.smp.parts import SmpEncoder
+from composer.adapters.smp.translation import SMP_MODELS, build_graph
 from composer.adapters.timm.catalogue import find_entry, list_networks
 from composer.errors import suggest
 from composer.graph import chain
@@ -30,15 +32,13 @@ def translate_prithvi_call(call: Mapping[str, Any], describe: Describe, report: 
     `in_channels` has no effect in TerraTorch: a Prithvi has as many channels as bands.
     """
     instead = f"model_factory: {FACTORY}, with backbone_bands in place of bands, and so on"
-    backbone, bands = call.get("backbone"), call.get("bands")
+    backbone = call.get("backbone")
     if isinstance(backbone, str) and not backbone.startswith("prithvi_"):
         message = f"the backbones of PrithviModelFactory are named prithvi_… (got {backbone!r})."
         report.add_problem("backbone", message, instead, "part")
-    if not isinstance(bands, list | tuple):
-        message = f"PrithviModelFactory needs a list of bands (got {bands!r})."
-        report.add_problem("bands", message, "bands: [BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2]", "key")
-    elif call.get("in_channels", len(bands)) not in (None, len(bands)):
-        report.add_note("in_channels", f"TerraTorch ignores in_channels: the image has {len(bands)} bands.")
+    channels = _count_bands("PrithviModelFactory", call, report)
+    if call.get("in_channels") not in (None, channels):
+        report.add_note("in_channels", f"TerraTorch ignores in_channels: the image has {channels} bands.")
     values = {"pretrained": True, "num_frames": 1, **call}
     for name in ("necks", "prepare_features_for_image_model"):
         if values.pop(name, None):
@@ -53,6 +53,63 @@ def translate_prithvi_call(call: Mapping[str, Any], describe: Describe, report: 
     return translate(renamed, describe, report)
 
 
+def _count_bands(factory: str, call: Mapping[str, Any], report: Diagnostics) -> int:
+    bands = call.get("bands")
+    if isinstance(bands, list | tuple):
+        return len(bands)
+    message = f"{factory} needs a list of bands (got {bands!r})."
+    report.add_problem("bands", message, "bands: [BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2]", "key")
+    return 0
+
+
+def translate_smp_call(call: Mapping[str, Any], _: Describe, report: Diagnostics) -> Translation:
+    """Return the graph of the model of SMPModelFactory: a whole model of smp, brought to the size of the image."""
+    arguments, rest = route_arguments("smp_", "model", None, call)
+    _note_ignored("SMPModelFactory", rest, ("model", "bands", *_ARGUMENTS), report)
+    model, channels = str(call.get("model")), _count_bands("SMPModelFactory", call, report)
+    if call.get("task") != "segmentation":
+        fix = f"model_factory: {FACTORY}, decoder: smp_{model}"
+        report.add_problem("task", f"SMPModelFactory builds models of segmentation (got {call['task']}).", fix, "part")
+    if model not in SMP_MODELS:
+        report.add_problem("model", f"smp has no model {model!r}.", suggest(model, SMP_MODELS), "part")
+    report.raise_problems()
+    named = {"encoder_name": "backbone", "in_channels": "in_channels", "classes": "num_classes"}
+    values = {argument: call[name] for argument, name in named.items() if call.get(name) is not None}
+    config = {"in_channels": channels, **values, **arguments.values}
+    weights = config.get("encoder_weights", call.get("pretrained", True))
+    if config.get("aux_params"):
+        report.add_note("smp_aux_params", "TerraTorch drops the scores of the image; here they are an output.")
+    report.origins |= {argument: Arguments(name, "") for argument, name in (*arguments.paths.items(), *named.items())}
+    report.origins |= {
+        "encoder": evolve(arguments, owner="backbone", paths={**arguments.paths, **_SMP_ENCODER_PATHS}),
+        "decoder": arguments,
+        "head": evolve(arguments, paths=_SMP_HEAD_PATHS),
+        **dict.fromkeys(("input", "image"), Arguments("in_channels", "")),
+    }
+    with report.map_errors():
+        graph = build_graph(model, config)
+    (encoder,) = (node for node in graph.nodes if node.name == "encoder")
+    assert isinstance(encoder.part, SmpEncoder | Timm)
+    known = weights or False if isinstance(encoder.part, SmpEncoder) else bool(weights)
+    built = evolve(encoder, part=evolve(encoder.part, pretrained=known))
+    nodes = [built if node is encoder else node for node in graph.nodes]
+    return Translation(evolve(graph, nodes=nodes, rescale=True), report.notes)
+
+
+_SMP_ENCODER_PATHS = {
+    "depth": "smp_encoder_depth",
+    "output_stride": "smp_encoder_output_stride",
+    "pretrained": "pretrained",
+}
+_SMP_HEAD_PATHS = {"num_classes": "num_classes", "final_act": "smp_activation", "upsampling": "smp_upsampling"}
+_ARGUMENTS = ("task", "backbone", "in_channels", "num_classes", "pretrained")
+
+
+def _note_ignored(factory: str, call: Mapping[str, Any], known: Sequence[str], report: Diagnostics) -> None:
+    ignored = [name for name in call if name not in known and call[name]]
+    report.add_ignored(Arguments("", "", call), ignored, f"{factory} never reads it")
+
+
 _CLASS_TOKEN_NETWORKS = re.compile(r"(vit|deit3?)_[a-z]+_patch\d+(_clip)?_\d+")
 """The ViTs of timm whose classifier is a linear layer on the class token."""
 
@@ -63,9 +120,7 @@ def translate_timm_call(call: Mapping[str, Any], _: Describe, report: Diagnostic
     Parts give that classifier where it is a linear layer, on the class token or on the mean of the last map.
     """
     arguments, rest = route_arguments("backbone_", "backbone", None, call)
-    known = ("task", "backbone", "in_channels", "num_classes", "pretrained")
-    ignored = [name for name in rest if rest[name] and name not in known]
-    report.add_ignored(Arguments("", "", rest), ignored, "TimmModelFactory never reads it")
+    _note_ignored("TimmModelFactory", rest, _ARGUMENTS, report)
     name, classes = str(call.get("backbone")), {"num_classes": call.get("num_classes"), "linear_after_pool": True}
     plain = name.partition(".")[0]
     entry = find_entry(plain) or {"family": None}
@@ -110,6 +165,7 @@ FACTORIES: Mapping[str, Callable[[Mapping[str, Any], Describe, Diagnostics], Tra
     {
         FACTORY: translate,
         "PrithviModelFactory": translate_prithvi_call,
+        "SMPModelFactory": translate_smp_call,
         "TimmModelFactory": translate_timm_call,
     }
 )

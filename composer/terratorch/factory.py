@@ -73,6 +73,14 @@ class PrithviModelFactory:
         return _build_model("PrithviModelFactory", task, {"task": task, **call})
 
 
+class SMPModelFactory:
+    """TerraTorch's factory of the same name: whole models of smp, whose output has the size of the image."""
+
+    def build_model(self, task: str, **call: Any) -> FactoryModel:
+        """Build the model of a call with `backbone`, `model`, `bands`, `num_classes`, `pretrained` and `smp_…`."""
+        return _build_model("SMPModelFactory", task, {"task": task, **call})
+
+
 class TimmModelFactory:
     """TerraTorch's factory of the same name: networks of timm with their own classifier."""
 
