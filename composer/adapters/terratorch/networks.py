@@ -60,6 +60,10 @@ def create_terratorch_backbone(part: TerraTorch, channels: Channels, **more: Any
     _check_options(part)
     with guard_import(), limit_modules():
         arguments = {**_build_image_arguments(part, channels), **to_keyword_arguments(part.options), **more}
+        if part.family.kind == "swin" and part.out_indices is not None and min(part.out_indices) >= 0:
+            # TerraTorch leaves out the stages behind the last one that is picked.
+            deepest = min(max(part.out_indices), len(arguments.get("depths", range(4))) - 1)
+            arguments["out_indices"] = tuple(range(deepest + 1))
         network = _get_constructor(part)(**arguments)
     for name in ("forward", "prepare_features_for_image_model"):
         # Functions that are bound to this instance, which a copy would go on to run, or which cannot be pickled.
