@@ -10,11 +10,9 @@ import terratorch.tasks
 import torch
 from jsonargparse._loaders_dumpers import yaml_load
 from terratorch.models.model import AuxiliaryHead
-from terratorch.registry import MODEL_FACTORY_REGISTRY
 
 import composer
 from composer.terratorch.configs import EMBEDDING_TASK_CLASS, build_embedding_necks, read_config, reads_config
-from composer.terratorch.factories import FACTORIES, UNSUPPORTED_FACTORIES
 
 CONFIGS = Path(__file__).parents[1] / "terratorch_configs"
 
@@ -113,8 +111,3 @@ model:
     theirs = yaml_load(f"a: {word}")["a"]
     with pytest.raises(composer.SpecError, match=f"got {theirs!r}"):
         reads_config(text)
-
-
-def test_every_factory_of_terratorch_has_its_place():
-    # Another package registers one more.
-    assert {*FACTORIES, *UNSUPPORTED_FACTORIES} == {*MODEL_FACTORY_REGISTRY, "WxCModelFactory"}
