@@ -8,6 +8,7 @@ import composer
 from composer.terratorch import TimmModelFactory
 from composer.terratorch.configs import reads_config
 from composer.terratorch.factories import UNSUPPORTED_FACTORIES
+from tests.golden import recording
 
 PLACE = "model.init_args.model_args"
 
@@ -21,12 +22,17 @@ def config(factory, task="SemanticSegmentationTask", **arguments):
     )
 
 
+def imported(*args, **arguments):
+    """The translation of a config, as where TerraTorch is not installed."""
+    return reads_config(config(*args, **arguments), describe=recording.describe_without_terratorch)
+
+
 def spec(*args, **arguments):
-    return composer.write(reads_config(config(*args, **arguments)).graph)
+    return composer.write(imported(*args, **arguments).graph)
 
 
 def notes(*args, **arguments):
-    return [note.format("note").partition(": ")[2] for note in reads_config(config(*args, **arguments)).notes]
+    return [note.format("note").partition(": ")[2] for note in imported(*args, **arguments).notes]
 
 
 def refusal(*args, **arguments):
@@ -143,6 +149,157 @@ class TestTimm:
     @pytest.mark.parametrize(("changes", "said"), REFUSED_CLASSIFIERS, ids=[*"abcdefgh"])
     def test_what_it_refuses(self, changes, said):
         assert refusal(**{**CLASSIFIER, "backbone": "resnet18", **changes}) == said
+
+
+WHOLE = {"factory": "SMPModelFactory", "model": "Unet", "backbone": "resnet18", "bands": "[RED, GREEN, BLUE, NIR]"}
+DIVISIBLE = (
+    f"note[note] {PLACE}.backbone: the network needs sides that are multiples of 32: others are padded, and cropped. "
+    "TerraTorch feeds them as they are, and gives other numbers or fails."
+)
+NO_BANDS = "needs a list of bands (got None). | bands: [BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2]"
+REFUSED_MODELS = {
+    "no model of smp": ({"model": "UNet"}, "part model: smp has no model 'UNet'. | did you mean Unet?"),
+    "another task": (
+        {"task": "PixelwiseRegressionTask"},
+        (
+            "part model.class_path: SMPModelFactory builds models of segmentation (got regression). | "
+            "model_factory: EncoderDecoderFactory, decoder: smp_Unet"
+        ),
+    ),
+    "no bands": ({"bands": "null"}, f"key bands: SMPModelFactory {NO_BANDS}"),
+    "an encoder of one's own": (
+        {"backbone": "my.Encoder"},
+        (
+            "part backbone: there is no encoder 'smp/my.Encoder'. | "
+            "python -m composer list encoders 'smp/*' shows what there is"
+        ),
+    ),
+    "no classes": (
+        {"num_classes": 0},
+        "value num_classes: num_classes must be a whole number from 1 to 65536 (got 0). | None",
+    ),
+    "too many levels": (
+        {"smp_encoder_depth": 6},
+        "value smp_encoder_depth: depth must be a whole number from 3 to 5 (got 6). | None",
+    ),
+    "an activation without a name": (
+        {"smp_activation": "argmax"},
+        (
+            "value smp_activation: final_act must be one of null, ReLU, GELU, SiLU, LeakyReLU, ELU, Tanh, Sigmoid, "
+            "Softplus, Identity, Softmax, LogSoftmax (got 'argmax'). | None"
+        ),
+    ),
+}
+
+
+class TestWholeModelsOfSmp:
+    @pytest.mark.parametrize(
+        ("changes", "encoder"),
+        [
+            ({}, "{smp/resnet18: {pretrained: true}}"),
+            ({"pretrained": "false"}, "smp/resnet18"),
+            ({"pretrained": "ssl"}, "{smp/resnet18: {pretrained: ssl}}"),
+            ({"smp_encoder_weights": "ssl"}, "{smp/resnet18: {pretrained: ssl}}"),
+            (
+                {"backbone": "tu-resnet18.a1_in1k"},
+                "{timm/resnet18.a1_in1k: {out_indices: [0, 1, 2, 3, 4], pretrained: true}}",
+            ),
+        ],
+        ids=["published", "random", "a set", "a set for smp", "of timm"],
+    )
+    def test_the_spec_is_that_of_smp_with_weights(self, changes, encoder):
+        assert spec(**{**WHOLE, **changes}) == (
+            f"input: {{channels: 4}}\nencoder: {encoder}\ndecoder: smp/Unet\n"
+            "head: {SegmentationHead: {num_classes: 1, kernel_size: 3}}\n"
+        )
+
+    def test_its_own_factor_does_not_change_the_size(self):
+        call = {**WHOLE, "model": "FPN", "in_channels": 3, "num_classes": 2}
+        assert spec(**call, smp_upsampling=2, smp_decoder_dropout=0) == (
+            "encoder: {smp/resnet18: {pretrained: true}}\n"
+            "decoder: {smp/FPN: {decoder_dropout: 0.0}}\n"
+            "head: {SegmentationHead: {num_classes: 2, upsampling: 2}}\n"
+        )
+
+    def test_what_terratorch_drops_is_said(self):
+        assert notes(**WHOLE, head_dropout=0.1, smp_aux_params="{classes: 3}") == [
+            DIVISIBLE,
+            f"note[note] {PLACE}.head_dropout: TerraTorch ignores head_dropout: SMPModelFactory never reads it.",
+            f"note[note] {PLACE}.smp_aux_params: TerraTorch drops the scores of the image; here they are an output.",
+        ]
+
+    @pytest.mark.parametrize(("changes", "said"), REFUSED_MODELS.values(), ids=REFUSED_MODELS)
+    def test_what_it_refuses(self, changes, said):
+        assert refusal(**{**WHOLE, **changes}) == said
+
+
+PRITHVI = {"factory": "PrithviModelFactory", "backbone": "prithvi_eo_v2_300", "decoder": "FCNDecoder", "num_classes": 2}
+RGB = {"bands": "[BLUE, GREEN, RED]"}
+BY_THE_OTHER = "model_factory: EncoderDecoderFactory, with backbone_bands in place of bands, and so on"
+REFUSED_PRITHVIS = {
+    "another backbone": (
+        {"backbone": "resnet18"},
+        f"part backbone: the backbones of PrithviModelFactory are named prithvi_… (got 'resnet18'). | {BY_THE_OTHER}",
+    ),
+    "no bands": ({"bands": "null"}, f"key bands: PrithviModelFactory {NO_BANDS}"),
+    "necks": (
+        {"necks": "[{name: ReshapeTokensToImage}]"},
+        f"unused necks: PrithviModelFactory takes no necks. | {BY_THE_OTHER}",
+    ),
+    "a backbone that nobody knows": (
+        {"backbone": "prithvi_eo_v9"},
+        (
+            "part backbone: TerraTorch 1.2.11 has no backbone 'prithvi_eo_v9'. | "
+            "did you mean prithvi_eo_v2_600 or prithvi_eo_v2_300 or prithvi_eo_v1_100?"
+        ),
+    ),
+    "bands twice": (
+        {"bands": "[RED, RED]"},
+        "value bands: terratorch/prithvi_eo_v2_300: each name is given once (got ['RED', 'RED']). | None",
+    ),
+    "no number of frames": (
+        {"num_frames": 0},
+        "value num_frames: frames must be a whole number from 1 to 1024 (got 0). | None",
+    ),
+}
+
+
+class TestPrithvi:
+    def test_its_arguments_are_those_of_the_backbone(self):
+        more = {"backbone_out_indices": "[5, 11]", "head_dropout": 0.1, "rescale": "false"}
+        renamed = {f"backbone_{name}": value for name, value in {**RGB, "pretrained": "true", "num_frames": 3}.items()}
+
+        written = spec(**PRITHVI, **RGB, num_frames=3, **more)
+
+        assert written == spec(**{**PRITHVI, "factory": "EncoderDecoderFactory"}, **renamed, **more)
+
+    @pytest.mark.parametrize(
+        ("changes", "note"),
+        [
+            ({"in_channels": 4}, "in_channels: TerraTorch ignores in_channels: the image has 3 bands."),
+            (
+                {"backbone_pretrained": "false"},
+                (
+                    "backbone_pretrained: TerraTorch ignores backbone_pretrained: PrithviModelFactory sets it.\n"
+                    "  fix: write pretrained"
+                ),
+            ),
+            (
+                {"bands": "[0, 1, 2]"},
+                (
+                    "bands: TerraTorch starts the kernels of numbers at random; here they are those of the weights, in "
+                    "order.\n  fix: name them: bands: [BLUE, …]"
+                ),
+            ),
+        ],
+        ids=["channels", "an argument of the other factory", "numbers"],
+    )
+    def test_what_has_no_effect_in_terratorch_is_said(self, changes, note):
+        assert f"note[note] {PLACE}.{note}" in notes(**{**PRITHVI, **RGB, **changes})
+
+    @pytest.mark.parametrize(("changes", "said"), REFUSED_PRITHVIS.values(), ids=REFUSED_PRITHVIS)
+    def test_what_it_refuses(self, changes, said):
+        assert refusal(**{**PRITHVI, **RGB, **changes}) == said
 
 
 NEAREST = "model_factory: EncoderDecoderFactory, "

@@ -36,6 +36,7 @@ def translate_prithvi_call(call: Mapping[str, Any], describe: Describe, report: 
     if isinstance(backbone, str) and not backbone.startswith("prithvi_"):
         message = f"the backbones of PrithviModelFactory are named prithvi_… (got {backbone!r})."
         report.add_problem("backbone", message, instead, "part")
+        report.raise_problems()
     channels = _count_bands("PrithviModelFactory", call, report)
     if call.get("in_channels") not in (None, channels):
         report.add_note("in_channels", f"TerraTorch ignores in_channels: the image has {channels} bands.")
