@@ -71,6 +71,7 @@ COMMANDS = {
     "list nonsense": 2,
     "matrix --encoders timm/resnet18 --decoders FCNDecoder": 0,
     "import terratorch good.yaml": 1,
+    "import smp missing": 1,
     "nonsense": 2,
 }
 
