@@ -157,6 +157,7 @@ DIVISIBLE = (
     "TerraTorch feeds them as they are, and gives other numbers or fails."
 )
 NO_BANDS = "needs a list of bands (got None). | bands: [BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2]"
+OTHER_VALUE = "leave it out, or give it a value that smp and composer both take"
 REFUSED_MODELS = {
     "no model of smp": ({"model": "UNet"}, "part model: smp has no model 'UNet'. | did you mean Unet?"),
     "another task": (
@@ -176,17 +177,17 @@ REFUSED_MODELS = {
     ),
     "no classes": (
         {"num_classes": 0},
-        "value num_classes: num_classes must be a whole number from 1 to 65536 (got 0). | None",
+        f"value num_classes: num_classes must be a whole number from 1 to 65536 (got 0). | {OTHER_VALUE}",
     ),
     "too many levels": (
         {"smp_encoder_depth": 6},
-        "value smp_encoder_depth: depth must be a whole number from 3 to 5 (got 6). | None",
+        f"value smp_encoder_depth: depth must be a whole number from 3 to 5 (got 6). | {OTHER_VALUE}",
     ),
     "an activation without a name": (
         {"smp_activation": "argmax"},
         (
             "value smp_activation: final_act must be one of null, ReLU, GELU, SiLU, LeakyReLU, ELU, Tanh, Sigmoid, "
-            "Softplus, Identity, Softmax, LogSoftmax (got 'argmax'). | None"
+            f"Softplus, Identity, Softmax, LogSoftmax (got 'argmax'). | {OTHER_VALUE}"
         ),
     ),
 }
@@ -196,20 +197,20 @@ class TestWholeModelsOfSmp:
     @pytest.mark.parametrize(
         ("changes", "encoder"),
         [
-            ({}, "{smp/resnet18: {pretrained: true}}"),
-            ({"pretrained": "false"}, "smp/resnet18"),
-            ({"pretrained": "ssl"}, "{smp/resnet18: {pretrained: ssl}}"),
-            ({"smp_encoder_weights": "ssl"}, "{smp/resnet18: {pretrained: ssl}}"),
+            ({}, " {smp/resnet18: {pretrained: true}}"),
+            ({"pretrained": "false"}, " smp/resnet18"),
+            ({"pretrained": "ssl"}, " {smp/resnet18: {pretrained: ssl}}"),
+            ({"smp_encoder_weights": "ssl"}, " {smp/resnet18: {pretrained: ssl}}"),
             (
                 {"backbone": "tu-resnet18.a1_in1k"},
-                "{timm/resnet18.a1_in1k: {out_indices: [0, 1, 2, 3, 4], pretrained: true}}",
+                "\n  timm/resnet18.a1_in1k: {out_indices: [0, 1, 2, 3, 4], pretrained: true, features_only: true}",
             ),
         ],
         ids=["published", "random", "a set", "a set for smp", "of timm"],
     )
     def test_the_spec_is_that_of_smp_with_weights(self, changes, encoder):
         assert spec(**{**WHOLE, **changes}) == (
-            f"input: {{channels: 4}}\nencoder: {encoder}\ndecoder: smp/Unet\n"
+            f"input: {{channels: 4}}\nencoder:{encoder}\ndecoder: smp/Unet\n"
             "head: {SegmentationHead: {num_classes: 1, kernel_size: 3}}\n"
         )
 
