@@ -114,7 +114,7 @@ ARGUMENTS = {
     "bands": ("MAnet", {**SMALL, "in_channels": 5}),
     "an option of timm": ("Unet", {**SMALL, "encoder_name": "tu-resnet18", "drop_path_rate": 0.3}),
     "an old name of an encoder": ("Unet", {**SMALL, "encoder_name": "timm-mobilenetv3_small_100"}),
-    "levels from the image on": ("Unet", {**SMALL, "encoder_name": "tu-dla34"}),
+    "levels from the image on": ("Unet", {**SMALL, "encoder_name": "tu-darknet17"}),
     "channels last": ("UPerNet", {"encoder_name": "tu-swin_tiny_patch4_window7_224", "img_size": (64, 96)}),
 }
 
@@ -222,6 +222,7 @@ WRONG = {
         "part",
         "encoder_name: timm/resnet19 is not a network of timm (got timm 1.0.31).",
     ),
+    "an encoder without a name": ({**UNET, "encoder_name": "tu-"}, "part", "encoder: there is no encoder 'smp/tu-'."),
     "a depth in words": (
         {**UNET, "encoder_depth": "5"},
         "value",

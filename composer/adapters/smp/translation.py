@@ -91,7 +91,10 @@ def build_graph(name: str, arguments: Mapping[str, Any], file: str | None = None
 
 def translate(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec of a model of smp as plain data. Raises SpecError for values that cannot be translated."""
-    given, defaults = map(_convert_tuples, (arguments, SMP_DECODER_ARGUMENTS[name]))
+    given, defaults = (
+        {key: list(value) if isinstance(value, tuple) else value for key, value in mapping.items()}
+        for mapping in (arguments, SMP_DECODER_ARGUMENTS[name])
+    )
     for old, new in _OLD_NAMES.items():
         if (value := given.pop(old, None)) is not None:
             given[new] = value
@@ -120,15 +123,10 @@ def translate(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _convert_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
 def _compute_stride(name: str, values: Mapping[str, Any]) -> int:
     """Return the stride of what a decoder gives."""
-    deepest: int = 2 ** values["encoder_depth"]
-    strides = {"DPT": 2, "FPN": deepest // 8, "PSPNet": deepest}
-    strides["DeepLabV3"] = min(deepest, values.get("encoder_output_stride", deepest))
+    last: int = min(2 ** values["encoder_depth"], values.get("encoder_output_stride", 32))
+    strides = {"DPT": 2, "FPN": last // 8, "PSPNet": last, "DeepLabV3": last}
     return strides.get(name, 4 if "upsampling" in values else 1)
 
 
@@ -158,7 +156,7 @@ def _translate_encoder(name: str, values: Mapping[str, Any], options: dict[str, 
     """Return the encoder of a model, and its necks. `options` are the arguments that smp passes on to timm."""
     encoder, depth, stride = str(values["encoder_name"]), values["encoder_depth"], values.get("encoder_output_stride")
     fields = {} if stride in (None, 32) else {"output_stride": stride}
-    prefix = next((prefix for prefix in RENAMED_PREFIXES if encoder.startswith(prefix)), None)
+    prefix = next((old for old in RENAMED_PREFIXES if encoder.startswith(old) and encoder != old), None)
     if prefix is None:
         return {"encoder": {f"smp/{encoder}": {"depth": depth, **fields, **options}}}
     network = f"{RENAMED_PREFIXES[prefix]}{encoder.removeprefix(prefix)}"
@@ -173,8 +171,8 @@ def _translate_encoder(name: str, values: Mapping[str, Any], options: dict[str, 
         levels = zip(dict(info.arguments)["out_indices"], info.features, strict=True)
         fields |= {"features_only": True, "out_indices": [i for i, f in levels if 2 <= (f.stride or 0) <= 2**depth]}
     # composer sets `dynamic_img_size` wherever there is such a switch.
-    fields |= {"img_size": options["img_size"]} if "img_size" in options else {}
-    options = {key: value for key, value in options.items() if key not in ("dynamic_img_size", "img_size")}
+    fields |= {key: options[key] for key in ("img_size", "output_stride") if key in options}
+    options = {key: value for key, value in options.items() if key not in (*fields, "dynamic_img_size")}
     necks = [{"PermuteDims": {"new_order": [0, 3, 1, 2]}}] if info.features[0].axes == CHANNELS_LAST else []
     return {"encoder": {network: {**fields, "options": options}}, "necks": necks}
 
