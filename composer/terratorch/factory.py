@@ -18,7 +18,7 @@ from composer.model import Model, ModelOutput
 from composer.parts import Encoder
 from composer.terratorch.branches import EMBEDDING_TASK
 from composer.terratorch.calls import Diagnostics, find_padding_notes
-from composer.terratorch.translation import translate
+from composer.terratorch.factories import FACTORIES, FACTORY
 
 
 class TerraTorchWarning(UserWarning):
@@ -60,27 +60,47 @@ class EncoderDecoderFactory:
         with all problems: unknown names, arguments that nothing uses, parts that do not fit.
         """
         call = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
-        report = Diagnostics()
-        translation = translate(call, describe, report)
-        _warn(translation.notes)
-        with report.map_errors(translation.graph):
-            typed = infer(translation.graph)
-            seed = int(torch.randint(2**31, ()))
-            model = FactoryModel(typed, build_modules(typed, seed=seed), task.lower(), translation.branches)
-        _warn(find_padding_notes(typed, report))
-        if model.task == EMBEDDING_TASK:
-            model.freeze_encoder()
-        if peft_config is not None:
-            from composer.adapters.peft import apply_peft
+        return _build_model(FACTORY, task, call)
 
-            model.encoder = apply_peft(model.get_submodule("encoder"), peft_config)
-        return model
+
+class PrithviModelFactory:
+    """TerraTorch's factory of the same name, by keywords: a subclass is the factory of its own name."""
+
+    def build_model(self, task: str, **call: Any) -> FactoryModel:
+        """Build the model of a call, with the warnings and errors of EncoderDecoderFactory."""
+        return _build_model(type(self).__name__, task, {"task": task, **call})
+
+
+class SMPModelFactory(PrithviModelFactory):
+    """TerraTorch's factory of the same name: whole models of smp, whose output has the size of the image."""
+
+
+class TimmModelFactory(PrithviModelFactory):
+    """TerraTorch's factory of the same name: networks of timm with their own classifier, where it is linear."""
+
+
+def _build_model(factory: str, task: str, call: Mapping[str, Any]) -> FactoryModel:
+    report = Diagnostics()
+    translation = FACTORIES[factory](call, describe, report)
+    _warn(translation.notes)
+    with report.map_errors(translation.graph):
+        typed = infer(translation.graph)
+        seed = int(torch.randint(2**31, ()))
+        model = FactoryModel(typed, build_modules(typed, seed=seed), task.lower(), translation.branches)
+    _warn(find_padding_notes(typed, report))
+    if model.task == EMBEDDING_TASK:
+        model.freeze_encoder()
+    if (peft_config := call.get("peft_config")) is not None:
+        from composer.adapters.peft import apply_peft
+
+        model.encoder = apply_peft(model.get_submodule("encoder"), peft_config)
+    return model
 
 
 def _warn(notes: Iterable[Problem]) -> None:
     for note in notes:
         fix = f" ({note.fix})" if note.fix else ""
-        warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=3)
+        warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=4)
 
 
 class FactoryModel(Model):

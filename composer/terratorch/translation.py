@@ -195,9 +195,22 @@ def list_tensor_names(graph: Graph, key: str) -> tuple[str, ...]:
     if isinstance(node.part, Mmseg):
         # In TerraTorch's wrapper.
         return (f"{place}.decoder.{within}", f"{place}.{within}")
+    plain = _iter_classifier_names(graph, node.name, within)
     if node.name != "encoder":
-        return (f"{place}.{within}", *smp.list_tensor_names(node.part, within))
-    return tuple(f"{place}.{name}" for name in _iter_encoder_names(node.part, within))
+        return (f"{place}.{within}", *smp.list_tensor_names(node.part, within), *plain)
+    return (*(f"{place}.{name}" for name in _iter_encoder_names(node.part, within)), *plain)
+
+
+def _iter_classifier_names(graph: Graph, node: str, within: str) -> Iterator[str]:
+    """Yield the names that a tensor has in a classifier of timm, where the model is one: an encoder with its head."""
+    parts = {node.name: node.part for node in graph.nodes}
+    is_classifier = isinstance(parts.get("encoder"), Timm) and isinstance(parts.get("head"), HEADS["classification"])
+    if not is_classifier or "decoder" in parts:
+        return
+    if node == "encoder":
+        yield within
+    elif within.startswith("head.2."):
+        yield from (within.replace("head.2", layer) for layer in ("head", "fc"))
 
 
 def find_ignore_reason(graph: Graph, name: str) -> str | None:
