@@ -1,0 +1,147 @@
+"""Published configs, each as the model of TerraTorch and as ours with the weights of its checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import terratorch.tasks
+import torch
+import yaml
+from attrs import field, frozen
+from jsonargparse._loaders_dumpers import yaml_load
+from terratorch.models.model import AuxiliaryHead
+from torch import Tensor, nn
+
+import composer
+from composer.terratorch.configs import reads_config
+
+CONFIGS = Path("/work/shared/cases/terratorch")
+
+Sizes = Sequence[tuple[int, int]]
+
+CELLS_OF_16: Sizes = ((64, 64), (64, 96), (50, 61))
+"""A square, an oblong and an odd image, for patches of 16 pixels, which TerraTorch pads to 32."""
+CELLS_OF_14: Sizes = ((56, 56), (56, 84), (50, 45))
+CELLS_OF_13: Sizes = ((52, 52), (52, 78), (41, 50))
+UPRIGHT: Sizes = ((64, 64), (96, 64), (61, 50))
+"""For necks, which know the size of the image. The hook of a backbone takes 6 × 4 cells for 4 × 6."""
+
+WHOLE_64: Sizes = ((64, 64), (40, 64), (50, 61))
+"""For networks that take one size alone, to which TerraTorch happens to pad these."""
+WHOLE_224: Sizes = ((224, 224), (200, 224), (215, 223))
+WHOLE_128: Sizes = ((128, 128), (128, 256))
+"""For networks that TerraTorch does not pad for."""
+
+
+@frozen(kw_only=True)
+class Case:
+    """A config, with the arguments of a smaller network of the same structure.
+
+    `theirs` are arguments that only TerraTorch needs; None leaves one out.
+    """
+
+    smaller: Mapping[str, Any] = field(factory=dict)
+    theirs: Mapping[str, Any] = field(factory=dict)
+    sizes: Sizes = CELLS_OF_16
+
+
+PRITHVI = {"backbone_embed_dim": 48, "backbone_num_heads": 3}
+SWIN = {"backbone_embed_dim": 16, "backbone_depths": [1, 1, 2, 1], "backbone_num_heads": [1, 2, 2, 4]}
+CONVNEXT = {"backbone_depths": [1, 1, 2, 1], "backbone_dims": [16, 32, 48, 64]}
+RESNET = {"backbone_layers": [1, 1, 1, 1]}
+TINY = {"backbone": "terramind_v1_tiny"}
+TINY_NECKS = [
+    {"name": "SelectIndices", "indices": [2, 5, 8, 11]},
+    {"name": "ReshapeTokensToImage", "remove_cls_token": False},
+    {"name": "LearnedInterpolateToPyramidal"},
+]
+V1_100 = {"backbone": "prithvi_eo_v1_100"}
+DOFA = {"backbone": "dofa_small_patch16_224", "backbone_img_size": 64}
+
+WITHOUT_WEIGHTS = {
+    **dict.fromkeys(("pretrained", "backbone_pretrained"), False),
+    **dict.fromkeys(("backbone_ckpt_path", "backbone_pretrained_cfg_overlay")),
+}
+"""TerraTorch's models have random weights; ours are built without published ones."""
+
+
+@frozen(eq=False)
+class Pair:
+    """The model of TerraTorch, and ours with its weights, both in eval mode; and what `load_weights` said."""
+
+    theirs: nn.Module
+    ours: composer.Model
+    report: str
+
+    def draw_images(self, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Draw an image of this size for each input of the graph."""
+        generator = torch.Generator().manual_seed(2)
+        shapes = {
+            name: (2, image.channels, *([image.frames] if image.frames else []), *size)
+            for name, image in self.ours.graph.inputs
+        }
+        return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+    @torch.no_grad()
+    def run(self, images: Mapping[str, Tensor], **extras: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Run both models; return the outputs of each by name. TerraTorch drops the axis of a single channel."""
+        sources = self.ours.graph.nodes[0].inputs
+        of_modality = {modality: images[name] for modality, name in sources.items()} if len(images) > 1 else None
+        (single, *_) = images.values()
+        found = []
+        for model, fed in ((self.theirs, of_modality), (self.ours, dict(images) if of_modality else None)):
+            random.seed(3)
+            torch.manual_seed(3)
+            found.append(model(single if fed is None else fed, **extras))
+        theirs, ours = ({"output": out.output, **(out.auxiliary_heads or {})} for out in found)
+        return theirs, {name: x.squeeze(1) if theirs[name].dim() < x.dim() else x for name, x in ours.items()}
+
+
+def build_pair(stem: str, case: Case, file: Path) -> Pair:
+    """Build both models of a config; `file` is where TerraTorch's checkpoint is written, as Lightning writes it."""
+    config = yaml_load((CONFIGS / f"{stem}.yaml").read_text(encoding="utf-8"))
+    arguments = config["model"]["init_args"]["model_args"]
+    arguments.update(case.smaller)
+    text = yaml.safe_dump(config)
+    arguments.update({name: value for name, value in WITHOUT_WEIGHTS.items() if name in arguments} | case.theirs)
+    theirs = build_task(config["model"]).model.eval()
+    stir(theirs)
+    torch.save({"state_dict": {f"model.{name}": value for name, value in theirs.state_dict().items()}}, file)
+    ours = composer.build(reads_config(text).graph, pretrained=False).eval()
+    report = composer.load_weights(ours, file)
+    file.unlink()
+    return Pair(theirs, ours, str(report))
+
+
+def build_task(model: Mapping[str, Any]) -> Any:
+    """Build the task of a config, as Lightning does."""
+    init = dict(model["init_args"])
+    init["model_args"] = {name: value for name, value in init["model_args"].items() if value is not None}
+    heads = [AuxiliaryHead(**head.get("init_args", head)) for head in init.pop("aux_heads", None) or []]
+    if heads:
+        init["aux_heads"] = heads
+    task = getattr(terratorch.tasks, model["class_path"].rpartition(".")[2])
+    torch.manual_seed(0)
+    return task(**{name: value for name, value in init.items() if name in inspect.signature(task).parameters})
+
+
+def stir(model: nn.Module) -> None:
+    """Move every number off the value that it starts from: norms of one and biases of zero hide what is mixed up."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name.endswith("running_var"):
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+            elif value.is_floating_point():
+                value.add_(torch.randn(value.shape, generator=generator), alpha=0.02)
+
+
+def compute_error(theirs: Tensor, ours: Tensor) -> float:
+    """Return the largest difference, relative to the largest value."""
+    assert ours.shape == theirs.shape
+    assert torch.isfinite(theirs).all()
+    return float((theirs - ours).abs().max() / theirs.abs().max())

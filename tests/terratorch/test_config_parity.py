@@ -1,0 +1,148 @@
+"""Published configs give TerraTorch's numbers, from TerraTorch's checkpoint."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+
+from tests.terratorch.config_pairs import (
+    CELLS_OF_13,
+    CELLS_OF_14,
+    CONVNEXT,
+    DOFA,
+    PRITHVI,
+    RESNET,
+    SWIN,
+    TINY,
+    TINY_NECKS,
+    UPRIGHT,
+    V1_100,
+    WHOLE_64,
+    WHOLE_128,
+    WHOLE_224,
+    Case,
+    build_pair,
+    compute_error,
+)
+
+CASES = {
+    # timm's networks: six bands, a U-Net.
+    "c2753d9": Case(),
+    "c25acc6": Case(smaller=RESNET),
+    "c454bb9": Case(smaller=RESNET),
+    "ce4c439": Case(smaller=CONVNEXT),
+    "c63d421": Case(smaller=CONVNEXT),
+    # Prithvi with necks: bands by name and number, frames, auxiliary heads, sizes of images and patches, all decoders.
+    "c075347": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "c5ddb98": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "ced72e6": Case(smaller=PRITHVI, sizes=UPRIGHT, theirs={"peft_config": None}),
+    "c091522": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "c12cd23": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "cc78fc2": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "c2a08bf": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "c319912": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "cd0e135": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "c7ca6b7": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "c852ed5": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "c58b87b": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "ccf3524": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "cd58740": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "c672e04": Case(smaller=PRITHVI, sizes=CELLS_OF_14),
+    "cd07398": Case(smaller=PRITHVI, sizes=CELLS_OF_14),
+    # Prithvi without necks: its own hook.
+    "c6cf89b": Case(),
+    "c8931bf": Case(smaller=PRITHVI),
+    "cc15320": Case(smaller=PRITHVI),
+    # TerraMind: one modality, its bands, two modalities, none that it knows, frames, thinking in modalities.
+    "c1c0857": Case(smaller=TINY, sizes=UPRIGHT),
+    "c3e506a": Case(smaller=TINY, sizes=UPRIGHT),
+    "c6690af": Case(smaller=TINY, sizes=UPRIGHT),
+    "c6cfec8": Case(smaller=TINY, sizes=UPRIGHT),
+    "c9ebc91": Case(smaller=TINY, sizes=UPRIGHT),
+    "ce57d9d": Case(smaller=TINY, sizes=UPRIGHT, theirs={"peft_config": None}),
+    "cf381c9": Case(smaller=TINY, sizes=UPRIGHT),
+    "cf7fbf4": Case(smaller=TINY, sizes=UPRIGHT),
+    "c61182d": Case(smaller=TINY | {"necks": TINY_NECKS}, sizes=UPRIGHT),
+    "c1c7013": Case(sizes=UPRIGHT),
+    "c3659bf": Case(sizes=UPRIGHT),
+    "cb36a75": Case(sizes=UPRIGHT),
+    "c02ac43": Case(smaller={"backbone": "terramind_v1_tiny_tim"}, sizes=WHOLE_224),
+    # The others that TerraTorch has.
+    "c7a3cf9": Case(smaller={"backbone_img_size": 64}, sizes=WHOLE_64),
+    "c437bcf": Case(smaller=DOFA, sizes=WHOLE_64),
+    "cb1bb64": Case(smaller=DOFA | {"backbone_out_indices": [2, 5, 8, 11]}, sizes=WHOLE_64),
+    "c804d1e": Case(smaller={"backbone_img_size": 64}, sizes=WHOLE_64),
+    "c09fb42": Case(),
+    "c229694": Case(sizes=((32, 32), (32, 40), (33, 35))),
+    "ce871d4": Case(smaller={"backbone_out_channels": 2}, theirs={"backbone_pretrained": None}, sizes=WHOLE_128),
+    "cb2e784": Case(smaller={"backbone_out_channels": 2}, theirs={"backbone_pretrained": None}, sizes=WHOLE_128),
+    # PrithviModelFactory: ViTs.
+    "ceea876": Case(smaller=PRITHVI),
+    "c17b4c1": Case(smaller=PRITHVI),
+    "c1dfc28": Case(smaller=PRITHVI, sizes=CELLS_OF_13),
+    "cd075f2": Case(smaller=PRITHVI),
+    "cf7a72d": Case(smaller=PRITHVI),
+    "c202807": Case(smaller=PRITHVI, sizes=CELLS_OF_14),
+    "c271889": Case(smaller=PRITHVI, sizes=CELLS_OF_14),
+    "c4860da": Case(smaller=PRITHVI, sizes=CELLS_OF_14),
+    "cd59951": Case(smaller=PRITHVI, sizes=CELLS_OF_14),
+    # Their name in older versions, for prithvi_eo_v1_100.
+    "c1b5d9c": Case(smaller=PRITHVI, theirs=V1_100),
+    "c68863e": Case(smaller=PRITHVI, theirs=V1_100),
+    "cca6b51": Case(smaller=PRITHVI, theirs=V1_100),
+    # PrithviModelFactory: Swins.
+    "c0d6bfd": Case(smaller=SWIN),
+    "c529fcd": Case(smaller=SWIN),
+    "c58a0f5": Case(smaller=SWIN),
+    "c6b00d6": Case(smaller=SWIN),
+    "c72be2e": Case(smaller=SWIN),
+    "cb377bb": Case(smaller=SWIN),
+    "cd9c80d": Case(smaller=SWIN),
+    "c0de0c2": Case(smaller=SWIN),
+    "c2f0de4": Case(smaller=SWIN),
+    "cb13d11": Case(smaller=SWIN),
+    "cbd5428": Case(smaller=SWIN),
+    # Whole models of smp and timm.
+    "cee8081": Case(),
+    "cded3ae": Case(),
+    "ce053b6": Case(),
+    "c5eb62d": Case(sizes=((224, 224),)),
+}
+"""The configs by name. Where several differ in a name alone, one is compared."""
+
+MAX_ERROR = 1e-6
+SHAPES = ("square", "oblong", "odd")
+
+
+@pytest.fixture(scope="module")
+def get_pair(tmp_path_factory):
+    """Return the models of a config; those of the last one are kept for its other sizes."""
+    file = tmp_path_factory.mktemp("weights") / "last.ckpt"
+
+    @lru_cache(maxsize=1)
+    def build(stem):
+        return build_pair(stem, CASES[stem], file)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("stem", "size"),
+    [
+        pytest.param(stem, size, id=f"{stem}-{shape}")
+        for stem, case in CASES.items()
+        for shape, size in zip(SHAPES, case.sizes, strict=False)
+    ],
+)
+def test_a_config_gives_terratorchs_numbers(get_pair, stem, size, record_property):
+    pair = get_pair(stem)
+    count = len(pair.ours.state_dict())
+    assert pair.report.splitlines()[0] == f"{count} of {count} tensors were set"
+
+    theirs, ours = pair.run(pair.draw_images(size))
+
+    assert ours.keys() == theirs.keys()
+    errors = {name: compute_error(theirs[name], ours[name]) for name in theirs}
+    record_property("error", max(errors.values()))
+    assert max(errors.values()) <= MAX_ERROR, errors
