@@ -1,4 +1,4 @@
-"""TerraTorch's backbones and necks as parts."""
+"""What backbones of names and modules have in common: images, frames, padding; and TerraTorch's necks as parts."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ from collections.abc import Mapping
 from math import lcm
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
-from composer.adapters.terratorch.parts import FAMILIES, UNREGISTERED
 from composer.errors import suggest
-from composer.inference import Describe
 from composer.layouts import Image
 from composer.parts import NECKS as BUILT_IN_NECKS
-from composer.parts import Encoder, EncoderInfo, Neck, TemporalPooling, Timm
-from composer.parts.base import get_part_name
-from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
-from composer.parts.rules import Rejection
+from composer.parts import Encoder, Neck, TemporalPooling
 from composer.sizes import Padding
-from composer.terratorch.calls import Arguments, Diagnostics, construct, format_fix
+from composer.terratorch.calls import Arguments, Diagnostics, construct
 
 
 @frozen(kw_only=True)
 class Backbone:
     """An encoder with its image, the necks that pool its frames, and the padding that TerraTorch applies for it.
 
+    `modalities` are the images of an encoder that takes several: by modality, each with the name of its input.
     `fallback` holds the necks of the graph where a call has none.
     """
 
     encoder: Encoder
-    image: Image
+    image: Image = field(factory=Image)
+    modalities: Mapping[str, tuple[str, Image]] = field(factory=dict)
     pooling: tuple[Neck, ...] = ()
     padding: Padding = field(factory=Padding)
     fallback: tuple[Neck, ...] = ()
@@ -73,94 +70,16 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[A
     return frames, (neck,), rest
 
 
-ENCODER_FIELDS = ("pretrained", "out_indices", "output_stride", "img_size")
-"""The arguments of timm that are fields of an encoder, and not options."""
-
-WEIGHT_ARGUMENTS = ("pretrained_cfg_overlay", "checkpoint_path")
-"""The arguments of timm that name a file of weights."""
-
-FORBIDDEN_ARGUMENTS = {**FORBIDDEN_TIMM_OPTIONS, "padding": "its networks take none"}
-"""Arguments that a network of timm cannot have, each with the reason."""
-
-
-def build_named_backbone(
-    full_name: str, arguments: Arguments, report: Diagnostics, describe: Describe
-) -> Backbone | None:
-    """Build the backbone of a name, `timm_resnet50` or `resnet50`, as TerraTorch resolves it.
-
-    It is a network of timm with `features_only`, and without padding where it has no patches.
-    """
-    source, _, short = full_name.partition("_")
-    name = short if source in ("timm", "terratorch") else full_name
-    if source == "terratorch" or (name in FAMILIES and name not in UNREGISTERED):
-        message = f"{name} is a backbone of TerraTorch's own, and composer knows timm's by name alone."
-        instead = f'build it and hand in the module: backbone=BACKBONE_REGISTRY.build("{name}", …)'
-        report.add_problem("backbone", message, instead, "part")
-        return None
-    frames, pooling, rest = parse_temporal_wrapper(arguments, report)
-    if rest.get("features_only", True) is not True:
-        message = "TerraTorch takes timm's networks with features_only alone."
-        report.add_problem(arguments.locate("features_only"), message, "leave it out", "unused")
-    encoder = _build_timm_encoder(name, rest.drop("features_only", "in_chans"), report)
-    image = build_image(arguments.get("in_chans", 3), frames, arguments, report)
-    if encoder is None or image is None:
-        return None
-    info = describe(encoder, image.channels)
-    if isinstance(info, Rejection):
-        # The network is not in timm, or rejects its arguments.
-        origin, path = report.find_origin(f"encoder.{info.about or ''}") or (arguments, "backbone")
-        got = f" (got {info.got})" if info.got else ""
-        fix = info.fix and format_fix(info.fix, origin)
-        report.add_problem(path, f"{get_part_name(encoder)} {info.expected}{got}.", fix, info.code)
-        return None
-    encoder, padding = _resolve_padding(encoder, info, image.channels, arguments, describe)
-    return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
-
-
-def _build_timm_encoder(network: str, arguments: Arguments, report: Diagnostics) -> Timm | None:
-    fields = {name: value for name, value in arguments.values.items() if name in ENCODER_FIELDS}
-    options = arguments.drop(*ENCODER_FIELDS)
-    for name in options:
-        if name in FORBIDDEN_ARGUMENTS:
-            message = f"{name} cannot be handed to timm: {FORBIDDEN_ARGUMENTS[name]}."
-            fix = f"{arguments.format_path('pretrained')}: PATH" if name in WEIGHT_ARGUMENTS else None
-            report.add_problem(arguments.locate(name), message, fix, "unused")
-    whole = {"name": network, "features_only": True, **fields, "options": options.drop(*FORBIDDEN_ARGUMENTS).values}
-    return construct(Timm, evolve(arguments, values=whole), report, f"timm/{network}")
-
-
 def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagnostics) -> Image | None:
     """Build the image of a backbone; None, with a problem, for an invalid number of channels or frames."""
     try:
         return Image(channels=channels, frames=frames)
     except ValueError as error:
-        name = "temporal_n_timestamps" if str(error).startswith("frames") else "in_chans"
+        frames, channels = ("num_frames", "temporal_n_timestamps"), ("in_chans", "in_channels", "out_channels")
+        counts = frames if str(error).startswith("frames") else channels
+        name = next((name for name in counts if name in arguments), "")
         report.add_problem(arguments.locate(name), f"{error}.")
         return None
-
-
-_FIXED_SIZE_OPTIONS = {"dynamic_img_size": False, "strict_img_size": True}
-"""timm's defaults of the options that composer sets for other image sizes."""
-
-
-def _resolve_padding(
-    encoder: Timm, info: EncoderInfo, channels: int, arguments: Arguments, describe: Describe
-) -> tuple[Timm, Padding]:
-    """Return the encoder and the padding with which it gets the images that TerraTorch feeds it.
-
-    TerraTorch pads to twice the patch. Where the network's own size is not a multiple of that, nothing runs in
-    TerraTorch, and there is no such padding here.
-    """
-    multiple = compute_padding_multiple(arguments.get("patch_size") or info.patch)
-    fixed = {name: _FIXED_SIZE_OPTIONS[name] for name, _ in info.arguments if name in _FIXED_SIZE_OPTIONS}
-    original = describe(evolve(encoder, options={**dict(encoder.options), **fixed}), channels) if fixed else info
-    sizes = info.sizes if isinstance(original, Rejection) else original.sizes
-    if any(side is not None and side % multiple for side in (sizes.height, sizes.width)):
-        return encoder, Padding()
-    unpadded = evolve(encoder, any_size=True)
-    if multiple % info.sizes.multiple and not isinstance(describe(unpadded, channels), Rejection):
-        encoder = unpadded
-    return encoder, Padding(multiple=multiple)
 
 
 def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) -> int:
@@ -168,6 +87,25 @@ def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) ->
     if not patch:
         return 1
     return 2 * lcm(*([patch] if isinstance(patch, int) else patch[-2:]))
+
+
+PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
+"""torch's padding modes, and their names here."""
+
+
+def parse_padding(found: int | tuple[int, int] | None, arguments: Arguments, report: Diagnostics) -> Padding:
+    """Return TerraTorch's padding: for the patches that a call states, or else for those found in the backbone."""
+    mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
+    if mode is None:
+        return Padding()
+    if not isinstance(mode, str) or mode not in PADDING_MODES:
+        report.add_problem(arguments.locate("padding"), f"padding is one of {', '.join(PADDING_MODES)} (got {mode!r}).")
+        return Padding()
+    try:
+        return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
+    except (TypeError, ValueError) as error:
+        report.add_problem(arguments.locate("patch_size"), f"{error}.")
+        return Padding()
 
 
 _NECK_NAMES = (

@@ -21,12 +21,9 @@ from composer.modules.encoders import TransparentWrapper, use_eval_mode
 from composer.parts import Custom, Decoder, Encoder, Neck, PermuteDims, ReshapeTokensToImage, SelectIndices
 from composer.parts.base import contract
 from composer.parts.rules import ContractResult, Outputs, Rejection, compute_exact_multiple
-from composer.sizes import Padding, round_up
-from composer.terratorch.backbones import Backbone, build_image, compute_padding_multiple, parse_temporal_wrapper
+from composer.sizes import round_up
+from composer.terratorch.backbones import Backbone, build_image, parse_padding, parse_temporal_wrapper
 from composer.terratorch.calls import Arguments, Diagnostics
-
-PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
-"""torch's padding modes, and their names here."""
 
 DEFAULT_SIDE = 224
 """The side in pixels that is tried for a module without an image size."""
@@ -55,7 +52,7 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
     channels = getattr(backbone, "channels", None) if declared else None
     used = {"padding", "patch_size", *(() if channels else ("in_chans",))}
     report.add_ignored(rest, (name for name in rest if name not in used), "the backbone is made already")
-    padding = _parse_padding(None if declared else find_patch_size(backbone), rest, report)
+    padding = parse_padding(None if declared else find_patch_size(backbone), rest, report)
     fallback: tuple[Neck, ...] = ()
     if not declared:
         probed = _probe_backbone(backbone, frames, rest, report)
@@ -70,21 +67,6 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
     if image is None:
         return None
     return Backbone(encoder=backbone, image=image, pooling=pooling, padding=padding, fallback=fallback)
-
-
-def _parse_padding(found: tuple[int, int] | None, arguments: Arguments, report: Diagnostics) -> Padding:
-    """Return TerraTorch's padding: for the patches that a call states, or else for those found in the backbone."""
-    mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
-    if mode is None:
-        return Padding()
-    if not isinstance(mode, str) or mode not in PADDING_MODES:
-        report.add_problem(arguments.locate("padding"), f"padding is one of {', '.join(PADDING_MODES)} (got {mode!r}).")
-        return Padding()
-    try:
-        return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
-    except (TypeError, ValueError) as error:
-        report.add_problem(arguments.locate("patch_size"), f"{error}.")
-        return Padding()
 
 
 def _probe_backbone(

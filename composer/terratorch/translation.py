@@ -12,7 +12,7 @@ from composer.errors import Problem, SpecError, suggest
 from composer.graph import Graph, chain, get_module_path
 from composer.inference import Describe
 from composer.parts import EmbeddingHead, Encoder, Part, SelectIndices, TemporalPooling, Timm, UNetDecoder
-from composer.terratorch.backbones import Backbone, build_named_backbone, build_necks
+from composer.terratorch.backbones import Backbone, build_necks
 from composer.terratorch.branches import (
     EMBEDDING_TASK,
     HEADS,
@@ -23,6 +23,7 @@ from composer.terratorch.branches import (
     normalize_branch,
 )
 from composer.terratorch.calls import Arguments, Diagnostics, is_module, route_arguments
+from composer.terratorch.named import build_named_backbone
 
 _COMPONENT_ARGUMENTS = ("backbone_kwargs", "decoder_kwargs", "head_kwargs")
 
@@ -106,6 +107,12 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         message = str(error).replace("crop", "image_size_out")
         report.add_problem(message.split(" ")[0], f"{message}.")
         raise SpecError(report.problems) from None
+    if backbone.modalities:
+        sources = {modality: name for modality, (name, _) in backbone.modalities.items()}
+        encoder, *others = graph.nodes
+        graph = evolve(
+            graph, inputs=tuple(backbone.modalities.values()), nodes=[evolve(encoder, inputs=sources), *others]
+        )
     return Translation(graph, report.notes, {label: name for label, name in labels.items() if label != name})
 
 

@@ -37,7 +37,7 @@ from composer.adapters.rejections import (
     reject_unknown_option,
     suggest_arguments,
 )
-from composer.adapters.terratorch.parts import MODALITIES, TerraTorch
+from composer.adapters.terratorch.parts import CONSTRUCTORS, MODALITIES, TerraTorch
 from composer.errors import format_error, suggest
 from composer.layouts import format_count
 from composer.modules.base import use_default_device
@@ -127,12 +127,6 @@ def _make_error(
     return RejectionError(Rejection(code=code, kind=kind, expected=expected, got=got, fix=fix, about=about))
 
 
-_BANDS_ARGUMENTS = {
-    **dict.fromkeys(("prithvi", "clay", "scalemae", "swin"), "bands"),
-    **dict.fromkeys(("dofa", "torchgeo", "torchgeo_vit"), "model_bands"),
-}
-"""The argument for the names of the channels, by the kind of network."""
-
 _WAVELENGTHS: Mapping[str, Mapping[str, float]] = {"dofa": waves_list, "clay": WAVELENGTHS}
 """The wavelength of each band that a network computes its first layer from."""
 
@@ -145,9 +139,10 @@ def _build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, An
         return {"modalities": modalities} | ({"bands": bands} if bands else {})
     assert isinstance(channels, int)
     kind = part.family.kind
-    if kind not in _BANDS_ARGUMENTS:
+    name = CONSTRUCTORS[kind].bands_argument
+    if name is None:
         return {"in_channels": channels} if kind == "unet" else {}
-    arguments: dict[str, Any] = {_BANDS_ARGUMENTS[kind]: _list_bands(part, channels, _WAVELENGTHS.get(kind))}
+    arguments: dict[str, Any] = {name: _list_bands(part, channels, _WAVELENGTHS.get(kind))}
     if kind == "prithvi":
         arguments["num_frames"] = part.frames or 1
     if kind == "torchgeo_vit":
@@ -170,7 +165,9 @@ def _list_bands(part: TerraTorch, count: int, wavelengths: Mapping[str, float] |
         raise _make_error("argument", expected, got, "bands: [BLUE, GREEN, RED], say, one for each channel", "bands")
     _check_count(bands, count, "bands")
     for position, name in enumerate(bands):
-        if wavelengths is not None and name not in wavelengths:
+        # Clay takes the wavelength 0 for a band that it does not know; a number says that none is known.
+        numbered = part.family.kind == "clay" and name.isdigit()
+        if wavelengths is not None and name not in wavelengths and not numbered:
             fix = suggest(name, wavelengths)
             raise _make_error("argument", "does not know this band", name, fix, f"bands[{position}]")
     return list(bands)

@@ -113,6 +113,62 @@ UNREGISTERED = tuple(name for name, family in FAMILIES.items() if family.kind in
 `scalemae_`.
 """
 
+
+@frozen(kw_only=True)
+class Constructor:
+    """What TerraTorch's constructors of one kind take, and what its factory does for them.
+
+    `bands` are the bands of a call that names none, as `bands_argument`; None where they have to be named. `patch` is
+    the side in pixels of the patches that the factory pads for. `reads_file` is true where a file of weights is read
+    without `pretrained`. `options` are all that a constructor reads which ignores others in silence.
+    """
+
+    bands_argument: str | None = None
+    bands: tuple[str, ...] | None = None
+    patch: int | None = None
+    reads_file: bool = False
+    options: tuple[str, ...] = ()
+
+
+_HLS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
+_PROMPTS = ("vpt", "vpt_n_tokens", "vpt_dropout")
+_VIT = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_layer", "drop_path")
+
+CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
+    {
+        "prithvi": Constructor(
+            bands_argument="bands",
+            bands=_HLS,
+            patch=16,
+            options=(*_VIT, "coords_encoding", "coords_scale_learn", *_PROMPTS, "vit_adapter", "out_indices"),
+        ),
+        "terramind": Constructor(patch=16, reads_file=True),
+        "tim": Constructor(patch=16, reads_file=True),
+        "tokenizer": Constructor(patch=16),
+        "dofa": Constructor(bands_argument="model_bands", patch=16),
+        "clay": Constructor(
+            bands_argument="bands",
+            bands=("blue", "green", "red", "nir", "swir16", "swir22"),
+            patch=8,
+            reads_file=True,
+            options=("img_size", *_PROMPTS, "out_indices"),
+        ),
+        "scalemae": Constructor(bands_argument="bands", bands=("RED", "GREEN", "BLUE"), patch=16, reads_file=True),
+        "swin": Constructor(bands_argument="bands", bands=_HLS),
+        "torchgeo": Constructor(bands_argument="model_bands"),
+        "torchgeo_vit": Constructor(bands_argument="model_bands", patch=16),
+        "unet": Constructor(),
+        "identity": Constructor(),
+    }
+)
+"""The constructors of each kind."""
+
+
+def get_patch_side(name: str) -> int | None:
+    """Return the side of the patches of a backbone that TerraTorch pads for; None where it does not pad."""
+    return 14 if "_600" in name or name.endswith("patch14") else CONSTRUCTORS[FAMILIES[name].kind].patch
+
+
 _SCORES = "it gives the scores of a classifier, and no features"
 _CODE = "TerraTorch downloads the code of this network from GitHub and runs it"
 
@@ -160,6 +216,11 @@ FORBIDDEN_TERRATORCH_OPTIONS: Mapping[str, str] = MappingProxyType(
 
 MODALITIES: Mapping[str, int] = MappingProxyType({"S2L2A": 12, "S2L1C": 13, "S1GRD": 2, "S1RTC": 2, "RGB": 3, "DEM": 1})
 """The channels of the images that TerraMind has weights for, by TerraTorch's names: those of its `MODALITY_INFO`."""
+
+TOKENIZER_CHANNELS: Mapping[str, int] = MappingProxyType(
+    {"dem": 1, "lulc": 10, "ndvi": 1, "s1grd": 2, "s1rtc": 2, "s2l2a": 12}
+)
+"""The channels of the image of each tokenizer of TerraMind, by the end of its name."""
 
 
 def _validate_backbone_name(_: object, __: object, value: Any) -> None:
