@@ -36,6 +36,7 @@ DRAWS = {
     "a replaced initialiser": draw_with_a_replaced_initialiser,
     "rand_like": lambda: torch.rand_like(torch.zeros(5)),
     "dropout": lambda: F.dropout(torch.ones(50)),
+    "a power": lambda: torch.rand(5) ** 2,
     "a layer": lambda: nn.Linear(4, 5).weight.detach(),
     "a generator of its own": lambda: torch.rand(5, generator=torch.Generator().manual_seed(9)),
     "all one after the other": lambda: [draw() for name, draw in DRAWS.items() if not name.startswith("all")],

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache, singledispatch
 from inspect import isfunction, signature
+from inspect import unwrap as unwrap_function
 from typing import Any
 
 import torch
@@ -127,7 +128,8 @@ def _is_random(func: Callable[..., Any]) -> bool:
     """Return whether a function may draw. Those of `torch.nn.init`, which libraries replace, have a `generator`."""
     if func in _WITH_GENERATOR_ARGUMENT or func in _WITHOUT_GENERATOR_ARGUMENT:
         return True
-    return isfunction(func) and "generator" in signature(func).parameters
+    # Operators such as `Tensor.__pow__` wrap functions of C++, which have no signature.
+    return isfunction(unwrap_function(func)) and "generator" in signature(func).parameters
 
 
 def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
