@@ -41,12 +41,14 @@ WHOLE_128: Sizes = ((128, 128), (128, 256))
 class Case:
     """A config, with the arguments of a smaller network of the same structure.
 
-    `theirs` are arguments that only TerraTorch needs; None leaves one out.
+    `theirs` are arguments that only TerraTorch needs; None leaves one out. A `single` encoder computes in single
+    precision, whatever that of its weights.
     """
 
     smaller: Mapping[str, Any] = field(factory=dict)
     theirs: Mapping[str, Any] = field(factory=dict)
     sizes: Sizes = CELLS_OF_16
+    single: bool = False
 
 
 PRITHVI = {"backbone_embed_dim": 48, "backbone_num_heads": 3}
@@ -84,19 +86,18 @@ class Pair:
             name: (2, image.channels, *([image.frames] if image.frames else []), *size)
             for name, image in self.ours.graph.inputs
         }
-        return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        return {name: torch.randn(shape, generator=generator).double() for name, shape in shapes.items()}
 
     @torch.no_grad()
     def run(self, images: Mapping[str, Tensor], **extras: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Run both models; return the outputs of each by name. TerraTorch drops the axis of a single channel."""
-        sources = self.ours.graph.nodes[0].inputs
-        of_modality = {modality: images[name] for modality, name in sources.items()} if len(images) > 1 else None
-        (single, *_) = images.values()
+        by_modality = {modality: images[name] for modality, name in self.ours.graph.nodes[0].named}
+        (image, *others) = images.values()
         found = []
-        for model, fed in ((self.theirs, of_modality), (self.ours, dict(images) if of_modality else None)):
+        for model, fed in ((self.theirs, by_modality), (self.ours, dict(images))):
             random.seed(3)
             torch.manual_seed(3)
-            found.append(model(single if fed is None else fed, **extras))
+            found.append(model(fed if others else image, **extras))
         theirs, ours = ({"output": out.output, **(out.auxiliary_heads or {})} for out in found)
         return theirs, {name: x.squeeze(1) if theirs[name].dim() < x.dim() else x for name, x in ours.items()}
 
@@ -114,7 +115,18 @@ def build_pair(stem: str, case: Case, file: Path) -> Pair:
     ours = composer.build(reads_config(text).graph, pretrained=False).eval()
     report = composer.load_weights(ours, file)
     file.unlink()
+    # In single precision the order of sums shows, which is that of memory: TerraTorch's maps of tokens are transposed.
+    for model in (theirs.double(), ours.double()):
+        if case.single:
+            use_single_precision(model.encoder)
     return Pair(theirs, ours, str(report))
+
+
+def use_single_precision(encoder: nn.Module) -> None:
+    """Run an encoder in single precision inside a model in double precision."""
+    encoder.float()
+    encoder.register_forward_pre_hook(lambda _, images: tuple(image.float() for image in images))
+    encoder.register_forward_hook(lambda _, __, features: [feature.double() for feature in features])
 
 
 def build_task(model: Mapping[str, Any]) -> Any:
