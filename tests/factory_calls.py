@@ -265,10 +265,6 @@ REFUSED = {
         {"task": "object_detection"},
         ["part task -> known: classification, embedding_generation, regression, sca"],
     ),
-    "prithvi": (
-        {"backbone": "prithvi_eo_v2_300", "backbone_bands": ["RED"]},
-        ["part backbone -> build it and hand in the module: backbone=BACKBONE_REGISTRY."],
-    ),
     "arguments of timm": (
         {
             "backbone_pretrained_cfg": {},

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache, singledispatch
 from inspect import isfunction, signature
-from inspect import unwrap as unwrap_function
 from typing import Any
 
 import torch
@@ -128,8 +127,9 @@ def _is_random(func: Callable[..., Any]) -> bool:
     """Return whether a function may draw. Those of `torch.nn.init`, which libraries replace, have a `generator`."""
     if func in _WITH_GENERATOR_ARGUMENT or func in _WITHOUT_GENERATOR_ARGUMENT:
         return True
-    # Operators such as `Tensor.__pow__` wrap functions of C++, which have no signature.
-    return isfunction(unwrap_function(func)) and "generator" in signature(func).parameters
+    with suppress(ValueError):  # a function that wraps one of C, which has no signature
+        return isfunction(func) and "generator" in signature(func).parameters
+    return False
 
 
 def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

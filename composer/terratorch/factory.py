@@ -48,7 +48,8 @@ class EncoderDecoderFactory:
         """Build the model that TerraTorch 1.2.11 builds: with the same weights it has the same outputs.
 
         `task` is segmentation, regression, classification, scalar_regression or embedding_generation. `backbone` is a
-        network of timm (`timm_resnet50`, or `resnet50`), a module with `out_channels`, or an encoder of composer.
+        backbone of TerraTorch (`prithvi_eo_v2_300`), a network of timm (`timm_resnet50`, or `resnet50`), a module with
+        `out_channels`, or an encoder of composer.
         `decoder` is a name of TerraTorch, smp or mmseg (`UperNetDecoder`, `smp_Unet`), or a module with
         `out_channels`. Arguments of the components are in their dicts, or begin with `backbone_`, `decoder_`,
         `head_`. `aux_decoders` are `AuxiliaryHead`s, TerraTorch's or these, or dicts of the same three names.
@@ -100,11 +101,14 @@ class FactoryModel(Model):
     def forward(self, image: Tensor | Mapping[str, Tensor], **kwargs: Any) -> Any:
         """Return a `ModelOutput`, or a list of tensors for an embedding.
 
-        `image_size`, (height, width) in pixels, crops the output where `image_size_out` does not. Other keyword
-        arguments go to the encoder. An image of one frame may have an axis for it, or none. Raises TypeError for an
-        argument that the encoder does not take.
+        Several images are given by the names of their modalities, and a single one may be. `image_size`, (height,
+        width) in pixels, crops the output where `image_size_out` does not. Other keyword arguments go to the encoder.
+        An image of one frame may have an axis for it, or none. Raises TypeError for an argument that the encoder does
+        not take.
         """
         size = kwargs.pop("image_size", None)
+        if isinstance(image, Mapping) and len(image) == len(self.graph.inputs) == 1:
+            (image,) = image.values()
         takes_frames = self.graph.inputs[0][1].frames is not None
         if isinstance(image, Tensor) and image.dim() == 5 and image.shape[2] == 1 and not takes_frames:
             image = image.squeeze(2)

@@ -101,18 +101,21 @@ def _build_terratorch_backbone(name: str, arguments: Arguments, report: Diagnost
     kind = FAMILIES[name].kind
     frames, pooling, rest = parse_temporal_wrapper(arguments, report)
     padding = parse_padding(get_patch_side(name), rest, report)
-    if kind == "dofa" and rest.get("img_size", 224) % padding.multiple:
+    side = rest.get("img_size", 224)
+    if kind == "dofa" and type(side) is int and side % padding.multiple:
         # Its positions are of one size, so that nothing runs in TerraTorch.
         padding = Padding()
-    rest = _parse_weights(rest.drop("padding"), report, WEIGHT_FILES, always=CONSTRUCTORS[kind].reads_file)
-    rest = _parse_levels(name, _drop_ignored(name, rest, report), report)
-    rest, stated = _parse_frames(kind, rest, report)
+    rest = _drop_ignored(name, rest.drop("padding"), report)
+    rest = _parse_weights(rest, report, WEIGHT_FILES, always=CONSTRUCTORS[kind].reads_file)
+    if kind == "prithvi":
+        frames = frames or (None if rest.get("num_frames") == 1 else rest.get("num_frames"))
+        rest = rest.drop("num_frames")
     parse = _parse_modalities if "modalities" in FAMILIES[name].fields else _parse_channels
-    rest, counts = parse(name, rest, report)
+    rest, counts = parse(name, _parse_levels(name, rest, report), report)
     report.origins["encoder"] = rest
     encoder = _construct_encoder(TerraTorch, name, rest, report)
-    images = {key: build_image(count, frames or stated, arguments, report) for key, (_, count) in counts.items()}
-    known = {key: (counts[key][0], image) for key, image in images.items() if image is not None}
+    images = {key: (word, build_image(count, frames, arguments, report)) for key, (word, count) in counts.items()}
+    known = {key: (word, image) for key, (word, image) in images.items() if image is not None}
     if encoder is None or not known:
         return None
     return Backbone(
@@ -123,6 +126,21 @@ def _build_terratorch_backbone(name: str, arguments: Arguments, report: Diagnost
         padding=padding,
         fallback=() if rest.get("vit_adapter") else HOOKS.get(kind, ()),
     )
+
+
+def _drop_ignored(name: str, arguments: Arguments, report: Diagnostics) -> Arguments:
+    """Drop the arguments that a constructor ignores in silence, with a note on each."""
+    constructor = CONSTRUCTORS[FAMILIES[name].kind]
+    # With an adapter, a Prithvi reads more.
+    known = () if arguments.get("vit_adapter") else constructor.options
+    read = (*known, *TERRATORCH_FIELDS, *IMAGE_ARGUMENTS, *WEIGHT_FILES)
+    unread = [word for word in arguments if word in constructor.ignored or (known and word not in read)]
+    for word in unread:
+        near = find_close_matches(word, known)
+        fix = f"did you mean {arguments.format_path(near[0])}?" if near else None
+        if (word, arguments.get(word)) != ("num_frames", 1):
+            report.add_ignored(arguments, [word], f"{name} does not read it", fix)
+    return arguments.drop(*unread)
 
 
 def _parse_weights(
@@ -147,30 +165,10 @@ def _parse_weights(
     return arguments if arguments.get("pretrained") is not None else arguments.drop("pretrained")
 
 
-def _drop_ignored(name: str, arguments: Arguments, report: Diagnostics) -> Arguments:
-    """Drop the arguments that a constructor ignores in silence, with a note on each."""
-    known = CONSTRUCTORS[FAMILIES[name].kind].options
-    if name == "UNet":
-        report.add_ignored(arguments, ["pretrained"], "the weights of UNet are random")
-        return arguments.drop("pretrained")
-    if not known or arguments.get("vit_adapter"):
-        return arguments
-    unread = [argument for argument in arguments if argument not in (*known, *IMAGE_ARGUMENTS, *TERRATORCH_FIELDS)]
-    for argument in unread:
-        near = find_close_matches(argument, known)
-        fix = f"did you mean {arguments.format_path(near[0])}?" if near else None
-        report.add_ignored(arguments, [argument], f"{name} has no such argument", fix)
-    return arguments.drop(*unread)
-
-
 def _parse_levels(name: str, arguments: Arguments, report: Diagnostics) -> Arguments:
     """Return the arguments with the levels that TerraTorch gives for `out_indices`, in its order."""
     indices, kind = arguments.get("out_indices"), FAMILIES[name].kind
     path = arguments.locate("out_indices")
-    if kind == "torchgeo_vit":
-        fix = "necks: [{name: SelectIndices, indices: […]}]"
-        report.add_ignored(arguments, ["out_indices"], "the backbone gives all levels", fix)
-        return arguments.drop("out_indices")
     if kind == "prithvi" and indices is not None:
         message = "TerraTorch counts all levels for the decoder, and fails where it reads more than these."
         report.add_note(path, message, f"necks: [{{name: SelectIndices, indices: {indices}}}, …]")
@@ -184,44 +182,37 @@ def _parse_levels(name: str, arguments: Arguments, report: Diagnostics) -> Argum
     return arguments.replace(out_indices=sorted({index % count for index in indices if index not in unread}) or [-1])
 
 
-def _parse_frames(kind: str, arguments: Arguments, report: Diagnostics) -> tuple[Arguments, Any]:
-    """Return the arguments without the number of frames that a backbone takes at once, and this number."""
-    frames = arguments.get("num_frames", 1)
-    if kind in ("swin", "clay") and frames != 1:
-        report.add_ignored(arguments, ["num_frames"], "the backbone takes one image", "use_temporal: true")
-    if kind not in ("prithvi", "swin", "clay"):
-        return arguments, None
-    return arguments.drop("num_frames"), frames if kind == "prithvi" and frames != 1 else None
-
-
 Counts = dict[str, tuple[str, Any]]
 """The images of an encoder, by modality: the name of the input, and its number of channels."""
 
 
 def _parse_channels(name: str, arguments: Arguments, report: Diagnostics) -> tuple[Arguments, Counts]:
     """Return the arguments with `bands` as the part has them, and the channels of the image."""
-    constructor = CONSTRUCTORS[FAMILIES[name].kind]
-    stated = next((arguments.get(word) for word in ("in_chans", "in_channels") if word in arguments), None)
+    kind, word = FAMILIES[name].kind, CONSTRUCTORS[FAMILIES[name].kind].bands_argument
+    count = arguments.get("in_chans", arguments.get("in_channels"))
     rest = arguments.drop("in_chans", "in_channels").rename(model_bands="bands")
-    if constructor.bands_argument is not None:
-        bands = _flatten_bands(rest.get("bands") or constructor.bands)
+    if word is not None:
+        bands = _flatten_bands(rest.get("bands") or CONSTRUCTORS[kind].bands)
         if bands is None:
-            word = constructor.bands_argument
-            fix = f"{arguments.format_path(word)}: [BLUE, GREEN, RED]"
-            report.add_problem("backbone", f"{name} needs {word}, the names of its channels.", fix, "key")
+            fix = f"{rest.format_path(word)}: [BLUE, GREEN, RED]"
+            report.add_problem(rest.locate("bands"), f"{name} needs {word}, the names of its channels.", fix, "key")
             return rest, {}
-        if stated not in (None, len(bands)):
-            path = next(arguments.locate(word) for word in ("in_chans", "in_channels") if word in arguments)
-            report.add_note(path, f"TerraTorch counts the bands, {len(bands)}, and not {stated}.")
-        return _name_bands(name, rest, bands, report), {"": ("image", len(bands))}
-    if name == "IdentityBackbone":
+        if count is None or not kind.startswith("torchgeo"):
+            if count not in (None, len(bands)):
+                report.add_ignored(arguments, ("in_chans", "in_channels"), f"there are {len(bands)} bands")
+            count = len(bands)
+        rest = _name_bands(kind, rest, bands, report)
+    elif name == "IdentityBackbone":
         widths = rest.get("out_channels")
-        if isinstance(widths, list | tuple) and len(widths) == 1:
-            return rest.drop("out_channels"), {"": ("image", widths[0])}
-        fix = f"{rest.format_path('out_channels')}: [{stated or 3}]"
-        report.add_problem("backbone", f"{name} needs out_channels, the channels of its image.", fix, "key")
-        return rest, {}
-    return rest, {"": ("image", stated or TOKENIZER_CHANNELS.get(name.rpartition("_")[2], 3))}
+        if not isinstance(widths, list | tuple) or len(widths) != 1:
+            fix = f"{rest.format_path('out_channels')}: [{count or 3}]"
+            place = rest.locate("out_channels")
+            report.add_problem(place, f"{name} needs out_channels, a list of those of its image.", fix, "key")
+            return rest, {}
+        rest, count = rest.drop("out_channels"), widths[0]
+    elif count is None:
+        count = TOKENIZER_CHANNELS.get(name.rpartition("_")[2], 3)
+    return rest, {"": ("image", count)}
 
 
 def _flatten_bands(bands: Any) -> list[str] | None:
@@ -236,19 +227,19 @@ def _flatten_bands(bands: Any) -> list[str] | None:
     return names
 
 
-def _name_bands(name: str, arguments: Arguments, bands: list[str], report: Diagnostics) -> Arguments:
+def _name_bands(kind: str, arguments: Arguments, bands: list[str], report: Diagnostics) -> Arguments:
     """Return the arguments with the names of bands; without, where they are numbers, which no weights have."""
-    numbered = all(band.isdigit() for band in bands)
-    if numbered and FAMILIES[name].kind == "clay":
-        message = "Clay knows no wavelength of a number, and makes the same kernel for each of these bands"
-        report.add_note(arguments.locate("bands"), f"{message}.", f"{arguments.format_path('bands')}: [BLUE, …]")
-    elif numbered and FAMILIES[name].kind != "dofa":
-        if arguments.get("pretrained"):
-            message = "TerraTorch starts the kernels of numbers at random; here these are the bands of the weights"
-            fix = f"name them: {arguments.format_path('bands')}: [BLUE, …]"
-            report.add_note(arguments.locate("bands"), f"{message}, in order.", fix)
-        return arguments.drop("bands")
-    return arguments.replace(bands=bands)
+    fix = f"name them: {arguments.format_path('bands')}: [BLUE, …]"
+    if kind == "dofa" or not all(band.isdigit() for band in bands):
+        return arguments.replace(bands=bands)
+    if kind == "clay":
+        message = "Clay has a wavelength of no number, and makes the same kernel for each of these bands."
+        report.add_note(arguments.locate("bands"), message, fix)
+        return arguments.replace(bands=bands)
+    if arguments.get("pretrained"):
+        message = "TerraTorch starts the kernels of numbers at random; here they are those of the weights, in order."
+        report.add_note(arguments.locate("bands"), message, fix)
+    return arguments.drop("bands")
 
 
 _SPELLINGS = {"sen2l2a": "S2L2A", "sen2l1c": "S2L1C", "sen1rtc": "S1RTC", "sen1": "S1GRD", "rgb": "RGB", "dem": "DEM"}
@@ -260,24 +251,23 @@ def _parse_modalities(name: str, arguments: Arguments, report: Diagnostics) -> t
     Without modalities TerraTorch makes one of its own, `image`.
     """
     given = arguments.get("modalities") or [{"image": arguments.get("in_chans", 3)}]
-    named = arguments.get("bands")
-    bands = {
-        _spell_modality(key): _flatten_bands(value) or value
-        for key, value in (named.items() if isinstance(named, Mapping) else ())
-    }
     counts: Counts = {}
-    for entry in [given] if isinstance(given, Mapping) else given:
+    for entry in given if isinstance(given, list | tuple) else [given]:
         for key, count in entry.items() if isinstance(entry, Mapping) else [(entry, None)]:
-            modality = _spell_modality(key) if count is None else key
+            modality = _spell_modality(key) if count is None else str(key)
+            counts[modality] = (str(key) if str(key).isidentifier() else modality, count)
             if count is None and modality not in MODALITIES:
                 message = f"{name} takes images of {', '.join(MODALITIES)} (got {key!r})."
-                fix = f"{{{key}: CHANNELS}} is a new modality without weights"
+                fix = f"{{{key}: CHANNELS}} is a modality of your own, without weights"
                 report.add_problem(arguments.locate("modalities"), message, fix)
-                continue
-            known = len(bands[modality]) if modality in bands else MODALITIES.get(modality)
-            counts[modality] = (key if key.isidentifier() else modality, known if count is None else count)
-    rest = arguments.drop("in_chans").replace(modalities=list(counts), **({"bands": bands} if bands else {}))
-    return rest, counts
+    named = arguments.get("bands") or {}
+    if not isinstance(named, Mapping):
+        named = dict.fromkeys(counts, named)
+    bands = {_spell_modality(key): _flatten_bands(names) or names for key, names in named.items()}
+    for modality, (word, count) in counts.items():
+        known = len(bands[modality]) if modality in bands else MODALITIES.get(modality, 3)
+        counts[modality] = (word, known if count is None else count)
+    return arguments.drop("in_chans").replace(modalities=list(counts), **({"bands": bands} if bands else {})), counts
 
 
 def _spell_modality(name: Any) -> str:

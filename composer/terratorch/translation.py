@@ -34,6 +34,10 @@ FACTORY_ARGUMENTS = (
 """The named arguments of `build_model`."""
 
 
+BACKBONE_ARGUMENTS = ("pretrained", "bands", "in_channels", "in_chans", "num_frames", "modalities", "merge_method")
+"""Arguments of backbones that other factories of TerraTorch take without the prefix `backbone_`."""
+
+
 @frozen
 class Translation:
     """The graph of a call, and notes on where TerraTorch does otherwise than the call says.
@@ -81,6 +85,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
     for name in rest:
         kwargs = f"{name.partition('_')[0]}_kwargs"
         known = suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
+        known = f"write backbone_{name}" if name in BACKBONE_ARGUMENTS else known
         fix = f"write it into {kwargs}" if named.get(kwargs) else known
         report.add_problem(name, f"{name} was passed but not used.", fix, "unused")
     output = Arguments("", "", {name: named[name] for name in ("rescale", "image_size_out") if name in named})

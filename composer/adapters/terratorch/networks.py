@@ -60,6 +60,10 @@ def create_terratorch_backbone(part: TerraTorch, channels: Channels, **more: Any
     _check_options(part)
     with guard_import(), limit_modules():
         arguments = {**_build_image_arguments(part, channels), **to_keyword_arguments(part.options), **more}
+        if part.family.kind == "swin" and part.out_indices is not None and min(part.out_indices) >= 0:
+            # TerraTorch leaves out the stages behind the last one that is picked.
+            deepest = min(max(part.out_indices), len(arguments.get("depths", range(4))) - 1)
+            arguments["out_indices"] = tuple(range(deepest + 1))
         network = _get_constructor(part)(**arguments)
     for name in ("forward", "prepare_features_for_image_model"):
         # Functions that are bound to this instance, which a copy would go on to run, or which cannot be pickled.
@@ -318,8 +322,9 @@ def _probe_terratorch_on(part: TerraTorch, channels: Channels, device: str) -> E
     # The default of Clay's `img_size` in TerraTorch, and that of the others.
     size = dict(part.options).get("img_size") or (256 if part.family.kind == "clay" else 224)
     sides = (size, size) if isinstance(size, int) else size
-    # The default may not be whole patches, where the options name other patches.
-    whole = [-(-side // along) * along for side, along in zip(sides, patch or (1, 1), strict=True)]
+    # The default may not be whole patches, where the options name other patches, or whole cells of a U-Net.
+    cell = 2 ** (len(network.encoder) - 1) if part.family.kind == "unet" else 1
+    whole = [-(-side // along) * along for side, along in zip(sides, patch or (cell, cell), strict=True)]
     found = _find_steady_strides(trial, (whole[0], whole[1]))
     if found is None:
         no_features = "no maps, and no tokens that follow the size of the image"

@@ -120,44 +120,44 @@ class Constructor:
 
     `bands` are the bands of a call that names none, as `bands_argument`; None where they have to be named. `patch` is
     the side in pixels of the patches that the factory pads for. `reads_file` is true where a file of weights is read
-    without `pretrained`. `options` are all that a constructor reads which ignores others in silence.
+    without `pretrained`. `ignored` are arguments without an effect, and `options`, where there are any, all arguments
+    with an effect beside those that describe images and weights: the constructor ignores others.
     """
 
     bands_argument: str | None = None
     bands: tuple[str, ...] | None = None
     patch: int | None = None
     reads_file: bool = False
+    ignored: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
 
 _HLS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
+_CLAY_BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
 _PROMPTS = ("vpt", "vpt_n_tokens", "vpt_dropout")
 _VIT = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_layer", "drop_path")
+_PRITHVI = (*_VIT, "coords_encoding", "coords_scale_learn", *_PROMPTS, "vit_adapter")
 
 CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
     {
-        "prithvi": Constructor(
-            bands_argument="bands",
-            bands=_HLS,
-            patch=16,
-            options=(*_VIT, "coords_encoding", "coords_scale_learn", *_PROMPTS, "vit_adapter", "out_indices"),
-        ),
+        "prithvi": Constructor(bands_argument="bands", bands=_HLS, patch=16, options=_PRITHVI),
         "terramind": Constructor(patch=16, reads_file=True),
         "tim": Constructor(patch=16, reads_file=True),
         "tokenizer": Constructor(patch=16),
         "dofa": Constructor(bands_argument="model_bands", patch=16),
         "clay": Constructor(
             bands_argument="bands",
-            bands=("blue", "green", "red", "nir", "swir16", "swir22"),
+            bands=_CLAY_BANDS,
             patch=8,
             reads_file=True,
-            options=("img_size", *_PROMPTS, "out_indices"),
+            ignored=("num_frames",),
+            options=("img_size", *_PROMPTS),
         ),
         "scalemae": Constructor(bands_argument="bands", bands=("RED", "GREEN", "BLUE"), patch=16, reads_file=True),
-        "swin": Constructor(bands_argument="bands", bands=_HLS),
+        "swin": Constructor(bands_argument="bands", bands=_HLS, ignored=("num_frames",)),
         "torchgeo": Constructor(bands_argument="model_bands"),
-        "torchgeo_vit": Constructor(bands_argument="model_bands", patch=16),
-        "unet": Constructor(),
+        "torchgeo_vit": Constructor(bands_argument="model_bands", patch=16, ignored=("out_indices",)),
+        "unet": Constructor(ignored=("pretrained",)),
         "identity": Constructor(),
     }
 )
