@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import resource
+from contextlib import nullcontext
 from functools import lru_cache
 
 import pytest
+import torch
+from terratorch.models.necks import ReshapeTokensToImage
+from torch.nn import functional as F
 
 from tests.terratorch.config_pairs import (
+    AT_IMAGE_SIZE,
     CELLS_OF_13,
     CELLS_OF_14,
+    CELLS_OF_16,
     CONVNEXT,
     DOFA,
     PRITHVI,
     RESNET,
+    SATLAS,
     SWIN,
     TINY,
     TINY_NECKS,
@@ -20,7 +28,6 @@ from tests.terratorch.config_pairs import (
     V1_100,
     WHOLE_64,
     WHOLE_128,
-    WHOLE_224,
     Case,
     build_pair,
     compute_error,
@@ -36,8 +43,8 @@ CASES = {
     # Prithvi with necks: bands by name and number, frames, auxiliary heads, sizes of images and patches, all decoders.
     "c075347": Case(smaller=PRITHVI, sizes=UPRIGHT),
     "c5ddb98": Case(smaller=PRITHVI, sizes=UPRIGHT),
-    "ced72e6": Case(smaller=PRITHVI, sizes=UPRIGHT, theirs={"peft_config": None}),
-    "c091522": Case(smaller=PRITHVI, sizes=UPRIGHT),
+    "ced72e6": Case(smaller=PRITHVI | {"decoder_channels": 64}, sizes=UPRIGHT, theirs={"peft_config": None}),
+    "c091522": Case(smaller=PRITHVI | {"decoder_channels": 64}, sizes=UPRIGHT),
     "c12cd23": Case(smaller=PRITHVI, sizes=UPRIGHT),
     "cc78fc2": Case(smaller=PRITHVI, sizes=UPRIGHT),
     "c2a08bf": Case(smaller=PRITHVI, sizes=UPRIGHT),
@@ -53,7 +60,7 @@ CASES = {
     # Prithvi without necks: its own hook.
     "c6cf89b": Case(),
     "c8931bf": Case(smaller=PRITHVI),
-    "cc15320": Case(smaller=PRITHVI),
+    "cc15320": Case(smaller=PRITHVI | {"decoder_channels": 64}),
     # TerraMind: one modality, its bands, two modalities, none that it knows, frames, thinking in modalities.
     "c1c0857": Case(smaller=TINY, sizes=UPRIGHT),
     "c3e506a": Case(smaller=TINY, sizes=UPRIGHT),
@@ -67,14 +74,15 @@ CASES = {
     "c1c7013": Case(sizes=UPRIGHT),
     "c3659bf": Case(smaller=TINY | {"backbone_temporal_n_timestamps": 2}, sizes=UPRIGHT),
     "cb36a75": Case(sizes=UPRIGHT),
-    "c02ac43": Case(smaller={"backbone": "terramind_v1_tiny_tim"}, sizes=WHOLE_224),
+    "c02ac43": Case(smaller={"backbone": "terramind_v1_tiny_tim"}, sizes=WHOLE_64),
     # The others that TerraTorch has.
-    "c7a3cf9": Case(smaller={"backbone_img_size": 64}, sizes=WHOLE_64, single=True),
+    "c7a3cf9": Case(smaller={"backbone_img_size": 64, "decoder_channels": 32}, sizes=WHOLE_64, single=True),
     "c437bcf": Case(smaller=DOFA, sizes=WHOLE_64, single=True),
     "cb1bb64": Case(smaller=DOFA | {"backbone_out_indices": [2, 5, 8, 11]}, sizes=WHOLE_64, single=True),
     "c804d1e": Case(smaller={"backbone_img_size": 64}, sizes=WHOLE_64, single=True),
-    "c09fb42": Case(),
-    "c229694": Case(sizes=((32, 32), (32, 40), (33, 35))),
+    "c09fb42": Case(sizes=CELLS_OF_16[:2]),
+    "ccf98b5": Case(smaller=SATLAS, sizes=CELLS_OF_16[:2]),
+    "c229694": Case(smaller=AT_IMAGE_SIZE, sizes=((8, 8), (8, 12), (7, 9))),
     "ce871d4": Case(smaller={"backbone_out_channels": 2}, theirs={"backbone_pretrained": None}, sizes=WHOLE_128),
     "cb2e784": Case(smaller={"backbone_out_channels": 2}, theirs={"backbone_pretrained": None}, sizes=WHOLE_128),
     # PrithviModelFactory: ViTs.
@@ -112,6 +120,15 @@ CASES = {
 """The configs by name. Where several differ in a name alone, one is compared."""
 
 MAX_ERROR = 1e-6
+CLEARLY = 1e-3
+WITHOUT_PATCHES = {
+    "U-Net": ("ce871d4", (100, 130), (63, 63, 14, 14), pytest.raises(AssertionError, match="divisible by the whole")),
+    "ResNet": ("c09fb42", (50, 61), (1, 2, 7, 7), nullcontext()),
+    "Swin": ("ccf98b5", (50, 61), (1, 2, 7, 7), nullcontext()),
+}
+"""Configs with a size that is not of whole cells, the margins that make it so (left, right, top, bottom), and whether
+TerraTorch fails without them.
+"""
 SHAPES = ("square", "oblong", "odd")
 
 
@@ -140,9 +157,49 @@ def test_a_config_gives_terratorchs_numbers(get_pair, stem, size, record_propert
     count = len(pair.ours.state_dict())
     assert pair.report.splitlines()[0] == f"{count} of {count} tensors were set"
 
-    theirs, ours = pair.run(pair.draw_images(size))
+    images = pair.draw_images(size)
+    theirs, ours = pair.run_theirs(images), pair.run_ours(images)
 
     assert ours.keys() == theirs.keys()
     errors = {name: compute_error(theirs[name], ours[name]) for name in theirs}
     record_property("error", max(errors.values()))
+    record_property("cpu", resource.getrusage(resource.RUSAGE_SELF).ru_utime)
     assert max(errors.values()) <= MAX_ERROR, errors
+
+
+def test_times_and_places_give_terratorchs_numbers(get_pair):
+    pair = get_pair("c58b87b")
+    images = pair.draw_images((64, 64))
+    told = {
+        "temporal_coords": torch.tensor([[[2020.0, 30.0]], [[2021.0, 200.0]]]),
+        "location_coords": torch.tensor([[40.0, -75.0], [-3.0, 20.0]]),
+    }
+    theirs, ours, untold = pair.run_theirs(images, **told), pair.run_ours(images, **told), pair.run_theirs(images)
+
+    assert compute_error(theirs["output"], ours["output"]) <= MAX_ERROR
+    assert compute_error(untold["output"], ours["output"]) > CLEARLY
+
+
+def test_a_hook_takes_an_upright_image_for_a_wide_one(get_pair, monkeypatch):
+    """Six rows of four cells are four rows of six in TerraTorch; with the neck that the hook is, the numbers agree."""
+    pair = get_pair("c6cf89b")
+    images = pair.draw_images((96, 64))
+    ours, theirs = pair.run_ours(images), pair.run_theirs(images)
+    monkeypatch.setattr(pair.theirs, "neck", ReshapeTokensToImage(pair.theirs.encoder.out_channels).forward)
+
+    assert compute_error(theirs["output"], ours["output"]) > CLEARLY
+    assert compute_error(pair.run_theirs(images)["output"], ours["output"]) <= MAX_ERROR
+
+
+@pytest.mark.parametrize(("stem", "size", "margins", "unpadded"), WITHOUT_PATCHES.values(), ids=WITHOUT_PATCHES)
+def test_networks_without_patches_see_whole_cells(get_pair, stem, size, margins, unpadded):
+    """TerraTorch feeds other sizes as they are: its ResNet and Swin give other numbers, and its U-Net fails."""
+    pair = get_pair(stem)
+    images = pair.draw_images(size)
+    left, _, top, _ = margins
+    whole = {name: F.pad(image, margins, mode="reflect") for name, image in images.items()}
+    right = pair.run_theirs(whole)["output"][..., top : top + size[0], left : left + size[1]]
+
+    assert compute_error(right, pair.run_ours(images)["output"]) <= MAX_ERROR
+    with unpadded:
+        assert compute_error(right, pair.run_theirs(images)["output"]) > CLEARLY
