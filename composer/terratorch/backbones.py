@@ -18,15 +18,14 @@ from composer.terratorch.calls import Arguments, Diagnostics, construct
 
 @frozen(kw_only=True)
 class Backbone:
-    """An encoder with its image, the necks that pool its frames, and the padding that TerraTorch applies for it.
+    """An encoder with its images, the necks that pool their frames, and the padding that TerraTorch applies for it.
 
-    `modalities` are the images of an encoder that takes several: by modality, each with the name of its input.
-    `fallback` holds the necks of the graph where a call has none.
+    `images` has each image by its modality, with the name of its input. `fallback` holds the necks of the graph where
+    a call has none.
     """
 
     encoder: Encoder
-    image: Image = field(factory=Image)
-    modalities: Mapping[str, tuple[str, Image]] = field(factory=dict)
+    images: Mapping[str, tuple[str, Image]]
     pooling: tuple[Neck, ...] = ()
     padding: Padding = field(factory=Padding)
     fallback: tuple[Neck, ...] = ()

@@ -66,7 +66,8 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
     image = build_image(channels or rest.get("in_chans", 3), frames, rest, report)
     if image is None:
         return None
-    return Backbone(encoder=backbone, image=image, pooling=pooling, padding=padding, fallback=fallback)
+    images = {"": ("image", image)}
+    return Backbone(encoder=backbone, images=images, pooling=pooling, padding=padding, fallback=fallback)
 
 
 def _probe_backbone(

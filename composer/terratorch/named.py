@@ -50,16 +50,16 @@ HOOKS: Mapping[str, tuple[Neck, ...]] = {
 }
 """The necks that do what a backbone's own hook does, by the kind of backbone; the others have none."""
 
-TERRATORCH_FIELDS = ("pretrained", "out_indices", "bands", "modalities")
 TIMM_FIELDS = ("pretrained", "out_indices", "output_stride", "img_size", "features_only")
+TERRATORCH_FIELDS = ("pretrained", "out_indices", "bands", "modalities")
+"""The arguments that are fields of an encoder, and not options."""
+
+FORBIDDEN_TIMM_ARGUMENTS = {**FORBIDDEN_TIMM_OPTIONS, "padding": "its networks take none"}
+"""Arguments that a network of timm cannot have, each with the reason."""
+
 IMAGE_ARGUMENTS = ("num_frames", "in_chans", "in_channels")
 WEIGHT_FILES = ("ckpt_path", "ckpt_data", "pretrained_cfg_overlay")
-
-_ENCODERS: Mapping[type, tuple[tuple[str, ...], Mapping[str, str]]] = {
-    Timm: (TIMM_FIELDS, {**FORBIDDEN_TIMM_OPTIONS, "padding": "its networks take none"}),
-    TerraTorch: (TERRATORCH_FIELDS, FORBIDDEN_TERRATORCH_OPTIONS),
-}
-"""The arguments that are fields of an encoder, and those that it cannot have, each with the reason."""
+"""The arguments that name a file of weights."""
 
 
 def build_named_backbone(
@@ -77,8 +77,8 @@ def build_named_backbone(
         name = present
     if name in FAMILIES:
         return _build_terratorch_backbone(name, arguments, report)
-    absent = name.partition(".")[0] not in list_networks() and isinstance(describe(Timm(name), 3), Rejection)
-    if absent or source == "terratorch":
+    known = name.partition(".")[0] in list_networks()
+    if source == "terratorch" or not (known or (name and isinstance(describe(Timm(name), 3), EncoderInfo))):
         _reject_unknown_backbone(full_name, name, report)
         return None
     return _build_timm_backbone(name, arguments, report, describe)
@@ -114,18 +114,12 @@ def _build_terratorch_backbone(name: str, arguments: Arguments, report: Diagnost
     rest, counts = parse(name, _parse_levels(name, rest, report), report)
     report.origins["encoder"] = rest
     encoder = _construct_encoder(TerraTorch, name, rest, report)
-    images = {key: (word, build_image(count, frames, arguments, report)) for key, (word, count) in counts.items()}
-    known = {key: (word, image) for key, (word, image) in images.items() if image is not None}
-    if encoder is None or not known:
+    built = [(key, word, build_image(count, frames, arguments, report)) for key, (word, count) in counts.items()]
+    images = {key: (word, image) for key, word, image in built if image is not None}
+    if encoder is None or not images:
         return None
-    return Backbone(
-        encoder=encoder,
-        image=next(iter(known.values()))[1],
-        modalities=known if len(known) > 1 else {},
-        pooling=pooling,
-        padding=padding,
-        fallback=() if rest.get("vit_adapter") else HOOKS.get(kind, ()),
-    )
+    fallback = () if rest.get("vit_adapter") else HOOKS.get(kind, ())
+    return Backbone(encoder=encoder, images=images, pooling=pooling, padding=padding, fallback=fallback)
 
 
 def _drop_ignored(name: str, arguments: Arguments, report: Diagnostics) -> Arguments:
@@ -203,13 +197,8 @@ def _parse_channels(name: str, arguments: Arguments, report: Diagnostics) -> tup
             count = len(bands)
         rest = _name_bands(kind, rest, bands, report)
     elif name == "IdentityBackbone":
-        widths = rest.get("out_channels")
-        if not isinstance(widths, list | tuple) or len(widths) != 1:
-            fix = f"{rest.format_path('out_channels')}: [{count or 3}]"
-            place = rest.locate("out_channels")
-            report.add_problem(place, f"{name} needs out_channels, a list of those of its image.", fix, "key")
-            return rest, {}
-        rest, count = rest.drop("out_channels"), widths[0]
+        widths, rest = rest.get("out_channels"), rest.drop("out_channels")
+        count = widths[0] if isinstance(widths, list | tuple) and widths else count or 3
     elif count is None:
         count = TOKENIZER_CHANNELS.get(name.rpartition("_")[2], 3)
     return rest, {"": ("image", count)}
@@ -265,7 +254,8 @@ def _parse_modalities(name: str, arguments: Arguments, report: Diagnostics) -> t
         named = dict.fromkeys(counts, named)
     bands = {_spell_modality(key): _flatten_bands(names) or names for key, names in named.items()}
     for modality, (word, count) in counts.items():
-        known = len(bands[modality]) if modality in bands else MODALITIES.get(modality, 3)
+        names = bands.get(modality)
+        known = len(names) if isinstance(names, list) else MODALITIES.get(modality, 3)
         counts[modality] = (word, known if count is None else count)
     return arguments.drop("in_chans").replace(modalities=list(counts), **({"bands": bands} if bands else {})), counts
 
@@ -296,7 +286,7 @@ def _build_timm_backbone(name: str, arguments: Arguments, report: Diagnostics, d
         report.add_problem(path, f"{get_part_name(encoder)} {info.expected}{got}.", fix, info.code)
         return None
     encoder, padding = _resolve_padding(encoder, info, image.channels, arguments, describe)
-    return Backbone(encoder=encoder, image=image, pooling=pooling, padding=padding)
+    return Backbone(encoder=encoder, images={"": ("image", image)}, pooling=pooling, padding=padding)
 
 
 E = TypeVar("E", Timm, TerraTorch)
@@ -304,7 +294,8 @@ E = TypeVar("E", Timm, TerraTorch)
 
 def _construct_encoder(cls: type[E], name: str, arguments: Arguments, report: Diagnostics) -> E | None:
     """Build an encoder: the arguments that are not fields of its own are its options."""
-    fields, forbidden = _ENCODERS[cls]
+    fields = TERRATORCH_FIELDS if cls is TerraTorch else TIMM_FIELDS
+    forbidden = FORBIDDEN_TERRATORCH_OPTIONS if cls is TerraTorch else FORBIDDEN_TIMM_ARGUMENTS
     own = {argument: value for argument, value in arguments.values.items() if argument in fields}
     options = arguments.drop(*fields)
     label = f"{cls.source}/{name}"

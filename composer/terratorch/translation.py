@@ -95,6 +95,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         output = Arguments("", "")
     report.raise_problems()
     assert backbone is not None
+    images = tuple(backbone.images.values())
     labels = {normalize_branch(name): name for name in branches}
     try:
         graph = chain(
@@ -103,7 +104,7 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
             *necks,
             *trunk,
             aux=dict(zip(labels, branches.values(), strict=True)),
-            input=backbone.image,
+            input=images[0][1],
             rescale=output.get("rescale", True),
             crop=output.get("image_size_out"),
             padding=backbone.padding,
@@ -112,12 +113,9 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         message = str(error).replace("crop", "image_size_out")
         report.add_problem(message.split(" ")[0], f"{message}.")
         raise SpecError(report.problems) from None
-    if backbone.modalities:
-        sources = {modality: name for modality, (name, _) in backbone.modalities.items()}
-        encoder, *others = graph.nodes
-        graph = evolve(
-            graph, inputs=tuple(backbone.modalities.values()), nodes=[evolve(encoder, inputs=sources), *others]
-        )
+    if len(images) > 1:
+        sources = {modality: name for modality, (name, _) in backbone.images.items()}
+        graph = evolve(graph, inputs=images, nodes=[evolve(graph.nodes[0], inputs=sources), *graph.nodes[1:]])
     return Translation(graph, report.notes, {label: name for label, name in labels.items() if label != name})
 
 

@@ -10,10 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from attrs import evolve
-from terratorch.models.backbones.clay_v1.embedder import Embedder, clay_v1_base
+from terratorch.models.backbones.clay_v1.embedder import clay_v1_base
 from terratorch.models.backbones.clay_v1.modules import WAVELENGTHS
 from terratorch.models.backbones.dofa_vit import waves_list
-from terratorch.models.backbones.prithvi_mae import PrithviViT
 from terratorch.models.backbones.prithvi_swin import prithvi_swin_B, prithvi_swin_L
 from terratorch.models.backbones.scalemae import create_model
 from terratorch.models.backbones.swin_encoder_decoder import MMSegSwinTransformer
@@ -93,8 +92,8 @@ _SCALE_MAE_OPTIONS = (
 )
 """The options of ScaleMAE; others of timm's reach layers that are not part of its forward."""
 
-_LENIENT_CLASSES = {"clay": Embedder, "swin": MMSegSwinTransformer, "tokenizer": VQ, "prithvi": PrithviViT}
-"""The networks whose constructors ignore unknown arguments."""
+_LENIENT_CLASSES = {"swin": MMSegSwinTransformer, "tokenizer": VQ}
+"""The networks whose constructors ignore unknown arguments, beside those with `options` in `CONSTRUCTORS`."""
 
 
 def _check_options(part: TerraTorch) -> None:
@@ -105,11 +104,11 @@ def _check_options(part: TerraTorch) -> None:
     if part.takes_names and isinstance(size, tuple) and len(set(size)) > 1:
         fix = f"img_size: {max(size)}; images of any shape are fed all the same"
         raise RejectionError(reject_option("takes its positions for those of a square", f"img_size: {list(size)}", fix))
-    known: set[str] | None = set(_SCALE_MAE_OPTIONS.split()) if kind == "scalemae" else None
+    known = set(_SCALE_MAE_OPTIONS.split() if kind == "scalemae" else CONSTRUCTORS[kind].options)
     if kind in _LENIENT_CLASSES:
-        known = {"return_type", "vit_adapter", *inspect.signature(_LENIENT_CLASSES[kind]).parameters} - {"kwargs"}
+        known = {"return_type", *inspect.signature(_LENIENT_CLASSES[kind]).parameters} - {"kwargs"}
     for name in options:
-        if known is not None and name not in known:
+        if known and name not in known:
             library = f"terratorch {version('terratorch')}"
             raise RejectionError(reject_unknown_option(f"has no argument {name!r}", name, known, library))
 
