@@ -76,7 +76,7 @@ class Choice:
         # Compared with their types, because in Python True == 1.
         if not any(type(value) is type(known) and value == known for known in self.known):
             names = ", ".join(
-                "null" if known is None else str(known).lower() if known in (True, False) else known
+                "null" if known is None else str(known).lower() if isinstance(known, bool) else str(known)
                 for known in self.known
             )
             raise ValueError(f"{attribute.name} must be one of {names} (got {value!r})")

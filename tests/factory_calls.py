@@ -332,6 +332,13 @@ REFUSED = {
         {"decoder": "LinearDecoder", "decoder_upsampling_size": 2, "head_dropout": 0.1, "head_channel_list": [8]},
         ["unused head_dropout -> leave it out", "unused head_channel_list -> leave it out"],
     ),
+    "arguments of our head alone": (
+        {"head_upsampling": 2, "head_final_act": "torch.nn.Softmax"},
+        [
+            "unused head_upsampling -> SegmentationHead in a spec has it",
+            "unused head_final_act -> SegmentationHead in a spec has it",
+        ],
+    ),
     "auxiliary heads that are no list": ({"aux_decoders": {"name": "one"}}, ["type aux_decoders"]),
     "auxiliary heads that are none": (
         {

@@ -261,10 +261,27 @@ class TestPlaces:
 
 NO_MODEL = "1:1: error[key]"
 NO_CONFIGS = {
-    "a list": ("- 1\n", [f"{NO_MODEL} a config has a model of a class_path and init_args (got None)"]),
-    "another file": ("model: other.yaml\n", [f"{NO_MODEL} model: a config has a model"]),
-    "keys with dots": ("model.class_path: x\n", ["1:1: error[key] model.class_path: keys that are", NO_MODEL]),
-    "other keys": ("model: {type: x}\n", [f"{NO_MODEL} model: ", "1:9: error[key] model.type: a model has no key"]),
+    "a list": (
+        "- 1\n",
+        [f"{NO_MODEL} this is no TerraTorch config: its model has no class_path and init_args (got None)"],
+    ),
+    "another file": (
+        "model: other.yaml\n",
+        [f"{NO_MODEL} model: this is no TerraTorch config: its model has no class"],
+    ),
+    "keys with dots": ("model.class_path: x\n", ["1:1: error[key] model.class_path: keys that are"]),
+    "another program's": (
+        "model: {type: x, layers: 3}\n",
+        [f"{NO_MODEL} model: this is no TerraTorch config: its model"],
+    ),
+    "other keys": (
+        model(*LAST).replace("model:\n", "model:\n  lr: 1\n"),
+        ["2:3: error[key] model.lr: a model has no key"],
+    ),
+    "no factory": (
+        "model: {class_path: ClassificationTask, init_args: {model_args: {}}}\n",
+        [f"1:41: error[key] {INIT}.model_factory: ClassificationTask needs the name of a model_factory (got None)"],
+    ),
     "no name": ("model: {class_path: [], init_args: {}}\n", ["1:9: error[part] model.class_path: [] is not a task"]),
     "another's": (
         "model: {class_path: my.ClassificationTask, init_args: {}}\n",
@@ -304,8 +321,9 @@ def test_what_is_none_is_refused_at_its_place(text, begins):
 
 
 def test_an_example_is_shown_where_there_is_no_model():
-    assert refusal("trainer: {}\n").endswith(
-        "\n  fix: model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
+    assert refusal("encoder: timm/resnet18\nhead: ClassificationHead\n") == (
+        "c.yaml:1:1: error[key] this is no TerraTorch config: its model has no class_path and init_args (got None).\n"
+        "  fix: model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
     )
 
 

@@ -38,7 +38,7 @@ STAGES = (
 TORCH_FREE = re.compile(
     r"composer\.((errors|layouts|sizes|files|limits|process|parts|graph|graph_checks|spec|neck_paths"
     r"|inference|encoder_info|fixes|compatibility|__init__|__main__)(\.|$)"
-    r"|adapters\.(decoders|rejections)$|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue))?$"
+    r"|adapters\.(decoders|rejections)$|adapters\.(timm|smp|mmseg|transformers|terratorch)(\.(parts|contracts|levels|catalogue|translation))?$"
     r"|cli\.(__init__|main|terminal|check)$)"
 )
 """What may not import torch, timm or einops when it is loaded, nor anything of ours that does."""

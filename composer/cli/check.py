@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from difflib import unified_diff
@@ -238,3 +239,24 @@ def import_terratorch(config: str, out: str | None) -> None:
     for note in translation.notes:
         log(note.format("note"))
     write_text(write(translation.graph), out, path)
+
+
+def import_smp(folder: str, out: str | None, save_to: str | None) -> None:
+    """Write the spec of a folder of smp's `save_pretrained` to `out` or to stdout, and its weights to `save_to`.
+
+    Raises SpecError for a folder without such a model or its weights, and UsageError for files that cannot be written.
+    """
+    from composer.adapters.smp.translation import read_folder
+
+    weights = os.path.join(folder, "model.safetensors")
+    path = None if out is None else check_writable(out, SPEC_SUFFIXES)
+    target = None if save_to is None else check_writable(save_to, (".safetensors",), [("weights", weights)])
+    graph = read_folder(folder)
+    if target is not None:
+        from composer.cli.show import build_model
+        from composer.weights import save
+
+        model, origin = build_model(infer(graph), folder, weights=weights)
+        write_output(str(save_to), target, lambda partial: save(model, partial))
+        log(f"{origin}\nwrote {save_to}")
+    write_text(write(graph), out, path)

@@ -112,7 +112,13 @@ def _build_parser() -> argparse.ArgumentParser:
     program = programs.add_subparsers(required=True, metavar="PROGRAM")
     add = program.add_parser("terratorch", help="a config of TerraTorch", allow_abbrev=False).add_argument
     add("config", metavar="CONFIG", help="the file given to `terratorch fit --config`")
-    add("-o", "--out", metavar="SPEC", help="the spec to write: .yaml; without it, to stdout")
+    out_help = "the spec to write: .yaml; without it, to stdout"
+    add("-o", "--out", metavar="SPEC", help=out_help)
+    smp = program.add_parser("smp", help="a model of segmentation_models_pytorch", allow_abbrev=False)
+    smp.set_defaults(run="check:import_smp")
+    smp.add_argument("folder", metavar="FOLDER", help="the folder that model.save_pretrained(FOLDER) wrote")
+    smp.add_argument("-o", "--out", metavar="SPEC", help=out_help)
+    smp.add_argument("--save", dest="save_to", metavar="OUT", help=save_help)
 
     add = add_command("explain", "list:explain_code", "explain an error code, or list all of them").add_argument
     add("code", nargs="?", metavar="CODE", help="the word in brackets of an error, such as layout")

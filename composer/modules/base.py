@@ -141,7 +141,7 @@ def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
 
 def build_activation(name: str) -> nn.Module:
     """Build the activation of torch with a name of `FINAL_ACTIVATIONS`. Softmax is over the channels, axis 1."""
-    built: nn.Module = nn.Softmax(dim=1) if name == "Softmax" else getattr(nn, name)()
+    built: nn.Module = getattr(nn, name)(**({"dim": 1} if name.endswith("Softmax") else {}))
     return built
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from composer import parts
@@ -290,22 +291,27 @@ class ASPP(nn.Module):
 
 @module.register(parts.SegmentationHead)
 class Segmentation(nn.Module):
-    """Apply 3 × 3 convolutions, dropout, and a 1 × 1 convolution."""
+    """Apply 3 × 3 convolutions, dropout, a last convolution, bilinear upsampling, and the final activation."""
 
     def __init__(self, head: parts.SegmentationHead, features: Features) -> None:
         super().__init__()
         (feature,) = features
         widths = (feature.channels, *(head.channel_list or ()))
         self.head = nn.Sequential(
-            nn.Sequential(*(_build_conv_relu(*pair) for pair in pairwise(widths))),
+            nn.Sequential(*(_build_conv_relu(*pair, batch_norm=head.batch_norm) for pair in pairwise(widths))),
             nn.Dropout(head.dropout) if head.dropout else nn.Identity(),
-            nn.Conv2d(widths[-1], head.num_classes, kernel_size=1),
+            nn.Conv2d(widths[-1], head.num_classes, head.kernel_size, padding=head.kernel_size // 2),
         )
+        self.upsampling = head.upsampling
+        self.final_act = build_activation(head.final_act or "Identity")
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return class scores `(b, num_classes, h, w)` for one map `(b, c, h, w)`."""
+        """Return class scores `(b, num_classes, h * upsampling, w * upsampling)` for one map `(b, c, h, w)`."""
         (x_BCHW,) = features
-        return (self.head(x_BCHW),)
+        y_BCHW = self.head(x_BCHW)
+        if self.upsampling > 1:
+            y_BCHW = F.interpolate(y_BCHW, scale_factor=self.upsampling, mode="bilinear", align_corners=True)
+        return (self.final_act(y_BCHW),)
 
 
 @module.register(parts.RegressionHead)
@@ -328,7 +334,7 @@ class Regression(nn.Module):
             stages.append(nn.Sequential(*blocks))
         dropout = nn.Dropout2d(head.dropout) if head.dropout else nn.Identity()
         self.head = nn.Sequential(*stages, dropout, nn.Conv2d(widths[-1], head.num_outputs, kernel_size=1))
-        self.final_act = nn.Identity() if head.final_act is None else build_activation(head.final_act)
+        self.final_act = build_activation(head.final_act or "Identity")
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return numbers `(b, num_outputs, h * 2**layers, w * 2**layers)` for one map `(b, c, h, w)`."""
@@ -339,7 +345,7 @@ class Regression(nn.Module):
 @module.register(parts.ClassificationHead)
 @module.register(parts.ScalarHead)
 class Scalars(nn.Module):
-    """Apply linear layers, dropout, a linear layer, and the mean over positions, which may also come first."""
+    """Apply linear layers, dropout, a linear layer, and pooling over positions, which may also come first."""
 
     def __init__(self, head: parts.ClassificationHead | parts.ScalarHead, features: Features) -> None:
         super().__init__()
@@ -352,18 +358,24 @@ class Scalars(nn.Module):
             nn.Linear(widths[-1], outputs),
         )
         self.vector = feature.axes == VECTOR
+        self.takes_max = isinstance(head, parts.ClassificationHead) and head.pooling == "max"
         # A single linear layer commutes with the mean, so the cheaper order is used.
-        self.mean_first = head.linear_after_pool or not (head.dim_list or head.dropout)
+        self.pool_first = head.linear_after_pool or not (head.dim_list or head.dropout or self.takes_max)
+        self.final_act = build_activation(getattr(head, "final_act", None) or "Identity")
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return numbers `(b, outputs)` for one map `(b, c, h, w)` or one vector `(b, c)`."""
         (x,) = features
         if self.vector:
-            return (self.head(x),)
+            return (self.final_act(self.head(x)),)
         x_BCN = x.flatten(2)
-        if self.mean_first:
-            return (self.head(x_BCN.mean(2)),)
-        return (self.head(x_BCN.transpose(1, 2)).mean(1),)
+        if self.pool_first:
+            return (self.final_act(self.head(self._pool(x_BCN, 2))),)
+        return (self.final_act(self._pool(self.head(x_BCN.transpose(1, 2)), 1)),)
+
+    def _pool(self, x: Tensor, axis: int) -> Tensor:
+        # Its gradient goes to one position, and that of torch.amax to all that are equal.
+        return x.max(axis).values if self.takes_max else x.mean(axis)
 
 
 class _PixelShuffleUpsample(nn.Module):

@@ -21,22 +21,27 @@ from composer.parts.validators import (
 
 @frozen(kw_only=True)
 class SegmentationHead(Head):
-    """Compute class scores per cell: 3 × 3 convolutions of widths `channel_list`, dropout, a 1 × 1 convolution."""
+    """Compute class scores per cell: 3 × 3 convolutions of widths `channel_list`, dropout, a last convolution.
+
+    The last convolution has `kernel_size` cells a side. Its scores are enlarged by the factor `upsampling`, bilinearly
+    and with the centres of the corner cells aligned (`align_corners`), and `final_act` follows: the order of smp's
+    heads. `batch_norm` normalises each of the 3 × 3 convolutions.
+    """
 
     num_classes: int = field(validator=CHANNELS)
     channel_list: tuple[int, ...] | None = field(
         default=None, converter=convert_optional_int_list, validator=OPTIONAL_CHANNELS
     )
+    batch_norm: bool = field(default=False, validator=BOOL)
     dropout: float = field(default=0.0, validator=RATE)
+    kernel_size: int = field(default=1, validator=Choice((1, 3, 5, 7)))
+    upsampling: int = field(default=1, validator=IntRange(1, 64))
+    final_act: str | None = field(default=None, validator=Choice((None, *FINAL_ACTIVATIONS)))
 
 
 @contract.register(SegmentationHead)
 def _(head: SegmentationHead, features: Features) -> ContractResult:
-    return (
-        require_maps(features)
-        or _require_one_feature(features)
-        or Outputs(features=[evolve(features[0], channels=head.num_classes)])
-    )
+    return _infer_upsampled(features, head.num_classes, head.upsampling)
 
 
 @frozen(kw_only=True)
@@ -55,16 +60,15 @@ class RegressionHead(Head):
 
 @contract.register(RegressionHead)
 def _(head: RegressionHead, features: Features) -> ContractResult:
-    if rejection := require_maps(features) or _require_one_feature(features):
-        return rejection
-    if head.learned_upscale_layers:
-        return upsample_map(features[0], head.num_outputs, 2**head.learned_upscale_layers)
-    return Outputs(features=[evolve(features[0], channels=head.num_outputs)])
+    return _infer_upsampled(features, head.num_outputs, 2**head.learned_upscale_layers)
 
 
 @frozen(kw_only=True)
 class ClassificationHead(Head):
-    """Compute class scores of an image: linear layers of widths `dim_list`, dropout, a linear layer, the mean."""
+    """Compute class scores of an image: linear layers of widths `dim_list`, dropout, a linear layer, the mean.
+
+    `linear_after_pool` takes the mean first, `pooling` is `mean` or `max`, and `final_act` comes last.
+    """
 
     num_classes: int = field(validator=CHANNELS)
     dim_list: tuple[int, ...] | None = field(
@@ -72,6 +76,8 @@ class ClassificationHead(Head):
     )
     dropout: float = field(default=0.0, validator=RATE)
     linear_after_pool: bool = field(default=False, validator=BOOL)
+    pooling: str = field(default="mean", validator=Choice(("mean", "max")))
+    final_act: str | None = field(default=None, validator=Choice((None, *FINAL_ACTIVATIONS)))
 
 
 @frozen(kw_only=True)
@@ -115,6 +121,15 @@ def _(head: EmbeddingHead, features: Features) -> ContractResult:
     return Rejection(
         code="count", kind="policy", expected="takes at least one feature, or there is nothing to give", got="none"
     )
+
+
+def _infer_upsampled(features: Features, channels: int, factor: int) -> ContractResult:
+    """Return one map of `channels`, `factor` times as large as the only input."""
+    if rejection := require_maps(features) or _require_one_feature(features):
+        return rejection
+    if factor > 1:
+        return upsample_map(features[0], channels, factor)
+    return Outputs(features=[evolve(features[0], channels=channels)])
 
 
 def _require_one_feature(features: Features) -> Rejection | None:

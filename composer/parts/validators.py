@@ -14,7 +14,7 @@ from composer.layouts import validate_bool
 ACTIVATIONS = ("ReLU", "GELU", "SiLU", "LeakyReLU", "ELU", "Tanh", "Sigmoid", "Softplus", "Identity")
 """Activations that a part may name, by torch's names. The list is closed: no other name is looked up."""
 
-FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax")
+FINAL_ACTIVATIONS = (*ACTIVATIONS, "Softmax", "LogSoftmax")
 MAX_CHANNELS = 65_536
 MAX_LEVELS = 64
 

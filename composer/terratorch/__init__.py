@@ -10,13 +10,23 @@ from composer.terratorch.configs import read_config, reads_config
 from composer.terratorch.translation import Translation, translate
 
 if TYPE_CHECKING:
-    from composer.terratorch.factory import EncoderDecoderFactory, FactoryModel, TerraTorchWarning
+    from composer.terratorch.factory import (
+        EncoderDecoderFactory,
+        FactoryModel,
+        PrithviModelFactory,
+        SMPModelFactory,
+        TerraTorchWarning,
+        TimmModelFactory,
+    )
 
 __all__ = [
     "AuxiliaryHead",
     "EncoderDecoderFactory",
     "FactoryModel",
+    "PrithviModelFactory",
+    "SMPModelFactory",
     "TerraTorchWarning",
+    "TimmModelFactory",
     "Translation",
     "read_config",
     "reads_config",

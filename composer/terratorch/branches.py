@@ -35,6 +35,9 @@ HEADS: dict[str, type[Head]] = {
 }
 """The head of each task."""
 
+OWN_HEAD_FIELDS = ("batch_norm", "final_act", "kernel_size", "upsampling", "pooling")
+"""The fields that no head of TerraTorch has, or only that for regression: the first two."""
+
 PIXEL_WISE = ("segmentation", "regression")
 EMBEDDING_TASK = "embedding_generation"
 
@@ -177,7 +180,11 @@ def _build_head(task: str, arguments: Arguments, report: Diagnostics) -> Head | 
             report.add_ignored(arguments, ["batch_norm"], "the head is built with batch norm", fix)
         activation = _parse_activation(arguments, report)
         arguments = arguments.drop("batch_norm", "final_act").replace(**activation)
-    return construct(HEADS[task], arguments, report)
+    label, own = HEADS[task].__name__, [one for one in OWN_HEAD_FIELDS if one in arguments and task != "regression"]
+    for argument in own:
+        message = f"TerraTorch's {label} has no argument {argument!r}."
+        report.add_problem(arguments.locate(argument), message, f"{label} in a spec has it", "unused")
+    return construct(HEADS[task], arguments.drop(*own), report)
 
 
 def _parse_activation(arguments: Arguments, report: Diagnostics) -> dict[str, str]:

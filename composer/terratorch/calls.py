@@ -74,12 +74,14 @@ class Diagnostics:
 
     The place of a problem is an argument: `decoder_channels`, `necks[1].indices`. Where the call was read from a
     config, `aliases` maps arguments to paths of the config (`""` is the whole call), and `source` has their
-    positions. `origins` are the arguments that each node of the graph was made of.
+    positions. `origins` are the arguments that each node of the graph was made of. `spellings` maps arguments to the
+    names that the caller's factory has for them, with which a fix is written.
     """
 
     source: Source = field(factory=Source)
     aliases: dict[str, str] = field(factory=dict)
     origins: dict[str, Arguments] = field(factory=dict)
+    spellings: dict[str, str] = field(factory=dict)
     problems: list[Problem] = field(factory=list)
     notes: list[Problem] = field(factory=list)
 
@@ -93,7 +95,7 @@ class Diagnostics:
 
     def add_problem(self, path: str, message: str, fix: str | None = None, code: str = "value") -> None:
         """Add a problem at an argument; with the code `note`, a note."""
-        problem = Problem(code=code, message=message, place=self.locate(path), fix=fix)
+        problem = Problem(code=code, message=message, place=self.locate(path), fix=self._spell(fix))
         found = self.notes if code == "note" else self.problems
         # The main head's problems recur for every auxiliary head.
         if problem not in found:
@@ -123,7 +125,7 @@ class Diagnostics:
         name = re.split(r"[.\[]", rest)[0]
         return origin, f"{origin.paths[name]}{rest[len(name) :]}" if name in origin.paths else origin.owner
 
-    def map_problem(self, problem: Problem, graph: Graph) -> Problem:
+    def map_problem(self, problem: Problem, graph: Graph | None) -> Problem:
         """Return a problem of the graph with the place of the argument that caused it, and a fix in arguments.
 
         Where a field has no argument of its own, the place is that of the node's argument.
@@ -136,16 +138,21 @@ class Diagnostics:
             fix: str | None = "; ".join(self._format_edit(edit, graph) for edit in problem.fix.edits)
         else:
             fix = problem.fix and format_fix(problem.fix, origin)
-        return evolve(problem, place=self.locate(path), fix=fix)
+        return evolve(problem, place=self.locate(path), fix=self._spell(fix))
 
-    def _format_edit(self, edit: Edit, graph: Graph) -> str:
+    def _spell(self, fix: str | None) -> str | None:
+        for name, spelling in self.spellings.items():
+            fix = fix and fix.replace(name, spelling)
+        return fix
+
+    def _format_edit(self, edit: Edit, graph: Graph | None) -> str:
         if isinstance(edit, SetField):
             return f"{self.origins[edit.node].format_path(edit.name)}: {edit.value}"
         # Frames are pooled by the backbone in TerraTorch.
         pooling = TemporalPooling.__name__
         if edit.parts == (pooling,):
             return f"{self.origins['encoder'].format_path('temporal_pooling')}: mean"
-        nodes = [node for node in graph.nodes if node.name.startswith("necks[")]
+        nodes = [node for node in (graph.nodes if graph else ()) if node.name.startswith("necks[")]
         parts = [format_part(node.part) for node in nodes if isinstance(node.part, Part)]
         at = [*(node.name for node in nodes), edit.before].index(edit.before)
         necks = (part.partition(": {") for part in (*parts[:at], *edit.parts, *parts[at:]))
@@ -153,7 +160,7 @@ class Diagnostics:
         return f"necks: [{', '.join(neck for neck in dicts if pooling not in neck)}]"
 
     @contextmanager
-    def map_errors(self, graph: Graph) -> Iterator[None]:
+    def map_errors(self, graph: Graph | None = None) -> Iterator[None]:
         """Within it, a SpecError of the graph becomes one of the call, in the order of the file."""
         try:
             yield
@@ -161,8 +168,8 @@ class Diagnostics:
             raise SpecError(sort_problems(self.map_problem(problem, graph) for problem in error.problems)) from None
 
 
-_SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "necks", "rescale")
-"""Keys of a spec with which a fix may begin, and which are not fields of a part."""
+_SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "known", "necks", "rescale")
+"""Words with which a fix may begin, and which are not fields of a part."""
 
 
 def format_fix(fix: str, origin: Arguments) -> str:

@@ -10,20 +10,19 @@ from typing import Any
 from attrs import evolve
 
 from composer.encoder_info import describe as describe_by_probe
-from composer.errors import Source, suggest
+from composer.errors import Problem, Source, SpecError, suggest
 from composer.inference import Describe, infer
 from composer.spec.schema import get_key_name, join_path
 from composer.spec.writer import write
 from composer.spec.yaml import MappingNode, SequenceNode, Tree, parse_document, read_text
 from composer.terratorch.calls import Diagnostics, find_padding_notes, sort_problems
-from composer.terratorch.translation import Translation, translate
+from composer.terratorch.factories import FACTORIES, FACTORY, explain_unsupported_factory
+from composer.terratorch.translation import Translation
 
 MODEL = "model"
 INIT_ARGS = f"{MODEL}.init_args"
 MODEL_ARGS = f"{INIT_ARGS}.model_args"
 CONFIG_EXAMPLE = "model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
-FACTORY = "EncoderDecoderFactory"
-
 TASKS = {
     "SemanticSegmentationTask": "segmentation",
     "PixelwiseRegressionTask": "regression",
@@ -32,7 +31,7 @@ TASKS = {
     "ScalarRegressionTask": "scalar_regression",
     "EmbeddingGenerationTask": "embedding_generation",
 }
-"""The tasks of TerraTorch 1.2.11 whose models EncoderDecoderFactory builds, each with the task of the call."""
+"""The tasks of TerraTorch 1.2.11 whose models its factories build, each with the task of the call."""
 
 EMBEDDING_TASK_CLASS = "EmbeddingGenerationTask"
 
@@ -73,19 +72,31 @@ def reads_config(text: str, *, name: str | None = None, describe: Describe = des
     call = _parse_config(text, report)
     if call is None:
         report.raise_problems()
-    translation = translate(call or {}, describe, report)
+    factory, arguments = call or (FACTORY, {})
+    translation = FACTORIES[factory](arguments, describe, report)
+    padding_notes: list[Problem] = []
     with report.map_errors(translation.graph):
-        typed = infer(translation.graph, describe)
         write(translation.graph)
+        try:
+            padding_notes = find_padding_notes(infer(translation.graph, describe), report)
+        except SpecError as error:
+            if found := [problem for problem in error.problems if problem.code != "install"]:
+                raise SpecError(found) from None
+            message = "a library is missing, so the spec was not checked."
+            report.add_note("", message, "; ".join(str(problem.fix) for problem in error.problems))
     labels = [label for label, _ in translation.graph.auxiliary]
     for label, written in translation.branches.items():
         message = f"names in a spec are letters, digits and _: {written} is {label} there."
         report.add_note(f"aux_decoders[{labels.index(label)}].name", message)
-    return evolve(translation, notes=sort_problems([*report.notes, *find_padding_notes(typed, report)]))
+    return evolve(translation, notes=sort_problems([*report.notes, *padding_notes]))
 
 
-def _parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
-    """Return the arguments that a config hands to EncoderDecoderFactory; None, with problems, where it has none.
+_Call = tuple[str, dict[str, Any]]
+"""The name of a factory, and the arguments of `build_model`."""
+
+
+def _parse_config(text: str, report: Diagnostics) -> _Call | None:
+    """Return the call that a config makes of a factory; None, with problems, where it makes none.
 
     Raises SpecError for a text that is not YAML.
     """
@@ -98,17 +109,18 @@ def _parse_config(text: str, report: Diagnostics) -> dict[str, Any] | None:
     for key in config if isinstance(config, dict) else ():
         if key != MODEL:
             _set_aside("", key, report)
-    for key in model if isinstance(model, dict) else ():
+    if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
+        if not report.problems:
+            message = f"this is no TerraTorch config: its model has no class_path and init_args (got {model!r})."
+            report.add_problem("" if model is None else MODEL, message, CONFIG_EXAMPLE, "key")
+        return None
+    for key in model:
         if key not in ("class_path", "init_args"):
             report.add_problem(f"{MODEL}.{key}", f"a model has no key {key!r}.", CONFIG_EXAMPLE, "key")
-    if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
-        message = f"a config has a model of a class_path and init_args (got {model!r}), all in this file."
-        report.add_problem("" if model is None else MODEL, message, CONFIG_EXAMPLE, "key")
-        return None
     home, dot, task = str(model.get("class_path")).rpartition(".")
     if task in TASKS and home.partition(".")[0] in ("", "terratorch"):
         return _parse_init_args(task, model["init_args"], report)
-    message = f"{home}{dot}{task} is not a task whose models {FACTORY} builds."
+    message = f"{home}{dot}{task} is not a task whose models are imported."
     report.add_problem(f"{MODEL}.class_path", message, suggest(task, TASKS), "part")
     return None
 
@@ -142,18 +154,20 @@ def _set_aside(path: str, key: str, report: Diagnostics) -> None:
         report.add_note(join_path(path, key), "not part of a model: set aside.")
 
 
-def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> dict[str, Any] | None:
-    """Return the call that a task makes of EncoderDecoderFactory."""
+def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> _Call | None:
+    """Return the call that a task makes of a factory."""
     embedding = task == EMBEDDING_TASK_CLASS
     known = (*MODEL_ARGUMENTS, *(EMBEDDING_ARGUMENTS if embedding else ()))
     for name, value in init.items():
         if name not in known or (name == MODEL and value is not None):
             _check_init_arg(task, name, value, known, report)
-    factory, arguments = init.get("model_factory"), init.get("model_args")
-    if not embedding and factory != FACTORY:
-        message = f"models of {factory} are not imported, only those of {FACTORY}."
-        fix = f"model_factory: {FACTORY}, with a backbone timm_NAME and a decoder such as smp_NAME"
-        report.add_problem(f"{INIT_ARGS}.model_factory", message, fix, "part")
+    factory, arguments = FACTORY if embedding else init.get("model_factory"), init.get("model_args")
+    if not isinstance(factory, str):
+        message = f"{task} needs the name of a model_factory (got {factory!r})."
+        report.add_problem(f"{INIT_ARGS}.model_factory", message, f"model_factory: {FACTORY}", "key")
+        return None
+    if factory not in FACTORIES:
+        report.add_problem(f"{INIT_ARGS}.model_factory", *explain_unsupported_factory(factory), "part")
         return None
     if not isinstance(arguments, dict):
         report.add_problem(MODEL_ARGS, f"{task} needs model_args, a mapping (got {arguments!r}).", code="key")
@@ -172,7 +186,7 @@ def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> di
         call["aux_decoders"] = _parse_aux_heads(init.get("aux_heads"), aliases, report)
     # Not before: the paths of the problems above are those of the config.
     report.aliases |= aliases
-    return call
+    return factory, call
 
 
 def _check_init_arg(task: str, name: str, value: Any, known: tuple[str, ...], report: Diagnostics) -> None:

@@ -18,7 +18,7 @@ from composer.model import Model, ModelOutput
 from composer.parts import Encoder
 from composer.terratorch.branches import EMBEDDING_TASK
 from composer.terratorch.calls import Diagnostics, find_padding_notes
-from composer.terratorch.translation import translate
+from composer.terratorch.factories import FACTORIES, FACTORY
 
 
 class TerraTorchWarning(UserWarning):
@@ -60,27 +60,61 @@ class EncoderDecoderFactory:
         with all problems: unknown names, arguments that nothing uses, parts that do not fit.
         """
         call = {name: value for name, value in locals().items() if name not in ("self", "kwargs")} | kwargs
-        report = Diagnostics()
-        translation = translate(call, describe, report)
-        _warn(translation.notes)
-        with report.map_errors(translation.graph):
-            typed = infer(translation.graph)
-            seed = int(torch.randint(2**31, ()))
-            model = FactoryModel(typed, build_modules(typed, seed=seed), task.lower(), translation.branches)
-        _warn(find_padding_notes(typed, report))
-        if model.task == EMBEDDING_TASK:
-            model.freeze_encoder()
-        if peft_config is not None:
-            from composer.adapters.peft import apply_peft
+        return _build_model(FACTORY, task, call)
 
-            model.encoder = apply_peft(model.get_submodule("encoder"), peft_config)
-        return model
+
+class PrithviModelFactory:
+    """TerraTorch's deprecated factory of the same name, which calls EncoderDecoderFactory by other names."""
+
+    def build_model(self, task: str, **call: Any) -> FactoryModel:
+        """Build the model of a call with `backbone`, `decoder`, `bands`, `pretrained`, `num_frames` and so on.
+
+        The other arguments, warnings and errors are those of EncoderDecoderFactory.
+        """
+        return _build_model("PrithviModelFactory", task, {"task": task, **call})
+
+
+class SMPModelFactory:
+    """TerraTorch's factory of the same name: whole models of smp, whose output has the size of the image."""
+
+    def build_model(self, task: str, **call: Any) -> FactoryModel:
+        """Build the model of a call with `backbone`, `model`, `bands`, `num_classes`, `pretrained` and `smp_…`."""
+        return _build_model("SMPModelFactory", task, {"task": task, **call})
+
+
+class TimmModelFactory:
+    """TerraTorch's factory of the same name: networks of timm with their own classifier."""
+
+    def build_model(self, task: str, **call: Any) -> FactoryModel:
+        """Build the model of a call with `backbone`, `in_channels`, `num_classes` and `pretrained`.
+
+        Raises SpecError for a network whose classifier is more than a linear layer, on the class token or the mean.
+        """
+        return _build_model("TimmModelFactory", task, {"task": task, **call})
+
+
+def _build_model(factory: str, task: str, call: Mapping[str, Any]) -> FactoryModel:
+    report = Diagnostics()
+    translation = FACTORIES[factory](call, describe, report)
+    _warn(translation.notes)
+    with report.map_errors(translation.graph):
+        typed = infer(translation.graph)
+        seed = int(torch.randint(2**31, ()))
+        model = FactoryModel(typed, build_modules(typed, seed=seed), task.lower(), translation.branches)
+    _warn(find_padding_notes(typed, report))
+    if model.task == EMBEDDING_TASK:
+        model.freeze_encoder()
+    if (peft_config := call.get("peft_config")) is not None:
+        from composer.adapters.peft import apply_peft
+
+        model.encoder = apply_peft(model.get_submodule("encoder"), peft_config)
+    return model
 
 
 def _warn(notes: Iterable[Problem]) -> None:
     for note in notes:
         fix = f" ({note.fix})" if note.fix else ""
-        warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=3)
+        warnings.warn(f"{note.place.path}: {note.message}{fix}", TerraTorchWarning, stacklevel=4)
 
 
 class FactoryModel(Model):

@@ -8,6 +8,8 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from composer.adapters.mmseg.parts import Mmseg
+from composer.adapters.smp import translation as smp
+from composer.adapters.smp.parts import Smp
 from composer.errors import Problem, SpecError, suggest
 from composer.graph import Graph, chain, get_module_path
 from composer.inference import Describe
@@ -166,6 +168,7 @@ def _build_branches(
 
 
 UNUSED_ATTENTION = "TerraTorch's U-Net has an attention here that it never runs"
+UNUSED_LAYER = "smp's DPT never runs the layers of its ViT behind the last level"
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -179,7 +182,7 @@ def normalize_tensor_name(name: str) -> str:
 
 
 def list_tensor_names(graph: Graph, key: str) -> tuple[str, ...]:
-    """Return the names that a model's tensor may have in a checkpoint of TerraTorch, the likeliest first.
+    """Return the names that a model's tensor may have in a checkpoint of TerraTorch or smp, the likeliest first.
 
     `key` is its name in the state dict of the model, which it keeps where TerraTorch has no place for it.
     """
@@ -192,9 +195,22 @@ def list_tensor_names(graph: Graph, key: str) -> tuple[str, ...]:
     if isinstance(node.part, Mmseg):
         # In TerraTorch's wrapper.
         return (f"{place}.decoder.{within}", f"{place}.{within}")
+    plain = _iter_classifier_names(graph, node.name, within)
     if node.name != "encoder":
-        return (f"{place}.{within}",)
-    return tuple(f"{place}.{name}" for name in _iter_encoder_names(node.part, within))
+        return (f"{place}.{within}", *smp.list_tensor_names(node.part, within), *plain)
+    return (*(f"{place}.{name}" for name in _iter_encoder_names(node.part, within)), *plain)
+
+
+def _iter_classifier_names(graph: Graph, node: str, within: str) -> Iterator[str]:
+    """Yield the names that a tensor has in a classifier of timm, where the model is one: an encoder with its head."""
+    parts = {node.name: node.part for node in graph.nodes}
+    is_classifier = isinstance(parts.get("encoder"), Timm) and isinstance(parts.get("head"), HEADS["classification"])
+    if not is_classifier or "decoder" in parts:
+        return
+    if node == "encoder":
+        yield within
+    elif within.startswith("head.2."):
+        yield from (within.replace("head.2", layer) for layer in ("head", "fc"))
 
 
 def find_ignore_reason(graph: Graph, name: str) -> str | None:
@@ -205,6 +221,8 @@ def find_ignore_reason(graph: Graph, name: str) -> str | None:
             last = len(node.part.channels) - 1
             if name.startswith(f"{_find_terratorch_path(graph, node.name)}.decoder.blocks.{last}.attention1."):
                 return UNUSED_ATTENTION
+        if isinstance(node.part, Smp) and node.part.name == "DPT" and name.startswith("encoder.model."):
+            return UNUSED_LAYER
     return None
 
 
@@ -222,7 +240,7 @@ def _find_terratorch_path(graph: Graph, node: str) -> str:
 
 
 def _iter_encoder_names(part: Part | object, within: str) -> Iterator[str]:
-    """Yield the names of an encoder's tensor inside PEFT's wrapper, TerraTorch's wrapper for frames, and timm's."""
+    """Yield the names of an encoder's tensor inside PEFT's wrapper, TerraTorch's for frames or smp's, and timm's."""
     peft = _PEFT_PREFIX if within.startswith(_PEFT_PREFIX) else ""
     plain = within.removeprefix(peft)
     names = [plain]
@@ -230,6 +248,6 @@ def _iter_encoder_names(part: Part | object, within: str) -> Iterator[str]:
         # TerraTorch always takes one of timm's wrappers. One keeps the network as it is; another its children, with
         # the stages of a sequence as children of its own; a third keeps the network, and listens to its layers.
         names += [f"model.{plain}", plain.replace(".", "_", 1), f"body.{plain}"]
-    for frames in ("", "encoder."):
+    for outer in ("", "encoder.", "model."):
         for name in names:
-            yield f"{peft}{frames}{name}"
+            yield f"{peft}{outer}{name}"

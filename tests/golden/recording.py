@@ -24,6 +24,8 @@ from torch.utils import _pytree as pytree
 
 import composer
 from composer.cli.main import main
+from composer.encoder_info import describe, reject_missing
+from composer.terratorch.configs import reads_config
 from composer.terratorch.factory import EncoderDecoderFactory
 from tests.peers.combinations import (
     CHANNELS,
@@ -38,6 +40,7 @@ from tests.wrong_specs import READ
 
 FOLDER = Path(__file__).parent
 SPECS = {path.stem: path for path in sorted((FOLDER.parents[1] / "specs").glob("*.yaml"))}
+CONFIGS = {path.stem: path for path in sorted((FOLDER.parent / "terratorch_configs").glob("*.yaml"))}
 LIBRARIES = {"smp/": "segmentation_models_pytorch", "mmseg/": "mmseg", "transformers/": "transformers"}
 LIBRARIES["terratorch/"] = "terratorch"
 SOURCES = ("mmseg", "transformers", "terratorch")
@@ -89,6 +92,37 @@ def check(text: str) -> Any:
         Path("model.yaml").write_text(text, encoding="utf-8")
         main(["check", "--format", "json", "model.yaml"])
     return json.loads(out.getvalue())[0]
+
+
+def import_config(stem: str) -> dict[str, Any]:
+    """The lines of the spec of a TerraTorch config, or those that say why it has none, as where TerraTorch is not."""
+    try:
+        graph = reads_config(CONFIGS[stem].read_text(encoding="utf-8"), name=f"{stem}.yaml", describe=_describe).graph
+    except composer.SpecError as error:
+        return {"refused": str(error).splitlines()}
+    return {"spec": composer.write(graph).splitlines()}
+
+
+def _describe(part: Any, channels: Any) -> Any:
+    return reject_missing("terratorch", "terratorch") if part.source == "terratorch" else describe(part, channels)
+
+
+def check_config(stem: str) -> list[str]:
+    """The shapes of the outputs for images of 224 × 224, or the lines that say what is wrong with the spec."""
+    try:
+        graph = reads_config(CONFIGS[stem].read_text(encoding="utf-8"), name=f"{stem}.yaml").graph
+    except composer.SpecError as error:
+        return str(error).splitlines()
+    typed = composer.infer(graph)
+    return [str(typed.shape(end, height=224, width=224)) for end in typed.ends]
+
+
+def _record_config(stem: str, known: dict[str, Any]) -> dict[str, Any]:
+    found = import_config(stem)
+    if "spec" in found:
+        buildable = _is_buildable("\n".join(found["spec"]))
+        found["check"] = check_config(stem) if buildable else known.get("check")
+    return found
 
 
 def public_names() -> dict[str, str]:
@@ -182,6 +216,7 @@ def record() -> None:
     _write("checks", dict(sorted({**read("checks"), **checks}.items())))
     _write("wrong", wrong)
     _write("models", dict(sorted({**read("models"), **models}.items())))
+    _write("terratorch", {stem: _record_config(stem, read("terratorch").get(stem, {})) for stem in CONFIGS})
     _write("factory", {name: factory_model(name) for name in COMBINATIONS})
     _write("api", public_names())
 

@@ -78,6 +78,11 @@ CASES = [
     ),
     pytest.param(SegmentationHead(num_classes=3), (MAP,), id="segmentation"),
     pytest.param(SegmentationHead(num_classes=3, channel_list=(5, 4), dropout=0.5), (MAP,), id="segmentation-deep"),
+    pytest.param(
+        SegmentationHead(num_classes=3, channel_list=(5,), batch_norm=True, kernel_size=3, upsampling=2),
+        (MAP,),
+        id="segmentation-upsampled",
+    ),
     pytest.param(RegressionHead(), (MAP,), id="regression"),
     pytest.param(
         RegressionHead(num_outputs=2, learned_upscale_layers=2, channel_list=(5, 4), dropout=0.5, final_act="Softplus"),
@@ -91,6 +96,9 @@ CASES = [
     pytest.param(ClassificationHead(num_classes=3, dim_list=(5, 4), dropout=0.5), (MAP,), id="classification-deep"),
     pytest.param(
         ClassificationHead(num_classes=3, dim_list=(5,), linear_after_pool=True), (MAP,), id="classification-pool-first"
+    ),
+    pytest.param(
+        ClassificationHead(num_classes=3, pooling="max", final_act="Sigmoid"), (MAP,), id="classification-of-the-max"
     ),
     pytest.param(ClassificationHead(num_classes=3, dim_list=(5,)), (VEC,), id="classification-of-a-vector"),
     pytest.param(ScalarHead(num_outputs=3, dim_list=(5, 4), dropout=0.5), (MAP,), id="scalar-deep"),

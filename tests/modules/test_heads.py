@@ -41,6 +41,32 @@ def test_segmentation_convolves_to_each_width_first():
     torch.testing.assert_close(y_BCHW, mix(second, head.head[2]))
 
 
+def test_segmentation_normalises_each_convolution_where_it_is_told_to():
+    head, x_BCHW = build(SegmentationHead(num_classes=3, channel_list=(5,), batch_norm=True), MAP), draw(MAP)[0]
+
+    (y_BCHW,) = head([x_BCHW])
+
+    convolved = normalise(around(x_BCHW, head.head[0][0][0]), head.head[0][0][1]).clamp(min=0)
+    torch.testing.assert_close(y_BCHW, mix(convolved, head.head[2]))
+
+
+def stretch(length: int, factor: int) -> Tensor:
+    """A matrix that enlarges a line of cells, with the centres of its ends where they were."""
+    position = torch.arange(length * factor) * (length - 1) / (length * factor - 1)
+    return (1 - (position[:, None] - torch.arange(length)).abs()).clamp(min=0)
+
+
+def test_segmentation_enlarges_its_scores_and_then_activates_them():
+    part = SegmentationHead(num_classes=3, kernel_size=3, upsampling=3, final_act="Softmax")
+    head, x_BCHW = build(part, MAP), draw(MAP)[0]
+
+    (y_BCHW,) = head([x_BCHW])
+
+    rows, columns = (stretch(side, 3) for side in x_BCHW.shape[-2:])
+    enlarged = torch.einsum("ih,bchw,jw->bcij", rows, around(x_BCHW, head.head[2]), columns)
+    torch.testing.assert_close(y_BCHW, torch.exp(enlarged) / torch.exp(enlarged).sum(1, keepdim=True))
+
+
 def test_regression_with_all_of_it_is_its_formula():
     part = RegressionHead(num_outputs=2, learned_upscale_layers=1, channel_list=(5,), dropout=0.5)
     head, x_BCHW = build(part, MAP), draw(MAP)[0]
@@ -61,6 +87,7 @@ def test_regression_with_all_of_it_is_its_formula():
         pytest.param("GELU", lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2, id="GELU"),
         pytest.param("Tanh", lambda x: 1 - 2 / (torch.exp(2 * x) + 1), id="Tanh"),
         pytest.param("Softmax", lambda x: torch.exp(x) / torch.exp(x).sum(1, keepdim=True), id="Softmax"),
+        pytest.param("LogSoftmax", lambda x: x - torch.exp(x).sum(1, keepdim=True).log(), id="LogSoftmax"),
     ],
 )
 def test_final_activation(name, formula):
@@ -100,6 +127,18 @@ def test_classification_may_take_the_mean_first(widths):
     (y_BC,) = head([x_BCHW])
 
     torch.testing.assert_close(y_BC, perceptron(reduce(x_BCHW, "b c h w -> b c", "mean"), head))
+
+
+@pytest.mark.parametrize("pool_first", [False, True], ids=["pool-last", "pool-first"])
+def test_classification_may_take_the_maximum_and_activates_it(pool_first):
+    part = ClassificationHead(num_classes=3, linear_after_pool=pool_first, pooling="max", final_act="Sigmoid")
+    head, x_BCHW = build(part, MAP), draw(MAP)[0]
+
+    (y_BC,) = head([x_BCHW])
+
+    each = rearrange(x_BCHW, "b c h w -> b (h w) c")
+    highest = perceptron(each.amax(1), head) if pool_first else perceptron(each, head).amax(1)
+    torch.testing.assert_close(y_BC, 1 / (1 + torch.exp(-highest)))
 
 
 @pytest.mark.parametrize("pool_first", [False, True], ids=["pool-last", "pool-first"])
