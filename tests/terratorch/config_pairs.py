@@ -17,9 +17,10 @@ from terratorch.models.model import AuxiliaryHead
 from torch import Tensor, nn
 
 import composer
+from composer.terratorch import EncoderDecoderFactory
 from composer.terratorch.configs import reads_config
 
-CONFIGS = Path("/work/shared/cases/terratorch")
+CONFIGS = Path(__file__).parents[1] / "terratorch_configs"
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -113,21 +114,30 @@ def run_model(model: nn.Module, images: Mapping[str, Tensor], extras: Mapping[st
     return {"output": out.output, **(out.auxiliary_heads or {})}
 
 
-def build_pair(stem: str, case: Case, file: Path) -> Pair:
-    """Build both models of a config; `file` is where TerraTorch's checkpoint is written, as Lightning writes it."""
+def build_pair(stem: str, case: Case, file: Path, *, with_adapters: bool = False) -> Pair:
+    """Build both models of a config. TerraTorch's checkpoint goes through `file`, as Lightning writes it.
+
+    A spec has no adapters; with them, ours is the model of our factory.
+    """
     config = yaml_load((CONFIGS / f"{stem}.yaml").read_text(encoding="utf-8"))
-    arguments = config["model"]["init_args"]["model_args"]
+    init = config["model"]["init_args"]
+    arguments = init["model_args"]
     arguments.update(case.smaller)
     text = yaml.safe_dump(config)
     arguments.update({name: value for name, value in WITHOUT_WEIGHTS.items() if name in arguments} | case.theirs)
+    if with_adapters:
+        call = {"task": "segmentation", "aux_decoders": init["aux_heads"], **arguments}
+        ours: composer.Model = EncoderDecoderFactory().build_model(**call)
+    else:
+        arguments.pop("peft_config", None)
+        ours = composer.build(reads_config(text).graph, pretrained=False)
     theirs = build_task(config["model"]).model.eval()
     stir(theirs)
     torch.save({"state_dict": {f"model.{name}": value for name, value in theirs.state_dict().items()}}, file)
-    ours = composer.build(reads_config(text).graph, pretrained=False).eval()
     report = composer.load_weights(ours, file)
     file.unlink()
     # In single precision the order of sums shows, which is that of memory: TerraTorch's maps of tokens are transposed.
-    for model in (theirs.double(), ours.double()):
+    for model in (theirs.double(), ours.double().eval()):
         if case.single:
             use_single_precision(model.encoder)
     return Pair(theirs, ours, str(report))

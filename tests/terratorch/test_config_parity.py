@@ -11,6 +11,7 @@ import torch
 from terratorch.models.necks import ReshapeTokensToImage
 from torch.nn import functional as F
 
+from composer.terratorch import TerraTorchWarning
 from tests.terratorch.config_pairs import (
     AT_IMAGE_SIZE,
     CELLS_OF_13,
@@ -43,7 +44,7 @@ CASES = {
     # Prithvi with necks: bands by name and number, frames, auxiliary heads, sizes of images and patches, all decoders.
     "c075347": Case(smaller=PRITHVI, sizes=UPRIGHT),
     "c5ddb98": Case(smaller=PRITHVI, sizes=UPRIGHT),
-    "ced72e6": Case(smaller=PRITHVI | {"decoder_channels": 64}, sizes=UPRIGHT, theirs={"peft_config": None}),
+    "ced72e6": Case(smaller=PRITHVI | {"decoder_channels": 64}, sizes=UPRIGHT),
     "c091522": Case(smaller=PRITHVI | {"decoder_channels": 64}, sizes=UPRIGHT),
     "c12cd23": Case(smaller=PRITHVI, sizes=UPRIGHT),
     "cc78fc2": Case(smaller=PRITHVI, sizes=UPRIGHT),
@@ -67,7 +68,7 @@ CASES = {
     "c6690af": Case(smaller=TINY, sizes=UPRIGHT),
     "c6cfec8": Case(smaller=TINY, sizes=UPRIGHT),
     "c9ebc91": Case(smaller=TINY, sizes=UPRIGHT),
-    "ce57d9d": Case(smaller=TINY, sizes=UPRIGHT, theirs={"peft_config": None}),
+    "ce57d9d": Case(smaller=TINY, sizes=UPRIGHT),
     "cf381c9": Case(smaller=TINY, sizes=UPRIGHT),
     "cf7fbf4": Case(smaller=TINY, sizes=UPRIGHT),
     "c61182d": Case(smaller=TINY | {"necks": TINY_NECKS}, sizes=UPRIGHT),
@@ -100,21 +101,21 @@ CASES = {
     "c68863e": Case(smaller=PRITHVI, theirs=V1_100),
     "cca6b51": Case(smaller=PRITHVI, theirs=V1_100),
     # PrithviModelFactory: Swins.
-    "c0d6bfd": Case(smaller=SWIN),
-    "c529fcd": Case(smaller=SWIN),
-    "c58a0f5": Case(smaller=SWIN),
-    "c6b00d6": Case(smaller=SWIN),
-    "c72be2e": Case(smaller=SWIN),
-    "cb377bb": Case(smaller=SWIN),
-    "cd9c80d": Case(smaller=SWIN),
-    "c0de0c2": Case(smaller=SWIN),
-    "c2f0de4": Case(smaller=SWIN),
-    "cb13d11": Case(smaller=SWIN),
-    "cbd5428": Case(smaller=SWIN),
+    "c0d6bfd": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "c529fcd": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "c58a0f5": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "c6b00d6": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "c72be2e": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "cb377bb": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "cd9c80d": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "c0de0c2": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "c2f0de4": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "cb13d11": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
+    "cbd5428": Case(smaller=SWIN, sizes=CELLS_OF_16[:2]),
     # Whole models of smp and timm.
-    "cee8081": Case(),
-    "cded3ae": Case(),
-    "ce053b6": Case(),
+    "cee8081": Case(sizes=CELLS_OF_16[:2]),
+    "cded3ae": Case(sizes=CELLS_OF_16[:2]),
+    "ce053b6": Case(sizes=CELLS_OF_16[:2]),
     "c5eb62d": Case(sizes=((224, 224),)),
 }
 """The configs by name. Where several differ in a name alone, one is compared."""
@@ -125,6 +126,8 @@ WITHOUT_PATCHES = {
     "U-Net": ("ce871d4", (100, 130), (63, 63, 14, 14), pytest.raises(AssertionError, match="divisible by the whole")),
     "ResNet": ("c09fb42", (50, 61), (1, 2, 7, 7), nullcontext()),
     "Swin": ("ccf98b5", (50, 61), (1, 2, 7, 7), nullcontext()),
+    "Prithvi's Swin": ("c0de0c2", (50, 61), (1, 2, 7, 7), nullcontext()),
+    "smp": ("cee8081", (50, 61), (1, 2, 7, 7), nullcontext()),
 }
 """Configs with a size that is not of whole cells, the margins that make it so (left, right, top, bottom), and whether
 TerraTorch fails without them.
@@ -193,7 +196,7 @@ def test_a_hook_takes_an_upright_image_for_a_wide_one(get_pair, monkeypatch):
 
 @pytest.mark.parametrize(("stem", "size", "margins", "unpadded"), WITHOUT_PATCHES.values(), ids=WITHOUT_PATCHES)
 def test_networks_without_patches_see_whole_cells(get_pair, stem, size, margins, unpadded):
-    """TerraTorch feeds other sizes as they are: its ResNet and Swin give other numbers, and its U-Net fails."""
+    """TerraTorch feeds other sizes as they are: most give other numbers, and its U-Net fails."""
     pair = get_pair(stem)
     images = pair.draw_images(size)
     left, _, top, _ = margins
@@ -203,3 +206,15 @@ def test_networks_without_patches_see_whole_cells(get_pair, stem, size, margins,
     assert compute_error(right, pair.run_ours(images)["output"]) <= MAX_ERROR
     with unpadded:
         assert compute_error(right, pair.run_theirs(images)["output"]) > CLEARLY
+
+
+def test_a_checkpoint_with_adapters_loads_into_the_model_of_the_factory(tmp_path):
+    case = CASES["ced72e6"]
+    with pytest.warns(TerraTorchWarning, match="auxiliary heads get the arguments of the main head"):
+        pair = build_pair("ced72e6", case, tmp_path / "last.ckpt", with_adapters=True)
+    images = pair.draw_images((50, 61))
+    theirs, ours = pair.run_theirs(images), pair.run_ours(images)
+
+    assert sum("lora" in name for name in pair.ours.state_dict()) > 0
+    assert ours.keys() == theirs.keys() == {"output", "aux_head"}
+    assert max(compute_error(theirs[name], ours[name]) for name in theirs) <= MAX_ERROR
