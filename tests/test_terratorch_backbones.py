@@ -351,6 +351,19 @@ def test_what_terratorch_does_otherwise_is_noted(call, notes):
     assert [format_problem(note) for note in translated(**call).notes] == notes
 
 
+UNNOTED = {
+    "one frame of a swin": {"backbone": "prithvi_swin_B", "num_frames": 1},
+    "as many channels as bands": {"backbone": "prithvi_eo_tiny", "bands": RGB, "in_channels": 3},
+    "numbers of bands without weights": {"backbone": "prithvi_eo_tiny", "bands": [0, 1]},
+}
+"""Calls that TerraTorch takes as they are."""
+
+
+@pytest.mark.parametrize("call", UNNOTED.values(), ids=UNNOTED)
+def test_nothing_is_noted_where_terratorch_does_the_same(call):
+    assert translated(**call).notes == ()
+
+
 TAKEN = "TerraTorch downloads the code of this network from GitHub and runs it"
 REFUSED = {
     "no backbone": (

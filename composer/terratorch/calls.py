@@ -174,6 +174,9 @@ _SPEC_KEYS = ("decoder", "encoder", "from", "head", "input", "known", "necks", "
 
 def format_fix(fix: str, origin: Arguments) -> str:
     """Return a fix that begins with a field, `channels: [8]`, with the argument for that field."""
+    image = re.match(r"input: \{(frames|channels): (\d+)\}", fix)
+    if image and origin.prefix.startswith("backbone_"):
+        return f"{origin.format_path('num_frames' if image[1] == 'frames' else 'in_chans')}: {image[2]}"
     name, colon, value = fix.partition(": ")
     is_field = colon and name.isidentifier() and name not in _SPEC_KEYS
     return f"{origin.format_path(name)}: {value}" if is_field else fix

@@ -85,15 +85,13 @@ def build_named_backbone(
 
 
 def _reject_unknown_backbone(full_name: str, name: str, report: Diagnostics) -> None:
-    if name in UNSUPPORTED_BACKBONES:
-        reason, instead = UNSUPPORTED_BACKBONES[name]
-        report.add_problem(
-            "backbone", f"{name} cannot be had: {reason}.", f"backbone: {instead}".replace("/", "_"), "part"
-        )
-        return
     near = find_close_matches(name, [*FAMILIES, *(n for n in list_networks() if n[:3] == name[:3])], cutoff=0.75)
     fix = f"did you mean {' or '.join(near)}?" if near else None
-    report.add_problem("backbone", f"TerraTorch 1.2.11 has no backbone {full_name!r}.", fix, "part")
+    message = f"TerraTorch 1.2.11 has no backbone {full_name!r}."
+    if name in UNSUPPORTED_BACKBONES:
+        reason, instead = UNSUPPORTED_BACKBONES[name]
+        message, fix = f"{name} cannot be had: {reason}.", f"backbone: {instead.replace('/', '_')}"
+    report.add_problem("backbone", message, fix, "part")
 
 
 def _build_terratorch_backbone(name: str, arguments: Arguments, report: Diagnostics) -> Backbone | None:
@@ -218,17 +216,14 @@ def _flatten_bands(bands: Any) -> list[str] | None:
 
 def _name_bands(kind: str, arguments: Arguments, bands: list[str], report: Diagnostics) -> Arguments:
     """Return the arguments with the names of bands; without, where they are numbers, which no weights have."""
-    fix = f"name them: {arguments.format_path('bands')}: [BLUE, …]"
-    if kind == "dofa" or not all(band.isdigit() for band in bands):
-        return arguments.replace(bands=bands)
-    if kind == "clay":
-        message = "Clay has a wavelength of no number, and makes the same kernel for each of these bands."
-        report.add_note(arguments.locate("bands"), message, fix)
-        return arguments.replace(bands=bands)
-    if arguments.get("pretrained"):
+    numbered = kind != "dofa" and all(band.isdigit() for band in bands)
+    if numbered and (kind == "clay" or arguments.get("pretrained")):
         message = "TerraTorch starts the kernels of numbers at random; here they are those of the weights, in order."
+        if kind == "clay":
+            message = "Clay has a wavelength of no number, and makes the same kernel for each of these bands."
+        fix = f"name them: {arguments.format_path('bands')}: [BLUE, …]"
         report.add_note(arguments.locate("bands"), message, fix)
-    return arguments.drop("bands")
+    return arguments.drop("bands") if numbered and kind != "clay" else arguments.replace(bands=bands)
 
 
 _SPELLINGS = {"sen2l2a": "S2L2A", "sen2l1c": "S2L1C", "sen1rtc": "S1RTC", "sen1": "S1GRD", "rgb": "RGB", "dem": "DEM"}

@@ -186,6 +186,39 @@ def test_a_call_gives_the_numbers_of_terratorch_with_its_checkpoint(changes, sha
     torch.testing.assert_close(given, expected, rtol=1e-6, atol=1e-6)
 
 
+REFUSED = {
+    "frames that patches do not cover": (
+        {"backbone": "prithvi_eo_tiny", "backbone_num_frames": 3, "backbone_patch_size": [2, 16, 16]},
+        "backbone_patch_size -> backbone_num_frames: 4",
+    ),
+    "channels that are not those of the bands": (
+        {"backbone": RESNET, "backbone_model_bands": ["RED"], "backbone_in_chans": 3},
+        "backbone_model_bands -> backbone_in_chans: 1",
+    ),
+    "an unknown band": (
+        {"backbone": "dofa_small_patch16_224", "backbone_model_bands": ["BLU"]},
+        "backbone_model_bands[0] -> did you mean BLUE?",
+    ),
+    "bands of an image that is not fed": (
+        {**CALLS["several modalities over time"][0], "backbone_bands": {"DEM": ["DEM"]}},
+        "backbone_bands.DEM -> known: S1GRD, S2L2A",
+    ),
+    "channels last": (
+        {"backbone": SATLAS_SWIN, "backbone_model_bands": RGB, "decoder": "FCNDecoder"},
+        "decoder -> necks: [{name: PermuteDims, new_order: [0, 3, 1, 2]}]",
+    ),
+}
+"""Calls that only TerraTorch's own networks refuse, each with the argument and the fix."""
+
+
+@pytest.mark.parametrize(("changes", "problem"), REFUSED.values(), ids=REFUSED)
+def test_a_fix_is_of_arguments(changes, problem):
+    call = {"task": "segmentation", "decoder": "IdentityDecoder", "num_classes": 2, **changes}
+    with pytest.raises(composer.SpecError) as raised:
+        EncoderDecoderFactory().build_model(**call)
+    assert [f"{found.place.path} -> {found.fix}" for found in raised.value.problems] == [problem]
+
+
 def test_the_network_of_scale_mae_has_the_hook_that_is_known():
     """TerraTorch has it in a table of its own, which its factory does not read."""
     part = TerraTorch("scalemae_vit_base_patch16")

@@ -133,7 +133,6 @@ class Constructor:
 
 
 _HLS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
-_CLAY_BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
 _PROMPTS = ("vpt", "vpt_n_tokens", "vpt_dropout")
 _VIT = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "norm_layer", "drop_path")
 _PRITHVI = (*_VIT, "coords_encoding", "coords_scale_learn", *_PROMPTS, "vit_adapter")
@@ -147,7 +146,7 @@ CONSTRUCTORS: Mapping[str, Constructor] = MappingProxyType(
         "dofa": Constructor(bands_argument="model_bands", patch=16),
         "clay": Constructor(
             bands_argument="bands",
-            bands=_CLAY_BANDS,
+            bands=("blue", "green", "red", "nir", "swir16", "swir22"),
             patch=8,
             reads_file=True,
             ignored=("num_frames",),
