@@ -448,6 +448,8 @@ class TestList:
             "  dim_list: null",
             "  dropout: 0.0",
             "  linear_after_pool: false",
+            "  pooling: mean",
+            "  final_act: null",
         ]
 
     @pytest.mark.parametrize(

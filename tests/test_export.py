@@ -62,6 +62,12 @@ TINY = {
         composer.Timm("test_resnet.r160_in1k", out_indices=[1, 2]), composer.UperNetDecoder(channels=8), HEAD
     ),
     "cells of a square": composer.chain(STEM, composer.IdentityDecoder(), HEAD, rescale=False),
+    "scores enlarged by the head": composer.chain(
+        STEM,
+        composer.IdentityDecoder(),
+        composer.SegmentationHead(num_classes=2, kernel_size=3, upsampling=4, final_act="Softmax"),
+        aux={"image": (composer.IdentityDecoder(), composer.ClassificationHead(num_classes=2, pooling="max"))},
+    ),
     "zeros at the end": composer.chain(
         STEM, composer.IdentityDecoder(), HEAD, padding=composer.Padding(mode="zeros", side="end"), crop=(48, 64)
     ),

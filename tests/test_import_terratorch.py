@@ -280,7 +280,7 @@ NO_CONFIGS = {
     ),
     "no factory": (
         "model: {class_path: ClassificationTask, init_args: {model_args: {}}}\n",
-        [f"1:41: error[key] {INIT}.model_factory: ClassificationTask needs the name of a model_factory (got None)"],
+        [f"1:41: error[part] {INIT}.model_factory: TerraTorch 1.2.11 has no factory 'None'."],
     ),
     "no name": ("model: {class_path: [], init_args: {}}\n", ["1:9: error[part] model.class_path: [] is not a task"]),
     "another's": (

@@ -8,6 +8,7 @@ import composer
 from composer.terratorch import TimmModelFactory
 from composer.terratorch.configs import reads_config
 from composer.terratorch.factories import UNSUPPORTED_FACTORIES
+from tests.golden import recording
 
 PLACE = "model.init_args.model_args"
 
@@ -21,12 +22,17 @@ def config(factory, task="SemanticSegmentationTask", **arguments):
     )
 
 
+def imported(*args, **arguments):
+    """The translation of a config, as where TerraTorch is not installed."""
+    return reads_config(config(*args, **arguments), describe=recording.describe_without_terratorch)
+
+
 def spec(*args, **arguments):
-    return composer.write(reads_config(config(*args, **arguments)).graph)
+    return composer.write(imported(*args, **arguments).graph)
 
 
 def notes(*args, **arguments):
-    return [note.format("note").partition(": ")[2] for note in reads_config(config(*args, **arguments)).notes]
+    return [note.format("note").partition(": ")[2] for note in imported(*args, **arguments).notes]
 
 
 def refusal(*args, **arguments):
@@ -58,7 +64,10 @@ REFUSED_CLASSIFIERS = [
     ),
     (
         {"backbone": "resnet19"},
-        "part backbone: timm has no network 'resnet19'. | did you mean resnet18 or resnet61q or resnet51q?",
+        (
+            "part backbone: TerraTorch 1.2.11 has no backbone 'timm_resnet19'. | "
+            "did you mean resnet18 or resnet61q or resnet51q?"
+        ),
     ),
     (
         {"task": "SemanticSegmentationTask"},
@@ -66,15 +75,8 @@ REFUSED_CLASSIFIERS = [
         + INSTEAD.format("resnet18"),
     ),
     (
-        {"pretrained": "ResNet18_Weights.SENTINEL2_ALL_MOCO"},
-        (
-            "value pretrained: weights of torchgeo, and checkpoints, are not read here "
-            "(got 'ResNet18_Weights.SENTINEL2_ALL_MOCO'). | pretrained: true"
-        ),
-    ),
-    (
         {"in_channels": "None"},
-        "value in_channels: an image: channels must be a whole number from 1 to 65536 (got 'None'). | None",
+        "value in_channels: channels must be a whole number from 1 to 65536 (got 'None'). | None",
     ),
     (
         {"num_classes": 0},
@@ -82,7 +84,7 @@ REFUSED_CLASSIFIERS = [
     ),
     (
         {"backbone_global_pool": "max"},
-        "unused backbone_global_pool: global_pool may change the classifier, which is imported as it is without. | "
+        "unused backbone_global_pool: a classifier with backbone_global_pool is not imported. | "
         + INSTEAD.format("resnet18"),
     ),
     (
@@ -140,42 +142,183 @@ class TestTimm:
             f"note[note] {PLACE}.decoder: TerraTorch ignores decoder: TimmModelFactory never reads it."
         ]
 
-    @pytest.mark.parametrize(("changes", "said"), REFUSED_CLASSIFIERS, ids=[*"abcdefgh"])
+    @pytest.mark.parametrize(("changes", "said"), REFUSED_CLASSIFIERS, ids=[*"abcdefg"])
     def test_what_it_refuses(self, changes, said):
         assert refusal(**{**CLASSIFIER, "backbone": "resnet18", **changes}) == said
 
 
-NEAREST = "model_factory: EncoderDecoderFactory, "
+WHOLE = {"factory": "SMPModelFactory", "model": "Unet", "backbone": "resnet18", "bands": "[RED, GREEN, BLUE, NIR]"}
+DIVISIBLE = (
+    f"note[note] {PLACE}.backbone: the network needs sides that are multiples of 32: others are padded, and cropped. "
+    "TerraTorch feeds them as they are, and gives other numbers or fails."
+)
+NO_BANDS = "needs a list of bands (got None). | bands: [BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2]"
+OTHER_VALUE = "leave it out, or give it a value that smp and composer both take"
+REFUSED_MODELS = {
+    "no model of smp": ({"model": "UNet"}, "part model: smp has no model 'UNet'. | did you mean Unet?"),
+    "another task": (
+        {"task": "PixelwiseRegressionTask"},
+        (
+            "part model.class_path: SMPModelFactory builds models of segmentation (got regression). | "
+            "model_factory: EncoderDecoderFactory, decoder: smp_Unet"
+        ),
+    ),
+    "no bands": ({"bands": "null"}, f"key bands: the factory {NO_BANDS}"),
+    "an encoder of one's own": (
+        {"backbone": "my.Encoder"},
+        (
+            "part backbone: there is no encoder 'smp/my.Encoder'. | "
+            "python -m composer list encoders 'smp/*' shows what there is"
+        ),
+    ),
+    "no classes": (
+        {"num_classes": 0},
+        f"value num_classes: num_classes must be a whole number from 1 to 65536 (got 0). | {OTHER_VALUE}",
+    ),
+    "too many levels": (
+        {"smp_encoder_depth": 6},
+        f"value smp_encoder_depth: depth must be a whole number from 3 to 5 (got 6). | {OTHER_VALUE}",
+    ),
+    "an activation without a name": (
+        {"smp_activation": "argmax"},
+        (
+            "value smp_activation: final_act must be one of null, ReLU, GELU, SiLU, LeakyReLU, ELU, Tanh, Sigmoid, "
+            f"Softplus, Identity, Softmax, LogSoftmax (got 'argmax'). | {OTHER_VALUE}"
+        ),
+    ),
+}
+
+
+class TestWholeModelsOfSmp:
+    @pytest.mark.parametrize(
+        ("changes", "encoder"),
+        [
+            ({}, " {smp/resnet18: {pretrained: true}}"),
+            ({"pretrained": "false"}, " smp/resnet18"),
+            ({"pretrained": "ssl"}, " {smp/resnet18: {pretrained: ssl}}"),
+            ({"smp_encoder_weights": "ssl"}, " {smp/resnet18: {pretrained: ssl}}"),
+            (
+                {"backbone": "tu-resnet18.a1_in1k"},
+                "\n  timm/resnet18.a1_in1k: {out_indices: [0, 1, 2, 3, 4], pretrained: true, features_only: true}",
+            ),
+        ],
+        ids=["published", "random", "a set", "a set for smp", "of timm"],
+    )
+    def test_the_spec_is_that_of_smp_with_weights(self, changes, encoder):
+        assert spec(**{**WHOLE, **changes}) == (
+            f"input: {{channels: 4}}\nencoder:{encoder}\ndecoder: smp/Unet\n"
+            "head: {SegmentationHead: {num_classes: 1, kernel_size: 3}}\n"
+        )
+
+    def test_its_own_factor_does_not_change_the_size(self):
+        call = {**WHOLE, "model": "FPN", "in_channels": 3, "num_classes": 2}
+        assert spec(**call, smp_upsampling=2, smp_decoder_dropout=0) == (
+            "encoder: {smp/resnet18: {pretrained: true}}\n"
+            "decoder: {smp/FPN: {decoder_dropout: 0.0}}\n"
+            "head: {SegmentationHead: {num_classes: 2, upsampling: 2}}\n"
+        )
+
+    def test_what_terratorch_drops_is_said(self):
+        assert notes(**WHOLE, head_dropout=0.1, smp_aux_params="{classes: 3}") == [
+            DIVISIBLE,
+            f"note[note] {PLACE}.head_dropout: TerraTorch ignores head_dropout: SMPModelFactory never reads it.",
+            f"note[note] {PLACE}.smp_aux_params: TerraTorch drops the scores of the image; here they are an output.",
+        ]
+
+    @pytest.mark.parametrize(("changes", "said"), REFUSED_MODELS.values(), ids=REFUSED_MODELS)
+    def test_what_it_refuses(self, changes, said):
+        assert refusal(**{**WHOLE, **changes}) == said
+
+
+PRITHVI = {"factory": "PrithviModelFactory", "backbone": "prithvi_eo_v2_300", "decoder": "FCNDecoder", "num_classes": 2}
+RGB = {"bands": "[BLUE, GREEN, RED]"}
+BY_THE_OTHER = "model_factory: EncoderDecoderFactory, with backbone_bands in place of bands, and so on"
+REFUSED_PRITHVIS = {
+    "another backbone": (
+        {"backbone": "resnet18"},
+        f"part backbone: the backbones of PrithviModelFactory are named prithvi_… (got 'resnet18'). | {BY_THE_OTHER}",
+    ),
+    "no bands": ({"bands": "null"}, f"key bands: the factory {NO_BANDS}"),
+    "a backbone that nobody knows": (
+        {"backbone": "prithvi_eo_v9"},
+        (
+            "part backbone: TerraTorch 1.2.11 has no backbone 'prithvi_eo_v9'. | "
+            "did you mean prithvi_eo_v2_600 or prithvi_eo_v2_300 or prithvi_eo_v1_100?"
+        ),
+    ),
+    "bands twice": (
+        {"bands": "[RED, RED]"},
+        "value bands: terratorch/prithvi_eo_v2_300: each name is given once (got ['RED', 'RED']). | None",
+    ),
+    "no number of frames": (
+        {"num_frames": 0},
+        "value num_frames: frames must be a whole number from 1 to 1024 (got 0). | None",
+    ),
+}
+
+
+class TestPrithvi:
+    def test_its_arguments_are_those_of_the_backbone(self):
+        more = {"backbone_out_indices": "[5, 11]", "head_dropout": 0.1, "rescale": "false"}
+        renamed = {f"backbone_{name}": value for name, value in {**RGB, "pretrained": "true", "num_frames": 3}.items()}
+
+        written = spec(**PRITHVI, **RGB, num_frames=3, **more)
+
+        assert written == spec(**{**PRITHVI, "factory": "EncoderDecoderFactory"}, **renamed, **more)
+
+    @pytest.mark.parametrize(
+        ("changes", "note"),
+        [
+            ({"in_channels": 4}, "in_channels: TerraTorch ignores in_channels: the image has 3 bands."),
+            (
+                {"backbone_pretrained": "false"},
+                "backbone_pretrained: TerraTorch ignores backbone_pretrained: PrithviModelFactory sets it.",
+            ),
+            (
+                {"bands": "[0, 1, 2]"},
+                (
+                    "bands: TerraTorch starts the kernels of numbers at random; here they are those of the weights, in "
+                    "order.\n  fix: name them: bands: [BLUE, …]"
+                ),
+            ),
+        ],
+        ids=["channels", "an argument of the other factory", "numbers"],
+    )
+    def test_what_has_no_effect_in_terratorch_is_said(self, changes, note):
+        assert f"note[note] {PLACE}.{note}" in notes(**{**PRITHVI, **RGB, **changes})
+
+    @pytest.mark.parametrize(("changes", "said"), REFUSED_PRITHVIS.values(), ids=REFUSED_PRITHVIS)
+    def test_what_it_refuses(self, changes, said):
+        assert refusal(**{**PRITHVI, **RGB, **changes}) == said
+
+
 OTHERS = {
-    "Clay1_5ModelFactory": (
-        "it builds Clay 1.5 as a masked autoencoder, which downloads a teacher and gives losses and no features",
-        "backbone: clay_v1_base",
-    ),
+    "Clay1_5ModelFactory": ("Clay 1.5 is an autoencoder there, without features", "backbone: clay_v1_base"),
     "ClayModelFactory": ("it runs the code of a folder", "backbone: clay_v1_base"),
-    "FullModelFactory": (
-        "they are whole models, such as autoencoders",
-        "with the encoder of the model as backbone, and a decoder",
-    ),
-    "GenericModelFactory": ("they are backbones alone", "with the same backbone, and a decoder"),
-    "GenericUnetModelFactory": (
-        "they have no head, and take the last feature for scores",
-        "backbone: UNet, decoder: IdentityDecoder",
-    ),
-    "ObjectDetectionModelFactory": ("they find boxes, which no head does", "with the same backbone, and a decoder"),
+    "FullModelFactory": ("it adds no decoder", "with the encoder of the model as backbone, and a decoder"),
+    "GenericModelFactory": ("it adds no decoder", "with the same backbone, and a decoder"),
+    "GenericUnetModelFactory": ("it adds no head", "backbone: UNet, decoder: IdentityDecoder"),
+    "ObjectDetectionModelFactory": ("no head finds boxes", "with the same backbone, and a decoder"),
     "SatMAEModelFactory": ("it runs the code of a folder", "backbone: timm_vit_large_patch16_224.mae"),
-    "WxCModelFactory": ("they forecast weather", "backbone: prithvi_eo_v2_300, and a decoder"),
+    "WxCModelFactory": ("its network is another package's", "backbone: prithvi_eo_v2_300"),
 }
 
 
 @pytest.mark.parametrize("factory", UNSUPPORTED_FACTORIES)
 def test_other_factories_are_refused_with_a_reason_and_the_nearest_that_works(factory):
     reason, nearest = OTHERS[factory]
-    said = f"models of {factory} are not imported: {reason}. | {NEAREST}{nearest}"
+    said = f"models of {factory} are not imported: {reason}. | model_factory: EncoderDecoderFactory, {nearest}"
     assert refusal(factory, backbone="UNet") == f"part model.init_args.model_factory: {said}"
+
+
+@pytest.mark.parametrize("backbone", ["clay_v1_base", "UNet", "timm_vit_large_patch16_224.mae", "prithvi_eo_v2_300"])
+def test_the_nearest_works(backbone):
+    written = spec("EncoderDecoderFactory", backbone=backbone, decoder="IdentityDecoder", num_classes=2)
+    assert f"/{backbone.removeprefix('timm_')}" in written
 
 
 def test_a_factory_that_nobody_knows_is_said_to_be_that():
     assert refusal("PrithviDofaModelFactory", num_classes=2) == (
         "part model.init_args.model_factory: TerraTorch 1.2.11 has no factory 'PrithviDofaModelFactory'. | "
-        "model_factory: EncoderDecoderFactory; a model with several encoders is a spec with nodes"
+        "model_factory: EncoderDecoderFactory, or a spec with a node for each encoder"
     )

@@ -10,7 +10,7 @@ import composer
 from composer.layouts import Image
 from composer.parts.decoders import IdentityDecoder, UNetDecoder, UperNetDecoder
 from composer.parts.encoders import Timm
-from composer.parts.heads import RegressionHead, SegmentationHead
+from composer.parts.heads import ClassificationHead, RegressionHead, SegmentationHead
 from composer.parts.necks import AddBottleneckLayer, LearnedInterpolateToPyramidal, ReshapeTokensToImage
 from composer.parts.tokens import TemporalPooling
 from composer.terratorch.translation import UNUSED_ATTENTION, list_tensor_names
@@ -140,7 +140,26 @@ def test_a_tensor_may_have_these_names(graph, key, names):
 
 
 def test_a_network_that_timm_wraps_has_no_other_names():
-    assert list_tensor_names(BRANCHED, "encoder.a.b") == ("encoder.a.b", "encoder.encoder.a.b")
+    names = ("encoder.a.b", "encoder.encoder.a.b", "encoder.model.a.b")
+    assert list_tensor_names(BRANCHED, "encoder.a.b") == names
+
+
+SMP_HEAD = SegmentationHead(num_classes=2, channel_list=(8,), batch_norm=True)
+SMP_AUX = {"scores": (IdentityDecoder(), ClassificationHead(num_classes=2))}
+SMP_GRAPH = composer.chain(composer.Timm("resnet18"), composer.Smp("FPN"), SMP_HEAD, aux=SMP_AUX)
+SMP_NAMES = {
+    "encoder.conv1.weight": "encoder.model.conv1.weight",
+    "decoder._smp_decoder.p5.weight": "decoder.p5.weight",
+    "head.head.0.0.0.weight": "segmentation_head.head.0.weight",
+    "head.head.0.0.1.running_mean": "segmentation_head.head.1.running_mean",
+    "head.head.2.bias": "segmentation_head.0.bias",
+    "aux.scores.head.head.2.weight": "classification_head.3.weight",
+}
+
+
+@pytest.mark.parametrize(("key", "name"), SMP_NAMES.items(), ids=SMP_NAMES)
+def test_a_tensor_may_have_the_name_that_smp_gives_it(key, name):
+    assert name in list_tensor_names(SMP_GRAPH, key)
 
 
 def test_attention_that_is_never_run_is_set_aside(file):

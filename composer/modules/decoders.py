@@ -369,9 +369,8 @@ class Scalars(nn.Module):
         if self.vector:
             return (self.final_act(self.head(x)),)
         x_BCN = x.flatten(2)
-        if self.pool_first:
-            return (self.final_act(self.head(self._pool(x_BCN, 2))),)
-        return (self.final_act(self._pool(self.head(x_BCN.transpose(1, 2)), 1)),)
+        y_BC = self.head(self._pool(x_BCN, 2)) if self.pool_first else self._pool(self.head(x_BCN.transpose(1, 2)), 1)
+        return (self.final_act(y_BC),)
 
     def _pool(self, x: Tensor, axis: int) -> Tensor:
         # Its gradient goes to one position, and that of torch.amax to all that are equal.

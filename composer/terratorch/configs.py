@@ -16,7 +16,7 @@ from composer.spec.schema import get_key_name, join_path
 from composer.spec.writer import write
 from composer.spec.yaml import MappingNode, SequenceNode, Tree, parse_document, read_text
 from composer.terratorch.calls import Diagnostics, find_padding_notes, sort_problems
-from composer.terratorch.factories import FACTORIES, FACTORY, explain_unsupported_factory
+from composer.terratorch.factories import FACTORIES, FACTORY, UNSUPPORTED_FACTORIES
 from composer.terratorch.translation import Translation
 
 MODEL = "model"
@@ -91,12 +91,8 @@ def reads_config(text: str, *, name: str | None = None, describe: Describe = des
     return evolve(translation, notes=sort_problems([*report.notes, *padding_notes]))
 
 
-_Call = tuple[str, dict[str, Any]]
-"""The name of a factory, and the arguments of `build_model`."""
-
-
-def _parse_config(text: str, report: Diagnostics) -> _Call | None:
-    """Return the call that a config makes of a factory; None, with problems, where it makes none.
+def _parse_config(text: str, report: Diagnostics) -> tuple[str, dict[str, Any]] | None:
+    """Return the factory that a config calls, and the arguments; None, with problems, where it calls none.
 
     Raises SpecError for a text that is not YAML.
     """
@@ -154,20 +150,20 @@ def _set_aside(path: str, key: str, report: Diagnostics) -> None:
         report.add_note(join_path(path, key), "not part of a model: set aside.")
 
 
-def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> _Call | None:
-    """Return the call that a task makes of a factory."""
+def _parse_init_args(task: str, init: dict[str, Any], report: Diagnostics) -> tuple[str, dict[str, Any]] | None:
+    """Return the factory that a task calls, and the arguments."""
     embedding = task == EMBEDDING_TASK_CLASS
     known = (*MODEL_ARGUMENTS, *(EMBEDDING_ARGUMENTS if embedding else ()))
     for name, value in init.items():
         if name not in known or (name == MODEL and value is not None):
             _check_init_arg(task, name, value, known, report)
-    factory, arguments = FACTORY if embedding else init.get("model_factory"), init.get("model_args")
-    if not isinstance(factory, str):
-        message = f"{task} needs the name of a model_factory (got {factory!r})."
-        report.add_problem(f"{INIT_ARGS}.model_factory", message, f"model_factory: {FACTORY}", "key")
-        return None
+    factory, arguments = FACTORY if embedding else str(init.get("model_factory")), init.get("model_args")
     if factory not in FACTORIES:
-        report.add_problem(f"{INIT_ARGS}.model_factory", *explain_unsupported_factory(factory), "part")
+        reason, instead = UNSUPPORTED_FACTORIES.get(factory, (None, "or a spec with a node for each encoder"))
+        unknown = f"TerraTorch 1.2.11 has no factory {factory!r}."
+        message = f"models of {factory} are not imported: {reason}." if reason else unknown
+        fix = f"model_factory: {FACTORY}, {instead}"
+        report.add_problem(f"{INIT_ARGS}.model_factory", message, fix, "part")
         return None
     if not isinstance(arguments, dict):
         report.add_problem(MODEL_ARGS, f"{task} needs model_args, a mapping (got {arguments!r}).", code="key")

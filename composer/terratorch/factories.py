@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -11,19 +11,15 @@ from attrs import evolve
 
 from composer.adapters.smp.parts import SmpEncoder
 from composer.adapters.smp.translation import SMP_MODELS, build_graph
-from composer.adapters.timm.catalogue import find_entry, list_networks
+from composer.adapters.timm.catalogue import find_entry
 from composer.errors import suggest
 from composer.graph import chain
 from composer.inference import Describe
-from composer.layouts import Image
-from composer.parts import AggregateTokens, ClassificationHead, Timm
-from composer.terratorch.calls import Arguments, Diagnostics, construct, route_arguments
+from composer.parts import AggregateTokens, Head, Timm
+from composer.terratorch.calls import Arguments, Diagnostics, route_arguments
 from composer.terratorch.translation import Translation, translate
 
 FACTORY = "EncoderDecoderFactory"
-
-_RENAMED = {name: f"backbone_{name}" for name in ("bands", "pretrained", "num_frames")}
-"""The arguments of PrithviModelFactory that it hands to the backbone, each with its name in EncoderDecoderFactory."""
 
 
 def translate_prithvi_call(call: Mapping[str, Any], describe: Describe, report: Diagnostics) -> Translation:
@@ -32,133 +28,120 @@ def translate_prithvi_call(call: Mapping[str, Any], describe: Describe, report: 
     `in_channels` has no effect in TerraTorch: a Prithvi has as many channels as bands.
     """
     instead = f"model_factory: {FACTORY}, with backbone_bands in place of bands, and so on"
-    backbone = call.get("backbone")
-    if isinstance(backbone, str) and not backbone.startswith("prithvi_"):
-        message = f"the backbones of PrithviModelFactory are named prithvi_… (got {backbone!r})."
+    if isinstance(name := call.get("backbone"), str) and not name.startswith("prithvi_"):
+        message = f"the backbones of PrithviModelFactory are named prithvi_… (got {name!r})."
         report.add_problem("backbone", message, instead, "part")
-    channels = _count_bands("PrithviModelFactory", call, report)
+        report.raise_problems()
+    channels = _count_bands(call, report)
     if call.get("in_channels") not in (None, channels):
         report.add_note("in_channels", f"TerraTorch ignores in_channels: the image has {channels} bands.")
-    values = {"pretrained": True, "num_frames": 1, **call}
-    for name in ("necks", "prepare_features_for_image_model"):
-        if values.pop(name, None):
-            report.add_problem(name, f"PrithviModelFactory takes no {name}.", instead, "unused")
-    for name in ("in_channels", "backbone_in_chans", *_RENAMED.values()):
-        if values.pop(name, None) is not None and name != "in_channels":
-            fix = f"write {name.removeprefix('backbone_')}"
-            report.add_note(name, f"TerraTorch ignores {name}: PrithviModelFactory sets it.", fix)
-    report.aliases |= {new: report.locate(old).path for old, new in _RENAMED.items()}
-    report.spellings |= {new: old for old, new in _RENAMED.items()}
-    renamed = {_RENAMED.get(name, name): value for name, value in values.items() if value is not None}
-    return translate(renamed, describe, report)
+    names = {name: f"backbone_{name}" for name in ("bands", "pretrained", "num_frames")}
+    ignored = [name for name in ("backbone_in_chans", *names.values()) if name in call]
+    _note_ignored(call, ignored, "PrithviModelFactory sets it", report)
+    rest = {name: value for name, value in call.items() if name not in ("in_channels", *ignored)}
+    return translate(_rename({"pretrained": True, "num_frames": 1, **rest}, names, report), describe, report)
 
 
-def _count_bands(factory: str, call: Mapping[str, Any], report: Diagnostics) -> int:
+def _rename(call: Mapping[str, Any], names: Mapping[str, str], report: Diagnostics) -> dict[str, Any]:
+    """Return a call with arguments by the names of EncoderDecoderFactory, and report these by the names of the call."""
+    report.aliases |= {new: report.locate(old).path for old, new in names.items()}
+    report.spellings |= {new: old for old, new in names.items()}
+    return {names.get(name, name): value for name, value in call.items() if value is not None}
+
+
+def _note_ignored(call: Mapping[str, Any], names: list[str], reason: str, report: Diagnostics) -> None:
+    report.add_ignored(Arguments("", "", call), [name for name in names if call[name] is not None], reason)
+
+
+def _count_bands(call: Mapping[str, Any], report: Diagnostics) -> int:
     bands = call.get("bands")
     if isinstance(bands, list | tuple):
         return len(bands)
-    message = f"{factory} needs a list of bands (got {bands!r})."
-    report.add_problem("bands", message, "bands: [BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2]", "key")
+    fix = "bands: [BLUE, GREEN, RED, NIR_NARROW, SWIR_1, SWIR_2]"
+    report.add_problem("bands", f"the factory needs a list of bands (got {bands!r}).", fix, "key")
     return 0
-
-
-def translate_smp_call(call: Mapping[str, Any], _: Describe, report: Diagnostics) -> Translation:
-    """Return the graph of the model of SMPModelFactory: a whole model of smp, brought to the size of the image."""
-    arguments, rest = route_arguments("smp_", "model", None, call)
-    _note_ignored("SMPModelFactory", rest, ("model", "bands", *_ARGUMENTS), report)
-    model, channels = str(call.get("model")), _count_bands("SMPModelFactory", call, report)
-    if call.get("task") != "segmentation":
-        fix = f"model_factory: {FACTORY}, decoder: smp_{model}"
-        report.add_problem("task", f"SMPModelFactory builds models of segmentation (got {call['task']}).", fix, "part")
-    if model not in SMP_MODELS:
-        report.add_problem("model", f"smp has no model {model!r}.", suggest(model, SMP_MODELS), "part")
-    report.raise_problems()
-    named = {"encoder_name": "backbone", "in_channels": "in_channels", "classes": "num_classes"}
-    values = {argument: call[name] for argument, name in named.items() if call.get(name) is not None}
-    config = {"in_channels": channels, **values, **arguments.values}
-    weights = config.get("encoder_weights", call.get("pretrained", True))
-    if config.get("aux_params"):
-        report.add_note("smp_aux_params", "TerraTorch drops the scores of the image; here they are an output.")
-    report.origins |= {argument: Arguments(name, "") for argument, name in (*arguments.paths.items(), *named.items())}
-    report.origins |= {
-        "encoder": evolve(arguments, owner="backbone", paths={**arguments.paths, **_SMP_ENCODER_PATHS}),
-        "decoder": arguments,
-        "head": evolve(arguments, paths=_SMP_HEAD_PATHS),
-        **dict.fromkeys(("input", "image"), Arguments("in_channels", "")),
-    }
-    with report.map_errors():
-        graph = build_graph(model, config)
-    (encoder,) = (node for node in graph.nodes if node.name == "encoder")
-    assert isinstance(encoder.part, SmpEncoder | Timm)
-    known = weights or False if isinstance(encoder.part, SmpEncoder) else bool(weights)
-    built = evolve(encoder, part=evolve(encoder.part, pretrained=known))
-    nodes = [built if node is encoder else node for node in graph.nodes]
-    return Translation(evolve(graph, nodes=nodes, rescale=True), report.notes)
-
-
-_SMP_ENCODER_PATHS = {
-    "depth": "smp_encoder_depth",
-    "output_stride": "smp_encoder_output_stride",
-    "pretrained": "pretrained",
-}
-_SMP_HEAD_PATHS = {"num_classes": "num_classes", "final_act": "smp_activation", "upsampling": "smp_upsampling"}
-_ARGUMENTS = ("task", "backbone", "in_channels", "num_classes", "pretrained")
-
-
-def _note_ignored(factory: str, call: Mapping[str, Any], known: Sequence[str], report: Diagnostics) -> None:
-    ignored = [name for name in call if name not in known and call[name]]
-    report.add_ignored(Arguments("", "", call), ignored, f"{factory} never reads it")
 
 
 _CLASS_TOKEN_NETWORKS = re.compile(r"(vit|deit3?)_[a-z]+_patch\d+(_clip)?_\d+")
 """The ViTs of timm whose classifier is a linear layer on the class token."""
 
+_CLASSIFIER_ARGUMENTS = {"in_channels": "backbone_in_chans", "pretrained": "backbone_pretrained"}
 
-def translate_timm_call(call: Mapping[str, Any], _: Describe, report: Diagnostics) -> Translation:
+
+def translate_timm_call(call: Mapping[str, Any], describe: Describe, report: Diagnostics) -> Translation:
     """Return the graph of the model of TimmModelFactory: a network of timm with its own classifier.
 
-    Parts give that classifier where it is a linear layer, on the class token or on the mean of the last map.
+    Parts give that classifier where it is a linear layer, on the class token or on the mean of the last map. Elsewhere
+    it is a model of EncoderDecoderFactory, whose call names the arguments.
     """
-    arguments, rest = route_arguments("backbone_", "backbone", None, call)
-    _note_ignored("TimmModelFactory", rest, _ARGUMENTS, report)
-    name, classes = str(call.get("backbone")), {"num_classes": call.get("num_classes"), "linear_after_pool": True}
+    known = ("task", "backbone", "num_classes", *_CLASSIFIER_ARGUMENTS)
+    ignored = [name for name in call if name not in known and not name.startswith("backbone_")]
+    _note_ignored(call, ignored, "TimmModelFactory never reads it", report)
+    name = str(call.get("backbone"))
     plain = name.partition(".")[0]
-    entry = find_entry(plain) or {"family": None}
-    is_resnet = entry["family"] == "resnet" and not plain.endswith("_pruned")
+    is_resnet = (find_entry(plain) or {"family": "resnet"})["family"] == "resnet" and not plain.endswith("_pruned")
     fix = f"model_factory: {FACTORY}, backbone: timm_{name}, and a decoder such as IdentityDecoder"
-    if call.get("task") != "classification":
+    if call["task"] != "classification":
         report.add_problem("task", f"TimmModelFactory builds classifiers alone (got {call['task']}).", fix, "part")
-    elif entry["family"] is None:
-        report.add_problem("backbone", f"timm has no network {plain!r}.", suggest(plain, list_networks()), "part")
     elif not is_resnet and not _CLASS_TOKEN_NETWORKS.fullmatch(plain):
         report.add_problem("backbone", f"the classifier of {plain} is more than a linear layer.", fix, "part")
-    for option in arguments:
-        if option != "img_size" and not option.endswith("_rate"):
-            message = f"{option} may change the classifier, which is imported as it is without."
-            report.add_problem(arguments.locate(option), message, fix, "unused")
-    if isinstance(call.get("pretrained"), str):
-        message = f"weights of torchgeo, and checkpoints, are not read here (got {call['pretrained']!r})."
-        report.add_problem("pretrained", message, "pretrained: true")
-    form = {"any_size": True} if is_resnet else {"tokens": True, "norm": True}
-    fields = {"name": name, "out_indices": [-1], "pretrained": call.get("pretrained", True), **form}
-    if "img_size" in arguments:
-        fields["img_size"] = arguments.get("img_size")
-    if "drop_rate" in arguments:
-        # timm's dropout before its classifier.
-        classes["dropout"] = arguments.get("drop_rate")
-    options = arguments.drop("img_size", "drop_rate").values
-    named = {"pretrained": "pretrained", "num_classes": "num_classes", "channels": "in_channels"}
-    encoder = evolve(arguments, values={**fields, "options": options}, paths={**arguments.paths, **named})
-    head = Arguments("num_classes", "", classes, {**named, "dropout": arguments.locate("drop_rate")})
-    image = Arguments("in_channels", "", {"channels": call.get("in_channels")}, named)
-    report.origins |= {"encoder": encoder, "head": head, "image": image}
-    network, size = construct(Timm, encoder, report, f"timm/{name}"), construct(Image, image, report, "an image")
-    classifier = construct(ClassificationHead, head, report)
+    for option in (option for option in call if option.startswith("backbone_")):
+        if option != "backbone_img_size" and not option.endswith("_rate"):
+            report.add_problem(option, f"a classifier with {option} is not imported.", fix, "unused")
     report.raise_problems()
+    # timm's dropout is that before its classifier.
+    names = {**_CLASSIFIER_ARGUMENTS, "backbone_drop_rate": "head_dropout"}
+    model = {"pretrained": True, "in_channels": None, **call, "backbone": f"timm_{name}", "decoder": "IdentityDecoder"}
+    model = {name: value for name, value in model.items() if name == "decoder" or name not in ignored}
+    graph = translate({**_rename(model, names, report), "head_linear_after_pool": True}, describe, report).graph
+    network, *_, classifier = (node.part for node in graph.nodes)
+    assert isinstance(network, Timm)
+    assert isinstance(classifier, Head)
     necks = () if is_resnet else (AggregateTokens(pooling="cls"),)
-    assert network is not None
-    assert classifier is not None
-    return Translation(chain(network, *necks, classifier, input=size), report.notes)
+    network = evolve(network, features_only=False, out_indices=[-1], any_size=is_resnet)
+    network = network if is_resnet else evolve(network, tokens=True, norm=True)
+    return Translation(chain(network, *necks, classifier, input=graph.inputs[0][1]), report.notes)
+
+
+_SMP_NODES = {
+    "encoder": "backbone",
+    "decoder": "model",
+    "head": "model",
+    "input": "in_channels",
+    "image": "in_channels",
+}
+_SMP_PATHS = {"depth": "smp_encoder_depth", "num_classes": "num_classes", "final_act": "smp_activation"}
+"""The arguments that nodes of smp's models, and their fields, are made of."""
+
+
+def translate_smp_call(call: Mapping[str, Any], _: Describe, report: Diagnostics) -> Translation:
+    """Return the graph of the model of SMPModelFactory: a whole model of smp, brought to the size of the image."""
+    arguments, rest = route_arguments("smp_", "model", None, call)
+    known = ("task", "backbone", "model", "bands", "in_channels", "num_classes", "pretrained")
+    ignored = [name for name in rest if name not in known]
+    _note_ignored(rest, ignored, "SMPModelFactory never reads it", report)
+    model, channels = str(call.get("model")), _count_bands(call, report)
+    if call["task"] != "segmentation":
+        fix = f"model_factory: {FACTORY}, decoder: smp_{model}"
+        report.add_problem("task", f"SMPModelFactory builds models of segmentation (got {call['task']}).", fix, "part")
+    if model not in SMP_MODELS:
+        report.add_problem("model", f"smp has no model {model!r}.", suggest(model, SMP_MODELS), "part")
+    report.raise_problems()
+    if arguments.get("aux_params"):
+        report.add_note("smp_aux_params", "TerraTorch drops the scores of the image; here they are an output.")
+    named = {"encoder_name": "backbone", "in_channels": "in_channels", "classes": "num_classes"}
+    values = {argument: call[name] for argument, name in named.items() if call.get(name) is not None}
+    config = {"in_channels": channels, **values, **arguments.values}
+    whole = evolve(arguments, paths={**arguments.paths, **_SMP_PATHS})
+    report.origins |= {node: evolve(whole, owner=owner) for node, owner in _SMP_NODES.items()}
+    report.origins |= {argument: Arguments(name, "") for argument, name in {**arguments.paths, **named}.items()}
+    with report.map_errors():
+        graph = build_graph(model, config)
+    encoder, *others = graph.nodes
+    assert isinstance(encoder.part, SmpEncoder | Timm)
+    weights = config.get("encoder_weights", call.get("pretrained", True)) or False
+    part = evolve(encoder.part, pretrained=weights if isinstance(encoder.part, SmpEncoder) else bool(weights))
+    return Translation(evolve(graph, nodes=[evolve(encoder, part=part), *others], rescale=True), report.notes)
 
 
 FACTORIES: Mapping[str, Callable[[Mapping[str, Any], Describe, Diagnostics], Translation]] = MappingProxyType(
@@ -171,39 +154,16 @@ FACTORIES: Mapping[str, Callable[[Mapping[str, Any], Describe, Diagnostics], Tra
 )
 """The factories whose models are imported."""
 
-_CLAY = f"{FACTORY}, backbone: clay_v1_base"
-
 UNSUPPORTED_FACTORIES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "Clay1_5ModelFactory": (
-            "it builds Clay 1.5 as a masked autoencoder, which downloads a teacher and gives losses and no features",
-            _CLAY,
-        ),
-        "ClayModelFactory": ("it runs the code of a folder", _CLAY),
-        "FullModelFactory": (
-            "they are whole models, such as autoencoders",
-            f"{FACTORY}, with the encoder of the model as backbone, and a decoder",
-        ),
-        "GenericModelFactory": ("they are backbones alone", f"{FACTORY}, with the same backbone, and a decoder"),
-        "GenericUnetModelFactory": (
-            "they have no head, and take the last feature for scores",
-            f"{FACTORY}, backbone: UNet, decoder: IdentityDecoder",
-        ),
-        "ObjectDetectionModelFactory": (
-            "they find boxes, which no head does",
-            f"{FACTORY}, with the same backbone, and a decoder",
-        ),
-        "SatMAEModelFactory": ("it runs the code of a folder", f"{FACTORY}, backbone: timm_vit_large_patch16_224.mae"),
-        "WxCModelFactory": ("they forecast weather", f"{FACTORY}, backbone: prithvi_eo_v2_300, and a decoder"),
+        "Clay1_5ModelFactory": ("Clay 1.5 is an autoencoder there, without features", "backbone: clay_v1_base"),
+        "ClayModelFactory": ("it runs the code of a folder", "backbone: clay_v1_base"),
+        "FullModelFactory": ("it adds no decoder", "with the encoder of the model as backbone, and a decoder"),
+        "GenericModelFactory": ("it adds no decoder", "with the same backbone, and a decoder"),
+        "GenericUnetModelFactory": ("it adds no head", "backbone: UNet, decoder: IdentityDecoder"),
+        "ObjectDetectionModelFactory": ("no head finds boxes", "with the same backbone, and a decoder"),
+        "SatMAEModelFactory": ("it runs the code of a folder", "backbone: timm_vit_large_patch16_224.mae"),
+        "WxCModelFactory": ("its network is another package's", "backbone: prithvi_eo_v2_300"),
     }
 )
-"""The other factories of TerraTorch 1.2.11, each with the reason and the nearest factory."""
-
-
-def explain_unsupported_factory(name: str) -> tuple[str, str]:
-    """Return the message and the fix for a factory whose models are not imported."""
-    if name in UNSUPPORTED_FACTORIES:
-        reason, instead = UNSUPPORTED_FACTORIES[name]
-        return f"models of {name} are not imported: {reason}.", f"model_factory: {instead}"
-    fix = f"model_factory: {FACTORY}; a model with several encoders is a spec with nodes"
-    return f"TerraTorch 1.2.11 has no factory {name!r}.", fix
+"""The other factories of TerraTorch 1.2.11, each with the reason and the nearest call of EncoderDecoderFactory."""

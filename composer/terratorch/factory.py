@@ -64,33 +64,19 @@ class EncoderDecoderFactory:
 
 
 class PrithviModelFactory:
-    """TerraTorch's deprecated factory of the same name, which calls EncoderDecoderFactory by other names."""
+    """TerraTorch's factory of the same name, by keywords: a subclass is the factory of its own name."""
 
     def build_model(self, task: str, **call: Any) -> FactoryModel:
-        """Build the model of a call with `backbone`, `decoder`, `bands`, `pretrained`, `num_frames` and so on.
-
-        The other arguments, warnings and errors are those of EncoderDecoderFactory.
-        """
-        return _build_model("PrithviModelFactory", task, {"task": task, **call})
+        """Build the model of a call, with the warnings and errors of EncoderDecoderFactory."""
+        return _build_model(type(self).__name__, task, {"task": task, **call})
 
 
-class SMPModelFactory:
+class SMPModelFactory(PrithviModelFactory):
     """TerraTorch's factory of the same name: whole models of smp, whose output has the size of the image."""
 
-    def build_model(self, task: str, **call: Any) -> FactoryModel:
-        """Build the model of a call with `backbone`, `model`, `bands`, `num_classes`, `pretrained` and `smp_…`."""
-        return _build_model("SMPModelFactory", task, {"task": task, **call})
 
-
-class TimmModelFactory:
-    """TerraTorch's factory of the same name: networks of timm with their own classifier."""
-
-    def build_model(self, task: str, **call: Any) -> FactoryModel:
-        """Build the model of a call with `backbone`, `in_channels`, `num_classes` and `pretrained`.
-
-        Raises SpecError for a network whose classifier is more than a linear layer, on the class token or the mean.
-        """
-        return _build_model("TimmModelFactory", task, {"task": task, **call})
+class TimmModelFactory(PrithviModelFactory):
+    """TerraTorch's factory of the same name: networks of timm with their own classifier, where it is linear."""
 
 
 def _build_model(factory: str, task: str, call: Mapping[str, Any]) -> FactoryModel:

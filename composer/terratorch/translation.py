@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,6 @@ from attrs import evolve, field, frozen
 
 from composer.adapters.mmseg.parts import Mmseg
 from composer.adapters.smp import translation as smp
-from composer.adapters.smp.parts import Smp
 from composer.errors import Problem, SpecError, suggest
 from composer.graph import Graph, chain, get_module_path
 from composer.inference import Describe
@@ -168,7 +168,7 @@ def _build_branches(
 
 
 UNUSED_ATTENTION = "TerraTorch's U-Net has an attention here that it never runs"
-UNUSED_LAYER = "smp's DPT never runs the layers of its ViT behind the last level"
+UNUSED_LAYER = "smp's DPT never runs the layers of its ViT behind the last block"
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -221,7 +221,7 @@ def find_ignore_reason(graph: Graph, name: str) -> str | None:
             last = len(node.part.channels) - 1
             if name.startswith(f"{_find_terratorch_path(graph, node.name)}.decoder.blocks.{last}.attention1."):
                 return UNUSED_ATTENTION
-        if isinstance(node.part, Smp) and node.part.name == "DPT" and name.startswith("encoder.model."):
+        if getattr(node.part, "name", None) == "DPT" and re.match(r"encoder\.model\.(?!blocks\.)", name):
             return UNUSED_LAYER
     return None
 

@@ -71,6 +71,7 @@ COMMANDS = {
     "list nonsense": 2,
     "matrix --encoders timm/resnet18 --decoders FCNDecoder": 0,
     "import terratorch good.yaml": 1,
+    "import smp missing": 1,
     "nonsense": 2,
 }
 
@@ -97,13 +98,16 @@ def check(text: str) -> Any:
 def import_config(stem: str) -> dict[str, Any]:
     """The lines of the spec of a TerraTorch config, or those that say why it has none, as where TerraTorch is not."""
     try:
-        graph = reads_config(CONFIGS[stem].read_text(encoding="utf-8"), name=f"{stem}.yaml", describe=_describe).graph
+        graph = reads_config(
+            CONFIGS[stem].read_text(encoding="utf-8"), name=f"{stem}.yaml", describe=describe_without_terratorch
+        ).graph
     except composer.SpecError as error:
         return {"refused": str(error).splitlines()}
     return {"spec": composer.write(graph).splitlines()}
 
 
-def _describe(part: Any, channels: Any) -> Any:
+def describe_without_terratorch(part: Any, channels: Any) -> Any:
+    """What `describe` says where TerraTorch is not installed."""
     return reject_missing("terratorch", "terratorch") if part.source == "terratorch" else describe(part, channels)
 
 

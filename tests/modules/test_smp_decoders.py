@@ -12,6 +12,7 @@ from torch import nn
 
 import composer
 from composer.adapters.smp.parts import SMP_DECODER_ARGUMENTS
+from composer.adapters.smp.translation import SMP_MODELS
 from composer.layouts import Feature
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra smp is not installed")
@@ -182,18 +183,11 @@ class TestDPT:
         assert tuple(y_BCHW.shape) == out.shape(2, 48, 72)
 
 
-HEADS = (
-    "self encoder_name encoder_depth encoder_weights encoder_output_stride encoder_output_indices in_channels classes "
-    "activation upsampling aux_params kwargs"
-)
-"""The arguments of smp's models that are the encoder's and the head's."""
-
-
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_arguments_and_their_defaults_are_those_of_smps_model(name):
     parameters = inspect.signature(getattr(smp, name).__init__.__wrapped__).parameters
-    own = {key: parameter.default for key, parameter in parameters.items() if key not in HEADS.split()}
-    assert SMP_DECODER_ARGUMENTS[name] == own
+    own = {key: parameter.default for key, parameter in parameters.items() if key not in ("self", "kwargs")}
+    assert {**SMP_DECODER_ARGUMENTS[name], **SMP_MODELS[name]} == own
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -14,6 +14,7 @@ from composer.adapters.smp.parts import RENAMED_PREFIXES, SMP_DECODER_ARGUMENTS,
 from composer.encoder_info import describe
 from composer.errors import Place, Source, SpecError, suggest
 from composer.graph import Graph, Shared
+from composer.layouts import CHANNELS_LAST
 from composer.parts import Part, Timm
 from composer.parts.rules import Rejection
 from composer.parts.validators import MAX_LEVELS
@@ -51,6 +52,8 @@ _OLD_NAMES = {
 _ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "logsoftmax": "LogSoftmax", "identity": None}
 _ACTIVATIONS |= dict.fromkeys(("softmax", "softmax2d"), "Softmax")
 
+_DEFAULT_FIX = "leave it out, or give it a value that smp and composer both take"
+
 
 def read_folder(folder: str | os.PathLike[str]) -> Graph:
     """Return the graph of the model whose config `save_pretrained` wrote into a folder.
@@ -62,7 +65,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Graph:
         config = json.loads(read_text(file))
         name = config.pop("_model_class")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        message = "there is no config of smp here, which names its _model_class."
+        message = "smp saved no model in this folder: its config.json, with a _model_class, cannot be read."
         fix = "name a folder that model.save_pretrained(FOLDER) of smp wrote"
         raise build_error("file", message, Place("", file), fix) from None
     return build_graph(str(name), config, file)
@@ -81,33 +84,37 @@ def build_graph(name: str, arguments: Mapping[str, Any], file: str | None = None
         graph = reads(dump(translate(name, arguments)))
     except SpecError as error:
         # Lines and columns would be those of the text, which nobody sees.
-        raise SpecError(evolve(problem, place=Place(problem.place.path, file)) for problem in error.problems) from None
+        problems = [evolve(p, place=Place(p.place.path, file), fix=p.fix or _DEFAULT_FIX) for p in error.problems]
+        raise SpecError(problems) from None
     return evolve(graph, source=Source(file))
 
 
 def translate(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec of a model of smp as plain data. Raises SpecError for values that cannot be translated."""
-    given = {argument: list(value) if isinstance(value, tuple) else value for argument, value in arguments.items()}
+    given, defaults = (
+        {key: list(value) if isinstance(value, tuple) else value for key, value in mapping.items()}
+        for mapping in (arguments, SMP_DECODER_ARGUMENTS[name])
+    )
     for old, new in _OLD_NAMES.items():
         if (value := given.pop(old, None)) is not None:
             given[new] = value
     values = {argument: given.pop(argument, default) for argument, default in SMP_MODELS[name].items()}
-    decoder = {argument: given.pop(argument) for argument in SMP_DECODER_ARGUMENTS[name] if argument in given}
+    decoder = {key: value for key, default in defaults.items() if (value := given.pop(key, default)) != default}
     for argument in ("encoder_depth", "encoder_output_stride"):
         if type(number := values.get(argument, 1)) is not int or not 1 <= number <= MAX_LEVELS:
-            raise _build_value_error(argument, f"a whole number from 1 to {MAX_LEVELS}", number)
+            message = f"{argument} must be a whole number from 1 to {MAX_LEVELS} (got {number!r})."
+            raise build_error("value", message, Place(argument))
     auxiliary = values["aux_params"] or {}
-    if not isinstance(auxiliary, Mapping):
-        raise _build_value_error("aux_params", "a mapping or null", auxiliary)
-    if auxiliary and name == "DPT":
-        fix = "set it to null, and pool the tokens with AggregateTokens, in a graph of nodes"
-        raise _build_value_error("aux_params", "null for DPT, whose encoder gives tokens", auxiliary, fix)
+    if not isinstance(auxiliary, Mapping) or (auxiliary and name == "DPT"):
+        message = f"aux_params must be a mapping, and null for DPT, whose encoder gives tokens (got {auxiliary!r})."
+        fix = "set it to null; in a graph of nodes, AggregateTokens pools tokens for a ClassificationHead"
+        raise build_error("value", message, Place("aux_params"), fix)
     stride = _compute_stride(name, values)
     head = _translate_head(name, values, decoder, stride)
     branch = {"decoder": "IdentityDecoder", "head": {"ClassificationHead": _translate_auxiliary(auxiliary)}}
     return {
         "input": {"channels": values["in_channels"]},
-        "encoder": _translate_encoder(name, values, given),
+        **_translate_encoder(name, values, given),
         "decoder": {f"smp/{name}": decoder},
         "head": {"SegmentationHead": head},
         "aux": {"classification": branch} if auxiliary else {},
@@ -116,15 +123,10 @@ def translate(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _build_value_error(argument: str, expected: str, got: object, fix: str | None = None) -> SpecError:
-    return build_error("value", f"{argument} must be {expected} (got {got!r}).", Place(argument), fix)
-
-
 def _compute_stride(name: str, values: Mapping[str, Any]) -> int:
     """Return the stride of what a decoder gives."""
-    deepest: int = 2 ** values["encoder_depth"]
-    strides = {"DPT": 2, "FPN": deepest // 8, "PSPNet": deepest}
-    strides["DeepLabV3"] = min(deepest, values.get("encoder_output_stride", deepest))
+    last: int = min(2 ** values["encoder_depth"], values.get("encoder_output_stride", 32))
+    strides = {"DPT": 2, "FPN": last // 8, "PSPNet": last, "DeepLabV3": last}
     return strides.get(name, 4 if "upsampling" in values else 1)
 
 
@@ -139,28 +141,27 @@ def _translate_head(name: str, values: Mapping[str, Any], decoder: Mapping[str, 
 
 
 def _translate_auxiliary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the head of `aux_params`. An unknown name stays, and is no field."""
-    fields = {"dropout": 0.2, "linear_after_pool": True, "final_act": _translate_activation(values)}
-    names = {"classes": "num_classes"}
-    fields |= {names.get(key, key): value for key, value in values.items() if key != "activation"}
-    return {**fields, "pooling": "mean" if fields.get("pooling", "avg") == "avg" else fields["pooling"]}
+    given = {key: value for key, value in values.items() if key not in ("classes", "activation")}
+    own = {"num_classes": values.get("classes"), "final_act": _translate_activation(values)}
+    fields = {"dropout": 0.2, "linear_after_pool": True, **given, **own}
+    return {**fields, "pooling": "mean"} if given.get("pooling", "avg") == "avg" else fields
 
 
 def _translate_activation(values: Mapping[str, Any]) -> Any:
-    """Return the name of an activation; one without a counterpart stays, and is none of a head."""
-    activation = values.get("activation")
-    return _ACTIVATIONS.get(str(activation), activation)
+    """Return the name of an activation; one without a counterpart stays, and is rejected by the head."""
+    return _ACTIVATIONS.get(str(values.get("activation")), values.get("activation"))
 
 
 def _translate_encoder(name: str, values: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the encoder of a model. `options` are the arguments that smp passes on to timm."""
+    """Return the encoder of a model, and its necks. `options` are the arguments that smp passes on to timm."""
     encoder, depth, stride = str(values["encoder_name"]), values["encoder_depth"], values.get("encoder_output_stride")
     fields = {} if stride in (None, 32) else {"output_stride": stride}
-    prefix = next((prefix for prefix in RENAMED_PREFIXES if encoder.startswith(prefix)), None)
+    prefix = next((old for old in RENAMED_PREFIXES if encoder.startswith(old) and encoder != old), None)
     if prefix is None:
-        return {f"smp/{encoder}": {"depth": depth, **fields, **options}}
+        return {"encoder": {f"smp/{encoder}": {"depth": depth, **fields, **options}}}
     network = f"{RENAMED_PREFIXES[prefix]}{encoder.removeprefix(prefix)}"
-    info = describe(Timm(network.removeprefix("timm/")), 3)
+    # timm's wrapper keeps layers that the plain network loses, and so does smp's state dict.
+    info = describe(Timm(network.removeprefix("timm/"), features_only=name != "DPT"), 3)
     if isinstance(info, Rejection):
         raise build_error(info.code, f"{network} {info.expected} (got {info.got}).", Place("encoder_name"), info.fix)
     if name == "DPT":
@@ -168,11 +169,12 @@ def _translate_encoder(name: str, values: Mapping[str, Any], options: dict[str, 
         fields |= {"tokens": True, "out_indices": values["encoder_output_indices"] or uniform}
     else:
         levels = zip(dict(info.arguments)["out_indices"], info.features, strict=True)
-        fields["out_indices"] = [index for index, f in levels if 2 <= (f.stride or 0) <= 2**depth]
+        fields |= {"features_only": True, "out_indices": [i for i, f in levels if 2 <= (f.stride or 0) <= 2**depth]}
     # composer sets `dynamic_img_size` wherever there is such a switch.
-    fields |= {"img_size": options["img_size"]} if "img_size" in options else {}
-    options = {key: value for key, value in options.items() if key not in ("dynamic_img_size", "img_size")}
-    return {network: {**fields, "options": options}}
+    fields |= {key: options[key] for key in ("img_size", "output_stride") if key in options}
+    options = {key: value for key, value in options.items() if key not in (*fields, "dynamic_img_size")}
+    necks = [{"PermuteDims": {"new_order": [0, 3, 1, 2]}}] if info.features[0].axes == CHANNELS_LAST else []
+    return {"encoder": {network: {**fields, "options": options}}, "necks": necks}
 
 
 _LAYERS: Mapping[tuple[str, str], tuple[str, ...]] = {
