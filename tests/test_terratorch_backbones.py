@@ -412,7 +412,11 @@ REFUSED = {
     ),
     "bands that are none": (
         {"backbone": "terramind_v1_tiny", "bands": 3},
-        ["backbone: terratorch/terramind_v1_tiny: a list of names is needed (got 3)."],
+        ["backbone_bands: terratorch/terramind_v1_tiny: a list of names is needed (got 3)."],
+    ),
+    "an interval without an end": (
+        {"backbone": "prithvi_eo_tiny", "bands": [(0, 10**12)]},
+        ["backbone: channels must be a whole number from 1 to 65536 (got 65537)."],
     ),
     "bands of thinking": (
         {"backbone": "terramind_v1_tiny_tim", "modalities": ["S1GRD"], "bands": {"S1GRD": ["VV"]}},

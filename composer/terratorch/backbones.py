@@ -74,9 +74,8 @@ def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagno
     try:
         return Image(channels=channels, frames=frames)
     except ValueError as error:
-        frames, channels = ("num_frames", "temporal_n_timestamps"), ("in_chans", "in_channels", "out_channels")
-        counts = frames if str(error).startswith("frames") else channels
-        name = next((name for name in counts if name in arguments), "")
+        words = "num_frames temporal_n_timestamps" if str(error).startswith("frames") else "in_chans in_channels"
+        name = next((word for word in words.split() if word in arguments), "")
         report.add_problem(arguments.locate(name), f"{error}.")
         return None
 

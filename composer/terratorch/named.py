@@ -20,6 +20,7 @@ from composer.adapters.terratorch.parts import (
 from composer.adapters.timm.catalogue import list_networks
 from composer.errors import find_close_matches
 from composer.inference import Describe
+from composer.layouts import MAX_BANDS
 from composer.parts import EncoderInfo, Neck, PermuteDims, ReshapeTokensToImage, SelectIndices, Timm
 from composer.parts.base import get_part_name
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
@@ -209,7 +210,8 @@ def _flatten_bands(bands: Any) -> list[str] | None:
     names: list[str] = []
     for band in bands:
         interval = isinstance(band, tuple) and len(band) == 2 and all(type(end) is int for end in band)
-        entries = range(band[0], band[1] + 1) if interval else [getattr(band, "value", band)]
+        # An interval that is too long is still too long for an image.
+        entries = range(band[0], min(band[1], band[0] + MAX_BANDS) + 1) if interval else [getattr(band, "value", band)]
         names += [str(entry).removeprefix("HLSBands.").removeprefix("OpticalBands.") for entry in entries]
     return names
 
@@ -244,15 +246,18 @@ def _parse_modalities(name: str, arguments: Arguments, report: Diagnostics) -> t
                 message = f"{name} takes images of {', '.join(MODALITIES)} (got {key!r})."
                 fix = f"{{{key}: CHANNELS}} is a modality of your own, without weights"
                 report.add_problem(arguments.locate("modalities"), message, fix)
-    named = arguments.get("bands") or {}
-    if not isinstance(named, Mapping):
+    rest, named = arguments.drop("in_chans").replace(modalities=list(counts)), arguments.get("bands")
+    if isinstance(named, list | tuple) and len(counts) == 1:
         named = dict.fromkeys(counts, named)
-    bands = {_spell_modality(key): _flatten_bands(names) or names for key, names in named.items()}
+    bands = {}
+    if isinstance(named, Mapping):
+        bands = {_spell_modality(key): _flatten_bands(names) or names for key, names in named.items()}
+        rest = rest.replace(bands=bands)
     for modality, (word, count) in counts.items():
         names = bands.get(modality)
         known = len(names) if isinstance(names, list) else MODALITIES.get(modality, 3)
         counts[modality] = (word, known if count is None else count)
-    return arguments.drop("in_chans").replace(modalities=list(counts), **({"bands": bands} if bands else {})), counts
+    return rest, counts
 
 
 def _spell_modality(name: Any) -> str:

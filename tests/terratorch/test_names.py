@@ -203,6 +203,10 @@ REFUSED = {
         {**CALLS["several modalities over time"][0], "backbone_bands": {"DEM": ["DEM"]}},
         "backbone_bands.DEM -> known: S1GRD, S2L2A",
     ),
+    "bands of no modality": (
+        {**CALLS["several modalities over time"][0], "backbone_bands": ["RED"]},
+        "backbone_bands -> backbone_bands: {MODALITY: [BAND, …]}",
+    ),
     "channels last": (
         {"backbone": SATLAS_SWIN, "backbone_model_bands": RGB, "decoder": "FCNDecoder"},
         "decoder -> necks: [{name: PermuteDims, new_order: [0, 3, 1, 2]}]",

@@ -216,9 +216,7 @@ FORBIDDEN_TERRATORCH_OPTIONS: Mapping[str, str] = MappingProxyType(
 MODALITIES: Mapping[str, int] = MappingProxyType({"S2L2A": 12, "S2L1C": 13, "S1GRD": 2, "S1RTC": 2, "RGB": 3, "DEM": 1})
 """The channels of the images that TerraMind has weights for, by TerraTorch's names: those of its `MODALITY_INFO`."""
 
-TOKENIZER_CHANNELS: Mapping[str, int] = MappingProxyType(
-    {"dem": 1, "lulc": 10, "ndvi": 1, "s1grd": 2, "s1rtc": 2, "s2l2a": 12}
-)
+TOKENIZER_CHANNELS: Mapping[str, int] = {"dem": 1, "lulc": 10, "ndvi": 1, "s1grd": 2, "s1rtc": 2, "s2l2a": 12}
 """The channels of the image of each tokenizer of TerraMind, by the end of its name."""
 
 
