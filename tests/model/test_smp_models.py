@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,6 +200,13 @@ def test_a_config_is_read_without_smp(tmp_path, monkeypatch, capsys):
         "    decoder: IdentityDecoder\n"
         "    head: {ClassificationHead: {num_classes: 2, dropout: 0.2, linear_after_pool: true}}\n"
     )
+
+
+def test_the_spec_of_a_whole_model_is_that_of_smps():
+    widths = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
+    arguments = {"classes": 3, "activation": "softmax2d", "aux_params": {"classes": 5}, **widths}
+    spec = Path(__file__).parents[2] / "specs" / "smp-whole-fpn.yaml"
+    assert composer.read(spec) == build_graph("FPN", {"encoder_name": "resnet18", **arguments})
 
 
 FOLDER = "smp saved no model in this folder: its config.json, with a _model_class, cannot be read."
