@@ -211,7 +211,8 @@ SPECS = {
             "  two: {decoder: {LinearDecoder: {num_classes: 2, upsampling_size: 2}}}"
         ),
     ),
-    "what leaves": ({"rescale": False, "image_size_out": (30, 40)}, spec(last="rescale: false\ncrop: [30, 40]")),
+    "a crop": ({"image_size_out": (30, 40)}, spec(last="crop: [30, 40]")),
+    "cells": ({"rescale": False, "image_size_out": (30, 40)}, spec(last="rescale: false")),
     "an mlp": (
         {"decoder": "MLPDecoder", "decoder_activation": "GELU", "decoder_out_index": 0},
         spec("{MLPDecoder: {channels: null, out_dim: null, activation: GELU, out_index: 0}}"),
@@ -319,8 +320,8 @@ REFUSED = {
     "arguments of our head alone": (
         {"head_upsampling": 2, "head_final_act": "torch.nn.Softmax"},
         [
-            "unused head_upsampling -> SegmentationHead in a spec has it",
             "unused head_final_act -> SegmentationHead in a spec has it",
+            "unused head_upsampling -> SegmentationHead in a spec has it",
         ],
     ),
     "auxiliary heads that are no list": ({"aux_decoders": {"name": "one"}}, ["type aux_decoders"]),
@@ -388,10 +389,6 @@ REFUSED = {
         {"aux_decoders": [AuxiliaryHead("fcn-aux", "smp_Unet", {"decoder_decoder_channels": [1]})]},
         ["count {0} -> {0}: [1, 1, 1, 1]".format("aux_decoders[0].decoder_args.decoder_decoder_channels")],
     ),
-    "a size of what leaves": (
-        {"image_size_out": (16, 16), "rescale": False},
-        ["value image_size_out -> rescale: true"],
-    ),
     "necks": (
         {"backbone": given("b h w c")},
         ["layout decoder -> necks: [{name: PermuteDims, new_order: [0, 3, 1, 2]}]"],
@@ -453,6 +450,7 @@ NOTED = {
         ["backbone_temporal_features_permute_op"],
     ),
     "frames that are not used": ({"backbone_temporal_pooling": "concat"}, ["backbone_temporal_pooling"]),
+    "a crop of cells": ({"rescale": False, "image_size_out": (8, 8)}, ["image_size_out"]),
     "an output without a size": (
         {**CLASSES, "rescale": False, "image_size_out": (8, 8)},
         ["rescale", "image_size_out"],

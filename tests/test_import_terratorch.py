@@ -217,7 +217,7 @@ class TestPlaces:
             (["decoder: FCNDecoder", "decoder_in_index: 9", "num_classes: 2"], "8:7: error[index] X.decoder_in_index"),
             (["backbone_out_indices: [9]", *FCN], "7:30: error[index] X.backbone_out_indices[0]"),
             (["decoder: FCNDecoder"], "5:5: error[key] X.num_classes"),
-            ([*FCN, "rescale: false", "image_size_out: [4, 4]"], "10:7: error[value] X.image_size_out"),
+            ([*FCN, "image_size_out: [4, 0]"], "9:7: error[value] X.image_size_out"),
             ([*FCN, "task: regression"], "9:7: error[unused] X.task"),
         ],
         ids=lambda value: value.partition("X.")[2] if isinstance(value, str) else "",

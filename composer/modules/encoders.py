@@ -103,7 +103,7 @@ def match_kernels(kernels: Tensor, known: Sequence[str], bands: Sequence[str]) -
     """Return the kernels `(out, n * len(bands), …)` for `bands`, from those `(out, n * len(known), …)` of `known`.
 
     A band without a kernel gets the mean of all. As in timm's `adapt_input_conv`, they are multiplied by len(known) /
-    len(bands), so that a grey image gives what it gives with the original kernels. `n` counts the pixels of a layer
+    len(bands), so that a grey image has the same output as with the original kernels. `n` counts the pixels of a layer
     that takes several at once.
     """
     x = kernels.unflatten(1, (-1, len(known)))  # type: ignore[no-untyped-call]

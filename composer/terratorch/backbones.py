@@ -1,4 +1,4 @@
-"""What backbones of names and modules have in common: images, frames, padding; and TerraTorch's necks as parts."""
+"""Images, frames and padding of backbones, by name and as modules; and TerraTorch's necks as parts."""
 
 from __future__ import annotations
 

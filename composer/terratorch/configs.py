@@ -107,7 +107,7 @@ def _parse_config(text: str, report: Diagnostics) -> tuple[str, dict[str, Any]] 
             _set_aside("", key, report)
     if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
         if not report.problems:
-            message = f"this is no TerraTorch config: its model has no class_path and init_args (got {model!r})."
+            message = f"this is not a TerraTorch config: its model has no class_path and init_args (got {model!r})."
             report.add_problem("" if model is None else MODEL, message, CONFIG_EXAMPLE, "key")
         return None
     for key in model:

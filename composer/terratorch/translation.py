@@ -95,6 +95,10 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         unread = [name for name in output if output.get(name) is not True]
         report.add_ignored(output, unread, f"the output of {task} has no size")
         output = Arguments("", "")
+    if output.get("rescale") is False and "image_size_out" in output:
+        message = "TerraTorch keeps the centre of a map that is not rescaled, and composer returns all of it."
+        report.add_note("image_size_out", message, "leave image_size_out out")
+        output = output.drop("image_size_out")
     report.raise_problems()
     assert backbone is not None
     images = tuple(backbone.images.values())

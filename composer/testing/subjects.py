@@ -41,7 +41,7 @@ IMAGE_CHANNELS = (3, 1, 2, 6, 12, 4, 5, 7, 10, 13)
 PROBE_CELLS = (3, 5)
 """Rows and columns of the coarsest level where it is tried whether a module runs at all.
 
-Their multiples by powers of two are no widths: a module does not run because it takes rows for channels.
+No width is a multiple of them by a power of two, so a module that takes rows for channels does not run.
 """
 
 

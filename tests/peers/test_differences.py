@@ -509,11 +509,6 @@ RUN_THERE = {
         {"necks": TO_MAPS, "backbone_padding": "circular", **CLASSES},
         ["value backbone_padding"],
     ),
-    "cells that are cropped to pixels": (
-        Tokens,
-        {"necks": TO_MAPS, "rescale": False, "image_size_out": (3, 3), **CLASSES},
-        ["value image_size_out"],
-    ),
     "two auxiliary heads of one name": (Pyramid, {**CLASSES, "aux_decoders": TWICE}, ["node aux_decoders[1].name"]),
     "an argument of nothing": (Pyramid, {**EMBEDDING, "necks": TO_MAPS, "nonsense": 1}, ["unused nonsense"]),
 }

@@ -61,8 +61,6 @@ TINY_NECKS = [
     {"name": "ReshapeTokensToImage", "remove_cls_token": False},
     {"name": "LearnedInterpolateToPyramidal"},
 ]
-AT_IMAGE_SIZE = {"rescale": True, "image_size_out": None}
-"""For output that is larger than its image, of which TerraTorch keeps the centre; composer rejects it with this fix."""
 SATLAS = {
     "backbone": "satlas_swin_t_sentinel2_si_ms",
     "necks": [{"name": "PermuteDims", "new_order": [0, 3, 1, 2]}, {"name": "ReshapeTokensToImage"}],

@@ -118,7 +118,7 @@ UNREGISTERED = tuple(name for name, family in FAMILIES.items() if family.kind in
 
 @frozen(kw_only=True)
 class Constructor:
-    """What TerraTorch's constructors of one kind take, and what its factory does for them.
+    """Arguments of TerraTorch's constructors of one kind, and the padding that its factory applies for them.
 
     `bands` are the bands of a call that names none, as `bands_argument`; None where they have to be named. `patch` is
     the side in pixels of the patches that the factory pads for. `reads_file` is true where a file of weights is read
