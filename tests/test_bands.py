@@ -275,7 +275,7 @@ def test_a_build_says_where_kernels_come_from(write_spec, capsys, tmp_path):
     write_spec("{bands: [BLUE, GREEN, RED, NIR, SWIR_1]}", "weights.pth")
     assert main(["build", "a.yaml"]) == 0
     out = capsys.readouterr().out
-    assert "image: 5 channels (BLUE, GREEN, RED, NIR_BROAD, SWIR_1)" in out
+    assert "(5 channels, stride 1): BLUE, GREEN, RED, NIR_BROAD, SWIR_1" in " ".join(out.split())
     new = "encoder: no kernels for NIR_BROAD, SWIR_1 in these weights; they begin with the mean of the others"
     assert new in out.splitlines()
     write_spec("{channels: 5}", "weights.pth")

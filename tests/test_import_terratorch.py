@@ -263,16 +263,16 @@ NO_MODEL = "1:1: error[key]"
 NO_CONFIGS = {
     "a list": (
         "- 1\n",
-        [f"{NO_MODEL} this is no TerraTorch config: its model has no class_path and init_args (got None)"],
+        [f"{NO_MODEL} this is not a TerraTorch config: its model has no class_path and init_args (got None)"],
     ),
     "another file": (
         "model: other.yaml\n",
-        [f"{NO_MODEL} model: this is no TerraTorch config: its model has no class"],
+        [f"{NO_MODEL} model: this is not a TerraTorch config: its model has no class"],
     ),
     "keys with dots": ("model.class_path: x\n", ["1:1: error[key] model.class_path: keys that are"]),
     "another program's": (
         "model: {type: x, layers: 3}\n",
-        [f"{NO_MODEL} model: this is no TerraTorch config: its model"],
+        [f"{NO_MODEL} model: this is not a TerraTorch config: its model"],
     ),
     "other keys": (
         model(*LAST).replace("model:\n", "model:\n  lr: 1\n"),
@@ -322,7 +322,7 @@ def test_what_is_none_is_refused_at_its_place(text, begins):
 
 def test_an_example_is_shown_where_there_is_no_model():
     assert refusal("encoder: timm/resnet18\nhead: ClassificationHead\n") == (
-        "c.yaml:1:1: error[key] this is no TerraTorch config: its model has no class_path and init_args (got None).\n"
+        "c.yaml:1:1: error[key] this is not a TerraTorch config: its model has no class_path and init_args (got None).\n"
         "  fix: model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
     )
 
