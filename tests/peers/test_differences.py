@@ -195,13 +195,14 @@ class TestGrid:
 
 
 PERMUTED = "backbone_temporal_features_permute_op"
-FAILING = ("no level", "an ordered dict", "widths", "an embedding")
+FAILING = ("no level", "an ordered dict", "widths", "an embedding", "an embedding of TerraTorch's own task")
+CROPPED = "a crop of cells"
 OWN = ("a backbone of one's own", "a decoder of one's own", "arguments of a decoder of one's own")
-"""Calls that fail there, and calls with modules, whose outputs are compared below."""
+"""Calls that fail there, one that is cropped there alone, and calls with modules, whose outputs are compared below."""
 
 
 @pytest.mark.filterwarnings("ignore::composer.terratorch.TerraTorchWarning")
-@pytest.mark.parametrize("name", [name for name in NOTED if name not in (*FAILING, *OWN)])
+@pytest.mark.parametrize("name", [name for name in NOTED if name not in (*FAILING, CROPPED, *OWN)])
 def test_what_has_no_effect_has_none_and_the_numbers_are_the_same(both, name):
     call = call_of(**NOTED[name][0])
     if "aux_decoders" in call:
@@ -213,6 +214,15 @@ def test_what_has_no_effect_has_none_and_the_numbers_are_the_same(both, name):
 
     torch.testing.assert_close(run(ours, x), run(theirs, x))
     assert ours(x).auxiliary_heads.keys() == (theirs(x).auxiliary_heads or {}).keys()
+
+
+@pytest.mark.filterwarnings("ignore::composer.terratorch.TerraTorchWarning")
+def test_a_map_that_is_not_rescaled_is_cropped_there_and_whole_here(both):
+    call = call_of(**NOTED[CROPPED][0])
+    theirs, ours = both(call.pop("backbone"), **call)
+    x = image(64, 64)
+
+    torch.testing.assert_close(run(ours, x)[..., 12:20, 12:20], run(theirs, x))
 
 
 def test_smp_reads_other_names_and_may_look_at_the_finest_map():
