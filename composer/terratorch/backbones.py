@@ -69,15 +69,15 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[A
     return frames, (neck,), rest
 
 
-def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagnostics) -> Image | None:
-    """Build the image of a backbone; None, with a problem, for an invalid number of channels or frames."""
+def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagnostics) -> Image:
+    """Build the image of a backbone; with a problem, another one for an invalid number of channels or frames."""
     try:
         return Image(channels=channels, frames=frames)
     except ValueError as error:
         words = "num_frames temporal_n_timestamps" if str(error).startswith("frames") else "in_chans in_channels"
         name = next((word for word in words.split() if word in arguments), "")
         report.add_problem(arguments.locate(name), f"{error}.")
-        return None
+        return Image()
 
 
 def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) -> int:

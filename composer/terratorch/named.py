@@ -113,8 +113,7 @@ def _build_terratorch_backbone(name: str, arguments: Arguments, report: Diagnost
     rest, counts = parse(name, _parse_levels(name, rest, report), report)
     report.origins["encoder"] = rest
     encoder = _construct_encoder(TerraTorch, name, rest, report)
-    built = [(key, word, build_image(count, frames, arguments, report)) for key, (word, count) in counts.items()]
-    images = {key: (word, image) for key, word, image in built if image is not None}
+    images = {key: (word, build_image(count, frames, arguments, report)) for key, (word, count) in counts.items()}
     if encoder is None or not images:
         return None
     fallback = () if rest.get("vit_adapter") else HOOKS.get(kind, ())
@@ -275,7 +274,7 @@ def _build_timm_backbone(name: str, arguments: Arguments, report: Diagnostics, d
     rest = _parse_weights(rest, report, ("pretrained_cfg_overlay",))
     encoder = _construct_encoder(Timm, name, rest.drop("in_chans").replace(features_only=True), report)
     image = build_image(arguments.get("in_chans", 3), frames, arguments, report)
-    if encoder is None or image is None:
+    if encoder is None:
         return None
     info = describe(encoder, image.channels)
     if isinstance(info, Rejection):
