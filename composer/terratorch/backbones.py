@@ -94,16 +94,14 @@ PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "ze
 def parse_padding(found: int | tuple[int, int] | None, arguments: Arguments, report: Diagnostics) -> Padding:
     """Return TerraTorch's padding: for the patches that a call states, or else for those found in the backbone."""
     mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
-    if mode is None:
-        return Padding()
-    if not isinstance(mode, str) or mode not in PADDING_MODES:
+    if isinstance(mode, str) and mode in PADDING_MODES:
+        try:
+            return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
+        except (TypeError, ValueError) as error:
+            report.add_problem(arguments.locate("patch_size"), f"{error}.")
+    elif mode is not None:
         report.add_problem(arguments.locate("padding"), f"padding is one of {', '.join(PADDING_MODES)} (got {mode!r}).")
-        return Padding()
-    try:
-        return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
-    except (TypeError, ValueError) as error:
-        report.add_problem(arguments.locate("patch_size"), f"{error}.")
-        return Padding()
+    return Padding()
 
 
 _NECK_NAMES = (
