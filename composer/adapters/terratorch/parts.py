@@ -316,14 +316,9 @@ class TerraTorch(ProbedEncoder):
         return None if isinstance(self.bands, FrozenDict) else self.bands  # type: ignore[return-value]
 
     def get_modality_bands(self, modalities: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """Return the names of the bands by modality, where the part has names.
-
-        Raises ValueError for a list of names where there is not exactly one modality.
-        """
+        """Return the names of the bands by modality, where the part has names; a list is that of the first one."""
         if self.bands is None or isinstance(self.bands, FrozenDict):
             return self.bands or {}
-        if len(modalities) != 1:
-            raise ValueError("a list of bands is that of one modality")
         return {modalities[0]: self.bands}  # type: ignore[dict-item]
 
     def normalize_band(self, name: str) -> str:
