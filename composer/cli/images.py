@@ -103,9 +103,7 @@ def _build_raster(file: str, values: Array, remarks: Sequence[str] = (), bands: 
         shape = _format_array_shape(values.shape)
         raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {shape}).")
     masked = np.ma.masked_invalid(values, copy=False)
-    return Raster(
-        file, np.ma.masked_where(masked.data == NO_DATA_VALUE, masked, copy=False), tuple(remarks), tuple(bands)
-    )
+    return Raster(file, np.ma.masked_where(masked.data == NO_DATA_VALUE, masked, copy=False), remarks, bands)
 
 
 def _read_array(file: str, channels: int | None, frames: int | None) -> Raster:
