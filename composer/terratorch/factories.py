@@ -36,8 +36,8 @@ def translate_prithvi_call(call: Mapping[str, Any], describe: Describe, report: 
     if call.get("in_channels") not in (None, channels):
         report.add_note("in_channels", f"TerraTorch ignores in_channels: the image has {channels} bands.")
     names = {name: f"backbone_{name}" for name in ("bands", "pretrained", "num_frames")}
-    ignored = [name for name in ("backbone_in_chans", *names.values()) if name in call]
-    _note_ignored(call, ignored, "PrithviModelFactory sets it", report)
+    ignored = [name for name in ("backbone_in_chans", *names.values()) if call.get(name) is not None]
+    report.add_ignored(Arguments("", "", call), ignored, "PrithviModelFactory sets it")
     rest = {name: value for name, value in call.items() if name not in ("in_channels", *ignored)}
     return translate(_rename({"pretrained": True, "num_frames": 1, **rest}, names, report), describe, report)
 
@@ -47,10 +47,6 @@ def _rename(call: Mapping[str, Any], names: Mapping[str, str], report: Diagnosti
     report.aliases |= {new: report.locate(old).path for old, new in names.items()}
     report.spellings |= {new: old for old, new in names.items()}
     return {names.get(name, name): value for name, value in call.items() if value is not None}
-
-
-def _note_ignored(call: Mapping[str, Any], names: list[str], reason: str, report: Diagnostics) -> None:
-    report.add_ignored(Arguments("", "", call), [name for name in names if call[name] is not None], reason)
 
 
 def _count_bands(call: Mapping[str, Any], report: Diagnostics) -> int:
@@ -75,8 +71,8 @@ def translate_timm_call(call: Mapping[str, Any], describe: Describe, report: Dia
     it is a model of EncoderDecoderFactory, whose call names the arguments.
     """
     known = ("task", "backbone", "num_classes", *_CLASSIFIER_ARGUMENTS)
-    ignored = [name for name in call if name not in known and not name.startswith("backbone_")]
-    _note_ignored(call, ignored, "TimmModelFactory never reads it", report)
+    ignored = [n for n in call if n not in known and not n.startswith("backbone_") and call[n] is not None]
+    report.add_ignored(Arguments("", "", call), ignored, "TimmModelFactory never reads it")
     name = str(call.get("backbone"))
     plain = name.partition(".")[0]
     is_resnet = (find_entry(plain) or {"family": "resnet"})["family"] == "resnet" and not plain.endswith("_pruned")
@@ -118,8 +114,8 @@ def translate_smp_call(call: Mapping[str, Any], _: Describe, report: Diagnostics
     """Return the graph of the model of SMPModelFactory: a whole model of smp, brought to the size of the image."""
     arguments, rest = route_arguments("smp_", "model", None, call)
     known = ("task", "backbone", "model", "bands", "in_channels", "num_classes", "pretrained")
-    ignored = [name for name in rest if name not in known]
-    _note_ignored(rest, ignored, "SMPModelFactory never reads it", report)
+    ignored = [name for name in rest if name not in known and rest[name] is not None]
+    report.add_ignored(Arguments("", "", rest), ignored, "SMPModelFactory never reads it")
     model, channels = str(call.get("model")), _count_bands(call, report)
     if call["task"] != "segmentation":
         fix = f"model_factory: {FACTORY}, decoder: smp_{model}"
