@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve
@@ -140,26 +139,22 @@ def translate_smp_call(call: Mapping[str, Any], _: Describe, report: Diagnostics
     return Translation(evolve(graph, nodes=[evolve(encoder, part=part), *others], rescale=True), report.notes)
 
 
-FACTORIES: Mapping[str, Callable[[Mapping[str, Any], Describe, Diagnostics], Translation]] = MappingProxyType(
-    {
-        FACTORY: translate,
-        "PrithviModelFactory": translate_prithvi_call,
-        "SMPModelFactory": translate_smp_call,
-        "TimmModelFactory": translate_timm_call,
-    }
-)
+FACTORIES: Mapping[str, Callable[[Mapping[str, Any], Describe, Diagnostics], Translation]] = {
+    FACTORY: translate,
+    "PrithviModelFactory": translate_prithvi_call,
+    "SMPModelFactory": translate_smp_call,
+    "TimmModelFactory": translate_timm_call,
+}
 """The factories whose models are imported."""
 
-UNSUPPORTED_FACTORIES: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "Clay1_5ModelFactory": ("Clay 1.5 is an autoencoder there, without features", "backbone: clay_v1_base"),
-        "ClayModelFactory": ("it runs the code of a folder", "backbone: clay_v1_base"),
-        "FullModelFactory": ("it adds no decoder", "with the encoder of the model as backbone, and a decoder"),
-        "GenericModelFactory": ("it adds no decoder", "with the same backbone, and a decoder"),
-        "GenericUnetModelFactory": ("it adds no head", "backbone: UNet, decoder: IdentityDecoder"),
-        "ObjectDetectionModelFactory": ("no head finds boxes", "with the same backbone, and a decoder"),
-        "SatMAEModelFactory": ("it runs the code of a folder", "backbone: timm_vit_large_patch16_224.mae"),
-        "WxCModelFactory": ("its network is another package's", "backbone: prithvi_eo_v2_300"),
-    }
-)
+UNSUPPORTED_FACTORIES: Mapping[str, tuple[str, str]] = {
+    "Clay1_5ModelFactory": ("Clay 1.5 is an autoencoder there, without features", "backbone: clay_v1_base"),
+    "ClayModelFactory": ("it runs the code of a folder", "backbone: clay_v1_base"),
+    "FullModelFactory": ("it adds no decoder", "with the encoder of the model as backbone, and a decoder"),
+    "GenericModelFactory": ("it adds no decoder", "with the same backbone, and a decoder"),
+    "GenericUnetModelFactory": ("it adds no head", "backbone: UNet, decoder: IdentityDecoder"),
+    "ObjectDetectionModelFactory": ("no head finds boxes", "with the same backbone, and a decoder"),
+    "SatMAEModelFactory": ("it runs the code of a folder", "backbone: timm_vit_large_patch16_224.mae"),
+    "WxCModelFactory": ("its network is another package's", "backbone: prithvi_eo_v2_300"),
+}
 """The other factories of TerraTorch 1.2.11, each with the reason and the nearest call of EncoderDecoderFactory."""
