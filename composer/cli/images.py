@@ -77,9 +77,7 @@ def read_raster(file: str, channels: int | None, frames: int | None = None) -> R
         raise UsageError(f"{file}: an image of {count} is read from a .npy array (frames, bands, height, width).")
     try:
         with warnings.catch_warnings(action="ignore"):
-            if is_array:
-                return _read_array(file, channels, frames)
-            return _read_picture(file, channels)
+            return _read_array(file, channels, frames) if is_array else _read_picture(file, channels)
     except UsageError:
         raise
     except MemoryError:
