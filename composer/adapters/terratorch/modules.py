@@ -264,8 +264,5 @@ def _select_bands(stem: Tensor, own: Tensor, asked: Sequence[str] | None, known:
         raise ValueError(f"the weights are of none of these bands, but of {', '.join(known)}")
     if stem.shape[2:] != own.shape[2:] or len(stem) != len(own):
         return stem
-    mixed = own.clone()
-    for position, band in enumerate(asked):
-        if band in known:
-            mixed[:, position] = stem[:, known.index(band)]
-    return mixed
+    kernels = (stem[:, known.index(band)] if band in known else own[:, at] for at, band in enumerate(asked))
+    return torch.stack([*kernels], 1)
