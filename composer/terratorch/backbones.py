@@ -80,13 +80,6 @@ def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagno
         return Image()
 
 
-def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) -> int:
-    """Return the multiple in pixels that TerraTorch pads to for patches of this size; 1 where there are none."""
-    if not patch:
-        return 1
-    return 2 * lcm(*([patch] if isinstance(patch, int) else patch[-2:]))
-
-
 PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
 """torch's padding modes, and their names here."""
 
@@ -96,7 +89,9 @@ def parse_padding(found: int | tuple[int, int] | None, arguments: Arguments, rep
     mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
     if isinstance(mode, str) and mode in PADDING_MODES:
         try:
-            return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
+            # Without patches, TerraTorch does not pad.
+            multiple = 2 * lcm(*([patch] if isinstance(patch, int) else patch[-2:])) if patch else 1
+            return Padding(mode=PADDING_MODES[mode], multiple=multiple)
         except (TypeError, ValueError) as error:
             report.add_problem(arguments.locate("patch_size"), f"{error}.")
     elif mode is not None:

@@ -26,13 +26,7 @@ from composer.parts.base import get_part_name
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
 from composer.parts.rules import Rejection
 from composer.sizes import Padding
-from composer.terratorch.backbones import (
-    Backbone,
-    build_image,
-    compute_padding_multiple,
-    parse_padding,
-    parse_temporal_wrapper,
-)
+from composer.terratorch.backbones import Backbone, build_image, parse_padding, parse_temporal_wrapper
 from composer.terratorch.calls import Arguments, Diagnostics, construct, format_fix
 
 LEGACY_NAMES = {
@@ -284,7 +278,8 @@ def _build_timm_backbone(name: str, arguments: Arguments, report: Diagnostics, d
         fix = info.fix and format_fix(info.fix, origin)
         report.add_problem(path, f"{get_part_name(encoder)} {info.expected}{got}.", fix, info.code)
         return None
-    encoder, padding = _resolve_padding(encoder, info, image.channels, arguments, describe)
+    padding = parse_padding(info.patch, arguments.drop("padding"), report)
+    encoder, padding = _resolve_padding(encoder, info, image.channels, padding, describe)
     return Backbone(encoder=encoder, images={"": ("image", image)}, pooling=pooling, padding=padding)
 
 
@@ -312,20 +307,19 @@ _FIXED_SIZE_OPTIONS = {"dynamic_img_size": False, "strict_img_size": True}
 
 
 def _resolve_padding(
-    encoder: Timm, info: EncoderInfo, channels: int, arguments: Arguments, describe: Describe
+    encoder: Timm, info: EncoderInfo, channels: int, padding: Padding, describe: Describe
 ) -> tuple[Timm, Padding]:
     """Return the encoder and the padding with which it gets the images that TerraTorch feeds it.
 
     TerraTorch pads to twice the patch. Where the network's own size is not a multiple of that, nothing runs in
     TerraTorch, and there is no such padding here.
     """
-    multiple = compute_padding_multiple(arguments.get("patch_size") or info.patch)
     fixed = {name: _FIXED_SIZE_OPTIONS[name] for name, _ in info.arguments if name in _FIXED_SIZE_OPTIONS}
     original = describe(evolve(encoder, options={**dict(encoder.options), **fixed}), channels) if fixed else info
     sizes = info.sizes if isinstance(original, Rejection) else original.sizes
-    if any(side is not None and side % multiple for side in (sizes.height, sizes.width)):
+    if any(side is not None and side % padding.multiple for side in (sizes.height, sizes.width)):
         return encoder, Padding()
     unpadded = evolve(encoder, any_size=True)
-    if multiple % info.sizes.multiple and not isinstance(describe(unpadded, channels), Rejection):
+    if padding.multiple % info.sizes.multiple and not isinstance(describe(unpadded, channels), Rejection):
         encoder = unpadded
-    return encoder, Padding(multiple=multiple)
+    return encoder, padding
