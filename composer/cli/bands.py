@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
 from composer.bands import RGB, find_band
 from composer.cli.terminal import UsageError
@@ -28,8 +28,8 @@ class Raster:
 
     file: str
     values: np.ma.MaskedArray[Any, Any]
-    remarks: tuple[str, ...] = ()
-    bands: tuple[str | None, ...] = ()
+    remarks: tuple[str, ...] = field(default=(), converter=tuple[str, ...])
+    bands: tuple[str | None, ...] = field(default=(), converter=tuple[str | None, ...])
 
 
 def split_by_input(values: Sequence[str], inputs: Collection[str], option: str) -> dict[str, str]:

@@ -77,9 +77,7 @@ def read_raster(file: str, channels: int | None, frames: int | None = None) -> R
         raise UsageError(f"{file}: an image of {count} is read from a .npy array (frames, bands, height, width).")
     try:
         with warnings.catch_warnings(action="ignore"):
-            if is_array:
-                return _read_array(file, channels, frames)
-            return _read_picture(file, channels)
+            return _read_array(file, channels, frames) if is_array else _read_picture(file, channels)
     except UsageError:
         raise
     except MemoryError:
@@ -103,9 +101,7 @@ def _build_raster(file: str, values: Array, remarks: Sequence[str] = (), bands: 
         shape = _format_array_shape(values.shape)
         raise UsageError(f"{file}: an image holds numbers (this holds {values.dtype}, shape {shape}).")
     masked = np.ma.masked_invalid(values, copy=False)
-    return Raster(
-        file, np.ma.masked_where(masked.data == NO_DATA_VALUE, masked, copy=False), tuple(remarks), tuple(bands)
-    )
+    return Raster(file, np.ma.masked_where(masked.data == NO_DATA_VALUE, masked, copy=False), remarks, bands)
 
 
 def _read_array(file: str, channels: int | None, frames: int | None) -> Raster:

@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.adapters.timm.catalogue import get_catalogue_version, list_networks
-from composer.cli.terminal import (
-    UsageError,
-    build_table,
-    check_writable,
-    log,
-    print_text,
-    render,
-    write_text,
-)
+from composer.cli.terminal import UsageError, build_table, check_writable, log, print_text, render, write_text
 from composer.compatibility import PairResult, Verdict, evaluate_pairs, list_decoder_names
 from composer.encoder_info import LIBRARIES, describe, get_adapter
 from composer.errors import suggest

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
 
 from composer.cli.check import format_output
-from composer.cli.terminal import (
-    UsageError,
-    build_table,
-    check_writable,
-    log,
-    print_text,
-    read_spec,
-    render,
-)
+from composer.cli.terminal import UsageError, build_table, check_writable, log, print_text, read_spec, render
 from composer.errors import make_printable
 from composer.graph import Shared, get_module_path
 from composer.inference import TypedGraph, infer

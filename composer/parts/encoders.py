@@ -11,15 +11,7 @@ from typing import Any, ClassVar, Self
 from attrs import Attribute, evolve, field, frozen
 
 from composer.bands import RGB
-from composer.layouts import (
-    FRAMES,
-    MAP,
-    Feature,
-    Features,
-    describe_features,
-    format_count,
-    parse_height_and_width,
-)
+from composer.layouts import FRAMES, MAP, Feature, Features, describe_features, format_count, parse_height_and_width
 from composer.parts.base import Encoder, ProbedEncoder, contract
 from composer.parts.rules import ContractResult, Outputs, Rejection
 from composer.parts.validators import (

@@ -8,16 +8,7 @@ from typing import Any, ClassVar
 
 from attrs import Attribute, evolve, field, frozen
 
-from composer.layouts import (
-    MAP,
-    MAP_PER_FRAME,
-    REDUCTIONS,
-    TOKENS,
-    TOKENS_PER_FRAME,
-    Feature,
-    Features,
-    format_count,
-)
+from composer.layouts import MAP, MAP_PER_FRAME, REDUCTIONS, TOKENS, TOKENS_PER_FRAME, Feature, Features, format_count
 from composer.parts.base import contract
 from composer.parts.necks import RearrangeNeck, rearrange_features
 from composer.parts.rules import ContractResult, Rejection, require_indices

@@ -69,22 +69,15 @@ def parse_temporal_wrapper(arguments: Arguments, report: Diagnostics) -> tuple[A
     return frames, (neck,), rest
 
 
-def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagnostics) -> Image | None:
-    """Build the image of a backbone; None, with a problem, for an invalid number of channels or frames."""
+def build_image(channels: Any, frames: Any, arguments: Arguments, report: Diagnostics) -> Image:
+    """Build the image of a backbone; with a problem, another one for an invalid number of channels or frames."""
     try:
         return Image(channels=channels, frames=frames)
     except ValueError as error:
         words = "num_frames temporal_n_timestamps" if str(error).startswith("frames") else "in_chans in_channels"
         name = next((word for word in words.split() if word in arguments), "")
         report.add_problem(arguments.locate(name), f"{error}.")
-        return None
-
-
-def compute_padding_multiple(patch: int | tuple[int, ...] | list[int] | None) -> int:
-    """Return the multiple in pixels that TerraTorch pads to for patches of this size; 1 where there are none."""
-    if not patch:
-        return 1
-    return 2 * lcm(*([patch] if isinstance(patch, int) else patch[-2:]))
+        return Image()
 
 
 PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "zeros", "zeros": "zeros"}
@@ -94,16 +87,16 @@ PADDING_MODES = {"reflect": "reflect", "replicate": "replicate", "constant": "ze
 def parse_padding(found: int | tuple[int, int] | None, arguments: Arguments, report: Diagnostics) -> Padding:
     """Return TerraTorch's padding: for the patches that a call states, or else for those found in the backbone."""
     mode, patch = arguments.get("padding", "reflect"), arguments.get("patch_size") or found
-    if mode is None:
-        return Padding()
-    if not isinstance(mode, str) or mode not in PADDING_MODES:
+    if isinstance(mode, str) and mode in PADDING_MODES:
+        try:
+            # Without patches, TerraTorch does not pad.
+            multiple = 2 * lcm(*([patch] if isinstance(patch, int) else patch[-2:])) if patch else 1
+            return Padding(mode=PADDING_MODES[mode], multiple=multiple)
+        except (TypeError, ValueError) as error:
+            report.add_problem(arguments.locate("patch_size"), f"{error}.")
+    elif mode is not None:
         report.add_problem(arguments.locate("padding"), f"padding is one of {', '.join(PADDING_MODES)} (got {mode!r}).")
-        return Padding()
-    try:
-        return Padding(mode=PADDING_MODES[mode], multiple=compute_padding_multiple(patch))
-    except (TypeError, ValueError) as error:
-        report.add_problem(arguments.locate("patch_size"), f"{error}.")
-        return Padding()
+    return Padding()
 
 
 _NECK_NAMES = (

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import evolve
 
 from composer.encoder_info import describe as describe_by_probe
-from composer.errors import Problem, Source, SpecError, suggest
+from composer.errors import Source, SpecError, suggest
 from composer.inference import Describe, infer
 from composer.spec.schema import get_key_name, join_path
 from composer.spec.writer import write
@@ -74,11 +74,10 @@ def reads_config(text: str, *, name: str | None = None, describe: Describe = des
         report.raise_problems()
     factory, arguments = call or (FACTORY, {})
     translation = FACTORIES[factory](arguments, describe, report)
-    padding_notes: list[Problem] = []
     with report.map_errors(translation.graph):
         write(translation.graph)
         try:
-            padding_notes = find_padding_notes(infer(translation.graph, describe), report)
+            report.notes += find_padding_notes(infer(translation.graph, describe), report)
         except SpecError as error:
             if found := [problem for problem in error.problems if problem.code != "install"]:
                 raise SpecError(found) from None
@@ -88,7 +87,7 @@ def reads_config(text: str, *, name: str | None = None, describe: Describe = des
     for label, written in translation.branches.items():
         message = f"names in a spec are letters, digits and _: {written} is {label} there."
         report.add_note(f"aux_decoders[{labels.index(label)}].name", message)
-    return evolve(translation, notes=sort_problems([*report.notes, *padding_notes]))
+    return evolve(translation, notes=sort_problems(report.notes))
 
 
 def _parse_config(text: str, report: Diagnostics) -> tuple[str, dict[str, Any]] | None:
@@ -128,14 +127,12 @@ def _convert_tree(path: str, tree: Tree, marks: dict[str, tuple[int, int]]) -> A
     """
     marks.setdefault(path, (tree.line, tree.column))
     if isinstance(tree, MappingNode):
-        names = [get_key_name(key) for key, _ in tree.pairs]
-        marks |= {
-            join_path(path, name): (key.line, key.column) for name, (key, _) in zip(names, tree.pairs, strict=True)
-        }
-        return {
-            name: _convert_tree(join_path(path, name), value, marks)
-            for name, (_, value) in zip(names, tree.pairs, strict=True)
-        }
+        values = {}
+        for key, value in tree.pairs:
+            within = join_path(path, name := get_key_name(key))
+            marks[within] = (key.line, key.column)
+            values[name] = _convert_tree(within, value, marks)
+        return values
     if isinstance(tree, SequenceNode):
         return [_convert_tree(f"{path}[{position}]", entry, marks) for position, entry in enumerate(tree.entries)]
     return tree.value if tree.quoted or not isinstance(tree.value, str) else _BOOLEANS.get(tree.value, tree.value)

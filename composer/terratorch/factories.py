@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve
@@ -36,8 +35,8 @@ def translate_prithvi_call(call: Mapping[str, Any], describe: Describe, report: 
     if call.get("in_channels") not in (None, channels):
         report.add_note("in_channels", f"TerraTorch ignores in_channels: the image has {channels} bands.")
     names = {name: f"backbone_{name}" for name in ("bands", "pretrained", "num_frames")}
-    ignored = [name for name in ("backbone_in_chans", *names.values()) if name in call]
-    _note_ignored(call, ignored, "PrithviModelFactory sets it", report)
+    ignored = [name for name in ("backbone_in_chans", *names.values()) if call.get(name) is not None]
+    report.add_ignored(Arguments("", "", call), ignored, "PrithviModelFactory sets it")
     rest = {name: value for name, value in call.items() if name not in ("in_channels", *ignored)}
     return translate(_rename({"pretrained": True, "num_frames": 1, **rest}, names, report), describe, report)
 
@@ -47,10 +46,6 @@ def _rename(call: Mapping[str, Any], names: Mapping[str, str], report: Diagnosti
     report.aliases |= {new: report.locate(old).path for old, new in names.items()}
     report.spellings |= {new: old for old, new in names.items()}
     return {names.get(name, name): value for name, value in call.items() if value is not None}
-
-
-def _note_ignored(call: Mapping[str, Any], names: list[str], reason: str, report: Diagnostics) -> None:
-    report.add_ignored(Arguments("", "", call), [name for name in names if call[name] is not None], reason)
 
 
 def _count_bands(call: Mapping[str, Any], report: Diagnostics) -> int:
@@ -75,8 +70,8 @@ def translate_timm_call(call: Mapping[str, Any], describe: Describe, report: Dia
     it is a model of EncoderDecoderFactory, whose call names the arguments.
     """
     known = ("task", "backbone", "num_classes", *_CLASSIFIER_ARGUMENTS)
-    ignored = [name for name in call if name not in known and not name.startswith("backbone_")]
-    _note_ignored(call, ignored, "TimmModelFactory never reads it", report)
+    ignored = [n for n in call if n not in known and not n.startswith("backbone_") and call[n] is not None]
+    report.add_ignored(Arguments("", "", call), ignored, "TimmModelFactory never reads it")
     name = str(call.get("backbone"))
     plain = name.partition(".")[0]
     is_resnet = (find_entry(plain) or {"family": "resnet"})["family"] == "resnet" and not plain.endswith("_pruned")
@@ -118,8 +113,8 @@ def translate_smp_call(call: Mapping[str, Any], _: Describe, report: Diagnostics
     """Return the graph of the model of SMPModelFactory: a whole model of smp, brought to the size of the image."""
     arguments, rest = route_arguments("smp_", "model", None, call)
     known = ("task", "backbone", "model", "bands", "in_channels", "num_classes", "pretrained")
-    ignored = [name for name in rest if name not in known]
-    _note_ignored(rest, ignored, "SMPModelFactory never reads it", report)
+    ignored = [name for name in rest if name not in known and rest[name] is not None]
+    report.add_ignored(Arguments("", "", rest), ignored, "SMPModelFactory never reads it")
     model, channels = str(call.get("model")), _count_bands(call, report)
     if call["task"] != "segmentation":
         fix = f"model_factory: {FACTORY}, decoder: smp_{model}"
@@ -144,26 +139,22 @@ def translate_smp_call(call: Mapping[str, Any], _: Describe, report: Diagnostics
     return Translation(evolve(graph, nodes=[evolve(encoder, part=part), *others], rescale=True), report.notes)
 
 
-FACTORIES: Mapping[str, Callable[[Mapping[str, Any], Describe, Diagnostics], Translation]] = MappingProxyType(
-    {
-        FACTORY: translate,
-        "PrithviModelFactory": translate_prithvi_call,
-        "SMPModelFactory": translate_smp_call,
-        "TimmModelFactory": translate_timm_call,
-    }
-)
+FACTORIES: Mapping[str, Callable[[Mapping[str, Any], Describe, Diagnostics], Translation]] = {
+    FACTORY: translate,
+    "PrithviModelFactory": translate_prithvi_call,
+    "SMPModelFactory": translate_smp_call,
+    "TimmModelFactory": translate_timm_call,
+}
 """The factories whose models are imported."""
 
-UNSUPPORTED_FACTORIES: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "Clay1_5ModelFactory": ("Clay 1.5 is an autoencoder there, without features", "backbone: clay_v1_base"),
-        "ClayModelFactory": ("it runs the code of a folder", "backbone: clay_v1_base"),
-        "FullModelFactory": ("it adds no decoder", "with the encoder of the model as backbone, and a decoder"),
-        "GenericModelFactory": ("it adds no decoder", "with the same backbone, and a decoder"),
-        "GenericUnetModelFactory": ("it adds no head", "backbone: UNet, decoder: IdentityDecoder"),
-        "ObjectDetectionModelFactory": ("no head finds boxes", "with the same backbone, and a decoder"),
-        "SatMAEModelFactory": ("it runs the code of a folder", "backbone: timm_vit_large_patch16_224.mae"),
-        "WxCModelFactory": ("its network is another package's", "backbone: prithvi_eo_v2_300"),
-    }
-)
+UNSUPPORTED_FACTORIES: Mapping[str, tuple[str, str]] = {
+    "Clay1_5ModelFactory": ("Clay 1.5 is an autoencoder there, without features", "backbone: clay_v1_base"),
+    "ClayModelFactory": ("it runs the code of a folder", "backbone: clay_v1_base"),
+    "FullModelFactory": ("it adds no decoder", "with the encoder of the model as backbone, and a decoder"),
+    "GenericModelFactory": ("it adds no decoder", "with the same backbone, and a decoder"),
+    "GenericUnetModelFactory": ("it adds no head", "backbone: UNet, decoder: IdentityDecoder"),
+    "ObjectDetectionModelFactory": ("no head finds boxes", "with the same backbone, and a decoder"),
+    "SatMAEModelFactory": ("it runs the code of a folder", "backbone: timm_vit_large_patch16_224.mae"),
+    "WxCModelFactory": ("its network is another package's", "backbone: prithvi_eo_v2_300"),
+}
 """The other factories of TerraTorch 1.2.11, each with the reason and the nearest call of EncoderDecoderFactory."""

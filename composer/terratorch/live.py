@@ -63,10 +63,7 @@ def build_module_backbone(backbone: Any, arguments: Arguments, report: Diagnosti
         if any(side is not None and side % padding.multiple for side in (backbone.sizes.height, backbone.sizes.width)):
             padding = evolve(padding, multiple=1)
     frames = frames or getattr(backbone, "frames", None)
-    image = build_image(channels or rest.get("in_chans", 3), frames, rest, report)
-    if image is None:
-        return None
-    images = {"": ("image", image)}
+    images = {"": ("image", build_image(channels or rest.get("in_chans", 3), frames, rest, report))}
     return Backbone(encoder=backbone, images=images, pooling=pooling, padding=padding, fallback=fallback)
 
 

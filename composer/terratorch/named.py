@@ -26,13 +26,7 @@ from composer.parts.base import get_part_name
 from composer.parts.encoders import FORBIDDEN_TIMM_OPTIONS
 from composer.parts.rules import Rejection
 from composer.sizes import Padding
-from composer.terratorch.backbones import (
-    Backbone,
-    build_image,
-    compute_padding_multiple,
-    parse_padding,
-    parse_temporal_wrapper,
-)
+from composer.terratorch.backbones import Backbone, build_image, parse_padding, parse_temporal_wrapper
 from composer.terratorch.calls import Arguments, Diagnostics, construct, format_fix
 
 LEGACY_NAMES = {
@@ -113,8 +107,7 @@ def _build_terratorch_backbone(name: str, arguments: Arguments, report: Diagnost
     rest, counts = parse(name, _parse_levels(name, rest, report), report)
     report.origins["encoder"] = rest
     encoder = _construct_encoder(TerraTorch, name, rest, report)
-    built = [(key, word, build_image(count, frames, arguments, report)) for key, (word, count) in counts.items()]
-    images = {key: (word, image) for key, word, image in built if image is not None}
+    images = {key: (word, build_image(count, frames, arguments, report)) for key, (word, count) in counts.items()}
     if encoder is None or not images:
         return None
     fallback = () if rest.get("vit_adapter") else HOOKS.get(kind, ())
@@ -275,7 +268,7 @@ def _build_timm_backbone(name: str, arguments: Arguments, report: Diagnostics, d
     rest = _parse_weights(rest, report, ("pretrained_cfg_overlay",))
     encoder = _construct_encoder(Timm, name, rest.drop("in_chans").replace(features_only=True), report)
     image = build_image(arguments.get("in_chans", 3), frames, arguments, report)
-    if encoder is None or image is None:
+    if encoder is None:
         return None
     info = describe(encoder, image.channels)
     if isinstance(info, Rejection):
@@ -285,7 +278,8 @@ def _build_timm_backbone(name: str, arguments: Arguments, report: Diagnostics, d
         fix = info.fix and format_fix(info.fix, origin)
         report.add_problem(path, f"{get_part_name(encoder)} {info.expected}{got}.", fix, info.code)
         return None
-    encoder, padding = _resolve_padding(encoder, info, image.channels, arguments, describe)
+    padding = parse_padding(info.patch, arguments.drop("padding"), report)
+    encoder, padding = _resolve_padding(encoder, info, image.channels, padding, describe)
     return Backbone(encoder=encoder, images={"": ("image", image)}, pooling=pooling, padding=padding)
 
 
@@ -313,20 +307,19 @@ _FIXED_SIZE_OPTIONS = {"dynamic_img_size": False, "strict_img_size": True}
 
 
 def _resolve_padding(
-    encoder: Timm, info: EncoderInfo, channels: int, arguments: Arguments, describe: Describe
+    encoder: Timm, info: EncoderInfo, channels: int, padding: Padding, describe: Describe
 ) -> tuple[Timm, Padding]:
     """Return the encoder and the padding with which it gets the images that TerraTorch feeds it.
 
     TerraTorch pads to twice the patch. Where the network's own size is not a multiple of that, nothing runs in
     TerraTorch, and there is no such padding here.
     """
-    multiple = compute_padding_multiple(arguments.get("patch_size") or info.patch)
     fixed = {name: _FIXED_SIZE_OPTIONS[name] for name, _ in info.arguments if name in _FIXED_SIZE_OPTIONS}
     original = describe(evolve(encoder, options={**dict(encoder.options), **fixed}), channels) if fixed else info
     sizes = info.sizes if isinstance(original, Rejection) else original.sizes
-    if any(side is not None and side % multiple for side in (sizes.height, sizes.width)):
+    if any(side is not None and side % padding.multiple for side in (sizes.height, sizes.width)):
         return encoder, Padding()
     unpadded = evolve(encoder, any_size=True)
-    if multiple % info.sizes.multiple and not isinstance(describe(unpadded, channels), Rejection):
+    if padding.multiple % info.sizes.multiple and not isinstance(describe(unpadded, channels), Rejection):
         encoder = unpadded
-    return encoder, Padding(multiple=multiple)
+    return encoder, padding

@@ -25,7 +25,7 @@ from composer.terratorch.branches import (
     normalize_branch,
 )
 from composer.terratorch.calls import Arguments, Diagnostics, is_module, route_arguments
-from composer.terratorch.named import build_named_backbone
+from composer.terratorch.named import IMAGE_ARGUMENTS, TERRATORCH_FIELDS, build_named_backbone
 
 _COMPONENT_ARGUMENTS = ("backbone_kwargs", "decoder_kwargs", "head_kwargs")
 
@@ -34,10 +34,6 @@ FACTORY_ARGUMENTS = (
     *("rescale", "image_size_out", "peft_config", *_COMPONENT_ARGUMENTS),
 )
 """The named arguments of `build_model`."""
-
-
-BACKBONE_ARGUMENTS = ("pretrained", "bands", "in_channels", "in_chans", "num_frames", "modalities", "merge_method")
-"""Arguments of backbones that other factories of TerraTorch take without the prefix `backbone_`."""
 
 
 @frozen
@@ -87,7 +83,8 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
     for name in rest:
         kwargs = f"{name.partition('_')[0]}_kwargs"
         known = suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
-        known = f"write backbone_{name}" if name in BACKBONE_ARGUMENTS else known
+        # Other factories of TerraTorch take these without the prefix.
+        known = f"write backbone_{name}" if name in (*TERRATORCH_FIELDS, *IMAGE_ARGUMENTS, "merge_method") else known
         fix = f"write it into {kwargs}" if named.get(kwargs) else known
         report.add_problem(name, f"{name} was passed but not used.", fix, "unused")
     output = Arguments("", "", {name: named[name] for name in ("rescale", "image_size_out") if name in named})

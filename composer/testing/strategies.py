@@ -17,17 +17,7 @@ from composer.bands import BAND_SYNONYMS
 from composer.encoder_info import describe
 from composer.graph import Graph, Node, chain
 from composer.layouts import MAP, ROUNDINGS, Feature, Features, Image
-from composer.parts import (
-    DECODERS,
-    HEADS,
-    NECKS,
-    AddFeatures,
-    ConcatFeatures,
-    EncoderInfo,
-    Part,
-    ProbedEncoder,
-    Timm,
-)
+from composer.parts import DECODERS, HEADS, NECKS, AddFeatures, ConcatFeatures, EncoderInfo, Part, ProbedEncoder, Timm
 from composer.parts.base import Channels, contract
 from composer.parts.rules import ContractResult, Outputs, Rejection
 from composer.parts.validators import Choice, IntRange

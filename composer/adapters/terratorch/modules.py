@@ -45,7 +45,7 @@ from composer.parts import EncoderInfo
 from composer.parts.base import Channels
 from composer.parts.encoders import get_weights_file
 from composer.parts.rules import Rejection
-from composer.tensors.matching import LoadedWeights, TensorState, match
+from composer.tensors.matching import LoadedWeights, match
 
 State = dict[str, Tensor]
 _HUB_URL = re.compile(r"https://(?:hf\.co|huggingface\.co)/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -70,19 +70,19 @@ def _(
     channels: Channels = tuple((name, features[0].channels) for name, features in named.items()) or image[0].channels
     weighted = pretrained and part.pretrained
     loads = partial(convert_errors, partial(_reject_weights, part))
+    loaded: LoadedWeights | None = None
     if weighted and part.family.kind == "tim":
         with loads():
-            network = _create_with_tokenizers(fed, channels)
-        backbone = TerraTorchBackbone(network, fed, channels, fed.out_indices)
-        backbone.loaded_weights = LoadedWeights()
-        return backbone.train()
-    linspace = CPULinspace() if get_default_device() == "meta" else nullcontext()
-    with convert_errors(partial(reject_terratorch_arguments, fed)), linspace:
-        network = create_terratorch_backbone(fed, channels)
+            network, loaded = _create_with_tokenizers(fed, channels), LoadedWeights()
+    else:
+        linspace = CPULinspace() if get_default_device() == "meta" else nullcontext()
+        with convert_errors(partial(reject_terratorch_arguments, fed)), linspace:
+            network = create_terratorch_backbone(fed, channels)
+        if weighted:
+            with loads():
+                loaded = _load_terratorch_weights(part, network)
     backbone = TerraTorchBackbone(network, fed, channels, fed.out_indices)
-    if weighted:
-        with loads():
-            backbone.loaded_weights = _load_terratorch_weights(part, network)
+    backbone.loaded_weights = loaded
     return backbone.train()
 
 
@@ -101,11 +101,7 @@ def _load_terratorch_weights(part: TerraTorch, network: nn.Module) -> LoadedWeig
     source = get_weights_file(part.pretrained)
     file, prefix = source or ("", None)
     state = read_file_weights(Path(file)) if source else _fetch_published_state(part)
-    published = _get_published_weights(part)
-
-    def convert(tensors: dict[str, Tensor]) -> TensorState:
-        return convert_state_dict(tensors, network, part, published)
-
+    convert = partial(convert_state_dict, network=network, part=part, published=_get_published_weights(part))
     wanted = network.state_dict(keep_vars=True)
     found = match(state, wanted, convert, prefix=prefix)
     found.fill(wanted)
@@ -268,8 +264,5 @@ def _select_bands(stem: Tensor, own: Tensor, asked: Sequence[str] | None, known:
         raise ValueError(f"the weights are of none of these bands, but of {', '.join(known)}")
     if stem.shape[2:] != own.shape[2:] or len(stem) != len(own):
         return stem
-    mixed = own.clone()
-    for position, band in enumerate(asked):
-        if band in known:
-            mixed[:, position] = stem[:, known.index(band)]
-    return mixed
+    kernels = (stem[:, known.index(band)] if band in known else own[:, at] for at, band in enumerate(asked))
+    return torch.stack([*kernels], 1)

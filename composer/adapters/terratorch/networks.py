@@ -145,7 +145,7 @@ def _build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, An
     name = CONSTRUCTORS[kind].bands_argument
     if name is None:
         return {"in_channels": channels} if kind == "unet" else {}
-    arguments: dict[str, Any] = {name: _list_bands(part, channels, _WAVELENGTHS.get(kind))}
+    arguments: dict[str, Any] = {name: _list_bands(part, channels)}
     if kind == "prithvi":
         arguments["num_frames"] = part.frames or 1
     if kind == "torchgeo_vit":
@@ -154,12 +154,9 @@ def _build_image_arguments(part: TerraTorch, channels: Channels) -> dict[str, An
     return arguments
 
 
-def _list_bands(part: TerraTorch, count: int, wavelengths: Mapping[str, float] | None) -> list[Any]:
-    """Return the names of the channels; numbers, which no weights have, where the part has no names.
-
-    With `wavelengths`, all of them must be known there.
-    """
-    bands = part.channel_bands
+def _list_bands(part: TerraTorch, count: int) -> list[Any]:
+    """Return the names of the channels; numbers, which no weights have, where the part has no names."""
+    bands, wavelengths = part.channel_bands, _WAVELENGTHS.get(part.family.kind)
     if bands is None and wavelengths is None:
         return list(range(count))
     if bands is None:
@@ -186,11 +183,10 @@ def _check_count(bands: Sequence[str], count: int, about: str) -> None:
 def _map_modality_bands(part: TerraTorch, channels: Channels) -> dict[str, list[str]]:
     """Return the names of the channels by modality, for those of TerraMind's modalities that the part has names for."""
     fed = dict(channels) if not isinstance(channels, int) else dict.fromkeys(part.modalities or (), channels)
-    try:
-        bands_of = part.get_modality_bands(tuple(fed))
-    except ValueError as error:
+    if part.channel_bands is not None and len(fed) != 1:
         expected, fix = "takes the bands of each image by its modality", "bands: {MODALITY: [BAND, …]}"
-        raise _make_error("argument", expected, "a list", fix, "bands") from error
+        raise _make_error("argument", expected, "a list", fix, "bands")
+    bands_of = part.get_modality_bands(tuple(fed))
     for name, bands in bands_of.items():
         if name not in fed or name not in MODALITIES:
             fix = suggest(name, [modality for modality in fed if modality in MODALITIES])

@@ -316,15 +316,10 @@ class TerraTorch(ProbedEncoder):
         return None if isinstance(self.bands, FrozenDict) else self.bands  # type: ignore[return-value]
 
     def get_modality_bands(self, modalities: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """Return the names of the bands by modality, where the part has names.
-
-        Raises ValueError for a list of names where there is not exactly one modality.
-        """
+        """Return the names of the bands by modality, where the part has names; a list is that of each of them."""
         if self.bands is None or isinstance(self.bands, FrozenDict):
             return self.bands or {}
-        if len(modalities) != 1:
-            raise ValueError("a list of bands is that of one modality")
-        return {modalities[0]: self.bands}  # type: ignore[dict-item]
+        return dict.fromkeys(modalities, self.bands)  # type: ignore[arg-type]
 
     def normalize_band(self, name: str) -> str:
         """Return the common name of a band; a number is that of the satellite whose images the weights are of."""
@@ -338,11 +333,10 @@ class TerraTorch(ProbedEncoder):
         if "bands" not in self.family.fields:
             return self
         only = self.modalities[0] if self.takes_names and self.modalities else None
-        fed = {name or only: names for name, names in bands.items()}
+        fed: dict[Any, tuple[str, ...]] = {name or only: names for name, names in bands.items()}
         if self.takes_names:
             fed = {name: names for name, names in fed.items() if name in MODALITIES}
-        own: dict[Any, Any] = dict(self.bands) if isinstance(self.bands, FrozenDict) else {}
-        own |= dict.fromkeys(fed, self.bands) if isinstance(self.bands, tuple) else {}
+        own = self.get_modality_bands([*fed])
         for name, names in fed.items():
             if name in own and tuple(map(self.normalize_band, own[name])) != names:
                 rule, got = f"has the bands {', '.join(own[name])}", f"an image of {', '.join(names)}"
