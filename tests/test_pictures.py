@@ -63,6 +63,24 @@ VALUES = ["out[0]: 0 to 1, mean 0.5", "out[1]: 0 to 3, mean 1.5", "out[2]: 2 to 
             id="one score of an image",
         ),
         pytest.param(
+            SegmentationHead(num_classes=1, final_act="Sigmoid"),
+            np.array([[[0.2, 0.6], [0.3, 0.4]]]),
+            ["out: 2 of 2 classes: class 0 75.0%, class 1 25.0%"],
+            id="one probability, above a half or not",
+        ),
+        pytest.param(
+            ClassificationHead(num_classes=3, final_act="Softmax"),
+            np.array([0.1, 0.6, 0.3]),
+            ["out: class 1 60.0%, class 2 30.0%, class 0 10.0%"],
+            id="probabilities of an image",
+        ),
+        pytest.param(
+            ClassificationHead(num_classes=1, final_act="Sigmoid"),
+            np.array([0.75]),
+            ["out: class 1 75.0%, class 0 25.0%"],
+            id="one probability of an image",
+        ),
+        pytest.param(
             ScalarHead(num_outputs=2), np.array([0.5, 1234.56]), ["out: [0] 0.5, [1] 1235"], id="numbers of an image"
         ),
         pytest.param(

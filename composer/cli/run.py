@@ -126,12 +126,16 @@ def decode_predictions(name: str, part: Part, output: Array) -> list[Prediction]
 
     Vectors of heads are scores of classes, except those of a ScalarHead. Maps of regression heads are values, and so is
     the single map of a part without a head or of mmseg (its way to do regression). Other maps are scores of classes; a
-    single one is the score of class 1 against class 0.
+    single one is the score of class 1 against class 0. Sigmoid and Softmax have made probabilities of them.
     """
-    scores = np.concatenate([np.zeros_like(output), output]) if len(output) == 1 else output
+    final_act = getattr(part, "final_act", None)
+    other = 1 - output if final_act == "Sigmoid" else np.zeros_like(output)
+    scores = np.concatenate([other, output]) if len(output) == 1 else output
     if output.ndim == 1:
         if not part.includes_head or isinstance(part, ScalarHead):
             return [Prediction(name, output)]
+        if final_act in ("Sigmoid", "Softmax"):
+            return [Prediction(name, scores, len(scores))]
         powers = np.exp(scores - scores.max(), dtype=np.float64)
         return [Prediction(name, powers / powers.sum(), len(scores))]
     is_single_value = len(output) == 1 and (not part.includes_head or isinstance(part, Mmseg))
