@@ -130,8 +130,7 @@ def _drop_ignored(name: str, arguments: Arguments, report: Diagnostics) -> Argum
     constructor = CONSTRUCTORS[FAMILIES[name].kind]
     # With an adapter, a Prithvi reads more.
     known = () if arguments.get("vit_adapter") else constructor.options
-    fields = [word for word in TERRATORCH_FIELDS if word != "modalities" or word in FAMILIES[name].fields]
-    read = (*known, *fields, *IMAGE_ARGUMENTS, *WEIGHT_FILES)
+    read = (*known, "pretrained", "out_indices", "bands", *IMAGE_ARGUMENTS, *WEIGHT_FILES)
     unread = [word for word in arguments if word in constructor.ignored or (known and word not in read)]
     for word in unread:
         near = find_close_matches(word, known)
