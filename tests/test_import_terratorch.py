@@ -9,6 +9,8 @@ import pytest
 
 import composer
 from composer.cli.main import main
+from composer.layouts import Feature
+from composer.parts import EncoderInfo
 from composer.terratorch.configs import reads_config
 
 CONFIG = Path(__file__).parent / "terratorch_configs" / "timm_resnet18.yaml"
@@ -121,6 +123,13 @@ class TestForms:
     def test_a_task_of_embeddings_adds_necks(self, form, pooling, necks):
         rest = f"    layers: [1, -1]\n    output_format: {form}\n    embedding_pooling: {pooling}\n"
         assert f"necks:\n{necks}head: EmbeddingHead\n" in spec(EMBEDDINGS.format(more="") + rest)
+
+    def test_a_class_token_is_dropped_by_the_argument_of_the_task(self):
+        tokens = Feature(channels=16, stride=16, axes="b n c", prefix=1)
+        with pytest.raises(composer.SpecError) as refused:
+            reads_config(EMBEDDINGS.format(more=""), describe=lambda *_: EncoderInfo(features=[tokens]))
+        (problem,) = refused.value.problems
+        assert (problem.place.path, problem.fix) == (f"{INIT}.has_cls", "has_cls: true")
 
     @pytest.mark.parametrize(
         ("line", "said"),

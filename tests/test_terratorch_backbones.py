@@ -211,15 +211,6 @@ SPECS = {
             "padding: {multiple: 32}\n"
         ),
     ),
-    "frames one by one": (
-        {"backbone": "prithvi_eo_tiny", "bands": RGB, "use_temporal": True, "temporal_n_timestamps": 4},
-        (
-            "input: {frames: 4}\n"
-            "encoder: {terratorch/prithvi_eo_tiny: {bands: [BLUE, GREEN, RED]}}\n"
-            "necks:\n  - TemporalPooling\n  - ReshapeTokensToImage\n"
-            "padding: {multiple: 32}\n"
-        ),
-    ),
     "a file of weights of timm's": (
         {"backbone": "resnet18", "pretrained": True, "pretrained_cfg_overlay": {"file": "a.pt"}},
         "encoder: {timm/resnet18: {pretrained: a.pt, features_only: true, any_size: true}}\n",
@@ -278,6 +269,14 @@ NOTED = {
             "backbone_window: TerraTorch ignores window: prithvi_eo_tiny does not read it.",
         ],
     ),
+    "channels beside modalities": (
+        {"backbone": "terramind_v1_tiny", "modalities": ["S1GRD"], "in_chans": 5},
+        ["backbone_in_chans: TerraTorch ignores in_chans: the modalities tell the channels."],
+    ),
+    "modalities of a prithvi": (
+        {"backbone": "prithvi_eo_tiny", "modalities": ["S2L2A"]},
+        ["backbone_modalities: TerraTorch ignores modalities: prithvi_eo_tiny does not read it."],
+    ),
     "frames of a swin": (
         {"backbone": "prithvi_swin_B", "num_frames": 3},
         ["backbone_num_frames: TerraTorch ignores num_frames: prithvi_swin_B does not read it."],
@@ -287,7 +286,7 @@ NOTED = {
         ["backbone_in_channels: TerraTorch ignores in_channels: there are 3 bands."],
     ),
     "numbers of bands of weights": (
-        {"backbone": "prithvi_eo_tiny", "bands": ["0", "1"], "pretrained": True},
+        {"backbone": "prithvi_eo_tiny", "bands": list("012345"), "pretrained": True},
         [
             (
                 "backbone_bands: TerraTorch starts the kernels of numbers at random; here they are those of the "
@@ -403,6 +402,52 @@ REFUSED = {
             (
                 "backbone_num_frames: num_frames cannot be handed to terratorch/terramind_v1_tiny: "
                 "it is the frames of the input."
+            )
+        ],
+    ),
+    "frames one by one": (
+        {"backbone": "prithvi_eo_tiny", "use_temporal": True, "temporal_n_timestamps": 4},
+        [
+            (
+                "backbone_use_temporal: a Prithvi takes all frames at once here; TerraTorch would feed it one by one. "
+                "-> backbone_num_frames: 4 in place of use_temporal"
+            )
+        ],
+    ),
+    "a list for an interval": (
+        {"backbone": "prithvi_eo_tiny", "bands": [[0, 5]]},
+        [
+            (
+                "backbone_bands: prithvi_eo_tiny needs bands, the names of its channels. "
+                "-> backbone_bands: [BLUE, GREEN, RED]"
+            )
+        ],
+    ),
+    "fewer numbers than bands of the weights": (
+        {"backbone": "scalemae_vit_base_patch16", "bands": [0, 1], "pretrained": True},
+        [
+            (
+                "backbone_bands: the weights are of RED, GREEN, BLUE, and 2 numbers do not tell which of them to take. "
+                "-> name them: backbone_bands: [BLUE, …]"
+            )
+        ],
+    ),
+    "channels of a modality with weights": (
+        {"backbone": "terramind_v1_tiny", "modalities": [{"S2L2A": 4}]},
+        [
+            (
+                "backbone_modalities: TerraTorch takes S2L2A: 4 for a new modality, and not for the one with weights. "
+                "-> S2L2A without a number in a list of modalities, or {own_S2L2A: 4}"
+            )
+        ],
+    ),
+    "an argument that a network of timm does not have": (
+        {"backbone": "resnet18", "in_channels": 4},
+        [
+            (
+                "backbone_in_channels: timm/resnet18 refuses its arguments (got timm says TypeError: "
+                "ResNet.__init__() got an unexpected keyword argument 'in_channels'). "
+                "-> correct or leave out in_channels"
             )
         ],
     ),

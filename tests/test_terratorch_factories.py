@@ -275,7 +275,7 @@ class TestPrithvi:
                 "backbone_pretrained: TerraTorch ignores backbone_pretrained: PrithviModelFactory sets it.",
             ),
             (
-                {"bands": "[0, 1, 2]"},
+                {"bands": [0, 1, 2, 3, 4, 5], "in_channels": 6},
                 (
                     "bands: TerraTorch starts the kernels of numbers at random; here they are those of the weights, in "
                     "order.\n  fix: name them: bands: [BLUE, …]"

@@ -224,7 +224,10 @@ def _add_embedding_necks(init: dict[str, Any], aliases: dict[str, str], report: 
     message = f"{EMBEDDING_TASK_CLASS} adds necks: {', '.join(neck['name'] for neck in necks)}."
     report.add_note(INIT_ARGS, message, "model_args: {necks: […]} replaces them")
     aliases |= {f"necks[{position}]": INIT_ARGS for position in range(len(necks))}
-    aliases |= {"necks[0].indices": f"{INIT_ARGS}.layers", "necks[0].pooling": f"{INIT_ARGS}.embedding_pooling"}
+    words = {"indices": "layers", "pooling": "embedding_pooling", "drop_cls": "has_cls", "remove_cls_token": "has_cls"}
+    spellings = {f"necks[{at}].{word}": words[word] for at, neck in enumerate(necks) for word in neck if word in words}
+    aliases |= {argument: f"{INIT_ARGS}.{word}" for argument, word in spellings.items()}
+    report.spellings |= spellings
     return necks
 
 

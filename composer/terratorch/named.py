@@ -101,6 +101,10 @@ def _build_terratorch_backbone(name: str, arguments: Arguments, report: Diagnost
     rest = _drop_ignored(name, rest.drop("padding"), report)
     rest = _parse_weights(rest, report, WEIGHT_FILES, always=CONSTRUCTORS[kind].reads_file)
     if kind == "prithvi":
+        if frames is not None:
+            message = "a Prithvi takes all frames at once here; TerraTorch would feed it one by one."
+            fix = f"{arguments.format_path('num_frames')}: {frames} in place of use_temporal"
+            report.add_problem(arguments.locate("use_temporal"), message, fix, "frames")
         frames = frames or (None if rest.get("num_frames") == 1 else rest.get("num_frames"))
         rest = rest.drop("num_frames")
     parse = _parse_modalities if "modalities" in FAMILIES[name].fields else _parse_channels
@@ -119,7 +123,7 @@ def _drop_ignored(name: str, arguments: Arguments, report: Diagnostics) -> Argum
     constructor = CONSTRUCTORS[FAMILIES[name].kind]
     # With an adapter, a Prithvi reads more.
     known = () if arguments.get("vit_adapter") else constructor.options
-    read = (*known, *TERRATORCH_FIELDS, *IMAGE_ARGUMENTS, *WEIGHT_FILES)
+    read = (*known, "pretrained", "out_indices", "bands", *IMAGE_ARGUMENTS, *WEIGHT_FILES)
     unread = [word for word in arguments if word in constructor.ignored or (known and word not in read)]
     for word in unread:
         near = find_close_matches(word, known)
@@ -182,7 +186,7 @@ def _parse_channels(name: str, arguments: Arguments, report: Diagnostics) -> tup
         if bands is None:
             fix = f"{rest.format_path(word)}: [BLUE, GREEN, RED]"
             report.add_problem(rest.locate("bands"), f"{name} needs {word}, the names of its channels.", fix, "key")
-            return rest, {}
+            return rest.drop("bands"), {}
         if count is None or not kind.startswith("torchgeo"):
             if count not in (None, len(bands)):
                 report.add_ignored(arguments, ("in_chans", "in_channels"), f"there are {len(bands)} bands")
@@ -197,7 +201,7 @@ def _parse_channels(name: str, arguments: Arguments, report: Diagnostics) -> tup
 
 
 def _flatten_bands(bands: Any) -> list[str] | None:
-    """Return the names of bands: of numbers, intervals of two numbers, and members of TerraTorch's enumerations."""
+    """Return the names of bands: strings, numbers, tuples of the ends of an interval, enumerations; None for others."""
     if not isinstance(bands, list | tuple):
         return None
     names: list[str] = []
@@ -205,6 +209,8 @@ def _flatten_bands(bands: Any) -> list[str] | None:
         interval = isinstance(band, tuple) and len(band) == 2 and all(type(end) is int for end in band)
         # An interval that is too long is still too long for an image.
         entries = range(band[0], min(band[1], band[0] + MAX_BANDS) + 1) if interval else [getattr(band, "value", band)]
+        if not all(isinstance(entry, int | str) for entry in entries):
+            return None
         names += [str(entry).removeprefix("HLSBands.").removeprefix("OpticalBands.") for entry in entries]
     return names
 
@@ -212,11 +218,14 @@ def _flatten_bands(bands: Any) -> list[str] | None:
 def _name_bands(kind: str, arguments: Arguments, bands: list[str], report: Diagnostics) -> Arguments:
     """Return the arguments with the names of bands; without, where they are numbers, which no weights have."""
     numbered = kind != "dofa" and all(band.isdigit() for band in bands)
-    if numbered and (kind == "clay" or arguments.get("pretrained")):
+    known, fix = CONSTRUCTORS[kind].bands or bands, f"name them: {arguments.format_path('bands')}: [BLUE, …]"
+    if numbered and kind != "clay" and arguments.get("pretrained") and len(bands) != len(known):
+        message = f"the weights are of {', '.join(known)}, and {len(bands)} numbers do not tell which of them to take."
+        report.add_problem(arguments.locate("bands"), message, fix)
+    elif numbered and (kind == "clay" or arguments.get("pretrained")):
         message = "TerraTorch starts the kernels of numbers at random; here they are those of the weights, in order."
         if kind == "clay":
             message = "Clay has a wavelength of no number, and makes the same kernel for each of these bands."
-        fix = f"name them: {arguments.format_path('bands')}: [BLUE, …]"
         report.add_note(arguments.locate("bands"), message, fix)
     return arguments.drop("bands") if numbered and kind != "clay" else arguments.replace(bands=bands)
 
@@ -230,11 +239,17 @@ def _parse_modalities(name: str, arguments: Arguments, report: Diagnostics) -> t
     Without modalities TerraTorch makes one of its own, `image`.
     """
     given = arguments.get("modalities") or [{"image": arguments.get("in_chans", 3)}]
+    if arguments.get("modalities"):
+        report.add_ignored(arguments, ["in_chans"], "the modalities tell the channels")
     counts: Counts = {}
     for entry in given if isinstance(given, list | tuple) else [given]:
         for key, count in entry.items() if isinstance(entry, Mapping) else [(entry, None)]:
             modality = _spell_modality(key) if count is None else str(key)
             counts[modality] = (str(key) if str(key).isidentifier() else modality, count)
+            if count is not None and modality in MODALITIES:
+                message = f"TerraTorch takes {key}: {count} for a new modality, and not for the one with weights."
+                fix = f"{key} without a number in a list of modalities, or {{own_{key}: {count}}}"
+                report.add_problem(arguments.locate("modalities"), message, fix)
             if count is None and modality not in MODALITIES:
                 message = f"{name} takes images of {', '.join(MODALITIES)} (got {key!r})."
                 fix = f"{{{key}: CHANNELS}} is a modality of your own, without weights"
@@ -274,6 +289,7 @@ def _build_timm_backbone(name: str, arguments: Arguments, report: Diagnostics, d
     if isinstance(info, Rejection):
         # The network rejects its arguments.
         origin, path = report.find_origin(f"encoder.{info.about or ''}") or (arguments, "backbone")
+        path = next((arguments.locate(word) for word in arguments if f"argument '{word}'" in str(info.got)), path)
         got = f" (got {info.got})" if info.got else ""
         fix = info.fix and format_fix(info.fix, origin)
         report.add_problem(path, f"{get_part_name(encoder)} {info.expected}{got}.", fix, info.code)

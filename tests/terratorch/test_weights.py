@@ -13,6 +13,7 @@ from terratorch.registry import BACKBONE_REGISTRY, TERRATORCH_BACKBONE_REGISTRY
 
 import composer
 from composer.adapters.terratorch.parts import TerraTorch
+from composer.bands import find_band
 
 SIX = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]
 RGB = SIX[:3]
@@ -77,12 +78,17 @@ def terramind(tmp_path, *modalities):
 
 @pytest.mark.parametrize(
     "bands",
-    [pytest.param({"S2L2A": ["RED", "GREEN", "BLUE"]}, id="mapping"), pytest.param(["SWIR_2", "BLUE"], id="list")],
+    [
+        pytest.param({"S2L2A": ["RED", "GREEN", "BLUE"]}, id="mapping"),
+        pytest.param(["SWIR_2", "BLUE"], id="list"),
+        pytest.param(["B12", "blue"], id="other names"),
+    ],
 )
 def test_terramind_takes_the_bands_that_it_is_told(bands, tmp_path):
     """As TerraTorch does: the same numbers from the same weights."""
     file = terramind(tmp_path, "S2L2A")
-    of_all = bands if isinstance(bands, dict) else {"S2L2A": bands}
+    # TerraTorch knows a band by one name alone.
+    of_all = bands if isinstance(bands, dict) else {"S2L2A": [find_band(name) for name in bands]}
     count = len(of_all["S2L2A"])
     ours = built(TerraTorch("terramind_v1_tiny", modalities=["S2L2A"], bands=bands, pretrained=file), count).eval()
     theirs = TERRATORCH_BACKBONE_REGISTRY.build(

@@ -241,7 +241,8 @@ def _convert_terramind(state: Mapping[str, Tensor], network: Any, part: TerraTor
             # A row holds the bands of each pixel of a patch, pixel by pixel.
             theirs = found[layer].view(len(own[layer]), -1, len(known)).transpose(1, 2)
             ours = own[layer].view(len(own[layer]), -1, len(bands)).transpose(1, 2)
-            found[layer] = _select_bands(theirs, ours, bands, known).transpose(1, 2).flatten(1)
+            asked = [part.normalize_band(band) for band in bands]
+            found[layer] = _select_bands(theirs, ours, asked, known).transpose(1, 2).flatten(1)
     return found
 
 
