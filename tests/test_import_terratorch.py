@@ -322,7 +322,8 @@ def test_what_is_none_is_refused_at_its_place(text, begins):
 
 def test_an_example_is_shown_where_there_is_no_model():
     assert refusal("encoder: timm/resnet18\nhead: ClassificationHead\n") == (
-        "c.yaml:1:1: error[key] this is not a TerraTorch config: its model has no class_path and init_args (got None).\n"
+        "c.yaml:1:1: error[key] this is not a TerraTorch config: its model has no class_path and init_args "
+        "(got None).\n"
         "  fix: model: {class_path: terratorch.tasks.SemanticSegmentationTask, init_args: {…}}"
     )
 
