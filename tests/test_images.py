@@ -372,6 +372,15 @@ class TestBands:
         assert (chosen, said and said.partition(";")[0]) == (drawn, remark)
         assert select_preview_bands(TEN, bands, None, "9,8,1") == ((9, 8, 1), None)
 
+    def test_drawn_by_the_names_of_the_file_where_the_input_has_none(self):
+        named = evolve(TEN, bands=(None, "BLUE", "GREEN", "RED", *[None] * 6))
+        assert select_preview_bands(named, (4, 3, 2, 8), None, None) == ((4, 3, 2), None)
+
+    def test_a_band_to_draw_that_the_file_lacks(self):
+        said = "x.npy has no band 'VV' (its bands: without names)"
+        with raises(f"--show-bands: {said}; {BY_NUMBER.replace('--bands', '--show-bands')}."):
+            select_preview_bands(TEN, (1, 2, 3), None, "VV")
+
     @pytest.mark.parametrize("bands", ["4,3", "4,11,12"], ids=["too few", "beyond the last"])
     def test_bands_that_do_not_fit(self, bands):
         said = f"of the 10 bands of x.npy, counted from 1 (got {bands})."

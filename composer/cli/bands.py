@@ -65,7 +65,7 @@ def _find_numbers(raster: Raster, bands: Sequence[str], counts: Collection[int],
         if len(found) != 1:
             problem = f"has {band} as bands {_format_bands(found)}" if found else f"has no band {band!r}"
             listed = ", ".join(filter(None, raster.bands)) or "without names"
-            step = "pick bands by number, from 1 and with commas: --bands 4,3,2"
+            step = f"pick bands by number, from 1 and with commas: {option if option[0] == '-' else '--bands'} 4,3,2"
             raise UsageError(f"{option}: {raster.file} {problem} (its bands: {listed}); {step}.")
         numbers += found
     count = len(raster.values)
@@ -106,7 +106,8 @@ def select_preview_bands(
     """
     if bands is not None:
         return _find_numbers(raster, bands.split(","), (1, 3), "--show-bands"), None
-    if names is not None and {*RGB} <= {*names}:
+    names = names or [raster.bands[number - 1] or "" for number in used if raster.bands]
+    if {*RGB} <= {*names}:
         return tuple(used[names.index(band)] for band in RGB), None
     guess = used if len(used) == 3 else used[2::-1] if len(used) > 3 else used[:1]
     remark = f"bands drawn: {_format_bands(guess)}, a guess; choose others with --show-bands"

@@ -249,3 +249,18 @@ def test_the_random_state_is_left_as_it_was():
     state = torch.get_rng_state()
     check_contract(composer.FCNDecoder(channels=4), examples=1)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_small_difference_of_large_numbers_is_sound():
+    """In half precision it is off by more than a tenth of itself, as the only number of a small map may be."""
+    difference = declare("Difference", lambda neck, features: features * 2, lambda neck, features: SmallDifference())
+    taken = composer.Feature(channels=5, stride=2)
+    check_contract(difference(), inputs=[((taken,),)], laws=["precision"], examples=5)
+
+
+class SmallDifference(nn.Module):
+    """Gives its map, and 0.001 as a difference."""
+
+    def forward(self, features):
+        (x,) = features
+        return [x, x + 1 - x - 0.999]
