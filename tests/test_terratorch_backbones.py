@@ -363,13 +363,14 @@ def test_nothing_is_noted_where_terratorch_does_the_same(call):
     assert translated(**call).notes == ()
 
 
+LISTED = "-> python -m composer list encoders 'terratorch/*' lists them"
 TAKEN = "TerraTorch downloads the code of this network from GitHub and runs it"
 REFUSED = {
     "no backbone": (
         {"backbone": "thor_v1_base", "input_params": {}},
-        ["backbone: TerraTorch 1.2.11 has no backbone 'thor_v1_base'."],
+        [f"backbone: TerraTorch 1.2.11 has no backbone 'thor_v1_base'. {LISTED}"],
     ),
-    "no name": ({"backbone": "timm_"}, ["backbone: TerraTorch 1.2.11 has no backbone 'timm_'."]),
+    "no name": ({"backbone": "timm_"}, [f"backbone: TerraTorch 1.2.11 has no backbone 'timm_'. {LISTED}"]),
     "a misspelled one": (
         {"backbone": "prithvi_eo_v2_30"},
         [

@@ -81,7 +81,7 @@ def build_named_backbone(
 
 def _reject_unknown_backbone(full_name: str, name: str, report: Diagnostics) -> None:
     near = find_close_matches(name, [*FAMILIES, *(n for n in list_networks() if n[:3] == name[:3])], cutoff=0.75)
-    fix = f"did you mean {' or '.join(near)}?" if near else None
+    fix = f"did you mean {' or '.join(near)}?" if near else "python -m composer list encoders 'terratorch/*' lists them"
     message = f"TerraTorch 1.2.11 has no backbone {full_name!r}."
     if name in UNSUPPORTED_BACKBONES:
         reason, instead = UNSUPPORTED_BACKBONES[name]
