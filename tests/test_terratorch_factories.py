@@ -292,21 +292,9 @@ class TestPrithvi:
         assert refusal(**{**PRITHVI, **RGB, **changes}) == said
 
 
-OTHERS = {
-    "Clay1_5ModelFactory": ("Clay 1.5 is an autoencoder there, without features", "backbone: clay_v1_base"),
-    "ClayModelFactory": ("it runs the code of a folder", "backbone: clay_v1_base"),
-    "FullModelFactory": ("it adds no decoder", "with the encoder of the model as backbone, and a decoder"),
-    "GenericModelFactory": ("it adds no decoder", "with the same backbone, and a decoder"),
-    "GenericUnetModelFactory": ("it adds no head", "backbone: UNet, decoder: IdentityDecoder"),
-    "ObjectDetectionModelFactory": ("no head finds boxes", "with the same backbone, and a decoder"),
-    "SatMAEModelFactory": ("it runs the code of a folder", "backbone: timm_vit_large_patch16_224.mae"),
-    "WxCModelFactory": ("its network is another package's", "backbone: prithvi_eo_v2_300"),
-}
-
-
-@pytest.mark.parametrize("factory", UNSUPPORTED_FACTORIES)
-def test_other_factories_are_refused_with_a_reason_and_the_nearest_that_works(factory):
-    reason, nearest = OTHERS[factory]
+@pytest.mark.parametrize(("factory", "why"), UNSUPPORTED_FACTORIES.items(), ids=UNSUPPORTED_FACTORIES)
+def test_other_factories_are_refused_with_a_reason_and_the_nearest_that_works(factory, why):
+    reason, nearest = why
     said = f"models of {factory} are not imported: {reason}. | model_factory: EncoderDecoderFactory, {nearest}"
     assert refusal(factory, backbone="UNet") == f"part model.init_args.model_factory: {said}"
 
