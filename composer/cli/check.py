@@ -165,11 +165,17 @@ def import_smp(folder: str, out: str | None, save_to: str | None) -> None:
     path = None if out is None else check_writable(out, SPEC_SUFFIXES)
     target = None if save_to is None else check_writable(save_to, (".safetensors",), [("weights", weights)])
     graph = read_folder(folder)
+    try:
+        typed = infer(graph)
+    except SpecError as error:
+        if target is not None or any(problem.code != "install" for problem in error.problems):
+            raise
+        log("note: a library is missing, so the spec was not checked.")
     if target is not None:
         from composer.cli.show import build_model
         from composer.weights import save
 
-        model, origin = build_model(infer(graph), folder, weights=weights)
+        model, origin = build_model(typed, folder, weights=weights)
         write_output(str(save_to), target, lambda partial: save(model, partial))
         log(f"{origin}\nwrote {save_to}")
     write_text(write(graph), out, path)

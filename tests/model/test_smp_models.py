@@ -243,6 +243,11 @@ WRONG = {
     "a depth that smp has not": ({**UNET, "encoder_depth": 6}, "value", "encoder.depth: depth must be a whole number"),
     "an argument": ({**UNET, "encoder_dropout": 1}, "key", "encoder.encoder_dropout: smp/resnet34 has no field"),
     "an activation": ({**UNET, "activation": "argmax2d"}, "value", "head.final_act: final_act must be one of null, "),
+    "widths of another depth": (
+        {**UNET, "decoder_channels": [1, 2]},
+        "count",
+        "decoder.decoder_channels: smp/Unet has 2 widths in decoder_channels, one for each level it climbs (got 5 ",
+    ),
     "a norm": ({**UNET, "decoder_use_norm": {"type": "inplace"}}, "type", "decoder.decoder_use_norm: expected true"),
     "scores that are no mapping": (
         {**UNET, "aux_params": [4]},
