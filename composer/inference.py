@@ -82,6 +82,8 @@ class TypedGraph:
                 unnamed = f"{info.channels} channels without names: their kernels are repeated, or do not fit"
                 message = f"the weights are of {bands}, and the image has {unnamed}."
                 fix = f"name the channels in their order, such as input: {{bands: [{bands}, NIR, …]}}"
+                if not {*node.sources} <= dict(self.graph.inputs).keys():
+                    fix = "feed the encoder an input itself, one whose bands are named"
                 found.append(Problem(code="weights", message=message, place=place, fix=fix))
         return found
 

@@ -232,6 +232,17 @@ def test_repeated_kernels_are_a_warning(pretrained):
     assert model.loaded_weights["encoder"].kernels == ()
 
 
+def test_joined_inputs_have_no_names_and_the_fix_says_so():
+    text = (
+        "inputs: {a: {bands: [RED, GREEN, BLUE]}, b: {bands: [NIR]}}\nnodes:\n"
+        "  joined: {part: ConcatFeatures, from: [a, b]}\n"
+        "  encoder: {part: {timm/test_resnet: {pretrained: true}}, from: joined}\n"
+        "  all: {part: EmbeddingHead, from: encoder}\noutputs: [all]\n"
+    )
+    (warning,) = composer.infer(composer.reads(text)).find_bands_warnings()
+    assert warning.fix == "feed the encoder an input itself, one whose bands are named"
+
+
 def test_nothing_is_said_of_other_weights(pretrained):
     with warnings.catch_warnings(action="error"):
         graph = composer.chain(pretrained, composer.EmbeddingHead(), input=composer.Image(channels=5))
