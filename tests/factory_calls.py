@@ -389,6 +389,7 @@ REFUSED = {
         {"aux_decoders": [AuxiliaryHead("fcn-aux", "smp_Unet", {"decoder_decoder_channels": [1]})]},
         ["count {0} -> {0}: [1, 1, 1, 1]".format("aux_decoders[0].decoder_args.decoder_decoder_channels")],
     ),
+    "channels without the prefix": ({"in_channels": 4}, ["unused in_channels -> write backbone_in_chans"]),
     "necks": (
         {"backbone": given("b h w c")},
         ["layout decoder -> necks: [{name: PermuteDims, new_order: [0, 3, 1, 2]}]"],

@@ -84,7 +84,9 @@ def translate(call: Mapping[str, Any], describe: Describe, report: Diagnostics |
         kwargs = f"{name.partition('_')[0]}_kwargs"
         known = suggest(name, FACTORY_ARGUMENTS, limit=len(FACTORY_ARGUMENTS))
         # Other factories of TerraTorch take these without the prefix.
-        known = f"write backbone_{name}" if name in (*TERRATORCH_FIELDS, *IMAGE_ARGUMENTS, "merge_method") else known
+        if name in (*TERRATORCH_FIELDS, *IMAGE_ARGUMENTS, "merge_method"):
+            is_timm = backbone is not None and isinstance(backbone.encoder, Timm)
+            known = f"write backbone_{'in_chans' if is_timm and name == 'in_channels' else name}"
         fix = f"write it into {kwargs}" if named.get(kwargs) else known
         report.add_problem(name, f"{name} was passed but not used.", fix, "unused")
     output = Arguments("", "", {name: named[name] for name in ("rescale", "image_size_out") if name in named})
